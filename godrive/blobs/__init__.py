@@ -1,0 +1,136 @@
+"""Bytes by object key.
+
+A blob is immutable: a key is written once, whole or not at all, and then only
+read and deleted.  Every store passes ``tests/contracts/test_blob_store.py``.
+What only some stores can do is a protocol of its own (:class:`FileBacked`,
+:class:`Presigner`, :class:`MultipartStore`); ask with ``isinstance``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator
+from datetime import datetime
+from typing import Protocol, runtime_checkable
+
+from godrive.model import BlobInfo, ETag, ObjectKey, SignedRequest
+
+
+class BlobStore(Protocol):
+    """Where the bytes live.
+
+    Every method may raise ``StoreUnavailable`` when the store is down.
+    Vendor errors never leave a driver.
+    """
+
+    async def open(self) -> None:
+        """Make or check what the store needs.  Raises ``ConfigError`` when it cannot serve."""
+
+    async def close(self) -> None:
+        """Release everything; again is harmless."""
+
+    async def put(
+        self,
+        key: ObjectKey,
+        body: AsyncIterable[bytes],
+        *,
+        size: int | None = None,
+        sha256: str | None = None,
+        mime: str | None = None,
+    ) -> BlobInfo:
+        """Store *body* under *key*, using a constant amount of memory.
+
+        When this returns the blob is durable, and its ``sha256`` is known.
+        Raises ``UploadFinished`` when the key has a blob already (of several
+        writers exactly one wins), ``LengthMismatch`` at the first byte over
+        *size* or when fewer came, ``DigestMismatch``, ``StorageFull``.  On any
+        error, and on cancellation, nothing is stored under *key*.
+        """
+        ...
+
+    def get(self, key: ObjectKey, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        """The bytes from *start* up to but not including *end*, in pieces.  Raises ``NotFound``."""
+        ...
+
+    async def head(self, key: ObjectKey) -> BlobInfo:
+        """What is stored under *key*.  Raises ``NotFound``."""
+        ...
+
+    async def delete(self, key: ObjectKey) -> None:
+        """Remove the blob; a key without one is not an error."""
+
+    def list(self, *, after: str = "") -> AsyncIterator[BlobInfo]:
+        """All blobs whose key is greater than *after*, in key order."""
+        ...
+
+    async def copy(self, source: ObjectKey, target: ObjectKey) -> BlobInfo:
+        """A second blob with the same bytes.  Raises ``NotFound``, ``UploadFinished``."""
+        ...
+
+    async def quarantine(self, key: ObjectKey) -> None:
+        """Set the blob aside where no reader finds it but an operator can; absent is not an error."""
+
+    async def sweep_staging(self, before: datetime) -> int:
+        """Remove what unfinished puts left behind before that instant; how many."""
+        ...
+
+    async def free_bytes(self) -> int | None:
+        """Room left, or ``None`` where there is no telling."""
+        ...
+
+    def receiving(self, key: ObjectKey) -> int | None:
+        """Bytes received so far by a put in progress here, ``None`` when there is none."""
+        ...
+
+
+@runtime_checkable
+class FileBacked(Protocol):
+    """A store whose blobs are files of this machine, so that the kernel can send them."""
+
+    async def open_file(self, key: ObjectKey) -> int:
+        """A read-only file descriptor, the caller's to close.  Raises ``NotFound``."""
+        ...
+
+
+@runtime_checkable
+class Presigner(Protocol):
+    """A store that clients reach themselves, by signed requests."""
+
+    async def presign_put(
+        self, key: ObjectKey, *, size: int, mime: str, sha256: str | None, expires_at: datetime
+    ) -> SignedRequest:
+        """A request that stores exactly *size* bytes of that type under *key*, once."""
+        ...
+
+    async def presign_get(
+        self, key: ObjectKey, *, filename: str, mime: str, inline: bool, expires_at: datetime
+    ) -> SignedRequest:
+        """A request that reads the blob, served under *filename*."""
+        ...
+
+
+@runtime_checkable
+class MultipartStore(Protocol):
+    """A store that takes a large blob in parts: numbered from 1, in any order, again if need be."""
+
+    async def begin_multipart(self, key: ObjectKey, *, mime: str) -> str:
+        """A new multipart upload; its id."""
+        ...
+
+    async def put_part(self, key: ObjectKey, multipart: str, number: int, body: bytes) -> ETag:
+        """Store one part (5 MiB or more, but for the last)."""
+        ...
+
+    async def presign_part(
+        self, key: ObjectKey, multipart: str, number: int, *, size: int, expires_at: datetime
+    ) -> SignedRequest:
+        """A request that stores one part."""
+        ...
+
+    async def complete_multipart(
+        self, key: ObjectKey, multipart: str, parts: list[tuple[int, ETag]]
+    ) -> BlobInfo:
+        """Make the parts one blob."""
+        ...
+
+    async def abort_multipart(self, key: ObjectKey, multipart: str) -> None:
+        """Forget the parts; again is harmless."""

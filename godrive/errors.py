@@ -1,0 +1,216 @@
+"""Every error GoDrive raises on purpose.
+
+A :class:`DriveError` is an answer, not a bug: it has a stable ``code`` that
+clients may switch on, it crosses process borders unchanged, and every edge
+(HTTP, NATS, the command line) maps codes in one table of its own.  Anything
+that is not a ``DriveError`` is a defect and crashes the actor that raised it.
+
+::
+
+    DriveError
+    ├── NotFound                 missing, or not yours: the same answer
+    ├── Gone                     existed and ended: an expired or aborted upload
+    ├── Conflict                 the state of things forbids it
+    │   ├── EmailTaken
+    │   ├── NameTaken
+    │   ├── UploadFinished       the upload already has its bytes
+    │   └── IdempotencyMismatch  the key was used for another request
+    ├── PreconditionFailed       If-Match did not match
+    ├── Invalid                  the request is malformed; names the field
+    │   ├── LengthMismatch       more or fewer bytes than declared
+    │   └── DigestMismatch       other bytes than declared
+    ├── Unauthenticated          nobody, or nobody we know
+    ├── Forbidden                somebody, but not allowed
+    │   └── UrlInvalid           forged, expired or foreign signed URL
+    ├── TooLarge                 over a limit of this server
+    ├── RangeNotSatisfiable      a byte range outside the content
+    ├── QuotaExceeded            over the owner's quota
+    ├── StorageFull              the disk is full; reads go on
+    ├── TooManyRequests          slow down
+    ├── StoreUnavailable         database or blob store is down
+    ├── ConfigError              an operator's mistake; exit code 2
+    └── DeliveryError            the message may not have arrived
+        ├── AskTimeout           unknown, not failed
+        ├── MailboxFull
+        └── ActorCrashed
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class DriveError(Exception):
+    """Base of all expected errors.
+
+    *detail* is one sentence for the person who sent the request, *field* the
+    name of the input at fault, *hint* what an operator can do about it, and
+    *retry_after* the seconds after which another attempt makes sense.
+    """
+
+    code: ClassVar[str] = "error"
+    title: ClassVar[str] = "Error"
+    default_retry_after: ClassVar[float | None] = None
+
+    def __init__(
+        self,
+        detail: str = "",
+        *,
+        field: str | None = None,
+        hint: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(detail or self.title)
+        self.detail = detail or self.title
+        self.field = field
+        self.hint = hint
+        self.retry_after = self.default_retry_after if retry_after is None else retry_after
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (self.code, self.detail, self.field, self.hint, self.retry_after))
+
+
+class NotFound(DriveError):
+    code = "not_found"
+    title = "Not found"
+
+
+class Gone(DriveError):
+    code = "gone"
+    title = "Gone"
+
+
+class Conflict(DriveError):
+    code = "conflict"
+    title = "Conflict"
+
+
+class EmailTaken(Conflict):
+    code = "email_taken"
+    title = "E-mail address is taken"
+
+
+class NameTaken(Conflict):
+    code = "name_taken"
+    title = "Name is taken"
+
+
+class UploadFinished(Conflict):
+    code = "upload_finished"
+    title = "Upload is finished"
+
+
+class IdempotencyMismatch(Conflict):
+    code = "idempotency_mismatch"
+    title = "Idempotency key was used for another request"
+
+
+class PreconditionFailed(DriveError):
+    code = "precondition_failed"
+    title = "Precondition failed"
+
+
+class Invalid(DriveError):
+    code = "invalid"
+    title = "Invalid request"
+
+
+class LengthMismatch(Invalid):
+    code = "length_mismatch"
+    title = "Length does not match"
+
+
+class DigestMismatch(Invalid):
+    code = "digest_mismatch"
+    title = "Digest does not match"
+
+
+class Unauthenticated(DriveError):
+    code = "unauthenticated"
+    title = "Not authenticated"
+
+
+class Forbidden(DriveError):
+    code = "forbidden"
+    title = "Forbidden"
+
+
+class UrlInvalid(Forbidden):
+    code = "url_invalid"
+    title = "Signed URL is not valid"
+
+
+class TooLarge(DriveError):
+    code = "too_large"
+    title = "Too large"
+
+
+class RangeNotSatisfiable(DriveError):
+    code = "range_not_satisfiable"
+    title = "Range not satisfiable"
+
+
+class QuotaExceeded(DriveError):
+    code = "quota_exceeded"
+    title = "Quota exceeded"
+
+
+class StorageFull(DriveError):
+    code = "storage_full"
+    title = "Storage is full"
+
+
+class TooManyRequests(DriveError):
+    code = "too_many_requests"
+    title = "Too many requests"
+    default_retry_after = 1.0
+
+
+class StoreUnavailable(DriveError):
+    code = "store_unavailable"
+    title = "Store is unavailable"
+    default_retry_after = 2.0
+
+
+class ConfigError(DriveError):
+    code = "config"
+    title = "Configuration error"
+
+
+class DeliveryError(DriveError):
+    code = "unavailable"
+    title = "Unavailable"
+    default_retry_after: ClassVar[float | None] = 1.0
+
+
+class AskTimeout(DeliveryError):
+    code = "timeout"
+    title = "Timed out"
+
+
+class MailboxFull(DeliveryError):
+    code = "overloaded"
+    title = "Overloaded"
+
+
+class ActorCrashed(DeliveryError):
+    code = "crashed"
+    title = "Internal error"
+    default_retry_after = None
+
+
+def _tree(root: type[DriveError]) -> dict[str, type[DriveError]]:
+    found = {root.code: root}
+    for child in root.__subclasses__():
+        found |= _tree(child)
+    return found
+
+
+BY_CODE: dict[str, type[DriveError]] = _tree(DriveError)
+"""Every error class by its code: how an edge finds the class of an error that came over the wire."""
+
+
+def _rebuild(
+    code: str, detail: str, field: str | None, hint: str | None, retry_after: float | None
+) -> DriveError:
+    return BY_CODE.get(code, DriveError)(detail, field=field, hint=hint, retry_after=retry_after)

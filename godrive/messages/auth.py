@@ -1,0 +1,96 @@
+"""What may be said to the auth actor: users, sessions, tokens."""
+
+from __future__ import annotations
+
+from godrive.model import Principal, Session, SessionId, Tokens, User, UserId
+from godrive.runtime import Ask, Contract
+
+
+class Auth(Contract, name="auth"):
+    """Owns users and sessions."""
+
+
+class SignUp(Ask[Auth, User]):
+    """Make a user, as the sign-up policy allows.
+
+    Raises ``Invalid`` (e-mail, password, invite), ``EmailTaken``, ``Forbidden``
+    (sign-up is closed), ``TooManyRequests``.
+    """
+
+    email: str
+    password: str
+    invite: str | None = None
+    address: str = ""
+
+
+class LogIn(Ask[Auth, Tokens]):
+    """Begin a session.
+
+    Raises ``Unauthenticated``, the same and after the same time whether the
+    e-mail or the password is wrong, or ``TooManyRequests``.
+    """
+
+    email: str
+    password: str
+    address: str = ""
+    user_agent: str = ""
+
+
+class Refresh(Ask[Auth, Tokens]):
+    """Renew a session; the refresh token is spent.  One spent before ends the session: ``Unauthenticated``."""
+
+    refresh_token: str
+    address: str = ""
+
+
+class Authenticate(Ask[Auth, Principal]):
+    """Who the bearer of this access token is, now.  Raises ``Unauthenticated``."""
+
+    token: str
+
+
+class LogOut(Ask[Auth, None]):
+    """End the principal's session; again is harmless."""
+
+    principal: Principal
+
+
+class GetUser(Ask[Auth, User]):
+    """The user, with current usage.  Raises ``NotFound``."""
+
+    user_id: UserId
+
+
+class UpdateUser(Ask[Auth, User]):
+    """Change e-mail or password, given the current password.
+
+    A new password ends every session but the principal's own.  Raises
+    ``Forbidden`` (wrong password), ``Invalid``, ``EmailTaken``, ``TooManyRequests``.
+    """
+
+    principal: Principal
+    current_password: str
+    email: str | None = None
+    password: str | None = None
+    address: str = ""
+
+
+class DeleteUser(Ask[Auth, None]):
+    """End the user: all sessions at once, all files to be purged.  Raises ``Forbidden`` (wrong password)."""
+
+    principal: Principal
+    password: str
+    address: str = ""
+
+
+class ListSessions(Ask[Auth, list[Session]]):
+    """The user's sessions that are alive, most recently used first."""
+
+    user_id: UserId
+
+
+class EndSession(Ask[Auth, None]):
+    """End one session of the user.  Raises ``NotFound``."""
+
+    user_id: UserId
+    session_id: SessionId

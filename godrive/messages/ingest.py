@@ -1,0 +1,60 @@
+"""What may be said to the ingest actor: it turns bytes that arrived into files."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from godrive.model import BlobInfo, ETag, File, ObjectKey, UploadId, UserId, Value
+from godrive.runtime import Ask, Contract
+
+
+class Ingest(Contract, name="ingest"):
+    """The only way an upload becomes a file."""
+
+
+class CommitUpload(Ask[Ingest, File]):
+    """Compare what arrived with what was declared and publish it; again gives the same file.
+
+    *blob* is what the store has, where the asker has just put it; otherwise
+    the store is asked.  With *owner_id* the upload must be theirs.  Raises
+    ``NotFound``, ``Conflict`` (no bytes yet), ``Gone``, ``LengthMismatch``,
+    ``DigestMismatch``, ``NameTaken``; the mismatches end the upload.
+    """
+
+    upload_id: UploadId
+    owner_id: UserId | None = None
+    blob: BlobInfo | None = None
+
+
+class Outcome(StrEnum):
+    """What became of a bucket event."""
+
+    PUBLISHED = "published"
+    REJECTED = "rejected"
+    IGNORED = "ignored"
+
+
+class IngestBlob(Ask[Ingest, Outcome]):
+    """A store says that a blob arrived.
+
+    ``PUBLISHED`` (now or before), ``REJECTED`` (not what was declared: the
+    upload has failed), or ``IGNORED`` (a key that no upload is waiting for).
+    The event is only a hint: the store's HEAD decides.
+    """
+
+    object_key: ObjectKey
+    size_bytes: int | None = None
+    etag: ETag | None = None
+
+
+class Reconciled(Value):
+    """What a reconciliation did."""
+
+    checked: int = 0
+    published: int = 0
+    failed: int = 0
+    expired: int = 0
+
+
+class Reconcile(Ask[Ingest, Reconciled]):
+    """Finish or end every pending upload that is due, by the store's HEAD alone."""

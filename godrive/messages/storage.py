@@ -1,0 +1,70 @@
+"""What may be said to the storage actor: blobs and signed requests.  Bytes are never a message."""
+
+from __future__ import annotations
+
+from godrive.model import BlobInfo, Content, ObjectKey, Page, SignedRequest, Upload
+from godrive.runtime import Ask, Contract
+
+
+class Storage(Contract, name="storage"):
+    """Owns the blob store."""
+
+
+class Admit(Ask[Storage, None]):
+    """Whether a blob of that size may come.  Raises ``TooLarge``, ``StorageFull``, ``StoreUnavailable``."""
+
+    size_bytes: int
+
+
+class SignPut(Ask[Storage, SignedRequest]):
+    """The request by which the client sends the bytes of a pending upload."""
+
+    upload: Upload
+
+
+class SignGet(Ask[Storage, SignedRequest]):
+    """The request by which anyone who holds it reads the file, for a while."""
+
+    content: Content
+    inline: bool = False
+
+
+class HeadBlob(Ask[Storage, BlobInfo]):
+    """What the store has under the key.  Raises ``NotFound``."""
+
+    object_key: ObjectKey
+
+
+class Received(Ask[Storage, int | None]):
+    """Bytes received so far by a put in progress, ``None`` when there is none."""
+
+    object_key: ObjectKey
+
+
+class DeleteBlob(Ask[Storage, None]):
+    """Remove the blob; again is harmless."""
+
+    object_key: ObjectKey
+
+
+class ListBlobs(Ask[Storage, Page[BlobInfo]]):
+    """Blobs in key order, a page at a time; *after* is the last key of the page before."""
+
+    limit: int
+    after: str = ""
+
+
+class QuarantineBlob(Ask[Storage, None]):
+    """Set a blob aside that no row refers to; an operator decides."""
+
+    object_key: ObjectKey
+
+
+class SweepStaging(Ask[Storage, int]):
+    """Remove what puts left unfinished for more than *age* seconds; how many."""
+
+    age: float
+
+
+class CheckStore(Ask[Storage, None]):
+    """Raises ``StoreUnavailable`` unless the store answers."""

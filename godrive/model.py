@@ -1,0 +1,233 @@
+"""The values everybody speaks in: ids, users, files, uploads, pages.
+
+All are frozen structs that survive a trip through the codec.  Instants are
+aware UTC, sizes are bytes, ``None`` for a parent means the owner's root.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import unicodedata
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Generic, NewType, TypeVar
+from uuid import UUID
+
+import msgspec
+from typing_extensions import dataclass_transform
+
+UserId = NewType("UserId", str)
+SessionId = NewType("SessionId", str)
+FileId = NewType("FileId", str)
+VersionId = NewType("VersionId", str)
+UploadId = NewType("UploadId", str)
+ObjectKey = NewType("ObjectKey", str)
+ETag = NewType("ETag", str)
+"""An opaque strong validator, without the quotes of its HTTP form."""
+
+T = TypeVar("T")
+
+
+def new_id() -> str:
+    """A UUIDv7 (RFC 9562, section 5.7): 48 bits of milliseconds, then 74 random bits."""
+    millis = time.time_ns() // 1_000_000
+    tail = int.from_bytes(os.urandom(10), "big")
+    value = (millis & 0xFFFF_FFFF_FFFF) << 80 | tail
+    value = value & ~(0xF << 76) | 7 << 76
+    value = value & ~(0x3 << 62) | 2 << 62
+    return str(UUID(int=value))
+
+
+def name_key(name: str) -> str:
+    """What makes two names the same: their NFC form (Unicode Annex 15)."""
+    return unicodedata.normalize("NFC", name)
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
+class _ValueMeta(msgspec.StructMeta):
+    """Makes every value frozen and keyword-only without each having to say so."""
+
+    def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> Any:
+        return super().__new__(mcls, name, bases, namespace, frozen=True, kw_only=True, **options)
+
+
+class Value(msgspec.Struct, metaclass=_ValueMeta):
+    """Base of the values below: frozen, compared by content, built by keyword."""
+
+
+class UserState(StrEnum):
+    ACTIVE = "active"
+    DISABLED = "disabled"
+    DELETED = "deleted"
+
+
+class Usage(Value):
+    """Bytes charged to an owner; ``used`` is their sum (live + trash + versions + reserved)."""
+
+    live_bytes: int = 0
+    trash_bytes: int = 0
+    version_bytes: int = 0
+    reserved_bytes: int = 0
+
+    @property
+    def used_bytes(self) -> int:
+        return self.live_bytes + self.trash_bytes + self.version_bytes + self.reserved_bytes
+
+
+class User(Value):
+    """A person with a drive.  ``quota_bytes`` of ``None`` is no limit."""
+
+    id: UserId
+    email: str
+    created_at: datetime
+    state: UserState = UserState.ACTIVE
+    quota_bytes: int | None = None
+    usage: Usage = Usage()
+
+
+class Principal(Value):
+    """Who acts: a user, by way of one of their sessions."""
+
+    user_id: UserId
+    session_id: SessionId
+
+
+class Session(Value):
+    """One log-in, alive until it expires or is ended; ``generation`` counts its refreshes."""
+
+    id: SessionId
+    user_id: UserId
+    created_at: datetime
+    last_used_at: datetime
+    expires_at: datetime
+    generation: int = 0
+    address: str = ""
+    user_agent: str = ""
+
+
+class Tokens(Value):
+    """What a log-in buys: a short access token and the refresh token that renews it."""
+
+    token: str
+    expires_at: datetime
+    refresh_token: str
+    refresh_expires_at: datetime
+
+
+class FileKind(StrEnum):
+    FILE = "file"
+    FOLDER = "folder"
+
+
+class File(Value):
+    """An entry of a drive: a file with its current version, or a folder.
+
+    ``revision`` rises with every change of the entry, so ``etag`` is what
+    ``If-Match`` compares.  ``content_etag`` names the bytes: blobs are
+    immutable, so it is the version's id.
+    """
+
+    id: FileId
+    owner_id: UserId
+    name: str
+    created_at: datetime
+    updated_at: datetime
+    kind: FileKind = FileKind.FILE
+    parent_id: FileId | None = None
+    mime: str = "application/octet-stream"
+    size_bytes: int = 0
+    sha256: str | None = None
+    version_id: VersionId | None = None
+    trashed_at: datetime | None = None
+    purge_at: datetime | None = None
+    revision: int = 1
+
+    @property
+    def etag(self) -> ETag:
+        return ETag(f"{self.id}.{self.revision}")
+
+    @property
+    def content_etag(self) -> ETag:
+        return ETag(str(self.version_id))
+
+
+class Content(Value):
+    """A file together with where the bytes of its current version lie."""
+
+    file: File
+    object_key: ObjectKey
+
+
+class Tombstone(Value):
+    """A file in the trash: restorable until ``purge_at``, then its bytes go, then its row."""
+
+    file_id: FileId
+    trashed_at: datetime
+    purge_at: datetime
+
+
+class UploadState(StrEnum):
+    """``PENDING`` is the only state that is not final; it has a deadline (``expires_at``)."""
+
+    PENDING = "pending"
+    COMMITTED = "committed"
+    FAILED = "failed"
+    ABORTED = "aborted"
+    EXPIRED = "expired"
+
+
+class OnConflict(StrEnum):
+    """What to do when the name is taken: refuse, or number the new one (``a (1).txt``)."""
+
+    FAIL = "fail"
+    RENAME = "rename"
+
+
+class Upload(Value):
+    """The row behind an upload intent: what was declared, and how it ended."""
+
+    id: UploadId
+    owner_id: UserId
+    object_key: ObjectKey
+    name: str
+    mime: str
+    size_bytes: int
+    created_at: datetime
+    expires_at: datetime
+    sha256: str | None = None
+    parent_id: FileId | None = None
+    on_conflict: OnConflict = OnConflict.FAIL
+    state: UploadState = UploadState.PENDING
+    received_bytes: int = 0
+    finished_at: datetime | None = None
+    attempts: int = 0
+    reason: str | None = None
+    file_id: FileId | None = None
+
+
+class BlobInfo(Value):
+    """What a store knows of one blob; ``sha256`` (hex) where it keeps one."""
+
+    key: ObjectKey
+    size_bytes: int
+    etag: ETag
+    modified_at: datetime
+    sha256: str | None = None
+    mime: str | None = None
+
+
+class SignedRequest(Value):
+    """A request that anyone may send until ``expires_at``, with exactly these ``headers``."""
+
+    method: str
+    url: str
+    headers: dict[str, str]
+    expires_at: datetime
+
+
+class Page(Value, Generic[T]):
+    """One page of a list; ``next_page`` is opaque and absent on the last."""
+
+    items: list[T]
+    next_page: str | None = None

@@ -1,0 +1,27 @@
+"""Supervised actors in general: nothing here knows a file, a user or a blob."""
+
+from godrive.runtime.actor import Actor
+from godrive.runtime.events import Event, OnEvent
+from godrive.runtime.message import Ask, Contract, Tell, request_id
+from godrive.runtime.ref import LocalRef, Ref
+from godrive.runtime.supervisor import ActorSpec, ChildSpec, ChildStatus, GaveUp, Restart, Supervisor
+from godrive.runtime.ticker import Ticker
+
+__all__ = [
+    "Actor",
+    "ActorSpec",
+    "Ask",
+    "ChildSpec",
+    "ChildStatus",
+    "Contract",
+    "Event",
+    "GaveUp",
+    "LocalRef",
+    "OnEvent",
+    "Ref",
+    "Restart",
+    "Supervisor",
+    "Tell",
+    "Ticker",
+    "request_id",
+]

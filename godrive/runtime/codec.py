@@ -1,0 +1,79 @@
+"""Messages, replies and errors as bytes: the only module that serialises them.
+
+The form is MessagePack.  A message travels without its name, which is part of
+the subject it is sent to; unknown names and malformed bodies are ``Invalid``.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import msgspec
+
+from godrive.errors import BY_CODE, DriveError, Invalid
+from godrive.runtime.message import Ask, Contract, Message, Tell
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+class _WireError(msgspec.Struct, frozen=True, array_like=True):
+    code: str
+    detail: str
+    field: str | None = None
+    hint: str | None = None
+    retry_after: float | None = None
+
+
+_error_decoder = msgspec.msgpack.Decoder(_WireError)
+
+
+@cache
+def _decoder(type_: Any) -> msgspec.msgpack.Decoder[Any]:
+    return msgspec.msgpack.Decoder(type_)
+
+
+def encode(message: Message[Any]) -> bytes:
+    """The message's fields."""
+    return _encoder.encode(message)
+
+
+def decode(contract: type[Contract], name: str, data: bytes) -> Ask[Any, Any] | Tell[Any]:
+    """The message called *name* of *contract*.  Raises ``Invalid``."""
+    try:
+        type_ = contract.messages[name]
+    except KeyError:
+        raise Invalid(f"The {contract.name} actor knows no message {name!r}.") from None
+    try:
+        message: Ask[Any, Any] | Tell[Any] = _decoder(type_).decode(data)
+    except msgspec.DecodeError as error:
+        raise Invalid(f"Malformed {name}: {error}") from None
+    return message
+
+
+def encode_reply(value: Any) -> bytes:
+    """The reply to an ask."""
+    return _encoder.encode(value)
+
+
+def decode_reply(message: type[Ask[Any, Any]], data: bytes) -> Any:
+    """The reply to an ask of that type.  Raises ``Invalid`` when it is not one."""
+    try:
+        return _decoder(message.reply).decode(data)
+    except msgspec.DecodeError as error:
+        raise Invalid(f"Malformed reply to {message.__name__}: {error}") from None
+
+
+def encode_error(error: DriveError) -> bytes:
+    """An error as a reply."""
+    return _encoder.encode(_WireError(error.code, error.detail, error.field, error.hint, error.retry_after))
+
+
+def decode_error(data: bytes) -> DriveError:
+    """The error that was sent; of an unknown code, a plain ``DriveError``."""
+    try:
+        wire = _error_decoder.decode(data)
+    except msgspec.DecodeError as error:
+        return Invalid(f"Malformed error: {error}")
+    kind = BY_CODE.get(wire.code, DriveError)
+    return kind(wire.detail, field=wire.field, hint=wire.hint, retry_after=wire.retry_after)

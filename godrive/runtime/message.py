@@ -1,0 +1,105 @@
+"""Messages: frozen values that name the actor they are for and the reply they get.
+
+A :class:`Contract` is the tag of an actor: asks and tells are declared for
+it, an actor implements it, a ref points to it, and the type checker holds the
+three together::
+
+    class Metadata(Contract, name="metadata"):
+        "Owns the catalog."
+
+    class TrashFile(Ask[Metadata, Tombstone]):
+        "Move a file to the trash; again is harmless."
+
+        owner: UserId
+        file_id: FileId
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
+from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
+
+import msgspec
+from typing_extensions import dataclass_transform
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""The id of the request being served; every envelope carries it to the handler's context."""
+
+
+class Contract:
+    """What may be said to one actor.  ``name`` is its stem everywhere; ``messages`` its vocabulary."""
+
+    name: ClassVar[str]
+    messages: ClassVar[dict[str, type[Message[Any]]]]
+
+    def __init_subclass__(cls, *, name: str) -> None:
+        cls.name = name
+        cls.messages = {}
+
+
+A = TypeVar("A", bound=Contract)
+R = TypeVar("R")
+M = TypeVar("M")
+S = TypeVar("S")
+
+Handler = Callable[[S, M], Coroutine[Any, Any, R]]
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
+class _MessageMeta(msgspec.StructMeta):
+    """Freezes each message and enters it in its contract's vocabulary."""
+
+    def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> Any:
+        cls: Any = super().__new__(mcls, name, bases, namespace, frozen=True, **options)
+        for base in namespace.get("__orig_bases__", ()):
+            arguments = get_args(base)
+            if get_origin(base) in _KINDS and isinstance(arguments[0], type):
+                cls.contract = arguments[0]
+                cls.reply = arguments[1] if len(arguments) > 1 else None
+                cls.action = _snake_case(name)
+                cls.contract.messages[name] = cls
+        return cls
+
+
+_KINDS: list[Any] = []
+
+
+class Message(msgspec.Struct, Generic[A], metaclass=_MessageMeta):
+    """Base of :class:`Ask` and :class:`Tell`."""
+
+    contract: ClassVar[type[Contract]]
+    reply: ClassVar[Any]
+    """The type of the reply; ``None`` for an ask that only confirms, and for a tell."""
+    action: ClassVar[str]
+    """The name of the handler: the message in snake case."""
+    timeout: ClassVar[float] = 15.0
+    """Seconds an ask of this type waits unless the asker says otherwise."""
+
+
+class Ask(Message[A], Generic[A, R]):
+    """A message that is answered by an *R* or an error, before a deadline."""
+
+    @classmethod
+    def handler(cls: type[M], method: Handler[S, M, R]) -> Handler[S, M, R]:
+        """Mark *method* as the handler of this message."""
+        method.__handles__ = cls  # type: ignore[attr-defined]
+        return method
+
+
+class Tell(Message[A]):
+    """A message nobody waits for."""
+
+    @classmethod
+    def handler(cls: type[M], method: Handler[S, M, None]) -> Handler[S, M, None]:
+        """Mark *method* as the handler of this message."""
+        method.__handles__ = cls  # type: ignore[attr-defined]
+        return method
+
+
+_KINDS += [Ask, Tell]
+
+
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

@@ -1,0 +1,76 @@
+"""Refs: the only way to reach an actor.  A ref outlives every crash of the actor behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Generic, Protocol, TypeVar
+
+from godrive.errors import AskTimeout, DeliveryError, MailboxFull
+from godrive.runtime.mailbox import Envelope, Mailbox
+from godrive.runtime.message import A, Ask, Tell, request_id
+
+R = TypeVar("R")
+
+
+class Ref(Protocol[A]):
+    """An address for messages of one contract, near or far.
+
+    ``ask`` returns the reply, raises the actor's own :class:`DriveError`, or a
+    :class:`DeliveryError`: ``AskTimeout`` (the deadline passed: the outcome is
+    unknown, and the message may still be handled), ``MailboxFull``,
+    ``ActorCrashed``.  A cancelled ask stops waiting; the work goes on.
+
+    ``tell`` returns once the message is on its way and raises ``MailboxFull``
+    at once when there is no room.
+    """
+
+    async def ask(self, message: Ask[A, R], *, timeout: float | None = None) -> R: ...
+
+    def tell(self, message: Tell[A]) -> None: ...
+
+
+class LocalRef(Generic[A]):
+    """A ref to an actor of this process: the frozen message itself goes into the mailbox."""
+
+    __slots__ = ("_contract", "_mailbox")
+
+    def __init__(self, contract: type[A], mailbox: Mailbox) -> None:
+        self._contract = contract
+        self._mailbox = mailbox
+
+    async def ask(self, message: Ask[A, R], *, timeout: float | None = None) -> R:
+        loop = asyncio.get_running_loop()
+        reply: asyncio.Future[R] = loop.create_future()
+        deadline = loop.time() + (message.timeout if timeout is None else timeout)
+        envelope = Envelope(message, reply, deadline, request_id.get())
+        if not self._mailbox.offer(envelope):
+            await self._wait_for_room(envelope)
+        timer = loop.call_at(deadline, _expire, reply, self._contract.name)
+        try:
+            return await reply
+        finally:
+            timer.cancel()
+
+    def tell(self, message: Tell[A]) -> None:
+        loop = asyncio.get_running_loop()
+        envelope = Envelope(message, None, loop.time() + message.timeout, request_id.get())
+        if not self._mailbox.offer(envelope):
+            raise self._refusal()
+
+    async def _wait_for_room(self, envelope: Envelope) -> None:
+        try:
+            delivered = await self._mailbox.put(envelope)
+        except TimeoutError:
+            raise self._refusal() from None
+        if not delivered:
+            raise self._refusal()
+
+    def _refusal(self) -> DeliveryError:
+        if self._mailbox.closed:
+            return DeliveryError(f"The {self._contract.name} actor has stopped.")
+        return MailboxFull(f"The {self._contract.name} actor has too much to do.")
+
+
+def _expire(reply: asyncio.Future[Any], actor: str) -> None:
+    if not reply.done():
+        reply.set_exception(AskTimeout(f"The {actor} actor did not answer in time."))
