@@ -210,7 +210,5 @@ BY_CODE: dict[str, type[DriveError]] = _tree(DriveError)
 """Every error class by its code: how an edge finds the class of an error that came over the wire."""
 
 
-def _rebuild(
-    code: str, detail: str, field: str | None, hint: str | None, retry_after: float | None
-) -> DriveError:
+def _rebuild(code: str, detail: str, field: str | None, hint: str | None, retry_after: float | None) -> DriveError:
     return BY_CODE.get(code, DriveError)(detail, field=field, hint=hint, retry_after=retry_after)

@@ -126,9 +126,7 @@ class MultipartStore(Protocol):
         """A request that stores one part."""
         ...
 
-    async def complete_multipart(
-        self, key: ObjectKey, multipart: str, parts: list[tuple[int, ETag]]
-    ) -> BlobInfo:
+    async def complete_multipart(self, key: ObjectKey, multipart: str, parts: list[tuple[int, ETag]]) -> BlobInfo:
         """Make the parts one blob."""
         ...
 

@@ -46,9 +46,7 @@ class Actor(Generic[A]):
                 if message is None:
                     continue
                 if message.contract is not contract:
-                    raise TypeError(
-                        f"{cls.__name__}.{name} handles {message.__name__}, which is not said to it"
-                    )
+                    raise TypeError(f"{cls.__name__}.{name} handles {message.__name__}, which is not said to it")
                 if name != message.action:
                     raise TypeError(f"{cls.__name__}.{name} must be called {message.action}")
                 cls.handlers[message] = member

@@ -80,9 +80,7 @@ class ActorSpec:
     shutdown: float = 5.0
 
     def build(self, on_event: OnEvent) -> ActorCell:
-        return ActorCell(
-            self.name, self.start, concurrency=self.concurrency, capacity=self.capacity, on_event=on_event
-        )
+        return ActorCell(self.name, self.start, concurrency=self.concurrency, capacity=self.capacity, on_event=on_event)
 
 
 class ChildState(StrEnum):
