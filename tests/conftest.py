@@ -2,10 +2,51 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+
 import pytest
+
+from tests.servers import CephGateway, MissingProgram, NatsServer, PostgresServer, Server
 
 
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, bool]]:
     """GoDrive runs on asyncio: aiohttp does."""
     return ("asyncio", {"use_uvloop": True})
+
+
+def require(server: type[Server]) -> None:
+    """Skip where the server is not installed; in CI, which installs all of them, fail."""
+    try:
+        server.missing()
+    except MissingProgram as reason:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(reason))
+        pytest.skip(str(reason))
+
+
+@pytest.fixture(scope="session")
+def nats_server() -> Iterator[NatsServer]:
+    """NATS with JetStream, one for the whole run: a test uses a namespace and streams of its own."""
+    require(NatsServer)
+    with NatsServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """PostgreSQL, one for the whole run: a test uses a database of its own (``create_database``)."""
+    require(PostgresServer)
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ceph_gateway() -> Iterator[CephGateway]:
+    """An S3 store, one for the whole run: a test uses a bucket of its own."""
+    require(CephGateway)
+    with pytest.MonkeyPatch.context() as patch, CephGateway() as server:
+        # Where set, it makes S3 clients expect TLS trust settings even of a plain endpoint.
+        patch.delenv("AWS_CA_BUNDLE", raising=False)
+        yield server
