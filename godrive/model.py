@@ -231,3 +231,43 @@ class Page(Value, Generic[T]):
 
     items: list[T]
     next_page: str | None = None
+
+
+class Sort(StrEnum):
+    """The order of a list of files."""
+
+    NEWEST = "-created_at"
+    OLDEST = "created_at"
+    NAME = "name"
+    NAME_DESCENDING = "-name"
+
+
+class Cleanup(Value):
+    """Bytes of an upload that ended without a file."""
+
+    upload_id: UploadId
+    object_key: ObjectKey
+
+
+class Purge(Value):
+    """A file on its way out and the blobs that nothing else refers to."""
+
+    file_id: FileId
+    object_keys: list[ObjectKey]
+
+
+class Pruned(Value):
+    """How many rows of each kind had outlived their use."""
+
+    sessions: int = 0
+    uploads: int = 0
+    idempotency_keys: int = 0
+    users: int = 0
+
+
+class StoredReply(Value):
+    """The answer that was given to the first request with an idempotency key."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes

@@ -6,8 +6,7 @@ from datetime import datetime
 
 from godrive.catalog import Tx
 from godrive.catalog.pages import PageTokens
-from godrive.messages.metadata import Sort
-from godrive.model import Content, ETag, File, FileId, Page, UserId, VersionId
+from godrive.model import Content, ETag, File, FileId, Page, Sort, UserId, VersionId
 
 
 async def list_page(

@@ -6,12 +6,18 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from godrive.catalog import Tx
-from godrive.messages.metadata import Pruned, StoredReply
-from godrive.model import ObjectKey, UserId
+from godrive.model import ObjectKey, Pruned, StoredReply, UserId
 
 
 async def claim_key(
-    tx: Tx, owner_id: UserId, key: str, fingerprint: str, *, now: datetime, ttl: float = 86_400.0, patience: float = 60.0
+    tx: Tx,
+    owner_id: UserId,
+    key: str,
+    fingerprint: str,
+    *,
+    now: datetime,
+    ttl: float = 86_400.0,
+    patience: float = 60.0,
 ) -> StoredReply | None:
     """As ``ClaimKey`` says; kept *ttl* seconds, and one never settled may be claimed again after *patience*."""
     ...

@@ -6,8 +6,7 @@ from datetime import datetime
 
 from godrive.catalog import Tx
 from godrive.catalog.pages import PageTokens
-from godrive.messages.metadata import Purge
-from godrive.model import ETag, File, FileId, OnConflict, Page, Tombstone, UserId
+from godrive.model import ETag, File, FileId, OnConflict, Page, Purge, Tombstone, UserId
 
 
 async def put(

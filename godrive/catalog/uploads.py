@@ -6,9 +6,9 @@ from datetime import datetime
 
 from godrive.catalog import Tx
 from godrive.catalog.pages import PageTokens
-from godrive.messages.metadata import Cleanup
 from godrive.model import (
     BlobInfo,
+    Cleanup,
     File,
     FileId,
     ObjectKey,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 from godrive.model import (
     BlobInfo,
+    Cleanup,
     Content,
     ETag,
     File,
@@ -13,12 +12,15 @@ from godrive.model import (
     ObjectKey,
     OnConflict,
     Page,
+    Pruned,
+    Purge,
+    Sort,
+    StoredReply,
     Tombstone,
     Upload,
     UploadId,
     UploadState,
     UserId,
-    Value,
     VersionId,
 )
 from godrive.runtime import Ask, Contract
@@ -26,15 +28,6 @@ from godrive.runtime import Ask, Contract
 
 class Metadata(Contract, name="metadata"):
     """Owns files, uploads and the trash."""
-
-
-class Sort(StrEnum):
-    """The order of a list of files."""
-
-    NEWEST = "-created_at"
-    OLDEST = "created_at"
-    NAME = "name"
-    NAME_DESCENDING = "-name"
 
 
 class ListFiles(Ask[Metadata, Page[File]]):
@@ -212,13 +205,6 @@ class DueUploads(Ask[Metadata, list[Upload]]):
     limit: int
 
 
-class Cleanup(Value):
-    """Bytes of an upload that ended without a file."""
-
-    upload_id: UploadId
-    object_key: ObjectKey
-
-
 class DueCleanups(Ask[Metadata, list[Cleanup]]):
     """Ended uploads whose bytes are to be removed now; each call counts an attempt and puts the next off.
 
@@ -232,13 +218,6 @@ class FinishCleanup(Ask[Metadata, None]):
     """The bytes of that upload are gone; again is harmless."""
 
     upload_id: UploadId
-
-
-class Purge(Value):
-    """A file on its way out and the blobs that nothing else refers to."""
-
-    file_id: FileId
-    object_keys: list[ObjectKey]
 
 
 class ClaimPurges(Ask[Metadata, list[Purge]]):
@@ -259,15 +238,6 @@ class KnownKeys(Ask[Metadata, list[ObjectKey]]):
     object_keys: list[ObjectKey]
 
 
-class Pruned(Value):
-    """How many rows of each kind had outlived their use."""
-
-    sessions: int = 0
-    uploads: int = 0
-    idempotency_keys: int = 0
-    users: int = 0
-
-
 class Prune(Ask[Metadata, Pruned]):
     """Drop expired sessions and keys, ended uploads past their retention, deleted users with nothing left."""
 
@@ -276,14 +246,6 @@ class Prune(Ask[Metadata, Pruned]):
 
 class UploadCounts(Ask[Metadata, dict[str, int]]):
     """Number of uploads by state."""
-
-
-class StoredReply(Value):
-    """The answer that was given to the first request with an idempotency key."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
 
 
 class ClaimKey(Ask[Metadata, StoredReply | None]):
