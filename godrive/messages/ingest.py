@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import ClassVar
 
 from godrive.model import BlobInfo, ETag, File, ObjectKey, UploadId, UserId, Value
 from godrive.runtime import Ask, Contract
@@ -38,7 +39,8 @@ class IngestBlob(Ask[Ingest, Outcome]):
     """A store says that a blob arrived.
 
     ``PUBLISHED`` (now or before), ``REJECTED`` (not what was declared: the
-    upload has failed), or ``IGNORED`` (a key that no upload is waiting for).
+    upload has failed), or ``IGNORED`` (a key that no upload is waiting for, or
+    one that cannot be published yet, which the reconciler tries again).
     The event is only a hint: the store's HEAD decides.
     """
 
@@ -57,4 +59,10 @@ class Reconciled(Value):
 
 
 class Reconcile(Ask[Ingest, Reconciled]):
-    """Finish or end every pending upload that is due, by the store's HEAD alone."""
+    """Finish or end every pending upload that is due, by the store's HEAD alone.
+
+    What cannot be settled now (the store is down, the name is taken) is left
+    pending and tried again, with longer and longer pauses, until its deadline.
+    """
+
+    timeout: ClassVar[float] = 600.0

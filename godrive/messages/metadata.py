@@ -270,3 +270,18 @@ class SettleKey(Ask[Metadata, None]):
 
 class UsageDrift(Ask[Metadata, int]):
     """Bytes by which the kept usage differs from what the rows add up to, over all owners: zero, or a bug."""
+
+
+class AcquireLease(Ask[Metadata, bool]):
+    """Whether *holder* may do what the lease is for during the next *ttl* seconds; its own lease it renews."""
+
+    name: str
+    holder: str
+    ttl: float
+
+
+class ReleaseLease(Ask[Metadata, None]):
+    """Give the lease back; of one that *holder* does not have, a no-op."""
+
+    name: str
+    holder: str
