@@ -1,0 +1,1 @@
+"""The HTTP edge: parses, asks, renders.  It speaks to actors by messages alone."""

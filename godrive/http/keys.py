@@ -1,0 +1,15 @@
+"""What the handlers of an application find in it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from godrive.drive import GoDrive
+    from godrive.http.metrics import Metrics
+
+DRIVE: web.AppKey[GoDrive] = web.AppKey("drive")
+METRICS: web.AppKey[Metrics] = web.AppKey("metrics")
+"""Count bytes of content with ``app[METRICS].bytes_in.inc(n)`` and ``bytes_out``."""
