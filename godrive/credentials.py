@@ -1,53 +1,356 @@
-"""Passwords, tokens and signed URLs: pure functions over a keyring."""
+"""Passwords, tokens and signed URLs: pure functions over a keyring.
+
+Nothing here waits, logs or asks the time; instants come from the caller's
+clock.  Every secret is compared in constant time, and every text that carries
+a signature has exactly one accepted spelling: change a byte and it is refused.
+"""
 
 from __future__ import annotations
 
+import hmac
+import os
+import stat
+import unicodedata
+from base64 import b64encode, urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote, urlencode
 
+import bcrypt
+import jwt
+import msgspec
+
+from godrive.errors import ConfigError, Unauthenticated, UrlInvalid
 from godrive.model import Principal, SessionId, UserId
+
+KEY_BYTES = 32
+"""Length of a signing key: that of the digest, as RFC 7518, section 3.2, asks."""
 
 
 @dataclass(frozen=True)
 class Keyring:
-    """Signing keys by id: the first signs, all verify."""
+    """Signing keys by id: the first signs, all verify.
 
-    keys: Mapping[str, bytes]
+    On disk: a line ``id:hex`` for each key, the one that signs first; blank
+    lines and lines that begin with ``#`` do not count.
+    """
+
+    keys: Mapping[str, bytes] = field(repr=False)
+
+    @property
+    def current(self) -> tuple[str, bytes]:
+        """The id and the key that sign."""
+        return next(iter(self.keys.items()))
 
     @classmethod
-    def load_or_create(cls, path: Path) -> Keyring: ...
+    def generate(cls) -> Keyring:
+        """A keyring of one new key, kept nowhere."""
+        return cls({os.urandom(4).hex(): os.urandom(KEY_BYTES)})
+
+    @classmethod
+    def load(cls, path: Path) -> Keyring:
+        """Read the file.
+
+        Raises ``ConfigError`` when it cannot be read or is malformed, and when
+        it is ours and others may read it; like ssh, we do not judge the mode of
+        a file that somebody else owns, for that is how container secrets come.
+        """
+        try:
+            with path.open(encoding="ascii") as file:
+                status = os.fstat(file.fileno())
+                text = file.read()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"The secret {path} cannot be read: {_reason(error)}") from None
+        if status.st_uid == os.getuid() and stat.S_IMODE(status.st_mode) & 0o077:
+            raise ConfigError(f"The secret {path} can be read by others", hint=f"chmod 600 {path}")
+        return cls(_parse(text, path))
+
+    @classmethod
+    def load_or_create(cls, path: Path) -> Keyring:
+        """Read the file, or make it with one random key: atomically, synced, mode 0600.  Raises ``ConfigError``."""
+        if not path.exists():
+            with suppress(FileExistsError):  # another process was first: its key counts
+                _write(path, cls.generate(), replace=False)
+        return cls.load(path)
+
+    @classmethod
+    def rotate(cls, path: Path, *, keep: int | None = None) -> Keyring:
+        """Put a new key first, so that it signs; of the old ones keep *keep* (all) for verifying.
+
+        With ``keep=0`` whatever the old keys signed is void at once.  Processes
+        that run go on with the keys they have read.
+        """
+        kept = list(cls.load(path).keys.items())[:keep]
+        keyring = cls(dict(cls.generate().keys) | dict(kept))
+        _write(path, keyring, replace=True)
+        return keyring
 
 
-def hash_password(password: str, cost: int) -> str: ...
+def _parse(text: str, path: Path) -> dict[str, bytes]:
+    keys: dict[str, bytes] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        kid, _, secret = line.strip().partition(":")
+        try:
+            key = bytes.fromhex(secret)
+        except ValueError:
+            key = b""
+        if not kid.isalnum() or kid in keys or len(key) < KEY_BYTES:
+            raise ConfigError(f"Line {number} of the secret {path} is not a new id, a colon and 64 or more hex digits")
+        keys[kid] = key
+    if not keys:
+        raise ConfigError(f"The secret {path} holds no key")
+    return keys
 
 
-def check_password(password: str, hashed: str) -> bool: ...
+def _write(path: Path, keyring: Keyring, *, replace: bool) -> None:
+    text = "".join(f"{kid}:{key.hex()}\n" for kid, key in keyring.keys.items())
+    draft = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
+    try:
+        with open(draft, "x", encoding="ascii", opener=_private) as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            if replace:
+                draft.replace(path)
+            else:
+                path.hardlink_to(draft)
+        finally:
+            draft.unlink(missing_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"The secret {path} cannot be written: {_reason(error)}") from None
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+# Passwords
+
+
+def hash_password(password: str, cost: int) -> str:
+    """The bcrypt hash; takes about 0.25 s of a core at cost 12.  See :func:`_password_bytes`."""
+    return bcrypt.hashpw(_password_bytes(password), bcrypt.gensalt(cost)).decode("ascii")
+
+
+def check_password(password: str, hashed: str) -> bool:
+    """Whether the hash is of this password; takes as long as making it did."""
+    return bcrypt.checkpw(_password_bytes(password), hashed.encode("ascii"))
+
+
+def dummy_hash(cost: int) -> str:
+    """A hash of no known password, to check against when there is no user: the same answer after the same time."""
+    return f"$2b${cost:02}$N7cVhW1cZfHjkT3sYgqkpePt6l1zEo5UMWqZ8pr3dQO0bXw4nJx7K"
+
+
+def needs_rehash(hashed: str, cost: int) -> bool:
+    """Whether the hash was made at another cost than *cost*."""
+    return hashed.split("$")[2] != f"{cost:02}"
+
+
+def _password_bytes(password: str) -> bytes:
+    """What bcrypt is given: the password in NFC (RFC 8265, section 4.2) and UTF-8, whole.
+
+    bcrypt reads 72 bytes and, in many versions, stops at a NUL.  A password
+    beyond that is replaced by 64 characters of Base64 of its HMAC-SHA-384; the
+    fixed HMAC key keeps digests leaked elsewhere from being of use here.
+    Shorter ones go in as they are, so hashes made elsewhere can be imported.
+    """
+    data = unicodedata.normalize("NFC", password).encode("utf-8", "surrogatepass")
+    if len(data) <= 72 and b"\0" not in data:
+        return data
+    return b64encode(hmac.digest(b"godrive long password", data, "sha384"))
+
+
+# Tokens
 
 
 @dataclass(frozen=True)
 class RefreshClaims:
+    """What a refresh token says: which session, and after how many refreshes."""
+
     user_id: UserId
     session_id: SessionId
     generation: int
 
 
+class _Header(msgspec.Struct, forbid_unknown_fields=True):
+    """The only header we accept.  ``crit``, ``jku``, ``jwk`` and the like are unknown fields (RFC 8725, section 3)."""
+
+    alg: Literal["HS256"]
+    typ: Literal["JWT"]
+    kid: str
+
+
+_header_decoder = msgspec.json.Decoder(_Header)
+_MAX_TOKEN = 2048
+
+
 class TokenSigner:
-    def __init__(self, keyring: Keyring, *, issuer: str, audience: str) -> None: ...
+    """Makes and checks JWTs (RFC 7519), pinned to one algorithm, issuer, audience, set of keys and a kind each.
 
-    def access(self, principal: Principal, *, now: datetime, ttl: float) -> tuple[str, datetime]: ...
+    Every ``verify_`` method raises ``Unauthenticated`` for whatever we did not
+    sign for that use, and for what has expired.
+    """
 
-    def verify_access(self, token: str, *, now: datetime) -> tuple[Principal, datetime]: ...
+    def __init__(self, keyring: Keyring, *, issuer: str, audience: str) -> None:
+        self._keys = keyring.keys
+        self._kid, self._key = keyring.current
+        self._issuer = issuer
+        self._audience = audience
+        self._jwt = jwt.PyJWT(
+            {
+                "require": ["exp", "iat", "iss", "aud", "sub", "typ"],
+                "verify_exp": False,  # by our clock, below
+                "verify_iat": False,
+                "strict_aud": True,
+                "enforce_minimum_key_length": True,
+            }
+        )
 
-    def refresh(self, claims: RefreshClaims, *, now: datetime, expires_at: datetime) -> str: ...
+    def access(self, principal: Principal, *, now: datetime, ttl: float) -> tuple[str, datetime]:
+        """A token that shows who is asking, and the instant (a whole second) it expires."""
+        expires_at = _second(now + timedelta(seconds=ttl))
+        return self._sign("access", principal.user_id, now, expires_at, sid=principal.session_id), expires_at
 
-    def verify_refresh(self, token: str, *, now: datetime) -> RefreshClaims: ...
+    def verify_access(self, token: str, *, now: datetime) -> tuple[Principal, datetime]:
+        """Who the token was given to, and when it expires."""
+        claims = self._verify("access", token, now)
+        return Principal(user_id=claims["sub"], session_id=claims["sid"]), datetime.fromtimestamp(claims["exp"], UTC)
+
+    def refresh(self, claims: RefreshClaims, *, now: datetime, expires_at: datetime) -> str:
+        """A token that renews a session once."""
+        return self._sign(
+            "refresh", claims.user_id, now, _second(expires_at), sid=claims.session_id, gen=claims.generation
+        )
+
+    def verify_refresh(self, token: str, *, now: datetime) -> RefreshClaims:
+        """Which session the token renews; whether it was spent is for the session to say."""
+        claims = self._verify("refresh", token, now)
+        return RefreshClaims(claims["sub"], claims["sid"], claims["gen"])
+
+    def invite(self, email: str, *, now: datetime, ttl: float) -> tuple[str, datetime]:
+        """A token that lets the bearer sign up under that e-mail address, which makes it good for once."""
+        expires_at = _second(now + timedelta(seconds=ttl))
+        return self._sign("invite", email, now, expires_at), expires_at
+
+    def verify_invite(self, token: str, *, now: datetime) -> str:
+        """The e-mail address that is invited."""
+        email: str = self._verify("invite", token, now)["sub"]
+        return email
+
+    def _sign(self, kind: str, subject: str, now: datetime, expires_at: datetime, **more: Any) -> str:
+        claims = {
+            "iss": self._issuer,
+            "aud": self._audience,
+            "sub": subject,
+            "typ": kind,
+            "iat": int(now.timestamp()),
+            "exp": int(expires_at.timestamp()),
+        }
+        return self._jwt.encode(claims | more, self._key, algorithm="HS256", headers={"kid": self._kid})
+
+    def _verify(self, kind: str, token: str, now: datetime) -> dict[str, Any]:
+        try:
+            key = self._keys[_header_decoder.decode(_unbase64(token[:_MAX_TOKEN].partition(".")[0])).kid]
+            decoded = self._jwt.decode_complete(
+                token, key, algorithms=["HS256"], issuer=self._issuer, audience=self._audience
+            )
+        except (jwt.InvalidTokenError, msgspec.DecodeError, ValueError, KeyError):
+            raise Unauthenticated("The token is not valid.") from None
+        claims: dict[str, Any] = decoded["payload"]
+        # PyJWT decodes the signature leniently, so several spellings of one would pass.
+        if claims["typ"] != kind or not token.endswith("." + _base64(decoded["signature"])):
+            raise Unauthenticated("The token is not valid.")
+        if claims["exp"] <= now.timestamp():
+            raise Unauthenticated("The token has expired.")
+        return claims
+
+
+# Signed URLs
 
 
 class UrlSigner:
-    def __init__(self, keyring: Keyring, public_url: str) -> None: ...
+    """Signs requests that anyone may send until they expire (a capability, never a bearer token).
 
-    def sign(self, method: str, path: str, claims: Mapping[str, str], *, expires_at: datetime) -> str: ...
+    The signature is HMAC-SHA-256 over the method, the path and the query in
+    sorted order: the claims, the expiry in seconds since 1970, and the key's
+    id.  The path is the one below *public_url*, so a prefix that a proxy or a
+    host application adds in front is not part of what is signed.
+    """
 
-    def verify(self, method: str, path: str, query: Mapping[str, str], *, now: datetime) -> dict[str, str]: ...
+    EXPIRES = "expires"
+    KEY = "key"
+    SIGNATURE = "signature"
+
+    def __init__(self, keyring: Keyring, public_url: str) -> None:
+        # A key of its own for each use, so that no text signed as a token can ever pass as a URL.
+        self._keys = {kid: hmac.digest(key, b"godrive signed url", "sha256") for kid, key in keyring.keys.items()}
+        self._kid = keyring.current[0]
+        self._public_url = public_url.rstrip("/")
+
+    def sign(self, method: str, path: str, claims: Mapping[str, str], *, expires_at: datetime) -> str:
+        """The URL for that request.  *claims* are shown in its query; their names must not be those of our own."""
+        if not claims.keys().isdisjoint((self.EXPIRES, self.KEY, self.SIGNATURE)):
+            raise ValueError("a claim has a reserved name")
+        query = _canonical({**claims, self.EXPIRES: str(int(expires_at.timestamp())), self.KEY: self._kid})
+        signature = self._signature(self._kid, method, path, query)
+        return f"{self._public_url}{quote(path)}?{query}&{self.SIGNATURE}={signature}"
+
+    def verify(self, method: str, path: str, query: Mapping[str, str], *, now: datetime) -> dict[str, str]:
+        """The claims, when we signed exactly this request; a GET's signature serves HEAD too.  Raises ``UrlInvalid``.
+
+        *path* is decoded and below the mount; *query* is decoded, all of it.
+        """
+        signed = [(name, value) for name, value in query.items() if name != self.SIGNATURE]
+        claims = dict(signed)
+        signature, kid = query.get(self.SIGNATURE, ""), claims.pop(self.KEY, "")
+        if kid not in self._keys or len(query) != len(claims) + 2:
+            raise UrlInvalid("The URL was not signed by this server.")
+        try:
+            expected = self._signature(kid, "GET" if method == "HEAD" else method, path, _canonical(dict(signed)))
+            genuine = hmac.compare_digest(expected.encode(), signature.encode())
+        except UnicodeEncodeError:
+            genuine = False
+        if not genuine:
+            raise UrlInvalid("The URL was not signed by this server, or was changed.")
+        if int(claims.pop(self.EXPIRES)) <= now.timestamp():
+            raise UrlInvalid("The URL has expired.")
+        return claims
+
+    def _signature(self, kid: str, method: str, path: str, query: str) -> str:
+        text = f"{method}\n{path}\n{query}"
+        return _base64(hmac.digest(self._keys[kid], text.encode(), "sha256"))
+
+
+def _canonical(query: Mapping[str, str]) -> str:
+    return urlencode(sorted(query.items()), quote_via=quote)
+
+
+def _base64(data: bytes) -> str:
+    return urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def _unbase64(text: str) -> bytes:
+    return urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+def _second(instant: datetime) -> datetime:
+    return instant.replace(microsecond=0)
