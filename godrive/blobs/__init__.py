@@ -8,11 +8,27 @@ What only some stores can do is a protocol of its own (:class:`FileBacked`,
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterable, AsyncIterator
 from datetime import datetime
 from typing import Protocol, runtime_checkable
 
+from godrive.errors import Invalid
 from godrive.model import BlobInfo, ETag, ObjectKey, SignedRequest
+
+_KEY = re.compile(r"([0-9a-z-]{1,32})/([0-9a-z-]{1,64})", re.ASCII)
+
+
+def split_key(key: str) -> tuple[str, str]:
+    """The shard and the name that make up an object key: ``018f2c3a/018f2c3a-...``.
+
+    Both are made of digits, small letters and hyphens, so a key cannot leave
+    the place it is used in, whatever the store.  Raises ``Invalid``.
+    """
+    match = _KEY.fullmatch(key)
+    if match is None:
+        raise Invalid("An object key is a shard and a name of [0-9a-z-], with a slash between.", field="object_key")
+    return match[1], match[2]
 
 
 class BlobStore(Protocol):
@@ -43,7 +59,9 @@ class BlobStore(Protocol):
         Raises ``UploadFinished`` when the key has a blob already (of several
         writers exactly one wins), ``LengthMismatch`` at the first byte over
         *size* or when fewer came, ``DigestMismatch``, ``StorageFull``.  On any
-        error, and on cancellation, nothing is stored under *key*.
+        error, and on cancellation, nothing is stored under *key*; only a
+        cancellation that comes while the blob is being published may find it
+        there, whole.
         """
         ...
 
