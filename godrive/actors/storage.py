@@ -1,0 +1,154 @@
+"""The storage actor: the blob store behind messages, and the signed requests that lead to it.
+
+It decides who may bring and fetch bytes and how; the bytes themselves go
+through the signed requests and never through a mailbox.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from godrive.blobs import BlobStore, Presigner
+from godrive.clock import Clock
+from godrive.config import Blobs
+from godrive.credentials import UrlSigner
+from godrive.errors import Conflict, Gone, NotFound, StorageFull, TooLarge, UploadFinished
+from godrive.messages.storage import (
+    Admit,
+    CheckStore,
+    DeleteBlob,
+    HeadBlob,
+    ListBlobs,
+    QuarantineBlob,
+    Received,
+    SignGet,
+    SignPut,
+    Storage,
+    SweepStaging,
+)
+from godrive.model import BlobInfo, ObjectKey, Page, SignedRequest, UploadState
+from godrive.runtime import Actor
+
+FREE_SPACE_AGE = 1.0
+"""Seconds for which a measurement of the free space is believed: an intent must not cost a system call."""
+
+DEFAULT_MIME = "application/octet-stream"
+
+_PROBE = ObjectKey("00000000/00000000-0000-7000-8000-000000000000")
+"""A well-formed key that is never made: asking for it shows whether the store answers."""
+
+
+class StorageActor(Actor[Storage]):
+    """Owns the blob store.
+
+    A store that clients reach themselves (a :class:`Presigner`) signs its own
+    requests; for any other the requests lead back to this server:
+    ``PUT /v1/uploads/{id}/content`` and ``GET /v1/files/{id}/content``.
+    """
+
+    def __init__(self, blobs: BlobStore, config: Blobs, clock: Clock, urls: UrlSigner) -> None:
+        self._blobs = blobs
+        self._config = config
+        self._clock = clock
+        self._urls = urls
+        self._free: int | None = None
+        self._free_until = float("-inf")
+
+    @Admit.handler
+    async def admit(self, ask: Admit) -> None:
+        if ask.size_bytes > self._config.max_upload_bytes:
+            raise TooLarge(f"At most {self._config.max_upload_bytes} bytes are taken.", field="size_bytes")
+        free = await self._free_bytes()
+        if free is not None and free - ask.size_bytes < self._config.min_free_bytes:
+            raise StorageFull(
+                "There is no room for that many bytes.",
+                hint=f"{free} bytes are free, of which blobs.min_free_bytes keeps {self._config.min_free_bytes}.",
+            )
+
+    @SignPut.handler
+    async def sign_put(self, ask: SignPut) -> SignedRequest:
+        upload = ask.upload
+        if upload.state is UploadState.COMMITTED:
+            raise UploadFinished("The upload already has its bytes.")
+        if upload.state is not UploadState.PENDING:
+            raise Gone(upload.reason or "The upload has ended.")
+        mime = upload.mime or DEFAULT_MIME
+        if isinstance(self._blobs, Presigner):
+            return await self._blobs.presign_put(
+                upload.object_key,
+                size=upload.size_bytes,
+                mime=mime,
+                sha256=upload.sha256,
+                expires_at=upload.expires_at,
+            )
+        url = self._urls.sign(
+            "PUT",
+            f"/v1/uploads/{upload.id}/content",
+            {"size": str(upload.size_bytes), "mime": mime},
+            expires_at=upload.expires_at,
+        )
+        headers = {"Content-Type": mime, "Content-Length": str(upload.size_bytes)}
+        return SignedRequest(method="PUT", url=url, headers=headers, expires_at=upload.expires_at)
+
+    @SignGet.handler
+    async def sign_get(self, ask: SignGet) -> SignedRequest:
+        file, expires_at = ask.content.file, self._in(self._config.download_ttl)
+        if file.version_id is None:
+            raise Conflict("A folder has no content.")
+        if isinstance(self._blobs, Presigner):
+            return await self._blobs.presign_get(
+                ask.content.object_key,
+                filename=file.name,
+                mime=file.mime,
+                inline=ask.inline,
+                expires_at=expires_at,
+            )
+        claims = {"v": str(file.version_id)} | ({"inline": "1"} if ask.inline else {})
+        url = self._urls.sign("GET", f"/v1/files/{file.id}/content", claims, expires_at=expires_at)
+        return SignedRequest(method="GET", url=url, headers={}, expires_at=expires_at)
+
+    @HeadBlob.handler
+    async def head_blob(self, ask: HeadBlob) -> BlobInfo:
+        return await self._blobs.head(ask.object_key)
+
+    @Received.handler
+    async def received(self, ask: Received) -> int | None:
+        return self._blobs.receiving(ask.object_key)
+
+    @DeleteBlob.handler
+    async def delete_blob(self, ask: DeleteBlob) -> None:
+        await self._blobs.delete(ask.object_key)
+
+    @ListBlobs.handler
+    async def list_blobs(self, ask: ListBlobs) -> Page[BlobInfo]:
+        items: list[BlobInfo] = []
+        async for blob in self._blobs.list(after=ask.after):
+            if len(items) == ask.limit:
+                return Page(items=items, next_page=items[-1].key)
+            items.append(blob)
+        return Page(items=items)
+
+    @QuarantineBlob.handler
+    async def quarantine_blob(self, ask: QuarantineBlob) -> None:
+        await self._blobs.quarantine(ask.object_key)
+
+    @SweepStaging.handler
+    async def sweep_staging(self, ask: SweepStaging) -> int:
+        return await self._blobs.sweep_staging(self._in(-ask.age))
+
+    @CheckStore.handler
+    async def check_store(self, ask: CheckStore) -> None:
+        try:
+            await self._blobs.head(_PROBE)
+        except NotFound:
+            return
+
+    async def _free_bytes(self) -> int | None:
+        now = self._clock.monotonic()
+        if now >= self._free_until:
+            self._free = await self._blobs.free_bytes()
+            self._free_until = now + FREE_SPACE_AGE
+        return self._free
+
+    def _in(self, seconds: float) -> datetime:
+        return self._clock.now() + timedelta(seconds=seconds)
