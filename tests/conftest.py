@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -24,6 +25,17 @@ def require(server: type[Server]) -> None:
         if os.environ.get("CI") == "true":
             pytest.fail(str(reason))
         pytest.skip(str(reason))
+
+
+def require_program(name: str, package: str) -> str:
+    """Where a client program is; skips or fails as :func:`require` does."""
+    found = shutil.which(name)
+    if found is None:
+        reason = f"{name} not found: apt-get install -y --no-install-recommends {package}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
 
 
 @pytest.fixture(scope="session")

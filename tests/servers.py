@@ -84,7 +84,7 @@ class Daemon:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=None if env is None else {**os.environ, **env},
+                env=env,
                 user=user,
                 group=user,
                 extra_groups=None if user is None else [],
@@ -103,7 +103,19 @@ class Daemon:
         """Send a signal; a process that ended is left alone."""
         self._process.send_signal(number)
 
-    def stop(self, number: signal.Signals = signal.SIGTERM, *, within: float = 10.0) -> None:
+    @property
+    def status(self) -> int | None:
+        """Its exit status, negative for a signal; ``None`` while it runs."""
+        return self._process.poll()
+
+    def wait(self, within: float = 30.0) -> int:
+        """Its exit status, once it has ended.  Raises ``TimeoutError``."""
+        try:
+            return self._process.wait(within)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"{self.command[0]} still runs after {within} s") from None
+
+    def stop(self, number: signal.Signals = signal.SIGTERM, *, within: float = 15.0) -> None:
         """Ask it to end, and insist when it does not."""
         if self.running:
             self.send(signal.SIGCONT)
@@ -284,7 +296,7 @@ class PostgresServer(Server):
         return self.folder / "data"
 
     def _launch(self) -> Daemon:
-        env = {"LC_ALL": "C.UTF-8"}
+        env = {**os.environ, "LC_ALL": "C.UTF-8"}
         if not self._data.exists():
             command: list[str | Path] = [self.path("initdb"), "-D", self._data, "-U", "postgres"]
             init = [*command, "-A", "trust", "-E", "UTF8", "--no-sync"]

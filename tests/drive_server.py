@@ -1,0 +1,141 @@
+"""The real ``godrive serve``: a process with a configuration, a folder and a port of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any
+
+from tests.servers import Daemon, Server
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+Tables = Mapping[str, Mapping[str, Any]]
+
+QUICK: Tables = {
+    "server": {"shutdown": 10.0},
+    "auth": {"bcrypt_cost": 4, "attempts_per_address": 10_000, "attempts_per_account": 10_000},
+    "blobs": {"min_free_bytes": 0},
+    "ingest": {"reconcile_every": 0.2, "reconcile_after": 0.2},
+    "janitor": {"sweep_every": 0.2},
+    "log": {"format": "json"},
+}
+"""Everything periodic happens several times a second, and passwords cost next to nothing."""
+
+
+def merged(*configurations: Tables) -> dict[str, dict[str, Any]]:
+    """Tables laid over one another, the last one on top."""
+    result: dict[str, dict[str, Any]] = {}
+    for tables in configurations:
+        for name, table in tables.items():
+            result.setdefault(name, {}).update(table)
+    return result
+
+
+def toml(tables: Tables) -> str:
+    """The configuration file; what TOML and JSON write alike is all that a value may be."""
+    lines: list[str] = []
+    for name, table in tables.items():
+        inner = {key: value for key, value in table.items() if isinstance(value, Mapping)}
+        lines.append(f"[{name}]")
+        lines += [f"{key} = {json.dumps(value)}" for key, value in table.items() if key not in inner]
+        lines += [toml({f"{name}.{key}": value}) for key, value in inner.items()]
+    return "\n".join(lines) + "\n"
+
+
+class DriveServer(Server):
+    """GoDrive in a process.
+
+    *tables* is laid over :data:`QUICK`.  The data folder is ``folder/data``
+    unless the configuration says otherwise; standard output and error go to
+    ``folder/godrive.log``.  *prefix* is a command to run the server under.
+    """
+
+    programs = ()
+    packages = ()
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        port: int | None = None,
+        *,
+        tables: Tables | None = None,
+        arguments: tuple[str, ...] = (),
+        prefix: tuple[str, ...] = (),
+        quick: bool = True,
+    ) -> None:
+        super().__init__(folder, port)
+        own = {"server": {"host": "127.0.0.1", "port": self.port, "data_dir": str(self.folder / "data")}}
+        self.tables = merged(QUICK if quick else {}, own, tables or {})
+        self.arguments = arguments
+        self.prefix = prefix
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def data(self) -> Path:
+        return Path(self.tables["server"]["data_dir"])
+
+    @property
+    def log(self) -> str:
+        """What the server has said so far."""
+        return (self.folder / "godrive.log").read_text(errors="replace")
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def command(self) -> list[str | Path]:
+        """What starts it; the configuration file is written anew."""
+        path = self.folder / "config.toml"
+        path.write_text(toml(self.tables))
+        return [*self.prefix, sys.executable, "-m", "godrive", "serve", "--config", path, *self.arguments]
+
+    def _launch(self) -> Daemon:
+        daemon = Daemon(self.command(), self.folder / "godrive.log", env=environment())
+        daemon.wait_until(lambda: ready(self.port))
+        return daemon
+
+    def run(self, within: float = 30.0) -> subprocess.CompletedProcess[str]:
+        """Run it to its end, for starts that are to fail."""
+        return subprocess.run(
+            self.command(), env=environment(), capture_output=True, text=True, timeout=within, check=False
+        )
+
+    def resident_bytes(self) -> int:
+        """Its memory: what no other process shares, and its part of what others do."""
+        return memory_bytes(self.pid)
+
+
+def environment() -> dict[str, str]:
+    """Ours, in which the package is found, but with no setting of an operator's."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GODRIVE_")}
+    return {**own, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
+
+
+def memory_bytes(pid: int) -> int:
+    """Resident memory of a process as ``ps`` shows it."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise ProcessLookupError(pid)
+
+
+def ready(port: int) -> bool:
+    """Whether a GoDrive on that loopback port says that it is ready."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=2)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()

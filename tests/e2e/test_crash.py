@@ -1,0 +1,167 @@
+"""The server is killed in the middle of everything, and started again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import aiohttp
+import anyio
+import anyio.lowlevel
+import pytest
+
+from tests.drive_server import DriveServer
+from tests.e2e.client import Client, Json, Refused
+from tests.e2e.conftest import Eventually
+
+pytestmark = pytest.mark.anyio
+
+ROUNDS = int(os.environ.get("GODRIVE_TEST_KILLS", "10"))
+WRITERS = 24
+SIZES = (0, 1, 4096, 65_536, 700_000, 3_000_000)
+
+
+@dataclass
+class Ledger:
+    """What a client remembers: what it sent, and what it was promised."""
+
+    sent: dict[str, str] = field(default_factory=dict)
+    promised: dict[str, str] = field(default_factory=dict)
+
+    async def keep_uploading(self, client: Client, number: int) -> None:
+        """Upload until the server is gone."""
+        for count in range(10_000):
+            content = os.urandom(random.choice(SIZES))
+            name = f"{len(self.sent)}-{number}-{count}.bin"
+            digest = hashlib.sha256(content).hexdigest()
+            self.sent[name] = digest
+            extra = {"sha256": digest} if count % 2 else {}
+            try:
+                file = await client.put(await client.intent(name, content, **extra), content)
+            except aiohttp.ClientError:
+                return
+            self.promised[name] = file["id"]
+
+    async def check(self, client: Client) -> list[Json]:
+        """Every promise is kept, once, and nothing is listed that was not sent."""
+        files = await client.files()
+        counts = Counter(file["name"] for file in files)
+        assert set(counts.values()) <= {1}
+        ids = {file["name"]: file["id"] for file in files}
+        assert self.promised.items() <= ids.items()
+        assert ids.keys() <= self.sent.keys()
+        return files
+
+
+async def test_whenever_it_is_killed_what_was_acknowledged_is_listed_once_and_whole(
+    drive_server: DriveServer, eventually: Eventually
+) -> None:
+    drive_server.tables["blobs"]["upload_ttl"] = 5.0
+    ledger = Ledger()
+    for _ in range(ROUNDS):
+        drive_server.start()
+        async with Client.connect(drive_server.url) as client:
+            await client.enter()
+            await ledger.check(client)
+            async with anyio.create_task_group() as writers:
+                for number in range(WRITERS):
+                    writers.start_soon(ledger.keep_uploading, client, number)
+                await anyio.sleep(random.uniform(0.02, 0.8))
+                await anyio.to_thread.run_sync(drive_server.kill9)
+    assert len(ledger.promised) > ROUNDS
+
+    drive_server.start()
+    async with Client.connect(drive_server.url) as client:
+        await client.enter()
+
+        async def no_pending() -> bool:
+            return not await client.files("/v1/uploads?state=pending", "uploads")
+
+        assert await eventually(no_pending, within=30)
+        files = await ledger.check(client)
+        for file in files:
+            assert await client.digest(file["id"]) == ledger.sent[file["name"]]
+
+        async def only_files_left() -> bool:
+            staged = [*(drive_server.data / "blobs" / "staging").rglob("*")]
+            stored = [path for path in (drive_server.data / "blobs" / "objects").rglob("*") if path.is_file()]
+            return not any(path.is_file() for path in staged) and len(stored) == len(files)
+
+        assert await eventually(only_files_left, within=30)
+
+
+async def test_bytes_that_arrived_before_the_kill_become_a_file_without_the_client(
+    drive_server: DriveServer, eventually: Eventually
+) -> None:
+    """The answer to the PUT is lost; the reconciler finishes what the client cannot."""
+    drive_server.start()
+    async with Client.connect(drive_server.url) as client:
+        await client.enter()
+        lost = 0
+        while not lost:
+            names = [f"{os.urandom(8).hex()}.bin" for _ in range(16)]
+            intents = [await client.intent(name, 4096) for name in names]
+            answered: set[str] = set()
+
+            async def put(intent: Json, name: str, answered: set[str] = answered) -> None:
+                try:
+                    await client.put(intent, b"x" * 4096)
+                except aiohttp.ClientError:
+                    return
+                answered.add(name)
+
+            async with anyio.create_task_group() as puts:
+                for intent, name in zip(intents, names, strict=True):
+                    puts.start_soon(put, intent, name)
+                objects = drive_server.data / "blobs" / "objects"
+                while not any(path.is_file() for path in objects.rglob("*")):
+                    await anyio.lowlevel.checkpoint()
+                await anyio.to_thread.run_sync(drive_server.kill9)
+            drive_server.start()
+            stored = sum(path.is_file() for path in objects.rglob("*"))
+
+            async def all_listed(stored: int = stored) -> bool:
+                return len(await client.files()) == stored
+
+            assert await eventually(all_listed)
+            lost = stored - len(answered)
+            for file in await client.files():
+                await client.request("DELETE", f"/v1/files/{file['id']}")
+                await client.request("DELETE", f"/v1/trash/{file['id']}")
+
+            async def emptied() -> bool:
+                return not any(path.is_file() for path in objects.rglob("*"))
+
+            assert await eventually(emptied)
+
+
+async def test_an_interrupted_upload_can_be_sent_again_to_the_same_url(drive_server: DriveServer) -> None:
+    drive_server.start()
+    async with Client.connect(drive_server.url) as client:
+        await client.enter()
+        content = os.urandom(1_000_000)
+        intent = await client.intent("again.bin", content)
+        halfway = anyio.Event()
+
+        async def stalls() -> AsyncIterator[bytes]:
+            yield content[:500_000]
+            halfway.set()
+            await anyio.sleep_forever()
+
+        async def first() -> None:
+            with pytest.raises((aiohttp.ClientError, Refused)):
+                await client.put(intent, stalls())
+
+        intent["headers"] |= {"Content-Length": str(len(content))}
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(first)
+            await halfway.wait()
+            await anyio.to_thread.run_sync(drive_server.kill9)
+        drive_server.start()
+        assert await client.files() == []
+        file = await client.put(intent, content)
+        assert await client.download(file["id"]) == content

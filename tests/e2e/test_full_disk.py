@@ -1,0 +1,124 @@
+"""A disk that is full: 507, reads go on, and uploads work again when there is room."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from tests.drive_server import DriveServer
+from tests.e2e.client import Client, Json, Refused
+
+pytestmark = pytest.mark.anyio
+
+MIB = 1024 * 1024
+UNSHARE = ("unshare", "--map-root-user", "--mount")
+
+
+def may_mount() -> bool:
+    """Whether we may have a file system of our own, in a mount namespace of our own."""
+    probe = [*UNSHARE, "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    return (
+        shutil.which("unshare") is not None and subprocess.run(probe, check=False, capture_output=True).returncode == 0
+    )
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[DriveServer]:
+    """A server whose data folder is a file system of 24 MiB."""
+    if may_mount():
+        disk = tmp_path / "disk"
+        disk.mkdir()
+        mount = f'mount -t tmpfs -o size=24m tmpfs {disk} && exec "$@"'
+        prefix = (*UNSHARE, "sh", "-c", mount, "sh")
+    elif shutil.disk_usage("/dev/shm").total <= 128 * MIB:  # as in most containers, which may not mount
+        disk = Path("/dev/shm") / f"godrive-{os.getpid()}"
+        disk.mkdir()
+        prefix = ()
+    else:
+        pytest.skip("no small file system: unshare --mount is not permitted and /dev/shm is large")
+    server = DriveServer(tmp_path / "drive", tables={"server": {"data_dir": str(disk / "data")}}, prefix=prefix)
+    try:
+        yield server
+    finally:
+        server.close()
+        shutil.rmtree(disk)
+
+
+def fill(server: DriveServer) -> Path:
+    """Take all the room there is, as seen by the server; the file to remove."""
+    filler = Path(f"/proc/{server.pid}/root{server.data.parent}/filler")
+    with filler.open("wb", buffering=0) as file:
+        piece = MIB
+        while piece >= 1024:
+            try:
+                file.write(b"\0" * piece)
+            except OSError:
+                piece //= 2
+    return filler
+
+
+async def test_a_full_disk_refuses_uploads_serves_reads_and_recovers(small_disk: DriveServer) -> None:
+    small_disk.start()
+    async with Client.connect(small_disk.url) as client:
+        await client.enter()
+        content = os.urandom(2 * MIB)
+        before = await client.upload("before.bin", content)
+        announced = await client.intent("announced.bin", content)
+
+        filler = fill(small_disk)
+        for attempt in (lambda: client.put(announced, content), lambda: client.upload("during.bin", content)):
+            with pytest.raises(Refused) as refused:
+                await attempt()
+            assert refused.value.status == 507
+            assert refused.value.code == "storage_full"
+        assert [file["name"] for file in await client.files()] == ["before.bin"]
+        assert await client.download(before["id"]) == content
+        assert (await client.request("GET", "/livez")) is not None
+
+        filler.unlink()
+        assert (await client.put(announced, content))["name"] == "announced.bin"
+        after = await client.upload("after.bin", content)
+        assert await client.download(after["id"]) == content
+    small_disk.stop()
+    assert small_disk.process is not None
+    assert small_disk.process.status == 0
+
+
+async def test_uploads_that_race_for_the_last_room_leave_whole_files_or_nothing(small_disk: DriveServer) -> None:
+    small_disk.start()
+    async with Client.connect(small_disk.url) as client:
+        await client.enter()
+        content = os.urandom(3 * MIB)
+        kept: list[Json] = []
+
+        async def upload(number: int) -> None:
+            try:
+                kept.append(await client.upload(f"{number}.bin", content))
+            except Refused as refused:
+                assert refused.status == 507
+
+        async with anyio.create_task_group() as uploads:
+            for number in range(12):
+                uploads.start_soon(upload, number)
+        assert 0 < len(kept) < 12
+        assert {file["id"] for file in await client.files()} == {file["id"] for file in kept}
+        for file in kept:
+            assert await client.download(file["id"]) == content
+
+
+async def test_free_space_below_the_reserve_refuses_an_upload_at_its_intent(drive_server: DriveServer) -> None:
+    drive_server.folder.mkdir(parents=True, exist_ok=True)
+    drive_server.tables["blobs"]["min_free_bytes"] = shutil.disk_usage(drive_server.folder).total
+    drive_server.start()
+    async with Client.connect(drive_server.url) as client:
+        await client.enter()
+        with pytest.raises(Refused) as refused:
+            await client.intent("a.bin", 1)
+        assert refused.value.code == "storage_full"
+        assert await client.files() == []

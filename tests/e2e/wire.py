@@ -1,0 +1,46 @@
+"""HTTP by hand, for clients that misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+
+class Wire:
+    """One connection, on which a request is sent piece by piece."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, url: str) -> AsyncIterator[Wire]:
+        parts = urlsplit(url)
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        try:
+            yield cls(reader, writer)
+        finally:
+            writer.transport.abort()
+
+    async def put(self, url: str, headers: Mapping[str, str], length: int) -> None:
+        """Send the head of a PUT of *length* bytes."""
+        parts = urlsplit(url)
+        lines = [f"PUT {parts.path}?{parts.query} HTTP/1.1", f"Host: {parts.netloc}"]
+        lines += [f"{name}: {value}" for name, value in headers.items() if name.lower() != "content-length"]
+        lines += [f"Content-Length: {length}"]
+        await self.send("\r\n".join(lines).encode() + b"\r\n\r\n")
+
+    async def send(self, content: bytes) -> None:
+        self.writer.write(content)
+        await self.writer.drain()
+
+    async def status(self) -> int | None:
+        """The status of the answer, ``None`` when the connection ends without one."""
+        try:
+            line = await self.reader.readline()
+        except ConnectionError:
+            return None
+        return int(line.split()[1]) if line else None
