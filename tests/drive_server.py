@@ -93,6 +93,10 @@ class DriveServer(Server):
         assert self.process is not None
         return self.process.pid
 
+    def blobs(self, place: str = "") -> list[Path]:
+        """Every file below the blob folder, or below ``objects``, ``staging`` or ``quarantine`` in it."""
+        return [path for path in (self.data / "blobs" / place).rglob("*") if path.is_file()]
+
     def command(self) -> list[str | Path]:
         """What starts it; the configuration file is written anew."""
         path = self.folder / "config.toml"

@@ -87,9 +87,7 @@ async def test_whenever_it_is_killed_what_was_acknowledged_is_listed_once_and_wh
             assert await client.digest(file["id"]) == ledger.sent[file["name"]]
 
         async def only_files_left() -> bool:
-            staged = [*(drive_server.data / "blobs" / "staging").rglob("*")]
-            stored = [path for path in (drive_server.data / "blobs" / "objects").rglob("*") if path.is_file()]
-            return not any(path.is_file() for path in staged) and len(stored) == len(files)
+            return not drive_server.blobs("staging") and len(drive_server.blobs("objects")) == len(files)
 
         assert await eventually(only_files_left, within=30)
 
@@ -117,12 +115,11 @@ async def test_bytes_that_arrived_before_the_kill_become_a_file_without_the_clie
             async with anyio.create_task_group() as puts:
                 for intent, name in zip(intents, names, strict=True):
                     puts.start_soon(put, intent, name)
-                objects = drive_server.data / "blobs" / "objects"
-                while not any(path.is_file() for path in objects.rglob("*")):
+                while not drive_server.blobs("objects"):
                     await anyio.lowlevel.checkpoint()
                 await anyio.to_thread.run_sync(drive_server.kill9)
             drive_server.start()
-            stored = sum(path.is_file() for path in objects.rglob("*"))
+            stored = len(drive_server.blobs("objects"))
 
             async def all_listed(stored: int = stored) -> bool:
                 return len(await client.files()) == stored
@@ -134,7 +131,7 @@ async def test_bytes_that_arrived_before_the_kill_become_a_file_without_the_clie
                 await client.request("DELETE", f"/v1/trash/{file['id']}")
 
             async def emptied() -> bool:
-                return not any(path.is_file() for path in objects.rglob("*"))
+                return not drive_server.blobs("objects")
 
             assert await eventually(emptied)
 

@@ -67,14 +67,9 @@ async def test_a_person_uploads_lists_downloads_and_deletes_and_the_bytes_are_pu
             assert answer.status == 404
 
         async def purged() -> bool:
-            return not await ada.files("/v1/trash") and not blobs(drive_server)
+            return not await ada.files("/v1/trash") and not drive_server.blobs()
 
         assert await eventually(purged)
-
-
-def blobs(server: DriveServer) -> list[Path]:
-    """Every file below the blob folder."""
-    return [path for path in (server.data / "blobs").rglob("*") if path.is_file()]
 
 
 async def test_the_routes_of_the_original_do_the_same_at_the_root(server: DriveServer) -> None:
