@@ -1,10 +1,11 @@
 """Supervised actors in general: nothing here knows a file, a user or a blob."""
 
 from godrive.runtime.actor import Actor
+from godrive.runtime.child import ActorSpec, ChildSpec, ChildState, ChildStatus, Restart
 from godrive.runtime.events import Event, OnEvent
 from godrive.runtime.message import Ask, Contract, Tell, request_id
 from godrive.runtime.ref import LocalRef, Ref
-from godrive.runtime.supervisor import ActorSpec, ChildSpec, ChildStatus, GaveUp, Restart, Supervisor
+from godrive.runtime.supervisor import GaveUp, Supervisor
 from godrive.runtime.ticker import Ticker
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "ActorSpec",
     "Ask",
     "ChildSpec",
+    "ChildState",
     "ChildStatus",
     "Contract",
     "Event",

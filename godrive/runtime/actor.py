@@ -14,8 +14,8 @@ from typing import Any, ClassVar, Generic, get_args, get_origin
 import anyio
 from anyio.abc import TaskGroup
 
-from godrive.errors import ActorCrashed, DeliveryError, DriveError
-from godrive.runtime.events import DeadLetter, OnEvent
+from godrive.errors import ActorCrashed, AskTimeout, DeliveryError, DriveError
+from godrive.runtime.events import ChildCrashed, DeadLetter, OnEvent
 from godrive.runtime.mailbox import Envelope, Mailbox
 from godrive.runtime.message import A, Contract, Message, request_id
 
@@ -39,8 +39,8 @@ class Actor(Generic[A]):
         if contract is None:
             return
         cls.contract = contract
-        cls.handlers = {}
-        for owner in reversed(cls.__mro__):
+        handled = set()
+        for owner in cls.__mro__:
             for name, member in vars(owner).items():
                 message = getattr(member, "__handles__", None)
                 if message is None:
@@ -49,15 +49,20 @@ class Actor(Generic[A]):
                     raise TypeError(f"{cls.__name__}.{name} handles {message.__name__}, which is not said to it")
                 if name != message.action:
                     raise TypeError(f"{cls.__name__}.{name} must be called {message.action}")
-                cls.handlers[message] = member
-        if missing := [name for name, m in contract.messages.items() if m not in cls.handlers]:
+                handled.add(message)
+        if missing := [name for name, message in contract.messages.items() if message not in handled]:
             raise TypeError(f"{cls.__name__} has no handler for {', '.join(missing)}")
+        # By name, so that a subclass overrides a handler as it would any method.
+        cls.handlers = {message: getattr(cls, message.action) for message in handled}
 
     async def on_start(self) -> None:
-        """Called before the first message of this life.  An error here is a crash."""
+        """Called before the first message of this life.  An error here is a crash, and ``on_stop`` is not called."""
 
     async def on_stop(self) -> None:
-        """Called once after the last message of this life, crashed or not."""
+        """Called once after the last message of this life, crashed or not; has ``shutdown`` seconds.
+
+        It is not cancelled with the actor, so it may wait for what it closes.
+        """
 
 
 def _contract_of(cls: type) -> type[Contract] | None:
@@ -71,11 +76,16 @@ def _contract_of(cls: type) -> type[Contract] | None:
 
 
 class Crash(Exception):
-    """An actor's life ended by a bug; the cause is chained.  ``doing`` names the message in hand."""
+    """An actor's life ended by a bug; the cause is chained.
 
-    def __init__(self, doing: str | None) -> None:
+    *doing* names the message in hand, or the hook; *reported* says that the
+    event has been sent already.
+    """
+
+    def __init__(self, doing: str, *, reported: bool = False) -> None:
         super().__init__(doing)
         self.doing = doing
+        self.reported = reported
 
 
 class ActorCell:
@@ -88,6 +98,7 @@ class ActorCell:
         *,
         concurrency: int,
         capacity: int,
+        shutdown: float,
         on_event: OnEvent,
     ) -> None:
         self.name = name
@@ -95,6 +106,7 @@ class ActorCell:
         self.in_flight = 0
         self._build = build
         self._concurrency = concurrency
+        self._shutdown = shutdown
         self._on_event = on_event
         self._slots = 0
         self._crash: Crash | None = None
@@ -107,25 +119,27 @@ class ActorCell:
         actor = self._build()
         try:
             await actor.on_start()
-        except Exception as error:
-            await self._end(actor)
+        except BaseException as error:
+            if not is_bug(error):
+                raise
             raise Crash("on_start") from error
-        self._crash = None
-        if not self.mailbox.closed:
-            self.mailbox.resume()
-        started()
         try:
+            self._crash = None
+            if not self.mailbox.closed:
+                self.mailbox.resume()
+            started()
             async with anyio.create_task_group() as slots:
                 self._spawn(slots, actor)
+            if self._crash is not None:
+                raise self._crash
         finally:
             await self._end(actor)
-        if self._crash is not None:
-            raise self._crash
 
-    def request_stop(self) -> None:
+    def request_stop(self) -> bool:
         """Take no more messages; ``run`` returns when those in hand are done."""
         self.mailbox.close()
         self.mailbox.pause()
+        return True
 
     def bury(self) -> None:
         """Turn everything still queued into dead letters; their askers are told."""
@@ -143,6 +157,7 @@ class ActorCell:
             while (envelope := await mailbox.take()) is not None:
                 if envelope.deadline <= loop.time():
                     self._dead_letter(envelope, "expired")
+                    envelope.fail(AskTimeout(f"The {self.name} actor did not get to the message in time."))
                     continue
                 if self._slots < self._concurrency and not mailbox.idle:
                     self._spawn(slots, actor)
@@ -152,12 +167,10 @@ class ActorCell:
                     value = await handlers[type(envelope.message)](actor, envelope.message)
                 except DriveError as error:
                     envelope.fail(error)
-                except asyncio.CancelledError as error:
-                    envelope.fail(DeliveryError(f"The {self.name} actor was stopped."))
-                    if _is_cancelled():
+                except BaseException as error:
+                    if not is_bug(error):
+                        envelope.fail(DeliveryError(f"The {self.name} actor was stopped."))
                         raise
-                    self._crashed(envelope, error)
-                except Exception as error:
                     self._crashed(envelope, error)
                 else:
                     envelope.answer(value)
@@ -167,26 +180,33 @@ class ActorCell:
             self._slots -= 1
 
     def _crashed(self, envelope: Envelope, error: BaseException) -> None:
+        # Reported now: siblings in flight may keep this life from ending for a while.
         doing = type(envelope.message).__name__
+        self._on_event(ChildCrashed(self.name, error, doing))
         envelope.fail(ActorCrashed(f"The {self.name} actor failed."))
         self.mailbox.pause()
         if self._crash is None:
-            self._crash = Crash(doing)
+            self._crash = Crash(doing, reported=True)
             self._crash.__cause__ = error
 
     async def _end(self, actor: Actor[Any]) -> None:
         try:
-            await actor.on_stop()
+            with anyio.fail_after(self._shutdown, shield=True):
+                await actor.on_stop()
         except Exception as error:
-            if self._crash is None:
-                self._crash = Crash("on_stop")
-                self._crash.__cause__ = error
+            raise Crash("on_stop") from error
 
     def _dead_letter(self, envelope: Envelope, reason: str) -> None:
         self._on_event(DeadLetter(self.name, type(envelope.message).__name__, reason, envelope.request_id))
 
 
-def _is_cancelled() -> bool:
-    """Whether this task itself is being cancelled, as against a handler that raised CancelledError."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+def is_bug(error: BaseException) -> bool:
+    """Whether *error* is a defect of what raised it, as against this task being cancelled or the process ending.
+
+    A ``CancelledError`` that nobody asked for (a handler awaited a task that
+    somebody else cancelled) is a bug like any other.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is None or task.cancelling() == 0
+    return isinstance(error, Exception)

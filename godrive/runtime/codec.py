@@ -1,7 +1,9 @@
 """Messages, replies and errors as bytes: the only module that serialises them.
 
 The form is MessagePack.  A message travels without its name, which is part of
-the subject it is sent to; unknown names and malformed bodies are ``Invalid``.
+the subject it is sent to.  A message that is unknown or malformed is its
+sender's fault, ``Invalid``; a reply that is malformed is not the asker's, and
+a ``DeliveryError``.
 """
 
 from __future__ import annotations
@@ -11,10 +13,13 @@ from typing import Any
 
 import msgspec
 
-from godrive.errors import BY_CODE, DriveError, Invalid
+from godrive.errors import BY_CODE, DeliveryError, DriveError, Invalid
 from godrive.runtime.message import Ask, Contract, Message, Tell
 
 _encoder = msgspec.msgpack.Encoder()
+
+# Bad UTF-8 and bottomless nesting are not msgspec's own errors.
+_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class _WireError(msgspec.Struct, frozen=True, array_like=True):
@@ -46,7 +51,7 @@ def decode(contract: type[Contract], name: str, data: bytes) -> Ask[Any, Any] | 
         raise Invalid(f"The {contract.name} actor knows no message {name!r}.") from None
     try:
         message: Ask[Any, Any] | Tell[Any] = _decoder(type_).decode(data)
-    except msgspec.DecodeError as error:
+    except _MALFORMED as error:
         raise Invalid(f"Malformed {name}: {error}") from None
     return message
 
@@ -57,11 +62,11 @@ def encode_reply(value: Any) -> bytes:
 
 
 def decode_reply(message: type[Ask[Any, Any]], data: bytes) -> Any:
-    """The reply to an ask of that type.  Raises ``Invalid`` when it is not one."""
+    """The reply to an ask of that type.  Raises ``DeliveryError`` when it is not one."""
     try:
         return _decoder(message.reply).decode(data)
-    except msgspec.DecodeError as error:
-        raise Invalid(f"Malformed reply to {message.__name__}: {error}") from None
+    except _MALFORMED as error:
+        raise DeliveryError(f"Malformed reply to {message.__name__}: {error}") from None
 
 
 def encode_error(error: DriveError) -> bytes:
@@ -73,7 +78,7 @@ def decode_error(data: bytes) -> DriveError:
     """The error that was sent; of an unknown code, a plain ``DriveError``."""
     try:
         wire = _error_decoder.decode(data)
-    except msgspec.DecodeError as error:
-        return Invalid(f"Malformed error: {error}")
+    except _MALFORMED as error:
+        return DeliveryError(f"Malformed error: {error}")
     kind = BY_CODE.get(wire.code, DriveError)
     return kind(wire.detail, field=wire.field, hint=wire.hint, retry_after=wire.retry_after)

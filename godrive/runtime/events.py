@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,7 +16,10 @@ class ChildStarted:
 
 @dataclass(frozen=True, slots=True)
 class ChildCrashed:
-    """The child raised something that is not an answer: a bug.  ``doing`` is the message in hand."""
+    """The child raised something that is not an answer: a bug.  ``doing`` is the message in hand, or the hook.
+
+    With several messages in hand there may be several of these for one restart.
+    """
 
     child: str
     error: BaseException
@@ -24,7 +28,7 @@ class ChildCrashed:
 
 @dataclass(frozen=True, slots=True)
 class ChildStopped:
-    """The child ended in good order."""
+    """The child ended in good order.  One that crashed or had to be cancelled did not."""
 
     child: str
 
@@ -40,7 +44,11 @@ class RestartsExhausted:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A message that no handler will see: ``expired`` in the mailbox, or ``stopped`` with its actor."""
+    """A message that no handler will see.
+
+    ``reason``: ``expired`` in the mailbox, ``stopped`` with its actor, or
+    refused on its way in: ``unknown``, ``malformed``, ``oversize``.
+    """
 
     actor: str
     message: str
@@ -50,14 +58,36 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class StopTimedOut:
-    """The child did not stop within its ``shutdown`` seconds and was cancelled."""
+    """The child did not stop within its ``shutdown`` seconds, or as long as the host let it, and was cancelled."""
 
     child: str
 
 
-Event = ChildStarted | ChildCrashed | ChildStopped | RestartsExhausted | DeadLetter | StopTimedOut
+@dataclass(frozen=True, slots=True)
+class TickFailed:
+    """A ticker's message was answered with an error; it asks again at the next tick."""
+
+    child: str
+    error: BaseException
+
+
+Event = ChildStarted | ChildCrashed | ChildStopped | RestartsExhausted | DeadLetter | StopTimedOut | TickFailed
 OnEvent = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
     """The listener of a host that does not listen."""
+
+
+def guarded(on_event: OnEvent) -> OnEvent:
+    """A listener that fails takes nothing down with it: the event loop's exception handler is told."""
+
+    def report(event: Event) -> None:
+        try:
+            on_event(event)
+        except Exception as error:
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": f"the listener for supervision events failed on {event!r}", "exception": error}
+            )
+
+    return report

@@ -12,7 +12,11 @@ from collections import deque
 from typing import Any
 
 from godrive.errors import DriveError
+from godrive.runtime.deadlines import Deadlines
 from godrive.runtime.message import Message
+
+_STREAK = 64
+"""Messages handed out in a row before others on the event loop get a turn."""
 
 
 class Envelope:
@@ -44,19 +48,25 @@ class Envelope:
 
 
 class Mailbox:
-    """First in, first out, at most *capacity* envelopes.
+    """First in, first out, never more than *capacity* envelopes.
 
-    While paused, ``take`` returns ``None`` at once and envelopes pile up (to
-    the bound): that is how a backlog outlives the actor that serves it.
+    An envelope stays in the queue until a taker is about to handle it, so
+    that cancelling a taker never loses one.  While paused, ``take`` returns
+    ``None`` at once and envelopes pile up (to the bound): that is how a
+    backlog outlives the actor that serves it.
     """
 
     def __init__(self, capacity: int) -> None:
+        if capacity < 1:
+            raise ValueError(f"a mailbox of capacity {capacity} holds nothing")
         self.capacity = capacity
         self.paused = False
         self.closed = False
+        self.deadlines = Deadlines()
         self._queue: deque[Envelope] = deque()
-        self._takers: deque[asyncio.Future[Envelope | None]] = deque()
-        self._putters: deque[asyncio.Future[bool]] = deque()
+        self._takers: deque[asyncio.Future[None]] = deque()
+        self._putters: dict[asyncio.Future[bool], Envelope] = {}
+        self._streak = 0
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -67,66 +77,62 @@ class Mailbox:
         return bool(self._takers)
 
     def offer(self, envelope: Envelope) -> bool:
-        """Put without waiting; ``False`` when full or closed, or when others wait for room."""
-        if self.closed:
-            return False
-        while self._takers:
-            taker = self._takers.popleft()
-            if not taker.done():
-                taker.set_result(envelope)
-                return True
-        if len(self._queue) >= self.capacity or self._putters:
+        """Put without waiting; ``False`` when full or closed."""
+        if self.closed or len(self._queue) >= self.capacity:
             return False
         self._queue.append(envelope)
+        if self._takers:
+            self._wake()
         return True
 
     async def put(self, envelope: Envelope) -> bool:
-        """Put, waiting for room until the envelope's deadline.  ``False`` when closed.
+        """Put, waiting for room until the envelope's deadline, behind those who wait already.
 
-        Raises TimeoutError when there was no room in time.
+        ``False`` when closed.  Raises ``TimeoutError`` when there was no room in
+        time.  Cancelled before there was room, nothing has been put.
         """
-        loop = asyncio.get_running_loop()
-        while not self.offer(envelope):
-            if self.closed:
-                return False
-            room = loop.create_future()
-            self._putters.append(room)
-            timer = loop.call_at(envelope.deadline, _expire, room)
-            try:
-                await room
-            except BaseException:
-                self._pass_on(room)
-                raise
-            finally:
-                timer.cancel()
-            # Room was made for this envelope alone, so it does not queue behind the others again.
-            if not self.closed:
-                self._deliver(envelope)
-                return True
-        return True
+        if self.offer(envelope):
+            return True
+        if self.closed:
+            return False
+        room: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._putters[room] = envelope
+        self.deadlines.add(room, envelope.deadline)
+        try:
+            return await room
+        finally:
+            self._putters.pop(room, None)
+            self.deadlines.discard(room)
 
     async def take(self) -> Envelope | None:
         """The next envelope, or ``None`` once paused."""
-        if self.paused:
-            return None
-        if self._queue:
-            return self._pop()
-        taker: asyncio.Future[Envelope | None] = asyncio.get_running_loop().create_future()
-        self._takers.append(taker)
-        try:
-            return await taker
-        except asyncio.CancelledError:
-            if taker.done() and not taker.cancelled() and (envelope := taker.result()) is not None:
-                self._queue.appendleft(envelope)
-            raise
+        while not self.paused:
+            if self._queue:
+                if self._streak < _STREAK:
+                    self._streak += 1
+                    return self._pop()
+                # Handlers that never wait would otherwise keep the event loop until the mailbox is empty.
+                self._streak = 0
+                await asyncio.sleep(0)
+                continue
+            self._streak = 0
+            taker: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._takers.append(taker)
+            try:
+                await taker
+            except BaseException:
+                if not taker.cancelled():
+                    self._wake()  # it was this one's turn: let another have it
+                elif taker in self._takers:
+                    self._takers.remove(taker)
+                raise
+        return None
 
     def pause(self) -> None:
         """Let every taker go with ``None``; envelopes wait."""
         self.paused = True
         while self._takers:
-            taker = self._takers.popleft()
-            if not taker.done():
-                taker.set_result(None)
+            self._wake()
 
     def resume(self) -> None:
         """Hand out envelopes again."""
@@ -135,44 +141,34 @@ class Mailbox:
     def close(self) -> None:
         """Take in nothing more; whoever waits for room is told at once."""
         self.closed = True
-        while self._putters:
-            room = self._putters.popleft()
+        for room in self._putters:
             if not room.done():
                 room.set_result(False)
+        self._putters.clear()
 
     def drain(self) -> list[Envelope]:
-        """Close, and give back what was never handled."""
+        """Close for good, and give back what was never handled."""
         self.close()
+        self.deadlines.close()
         left = list(self._queue)
         self._queue.clear()
         return left
 
     def _pop(self) -> Envelope:
         envelope = self._queue.popleft()
-        self._make_room()
+        while self._putters:
+            room = next(iter(self._putters))
+            waiting = self._putters.pop(room)
+            if not room.done():
+                # Put in by whoever makes the room: nobody can slip in between.
+                self._queue.append(waiting)
+                room.set_result(True)
+                break
         return envelope
 
-    def _make_room(self) -> None:
-        while self._putters:
-            room = self._putters.popleft()
-            if not room.done():
-                room.set_result(True)
-                return
-
-    def _deliver(self, envelope: Envelope) -> None:
+    def _wake(self) -> None:
         while self._takers:
             taker = self._takers.popleft()
             if not taker.done():
-                taker.set_result(envelope)
+                taker.set_result(None)
                 return
-        self._queue.append(envelope)
-
-    def _pass_on(self, room: asyncio.Future[bool]) -> None:
-        """The one who waited for *room* left: if it was already given, the next in line gets it."""
-        if room.done() and not room.cancelled() and room.exception() is None:
-            self._make_room()
-
-
-def _expire(room: asyncio.Future[bool]) -> None:
-    if not room.done():
-        room.set_exception(TimeoutError())

@@ -56,6 +56,8 @@ class _MessageMeta(msgspec.StructMeta):
         for base in namespace.get("__orig_bases__", ()):
             arguments = get_args(base)
             if get_origin(base) in _KINDS and isinstance(arguments[0], type):
+                if name in arguments[0].messages:
+                    raise TypeError(f"the {arguments[0].name} contract has a {name} already")
                 cls.contract = arguments[0]
                 cls.reply = arguments[1] if len(arguments) > 1 else None
                 cls.action = _snake_case(name)

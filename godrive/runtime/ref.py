@@ -7,7 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from godrive.errors import AskTimeout, DeliveryError, MailboxFull
 from godrive.runtime.mailbox import Envelope, Mailbox
-from godrive.runtime.message import A, Ask, Tell, request_id
+from godrive.runtime.message import A, Ask, Contract, Message, Tell, request_id
 
 R = TypeVar("R")
 
@@ -18,7 +18,8 @@ class Ref(Protocol[A]):
     ``ask`` returns the reply, raises the actor's own :class:`DriveError`, or a
     :class:`DeliveryError`: ``AskTimeout`` (the deadline passed: the outcome is
     unknown, and the message may still be handled), ``MailboxFull``,
-    ``ActorCrashed``.  A cancelled ask stops waiting; the work goes on.
+    ``ActorCrashed``.  *timeout* is in seconds and finite; without one the
+    message's own counts.  A cancelled ask stops waiting; the work goes on.
 
     ``tell`` returns once the message is on its way and raises ``MailboxFull``
     at once when there is no room.
@@ -39,19 +40,25 @@ class LocalRef(Generic[A]):
         self._mailbox = mailbox
 
     async def ask(self, message: Ask[A, R], *, timeout: float | None = None) -> R:
-        loop = asyncio.get_running_loop()
+        if message.contract is not self._contract:
+            raise misdirected(message, self._contract)
+        mailbox, loop = self._mailbox, asyncio.get_running_loop()
         reply: asyncio.Future[R] = loop.create_future()
         deadline = loop.time() + (message.timeout if timeout is None else timeout)
         envelope = Envelope(message, reply, deadline, request_id.get())
-        if not self._mailbox.offer(envelope):
+        if not mailbox.offer(envelope):
             await self._wait_for_room(envelope)
-        timer = loop.call_at(deadline, _expire, reply, self._contract.name)
+        mailbox.deadlines.add(reply, deadline)
         try:
             return await reply
+        except TimeoutError:
+            raise AskTimeout(f"The {self._contract.name} actor did not answer in time.") from None
         finally:
-            timer.cancel()
+            mailbox.deadlines.discard(reply)
 
     def tell(self, message: Tell[A]) -> None:
+        if message.contract is not self._contract:
+            raise misdirected(message, self._contract)
         loop = asyncio.get_running_loop()
         envelope = Envelope(message, None, loop.time() + message.timeout, request_id.get())
         if not self._mailbox.offer(envelope):
@@ -71,6 +78,6 @@ class LocalRef(Generic[A]):
         return MailboxFull(f"The {self._contract.name} actor has too much to do.")
 
 
-def _expire(reply: asyncio.Future[Any], actor: str) -> None:
-    if not reply.done():
-        reply.set_exception(AskTimeout(f"The {actor} actor did not answer in time."))
+def misdirected(message: Message[Any], contract: type[Contract]) -> TypeError:
+    """The asker's bug, and so the asker's crash: the actor must not fall over a message that is not for it."""
+    return TypeError(f"{type(message).__name__} is for the {message.contract.name} actor, not for {contract.name}")

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Self
 
 import anyio
-from anyio.abc import TaskStatus
 
-from godrive.runtime.actor import Actor, ActorCell, Crash
+from godrive.runtime.actor import ActorCell, Crash, is_bug
+from godrive.runtime.child import ActorSpec, Child, ChildSpec, ChildState, ChildStatus
 from godrive.runtime.events import (
     ChildCrashed,
     ChildStarted,
@@ -27,78 +25,11 @@ from godrive.runtime.events import (
     OnEvent,
     RestartsExhausted,
     StopTimedOut,
+    guarded,
     ignore,
 )
 from godrive.runtime.message import A
 from godrive.runtime.ref import LocalRef
-
-
-class Restart(StrEnum):
-    """When a child that ended is started again: always, after a crash only, or never."""
-
-    PERMANENT = "permanent"
-    TRANSIENT = "transient"
-    TEMPORARY = "temporary"
-
-
-class Child(Protocol):
-    """What a supervisor can run: one life per call of ``run``."""
-
-    async def run(self, started: Callable[[], None]) -> None: ...
-
-    def request_stop(self) -> None: ...
-
-    def bury(self) -> None: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChildSpec:
-    """A child that is a coroutine function.  It stops by being cancelled."""
-
-    name: str
-    run: Callable[[], Coroutine[Any, Any, None]]
-    restart: Restart = Restart.PERMANENT
-    shutdown: float = 5.0
-
-    def build(self, on_event: OnEvent) -> Child:
-        return _Task(self.run)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ActorSpec:
-    """A child that is an actor.
-
-    ``concurrency`` messages at once, ``capacity`` in the mailbox, ``shutdown``
-    seconds to finish the message in hand.
-    """
-
-    name: str
-    start: Callable[[], Actor[Any]]
-    restart: Restart = Restart.PERMANENT
-    concurrency: int = 1
-    capacity: int = 1024
-    shutdown: float = 5.0
-
-    def build(self, on_event: OnEvent) -> ActorCell:
-        return ActorCell(self.name, self.start, concurrency=self.concurrency, capacity=self.capacity, on_event=on_event)
-
-
-class ChildState(StrEnum):
-    STARTING = "starting"
-    RUNNING = "running"
-    RESTARTING = "restarting"
-    STOPPED = "stopped"
-
-
-@dataclass(frozen=True, slots=True)
-class ChildStatus:
-    """A child at a glance; ``queued`` and ``in_flight`` are messages, zero for a child with no mailbox."""
-
-    name: str
-    state: ChildState
-    restarts: int
-    queued: int
-    in_flight: int
 
 
 class GaveUp(Exception):
@@ -110,6 +41,13 @@ class Supervisor:
 
     A child that cannot start the first time fails the start, as itself.  An
     exception of the body comes out as itself, never in a group.
+
+    Children are shielded from the cancellation of the host: that cancels the
+    body, and then they are stopped in good order like at any other end.  A
+    host that cancels natively a second time, while they stop, cuts that short.
+
+    Of the events, each ``ChildStarted`` is followed by ``ChildStopped`` or
+    ``StopTimedOut`` or one or more ``ChildCrashed`` before the child starts again.
     """
 
     def __init__(
@@ -124,10 +62,11 @@ class Supervisor:
         self._intensity = intensity
         self._period = period
         self._backoff = backoff
-        self._on_event = on_event
-        self._nodes = {spec.name: _Node(spec, spec.build(on_event)) for spec in specs}
+        self._on_event = guarded(on_event)
+        self._nodes = {spec.name: _Node(spec, spec.build(self._on_event)) for spec in specs}
+        if len(self._nodes) < len(specs):
+            raise ValueError("two children of one name")
         self._restarts: deque[float] = deque()
-        self._stopping = False
         self._failure: GaveUp | None = None
         self._tasks = anyio.create_task_group()
         self._body = anyio.CancelScope()
@@ -148,7 +87,9 @@ class Supervisor:
         self._body.__enter__()
         try:
             for node in self._nodes.values():
-                await self._tasks.start(self._supervise, node)
+                node.launched = True
+                self._tasks.start_soon(self._supervise, node, name=f"supervise {node.spec.name}")
+                await node.ready.wait()
                 if node.start_error is not None:
                     raise node.start_error
         except BaseException as error:
@@ -160,67 +101,90 @@ class Supervisor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         swallowed = self._body.__exit__(kind, error, trace)
-        self._stopping = True
-        with anyio.CancelScope(shield=True):
-            for node in reversed(self._nodes.values()):
-                await self._stop(node)
+        try:
+            with anyio.CancelScope(shield=True):
+                for node in reversed(self._nodes.values()):
+                    await self._stop(node)
+        except BaseException as insistence:
+            for node in self._nodes.values():
+                self._cut_short(node)
+            await self._tasks.__aexit__(type(insistence), insistence, insistence.__traceback__)
+            raise
         await self._tasks.__aexit__(None, None, None)
         if self._failure is not None:
             raise self._failure
         return swallowed
 
-    async def _supervise(self, node: _Node, *, task_status: TaskStatus[None]) -> None:
-        first = True
-
-        def started() -> None:
-            nonlocal first
-            node.state = ChildState.RUNNING
-            self._on_event(ChildStarted(node.spec.name))
-            if first:
-                first = False
-                task_status.started()
-
+    async def _supervise(self, node: _Node) -> None:
         try:
             with node.scope:
-                while True:
-                    last: BaseException | None = None
-                    try:
-                        await node.child.run(started)
-                    except Exception as error:
-                        cause = (error.__cause__ or error) if isinstance(error, Crash) else error
-                        doing = error.doing if isinstance(error, Crash) else None
-                        if first:
-                            node.start_error = cause
-                            task_status.started()
-                            return
-                        self._on_event(ChildCrashed(node.spec.name, cause, doing))
-                        last = cause
-                    if self._stopping or not _wants_restart(node.spec.restart, crashed=last is not None):
-                        return
-                    if not self._may_restart():
-                        self._give_up(node, last)
-                        return
-                    node.state = ChildState.RESTARTING
-                    node.restarts += 1
-                    await anyio.sleep(self._delay())
+                await self._lives(node)
         finally:
-            node.state = ChildState.STOPPED
-            node.child.bury()
-            node.stopped.set()
-            self._on_event(ChildStopped(node.spec.name))
+            if node.scope.cancelled_caught and node.state is ChildState.RUNNING:
+                self._ended_well(node)
+            node.bury()
+
+    async def _lives(self, node: _Node) -> None:
+        while True:
+            error = await self._life(node)
+            if not node.ready.is_set():
+                node.start_error = error
+                return
+            if node.stopping or not node.spec.restart.wants(crashed=error is not None):
+                return
+            if not self._may_restart():
+                self._give_up(node, error)
+                return
+            node.restarts += 1
+            await anyio.sleep(self._delay())
+
+    async def _life(self, node: _Node) -> BaseException | None:
+        """One life of the child, and the error that ended it."""
+
+        def started() -> None:
+            node.state = ChildState.RUNNING
+            self._on_event(ChildStarted(node.spec.name))
+            node.ready.set()
+
+        try:
+            await node.child.run(started)
+        except BaseException as error:
+            if not is_bug(error):
+                raise
+            node.state = ChildState.RESTARTING
+            cause, doing, reported = error, None, False
+            if isinstance(error, Crash):
+                doing, reported = error.doing, error.reported
+                cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+            if node.ready.is_set() and not reported:
+                self._on_event(ChildCrashed(node.spec.name, cause, doing))
+            return cause
+        node.state = ChildState.RESTARTING
+        self._ended_well(node)
+        return None
 
     async def _stop(self, node: _Node) -> None:
-        if node.state is ChildState.STARTING:
+        if not node.launched:
+            node.bury()
             return
-        node.child.request_stop()
-        if node.state is ChildState.RESTARTING or isinstance(node.child, _Task):
+        node.stopping = True
+        if not node.child.request_stop() or node.state is not ChildState.RUNNING:
             node.scope.cancel()
         with anyio.move_on_after(node.spec.shutdown):
             await node.stopped.wait()
             return
-        self._on_event(StopTimedOut(node.spec.name))
-        node.scope.cancel()
+        self._cut_short(node)
         await node.stopped.wait()
+
+    def _cut_short(self, node: _Node) -> None:
+        if node.launched and not node.overdue and node.state is not ChildState.STOPPED:
+            node.overdue = True
+            self._on_event(StopTimedOut(node.spec.name))
+            node.scope.cancel()
+
+    def _ended_well(self, node: _Node) -> None:
+        if not node.overdue:
+            self._on_event(ChildStopped(node.spec.name))
 
     def _may_restart(self) -> bool:
         now = anyio.current_time()
@@ -232,13 +196,13 @@ class Supervisor:
     def _delay(self) -> float:
         """Doubling with each recent restart, within the bounds, between half and all of it by chance."""
         shortest, longest = self._backoff
-        doubled: float = shortest * 2 ** (len(self._restarts) - 1)
+        doubled: float = shortest * 2 ** min(len(self._restarts) - 1, 30)
         return min(longest, doubled) * random.uniform(0.5, 1.0)
 
     def _give_up(self, node: _Node, error: BaseException | None) -> None:
         self._on_event(RestartsExhausted(node.spec.name, self._intensity, self._period))
         self._failure = GaveUp(
-            f"{node.spec.name} crashed more than {self._intensity} times in {self._period:g} seconds"
+            f"{node.spec.name} ended once too often: more than {self._intensity} restarts in {self._period:g} seconds"
         )
         self._failure.__cause__ = error
         self._body.cancel()
@@ -252,32 +216,22 @@ class _Node:
         self.child = child
         self.state = ChildState.STARTING
         self.restarts = 0
+        self.launched = False
+        self.stopping = False
+        self.overdue = False
         self.start_error: BaseException | None = None
-        self.scope = anyio.CancelScope()
+        # Shielded, so that a cancelled host does not tear down all children at once.
+        self.scope = anyio.CancelScope(shield=True)
+        self.ready = anyio.Event()
         self.stopped = anyio.Event()
+
+    def bury(self) -> None:
+        self.state = ChildState.STOPPED
+        self.child.bury()
+        self.ready.set()
+        self.stopped.set()
 
     def status(self) -> ChildStatus:
         child = self.child
         queued, in_flight = (len(child.mailbox), child.in_flight) if isinstance(child, ActorCell) else (0, 0)
         return ChildStatus(self.spec.name, self.state, self.restarts, queued, in_flight)
-
-
-class _Task:
-    """The child behind a :class:`ChildSpec`."""
-
-    def __init__(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._function = function
-
-    async def run(self, started: Callable[[], None]) -> None:
-        started()
-        await self._function()
-
-    def request_stop(self) -> None:
-        """Stopping is being cancelled."""
-
-    def bury(self) -> None:
-        """Nothing is queued."""
-
-
-def _wants_restart(restart: Restart, *, crashed: bool) -> bool:
-    return restart is Restart.PERMANENT or (restart is Restart.TRANSIENT and crashed)
