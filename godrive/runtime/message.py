@@ -56,9 +56,10 @@ class _MessageMeta(msgspec.StructMeta):
         for base in namespace.get("__orig_bases__", ()):
             arguments = get_args(base)
             if get_origin(base) in _KINDS and isinstance(arguments[0], type):
-                if name in arguments[0].messages:
-                    raise TypeError(f"the {arguments[0].name} contract has a {name} already")
-                cls.contract = arguments[0]
+                contract: Any = arguments[0]
+                if name in contract.messages:
+                    raise TypeError(f"the {contract.name} contract has a {name} already")
+                cls.contract = contract
                 cls.reply = arguments[1] if len(arguments) > 1 else None
                 cls.action = _snake_case(name)
                 cls.contract.messages[name] = cls
