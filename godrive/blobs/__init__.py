@@ -19,6 +19,11 @@ from godrive.model import BlobInfo, ETag, ObjectKey, SignedRequest
 _KEY = re.compile(r"([0-9a-z-]{1,32})/([0-9a-z-]{1,64})", re.ASCII)
 
 
+def is_key(text: str) -> bool:
+    """Whether the text has the form of an object key."""
+    return _KEY.fullmatch(text) is not None
+
+
 def split_key(key: str) -> tuple[str, str]:
     """The shard and the name that make up an object key: ``018f2c3a/018f2c3a-...``.
 

@@ -1,0 +1,63 @@
+"""What is kept with the file of a blob: its digest and its type, in extended attributes.
+
+On a file system without them the digest is computed again when it is asked for.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from datetime import UTC, datetime, timedelta
+
+from godrive.model import BlobInfo, ETag, ObjectKey
+
+SHA256 = "user.godrive.sha256"
+MIME = "user.godrive.mime"
+
+_ABSENT = {errno.ENOTSUP, errno.ENODATA, errno.EPERM, errno.EACCES, errno.EROFS}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def note(fd: int, digest: str | None, mime: str | None) -> None:
+    """Keep digest and type with the open file, where the file system can."""
+    for name, value in ((SHA256, digest), (MIME, mime)):
+        if value is not None:
+            try:
+                os.setxattr(fd, name, value.encode())
+            except OSError as error:
+                if error.errno not in _ABSENT:
+                    raise
+
+
+def noted(fd: int, name: str) -> str | None:
+    """What :func:`note` kept, ``None`` where there is nothing."""
+    try:
+        return os.getxattr(fd, name).decode()
+    except OSError as error:
+        if error.errno not in _ABSENT:
+            raise
+        return None
+
+
+def digest_of(fd: int) -> str:
+    """The SHA-256 (hex) of an open file, read from its beginning."""
+    digest = hashlib.sha256()
+    offset = 0
+    while piece := os.pread(fd, 1 << 20, offset):
+        digest.update(piece)
+        offset += len(piece)
+    return digest.hexdigest()
+
+
+def describe(key: ObjectKey, fd: int, digest: str | None, mime: str | None) -> BlobInfo:
+    """The blob in an open file.  Blobs are immutable, so time and size make a strong ETag."""
+    status = os.fstat(fd)
+    return BlobInfo(
+        key=key,
+        size_bytes=status.st_size,
+        etag=ETag(f"{status.st_mtime_ns:x}-{status.st_size:x}"),
+        modified_at=_EPOCH + timedelta(microseconds=status.st_mtime_ns // 1000),
+        sha256=digest,
+        mime=mime,
+    )

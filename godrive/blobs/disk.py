@@ -1,0 +1,192 @@
+"""Blobs as files below one folder.
+
+::
+
+    objects/018f2c3a/018f2c3a-...     a blob, under its key
+    staging/<chance>                  a blob on its way (see godrive.blobs.staging)
+    quarantine/018f2c3a.018f2c3a-...  set aside for an operator
+
+The shard of a key rises with time, so that blobs which arrive together lie in
+one folder and share its sync.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+from godrive.blobs import split_key
+from godrive.blobs.failures import failures
+from godrive.blobs.objects import Objects
+from godrive.blobs.staging import Arrival, Staged
+from godrive.errors import ConfigError, StoreUnavailable
+from godrive.model import BlobInfo, ObjectKey
+
+T = TypeVar("T")
+
+PIECE = 256 * 1024
+"""Bytes that one step of ``get`` yields at most."""
+
+_LISTED_AT_ONCE = 500
+_FREE_KEPT = 1.0
+
+
+class DiskBlobStore:
+    """Keeps blobs below *path*; at most *threads* of them wait for the disk at once.
+
+    One process at a time may write below *path*: whoever opens the store sees to that.
+    """
+
+    def __init__(self, path: Path | str, *, threads: int = 16) -> None:
+        self._path = Path(path)
+        self._threads = threads
+        self._opened: Objects | None = None
+        self._arriving: dict[ObjectKey, list[Arrival]] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._free = (0.0, 0)
+
+    async def open(self) -> None:
+        """Make the folders, and see that files in them can be made and linked.  Raises ``ConfigError``."""
+        try:
+            self._opened = await asyncio.to_thread(Objects, self._path)
+        except OSError as error:
+            raise ConfigError(
+                f"Blobs cannot be kept in {self._path}: {error.strerror}.",
+                field="blobs.path",
+                hint="It must be a folder that this user may write to, on a file system with hard links.",
+            ) from error
+        self._disk = ThreadPoolExecutor(self._threads, "blobs-disk")
+        self._digests = ThreadPoolExecutor(os.cpu_count(), "blobs-sha256")
+
+    async def close(self) -> None:
+        """Wait for what is being cleared away, then close every handle; again is harmless."""
+        if self._leaving:
+            await asyncio.wait(self._leaving)
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            await asyncio.to_thread(self._disk.shutdown)
+            await asyncio.to_thread(self._digests.shutdown)
+            opened.close()
+
+    @property
+    def _objects(self) -> Objects:
+        if self._opened is None:
+            raise StoreUnavailable("The blob store is closed.")
+        return self._opened
+
+    async def put(
+        self,
+        key: ObjectKey,
+        body: AsyncIterable[bytes],
+        *,
+        size: int | None = None,
+        sha256: str | None = None,
+        mime: str | None = None,
+    ) -> BlobInfo:
+        """See :meth:`godrive.blobs.BlobStore.put`."""
+        split_key(key)
+        objects = self._objects
+        arrival = Arrival(Staged(objects.staging), size, disk=self._disk, digests=self._digests)
+        arriving = self._arriving.setdefault(key, [])
+        arriving.append(arrival)
+        try:
+            await arrival.receive(body)
+            return await arrival.publish(objects.shards, key, sha256, mime)
+        except BaseException:
+            await self._clear(arrival)
+            raise
+        finally:
+            arriving.remove(arrival)
+            if not arriving:
+                self._arriving.pop(key, None)
+
+    async def _clear(self, arrival: Arrival) -> None:
+        """Clear away a failed put, to the end even when whoever put it is cancelled once more."""
+        leaving = asyncio.create_task(arrival.abandon())
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
+        with suppress(OSError):  # what cannot be removed now is for the next sweep
+            await asyncio.shield(leaving)
+
+    async def get(self, key: ObjectKey, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        """See :meth:`godrive.blobs.BlobStore.get`."""
+        fd = await self.open_file(key)
+        try:
+            while end is None or start < end:
+                wanted = PIECE if end is None else min(PIECE, end - start)
+                piece = await self._run(os.pread, fd, wanted, start)
+                if not piece:
+                    return
+                start += len(piece)
+                yield piece
+        finally:
+            os.close(fd)
+
+    async def open_file(self, key: ObjectKey) -> int:
+        """See :meth:`godrive.blobs.FileBacked.open_file`."""
+        opening = asyncio.get_running_loop().run_in_executor(self._disk, self._objects.open_file, key)
+        try:
+            with failures():
+                await asyncio.wait([opening])
+                return opening.result()
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_opened)
+            raise
+
+    async def head(self, key: ObjectKey) -> BlobInfo:
+        """See :meth:`godrive.blobs.BlobStore.head`; a digest that is not noted is computed and noted."""
+        return await self._run(self._objects.head, key)
+
+    async def delete(self, key: ObjectKey) -> None:
+        """See :meth:`godrive.blobs.BlobStore.delete`; when this returns the blob will not come back."""
+        await self._run(self._objects.delete, key)
+
+    async def list(self, *, after: str = "") -> AsyncIterator[BlobInfo]:
+        """See :meth:`godrive.blobs.BlobStore.list`; a digest that is not noted is left out."""
+        for shard in await self._run(self._objects.shards_after, after):
+            keys = await self._run(self._objects.keys_after, shard, after)
+            for first in range(0, len(keys), _LISTED_AT_ONCE):
+                for info in await self._run(self._objects.heads, keys[first : first + _LISTED_AT_ONCE]):
+                    yield info
+
+    async def copy(self, source: ObjectKey, target: ObjectKey) -> BlobInfo:
+        """See :meth:`godrive.blobs.BlobStore.copy`; blocks are shared where the file system can."""
+        return await self._run(self._objects.copy, source, target)
+
+    async def quarantine(self, key: ObjectKey) -> None:
+        """See :meth:`godrive.blobs.BlobStore.quarantine`; nothing there is ever overwritten."""
+        await self._run(self._objects.set_aside, key)
+
+    async def sweep_staging(self, before: datetime) -> int:
+        """See :meth:`godrive.blobs.BlobStore.sweep_staging`."""
+        arriving = {arrival.staged.name for arrivals in self._arriving.values() for arrival in arrivals}
+        return await self._run(self._objects.sweep, before.timestamp(), arriving)
+
+    async def free_bytes(self) -> int | None:
+        """Room left on the file system for us, as it was at most a second ago."""
+        measured_at, free = self._free
+        if not measured_at or time.monotonic() - measured_at > _FREE_KEPT:
+            free = await self._run(self._objects.free_bytes)
+            self._free = time.monotonic(), free
+        return free
+
+    def receiving(self, key: ObjectKey) -> int | None:
+        """See :meth:`godrive.blobs.BlobStore.receiving`."""
+        arriving = self._arriving.get(key)
+        return max(arrival.received for arrival in arriving) if arriving else None
+
+    async def _run(self, call: Callable[..., T], *values: object) -> T:
+        with failures():
+            return await asyncio.get_running_loop().run_in_executor(self._disk, call, *values)
+
+
+def _close_opened(opening: asyncio.Future[int]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        os.close(opening.result())

@@ -1,0 +1,111 @@
+"""Folders held open, so that names are looked up below them and nowhere else.
+
+Everything here blocks and is called from threads.  A name is always a single
+part checked by :func:`godrive.blobs.split_key` or made by us, is opened below
+the handle of its folder, and links are not followed, so a link that somebody
+planted among the blobs leads nowhere.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_REMEMBERED = 4096
+
+
+def open_folder(name: str, parent: int) -> int:
+    """A handle of the folder *name* below the handle *parent*."""
+    return os.open(name, _FOLDER, dir_fd=parent)
+
+
+def make_folder(name: str, parent: int) -> None:
+    """Make sure of the folder *name*; when this returns its entry in *parent* is durable."""
+    with suppress(FileExistsError):  # whoever made it may not have come to the fsync yet
+        os.mkdir(name, 0o700, dir_fd=parent)
+    os.fsync(parent)
+
+
+class Shard:
+    """An open folder of blobs whose writers share their fsyncs.
+
+    An fsync covers every change made before it began.  So a thread that waited
+    for its turn needs none of its own if one has begun since it asked:
+    of many that wait, the first syncs for all.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.users = 0
+        self._turn = threading.Lock()
+        self._begun = 0
+        self._ended = 0
+
+    def sync(self) -> None:
+        """When this returns, what the caller changed in this folder is durable."""
+        wanted = self._begun + 1
+        with self._turn:
+            if self._ended >= wanted:
+                return
+            self._begun += 1
+            begun = self._begun
+            os.fsync(self.fd)
+            self._ended = begun
+
+
+class Shards:
+    """The shards below one folder, each open while somebody writes in it."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._lock = threading.Lock()
+        self._open: dict[str, Shard] = {}
+        self._durable: set[str] = set()
+
+    @contextmanager
+    def enter(self, name: str, *, create: bool = False) -> Iterator[Shard]:
+        """Hold the shard open for writing.  Raises ``FileNotFoundError`` unless it is there or to be created."""
+        with self._lock:
+            shard = self._open.get(name)
+            if shard is None:
+                if create and name not in self._durable:
+                    self._make(name)
+                try:
+                    fd = open_folder(name, self._fd)
+                except FileNotFoundError:
+                    if not create:
+                        raise
+                    self._make(name)
+                    fd = open_folder(name, self._fd)
+                shard = self._open[name] = Shard(fd)
+            shard.users += 1
+        try:
+            yield shard
+        finally:
+            with self._lock:
+                shard.users -= 1
+                if not shard.users:
+                    del self._open[name]
+                    os.close(shard.fd)
+
+    def _make(self, name: str) -> None:
+        make_folder(name, self._fd)
+        if len(self._durable) >= _REMEMBERED:
+            self._durable.clear()
+        self._durable.add(name)
+
+    def prune(self, name: str) -> None:
+        """Remove the shard if it is empty and nobody is about to write in it."""
+        with self._lock:
+            if name in self._open:
+                return
+            self._durable.discard(name)
+            try:
+                os.rmdir(name, dir_fd=self._fd)
+            except OSError as error:
+                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT}:
+                    raise

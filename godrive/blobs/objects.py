@@ -1,0 +1,162 @@
+"""The folders of the disk store and what is done in them.  Everything here blocks and is called from threads."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from godrive.blobs import is_key, split_key
+from godrive.blobs.attributes import MIME, SHA256, describe, digest_of, note, noted
+from godrive.blobs.folders import Shards, make_folder, open_folder
+from godrive.blobs.staging import Staged
+from godrive.errors import NotFound
+from godrive.model import BlobInfo, ObjectKey
+
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO}
+
+
+class Objects:
+    """Blobs, staging files and quarantine below one root.  Errors of the system come out as ``OSError``."""
+
+    def __init__(self, root: Path) -> None:
+        """Make what is missing, and try whether files can be made and linked."""
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._handles = [os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
+        try:
+            for name in ("objects", "staging", "quarantine"):
+                make_folder(name, self._handles[0])
+                self._handles.append(open_folder(name, self._handles[0]))
+            _, self.objects, self.staging, self._quarantine = self._handles
+            self.shards = Shards(self.objects)
+            self._probe()
+        except OSError:
+            self.close()
+            raise
+
+    def _probe(self) -> None:
+        probe = Staged(self.staging)
+        try:
+            probe.open()
+            linked = f"{probe.name}.link"
+            os.link(probe.name, linked, src_dir_fd=self.staging, dst_dir_fd=self.staging, follow_symlinks=False)
+            os.unlink(linked, dir_fd=self.staging)
+        finally:
+            probe.discard()
+
+    def close(self) -> None:
+        """Close every handle; again is harmless."""
+        while self._handles:
+            os.close(self._handles.pop())
+
+    def open_file(self, key: ObjectKey) -> int:
+        """A read-only descriptor of the blob.  Raises ``NotFound``, also for what is no plain file."""
+        shard, name = split_key(key)
+        try:
+            folder = open_folder(shard, self.objects)
+            try:
+                fd = os.open(name, _READ, dir_fd=folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            if error.errno not in _ABSENT:
+                raise
+            raise NotFound("There is no such blob.") from None
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise NotFound("There is no such blob.")
+        return fd
+
+    def head(self, key: ObjectKey, *, compute: bool = True) -> BlobInfo:
+        """The blob.  Raises ``NotFound``.  A digest that is not noted is computed and noted, if asked for."""
+        fd = self.open_file(key)
+        try:
+            digest = noted(fd, SHA256)
+            if digest is None and compute:
+                digest = digest_of(fd)
+                note(fd, digest, None)
+            return describe(key, fd, digest, noted(fd, MIME))
+        finally:
+            os.close(fd)
+
+    def heads(self, keys: Iterable[ObjectKey]) -> list[BlobInfo]:
+        """Those of the blobs that are there, without computing anything."""
+        found = []
+        for key in keys:
+            with suppress(NotFound):
+                found.append(self.head(key, compute=False))
+        return found
+
+    def shards_after(self, after: str) -> list[str]:
+        """The shards that may have keys greater than *after*, in the order of their keys."""
+        # "a-b/x" comes before "a/x": the slash takes part.
+        shards = (path.name for path in os.scandir(self.objects) if is_key(f"{path.name}/0"))
+        return sorted((name for name in shards if f"{name}/~" > after), key=lambda name: f"{name}/")
+
+    def keys_after(self, shard: str, after: str) -> list[ObjectKey]:
+        """The keys of one shard that are greater than *after*, in order."""
+        try:
+            folder = open_folder(shard, self.objects)
+        except OSError as error:
+            if error.errno not in _ABSENT:
+                raise
+            return []
+        try:
+            keys = [f"{shard}/{path.name}" for path in os.scandir(folder)]
+        finally:
+            os.close(folder)
+        return sorted(ObjectKey(key) for key in keys if key > after and is_key(key))
+
+    def delete(self, key: ObjectKey) -> None:
+        """Remove the blob, durably; absent is not an error."""
+        shard, name = split_key(key)
+        with suppress(FileNotFoundError):
+            with self.shards.enter(shard) as folder:
+                os.unlink(name, dir_fd=folder.fd)
+                folder.sync()
+            self.shards.prune(shard)
+
+    def copy(self, source: ObjectKey, target: ObjectKey) -> BlobInfo:
+        """Store the bytes of *source* again, sharing blocks where the file system can."""
+        split_key(target)
+        fd = self.open_file(source)
+        staged = Staged(self.staging)
+        try:
+            while os.copy_file_range(fd, staged.open(), 1 << 30):
+                pass
+            return staged.publish(self.shards, target, noted(fd, SHA256), noted(fd, MIME))
+        finally:
+            os.close(fd)
+            staged.discard()
+
+    def set_aside(self, key: ObjectKey) -> None:
+        """Move the blob to the quarantine, where nothing is ever overwritten; absent is not an error."""
+        shard, name = split_key(key)
+        aside = f"{shard}.{name}.{secrets.token_hex(4)}"
+        with suppress(FileNotFoundError):
+            with self.shards.enter(shard) as folder:
+                os.rename(name, aside, src_dir_fd=folder.fd, dst_dir_fd=self._quarantine)
+                os.fsync(self._quarantine)
+                folder.sync()
+            self.shards.prune(shard)
+
+    def sweep(self, before: float, arriving: Collection[str]) -> int:
+        """Remove staging files last written before that time, but for those *arriving*; how many."""
+        swept = 0
+        for entry in os.scandir(self.staging):
+            with suppress(FileNotFoundError):
+                status = os.stat(entry.name, dir_fd=self.staging, follow_symlinks=False)
+                if entry.name not in arriving and status.st_mtime < before:
+                    os.unlink(entry.name, dir_fd=self.staging)
+                    swept += 1
+        return swept
+
+    def free_bytes(self) -> int:
+        """Room on the file system for this user."""
+        status = os.fstatvfs(self.objects)
+        return status.f_bavail * status.f_frsize
