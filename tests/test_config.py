@@ -1,0 +1,274 @@
+"""Configuration: every mistake is one sentence that names the key, and nothing is ever ignored."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from godrive.config import Actors, ActorTable, Auth, Blobs, Catalog, Config, Server
+from godrive.configfile import check, keys, load
+from godrive.errors import ConfigError
+
+ROOT = Path(__file__).parent.parent
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "config.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def problem(*args: Any, **kwargs: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(*args, **kwargs)
+    assert "\n" not in caught.value.detail
+    return caught.value.detail
+
+
+# config.toml
+
+
+def test_config_toml_lists_every_key_with_its_default_in_order() -> None:
+    listed = tomllib.loads((ROOT / "config.toml").read_text(encoding="utf-8"))
+    assert listed == msgspec.to_builtins(Config())
+    assert list(leaves(listed)) == [key.dotted for key in keys().values()]
+
+
+def leaves(table: dict[str, Any], prefix: str = "") -> Any:
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def test_config_toml_says_something_about_every_key() -> None:
+    for line in (ROOT / "config.toml").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith(("#", "[")):
+            assert re.fullmatch(r'[a-z_]+ = (?:"[^"]*"|[^"#]+) +# \S.{5,}', line), line
+
+
+def test_config_toml_of_the_repository_loads_as_the_defaults() -> None:
+    assert load(ROOT / "config.toml").auth == Auth()
+
+
+# Where values come from
+
+
+def test_without_a_file_or_environment_everything_is_default() -> None:
+    assert load() == Config()
+    check(load())
+
+
+def test_file_overrides_defaults_environment_the_file_and_flags_both(tmp_path: Path) -> None:
+    path = written(tmp_path, '[server]\nport = 1\nhost = "a"\nmax_body_bytes = 2048\n')
+    env = {"GODRIVE_SERVER_PORT": "2", "GODRIVE_SERVER_HOST": "b", "PATH": "/bin"}
+    config = load(path, env, {"server.port": 3, "server.host": None})
+    assert (config.server.port, config.server.host, config.server.max_body_bytes) == (3, "b", 2048)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "read"),
+    [
+        ("GODRIVE_SERVER_PORT", " 81 ", lambda c: c.server.port == 81),
+        ("GODRIVE_SERVER_BODY_TIMEOUT", "2.5", lambda c: c.server.body_timeout == 2.5),
+        ("GODRIVE_SERVER_BODY_TIMEOUT", "2", lambda c: c.server.body_timeout == 2.0),
+        ("GODRIVE_LOG_REQUESTS", "false", lambda c: c.log.requests is False),
+        ("GODRIVE_LOG_REQUESTS", "0", lambda c: c.log.requests is False),
+        ("GODRIVE_AUTH_SIGNUP", "closed", lambda c: c.auth.signup == "closed"),
+        ("GODRIVE_BLOBS_S3_ENDPOINT", "http://s3:9000", lambda c: c.blobs.s3.endpoint == "http://s3:9000"),
+        ("GODRIVE_ACTORS_AUTH_CAPACITY", "7", lambda c: c.actors.auth.capacity == 7),
+        (
+            "GODRIVE_SERVER_TRUSTED_PROXIES",
+            "10.0.0.0/8, ::1",
+            lambda c: c.server.trusted_proxies == ["10.0.0.0/8", "::1"],
+        ),
+        ("GODRIVE_SERVER_PORT", "", lambda c: c.server.port == 8080),
+    ],
+)
+def test_variable_is_read_as_the_type_of_its_key(name: str, text: str, read: Any) -> None:
+    assert read(load(env={name: text}))
+
+
+def test_no_two_keys_share_a_variable() -> None:
+    names = [key.variable for key in keys().values()]
+    assert len(set(names)) == len(names)
+
+
+def test_variables_that_kubernetes_makes_of_a_service_called_godrive_do_not_count() -> None:
+    env = {
+        "GODRIVE_SERVICE_HOST": "10.0.0.1",
+        "GODRIVE_SERVICE_PORT": "80",
+        "GODRIVE_SERVICE_PORT_HTTP": "80",
+        "GODRIVE_PORT": "tcp://10.0.0.1:80",
+        "GODRIVE_PORT_80_TCP_ADDR": "10.0.0.1",
+    }
+    assert load(env=env) == Config()
+
+
+def test_relative_path_in_a_file_counts_from_the_file_and_in_the_environment_from_here(tmp_path: Path) -> None:
+    path = written(tmp_path, '[server]\ndata_dir = "d"\n[blobs]\npath = "/blobs"\n')
+    config = load(path, {"GODRIVE_CATALOG_PATH": "here.db"})
+    assert config.data_dir == tmp_path / "d"
+    assert config.blobs_path == Path("/blobs")
+    assert config.catalog_path == Path("here.db")
+
+
+def test_everything_lies_in_the_data_folder_unless_a_key_says_otherwise() -> None:
+    config = Config.embedded("/srv/drive")
+    assert config.secret_path == Path("/srv/drive/secret.key")
+    assert config.catalog_path == Path("/srv/drive/godrive.db")
+    assert config.blobs_path == Path("/srv/drive/blobs")
+    assert {config.lock_path.parent, config.layout_path.parent} == {Path("/srv/drive")}
+    moved = Config(auth=Auth(secret_file="/s"), catalog=Catalog(path="/c"), blobs=Blobs(path="/b"))
+    assert [str(path) for path in (moved.secret_path, moved.catalog_path, moved.blobs_path)] == ["/s", "/c", "/b"]
+
+
+@pytest.mark.parametrize(
+    ("server", "base_url"),
+    [
+        (Server(), "http://127.0.0.1:8080"),
+        (Server(host="0.0.0.0"), "http://127.0.0.1:8080"),
+        (Server(host="::", port=81), "http://[::1]:81"),
+        (Server(host="fe80::1"), "http://[fe80::1]:8080"),
+        (Server(public_url="https://files.example/drive/"), "https://files.example/drive"),
+    ],
+)
+def test_base_url_is_the_public_one_or_that_of_the_socket(server: Server, base_url: str) -> None:
+    assert server.base_url == base_url
+
+
+# Secrets
+
+
+def test_secret_in_a_file_is_read_and_stripped(tmp_path: Path) -> None:
+    (tmp_path / "dsn").write_text("  postgresql://u:p@h/d \n")
+    path = written(tmp_path, '[catalog]\ndriver = "postgres"\ndsn_file = "dsn"\n')
+    assert load(path).catalog.dsn == "postgresql://u:p@h/d"
+
+
+def test_secret_given_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "dsn").write_text("a")
+    path = written(tmp_path, '[catalog]\ndsn = "b"\ndsn_file = "dsn"\n')
+    assert problem(path) == "catalog.dsn_file and catalog.dsn are both given: keep one"
+
+
+def test_secret_file_that_is_missing_or_empty_is_named(tmp_path: Path) -> None:
+    path = written(tmp_path, '[nats]\ntoken_file = "token"\n')
+    assert problem(path) == f"nats.token_file names {tmp_path}/token, which cannot be read: No such file or directory"
+    (tmp_path / "token").write_text("\n")
+    assert problem(path) == f"nats.token_file names {tmp_path}/token, which is empty"
+
+
+def test_secrets_are_shown_neither_in_a_repr_nor_in_an_error(tmp_path: Path) -> None:
+    path = written(tmp_path, '[blobs.s3]\naccess_key = "hush"\nsecret_key = "hush"\n[nats]\nurl = "nats://u:hush@h"\n')
+    assert "hush" not in repr(load(path))
+    assert "region='us-east-1'" in repr(load(path))
+    assert "1234" not in problem(written(tmp_path, "[nats]\ntoken = 1234\n"))
+
+
+# Mistakes
+
+WHOLE = " a whole number of at least "
+PORT = f"server.port must be{WHOLE}0 and at most 65535, not "
+URL = "server.public_url must be http(s)://host[/path] without a query, not "
+ORIGINS = "server.cors_origins must list '*' or http(s)://host without a path, not "
+BOTH = "blobs.s3.secret_key and blobs.s3.access_key must be given together, or neither"
+
+
+@pytest.mark.parametrize(
+    ("text", "detail"),
+    [
+        ("[server]\nprot = 1", "server.prot is not a setting ({path}); did you mean port?"),
+        ("[sever]\nport = 1", "sever is not a setting ({path}); did you mean server?"),
+        ("[blobs.s4]\nbucket = 'x'", "blobs.s4 is not a setting ({path}); did you mean s3?"),
+        ("[blobs.s3]\nbuckets = 'x'", "blobs.s3.buckets is not a setting ({path}); did you mean bucket?"),
+        ("[actors.authh]\n", "actors.authh is not a setting ({path}); did you mean auth?"),
+        ("xyz = 1", "xyz is not a setting ({path})"),
+        ("server = 1", "server is a table: write [server] ({path})"),
+        ("[server]\nport = '80'", PORT + "'80' ({path})"),
+        ("[server]\nport = 70000", PORT + "70000 ({path})"),
+        ("[server]\nport = 80.5", PORT + "80.5 ({path})"),
+        ("[server]\nport = true", PORT + "True ({path})"),
+        ("[server]\nport = {}", PORT + "{{}} ({path})"),
+        ("[server]\nhost = 1", "server.host must be a string, not 1 ({path})"),
+        ("[server]\nshutdown = nan", "server.shutdown must be a number over 0 and at most 315360000, not nan ({path})"),
+        ("[server]\nshutdown = inf", "server.shutdown must be a number over 0 and at most 315360000, not inf ({path})"),
+        ("[server]\nshutdown = 0", "server.shutdown must be a number over 0 and at most 315360000, not 0 ({path})"),
+        ("[server]\ntrusted_proxies = '::1'", "server.trusted_proxies must be a list of strings, not '::1' ({path})"),
+        ("[auth]\nsignup = 'opne'", "auth.signup must be 'open', 'invite' or 'closed', not 'opne' ({path})"),
+        ("[auth]\nbcrypt_cost = 3", "auth.bcrypt_cost must be" + WHOLE + "4 and at most 16, not 3 ({path})"),
+        ("[log]\nrequests = 1", "log.requests must be true or false, not 1 ({path})"),
+        ("[server]\npublic_url = 'files.example'", URL + "'files.example'"),
+        ("[server]\npublic_url = 'http://h/?a=b'", URL + "'http://h/?a=b'"),
+        ("[server]\npublic_url = 'ftp://h'", URL + "'ftp://h'"),
+        ("[server]\npublic_url = 'http://h:99999'", URL + "'http://h:99999'"),
+        ("[server]\ntrusted_proxies = ['x']", "server.trusted_proxies must list addresses or networks, not 'x'"),
+        ("[server]\ncors_origins = ['http://h/']", ORIGINS + "'http://h/'"),
+        ("[server]\nhost = ''", "server.host must not be empty"),
+        ("[auth]\nrefresh_ttl = 60", "auth.refresh_ttl must not be under auth.access_ttl"),
+        ("[catalog]\ndriver = 'postgres'", "catalog.dsn must be given when catalog.driver is 'postgres'"),
+        ("[blobs]\ndriver = 's3'\n[blobs.s3]\naccess_key = 'a'", BOTH),
+        ("[nats]\ntls_key_file = '/k'", "nats.tls_key_file and nats.tls_cert_file go together"),
+        ("[ingest]\nevents = 'jetstream'", "nats.url must be given when ingest.events is not 'none'"),
+        ("[actors.ingest]\nlocation = 'nats'", "nats.url must be given when actors.ingest.location is 'nats'"),
+    ],
+)  # fmt: skip
+def test_mistake_is_named_with_what_was_expected(tmp_path: Path, text: str, detail: str) -> None:
+    path = written(tmp_path, text)
+    assert problem(path) == detail.format(path=path)
+
+
+@pytest.mark.parametrize("actor", ["auth", "metadata", "storage"])
+def test_store_that_one_process_has_cannot_have_its_actors_elsewhere(tmp_path: Path, actor: str) -> None:
+    path = written(tmp_path, f"[nats]\nurl = 'nats://h'\n[actors.{actor}]\nlocation = 'nats'")
+    assert problem(path).startswith(f"actors.{actor}.location must be 'local' with ")
+
+
+def test_ingest_and_janitor_may_run_elsewhere_beside_sqlite(tmp_path: Path) -> None:
+    text = "[nats]\nurl = 'nats://h'\n[actors.ingest]\nlocation = 'nats'\n[actors.janitor]\nlocation = 'nats'"
+    assert load(written(tmp_path, text)).actors.janitor.location == "nats"
+
+
+def test_file_that_is_not_toml_is_named_with_the_line(tmp_path: Path) -> None:
+    assert "line 2" in problem(written(tmp_path, "[server]\nport 80\n"))
+    path = tmp_path / "latin.toml"
+    path.write_bytes(b'[server]\nhost = "\xe9"\n')
+    assert problem(path).startswith(f"{path} is not TOML")
+
+
+def test_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    assert problem(tmp_path / "no.toml") == f"{tmp_path}/no.toml cannot be read: No such file or directory"
+
+
+def test_variable_that_is_no_setting_is_refused_with_the_nearest() -> None:
+    assert problem(env={"GODRIVE_SERVER_PROT": "1"}) == (
+        "GODRIVE_SERVER_PROT is not a setting (the environment); did you mean GODRIVE_SERVER_PORT?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("GODRIVE_SERVER_PORT", "http"), ("GODRIVE_LOG_REQUESTS", "maybe"), ("GODRIVE_AUTH_SIGNUP", "yes")],
+)
+def test_variable_with_a_wrong_value_is_named(name: str, text: str) -> None:
+    assert problem(env={name: text}).endswith(f"not {text!r} ({name})")
+
+
+def test_flag_with_a_wrong_value_says_where_it_came_from() -> None:
+    assert problem(overrides={"server.port": 70000}).endswith("not 70000 (the command line)")
+
+
+def test_configuration_made_by_hand_is_checked_like_one_that_was_read() -> None:
+    for config in (
+        Config(server=Server(port=-1)),
+        Config(auth=Auth(bcrypt_cost=20)),
+        Config(actors=Actors(ingest=ActorTable(location="nats"))),
+    ):
+        with pytest.raises(ConfigError):
+            check(config)
