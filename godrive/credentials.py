@@ -246,16 +246,6 @@ class TokenSigner:
         claims = self._verify("refresh", token, now)
         return RefreshClaims(claims["sub"], claims["sid"], claims["gen"])
 
-    def invite(self, email: str, *, now: datetime, ttl: float) -> tuple[str, datetime]:
-        """A token that lets the bearer sign up under that e-mail address, which makes it good for once."""
-        expires_at = _second(now + timedelta(seconds=ttl))
-        return self._sign("invite", email, now, expires_at), expires_at
-
-    def verify_invite(self, token: str, *, now: datetime) -> str:
-        """The e-mail address that is invited."""
-        email: str = self._verify("invite", token, now)["sub"]
-        return email
-
     def _sign(self, kind: str, subject: str, now: datetime, expires_at: datetime, **more: Any) -> str:
         claims = {
             "iss": self._issuer,

@@ -6,7 +6,6 @@ import json
 import os
 import stat
 from base64 import urlsafe_b64encode
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -193,27 +192,13 @@ def test_refresh_token_names_its_session_and_generation() -> None:
         TOKENS.verify_refresh(token, now=NOW + timedelta(days=30))
 
 
-def test_invite_names_its_address() -> None:
-    token, expires_at = TOKENS.invite("a@example.org", now=NOW, ttl=60)
-    assert TOKENS.verify_invite(token, now=NOW) == "a@example.org"
-    with pytest.raises(Unauthenticated):
-        TOKENS.verify_invite(token, now=expires_at)
-
-
 def test_token_of_one_kind_is_refused_as_another() -> None:
     access, _ = TOKENS.access(PRINCIPAL, now=NOW, ttl=60)
     refresh = TOKENS.refresh(RefreshClaims(UserId("u"), SessionId("s"), 0), now=NOW, expires_at=NOW + timedelta(1))
-    invite, _ = TOKENS.invite("a@example.org", now=NOW, ttl=60)
-    verifiers: dict[str, Callable[..., object]] = {
-        access: TOKENS.verify_access,
-        refresh: TOKENS.verify_refresh,
-        invite: TOKENS.verify_invite,
-    }
-    for token in verifiers:
-        for owner, verify in verifiers.items():
-            if owner != token:
-                with pytest.raises(Unauthenticated):
-                    verify(token, now=NOW)
+    with pytest.raises(Unauthenticated):
+        TOKENS.verify_access(refresh, now=NOW)
+    with pytest.raises(Unauthenticated):
+        TOKENS.verify_refresh(access, now=NOW)
 
 
 def test_forged_control_token_passes_so_that_the_forgeries_below_fail_for_their_own_reason() -> None:
