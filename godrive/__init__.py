@@ -1,3 +1,29 @@
-"""GoDrive: the storage backend behind a drive, in one asyncio process of supervised actors."""
+"""GoDrive: the storage backend behind a drive, in one asyncio process of supervised actors.
+
+What an application that embeds a drive begins with is here; what may be asked
+is in ``godrive.messages``, what comes back in ``godrive.model``, what may be
+raised in ``godrive.errors``, and the HTTP application in ``godrive.http``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from godrive.config import Config as Config
+    from godrive.drive import GoDrive as GoDrive
+    from godrive.errors import DriveError as DriveError
+
+__all__ = ["Config", "DriveError", "GoDrive", "__version__"]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is exported when it is first used, so that ``godrive.errors`` costs no database driver."""
+    modules = {"Config": "godrive.config", "DriveError": "godrive.errors", "GoDrive": "godrive.drive"}
+    if name not in modules:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415
+
+    return getattr(import_module(modules[name]), name)

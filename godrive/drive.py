@@ -1,0 +1,175 @@
+"""GoDrive as a value: stores opened, actors running, refs in hand, for the length of an ``async with``."""
+
+from __future__ import annotations
+
+import hmac
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self
+
+import anyio
+
+from godrive.blobs import BlobStore
+from godrive.catalog import Catalog
+from godrive.catalog.pages import PageTokens
+from godrive.clock import Clock, SystemClock
+from godrive.config import Config
+from godrive.configfile import check
+from godrive.credentials import Keyring, TokenSigner, UrlSigner
+from godrive.errors import ConfigError, StoreUnavailable
+from godrive.messages.auth import Auth
+from godrive.messages.ingest import Ingest
+from godrive.messages.janitor import Janitor
+from godrive.messages.metadata import Metadata
+from godrive.messages.storage import Storage
+from godrive.runtime import ChildStatus, OnEvent, Ref, Supervisor
+from godrive.runtime.events import ignore
+from godrive.runtime.message import A
+from godrive.stores import FolderLock, load_keyring, make_blobs, make_catalog, open_data_folder
+from godrive.tree import Parts, is_local, needs_blobs, needs_catalog, tree
+
+
+class GoDrive:
+    """A drive::
+
+        async with GoDrive(Config.embedded("./data")) as drive:
+            user = await drive.auth.ask(SignUp("ann@example.org", "correct horse"))
+
+    *blobs* and *catalog* replace the configured stores (they are opened and
+    closed all the same), *clock* the machine's.  *on_event* is told about
+    crashes, restarts and dead letters; it must not block.  A drive that is not
+    *serving* leaves the data folder's lock to one that is, and does nothing by
+    itself: it reconciles and sweeps when asked to.
+
+    On entry: the folder and its lock, the signing keys, the stores, then the
+    actors, in the order storage, metadata, auth, ingest, janitor.  On exit the
+    reverse: each actor finishes the messages in hand, then the stores close.
+    Entering raises ``ConfigError`` for what an operator can put right, and
+    ``StoreUnavailable``.  An exception of the body comes out as itself; a
+    tree that gives up cancels the body and raises ``godrive.runtime.GaveUp``.
+
+    It sets up no signal handler and no logging, reads no environment, and
+    keeps nothing global: two drives live in one process side by side.
+    """
+
+    config: Config
+    clock: Clock
+    keyring: Keyring
+    urls: UrlSigner
+    """Signs and verifies the URLs that lead to this server's own content routes."""
+
+    auth: Ref[Auth]
+    metadata: Ref[Metadata]
+    storage: Ref[Storage]
+    ingest: Ref[Ingest]
+    janitor: Ref[Janitor]
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        blobs: BlobStore | None = None,
+        catalog: Catalog | None = None,
+        clock: Clock | None = None,
+        on_event: OnEvent = ignore,
+        serving: bool = True,
+    ) -> None:
+        self.config = config
+        self.clock = clock or SystemClock()
+        self._given_blobs = blobs
+        self._given_catalog = catalog
+        self._on_event = on_event
+        self._serving = serving
+        self._blobs: BlobStore | None = None
+        self._catalog: Catalog | None = None
+        self._supervisor: Supervisor | None = None
+        self._stack: AsyncExitStack | None = None
+
+    @property
+    def blobs(self) -> BlobStore:
+        """The blob store.  Raises ``StoreUnavailable`` where another process has it."""
+        if self._blobs is None:
+            raise StoreUnavailable("This process keeps no blobs.", hint="Run the storage actor in it.")
+        return self._blobs
+
+    @property
+    def catalog(self) -> Catalog:
+        """The catalog.  Raises ``StoreUnavailable`` where another process has it."""
+        if self._catalog is None:
+            raise StoreUnavailable("This process has no catalog.", hint="Run the metadata or auth actor in it.")
+        return self._catalog
+
+    def children(self) -> list[ChildStatus]:
+        """How every child of this process is, in start order."""
+        return [] if self._supervisor is None else self._supervisor.children()
+
+    def ref(self, contract: type[A]) -> Ref[A]:
+        """The ref of that actor, wherever it runs."""
+        if is_local(self.config, contract):
+            if self._supervisor is None:
+                raise RuntimeError("the drive is not open")
+            return self._supervisor.ref(contract)
+        raise ConfigError(f"actors.{contract.name}.location is nats, which this release cannot do yet.")
+
+    async def __aenter__(self) -> Self:
+        if self._stack is not None:
+            raise RuntimeError("a drive is opened once; make another one")
+        async with AsyncExitStack() as stack:
+            await self._open(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        assert self._stack is not None  # noqa: S101
+        return await self._stack.__aexit__(kind, error, trace)
+
+    async def _open(self, stack: AsyncExitStack) -> None:
+        config = self.config
+        check(config)
+        catalog_here = needs_catalog(config)
+        blobs_here = needs_blobs(config)
+        if (catalog_here and self._given_catalog is None and config.catalog.driver == "sqlite") or (
+            blobs_here and self._given_blobs is None and config.blobs.driver == "disk"
+        ):
+            open_data_folder(config)
+            if self._serving:
+                lock = FolderLock(config.lock_path)
+                lock.acquire()
+                stack.callback(lock.release)
+        self.keyring = load_keyring(config)
+        self.urls = UrlSigner(self.keyring, config.server.base_url)
+        if catalog_here:
+            self._catalog = self._given_catalog or make_catalog(config)
+            await _open_store(stack, self._catalog)
+        if blobs_here:
+            self._blobs = self._given_blobs or make_blobs(config, self.clock)
+            await _open_store(stack, self._blobs)
+        parts = Parts(
+            config=config,
+            clock=self.clock,
+            urls=self.urls,
+            signer=TokenSigner(self.keyring, issuer=config.auth.issuer, audience=config.auth.audience),
+            tokens=PageTokens(hmac.digest(self.keyring.current[1], b"godrive page tokens", "sha256")),
+            catalog=self._catalog,
+            blobs=self._blobs,
+            ref=self.ref,
+            on_event=self._on_event,
+        )
+        self._supervisor = Supervisor(tree(parts, periodic=self._serving), on_event=self._on_event)
+        # Refs first: an actor that starts may already ask one that runs.
+        self.auth, self.metadata, self.storage = self.ref(Auth), self.ref(Metadata), self.ref(Storage)
+        self.ingest, self.janitor = self.ref(Ingest), self.ref(Janitor)
+        await stack.enter_async_context(self._supervisor)
+
+
+async def _open_store(stack: AsyncExitStack, store: Catalog | BlobStore) -> None:
+    """Open now, and close on the way out: also after an opening that failed, and when cancelled."""
+
+    async def close() -> None:
+        with anyio.CancelScope(shield=True):
+            await store.close()
+
+    stack.push_async_callback(close)
+    await store.open()

@@ -1,0 +1,118 @@
+"""The supervision tree: what runs in this process, in start order, and where the rest is.
+
+The only place that reads where an actor runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from godrive.actors.auth import AuthActor
+from godrive.actors.ingest import IngestActor
+from godrive.actors.janitor import JanitorActor
+from godrive.actors.metadata import MetadataActor
+from godrive.actors.storage import StorageActor
+from godrive.blobs import BlobStore
+from godrive.catalog import Catalog
+from godrive.catalog.pages import PageTokens
+from godrive.clock import Clock
+from godrive.config import ActorTable, Config
+from godrive.credentials import TokenSigner, UrlSigner
+from godrive.errors import DriveError
+from godrive.messages.auth import Auth
+from godrive.messages.ingest import Ingest, Reconcile
+from godrive.messages.janitor import Janitor, Sweep
+from godrive.messages.metadata import Metadata
+from godrive.messages.storage import Storage
+from godrive.runtime import Actor, ActorSpec, Ask, ChildSpec, Contract, OnEvent, Ref, Ticker
+from godrive.runtime.events import TickFailed
+from godrive.runtime.message import A
+
+CONTRACTS: tuple[type[Contract], ...] = (Storage, Metadata, Auth, Ingest, Janitor)
+"""Every actor, in start order; they stop in reverse."""
+
+CONCURRENCY = {Storage: 128, Metadata: 256, Auth: 256, Ingest: 32, Janitor: 1}
+"""Messages at once, unless the configuration says otherwise: only the janitor does one thing after another."""
+
+
+class Refs(Protocol):
+    """Finds the ref of an actor, near or far."""
+
+    def __call__(self, contract: type[A]) -> Ref[A]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What actors are built from.  A store is here when an actor of this process needs it."""
+
+    config: Config
+    clock: Clock
+    urls: UrlSigner
+    signer: TokenSigner
+    tokens: PageTokens
+    catalog: Catalog | None
+    blobs: BlobStore | None
+    ref: Refs
+    on_event: OnEvent
+
+
+def is_local(config: Config, contract: type[Contract]) -> bool:
+    """Whether that actor runs in this process."""
+    return _table(config, contract).location == "local"
+
+
+def needs_catalog(config: Config) -> bool:
+    """Whether an actor of this process works on the catalog."""
+    return is_local(config, Metadata) or is_local(config, Auth)
+
+
+def needs_blobs(config: Config) -> bool:
+    """Whether an actor of this process works on the blob store."""
+    return is_local(config, Storage)
+
+
+def tree(parts: Parts, *, periodic: bool) -> list[ActorSpec | ChildSpec]:
+    """The children of this process; the tickers only when it is to do *periodic* work."""
+    config, clock, ref = parts.config, parts.clock, parts.ref
+    children: list[ActorSpec | ChildSpec] = []
+
+    def actor(contract: type[Contract], start: Callable[[], Actor[Any]], *, shutdown: float | None = None) -> None:
+        if is_local(config, contract):
+            table = _table(config, contract)
+            spec = ActorSpec(
+                name=contract.name,
+                start=start,
+                concurrency=table.concurrency or CONCURRENCY[contract],
+                capacity=table.capacity,
+                shutdown=config.server.shutdown if shutdown is None else shutdown,
+            )
+            children.append(spec)
+
+    def ticker(name: str, contract: type[A], message: Ask[A, Any], every: float) -> None:
+        async def run() -> None:
+            def on_error(error: DriveError) -> None:
+                parts.on_event(TickFailed(name, error))
+
+            await Ticker(ref(contract), message, every=every, on_error=on_error).run()
+
+        if periodic and is_local(config, contract):
+            children.append(ChildSpec(name=name, run=run))
+
+    if (blobs := parts.blobs) is not None:
+        actor(Storage, lambda: StorageActor(blobs, config.blobs, clock, parts.urls))
+    if (catalog := parts.catalog) is not None:
+        actor(Metadata, lambda: MetadataActor(catalog, config, clock, parts.tokens))
+        actor(Auth, lambda: AuthActor(catalog, config.auth, clock, parts.signer))
+    actor(Ingest, lambda: IngestActor(ref(Metadata), ref(Storage), config.ingest, clock))
+    # A sweep that is cut short is taken up again by the next one: stopping need not wait for it.
+    actor(Janitor, lambda: JanitorActor(ref(Metadata), ref(Storage), config, clock), shutdown=1.0)
+    ticker("reconciler", Ingest, Reconcile(), config.ingest.reconcile_every)
+    ticker("sweeper", Janitor, Sweep(), config.janitor.sweep_every)
+    return children
+
+
+def _table(config: Config, contract: type[Contract]) -> ActorTable:
+    table: ActorTable = getattr(config.actors, contract.name)
+    return table
