@@ -1,0 +1,45 @@
+"""The application: every route of the API over one drive."""
+
+from __future__ import annotations
+
+from aiohttp import hdrs, web
+
+from godrive.drive import GoDrive
+from godrive.http import accounts, files, health, trash, uploads
+from godrive.http.addresses import TrustedProxies
+from godrive.http.call import bind
+from godrive.http.keys import DRIVE, METRICS
+from godrive.http.metrics import Metrics
+from godrive.http.middleware import edge, on_prepare
+from godrive.http.operations import Operation
+
+OPERATIONS: tuple[Operation, ...] = tuple(
+    operation for resource in (accounts, uploads, files, trash, health) for operation in resource.routes.operations
+)
+"""All there are, in the order in which paths are matched: a fixed path before one with a placeholder."""
+
+
+def create_app(drive: GoDrive) -> web.Application:
+    """An application that serves *drive*, which must be open for as long as it is used.
+
+    It may be run by itself or mounted under any prefix with ``add_subapp``,
+    also several times in one process.  It installs no signal handler and
+    sets up no logging.
+    """
+    server = drive.config.server
+    metrics = Metrics(drive)
+    app = web.Application(
+        middlewares=[edge(metrics, log_requests=drive.config.log.requests)], client_max_size=server.max_body_bytes
+    )
+    app[DRIVE] = drive
+    app[METRICS] = metrics
+    app.on_response_prepare.append(on_prepare(server.cors_origins))
+    proxies = TrustedProxies(server.trusted_proxies)
+    for operation in OPERATIONS:
+        for path in (operation.path, operation.original):
+            if path is not None:
+                handler = bind(operation, drive, proxies, original=path == operation.original)
+                app.router.add_route(operation.method, path, handler)
+                if operation.method == hdrs.METH_GET:
+                    app.router.add_route(hdrs.METH_HEAD, path, handler)
+    return app

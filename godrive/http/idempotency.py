@@ -1,0 +1,66 @@
+"""``Idempotency-Key``: a request sent again is answered again, not done again.
+
+Only answers that say it was done are kept.  After an error the key is free,
+because nothing has changed and the next attempt may fare better.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import re
+from collections.abc import Awaitable, Callable
+
+from aiohttp import hdrs, web
+
+from godrive.errors import DeliveryError, Invalid
+from godrive.messages.metadata import ClaimKey, Metadata, SettleKey, StoredReply
+from godrive.model import UserId
+from godrive.runtime import Ref
+
+HEADER = "Idempotency-Key"
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+async def answer_once(
+    request: web.Request,
+    body: bytes,
+    metadata: Ref[Metadata],
+    owner_id: UserId,
+    run: Callable[[], Awaitable[web.StreamResponse]],
+) -> web.StreamResponse:
+    """The answer of *run*, or the one it gave to the first request with this key.
+
+    Raises ``IdempotencyMismatch`` when that was another request, ``Conflict``
+    while it is still being served, ``Invalid`` for a key we do not take.
+    """
+    key = request.headers[HEADER]
+    if _KEY.fullmatch(key) is None:
+        raise Invalid("Must be 1 to 255 visible ASCII characters.", field=HEADER)
+    claimed = await metadata.ask(ClaimKey(owner_id, key, _fingerprint(request, body)))
+    if claimed is not None:
+        headers = {**claimed.headers, "Idempotency-Replayed": "true"}
+        return web.Response(body=claimed.body or None, status=claimed.status, headers=headers)
+    try:
+        response = await run()
+    except BaseException:
+        await asyncio.shield(metadata.ask(SettleKey(owner_id, key)))
+        raise
+    stored = StoredReply(status=response.status, headers=dict(response.headers), body=_bytes(response))
+    # It is done, and that is the answer, even if it could not be written down for next time.
+    with contextlib.suppress(DeliveryError):
+        await metadata.ask(SettleKey(owner_id, key, stored))
+    return response
+
+
+def _fingerprint(request: web.Request, body: bytes) -> str:
+    parts = [request.method, request.raw_path, request.headers.get(hdrs.IF_MATCH, "")]
+    digest = hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape"))
+    digest.update(b"\n" + body)
+    return digest.hexdigest()
+
+
+def _bytes(response: web.StreamResponse) -> bytes:
+    body = response.body if isinstance(response, web.Response) else None
+    return bytes(body) if isinstance(body, bytes | bytearray) else b""
