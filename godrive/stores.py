@@ -98,7 +98,7 @@ def make_blobs(config: Config, clock: Clock) -> BlobStore:
     if config.blobs.driver == "s3":
         from godrive.blobs.s3 import S3BlobStore  # noqa: PLC0415
 
-        return S3BlobStore(config.blobs.s3)
+        return S3BlobStore(config.blobs.s3, clock=clock)
     if config.blobs.driver == "memory":
         from godrive.blobs.memory import MemoryBlobStore  # noqa: PLC0415
 

@@ -29,9 +29,6 @@ from godrive.messages.storage import (
 from godrive.model import BlobInfo, ObjectKey, Page, SignedRequest, UploadState
 from godrive.runtime import Actor
 
-FREE_SPACE_AGE = 1.0
-"""Seconds for which a measurement of the free space is believed: an intent must not cost a system call."""
-
 DEFAULT_MIME = "application/octet-stream"
 
 _PROBE = ObjectKey("00000000/00000000-0000-7000-8000-000000000000")
@@ -51,14 +48,12 @@ class StorageActor(Actor[Storage]):
         self._config = config
         self._clock = clock
         self._urls = urls
-        self._free: int | None = None
-        self._free_until = float("-inf")
 
     @Admit.handler
     async def admit(self, ask: Admit) -> None:
         if ask.size_bytes > self._config.max_upload_bytes:
             raise TooLarge(f"At most {self._config.max_upload_bytes} bytes are taken.", field="size_bytes")
-        free = await self._free_bytes()
+        free = await self._blobs.free_bytes()
         if free is not None and free - ask.size_bytes < self._config.min_free_bytes:
             raise StorageFull(
                 "There is no room for that many bytes.",
@@ -72,22 +67,23 @@ class StorageActor(Actor[Storage]):
             raise UploadFinished("The upload already has its bytes.")
         if upload.state is not UploadState.PENDING:
             raise Gone(upload.reason or "The upload has ended.")
-        mime = upload.mime or DEFAULT_MIME
         if isinstance(self._blobs, Presigner):
             return await self._blobs.presign_put(
                 upload.object_key,
                 size=upload.size_bytes,
-                mime=mime,
+                mime=upload.mime or DEFAULT_MIME,
                 sha256=upload.sha256,
                 expires_at=upload.expires_at,
             )
         url = self._urls.sign(
             "PUT",
             f"/v1/uploads/{upload.id}/content",
-            {"size": str(upload.size_bytes), "mime": mime},
+            {"size": str(upload.size_bytes), "mime": upload.mime},
             expires_at=upload.expires_at,
         )
-        headers = {"Content-Type": mime, "Content-Length": str(upload.size_bytes)}
+        headers = {"Content-Length": str(upload.size_bytes)}
+        if upload.mime:  # without one, the type is found out from the bytes
+            headers["Content-Type"] = upload.mime
         return SignedRequest(method="PUT", url=url, headers=headers, expires_at=upload.expires_at)
 
     @SignGet.handler
@@ -142,13 +138,6 @@ class StorageActor(Actor[Storage]):
             await self._blobs.head(_PROBE)
         except NotFound:
             return
-
-    async def _free_bytes(self) -> int | None:
-        now = self._clock.monotonic()
-        if now >= self._free_until:
-            self._free = await self._blobs.free_bytes()
-            self._free_until = now + FREE_SPACE_AGE
-        return self._free
 
     def _in(self, seconds: float) -> datetime:
         return self._clock.now() + timedelta(seconds=seconds)
