@@ -1,0 +1,240 @@
+"""The connection to the store: one pooled client, bounded retries, and a breaker in front of an outage."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import anyio
+from aiobotocore.config import AioConfig
+from aiobotocore.session import AioSession
+from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES
+from botocore.exceptions import BotoCoreError
+
+from godrive.blobs.s3.breaker import Breaker
+from godrive.blobs.s3.faults import FAULTS, as_config_error, code_of, is_passing, translate
+from godrive.blobs.s3.signing import Credentials, presign
+from godrive.clock import Clock
+from godrive.config import S3
+from godrive.errors import ConfigError, NotFound, StoreUnavailable
+
+CONNECTIONS = 64
+CONNECT_TIMEOUT = 3.0
+ATTEMPTS = 3
+"""Tries of one request, all within its deadline."""
+
+DEADLINE = 15.0
+"""Seconds that a request without a body may take, retries and the wait for a connection included."""
+
+
+class S3Client:
+    """Calls the internal endpoint, and signs URLs for the public one."""
+
+    def __init__(self, settings: S3, clock: Clock) -> None:
+        for name, endpoint in (("endpoint", settings.endpoint), ("public_endpoint", settings.public_endpoint)):
+            if endpoint and (urlsplit(endpoint).scheme not in {"http", "https"} or not urlsplit(endpoint).netloc):
+                raise ConfigError(f"blobs.s3.{name} is not an http(s) URL: {endpoint!r}.", field=f"blobs.s3.{name}")
+        if bool(settings.access_key) != bool(settings.secret_key):
+            raise ConfigError(
+                "blobs.s3.access_key and blobs.s3.secret_key go together; without both, the process's role is used.",
+                field="blobs.s3",
+            )
+        self.bucket = settings.bucket
+        self._settings = settings
+        self._clock = clock
+        self._breaker = Breaker(clock)
+        self._stack = AsyncExitStack()
+        self._client: Any = None
+        self._credentials: Any = None
+        internal = settings.endpoint or f"https://s3.{settings.region}.amazonaws.com"
+        self._public = _bucket_url(settings.public_endpoint or internal, settings.bucket, settings.path_style)
+
+    async def open(self) -> None:
+        """Make the client, and make or check the bucket.  Raises ``ConfigError``, ``StoreUnavailable``."""
+        settings = self._settings
+        session = _session(from_environment=not settings.access_key)
+        config = AioConfig(
+            signature_version="s3v4",
+            s3={"addressing_style": "path" if settings.path_style else "virtual"},
+            # Newer SDKs add a CRC to each request and want one in each answer; many stores refuse or ignore it.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            retries={"total_max_attempts": 1},  # ours know the deadline
+            connect_timeout=CONNECT_TIMEOUT,
+            read_timeout=DEADLINE,
+            max_pool_connections=CONNECTIONS,
+        )
+        try:
+            self._client = await self._stack.enter_async_context(
+                session.create_client(
+                    "s3",
+                    region_name=settings.region,
+                    endpoint_url=settings.endpoint or None,
+                    aws_access_key_id=settings.access_key or None,
+                    aws_secret_access_key=settings.secret_key or None,
+                    verify=settings.ca_file or (None if not settings.access_key else True),
+                    config=config,
+                )
+            )
+            if not settings.access_key:
+                self._credentials = await session.get_credentials()
+        except (BotoCoreError, ValueError, OSError) as error:
+            raise ConfigError(f"The S3 client cannot be made: {error}", field="blobs.s3") from error
+        with self.refusals_are_mistakes():
+            await self._make_or_check_bucket()
+
+    async def close(self) -> None:
+        """Drop the connections."""
+        await self._stack.aclose()
+        self._client = None
+
+    async def _make_or_check_bucket(self) -> None:
+        try:
+            await self.call("head_bucket")
+        except NotFound:
+            if not self._settings.create_bucket:
+                raise ConfigError(
+                    f"There is no bucket {self.bucket!r} in the store: make it, or set blobs.s3.create_bucket.",
+                    field="blobs.s3.bucket",
+                ) from None
+        else:
+            return
+        options: dict[str, Any] = {}
+        if self._settings.region != "us-east-1":  # the one region that must not be named
+            options["CreateBucketConfiguration"] = {"LocationConstraint": self._settings.region}
+        try:
+            await self.call("create_bucket", **options)
+        except StoreUnavailable as error:
+            # Several processes start at once: another of them was first.
+            if code_of(error.__cause__) not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
+                raise
+            await self.call("head_bucket")
+
+    async def call(self, operation: str, *, deadline: float = DEADLINE, **arguments: Any) -> Any:
+        """Ask the store for *operation* on the bucket.
+
+        Tried again after what passes, until *deadline* seconds are over.
+        Raises the ``DriveError`` that :func:`translate` finds.
+        """
+        if self._client is None:
+            raise StoreUnavailable("The store is not open.")
+        self._breaker.check()
+        method = getattr(self._client, operation)
+        try:
+            with anyio.fail_after(deadline):
+                answer = await _insist(lambda: method(Bucket=self.bucket, **arguments))
+        except TimeoutError:
+            self._breaker.failed()
+            raise StoreUnavailable(f"The store does not answer within {deadline:g} seconds.") from None
+        except FAULTS as error:
+            if is_passing(error):
+                self._breaker.failed()
+            else:
+                self._breaker.succeeded()
+            raise translate(error) from error
+        self._breaker.succeeded()
+        return answer
+
+    async def pages(self, operation: str, result: str, tokens: dict[str, str], **arguments: Any) -> AsyncIterator[Any]:
+        """Every entry of a list that comes in pages.
+
+        *result* is the answer's list; *tokens* says which field of an answer
+        goes into which argument of the next call.
+        """
+        while True:
+            answer = await self.call(operation, **arguments)
+            for entry in answer.get(result, ()):
+                yield entry
+            if not answer.get("IsTruncated"):
+                return
+            arguments |= {argument: answer[field] for field, argument in tokens.items() if answer.get(field)}
+
+    async def presign(
+        self,
+        method: str,
+        key: str,
+        *,
+        expires_at: datetime,
+        headers: dict[str, str] | None = None,
+        query: dict[str, str] | None = None,
+    ) -> str:
+        """A URL of the public endpoint that allows *method* on *key* of the bucket, and nothing else."""
+        return presign(
+            method,
+            self._public + key,
+            credentials=await self._frozen_credentials(),
+            region=self._settings.region,
+            now=self._clock.now(),
+            expires_at=expires_at,
+            headers=headers,
+            query=query,
+        )
+
+    async def _frozen_credentials(self) -> Credentials:
+        if self._settings.access_key:
+            return Credentials(self._settings.access_key, self._settings.secret_key)
+        try:
+            if self._credentials is None:
+                raise StoreUnavailable("There are no credentials for the store.")
+            frozen = await self._credentials.get_frozen_credentials()  # renews them when they are about to expire
+        except FAULTS as error:
+            raise translate(error) from error
+        return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
+
+    def refusals_are_mistakes(self) -> _RefusalsAreMistakes:
+        """While starting, a refusal that waiting will not mend is the operator's to mend: ``ConfigError``."""
+        return _RefusalsAreMistakes()
+
+
+class _RefusalsAreMistakes:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, StoreUnavailable) and (mistake := as_config_error(error)):
+            raise mistake from error
+
+
+async def _insist(request: Any) -> Any:
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return await request()
+        except FAULTS as error:
+            if attempt == ATTEMPTS or not is_passing(error):
+                raise
+        await anyio.sleep(0.05 * 4 ** (attempt - 1) * random.uniform(0.5, 1.0))
+    raise AssertionError("unreachable")
+
+
+@asynccontextmanager
+async def reading(body: Any) -> AsyncIterator[Any]:
+    """The body of an answer, its connection dropped at the end when bytes of it are left."""
+    try:
+        yield body
+    finally:
+        body.close()
+
+
+def _session(*, from_environment: bool) -> AioSession:
+    """A session that reads variables and files of the AWS tools only when the configuration holds no keys."""
+    if from_environment:
+        return AioSession()
+    silent = {
+        name: (None, None, os.devnull if name in {"config_file", "credentials_file"} else default, convert)
+        for name, (_, _, default, convert) in (
+            (name, entry) for name, entry in BOTOCORE_DEFAUT_SESSION_VARIABLES.items() if isinstance(entry, tuple)
+        )
+    }
+    return AioSession(session_vars=silent)
+
+
+def _bucket_url(endpoint: str, bucket: str, path_style: bool) -> str:
+    parts = urlsplit(endpoint)
+    path = parts.path.rstrip("/")
+    if path_style:
+        return f"{parts.scheme}://{parts.netloc}{path}/{bucket}/"
+    return f"{parts.scheme}://{bucket}.{parts.netloc}{path}/"

@@ -1,0 +1,118 @@
+"""What a store's failure means to us: vendor errors end here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import aiohttp
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,  # noqa: A004 - botocore's name
+    CredentialRetrievalError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ResponseStreamingError,
+)
+
+from godrive.errors import (
+    ConfigError,
+    DriveError,
+    Invalid,
+    NotFound,
+    RangeNotSatisfiable,
+    StorageFull,
+    StoreUnavailable,
+    TooLarge,
+    UploadFinished,
+)
+
+CONNECTION_FAULTS = (HTTPClientError, ConnectionError, ResponseStreamingError, IncompleteReadError, aiohttp.ClientError)
+FAULTS = (ClientError, BotoCoreError, aiohttp.ClientError, OSError)
+"""Everything that a call to the store may raise because of the store."""
+
+_ANSWERS: dict[str, type[DriveError]] = {
+    "404": NotFound,
+    "NoSuchKey": NotFound,
+    "NoSuchUpload": NotFound,
+    "412": UploadFinished,
+    "PreconditionFailed": UploadFinished,
+    "ConditionalRequestConflict": UploadFinished,
+    "InvalidRange": RangeNotSatisfiable,
+    "416": RangeNotSatisfiable,
+    "EntityTooLarge": TooLarge,
+    "EntityTooSmall": Invalid,
+    "InvalidPart": Invalid,
+    "InvalidPartOrder": Invalid,
+    "QuotaExceeded": StorageFull,
+    "InsufficientStorage": StorageFull,
+    "XMinioStorageFull": StorageFull,
+    "XMinioAdminBucketQuotaExceeded": StorageFull,
+    "507": StorageFull,
+}
+
+_RIGHTS = "The keys need the right to list the bucket, and to put, get and delete objects below blobs.s3.prefix."
+
+_MISTAKES = {
+    "InvalidAccessKeyId": "The store does not know blobs.s3.access_key.",
+    "SignatureDoesNotMatch": "blobs.s3.secret_key is not the one of blobs.s3.access_key.",
+    "ExpiredToken": "The store's credentials have expired and were not renewed.",
+    "InvalidToken": "The store refuses the session token of the credentials.",
+    "RequestTimeTooSkewed": "The clock here and the store's differ by more than 15 minutes: set both by NTP.",
+    "NoSuchBucket": "The bucket does not exist: make it, or set blobs.s3.create_bucket.",
+    "InvalidBucketName": "blobs.s3.bucket is not a name that the store allows.",
+    "AccessDenied": _RIGHTS,
+    "403": _RIGHTS,
+    "AuthorizationHeaderMalformed": "blobs.s3.region is not the region of the store.",
+    "PermanentRedirect": "blobs.s3.region or blobs.s3.endpoint is not that of the bucket.",
+    "301": "blobs.s3.region or blobs.s3.endpoint is not that of the bucket.",
+    "IllegalLocationConstraintException": "blobs.s3.region is not the region of the store.",
+    "InvalidLocationConstraint": "blobs.s3.region is not the region of the store.",
+}
+
+
+def code_of(error: BaseException | None) -> str:
+    """The store's own word for what went wrong, empty when it said nothing."""
+    return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the same request may well succeed in a moment."""
+    if isinstance(error, ClientError):
+        status = int(_metadata(error).get("HTTPStatusCode", 0))
+        if code_of(error) in {"SlowDown", "RequestTimeout"}:
+            return True
+        return status >= 500 and status != 501 and code_of(error) not in _ANSWERS  # 501: never will
+    return isinstance(error, (*CONNECTION_FAULTS, OSError))
+
+
+def translate(error: Exception) -> DriveError:
+    """The error of ours that says the same."""
+    if isinstance(error, (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError)):
+        return StoreUnavailable(
+            "There are no credentials for the store.",
+            hint="Set blobs.s3.access_key and blobs.s3.secret_key, or give the process a role: " + str(error),
+        )
+    code = code_of(error)
+    if kind := _ANSWERS.get(code):
+        return kind()
+    if hint := _MISTAKES.get(code):
+        return StoreUnavailable(f"The store refuses us: {code}.", hint=hint)
+    if code:
+        return StoreUnavailable(f"The store answers {code}.", hint=str(error))
+    return StoreUnavailable("The store does not answer.", hint=str(error) or type(error).__name__)
+
+
+def as_config_error(error: StoreUnavailable) -> ConfigError | None:
+    """The operator's mistake behind the refusal, if it is one that waiting will not mend."""
+    cause = error.__cause__
+    if isinstance(cause, (NoCredentialsError, PartialCredentialsError)) or code_of(cause) in _MISTAKES:
+        return ConfigError(f"{error.detail} {error.hint}", hint=error.hint, field="blobs.s3")
+    return None
+
+
+def _metadata(error: ClientError) -> dict[str, Any]:
+    metadata: dict[str, Any] = error.response.get("ResponseMetadata", {})
+    return metadata

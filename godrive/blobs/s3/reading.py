@@ -1,0 +1,104 @@
+"""Verbs that leave the store as it is: head, get, list."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+
+from godrive.blobs.s3.bucket import Bucket
+from godrive.blobs.s3.client import DEADLINE
+from godrive.blobs.s3.faults import FAULTS, is_passing, translate
+from godrive.blobs.s3.info import blob_info, listed_info
+from godrive.errors import NotFound, RangeNotSatisfiable, StoreUnavailable
+from godrive.model import BlobInfo, ObjectKey
+
+PIECE = 256 * 1024
+"""Bytes that one step of ``get`` yields at most."""
+
+RESUMES = 3
+"""Times a download that breaks off goes on from where it was, without a byte in between."""
+
+
+class Reading(Bucket):
+    """See :class:`~godrive.blobs.BlobStore`."""
+
+    async def head(self, key: ObjectKey) -> BlobInfo:
+        """See :meth:`godrive.blobs.BlobStore.head`.
+
+        In a store without conditional writes this also publishes what a client
+        has sent, so that its URL cannot change it any more.
+        """
+        place = self.layout.object(key)
+        try:
+            return blob_info(key, await self.look(place))
+        except NotFound:
+            if self.capabilities.conditional_put:
+                raise
+        await self._settle(key)
+        return blob_info(key, await self.look(place))
+
+    async def _settle(self, key: ObjectKey) -> None:
+        place, arrival = self.layout.object(key), self.layout.arrival(key)
+        async with self.publishing(key):
+            if await self.look_if_any(place) is None:
+                await self.transfer(arrival, await self.look(arrival), place)
+        await self.client.call("delete_object", Key=arrival)
+
+    async def get(self, key: ObjectKey, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        """See :meth:`godrive.blobs.BlobStore.get`; a transfer that breaks off is taken up again."""
+        place = self.layout.object(key)
+        if end is not None and end <= start:
+            await self.look(place)
+            return
+        condition: dict[str, Any] = {}
+        resumes = 0
+        while True:
+            whole = start == 0 and end is None
+            wanted: dict[str, Any] = {} if whole else {"Range": f"bytes={start}-{'' if end is None else end - 1}"}
+            try:
+                answer = await self.client.call("get_object", Key=place, **wanted, **condition)
+            except RangeNotSatisfiable:
+                return  # it begins behind the last byte
+            condition = {"IfMatch": answer["ETag"]}
+            body = answer["Body"]
+            try:
+                while piece := await _piece(body):
+                    start += len(piece)
+                    yield piece
+            except StoreUnavailable:
+                if resumes == RESUMES:
+                    raise
+                resumes += 1
+            else:
+                return
+            finally:
+                body.close()
+
+    async def list(self, *, after: str = "") -> AsyncIterator[BlobInfo]:
+        """See :meth:`godrive.blobs.BlobStore.list`."""
+        prefix = self.layout.objects
+        begin = {"StartAfter": prefix + after} if after else {}
+        async for entry in self.client.pages(
+            "list_objects_v2", "Contents", {"NextContinuationToken": "ContinuationToken"}, Prefix=prefix, **begin
+        ):
+            key = self.layout.object_key(entry["Key"])
+            if key is not None:
+                yield listed_info(key, entry)
+
+    async def free_bytes(self) -> int | None:
+        """There is no telling."""
+        return None
+
+
+async def _piece(body: Any) -> bytes:
+    try:
+        with anyio.fail_after(DEADLINE):
+            return bytes(await body.read(PIECE))
+    except TimeoutError:
+        raise StoreUnavailable("The store stopped sending.") from None
+    except FAULTS as error:
+        if not is_passing(error):
+            raise translate(error) from error
+        raise StoreUnavailable("The store broke off.") from error

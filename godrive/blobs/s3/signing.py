@@ -1,0 +1,92 @@
+"""Signed URLs: AWS Signature Version 4 in the query, as S3 reads it.
+
+A pure function, because each intent and each download needs one: it takes a
+tenth of the time of the SDK's, with which the tests compare it.  Only what is
+listed in *headers* and *query* is signed, so nothing is asked of a client that
+the answer to its intent does not say.
+
+Source: Amazon S3 API reference, "Authenticating Requests: Using Query
+Parameters (AWS Signature Version 4)".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import lru_cache
+from urllib.parse import quote, urlsplit
+
+from godrive.errors import Invalid
+
+LONGEST = timedelta(days=7)
+"""A URL signed for longer is refused by the stores."""
+
+_ALGORITHM = "AWS4-HMAC-SHA256"
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What requests are signed with; *token* goes with keys that expire."""
+
+    access_key: str
+    secret_key: str
+    token: str | None = None
+
+
+def presign(
+    method: str,
+    url: str,
+    *,
+    credentials: Credentials,
+    region: str,
+    now: datetime,
+    expires_at: datetime,
+    headers: Mapping[str, str] | None = None,
+    query: Mapping[str, str] | None = None,
+) -> str:
+    """*url* with a signature that allows *method* with exactly *headers* and *query* until *expires_at*.
+
+    The path of *url* is given unquoted.  Raises ``Invalid`` for a time that no
+    store accepts: not in the future, or further away than a week.
+    """
+    seconds = int((expires_at - now).total_seconds())
+    if not 0 < seconds <= LONGEST.total_seconds():
+        raise Invalid("A signed URL is valid for at least one second and at most a week.")
+    parts = urlsplit(url)
+    signed = {"host": parts.netloc} | {name.lower(): " ".join(value.split()) for name, value in (headers or {}).items()}
+    names = ";".join(sorted(signed))
+    stamp = f"{now:%Y%m%dT%H%M%SZ}"
+    scope = f"{stamp[:8]}/{region}/s3/aws4_request"
+    arguments = {
+        **(query or {}),
+        "X-Amz-Algorithm": _ALGORITHM,
+        "X-Amz-Credential": f"{credentials.access_key}/{scope}",
+        "X-Amz-Date": stamp,
+        "X-Amz-Expires": str(seconds),
+        "X-Amz-SignedHeaders": names,
+    }
+    if credentials.token:
+        arguments["X-Amz-Security-Token"] = credentials.token
+    path = quote(parts.path or "/", safe="/-_.~")
+    pairs = sorted((quote(name, safe="-_.~"), quote(value, safe="-_.~")) for name, value in arguments.items())
+    search = "&".join(f"{name}={value}" for name, value in pairs)
+    lines = "".join(f"{name}:{signed[name]}\n" for name in sorted(signed))
+    request = f"{method}\n{path}\n{search}\n{lines}\n{names}\nUNSIGNED-PAYLOAD"
+    to_sign = f"{_ALGORITHM}\n{stamp}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
+    signature = _hmac(_key(credentials.secret_key, stamp[:8], region), to_sign).hex()
+    return f"{parts.scheme}://{parts.netloc}{path}?{search}&X-Amz-Signature={signature}"
+
+
+@lru_cache(maxsize=4)
+def _key(secret: str, day: str, region: str) -> bytes:
+    key = f"AWS4{secret}".encode()
+    for word in (day, region, "s3", "aws4_request"):
+        key = _hmac(key, word)
+    return key
+
+
+def _hmac(key: bytes, text: str) -> bytes:
+    return hmac.digest(key, text.encode(), hashlib.sha256)

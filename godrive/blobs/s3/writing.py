@@ -1,0 +1,193 @@
+"""Verbs that change what is stored: put, copy, delete, quarantine, sweep."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterator
+from contextlib import aclosing, contextmanager
+from datetime import datetime
+from typing import Any
+
+from msgspec.structs import replace
+
+from godrive.blobs.s3.body import Body, part_size
+from godrive.blobs.s3.bucket import BODY_DEADLINE, DEFAULT_MIME, Bucket
+from godrive.blobs.s3.info import DIGEST_KEY, WRITER_KEY, blob_info
+from godrive.errors import NotFound, UploadFinished
+from godrive.model import BlobInfo, ObjectKey, new_id
+
+
+class Writing(Bucket):
+    """See :class:`~godrive.blobs.BlobStore`."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._arriving: dict[ObjectKey, list[Body]] = {}
+
+    def receiving(self, key: ObjectKey) -> int | None:
+        """See :meth:`godrive.blobs.BlobStore.receiving`; of puts through this process."""
+        bodies = self._arriving.get(key)
+        return max(body.received for body in bodies) if bodies else None
+
+    @contextmanager
+    def _receive(self, key: ObjectKey, body: Body) -> Iterator[None]:
+        self._arriving.setdefault(key, []).append(body)
+        try:
+            yield
+        finally:
+            self._arriving[key].remove(body)
+            if not self._arriving[key]:
+                del self._arriving[key]
+
+    async def put(
+        self,
+        key: ObjectKey,
+        body: AsyncIterable[bytes],
+        *,
+        size: int | None = None,
+        sha256: str | None = None,
+        mime: str | None = None,
+    ) -> BlobInfo:
+        """See :meth:`godrive.blobs.BlobStore.put`.
+
+        ``StoreUnavailable`` is the exception to "nothing is stored": an answer
+        that got lost may have been a yes.  What is there then is whole.
+        """
+        self.layout.object(key)
+        arriving = Body(body, size=size, sha256=sha256)
+        kind = mime or DEFAULT_MIME
+        with self._receive(key, arriving):
+            async with aclosing(arriving.parts(lambda number: part_size(number, size, smallest=self.part))) as parts:
+                held = await _first_two(parts)
+                if len(held) == 1:
+                    await self._put_whole(key, held.pop(), kind, arriving.sha256)
+                else:
+                    await self._put_in_parts(key, held, parts, kind, {DIGEST_KEY: sha256} if sha256 else {})
+        head = await self.look(self.layout.object(key))
+        return replace(blob_info(key, head), sha256=arriving.sha256)
+
+    async def _put_whole(self, key: ObjectKey, data: bytes, mime: str, sha256: str) -> None:
+        place, writer = self.layout.object(key), new_id()
+        create_only = self.capabilities.conditional_put
+        async with self.publishing(key):
+            if not create_only:
+                await self.refuse_existing(place)
+            try:
+                await self.client.call(
+                    "put_object",
+                    Key=place,
+                    Body=data,
+                    ContentType=mime,
+                    Metadata={DIGEST_KEY: sha256, WRITER_KEY: writer},
+                    deadline=BODY_DEADLINE,
+                    **({"IfNoneMatch": "*"} if create_only else {}),
+                )
+            except UploadFinished:
+                if not await self._is_of(writer, place):
+                    raise
+
+    async def _put_in_parts(
+        self, key: ObjectKey, held: list[bytes], rest: AsyncIterator[bytes], mime: str, metadata: dict[str, str]
+    ) -> None:
+        place, writer = self.layout.object(key), new_id()
+        await self.refuse_existing(place)  # before many bytes are moved in vain
+        multipart = await self.begin(place, mime, {WRITER_KEY: writer} | metadata)
+        try:
+            parts = [(1, await self.send_part(place, multipart, 1, held.pop(0)))]
+            data: bytes | None = held.pop()
+            while data is not None:
+                number = len(parts) + 1
+                etag, data = await _meanwhile(self.send_part(place, multipart, number, data), rest)
+                parts.append((number, etag))
+            await self._publish(key, multipart, parts, writer)
+        except BaseException:
+            await self.give_up(place, multipart)
+            raise
+
+    async def _publish(self, key: ObjectKey, multipart: str, parts: list[tuple[int, str]], writer: str) -> None:
+        place = self.layout.object(key)
+        async with self.publishing(key):
+            try:
+                await self.join_once(place, multipart, parts)
+            except (UploadFinished, NotFound):
+                if not await self._is_of(writer, place):
+                    raise
+
+    async def _is_of(self, writer: str, place: str) -> bool:
+        """Whether it was an earlier try of this very put that got through."""
+        head = await self.look_if_any(place)
+        return head is not None and head.get("Metadata", {}).get(WRITER_KEY) == writer
+
+    async def copy(self, source: ObjectKey, target: ObjectKey) -> BlobInfo:
+        """See :meth:`godrive.blobs.BlobStore.copy`; the store moves the bytes."""
+        origin, place = self.layout.object(source), self.layout.object(target)
+        head = await self.look(origin)
+        async with self.publishing(target):
+            await self.refuse_existing(place)
+            await self.transfer(origin, head, place)
+        return blob_info(target, await self.look(place))
+
+    async def delete(self, key: ObjectKey) -> None:
+        """See :meth:`godrive.blobs.BlobStore.delete`."""
+        await self.client.call("delete_object", Key=self.layout.object(key))
+        if not self.capabilities.conditional_put:
+            await self.client.call("delete_object", Key=self.layout.arrival(key))
+
+    async def quarantine(self, key: ObjectKey) -> None:
+        """See :meth:`godrive.blobs.BlobStore.quarantine`; it moves below ``quarantine/``."""
+        place = self.layout.object(key)
+        head = await self.look_if_any(place)
+        if head is not None:
+            await self.transfer(place, head, self.layout.quarantine(key))
+            await self.client.call("delete_object", Key=place)
+
+    async def sweep_staging(self, before: datetime) -> int:
+        """See :meth:`godrive.blobs.BlobStore.sweep_staging`.
+
+        That is multipart uploads of ours to which nothing was added since, and
+        what clients sent after (or never got to) its publication.
+        """
+        swept = 0
+        tokens = {"NextKeyMarker": "KeyMarker", "NextUploadIdMarker": "UploadIdMarker"}
+        for prefix in (self.layout.objects, self.layout.quarantined):
+            async for upload in self.client.pages("list_multipart_uploads", "Uploads", tokens, Prefix=prefix):
+                place, multipart = upload["Key"], upload["UploadId"]
+                if upload["Initiated"] < before and not await self._grew_since(before, place, multipart):
+                    await self.give_up(place, multipart)
+                    swept += 1
+        following = {"NextContinuationToken": "ContinuationToken"}
+        for prefix in (self.layout.incoming, self.layout.probes):
+            async for entry in self.client.pages("list_objects_v2", "Contents", following, Prefix=prefix):
+                if entry["LastModified"] < before:
+                    await self.client.call("delete_object", Key=entry["Key"])
+                    swept += 1
+        return swept
+
+    async def _grew_since(self, instant: datetime, place: str, multipart: str) -> bool:
+        following = {"NextPartNumberMarker": "PartNumberMarker"}
+        try:
+            async for part in self.client.pages("list_parts", "Parts", following, Key=place, UploadId=multipart):
+                if part["LastModified"] >= instant:
+                    return True
+        except NotFound:
+            return False
+        return False
+
+
+async def _first_two(parts: AsyncIterator[bytes]) -> list[bytes]:
+    """The first part, and the second if there is one: then the first is not all."""
+    held = [await anext(parts)]
+    held += [part for part in [await anext(parts, None)] if part is not None]
+    return held
+
+
+async def _meanwhile(sending: Coroutine[Any, Any, str], rest: AsyncIterator[bytes]) -> tuple[str, bytes | None]:
+    """Send one part while the next one comes in; the two of them are all that is held."""
+    task = asyncio.create_task(sending)
+    try:
+        upcoming = await anext(rest, None)
+        return await task, upcoming
+    finally:
+        if not task.done():
+            task.cancel()
+        await asyncio.wait([task])
