@@ -10,7 +10,7 @@ from godrive.http.addresses import TrustedProxies
 from godrive.http.call import bind
 from godrive.http.keys import DRIVE, METRICS
 from godrive.http.metrics import Metrics
-from godrive.http.middleware import edge, on_prepare
+from godrive.http.middleware import edge, meet_expectation, on_prepare
 from godrive.http.operations import Operation
 
 OPERATIONS: tuple[Operation, ...] = tuple(
@@ -39,7 +39,7 @@ def create_app(drive: GoDrive) -> web.Application:
         for path in (operation.path, operation.original):
             if path is not None:
                 handler = bind(operation, drive, proxies, original=path == operation.original)
-                app.router.add_route(operation.method, path, handler)
+                app.router.add_route(operation.method, path, handler, expect_handler=meet_expectation)
                 if operation.method == hdrs.METH_GET:
-                    app.router.add_route(hdrs.METH_HEAD, path, handler)
+                    app.router.add_route(hdrs.METH_HEAD, path, handler, expect_handler=meet_expectation)
     return app

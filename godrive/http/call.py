@@ -96,7 +96,9 @@ def bind(operation: Operation, drive: GoDrive, proxies: TrustedProxies, *, origi
     server = drive.config.server
     read_query = query_reader(operation.query) if operation.query is not None else None
     read_json = json_reader(operation.body, required=operation.body_required) if operation.body is not None else None
-    fixed = {hdrs.CACHE_CONTROL: "no-store" if operation.secret or operation.public else "private, no-cache"}
+    fixed: dict[str, str] = {
+        hdrs.CACHE_CONTROL: "no-store" if operation.secret or operation.public else "private, no-cache"
+    }
     if operation.status != 204:
         fixed[hdrs.CONTENT_TYPE] = operation.media_type
     public, replays, status, handler = operation.public, operation.replays, operation.status, operation.handler
@@ -125,7 +127,7 @@ def bind(operation: Operation, drive: GoDrive, proxies: TrustedProxies, *, origi
     def _render(call: Call, value: Any) -> web.StreamResponse:
         if isinstance(value, web.StreamResponse):
             return value
-        headers = {**fixed, **call.headers} if call.headers else fixed
+        headers = fixed | call.headers if call.headers else fixed
         content = None if status == 204 else _encoder.encode(value)
         return web.Response(body=content, status=call.status or status, headers=headers)
 

@@ -15,8 +15,8 @@ from collections.abc import Awaitable, Callable
 from aiohttp import hdrs, web
 
 from godrive.errors import DeliveryError, Invalid
-from godrive.messages.metadata import ClaimKey, Metadata, SettleKey, StoredReply
-from godrive.model import UserId
+from godrive.messages.metadata import ClaimKey, Metadata, SettleKey
+from godrive.model import StoredReply, UserId
 from godrive.runtime import Ref
 
 HEADER = "Idempotency-Key"

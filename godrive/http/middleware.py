@@ -14,10 +14,12 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 from aiohttp import hdrs, web
+from aiohttp.http import HttpVersion11
+from aiohttp.typedefs import Middleware
 
 from godrive.errors import DriveError
 from godrive.http.metrics import Metrics, route_of
-from godrive.http.problems import Internal, of_http_exception, problem
+from godrive.http.problems import ExpectationFailed, Internal, of_http_exception, problem
 from godrive.runtime import request_id
 
 REQUEST_ID = "X-Request-Id"
@@ -32,7 +34,6 @@ _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _PREFLIGHT_AGE = "7200"
 
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Middleware = Callable[[web.Request, Next], Awaitable[web.StreamResponse]]
 Hook = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 
 log = structlog.get_logger("godrive.http")
@@ -78,6 +79,17 @@ def identify(request: web.BaseRequest) -> str:
         chosen = os.urandom(16).hex()
     request_id.set(chosen)
     return chosen
+
+
+async def meet_expectation(request: web.Request) -> web.Response | None:
+    """Ask for the body of a client that waits to be asked (RFC 9110, section 10.1.1); refuse other expectations."""
+    if request.version < HttpVersion11:
+        return None
+    if request.headers[hdrs.EXPECT].lower() != "100-continue":
+        return problem(ExpectationFailed("The only expectation that can be met is 100-continue."), identify(request))
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    request.writer.output_size = 0  # what tells whether the answer has begun
+    return None
 
 
 def on_prepare(origins: Sequence[str]) -> Hook:

@@ -1,0 +1,157 @@
+"""The application on a socket of its own, with the manners that only the owner of the socket can have.
+
+aiohttp answers what is not HTTP by itself, in plain text, and hangs up on a
+client that has said all it will.  :class:`Connection` answers both with a
+problem; all else is aiohttp's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import anyio
+import structlog
+from aiohttp import hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.web_protocol import RequestPayloadError
+
+from godrive.drive import GoDrive
+from godrive.errors import ConfigError, DriveError
+from godrive.http.app import create_app
+from godrive.http.middleware import REQUEST_ID, identify
+from godrive.http.problems import HeadersTooLarge, Internal, Malformed, UrlTooLong, of_http_exception, problem
+
+KEEPALIVE = 75.0
+"""Seconds a connection may be idle, and a request's headers may take to arrive."""
+
+LINGERING = 5.0
+"""Seconds for which a body that nobody wants is read on, so that the client gets to see the answer."""
+
+READ_BUFFER = 262_144
+"""Bytes of a body that may wait to be read before the client is held back."""
+
+_MAX_LINE = 8_190
+_MAX_FIELD = 16_380
+_BACKLOG = 1_024
+
+log = structlog.get_logger("godrive.http")
+
+
+class Connection(web.RequestHandler):
+    """One connection.  What is not HTTP, and what stops half-way, gets a problem before it is closed."""
+
+    __slots__ = ()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio lets it say to keep the transport
+        """The client will send no more: answer what it has asked, then close.
+
+        By itself asyncio closes at once, so that neither a client that ends
+        its side after a request nor one whose body fell short would be told.
+        """
+        if self._messages:
+            body = self._messages[-1][1]
+        elif self._current_request is not None:
+            body = self._current_request.content
+        else:
+            return False
+        if self._parser is not None:
+            try:
+                self._parser.feed_eof()
+            except HttpProcessingError as error:
+                body.set_exception(RequestPayloadError(error.message))
+        self.close()
+        return True
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to what could not be parsed, and to what failed outside of the application."""
+        chosen = identify(request)
+        if request.writer.output_size > 0:
+            raise ConnectionResetError("An error after the answer had begun")
+        if status >= 500:
+            log.error("request_failed", request_id=chosen, exc_info=exc)
+        response = problem(_unreadable(exc) if status < 500 else Internal("This server made a mistake."), chosen)
+        response.headers[REQUEST_ID] = chosen
+        response.headers[hdrs.SERVER] = "godrive"
+        response.force_close()
+        return response
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send *resp*; what aiohttp refused before the application saw it, as a problem."""
+        if isinstance(resp, web.HTTPException) and resp.status >= 400:
+            error, headers = of_http_exception(resp)
+            resp = problem(error, identify(request))
+            resp.headers.update(headers)
+        return await super().finish_response(request, resp, start_time)
+
+
+@asynccontextmanager
+async def serve(drive: GoDrive, host: str | None = None, port: int | None = None) -> AsyncIterator[list[str]]:
+    """Listen, by default as configured; the URLs that are listened on.  Port 0 is any that is free.
+
+    On exit no new connection is taken, idle ones are closed, and requests in
+    hand have ``server.shutdown`` seconds.  Raises ``ConfigError`` when the
+    address cannot be had.
+    """
+    server = drive.config.server
+    host = server.host if host is None else host
+    port = server.port if port is None else port
+    runner = web.AppRunner(create_app(drive), access_log=None, shutdown_timeout=server.shutdown)
+    await runner.setup()
+    try:
+        assert runner.server is not None  # noqa: S101 - set-up has made it
+        connect = partial(Connection, runner.server, loop=asyncio.get_running_loop(), **_settings())
+        try:
+            listener = await asyncio.get_running_loop().create_server(connect, host, port, backlog=_BACKLOG)
+        except OSError as error:
+            raise ConfigError(
+                f"Cannot listen on {host} port {port}: {error.strerror or error}.",
+                hint="Another program may have the port: choose one with --port or server.port.",
+            ) from None
+        try:
+            yield [_url(socket.getsockname()) for socket in listener.sockets]
+        finally:
+            listener.close()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await runner.cleanup()
+
+
+def _settings() -> dict[str, Any]:
+    """Bodies are left compressed, as they were sent: unpacked, a small one could fill the memory."""
+    return {
+        "access_log": None,
+        "auto_decompress": False,
+        "keepalive_timeout": KEEPALIVE,
+        "lingering_time": LINGERING,
+        "max_field_size": _MAX_FIELD,
+        "max_line_size": _MAX_LINE,
+        "read_bufsize": READ_BUFFER,
+    }
+
+
+def _url(address: tuple[Any, ...]) -> str:
+    host, port = address[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _unreadable(error: BaseException | None) -> DriveError:
+    if isinstance(error, LineTooLong):
+        if error.args[1] == _MAX_LINE:
+            return UrlTooLong(f"The request line may have at most {_MAX_LINE} bytes.")
+        return HeadersTooLarge(f"A header may have at most {_MAX_FIELD} bytes.")
+    message = error.message if isinstance(error, HttpProcessingError) else ""
+    if message.startswith("Too many headers"):
+        return HeadersTooLarge("The request has too many headers.")
+    return Malformed("This is not an HTTP request that can be understood.")
