@@ -1,0 +1,55 @@
+"""``python -m bench [--quick] [NAME ...]``: measure, print, compare with the run before, keep."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from bench.clients import MissingClientError
+from bench.report import Result, line, previous, save, say
+from bench.requests import Requests
+from bench.standing import Standing
+from bench.transfer import Transfer
+
+
+def measures(*, quick: bool) -> dict[str, Callable[[], Result | list[Result]]]:
+    """Everything that can be measured, by name."""
+    requests, standing, transfer = Requests(quick=quick), Standing(quick=quick), Transfer(quick=quick)
+    return {
+        "rest": standing.rest,
+        "list": requests.list,
+        "intent": requests.intent,
+        "uploads": requests.uploads,
+        "transfer": transfer.run,
+        "depth": standing.depth,
+        "storm": standing.storm,
+    }
+
+
+def main() -> int:
+    """Run what was asked for; 1 when a mark was missed."""
+    parser = argparse.ArgumentParser("scripts/bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="short rounds and small files: a look, not a measurement")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(measures(quick=True))}")
+    options = parser.parse_args()
+    known = measures(quick=options.quick)
+    unknown = [name for name in options.names if name not in known]
+    if unknown:
+        parser.error(f"no measurement is called {', '.join(unknown)}; there are {', '.join(known)}")
+    before = previous()
+    results: list[Result] = []
+    for name in options.names or known:
+        try:
+            found = known[name]()
+        except MissingClientError as missing:
+            say(f"{name:<34} skipped: {missing}")
+            continue
+        for result in found if isinstance(found, list) else [found]:
+            results.append(result)
+            say(line(result, before.get(result.name)))
+    say(f"kept in {save(results, quick=options.quick)}")
+    return 0 if all(result.reached for result in results) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,119 @@
+"""Requests a second, against the bare handler: lists, intents, small uploads."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+
+from bench import stage
+from bench.clients import Load, wrk
+from bench.report import Result, median_of
+from tests.drive_server import DriveServer, environment
+
+INTENT = """
+local thread = 0
+function setup(t) t:set("id", thread); thread = thread + 1 end
+local count = 0
+local stamp = tostring(os.time())
+function request()
+    count = count + 1
+    local name = stamp .. "-" .. id .. "-" .. count .. ".bin"
+    local body = '{"filename":"' .. name .. '","mime":"application/octet-stream","size_bytes":4096}'
+    return wrk.format("POST", "/v1/files/upload-intent", {["Content-Type"] = "application/json",
+        ["Authorization"] = "Bearer TOKEN"}, body)
+end
+"""
+
+Rates = list[float]
+
+
+class Requests:
+    """Rounds of bare handler and GoDrive in turn, so that what disturbs one disturbs the other."""
+
+    def __init__(self, *, quick: bool) -> None:
+        self.rounds = 1 if quick else 3
+        self.seconds = 2.0 if quick else 5.0
+        self.files = 10_000 if quick else 100_000
+
+    def ratio(self, name: str, mark: float, ours: Rates, bare: Rates, **parts: float) -> Result:
+        value = median_of(a / b for a, b in zip(ours, bare, strict=True))
+        return Result(name, value, "bare", mark, parts={"bare": median_of(bare), "ours": median_of(ours)} | parts)
+
+    def list(self) -> Result:
+        """``GET /v1/files``, 20 rows of 100 000 files of 100 users."""
+        with stage.folder() as place, stage.bare() as bare:
+            with stage.drive(place) as server:
+                ada = stage.person(server)
+                file = stage.upload_one(server, ada, "first.txt", b"first")
+            stage.preload(server.data / "godrive.db", files=self.files, users=100, like=file["id"])
+            with stage.drive(place) as server:
+                ada = stage.log_in(server, ada)
+                url = f"{server.url}/v1/files?limit=20"
+                wrk(url, seconds=1, token=ada.token)
+                base, ours = self._in_turn(bare, lambda: wrk(url, seconds=self.seconds, token=ada.token))
+        return self.ratio("list, 20 rows of 100 000", 0.30, ours, base)
+
+    def intent(self) -> Result:
+        """``POST /v1/files/upload-intent``."""
+        with stage.folder() as place, stage.bare() as bare, stage.drive(place) as server:
+            script = INTENT.replace("TOKEN", stage.person(server).token)
+            base, ours = self._in_turn(bare, lambda: wrk(server.url, seconds=self.seconds, script=script))
+        return self.ratio("upload intent", 0.15, ours, base)
+
+    def _in_turn(self, bare: str, load: Callable[[], Load]) -> tuple[Rates, Rates]:
+        base, ours = [], []
+        for _ in range(self.rounds):
+            base.append(wrk(bare, seconds=self.seconds).rate)
+            found = load()
+            if found.refused:
+                raise RuntimeError(f"{found.refused} requests were refused")
+            ours.append(found.rate)
+        return base, ours
+
+    def uploads(self) -> Result:
+        """4 KiB: intent, PUT, durable and listed, 32 at a time.  One upload counts as one."""
+        base, ours, p50, p99 = [], [], [], []
+        with stage.bare() as bare:
+            for _ in range(self.rounds):
+                base.append(wrk(bare, seconds=self.seconds).rate)
+                with stage.folder() as place, stage.drive(place) as server:
+                    found = self._upload(server)
+                ours.append(found["uploads"] / found["seconds"])
+                p50.append(found["p50"] * 1000)
+                p99.append(found["p99"] * 1000)
+        return self.ratio("small uploads, 4 KiB", 0.05, ours, base, p50_ms=median_of(p50), p99_ms=median_of(p99))
+
+    def _upload(self, server: DriveServer) -> dict[str, float]:
+        people = [stage.person(server, f"person-{number}") for number in range(4)]
+        order = {
+            "port": server.port,
+            "tokens": [someone.token for someone in people],
+            "connections": 32,
+            "seconds": self.seconds,
+            "size": 4096,
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", "bench.uploader"],
+            input=json.dumps(order),
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment(),
+        )
+        found: dict[str, float] = json.loads(done.stdout)
+        listed = sum(self._count(server, someone) for someone in people)
+        if found["refused"] or listed != found["uploads"]:
+            raise RuntimeError(f"{found} but {listed} are listed")
+        return found
+
+    @staticmethod
+    def _count(server: DriveServer, someone: stage.Person) -> int:
+        count, page = 0, ""
+        while True:
+            answer = stage.request(server, "GET", f"/v1/files?limit=1000{page}", token=someone.token)
+            count += len(answer["files"])
+            if "next_page" not in answer:
+                return count
+            page = f"&page={answer['next_page']}"
