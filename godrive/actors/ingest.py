@@ -25,12 +25,15 @@ from godrive.clock import Clock
 from godrive.config import Ingest as Settings
 from godrive.errors import (
     Conflict,
+    DeliveryError,
     DigestMismatch,
     DriveError,
     Gone,
     LengthMismatch,
     NameTaken,
     NotFound,
+    StorageFull,
+    StoreUnavailable,
 )
 from godrive.messages.ingest import CommitUpload, Ingest, IngestBlob, Outcome, Reconcile, Reconciled
 from godrive.messages.metadata import (
@@ -116,15 +119,16 @@ class IngestActor(Actor[Ingest]):
         """Publish or end one pending upload, or leave it for later; only a bug gets out of here."""
         try:
             try:
-                await self._publish(upload.id, await self._storage.ask(HeadBlob(upload.object_key)))
+                blob = await self._storage.ask(HeadBlob(upload.object_key))
             except NotFound:
                 return await self._expire(upload)
-            except NameTaken as error:
-                return await self._give_up(upload, error)
+            await self._publish(upload.id, blob)
         except (LengthMismatch, DigestMismatch):
             return _Settled.FAILED
-        except DriveError:
+        except (StoreUnavailable, StorageFull, DeliveryError):
             return _Settled.LATER
+        except DriveError as error:
+            return await self._give_up(upload, error)
         return _Settled.PUBLISHED
 
     async def _expire(self, upload: Upload) -> _Settled:
@@ -139,8 +143,8 @@ class IngestActor(Actor[Ingest]):
         ended = await self._metadata.ask(FailUpload(upload.id, reason, UploadState.EXPIRED))
         return _Settled.EXPIRED if ended.state is UploadState.EXPIRED else _Settled.LATER
 
-    async def _give_up(self, upload: Upload, error: NameTaken) -> _Settled:
-        """The bytes are here and the name is not free: its owner may free it until the deadline."""
+    async def _give_up(self, upload: Upload, error: DriveError) -> _Settled:
+        """The bytes are here but cannot be a file (the name is taken): until the deadline, their owner may see to it."""
         if self._clock.now() < upload.expires_at:
             return _Settled.LATER
         await self._reject(upload.id, error)
