@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 import os
+import re
 import stat
 import unicodedata
 from base64 import b64encode, urlsafe_b64decode, urlsafe_b64encode
@@ -24,7 +25,7 @@ import bcrypt
 import jwt
 import msgspec
 
-from godrive.errors import ConfigError, Unauthenticated, UrlInvalid
+from godrive.errors import ConfigError, Invalid, Unauthenticated, UrlInvalid
 from godrive.model import Principal, SessionId, UserId
 
 KEY_BYTES = 32
@@ -140,6 +141,35 @@ def _private(path: str, flags: int) -> int:
 
 def _reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+# What people choose
+
+_EMAIL = re.compile(
+    r"(?=.{1,64}@)[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
+    r"@((?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?)"
+)
+
+
+def clean_email(text: str) -> str:
+    """The address without spaces around it, its domain in lower case.
+
+    What RFC 5321 calls a Mailbox, less quoted local parts and address
+    literals: those are mistakes, or worse.  Raises ``Invalid``.
+    """
+    email = text.strip(" ")
+    match = _EMAIL.fullmatch(email) if len(email) <= 254 else None
+    if match is None:
+        raise Invalid("That is not an e-mail address.", field="email")
+    return email[: match.start(1)] + match[1].lower()
+
+
+def check_new_password(password: str, *, field: str = "password") -> None:
+    """Any 8 to 1024 characters will do, a NUL included.  Raises ``Invalid`` that names *field*."""
+    if not 8 <= len(password) <= 1024:
+        raise Invalid("A password has 8 to 1024 characters.", field=field)
+    if any("\ud800" <= character <= "\udfff" for character in password):
+        raise Invalid("The password is not text.", field=field)
 
 
 # Passwords
