@@ -144,7 +144,7 @@ class IngestActor(Actor[Ingest]):
         return _Settled.EXPIRED if ended.state is UploadState.EXPIRED else _Settled.LATER
 
     async def _give_up(self, upload: Upload, error: DriveError) -> _Settled:
-        """The bytes are here but cannot be a file (the name is taken): until the deadline, their owner may see to it."""
+        """The bytes are here but cannot be a file, for the name is taken, say: their owner has until the deadline."""
         if self._clock.now() < upload.expires_at:
             return _Settled.LATER
         await self._reject(upload.id, error)

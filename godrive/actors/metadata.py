@@ -251,7 +251,8 @@ class MetadataActor(Actor[Metadata]):
 
     @SettleKey.handler
     async def settle_key(self, ask: SettleKey) -> None:
-        await self._catalog.write(lambda tx: housekeeping.settle_key(tx, ask.owner_id, ask.key, ask.stored))
+        now = self._clock.now()
+        await self._catalog.write(lambda tx: housekeeping.settle_key(tx, ask.owner_id, ask.key, ask.stored, now=now))
 
     @UsageDrift.handler
     async def usage_drift(self, ask: UsageDrift) -> int:
