@@ -271,3 +271,25 @@ class StoredReply(Value):
     status: int
     headers: dict[str, str]
     body: bytes
+
+
+class FileEventKind(StrEnum):
+    """What happened to a file, for those outside who want to know."""
+
+    CREATED = "created"
+    RENAMED = "renamed"
+    TRASHED = "trashed"
+    RESTORED = "restored"
+    PURGED = "purged"
+
+
+class FileEvent(Value):
+    """One change of a file, in the order of ``seq`` for each owner; ``file`` is how it was right after."""
+
+    seq: int
+    id: str
+    kind: FileEventKind
+    owner_id: UserId
+    file_id: FileId
+    at: datetime
+    file: File | None = None

@@ -24,7 +24,15 @@ Row = Sequence[Any]
 
 
 class Tx(Protocol):
-    """One transaction.  Statements see what came before them in the same one."""
+    """One transaction.  Statements see what came before them in the same one.
+
+    Text or a number that the database cannot hold is ``Invalid``.
+    """
+
+    @property
+    def outbox(self) -> bool:
+        """Whether changes of files leave events."""
+        ...
 
     async def one(self, sql: str, *values: Any) -> Row | None:
         """The first row, or ``None``."""

@@ -1,0 +1,139 @@
+-- Users, sessions, entries (files and folders), versions, uploads, and what keeps them honest.
+-- Instants are microseconds since 1970, sizes bytes, '' is the root as a parent.
+-- {text} is text compared byte by byte, {serial} a key that rises with every insert.
+
+CREATE TABLE users (
+    id {text} PRIMARY KEY,
+    email {text} NOT NULL,
+    email_key {text} NOT NULL,
+    password_hash {text} NOT NULL,
+    state {text} NOT NULL,
+    created_at BIGINT NOT NULL,
+    quota_bytes BIGINT,
+    live_bytes BIGINT NOT NULL DEFAULT 0,
+    trash_bytes BIGINT NOT NULL DEFAULT 0,
+    version_bytes BIGINT NOT NULL DEFAULT 0,
+    reserved_bytes BIGINT NOT NULL DEFAULT 0
+);
+CREATE UNIQUE INDEX users_email ON users (email_key) WHERE state <> 'deleted';
+CREATE INDEX users_deleted ON users (id) WHERE state = 'deleted';
+
+CREATE TABLE invites (
+    digest {text} PRIMARY KEY,
+    created_at BIGINT NOT NULL,
+    expires_at BIGINT,
+    used_at BIGINT,
+    used_by {text}
+);
+
+CREATE TABLE sessions (
+    id {text} PRIMARY KEY,
+    user_id {text} NOT NULL,
+    created_at BIGINT NOT NULL,
+    last_used_at BIGINT NOT NULL,
+    expires_at BIGINT NOT NULL,
+    generation BIGINT NOT NULL,
+    address {text} NOT NULL,
+    user_agent {text} NOT NULL
+);
+CREATE INDEX sessions_user ON sessions (user_id, last_used_at);
+CREATE INDEX sessions_expiry ON sessions (expires_at);
+
+-- state: live -> trashed -> purging (claimed for removal, never to return).
+CREATE TABLE entries (
+    id {text} PRIMARY KEY,
+    owner_id {text} NOT NULL,
+    parent_id {text} NOT NULL,
+    kind {text} NOT NULL,
+    name {text} NOT NULL,
+    name_key {text} NOT NULL,
+    search_key {text} NOT NULL,
+    mime {text} NOT NULL,
+    size_bytes BIGINT NOT NULL,
+    sha256 {text},
+    version_id {text},
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL,
+    revision BIGINT NOT NULL,
+    state {text} NOT NULL,
+    trashed_at BIGINT,
+    purge_at BIGINT,
+    next_purge_at BIGINT,
+    purge_attempts INTEGER NOT NULL DEFAULT 0
+);
+CREATE UNIQUE INDEX entries_name ON entries (owner_id, parent_id, name_key) WHERE state = 'live';
+CREATE INDEX entries_created ON entries (owner_id, created_at, id) WHERE state = 'live';
+CREATE INDEX entries_sorted ON entries (owner_id, search_key, id) WHERE state = 'live';
+CREATE INDEX entries_folder_created ON entries (owner_id, parent_id, created_at, id) WHERE state = 'live';
+CREATE INDEX entries_folder_sorted ON entries (owner_id, parent_id, search_key, id) WHERE state = 'live';
+CREATE INDEX entries_trash ON entries (owner_id, trashed_at, id) WHERE state = 'trashed';
+CREATE INDEX entries_purge ON entries (next_purge_at) WHERE next_purge_at IS NOT NULL;
+
+-- A version is one state of a file's bytes.  Several may share a blob, so the key is not unique here.
+CREATE TABLE versions (
+    id {text} PRIMARY KEY,
+    file_id {text} NOT NULL,
+    object_key {text} NOT NULL,
+    mime {text} NOT NULL,
+    size_bytes BIGINT NOT NULL,
+    sha256 {text},
+    created_at BIGINT NOT NULL
+);
+CREATE INDEX versions_file ON versions (file_id, created_at);
+CREATE INDEX versions_object ON versions (object_key);
+
+CREATE TABLE uploads (
+    id {text} PRIMARY KEY,
+    owner_id {text} NOT NULL,
+    object_key {text} NOT NULL UNIQUE,
+    parent_id {text} NOT NULL,
+    name {text} NOT NULL,
+    mime {text} NOT NULL,
+    size_bytes BIGINT NOT NULL,
+    sha256 {text},
+    on_conflict {text} NOT NULL,
+    state {text} NOT NULL,
+    received_bytes BIGINT NOT NULL DEFAULT 0,
+    created_at BIGINT NOT NULL,
+    expires_at BIGINT NOT NULL,
+    finished_at BIGINT,
+    reason {text},
+    file_id {text},
+    attempts INTEGER NOT NULL DEFAULT 0,
+    next_check_at BIGINT NOT NULL,
+    cleanup_at BIGINT,
+    cleanup_attempts INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX uploads_owner ON uploads (owner_id, created_at, id);
+CREATE INDEX uploads_due ON uploads (next_check_at) WHERE state = 'pending';
+CREATE INDEX uploads_cleanup ON uploads (cleanup_at) WHERE cleanup_at IS NOT NULL;
+CREATE INDEX uploads_finished ON uploads (finished_at) WHERE finished_at IS NOT NULL;
+
+-- status is absent while the first request with the key is being served.
+CREATE TABLE idempotency_keys (
+    owner_id {text} NOT NULL,
+    key {text} NOT NULL,
+    fingerprint {text} NOT NULL,
+    expires_at BIGINT NOT NULL,
+    status INTEGER,
+    headers {text},
+    body BYTEA,
+    PRIMARY KEY (owner_id, key)
+);
+CREATE INDEX idempotency_keys_expiry ON idempotency_keys (expires_at);
+
+CREATE TABLE outbox (
+    seq {serial},
+    event_id {text} NOT NULL,
+    kind {text} NOT NULL,
+    owner_id {text} NOT NULL,
+    file_id {text} NOT NULL,
+    at BIGINT NOT NULL,
+    file {text}
+);
+
+CREATE TABLE leases (
+    name {text} PRIMARY KEY,
+    holder {text} NOT NULL,
+    expires_at BIGINT NOT NULL
+);

@@ -1,0 +1,179 @@
+"""Between rows and values: instants as integers, columns in one order, and how to build from them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from godrive.catalog import Row
+from godrive.errors import Invalid, NotFound, PreconditionFailed
+from godrive.model import (
+    ETag,
+    File,
+    FileId,
+    FileKind,
+    ObjectKey,
+    OnConflict,
+    Session,
+    SessionId,
+    Upload,
+    UploadId,
+    UploadState,
+    Usage,
+    User,
+    UserId,
+    UserState,
+    VersionId,
+)
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+MOST_BYTES = 2**53
+"""No size is above this (8 PiB): sums of sizes stay far from the ends of a 64-bit integer."""
+
+KINDS = {kind.value: kind for kind in FileKind}
+
+
+def micros(instant: datetime) -> int:
+    """Microseconds since 1970."""
+    return (instant - EPOCH) // MICROSECOND
+
+
+def later(instant: datetime, seconds: float) -> int:
+    """Microseconds since 1970, *seconds* after the instant."""
+    return micros(instant) + round(seconds * 1_000_000)
+
+
+def instant(value: int) -> datetime:
+    """The instant of so many microseconds since 1970."""
+    return EPOCH + timedelta(0, 0, value)
+
+
+def maybe_instant(value: int | None) -> datetime | None:
+    """As :func:`instant`, of a column that may be empty."""
+    return None if value is None else EPOCH + timedelta(0, 0, value)
+
+
+USER = "id, email, created_at, state, quota_bytes, live_bytes, trash_bytes, version_bytes, reserved_bytes"
+
+
+def user(row: Row) -> User:
+    """From the columns :data:`USER`."""
+    return User(
+        id=UserId(row[0]),
+        email=row[1],
+        created_at=instant(row[2]),
+        state=UserState(row[3]),
+        quota_bytes=row[4],
+        usage=Usage(live_bytes=row[5], trash_bytes=row[6], version_bytes=row[7], reserved_bytes=row[8]),
+    )
+
+
+SESSION = "id, user_id, created_at, last_used_at, expires_at, generation, address, user_agent"
+
+
+def session(row: Row) -> Session:
+    """From the columns :data:`SESSION`."""
+    return Session(
+        id=SessionId(row[0]),
+        user_id=UserId(row[1]),
+        created_at=instant(row[2]),
+        last_used_at=instant(row[3]),
+        expires_at=instant(row[4]),
+        generation=row[5],
+        address=row[6],
+        user_agent=row[7],
+    )
+
+
+LIVE = "id, name, created_at, updated_at, kind, parent_id, mime, size_bytes, sha256, version_id, revision"
+
+
+def live_file(owner_id: UserId, row: Row) -> File:
+    """From the columns :data:`LIVE` of a live entry.  A list builds many: cells not needed are not read."""
+    id_, name, created_at, updated_at, kind, parent_id, mime, size_bytes, sha256, version_id, revision = row
+    return File(
+        id=id_,
+        owner_id=owner_id,
+        name=name,
+        created_at=EPOCH + timedelta(0, 0, created_at),
+        updated_at=EPOCH + timedelta(0, 0, updated_at),
+        kind=KINDS[kind],
+        parent_id=parent_id or None,
+        mime=mime,
+        size_bytes=size_bytes,
+        sha256=sha256,
+        version_id=version_id,
+        revision=revision,
+    )
+
+
+FILE = LIVE + ", owner_id, trashed_at, purge_at"
+
+
+def file(row: Row) -> File:
+    """From the columns :data:`FILE`, of an entry in whatever state."""
+    return File(
+        id=FileId(row[0]),
+        owner_id=UserId(row[11]),
+        name=row[1],
+        created_at=instant(row[2]),
+        updated_at=instant(row[3]),
+        kind=KINDS[row[4]],
+        parent_id=FileId(row[5]) if row[5] else None,
+        mime=row[6],
+        size_bytes=row[7],
+        sha256=row[8],
+        version_id=VersionId(row[9]) if row[9] else None,
+        trashed_at=maybe_instant(row[12]),
+        purge_at=maybe_instant(row[13]),
+        revision=row[10],
+    )
+
+
+UPLOAD = (
+    "id, owner_id, object_key, name, mime, size_bytes, created_at, expires_at, sha256, parent_id, on_conflict, "
+    "state, received_bytes, finished_at, attempts, reason, file_id"
+)
+
+
+def upload(row: Row) -> Upload:
+    """From the columns :data:`UPLOAD`."""
+    return Upload(
+        id=UploadId(row[0]),
+        owner_id=UserId(row[1]),
+        object_key=ObjectKey(row[2]),
+        name=row[3],
+        mime=row[4],
+        size_bytes=row[5],
+        created_at=instant(row[6]),
+        expires_at=instant(row[7]),
+        sha256=row[8],
+        parent_id=FileId(row[9]) if row[9] else None,
+        on_conflict=OnConflict(row[10]),
+        state=UploadState(row[11]),
+        received_bytes=row[12],
+        finished_at=maybe_instant(row[13]),
+        attempts=row[14],
+        reason=row[15],
+        file_id=FileId(row[16]) if row[16] else None,
+    )
+
+
+def found(row: Row | None, what: str = "file") -> Row:
+    """The row.  Raises ``NotFound`` when there is none."""
+    if row is None:
+        raise NotFound(f"There is no such {what}.")
+    return row
+
+
+def check_match(file: File, if_match: ETag | None) -> None:
+    """Raises ``PreconditionFailed`` unless *if_match* is absent, ``*`` or the ETag (RFC 9110, section 13.1.1)."""
+    if if_match is not None and if_match not in ("*", file.etag):
+        raise PreconditionFailed("The file has changed since that ETag was given.")
+
+
+def check_limit(limit: int, most: int = 1000) -> int:
+    """The limit of a page.  Raises ``Invalid`` unless it is between 1 and *most*."""
+    if not 1 <= limit <= most:
+        raise Invalid(f"A page has between 1 and {most} items.", field="limit")
+    return limit

@@ -1,0 +1,169 @@
+"""The database file of the SQLite catalog: where it may lie, how it is opened, migrated and copied."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from godrive.catalog import migrations
+from godrive.errors import ConfigError, DriveError, StorageFull, StoreUnavailable
+
+WORDS = {"text": "TEXT", "serial": "INTEGER PRIMARY KEY AUTOINCREMENT"}
+BUSY_TIMEOUT = 5.0
+"""Seconds that a writer waits for another process, the command line for one, to finish."""
+
+_NETWORK = re.compile(
+    r"nfs\d?|cifs|smb\w*|9p|afs|ceph|glusterfs|lustre|ncpfs|fuse\..*(ssh|gluster|s3|rclone|ceph|dav).*"
+)
+_MARGIN = 16 * 1024 * 1024
+_NEEDS_OPERATOR = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
+_PASSING = _NEEDS_OPERATOR | {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_INTERRUPT,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_PERM,
+}
+
+
+def translate(error: sqlite3.Error, path: Path) -> DriveError | None:
+    """What an error of SQLite means to a caller; ``None`` when it is a bug of ours."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(path)):
+        return StorageFull("The disk of the catalog is full.", hint=f"Make room on the file system of {path}.")
+    if code == sqlite3.SQLITE_IOERR or code in _PASSING:
+        return StoreUnavailable(f"The catalog cannot be used: {error}", hint=f"Check the disk and the file {path}.")
+    return None
+
+
+def _is_full(path: Path) -> bool:
+    try:
+        room = os.statvfs(path.parent)
+    except OSError:
+        return False
+    return room.f_bavail * room.f_frsize < 65_536
+
+
+def connect(
+    path: Path, *, timeout: float = BUSY_TIMEOUT, cache_kib: int = 2000, read_only: bool = False
+) -> sqlite3.Connection:
+    """A connection in autocommit mode that any one thread at a time may use.
+
+    ``synchronous=FULL`` makes a commit durable before it returns; with WAL, readers and
+    the writer do not wait for each other.
+    """
+    connection = sqlite3.connect(
+        path, timeout=timeout, isolation_level=None, check_same_thread=False, cached_statements=512
+    )
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute(f"PRAGMA cache_size=-{cache_kib}")
+    connection.execute("PRAGMA temp_store=MEMORY")
+    connection.execute("PRAGMA journal_size_limit=67108864")
+    if read_only:
+        connection.execute("PRAGMA query_only=1")
+    return connection
+
+
+def prepare(path: Path, *, allow_network_fs: bool) -> None:
+    """Make the file when absent, check it, and bring its schema up to date.
+
+    Raises ``ConfigError``, ``StorageFull``, ``StoreUnavailable``.
+    """
+    if not allow_network_fs and (kind := _network_file_system(path.parent)):
+        raise ConfigError(
+            f"{path} is on a network file system ({kind}), where SQLite's locks cannot be relied on.",
+            hint="Use a local disk, or PostgreSQL, or insist with catalog.allow_network_fs = true.",
+        )
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise ConfigError(
+            f"The catalog {path} cannot be written: {error.strerror}.",
+            hint="Check that the folder exists and belongs to the user that runs GoDrive.",
+        ) from None
+    try:
+        with closing(connect(path)) as connection:
+            if connection.execute("PRAGMA journal_mode=WAL").fetchone() != ("wal",):
+                raise ConfigError(f"{path} is on a file system without shared memory, which SQLite's WAL needs.")
+            _migrate(connection, path)
+    except sqlite3.Error as error:
+        known = translate(error, path)
+        if known is None:
+            raise
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _NEEDS_OPERATOR:
+            raise ConfigError(
+                f"The catalog {path} cannot be opened: {error}.",
+                hint="It is no database, or damaged, or not ours to write: check catalog.path, or restore a backup.",
+            ) from error
+        raise known from error
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if tables and "schema_versions" not in tables:
+            raise ConfigError(
+                f"{path} is a database of another program.", hint="Set catalog.path to a file of its own."
+            )
+        connection.execute(migrations.NOTE_TABLE)
+        applied = {row[0] for row in connection.execute(migrations.APPLIED)}
+        steps = migrations.missing(applied)
+        if steps and applied:
+            copy(path, path.with_name(f"{path.name}.schema-{max(applied)}"))
+        for step in steps:
+            for statement in step.statements(WORDS):
+                connection.execute(statement)
+            connection.execute(migrations.NOTE.replace("$", "?"), (step.version, step.name))
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def copy(path: Path, target: Path) -> None:
+    """A consistent copy of a database that may be in use; *target* appears whole or not at all.
+
+    Raises ``StorageFull``.
+    """
+    if shutil.disk_usage(target.parent).free < path.stat().st_size + _MARGIN:
+        raise StorageFull(f"There is no room for a copy of {path} at {target}.", hint="Make room, then try again.")
+    partial = target.with_name(target.name + ".partial")
+    partial.unlink(missing_ok=True)
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(partial)) as copied:
+        source.backup(copied, pages=1000)
+    with partial.open("rb+") as file:
+        os.fsync(file.fileno())
+    partial.chmod(0o600)
+    partial.replace(target)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _network_file_system(folder: Path) -> str | None:
+    """The type of the file system that holds *folder*, if it is one that is reached over a network (Linux only)."""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return None
+    return network_kind(os.path.realpath(folder), mounts)
+
+
+def network_kind(folder: str, mounts: list[str]) -> str | None:
+    """As told by the lines of ``mountinfo`` (see proc(5)): the longest mount point that holds *folder* counts."""
+    best, kind = "", ""
+    for line in mounts:
+        left, _, right = line.partition(" - ")
+        point = re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), left.split(" ")[4])
+        if (folder + "/").startswith(point.rstrip("/") + "/") and len(point) >= len(best):
+            best, kind = point, right.split(" ")[0]
+    return kind if _NETWORK.fullmatch(kind) else None
