@@ -1,0 +1,188 @@
+"""The routes that move bytes: where the signed URLs of a store lead that clients cannot reach themselves."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+from aiohttp import hdrs, web
+
+from godrive.blobs.disposition import content_disposition
+from godrive.errors import (
+    DigestMismatch,
+    DriveError,
+    Gone,
+    Invalid,
+    LengthMismatch,
+    NotFound,
+    RangeNotSatisfiable,
+    UploadFinished,
+)
+from godrive.http.conditions import is_unmodified, wanted_span
+from godrive.http.incoming import Incoming
+from godrive.http.keys import DRIVE, METRICS
+from godrive.http.middleware import meet_expectation
+from godrive.http.outgoing import send
+from godrive.http.problems import Malformed, UnsupportedMediaType, problem
+from godrive.http.reading import read_id
+from godrive.http.sniffing import HEAD, UNKNOWN, sniff
+from godrive.http.uploads import Completed
+from godrive.messages.ingest import CommitUpload
+from godrive.messages.metadata import FailUpload, GetUpload, OpenContent
+from godrive.model import BlobInfo, File, FileId, Upload, UploadId, UploadState, VersionId
+from godrive.runtime import request_id
+
+if TYPE_CHECKING:
+    from godrive.drive import GoDrive
+
+INLINE = frozenset(
+    {"application/pdf", "text/plain"} | {f"image/{kind}" for kind in ("avif", "gif", "jpeg", "png", "webp")}
+)
+"""Types that a browser may show by itself, beside audio and video.  Never HTML, SVG or XML: they run scripts."""
+
+_encoder = msgspec.json.Encoder()
+
+
+def add_content_routes(app: web.Application) -> None:
+    """Let *app* take uploads and give downloads."""
+    app.router.add_put("/v1/uploads/{upload_id}/content", put_content, expect_handler=_expect_later)
+    app.router.add_get("/v1/files/{file_id}/content", get_content)
+
+
+async def put_content(request: web.Request) -> web.Response:
+    """Take the bytes of an upload and make it a file.
+
+    ``Expect: 100-continue`` is answered once nothing but the bytes is missing.
+    What the body itself has wrong (a length, a digest) ends the upload; an
+    interrupted body leaves it pending, and the URL works again.
+    """
+    drive = request.app[DRIVE]
+    upload_id = UploadId(read_id(request, "upload_id"))
+    drive.urls.verify("PUT", f"/v1/uploads/{upload_id}/content", request.query, now=drive.clock.now())
+    upload = await drive.metadata.ask(GetUpload(upload_id))
+    _check_state(upload)
+    _check_headers(request, upload)
+    if hdrs.EXPECT in request.headers and (refusal := await meet_expectation(request)) is not None:
+        return refusal
+    incoming = Incoming(request, drive, upload)
+    try:
+        blob = await _store(drive, upload, incoming)
+    finally:
+        request.app[METRICS].bytes_in.inc(incoming.received)
+    file = await drive.ingest.ask(CommitUpload(upload_id, blob=blob))
+    return _created(drive, file)
+
+
+async def get_content(request: web.Request) -> web.StreamResponse:
+    """Give the bytes of a file: all, one range, or the word that the client has them already."""
+    drive = request.app[DRIVE]
+    file_id = FileId(read_id(request, "file_id"))
+    now = drive.clock.now()
+    claims = drive.urls.verify("GET", f"/v1/files/{file_id}/content", request.query, now=now)
+    content = await drive.metadata.ask(OpenContent(file_id, version_id=VersionId(claims["v"])))
+    file, size = content.file, content.file.size_bytes
+    modified_at = file.updated_at.replace(microsecond=0)
+    response = web.StreamResponse(headers=_headers(file, modified_at, inline="inline" in claims))
+    if is_unmodified(request, file.content_etag, modified_at):
+        response.set_status(304)
+        del response.headers[hdrs.CONTENT_TYPE]
+        return response
+    try:
+        span = wanted_span(request, file.content_etag, modified_at, size, now)
+    except RangeNotSatisfiable as error:
+        refusal = problem(error, request_id.get() or "")
+        refusal.headers[hdrs.CONTENT_RANGE] = f"bytes */{size}"
+        return refusal
+    start, end = span or (0, size)
+    response.content_length = end - start
+    if span is not None:
+        response.set_status(206)
+        response.headers[hdrs.CONTENT_RANGE] = f"bytes {start}-{end - 1}/{size}"
+    if request.method != hdrs.METH_HEAD and start < end:
+        await send(request, response, drive.blobs, content.object_key, (start, end))
+        request.app[METRICS].bytes_out.inc(end - start)
+    return response
+
+
+async def _expect_later(request: web.Request) -> None:
+    """aiohttp would invite the body before anything is checked."""
+
+
+def _check_state(upload: Upload) -> None:
+    if upload.state is UploadState.COMMITTED:
+        raise UploadFinished("The upload already has its bytes.")
+    if upload.state is not UploadState.PENDING:
+        raise Gone(upload.reason or "The upload has ended.")
+
+
+def _check_headers(request: web.Request, upload: Upload) -> None:
+    headers = request.headers
+    length = request.content_length
+    if length is None and hdrs.TRANSFER_ENCODING not in headers:
+        length = 0
+    if length is not None and length != upload.size_bytes:
+        raise LengthMismatch(
+            f"The upload was declared to have {upload.size_bytes} bytes, not {length}.", field=hdrs.CONTENT_LENGTH
+        )
+    if headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower() != "identity":
+        raise UnsupportedMediaType("The bytes are stored as they come: not encoded.", field=hdrs.CONTENT_ENCODING)
+    if hdrs.CONTENT_RANGE in headers:
+        raise Malformed("A PUT brings all of the content.", field=hdrs.CONTENT_RANGE)
+    said = headers.get(hdrs.CONTENT_TYPE)
+    if upload.mime and said is not None and said.strip().lower() != upload.mime.lower():
+        raise Invalid(f"The upload was declared as {upload.mime}.", field=hdrs.CONTENT_TYPE)
+
+
+async def _store(drive: GoDrive, upload: Upload, incoming: Incoming) -> BlobInfo:
+    try:
+        mime = None if upload.mime else sniff(await incoming.peek(HEAD), upload.name)
+        return await drive.blobs.put(
+            upload.object_key, incoming, size=upload.size_bytes, sha256=upload.sha256, mime=mime
+        )
+    except UploadFinished:
+        # The bytes are there.  If it was not another PUT that is about to commit them, nobody else will soon.
+        with suppress(DriveError):
+            await drive.ingest.ask(CommitUpload(upload.id))
+        raise
+    except (LengthMismatch, DigestMismatch) as error:
+        await _reject(drive, upload, error)
+        raise
+
+
+async def _reject(drive: GoDrive, upload: Upload, error: DriveError) -> None:
+    """End the upload for that reason, unless another PUT brings, or has brought, the right bytes."""
+    with suppress(DriveError):
+        if drive.blobs.receiving(upload.object_key) is not None:
+            return
+        try:
+            await drive.blobs.head(upload.object_key)
+        except NotFound:
+            await drive.metadata.ask(FailUpload(upload.id, error.detail))
+
+
+def _created(drive: GoDrive, file: File) -> web.Response:
+    headers = {
+        hdrs.CONTENT_TYPE: "application/json",
+        hdrs.CACHE_CONTROL: "no-store",
+        hdrs.ETAG: f'"{file.etag}"',
+        hdrs.LOCATION: f"{drive.config.server.base_url}/v1/files/{file.id}",
+    }
+    return web.Response(status=201, body=_encoder.encode(Completed(file=file)), headers=headers)
+
+
+def _headers(file: File, modified_at: datetime, *, inline: bool) -> dict[str, str]:
+    """What goes with every answer; a browser must not run what a user stored."""
+    kind = file.mime.partition(";")[0].strip().lower()
+    shown = inline and (kind in INLINE or kind.startswith(("audio/", "video/")))
+    return {
+        hdrs.CONTENT_TYPE: file.mime or UNKNOWN,
+        hdrs.CONTENT_DISPOSITION: content_disposition(file.name, inline=shown),
+        hdrs.ETAG: f'"{file.content_etag}"',
+        hdrs.LAST_MODIFIED: modified_at.strftime("%a, %d %b %Y %H:%M:%S GMT"),
+        hdrs.ACCEPT_RANGES: "bytes",
+        hdrs.CACHE_CONTROL: "private, no-cache",
+        "Content-Security-Policy": "default-src 'none'; sandbox",
+        "X-Content-Type-Options": "nosniff",
+    }

@@ -1,0 +1,160 @@
+"""Sending a blob: by the kernel where it is a file and the connection is plain, else piece by piece.
+
+uvloop has no ``loop.sendfile``, so this is our own.  The headers are written
+through the transport, and waited for until it has nothing left to write; from
+then on nobody else writes to the socket, and threads call ``sendfile`` on a
+duplicate of it.  A thread never waits for the client: when the socket's buffer
+is full it comes back, and the event loop waits for room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from godrive.blobs import BlobStore, FileBacked
+from godrive.errors import StoreUnavailable
+from godrive.model import ObjectKey
+
+SMALL = 128 * 1024
+"""Bytes up to which the detour does not pay: headers and content leave in one piece."""
+TURN = 8 << 20
+"""Bytes that one call in a thread sends at most, so that others have their turn."""
+STALLED = 120.0
+"""Seconds without progress after which a client is given up."""
+
+
+async def send(
+    request: web.Request, response: web.StreamResponse, blobs: BlobStore, key: ObjectKey, span: tuple[int, int]
+) -> None:
+    """Answer with the bytes of *span* (start, end beyond the last); *response* has its headers and is not begun.
+
+    Raises ``NotFound`` and ``StoreUnavailable`` before anything is sent.
+    Later there is only one way left to say that something is wrong, which is
+    to cut the connection.
+    """
+    transport = request.transport
+    if transport is None:
+        return
+    start, end = span
+    plain = transport.get_extra_info("sslcontext") is None
+    try:
+        if plain and end - start > SMALL and isinstance(blobs, FileBacked):
+            file = await blobs.open_file(key)
+            await _Sending(request, response, transport, file).send(start, end)
+        else:
+            pieces = blobs.get(key, start=start, end=end)
+            await _send_pieces(request, response, pieces, end - start)
+    except (ConnectionError, TimeoutError):
+        # The client has gone, or takes nothing: that is no error of ours.
+        transport.abort()
+
+
+async def _send_pieces(
+    request: web.Request, response: web.StreamResponse, pieces: AsyncIterator[bytes], left: int
+) -> None:
+    async with _closing(pieces):
+        piece = await anext(pieces, b"")
+        await response.prepare(request)
+        while piece:
+            left -= len(piece)
+            async with asyncio.timeout(STALLED):
+                await response.write(piece)
+            piece = await anext(pieces, b"")
+    if left:
+        raise StoreUnavailable("The blob ended early.")
+
+
+@asynccontextmanager
+async def _closing(pieces: AsyncIterator[bytes]) -> AsyncIterator[None]:
+    """End a generator now, not when it is collected: it holds a file open."""
+    try:
+        yield
+    finally:
+        if isinstance(pieces, AsyncGenerator):
+            await pieces.aclose()
+
+
+class _Sending:
+    """One file on its way out.  It owns the *file* and the duplicate of the socket, and closes both."""
+
+    def __init__(
+        self, request: web.Request, response: web.StreamResponse, transport: asyncio.Transport, file: int
+    ) -> None:
+        self._request = request
+        self._response = response
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._open = [file]
+        self._pushing: asyncio.Future[int] | None = None
+
+    async def send(self, start: int, end: int) -> None:
+        try:
+            await self._send_headers()
+            socket = os.dup(self._transport.get_extra_info("socket").fileno())
+            self._open.append(socket)
+            while start < end:
+                turn = min(end, start + TURN)
+                self._pushing = self._loop.run_in_executor(None, _push, socket, self._open[0], start, turn)
+                await asyncio.wait([self._pushing])
+                start = self._pushing.result()
+                if start < turn:
+                    await self._room(socket)
+        finally:
+            # A descriptor that is closed while a thread still uses it may by then be somebody else's.
+            if self._pushing is None or self._pushing.done():
+                self._close()
+            else:
+                self._pushing.add_done_callback(self._close)
+
+    async def _send_headers(self) -> None:
+        writer = await self._response.prepare(self._request)
+        if writer is None or self._transport.is_closing():
+            raise ConnectionResetError("The client has gone.")
+        self._transport.set_write_buffer_limits(high=0)
+        try:
+            writer.send_headers()
+            async with asyncio.timeout(STALLED):
+                await writer.drain()
+        finally:
+            self._transport.set_write_buffer_limits()
+        if self._transport.is_closing() or self._transport.get_write_buffer_size():
+            raise ConnectionResetError("The client has gone.")
+
+    async def _room(self, socket: int) -> None:
+        """Wait until the socket takes more, or has failed."""
+        ready = self._loop.create_future()
+        self._loop.add_writer(socket, _wake, ready)
+        try:
+            async with asyncio.timeout(STALLED):
+                await ready
+        finally:
+            self._loop.remove_writer(socket)
+
+    def _close(self, pushed: asyncio.Future[int] | None = None) -> None:
+        if pushed is not None and not pushed.cancelled():
+            pushed.exception()
+        while self._open:
+            os.close(self._open.pop())
+
+
+def _wake(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
+
+
+def _push(socket: int, file: int, start: int, end: int) -> int:
+    """Send until *end* or until the socket is full; how far it came."""
+    while start < end:
+        try:
+            sent = os.sendfile(socket, file, start, end - start)
+        except BlockingIOError:
+            break
+        if not sent:
+            raise StoreUnavailable("The blob ended early.")
+        start += sent
+    return start
