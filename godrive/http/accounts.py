@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from godrive.errors import EmailTaken, Forbidden, Invalid, NotFound, TooManyRequests
+from godrive.errors import EmailTaken, Forbidden, Invalid, NotFound, TooManyRequests, Unauthenticated
 from godrive.http.call import Call
 from godrive.http.operations import Routes
 from godrive.messages.auth import (
@@ -124,7 +124,9 @@ async def sign_up(call: Call, body: SignUpBody) -> UserView:
     return _user(user)
 
 
-@routes.post("/v1/login", original="/login", public=True, secret=True, raises=[Invalid, TooManyRequests])
+@routes.post(
+    "/v1/login", original="/login", public=True, secret=True, raises=[Unauthenticated, Invalid, TooManyRequests]
+)
 async def log_in(call: Call, body: LogInBody) -> Tokens:
     """Begin a session.
 
@@ -136,7 +138,7 @@ async def log_in(call: Call, body: LogInBody) -> Tokens:
     )
 
 
-@routes.post("/v1/token/refresh", public=True, secret=True, raises=[Invalid, TooManyRequests])
+@routes.post("/v1/token/refresh", public=True, secret=True, raises=[Unauthenticated, Invalid, TooManyRequests])
 async def refresh_token(call: Call, body: RefreshBody) -> Tokens:
     """Renew a session.
 

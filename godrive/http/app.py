@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import msgspec
 from aiohttp import hdrs, web
 
 from godrive.drive import GoDrive
-from godrive.http import accounts, files, health, trash, uploads
+from godrive.http import accounts, docs, files, health, trash, uploads
 from godrive.http.addresses import TrustedProxies
 from godrive.http.call import bind
-from godrive.http.keys import DRIVE, METRICS
+from godrive.http.content import add_content_routes
+from godrive.http.keys import DOCUMENT, DRIVE, METRICS
 from godrive.http.metrics import Metrics
 from godrive.http.middleware import edge, meet_expectation, on_prepare
+from godrive.http.openapi import document
 from godrive.http.operations import Operation
 
 OPERATIONS: tuple[Operation, ...] = tuple(
@@ -33,13 +36,15 @@ def create_app(drive: GoDrive) -> web.Application:
     )
     app[DRIVE] = drive
     app[METRICS] = metrics
+    app[DOCUMENT] = msgspec.json.encode(document(OPERATIONS, base_url=server.base_url))
     app.on_response_prepare.append(on_prepare(server.cors_origins))
     proxies = TrustedProxies(server.trusted_proxies)
-    for operation in OPERATIONS:
+    for operation in (*OPERATIONS, *docs.routes.operations):
         for path in (operation.path, operation.original):
             if path is not None:
                 handler = bind(operation, drive, proxies, original=path == operation.original)
                 app.router.add_route(operation.method, path, handler, expect_handler=meet_expectation)
                 if operation.method == hdrs.METH_GET:
                     app.router.add_route(hdrs.METH_HEAD, path, handler, expect_handler=meet_expectation)
+    add_content_routes(app)
     return app

@@ -68,7 +68,7 @@ async def livez(call: Call) -> Alive:
     return Alive(ok=True)
 
 
-@routes.get("/readyz", public=True)
+@routes.get("/readyz", public=True, also=[503])
 async def readyz(call: Call) -> Readiness:
     """Whether requests can be served; `503` when not."""
     children = [

@@ -11,5 +11,7 @@ if TYPE_CHECKING:
     from godrive.http.metrics import Metrics
 
 DRIVE: web.AppKey[GoDrive] = web.AppKey("drive")
+DOCUMENT: web.AppKey[bytes] = web.AppKey("document")
+"""The OpenAPI document, as it is sent."""
 METRICS: web.AppKey[Metrics] = web.AppKey("metrics")
 """Count bytes of content with ``app[METRICS].bytes_in.inc(n)`` and ``bytes_out``."""

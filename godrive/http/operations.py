@@ -40,7 +40,8 @@ class Operation:
     *original* is the path of the same operation in the first GoDrive, at the
     root.  *public* needs no token.  *replays* answers a repeated
     ``Idempotency-Key`` with the first answer.  *secret* answers are not to be
-    cached anywhere.
+    cached anywhere.  *conditional* looks at ``If-Match`` or ``If-None-Match``.
+    *also* are other statuses that come with the same answer.
     """
 
     method: str
@@ -55,6 +56,7 @@ class Operation:
     conditional: bool = False
     raises: Sequence[type[DriveError]] = ()
     media_type: str = "application/json"
+    also: Sequence[int] = ()
     query: type[Any] | None = field(init=False, default=None)
     body: type[Any] | None = field(init=False, default=None)
     body_required: bool = field(init=False, default=False)
