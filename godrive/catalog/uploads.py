@@ -83,11 +83,11 @@ async def begin(
     parent_id: FileId | None = None,
     on_conflict: OnConflict = OnConflict.FAIL,
 ) -> Upload:
-    """As ``BeginUpload`` says; the upload and its URL live *ttl* seconds."""
+    """As ``BeginUpload`` says; the upload and its URL live *ttl* seconds.  An empty *mime* is found out later."""
     check_name(name)
     if not 0 <= size_bytes <= rows.MOST_BYTES:
         raise Invalid("That is not a size.", field="size_bytes")
-    if len(mime) > 255 or not _MIME.fullmatch(mime):
+    if mime and (len(mime) > 255 or not _MIME.fullmatch(mime)):
         raise Invalid("That is not a media type.", field="mime")
     if sha256 is not None and not _SHA256.fullmatch(sha256):
         raise Invalid("A SHA-256 digest is 64 hexadecimal digits in lower case.", field="sha256")
@@ -225,7 +225,7 @@ async def publish(tx: Tx, upload_id: UploadId, blob: BlobInfo, *, now: datetime)
         updated_at=now,
         kind=FileKind.FILE,
         parent_id=parent_id,
-        mime=upload.mime,
+        mime=upload.mime or blob.mime or "application/octet-stream",
         size_bytes=upload.size_bytes,
         sha256=blob.sha256 or upload.sha256,
         version_id=version_id,
