@@ -123,7 +123,11 @@ def _refuse(request: web.Request, error: DriveError) -> web.Response:
         if request.transport is not None:
             request.transport.close()
         raise ConnectionResetError("An error after the answer had begun")
-    return problem(error, request_id.get() or "")
+    response = problem(error, request_id.get() or "")
+    if not request.content.is_eof():
+        # A client that was refused may send its body or not: what comes next on this connection is anybody's guess.
+        response.force_close()
+    return response
 
 
 def _translate(request: web.Request, exception: web.HTTPException) -> web.StreamResponse:
