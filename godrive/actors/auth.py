@@ -192,7 +192,9 @@ class AuthActor(Actor[Auth]):
         """Whose password it is.
 
         Raises ``Unauthenticated``, or ``TooManyRequests`` after too many of
-        them, the same where there is no such account or it is disabled.  The attempt counts from its beginning, so that many at once are not more than many in a row.
+        them, the same where there is no such account or it is disabled.  The
+        attempt counts from its beginning, so that many at once are not more
+        than many in a row.
         """
         key = email.strip(" ").casefold()[:254]
         self._by_account.note(key)

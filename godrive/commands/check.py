@@ -1,0 +1,42 @@
+"""``godrive check-config``: whether the configuration makes sense, and what it amounts to."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import msgspec
+
+from godrive.commands import Commands
+from godrive.config import Config, marked
+from godrive.configfile import keys
+
+
+def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "check-config", parents=[shared], help="check the configuration and say what differs from the defaults"
+    )
+    parser.add_argument("--json", action="store_true", help="all of it as JSON, secrets left out")
+    parser.set_defaults(run=_check)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    config: Config = arguments.configuration(arguments)
+    shown = msgspec.to_builtins(config)
+    changed = []
+    for key in keys().values():
+        table, default = shown, msgspec.to_builtins(Config())
+        for name in key.path[:-1]:
+            table, default = table[name], default[name]
+        name = key.path[-1]
+        if table[name] and marked(key.type, "secret"):
+            table[name] = "***"
+        if table[name] != default[name]:
+            changed.append(f"{key.dotted} = {table[name]!r}\n")
+    if arguments.json:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(shown)).decode() + "\n")
+    else:
+        sys.stdout.write(f"The configuration is fine; {len(changed) or 'nothing'} differs from the defaults.\n")
+        sys.stdout.writelines(changed)
+    return 0

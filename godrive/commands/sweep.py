@@ -1,0 +1,45 @@
+"""``godrive sweep``: what the janitor does by itself, now."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import msgspec
+
+from godrive import logs
+from godrive.commands import Commands
+from godrive.commands.serve import run
+from godrive.config import Config
+
+
+def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "sweep", parents=[shared], help="purge what is due and clear away leftovers, also beside a running server"
+    )
+    parser.add_argument("--json", action="store_true", help="the counts as JSON")
+    parser.set_defaults(run=_sweep)
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    config: Config = arguments.configuration(arguments)
+    logs.configure(config.log, sys.stderr)
+    failed = 0
+
+    async def sweep() -> None:
+        from godrive.drive import GoDrive  # noqa: PLC0415
+        from godrive.messages.janitor import Sweep  # noqa: PLC0415
+
+        nonlocal failed
+        async with GoDrive(config, on_event=logs.on_event, serving=False) as drive:
+            swept = await drive.janitor.ask(Sweep())
+        counts = msgspec.structs.asdict(swept)
+        failed = counts["failed"]
+        if arguments.json:
+            sys.stdout.write(msgspec.json.encode(counts).decode() + "\n")
+        else:
+            sys.stdout.writelines(f"{count:>8} {what}\n" for what, count in counts.items() if count or what == "purged")
+
+    run(sweep())
+    return 1 if failed else 0

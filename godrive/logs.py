@@ -1,0 +1,100 @@
+"""Where logs go, for the program; a library that is embedded leaves that to its host.
+
+Events with fields, one a line: coloured for a person at a terminal, JSON for
+anything else.  What other libraries log through ``logging`` joins them.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any, TextIO
+
+import msgspec
+import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+from godrive.config import Log
+from godrive.runtime import Event, request_id
+from godrive.runtime.events import (
+    ChildCrashed,
+    ChildStarted,
+    ChildStopped,
+    DeadLetter,
+    RestartsExhausted,
+    StopTimedOut,
+    TickFailed,
+)
+
+_encoder = msgspec.json.Encoder(enc_hook=repr)
+
+log = structlog.get_logger("godrive")
+
+
+def is_human(settings: Log, stream: TextIO) -> bool:
+    """Whether *stream* is to be written for a person."""
+    return settings.format == "human" or (settings.format == "auto" and stream.isatty())
+
+
+def configure(settings: Log, stream: TextIO = sys.stdout) -> None:
+    """Log to *stream* from now on, in this process."""
+    level: int = logging.getLevelNamesMapping()[settings.level.upper()]
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        _add_request_id,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if is_human(settings, stream):
+        colors = stream.isatty()
+        plain = structlog.dev.plain_traceback
+        shared.append(structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain))
+        factory: Any = structlog.PrintLoggerFactory(stream)
+    else:
+        shared += [structlog.processors.format_exc_info, _render]
+        factory = structlog.BytesLoggerFactory(stream.buffer)
+    structlog.configure(
+        processors=shared,
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=factory,
+        cache_logger_on_first_use=True,
+    )
+    # Of others only what is wrong: at lower levels some write down what they sign requests with.
+    logging.basicConfig(handlers=[_Relay()], level=max(level, logging.WARNING), force=True)
+    logging.captureWarnings(True)
+
+
+def on_event(event: Event) -> None:
+    """Log what a supervisor reports."""
+    match event:
+        case ChildStarted(child):
+            log.debug("child_started", child=child)
+        case ChildStopped(child):
+            log.debug("child_stopped", child=child)
+        case ChildCrashed(child, error, doing):
+            log.error("child_crashed", child=child, doing=doing, exc_info=error)
+        case RestartsExhausted(child, intensity, period):
+            log.critical("restarts_exhausted", child=child, intensity=intensity, period=period)
+        case DeadLetter(actor, message, reason, chosen):
+            log.warning("dead_letter", actor=actor, message=message, reason=reason, request_id=chosen)
+        case StopTimedOut(child):
+            log.warning("stop_timed_out", child=child)
+        case TickFailed(child, error):
+            log.warning("tick_failed", child=child, error=repr(error))
+
+
+def _add_request_id(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    if (chosen := request_id.get()) is not None:
+        event.setdefault("request_id", chosen)
+    return event
+
+
+def _render(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
+    return _encoder.encode(event)
+
+
+class _Relay(logging.Handler):
+    """Passes records of the standard library's ``logging`` on."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log.log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info)
