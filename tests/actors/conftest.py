@@ -1,0 +1,34 @@
+"""Every suite of an actor runs over near refs, and over refs that send everything through the codec."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from godrive.drive import GoDrive
+from godrive.model import User
+from godrive.testing import LoopbackDrive, ManualClock, open_drive, sign_up
+
+
+@pytest.fixture(params=[GoDrive, LoopbackDrive], ids=["local", "loopback"])
+def drive_class(request: pytest.FixtureRequest) -> type[GoDrive]:
+    """How the actors reach one another."""
+    chosen: type[GoDrive] = request.param
+    return chosen
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+async def drive(drive_class: type[GoDrive], clock: ManualClock, anyio_backend: object) -> AsyncIterator[GoDrive]:
+    async with open_drive(drive_class=drive_class, clock=clock) as drive:
+        yield drive
+
+
+@pytest.fixture
+async def owner(drive: GoDrive) -> User:
+    return await sign_up(drive)

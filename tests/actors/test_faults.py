@@ -1,0 +1,238 @@
+"""A fault at every step of every way an upload can go, and then time and two tickers: nothing is left in between.
+
+Each way is first walked without a fault to count its operations on the stores;
+then once for each operation and each kind of fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+import pytest
+
+from godrive.blobs.memory import MemoryBlobStore
+from godrive.catalog.sqlite import SqliteCatalog
+from godrive.drive import GoDrive
+from godrive.errors import DriveError
+from godrive.messages.auth import GetUser
+from godrive.messages.ingest import CommitUpload, IngestBlob, Reconcile
+from godrive.messages.janitor import Sweep
+from godrive.messages.metadata import (
+    AbortUpload,
+    BeginUpload,
+    ListFiles,
+    ListTrash,
+    OpenContent,
+    PurgeFile,
+    TrashFile,
+    UploadCounts,
+    UsageDrift,
+)
+from godrive.model import File, FileId, Upload, User
+from godrive.testing import ManualClock, chunks, open_drive, quick_folder, sign_up
+from tests.faults import Bug, Fault, Faults, FaultyBlobs, FaultyCatalog
+
+pytestmark = pytest.mark.anyio
+
+CONTENT = b"what was acknowledged is never lost" * 100
+
+
+@dataclass
+class Walk:
+    """What a client did, and what it was told."""
+
+    drive: GoDrive
+    owner: User
+    published: list[File] = field(default_factory=list)
+    purged: list[FileId] = field(default_factory=list)
+
+    async def begin(self, name: str = "a.txt", size: int = len(CONTENT)) -> Upload:
+        return await self.drive.metadata.ask(BeginUpload(self.owner.id, name, "text/plain", size))
+
+    async def put(self, upload: Upload, content: bytes = CONTENT) -> None:
+        await self.drive.blobs.put(upload.object_key, chunks(content))
+
+
+Way = Callable[[Walk], Awaitable[None]]
+
+
+async def put_then_complete(walk: Walk) -> None:
+    upload = await walk.begin()
+    await walk.put(upload)
+    walk.published.append(await walk.drive.ingest.ask(CommitUpload(upload.id, walk.owner.id)))
+
+
+async def put_then_event(walk: Walk) -> None:
+    upload = await walk.begin()
+    await walk.put(upload)
+    await walk.drive.ingest.ask(IngestBlob(upload.object_key))
+
+
+async def put_then_silence(walk: Walk) -> None:
+    await walk.put(await walk.begin())
+
+
+async def wrong_bytes(walk: Walk) -> None:
+    upload = await walk.begin()
+    await walk.put(upload, CONTENT + b"!")
+    await walk.drive.ingest.ask(CommitUpload(upload.id))
+
+
+async def abort_then_put(walk: Walk) -> None:
+    upload = await walk.begin()
+    await walk.drive.metadata.ask(AbortUpload(walk.owner.id, upload.id))
+    await walk.put(upload)
+    await walk.drive.ingest.ask(CommitUpload(upload.id))
+
+
+async def intent_only(walk: Walk) -> None:
+    await walk.begin()
+
+
+async def name_taken_meanwhile(walk: Walk) -> None:
+    first, second = await walk.begin(), await walk.begin()
+    for upload in (first, second):
+        await walk.put(upload)
+        walk.published.append(await walk.drive.ingest.ask(CommitUpload(upload.id)))
+
+
+async def upload_then_purge(walk: Walk) -> None:
+    await put_then_complete(walk)
+    file = walk.published.pop()
+    await walk.drive.metadata.ask(TrashFile(walk.owner.id, file.id))
+    walk.purged.append(file.id)
+    await walk.drive.metadata.ask(PurgeFile(walk.owner.id, file.id))
+    await walk.drive.janitor.ask(Sweep())
+
+
+WAYS: list[Way] = [
+    put_then_complete,
+    put_then_event,
+    put_then_silence,
+    wrong_bytes,
+    abort_then_put,
+    intent_only,
+    name_taken_meanwhile,
+    upload_then_purge,
+]
+
+
+@asynccontextmanager
+async def walk(drive_class: type[GoDrive], clock: ManualClock) -> AsyncIterator[tuple[Walk, Callable[[Faults], None]]]:
+    """A drive with one user, and the switch that turns faults on."""
+    with quick_folder() as folder:
+        blobs = FaultyBlobs(MemoryBlobStore(clock=clock))
+        catalog = FaultyCatalog(SqliteCatalog(Path(folder) / "godrive.db"))
+
+        def arm(faults: Faults) -> None:
+            blobs.faults = catalog.faults = faults
+
+        async with open_drive(
+            data_dir=folder, clock=clock, blobs=blobs, catalog=catalog, drive_class=drive_class
+        ) as drive:
+            yield Walk(drive, await sign_up(drive)), arm
+
+
+async def go(way: Way, walk: Walk, faults: Faults) -> None:
+    """Walk that way; a client that sees an operation hang hangs up."""
+
+    async def client() -> None:
+        with suppress(DriveError, Bug):
+            await way(walk)
+        done.set()
+
+    done = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(client)
+        async with anyio.create_task_group() as either:
+            either.start_soon(_when, done, either.cancel_scope)
+            either.start_soon(_when, faults.hanging, either.cancel_scope)
+        tasks.cancel_scope.cancel()
+    faults.heal()
+
+
+async def _when(event: anyio.Event, scope: anyio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
+
+
+async def let_time_pass(drive: GoDrive, clock: ManualClock) -> None:
+    """Past every deadline there is, with the tickers' two messages now and then."""
+    for seconds in (10, 60, 3600, 60, 3600, 3600, 3600, 3600, 90_000):
+        clock.advance(seconds)
+        await drive.ingest.ask(Reconcile())
+        await drive.janitor.ask(Sweep())
+
+
+async def check(walk: Walk) -> None:
+    """What must hold in the end, whatever went wrong."""
+    drive, owner = walk.drive, walk.owner
+    assert (await drive.metadata.ask(UploadCounts()))["pending"] == 0
+    listed = (await drive.metadata.ask(ListFiles(owner.id))).items
+    trashed = (await drive.metadata.ask(ListTrash(owner.id))).items
+    ids = [file.id for file in listed]
+    for file in walk.published:
+        assert ids.count(file.id) == 1
+    assert len({file.name for file in listed}) == len(listed)
+    keys = set()
+    for file in listed:
+        content = await drive.metadata.ask(OpenContent(file.id, owner.id))
+        assert b"".join([piece async for piece in drive.blobs.get(content.object_key)]) == CONTENT
+        keys.add(content.object_key)
+    stored = {blob.key async for blob in drive.blobs.list()}
+    assert keys <= stored
+    assert len(stored) == len(listed) + len(trashed)
+    usage = (await drive.auth.ask(GetUser(owner.id))).usage
+    assert usage.reserved_bytes == 0
+    assert usage.live_bytes == len(listed) * len(CONTENT)
+    assert usage.trash_bytes == len(trashed) * len(CONTENT)
+    assert await drive.metadata.ask(UsageDrift()) == 0
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+@pytest.mark.parametrize("fault", Fault, ids=lambda fault: fault.name.lower())
+async def test_a_fault_at_any_operation_leaves_nothing_in_between(
+    way: Way, fault: Fault, drive_class: type[GoDrive]
+) -> None:
+    at, struck = 0, True
+    while struck:
+        clock = ManualClock()
+        async with walk(drive_class, clock) as (walked, arm):
+            faults = Faults(at, fault)
+            arm(faults)
+            await go(way, walked, faults)
+            struck = faults.struck
+            await let_time_pass(walked.drive, clock)
+            await check(walked)
+        at += 1
+    assert at > 1
+
+
+@pytest.mark.parametrize("fault", [Fault.REFUSED, Fault.ANSWER_LOST, Fault.BUG], ids=lambda fault: fault.name.lower())
+async def test_a_fault_while_reconciling_and_sweeping_only_puts_things_off(
+    fault: Fault, drive_class: type[GoDrive]
+) -> None:
+    at, struck = 0, True
+    while struck:
+        clock = ManualClock()
+        async with walk(drive_class, clock) as (walked, arm):
+            for way in (put_then_silence, abort_then_put, intent_only, upload_then_purge):
+                with suppress(DriveError):
+                    await way(walked)
+            faults = Faults(at, fault)
+            arm(faults)
+            clock.advance(20)
+            with suppress(DriveError):
+                await walked.drive.ingest.ask(Reconcile())
+            with suppress(DriveError):
+                await walked.drive.janitor.ask(Sweep())
+            struck = faults.struck
+            faults.heal()
+            await let_time_pass(walked.drive, clock)
+            await check(walked)
+        at += 1
+    assert at > 5

@@ -1,0 +1,99 @@
+"""What every message must be, whoever adds it: frozen, documented, handled, and the same after a trip over a wire."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import inspect
+
+from godrive.actors.auth import AuthActor
+from godrive.actors.ingest import IngestActor
+from godrive.actors.janitor import JanitorActor
+from godrive.actors.metadata import MetadataActor
+from godrive.actors.storage import StorageActor
+from godrive.runtime import codec
+from godrive.runtime.message import Ask, Contract, Message
+from godrive.tree import CONTRACTS
+
+MESSAGES = [message for contract in CONTRACTS for message in contract.messages.values()]
+ASKS = [message for message in MESSAGES if issubclass(message, Ask)]
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
+INSTANTS = st.datetimes(datetime(1970, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
+
+
+def values(type_: inspect.Type) -> st.SearchStrategy[Any]:
+    """Values of a type that can be sent; fails for one that cannot."""
+    match type_:
+        case inspect.NoneType():
+            return st.none()
+        case inspect.BoolType():
+            return st.booleans()
+        case inspect.IntType():
+            return st.integers(-(2**63), 2**63 - 1)
+        case inspect.FloatType():
+            return st.floats(allow_nan=False)
+        case inspect.StrType():
+            return TEXT
+        case inspect.BytesType():
+            return st.binary(max_size=20)
+        case inspect.DateTimeType():
+            return INSTANTS
+        case inspect.EnumType(cls=cls):
+            return st.sampled_from(list(cls))
+        case inspect.UnionType(types=types):
+            return st.one_of(*map(values, types))
+        case inspect.ListType(item_type=item):
+            return st.lists(values(item), max_size=3)
+        case inspect.DictType(key_type=key, value_type=value):
+            return st.dictionaries(values(key), values(value), max_size=3)
+        case inspect.StructType(cls=cls, fields=fields):
+            return st.builds(cls, **{field.name: values(field.type) for field in fields})
+        case _:
+            raise AssertionError(f"{type_} is not for the wire")
+
+
+def named(messages: list[Any]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("message", messages, ids=lambda message: message.__name__)
+
+
+@named(MESSAGES)
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_a_message_arrives_as_it_was_sent(message: type[Message[Any]], data: st.DataObject) -> None:
+    sent = data.draw(values(inspect.type_info(message)))
+    assert codec.decode(message.contract, message.__name__, codec.encode(sent)) == sent
+
+
+@named(ASKS)
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_a_reply_arrives_as_it_was_sent(message: type[Ask[Any, Any]], data: st.DataObject) -> None:
+    sent = data.draw(values(inspect.type_info(message.reply)))
+    assert codec.decode_reply(message, codec.encode_reply(sent)) == sent
+
+
+@named(MESSAGES)
+def test_a_message_is_frozen(message: type[Message[Any]]) -> None:
+    assert message.__struct_config__.frozen
+
+
+@named(MESSAGES)
+def test_a_message_says_what_it_does(message: type[Message[Any]]) -> None:
+    assert message.__doc__
+    assert message.__doc__ != message.__base__.__doc__
+
+
+@named(MESSAGES)
+def test_a_message_waits_no_longer_than_somebody_would(message: type[Message[Any]]) -> None:
+    assert 0 < message.timeout <= 600
+
+
+@pytest.mark.parametrize("contract", CONTRACTS, ids=lambda contract: contract.name)
+def test_every_message_is_handled(contract: type[Contract]) -> None:
+    actors = {actor.contract: actor for actor in (AuthActor, IngestActor, JanitorActor, MetadataActor, StorageActor)}
+    assert set(actors[contract].handlers) == set(contract.messages.values())
