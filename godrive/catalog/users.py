@@ -123,6 +123,16 @@ async def set_password(tx: Tx, user_id: UserId, password_hash: str, *, keep: Ses
     return user
 
 
+async def refresh_hash(tx: Tx, user_id: UserId, *, before: str, after: str) -> None:
+    """Keep another hash of the same password; sessions go on.  A no-op when the password was changed meanwhile."""
+    await tx.run(
+        "UPDATE users SET password_hash = $3 WHERE id = $1 AND password_hash = $2 AND state = 'active'",
+        user_id,
+        before,
+        after,
+    )
+
+
 async def set_email(tx: Tx, user_id: UserId, email: str) -> User:
     """Change the e-mail address.  Raises ``NotFound``, ``Invalid``, ``EmailTaken``."""
     email = check_email(email)
