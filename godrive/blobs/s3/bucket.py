@@ -10,16 +10,14 @@ import anyio
 
 from godrive.blobs.layout import Layout
 from godrive.blobs.s3.body import MIB, PART_SIZE
-from godrive.blobs.s3.client import S3Client
+from godrive.blobs.s3.client import BODY_DEADLINE, DEADLINE, S3Client
+from godrive.blobs.s3.faults import code_of
 from godrive.blobs.s3.info import plain_etag
 from godrive.blobs.s3.probe import Capabilities, probe
 from godrive.clock import Clock, SystemClock
 from godrive.config import S3
-from godrive.errors import DriveError, NotFound, UploadFinished
+from godrive.errors import DriveError, NotFound, StoreUnavailable, UploadFinished
 from godrive.model import ObjectKey
-
-BODY_DEADLINE = 120.0
-"""Seconds for one request that carries a part, or that has the store move bytes itself."""
 
 COPY_LIMIT = 5 * 1024 * MIB
 """Bytes that one CopyObject moves at most (Amazon S3 API reference)."""
@@ -34,6 +32,7 @@ class Bucket:
 
     *capabilities* overrides what the probe at ``open`` finds out.  Bodies over
     *part* bytes go up in parts; objects over *copy_limit* are copied in parts.
+    *deadline* is the seconds that one request without a body may take.
     """
 
     def __init__(
@@ -45,8 +44,9 @@ class Bucket:
         part: int = PART_SIZE,
         copy_limit: int = COPY_LIMIT,
         copy_part: int = COPY_PART,
+        deadline: float = DEADLINE,
     ) -> None:
-        self.client = S3Client(settings, clock or SystemClock())
+        self.client = S3Client(settings, clock or SystemClock(), deadline=deadline)
         self.layout = Layout(settings.prefix)
         self.capabilities = capabilities or Capabilities()
         self._probed = capabilities is not None
@@ -131,16 +131,21 @@ class Bucket:
         return str(answer["UploadId"])
 
     async def join(self, bucket_key: str, multipart: str, parts: list[tuple[int, str]], **condition: str) -> None:
-        """Make the parts one object."""
+        """Make the parts one object.  Raises ``NotFound`` when the upload has ended."""
         listed = [{"PartNumber": number, "ETag": etag} for number, etag in sorted(parts)]
-        await self.client.call(
-            "complete_multipart_upload",
-            Key=bucket_key,
-            UploadId=multipart,
-            MultipartUpload={"Parts": listed},
-            deadline=BODY_DEADLINE,
-            **condition,
-        )
+        try:
+            await self.client.call(
+                "complete_multipart_upload",
+                Key=bucket_key,
+                UploadId=multipart,
+                MultipartUpload={"Parts": listed},
+                deadline=BODY_DEADLINE,
+                **condition,
+            )
+        except StoreUnavailable as error:
+            if code_of(error.__cause__) == "InternalError":  # Ceph's answer for an upload that was aborted
+                await self.client.call("list_parts", Key=bucket_key, UploadId=multipart)
+            raise
 
     async def join_once(self, bucket_key: str, multipart: str, parts: list[tuple[int, str]]) -> None:
         """Make the parts one object unless there is one; to be called while :meth:`publishing`."""

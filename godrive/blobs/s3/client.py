@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,14 +16,14 @@ import anyio
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
 from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ParamValidationError
 
 from godrive.blobs.s3.breaker import Breaker
 from godrive.blobs.s3.faults import FAULTS, as_config_error, code_of, is_passing, translate
 from godrive.blobs.s3.signing import Credentials, presign
 from godrive.clock import Clock
 from godrive.config import S3
-from godrive.errors import ConfigError, NotFound, StoreUnavailable
+from godrive.errors import ConfigError, StoreUnavailable
 
 CONNECTIONS = 64
 CONNECT_TIMEOUT = 3.0
@@ -31,11 +33,14 @@ ATTEMPTS = 3
 DEADLINE = 15.0
 """Seconds that a request without a body may take, retries and the wait for a connection included."""
 
+BODY_DEADLINE = 120.0
+"""Seconds for one request that carries a part, or that has the store move bytes itself."""
+
 
 class S3Client:
     """Calls the internal endpoint, and signs URLs for the public one."""
 
-    def __init__(self, settings: S3, clock: Clock) -> None:
+    def __init__(self, settings: S3, clock: Clock, *, deadline: float = DEADLINE) -> None:
         for name, endpoint in (("endpoint", settings.endpoint), ("public_endpoint", settings.public_endpoint)):
             if endpoint and (urlsplit(endpoint).scheme not in {"http", "https"} or not urlsplit(endpoint).netloc):
                 raise ConfigError(f"blobs.s3.{name} is not an http(s) URL: {endpoint!r}.", field=f"blobs.s3.{name}")
@@ -44,9 +49,14 @@ class S3Client:
                 "blobs.s3.access_key and blobs.s3.secret_key go together; without both, the process's role is used.",
                 field="blobs.s3",
             )
+        if not re.fullmatch(r"[\w.-]{3,63}", settings.bucket, re.ASCII):
+            raise ConfigError(f"blobs.s3.bucket is no name for a bucket: {settings.bucket!r}.", field="blobs.s3.bucket")
+        if settings.ca_file and not Path(settings.ca_file).is_file():
+            raise ConfigError(f"blobs.s3.ca_file is not a file: {settings.ca_file}.", field="blobs.s3.ca_file")
         self.bucket = settings.bucket
         self._settings = settings
         self._clock = clock
+        self.deadline = deadline
         self._breaker = Breaker(clock)
         self._stack = AsyncExitStack()
         self._client: Any = None
@@ -66,7 +76,7 @@ class S3Client:
             response_checksum_validation="when_required",
             retries={"total_max_attempts": 1},  # ours know the deadline
             connect_timeout=CONNECT_TIMEOUT,
-            read_timeout=DEADLINE,
+            read_timeout=BODY_DEADLINE,
             max_pool_connections=CONNECTIONS,
         )
         try:
@@ -94,16 +104,13 @@ class S3Client:
         self._client = None
 
     async def _make_or_check_bucket(self) -> None:
-        try:
-            await self.call("head_bucket")
-        except NotFound:
-            if not self._settings.create_bucket:
-                raise ConfigError(
-                    f"There is no bucket {self.bucket!r} in the store: make it, or set blobs.s3.create_bucket.",
-                    field="blobs.s3.bucket",
-                ) from None
-        else:
+        if await self._has_bucket():
             return
+        if not self._settings.create_bucket:
+            raise ConfigError(
+                f"There is no bucket {self.bucket!r} in the store: make it, or set blobs.s3.create_bucket.",
+                field="blobs.s3.bucket",
+            )
         options: dict[str, Any] = {}
         if self._settings.region != "us-east-1":  # the one region that must not be named
             options["CreateBucketConfiguration"] = {"LocationConstraint": self._settings.region}
@@ -113,24 +120,36 @@ class S3Client:
             # Several processes start at once: another of them was first.
             if code_of(error.__cause__) not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
                 raise
-            await self.call("head_bucket")
+            await self._has_bucket()
 
-    async def call(self, operation: str, *, deadline: float = DEADLINE, **arguments: Any) -> Any:
+    async def _has_bucket(self) -> bool:
+        try:
+            await self.call("list_objects_v2", MaxKeys=1)  # unlike HEAD it says why not
+        except StoreUnavailable as error:
+            if code_of(error.__cause__) != "NoSuchBucket":
+                raise
+            return False
+        return True
+
+    async def call(self, operation: str, *, deadline: float | None = None, **arguments: Any) -> Any:
         """Ask the store for *operation* on the bucket.
 
-        Tried again after what passes, until *deadline* seconds are over.
+        Tried again after what passes, until *deadline* seconds are over (of the client, by default).
         Raises the ``DriveError`` that :func:`translate` finds.
         """
         if self._client is None:
             raise StoreUnavailable("The store is not open.")
         self._breaker.check()
         method = getattr(self._client, operation)
+        seconds = self.deadline if deadline is None else deadline
         try:
-            with anyio.fail_after(deadline):
+            with anyio.fail_after(seconds):
                 answer = await _insist(lambda: method(Bucket=self.bucket, **arguments))
         except TimeoutError:
             self._breaker.failed()
-            raise StoreUnavailable(f"The store does not answer within {deadline:g} seconds.") from None
+            raise StoreUnavailable(f"The store does not answer within {seconds:g} seconds.") from None
+        except ParamValidationError:
+            raise  # ours: a bug
         except FAULTS as error:
             if is_passing(error):
                 self._breaker.failed()
@@ -208,15 +227,6 @@ async def _insist(request: Any) -> Any:
                 raise
         await anyio.sleep(0.05 * 4 ** (attempt - 1) * random.uniform(0.5, 1.0))
     raise AssertionError("unreachable")
-
-
-@asynccontextmanager
-async def reading(body: Any) -> AsyncIterator[Any]:
-    """The body of an answer, its connection dropped at the end when bytes of it are left."""
-    try:
-        yield body
-    finally:
-        body.close()
 
 
 def _session(*, from_environment: bool) -> AioSession:

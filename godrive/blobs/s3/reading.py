@@ -8,7 +8,6 @@ from typing import Any
 import anyio
 
 from godrive.blobs.s3.bucket import Bucket
-from godrive.blobs.s3.client import DEADLINE
 from godrive.blobs.s3.faults import FAULTS, is_passing, translate
 from godrive.blobs.s3.info import blob_info, listed_info
 from godrive.errors import NotFound, RangeNotSatisfiable, StoreUnavailable
@@ -64,7 +63,7 @@ class Reading(Bucket):
             condition = {"IfMatch": answer["ETag"]}
             body = answer["Body"]
             try:
-                while piece := await _piece(body):
+                while piece := await _piece(body, self.client.deadline):
                     start += len(piece)
                     yield piece
             except StoreUnavailable:
@@ -92,9 +91,9 @@ class Reading(Bucket):
         return None
 
 
-async def _piece(body: Any) -> bytes:
+async def _piece(body: Any, deadline: float) -> bytes:
     try:
-        with anyio.fail_after(DEADLINE):
+        with anyio.fail_after(deadline):
             return bytes(await body.read(PIECE))
     except TimeoutError:
         raise StoreUnavailable("The store stopped sending.") from None

@@ -11,7 +11,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from godrive.blobs.s3.body import Body, part_size
-from godrive.blobs.s3.bucket import BODY_DEADLINE, DEFAULT_MIME, Bucket
+from godrive.blobs.s3.bucket import DEFAULT_MIME, Bucket
+from godrive.blobs.s3.client import BODY_DEADLINE
 from godrive.blobs.s3.info import DIGEST_KEY, WRITER_KEY, blob_info
 from godrive.errors import NotFound, UploadFinished
 from godrive.model import BlobInfo, ObjectKey, new_id

@@ -1,0 +1,33 @@
+"""Stores on a real S3 gateway."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+
+import pytest
+
+from godrive.blobs.s3 import S3BlobStore
+from godrive.config import S3
+from tests.servers import CephGateway
+
+
+@pytest.fixture
+def s3_settings(ceph_gateway: CephGateway) -> S3:
+    """A bucket of the test's own, not made yet, shared with others as its prefix says."""
+    return S3(
+        endpoint=ceph_gateway.endpoint,
+        bucket=f"t{uuid.uuid4().hex}",
+        prefix="drive/",
+        access_key=ceph_gateway.access_key,
+        secret_key=ceph_gateway.secret_key,
+    )
+
+
+@pytest.fixture
+async def s3_store(s3_settings: S3) -> AsyncIterator[S3BlobStore]:
+    """An open store with small parts, so that little data goes up in many."""
+    store = S3BlobStore(s3_settings, part=5 * 1024 * 1024)
+    await store.open()
+    yield store
+    await store.close()
