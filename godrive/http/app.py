@@ -47,4 +47,5 @@ def create_app(drive: GoDrive) -> web.Application:
                 if operation.method == hdrs.METH_GET:
                     app.router.add_route(hdrs.METH_HEAD, path, handler, expect_handler=meet_expectation)
     add_content_routes(app)
+    add_content_routes(app)
     return app

@@ -12,12 +12,12 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-import structlog
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 from aiohttp.typedefs import Middleware
 
 from godrive.errors import DriveError
+from godrive.http.journal import journal
 from godrive.http.metrics import Metrics, route_of
 from godrive.http.problems import ExpectationFailed, Internal, of_http_exception, problem
 from godrive.runtime import request_id
@@ -36,11 +36,10 @@ _PREFLIGHT_AGE = "7200"
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Hook = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 
-log = structlog.get_logger("godrive.http")
-
 
 def edge(metrics: Metrics, *, log_requests: bool) -> Middleware:
     """The middleware of an application."""
+    log = journal()
 
     @web.middleware
     async def serve(request: web.Request, handler: Next) -> web.StreamResponse:

@@ -24,6 +24,7 @@ from godrive.errors import (
     TooLarge,
     Unauthenticated,
 )
+from godrive.http.openapi_content import content_paths
 from godrive.http.operations import Operation
 from godrive.http.problems import STATUS, Malformed, Problem, RequestTimeout, UnsupportedMediaType
 
@@ -107,7 +108,7 @@ def document(operations: Sequence[Operation], *, base_url: str) -> Json:
         },
         "servers": [{"url": base_url}],
         "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
-        "paths": dict(paths),
+        "paths": {**paths, **content_paths(_refusals)},
         "components": {
             "schemas": components,
             "headers": _HEADERS,
@@ -143,7 +144,7 @@ def _operation(operation: Operation, known: dict[Any, Json], components: dict[st
         "tags": [operation.tag],
         "summary": operation.summary,
         "parameters": [*_parameters(operation, components)],
-        "responses": {**_success(operation, known), **_refusals(operation)},
+        "responses": {**_success(operation, known), **_refusals(errors_of(operation))},
         "security": [] if operation.public else [{"token": []}],
     }
     if operation.description:
@@ -200,9 +201,9 @@ def _success(operation: Operation, known: dict[Any, Json]) -> Json:
     return responses
 
 
-def _refusals(operation: Operation) -> Json:
+def _refusals(errors: Iterable[type[DriveError]]) -> Json:
     by_status: dict[int, list[type[DriveError]]] = defaultdict(list)
-    for error in sorted(errors_of(operation), key=lambda error: error.code):
+    for error in sorted(errors, key=lambda error: error.code):
         by_status[STATUS[error.code]].append(error)
     return {str(status): _refusal(status, by_status[status]) for status in sorted(by_status)}
 

@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any
 
 import anyio
-import structlog
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.web_protocol import RequestPayloadError
@@ -22,6 +21,7 @@ from aiohttp.web_protocol import RequestPayloadError
 from godrive.drive import GoDrive
 from godrive.errors import ConfigError, DriveError
 from godrive.http.app import create_app
+from godrive.http.journal import journal
 from godrive.http.middleware import REQUEST_ID, identify
 from godrive.http.problems import HeadersTooLarge, Internal, Malformed, UrlTooLong, of_http_exception, problem
 
@@ -37,8 +37,6 @@ READ_BUFFER = 262_144
 _MAX_LINE = 8_190
 _MAX_FIELD = 16_380
 _BACKLOG = 1_024
-
-log = structlog.get_logger("godrive.http")
 
 
 class Connection(web.RequestHandler):
@@ -78,7 +76,7 @@ class Connection(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionResetError("An error after the answer had begun")
         if status >= 500:
-            log.error("request_failed", request_id=chosen, exc_info=exc)
+            journal().error("request_failed", request_id=chosen, exc_info=exc)
         response = problem(_unreadable(exc) if status < 500 else Internal("This server made a mistake."), chosen)
         response.headers[REQUEST_ID] = chosen
         response.headers[hdrs.SERVER] = "godrive"
