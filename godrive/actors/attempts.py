@@ -23,12 +23,15 @@ class Attempts:
         self._capacity = capacity
         self._made: dict[str, list[float]] = {}
 
+    def __len__(self) -> int:
+        """How many keys are remembered."""
+        return len(self._made)
+
     def note(self, key: str) -> None:
         """Count an attempt.  Raises ``TooManyRequests`` with the exact time after which one will be free."""
         now = self._clock.monotonic()
         made = [at for at in self._made.pop(key, ()) if at > now - self._window]
-        if made or self._limit:
-            self._made[key] = made  # put last: it tried last
+        self._made[key] = made  # put last: it tried last
         if len(made) >= self._limit:
             raise TooManyRequests("Too many attempts.", retry_after=made[-self._limit] + self._window - now)
         made.append(now)

@@ -8,6 +8,7 @@ messages at once than that.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import NoReturn
 
 from godrive import config
@@ -16,7 +17,7 @@ from godrive.actors.hashing import HashPool
 from godrive.actors.liveness import Liveness
 from godrive.catalog import Catalog, Tx, sessions, users
 from godrive.clock import Clock
-from godrive.credentials import RefreshClaims, TokenSigner, check_new_password, clean_email
+from godrive.credentials import RefreshClaims, TokenSigner, check_new_password, clean_email, needs_rehash
 from godrive.errors import Forbidden, Invalid, NotFound, TooManyRequests, Unauthenticated
 from godrive.messages.auth import (
     Auth,
@@ -81,24 +82,32 @@ class AuthActor(Actor[Auth]):
             account = None  # nobody has that address: no need to look for them, nor to say so
         else:
             account = await self._catalog.read(lambda tx: users.find(tx, email))
-        user_id = await self._check_password(account, ask.email, ask.password)
+        account = await self._check_password(account, ask.email, ask.password)
+        user_id, before = account.user.id, account.password_hash
+        after = before
+        if needs_rehash(before, self._settings.bcrypt_cost):
+            with suppress(TooManyRequests):  # another time will do
+                after = await self._hashes.hash(ask.password)
         now, ttl = self._clock.now(), self._settings.refresh_ttl
-        address, user_agent = _line(ask.address, 64), _line(ask.user_agent, 256)
+
+        async def begin(tx: Tx) -> Session:
+            if after != before:
+                await users.refresh_hash(tx, user_id, before=before, after=after)
+            return await sessions.begin(tx, user_id, now=now, ttl=ttl, address=ask.address, user_agent=ask.user_agent)
+
         try:
-            session = await self._catalog.write(
-                lambda tx: sessions.begin(tx, user_id, now=now, ttl=ttl, address=address, user_agent=user_agent)
-            )
+            session = await self._catalog.write(begin)
         except (Unauthenticated, NotFound):  # disabled or deleted while the password was checked
             _refuse_log_in()
         return self._tokens_of(session)
 
     @Refresh.handler
     async def refresh(self, ask: Refresh) -> Tokens:
-        now, ttl, address = self._clock.now(), self._settings.refresh_ttl, _line(ask.address, 64)
+        now, ttl = self._clock.now(), self._settings.refresh_ttl
         claims = self._tokens.verify_refresh(ask.refresh_token, now=now)
         session = await self._catalog.write(
             lambda tx: sessions.refresh(
-                tx, claims.user_id, claims.session_id, claims.generation, now=now, ttl=ttl, address=address
+                tx, claims.user_id, claims.session_id, claims.generation, now=now, ttl=ttl, address=ask.address
             )
         )
         if session is None:
@@ -188,8 +197,8 @@ class AuthActor(Actor[Auth]):
         except Unauthenticated:
             raise Forbidden("The password is wrong.", field="current_password") from None
 
-    async def _check_password(self, account: users.Account | None, email: str, password: str) -> UserId:
-        """Whose password it is.
+    async def _check_password(self, account: users.Account | None, email: str, password: str) -> users.Account:
+        """The account, if it is its password.
 
         Raises ``Unauthenticated``, or ``TooManyRequests`` after too many of
         them, the same where there is no such account or it is disabled.  The
@@ -206,7 +215,7 @@ class AuthActor(Actor[Auth]):
         if account is None or not matches or account.user.state is not UserState.ACTIVE:
             _refuse_log_in()
         self._by_account.take_back(key)
-        return account.user.id
+        return account
 
     def _count_address(self, address: str) -> None:
         if address:  # an application that embeds the drive need not have one
@@ -228,8 +237,3 @@ class AuthActor(Actor[Auth]):
 def _refuse_log_in() -> NoReturn:
     """The one answer to an unknown e-mail, a wrong password and a disabled user."""
     raise Unauthenticated("The e-mail address or the password is wrong.")
-
-
-def _line(text: str, length: int) -> str:
-    """Text of a stranger's, fit to be kept and shown."""
-    return "".join(character for character in text if character.isprintable())[:length]

@@ -31,6 +31,10 @@ class Liveness:
         self._alive_at: dict[SessionId, float] = {}
         self._reads: dict[SessionId, asyncio.Task[bool]] = {}
 
+    def __len__(self) -> int:
+        """How many sessions are remembered."""
+        return len(self._alive_at)
+
     def is_fresh(self, session_id: SessionId) -> bool:
         """Whether the session was alive so lately that there is no need to ask."""
         alive_at = self._alive_at.get(session_id)
