@@ -1,0 +1,183 @@
+"""What stores say when an object was made, in every dialect, as one value.
+
+=============  ==========================  ================  ============================
+who            source                      key               around it
+=============  ==========================  ================  ============================
+AWS            ``aws:s3``                  URL-encoded       nothing, SNS, SQS, both
+AWS            EventBridge                 as it is          ``detail``
+MinIO          ``minio:s3``                URL-encoded       ``EventName`` and ``Key``
+RustFS         ``rustfs:s3``               URL-encoded       ``data``, over NATS and AMQP
+Ceph           ``ceph:s3``                 as it is          nothing
+SeaweedFS      the filer's webhook         a path            nothing
+=============  ==========================  ================  ============================
+
+Encoded means as in an HTML form: ``%2F`` for a slash and ``+`` for a space.
+An event is a hint and nothing more: whoever acts on one asks the store.
+
+Sources: Amazon S3 user guide, "Event message structure"; Ceph documentation,
+"Bucket Notifications"; MinIO ``internal/event``; RustFS ``crates/notify``;
+SeaweedFS ``weed/notification/webhook``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any
+from urllib.parse import unquote_plus
+
+import msgspec
+
+from godrive.errors import Invalid
+from godrive.model import ETag, Value
+
+DEEPEST = 4
+"""Envelopes within envelopes that are opened: S3 in SNS in SQS is three."""
+
+_BUCKETS = "/buckets/"
+"""Where SeaweedFS's filer keeps its buckets."""
+
+_NOTHING_TO_DO = ("SubscriptionConfirmation", "UnsubscribeConfirmation")
+
+
+class Arrival(Value):
+    """An object of a bucket has been written.
+
+    ``key`` is as the client of the store named it.  ``event_id`` tells two
+    events apart where the store says so, else it is empty.
+    """
+
+    bucket: str
+    key: str
+    size_bytes: int | None = None
+    etag: ETag | None = None
+    event_id: str = ""
+
+
+class _Named(msgspec.Struct):
+    name: str
+
+
+class _Object(msgspec.Struct):
+    key: str
+    size: int | None = None
+    upper_etag: str | None = msgspec.field(default=None, name="eTag")
+    lower_etag: str | None = msgspec.field(default=None, name="etag")
+    sequencer: str | None = None
+
+    @property
+    def etag(self) -> str | None:
+        return self.upper_etag or self.lower_etag
+
+
+class _Subject(msgspec.Struct):
+    bucket: _Named
+    object: _Object
+
+
+class _Record(msgspec.Struct, rename="camel"):
+    event_name: str
+    s3: _Subject
+    event_source: str = ""
+    event_id: str = ""
+
+
+class _Attributes(msgspec.Struct):
+    file_size: int | None = None
+    md5: str | None = None
+
+
+class _Entry(msgspec.Struct):
+    is_directory: bool = False
+    attributes: _Attributes | None = None
+
+
+class _FilerMessage(msgspec.Struct):
+    new_entry: _Entry | None = None
+
+
+class _FilerEvent(msgspec.Struct):
+    key: str
+    event_type: str
+    message: _FilerMessage | None = None
+
+
+def parse(body: bytes | str) -> list[Arrival]:
+    """The arrivals that a store's message tells of; none where it tells of something else.
+
+    Raises ``Invalid`` for what is not JSON, or of no shape known here.
+    """
+    return _parse(body, DEEPEST)
+
+
+def _parse(body: bytes | str, depth: int) -> list[Arrival]:
+    try:
+        return _read(msgspec.json.decode(body), depth)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise Invalid(f"The bucket event cannot be read: {error}") from None
+
+
+def _read(message: Any, depth: int) -> list[Arrival]:
+    if not isinstance(message, dict) or depth == 0:
+        raise Invalid("The bucket event has a shape that no known store sends.")
+    if isinstance(records := message.get("Records"), list):
+        return [arrival for record in records for arrival in _read_record(record, depth)]
+    if isinstance(message.get("Message"), str) and "TopicArn" in message:
+        return [] if message.get("Type") in _NOTHING_TO_DO else _parse(message["Message"], depth - 1)
+    if message.get("Event") == "s3:TestEvent":
+        return []
+    if message.get("source") == "aws.s3" and "detail-type" in message:
+        return _read_bridge(message)
+    if "event_type" in message and "key" in message:
+        return _read_filer(msgspec.convert(message, _FilerEvent))
+    raise Invalid("The bucket event has a shape that no known store sends.")
+
+
+def _read_record(record: Any, depth: int) -> list[Arrival]:
+    if depth and isinstance(record, dict) and "s3" not in record:
+        if isinstance(inner := record.get("data"), dict):  # RustFS
+            return _read_record(inner, depth - 1)
+        if isinstance(queued := record.get("body"), str):  # SQS, as AWS Lambda hands it on
+            return _parse(queued, depth - 1)
+        if isinstance(topic := record.get("Sns"), dict):
+            return _read({"TopicArn": "", **topic}, depth - 1)
+    found = msgspec.convert(record, _Record)
+    if not found.event_name.removeprefix("s3:").startswith("ObjectCreated:"):
+        return []
+    subject = found.s3.object
+    key = subject.key if found.event_source == "ceph:s3" else unquote_plus(subject.key)
+    return [_arrival(found.s3.bucket.name, key, subject, found.event_id)]
+
+
+def _read_bridge(message: dict[str, Any]) -> list[Arrival]:
+    if message["detail-type"] != "Object Created":
+        return []
+    subject = msgspec.convert(message.get("detail"), _Subject)
+    event_id = message.get("id")
+    return [
+        _arrival(subject.bucket.name, subject.object.key, subject.object, event_id if isinstance(event_id, str) else "")
+    ]
+
+
+def _read_filer(event: _FilerEvent) -> list[Arrival]:
+    entry = event.message.new_entry if event.message else None
+    bucket, slash, key = event.key.removeprefix(_BUCKETS).partition("/")
+    in_a_bucket = event.key.startswith(_BUCKETS) and bucket and slash and key
+    if event.event_type not in {"create", "update"} or not in_a_bucket or entry is None or entry.is_directory:
+        return []
+    attributes = entry.attributes or _Attributes()
+    found = _Object(key=key, size=attributes.file_size, upper_etag=_hex(attributes.md5))
+    return [_arrival(bucket, key, found, "")]
+
+
+def _arrival(bucket: str, key: str, found: _Object, event_id: str) -> Arrival:
+    size = found.size if found.size is not None and found.size >= 0 else None
+    etag = ETag(found.etag.strip('"')) if found.etag else None
+    return Arrival(bucket=bucket, key=key, size_bytes=size, etag=etag, event_id=event_id or found.sequencer or "")
+
+
+def _hex(md5: str | None) -> str | None:
+    try:
+        return base64.b64decode(md5, validate=True).hex() if md5 else None
+    except (binascii.Error, ValueError):
+        return None

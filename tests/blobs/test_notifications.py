@@ -1,0 +1,164 @@
+"""Bucket events of every dialect, recorded or written after the store's own source, as one value."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote_plus
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from godrive.blobs.notifications import Arrival, parse
+from godrive.errors import Invalid
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "bucket-events"
+FILES = sorted(FIXTURES.glob("*.jsonl"))
+SAMPLES = [json.loads(line) for path in FILES for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def arrivals(name: str) -> list[list[Arrival]]:
+    lines = (FIXTURES / name).read_text(encoding="utf-8").splitlines()
+    return [parse(line) for line in lines]
+
+
+EXPECTED = Arrival(
+    bucket="drive",
+    key="drive/objects/018f2c3a/018f2c3a-h ü+%.txt",
+    size_bytes=2,
+    etag="49f68a5c8493ec2c0bf489821c21fc3b",
+    event_id="187A5F1B2C9D0A11",
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("minio-shape.jsonl", [1, 1, 0, 0]),
+        ("rustfs-shape.jsonl", [1, 1, 0]),
+        ("aws-sqs-shape.jsonl", [1, 1, 1]),
+        ("aws-eventbridge-shape.jsonl", [1, 0]),
+        ("seaweedfs-filer-shape.jsonl", [1, 0, 0, 0]),
+    ],
+)
+def test_what_was_created_is_one_value_in_every_dialect(name: str, expected: list[int]) -> None:
+    found = arrivals(name)
+    assert [len(batch) for batch in found] == expected
+    for arrival in (arrival for batch in found for arrival in batch):
+        assert (arrival.bucket, arrival.key) == (EXPECTED.bucket, EXPECTED.key)
+        assert (arrival.size_bytes, arrival.etag) == (EXPECTED.size_bytes, EXPECTED.etag)
+
+
+def test_what_a_real_ceph_gateway_sent_is_read_with_its_keys_as_they_are() -> None:
+    found = [arrival for batch in arrivals("ceph-rgw-16.2.jsonl") for arrival in batch]
+    assert [arrival.key for arrival in found[:4]] == ["dir/h ü+%.txt", "presigned.bin", "mp", "cp"]
+    assert found[0] == Arrival(
+        bucket="notif-686f48",
+        key="dir/h ü+%.txt",
+        size_bytes=5,
+        etag="5d41402abc4b2a76b9719d911017c592",
+        event_id="1795329807.241298.5d41402abc4b2a76b9719d911017c592",
+    )
+    assert len({arrival.event_id for arrival in found}) == len(found)
+
+
+def test_a_topic_of_aws_tells_of_creations_only_and_its_test_is_nothing() -> None:
+    tried, created, removed = arrivals("aws-sns-shape.jsonl")
+    assert (tried, removed) == ([], [])
+    assert [arrival.key for arrival in created] == ["dir/h ü+%.txt"]
+
+
+def test_a_confirmation_is_nothing_to_act_on() -> None:
+    assert arrivals("aws-sns-confirmation-shape.jsonl") == [[]]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b'"text"',
+        b"{}",
+        b"\xff",
+        b'{"Records": [{}]}',
+        b'{"Records": [null]}',
+        b'{"Records": [{"eventName": "ObjectCreated:Put"}]}',
+        b'{"Records": [{"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": 1}, "object": {"key": "k"}}}]}',
+        b'{"TopicArn": "t", "Message": "not JSON"}',
+        b'{"source": "aws.s3", "detail-type": "Object Created"}',
+        b"[" * 100_000,
+    ],
+)
+def test_what_no_store_sends_is_invalid(body: bytes) -> None:
+    with pytest.raises(Invalid):
+        parse(body)
+
+
+def test_envelopes_are_not_opened_without_end() -> None:
+    message = json.dumps({"Records": []})
+    for _ in range(20):
+        message = json.dumps({"TopicArn": "t", "Message": message})
+    with pytest.raises(Invalid):
+        parse(message)
+    record: dict[str, Any] = {}
+    for _ in range(20):
+        record = {"data": record}
+    with pytest.raises(Invalid):
+        parse(json.dumps({"Records": [record]}))
+
+
+def is_harmless(body: bytes | str) -> bool:
+    try:
+        found = parse(body)
+    except Invalid:
+        return True
+    return all(isinstance(arrival, Arrival) for arrival in found)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+def _mutated(draw: Callable[[Any], Any], value: Any) -> Any:
+    """*value* with something in it replaced or left out."""
+    if isinstance(value, dict) and value:
+        key = draw(st.sampled_from(sorted(value)))
+        rest = {name: inner for name, inner in value.items() if name != key}
+        return rest if draw(st.booleans()) else {**rest, key: _mutated(draw, value[key])}
+    if isinstance(value, list) and value:
+        return [_mutated(draw, value[0]), *value[1:]]
+    return draw(JSON)
+
+
+@st.composite
+def damaged(draw: Callable[[Any], Any]) -> Any:
+    return _mutated(draw, draw(st.sampled_from(SAMPLES)))
+
+
+@given(JSON)
+def test_no_json_at_all_does_harm(message: Any) -> None:
+    assert is_harmless(json.dumps(message))
+
+
+@given(damaged())
+def test_a_real_event_with_anything_in_it_replaced_does_no_harm(message: Any) -> None:
+    assert is_harmless(json.dumps(message))
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_do_harm(body: bytes) -> None:
+    assert is_harmless(body)
+
+
+@given(st.text(min_size=1, max_size=50), st.sampled_from(["aws:s3", "minio:s3", "rustfs:s3"]))
+def test_any_key_comes_out_as_the_client_named_it(key: str, source: str) -> None:
+    record = {"eventSource": source, "eventName": "ObjectCreated:Put"}
+    record |= {"s3": {"bucket": {"name": "b"}, "object": {"key": quote_plus(key, errors="surrogatepass")}}}  # type: ignore[dict-item]
+    assert parse(json.dumps({"Records": [record]}))[0].key == key
