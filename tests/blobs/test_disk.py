@@ -1,0 +1,328 @@
+"""What is particular to blobs on disk: what a kill, a cancellation, a full disk and a planted link leave behind."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import threading
+import tracemalloc
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import anyio
+import pytest
+
+from godrive.blobs.attributes import SHA256
+from godrive.blobs.disk import DiskBlobStore
+from godrive.blobs.failures import failures
+from godrive.blobs.folders import Shard
+from godrive.errors import ConfigError, NotFound, StorageFull, StoreUnavailable
+from godrive.model import ObjectKey, new_id
+from tests.blobs import putter
+
+pytestmark = pytest.mark.anyio
+
+MIB = 1024 * 1024
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
+SOON = timedelta(minutes=1)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "blobs"
+
+
+@pytest.fixture
+async def store(root: Path) -> AsyncIterator[DiskBlobStore]:
+    made = DiskBlobStore(root)
+    await made.open()
+    yield made
+    await made.close()
+
+
+def new_key(shard: str = "shard") -> ObjectKey:
+    return ObjectKey(f"{shard}/{new_id()}")
+
+
+async def pieces(data: bytes, size: int = 100_000) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), size):
+        yield data[start : start + size]
+
+
+async def read(store: DiskBlobStore, key: ObjectKey) -> bytes:
+    return b"".join([piece async for piece in store.get(key)])
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def start_putter(folder: Path, length: int, *prefix: str) -> subprocess.Popen[str]:
+    command = [*prefix, sys.executable, "-m", "tests.blobs.putter", str(folder), str(length)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+
+
+@pytest.mark.parametrize("length", [4096, 3 * MIB])
+@pytest.mark.parametrize("acknowledged", [1, 2, 5, 9, 14])
+async def test_after_a_kill_what_was_acknowledged_is_there_and_nothing_is_partial(
+    root: Path, length: int, acknowledged: int
+) -> None:
+    with start_putter(root, length) as process:
+        assert process.stdout is not None
+        told = [process.stdout.readline().strip() for _ in range(acknowledged)]
+        process.kill()
+        told += process.stdout.read().split()
+    store = DiskBlobStore(root)
+    await store.open()
+    found = {}
+    async for blob in store.list():
+        found[blob.key] = blob.sha256
+        data = await read(store, blob.key)
+        assert data == putter.content(blob.key, length)
+        assert blob.sha256 == hashlib.sha256(data).hexdigest()
+    assert found.keys() >= set(told)
+    leftovers = names(root / "staging")
+    assert await store.sweep_staging(LONG_AGO) == 0
+    assert await store.sweep_staging(datetime.now(UTC) + SOON) == len(leftovers)
+    assert names(root / "staging") == []
+    await store.close()
+
+
+@pytest.mark.parametrize("length", [4096, 3 * MIB])
+async def test_whenever_a_put_is_cancelled_the_blob_is_whole_or_absent(
+    store: DiskBlobStore, root: Path, length: int
+) -> None:
+    data = os.urandom(length)
+    outcomes = set()
+    for ticks in (*range(8), *range(8, 200, 16)):
+        key = new_key()
+        put = asyncio.create_task(store.put(key, pieces(data), size=length))
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        put.cancel()
+        await asyncio.wait([put])
+        try:
+            assert await read(store, key) == data
+            outcomes.add("whole")
+        except NotFound:
+            outcomes.add("absent")
+            assert put.cancelled()
+    assert "absent" in outcomes
+    await store.close()
+    assert names(root / "staging") == []
+
+
+async def test_cancelling_again_while_it_is_cleared_away_leaves_nothing_either(
+    store: DiskBlobStore, root: Path
+) -> None:
+    waiting = anyio.Event()
+
+    async def stalling() -> AsyncIterator[bytes]:
+        yield bytes(2 * MIB)
+        waiting.set()
+        await anyio.sleep_forever()
+
+    put = asyncio.create_task(store.put(new_key(), stalling()))
+    await waiting.wait()
+    assert len(names(root / "staging")) == 1
+    put.cancel()
+    await asyncio.sleep(0)
+    put.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await put
+    await store.close()
+    assert names(root / "staging") == []
+
+
+async def test_a_full_disk_refuses_and_keeps_nothing_of_what_it_refused(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if shutil.which("unshare") is None:
+        pytest.skip("no unshare: apt-get install -y --no-install-recommends util-linux")
+    mount = f'mount -t tmpfs -o size=8m tmpfs {disk} && "$@"; ls {disk}/blobs/staging'
+    process = start_putter(disk / "blobs", 3 * MIB, "unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh")
+    told, _ = process.communicate()
+    if "full" not in told:
+        pytest.skip("not permitted to mount a file system of our own")
+    *_, last = told.split()
+    assert last == "full"  # and no staging file after it
+
+
+def test_a_full_disk_is_said_and_everything_else_is_an_outage() -> None:
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        with pytest.raises(StorageFull), failures():
+            raise OSError(number, os.strerror(number))
+    for number in (errno.EIO, errno.EROFS, errno.EMFILE, errno.ESTALE):
+        with pytest.raises(StoreUnavailable), failures():
+            raise OSError(number, os.strerror(number))
+
+
+async def test_a_link_among_the_blobs_leads_nowhere(store: DiskBlobStore, root: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_bytes(b"secret")
+    (root / "objects" / "shard").mkdir()
+    (root / "objects" / "shard" / "link").symlink_to(outside / "secret")
+    (root / "objects" / "elsewhere").symlink_to(outside)
+    for key in (ObjectKey("shard/link"), ObjectKey("elsewhere/secret")):
+        with pytest.raises(NotFound):
+            await read(store, key)
+        with pytest.raises(NotFound):
+            await store.open_file(key)
+        with pytest.raises(NotFound):
+            await store.head(key)
+    assert [blob.key async for blob in store.list()] == []
+    with pytest.raises(StoreUnavailable):
+        await store.put(ObjectKey("elsewhere/planted"), pieces(b"planted"))
+    with pytest.raises(StoreUnavailable):
+        await store.delete(ObjectKey("elsewhere/secret"))
+    assert names(outside) == ["secret"]
+    assert names(root / "staging") == []
+
+
+async def test_what_is_no_plain_file_is_no_blob(store: DiskBlobStore, root: Path) -> None:
+    shard = root / "objects" / "shard"
+    (shard / "folder").mkdir(parents=True)
+    os.mkfifo(shard / "pipe")
+    for name in ("folder", "pipe"):
+        with pytest.raises(NotFound):
+            await store.open_file(ObjectKey(f"shard/{name}"))
+    assert [blob.key async for blob in store.list()] == []
+
+
+async def test_nobody_else_may_read_what_is_stored(store: DiskBlobStore, root: Path) -> None:
+    key = new_key()
+    await store.put(key, pieces(b"private"))
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (root / "objects").rglob("*")}
+    assert set(modes.values()) == {0o700, 0o600}
+    assert stat.S_IMODE(root.stat().st_mode) == 0o700
+
+
+async def test_a_digest_that_was_lost_is_computed_again_and_noted(store: DiskBlobStore, root: Path) -> None:
+    key = new_key()
+    put = await store.put(key, pieces(b"abc"))
+    os.removexattr(root / "objects" / key, SHA256)
+    (listed,) = [blob async for blob in store.list()]
+    assert listed.sha256 is None
+    assert await store.head(key) == put
+    assert os.getxattr(root / "objects" / key, SHA256).decode() == put.sha256
+
+
+async def test_the_last_blob_takes_its_shard_with_it(store: DiskBlobStore, root: Path) -> None:
+    keys = [new_key(), new_key()]
+    for key in keys:
+        await store.put(key, pieces(b"abc"))
+    await store.delete(keys[0])
+    assert names(root / "objects") == ["shard"]
+    await store.delete(keys[1])
+    assert names(root / "objects") == []
+    await store.put(keys[0], pieces(b"again"))
+    assert await read(store, keys[0]) == b"again"
+
+
+async def test_a_shard_that_somebody_removed_is_made_again(store: DiskBlobStore, root: Path) -> None:
+    key = new_key()
+    await store.put(key, pieces(b"abc"))
+    shutil.rmtree(root / "objects" / "shard")
+    await store.put(key, pieces(b"abc"))
+    assert await read(store, key) == b"abc"
+
+
+async def test_puts_and_deletes_in_one_shard_do_not_get_in_one_anothers_way(store: DiskBlobStore, root: Path) -> None:
+    async def come_and_go() -> None:
+        for _ in range(25):
+            key = new_key()
+            await store.put(key, pieces(b"abc"))
+            await store.delete(key)
+
+    await asyncio.gather(*(come_and_go() for _ in range(8)))
+    assert names(root / "objects") == []
+
+
+async def test_what_is_set_aside_keeps_its_bytes_for_an_operator(store: DiskBlobStore, root: Path) -> None:
+    key = new_key()
+    for data in (b"first", b"second"):
+        await store.put(key, pieces(data))
+        await store.quarantine(key)
+    aside = names(root / "quarantine")
+    assert {(root / "quarantine" / name).read_bytes() for name in aside} == {b"first", b"second"}
+    assert all(name.startswith(key.replace("/", ".")) for name in aside)
+
+
+async def test_a_large_body_passes_through_in_little_memory(store: DiskBlobStore) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(64 * 16):
+            yield bytes(64 * 1024)
+
+    tracemalloc.start()
+    info = await store.put(new_key(), body(), size=64 * MIB)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert info.size_bytes == 64 * MIB
+    assert peak < 8 * MIB
+
+
+async def test_a_place_that_cannot_hold_blobs_is_named_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ConfigError, match="file"):
+        await DiskBlobStore(tmp_path / "file").open()
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "objects").symlink_to(tmp_path)
+    with pytest.raises(ConfigError, match="linked"):
+        await DiskBlobStore(tmp_path / "linked").open()
+
+
+async def test_a_store_that_is_closed_is_unavailable(store: DiskBlobStore) -> None:
+    await store.close()
+    with pytest.raises(StoreUnavailable):
+        await store.put(new_key(), pieces(b"abc"))
+    with pytest.raises(StoreUnavailable):
+        await store.head(new_key())
+
+
+class WatchedLock:
+    """A lock that tells when somebody is about to wait for it."""
+
+    def __init__(self, about_to_wait: threading.Semaphore) -> None:
+        self._lock = threading.Lock()
+        self._about_to_wait = about_to_wait
+
+    def __enter__(self) -> None:
+        self._about_to_wait.release()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_of_many_that_wait_for_a_sync_one_syncs_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on, arrived = (threading.Semaphore(0) for _ in range(3))
+    synced = []
+
+    def fsync(fd: int) -> None:
+        begun.release()
+        assert go_on.acquire(timeout=10)
+        synced.append(fd)
+
+    monkeypatch.setattr("godrive.blobs.folders.os.fsync", fsync)
+    shard = Shard(7)
+    monkeypatch.setattr(shard, "_turn", WatchedLock(arrived))
+    threads = [threading.Thread(target=shard.sync) for _ in range(9)]
+    threads[0].start()
+    assert begun.acquire(timeout=10)
+    for thread in threads[1:]:
+        thread.start()
+    for _ in threads:
+        assert arrived.acquire(timeout=10)
+    go_on.release(9)
+    for thread in threads:
+        thread.join(timeout=10)
+    # One for the first, and one for all who changed something after it had begun.
+    assert synced == [7, 7]
