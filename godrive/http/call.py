@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from godrive.drive import GoDrive
-from godrive.errors import Invalid, Unauthenticated
+from godrive.errors import DriveError, Invalid, Unauthenticated
 from godrive.http.addresses import TrustedProxies
 from godrive.http.idempotency import answer_once
 from godrive.http.operations import Operation
@@ -102,7 +102,7 @@ def bind(operation: Operation, drive: GoDrive, proxies: TrustedProxies, *, origi
     if operation.status != 204:
         fixed[hdrs.CONTENT_TYPE] = operation.media_type
     public, replays, status, handler = operation.public, operation.replays, operation.status, operation.handler
-    parameters = operation.parameters
+    parameters, fields = operation.parameters, operation.fields
 
     async def handle(request: web.Request) -> web.StreamResponse:
         call = Call(request, drive, proxies, original=original)
@@ -113,12 +113,17 @@ def bind(operation: Operation, drive: GoDrive, proxies: TrustedProxies, *, origi
             arguments["query"] = read_query(request)
         body = b""
         if read_json is not None:
-            check_media_type(request)
-            body = await read_body(request, limit=server.max_body_bytes, timeout=server.body_timeout)
+            if request.body_exists:
+                check_media_type(request)
+                body = await read_body(request, limit=server.max_body_bytes, timeout=server.body_timeout)
             arguments["body"] = read_json(body)
 
         async def run() -> web.StreamResponse:
-            return _render(call, await handler(call, **arguments))
+            try:
+                return _render(call, await handler(call, **arguments))
+            except DriveError as error:
+                error.field = fields.get(error.field or "", error.field)
+                raise
 
         if replays and "Idempotency-Key" in request.headers:
             return await answer_once(request, body, drive.metadata, call.owner, run)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
@@ -41,7 +41,8 @@ class Operation:
     root.  *public* needs no token.  *replays* answers a repeated
     ``Idempotency-Key`` with the first answer.  *secret* answers are not to be
     cached anywhere.  *conditional* looks at ``If-Match`` or ``If-None-Match``.
-    *also* are other statuses that come with the same answer.
+    *also* are other statuses that come with the same answer.  *fields* are
+    those that the actors know by another name than the request.
     """
 
     method: str
@@ -54,6 +55,7 @@ class Operation:
     replays: bool = False
     secret: bool = False
     conditional: bool = False
+    fields: Mapping[str, str] = field(default_factory=dict)
     raises: Sequence[type[DriveError]] = ()
     media_type: str = "application/json"
     also: Sequence[int] = ()

@@ -32,6 +32,11 @@ from godrive.model import File, FileId, OnConflict, Upload, UploadId, UploadStat
 
 routes = Routes("uploads")
 
+Digest = Annotated[
+    str,
+    Meta(min_length=64, max_length=64, pattern="^[0-9a-fA-F]+$", description="In hex; other bytes are refused."),
+]
+
 
 class IntentBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """What is to be uploaded.  Without ``mime`` the type is found out from the bytes."""
@@ -39,9 +44,15 @@ class IntentBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     filename: Name
     size_bytes: Annotated[int, Meta(ge=0, le=2**63 - 1)]
     mime: Annotated[str, Meta(max_length=255)] = ""
-    sha256: Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$", description="In hex; other bytes are refused.")] | None = (
-        None
-    )
+    sha256: (
+        Annotated[
+            str,
+            Meta(
+                min_length=64, max_length=64, pattern="^[0-9a-fA-F]+$", description="In hex; other bytes are refused."
+            ),
+        ]
+        | None
+    ) = None
     parent_id: EntryId | None = None
     on_conflict: OnConflict = OnConflict.FAIL
 
@@ -100,6 +111,7 @@ class UploadsQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     original="/files/upload-intent",
     secret=True,
     replays=True,
+    fields={"name": "filename"},
     raises=[Invalid, NotFound, NameTaken, TooLarge, QuotaExceeded, StorageFull, StoreUnavailable],
 )
 async def begin_upload(call: Call, body: IntentBody) -> Intent:
