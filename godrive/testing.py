@@ -111,8 +111,8 @@ async def open_drive(
     *,
     data_dir: Path | str | None = None,
     clock: Clock | None = None,
-    blobs: BlobStore | None = None,
-    catalog: Catalog | None = None,
+    blob_store: BlobStore | None = None,
+    catalog_store: Catalog | None = None,
     on_event: OnEvent = ignore,
     serving: bool = False,
     drive_class: type[GoDrive] = GoDrive,
@@ -125,14 +125,15 @@ async def open_drive(
     Blobs are in memory, the catalog in a temporary folder (*data_dir* keeps
     it), the clock is a :class:`ManualClock`, hashing costs next to nothing.
     Nothing happens by itself unless *serving*: ask ``Reconcile`` and
-    ``Sweep``.  *tables* are those of ``config.toml``.
+    ``Sweep``.  *tables* are those of ``config.toml``, so the stores that
+    ``GoDrive`` takes are called *blob_store* and *catalog_store* here.
     """
     with quick_folder() as folder:
         config = quick_config(data_dir or folder, **tables)
         async with drive_class(
             config,
-            blobs=blobs,
-            catalog=catalog,
+            blobs=blob_store,
+            catalog=catalog_store,
             clock=clock or ManualClock(),
             on_event=on_event,
             serving=serving,

@@ -132,7 +132,7 @@ async def walk(drive_class: type[GoDrive], clock: ManualClock) -> AsyncIterator[
             blobs.faults = catalog.faults = faults
 
         async with open_drive(
-            data_dir=folder, clock=clock, blobs=blobs, catalog=catalog, drive_class=drive_class
+            data_dir=folder, clock=clock, blob_store=blobs, catalog_store=catalog, drive_class=drive_class
         ) as drive:
             yield Walk(drive, await sign_up(drive)), arm
 
