@@ -41,8 +41,11 @@ async def put_for_ever(folder: str, length: int) -> None:
             sys.stdout.flush()
 
     try:
-        await asyncio.gather(*(put_one_after_another() for _ in range(4)))
-    except StorageFull:
+        async with asyncio.TaskGroup() as puts:
+            for _ in range(4):
+                puts.create_task(put_one_after_another())
+    except* StorageFull:
+        await store.close()
         sys.stdout.write("full\n")
         sys.stdout.flush()
 
