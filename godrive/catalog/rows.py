@@ -44,13 +44,17 @@ def later(instant: datetime, seconds: float) -> int:
 
 
 def instant(value: int) -> datetime:
-    """The instant of so many microseconds since 1970."""
-    return EPOCH + timedelta(0, 0, value)
+    """The instant of so many microseconds since 1970.
+
+    By way of a float, which is the fastest and exact enough: half its spacing
+    stays below half a microsecond for as long as the year has four digits of ours.
+    """
+    return datetime.fromtimestamp(value / 1_000_000, UTC)
 
 
 def maybe_instant(value: int | None) -> datetime | None:
     """As :func:`instant`, of a column that may be empty."""
-    return None if value is None else EPOCH + timedelta(0, 0, value)
+    return None if value is None else instant(value)
 
 
 USER = "id, email, created_at, state, quota_bytes, live_bytes, trash_bytes, version_bytes, reserved_bytes"
@@ -91,12 +95,13 @@ LIVE = "id, name, created_at, updated_at, kind, parent_id, mime, size_bytes, sha
 def live_file(owner_id: UserId, row: Row) -> File:
     """From the columns :data:`LIVE` of a live entry.  A list builds many: cells not needed are not read."""
     id_, name, created_at, updated_at, kind, parent_id, mime, size_bytes, sha256, version_id, revision = row
+    created = instant(created_at)
     return File(
         id=id_,
         owner_id=owner_id,
         name=name,
-        created_at=EPOCH + timedelta(0, 0, created_at),
-        updated_at=EPOCH + timedelta(0, 0, updated_at),
+        created_at=created,
+        updated_at=created if updated_at == created_at else instant(updated_at),
         kind=KINDS[kind],
         parent_id=parent_id or None,
         mime=mime,

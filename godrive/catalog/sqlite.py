@@ -1,10 +1,31 @@
 """The catalog in one SQLite file.
 
-Writes go to one thread.  All that wait are taken over in one hop: ``BEGIN
-IMMEDIATE``, a savepoint for each operation, one ``COMMIT``, and only then the
-replies; while it syncs, the next batch gathers.
+Theory of operation.  What costs time here is not SQLite but the way to it:
+a hop to a thread and back, and the GIL, which the ``sqlite3`` module lets go
+of and takes again at every row.  So both paths avoid hops.
 
-Reads run where they are asked: on the loop's own thread.
+*Writes* go to one thread and one connection.  All that wait are taken over in
+one hop: ``BEGIN IMMEDIATE``, a savepoint for each operation, one ``COMMIT``,
+and only then the replies.  While that syncs, the next batch gathers, so the
+rate rises with the load (32 writers at once: 9000 upload intents a second,
+half of a commit's time being the disk's).  An operation that raises is rolled
+back alone; when the database itself fails, all of the batch fail.
+
+*Reads* run where they are asked, on the loop's own thread, over a connection of
+their own that sees every acknowledged write and never waits for one.  With 32
+readers at once, pages of 20 files a second: 6400 here; 3900 by way of threads,
+and no more when a thread takes all that wait at once, since then the loop and the
+thread pass the GIL to and fro.  A key lookup takes about 15 microseconds, a page of
+20 files 100, which is less than parsing the request for it.
+
+What could hold up the loop is a read that is not small: a search through names,
+a sum over all rows, a page of a thousand; or pages that are not in memory, on
+a slow disk.  SQLite asks us every few hundred instructions whether to go on,
+and a read that has used up its steps or its milliseconds is broken off and
+begun again in a thread (operations have no effect but through their
+transaction, so that is safe).  When it was time and not work that ran out, the disk
+is slow or the machine busy: for a while every read goes to the threads.  So
+the loop stands still for a few milliseconds in every quarter of a second at worst.
 """
 
 from __future__ import annotations
@@ -26,13 +47,16 @@ from godrive.model import UserId
 T = TypeVar("T")
 
 Operation = Callable[[Tx], Awaitable[Any]]
+Outcome = tuple[Any, BaseException | None]
 
 _MOST_AT_ONCE = 256
 _READ_THREADS = 4
-_STEPS = 1000
-_MOST_STEPS = 20
-_PATIENCE = 0.002
-_REST = 1.0
+
+_STEP = 200
+"""Instructions of SQLite's machine between two looks at a read on the loop; a row of a list takes about 16."""
+_MOST_STEPS = 100
+_PATIENCE = 0.005
+_REST = 0.25
 
 
 @cache
@@ -41,41 +65,90 @@ def _numbered(sql: str) -> str:
     return re.sub(r"\$(\d+)", r"?\1", sql)
 
 
-class _Tx:
-    """A transaction on a connection of this process: no statement ever suspends."""
+class SqliteTx:
+    """A transaction on a connection of this process: its statements never suspend."""
 
-    def __init__(self, connection: sqlite3.Connection, outbox: bool) -> None:
+    def __init__(self, connection: sqlite3.Connection, *, outbox: bool) -> None:
         self.connection = connection
         self.outbox = outbox
 
-    def execute(self, sql: str, values: tuple[Any, ...]) -> sqlite3.Cursor:
+    def _execute(self, sql: str, values: tuple[Any, ...]) -> sqlite3.Cursor:
         try:
             return self.connection.execute(_numbered(sql), values)
         except (UnicodeEncodeError, OverflowError):
             raise Invalid("A text or number in the request cannot be stored.") from None
 
     async def one(self, sql: str, *values: Any) -> Row | None:
-        return cast("Row | None", self.execute(sql, values).fetchone())
+        return cast("Row | None", self._execute(sql, values).fetchone())
 
     async def all(self, sql: str, *values: Any) -> list[Row]:
-        return self.execute(sql, values).fetchall()
+        return self._execute(sql, values).fetchall()
 
     async def run(self, sql: str, *values: Any) -> int:
-        return self.execute(sql, values).rowcount
+        return self._execute(sql, values).rowcount
 
     async def lock(self, user_id: UserId) -> None:
         """There is one writer."""
 
+    def perform(self, operation: Operation) -> Any:
+        """Run an operation from beginning to end, here and now."""
+        steps = cast("Coroutine[Any, Any, Any]", operation(self))
+        try:
+            steps.send(None)
+        except StopIteration as end:
+            return end.value
+        steps.close()
+        raise RuntimeError("An operation of the catalog may wait for nothing but its transaction.")
 
-def _drive(operation: Operation, tx: Tx) -> Any:
-    """Run an operation to its end, here and now."""
-    steps = cast("Coroutine[Any, Any, Any]", operation(tx))
-    try:
-        steps.send(None)
-    except StopIteration as end:
-        return end.value
-    steps.close()
-    raise RuntimeError("An operation of the catalog may wait for nothing but its transaction.")
+    def peruse(self, operation: Operation) -> Any:
+        """Run a read-only operation over one snapshot."""
+        self.connection.execute("BEGIN")
+        try:
+            return self.perform(operation)
+        finally:
+            self.end()
+
+    def end(self) -> None:
+        """Undo what has not been committed."""
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
+
+
+class _NearTx(SqliteTx):
+    """The transaction of reads on the loop's thread: small ones only."""
+
+    def __init__(self, connection: sqlite3.Connection, *, outbox: bool) -> None:
+        super().__init__(connection, outbox=outbox)
+        self._steps = 0
+        self._until = 0.0
+        self._limited = False
+        self._rest_until = 0.0
+        connection.set_progress_handler(self._look, _STEP)
+
+    def _look(self) -> bool:
+        self._steps += 1
+        return self._limited and (self._steps > _MOST_STEPS or time.perf_counter() > self._until)
+
+    def try_read(self, operation: Operation) -> Outcome | None:
+        """The value, or ``None`` when the read has to be made in a thread."""
+        begun = time.perf_counter()
+        if begun < self._rest_until:
+            return None
+        self._steps, self._until, self._limited = 0, begun + _PATIENCE, True
+        try:
+            return self.peruse(operation), None
+        except sqlite3.OperationalError as error:
+            if sqlite_file.primary_code(error) not in (sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_BUSY):
+                raise
+            return None
+        finally:
+            ended = time.perf_counter()
+            if ended > begun + _PATIENCE and self._steps <= _MOST_STEPS:
+                self._rest_until = ended + _REST
+
+    def end(self) -> None:
+        self._limited = False
+        super().end()
 
 
 class SqliteCatalog:
@@ -90,88 +163,71 @@ class SqliteCatalog:
         self._outbox = outbox
         self._open = False
         self._waiting: list[tuple[Operation, asyncio.Future[Any]]] = []
-        self._writing = False
         self._quiet = asyncio.Event()
         self._quiet.set()
-        self._idle: list[_Tx] = []
-        self._steps = 0
-        self._until = 0.0
-        self._rest_until = 0.0
+        self._far: list[SqliteTx] = []
+        self._read_threads = ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="godrive-catalog-read")
+        self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="godrive-catalog-write")
 
     async def open(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._threads = ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="godrive-catalog-read")
-        self._writer_thread = ThreadPoolExecutor(1, thread_name_prefix="godrive-catalog-write")
-        await loop.run_in_executor(self._writer_thread, self._connect)
-        self._loop = loop
+        self._loop = asyncio.get_running_loop()
+        await self._loop.run_in_executor(self._write_thread, self._connect)
         self._open = True
 
     def _connect(self) -> None:
         sqlite_file.prepare(self._path, allow_network_fs=self._allow_network_fs)
-        self._writer = _Tx(sqlite_file.connect(self._path, cache_kib=8000), self._outbox)
-        self._near = _Tx(sqlite_file.connect(self._path, timeout=0, cache_kib=16000, read_only=True), self._outbox)
-        self._near.connection.set_progress_handler(self._count, _STEPS)
+        self._writer = SqliteTx(sqlite_file.connect(self._path, cache_kib=8000), outbox=self._outbox)
+        near = sqlite_file.connect(self._path, timeout=0, cache_kib=16000, read_only=True)
+        self._near = _NearTx(near, outbox=self._outbox)
 
     async def close(self) -> None:
-        if not self._open:
-            return
-        self._open = False
-        await self._quiet.wait()
-        self._threads.shutdown()
-        self._writer_thread.shutdown()
-        for tx in (*self._idle, self._near, self._writer):
+        if self._open:
+            self._open = False
+            await self._quiet.wait()
+            await asyncio.to_thread(self._disconnect)
+
+    def _disconnect(self) -> None:
+        self._read_threads.shutdown()
+        self._write_thread.shutdown()
+        for tx in (*self._far, self._near, self._writer):
             tx.connection.close()
 
-    def _count(self) -> int:
-        self._steps += 1
-        return self._steps > _MOST_STEPS or time.perf_counter() > self._until
-
     async def read(self, operation: Callable[[Tx], Awaitable[T]]) -> T:
-        if not self._open:
-            raise StoreUnavailable("The catalog is closed.")
-        now = time.perf_counter()
-        if now >= self._rest_until:
-            self._steps = 0
-            self._until = now + _PATIENCE
-            try:
-                return cast("T", self._read(operation, self._near))
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_BUSY):
-                    raise self._translated(error) from error
-            if self._steps <= _MOST_STEPS:
-                self._rest_until = time.perf_counter() + _REST
-        return cast("T", await self._loop.run_in_executor(self._threads, self._read_far, operation))
+        self._check_open()
+        try:
+            outcome = self._near.try_read(operation)
+        except sqlite3.Error as error:
+            raise self._translated(error) from error
+        if outcome is None:
+            outcome = await self._loop.run_in_executor(self._read_threads, self._read_far, operation)
+        return cast("T", outcome[0])
 
-    def _read(self, operation: Operation, tx: _Tx) -> Any:
-        tx.connection.execute("BEGIN")
+    def _read_far(self, operation: Operation) -> Outcome:
+        tx = None
         try:
-            return _drive(operation, tx)
-        finally:
-            if tx.connection.in_transaction:
-                tx.connection.execute("ROLLBACK")
-
-    def _read_far(self, operation: Operation) -> Any:
-        try:
-            tx = self._idle.pop()
-        except IndexError:
-            tx = _Tx(sqlite_file.connect(self._path, read_only=True), self._outbox)
-        try:
-            return self._read(operation, tx)
+            tx = self._far.pop() if self._far else self._far_tx()
+            return tx.peruse(operation), None
         except sqlite3.Error as error:
             raise self._translated(error) from error
         finally:
-            self._idle.append(tx)
+            if tx is not None:
+                self._far.append(tx)
+
+    def _far_tx(self) -> SqliteTx:
+        return SqliteTx(sqlite_file.connect(self._path, read_only=True), outbox=self._outbox)
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise StoreUnavailable("The catalog is closed.")
 
     def _translated(self, error: sqlite3.Error) -> Exception:
         return sqlite_file.translate(error, self._path) or error
 
     async def write(self, operation: Callable[[Tx], Awaitable[T]]) -> T:
-        if not self._open:
-            raise StoreUnavailable("The catalog is closed.")
+        self._check_open()
         reply: asyncio.Future[T] = self._loop.create_future()
         self._waiting.append((operation, reply))
-        if not self._writing:
-            self._writing = True
+        if self._quiet.is_set():
             self._quiet.clear()
             self._loop.call_soon(self._hand_over)
         return await reply
@@ -179,17 +235,15 @@ class SqliteCatalog:
     def _hand_over(self) -> None:
         batch = self._waiting[:_MOST_AT_ONCE]
         del self._waiting[:_MOST_AT_ONCE]
-        self._writer_thread.submit(self._write, batch)
+        self._write_thread.submit(self._write, batch)
 
     def _write(self, batch: list[tuple[Operation, asyncio.Future[Any]]]) -> None:
         outcomes = self._commit([operation for operation, _ in batch])
         self._loop.call_soon_threadsafe(self._reply, batch, outcomes)
 
-    def _reply(
-        self, batch: list[tuple[Operation, asyncio.Future[Any]]], outcomes: list[tuple[Any, Exception | None]]
-    ) -> None:
+    def _reply(self, batch: list[tuple[Operation, asyncio.Future[Any]]], outcomes: list[Outcome]) -> None:
         for (_, reply), (value, error) in zip(batch, outcomes, strict=True):
-            if reply.done():
+            if reply.done():  # whoever asked has left
                 continue
             if error is None:
                 reply.set_result(value)
@@ -198,29 +252,40 @@ class SqliteCatalog:
         if self._waiting:
             self._hand_over()
         else:
-            self._writing = False
             self._quiet.set()
 
-    def _commit(self, operations: list[Operation]) -> list[tuple[Any, Exception | None]]:
+    def _commit(self, operations: list[Operation]) -> list[Outcome]:
         """Run the operations in one transaction: what each returned, or why it failed."""
-        connection = self._writer.connection
-        outcomes: list[tuple[Any, Exception | None]] = []
+        execute = self._writer.connection.execute
+        outcomes: list[Outcome] = []
         try:
-            connection.execute("BEGIN IMMEDIATE")
+            execute("BEGIN IMMEDIATE")
             for operation in operations:
-                connection.execute("SAVEPOINT operation")
+                execute("SAVEPOINT operation")
                 try:
-                    outcomes.append((_drive(operation, self._writer), None))
+                    outcomes.append((self._writer.perform(operation), None))
                 except Exception as error:
                     if isinstance(error, sqlite3.Error) and sqlite_file.translate(error, self._path):
                         raise
                     outcomes.append((None, error))
-                    connection.execute("ROLLBACK TO operation")
-                connection.execute("RELEASE operation")
-            connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            failed = [own for _, own in outcomes] + [None] * (len(operations) - len(outcomes))
-            return [(None, own or self._translated(error)) for own in failed]
+                    execute("ROLLBACK TO operation")
+                execute("RELEASE operation")
+            execute("COMMIT")
+        except BaseException as error:
+            failures = [own or self._failure(error) for _, own in outcomes]
+            failures += [self._failure(error) for _ in operations[len(outcomes) :]]
+            self._undo()
+            return [(None, failure) for failure in failures]
         return outcomes
+
+    def _failure(self, error: BaseException) -> BaseException:
+        """Why one operation failed with its batch: an error of its own, since each is raised elsewhere."""
+        return (sqlite_file.translate(error, self._path) if isinstance(error, sqlite3.Error) else None) or error
+
+    def _undo(self) -> None:
+        try:
+            self._writer.end()
+        except sqlite3.Error:
+            # The connection is of no use any more; the next batch has a new one.
+            self._writer.connection.close()
+            self._writer = SqliteTx(sqlite_file.connect(self._path, cache_kib=8000), outbox=self._outbox)

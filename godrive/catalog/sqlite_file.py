@@ -12,7 +12,7 @@ from pathlib import Path
 from godrive.catalog import migrations
 from godrive.errors import ConfigError, DriveError, StorageFull, StoreUnavailable
 
-WORDS = {"text": "TEXT", "serial": "INTEGER PRIMARY KEY AUTOINCREMENT"}
+WORDS = {"text": "TEXT", "serial": "INTEGER PRIMARY KEY AUTOINCREMENT", "clustered": "WITHOUT ROWID"}
 BUSY_TIMEOUT = 5.0
 """Seconds that a writer waits for another process, the command line for one, to finish."""
 
@@ -31,9 +31,14 @@ _PASSING = _NEEDS_OPERATOR | {
 }
 
 
+def primary_code(error: sqlite3.Error) -> int:
+    """SQLite's result code, without its extension; that of a plain error where there is none."""
+    return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)) & 0xFF
+
+
 def translate(error: sqlite3.Error, path: Path) -> DriveError | None:
     """What an error of SQLite means to a caller; ``None`` when it is a bug of ours."""
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    code = primary_code(error)
     if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(path)):
         return StorageFull("The disk of the catalog is full.", hint=f"Make room on the file system of {path}.")
     if code == sqlite3.SQLITE_IOERR or code in _PASSING:
@@ -63,6 +68,7 @@ def connect(
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute(f"PRAGMA cache_size=-{cache_kib}")
     connection.execute("PRAGMA temp_store=MEMORY")
+    connection.execute("PRAGMA wal_autocheckpoint=4000")
     connection.execute("PRAGMA journal_size_limit=67108864")
     if read_only:
         connection.execute("PRAGMA query_only=1")
@@ -95,7 +101,7 @@ def prepare(path: Path, *, allow_network_fs: bool) -> None:
         known = translate(error, path)
         if known is None:
             raise
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _NEEDS_OPERATOR:
+        if primary_code(error) in _NEEDS_OPERATOR:
             raise ConfigError(
                 f"The catalog {path} cannot be opened: {error}.",
                 hint="It is no database, or damaged, or not ours to write: check catalog.path, or restore a backup.",

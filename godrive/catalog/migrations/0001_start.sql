@@ -1,6 +1,7 @@
 -- Users, sessions, entries (files and folders), versions, uploads, and what keeps them honest.
 -- Instants are microseconds since 1970, sizes bytes, '' is the root as a parent.
--- {text} is text compared byte by byte, {serial} a key that rises with every insert.
+-- {text} is text compared byte by byte, {serial} a key that rises with every insert,
+-- {clustered} where the database can do it a table whose rows lie in the order of its primary key.
 
 CREATE TABLE users (
     id {text} PRIMARY KEY,
@@ -40,8 +41,9 @@ CREATE INDEX sessions_user ON sessions (user_id, last_used_at);
 CREATE INDEX sessions_expiry ON sessions (expires_at);
 
 -- state: live -> trashed -> purging (claimed for removal, never to return).
+-- The key is the order of the list that is asked for most, so its page is one or two reads of the disk and not twenty.
 CREATE TABLE entries (
-    id {text} PRIMARY KEY,
+    id {text} NOT NULL UNIQUE,
     owner_id {text} NOT NULL,
     parent_id {text} NOT NULL,
     kind {text} NOT NULL,
@@ -59,13 +61,13 @@ CREATE TABLE entries (
     trashed_at BIGINT,
     purge_at BIGINT,
     next_purge_at BIGINT,
-    purge_attempts INTEGER NOT NULL DEFAULT 0
-);
+    purge_attempts INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (owner_id, state, created_at, id)
+) {clustered};
 CREATE UNIQUE INDEX entries_name ON entries (owner_id, parent_id, name_key) WHERE state = 'live';
-CREATE INDEX entries_created ON entries (owner_id, created_at, id) WHERE state = 'live';
-CREATE INDEX entries_sorted ON entries (owner_id, search_key, id) WHERE state = 'live';
-CREATE INDEX entries_folder_created ON entries (owner_id, parent_id, created_at, id) WHERE state = 'live';
-CREATE INDEX entries_folder_sorted ON entries (owner_id, parent_id, search_key, id) WHERE state = 'live';
+CREATE INDEX entries_sorted ON entries (owner_id, state, search_key, id);
+CREATE INDEX entries_folder_created ON entries (owner_id, state, parent_id, created_at, id);
+CREATE INDEX entries_folder_sorted ON entries (owner_id, state, parent_id, search_key, id);
 CREATE INDEX entries_trash ON entries (owner_id, trashed_at, id) WHERE state = 'trashed';
 CREATE INDEX entries_purge ON entries (next_purge_at) WHERE next_purge_at IS NOT NULL;
 
