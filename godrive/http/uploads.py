@@ -44,15 +44,7 @@ class IntentBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     filename: Name
     size_bytes: Annotated[int, Meta(ge=0, le=2**63 - 1)]
     mime: Annotated[str, Meta(max_length=255)] = ""
-    sha256: (
-        Annotated[
-            str,
-            Meta(
-                min_length=64, max_length=64, pattern="^[0-9a-fA-F]+$", description="In hex; other bytes are refused."
-            ),
-        ]
-        | None
-    ) = None
+    sha256: Digest | None = None
     parent_id: EntryId | None = None
     on_conflict: OnConflict = OnConflict.FAIL
 
