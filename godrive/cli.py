@@ -20,6 +20,9 @@ from godrive.configfile import load
 from godrive.errors import ConfigError, DriveError
 from godrive.runtime import GaveUp
 
+_EXTRAS = {"aiobotocore": "s3", "asyncpg": "postgres", "nats": "nats"}
+"""What has to be installed for a module that only some configurations need."""
+
 FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
 
 _EPILOG = """\
@@ -41,6 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(error.detail, error.hint, FAILED)
     except GaveUp as error:
         return _complain(f"Gave up: {error}.", "The log above has the cause.", FAILED)
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get(error.name or "")
+        if extra is None:
+            raise
+        return _complain(f"{error.name} is not installed.", f"pip install 'godrive[{extra}]'", MISTAKE)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -51,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complain(detail: str, hint: str | None, code: int) -> int:
-    text = " ".join(f"{detail.rstrip('.')}. {hint or ''}".split())
+    sentence = detail if detail.endswith((".", "?", "!")) else f"{detail}."
+    text = " ".join(f"{sentence} {hint or ''}".split())
     sys.stderr.write(f"godrive: {text}\n")
     return code
 

@@ -90,7 +90,8 @@ def _add_request_id(_logger: WrappedLogger, _method: str, event: EventDict) -> E
 
 
 def _render(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
-    return _encoder.encode(event)
+    first = {name: event.pop(name) for name in ("timestamp", "level", "event")}
+    return _encoder.encode(first | dict(event))
 
 
 class _Relay(logging.Handler):

@@ -1,0 +1,405 @@
+"""The command line: what an operator sees, and above all what when something is wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from godrive import __version__
+from godrive.cli import main
+from tests.drive_server import DriveServer, environment
+from tests.servers import Daemon, answers, free_port
+
+PASSWORD = "correct horse"
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command in an empty folder: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("GODRIVE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("GODRIVE_AUTH_BCRYPT_COST", "4")
+
+    def run(*arguments: str, stdin: str = "") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        try:
+            code = main(arguments)
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def ann(run: Run) -> str:
+    code, out, err = run("user", "add", "ann@example.org", stdin=PASSWORD + "\n")
+    assert (code, err) == (0, "")
+    match = re.search(r"the id (\S+)\.", out)
+    assert match
+    return match[1]
+
+
+def users(run: Run) -> list[dict[str, Any]]:
+    code, out, _ = run("user", "list", "--json")
+    assert code == 0
+    listed: list[dict[str, Any]] = json.loads(out)
+    return listed
+
+
+def spawn(*arguments: str | Path, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "godrive", *arguments],
+        cwd=folder,
+        env=environment() | env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+# In general
+
+
+def test_version_is_said(run: Run) -> None:
+    assert run("version") == (0, f"godrive {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("swerve",), ("user",), ("user", "add"), ("serve", "--port", "x"), ("serve", "--only", "auth,http,x"),
+     ("serve", "--only", ""), ("keys", "rotate", "--keep", "-1"), ("user", "set-quota", "a@b", "lots"),
+     ("version", "x")],
+)  # fmt: skip
+def test_arguments_that_make_no_sense_are_a_mistake(run: Run, arguments: tuple[str, ...]) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("usage: godrive")
+
+
+def test_help_says_where_the_configuration_is_read_from(run: Run) -> None:
+    _, out, _ = run("--help")
+    for place in ("--config", "GODRIVE_CONFIG", "config.toml", "GODRIVE_<TABLE>_<KEY>"):
+        assert place in out
+
+
+def test_reader_who_leaves_early_is_no_error(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m godrive check-config --json | head -c 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+
+
+# Configuration
+
+
+def test_configuration_comes_from_the_flag_else_the_variable_else_the_working_directory(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def port() -> int:
+        flags = ["--config", "flag.toml"] if (tmp_path / "flag.toml").exists() else []
+        _, out, _ = run("check-config", "--json", *flags)
+        chosen: int = json.loads(out)["server"]["port"]
+        return chosen
+
+    assert port() == 8080
+    (tmp_path / "config.toml").write_text("[server]\nport = 1\n")
+    assert port() == 1
+    (tmp_path / "other.toml").write_text("[server]\nport = 2\n")
+    monkeypatch.setenv("GODRIVE_CONFIG", "other.toml")
+    assert port() == 2
+    (tmp_path / "flag.toml").write_text("[server]\nport = 3\n")
+    assert port() == 3
+    monkeypatch.setenv("GODRIVE_SERVER_PORT", "4")
+    assert port() == 4
+
+
+def test_check_config_says_what_differs_and_shows_no_secret(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('[nats]\nurl = "nats://u:hush@h"\n[log]\nlevel = "debug"\n')
+    code, out, _ = run("check-config")
+    assert code == 0
+    assert "log.level = 'debug'\n" in out
+    assert "nats.url = '***'\n" in out
+    for arguments in ((), ("--json",)):
+        assert "hush" not in run("check-config", *arguments)[1]
+
+
+@pytest.mark.parametrize("command", ["check-config", "serve", "sweep", "user list", "keys rotate"])
+def test_wrong_configuration_is_one_line_and_exit_code_2(run: Run, tmp_path: Path, command: str) -> None:
+    (tmp_path / "config.toml").write_text("[server]\nprot = 1\n")
+    assert run(*command.split()) == (
+        2,
+        "",
+        "godrive: server.prot is not a setting (config.toml); did you mean port?\n",
+    )
+
+
+# Users
+
+
+def test_user_who_is_added_is_listed_and_may_be_named_by_address_or_id(run: Run, ann: str) -> None:
+    (listed,) = users(run)
+    assert listed["id"] == ann
+    assert (listed["email"], listed["state"], listed["quota_bytes"], listed["used_bytes"]) == (
+        "ann@example.org", "active", None, 0
+    )  # fmt: skip
+    _, out, _ = run("user", "list")
+    assert out.startswith("ann@example.org  active")
+    for name in ("ANN@example.org", ann):
+        assert run("user", "disable", name) == (0, "ann@example.org is disabled.\n", "")
+    assert users(run)[0]["state"] == "disabled"
+    assert run("user", "enable", ann)[0] == 0
+    assert users(run)[0]["state"] == "active"
+
+
+@pytest.mark.parametrize(
+    ("size", "quota"), [("1000", 1000), ("10K", 10_240), ("5g", 5 * 2**30), ("2TiB", 2 * 2**40), ("none", None)]
+)
+def test_quota_is_set_in_any_unit(run: Run, ann: str, size: str, quota: int | None) -> None:
+    assert run("user", "set-quota", ann, size)[0] == 0
+    assert users(run)[0]["quota_bytes"] == quota
+
+
+@pytest.mark.parametrize("size", ["", "-1", "0", "1.5G", "10X", "K", "9" * 30])
+def test_quota_that_is_no_size_is_a_mistake(run: Run, size: str) -> None:
+    code, _, err = run("user", "set-quota", "a@b", size)
+    assert code == 2
+    assert "is not a size" in err
+
+
+@pytest.mark.parametrize("command", ["disable", "enable", "set-password"])
+def test_user_who_is_unknown_is_one_line(run: Run, ann: str, command: str) -> None:
+    assert run("user", command, "bob@example.org", stdin=PASSWORD) == (
+        1, "", "godrive: Nobody has the e-mail address bob@example.org.\n"
+    )  # fmt: skip
+    code, _, err = run("user", command, "no-such-id", stdin=PASSWORD)
+    assert (code, err.count("\n")) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("email", "password", "complaint"),
+    [
+        ("nonsense", PASSWORD, "That is not an e-mail address."),
+        ("bob@example.org", "short", "A password has 8 to 1024 characters."),
+        ("bob@example.org", "", "A password has 8 to 1024 characters."),
+        ("ann@example.org", PASSWORD, "There is an account with that e-mail address."),
+    ],
+)
+def test_user_who_cannot_be_added_is_one_line(run: Run, ann: str, email: str, password: str, complaint: str) -> None:
+    assert run("user", "add", email, stdin=password + "\n") == (1, "", f"godrive: {complaint}\n")
+    assert len(users(run)) == 1
+
+
+def test_commands_on_a_folder_without_a_drive_make_none(run: Run, tmp_path: Path) -> None:
+    for command in ("list", "disable x@y", "set-quota x@y 1"):
+        code, _, err = run("user", *command.split(), "--data-dir", "typo")
+        assert code == 2
+        assert "There is no drive in typo" in err
+    assert not (tmp_path / "typo").exists()
+
+
+def test_invite_is_a_code_of_its_own_each_time(run: Run) -> None:
+    code, first, err = run("user", "invite")
+    assert code == 0
+    assert "auth.signup is 'open'" in err
+    assert run("user", "invite", "--days", "0.5")[1] != first
+    assert len(first.strip()) >= 22
+
+
+def test_invite_for_an_absurd_time_is_refused(run: Run) -> None:
+    for days in ("0", "-1", "1e9", "nan"):
+        assert run("user", "invite", "--days", days)[0] == 1
+
+
+# Keys
+
+
+def test_rotation_puts_a_new_key_first_and_keeps_as_many_as_asked(run: Run, tmp_path: Path) -> None:
+    run("user", "invite")
+    code, _, err = run("keys", "rotate")
+    assert code == 2
+    assert "data/secret.key" in err
+    (tmp_path / "data" / "secret.key").touch(mode=0o600)
+    (tmp_path / "data" / "secret.key").write_text(f"first:{'00' * 32}\n")
+    assert run("keys", "rotate")[0] == 0
+    assert run("keys", "rotate")[0] == 0
+    assert len((tmp_path / "data" / "secret.key").read_text().splitlines()) == 3
+    assert "no more verify" in run("keys", "rotate", "--keep", "0")[1]
+    assert len((tmp_path / "data" / "secret.key").read_text().splitlines()) == 1
+
+
+# Sweep
+
+
+def test_sweep_of_an_empty_drive_says_so(tmp_path: Path) -> None:
+    done = spawn("sweep", folder=tmp_path)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["0", "purged"], "")
+    counts = json.loads(spawn("sweep", "--json", folder=tmp_path).stdout)
+    assert counts["failed"] == 0
+
+
+# Serve
+
+
+def test_store_that_is_down_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    env = {
+        "GODRIVE_BLOBS_DRIVER": "s3",
+        "GODRIVE_BLOBS_S3_ENDPOINT": f"http://127.0.0.1:{free_port()}",
+        "GODRIVE_BLOBS_S3_ACCESS_KEY": "a",
+        "GODRIVE_BLOBS_S3_SECRET_KEY": "s",
+    }
+    for command in ("serve", "sweep"):
+        done = spawn(command, folder=tmp_path, **env)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+        assert done.stderr.startswith("godrive: ")
+
+
+def test_package_that_a_configuration_needs_is_named_with_the_command_that_installs_it(tmp_path: Path) -> None:
+    (tmp_path / "aiobotocore").mkdir()
+    (tmp_path / "aiobotocore" / "__init__.py").write_text("raise ModuleNotFoundError(name='aiobotocore')")
+    path = f"{tmp_path}{os.pathsep}{environment()['PYTHONPATH']}"
+    done = spawn("serve", folder=tmp_path, PYTHONPATH=path, GODRIVE_BLOBS_DRIVER="s3")
+    assert (done.returncode, done.stderr) == (
+        2, "godrive: aiobotocore is not installed. pip install 'godrive[s3]'\n"
+    )  # fmt: skip
+
+
+def test_only_without_nats_is_a_mistake(tmp_path: Path) -> None:
+    done = spawn("serve", "--only", "auth,metadata,storage", folder=tmp_path)
+    assert done.returncode == 2
+    assert "nats.url" in done.stderr
+
+
+def test_tree_that_gives_up_is_one_line_after_the_log_and_exit_code_1(tmp_path: Path) -> None:
+    script = """
+import sys
+from godrive.actors.ingest import IngestActor
+from godrive.cli import main
+from godrive.messages.ingest import Reconcile
+
+async def bug(actor, ask):
+    raise ZeroDivisionError("a bug")
+
+IngestActor.handlers[Reconcile] = bug
+sys.exit(main(["serve", "--port", "0"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment() | {"GODRIVE_INGEST_RECONCILE_EVERY": "0.01"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("godrive: Gave up: ingest ")
+    assert done.stderr.count("\n") == 1
+    crashes = [json.loads(line) for line in done.stdout.splitlines() if "child_crashed" in line]
+    assert len(crashes) >= 5
+    assert (crashes[0]["child"], crashes[0]["doing"]) == ("ingest", "Reconcile")
+    assert "ZeroDivisionError: a bug" in crashes[0]["exception"]
+
+
+def daemon(folder: Path, *arguments: str, **env: str) -> Daemon:
+    command: list[str | Path] = [sys.executable, "-m", "godrive", "serve", "--data-dir", folder / "data", *arguments]
+    return Daemon(command, folder / "log", env=environment() | env)
+
+
+def test_port_0_is_one_that_is_free_and_is_said(tmp_path: Path) -> None:
+    server, log = daemon(tmp_path, "--port", "0"), tmp_path / "log"
+    try:
+        server.wait_until(lambda: "listening" in log.read_text())
+        line = json.loads(log.read_text().splitlines()[-1])
+        (url,) = line["urls"]
+        assert line["public_url"] == url
+        assert answers(int(url.rpartition(":")[2]))
+    finally:
+        server.stop()
+    assert server.status == 0
+
+
+def test_human_is_told_where_it_listens(tmp_path: Path) -> None:
+    port, log = free_port(), tmp_path / "log"
+    server = daemon(tmp_path, "--port", str(port), GODRIVE_LOG_FORMAT="human")
+    try:
+        server.wait_until(lambda: f"listens on http://127.0.0.1:{port}\n" in log.read_text())
+    finally:
+        server.stop(signal.SIGINT)
+    assert server.status == 0
+    assert "stopped" in log.read_text()
+
+
+def test_log_is_json_and_carries_the_request_id(tmp_path: Path) -> None:
+    server = DriveServer(tmp_path / "drive")
+    with server:
+        request = urllib.request.Request(f"{server.url}/health", headers={"X-Request-Id": "mine-1"})
+        urllib.request.urlopen(request, timeout=10).close()
+    events = [json.loads(line) for line in server.log.splitlines()]
+    assert {"timestamp", "level", "event"} <= set.intersection(*(set(event) for event in events))
+    (mine,) = [event for event in events if event.get("request_id") == "mine-1"]
+    assert (mine["event"], mine["path"], mine["status"]) == ("request", "/health", 200)
+
+
+def test_second_signal_ends_at_once(tmp_path: Path) -> None:
+    server = DriveServer(tmp_path / "drive")
+    server.start()
+    assert server.process is not None
+    try:
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.sendall(b"POST /v1/signup HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                           b"Content-Length: 100\r\n\r\n{")  # fmt: skip
+            server.process.wait_until(lambda: answers(server.port))
+            server.process.send(signal.SIGTERM)
+            server.process.wait_until(lambda: "stopping" in server.log)
+            server.process.send(signal.SIGTERM)
+            assert server.process.wait(5.0) == 128 + signal.SIGTERM
+    finally:
+        server.close()
+
+
+def test_user_disabled_by_command_is_out_within_a_second(tmp_path: Path) -> None:
+    def call(path: str, token: str | None = None, body: dict[str, str] | None = None) -> Any:
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+        request = urllib.request.Request(server.url + path, json.dumps(body).encode() if body else None, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+
+    server = DriveServer(tmp_path / "drive")
+    with server:
+        who = {"email": "ann@example.org", "password": PASSWORD}
+        call("/v1/signup", body=who)
+        token = call("/v1/login", body=who)["token"]
+        call("/v1/me", token)
+        done = spawn("user", "disable", "ann@example.org", "--config", server.folder / "config.toml", folder=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        deadline = time.monotonic() + 1.0
+        while call("/v1/me", token) != 401:
+            assert time.monotonic() < deadline
+        assert call("/health")["ok"]

@@ -1,0 +1,104 @@
+"""Logs: one event a line, for people or for machines.  Each test has a process of its own: log set-up is global."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+from tests.drive_server import environment
+
+
+def logged(script: str, **settings: str) -> str:
+    """What the script writes to standard output, with the log set up."""
+    arguments = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+    before = f"""
+import logging, structlog, warnings
+from godrive import logs
+from godrive.config import Log
+from godrive.runtime import request_id
+from godrive.runtime.events import *
+logs.configure(Log({arguments}))
+log = structlog.get_logger()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", before + script],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def events(script: str, **settings: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in logged(script, **settings).splitlines()]
+
+
+def test_event_is_json_where_nobody_reads_along() -> None:
+    (event,) = events("log.info('said', path='/é', size=3, odd=object)")
+    assert list(event)[:3] == ["timestamp", "level", "event"]
+    assert event["timestamp"].endswith("Z")
+    assert (event["level"], event["event"], event["path"], event["size"]) == ("info", "said", "/é", 3)
+    assert event["odd"] == "<class 'object'>"
+
+
+def test_event_is_text_for_people_who_ask_for_it() -> None:
+    text = logged("log.info('said', size=3)", format="human")
+    assert "said" in text
+    assert "size=3" in text
+    assert "{" not in text
+
+
+def test_level_is_the_least_that_is_logged() -> None:
+    script = "log.debug('a'); log.info('b'); log.warning('c'); log.error('d')"
+    assert [event["event"] for event in events(script, level="warning")] == ["c", "d"]
+    assert [event["event"] for event in events(script, level="debug")] == ["a", "b", "c", "d"]
+
+
+def test_event_carries_the_id_of_the_request_it_belongs_to() -> None:
+    first, second = events("log.info('a'); request_id.set('r1'); log.info('b')")
+    assert "request_id" not in first
+    assert second["request_id"] == "r1"
+
+
+def test_what_goes_wrong_in_other_libraries_joins_the_log() -> None:
+    script = """
+logging.getLogger("aiohttp.server").error("odd %s", 1)
+logging.getLogger("chatty").info("not this")
+warnings.warn("a warning")
+try:
+    1 / 0
+except ZeroDivisionError:
+    logging.getLogger("asyncio").exception("lost")
+"""
+    odd, warning, lost = events(script, level="debug")
+    assert (odd["event"], odd["level"], odd["logger"]) == ("odd 1", "error", "aiohttp.server")
+    assert "a warning" in warning["event"]
+    assert "ZeroDivisionError" in lost["exception"]
+
+
+def test_event_of_a_supervisor_is_logged_as_it_matters() -> None:
+    script = """
+for event in (
+    ChildStarted("auth"), ChildStopped("auth"), ChildCrashed("auth", ValueError("bug"), "LogIn"),
+    RestartsExhausted("auth", 5, 30.0), DeadLetter("auth", "LogIn", "expired", "r1"), StopTimedOut("auth"),
+    TickFailed("sweeper", ValueError("down")),
+):
+    logs.on_event(event)
+"""
+    found = events(script, level="debug")
+    assert [(event["level"], event["event"]) for event in found] == [
+        ("debug", "child_started"),
+        ("debug", "child_stopped"),
+        ("error", "child_crashed"),
+        ("critical", "restarts_exhausted"),
+        ("warning", "dead_letter"),
+        ("warning", "stop_timed_out"),
+        ("warning", "tick_failed"),
+    ]
+    assert "ValueError: bug" in found[2]["exception"]
+    assert found[4]["request_id"] == "r1"
