@@ -1,0 +1,441 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from collections.abc import AsyncIterator, Awaitable
+from pathlib import Path
+
+import anyio
+import pytest
+
+from godrive.actors.ingest import AT_ONCE
+from godrive.blobs.attributes import SHA256
+from godrive.blobs.memory import MemoryBlobStore
+from godrive.drive import GoDrive
+from godrive.errors import (
+    Conflict,
+    DigestMismatch,
+    Gone,
+    LengthMismatch,
+    NameTaken,
+    NotFound,
+    QuotaExceeded,
+    StoreUnavailable,
+)
+from godrive.messages.auth import GetUser
+from godrive.messages.ingest import CommitUpload, IngestBlob, Outcome, Reconcile, Reconciled
+from godrive.messages.metadata import (
+    AbortUpload,
+    BeginUpload,
+    GetUpload,
+    ListFiles,
+    PurgeFile,
+    RenameFile,
+    TrashFile,
+)
+from godrive.model import BlobInfo, ETag, File, ObjectKey, OnConflict, Upload, UploadState, User
+from godrive.testing import ManualClock, chunks, open_drive, quick_folder, sign_up, upload
+
+pytestmark = pytest.mark.anyio
+
+
+async def begin(
+    drive: GoDrive,
+    owner: User,
+    name: str = "a.txt",
+    size: int = 5,
+    *,
+    sha256: str | None = None,
+    on_conflict: OnConflict = OnConflict.FAIL,
+) -> Upload:
+    return await drive.metadata.ask(
+        BeginUpload(owner.id, name, "text/plain", size, sha256=sha256, on_conflict=on_conflict)
+    )
+
+
+async def put(drive: GoDrive, pending: Upload, content: bytes = b"hello") -> BlobInfo:
+    return await drive.blobs.put(pending.object_key, chunks(content))
+
+
+async def listed(drive: GoDrive, owner: User) -> list[File]:
+    return (await drive.metadata.ask(ListFiles(owner.id))).items
+
+
+async def state(drive: GoDrive, pending: Upload) -> UploadState:
+    return (await drive.metadata.ask(GetUpload(pending.id))).state
+
+
+async def has_bytes(drive: GoDrive, pending: Upload) -> bool:
+    return pending.object_key in [blob.key async for blob in drive.blobs.list()]
+
+
+async def together(*asks: Awaitable[object]) -> list[object]:
+    """Await all at once; what each gave or raised."""
+    results: list[object] = []
+
+    async def run(ask: Awaitable[object]) -> None:
+        try:
+            results.append(await ask)
+        except Exception as error:
+            results.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        for ask in asks:
+            tasks.start_soon(run, ask)
+    return results
+
+
+# Commit
+
+
+async def test_a_commit_makes_the_file_that_was_declared(drive: GoDrive, owner: User) -> None:
+    pending = await begin(drive, owner)
+    await put(drive, pending)
+    assert await listed(drive, owner) == []
+    file = await drive.ingest.ask(CommitUpload(pending.id, owner.id))
+    assert (file.name, file.mime, file.size_bytes, file.owner_id) == ("a.txt", "text/plain", 5, owner.id)
+    assert file.sha256 == hashlib.sha256(b"hello").hexdigest()
+    assert await listed(drive, owner) == [file]
+
+
+async def test_committing_twice_gives_the_same_file(drive: GoDrive, owner: User) -> None:
+    pending = await begin(drive, owner)
+    blob = await put(drive, pending)
+    first = await drive.ingest.ask(CommitUpload(pending.id, blob=blob))
+    assert await drive.ingest.ask(CommitUpload(pending.id, blob=blob)) == first
+    assert await drive.ingest.ask(CommitUpload(pending.id, owner.id)) == first
+    assert await listed(drive, owner) == [first]
+
+
+async def test_everybody_who_commits_at_once_makes_one_file(drive: GoDrive, owner: User, clock: ManualClock) -> None:
+    pending = await begin(drive, owner)
+    blob = await put(drive, pending)
+    clock.advance(60)
+    results = await together(
+        *(drive.ingest.ask(CommitUpload(pending.id, owner.id)) for _ in range(8)),
+        *(drive.ingest.ask(CommitUpload(pending.id, blob=blob)) for _ in range(8)),
+        *(drive.ingest.ask(IngestBlob(pending.object_key)) for _ in range(8)),
+        drive.ingest.ask(Reconcile()),
+    )
+    (file,) = await listed(drive, owner)
+    assert [result for result in results if isinstance(result, File)] == [file] * 16
+    assert results.count(Outcome.PUBLISHED) == 8
+
+
+async def test_without_bytes_there_is_nothing_to_commit_yet(drive: GoDrive, owner: User) -> None:
+    pending = await begin(drive, owner)
+    with pytest.raises(Conflict) as caught:
+        await drive.ingest.ask(CommitUpload(pending.id, owner.id))
+    assert type(caught.value) is Conflict
+    assert await state(drive, pending) is UploadState.PENDING
+
+
+async def test_an_upload_of_somebody_else_is_not_found(drive: GoDrive, owner: User) -> None:
+    stranger = await sign_up(drive, "bob@example.org")
+    pending = await begin(drive, owner)
+    blob = await put(drive, pending)
+    for ask in (CommitUpload(pending.id, stranger.id), CommitUpload(pending.id, stranger.id, blob)):
+        with pytest.raises(NotFound):
+            await drive.ingest.ask(ask)
+    assert await listed(drive, owner) == []
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["head", "blob given"])
+@pytest.mark.parametrize("content", [b"", b"hell", b"hello!"], ids=["none", "short", "long"])
+async def test_another_length_ends_the_upload_and_removes_its_bytes(
+    drive: GoDrive, owner: User, content: bytes, known: bool
+) -> None:
+    pending = await begin(drive, owner)
+    blob = await put(drive, pending, content)
+    with pytest.raises(LengthMismatch):
+        await drive.ingest.ask(CommitUpload(pending.id, blob=blob if known else None))
+    ended = await drive.metadata.ask(GetUpload(pending.id))
+    assert ended.state is UploadState.FAILED
+    assert ended.reason is not None
+    assert f"{len(content)} arrived" in ended.reason
+    assert not await has_bytes(drive, pending)
+    assert (await drive.auth.ask(GetUser(owner.id))).usage.reserved_bytes == 0
+    with pytest.raises(Gone):
+        await drive.ingest.ask(CommitUpload(pending.id, owner.id))
+
+
+async def test_other_bytes_than_declared_end_the_upload(drive: GoDrive, owner: User) -> None:
+    pending = await begin(drive, owner, sha256=hashlib.sha256(b"olleh").hexdigest())
+    await put(drive, pending)
+    with pytest.raises(DigestMismatch):
+        await drive.ingest.ask(CommitUpload(pending.id, owner.id))
+    assert await state(drive, pending) is UploadState.FAILED
+    assert not await has_bytes(drive, pending)
+
+
+async def test_an_empty_file_is_a_file(drive: GoDrive, owner: User) -> None:
+    file = await upload(drive, owner.id, "empty", b"")
+    assert (file.size_bytes, file.sha256) == (0, hashlib.sha256().hexdigest())
+    assert await listed(drive, owner) == [file]
+
+
+async def test_a_committed_file_that_was_purged_is_gone(drive: GoDrive, owner: User) -> None:
+    pending = await begin(drive, owner)
+    file = await drive.ingest.ask(CommitUpload(pending.id, blob=await put(drive, pending)))
+    await drive.metadata.ask(TrashFile(owner.id, file.id))
+    assert (await drive.ingest.ask(CommitUpload(pending.id, owner.id))).trashed_at is not None
+    await drive.metadata.ask(PurgeFile(owner.id, file.id))
+    with pytest.raises(Gone):
+        await drive.ingest.ask(CommitUpload(pending.id, owner.id))
+
+
+async def test_a_name_taken_meanwhile_can_be_freed_and_the_commit_tried_again(drive: GoDrive, owner: User) -> None:
+    first, second = await begin(drive, owner), await begin(drive, owner)
+    for pending in (first, second):
+        await put(drive, pending)
+    file = await drive.ingest.ask(CommitUpload(first.id))
+    with pytest.raises(NameTaken):
+        await drive.ingest.ask(CommitUpload(second.id))
+    assert await state(drive, second) is UploadState.PENDING
+    await drive.metadata.ask(RenameFile(owner.id, file.id, "b.txt"))
+    assert (await drive.ingest.ask(CommitUpload(second.id))).name == "a.txt"
+
+
+async def test_a_rename_that_was_asked_for_happens_at_the_commit(drive: GoDrive, owner: User) -> None:
+    pending = await begin(drive, owner, on_conflict=OnConflict.RENAME)
+    await upload(drive, owner.id, "a.txt")
+    await put(drive, pending)
+    assert (await drive.ingest.ask(CommitUpload(pending.id))).name == "a (1).txt"
+
+
+async def test_a_sparse_file_of_60_gb_is_committed_without_being_read(drive_class: type[GoDrive]) -> None:
+    size, digest = 60 * 10**9, hashlib.sha256(b"whatever").hexdigest()
+    with quick_folder() as folder:
+        async with open_drive(drive_class=drive_class, data_dir=folder, blobs={"driver": "disk"}) as drive:
+            owner = await sign_up(drive)
+            pending = await begin(drive, owner, size=size, sha256=digest)
+            blob = Path(folder, "blobs", "objects", pending.object_key)
+            blob.parent.mkdir()
+            blob.touch()
+            os.truncate(blob, size)
+            try:
+                os.setxattr(blob, SHA256, digest.encode())
+            except OSError as error:
+                pytest.skip(f"the temporary folder has no extended attributes: {error}")
+            before = _bytes_read()
+            first = await drive.ingest.ask(CommitUpload(pending.id, owner.id))
+            second = await drive.ingest.ask(CommitUpload(pending.id, owner.id))
+            assert _bytes_read() - before < 1_000_000
+            assert first == second
+            assert first.size_bytes == size
+            assert await listed(drive, owner) == [first]
+
+
+def _bytes_read() -> int:
+    """What this process has read so far, of whatever."""
+    counters = Path("/proc/self/io").read_text().splitlines()
+    return int(next(line for line in counters if line.startswith("rchar")).split()[1])
+
+
+# Events
+
+
+async def test_every_event_one_to_five_times_in_any_order_gives_each_file_once(drive: GoDrive, owner: User) -> None:
+    chance = random.Random(7)
+    uploads = [await begin(drive, owner, f"{n}.txt") for n in range(20)]
+    for pending in uploads:
+        await put(drive, pending)
+    events = [IngestBlob(pending.object_key, 5) for pending in uploads for _ in range(chance.randint(1, 5))]
+    chance.shuffle(events)
+    outcomes = await together(*map(drive.ingest.ask, events))
+    assert outcomes == [Outcome.PUBLISHED] * len(events)
+    assert sorted(file.name for file in await listed(drive, owner)) == sorted(p.name for p in uploads)
+
+
+async def test_an_event_of_a_key_that_nobody_waits_for_is_ignored(drive: GoDrive, owner: User) -> None:
+    unknown = ObjectKey("00000000/unknown")
+    await drive.blobs.put(unknown, chunks(b"x"))
+    assert await drive.ingest.ask(IngestBlob(unknown)) is Outcome.IGNORED
+    aborted = await begin(drive, owner)
+    await drive.metadata.ask(AbortUpload(owner.id, aborted.id))
+    await put(drive, aborted)
+    assert await drive.ingest.ask(IngestBlob(aborted.object_key)) is Outcome.IGNORED
+    assert await listed(drive, owner) == []
+
+
+async def test_what_an_event_says_is_not_believed(drive: GoDrive, owner: User) -> None:
+    pending = await begin(drive, owner)
+    event = IngestBlob(pending.object_key, 5, ETag("made up"))
+    assert await drive.ingest.ask(event) is Outcome.IGNORED
+    await put(drive, pending)
+    assert await drive.ingest.ask(IngestBlob(pending.object_key, 999)) is Outcome.PUBLISHED
+
+
+async def test_an_event_of_bytes_that_were_not_declared_ends_the_upload(drive: GoDrive, owner: User) -> None:
+    pending = await begin(drive, owner)
+    await put(drive, pending, b"hello!")
+    assert await drive.ingest.ask(IngestBlob(pending.object_key)) is Outcome.REJECTED
+    assert await state(drive, pending) is UploadState.FAILED
+    assert not await has_bytes(drive, pending)
+
+
+async def test_an_event_of_a_file_whose_name_was_taken_leaves_it_to_the_reconciler(drive: GoDrive, owner: User) -> None:
+    pending = await begin(drive, owner)
+    await put(drive, pending)
+    await upload(drive, owner.id, "a.txt")
+    assert await drive.ingest.ask(IngestBlob(pending.object_key)) is Outcome.IGNORED
+    assert await state(drive, pending) is UploadState.PENDING
+
+
+# Reconciliation
+
+
+async def test_with_every_event_lost_the_reconciler_finishes_every_upload(
+    drive_class: type[GoDrive], clock: ManualClock
+) -> None:
+    async with open_drive(drive_class=drive_class, clock=clock, ingest={"batch": 7}) as drive:
+        owner = await sign_up(drive)
+        for n in range(40):
+            await put(drive, await begin(drive, owner, f"{n}.txt"))
+        clock.advance(drive.config.ingest.reconcile_after)
+        assert await drive.ingest.ask(Reconcile()) == Reconciled(checked=40, published=40)
+        assert len(await listed(drive, owner)) == 40
+        assert await drive.ingest.ask(Reconcile()) == Reconciled()
+
+
+async def test_an_upload_is_left_to_its_client_for_some_seconds(
+    drive: GoDrive, owner: User, clock: ManualClock
+) -> None:
+    await put(drive, await begin(drive, owner))
+    clock.advance(drive.config.ingest.reconcile_after - 1)
+    assert await drive.ingest.ask(Reconcile()) == Reconciled()
+    clock.advance(1)
+    assert await drive.ingest.ask(Reconcile()) == Reconciled(checked=1, published=1)
+
+
+async def test_no_bytes_by_the_deadline_and_the_upload_expires(drive_class: type[GoDrive], clock: ManualClock) -> None:
+    async with open_drive(drive_class=drive_class, clock=clock, auth={"default_quota_bytes": 5}) as drive:
+        owner = await sign_up(drive)
+        pending = await begin(drive, owner)
+        with pytest.raises(QuotaExceeded):
+            await begin(drive, owner, "b.txt")
+        clock.advance(drive.config.blobs.upload_ttl - 1)
+        assert await drive.ingest.ask(Reconcile()) == Reconciled(checked=1)
+        clock.advance(1)
+        assert await drive.ingest.ask(Reconcile()) == Reconciled(checked=1, expired=1)
+        ended = await drive.metadata.ask(GetUpload(pending.id))
+        assert (ended.state, ended.reason) == (UploadState.EXPIRED, "No bytes arrived in time.")
+        await begin(drive, owner, "b.txt")
+
+
+async def test_bytes_that_arrived_before_the_deadline_are_published_after_it(
+    drive: GoDrive, owner: User, clock: ManualClock
+) -> None:
+    await put(drive, await begin(drive, owner))
+    clock.advance(drive.config.blobs.upload_ttl * 10)
+    assert await drive.ingest.ask(Reconcile()) == Reconciled(checked=1, published=1)
+
+
+async def test_an_upload_does_not_expire_while_its_bytes_arrive(
+    drive: GoDrive, owner: User, clock: ManualClock
+) -> None:
+    pending = await begin(drive, owner)
+    rest = anyio.Event()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b"he"
+        await rest.wait()
+        yield b"llo"
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(drive.blobs.put, pending.object_key, slowly())
+        await anyio.wait_all_tasks_blocked()
+        clock.advance(drive.config.blobs.upload_ttl)
+        assert await drive.ingest.ask(Reconcile()) == Reconciled(checked=1)
+        touched = await drive.metadata.ask(GetUpload(pending.id))
+        assert (touched.state, touched.received_bytes) == (UploadState.PENDING, 2)
+        assert touched.expires_at > clock.now()
+        rest.set()
+    assert (await drive.ingest.ask(CommitUpload(pending.id))).size_bytes == 5
+
+
+async def test_wrong_bytes_are_found_without_any_event(drive: GoDrive, owner: User, clock: ManualClock) -> None:
+    pending = await begin(drive, owner)
+    await put(drive, pending, b"hello!")
+    clock.advance(60)
+    assert await drive.ingest.ask(Reconcile()) == Reconciled(checked=1, failed=1)
+    assert not await has_bytes(drive, pending)
+
+
+async def test_a_name_that_stays_taken_ends_the_upload_at_its_deadline(
+    drive: GoDrive, owner: User, clock: ManualClock
+) -> None:
+    pending = await begin(drive, owner)
+    await put(drive, pending)
+    file = await upload(drive, owner.id, "a.txt")
+    clock.advance(60)
+    assert await drive.ingest.ask(Reconcile()) == Reconciled(checked=1)
+    clock.advance(drive.config.blobs.upload_ttl)
+    assert await drive.ingest.ask(Reconcile()) == Reconciled(checked=1, failed=1)
+    ended = await drive.metadata.ask(GetUpload(pending.id))
+    assert ended.state is UploadState.FAILED
+    assert ended.reason is not None
+    assert "a.txt" in ended.reason
+    assert not await has_bytes(drive, pending)
+    assert await listed(drive, owner) == [file]
+
+
+class Outage(MemoryBlobStore):
+    """A store that can be down, and counts who asks it at once."""
+
+    down = False
+    asking = 0
+    most = 0
+
+    async def head(self, key: ObjectKey) -> BlobInfo:
+        self.asking += 1
+        self.most = max(self.most, self.asking)
+        try:
+            await anyio.lowlevel.checkpoint()
+            if self.down:
+                raise StoreUnavailable
+            return await super().head(key)
+        finally:
+            self.asking -= 1
+
+
+async def test_a_store_that_is_down_ends_no_upload_however_long_it_takes(
+    drive_class: type[GoDrive], clock: ManualClock
+) -> None:
+    store = Outage()
+    async with open_drive(drive_class=drive_class, clock=clock, blob_store=store) as drive:
+        owner = await sign_up(drive)
+        arrived, missing = await begin(drive, owner), await begin(drive, owner, "b.txt")
+        await put(drive, arrived)
+        store.down = True
+        clock.advance(drive.config.blobs.upload_ttl * 2)
+        assert await drive.ingest.ask(Reconcile()) == Reconciled(checked=2)
+        store.down = False
+        clock.advance(60)
+        assert await drive.ingest.ask(Reconcile()) == Reconciled(checked=2, published=1, expired=1)
+        assert await state(drive, arrived) is UploadState.COMMITTED
+        assert await state(drive, missing) is UploadState.EXPIRED
+
+
+async def test_many_uploads_are_settled_at_once_but_not_all(drive_class: type[GoDrive], clock: ManualClock) -> None:
+    store = Outage()
+    async with open_drive(drive_class=drive_class, clock=clock, blob_store=store) as drive:
+        owner = await sign_up(drive)
+        for n in range(100):
+            await begin(drive, owner, f"{n}.txt")
+        clock.advance(60)
+        assert await drive.ingest.ask(Reconcile()) == Reconciled(checked=100)
+    assert 1 < store.most <= AT_ONCE
+
+
+async def test_checks_of_an_upload_that_does_not_come_become_rarer(
+    drive: GoDrive, owner: User, clock: ManualClock
+) -> None:
+    pending = await begin(drive, owner)
+    for _ in range(600):
+        clock.advance(5)
+        await drive.ingest.ask(Reconcile())
+    row = await drive.metadata.ask(GetUpload(pending.id))
+    assert row.state is UploadState.PENDING
+    assert 40 < row.attempts < 70
