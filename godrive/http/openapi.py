@@ -26,7 +26,15 @@ from godrive.errors import (
 )
 from godrive.http.openapi_content import content_paths
 from godrive.http.operations import Operation
-from godrive.http.problems import STATUS, Malformed, Problem, RequestTimeout, UnsupportedMediaType
+from godrive.http.problems import (
+    STATUS,
+    HeadersTooLarge,
+    Malformed,
+    Problem,
+    RequestTimeout,
+    UnsupportedMediaType,
+    UrlTooLong,
+)
 
 Json = dict[str, Any]
 
@@ -124,15 +132,15 @@ def errors_of(operation: Operation) -> set[type[DriveError]]:
     if not operation.public:
         errors |= {Unauthenticated}
     if operation.parameters:
-        errors |= {NotFound}
+        errors |= {NotFound, UrlTooLong}
     if operation.query is not None:
-        errors |= {Invalid}
+        errors |= {Invalid, UrlTooLong}
     if operation.body is not None:
         errors |= {Malformed, Invalid, TooLarge, RequestTimeout, UnsupportedMediaType}
     if operation.replays:
         errors |= {Conflict, IdempotencyMismatch, Invalid}
-    if operation.conditional:
-        errors |= {Invalid}
+    if operation.conditional or operation.replays:
+        errors |= {Invalid, HeadersTooLarge, Malformed}
     if not operation.public or operation.body is not None:
         errors |= {StoreUnavailable, DeliveryError, MailboxFull, AskTimeout}
     return errors
