@@ -64,7 +64,7 @@ def soon() -> datetime:
 
 
 async def test_the_probe_finds_what_ceph_honours_and_leaves_nothing(s3_store: S3BlobStore) -> None:
-    assert s3_store.capabilities == Capabilities(conditional_put=True, conditional_complete=False, checksums=False)
+    assert s3_store.capabilities == Capabilities(conditional_put=True, conditional_complete=False, signed_digest=True)
     answer = await s3_store.client.call("list_objects_v2")
     assert "Contents" not in answer
     assert await unfinished(s3_store) == 0

@@ -141,7 +141,7 @@ async def test_an_expired_url_does_nothing(s3_settings: S3, client: aiohttp.Clie
 
 
 async def test_nothing_is_signed_that_the_intent_does_not_name(s3_store: S3BlobStore) -> None:
-    request = await sign(s3_store, new_key(), 5, sha256="0" * 64)
+    request = await sign(s3_store, new_key(), 5)
     assert request.headers == {
         "Content-Type": "text/plain",
         "Content-Length": "5",
@@ -159,6 +159,19 @@ async def test_nothing_is_signed_that_the_intent_does_not_name(s3_store: S3BlobS
     ]
     assert query["X-Amz-SignedHeaders"] == "content-length;content-type;host;if-none-match;x-amz-meta-godrive-sha256"
     assert "checksum" not in request.url
+
+
+async def test_a_declared_digest_is_signed_and_the_store_holds_the_client_to_it(
+    s3_store: S3BlobStore, client: aiohttp.ClientSession
+) -> None:
+    key, digest = new_key(), hashlib.sha256(b"hello").hexdigest()
+    request = await sign(s3_store, key, 5, sha256=digest)
+    assert await send(client, request, b"other") == 400
+    assert await send(client, request, b"hello", {"x-amz-content-sha256": "UNSIGNED-PAYLOAD"}) == 403
+    with pytest.raises(NotFound):
+        await s3_store.head(key)
+    assert await send(client, request, b"hello") == 200
+    assert (await s3_store.head(key)).sha256 == digest
 
 
 async def test_where_checksums_are_honoured_the_declared_one_is_signed(s3_settings: S3) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import datetime
@@ -12,21 +12,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
 import anyio
-from aiobotocore.config import AioConfig
-from aiobotocore.session import AioSession
-from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES
 from botocore.exceptions import BotoCoreError, ParamValidationError
+from botocore.httpsession import get_cert_path
 
 from godrive.blobs.s3.breaker import Breaker
 from godrive.blobs.s3.faults import FAULTS, as_config_error, code_of, is_passing, translate
-from godrive.blobs.s3.signing import Credentials, presign
+from godrive.blobs.s3.sdk import client_config, make_session
+from godrive.blobs.s3.signing import UNSIGNED, Credentials, presign
 from godrive.clock import Clock
 from godrive.config import S3
 from godrive.errors import ConfigError, StoreUnavailable
 
-CONNECTIONS = 64
-CONNECT_TIMEOUT = 3.0
 ATTEMPTS = 3
 """Tries of one request, all within its deadline."""
 
@@ -62,23 +60,14 @@ class S3Client:
         self._client: Any = None
         self._credentials: Any = None
         internal = settings.endpoint or f"https://s3.{settings.region}.amazonaws.com"
+        self._internal = _bucket_url(internal, settings.bucket, settings.path_style)
         self._public = _bucket_url(settings.public_endpoint or internal, settings.bucket, settings.path_style)
 
     async def open(self) -> None:
         """Make the client, and make or check the bucket.  Raises ``ConfigError``, ``StoreUnavailable``."""
         settings = self._settings
-        session = _session(from_environment=not settings.access_key)
-        config = AioConfig(
-            signature_version="s3v4",
-            s3={"addressing_style": "path" if settings.path_style else "virtual"},
-            # Newer SDKs add a CRC to each request and want one in each answer; many stores refuse or ignore it.
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-            retries={"total_max_attempts": 1},  # ours know the deadline
-            connect_timeout=CONNECT_TIMEOUT,
-            read_timeout=BODY_DEADLINE,
-            max_pool_connections=CONNECTIONS,
-        )
+        session = make_session(from_environment=not settings.access_key)
+        config = client_config(settings, read_timeout=BODY_DEADLINE)
         try:
             self._client = await self._stack.enter_async_context(
                 session.create_client(
@@ -131,6 +120,17 @@ class S3Client:
             return False
         return True
 
+    def now(self) -> datetime:
+        """The time that signatures are made with."""
+        return self._clock.now()
+
+    def session(self) -> aiohttp.ClientSession:
+        """A plain HTTP client that trusts who the store's own client trusts."""
+        trust = ssl.create_default_context(cafile=get_cert_path(self._settings.ca_file or True))
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=trust), timeout=aiohttp.ClientTimeout(total=self.deadline)
+        )
+
     async def call(self, operation: str, *, deadline: float | None = None, **arguments: Any) -> Any:
         """Ask the store for *operation* on the bucket.
 
@@ -181,17 +181,23 @@ class S3Client:
         expires_at: datetime,
         headers: dict[str, str] | None = None,
         query: dict[str, str] | None = None,
+        payload: str = UNSIGNED,
+        internal: bool = False,
     ) -> str:
-        """A URL of the public endpoint that allows *method* on *key* of the bucket, and nothing else."""
+        """A URL that allows *method* on *key* of the bucket and nothing else.
+
+        Of the public endpoint, unless it is for *internal* use.
+        """
         return presign(
             method,
-            self._public + key,
+            (self._internal if internal else self._public) + key,
             credentials=await self._frozen_credentials(),
             region=self._settings.region,
             now=self._clock.now(),
             expires_at=expires_at,
             headers=headers,
             query=query,
+            payload=payload,
         )
 
     async def _frozen_credentials(self) -> Credentials:
@@ -227,19 +233,6 @@ async def _insist(request: Any) -> Any:
                 raise
         await anyio.sleep(0.05 * 4 ** (attempt - 1) * random.uniform(0.5, 1.0))
     raise AssertionError("unreachable")
-
-
-def _session(*, from_environment: bool) -> AioSession:
-    """A session that reads variables and files of the AWS tools only when the configuration holds no keys."""
-    if from_environment:
-        return AioSession()
-    silent = {
-        name: (None, None, os.devnull if name in {"config_file", "credentials_file"} else default, convert)
-        for name, (_, _, default, convert) in (
-            (name, entry) for name, entry in BOTOCORE_DEFAUT_SESSION_VARIABLES.items() if isinstance(entry, tuple)
-        )
-    }
-    return AioSession(session_vars=silent)
 
 
 def _bucket_url(endpoint: str, bucket: str, path_style: bool) -> str:

@@ -10,14 +10,10 @@ from typing import Any
 from godrive.model import BlobInfo, ETag, ObjectKey
 
 DIGEST_KEY = "godrive-sha256"
-"""The user metadata that keeps the SHA-256 of a blob that went through us."""
+"""The user metadata that keeps the SHA-256 of a blob that went through us, or that the store held a client to."""
 
 UNVERIFIED = "unverified"
-"""Its value on a blob that a client sent itself.
-
-Some stores take metadata that the URL's signature does not cover; signing this
-one keeps a client from vouching for its own digest.
-"""
+"""Its value where nobody has compared: signed, so that a client cannot vouch for its own digest."""
 
 WRITER_KEY = "godrive-writer"
 """The user metadata that tells a put which answer came late from one that came first to another."""

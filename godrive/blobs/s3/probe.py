@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 from dataclasses import dataclass
+from datetime import timedelta
+
+import aiohttp
 
 from godrive.blobs.layout import Layout
 from godrive.blobs.s3.client import S3Client
@@ -19,11 +22,13 @@ class Capabilities:
 
     ``conditional_put``: ``If-None-Match: *`` keeps a PUT from overwriting.
     ``conditional_complete``: the same of CompleteMultipartUpload.
+    ``signed_digest``: a URL signed for a SHA-256 takes that body only.
     ``checksums``: a wrong ``x-amz-checksum-sha256`` is refused, and a right one kept.
     """
 
     conditional_put: bool = False
     conditional_complete: bool = False
+    signed_digest: bool = False
     checksums: bool = False
 
 
@@ -38,6 +43,7 @@ async def probe(client: S3Client, layout: Layout) -> Capabilities:
         return Capabilities(
             conditional_put=await _refuses_second_put(client, key),
             conditional_complete=await _refuses_completion(client, key),
+            signed_digest=await _holds_to_digest(client, key),
             checksums=await _checks_sums(client, key),
         )
     finally:
@@ -69,6 +75,21 @@ async def _refuses_completion(client: S3Client, key: str) -> bool:
     except DriveError as error:
         return _declined(error)
     return False
+
+
+async def _holds_to_digest(client: S3Client, key: str) -> bool:
+    digest = hashlib.sha256(b"probe").hexdigest()
+    headers = {"x-amz-content-sha256": digest}
+    until = client.now() + timedelta(minutes=1)
+    url = await client.presign("PUT", key, expires_at=until, headers=headers, payload=digest, internal=True)
+    try:
+        async with client.session() as session:
+            async with session.put(url, data=b"other", headers=headers) as answer:
+                refused = answer.status in range(400, 500)
+            async with session.put(url, data=b"probe", headers=headers) as answer:
+                return refused and answer.status == 200
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise StoreUnavailable("The store does not answer.", hint=str(error)) from error
 
 
 async def _checks_sums(client: S3Client, key: str) -> bool:

@@ -24,6 +24,8 @@ from godrive.errors import Invalid
 LONGEST = timedelta(days=7)
 """A URL signed for longer is refused by the stores."""
 
+UNSIGNED = "UNSIGNED-PAYLOAD"
+
 _ALGORITHM = "AWS4-HMAC-SHA256"
 
 
@@ -46,11 +48,14 @@ def presign(
     expires_at: datetime,
     headers: Mapping[str, str] | None = None,
     query: Mapping[str, str] | None = None,
+    payload: str = UNSIGNED,
 ) -> str:
     """*url* with a signature that allows *method* with exactly *headers* and *query* until *expires_at*.
 
-    The path of *url* is given unquoted.  Raises ``Invalid`` for a time that no
-    store accepts: not in the future, or further away than a week.
+    *payload* is the SHA-256 of the body in hex where only that body may be
+    sent; it has to go along as the header ``x-amz-content-sha256``.  The path
+    of *url* is given unquoted.  Raises ``Invalid`` for a time that no store
+    accepts: not in the future, or further away than a week.
     """
     seconds = int((expires_at - now).total_seconds())
     if not 0 < seconds <= LONGEST.total_seconds():
@@ -74,7 +79,7 @@ def presign(
     pairs = sorted((quote(name, safe="-_.~"), quote(value, safe="-_.~")) for name, value in arguments.items())
     search = "&".join(f"{name}={value}" for name, value in pairs)
     lines = "".join(f"{name}:{signed[name]}\n" for name in sorted(signed))
-    request = f"{method}\n{path}\n{search}\n{lines}\n{names}\nUNSIGNED-PAYLOAD"
+    request = f"{method}\n{path}\n{search}\n{lines}\n{names}\n{payload}"
     to_sign = f"{_ALGORITHM}\n{stamp}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
     signature = _hmac(_key(credentials.secret_key, stamp[:8], region), to_sign).hex()
     return f"{parts.scheme}://{parts.netloc}{path}?{search}&X-Amz-Signature={signature}"

@@ -7,6 +7,7 @@ from datetime import datetime
 from godrive.blobs.disposition import content_disposition
 from godrive.blobs.s3.bucket import DEFAULT_MIME, Bucket
 from godrive.blobs.s3.info import DIGEST_KEY, UNVERIFIED, checksum
+from godrive.blobs.s3.signing import UNSIGNED
 from godrive.model import ObjectKey, SignedRequest
 
 
@@ -19,20 +20,22 @@ class Urls(Bucket):
         """See :meth:`godrive.blobs.Presigner.presign_put`.
 
         The signature covers key, length and type, and where the store honours
-        them the digest and that nothing is overwritten.
+        them the digest and that nothing is overwritten.  What the metadata says
+        of the digest is signed too: some stores take metadata that is not.
         """
         honours = self.capabilities
-        headers = {
-            "Content-Type": mime or DEFAULT_MIME,
-            "Content-Length": str(size),
-            f"x-amz-meta-{DIGEST_KEY}": UNVERIFIED,
-        }
+        headers = {"Content-Type": mime or DEFAULT_MIME, "Content-Length": str(size)}
         if honours.conditional_put:
             headers["If-None-Match"] = "*"
-        if honours.checksums and sha256 is not None:
+        digest = UNVERIFIED
+        if sha256 is not None and honours.signed_digest:
+            digest = headers["x-amz-content-sha256"] = sha256
+        elif sha256 is not None and honours.checksums:
             headers["x-amz-checksum-sha256"] = checksum(sha256)
+        headers[f"x-amz-meta-{DIGEST_KEY}"] = digest
         place = self.layout.object(key) if honours.conditional_put else self.layout.arrival(key)
-        url = await self.client.presign("PUT", place, expires_at=expires_at, headers=headers)
+        payload = headers.get("x-amz-content-sha256", UNSIGNED)
+        url = await self.client.presign("PUT", place, expires_at=expires_at, headers=headers, payload=payload)
         return SignedRequest(method="PUT", url=url, headers=headers, expires_at=expires_at)
 
     async def presign_get(
