@@ -1,0 +1,394 @@
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import anyio
+import pytest
+
+from godrive.actors.janitor import AT_ONCE, LEASE, LEASE_TTL
+from godrive.blobs.memory import MemoryBlobStore
+from godrive.drive import GoDrive
+from godrive.errors import DriveError, NotFound, StoreUnavailable
+from godrive.messages.auth import DeleteUser, LogIn
+from godrive.messages.ingest import CommitUpload, Reconcile
+from godrive.messages.janitor import Sweep, Swept
+from godrive.messages.metadata import (
+    AbortUpload,
+    AcquireLease,
+    BeginUpload,
+    EmptyTrash,
+    GetFile,
+    GetUpload,
+    ListFiles,
+    ListTrash,
+    OpenContent,
+    PurgeFile,
+    RestoreFile,
+    TrashFile,
+    UsageDrift,
+)
+from godrive.model import File, ObjectKey, Principal, SessionId, User
+from godrive.testing import ManualClock, chunks, open_drive, quick_folder, sign_up, upload
+from tests.faults import Fault, Faults, FaultyBlobs
+
+pytestmark = pytest.mark.anyio
+
+DAY = 86_400.0
+
+
+class FragileStore(MemoryBlobStore):
+    """A store in which some blobs cannot be deleted, and which shows how many deletions run at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stuck: set[ObjectKey] = set()
+        self.deleting = 0
+        self.most = 0
+
+    async def delete(self, key: ObjectKey) -> None:
+        self.deleting += 1
+        self.most = max(self.most, self.deleting)
+        try:
+            await anyio.lowlevel.checkpoint()
+            if key in self.stuck:
+                raise StoreUnavailable
+            await super().delete(key)
+        finally:
+            self.deleting -= 1
+
+
+async def keys(drive: GoDrive) -> list[ObjectKey]:
+    return [blob.key async for blob in drive.blobs.list()]
+
+
+async def key_of(drive: GoDrive, file: File) -> ObjectKey:
+    return (await drive.metadata.ask(OpenContent(file.id, file.owner_id))).object_key
+
+
+async def trashed(drive: GoDrive, owner: User, name: str = "a.txt") -> File:
+    file = await upload(drive, owner.id, name, b"hello")
+    await drive.metadata.ask(TrashFile(owner.id, file.id))
+    return file
+
+
+# Purging
+
+
+async def test_a_file_is_purged_when_its_grace_is_over_and_not_before(
+    drive: GoDrive, owner: User, clock: ManualClock
+) -> None:
+    file = await trashed(drive, owner)
+    clock.advance(drive.config.janitor.trash_grace - 1)
+    assert (await drive.janitor.ask(Sweep())).purged == 0
+    assert len(await keys(drive)) == 1
+    clock.advance(1)
+    assert (await drive.janitor.ask(Sweep())).purged == 1
+    assert await keys(drive) == []
+    assert (await drive.metadata.ask(ListTrash(owner.id))).items == []
+    with pytest.raises(NotFound):
+        await drive.metadata.ask(RestoreFile(owner.id, file.id))
+
+
+async def test_sweeping_again_does_nothing(drive: GoDrive, owner: User, clock: ManualClock) -> None:
+    await trashed(drive, owner)
+    await drive.metadata.ask(EmptyTrash(owner.id))
+    await drive.metadata.ask(BeginUpload(owner.id, "b.txt", "", 5))
+    clock.advance(2 * DAY)
+    await drive.ingest.ask(Reconcile())
+    await drive.janitor.ask(Sweep())
+    clock.advance(2 * DAY)
+    await drive.janitor.ask(Sweep())
+    assert await drive.janitor.ask(Sweep()) == Swept()
+
+
+async def test_one_sweep_purges_all_that_is_due_a_few_at_a_time(drive_class: type[GoDrive], clock: ManualClock) -> None:
+    store = FragileStore()
+    async with open_drive(drive_class=drive_class, clock=clock, blob_store=store, janitor={"batch": 20}) as drive:
+        owner = await sign_up(drive)
+        for n in range(50):
+            await trashed(drive, owner, f"{n}.txt")
+        await drive.metadata.ask(EmptyTrash(owner.id))
+        assert (await drive.janitor.ask(Sweep())).purged == 50
+        assert await keys(drive) == []
+    assert 1 < store.most <= AT_ONCE
+
+
+async def test_one_blob_that_cannot_be_deleted_holds_nothing_up_and_is_tried_again(
+    drive_class: type[GoDrive], clock: ManualClock
+) -> None:
+    store = FragileStore()
+    async with open_drive(drive_class=drive_class, clock=clock, blob_store=store) as drive:
+        owner = await sign_up(drive)
+        files = [await upload(drive, owner.id, f"{n}.txt", b"hello") for n in range(5)]
+        store.stuck = {await key_of(drive, files[2])}
+        for file in files:
+            await drive.metadata.ask(TrashFile(owner.id, file.id))
+        await drive.metadata.ask(EmptyTrash(owner.id))
+        swept = await drive.janitor.ask(Sweep())
+        assert (swept.purged, swept.failed) == (4, 1)
+        assert set(await keys(drive)) == store.stuck
+        # Its row is still there, so nobody takes the bytes for an orphan, and they are still charged.
+        assert await drive.metadata.ask(UsageDrift()) == 0
+        assert (await drive.janitor.ask(Sweep())).failed == 0
+        store.stuck = set()
+        clock.advance(3600)
+        assert (await drive.janitor.ask(Sweep())).purged == 1
+        assert await keys(drive) == []
+
+
+async def test_a_restore_and_a_purge_at_once_leave_a_whole_file_or_none(drive: GoDrive, owner: User) -> None:
+    files = [await trashed(drive, owner, f"{n}.txt") for n in range(20)]
+    restored: list[File] = []
+
+    async def restore(file: File) -> None:
+        try:
+            restored.append(await drive.metadata.ask(RestoreFile(owner.id, file.id)))
+        except NotFound:
+            return
+
+    async def purge(file: File) -> None:
+        try:
+            await drive.metadata.ask(PurgeFile(owner.id, file.id))
+        except NotFound:
+            return
+        await drive.janitor.ask(Sweep())
+
+    async with anyio.create_task_group() as tasks:
+        for n, file in enumerate(files):
+            for act in (restore, purge) if n % 2 else (purge, restore):
+                tasks.start_soon(act, file)
+    listed = (await drive.metadata.ask(ListFiles(owner.id))).items
+    assert sorted(file.id for file in listed) == sorted(file.id for file in restored)
+    assert 0 < len(listed) < len(files)
+    assert sorted(await keys(drive)) == sorted([await key_of(drive, file) for file in listed])
+
+
+async def test_the_bytes_of_a_purge_cut_short_go_with_the_next(drive: GoDrive, owner: User, clock: ManualClock) -> None:
+    file = await upload(drive, owner.id, "a.txt", b"hello")
+    key = await key_of(drive, file)
+    await drive.metadata.ask(TrashFile(owner.id, file.id))
+    await drive.metadata.ask(EmptyTrash(owner.id))
+    await drive.blobs.delete(key)  # and then the process was killed
+    assert (await drive.janitor.ask(Sweep())).purged == 1
+    assert await drive.metadata.ask(UsageDrift()) == 0
+
+
+# Cleanups
+
+
+async def test_the_bytes_of_an_ended_upload_are_removed_soon_and_once_more_when_its_url_is_dead(
+    drive: GoDrive, owner: User, clock: ManualClock
+) -> None:
+    pending = await drive.metadata.ask(BeginUpload(owner.id, "a.txt", "", 5))
+    await drive.blobs.put(pending.object_key, chunks(b"hello"))
+    await drive.metadata.ask(AbortUpload(owner.id, pending.id))
+    assert (await drive.janitor.ask(Sweep())).cleaned == 1
+    assert await keys(drive) == []
+    await drive.blobs.put(pending.object_key, chunks(b"hello"))  # by who still holds the URL
+    assert (await drive.janitor.ask(Sweep())).cleaned == 0
+    clock.advance(3 * drive.config.blobs.upload_ttl)
+    assert (await drive.janitor.ask(Sweep())).cleaned == 1
+    assert await keys(drive) == []
+
+
+async def test_an_ended_upload_answers_for_a_day_and_is_then_forgotten(
+    drive: GoDrive, owner: User, clock: ManualClock
+) -> None:
+    pending = await drive.metadata.ask(BeginUpload(owner.id, "a.txt", "", 5))
+    await drive.metadata.ask(AbortUpload(owner.id, pending.id))
+    clock.advance(drive.config.janitor.upload_retention - 1)
+    await drive.janitor.ask(Sweep())
+    await drive.metadata.ask(GetUpload(pending.id))
+    clock.advance(1)
+    assert (await drive.janitor.ask(Sweep())).uploads == 1
+    with pytest.raises(NotFound):
+        await drive.metadata.ask(GetUpload(pending.id))
+
+
+async def test_staging_files_older_than_an_upload_may_last_are_removed(
+    drive_class: type[GoDrive], clock: ManualClock
+) -> None:
+    with quick_folder() as folder:
+        async with open_drive(drive_class=drive_class, data_dir=folder, clock=clock, blobs={"driver": "disk"}) as drive:
+            staging = Path(folder, "blobs", "staging")
+            old, young = staging / ("0" * 32), staging / ("1" * 32)
+            for path, age in ((old, 3601), (young, 3599)):
+                path.write_bytes(b"half an upl")
+                then = (clock.now() - timedelta(seconds=age)).timestamp()
+                os.utime(path, (then, then))
+            assert (await drive.janitor.ask(Sweep())).staging == 1
+            assert list(staging.iterdir()) == [young]
+
+
+async def test_a_put_in_progress_loses_nothing_to_a_sweep(drive_class: type[GoDrive], clock: ManualClock) -> None:
+    with quick_folder() as folder:
+        async with open_drive(drive_class=drive_class, data_dir=folder, clock=clock, blobs={"driver": "disk"}) as drive:
+            owner = await sign_up(drive)
+            pending = await drive.metadata.ask(BeginUpload(owner.id, "a.txt", "", 200_000))
+            rest = anyio.Event()
+
+            async def slowly() -> AsyncIterator[bytes]:
+                yield bytes(100_000)
+                await rest.wait()
+                yield bytes(100_000)
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(drive.blobs.put, pending.object_key, slowly())
+                await anyio.wait_all_tasks_blocked()
+                clock.advance(2 * DAY)
+                await drive.janitor.ask(Sweep())
+                rest.set()
+            assert (await drive.ingest.ask(CommitUpload(pending.id))).size_bytes == 200_000
+
+
+# Orphans
+
+
+async def test_an_orphan_is_set_aside_when_it_is_old_and_two_sweeps_have_seen_it(
+    drive_class: type[GoDrive], clock: ManualClock
+) -> None:
+    store = MemoryBlobStore(clock=clock)
+    async with open_drive(drive_class=drive_class, clock=clock, blob_store=store) as drive:
+        owner = await sign_up(drive)
+        kept = await key_of(drive, await upload(drive, owner.id, "a.txt", b"hello"))
+        orphan = ObjectKey("00000000/orphan")
+        await drive.blobs.put(orphan, chunks(b"whose?"))
+        clock.advance(drive.config.janitor.orphan_age - 1)
+        for _ in range(3):
+            assert (await drive.janitor.ask(Sweep())).orphans == 0
+        clock.advance(1)
+        assert (await drive.janitor.ask(Sweep())).orphans == 0
+        assert (await drive.janitor.ask(Sweep())).orphans == 1
+        assert (await drive.janitor.ask(Sweep())).orphans == 0
+        assert await keys(drive) == [kept]
+    assert store.quarantined == {orphan: b"whose?"}
+
+
+async def test_what_becomes_known_between_two_looks_is_spared(drive_class: type[GoDrive], clock: ManualClock) -> None:
+    store = MemoryBlobStore(clock=clock)
+    async with open_drive(
+        drive_class=drive_class, clock=clock, blob_store=store, blobs={"upload_ttl": 7 * DAY}
+    ) as drive:
+        owner = await sign_up(drive)
+        pending = await drive.metadata.ask(BeginUpload(owner.id, "a.txt", "", 5))
+        await drive.blobs.put(pending.object_key, chunks(b"hello"))
+        await drive.catalog.write(lambda tx: tx.run("UPDATE uploads SET object_key = 'lost/for-a-while'"))
+        clock.advance(2 * DAY)
+        await drive.janitor.ask(Sweep())
+        await drive.catalog.write(lambda tx: tx.run("UPDATE uploads SET object_key = $1", pending.object_key))
+        assert (await drive.janitor.ask(Sweep())).orphans == 0
+        assert (await drive.ingest.ask(CommitUpload(pending.id))).size_bytes == 5
+    assert store.quarantined == {}
+
+
+async def test_a_large_store_is_looked_through_over_several_sweeps(
+    drive_class: type[GoDrive], clock: ManualClock
+) -> None:
+    store = MemoryBlobStore(clock=clock)
+    async with open_drive(drive_class=drive_class, clock=clock, blob_store=store, janitor={"batch": 2}) as drive:
+        owner = await sign_up(drive)
+        for n in range(9):
+            await upload(drive, owner.id, f"{n}.txt", b"hello")
+        for n in range(30):
+            await drive.blobs.put(ObjectKey(f"ffffffff/orphan-{n:02}"), chunks(b"x"))
+        clock.advance(2 * DAY)
+        found = [(await drive.janitor.ask(Sweep())).orphans for _ in range(4)]
+        assert found == [0, 11, 19, 0]
+        assert len(await keys(drive)) == 9
+
+
+# Many kinds of trouble
+
+
+async def test_a_store_that_is_down_leaves_the_rest_of_the_sweep_to_be_done(
+    drive_class: type[GoDrive], clock: ManualClock
+) -> None:
+    store = FaultyBlobs(MemoryBlobStore())
+    async with open_drive(drive_class=drive_class, clock=clock, blob_store=store) as drive:
+        owner = await sign_up(drive)
+        await trashed(drive, owner)
+        await drive.auth.ask(LogIn("ann@example.org", "correct horse"))
+        clock.advance(drive.config.auth.refresh_ttl)
+        store.faults = Faults(0, Fault.REFUSED)  # the sweep of the staging area is the first to ask the store
+        swept = await drive.janitor.ask(Sweep())
+        assert (swept.failed, swept.purged, swept.sessions) == (1, 0, 1)
+        clock.advance(3600)
+        assert (await drive.janitor.ask(Sweep())).purged == 1
+
+
+async def test_only_who_has_the_lease_sweeps(drive: GoDrive, owner: User, clock: ManualClock) -> None:
+    await trashed(drive, owner)
+    await drive.metadata.ask(EmptyTrash(owner.id))
+    assert await drive.metadata.ask(AcquireLease(LEASE, "another process", LEASE_TTL))
+    assert await drive.janitor.ask(Sweep()) == Swept()
+    clock.advance(LEASE_TTL)
+    assert (await drive.janitor.ask(Sweep())).purged == 1
+
+
+async def test_the_lease_is_given_back_after_a_sweep(drive: GoDrive) -> None:
+    await drive.janitor.ask(Sweep())
+    assert await drive.metadata.ask(AcquireLease(LEASE, "another process", LEASE_TTL))
+
+
+async def test_who_loses_the_lease_stops_sweeping(drive_class: type[GoDrive], clock: ManualClock) -> None:
+    store = Slow(clock)
+    async with open_drive(drive_class=drive_class, clock=clock, blob_store=store, janitor={"batch": 1}) as drive:
+        owner = await sign_up(drive)
+        for n in range(3):
+            await trashed(drive, owner, f"{n}.txt")
+        await drive.metadata.ask(EmptyTrash(owner.id))
+
+        async def take_over() -> None:
+            assert await drive.metadata.ask(AcquireLease(LEASE, "another process", 10 * LEASE_TTL))
+
+        store.meanwhile = take_over
+        assert (await drive.janitor.ask(Sweep())).purged == 1
+        assert len(await keys(drive)) == 2
+
+
+class Slow(MemoryBlobStore):
+    """A store whose deletions take longer than a lease lasts."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock=clock)
+        self._manual = clock
+        self.meanwhile = anyio.lowlevel.checkpoint
+
+    async def delete(self, key: ObjectKey) -> None:
+        self._manual.advance(LEASE_TTL)
+        await self.meanwhile()
+        await super().delete(key)
+
+
+# People who leave
+
+
+async def test_a_deleted_user_leaves_nothing_behind(drive: GoDrive, owner: User, clock: ManualClock) -> None:
+    stays = await sign_up(drive, "bob@example.org")
+    kept = await upload(drive, stays.id, "kept.txt", b"hello")
+    kept_key = await key_of(drive, kept)
+    file = await upload(drive, owner.id, "a.txt", b"hello")
+    version = (await drive.metadata.ask(OpenContent(file.id, owner.id))).file.version_id
+    await trashed(drive, owner, "b.txt")
+    pending = await drive.metadata.ask(BeginUpload(owner.id, "c.txt", "", 5))
+    await drive.blobs.put(pending.object_key, chunks(b"hello"))
+    await drive.auth.ask(DeleteUser(Principal(user_id=owner.id, session_id=SessionId("gone")), "correct horse"))
+
+    with pytest.raises(DriveError):
+        await drive.ingest.ask(CommitUpload(pending.id))
+    with pytest.raises(NotFound):
+        await drive.metadata.ask(OpenContent(file.id, version_id=version))
+    for _ in range(4):
+        await drive.ingest.ask(Reconcile())
+        await drive.janitor.ask(Sweep())
+        clock.advance(DAY)
+    await drive.janitor.ask(Sweep())
+    assert await keys(drive) == [kept_key]
+    assert await drive.metadata.ask(GetFile(stays.id, kept.id)) == kept
+    for table in ("entries", "versions", "uploads", "users"):
+        column = {"users": "id", "versions": "file_id"}.get(table, "owner_id")
+        rows = await drive.catalog.read(lambda tx, t=table, c=column: tx.all(f"SELECT {c} FROM {t}"))  # type: ignore[misc]
+        assert {row[0] for row in rows} <= {stays.id, kept.id}, table
