@@ -1,0 +1,35 @@
+"""Whose address counts."""
+
+from __future__ import annotations
+
+import pytest
+from aiohttp.test_utils import make_mocked_request
+from multidict import CIMultiDict
+
+from godrive.http.addresses import TrustedProxies
+
+
+@pytest.mark.parametrize(
+    ("peer", "lines", "address"),
+    [
+        ("198.51.100.1", ["203.0.113.5"], "198.51.100.1"),
+        ("10.0.0.1", [], "10.0.0.1"),
+        ("10.0.0.1", ["203.0.113.5"], "203.0.113.5"),
+        ("10.0.0.1", ["1.2.3.4, 203.0.113.5"], "203.0.113.5"),
+        ("10.0.0.1", ["1.2.3.4", "203.0.113.5"], "203.0.113.5"),
+        ("10.0.0.1", ["203.0.113.5, 10.0.0.2"], "203.0.113.5"),
+        ("10.0.0.1", ["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
+        ("10.0.0.1", ["203.0.113.5, nonsense"], "10.0.0.1"),
+        ("10.0.0.1", ["203.0.113.5, nonsense, 10.0.0.2"], "10.0.0.2"),
+        ("10.0.0.1", ["203.0.113.5:4711"], "203.0.113.5"),
+        ("10.0.0.1", ["[2001:db8::5]:4711"], "2001:db8::5"),
+        ("fd00::1", ["2001:db8::5"], "2001:db8::5"),
+        ("::ffff:10.0.0.1", ["203.0.113.5"], "203.0.113.5"),
+        ("10.0.0.1", ["٣.٣.٣.٣"], "10.0.0.1"),
+        ("", ["203.0.113.5"], ""),
+    ],
+)
+def test_only_what_a_trusted_proxy_has_seen_itself_is_believed(peer: str, lines: list[str], address: str) -> None:
+    headers = CIMultiDict([("X-Forwarded-For", line) for line in lines])
+    request = make_mocked_request("GET", "/", headers=headers).clone(remote=peer)
+    assert TrustedProxies(["10.0.0.0/8", "fd00::/8"]).address(request) == address
