@@ -1,0 +1,99 @@
+"""Messages, replies and errors survive the wire; anything else is refused."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from godrive.errors import BY_CODE, DeliveryError, DriveError, Invalid
+from godrive.runtime import Ask, Contract, codec
+
+
+class Post(Contract, name="post"):
+    """Takes letters."""
+
+
+class Letter(msgspec.Struct, frozen=True):
+    to: str
+    sent_at: datetime
+    pages: list[bytes] = []
+
+
+class Send(Ask[Post, list[Letter]]):
+    """Send a letter; again is harmless."""
+
+    letter: Letter
+    copies: int = 1
+
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
+
+
+def test_a_message_survives_the_wire() -> None:
+    message = Send(Letter("you", NOW, [b"\x00\xff"]), 3)
+    assert codec.decode(Post, "Send", codec.encode(message)) == message
+
+
+def test_a_reply_survives_the_wire() -> None:
+    reply = [Letter("you", NOW), Letter("me", NOW, [b"x"])]
+    assert codec.decode_reply(Send, codec.encode_reply(reply)) == reply
+
+
+@pytest.mark.parametrize("kind", BY_CODE.values(), ids=lambda kind: kind.code)
+def test_every_error_survives_the_wire(kind: type[DriveError]) -> None:
+    error = kind("what", field="name", hint="do", retry_after=2.5)
+    back = codec.decode_error(codec.encode_error(error))
+    assert type(back) is kind
+    assert (back.detail, back.field, back.hint, back.retry_after) == ("what", "name", "do", 2.5)
+    assert codec.decode_error(codec.encode_error(kind())).retry_after == kind().retry_after
+
+
+def test_an_error_of_a_newer_peer_is_still_an_error() -> None:
+    back = codec.decode_error(msgspec.msgpack.encode(["from_the_future", "what"]))
+    assert (type(back), back.detail) == (DriveError, "what")
+
+
+def test_a_message_nobody_knows_is_invalid() -> None:
+    with pytest.raises(Invalid, match="knows no message 'Burn'"):
+        codec.decode(Post, "Burn", b"\x80")
+
+
+def test_fields_of_a_newer_peer_are_ignored_and_missing_ones_take_their_default() -> None:
+    wire = msgspec.msgpack.encode({"letter": {"to": "you", "sent_at": NOW}, "colour": "red"})
+    assert codec.decode(Post, "Send", wire) == Send(Letter("you", NOW))
+
+
+VALID = codec.encode(Send(Letter("you", NOW, [b"a"]), 3))
+
+
+@given(st.binary(max_size=200) | st.builds(lambda cut: VALID[:cut], st.integers(0, len(VALID) - 1)))
+def test_whatever_arrives_a_message_is_whole_or_invalid(data: bytes) -> None:
+    try:
+        message = codec.decode(Post, "Send", data)
+    except Invalid:
+        return
+    assert isinstance(message, Send)
+    assert codec.decode(Post, "Send", codec.encode(message)) == message
+
+
+@given(st.binary(max_size=200))
+def test_whatever_arrives_a_reply_is_whole_or_a_delivery_error(data: bytes) -> None:
+    with suppress(DeliveryError):
+        assert isinstance(codec.decode_reply(Send, data), list)
+    assert isinstance(codec.decode_error(data), DriveError)
+
+
+@pytest.mark.parametrize("data", [b"\xa3ab\xff", b"\x91" * 100_000], ids=["not UTF-8", "bottomless"])
+def test_text_that_is_not_text_and_bottomless_nesting_are_refused(data: bytes) -> None:
+    with pytest.raises(Invalid):
+        codec.decode(Post, "Send", b"\x81\xa6letter" + data)
+    with pytest.raises(Invalid):
+        codec.decode(Post, "Send", b"\x81\xa6colour" + data)
+    with pytest.raises(DeliveryError):
+        codec.decode_reply(Send, data)
+    assert isinstance(codec.decode_error(b"\x92" + data), DeliveryError)
