@@ -1,0 +1,115 @@
+"""Connections to PostgreSQL: a few, kept open, made again when the server was away.
+
+asyncpg has a pool of its own, which asks the server to reset a connection each
+time it is given back: a round trip that every operation would pay for.  Ours
+leave nothing to reset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import TypeAlias
+
+import asyncpg
+
+from godrive.errors import StoreUnavailable
+
+CONNECT_TIMEOUT = 5.0
+STATEMENT_TIMEOUT = 30.0
+_SETTINGS = {
+    "application_name": "godrive",
+    "jit": "off",  # it pays for reports, not for lookups
+    "statement_timeout": "30s",
+    "lock_timeout": "10s",
+    "idle_in_transaction_session_timeout": "60s",
+}
+
+Connection: TypeAlias = asyncpg.Connection
+
+
+async def connect(dsn: str) -> Connection:
+    """A connection with our settings, each statement prepared once.  Raises what asyncpg does, and OSError."""
+    connection: Connection = await asyncpg.connect(
+        dsn,
+        timeout=CONNECT_TIMEOUT,
+        command_timeout=STATEMENT_TIMEOUT,
+        statement_cache_size=512,
+        max_cached_statement_lifetime=0,
+        server_settings=_SETTINGS,
+    )
+    return connection
+
+
+class Pool:
+    """At most *size* connections."""
+
+    def __init__(self, dsn: str, size: int) -> None:
+        self._dsn = dsn
+        self._places = asyncio.Semaphore(size)
+        self._idle: list[Connection] = []
+        self._busy: set[Connection] = set()
+        self.closed = False
+
+    async def take(self) -> Connection:
+        """A connection for one operation at a time.
+
+        Raises as :func:`connect`, ``TimeoutError`` when none gets free, ``StoreUnavailable`` once closed.
+        """
+        if self._places.locked():
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                await self._places.acquire()
+        else:
+            await self._places.acquire()
+        try:
+            if self.closed:
+                raise StoreUnavailable("The catalog is closed.")
+            while self._idle:
+                connection = self._idle.pop()
+                if not connection.is_closed():
+                    break
+            else:
+                connection = await connect(self._dsn)
+        except BaseException:
+            self._places.release()
+            raise
+        self._busy.add(connection)
+        return connection
+
+    def give_back(self, connection: Connection, *, broken: bool) -> None:
+        """Keep it for the next, unless it is *broken*, closed or in the middle of something."""
+        self._busy.discard(connection)
+        self._places.release()
+        if broken or self.closed or connection.is_closed() or connection.is_in_transaction():
+            connection.terminate()
+        else:
+            self._idle.append(connection)
+
+    def hold(self) -> _Hold:
+        """A connection for the length of an ``async with``."""
+        return _Hold(self)
+
+    async def close(self) -> None:
+        """Disconnect; what is under way is cut off."""
+        self.closed = True
+        for connection in self._busy:
+            connection.terminate()
+        while self._idle:
+            await self._idle.pop().close(timeout=CONNECT_TIMEOUT)
+
+
+class _Hold:
+    __slots__ = ("_connection", "_pool")
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def __aenter__(self) -> Connection:
+        self._connection = await self._pool.take()
+        return self._connection
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Cancelled in the middle of a statement, a connection still waits for its answer.
+        self._pool.give_back(self._connection, broken=kind is not None and not issubclass(kind, Exception))
