@@ -1,0 +1,145 @@
+"""The one connection to NATS that everything in a process shares.
+
+It is made when it is first needed and comes back by itself; meanwhile whoever
+needs it is told ``StoreUnavailable`` instead of being kept waiting.
+"""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Any
+
+import anyio
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+
+from godrive.config import Nats
+from godrive.errors import ConfigError, StoreUnavailable
+
+CONNECT_TIMEOUT = 2.0
+"""Seconds for one attempt at one server."""
+
+PATIENCE = 5.0
+"""Seconds that the first caller waits for a connection, over all servers."""
+
+RECONNECT_WAIT = 0.25
+"""Seconds between two attempts at the same server."""
+
+_REFUSED = ("authorization", "authentication", "permissions")
+
+
+class NatsLink:
+    """The connection described by the ``[nats]`` table, its secrets resolved."""
+
+    def __init__(self, settings: Nats, *, name: str = "godrive", patience: float = PATIENCE) -> None:
+        self._settings = settings
+        self._name = name
+        self._patience = patience
+        self._client: Client | None = None
+        self._lock = anyio.Lock()
+        self._last_error: Exception | None = None
+        self.generation = 0
+        """Rises with every connection made, so that whoever subscribed can tell that the server may have forgotten."""
+        self._connected = anyio.Event()
+
+    async def client(self) -> Client:
+        """The connected client.
+
+        Raises ``StoreUnavailable`` while no server answers, ``ConfigError``
+        when one refuses us or a file of the settings cannot be used.
+        """
+        client = self._client
+        if client is not None and client.is_connected:
+            return client
+        async with self._lock:
+            client = self._client
+            if client is None or client.is_closed:
+                client = self._client = await self._connect()
+        if not client.is_connected:
+            raise StoreUnavailable("NATS does not answer.", hint=self._why())
+        return client
+
+    async def newer_than(self, generation: int) -> None:
+        """Wait until a connection has been made after that one."""
+        while self.generation <= generation:
+            await self._connected.wait()
+
+    async def close(self) -> None:
+        """Send what is queued and disconnect; again is harmless."""
+        client, self._client = self._client, None
+        if client is not None and not client.is_closed:
+            with anyio.move_on_after(1, shield=True):
+                await client.close()
+
+    async def _connect(self) -> Client:
+        options = self._options()
+        client = Client()
+        self._last_error = None
+        connected = False
+        try:
+            with anyio.move_on_after(self._patience):
+                await client.connect(
+                    **options,
+                    name=self._name,
+                    connect_timeout=CONNECT_TIMEOUT,  # type: ignore[arg-type]
+                    reconnect_time_wait=RECONNECT_WAIT,  # type: ignore[arg-type]
+                    max_reconnect_attempts=-1,
+                    ping_interval=10,
+                    error_cb=self._on_error,
+                    reconnected_cb=self._on_connected,
+                )
+                connected = True
+        except (NatsError, OSError, ValueError) as error:
+            self._last_error = error
+        finally:
+            if not connected:
+                with anyio.move_on_after(1, shield=True):
+                    await client.close()
+        if not connected:
+            if any(word in self._why().lower() for word in _REFUSED):
+                raise ConfigError(f"NATS refuses us: {self._why()}", field="nats")
+            raise StoreUnavailable("NATS does not answer.", hint=self._why())
+        await self._on_connected()
+        return client
+
+    async def _on_error(self, error: Exception) -> None:
+        self._last_error = error
+
+    async def _on_connected(self) -> None:
+        self.generation += 1
+        self._connected.set()
+        self._connected = anyio.Event()
+
+    def _why(self) -> str:
+        return str(self._last_error) or type(self._last_error).__name__ if self._last_error else ""
+
+    def _options(self) -> dict[str, Any]:
+        settings = self._settings
+        options: dict[str, Any] = {"servers": [url.strip() for url in settings.url.split(",") if url.strip()]}
+        if not options["servers"]:
+            raise ConfigError("nats.url is not set.", field="nats.url")
+        if settings.user:
+            options |= {"user": settings.user, "password": settings.password}
+        if settings.token:
+            options["token"] = settings.token
+        for option, path in (("nkeys_seed", settings.nkey_file), ("user_credentials", settings.creds_file)):
+            if path:
+                options[option] = _readable(path)
+        try:
+            if settings.tls_ca_file or settings.tls_cert_file:
+                trust = ssl.create_default_context(cafile=settings.tls_ca_file or None)
+                if settings.tls_cert_file:
+                    trust.load_cert_chain(settings.tls_cert_file, settings.tls_key_file or None)
+                options["tls"] = trust
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"A TLS file of [nats] cannot be used: {error}", field="nats") from None
+        return options
+
+
+def _readable(path: str) -> str:
+    try:
+        Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.", field="nats") from None
+    return path
