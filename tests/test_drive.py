@@ -9,13 +9,16 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 import anyio
 import pytest
 
 from godrive import Config, GoDrive
 from godrive.blobs.memory import MemoryBlobStore
+from godrive.catalog import Tx
 from godrive.catalog.sqlite import SqliteCatalog
 from godrive.config import Auth, Server
 from godrive.errors import ActorCrashed, ConfigError, DeliveryError, NotFound, StoreUnavailable
@@ -23,7 +26,7 @@ from godrive.messages.auth import GetUser, LogIn, SignUp
 from godrive.messages.ingest import Reconcile
 from godrive.messages.metadata import BeginUpload, GetFile, GetUpload, ListFiles
 from godrive.messages.storage import CheckStore, HeadBlob
-from godrive.model import ObjectKey, UploadState
+from godrive.model import BlobInfo, ObjectKey, UploadState
 from godrive.runtime import GaveUp
 from godrive.runtime.events import ChildCrashed, ChildStarted, ChildStopped, Event, TickFailed
 from godrive.stores import LAYOUT
@@ -31,6 +34,8 @@ from godrive.testing import ManualClock, chunks, open_drive, quick_config, sign_
 from tests.faults import Bug, Fault, Faults, FaultyBlobs, FaultyCatalog
 
 pytestmark = pytest.mark.anyio
+
+T = TypeVar("T")
 
 NOWHERE = ObjectKey("00000000/nowhere")
 
@@ -290,7 +295,7 @@ async def test_a_bug_is_answered_and_the_next_message_is_served() -> None:
 
 async def test_a_tree_that_keeps_crashing_gives_up_and_says_why(config: Config) -> None:
     class Buggy(MemoryBlobStore):
-        async def head(self, key: ObjectKey) -> None:  # type: ignore[override]
+        async def head(self, key: ObjectKey) -> BlobInfo:
             raise Bug
 
     async def keep_asking(drive: GoDrive) -> None:
@@ -368,7 +373,7 @@ async def test_a_tick_that_fails_is_reported_and_the_next_one_comes(tmp_path: Pa
             failed.set()
 
     class Down(FaultyCatalog):
-        async def write(self, operation: object) -> None:  # type: ignore[override]
+        async def write(self, operation: Callable[[Tx], Awaitable[T]]) -> T:
             raise StoreUnavailable
 
     config = quick_config(tmp_path, ingest={"reconcile_every": 0.01})

@@ -5,6 +5,7 @@ import os
 import random
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -70,11 +71,11 @@ async def has_bytes(drive: GoDrive, pending: Upload) -> bool:
     return pending.object_key in [blob.key async for blob in drive.blobs.list()]
 
 
-async def together(*asks: Awaitable[object]) -> list[object]:
+async def together(*asks: Awaitable[Any]) -> list[Any]:
     """Await all at once; what each gave or raised."""
-    results: list[object] = []
+    results: list[Any] = []
 
-    async def run(ask: Awaitable[object]) -> None:
+    async def run(ask: Awaitable[Any]) -> None:
         try:
             results.append(await ask)
         except Exception as error:

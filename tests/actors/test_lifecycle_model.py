@@ -208,9 +208,8 @@ class Lifecycle(RuleBasedStateMachine):
     @rule(file_id=files)
     def restore(self, file_id: FileId) -> None:
         item = self.trash.get(file_id)
-        error = None if file_id in self.live else NotFound if item is None else None
-        if item is not None and self.taken(item.name):
-            error = NameTaken
+        known = item is not None or file_id in self.live
+        error = NameTaken if item is not None and self.taken(item.name) else None if known else NotFound
         if self.expect(error, self.drive.metadata.ask, RestoreFile(self.owner, file_id)) and item is not None:
             self.live[file_id] = replace(self.trash.pop(file_id), purge_at=None)
 
