@@ -155,7 +155,7 @@ class ActorCell:
         mailbox, loop, handlers = self.mailbox, asyncio.get_running_loop(), actor.handlers
         try:
             while (envelope := await mailbox.take()) is not None:
-                if envelope.deadline <= loop.time():
+                if envelope.expired(loop.time()):
                     self._dead_letter(envelope, "expired")
                     envelope.fail(AskTimeout(f"The {self.name} actor did not get to the message in time."))
                     continue

@@ -36,6 +36,10 @@ class Envelope:
         self.deadline = deadline
         self.request_id = request_id
 
+    def expired(self, now: float) -> bool:
+        """Whether its time is up, or its asker has been told so already: a timer may be a hair early."""
+        return self.deadline <= now or (self.reply is not None and self.reply.done() and not self.reply.cancelled())
+
     def answer(self, value: Any) -> None:
         """Give the reply, unless the asker has left."""
         if self.reply is not None and not self.reply.done():
