@@ -50,8 +50,8 @@ AT_ONCE = 8
 """Items that a chore works on at the same time; low, for people come first."""
 
 LEASE = "sweep"
-LEASE_TTL = 120.0
-"""Seconds without a sign of life after which another process may sweep."""
+LEASE_TTL = 30.0
+"""Seconds without a sign of life after which another process may sweep: for so long a killed one delays the next."""
 
 ORPHAN_PAGES = 10
 """Batches of blobs that one sweep looks at; the next goes on where it stopped."""
