@@ -93,11 +93,13 @@ class AuthActor(Actor[Auth]):
         async def begin(tx: Tx) -> Session:
             if after != before:
                 await users.refresh_hash(tx, user_id, before=before, after=after)
-            return await sessions.begin(tx, user_id, now=now, ttl=ttl, address=ask.address, user_agent=ask.user_agent)
+            return await sessions.begin(
+                tx, user_id, now=now, ttl=ttl, address=ask.address, user_agent=ask.user_agent, password_hash=after
+            )
 
         try:
             session = await self._catalog.write(begin)
-        except (Unauthenticated, NotFound):  # disabled or deleted while the password was checked
+        except (Unauthenticated, NotFound):  # disabled, deleted or changed while the password was checked
             _refuse_log_in()
         return self._tokens_of(session)
 

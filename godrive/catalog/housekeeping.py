@@ -38,7 +38,9 @@ async def claim_key(
         owner_id,
         key,
     )
-    kept, status, headers, body = rows.found(row, "idempotency key")
+    if row is None:  # let go between the two statements
+        raise Conflict("The first request with that idempotency key has just ended.", retry_after=1.0)
+    kept, status, headers, body = row
     if kept != fingerprint:
         raise IdempotencyMismatch("The idempotency key was used for another request.", field="Idempotency-Key")
     if status is None:

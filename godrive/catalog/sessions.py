@@ -17,11 +17,24 @@ def _note(text: str) -> str:
 
 
 async def begin(
-    tx: Tx, user_id: UserId, *, now: datetime, ttl: float, address: str = "", user_agent: str = ""
+    tx: Tx,
+    user_id: UserId,
+    *,
+    now: datetime,
+    ttl: float,
+    address: str = "",
+    user_agent: str = "",
+    password_hash: str | None = None,
 ) -> Session:
-    """Begin a session of *ttl* seconds.  Raises ``Unauthenticated`` unless the user is active."""
+    """Begin a session of *ttl* seconds.
+
+    Raises ``Unauthenticated`` unless the user is active and, where
+    *password_hash* is given, still has it: a password that was changed while
+    it was being checked opens nothing.
+    """
     await tx.lock(user_id)
-    if await tx.one("SELECT 1 FROM users WHERE id = $1 AND state = 'active'", user_id) is None:
+    row = await tx.one("SELECT password_hash FROM users WHERE id = $1 AND state = 'active'", user_id)
+    if row is None or password_hash not in (None, row[0]):
         raise Unauthenticated("The account cannot be used.")
     row = await tx.one(
         f"INSERT INTO sessions ({rows.SESSION}) VALUES ($1, $2, $3, $3, $4, 0, $5, $6) RETURNING {rows.SESSION}",
