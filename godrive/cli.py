@@ -14,14 +14,12 @@ from pathlib import Path
 
 from godrive import __version__
 from godrive.commands import check as check_config
-from godrive.commands import keys, serve, sweep, user
+from godrive.commands import doctor, keys, serve, sweep, user
 from godrive.config import Config
 from godrive.configfile import load
+from godrive.doctor import EXTRAS
 from godrive.errors import ConfigError, DriveError
 from godrive.runtime import GaveUp
-
-_EXTRAS = {"aiobotocore": "s3", "asyncpg": "postgres", "nats": "nats"}
-"""What has to be installed for a module that only some configurations need."""
 
 FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
 
@@ -45,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except GaveUp as error:
         return _complain(f"Gave up: {error}.", "The log above has the cause.", FAILED)
     except ModuleNotFoundError as error:
-        extra = _EXTRAS.get(error.name or "")
+        extra = EXTRAS.get(error.name or "")
         if extra is None:
             raise
         return _complain(f"{error.name} is not installed.", f"pip install 'godrive[{extra}]'", MISTAKE)
@@ -79,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (serve, check_config, user, sweep, keys):
+    for command in (serve, check_config, user, sweep, doctor, keys):
         command.register(commands, shared)
     version = commands.add_parser("version", help="say which release this is")
     version.set_defaults(run=_version)

@@ -1,0 +1,51 @@
+"""``godrive doctor``: look at everything, and say what to do."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from godrive.clock import SystemClock
+from godrive.commands import Commands
+from godrive.commands.serve import run
+from godrive.config import Config
+from godrive.errors import ConfigError
+
+if TYPE_CHECKING:
+    from godrive.doctor import Finding
+
+
+def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "doctor", parents=[shared], help="check everything the drive needs, and say what to do where it is not right"
+    )
+    parser.add_argument("--json", action="store_true", help="the findings as JSON")
+    parser.add_argument("--set-cors", action="store_true", help="give the bucket the CORS rules that browsers need")
+    parser.set_defaults(run=_doctor)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from godrive.doctor import Report, examine  # noqa: PLC0415
+
+    report = Report() if arguments.json else Report(_say)
+    try:
+        config: Config = arguments.configuration(arguments)
+    except ConfigError as error:
+        report.failure("configuration", error.detail, error.hint or "")
+    else:
+        run(examine(config, SystemClock(), report, set_cors=arguments.set_cors))
+    if arguments.json:
+        found = {"ok": not report.failed, "findings": report.findings}
+        sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
+    return 1 if report.failed else 0
+
+
+def _say(finding: Finding) -> None:
+    sys.stdout.write(f"{finding.verdict:<8} {finding.check:<14} {finding.detail}\n")
+    if finding.hint:
+        sys.stdout.write(f"{'':<23} -> {finding.hint}\n")
+    sys.stdout.flush()

@@ -1,0 +1,101 @@
+"""``godrive doctor``: whether a drive can work with what it finds, and what to do where it cannot.
+
+A check looks, tries for real, and leaves nothing behind.  What it raises is a
+finding too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from functools import partial
+
+import anyio
+import msgspec
+
+from godrive.clock import Clock
+from godrive.config import Config
+from godrive.errors import DriveError
+
+PATIENCE = 30.0
+"""Seconds that one check may take."""
+
+EXTRAS = {"aiobotocore": "s3", "asyncpg": "postgres", "nats": "nats"}
+"""What has to be installed for a module that only some configurations need."""
+
+
+class Verdict(StrEnum):
+    """``WARNING``: it works, but look at it.  ``FAILURE``: it does not work."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILURE = "failure"
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What one check found; ``hint`` is what to do about it."""
+
+    check: str
+    verdict: Verdict
+    detail: str
+    hint: str = ""
+
+
+class Report:
+    """What has been found so far; *tell* hears of each finding as it is made."""
+
+    def __init__(self, tell: Callable[[Finding], None] = lambda finding: None) -> None:
+        self.findings: list[Finding] = []
+        self._tell = tell
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything does not work."""
+        return any(finding.verdict is Verdict.FAILURE for finding in self.findings)
+
+    def ok(self, check: str, detail: str) -> None:
+        """All is well."""
+        self._add(Finding(check, Verdict.OK, detail))
+
+    def warning(self, check: str, detail: str, hint: str) -> None:
+        """It works, but."""
+        self._add(Finding(check, Verdict.WARNING, detail, hint))
+
+    def failure(self, check: str, detail: str, hint: str = "") -> None:
+        """It does not work."""
+        self._add(Finding(check, Verdict.FAILURE, detail, hint))
+
+    def _add(self, finding: Finding) -> None:
+        self.findings.append(finding)
+        self._tell(finding)
+
+
+async def examine(config: Config, clock: Clock, report: Report, *, set_cors: bool = False) -> None:
+    """Check everything.  With *set_cors* the bucket is given the rules that browsers need."""
+    from godrive.doctor import machine, stores, urls  # noqa: PLC0415 - they use the words above
+
+    checks: dict[str, Callable[[], Awaitable[None]]] = {
+        "configuration": partial(machine.configuration, config, report),
+        "data folder": partial(machine.folders, config, report),
+        "secret": partial(machine.secret, config, report),
+        "free space": partial(machine.space, config, report),
+        "clock": partial(machine.clock, config, clock, report),
+        "catalog": partial(stores.catalog, config, clock, report),
+        "blob store": partial(stores.blobs, config, clock, report),
+        "signed URLs": partial(urls.signed, config, clock, report, set_cors=set_cors),
+        "server": partial(machine.server, config, report),
+    }
+    for name, check in checks.items():
+        try:
+            with anyio.fail_after(PATIENCE):
+                await check()
+        except DriveError as error:
+            report.failure(name, error.detail, error.hint or "")
+        except ModuleNotFoundError as error:
+            if error.name not in EXTRAS:
+                raise
+            report.failure(name, f"{error.name} is not installed.", f"pip install 'godrive[{EXTRAS[error.name]}]'")
+        except TimeoutError:
+            report.failure(name, f"No answer within {PATIENCE:g} seconds.")
+        except OSError as error:
+            report.failure(name, f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "))

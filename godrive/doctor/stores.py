@@ -1,0 +1,112 @@
+"""The stores, tried for real: a commit in the catalog, a blob that comes and goes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import time
+from collections.abc import AsyncIterator
+from contextlib import closing
+
+from godrive.blobs import BlobStore
+from godrive.catalog import housekeeping, migrations
+from godrive.clock import Clock
+from godrive.config import Config
+from godrive.doctor import Report
+from godrive.errors import NotFound
+from godrive.model import ObjectKey, new_id
+from godrive.stores import make_blobs, make_catalog
+
+SAMPLE = b"godrive doctor " * 1000
+"""What is put into the store and taken out again."""
+
+_SLOW_COMMIT = 0.2
+
+
+async def catalog(config: Config, clock: Clock, report: Report) -> None:
+    """Whether the catalog opens, reads, and commits."""
+    name = "catalog"
+    if config.catalog.driver == "sqlite":
+        if not config.catalog_path.exists():
+            report.ok(name, f"{config.catalog_path} is not there yet; the first start makes it.")
+            return
+        if _is_old(config):
+            report.warning(
+                name,
+                f"{config.catalog_path} was written by an older release.",
+                "Stop the servers of that release before you start this one, which brings it up to date.",
+            )
+            return
+    store = make_catalog(config)
+    try:
+        await store.open()
+        counted = await store.read(lambda tx: tx.one("SELECT COUNT(*) FROM users WHERE state <> 'deleted'"))
+        holder, now = new_id(), clock.now()
+        start = time.perf_counter()
+        await store.write(lambda tx: housekeeping.acquire_lease(tx, "doctor", holder, now=now, ttl=60.0))
+        seconds = time.perf_counter() - start
+        await store.write(lambda tx: housekeeping.release_lease(tx, "doctor", holder))
+    finally:
+        await store.close()
+    detail = f"{config.catalog.driver}: {counted[0] if counted else 0} users, a commit takes {seconds * 1000:.1f} ms."
+    if seconds > _SLOW_COMMIT:
+        report.warning(name, detail, "Look for what keeps the disk busy, or put the catalog on a faster one.")
+    else:
+        report.ok(name, detail)
+
+
+def _is_old(config: Config) -> bool:
+    """Whether opening would migrate.  Raises ``ConfigError`` when the schema is newer than we are."""
+    with closing(sqlite3.connect(f"{config.catalog_path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        try:
+            applied = {row[0] for row in connection.execute(migrations.APPLIED)}
+        except sqlite3.Error:
+            return False  # opening it says what is wrong
+    return bool(migrations.missing(applied))
+
+
+async def blobs(config: Config, clock: Clock, report: Report) -> None:
+    """Whether a blob can be put, read and deleted."""
+    name = "blob store"
+    if config.blobs.driver == "disk" and not config.blobs_path.exists():
+        report.ok(name, f"{config.blobs_path} is not there yet; the first start makes it.")
+        return
+    store = make_blobs(config, clock)
+    key = new_key()
+    try:
+        await store.open()
+        start = time.perf_counter()
+        try:
+            digest = hashlib.sha256(SAMPLE).hexdigest()
+            info = await store.put(key, _body(), size=len(SAMPLE), sha256=digest, mime="text/plain")
+            milliseconds = (time.perf_counter() - start) * 1000
+            known = await store.head(key)
+            content = b"".join([piece async for piece in store.get(key)])
+        finally:
+            await store.delete(key)
+        if content != SAMPLE or known.size_bytes != info.size_bytes:
+            report.failure(name, "What was read is not what was written.", "Do not use this store.")
+        elif await _is_there(store, key):
+            report.failure(name, "A blob that was deleted is still there.", "Let the access key delete objects.")
+        else:
+            report.ok(name, f"{config.blobs.driver}: a blob came and went, its put took {milliseconds:.1f} ms.")
+    finally:
+        await store.close()
+
+
+def new_key() -> ObjectKey:
+    """A key of the doctor's own, away from those of uploads."""
+    return ObjectKey(f"doctor/{os.urandom(16).hex()}")
+
+
+async def _body() -> AsyncIterator[bytes]:
+    yield SAMPLE
+
+
+async def _is_there(store: BlobStore, key: ObjectKey) -> bool:
+    try:
+        await store.head(key)
+    except NotFound:
+        return False
+    return True

@@ -1,0 +1,255 @@
+"""The doctor: each thing that can be wrong is found, named, and comes with what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from godrive.clock import SystemClock
+from godrive.config import S3, Auth, Blobs, Config, Server
+from godrive.doctor import Finding, Report, Verdict, examine
+from godrive.drive import GoDrive
+from godrive.testing import ManualClock
+from tests.drive_server import DriveServer, environment
+from tests.servers import CephGateway, free_port
+
+pytestmark = pytest.mark.anyio
+
+MACHINE = {"clock", "server"}
+"""What depends on where the tests run."""
+
+
+async def findings(config: Config, clock: ManualClock | None = None, **options: bool) -> list[Finding]:
+    report = Report()
+    await examine(config, clock or SystemClock(), report, **options)
+    return report.findings
+
+
+def of(found: list[Finding], check: str) -> Finding:
+    (finding,) = [finding for finding in found if finding.check == check]
+    return finding
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return replace(Config.embedded(tmp_path / "data"), server=Server(data_dir=str(tmp_path / "data"), port=free_port()))
+
+
+@pytest.fixture
+async def used(config: Config, anyio_backend: object) -> Config:
+    """A data folder that has been served from."""
+    async with GoDrive(config):
+        return config
+
+
+async def test_before_the_first_start_all_is_well_and_nothing_is_made(config: Config, tmp_path: Path) -> None:
+    found = await findings(config)
+    assert {finding.verdict for finding in found if finding.check not in MACHINE} == {Verdict.OK}
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_after_it_all_is_well_and_nothing_is_left_behind(used: Config) -> None:
+    before = sorted(path for path in used.data_dir.rglob("*") if path.is_file())
+    found = await findings(used)
+    assert {finding.verdict for finding in found if finding.check not in MACHINE} == {Verdict.OK}
+    assert [finding.check for finding in found] == [
+        "configuration", "data folder", "secret", "free space", "clock", "catalog", "blob store", "server"
+    ]  # fmt: skip
+    assert sorted(path for path in used.data_dir.rglob("*") if path.is_file()) == before
+
+
+async def test_every_finding_that_is_not_ok_says_what_to_do(tmp_path: Path) -> None:
+    config = Config(
+        server=Server(data_dir=str(tmp_path / "data"), host="0.0.0.0", port=free_port()),
+        auth=Auth(bcrypt_cost=4),
+        blobs=Blobs(driver="memory", min_free_bytes=2**60),
+    )
+    found = await findings(config)
+    bad = [finding for finding in found if finding.verdict is not Verdict.OK]
+    assert len(bad) >= 4
+    assert all(finding.hint for finding in bad)
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"server": Server(host="0.0.0.0")}, "server.public_url"),
+        ({"server": Server(public_url="http://files.example")}, "TLS"),
+        ({"auth": Auth(bcrypt_cost=5)}, "Set it to 12"),
+        ({"blobs": Blobs(driver="memory")}, "'disk' or 's3'"),
+    ],
+)
+async def test_what_is_allowed_but_seldom_meant_is_a_warning(
+    config: Config, changes: dict[str, Any], part: str
+) -> None:
+    if "server" in changes:
+        changes = {"server": replace(changes["server"], data_dir=config.server.data_dir, port=config.server.port)}
+    finding = of(await findings(replace(config, **changes)), "configuration")
+    assert finding.verdict is Verdict.WARNING
+    assert part in finding.hint
+
+
+async def test_folder_that_others_look_into_is_a_warning(used: Config) -> None:
+    used.data_dir.chmod(0o755)
+    found = [finding for finding in await findings(used) if finding.check == "data folder"]
+    assert found[-1].verdict is Verdict.WARNING
+    assert found[-1].hint == f"chmod 700 {used.data_dir}"
+
+
+async def test_folder_of_another_layout_is_a_failure(used: Config) -> None:
+    used.layout_path.write_text("godrive 999\n")
+    finding = of(await findings(used), "data folder")
+    assert finding.verdict is Verdict.FAILURE
+    assert "999" in finding.detail
+
+
+async def test_folder_in_the_way_of_a_file_is_a_failure(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    other = replace(config, server=replace(config.server, data_dir=str(tmp_path / "file")))
+    assert any(finding.verdict is Verdict.FAILURE for finding in await findings(other))
+
+
+async def test_secret_that_others_can_read_is_a_failure(used: Config) -> None:
+    used.secret_path.chmod(0o644)
+    finding = of(await findings(used), "secret")
+    assert (finding.verdict, finding.hint) == (Verdict.FAILURE, f"chmod 600 {used.secret_path}")
+
+
+async def test_secret_file_that_is_missing_is_a_failure(config: Config, tmp_path: Path) -> None:
+    finding = of(await findings(replace(config, auth=Auth(secret_file=str(tmp_path / "no")))), "secret")
+    assert finding.verdict is Verdict.FAILURE
+
+
+async def test_too_little_room_is_a_failure_and_little_a_warning(used: Config) -> None:
+    room = os.statvfs(used.data_dir)
+    free = room.f_bavail * room.f_frsize
+    for least, verdict in ((free * 2, Verdict.FAILURE), (free // 2, Verdict.WARNING), (0, Verdict.OK)):
+        finding = of(await findings(replace(used, blobs=Blobs(min_free_bytes=least))), "free space")
+        if verdict is Verdict.OK and finding.verdict is Verdict.WARNING:
+            continue  # the machine's own disk is nearly full
+        assert finding.verdict is verdict
+
+
+async def test_clock_behind_what_was_written_is_a_failure(used: Config) -> None:
+    clock = ManualClock(SystemClock().now() - timedelta(days=1))
+    finding = of(await findings(used, clock), "clock")
+    assert finding.verdict is Verdict.FAILURE
+    assert "Set the clock" in finding.hint
+
+
+async def test_catalog_that_is_no_database_is_a_failure(used: Config) -> None:
+    used.catalog_path.write_bytes(b"not a database" * 1000)
+    assert of(await findings(used), "catalog").verdict is Verdict.FAILURE
+
+
+async def test_catalog_of_a_newer_release_is_a_failure(used: Config) -> None:
+    with closing(sqlite3.connect(used.catalog_path)) as connection, connection:
+        connection.execute("INSERT INTO schema_versions (version, name) VALUES (999, 'later')")
+    finding = of(await findings(used), "catalog")
+    assert finding.verdict is Verdict.FAILURE
+    assert "999" in finding.detail
+
+
+async def test_catalog_of_an_older_release_is_a_warning_and_left_as_it_is(used: Config) -> None:
+    with closing(sqlite3.connect(used.catalog_path)) as connection, connection:
+        connection.execute("DELETE FROM schema_versions")
+    assert of(await findings(used), "catalog").verdict is Verdict.WARNING
+    with closing(sqlite3.connect(used.catalog_path)) as connection:
+        assert connection.execute("SELECT COUNT(*) FROM schema_versions").fetchone() == (0,)
+
+
+async def test_store_that_does_not_answer_is_a_failure(config: Config) -> None:
+    s3 = S3(endpoint=f"http://127.0.0.1:{free_port()}", access_key="a", secret_key="s")
+    found = await findings(replace(config, blobs=Blobs(driver="s3", s3=s3)))
+    assert of(found, "blob store").verdict is Verdict.FAILURE
+
+
+# Beside a server
+
+
+def test_command_beside_a_running_server_finds_it(tmp_path: Path) -> None:
+    def doctor(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [
+            sys.executable,
+            "-m",
+            "godrive",
+            "doctor",
+            "--config",
+            str(server.folder / "config.toml"),
+            *arguments,
+        ]
+        return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+
+    server = DriveServer(tmp_path / "drive")
+    with server:
+        done = doctor("--json")
+        assert (done.returncode, done.stderr) == (0, "")
+        answer = json.loads(done.stdout)
+        assert answer["ok"] is True
+        assert [f["verdict"] for f in answer["findings"] if f["check"] == "server"] == ["ok"]
+        text = doctor()
+        assert text.returncode == 0
+        assert "ok       server         It answers at http://127.0.0.1:" in text.stdout
+    server.tables["server"]["public_url"] = f"http://127.0.0.1:{free_port()}"
+    server.tables["auth"]["bcrypt_cost"] = 40
+    server.command()
+    done = doctor("--json")
+    assert done.returncode == 1
+    (finding,) = json.loads(done.stdout)["findings"]
+    assert (finding["check"], finding["verdict"]) == ("configuration", "failure")
+    assert "auth.bcrypt_cost" in finding["detail"]
+
+
+# With a real S3 store
+
+
+@pytest.fixture
+def s3(ceph_gateway: CephGateway) -> S3:
+    return S3(
+        endpoint=ceph_gateway.endpoint,
+        access_key=ceph_gateway.access_key,
+        secret_key=ceph_gateway.secret_key,
+        region=ceph_gateway.region,
+        bucket=f"doctor-{os.urandom(6).hex()}",
+    )
+
+
+async def test_store_whose_urls_work_is_well(config: Config, s3: S3) -> None:
+    found = await findings(replace(config, blobs=Blobs(driver="s3", s3=s3)))
+    assert {of(found, check).verdict for check in ("blob store", "store clock", "signed URLs", "CORS")} == {Verdict.OK}
+
+
+async def test_browser_that_the_bucket_refuses_is_a_failure_until_the_rules_are_set(config: Config, s3: S3) -> None:
+    server = replace(config.server, cors_origins=["https://app.example"])
+    config = replace(config, server=server, blobs=Blobs(driver="s3", s3=s3))
+    finding = of(await findings(config), "CORS")
+    assert finding.verdict is Verdict.FAILURE
+    assert "--set-cors" in finding.hint
+    assert "https://app.example" in finding.hint
+    assert of(await findings(config, set_cors=True), "CORS").verdict is Verdict.OK
+    assert of(await findings(config), "CORS").verdict is Verdict.OK
+
+
+async def test_public_endpoint_that_nobody_reaches_is_a_failure(config: Config, s3: S3) -> None:
+    s3 = replace(s3, public_endpoint=f"http://127.0.0.1:{free_port()}")
+    found = await findings(replace(config, blobs=Blobs(driver="s3", s3=s3)))
+    assert of(found, "blob store").verdict is Verdict.OK
+    finding = of(found, "signed URLs")
+    assert finding.verdict is Verdict.FAILURE
+    assert "blobs.s3.public_endpoint" in finding.hint
+
+
+async def test_store_clock_that_is_far_from_ours_is_a_failure(config: Config, s3: S3) -> None:
+    clock = ManualClock(SystemClock().now() + timedelta(minutes=3))
+    found = await findings(replace(config, blobs=Blobs(driver="s3", s3=s3)), clock)
+    assert of(found, "store clock").verdict is Verdict.WARNING
