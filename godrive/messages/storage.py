@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from godrive.model import BlobInfo, Content, ObjectKey, Page, SignedRequest, Upload
 from godrive.runtime import Ask, Contract
 
@@ -30,9 +32,15 @@ class SignGet(Ask[Storage, SignedRequest]):
 
 
 class HeadBlob(Ask[Storage, BlobInfo]):
-    """What the store has under the key.  Raises ``NotFound``."""
+    """What the store has under the key.  Raises ``NotFound``.
+
+    It waits long, for of a large blob the store may first have to make a copy
+    that no URL leads to, or to compute the digest.
+    """
 
     object_key: ObjectKey
+
+    timeout: ClassVar[float] = 300.0
 
 
 class Received(Ask[Storage, int | None]):
