@@ -47,12 +47,11 @@ S = TypeVar("S")
 Handler = Callable[[S, M], Coroutine[Any, Any, R]]
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class _MessageMeta(msgspec.StructMeta):
     """Freezes each message and enters it in its contract's vocabulary."""
 
     def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> Any:
-        cls: Any = super().__new__(mcls, name, bases, namespace, frozen=True, **options)
+        cls: Any = super().__new__(mcls, name, bases, namespace, **{**options, "frozen": True})
         for base in namespace.get("__orig_bases__", ()):
             arguments = get_args(base)
             if get_origin(base) in _KINDS and isinstance(arguments[0], type):
@@ -69,7 +68,8 @@ class _MessageMeta(msgspec.StructMeta):
 _KINDS: list[Any] = []
 
 
-class Message(msgspec.Struct, Generic[A], metaclass=_MessageMeta):
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
+class Message(msgspec.Struct, Generic[A], metaclass=_MessageMeta, frozen=True):
     """Base of :class:`Ask` and :class:`Tell`."""
 
     contract: ClassVar[type[Contract]]

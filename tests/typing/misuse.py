@@ -1,0 +1,85 @@
+"""How they are not: every line with a mark must fail, with that error, and no other line may.
+
+Each mark is the mypy error code and a part of what it says.
+"""
+
+from __future__ import annotations
+
+from godrive.runtime import Actor, Ask, Contract, Ref, Tell, Ticker
+
+
+class Library(Contract, name="library"):
+    """Lends books."""
+
+
+class Theatre(Contract, name="theatre"):
+    """Plays plays."""
+
+
+class Lend(Ask[Library, list[str]]):
+    """Lend a book."""
+
+    title: str
+
+
+class BookReturned(Tell[Library]):
+    """Somebody brought a book back."""
+
+    title: str
+
+
+class Play(Ask[Theatre, str]):
+    """Play a play."""
+
+
+async def wrong_reply(library: Ref[Library]) -> None:
+    title: str = await library.ask(Lend("a"))  # E: arg-type "Ask[Library, str]"
+    reply: list[int] = await library.ask(Lend("a"))  # E: arg-type "Ask[Library, list[int]]"
+    print(title, reply)
+
+
+async def wrong_actor(library: Ref[Library], theatre: Ref[Theatre]) -> None:
+    await theatre.ask(Lend("a"))  # E: arg-type "Ask[Theatre, list[str]]"
+    theatre.tell(BookReturned("a"))  # E: arg-type "Tell[Theatre]"
+    other: Ref[Theatre] = library  # E: assignment "Ref[Theatre]"
+    Ticker(library, Play(), every=1.0, on_error=print)  # E: misc "type parameter"
+    print(other)
+
+
+async def ask_as_tell(library: Ref[Library]) -> None:
+    library.tell(Lend("a"))  # E: arg-type "Tell[Library]"
+    await library.ask(BookReturned("a"))  # E: arg-type "Ask[Library, Never]"
+
+
+async def wrong_fields(library: Ref[Library]) -> None:
+    await library.ask(Lend())  # E: call-arg "title"
+    await library.ask(Lend(7))  # E: arg-type "str"
+    await library.ask(Lend("a", colour="red"))  # E: call-arg "colour"
+
+
+def frozen(lend: Lend) -> None:
+    lend.title = "b"  # E: misc "read-only"
+
+
+class LibraryActor(Actor[Library]):
+    @Lend.handler  # E: arg-type "Coroutine[Any, Any, list[str]]"
+    async def lend(self, ask: Lend) -> list[int]:
+        return [len(ask.title)]
+
+    @BookReturned.handler  # E: arg-type "[LibraryActor, BookReturned]"
+    async def book_returned(self, tell: Lend) -> None:
+        assert tell.title
+
+
+class LazyActor(Actor[Library]):
+    @Lend.handler  # E: arg-type "Coroutine[Any, Any, list[str]]"
+    def lend(self, ask: Lend) -> list[str]:
+        return [ask.title]
+
+    @BookReturned.handler  # E: arg-type "Coroutine[Any, Any, None]"
+    async def book_returned(self, tell: BookReturned) -> str:
+        return tell.title
+
+
+class NoContract(Actor[str]):  # E: type-var "Contract"
+    pass

@@ -1,0 +1,57 @@
+"""How actors are meant to be used: every line here must pass ``mypy --strict``."""
+
+from __future__ import annotations
+
+from typing import assert_type
+
+from godrive.runtime import Actor, ActorSpec, Ask, Contract, LocalRef, Ref, Supervisor, Tell, Ticker
+
+
+class Library(Contract, name="library"):
+    """Lends books."""
+
+
+class Lend(Ask[Library, list[str]]):
+    """Lend a book; again is harmless."""
+
+    title: str
+    copies: int = 1
+
+
+class Close(Ask[Library, None]):
+    """Close for the night."""
+
+
+class BookReturned(Tell[Library]):
+    """Somebody brought a book back."""
+
+    title: str
+
+
+class LibraryActor(Actor[Library]):
+    @Lend.handler
+    async def lend(self, ask: Lend) -> list[str]:
+        return [ask.title] * ask.copies
+
+    @Close.handler
+    async def close(self, ask: Close) -> None:
+        """Nothing to say."""
+
+    @BookReturned.handler
+    async def book_returned(self, tell: BookReturned) -> None:
+        assert tell.title
+
+
+async def visit(library: Ref[Library]) -> None:
+    assert_type(await library.ask(Lend("Moby-Dick")), list[str])
+    assert_type(await library.ask(Lend("Moby-Dick", copies=2), timeout=1.0), list[str])
+    await library.ask(Close())
+    library.tell(BookReturned("Moby-Dick"))
+
+
+async def main() -> None:
+    async with Supervisor([ActorSpec(name="library", start=LibraryActor)]) as tree:
+        library = tree.ref(Library)
+        assert_type(library, LocalRef[Library])
+        await visit(library)
+        await Ticker(library, Close(), every=60.0, on_error=print).run()
