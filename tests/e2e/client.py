@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -78,7 +79,8 @@ class Client:
         return await self.put_to(intent["upload_url"], intent["headers"], content)
 
     async def put_to(self, url: str, headers: Mapping[str, str], content: bytes | AsyncIterator[bytes]) -> Json:
-        async with self.http.put(url, data=content, headers=headers, skip_auto_headers=["Content-Type"]) as answer:
+        body = io.BytesIO(content) if isinstance(content, bytes) else content
+        async with self.http.put(url, data=body, headers=headers, skip_auto_headers=["Content-Type"]) as answer:
             return (await self._read(answer))["file"]  # type: ignore[no-any-return]
 
     async def upload(self, name: str, content: bytes) -> Json:

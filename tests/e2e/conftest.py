@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ def drive_server(tmp_path: Path) -> Iterator[DriveServer]:
         yield server
     finally:
         server.close()
+        sys.stderr.write(server.log)
 
 
 @pytest.fixture

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 
@@ -36,6 +38,18 @@ class Wire:
     async def send(self, content: bytes) -> None:
         self.writer.write(content)
         await self.writer.drain()
+
+    async def exchange(self, url: str, headers: Mapping[str, str], content: bytes) -> dict[str, Any]:
+        """PUT *content*; the JSON of a 2xx answer.  Any other end is a ``ConnectionError``."""
+        await self.put(url, headers, len(content))
+        await self.send(content)
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
+        body = await self.reader.readexactly(length)
+        if not head.startswith(b"HTTP/1.1 2"):
+            raise ConnectionError(head + body)
+        answer: dict[str, Any] = json.loads(body)
+        return answer
 
     async def status(self) -> int | None:
         """The status of the answer, ``None`` when the connection ends without one."""
