@@ -20,6 +20,7 @@ from godrive.runtime.events import (
     ChildCrashed,
     ChildStarted,
     ChildStopped,
+    ChildWaiting,
     DeadLetter,
     RestartsExhausted,
     StopTimedOut,
@@ -79,6 +80,8 @@ def on_event(event: Event) -> None:
             log.warning("dead_letter", actor=actor, message=message, reason=reason, request_id=chosen)
         case StopTimedOut(child):
             log.warning("stop_timed_out", child=child)
+        case ChildWaiting(child, error):
+            log.warning("child_waiting", child=child, error=repr(error))
         case TickFailed(child, error):
             log.warning("tick_failed", child=child, error=repr(error))
 

@@ -71,7 +71,24 @@ class TickFailed:
     error: BaseException
 
 
-Event = ChildStarted | ChildCrashed | ChildStopped | RestartsExhausted | DeadLetter | StopTimedOut | TickFailed
+@dataclass(frozen=True, slots=True)
+class ChildWaiting:
+    """The child cannot do its work for now, and tries again by itself; told once for each stretch."""
+
+    child: str
+    error: BaseException
+
+
+Event = (
+    ChildStarted
+    | ChildCrashed
+    | ChildStopped
+    | ChildWaiting
+    | RestartsExhausted
+    | DeadLetter
+    | StopTimedOut
+    | TickFailed
+)
 OnEvent = Callable[[Event], None]
 
 
