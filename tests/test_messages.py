@@ -62,7 +62,7 @@ def named(messages: list[Any]) -> pytest.MarkDecorator:
 
 
 @named(MESSAGES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(data=st.data())
 def test_a_message_arrives_as_it_was_sent(message: type[Message[Any]], data: st.DataObject) -> None:
     sent = data.draw(values(inspect.type_info(message)))
@@ -70,7 +70,7 @@ def test_a_message_arrives_as_it_was_sent(message: type[Message[Any]], data: st.
 
 
 @named(ASKS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(data=st.data())
 def test_a_reply_arrives_as_it_was_sent(message: type[Ask[Any, Any]], data: st.DataObject) -> None:
     sent = data.draw(values(inspect.type_info(message.reply)))
