@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from godrive.blobs import split_key
+from godrive.blobs.arrival import Arrival
 from godrive.blobs.failures import failures
 from godrive.blobs.objects import Objects
-from godrive.blobs.staging import Arrival, Staged
+from godrive.blobs.staging import Staged
 from godrive.errors import ConfigError, StoreUnavailable
 from godrive.model import BlobInfo, ObjectKey
 

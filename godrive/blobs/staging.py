@@ -7,34 +7,33 @@ moment the power goes, a final name has all of its bytes or does not exist.  A
 link, unlike a rename, fails when the name is taken: of several writers of a
 key one wins.  Then the folder is synced, and the blob may be acknowledged.
 
-A :class:`Staged` blocks and is called from threads; an :class:`Arrival` is the
-side of it that lives on the event loop.
+A large body is written past the page cache where the file system can: the
+copying is saved, the sync at the end has nothing left to write, and what
+others read often is not pushed out of memory by what somebody stores once.
+
+Everything here blocks and is called from threads.
 """
 
 from __future__ import annotations
 
-import asyncio
+import errno
+import fcntl
 import hashlib
+import mmap
 import os
 import secrets
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
-from concurrent.futures import Executor
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
 
 from godrive.blobs import split_key
 from godrive.blobs.attributes import describe, note
-from godrive.blobs.failures import failures
 from godrive.blobs.folders import Shards
-from godrive.errors import DigestMismatch, LengthMismatch, UploadFinished
+from godrive.errors import DigestMismatch, UploadFinished
 from godrive.model import BlobInfo, ObjectKey
 
-BATCH = 1 << 20
-"""Bytes that are written and digested together; a body below that takes a single hop to a thread."""
-FLUSH_EVERY = 64 << 20
-"""Bytes after which what was written is sent on to the disk."""
-
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_DIRECT = getattr(os, "O_DIRECT", 0)
+_PIECE = 2 << 20
 
 
 class Abandoned(Exception):
@@ -42,13 +41,14 @@ class Abandoned(Exception):
 
 
 class Staged:
-    """One staging file.  ``digest`` and ``flush`` may run beside ``write``; otherwise one call at a time."""
+    """One staging file.  ``digest`` may run beside ``write``; otherwise one call at a time."""
 
     def __init__(self, folder: int) -> None:
         self.name = secrets.token_hex(16)
         self.abandoned = False
         self._folder = folder
         self._fd: int | None = None
+        self._direct: _Direct | None = None
         self._hash = hashlib.sha256()
 
     @property
@@ -62,22 +62,25 @@ class Staged:
             self._fd = os.open(self.name, _CREATE, 0o600, dir_fd=self._folder)
         return self._fd
 
-    def write(self, chunks: Sequence[bytes]) -> None:
-        """Add *chunks* to the file."""
-        fd = self.open()
+    def write_large(self, chunks: Sequence[bytes]) -> None:
+        """Add *chunks* to a file that will be large, past the page cache."""
+        if self._direct is None:
+            self._direct = _Direct(self.open())
         for chunk in chunks:
-            rest = memoryview(chunk)
-            while rest:
-                rest = rest[os.write(fd, rest) :]
+            self._direct.write(memoryview(chunk))
+
+    def write(self, chunks: Sequence[bytes]) -> None:
+        """Add the last *chunks* to the file."""
+        fd = self.open()
+        if self._direct is not None:
+            self._direct.end()
+        for chunk in chunks:
+            _write(fd, memoryview(chunk))
 
     def digest(self, chunks: Sequence[bytes]) -> None:
         """Add *chunks* to the SHA-256."""
         for chunk in chunks:
             self._hash.update(chunk)
-
-    def flush(self) -> None:
-        """Wait until the disk has what was written so far."""
-        os.fdatasync(self.open())
 
     def finish(
         self, rest: Sequence[bytes], shards: Shards, key: ObjectKey, sha256: str | None, mime: str | None
@@ -124,90 +127,54 @@ class Staged:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+            self._direct = None
             with suppress(FileNotFoundError):
                 os.unlink(self.name, dir_fd=self._folder)
 
 
-class Arrival:
-    """A body being received into a staging file.
+class _Direct:
+    """Writes a file in large aligned pieces, past the page cache where that is possible."""
 
-    While one batch is written and digested by two threads, the next is
-    received; there are never more than two, so memory does not grow.
-    """
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._buffer = memoryview(mmap.mmap(-1, _PIECE))  # memory of its own is aligned to pages
+        self._filled = 0
+        self._set(_DIRECT)
 
-    def __init__(self, staged: Staged, size: int | None, *, disk: Executor, digests: Executor) -> None:
-        self.staged = staged
-        self.received = 0
-        self._size = size
-        self._disk = disk
-        self._digests = digests
-        self._rest: list[bytes] = []
-        self._unflushed = 0
-        self._flushing: asyncio.Future[Any] | None = None
-        self._work: set[asyncio.Future[Any]] = set()
+    def write(self, chunk: memoryview) -> None:
+        """Add *chunk*; what does not fill a piece stays behind."""
+        while chunk:
+            taken = min(len(chunk), _PIECE - self._filled)
+            self._buffer[self._filled : self._filled + taken] = chunk[:taken]
+            self._filled += taken
+            chunk = chunk[taken:]
+            if self._filled == _PIECE:
+                self._put()
 
-    async def receive(self, body: AsyncIterable[bytes]) -> None:
-        """Take in all of *body* but the last batch.  Raises ``LengthMismatch`` unless it has the declared size."""
-        async for batch in self._batches(body):
-            await self._settle(self._work)
-            self._work = {
-                self._start(self._disk, self.staged.write, batch),
-                self._start(self._digests, self.staged.digest, batch),
-            }
-            self._unflushed += BATCH
-            if self._unflushed >= FLUSH_EVERY and (self._flushing is None or self._flushing.done()):
-                await self._settle_flush()
-                self._flushing = self._start(self._disk, self.staged.flush)
-                self._unflushed = 0
-        await self._settle(self._work)
-        await self._settle_flush()
+    def end(self) -> None:
+        """Write what stayed behind; the file's handle is an ordinary one again."""
+        self._set(0)
+        self._put()
 
-    async def _batches(self, body: AsyncIterable[bytes]) -> AsyncIterator[list[bytes]]:
-        size, collected = self._size, 0
-        async for chunk in body:
-            self.received += len(chunk)
-            if size is not None and self.received > size:
-                raise LengthMismatch(f"More than the declared {size} bytes came.")
-            self._rest.append(chunk)
-            collected += len(chunk)
-            if collected >= BATCH:
-                batch, self._rest, collected = self._rest, [], 0
-                yield batch
-        if size is not None and self.received < size:
-            raise LengthMismatch(f"Only {self.received} of the declared {size} bytes came.")
+    def _put(self) -> None:
+        try:
+            written = os.write(self._fd, self._buffer[: self._filled])
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            written = 0
+        if written < self._filled:
+            # Not by this file system after all, or the disk is full: the ordinary way finds out which.
+            self._set(0)
+            _write(self._fd, self._buffer[written : self._filled])
+        self._filled = 0
 
-    async def publish(self, shards: Shards, key: ObjectKey, sha256: str | None, mime: str | None) -> BlobInfo:
-        """Make what was received the blob of *key*.  Raises as :meth:`Staged.finish` does."""
-        finishing = self._start(self._disk, self.staged.finish, self._rest, shards, key, sha256, mime)
-        self._work = {finishing}
-        await self._settle(self._work)
-        info: BlobInfo = finishing.result()
-        return info
+    def _set(self, direct: int) -> None:
+        flags = fcntl.fcntl(self._fd, fcntl.F_GETFL)
+        with suppress(OSError):  # EINVAL: this file system has only the ordinary way
+            fcntl.fcntl(self._fd, fcntl.F_SETFL, flags & ~_DIRECT | direct)
 
-    async def abandon(self) -> None:
-        """Let nothing be published any more, unless that has happened; leave nothing staged."""
-        self.staged.abandoned = True
-        started = self._work | ({self._flushing} if self._flushing else set())
-        if started:
-            await asyncio.wait(started)
-            for work in started:
-                work.exception()
-        if self.staged.begun:
-            await self._start(self._disk, self.staged.discard)
 
-    async def _settle_flush(self) -> None:
-        if self._flushing is not None:
-            # A failed write-back is reported once: to this sync, and to no later one.
-            await self._settle({self._flushing})
-            self._flushing = None
-
-    async def _settle(self, work: set[asyncio.Future[Any]]) -> None:
-        if work:
-            # Unlike a bare await, this leaves the work alone when the wait is cancelled.
-            await asyncio.wait(work)
-            with failures():
-                for done in work:
-                    done.result()
-
-    def _start(self, pool: Executor, call: Any, *values: Any) -> asyncio.Future[Any]:
-        return asyncio.get_running_loop().run_in_executor(pool, call, *values)
+def _write(fd: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(fd, data) :]

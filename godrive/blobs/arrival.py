@@ -1,0 +1,126 @@
+"""A body on its way to a staging file, as the event loop sees it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from concurrent.futures import Executor
+
+from godrive.blobs.failures import failures
+from godrive.blobs.folders import Shards
+from godrive.blobs.staging import Staged
+from godrive.errors import LengthMismatch
+from godrive.model import BlobInfo, ObjectKey
+
+Batch = list[bytes]
+
+BATCH = 2 << 20
+"""Bytes that go to a thread together; a body below that takes a single trip."""
+AHEAD = 2
+"""Batches that may be in a lane, beside the one that is being received."""
+
+
+class Arrival:
+    """A body being received into a staging file.
+
+    While some batches are written by one thread and digested by another, the
+    next is received; there are never more than a few, so memory does not grow.
+    """
+
+    def __init__(self, staged: Staged, size: int | None, *, disk: Executor, digests: Executor) -> None:
+        self.staged = staged
+        self.received = 0
+        self._size = size
+        self._disk = disk
+        self._lanes = _Lane(disk, staged.write_large), _Lane(digests, staged.digest)
+        self._rest: Batch = []
+        self._finishing: asyncio.Future[BlobInfo] | None = None
+
+    async def receive(self, body: AsyncIterable[bytes]) -> None:
+        """Take in all of *body* but the last batch.  Raises ``LengthMismatch`` unless it has the declared size."""
+        async for batch in self._batches(body):
+            for lane in self._lanes:
+                await lane.settle(AHEAD - 1)
+                lane.push(batch)
+        for lane in self._lanes:
+            await lane.settle(0)
+
+    async def _batches(self, body: AsyncIterable[bytes]) -> AsyncIterator[Batch]:
+        size, collected = self._size, 0
+        async for chunk in body:
+            self.received += len(chunk)
+            if size is not None and self.received > size:
+                raise LengthMismatch(f"More than the declared {size} bytes came.")
+            self._rest.append(chunk)
+            collected += len(chunk)
+            if collected >= BATCH:
+                batch, self._rest, collected = self._rest, [], 0
+                yield batch
+        if size is not None and self.received < size:
+            raise LengthMismatch(f"Only {self.received} of the declared {size} bytes came.")
+
+    async def publish(self, shards: Shards, key: ObjectKey, sha256: str | None, mime: str | None) -> BlobInfo:
+        """Make what was received the blob of *key*.  Raises as :meth:`Staged.finish` does."""
+        loop = asyncio.get_running_loop()
+        self._finishing = loop.run_in_executor(self._disk, self.staged.finish, self._rest, shards, key, sha256, mime)
+        await asyncio.wait([self._finishing])
+        with failures():
+            return self._finishing.result()
+
+    async def abandon(self) -> None:
+        """Let nothing be published any more, unless that has happened; leave nothing staged."""
+        self.staged.abandoned = True
+        for lane in self._lanes:
+            await lane.stop()
+        if self._finishing is not None:
+            await asyncio.wait([self._finishing])
+            self._finishing.exception()
+        if self.staged.begun:
+            await asyncio.get_running_loop().run_in_executor(self._disk, self.staged.discard)
+
+
+class _Lane:
+    """One call after another in the threads of a pool.
+
+    Nothing here is undone by a cancelled wait: unlike a bare ``await`` of the
+    future, ``asyncio.wait`` leaves the call and its outcome alone.
+    """
+
+    def __init__(self, pool: Executor, call: Callable[[Batch], None]) -> None:
+        self._pool = pool
+        self._call = call
+        self._waiting: deque[Batch] = deque()
+        self._running: asyncio.Future[None] | None = None
+
+    def push(self, batch: Batch) -> None:
+        """Call with *batch* after those before."""
+        self._waiting.append(batch)
+        if self._running is None:
+            self._next()
+
+    async def settle(self, left: int) -> None:
+        """Wait until at most that many calls are left.  Raises what a call raised, once and for all."""
+        while self._running is not None and len(self._waiting) + 1 > left:
+            running = self._running
+            await asyncio.wait([running])
+            with failures():
+                running.result()
+
+    async def stop(self) -> None:
+        """Make no more calls, and wait for the one under way."""
+        self._waiting.clear()
+        if self._running is not None:
+            await asyncio.wait([self._running])
+
+    def _next(self) -> None:
+        self._running = asyncio.get_running_loop().run_in_executor(self._pool, self._call, self._waiting.popleft())
+        self._running.add_done_callback(self._ended)
+
+    def _ended(self, ended: asyncio.Future[None]) -> None:
+        if ended.exception() is not None:
+            self._waiting.clear()
+        elif self._waiting:
+            self._next()
+        else:
+            self._running = None
