@@ -26,7 +26,8 @@ class Restart(StrEnum):
 class Child(Protocol):
     """What a supervisor can run: one life per call of ``run``."""
 
-    async def run(self, started: Callable[[], None]) -> None: ...
+    async def run(self, started: Callable[[], None]) -> None:
+        """Live one life; *started* is to be called once it is up.  An exception is a crash."""
 
     def request_stop(self) -> bool:
         """Ask ``run`` to return; ``False`` when it can only be cancelled."""
@@ -82,6 +83,8 @@ class ActorSpec:
 
 
 class ChildState(StrEnum):
+    """Where in its life a child is; ``RESTARTING`` from the end of one life until the next has started."""
+
     STARTING = "starting"
     RUNNING = "running"
     RESTARTING = "restarting"
