@@ -76,6 +76,15 @@ class AuthActor(Actor[Auth]):
     @LogIn.handler
     async def log_in(self, ask: LogIn) -> Tokens:
         self._count_address(ask.address)
+        # The hash may be another one by the time it was checked, because the
+        # password is, or because a log-in beside this one has hashed it anew.
+        session = await self._begin(ask) or await self._begin(ask)
+        if session is None:
+            _refuse_log_in()
+        return self._tokens_of(session)
+
+    async def _begin(self, ask: LogIn) -> Session | None:
+        """A session of whoever has that password; ``None`` when account or password were changed meanwhile."""
         try:
             email = clean_email(ask.email)
         except Invalid:
@@ -83,8 +92,7 @@ class AuthActor(Actor[Auth]):
         else:
             account = await self._catalog.read(lambda tx: users.find(tx, email))
         account = await self._check_password(account, ask.email, ask.password)
-        user_id, before = account.user.id, account.password_hash
-        after = before
+        user_id, before, after = account.user.id, account.password_hash, account.password_hash
         if needs_rehash(before, self._settings.bcrypt_cost):
             with suppress(TooManyRequests):  # another time will do
                 after = await self._hashes.hash(ask.password)
@@ -98,10 +106,9 @@ class AuthActor(Actor[Auth]):
             )
 
         try:
-            session = await self._catalog.write(begin)
-        except (Unauthenticated, NotFound):  # disabled, deleted or changed while the password was checked
-            _refuse_log_in()
-        return self._tokens_of(session)
+            return await self._catalog.write(begin)
+        except Unauthenticated:
+            return None
 
     @Refresh.handler
     async def refresh(self, ask: Refresh) -> Tokens:
