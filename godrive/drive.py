@@ -23,7 +23,7 @@ from godrive.messages.janitor import Janitor
 from godrive.messages.metadata import Metadata
 from godrive.messages.storage import Storage
 from godrive.runtime import ChildStatus, OnEvent, Ref, Supervisor
-from godrive.runtime.events import ignore
+from godrive.runtime.events import guarded, ignore
 from godrive.runtime.message import A
 from godrive.stores import FolderLock, load_keyring, make_blobs, make_catalog, open_data_folder
 from godrive.tree import Parts, is_local, needs_blobs, needs_catalog, tree
@@ -78,7 +78,7 @@ class GoDrive:
         self.clock = clock or SystemClock()
         self._given_blobs = blobs
         self._given_catalog = catalog
-        self._on_event = on_event
+        self._on_event = guarded(on_event)
         self._serving = serving
         self._blobs: BlobStore | None = None
         self._catalog: Catalog | None = None
