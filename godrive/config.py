@@ -68,8 +68,8 @@ _REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - what to say
 class Auth(Table, frozen=True):
     signup: Literal["open", "invite", "closed"] = "open"
     bcrypt_cost: Annotated[int, Meta(ge=4, le=16)] = 12
-    hash_threads: CountOrAuto = 0
-    hash_waiting: Annotated[int, Meta(ge=0, le=100_000)] = 32
+    hash_threads: Annotated[int, Meta(ge=0, le=64)] = 0
+    hash_waiting: Annotated[int, Meta(ge=0, le=128)] = 32
     access_ttl: Annotated[float, Meta(ge=1, le=900)] = 900.0
     refresh_ttl: Annotated[float, Meta(ge=1, le=315_360_000)] = 2_592_000.0
     secret_file: FilePath = ""

@@ -200,6 +200,10 @@ def _check(config: Config) -> None:
     for proxy in server.trusted_proxies:
         must(_is_network(proxy), "server.trusted_proxies", f"must list addresses or networks, not {proxy!r}")
     must(config.auth.refresh_ttl >= config.auth.access_ttl, "auth.refresh_ttl", "must not be under auth.access_ttl")
+    hashing = config.auth.hash_waiting + (config.auth.hash_threads or 64)
+    at_once = config.actors.auth.concurrency
+    rule = f"must be 0 or over {hashing}, or those who log in (auth.hash_waiting) would keep out those who are in"
+    must(not at_once or at_once > hashing, "actors.auth.concurrency", rule)
     if config.catalog.driver == "postgres":
         must(config.catalog.dsn, "catalog.dsn", "must be given when catalog.driver is 'postgres'")
     if blobs.driver == "s3":

@@ -214,6 +214,8 @@ BOTH = "blobs.s3.secret_key and blobs.s3.access_key must be given together, or n
         ("[auth]\nrefresh_ttl = 60", "auth.refresh_ttl must not be under auth.access_ttl"),
         ("[catalog]\ndriver = 'postgres'", "catalog.dsn must be given when catalog.driver is 'postgres'"),
         ("[blobs]\ndriver = 's3'\n[blobs.s3]\naccess_key = 'a'", BOTH),
+        ("[actors.auth]\nconcurrency = 8", "actors.auth.concurrency must be 0 or over 96, or those who log in "
+         "(auth.hash_waiting) would keep out those who are in"),
         ("[nats]\ntls_key_file = '/k'", "nats.tls_key_file and nats.tls_cert_file go together"),
         ("[ingest]\nevents = 'jetstream'", "nats.url must be given when ingest.events is not 'none'"),
         ("[actors.ingest]\nlocation = 'nats'", "nats.url must be given when actors.ingest.location is 'nats'"),

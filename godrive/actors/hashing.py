@@ -15,6 +15,8 @@ from godrive.errors import TooManyRequests
 
 R = TypeVar("R")
 
+_MOST_THREADS = 64
+
 
 class HashPool:
     """Threads that only hash: *threads* at once (0: as many as cores), at most *waiting* more in line.
@@ -26,7 +28,7 @@ class HashPool:
     def __init__(self, *, cost: int, threads: int, waiting: int) -> None:
         self._cost = cost
         self._dummy = dummy_hash(cost)
-        threads = threads or os.cpu_count() or 1
+        threads = threads or min(os.cpu_count() or 1, _MOST_THREADS)
         self._room = threads + waiting
         self._taken = 0
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="hash", initializer=_be_nice)
