@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 from godrive.drive import GoDrive
 from godrive.errors import DriveError, Invalid, Unauthenticated
 from godrive.http.addresses import TrustedProxies
-from godrive.http.idempotency import answer_once
+from godrive.http.idempotency import IDEMPOTENCY_KEY, answer_once
 from godrive.http.operations import Operation
 from godrive.http.reading import (
     check_media_type,
@@ -102,7 +102,7 @@ def bind(operation: Operation, drive: GoDrive, proxies: TrustedProxies, *, origi
     if operation.status != 204:
         fixed[hdrs.CONTENT_TYPE] = operation.media_type
     public, replays, status, handler = operation.public, operation.replays, operation.status, operation.handler
-    parameters, fields = operation.parameters, operation.fields
+    parameters, fields, sends_responses = operation.parameters, operation.fields, operation.sends_responses
 
     async def handle(request: web.Request) -> web.StreamResponse:
         call = Call(request, drive, proxies, original=original)
@@ -117,20 +117,17 @@ def bind(operation: Operation, drive: GoDrive, proxies: TrustedProxies, *, origi
                 check_media_type(request)
                 body = await read_body(request, limit=server.max_body_bytes, timeout=server.body_timeout)
             arguments["body"] = read_json(body)
+        if replays and IDEMPOTENCY_KEY in request.headers:
+            return await answer_once(request, body, drive.metadata, call.owner, lambda: answer(call, arguments))
+        return await answer(call, arguments)
 
-        async def run() -> web.StreamResponse:
-            try:
-                return _render(call, await handler(call, **arguments))
-            except DriveError as error:
-                error.field = fields.get(error.field or "", error.field)
-                raise
-
-        if replays and "Idempotency-Key" in request.headers:
-            return await answer_once(request, body, drive.metadata, call.owner, run)
-        return await run()
-
-    def _render(call: Call, value: Any) -> web.StreamResponse:
-        if isinstance(value, web.StreamResponse):
+    async def answer(call: Call, arguments: dict[str, Any]) -> web.StreamResponse:
+        try:
+            value = await handler(call, **arguments)
+        except DriveError as error:
+            error.field = fields.get(error.field or "", error.field)
+            raise
+        if sends_responses and isinstance(value, web.StreamResponse):
             return value
         headers = fixed | call.headers if call.headers else fixed
         content = None if status == 204 else _encoder.encode(value)

@@ -27,7 +27,7 @@ Name = Annotated[
 ]
 
 
-class FilesQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class FilesQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Which files, and how many at a time."""
 
     parent_id: EntryId | None = None
@@ -38,7 +38,7 @@ class FilesQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     prefix: Annotated[str, Meta(max_length=255, description="Names that begin with this.")] | None = None
 
 
-class DownloadQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class DownloadQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``inline`` asks for a URL that a browser may show rather than save, for types where that is safe."""
 
     inline: bool = False

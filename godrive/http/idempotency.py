@@ -13,13 +13,14 @@ import re
 from collections.abc import Awaitable, Callable
 
 from aiohttp import hdrs, web
+from multidict import istr
 
 from godrive.errors import DeliveryError, Invalid
 from godrive.messages.metadata import ClaimKey, Metadata, SettleKey
 from godrive.model import StoredReply, UserId
 from godrive.runtime import Ref
 
-HEADER = "Idempotency-Key"
+IDEMPOTENCY_KEY = istr("Idempotency-Key")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -35,9 +36,9 @@ async def answer_once(
     Raises ``IdempotencyMismatch`` when that was another request, ``Conflict``
     while it is still being served, ``Invalid`` for a key we do not take.
     """
-    key = request.headers[HEADER]
+    key = request.headers[IDEMPOTENCY_KEY]
     if _KEY.fullmatch(key) is None:
-        raise Invalid("Must be 1 to 255 visible ASCII characters.", field=HEADER)
+        raise Invalid("Must be 1 to 255 visible ASCII characters.", field=IDEMPOTENCY_KEY)
     claimed = await metadata.ask(ClaimKey(owner_id, key, _fingerprint(request, body)))
     if claimed is not None:
         headers = {**claimed.headers, "Idempotency-Replayed": "true"}

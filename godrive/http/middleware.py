@@ -7,22 +7,24 @@ middleware sees it again.
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from random import getrandbits
 
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 from aiohttp.typedefs import Middleware
+from multidict import istr
 
 from godrive.errors import DriveError
 from godrive.http.journal import journal
-from godrive.http.metrics import Metrics, route_of
+from godrive.http.metrics import Metrics
 from godrive.http.problems import ExpectationFailed, Internal, of_http_exception, problem
 from godrive.runtime import request_id
 
-REQUEST_ID = "X-Request-Id"
+REQUEST_ID = istr("X-Request-Id")
+_OPTIONS = istr("X-Content-Type-Options")
 
 _SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _EXPOSED = (
@@ -52,11 +54,10 @@ def edge(metrics: Metrics, *, log_requests: bool) -> Middleware:
         except web.HTTPException as exception:
             response = _translate(request, exception)
         except Exception as error:
-            log.error("request_failed", method=request.method, route=route_of(request), exc_info=error)
+            log.error("request_failed", method=request.method, route=metrics.route(request), exc_info=error)
             response = _refuse(request, Internal("This server made a mistake."))
         seconds = time.perf_counter() - started
-        route = route_of(request)
-        metrics.observe(request.method, route, response.status, seconds)
+        metrics.observe(request, response.status, seconds)
         if log_requests:
             log.info(
                 "request",
@@ -75,7 +76,7 @@ def identify(request: web.BaseRequest) -> str:
     """Keep the client's id of the request when it is sane, make one otherwise, and set it for all that follows."""
     chosen = request.headers.get(REQUEST_ID)
     if chosen is None or _SANE_ID.fullmatch(chosen) is None:
-        chosen = os.urandom(16).hex()
+        chosen = f"{getrandbits(128):032x}"  # to be told apart, not to be kept secret
     request_id.set(chosen)
     return chosen
 
@@ -98,7 +99,7 @@ def on_prepare(origins: Sequence[str]) -> Hook:
     async def prepare(request: web.Request, response: web.StreamResponse) -> None:
         headers = response.headers
         headers[REQUEST_ID] = request_id.get() or identify(request)
-        headers["X-Content-Type-Options"] = "nosniff"
+        headers[_OPTIONS] = "nosniff"
         headers[hdrs.SERVER] = "godrive"
         if not allowed:
             return

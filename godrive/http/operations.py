@@ -64,6 +64,7 @@ class Operation:
     body_required: bool = field(init=False, default=False)
     reply: Any = field(init=False, default=None)
     parameters: tuple[str, ...] = field(init=False, default=())
+    sends_responses: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         hints = get_type_hints(self.handler, include_extras=True)
@@ -72,6 +73,7 @@ class Operation:
             "body": _without(NoneType, hints.get("body")),
             "body_required": hints.get("body") is not None and NoneType not in get_args(hints["body"]),
             "reply": _without(web.Response, hints["return"]),
+            "sends_responses": web.Response in (hints["return"], *get_args(hints["return"])),
             "parameters": tuple(_PLACEHOLDER.findall(self.path)),
         }
         for name, value in found.items():

@@ -22,6 +22,7 @@ _ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _FIELD = re.compile(r"`\$\.?([^`]*)`$")
 _NAMED = re.compile(r"(?:unknown|required) field `([^`]*)`")
 _ETAG = re.compile(r'\s*(W/)?"([\x21\x23-\x7e\x80-\xff]*)"\s*(?:,|$)')
+_SHORT, _KNOWN = 64, 500
 _DIGITS = 18
 """More than any limit has, and fewer than a number that is slow to parse."""
 
@@ -89,21 +90,33 @@ def json_reader(type_: type[T], *, required: bool) -> Callable[[bytes], T | None
 
 
 def query_reader(type_: type[T]) -> Callable[[web.Request], T]:
-    """A function that reads the query as *type_*: each parameter known, and given once."""
+    """A function that reads the query as *type_*, which is frozen: each parameter known, and given once.
+
+    Most queries are short and the same as one before, so those are remembered.
+    """
     parsers = {name: _parser(hint) for name, hint in get_type_hints(type_, include_extras=True).items()}
-    nothing = msgspec.convert({}, type_)
+    known: dict[str, T] = {"": msgspec.convert({}, type_)}
 
     def read(request: web.Request) -> T:
-        if not request.query_string:
-            return nothing
+        raw = request.rel_url.raw_query_string
+        found = known.get(raw)
+        if found is None:
+            found = parse(request)
+            if len(raw) <= _SHORT:
+                if len(known) > _KNOWN:
+                    known.clear()
+                known[raw] = found
+        return found
+
+    def parse(request: web.Request) -> T:
         values: dict[str, Any] = {}
         for name, text in request.query.items():
-            parse = parsers.get(name)
-            if parse is None:
+            parser = parsers.get(name)
+            if parser is None:
                 raise Invalid("There is no such query parameter.", field=_ascii(name))
             if name in values:
                 raise Invalid("The query parameter is given more than once.", field=name)
-            values[name] = parse(name, check_text(name, text))
+            values[name] = parser(name, check_text(name, text))
         try:
             return msgspec.convert(values, type_)
         except msgspec.ValidationError as error:

@@ -87,7 +87,7 @@ class Connection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Send *resp*; what aiohttp refused before the application saw it, as a problem."""
-        if isinstance(resp, web.HTTPException) and resp.status >= 400:
+        if getattr(resp, "__http_exception__", False) and isinstance(resp, web.HTTPException) and resp.status >= 400:
             error, headers = of_http_exception(resp)
             resp = problem(error, identify(request))
             resp.headers.update(headers)

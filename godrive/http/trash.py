@@ -14,7 +14,7 @@ from godrive.model import FileId
 routes = Routes("trash")
 
 
-class PageQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class PageQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How many at a time, and from where."""
 
     limit: Limit = 100

@@ -90,7 +90,7 @@ class Completed(msgspec.Struct, kw_only=True):
     file: File
 
 
-class UploadsQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class UploadsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Which uploads, and how many at a time."""
 
     limit: Limit = 100
