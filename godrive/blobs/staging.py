@@ -7,9 +7,10 @@ moment the power goes, a final name has all of its bytes or does not exist.  A
 link, unlike a rename, fails when the name is taken: of several writers of a
 key one wins.  Then the folder is synced, and the blob may be acknowledged.
 
-A large body is written past the page cache where the file system can: the
-copying is saved, the sync at the end has nothing left to write, and what
-others read often is not pushed out of memory by what somebody stores once.
+What is large is written past the page cache where the file system can.  That
+saves the copying; the sync at the end has nothing left to write, so that it
+does not hold up the syncs of small files beside it; and what is read often is
+not pushed out of memory by what is stored once.
 
 Everything here blocks and is called from threads.
 """
@@ -34,6 +35,7 @@ from godrive.model import BlobInfo, ObjectKey
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECT = getattr(os, "O_DIRECT", 0)
 _PIECE = 2 << 20
+_DIRECT_AFTER = 16 * _PIECE
 
 
 class Abandoned(Exception):
@@ -48,7 +50,7 @@ class Staged:
         self.abandoned = False
         self._folder = folder
         self._fd: int | None = None
-        self._direct: _Direct | None = None
+        self._pieces: _Pieces | None = None
         self._hash = hashlib.sha256()
 
     @property
@@ -63,17 +65,17 @@ class Staged:
         return self._fd
 
     def write_large(self, chunks: Sequence[bytes]) -> None:
-        """Add *chunks* to a file that will be large, past the page cache."""
-        if self._direct is None:
-            self._direct = _Direct(self.open())
+        """Add *chunks* to a file that may become large."""
+        if self._pieces is None:
+            self._pieces = _Pieces(self.open())
         for chunk in chunks:
-            self._direct.write(memoryview(chunk))
+            self._pieces.write(memoryview(chunk))
 
     def write(self, chunks: Sequence[bytes]) -> None:
         """Add the last *chunks* to the file."""
         fd = self.open()
-        if self._direct is not None:
-            self._direct.end()
+        if self._pieces is not None:
+            self._pieces.end()
         for chunk in chunks:
             _write(fd, memoryview(chunk))
 
@@ -127,19 +129,19 @@ class Staged:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
-            self._direct = None
+            self._pieces = None
             with suppress(FileNotFoundError):
                 os.unlink(self.name, dir_fd=self._folder)
 
 
-class _Direct:
-    """Writes a file in large aligned pieces, past the page cache where that is possible."""
+class _Pieces:
+    """Writes a file in large aligned pieces, from ``_DIRECT_AFTER`` bytes on past the page cache."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._buffer = memoryview(mmap.mmap(-1, _PIECE))  # memory of its own is aligned to pages
+        self._buffer = memoryview(mmap.mmap(-1, _PIECE))  # a mapping is aligned to pages
         self._filled = 0
-        self._set(_DIRECT)
+        self._written = 0
 
     def write(self, chunk: memoryview) -> None:
         """Add *chunk*; what does not fill a piece stays behind."""
@@ -149,6 +151,8 @@ class _Direct:
             self._filled += taken
             chunk = chunk[taken:]
             if self._filled == _PIECE:
+                if self._written == _DIRECT_AFTER:
+                    self._set(_DIRECT)
                 self._put()
 
     def end(self) -> None:
@@ -167,6 +171,7 @@ class _Direct:
             # Not by this file system after all, or the disk is full: the ordinary way finds out which.
             self._set(0)
             _write(self._fd, self._buffer[written : self._filled])
+        self._written += self._filled
         self._filled = 0
 
     def _set(self, direct: int) -> None:
