@@ -7,6 +7,8 @@ needs it is told ``StoreUnavailable`` instead of being kept waiting.
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,17 @@ RECONNECT_WAIT = 0.25
 """Seconds between two attempts at the same server."""
 
 _REFUSED = ("authorization", "authentication", "permissions")
+
+
+@contextmanager
+def answering(*answers: type[Exception]) -> Iterator[None]:
+    """A server that does not do what it is asked is ``StoreUnavailable``; *answers* are let through as they are."""
+    try:
+        yield
+    except answers:
+        raise
+    except (NatsError, TimeoutError, OSError) as error:
+        raise StoreUnavailable("NATS does not answer.", hint=str(error) or type(error).__name__) from error
 
 
 class NatsLink:

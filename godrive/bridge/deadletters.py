@@ -1,0 +1,128 @@
+"""Bucket events that could not be dealt with, kept where an operator sees them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js.api import RawStreamMsg
+from nats.js.errors import NoStreamResponseError, NotFoundError
+
+from godrive.bridge.connection import NatsLink, answering
+from godrive.bridge.streams import ensure_stream
+from godrive.errors import Conflict, NotFound
+from godrive.model import Value
+
+MAX_AGE = 30 * 86_400.0
+MAX_LETTERS = 100_000
+
+_REASON = "Godrive-Reason"
+_SUBJECT = "Godrive-Subject"
+_DELIVERIES = "Godrive-Deliveries"
+
+
+class Letter(Value):
+    """An event that is kept: by ``number``, with what it was sent to and why it died."""
+
+    number: int
+    subject: str
+    reason: str
+    deliveries: int
+    died_at: datetime | None
+    body: bytes
+
+
+class DeadLetters:
+    """The dead letters of one stream, in a stream of their own: ``<stream>_DEAD``.
+
+    Kept for 30 days, 100 000 at most.  Every method raises
+    ``StoreUnavailable`` when NATS does not answer.
+    """
+
+    def __init__(self, link: NatsLink, *, stream: str, namespace: str) -> None:
+        self._link = link
+        self._origin = stream
+        self._stream = f"{stream}_DEAD"
+        self._subject = f"{namespace}.dead.{stream}"
+
+    async def prepare(self) -> None:
+        """Have the stream."""
+        js = await self._jetstream()
+        with answering():
+            await ensure_stream(js, self._stream, self._subject, max_age=MAX_AGE, max_msgs=MAX_LETTERS)
+
+    async def bury(self, message: Msg, reason: str) -> None:
+        """Keep a message.  When this returns it is stored; again within two minutes it is kept once."""
+        metadata = message.metadata
+        headers = {
+            _REASON: " ".join(reason.split())[:500],
+            _SUBJECT: message.subject,
+            _DELIVERIES: str(metadata.num_delivered),
+            "Nats-Msg-Id": f"{self._origin}.{metadata.sequence.stream}.{metadata.timestamp.timestamp()}",
+        }
+        js = await self._jetstream()
+        with answering():
+            try:
+                await js.publish(self._subject, message.data, headers=headers)
+            except NoStreamResponseError:
+                await self.prepare()
+                await js.publish(self._subject, message.data, headers=headers)
+
+    async def list(self, *, after: int = 0) -> AsyncIterator[Letter]:
+        """All letters with a greater number, oldest first."""
+        js = await self._jetstream()
+        while True:
+            try:
+                with answering(NotFoundError):
+                    found = await js.get_msg(self._stream, seq=after + 1, subject=self._subject, next=True)
+            except NotFoundError:
+                return
+            yield _letter(found)
+            after = found.seq or after + 1
+
+    async def get(self, number: int) -> Letter:
+        """One letter.  Raises ``NotFound``."""
+        js = await self._jetstream()
+        try:
+            with answering(NotFoundError):
+                return _letter(await js.get_msg(self._stream, seq=number))
+        except NotFoundError:
+            raise NotFound(f"There is no dead letter {number}.") from None
+
+    async def replay(self, number: int) -> None:
+        """Send a letter again where it was sent first, and drop it.
+
+        Raises ``NotFound``, and ``Conflict`` when no stream keeps its subject now.
+        """
+        letter = await self.get(number)
+        js = await self._jetstream()
+        try:
+            with answering(NoStreamResponseError):
+                await js.publish(letter.subject, letter.body)
+        except NoStreamResponseError:
+            raise Conflict(f"No stream keeps {letter.subject}: start the ingest process, which makes it.") from None
+        await self.drop(number)
+
+    async def drop(self, number: int) -> None:
+        """Forget a letter.  Raises ``NotFound``."""
+        await self.get(number)
+        js = await self._jetstream()
+        with answering():
+            await js.delete_msg(self._stream, number)
+
+    async def _jetstream(self) -> JetStreamContext:
+        return (await self._link.client()).jetstream()
+
+
+def _letter(found: RawStreamMsg) -> Letter:
+    headers = found.headers or {}
+    return Letter(
+        number=found.seq or 0,
+        subject=headers.get(_SUBJECT, ""),
+        reason=headers.get(_REASON, ""),
+        deliveries=int(headers.get(_DELIVERIES, "0")),
+        died_at=found.time.astimezone(UTC) if found.time else None,
+        body=found.data or b"",
+    )

@@ -1,0 +1,96 @@
+"""Bucket events in, from a plain NATS subject, as MinIO sends them when nobody told it of JetStream.
+
+Nothing is kept here: an event that is sent while nobody listens is gone, and
+one that cannot be dealt with is counted and reported, not stored.  The
+reconciler makes up for both.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import anyio
+from anyio.abc import TaskGroup
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
+
+from godrive.bridge.connection import NatsLink, answering
+from godrive.bridge.intake import Intake
+from godrive.config import Ingest
+from godrive.errors import DriveError, Invalid
+from godrive.runtime import OnEvent
+from godrive.runtime.events import ChildWaiting, DeadLetter
+
+AT_ONCE = 64
+MOST_WAITING = 8192
+MOST_WAITING_BYTES = 16 * 1024 * 1024
+RETRY_AFTER = 1.0
+
+
+class PlainEvents:
+    """The child that takes bucket events from a subject; it ends only when cancelled.
+
+    Processes that listen at the same time share the events between them.
+    """
+
+    def __init__(self, link: NatsLink, settings: Ingest, *, intake: Intake, on_event: OnEvent) -> None:
+        self._link = link
+        self._settings = settings
+        self._intake = intake
+        self._on_event = on_event
+        self._listening = 0
+
+    async def run(self) -> None:
+        """Listen, and subscribe again with every connection; of a stretch of failures tell once."""
+        told = -1
+        while True:
+            try:
+                await self._listen()
+            except (DriveError, NatsError) as error:
+                if told != self._listening:
+                    told = self._listening
+                    self._on_event(ChildWaiting("events", error))
+                await anyio.sleep(RETRY_AFTER)
+
+    async def _listen(self) -> None:
+        """Take events over one connection; returns when there is a newer one."""
+        client = await self._link.client()
+        generation = self._link.generation
+        with answering():
+            subscription = await client.subscribe(
+                self._settings.subject,
+                queue=self._settings.consumer,
+                pending_msgs_limit=MOST_WAITING,
+                pending_bytes_limit=MOST_WAITING_BYTES,
+            )
+            await client.flush()
+        self._listening += 1
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._receive, subscription, tasks)
+                await self._link.newer_than(generation)
+                tasks.cancel_scope.cancel()
+        finally:
+            with anyio.move_on_after(1, shield=True), suppress(NatsError):
+                await subscription.unsubscribe()
+
+    async def _receive(self, subscription: Subscription, tasks: TaskGroup) -> None:
+        room = anyio.Semaphore(AT_ONCE)
+        try:
+            while True:
+                message = await subscription.next_msg(timeout=None)
+                await room.acquire()
+                tasks.start_soon(self._deal_with, message, room)
+        except NatsError:
+            tasks.cancel_scope.cancel()  # the connection is gone for good: make another
+
+    async def _deal_with(self, message: Msg, room: anyio.Semaphore) -> None:
+        try:
+            await self._intake.take(message.data)
+        except Invalid as error:
+            self._on_event(DeadLetter("ingest", "bucket event", error.detail))
+        except DriveError as error:
+            self._on_event(DeadLetter("ingest", "bucket event", error.code))
+        finally:
+            room.release()
