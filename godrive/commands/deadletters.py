@@ -1,0 +1,97 @@
+"""``godrive deadletters``: bucket events that could not be dealt with, and what to do about them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from godrive.commands import Commands
+from godrive.commands.serve import run
+from godrive.config import Config
+from godrive.errors import ConfigError
+
+if TYPE_CHECKING:
+    from godrive.bridge.deadletters import DeadLetters, Letter
+
+_SHOWN = 200
+
+
+def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
+    """Add the commands."""
+    parser = commands.add_parser("deadletters", help="bucket events that could not be dealt with")
+    actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    listing = actions.add_parser("list", parents=[shared], help="show them, oldest first")
+    listing.add_argument("--json", action="store_true", help="one JSON object a line, with the whole body")
+    listing.set_defaults(run=_list)
+    replay = actions.add_parser("replay", parents=[shared], help="send them again as they came, and forget them")
+    replay.set_defaults(run=_replay)
+    drop = actions.add_parser("drop", parents=[shared], help="forget them")
+    drop.set_defaults(run=_drop)
+    for action in (replay, drop):
+        action.add_argument("number", type=int, nargs="*", help="the number that list shows")
+        action.add_argument("--all", action="store_true", help="every one there is now")
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    show = _as_json if arguments.json else _as_line
+
+    async def list_them(letters: DeadLetters) -> None:
+        async for letter in letters.list():
+            sys.stdout.write(show(letter) + "\n")
+
+    return _with_letters(arguments, list_them)
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    return _each(arguments, "sent again", lambda letters, number: letters.replay(number))
+
+
+def _drop(arguments: argparse.Namespace) -> int:
+    return _each(arguments, "dropped", lambda letters, number: letters.drop(number))
+
+
+def _each(arguments: argparse.Namespace, done: str, act: Callable[[DeadLetters, int], Awaitable[None]]) -> int:
+    if not arguments.number and not arguments.all:
+        raise ConfigError("Which ones?", hint="Give the numbers that list shows, or --all.")
+
+    async def act_on_each(letters: DeadLetters) -> None:
+        numbers = [letter.number async for letter in letters.list()] if arguments.all else arguments.number
+        for number in numbers:
+            await act(letters, number)
+            sys.stdout.write(f"{number} {done}\n")
+
+    return _with_letters(arguments, act_on_each)
+
+
+def _with_letters(arguments: argparse.Namespace, act: Callable[[DeadLetters], Awaitable[None]]) -> int:
+    from godrive.bridge.connection import NatsLink  # noqa: PLC0415
+    from godrive.bridge.deadletters import DeadLetters  # noqa: PLC0415
+
+    config: Config = arguments.configuration(arguments)
+
+    async def main() -> None:
+        link = NatsLink(config.nats, name="godrive deadletters")
+        try:
+            await act(DeadLetters(link, stream=config.ingest.stream, namespace=config.nats.namespace))
+        finally:
+            await link.close()
+
+    run(main())
+    return 0
+
+
+def _as_json(letter: Letter) -> str:
+    fields: dict[str, Any] = msgspec.structs.asdict(letter)
+    fields["body"] = letter.body.decode(errors="backslashreplace")
+    return msgspec.json.encode(fields).decode()
+
+
+def _as_line(letter: Letter) -> str:
+    when = f"{letter.died_at:%Y-%m-%d %H:%M:%SZ}" if letter.died_at else "-"
+    body = letter.body[:_SHOWN].decode(errors="backslashreplace")
+    printable = "".join(mark if mark.isprintable() else "." for mark in body)
+    return f"{letter.number:>6}  {when}  {letter.subject}  {letter.reason}\n        {printable}"
