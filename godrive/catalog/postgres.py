@@ -25,7 +25,7 @@ from typing import Any, TypeVar, cast
 
 from godrive import config
 from godrive.catalog import Row, Tx, migrations
-from godrive.catalog.postgres_errors import RACED, is_lost, refused, translate, unavailable
+from godrive.catalog.postgres_errors import is_lost, is_raced, refused, translate, unavailable
 from godrive.catalog.postgres_pool import Connection, Pool
 from godrive.errors import DriveError, StoreUnavailable
 from godrive.model import UserId
@@ -139,7 +139,7 @@ class PostgresCatalog:
             except DriveError:
                 raise
             except Exception as error:
-                if not (isinstance(error, RACED) or is_lost(error)):
+                if not (is_raced(error) or is_lost(error)):
                     raise translate(error) or error from error
                 if pool.closed or loop.time() + delay >= deadline:
                     raise unavailable(error) from error

@@ -2,39 +2,72 @@
 
 from __future__ import annotations
 
-import asyncpg
-from asyncpg import exceptions as pg
+from asyncpg import DataError as ClientDataError
+from asyncpg import InterfaceError
+from asyncpg.exceptions import (
+    AdminShutdownError,
+    CannotConnectNowError,
+    ClientConfigurationError,
+    CrashShutdownError,
+    DataError,
+    DeadlockDetectedError,
+    DiskFullError,
+    IdleInTransactionSessionTimeoutError,
+    InsufficientPrivilegeError,
+    InsufficientResourcesError,
+    InvalidAuthorizationSpecificationError,
+    InvalidCachedStatementError,
+    InvalidCatalogNameError,
+    InvalidSchemaNameError,
+    LockNotAvailableError,
+    OperatorInterventionError,
+    PostgresConnectionError,
+    PostgresSystemError,
+    ReadOnlySQLTransactionError,
+    SerializationError,
+    TooManyConnectionsError,
+    UniqueViolationError,
+)
 
 from godrive.errors import ConfigError, DriveError, Invalid, StorageFull, StoreUnavailable
 
-LOST: tuple[type[BaseException], ...] = (
+_LOST = (
     OSError,  # which TimeoutError and ConnectionError are
-    pg.PostgresConnectionError,
-    pg.ConnectionDoesNotExistError,
-    pg.AdminShutdownError,
-    pg.CrashShutdownError,
-    pg.CannotConnectNowError,
-    pg.IdleInTransactionSessionTimeoutError,
-    pg.TooManyConnectionsError,
-    pg.ReadOnlySQLTransactionError,  # the other half of a pair that has not taken over yet
+    PostgresConnectionError,
+    AdminShutdownError,
+    CrashShutdownError,
+    CannotConnectNowError,
+    IdleInTransactionSessionTimeoutError,
+    TooManyConnectionsError,
+    ReadOnlySQLTransactionError,  # the other half of a pair that has not taken over yet
 )
-"""The server is away, or has ended the connection."""
-
-RACED: tuple[type[BaseException], ...] = (
-    pg.SerializationError,
-    pg.DeadlockDetectedError,
-    pg.LockNotAvailableError,
-    pg.UniqueViolationError,  # somebody else was first: looking again, the rule sees them
-    pg.InvalidCachedStatementError,  # the schema has changed under a prepared statement
+_RACED = (
+    SerializationError,
+    DeadlockDetectedError,
+    LockNotAvailableError,
+    UniqueViolationError,  # somebody else was first: looking again, the rule sees them
+    InvalidCachedStatementError,  # the schema has changed under a prepared statement
 )
-"""Another transaction was in the way; run again from the start, the operation sees what that one did."""
+_REFUSED = (
+    InvalidAuthorizationSpecificationError,
+    InvalidCatalogNameError,
+    InsufficientPrivilegeError,
+    InvalidSchemaNameError,
+    ClientConfigurationError,
+    ValueError,  # a DSN that cannot be read
+)
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether the connection cannot be used any more, or never came to be."""
-    if isinstance(error, asyncpg.InterfaceError):
-        return not isinstance(error, pg.DataError)
-    return isinstance(error, LOST)
+    """Whether the server is away, or has ended the connection."""
+    if isinstance(error, InterfaceError):
+        return not isinstance(error, ClientDataError | ClientConfigurationError)
+    return isinstance(error, _LOST)
+
+
+def is_raced(error: BaseException) -> bool:
+    """Whether another transaction was in the way: run again from the start, the operation sees what that one did."""
+    return isinstance(error, _RACED)
 
 
 def unavailable(error: BaseException) -> StoreUnavailable:
@@ -47,25 +80,17 @@ def unavailable(error: BaseException) -> StoreUnavailable:
 
 def translate(error: BaseException) -> DriveError | None:
     """What an error that no repetition will mend means to a caller; ``None`` when it is a bug of ours."""
-    if isinstance(error, pg.DataError | asyncpg.DataError):
+    if isinstance(error, DataError | ClientDataError):
         return Invalid("A text or number in the request cannot be stored.")
-    if isinstance(error, pg.DiskFullError):
+    if isinstance(error, DiskFullError):
         return StorageFull("The disk of the database is full.", hint="Make room on the disk of the PostgreSQL server.")
-    if isinstance(error, pg.InsufficientResourcesError | pg.OperatorInterventionError | pg.SystemError):
+    if isinstance(error, InsufficientResourcesError | OperatorInterventionError | PostgresSystemError):
         return unavailable(error)
     return None
 
 
 def refused(error: BaseException) -> ConfigError | None:
-    """What an operator has to mend before there can be a connection at all; ``None`` when it is something else."""
-    if isinstance(
-        error,
-        pg.InvalidAuthorizationSpecificationError
-        | pg.InvalidCatalogNameError
-        | pg.InsufficientPrivilegeError
-        | pg.InvalidSchemaNameError
-        | pg.ClientConfigurationError
-        | ValueError,
-    ):
+    """What an operator has to mend before the catalog can be opened; ``None`` when it is something else."""
+    if isinstance(error, _REFUSED):
         return ConfigError(f"The database refuses us: {error}", hint="Check catalog.dsn and the rights of its user.")
     return None
