@@ -6,18 +6,19 @@ import msgspec
 from aiohttp import hdrs, web
 
 from godrive.drive import GoDrive
-from godrive.http import accounts, docs, files, health, trash, uploads
+from godrive.http import accounts, content, docs, files, health, trash, uploads
 from godrive.http.addresses import TrustedProxies
 from godrive.http.call import bind
-from godrive.http.content import add_content_routes
 from godrive.http.keys import DOCUMENT, DRIVE, METRICS
 from godrive.http.metrics import Metrics
 from godrive.http.middleware import edge, meet_expectation, on_prepare
 from godrive.http.openapi import document
 from godrive.http.operations import Operation
 
+_RESOURCES = (accounts, uploads, files, trash, content, health)
+
 OPERATIONS: tuple[Operation, ...] = tuple(
-    operation for resource in (accounts, uploads, files, trash, health) for operation in resource.routes.operations
+    operation for resource in _RESOURCES for operation in resource.routes.operations
 )
 """All there are, in the order in which paths are matched: a fixed path before one with a placeholder."""
 
@@ -43,9 +44,8 @@ def create_app(drive: GoDrive) -> web.Application:
         for path in (operation.path, operation.original):
             if path is not None:
                 handler = bind(operation, drive, proxies, original=path == operation.original)
-                app.router.add_route(operation.method, path, handler, expect_handler=meet_expectation)
+                expect = content.expect_later if operation.streams else meet_expectation
+                app.router.add_route(operation.method, path, handler, expect_handler=expect)
                 if operation.method == hdrs.METH_GET:
-                    app.router.add_route(hdrs.METH_HEAD, path, handler, expect_handler=meet_expectation)
-    add_content_routes(app)
-    add_content_routes(app)
+                    app.router.add_route(hdrs.METH_HEAD, path, handler, expect_handler=expect)
     return app

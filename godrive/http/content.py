@@ -6,27 +6,35 @@ from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-import msgspec
 from aiohttp import hdrs, web
 
 from godrive.blobs.disposition import content_disposition
 from godrive.errors import (
+    AskTimeout,
+    DeliveryError,
     DigestMismatch,
     DriveError,
     Gone,
     Invalid,
     LengthMismatch,
+    MailboxFull,
+    NameTaken,
     NotFound,
+    PreconditionFailed,
     RangeNotSatisfiable,
+    StorageFull,
+    StoreUnavailable,
     UploadFinished,
+    UrlInvalid,
 )
+from godrive.http.call import Call
 from godrive.http.conditions import is_unmodified, wanted_span
 from godrive.http.incoming import Incoming
-from godrive.http.keys import DRIVE, METRICS
+from godrive.http.keys import METRICS
 from godrive.http.middleware import meet_expectation
+from godrive.http.operations import Routes
 from godrive.http.outgoing import send
-from godrive.http.problems import Malformed, UnsupportedMediaType, problem
-from godrive.http.reading import read_id
+from godrive.http.problems import Malformed, RequestTimeout, UnsupportedMediaType, problem
 from godrive.http.sniffing import HEAD, UNKNOWN, sniff
 from godrive.http.uploads import Completed
 from godrive.messages.ingest import CommitUpload
@@ -42,24 +50,40 @@ INLINE = frozenset(
 )
 """Types that a browser may show by itself, beside audio and video.  Never HTML, SVG or XML: they run scripts."""
 
-_encoder = msgspec.json.Encoder()
+UNAVAILABLE = (StoreUnavailable, DeliveryError, MailboxFull, AskTimeout)
+
+routes = Routes("content")
 
 
-def add_content_routes(app: web.Application) -> None:
-    """Let *app* take uploads and give downloads."""
-    app.router.add_put("/v1/uploads/{upload_id}/content", put_content, expect_handler=_expect_later)
-    app.router.add_get("/v1/files/{file_id}/content", get_content)
+@routes.route(
+    "PUT",
+    "/v1/uploads/{upload_id}/content",
+    status=201,
+    public=True,
+    streams=True,
+    raises=[
+        UrlInvalid,
+        NotFound,
+        Gone,
+        UploadFinished,
+        NameTaken,
+        LengthMismatch,
+        DigestMismatch,
+        Invalid,
+        Malformed,
+        UnsupportedMediaType,
+        RequestTimeout,
+        StorageFull,
+        *UNAVAILABLE,
+    ],
+)
+async def put_content(call: Call, upload_id: UploadId) -> Completed | web.Response:
+    """Send the bytes of an upload, to the URL that its intent gave.
 
-
-async def put_content(request: web.Request) -> web.Response:
-    """Take the bytes of an upload and make it a file.
-
-    ``Expect: 100-continue`` is answered once nothing but the bytes is missing.
-    What the body itself has wrong (a length, a digest) ends the upload; an
-    interrupted body leaves it pending, and the URL works again.
+    The answer is the file. `Expect: 100-continue` is answered once nothing but the bytes is missing.
+    Bytes that are not what was declared end the upload; after an interruption the URL works again.
     """
-    drive = request.app[DRIVE]
-    upload_id = UploadId(read_id(request, "upload_id"))
+    request, drive = call.request, call.drive
     drive.urls.verify("PUT", f"/v1/uploads/{upload_id}/content", request.query, now=drive.clock.now())
     upload = await drive.metadata.ask(GetUpload(upload_id))
     _check_state(upload)
@@ -72,13 +96,26 @@ async def put_content(request: web.Request) -> web.Response:
     finally:
         request.app[METRICS].bytes_in.inc(incoming.received)
     file = await drive.ingest.ask(CommitUpload(upload_id, blob=blob))
-    return _created(drive, file)
+    call.locate(f"/v1/files/{file.id}")
+    call.headers[hdrs.ETAG] = f'"{file.etag}"'
+    return Completed(file=file)
 
 
-async def get_content(request: web.Request) -> web.StreamResponse:
-    """Give the bytes of a file: all, one range, or the word that the client has them already."""
-    drive = request.app[DRIVE]
-    file_id = FileId(read_id(request, "file_id"))
+@routes.get(
+    "/v1/files/{file_id}/content",
+    public=True,
+    streams=True,
+    conditional=True,
+    also=[206],
+    media_type="application/octet-stream",
+    raises=[UrlInvalid, NotFound, PreconditionFailed, RangeNotSatisfiable, *UNAVAILABLE],
+)
+async def get_content(call: Call, file_id: FileId) -> web.StreamResponse:
+    """Read the bytes of a file, from the URL that its download gave.
+
+    All of them, or with `Range` the part that is asked for.
+    """
+    request, drive = call.request, call.drive
     now = drive.clock.now()
     claims = drive.urls.verify("GET", f"/v1/files/{file_id}/content", request.query, now=now)
     content = await drive.metadata.ask(OpenContent(file_id, version_id=VersionId(claims["v"])))
@@ -106,8 +143,8 @@ async def get_content(request: web.Request) -> web.StreamResponse:
     return response
 
 
-async def _expect_later(request: web.Request) -> None:
-    """aiohttp would invite the body before anything is checked."""
+async def expect_later(request: web.Request) -> None:
+    """The body is not asked for until the handler has checked all that comes before it."""
 
 
 def _check_state(upload: Upload) -> None:
@@ -160,16 +197,6 @@ async def _reject(drive: GoDrive, upload: Upload, error: DriveError) -> None:
             await drive.blobs.head(upload.object_key)
         except NotFound:
             await drive.metadata.ask(FailUpload(upload.id, error.detail))
-
-
-def _created(drive: GoDrive, file: File) -> web.Response:
-    headers = {
-        hdrs.CONTENT_TYPE: "application/json",
-        hdrs.CACHE_CONTROL: "no-store",
-        hdrs.ETAG: f'"{file.etag}"',
-        hdrs.LOCATION: f"{drive.config.server.base_url}/v1/files/{file.id}",
-    }
-    return web.Response(status=201, body=_encoder.encode(Completed(file=file)), headers=headers)
 
 
 def _headers(file: File, modified_at: datetime, *, inline: bool) -> dict[str, str]:

@@ -162,6 +162,8 @@ def _operation(operation: Operation, known: dict[Any, Json], components: dict[st
             "required": operation.body_required,
             "content": {"application/json": {"schema": known[operation.body]}},
         }
+    elif operation.streams and operation.method == "PUT":
+        described["requestBody"] = {"required": True, "content": {"*/*": {}}}
     return described
 
 

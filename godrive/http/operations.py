@@ -59,6 +59,7 @@ class Operation:
     raises: Sequence[type[DriveError]] = ()
     media_type: str = "application/json"
     also: Sequence[int] = ()
+    streams: bool = False
     query: type[Any] | None = field(init=False, default=None)
     body: type[Any] | None = field(init=False, default=None)
     body_required: bool = field(init=False, default=False)
@@ -72,7 +73,7 @@ class Operation:
             "query": hints.get("query"),
             "body": _without(NoneType, hints.get("body")),
             "body_required": hints.get("body") is not None and NoneType not in get_args(hints["body"]),
-            "reply": _without(web.Response, hints["return"]),
+            "reply": None if hints["return"] is web.StreamResponse else _without(web.Response, hints["return"]),
             "sends_responses": web.Response in (hints["return"], *get_args(hints["return"])),
             "parameters": tuple(_PLACEHOLDER.findall(self.path)),
         }
