@@ -56,6 +56,12 @@ class NatsLink:
         """Rises with every connection made, so that whoever subscribed can tell that the server may have forgotten."""
         self._connected = anyio.Event()
 
+    @property
+    def connected(self) -> Client | None:
+        """The client, while it is connected; never waits."""
+        client = self._client
+        return client if client is not None and client.is_connected else None
+
     async def client(self) -> Client:
         """The connected client.
 
