@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 from collections.abc import Callable
 
 from bench.clients import MissingClientError
@@ -32,6 +34,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="short rounds and small files: a look, not a measurement")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(measures(quick=True))}")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are ended
     known = measures(quick=options.quick)
     unknown = [name for name in options.names if name not in known]
     if unknown:

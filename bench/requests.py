@@ -101,6 +101,7 @@ class Requests:
             text=True,
             check=True,
             env=environment(),
+            timeout=60 + self.seconds,
         )
         found: dict[str, float] = json.loads(done.stdout)
         listed = sum(self._count(server, someone) for someone in people)
