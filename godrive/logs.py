@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any, TextIO
+from typing import Any, TextIO, assert_never
 
 import msgspec
 import structlog
@@ -84,6 +84,8 @@ def on_event(event: Event) -> None:
             log.warning("child_waiting", child=child, error=repr(error))
         case TickFailed(child, error):
             log.warning("tick_failed", child=child, error=repr(error))
+        case _:
+            assert_never(event)
 
 
 def _add_request_id(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

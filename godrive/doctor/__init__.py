@@ -72,7 +72,7 @@ class Report:
 
 async def examine(config: Config, clock: Clock, report: Report, *, set_cors: bool = False) -> None:
     """Check everything.  With *set_cors* the bucket is given the rules that browsers need."""
-    from godrive.doctor import machine, stores, urls  # noqa: PLC0415 - they use the words above
+    from godrive.doctor import machine, messaging, stores, urls  # noqa: PLC0415 - they use the words above
 
     checks: dict[str, Callable[[], Awaitable[None]]] = {
         "configuration": partial(machine.configuration, config, report),
@@ -83,6 +83,7 @@ async def examine(config: Config, clock: Clock, report: Report, *, set_cors: boo
         "catalog": partial(stores.catalog, config, clock, report),
         "blob store": partial(stores.blobs, config, clock, report),
         "signed URLs": partial(urls.signed, config, clock, report, set_cors=set_cors),
+        "NATS": partial(messaging.nats, config, clock, report),
         "server": partial(machine.server, config, report),
     }
     for name, check in checks.items():

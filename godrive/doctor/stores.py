@@ -79,7 +79,7 @@ async def blobs(config: Config, clock: Clock, report: Report) -> None:
         start = time.perf_counter()
         try:
             digest = hashlib.sha256(SAMPLE).hexdigest()
-            info = await store.put(key, _body(), size=len(SAMPLE), sha256=digest, mime="text/plain")
+            info = await store.put(key, body(), size=len(SAMPLE), sha256=digest, mime="text/plain")
             milliseconds = (time.perf_counter() - start) * 1000
             known = await store.head(key)
             content = b"".join([piece async for piece in store.get(key)])
@@ -100,7 +100,8 @@ def new_key() -> ObjectKey:
     return ObjectKey(f"doctor/{os.urandom(16).hex()}")
 
 
-async def _body() -> AsyncIterator[bytes]:
+async def body() -> AsyncIterator[bytes]:
+    """The sample, as a body."""
     yield SAMPLE
 
 

@@ -15,13 +15,17 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from godrive.blobs.memory import MemoryBlobStore
+from godrive.bridge.connection import NatsLink
 from godrive.clock import SystemClock
-from godrive.config import S3, Auth, Blobs, Config, Server
-from godrive.doctor import Finding, Report, Verdict, examine
+from godrive.config import S3, Auth, Blobs, Catalog, Config, Ingest, Nats, Server
+from godrive.doctor import Finding, Report, Verdict, examine, messaging
 from godrive.drive import GoDrive
+from godrive.model import BlobInfo, ObjectKey
 from godrive.testing import ManualClock
+from tests.conftest import require
 from tests.drive_server import DriveServer, environment
-from tests.servers import CephGateway, free_port
+from tests.servers import CephGateway, NatsServer, PostgresServer, free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -172,6 +176,68 @@ async def test_store_that_does_not_answer_is_a_failure(config: Config) -> None:
     s3 = S3(endpoint=f"http://127.0.0.1:{free_port()}", access_key="a", secret_key="s")
     found = await findings(replace(config, blobs=Blobs(driver="s3", s3=s3)))
     assert of(found, "blob store").verdict is Verdict.FAILURE
+
+
+# With a real PostgreSQL
+
+
+async def test_database_that_answers_is_well(config: Config, postgres_server: PostgresServer) -> None:
+    dsn = postgres_server.create_database()
+    finding = of(await findings(replace(config, catalog=Catalog(driver="postgres", dsn=dsn))), "catalog")
+    assert finding.verdict is Verdict.OK
+    assert finding.detail.startswith("postgres: 0 users")
+
+
+async def test_database_that_does_not_answer_is_a_failure(config: Config) -> None:
+    dsn = f"postgresql://u:hush@127.0.0.1:{free_port()}/d"
+    finding = of(await findings(replace(config, catalog=Catalog(driver="postgres", dsn=dsn))), "catalog")
+    assert finding.verdict is Verdict.FAILURE
+    assert "hush" not in finding.detail + finding.hint
+
+
+# With a real NATS
+
+
+async def test_nats_that_answers_is_well(config: Config, nats_server: NatsServer) -> None:
+    ingest = Ingest(events="jetstream", subject=f"doctor.{os.urandom(6).hex()}")
+    found = await findings(replace(config, nats=Nats(url=nats_server.url), ingest=ingest))
+    assert {of(found, check).verdict for check in ("NATS", "JetStream")} == {Verdict.OK}
+
+
+async def test_events_that_do_not_come_are_a_warning_and_those_that_do_are_active(
+    config: Config, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(messaging, "WITHIN", 0.3)
+    ingest = Ingest(events="nats", subject=f"doctor.{os.urandom(6).hex()}")
+    config = replace(config, nats=Nats(url=nats_server.url), ingest=ingest, blobs=Blobs(driver="memory"))
+    finding = of(await findings(config), "events")
+    assert (finding.verdict, finding.detail.split(":")[0]) == (Verdict.WARNING, "absent")
+
+    class Telling(MemoryBlobStore):
+        async def put(self, key: ObjectKey, *arguments: Any, **options: Any) -> BlobInfo:
+            info = await super().put(key, *arguments, **options)
+            link = NatsLink(config.nats)
+            await (await link.client()).publish(ingest.subject, json.dumps({"Key": f"bucket/{key}"}).encode())
+            await link.close()
+            return info
+
+    monkeypatch.setattr(messaging, "make_blobs", lambda config, clock: Telling(clock=clock))
+    monkeypatch.setattr(messaging, "WITHIN", 10.0)
+    finding = of(await findings(config), "events")
+    assert (finding.verdict, finding.detail.split(":")[0]) == (Verdict.OK, "active")
+
+
+async def test_nats_without_jetstream_is_a_failure(config: Config, tmp_path: Path) -> None:
+    require(NatsServer)
+    with NatsServer(tmp_path / "nats", jetstream=False) as server:
+        found = await findings(replace(config, nats=Nats(url=server.url), ingest=Ingest(events="jetstream")))
+    finding = of(found, "JetStream")
+    assert (finding.verdict, finding.hint) == (Verdict.FAILURE, "Start nats-server with -js.")
+
+
+async def test_nats_that_does_not_answer_is_a_failure(config: Config) -> None:
+    found = await findings(replace(config, nats=Nats(url=f"nats://127.0.0.1:{free_port()}")))
+    assert of(found, "NATS").verdict is Verdict.FAILURE
 
 
 # Beside a server
