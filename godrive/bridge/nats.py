@@ -17,7 +17,7 @@ handled (no connection, or nobody runs the actor) the asker is told so at once.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import anyio
 from nats.aio.client import Client
