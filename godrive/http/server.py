@@ -44,6 +44,24 @@ class Connection(web.RequestHandler):
 
     __slots__ = ()
 
+    def data_received(self, data: bytes) -> None:
+        """What the client sends.
+
+        Once a connection is to be closed, as all are when the server stops,
+        aiohttp drops whatever comes: a body that is on its way would never
+        end.  The request in hand gets the rest of its body all the same.
+        """
+        request = self._current_request
+        if not (self._close or self._force_close) or request is None or request.content.is_eof():
+            super().data_received(data)
+            return
+        ending = self._close, self._force_close
+        self._close = self._force_close = False
+        try:
+            super().data_received(data)
+        finally:
+            self._close, self._force_close = ending
+
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio lets it say to keep the transport
         """The client will send no more: answer what it has asked, then close.
 
