@@ -22,7 +22,7 @@ import pytest
 from godrive import __version__
 from godrive.cli import main
 from tests.drive_server import DriveServer, environment
-from tests.servers import Daemon, answers, free_port
+from tests.servers import Daemon, PostgresServer, answers, free_port
 
 PASSWORD = "correct horse"
 
@@ -231,6 +231,18 @@ def test_invite_is_a_code_of_its_own_each_time(run: Run) -> None:
 def test_invite_for_an_absurd_time_is_refused(run: Run) -> None:
     for days in ("0", "-1", "1e9", "nan"):
         assert run("user", "invite", "--days", days)[0] == 1
+
+
+def test_users_are_kept_in_postgresql_by_the_same_commands(
+    run: Run, monkeypatch: pytest.MonkeyPatch, postgres_server: PostgresServer
+) -> None:
+    monkeypatch.setenv("GODRIVE_CATALOG_DRIVER", "postgres")
+    monkeypatch.setenv("GODRIVE_CATALOG_DSN", postgres_server.create_database())
+    assert users(run) == []
+    assert run("user", "add", "ann@example.org", "--quota", "1K", stdin=PASSWORD)[0] == 0
+    assert run("user", "disable", "ann@example.org")[0] == 0
+    (ann,) = users(run)
+    assert (ann["state"], ann["quota_bytes"]) == ("disabled", 1024)
 
 
 # Keys
