@@ -17,7 +17,7 @@ NAME = "godrive.http"
 def journal() -> Any:
     """A logger that takes events with fields (``log.info("request", status=200)``)."""
     if structlog.is_configured():
-        return structlog.get_logger(NAME)
+        return structlog.get_logger(NAME).bind()
     return structlog.wrap_logger(
         logging.getLogger(NAME),
         processors=[structlog.stdlib.filter_by_level, structlog.processors.KeyValueRenderer(key_order=["event"])],

@@ -8,7 +8,6 @@ from types import NoneType
 from typing import Any
 
 import msgspec
-from aiohttp import web
 
 from godrive import __version__
 from godrive.errors import (
@@ -24,7 +23,6 @@ from godrive.errors import (
     TooLarge,
     Unauthenticated,
 )
-from godrive.http.openapi_content import content_paths
 from godrive.http.operations import Operation
 from godrive.http.problems import (
     STATUS,
@@ -66,7 +64,17 @@ _HEADERS: Json = {
     "WWW-Authenticate": {"description": "`Bearer`.", "schema": {"type": "string"}},
 }
 
-_REQUEST_HEADERS: Json = {
+_PARAMETERS: Json = {
+    **{
+        name: {
+            "name": name,
+            "in": "query",
+            "required": True,
+            "description": "Part of the signature, with all else in the query: use the URL exactly as it was given.",
+            "schema": {"type": "string"},
+        }
+        for name in ("expires", "key", "signature")
+    },
     "IfMatch": {
         "name": "If-Match",
         "in": "header",
@@ -90,7 +98,7 @@ _REQUEST_HEADERS: Json = {
 
 def document(operations: Sequence[Operation], *, base_url: str) -> Json:
     """The document for *operations* on the server at *base_url*."""
-    types = {type_ for o in operations for type_ in (o.query, o.body, o.reply)} - {None, NoneType, web.Response}
+    types = {type_ for o in operations for type_ in (o.query, o.body, o.reply)} - {None, NoneType}
     ordered = sorted(types, key=str)
     schemas, components = msgspec.json.schema_components([*ordered, Problem], ref_template=_REF)
     known = dict(zip(ordered, schemas, strict=False))
@@ -116,11 +124,11 @@ def document(operations: Sequence[Operation], *, base_url: str) -> Json:
         },
         "servers": [{"url": base_url}],
         "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
-        "paths": {**paths, **content_paths(_refusals)},
+        "paths": dict(paths),
         "components": {
             "schemas": components,
             "headers": _HEADERS,
-            "parameters": _REQUEST_HEADERS,
+            "parameters": _PARAMETERS,
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
         },
     }
@@ -163,7 +171,7 @@ def _operation(operation: Operation, known: dict[Any, Json], components: dict[st
             "content": {"application/json": {"schema": known[operation.body]}},
         }
     elif operation.streams and operation.method == "PUT":
-        described["requestBody"] = {"required": True, "content": {"*/*": {}}}
+        described["requestBody"] = {"required": True, "content": {"application/octet-stream": {}}}
     return described
 
 
@@ -173,6 +181,8 @@ def _parameters(operation: Operation, components: dict[str, Json]) -> Iterable[J
     if operation.query is not None:
         for name, schema in components[operation.query.__name__]["properties"].items():
             yield _query_parameter(name, schema)
+    if operation.streams:
+        yield from ({"$ref": f"#/components/parameters/{name}"} for name in ("expires", "key", "signature"))
     if operation.conditional:
         yield {"$ref": f"#/components/parameters/{'IfNoneMatch' if operation.method == 'GET' else 'IfMatch'}"}
     if operation.replays:

@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
-from types import NoneType
+from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from aiohttp import web
@@ -42,7 +42,8 @@ class Operation:
     ``Idempotency-Key`` with the first answer.  *secret* answers are not to be
     cached anywhere.  *conditional* looks at ``If-Match`` or ``If-None-Match``.
     *also* are other statuses that come with the same answer.  *fields* are
-    those that the actors know by another name than the request.
+    those that the actors know by another name than the request.  What
+    *streams* moves bytes, to or from a URL that is signed.
     """
 
     method: str
@@ -72,9 +73,9 @@ class Operation:
         found = {
             "query": hints.get("query"),
             "body": _without(NoneType, hints.get("body")),
-            "body_required": hints.get("body") is not None and NoneType not in get_args(hints["body"]),
-            "reply": None if hints["return"] is web.StreamResponse else _without(web.Response, hints["return"]),
-            "sends_responses": web.Response in (hints["return"], *get_args(hints["return"])),
+            "body_required": hints.get("body") is not None and NoneType not in _members(hints["body"]),
+            "reply": _without(web.StreamResponse, hints["return"]),
+            "sends_responses": any(_is_a(web.StreamResponse, member) for member in _members(hints["return"])),
             "parameters": tuple(_PLACEHOLDER.findall(self.path)),
         }
         for name, value in found.items():
@@ -132,7 +133,16 @@ class Routes:
         return self.route("DELETE", path, **said)
 
 
+def _members(hint: Any) -> tuple[Any, ...]:
+    """The types of a union, or the one."""
+    return get_args(hint) if isinstance(hint, UnionType) else (hint,)
+
+
 def _without(unwanted: type, hint: Any) -> Any:
-    """The other members of a union, or the type as it is."""
-    members = [member for member in get_args(hint) if member is not unwanted]
-    return reduce(or_, members) if unwanted in get_args(hint) else hint
+    """The union without that class, ``None`` when nothing is left."""
+    members = [member for member in _members(hint) if not _is_a(unwanted, member)]
+    return reduce(or_, members) if members else None
+
+
+def _is_a(class_: type, hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, class_)
