@@ -67,7 +67,9 @@ async def list_page(
     if page is not None:
         key, last = tokens.read(scope, page)
         values += [key, last]
-    sql = _list_sql(sort, parent_id is not None, bool(prefix), bool(contains), page is not None)
+    sql = list_sql(
+        sort, in_folder=parent_id is not None, prefix=bool(prefix), contains=bool(contains), after=page is not None
+    )
     found = await tx.all(sql, *values, limit + 1)
     items = [rows.live_file(owner_id, row) for row in found[:limit]]
     if len(found) <= limit:
@@ -77,7 +79,7 @@ async def list_page(
 
 
 @cache
-def _list_sql(sort: Sort, in_folder: bool, prefix: bool, contains: bool, after: bool) -> str:
+def list_sql(sort: Sort, *, in_folder: bool, prefix: bool, contains: bool, after: bool) -> str:
     """The statement for one kind of list; there are few, so each is prepared once."""
     column = "search_key" if sort in (Sort.NAME, Sort.NAME_DESCENDING) else "created_at"
     down = sort in (Sort.NEWEST, Sort.NAME_DESCENDING)
@@ -101,6 +103,12 @@ def _filter(text: str, field: str) -> str:
     if len(text) > _LONGEST_FILTER or "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
         raise Invalid(f"No name can match this {field}.", field=field)
     return search_key(text)
+
+
+async def count_changes(tx: Tx, owner_id: UserId) -> int:
+    """As ``CountChanges`` says; of somebody who is not there, zero."""
+    row = await tx.one("SELECT changes FROM users WHERE id = $1", owner_id)
+    return 0 if row is None else int(row[0])
 
 
 async def get(tx: Tx, owner_id: UserId, file_id: FileId) -> File:
@@ -129,6 +137,7 @@ async def rename(
         file_id,
     )
     renamed = rows.live_file(owner_id, rows.found(row))
+    await tx.run("UPDATE users SET changes = changes + 1 WHERE id = $1", owner_id)
     await outbox.note(tx, FileEventKind.RENAMED, owner_id, file_id, renamed, now=now)
     return renamed
 

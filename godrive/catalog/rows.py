@@ -46,8 +46,8 @@ def later(instant: datetime, seconds: float) -> int:
 def instant(value: int) -> datetime:
     """The instant of so many microseconds since 1970.
 
-    By way of a float, which is the fastest and exact enough: half its spacing
-    stays below half a microsecond for as long as the year has four digits of ours.
+    By way of a float, which is the fastest and exact until the year 2106: so
+    long, numbers of seconds lie less than a microsecond apart.
     """
     return datetime.fromtimestamp(value / 1_000_000, UTC)
 

@@ -28,8 +28,12 @@ from godrive.model import (
 
 _LONGEST_PURGE_DELAY = 3600.0
 
-_TO_TRASH = "UPDATE users SET live_bytes = live_bytes - $2, trash_bytes = trash_bytes + $2 WHERE id = $1"
-_FROM_TRASH = "UPDATE users SET live_bytes = live_bytes + $2, trash_bytes = trash_bytes - $2 WHERE id = $1"
+_TO_TRASH = (
+    "UPDATE users SET live_bytes = live_bytes - $2, trash_bytes = trash_bytes + $2, changes = changes + 1 WHERE id = $1"
+)
+_FROM_TRASH = (
+    "UPDATE users SET live_bytes = live_bytes + $2, trash_bytes = trash_bytes - $2, changes = changes + 1 WHERE id = $1"
+)
 
 
 async def put(

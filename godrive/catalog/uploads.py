@@ -58,7 +58,10 @@ _COMMIT = (
     "UPDATE uploads SET state = 'committed', finished_at = $2, received_bytes = size_bytes, file_id = $3 "
     f"WHERE id = $1 AND state = 'pending' RETURNING {rows.UPLOAD}"
 )
-_CHARGE = "UPDATE users SET reserved_bytes = reserved_bytes - $2, live_bytes = live_bytes + $2 WHERE id = $1"
+_CHARGE = (
+    "UPDATE users SET reserved_bytes = reserved_bytes - $2, live_bytes = live_bytes + $2, changes = changes + 1 "
+    "WHERE id = $1"
+)
 _ENTRY = (
     "INSERT INTO entries (id, owner_id, parent_id, kind, name, name_key, search_key, mime, size_bytes, sha256, "
     "version_id, created_at, updated_at, revision, state) "

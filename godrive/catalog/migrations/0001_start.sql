@@ -3,6 +3,7 @@
 -- {text} is text compared byte by byte, {serial} a key that rises with every insert,
 -- {clustered} where the database can do it a table whose rows lie in the order of its primary key.
 
+-- changes counts what has been done to the live entries of a user: the same number, the same lists.
 CREATE TABLE users (
     id {text} PRIMARY KEY,
     email {text} NOT NULL,
@@ -14,7 +15,8 @@ CREATE TABLE users (
     live_bytes BIGINT NOT NULL DEFAULT 0,
     trash_bytes BIGINT NOT NULL DEFAULT 0,
     version_bytes BIGINT NOT NULL DEFAULT 0,
-    reserved_bytes BIGINT NOT NULL DEFAULT 0
+    reserved_bytes BIGINT NOT NULL DEFAULT 0,
+    changes BIGINT NOT NULL DEFAULT 0
 );
 CREATE UNIQUE INDEX users_email ON users (email_key) WHERE state <> 'deleted';
 CREATE INDEX users_deleted ON users (id) WHERE state = 'deleted';

@@ -1,0 +1,99 @@
+"""From SQLite to PostgreSQL, in one go.
+
+One snapshot of the one becomes one transaction of the other: until the counts
+agree nothing is there, and the source is only read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+from godrive import config
+from godrive.catalog import housekeeping, migrations, sqlite_file
+from godrive.catalog.postgres import PostgresCatalog, PostgresTx
+from godrive.catalog.postgres_pool import Connection, connect
+from godrive.errors import Conflict
+
+_TABLES = (
+    "users",
+    "invites",
+    "sessions",
+    "entries",
+    "versions",
+    "uploads",
+    "idempotency_keys",
+    "outbox",
+)
+"""All but leases, which belong to running processes."""
+
+_MADE_BY_THE_DATABASE = {"seq"}
+_AT_ONCE = 5000
+
+
+async def copy_catalog(
+    source: Path, target: config.Catalog, *, on_progress: Callable[[str, int], None] = lambda table, rows: None
+) -> dict[str, int]:
+    """Copy the SQLite catalog *source* into the empty database of *target*; how many rows of each table.
+
+    Nothing must write to *source* meanwhile, or it is not copied.  *on_progress*
+    hears of each table how many rows have been copied so far.  Raises
+    ``Conflict`` when the target is not empty, or not equal in the end;
+    ``ConfigError`` when one of the two cannot be opened.
+    """
+    await asyncio.to_thread(sqlite_file.prepare, source, allow_network_fs=True)
+    catalog = PostgresCatalog(target)
+    await catalog.open()
+    await catalog.close()
+    connection = await connect(target.dsn)
+    try:
+        with closing(sqlite_file.connect(source, read_only=True)) as reader:
+            reader.execute("BEGIN")
+            async with connection.transaction():
+                return await _copy(reader, connection, on_progress)
+    finally:
+        await connection.close()
+
+
+async def _copy(
+    reader: sqlite3.Connection, connection: Connection, on_progress: Callable[[str, int], None]
+) -> dict[str, int]:
+    await connection.execute("SET LOCAL statement_timeout = 0")
+    await connection.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
+    if await connection.fetchval("SELECT EXISTS (SELECT 1 FROM users)"):
+        raise Conflict("The database has users already; a catalog is copied into an empty one.")
+    copied: dict[str, int] = {}
+    for table in _TABLES:
+        copied[table] = 0
+        columns = [
+            row[1] for row in reader.execute(f"PRAGMA table_info({table})") if row[1] not in _MADE_BY_THE_DATABASE
+        ]
+        batches = _batches(reader, table, columns)
+        while batch := await asyncio.to_thread(next, batches, None):
+            await connection.copy_records_to_table(table, records=batch, columns=columns)
+            copied[table] += len(batch)
+            on_progress(table, copied[table])
+    await _verify(reader, connection, copied)
+    return copied
+
+
+def _batches(reader: sqlite3.Connection, table: str, columns: list[str]) -> Iterator[list[tuple[object, ...]]]:
+    order = "ORDER BY seq" if table == "outbox" else ""
+    cursor = reader.execute(f"SELECT {', '.join(columns)} FROM {table} {order}")
+    while batch := cursor.fetchmany(_AT_ONCE):
+        yield batch
+
+
+async def _verify(reader: sqlite3.Connection, connection: Connection, copied: dict[str, int]) -> None:
+    for table, rows in copied.items():
+        count = f"SELECT COUNT(*) FROM {table}"
+        here, there = reader.execute(count).fetchone()[0], await connection.fetchval(count)
+        if not here == there == rows:
+            raise Conflict(f"The table {table} has {here} rows, and {there} after {rows} were copied.")
+    if await connection.fetchval("SELECT MAX(version) FROM schema_versions") != migrations.migrations()[-1].version:
+        raise Conflict("The two catalogs have different schemas.")
+    if drift := await housekeeping.usage_drift(PostgresTx(connection, outbox=False)):
+        raise Conflict(f"The usage of the users differs from their files by {drift} bytes.")

@@ -1,0 +1,81 @@
+"""Names: which are allowed, which are the same, and how one is numbered."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from godrive.catalog.names import MOST_NAME_BYTES, after_prefix, check_name, numbered, search_key
+from godrive.errors import Invalid
+
+NAMES = st.text(st.characters(codec="utf-8", exclude_categories=("Cc",), exclude_characters="/\\"), min_size=1)
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "日本語.txt", "...", " ", "a b", ".hidden", "con", "x" * 255, "é" * 127, "\u202ea", "👩‍👩‍👧"]
+)
+def test_a_name_is_taken_as_it_was_sent(name: str) -> None:
+    assert check_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/b", "/", "a\\b", "a\x00", "\n", "a\x7f", "a\x85", "x" * 256, "é" * 128, "\ud800"]
+)
+def test_what_is_no_name_is_refused(name: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        check_name(name)
+    assert caught.value.field == "name"
+
+
+@given(st.text())
+def test_a_name_is_taken_or_refused_by_field_and_nothing_else(name: str) -> None:
+    try:
+        assert check_name(name) == name
+    except Invalid as error:
+        assert error.field == "name"  # noqa: PT017
+
+
+@given(NAMES)
+def test_a_search_does_not_tell_normal_forms_or_cases_apart(name: str) -> None:
+    key = search_key(name)
+    assert search_key(unicodedata.normalize("NFD", name)) == key
+    assert search_key(key) == key
+
+
+@given(NAMES, NAMES)
+def test_a_prefix_bounds_exactly_what_begins_with_it(prefix: str, other: str) -> None:
+    end = after_prefix(prefix)
+    for text in (prefix + other, other, prefix):
+        raw, low = text.encode(), prefix.encode()
+        inside = raw >= low and (end is None or raw < end.encode())
+        assert inside == text.startswith(prefix)
+
+
+def test_nothing_is_greater_than_the_greatest_prefix() -> None:
+    assert after_prefix("\U0010ffff") is None
+    assert after_prefix("a\U0010ffff") == "b"
+    assert after_prefix("\ud7ff") == "\ue000"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a.txt", "a (7).txt"),
+        ("a", "a (7)"),
+        ("a.tar.gz", "a.tar (7).gz"),
+        (".profile", ".profile (7)"),
+        ("Mr. Smith went to Washington", "Mr. Smith went to Washington (7)"),
+        ("x" * 255, "x" * 251 + " (7)"),
+    ],
+)
+def test_a_number_goes_before_the_suffix(name: str, expected: str) -> None:
+    assert numbered(name, 7) == expected
+
+
+@given(NAMES.filter(lambda name: len(name.encode()) <= MOST_NAME_BYTES), st.integers(1, 10**6))
+def test_a_numbered_name_is_a_name(name: str, number: int) -> None:
+    if name not in (".", ".."):
+        assert check_name(numbered(name, number)) != name

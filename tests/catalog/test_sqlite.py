@@ -1,0 +1,241 @@
+"""What only the SQLite engine promises: crashes, full disks, other processes, and a loop that never stands still."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from godrive.catalog import Tx, files, sqlite, sqlite_file
+from godrive.catalog.sqlite import SqliteCatalog
+from godrive.errors import StoreUnavailable
+from godrive.model import Sort
+
+pytestmark = pytest.mark.anyio
+
+CHILD = Path(__file__).with_name("writer.py")
+UNSHARE = ("unshare", "--map-root-user", "--mount", "sh", "-c")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "godrive.db"
+
+
+@pytest.fixture
+async def catalog(path: Path) -> AsyncIterator[SqliteCatalog]:
+    made = SqliteCatalog(path)
+    await made.open()
+    yield made
+    await made.close()
+
+
+async def add(tx: Tx, name: str) -> None:
+    await tx.run("INSERT INTO leases (name, holder, expires_at) VALUES ($1, 'x', 0)", name)
+
+
+async def names(tx: Tx) -> list[str]:
+    return [row[0] for row in await tx.all("SELECT name FROM leases ORDER BY name")]
+
+
+class Where:
+    """A read that notes the threads it was run in."""
+
+    def __init__(self, rows: int = 1) -> None:
+        self.rows = rows
+        self.near: list[bool] = []
+
+    async def __call__(self, tx: Tx) -> int:
+        self.near.append(threading.current_thread() is threading.main_thread())
+        row = await tx.one(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1) SELECT COUNT(*) FROM n",
+            self.rows,
+        )
+        assert row is not None
+        return int(row[0])
+
+
+async def test_a_small_read_runs_on_the_loop_and_a_large_one_in_a_thread(catalog: SqliteCatalog) -> None:
+    small, large = Where(), Where(200_000)
+    assert await catalog.read(large) == 200_000
+    assert await catalog.read(small) == 1
+    assert (large.near, small.near) == ([True, False], [True])
+
+
+async def test_while_the_disk_is_slow_reads_keep_off_the_loop(
+    catalog: SqliteCatalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(sqlite, "time", SimpleNamespace(perf_counter=lambda: now))
+
+    async def slow(tx: Tx) -> None:
+        nonlocal now
+        now += 0.01
+
+    await catalog.read(slow)
+    where = Where()
+    await catalog.read(where)
+    assert where.near == [False]
+    now += 1
+    await catalog.read(where)
+    assert where.near == [False, True]
+
+
+async def test_a_large_read_does_not_hold_up_the_small_ones(catalog: SqliteCatalog) -> None:
+    large = asyncio.ensure_future(catalog.read(Where(3_000_000)))
+    small = Where()
+    await asyncio.sleep(0)
+    for _ in range(10):
+        await catalog.read(small)
+    assert not large.done()
+    assert await large == 3_000_000
+
+
+async def test_an_operation_that_waits_for_something_else_is_a_bug(catalog: SqliteCatalog) -> None:
+    async def waits(tx: Tx) -> None:
+        await asyncio.sleep(0)
+
+    for run in (catalog.read, catalog.write):
+        with pytest.raises(RuntimeError, match="nothing but its transaction"):
+            await run(waits)
+    await catalog.write(lambda tx: add(tx, "a"))
+
+
+async def test_a_read_cannot_write(catalog: SqliteCatalog) -> None:
+    with pytest.raises((sqlite3.OperationalError, StoreUnavailable)):
+        await catalog.read(lambda tx: add(tx, "a"))
+    assert await catalog.read(names) == []
+
+
+async def test_another_process_may_write_too(catalog: SqliteCatalog, path: Path) -> None:
+    with closing(sqlite_file.connect(path)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("INSERT INTO leases VALUES ('theirs', 'x', 0)")
+        ours = asyncio.ensure_future(catalog.write(lambda tx: add(tx, "ours")))
+        await asyncio.sleep(0)
+        assert await catalog.read(names) == []
+        other.execute("COMMIT")
+        await ours
+        assert await catalog.read(names) == ["ours", "theirs"]
+
+
+async def test_a_lock_that_is_never_released_is_unavailable_and_reads_go_on(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_file, "BUSY_TIMEOUT", 0.05)
+    catalog = SqliteCatalog(path)
+    await catalog.open()
+    with closing(sqlite_file.connect(path)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreUnavailable):
+            await catalog.write(lambda tx: add(tx, "a"))
+        assert await catalog.read(names) == []
+        other.execute("ROLLBACK")
+    await catalog.write(lambda tx: add(tx, "b"))
+    assert await catalog.read(names) == ["b"]
+    await catalog.close()
+
+
+async def test_two_catalogs_on_one_file_see_each_other(catalog: SqliteCatalog, path: Path) -> None:
+    second = SqliteCatalog(path)
+    await second.open()
+    for number in range(10):
+        await asyncio.gather(
+            catalog.write(lambda tx, n=number: add(tx, f"a{n}")), second.write(lambda tx, n=number: add(tx, f"b{n}"))
+        )
+        assert await catalog.read(names) == await second.read(names)
+    await second.close()
+
+
+async def test_writes_under_way_are_finished_by_closing(path: Path) -> None:
+    catalog = SqliteCatalog(path)
+    await catalog.open()
+    writes = [asyncio.ensure_future(catalog.write(lambda tx, n=n: add(tx, f"{n:04}"))) for n in range(600)]
+    await asyncio.sleep(0)
+    await catalog.close()
+    await asyncio.gather(*writes)
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT COUNT(*) FROM leases").fetchone() == (600,)
+
+
+async def test_a_damaged_database_is_unavailable_and_not_a_crash(path: Path) -> None:
+    catalog = SqliteCatalog(path)
+    await catalog.open()
+    await catalog.write(lambda tx: add(tx, "a"))
+    await catalog.close()
+    pages = bytearray(path.read_bytes())
+    pages[8192:] = b"\xff" * (len(pages) - 8192)
+    path.write_bytes(pages)
+    catalog = SqliteCatalog(path)
+    with pytest.raises((StoreUnavailable, Exception)) as caught:
+        await catalog.open()
+        await catalog.read(names)
+    assert caught.type.__name__ in ("StoreUnavailable", "ConfigError")
+    await catalog.close()
+
+
+async def test_acknowledged_writes_survive_kill_9(path: Path) -> None:
+    for _ in range(3):
+        with subprocess.Popen([sys.executable, CHILD, "endless", path], stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            acknowledged = [child.stdout.readline().decode().strip() for _ in range(200)]
+            child.kill()
+            acknowledged += [line.decode().strip() for line in child.stdout.readlines() if line.endswith(b"\n")]
+    catalog = SqliteCatalog(path)
+    await catalog.open()
+    assert set(acknowledged) <= set(await catalog.read(names))
+    await catalog.close()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_full_disk_is_storage_full_and_reads_go_on_and_writes_come_back(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = f"mount -t tmpfs -o size=4m tmpfs {disk}"
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*UNSHARE, mount], check=False, capture_output=True).returncode
+    ):
+        pytest.skip("unshare --mount is not permitted here, so there is no small file system")
+    command = f"{mount} && exec {sys.executable} {CHILD} full {disk}/godrive.db"
+    done = subprocess.run([*UNSHARE, command], check=True, capture_output=True, text=True)
+    seen = json.loads(done.stdout)
+    assert seen["errors"] == ["StorageFull"] * 3
+    assert seen["read_while_full"] == seen["written"]
+    assert seen["read_after"] == seen["written"] + 1
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("in_folder", [False, True])
+@pytest.mark.parametrize("sort", list(Sort))
+def test_a_page_is_read_in_the_order_of_an_index(path: Path, sort: Sort, in_folder: bool, after: bool) -> None:
+    sqlite_file.prepare(path, allow_network_fs=True)
+    sql = files.list_sql(sort, in_folder=in_folder, prefix=False, contains=False, after=after).replace("$", "?")
+    values = ["owner", *(["folder"] if in_folder else []), *([5, "id"] if after else []), 20]
+    with closing(sqlite_file.connect(path)) as connection:
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
+    equal = "owner_id=? AND state=?" + (" AND parent_id=?" if in_folder else "")
+    column = "search_key" if sort in (Sort.NAME, Sort.NAME_DESCENDING) else "created_at"
+    way = "<" if sort in (Sort.NEWEST, Sort.NAME_DESCENDING) else ">"
+    bound = f" AND ({column},id){way}(?,?)" if after else ""
+    assert len(plan) == 1, plan
+    assert plan[0].endswith(f"({equal}{bound})")
+
+
+def test_a_key_is_looked_up_in_its_own_index(path: Path) -> None:
+    sqlite_file.prepare(path, allow_network_fs=True)
+    sql = "SELECT name FROM entries WHERE id = ? AND owner_id = ? AND state = 'live'"
+    with closing(sqlite_file.connect(path)) as connection:
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", ["id", "owner"])]
+    assert plan == ["SEARCH entries USING INDEX sqlite_autoindex_entries_1 (id=?)"]
