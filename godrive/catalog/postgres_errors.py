@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asyncpg import DataError as ClientDataError
-from asyncpg import InterfaceError
+from asyncpg import InterfaceError, InternalClientError
 from asyncpg.exceptions import (
     AdminShutdownError,
     CannotConnectNowError,
@@ -40,6 +40,7 @@ _LOST = (
     IdleInTransactionSessionTimeoutError,
     TooManyConnectionsError,
     ReadOnlySQLTransactionError,  # the other half of a pair that has not taken over yet
+    InternalClientError,  # the connection died while asyncpg was busy with it
 )
 _RACED = (
     SerializationError,

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 import asyncpg
 
+from godrive.catalog.postgres_errors import is_lost
 from godrive.errors import StoreUnavailable
 
 CONNECT_TIMEOUT = 5.0
@@ -112,4 +113,6 @@ class _Hold:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # Cancelled in the middle of a statement, a connection still waits for its answer.
-        self._pool.give_back(self._connection, broken=kind is not None and not issubclass(kind, Exception))
+        cut_off = error is not None and not isinstance(error, Exception)
+        lost = error is not None and (isinstance(error, StoreUnavailable) or is_lost(error))
+        self._pool.give_back(self._connection, broken=cut_off or lost)

@@ -1,0 +1,102 @@
+"""A catalog moves from SQLite to PostgreSQL whole, or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from godrive import config
+from godrive.catalog import Catalog, files, housekeeping, outbox, sessions, sqlite_file, trash, uploads, users
+from godrive.catalog.copy import copy_catalog
+from godrive.catalog.postgres import PostgresCatalog
+from godrive.catalog.sqlite import SqliteCatalog
+from godrive.errors import Conflict
+from godrive.model import StoredReply
+from tests.contracts.catalog.rig import Rig
+from tests.servers import PostgresServer
+
+pytestmark = pytest.mark.anyio
+
+
+async def fill(rig: Rig) -> None:
+    """Something in every table, and in every state."""
+    for number in range(3):
+        owner = await rig.user(quota=10**6 if number else None)
+        await rig.write(sessions.begin, owner, now=rig.now, ttl=99, user_agent="é")
+        for name in ("a", "ß", "日本"):
+            rig.clock.advance(1)
+            await rig.file(owner, name, sha256="ab" * 32)
+        await rig.trash(await rig.file(owner, "trashed"))
+        await rig.begin(owner, "pending")
+        failed = await rig.begin(owner, "failed")
+        await rig.write(uploads.fail, failed.id, "because", now=rig.now)
+        await rig.write(housekeeping.claim_key, owner, "key", "f", now=rig.now)
+        reply = StoredReply(status=200, headers={"a": "b"}, body=bytes(range(256)))
+        await rig.write(housekeeping.settle_key, owner, "key", reply, now=rig.now)
+    await rig.write(users.add_invite, "code", now=rig.now)
+
+
+async def seen(rig: Rig, catalog: Catalog) -> list[object]:
+    """All that a user could see."""
+    view = Rig(catalog)
+    everything: list[object] = [await view.read(outbox.pending, limit=1000)]
+    for user in await view.read(users.list_after):
+        everything += [
+            user,
+            await view.read(users.account, user.id),
+            await view.page(user.id),
+            [
+                await view.read(files.open_content, file.id, owner_id=user.id)
+                for file in (await view.page(user.id)).items
+            ],
+            await view.read(trash.list_page, user.id, tokens=rig.tokens),
+            await view.read(uploads.list_page, user.id, tokens=rig.tokens),
+            await view.read(sessions.list_alive, user.id, now=rig.now),
+            await view.write(housekeeping.claim_key, user.id, "key", "f", now=rig.now),
+        ]
+    return everything
+
+
+async def test_a_copy_shows_the_same_and_goes_on(tmp_path: Path, postgres_server: PostgresServer) -> None:
+    source = SqliteCatalog(tmp_path / "godrive.db", outbox=True)
+    await source.open()
+    rig = Rig(source)
+    await fill(rig)
+    settings = config.Catalog(dsn=postgres_server.create_database())
+    told: list[tuple[str, int]] = []
+    copied = await copy_catalog(
+        tmp_path / "godrive.db", settings, on_progress=lambda table, rows: told.append((table, rows))
+    )
+    assert copied == {
+        "users": 3, "invites": 1, "sessions": 3, "entries": 12, "versions": 12, "uploads": 18, "idempotency_keys": 3,
+        "outbox": 15,
+    }  # fmt: skip
+    assert dict(told) == copied
+    target = PostgresCatalog(settings, outbox=True)
+    await target.open()
+    assert await seen(rig, target) == await seen(rig, source)
+    assert await target.read(housekeeping.usage_drift) == 0
+    await Rig(target).file((await target.read(users.list_after))[0].id, "new")
+    assert len(await target.read(lambda tx: outbox.pending(tx, limit=100))) == 16
+    with pytest.raises(Conflict, match="already"):
+        await copy_catalog(tmp_path / "godrive.db", settings)
+    await source.close()
+    await target.close()
+
+
+async def test_a_catalog_whose_sums_are_wrong_is_not_copied(tmp_path: Path, postgres_server: PostgresServer) -> None:
+    source = SqliteCatalog(tmp_path / "godrive.db")
+    await source.open()
+    await Rig(source).file(await Rig(source).user())
+    await source.close()
+    connection = sqlite_file.connect(tmp_path / "godrive.db")
+    connection.execute("UPDATE users SET live_bytes = 11")
+    connection.close()
+    settings = config.Catalog(dsn=postgres_server.create_database())
+    with pytest.raises(Conflict, match="differs"):
+        await copy_catalog(tmp_path / "godrive.db", settings)
+    target = PostgresCatalog(settings)
+    await target.open()
+    assert await target.read(users.list_after) == []
+    await target.close()

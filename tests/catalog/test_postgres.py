@@ -1,0 +1,234 @@
+"""What only the PostgreSQL engine promises: outages that pass, gateways that share, a schema that one of them makes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import anyio
+import pytest
+
+from godrive import config
+from godrive.catalog import Tx, uploads, users
+from godrive.catalog.postgres import PostgresCatalog
+from godrive.catalog.postgres_pool import connect
+from godrive.clock import SystemClock
+from godrive.errors import ConfigError, NameTaken, StoreUnavailable
+from godrive.model import BlobInfo, ETag, UserId
+from tests.conftest import require
+from tests.servers import PostgresServer
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def dsn(postgres_server: PostgresServer) -> str:
+    return postgres_server.create_database()
+
+
+@pytest.fixture
+async def catalog(dsn: str) -> AsyncIterator[PostgresCatalog]:
+    made = PostgresCatalog(config.Catalog(dsn=dsn, pool_size=4))
+    await made.open()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def own_server() -> Iterator[PostgresServer]:
+    """A server of the test's own, to stop and start."""
+    require(PostgresServer)
+    with PostgresServer() as server:
+        yield server
+
+
+async def add(tx: Tx, name: str) -> None:
+    await tx.run("INSERT INTO leases (name, holder, expires_at) VALUES ($1, 'x', 0)", name)
+
+
+async def names(tx: Tx) -> list[str]:
+    return [row[0] for row in await tx.all("SELECT name FROM leases ORDER BY name")]
+
+
+@pytest.mark.parametrize("change", [("/t", "/absent"), ("postgres@", "nobody@"), ("postgresql://", "nonsense://")])
+async def test_a_dsn_that_leads_nowhere_is_a_config_error(dsn: str, change: tuple[str, str]) -> None:
+    catalog = PostgresCatalog(config.Catalog(dsn=dsn.replace(*change)))
+    with pytest.raises(ConfigError) as caught:
+        await catalog.open()
+    assert "catalog.dsn" in (caught.value.hint or "")
+
+
+async def test_a_newer_schema_is_refused(dsn: str, catalog: PostgresCatalog) -> None:
+    connection = await connect(dsn)
+    await connection.execute("INSERT INTO schema_versions VALUES (999, 'future')")
+    await connection.close()
+    with pytest.raises(ConfigError, match="schema 999"):
+        await PostgresCatalog(config.Catalog(dsn=dsn)).open()
+
+
+async def test_gateways_that_start_together_make_one_schema(dsn: str) -> None:
+    gateways = [PostgresCatalog(config.Catalog(dsn=dsn, pool_size=1)) for _ in range(4)]
+    await asyncio.gather(*[gateway.open() for gateway in gateways])
+    for number, gateway in enumerate(gateways):
+        await gateway.write(lambda tx, n=number: add(tx, str(n)))
+    assert await gateways[0].read(names) == ["0", "1", "2", "3"]
+    for gateway in gateways:
+        await gateway.close()
+
+
+async def test_of_two_gateways_that_want_one_name_one_wins(dsn: str, catalog: PostgresCatalog) -> None:
+    other = PostgresCatalog(config.Catalog(dsn=dsn))
+    await other.open()
+    now = SystemClock().now()
+    user = await catalog.write(lambda tx: users.add(tx, email="a@b.c", password_hash="", now=now))
+    outcomes: list[str] = []
+
+    async def upload(gateway: PostgresCatalog) -> None:
+        async def both(tx: Tx) -> str:
+            row = await uploads.begin(tx, user.id, name="a", mime="a/b", size_bytes=1, now=now, ttl=9)
+            blob = BlobInfo(key=row.object_key, size_bytes=1, etag=ETag("x"), modified_at=now)
+            return (await uploads.publish(tx, row.id, blob, now=now)).name
+
+        try:
+            outcomes.append(await gateway.write(both))
+        except NameTaken:
+            outcomes.append("taken")
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(10):
+            tasks.start_soon(upload, (catalog, other)[number % 2])
+    assert sorted(outcomes) == ["a"] + ["taken"] * 9
+    await other.close()
+
+
+async def test_a_locked_owner_makes_writers_wait_and_readers_not(catalog: PostgresCatalog) -> None:
+    now = SystemClock().now()
+    user = await catalog.write(lambda tx: users.add(tx, email="a@b.c", password_hash="", now=now))
+    locked, release = anyio.Event(), anyio.Event()
+
+    async def hold(tx: Tx) -> None:
+        await tx.lock(user.id)
+        locked.set()
+        await release.wait()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(catalog.write, hold)
+        await locked.wait()
+        assert (await catalog.read(lambda tx: users.get(tx, user.id))).quota_bytes is None
+        change = asyncio.ensure_future(catalog.write(lambda tx: users.set_quota(tx, user.id, 5)))
+        await catalog.write(lambda tx: add(tx, "another owner's"))
+        assert not change.done()
+        release.set()
+        assert (await change).quota_bytes == 5
+
+
+async def test_a_deadlock_is_run_again_and_nobody_notices(catalog: PostgresCatalog) -> None:
+    now = SystemClock().now()
+    ids = []
+    for email in ("a@b.c", "d@e.f"):
+        ids.append((await catalog.write(lambda tx, e=email: users.add(tx, email=e, password_hash="", now=now))).id)
+    both_hold_one = anyio.Event()
+    holding: set[UserId] = set()
+    runs = 0
+
+    async def cross(tx: Tx, first: UserId, second: UserId) -> None:
+        nonlocal runs
+        runs += 1
+        await tx.lock(first)
+        holding.add(first)
+        if len(holding) == 2:
+            both_hold_one.set()
+        await both_hold_one.wait()
+        await tx.lock(second)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(catalog.write, lambda tx: cross(tx, *ids))
+        tasks.start_soon(catalog.write, lambda tx: cross(tx, *reversed(ids)))
+    assert runs == 3
+
+
+async def test_a_connection_that_the_server_ends_is_made_again(dsn: str, catalog: PostgresCatalog) -> None:
+    await asyncio.gather(*[catalog.write(lambda tx, n=n: add(tx, str(n))) for n in range(8)])
+    connection = await connect(dsn)
+    await connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    await connection.close()
+    await asyncio.gather(*[catalog.write(lambda tx, n=n: add(tx, str(n))) for n in range(8, 16)])
+    assert len(await catalog.read(names)) == 16
+
+
+async def test_a_connection_lost_in_the_middle_leaves_nothing_half_done(dsn: str, catalog: PostgresCatalog) -> None:
+    runs = 0
+
+    async def operation(tx: Tx) -> None:
+        nonlocal runs
+        runs += 1
+        await add(tx, f"first {runs}")
+        if runs == 1:
+            row = await tx.one("SELECT pg_backend_pid()")
+            assert row is not None
+            other = await connect(dsn)
+            await other.execute("SELECT pg_terminate_backend($1, 5000)", row[0])
+            await other.close()
+        await add(tx, f"second {runs}")
+
+    await catalog.write(operation)
+    assert await catalog.read(names) == ["first 2", "second 2"]
+
+
+async def test_a_restart_of_the_server_is_bridged_and_an_outage_is_unavailable(own_server: PostgresServer) -> None:
+    catalog = PostgresCatalog(config.Catalog(dsn=own_server.dsn, pool_size=4))
+    await catalog.open()
+    await catalog.write(lambda tx: add(tx, "before"))
+    own_server.kill9()
+    bridged = [asyncio.ensure_future(catalog.write(lambda tx, n=n: add(tx, f"during {n}"))) for n in range(20)]
+    await anyio.to_thread.run_sync(own_server.start)
+    await asyncio.gather(*bridged)
+    assert len(await catalog.read(names)) == 21
+    own_server.kill9()
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    outcomes = await asyncio.gather(*[catalog.read(names) for _ in range(20)], return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {StoreUnavailable}
+    assert loop.time() - begun < 10
+    await anyio.to_thread.run_sync(own_server.start)
+    await catalog.write(lambda tx: add(tx, "later"))
+    await catalog.close()
+
+
+async def test_a_server_that_is_away_at_the_start_is_waited_for_and_then_unavailable(
+    own_server: PostgresServer,
+) -> None:
+    own_server.kill9()
+    catalog = PostgresCatalog(config.Catalog(dsn=own_server.dsn))
+    with pytest.raises(StoreUnavailable) as caught:
+        await catalog.open()
+    assert "catalog.dsn" in (caught.value.hint or "")
+
+
+async def test_no_more_connections_are_made_than_configured(dsn: str, catalog: PostgresCatalog) -> None:
+    async def slowly(tx: Tx) -> None:
+        await tx.one("SELECT pg_sleep(0.01)")
+
+    await asyncio.gather(*[catalog.read(slowly) for _ in range(50)])
+    connection = await connect(dsn)
+    ours = "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    assert await connection.fetchval(ours) == 4
+    await connection.close()
+
+
+async def test_a_cancelled_operation_takes_its_connection_along(catalog: PostgresCatalog) -> None:
+    async def stuck(tx: Tx) -> None:
+        await tx.run("INSERT INTO leases (name, holder, expires_at) VALUES ('gone', 'x', 0)")
+        await anyio.sleep_forever()
+
+    for _ in range(8):  # twice as many as there are connections
+        task = asyncio.ensure_future(catalog.write(stuck))
+        await asyncio.sleep(0.02)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    await catalog.write(lambda tx: add(tx, "a"))
+    assert await catalog.read(names) == ["a"]
