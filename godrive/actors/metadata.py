@@ -16,6 +16,7 @@ from godrive.messages.metadata import (
     BeginUpload,
     ClaimKey,
     ClaimPurges,
+    CountChanges,
     DueCleanups,
     DueUploads,
     EmptyTrash,
@@ -88,6 +89,10 @@ class MetadataActor(Actor[Metadata]):
                 contains=ask.contains,
             )
         )
+
+    @CountChanges.handler
+    async def count_changes(self, ask: CountChanges) -> int:
+        return await self._catalog.read(lambda tx: files.count_changes(tx, ask.owner_id))
 
     @GetFile.handler
     async def get_file(self, ask: GetFile) -> File:

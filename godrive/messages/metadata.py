@@ -47,6 +47,15 @@ class ListFiles(Ask[Metadata, Page[File]]):
     contains: str | None = None
 
 
+class CountChanges(Ask[Metadata, int]):
+    """How often what the owner's lists of files show has changed: the same number, the same lists.
+
+    What is listed after this is asked is at least as new as the number.
+    """
+
+    owner_id: UserId
+
+
 class GetFile(Ask[Metadata, File]):
     """One live entry.  Raises ``NotFound`` unless *owner_id* has it."""
 

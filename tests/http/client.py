@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import io
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +45,8 @@ class Person:
         if self.token is not None:
             headers.setdefault("Authorization", f"Bearer {self.token}")
         target = path if path.startswith("http") else self.url + path
+        if isinstance(options.get("data"), bytes):
+            options["data"] = io.BytesIO(options["data"])
         async with self.http.request(method, target, json=json, headers=headers, **options) as response:
             return Answer(response.status, response.headers, await response.read())
 
@@ -61,7 +65,7 @@ class Person:
             {"filename": name, "mime": "text/plain", "size_bytes": len(content), **more},
         )
         assert intent.status == 200, intent.json
-        sent = await self("PUT", intent.json["upload_url"], data=content, headers=intent.json["headers"])
+        sent = await self("PUT", intent.json["upload_url"], data=io.BytesIO(content), headers=intent.json["headers"])
         assert sent.status == 201, sent.content
         file: Json = sent.json["file"]
         return file
