@@ -138,7 +138,6 @@ async def rename(
     )
     renamed = rows.live_file(owner_id, rows.found(row))
     await tx.run("UPDATE users SET changes = changes + 1 WHERE id = $1", owner_id)
-    await tx.run("UPDATE users SET changes = changes + 1 WHERE id = $1", owner_id)
     await outbox.note(tx, FileEventKind.RENAMED, owner_id, file_id, renamed, now=now)
     return renamed
 
