@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 from math import isfinite
-from typing import Any
+from typing import Generic
 
 import anyio
 from anyio.abc import TaskGroup
@@ -12,13 +13,17 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
 
 from godrive.bridge.connection import NatsLink
 from godrive.bridge.nats import ERROR, LARGEST, PING, REQUEST_ID, TIMEOUT, largest
 from godrive.errors import ActorCrashed, DriveError, Invalid, MailboxFull, TooLarge
-from godrive.runtime import Ask, Contract, OnEvent, Ref, Tell, codec, request_id
+from godrive.runtime import Ask, OnEvent, Ref, Tell, codec, request_id
 from godrive.runtime.events import ChildCrashed, ChildWaiting, DeadLetter, ignore
 from godrive.runtime.message import A, Message
+
+ROUND_TRIP = 2.0
+"""Seconds in which the server answers, or is taken to be away."""
 
 RETRY_AFTER = 1.0
 """Seconds until the next attempt to subscribe."""
@@ -27,8 +32,17 @@ LONGEST_TIMEOUT = 3600.0
 LONGEST_REQUEST_ID = 128
 
 
-class Exposer:
-    """The child that takes messages for one actor in, and asks its *ref*.
+@dataclass(frozen=True, slots=True)
+class _Order(Generic[A]):
+    """What came in."""
+
+    message: Message[A]
+    seconds: float
+    request_id: str | None
+
+
+class Exposer(Generic[A]):
+    """The child that takes messages for one actor in, and asks it.
 
     At most *limit* messages are in hand; one more is answered with
     ``MailboxFull``.  What is unknown, malformed or oversize is answered with
@@ -40,7 +54,6 @@ class Exposer:
     def __init__(
         self,
         contract: type[A],
-        ref: Ref[A],
         link: NatsLink,
         *,
         namespace: str,
@@ -49,10 +62,9 @@ class Exposer:
     ) -> None:
         self.name = f"{contract.name}-exposer"
         self.in_hand = 0
-        self._contract: type[Contract] = contract
-        self._ref: Ref[Any] = ref
+        self._contract = contract
         self._link = link
-        self._subject = f"{namespace}.{contract.name}.*"
+        self._subject = f"{namespace}.{contract.name}."
         self._limit = limit
         self._on_event = on_event
         self._stopping = anyio.Event()
@@ -66,26 +78,26 @@ class Exposer:
         """Wait until messages come in for the first time."""
         await self._subscribed.wait()
 
-    async def run(self) -> None:
-        """Serve, over one connection after another."""
+    async def run(self, ref: Ref[A]) -> None:
+        """Serve *ref*, over one connection after another."""
         self.in_hand = 0
         seen = 0
-        current: Subscription | None = None
+        current: tuple[Client, Subscription] | None = None
         async with anyio.create_task_group() as asks:
             try:
                 while await self._newer_than(seen):
                     generation = self._link.generation
-                    previous, current = current, await self._subscribe(asks) or current
+                    previous, current = current, await self._subscribe(ref, asks) or current
                     if current is previous:
                         await self._pause()
                         continue
                     # The new one first: in between, nobody would answer.
                     seen = generation
                     if previous is not None:
-                        await _end(previous)
+                        await self._end(*previous)
             finally:
                 if current is not None:
-                    await _end(current)
+                    await self._end(*current)
 
     async def _newer_than(self, seen: int) -> bool:
         """Wait for a connection after that one; ``False`` when told to stop."""
@@ -104,44 +116,58 @@ class Exposer:
         with anyio.move_on_after(RETRY_AFTER):
             await self._stopping.wait()
 
-    async def _subscribe(self, asks: TaskGroup) -> Subscription | None:
+    async def _subscribe(self, ref: Ref[A], asks: TaskGroup) -> tuple[Client, Subscription] | None:
         """Have messages come in from now on, unless the connection is gone again."""
         client = self._link.connected
         if client is None:
             return None
 
         async def take(message: Msg) -> None:
-            await self._take(client, asks, message)
+            await self._take(client, ref, asks, message)
 
+        subscription: Subscription | None = None
         try:
-            subscription = await client.subscribe(self._subject, queue=self._contract.name, cb=take)
-            await client.flush()
+            subscription = await client.subscribe(self._subject + "*", queue=self._contract.name, cb=take)
+            # Not flush(): its ping may overtake the subscription (nats-py 2.16).  This also finds out when the
+            # server does not permit the subscription, which it tells nobody who waits.
+            await client.request(self._subject + PING, timeout=ROUND_TRIP)
         except (NatsError, OSError, TimeoutError) as error:
             self._on_event(ChildWaiting(self.name, error))
+            if subscription is not None:
+                await self._end(client, subscription)
             return None
         self._subscribed.set()
-        return subscription
+        return client, subscription
 
-    async def _take(self, client: Client, asks: TaskGroup, incoming: Msg) -> None:
+    async def _end(self, client: Client, subscription: Subscription) -> None:
+        """Take no more messages, once those that the server has sent are taken."""
+        with anyio.move_on_after(ROUND_TRIP, shield=True), suppress(NatsError, OSError, TimeoutError):
+            await client._send_unsubscribe(subscription._id)
+            with suppress(NoRespondersError):
+                # drain() flushes too, but its ping overtakes the word to send no more.
+                await client.request(self._subject + PING, timeout=ROUND_TRIP)
+            await subscription.drain()  # type: ignore[no-untyped-call]
+
+    async def _take(self, client: Client, ref: Ref[A], asks: TaskGroup, incoming: Msg) -> None:
         name = incoming.subject.rpartition(".")[2]
         if name == PING:
             await _reply(client, incoming, b"")
             return
         try:
-            message, seconds, chosen = self._unpack(name, incoming)
+            order = self._unpack(name, incoming)
         except (Invalid, TooLarge) as error:
             await self._refuse(client, incoming, error)
             return
         if self.in_hand >= self._limit:
             full = MailboxFull(f"The {self._contract.name} actor has too much to do.")
-            if isinstance(message, Tell):
-                self._dead_letter(name, full.code, chosen)
+            if isinstance(order.message, Tell):
+                self._dead_letter(name, full.code, order.request_id)
             await _reply_error(client, incoming, full)
             return
         self.in_hand += 1
-        asks.start_soon(self._answer, client, incoming, message, seconds, chosen)
+        asks.start_soon(self._answer, client, ref, incoming, order)
 
-    def _unpack(self, name: str, incoming: Msg) -> tuple[Message[Any], float, str | None]:
+    def _unpack(self, name: str, incoming: Msg) -> _Order[A]:
         if len(incoming.data) > LARGEST:
             raise TooLarge(f"A message may have {LARGEST} bytes.")
         message = codec.decode(self._contract, name, incoming.data)
@@ -160,26 +186,25 @@ class Exposer:
         chosen = headers.get(REQUEST_ID)
         if chosen is not None and (len(chosen) > LONGEST_REQUEST_ID or not chosen.isprintable()):
             raise Invalid(f"{REQUEST_ID} is not an id.")
-        return message, min(seconds, LONGEST_TIMEOUT), chosen
+        return _Order(message, min(seconds, LONGEST_TIMEOUT), chosen)
 
     async def _refuse(self, client: Client, incoming: Msg, error: DriveError) -> None:
         name = incoming.subject.rpartition(".")[2]
         self._dead_letter(name if name in self._contract.messages else "unknown", error.code, None)
         await _reply_error(client, incoming, error)
 
-    async def _answer(
-        self, client: Client, incoming: Msg, message: Message[Any], seconds: float, chosen: str | None
-    ) -> None:
-        request_id.set(chosen)
+    async def _answer(self, client: Client, ref: Ref[A], incoming: Msg, order: _Order[A]) -> None:
+        message = order.message
+        request_id.set(order.request_id)
         try:
             if isinstance(message, Tell):
-                self._ref.tell(message)
+                ref.tell(message)
                 return
             assert isinstance(message, Ask)  # noqa: S101 - there are two kinds
-            body = codec.encode_reply(await self._ref.ask(message, timeout=seconds))
+            body = codec.encode_reply(await ref.ask(message, timeout=order.seconds))
         except DriveError as error:
             if isinstance(message, Tell):
-                self._dead_letter(type(message).__name__, error.code, chosen)
+                self._dead_letter(type(message).__name__, error.code, order.request_id)
             await _reply_error(client, incoming, error)
         except Exception as error:  # a bug of ours, which must not end the answers to others
             self._on_event(ChildCrashed(self.name, error, type(message).__name__))
@@ -195,12 +220,6 @@ class Exposer:
 
     def _dead_letter(self, name: str, reason: str, chosen: str | None) -> None:
         self._on_event(DeadLetter(self._contract.name, name, reason, chosen))
-
-
-async def _end(subscription: Subscription) -> None:
-    """Take no more messages, once those that have come in are taken."""
-    with anyio.move_on_after(1, shield=True), suppress(NatsError, OSError):
-        await subscription.drain()  # type: ignore[no-untyped-call]
 
 
 async def _reply(client: Client, incoming: Msg, body: bytes, headers: dict[str, str] | None = None) -> None:

@@ -89,6 +89,8 @@ class NatsRef(Generic[A]):
     ) -> Msg:
         if seconds <= 0:
             raise self._timed_out()
+        if self._telling:
+            await asyncio.wait(self._telling)  # what was told before comes first
         try:
             return await client.request(self._subject + name, body, timeout=seconds, headers=headers)
         except NoRespondersError:
