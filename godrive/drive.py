@@ -5,28 +5,33 @@ from __future__ import annotations
 import hmac
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import anyio
 
 from godrive.blobs import BlobStore
+from godrive.bridge.intake import Intake
 from godrive.catalog import Catalog
 from godrive.catalog.pages import PageTokens
 from godrive.clock import Clock, SystemClock
 from godrive.config import Config
 from godrive.configfile import check
 from godrive.credentials import Keyring, TokenSigner, UrlSigner
-from godrive.errors import ConfigError, StoreUnavailable
+from godrive.errors import DriveError, StoreUnavailable
 from godrive.messages.auth import Auth
 from godrive.messages.ingest import Ingest
 from godrive.messages.janitor import Janitor
 from godrive.messages.metadata import Metadata
 from godrive.messages.storage import Storage
-from godrive.runtime import ChildStatus, OnEvent, Ref, Supervisor
-from godrive.runtime.events import guarded, ignore
+from godrive.runtime import ChildStatus, Contract, OnEvent, Ref, Supervisor
+from godrive.runtime.events import ChildWaiting, guarded, ignore
 from godrive.runtime.message import A
 from godrive.stores import FolderLock, load_keyring, make_blobs, make_catalog, open_data_folder
-from godrive.tree import Parts, is_local, needs_blobs, needs_catalog, tree
+from godrive.tree import CONTRACTS, Parts, is_local, needs_blobs, needs_catalog, tree
+
+if TYPE_CHECKING:
+    from godrive.bridge.connection import NatsLink
+    from godrive.bridge.nats import NatsRef
 
 
 class GoDrive:
@@ -58,6 +63,9 @@ class GoDrive:
     urls: UrlSigner
     """Signs and verifies the URLs that lead to this server's own content routes."""
 
+    intake: Intake
+    """Takes bucket events, however they come, to the ingest actor."""
+
     auth: Ref[Auth]
     metadata: Ref[Metadata]
     storage: Ref[Storage]
@@ -82,6 +90,7 @@ class GoDrive:
         self._serving = serving
         self._blobs: BlobStore | None = None
         self._catalog: Catalog | None = None
+        self._link: NatsLink | None = None
         self._supervisor: Supervisor | None = None
         self._stack: AsyncExitStack | None = None
 
@@ -109,7 +118,31 @@ class GoDrive:
             if self._supervisor is None:
                 raise RuntimeError("the drive is not open")
             return self._supervisor.ref(contract)
-        raise ConfigError(f"actors.{contract.name}.location is nats, which this release cannot do yet.")
+        return self._far(contract)
+
+    async def reach(self, *, timeout: float) -> dict[str, str]:
+        """For each actor of another process, whether one answers: ``ok``, or the code of the error."""
+        found: dict[str, str] = {}
+
+        async def ping(contract: type[Contract]) -> None:
+            try:
+                await self._far(contract).ping(timeout=timeout)
+                found[contract.name] = "ok"
+            except DriveError as error:
+                found[contract.name] = error.code
+
+        async with anyio.create_task_group() as pings:
+            for contract in CONTRACTS:
+                if not is_local(self.config, contract):
+                    pings.start_soon(ping, contract)
+        return found
+
+    def _far(self, contract: type[A]) -> NatsRef[A]:
+        from godrive.bridge.nats import NatsRef  # noqa: PLC0415 - needs nats-py
+
+        if self._link is None:
+            raise RuntimeError("the drive is not open")
+        return NatsRef(contract, self._link, namespace=self.config.nats.namespace, on_event=self._on_event)
 
     async def __aenter__(self) -> Self:
         if self._stack is not None:
@@ -140,6 +173,8 @@ class GoDrive:
                 stack.callback(lock.release)
         self.keyring = load_keyring(config)
         self.urls = UrlSigner(self.keyring, config.server.base_url)
+        if config.nats.url:
+            self._link = await self._connect(stack)
         if catalog_here:
             self._catalog = self._given_catalog or make_catalog(config)
             await _open_store(stack, self._catalog)
@@ -156,12 +191,26 @@ class GoDrive:
             blobs=self._blobs,
             ref=self.ref,
             on_event=self._on_event,
+            link=self._link,
         )
-        self._supervisor = Supervisor(tree(parts, periodic=self._serving), on_event=self._on_event)
+        self._supervisor = Supervisor(tree(parts, serving=self._serving), on_event=self._on_event)
         # Refs first: an actor that starts may already ask one that runs.
         self.auth, self.metadata, self.storage = self.ref(Auth), self.ref(Metadata), self.ref(Storage)
         self.ingest, self.janitor = self.ref(Ingest), self.ref(Janitor)
+        self.intake = Intake(self.ingest, config.blobs.s3)
         await stack.enter_async_context(self._supervisor)
+
+    async def _connect(self, stack: AsyncExitStack) -> NatsLink:
+        """The connection to NATS; a server that is not there yet is waited for while everything else runs."""
+        from godrive.bridge.connection import NatsLink  # noqa: PLC0415 - needs nats-py
+
+        link = NatsLink(self.config.nats)
+        stack.push_async_callback(link.close)
+        try:
+            await link.client()
+        except StoreUnavailable as error:
+            self._on_event(ChildWaiting("nats", error))
+        return link
 
 
 async def _open_store(stack: AsyncExitStack, store: Catalog | BlobStore) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from godrive.actors.auth import AuthActor
 from godrive.actors.ingest import IngestActor
@@ -29,6 +29,9 @@ from godrive.messages.storage import Storage
 from godrive.runtime import Actor, ActorSpec, Ask, ChildSpec, Contract, OnEvent, Ref, Ticker
 from godrive.runtime.events import TickFailed
 from godrive.runtime.message import A
+
+if TYPE_CHECKING:
+    from godrive.bridge.connection import NatsLink
 
 CONTRACTS: tuple[type[Contract], ...] = (Storage, Metadata, Auth, Ingest, Janitor)
 """Every actor, in start order; they stop in reverse."""
@@ -56,6 +59,8 @@ class Parts:
     blobs: BlobStore | None
     ref: Refs
     on_event: OnEvent
+    link: NatsLink | None
+    """The connection to NATS, where one is configured."""
 
 
 def is_local(config: Config, contract: type[Contract]) -> bool:
@@ -73,10 +78,14 @@ def needs_blobs(config: Config) -> bool:
     return is_local(config, Storage)
 
 
-def tree(parts: Parts, *, periodic: bool) -> list[ActorSpec | ChildSpec]:
-    """The children of this process; the tickers only when it is to do *periodic* work."""
+def tree(parts: Parts, *, serving: bool) -> list[ActorSpec | ChildSpec]:
+    """The children of this process; tickers, and what takes messages in, only when it is *serving*."""
     config, clock, ref = parts.config, parts.clock, parts.ref
     children: list[ActorSpec | ChildSpec] = []
+    if parts.link is not None:
+        from godrive.bridge.nats import Keeper  # noqa: PLC0415 - needs nats-py
+
+        children.append(ChildSpec(name="nats", run=Keeper(parts.link, on_event=parts.on_event).run))
 
     def actor(contract: type[Contract], start: Callable[[], Actor[Any]], *, shutdown: float | None = None) -> None:
         if is_local(config, contract):
@@ -97,7 +106,7 @@ def tree(parts: Parts, *, periodic: bool) -> list[ActorSpec | ChildSpec]:
 
             await Ticker(ref(contract), message, every=every, on_error=on_error).run()
 
-        if periodic and is_local(config, contract):
+        if serving and is_local(config, contract):
             children.append(ChildSpec(name=name, run=run))
 
     if (blobs := parts.blobs) is not None:
@@ -110,7 +119,28 @@ def tree(parts: Parts, *, periodic: bool) -> list[ActorSpec | ChildSpec]:
     actor(Janitor, lambda: JanitorActor(ref(Metadata), ref(Storage), config, clock), shutdown=1.0)
     ticker("reconciler", Ingest, Reconcile(), config.ingest.reconcile_every)
     ticker("sweeper", Janitor, Sweep(), config.janitor.sweep_every)
+    if serving and parts.link is not None:
+        children += [_exposer(parts, parts.link, contract) for contract in CONTRACTS if is_local(config, contract)]
     return children
+
+
+def _exposer(parts: Parts, link: NatsLink, contract: type[Contract]) -> ChildSpec:
+    """What lets other processes ask the actor; it stops before any actor does."""
+    from godrive.bridge.exposer import Exposer  # noqa: PLC0415 - needs nats-py
+
+    table = _table(parts.config, contract)
+    exposer = Exposer(
+        contract,
+        link,
+        namespace=parts.config.nats.namespace,
+        limit=table.capacity + (table.concurrency or CONCURRENCY[contract]),
+        on_event=parts.on_event,
+    )
+
+    async def run() -> None:
+        await exposer.run(parts.ref(contract))
+
+    return ChildSpec(name=exposer.name, run=run, stop=exposer.stop, shutdown=parts.config.server.shutdown)
 
 
 def _table(config: Config, contract: type[Contract]) -> ActorTable:

@@ -48,7 +48,7 @@ class ChildView(msgspec.Struct, kw_only=True):
 
 
 class Readiness(msgspec.Struct, kw_only=True):
-    """``ready`` when every actor runs and the ``checks`` of catalog and store are ``ok``."""
+    """``ready`` when every child here runs, and the ``checks`` (catalog, store, actors elsewhere) are all ``ok``."""
 
     ready: bool
     version: str
@@ -79,6 +79,7 @@ async def readyz(call: Call) -> Readiness:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_check_catalog, call, checks)
         tasks.start_soon(_check_store, call, checks)
+        tasks.start_soon(_check_far_actors, call, checks)
     ready = all(child.state == "running" for child in children) and set(checks.values()) == {"ok"}
     if not ready:
         call.status = 503
@@ -104,6 +105,10 @@ async def _check_catalog(call: Call, checks: dict[str, str]) -> None:
         checks["catalog"] = "ok"
     except DriveError as error:
         checks["catalog"] = error.code
+
+
+async def _check_far_actors(call: Call, checks: dict[str, str]) -> None:
+    checks |= await call.drive.reach(timeout=CHECK_TIMEOUT)
 
 
 async def _check_store(call: Call, checks: dict[str, str]) -> None:
