@@ -1,0 +1,347 @@
+"""Reading the bytes of a file, over a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+
+import aiohttp
+import anyio
+import pytest
+
+from tests.http.client import Answer, Json, Person, Site, parse
+from tests.http.conftest import Exchange, OpenSite
+
+pytestmark = pytest.mark.anyio
+
+MIB = 1024 * 1024
+UNKNOWN = "00000000-0000-7000-8000-000000000000"
+
+
+@pytest.fixture(params=["memory", "disk"])
+async def site(request: pytest.FixtureRequest, open_site: OpenSite) -> AsyncIterator[Site]:
+    async with open_site(blobs={"driver": request.param}) as site:
+        yield site
+
+
+async def url_of(person: Person, file: Json, *, inline: bool = False) -> str:
+    path = f"/v1/files/{file['id']}/download" + ("?inline=true" if inline else "")
+    url: str = (await person("GET", path)).json["url"]
+    return url
+
+
+async def get(person: Person, url: str, method: str = "GET", **headers: str) -> Answer:
+    return await person(method, url, headers={name.replace("_", "-"): value for name, value in headers.items()})
+
+
+def request(url: str, method: str = "GET", **headers: str) -> bytes:
+    """A request by hand."""
+    parts = urlsplit(url)
+    lines = [f"{method} {parts.path}?{parts.query} HTTP/1.1", f"Host: {parts.netloc}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, 128 * 1024, 128 * 1024 + 1, 3 * MIB + 7, 20 * MIB])
+async def test_what_was_sent_is_read_whole_with_all_that_describes_it(ann: Person, size: int) -> None:
+    content = os.urandom(size)
+    file = await ann.upload("a.txt", content)
+    answer = await get(ann, await url_of(ann, file))
+    assert answer.status == 200
+    assert answer.content == content
+    headers = answer.headers
+    assert headers["Content-Length"] == str(size)
+    assert headers["Content-Type"] == "text/plain"
+    assert headers["ETag"] == f'"{file["version_id"]}"'
+    assert headers["Accept-Ranges"] == "bytes"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Content-Security-Policy"] == "default-src 'none'; sandbox"
+    assert headers["Cache-Control"].startswith("private")
+    assert headers["Content-Disposition"] == 'attachment; filename="a.txt"'
+    assert headers["Last-Modified"].endswith(" GMT")
+
+
+async def test_head_tells_the_same_without_the_bytes(ann: Person) -> None:
+    url = await url_of(ann, await ann.upload("a.txt", os.urandom(MIB)))
+    whole, head = await get(ann, url), await get(ann, url, "HEAD")
+    assert (head.status, head.content) == (200, b"")
+    changing = {"date", "x-request-id"}
+    assert {k: v for k, v in head.headers.items() if k.lower() not in changing} == {
+        k: v for k, v in whole.headers.items() if k.lower() not in changing
+    }
+
+
+DIGITS = b"0123456789"
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "span", "content"),
+    [
+        ("bytes=0-0", 206, "bytes 0-0/10", b"0"),
+        ("bytes=2-4", 206, "bytes 2-4/10", b"234"),
+        ("bytes=7-", 206, "bytes 7-9/10", b"789"),
+        ("bytes=7-100", 206, "bytes 7-9/10", b"789"),
+        ("bytes=0-", 206, "bytes 0-9/10", DIGITS),
+        ("bytes=-3", 206, "bytes 7-9/10", b"789"),
+        ("bytes=-100", 206, "bytes 0-9/10", DIGITS),
+        ("Bytes = 2-4 ", 206, "bytes 2-4/10", b"234"),
+        ("bytes=0-1,5-6", 200, None, DIGITS),
+        ("bytes=0-1,99-", 200, None, DIGITS),
+        ("lines=1-2", 200, None, DIGITS),
+        ("bytes", 200, None, DIGITS),
+        ("bytes=10-", 416, "bytes */10", None),
+        ("bytes=99-100", 416, "bytes */10", None),
+        ("bytes=98-,99-", 416, "bytes */10", None),
+        ("bytes=-0", 416, "bytes */10", None),
+        ("bytes=4-2", 416, "bytes */10", None),
+        ("bytes=", 416, "bytes */10", None),
+        ("bytes=-", 416, "bytes */10", None),
+        ("bytes=a-b", 416, "bytes */10", None),
+        ("bytes=1-2-3", 416, "bytes */10", None),
+        ("bytes=--5", 416, "bytes */10", None),
+        ("bytes=" + "9" * 30 + "-", 416, "bytes */10", None),
+        ("bytes=٣-٤", 416, "bytes */10", None),
+    ],
+)
+async def test_a_range_is_answered_in_part_whole_or_not_at_all(
+    ann: Person, asked: str, status: int, span: str | None, content: bytes | None
+) -> None:
+    url = await url_of(ann, await ann.upload("a.txt", DIGITS))
+    answer = await get(ann, url, Range=asked)
+    assert answer.status == status
+    assert answer.headers.get("Content-Range") == span
+    if content is None:
+        assert answer.json["code"] == "range_not_satisfiable"
+    else:
+        assert answer.content == content
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 5 * MIB), (1, 200_000), (4_999_999, 5 * MIB), (12_345, 3_456_789)])
+async def test_a_part_of_a_large_file_is_that_part(ann: Person, start: int, end: int) -> None:
+    content = os.urandom(5 * MIB)
+    url = await url_of(ann, await ann.upload("a.bin", content))
+    answer = await get(ann, url, Range=f"bytes={start}-{end - 1}")
+    assert (answer.status, answer.content) == (206, content[start:end])
+    suffix = await get(ann, url, Range=f"bytes=-{end - start}")
+    assert suffix.content == content[-(end - start) :]
+
+
+async def test_an_empty_file_has_no_first_byte(ann: Person) -> None:
+    url = await url_of(ann, await ann.upload("a.txt", b""))
+    assert (await get(ann, url)).status == 200
+    first = await get(ann, url, Range="bytes=0-")
+    assert (first.status, first.headers["Content-Range"]) == (416, "bytes */0")
+    assert (await get(ann, url, Range="bytes=-5")).status == 200
+
+
+async def test_a_client_that_has_it_already_is_told_so(ann: Person, site: Site) -> None:
+    file = await ann.upload("a.txt", DIGITS)
+    url, etag = await url_of(ann, file), f'"{file["version_id"]}"'
+    first = await get(ann, url)
+    modified = first.headers["Last-Modified"]
+    later = format_datetime(site.clock.now() + timedelta(hours=1), usegmt=True)
+    earlier = format_datetime(site.clock.now() - timedelta(hours=1), usegmt=True)
+    for unchanged in (
+        {"If_None_Match": etag},
+        {"If_None_Match": f'"other", W/{etag}'},
+        {"If_None_Match": "*"},
+        {"If_Modified_Since": modified},
+        {"If_Modified_Since": later},
+        {"If_None_Match": etag, "If_Modified_Since": earlier},
+        {"If_None_Match": etag, "Range": "bytes=0-1"},
+    ):
+        answer = await get(ann, url, **unchanged)
+        assert (answer.status, answer.content, answer.headers["ETag"]) == (304, b"", etag), unchanged
+        assert "Content-Type" not in answer.headers
+    for changed in (
+        {"If_None_Match": '"other"'},
+        {"If_Modified_Since": earlier},
+        {"If_Modified_Since": "not a date"},
+        {"If_Modified_Since": "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"},
+        {"If_None_Match": '"other"', "If_Modified_Since": later},
+        {"If_Match": etag},
+        {"If_Match": "*"},
+        {"If_Unmodified_Since": modified},
+        {"If_Unmodified_Since": later},
+        {"If_Match": etag, "If_Unmodified_Since": earlier},
+    ):
+        answer = await get(ann, url, **changed)
+        assert (answer.status, answer.content) == (200, DIGITS), changed
+    for failed in (
+        {"If_Match": '"other"'},
+        {"If_Match": f"W/{etag}"},
+        {"If_Unmodified_Since": earlier},
+        {"If_Match": '"other"', "If_None_Match": etag},
+    ):
+        answer = await get(ann, url, **failed)
+        assert (answer.status, answer.json["code"]) == (412, "precondition_failed"), failed
+    for header in ("If_Match", "If_None_Match"):
+        assert (await get(ann, url, **{header: "no quotes"})).status == 422
+
+
+async def test_a_range_counts_only_if_the_client_has_the_rest_of_the_same(ann: Person, site: Site) -> None:
+    file = await ann.upload("a.txt", DIGITS)
+    url, etag = await url_of(ann, file), f'"{file["version_id"]}"'
+    modified = (await get(ann, url)).headers["Last-Modified"]
+    earlier = format_datetime(site.clock.now() - timedelta(hours=1), usegmt=True)
+
+    async def status(if_range: str) -> int:
+        return (await get(ann, url, Range="bytes=2-4", If_Range=if_range)).status
+
+    assert await status(etag) == 206
+    assert await status('"other"') == 200
+    assert await status(f"W/{etag}") == 200
+    assert await status(earlier) == 200
+    assert await status("nonsense") == 200
+    assert await status(modified) == 200  # it may still change within this second
+    site.clock.advance(2)
+    assert await status(modified) == 206
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.txt",
+        'quo"te.txt',
+        "semi;colon, comma.txt",
+        "ümläut.txt",
+        "日本語.pdf",
+        "🎉.png",
+        "100%.txt",
+        "  spaces  .txt",
+        "filename*=x.txt",
+        "\u202ereversed.txt",
+        "é" * 127,
+    ],
+)
+async def test_any_name_reaches_the_client(ann: Person, name: str) -> None:
+    file = await ann.upload(name, b"")
+    said = (await get(ann, await url_of(ann, file))).headers["Content-Disposition"]
+    assert said.isascii()
+    assert said.startswith("attachment; filename=")
+    _, star, encoded = said.partition("filename*=UTF-8''")
+    if star:
+        assert unquote(encoded) == name
+        assert quote(name, safe="") == encoded
+    else:
+        assert said == f'attachment; filename="{name}"'
+
+
+@pytest.mark.parametrize(
+    ("mime", "shown"),
+    [
+        ("image/png", True),
+        ("text/plain", True),
+        ("text/plain; charset=utf-8", True),
+        ("application/pdf", True),
+        ("video/mp4", True),
+        ("audio/ogg", True),
+        ("text/html", False),
+        ("image/svg+xml", False),
+        ("application/xhtml+xml", False),
+        ("text/xml", False),
+        ("TEXT/HTML", False),
+        ("application/javascript", False),
+    ],
+)
+async def test_only_harmless_types_are_shown_and_only_when_asked(ann: Person, mime: str, shown: bool) -> None:
+    file = await ann.upload("a", b"x", mime=mime)
+    asked = await get(ann, await url_of(ann, file, inline=True))
+    assert asked.headers["Content-Disposition"].startswith("inline" if shown else "attachment")
+    assert asked.headers["Content-Security-Policy"] == "default-src 'none'; sandbox"
+    plain = await get(ann, await url_of(ann, file))
+    assert plain.headers["Content-Disposition"].startswith("attachment")
+
+
+async def test_a_url_ends_with_its_time_and_with_the_file(ann: Person, site: Site) -> None:
+    file = await ann.upload("a.txt", DIGITS)
+    url = await url_of(ann, file)
+    for forged in (url + "&inline=1", url.replace(file["id"], UNKNOWN), url.partition("?")[0]):
+        answer = await get(ann, forged)
+        assert (answer.status, answer.json["code"]) == (403, "url_invalid")
+    await ann("DELETE", f"/v1/files/{file['id']}")
+    assert (await get(ann, url)).status == 404
+    await ann("POST", f"/v1/files/{file['id']}/restore")
+    assert (await get(ann, url)).content == DIGITS
+    expires_at = site.clock.now() + timedelta(minutes=1)
+    other = site.drive.urls.sign("GET", f"/v1/files/{file['id']}/content", {"v": UNKNOWN}, expires_at=expires_at)
+    assert (await get(ann, other)).status == 404
+    site.clock.advance(901)
+    assert (await get(ann, url)).json["code"] == "url_invalid"
+
+
+async def test_one_connection_gives_many_files(ann: Person, exchange: Exchange) -> None:
+    contents = [os.urandom(size) for size in (3 * MIB, 10, 2 * MIB, 0, 300_000)]
+    urls = [await url_of(ann, await ann.upload(f"{number}", content)) for number, content in enumerate(contents)]
+    asked = b"".join(request(url) for url in urls[:-1]) + request(urls[-1], Connection="close")
+    received = await exchange(asked)
+    for content in contents:
+        answer = parse(received)
+        assert (answer.status, answer.content) == (200, content)
+        received = received.partition(b"\r\n\r\n")[2][len(content) :]
+    assert received == b""
+
+
+async def test_a_client_that_reads_slowly_gets_it_all(ann: Person, site: Site) -> None:
+    content = os.urandom(12 * MIB)
+    url = await url_of(ann, await ann.upload("a.bin", content))
+    raw = socket.socket()
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
+    raw.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(raw, ("127.0.0.1", site.port))
+    with raw:
+        await loop.sock_sendall(raw, request(url, Connection="close"))
+        received = bytearray()
+        while piece := await loop.sock_recv(raw, 30_000):
+            received += piece
+            await anyio.lowlevel.checkpoint()
+    assert parse(bytes(received)).content == content
+
+
+async def test_a_client_that_leaves_half_way_leaves_nothing_open(ann: Person, site: Site) -> None:
+    content = os.urandom(30 * MIB)
+    url = await url_of(ann, await ann.upload("a.bin", content))
+
+    def handles() -> int:
+        return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+    assert (await get(ann, url)).content == content
+    before = handles()
+    for _ in range(5):
+        stream = await anyio.connect_tcp("127.0.0.1", site.port)
+        await stream.send(request(url))
+        await stream.receive()
+        await stream.aclose()
+    with anyio.fail_after(10):
+        while handles() > before:
+            await anyio.lowlevel.checkpoint()
+    assert (await get(ann, url)).content == content
+
+
+async def test_many_read_at_once(ann: Person) -> None:
+    contents = [os.urandom(2 * MIB + number) for number in range(8)]
+    urls = [await url_of(ann, await ann.upload(f"{number}", content)) for number, content in enumerate(contents)]
+    answers = await asyncio.gather(*(get(ann, url) for url in urls * 3))
+    assert [answer.content for answer in answers] == contents * 3
+
+
+@pytest.mark.parametrize("size", [1000, 3 * MIB])
+async def test_a_blob_that_has_lost_bytes_never_passes_for_whole(
+    http: aiohttp.ClientSession, open_site: OpenSite, tmp_path: Path, size: int
+) -> None:
+    async with open_site(blobs={"driver": "disk", "path": str(tmp_path / "blobs")}) as site:
+        ann = await Person(http, site.url).enter()
+        url = await url_of(ann, await ann.upload("a.bin", os.urandom(size)))
+        (blob,) = [path for path in (tmp_path / "blobs" / "objects").rglob("*") if path.is_file()]
+        os.truncate(blob, size // 2)
+        with pytest.raises(aiohttp.ClientError):
+            await get(ann, url)
+        blob.unlink()
+        assert (await get(ann, url)).status == 404

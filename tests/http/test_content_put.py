@@ -1,0 +1,370 @@
+"""Sending the bytes of an upload, over a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import os
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import anyio
+import pytest
+
+from godrive.model import ObjectKey, UploadId
+from godrive.testing import chunks
+from tests.http.client import Answer, Json, Person, Site, parse
+from tests.http.conftest import Exchange, OpenSite
+
+pytestmark = pytest.mark.anyio
+
+MIB = 1024 * 1024
+UNKNOWN = "00000000-0000-7000-8000-000000000000"
+
+
+@pytest.fixture(params=["memory", "disk"])
+async def site(request: pytest.FixtureRequest, open_site: OpenSite) -> AsyncIterator[Site]:
+    async with open_site(blobs={"driver": request.param}, server={"body_timeout": 5.0}) as site:
+        yield site
+
+
+async def announce(person: Person, size: int, name: str = "a.bin", mime: str = "image/png", **more: Any) -> Json:
+    body = {"filename": name, "size_bytes": size, **({"mime": mime} if mime else {}), **more}
+    answer = await person("POST", "/v1/files/upload-intent", body)
+    assert answer.status == 200, answer.content
+    intent: Json = answer.json
+    return intent
+
+
+async def send(person: Person, intent: Json, content: Any, **headers: str) -> Answer:
+    content = io.BytesIO(content) if isinstance(content, bytes) else content
+    return await person("PUT", intent["upload_url"], data=content, headers={**intent["headers"], **headers})
+
+
+async def names(person: Person) -> list[str]:
+    return [file["name"] for file in (await person("GET", "/v1/files")).json["files"]]
+
+
+async def state(person: Person, intent: Json) -> Json:
+    upload: Json = (await person("GET", f"/v1/uploads/{intent['upload_id']}")).json
+    return upload
+
+
+def head(intent: Json, **headers: object) -> bytes:
+    """The head of a PUT by hand."""
+    url = urlsplit(intent["upload_url"])
+    lines = [f"PUT {url.path}?{url.query} HTTP/1.1", f"Host: {url.netloc}"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n"
+
+
+async def first_answer(site: Site, data: bytes) -> bytes:
+    """Send *data*; what comes back up to the end of the first final answer, however long the server would linger."""
+    stream = await anyio.connect_tcp("127.0.0.1", site.port)
+    received = b""
+    async with stream:
+        with anyio.fail_after(10):
+            await stream.send(data)
+            while True:
+                received += await stream.receive()
+                final = received.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
+                if b"\r\n\r\n" in final:
+                    answer = parse(final)
+                    if len(answer.content) == int(answer.headers["content-length"]):
+                        return received
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, MIB, 5 * MIB + 1])
+async def test_what_is_sent_becomes_the_file_and_the_answer_is_the_file(ann: Person, size: int) -> None:
+    content = os.urandom(size)
+    answer = await send(ann, await announce(ann, size), content)
+    assert answer.status == 201
+    file = answer.json["file"]
+    assert (file["name"], file["size_bytes"], file["mime"]) == ("a.bin", size, "image/png")
+    assert file["sha256"] == hashlib.sha256(content).hexdigest()
+    assert answer.headers["Location"] == f"{ann.url}/v1/files/{file['id']}"
+    there = await ann("GET", answer.headers["Location"])
+    assert there.json == file
+    assert there.headers["ETag"] == answer.headers["ETag"]
+    url = (await ann("GET", f"/v1/files/{file['id']}/download")).json["url"]
+    assert (await ann("GET", url)).content == content
+
+
+async def test_a_url_that_was_not_signed_for_this_very_request_is_refused(ann: Person, site: Site) -> None:
+    intent, other = await announce(ann, 5), await announce(ann, 5, "b.bin")
+    url = intent["upload_url"]
+    forged = [
+        url.partition("?")[0],
+        url.replace(intent["upload_id"], other["upload_id"]),
+        url.replace("size=5", "size=6"),
+        url.replace("expires=", "expires=9"),
+        url[:-1] + ("A" if url[-1] != "A" else "B"),
+        url + "&more=1",
+        url + "&size=5",
+    ]
+    for attempt in forged:
+        answer = await ann("PUT", attempt, data=b"12345")
+        assert (answer.status, answer.json["code"]) == (403, "url_invalid"), attempt
+    assert await names(ann) == []
+    site.clock.advance(3600 + 1)
+    answer = await ann("PUT", url, data=b"12345")
+    assert (answer.status, answer.json["code"]) == (403, "url_invalid")
+
+
+async def test_an_upload_that_never_was_is_not_found(ann: Person, site: Site) -> None:
+    expires_at = site.clock.now() + timedelta(minutes=1)
+    url = site.drive.urls.sign("PUT", f"/v1/uploads/{UNKNOWN}/content", {}, expires_at=expires_at)
+    answer = await ann("PUT", url, data=b"")
+    assert (answer.status, answer.json["code"]) == (404, "not_found")
+
+
+async def test_an_upload_that_was_aborted_is_gone(ann: Person) -> None:
+    intent = await announce(ann, 5)
+    await ann("DELETE", f"/v1/uploads/{intent['upload_id']}")
+    answer = await send(ann, intent, b"12345")
+    assert (answer.status, answer.json["code"]) == (410, "gone")
+
+
+async def test_the_body_is_asked_for_only_when_nothing_else_is_missing(ann: Person, site: Site) -> None:
+    intent = await announce(ann, 5)
+    refused = await first_answer(site, head(intent, Content_Length=6, Expect="100-continue"))
+    assert refused.startswith(b"HTTP/1.1 422 ")
+    assert b"100 Continue" not in refused
+    wanted = head(intent, Content_Length=5, Expect="100-continue", Connection="close")
+    invited = await first_answer(site, wanted + b"12345")
+    assert invited.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 ")
+    again = await first_answer(site, wanted)
+    assert again.startswith(b"HTTP/1.1 409 ")
+    assert parse(again).json["code"] == "upload_finished"
+
+
+async def test_another_expectation_cannot_be_met(ann: Person, site: Site) -> None:
+    intent = await announce(ann, 5)
+    answer = parse(await first_answer(site, head(intent, Content_Length=5, Expect="a-miracle")))
+    assert (answer.status, answer.json["code"]) == (417, "expectation_failed")
+
+
+@pytest.mark.parametrize("length", [0, 4, 6, 10**15])
+async def test_a_length_other_than_was_declared_is_refused_before_a_byte_is_read(
+    ann: Person, site: Site, length: int
+) -> None:
+    intent = await announce(ann, 5)
+    answer = parse(await first_answer(site, head(intent, Content_Length=length) + b"12345"[:length]))
+    assert (answer.status, answer.json["code"]) == (422, "length_mismatch")
+    assert answer.headers.get("connection") == ("close" if length > 5 else None)
+    assert (await state(ann, intent))["state"] == "pending"
+    assert (await send(ann, intent, b"12345")).status == 201
+
+
+async def test_a_body_may_come_in_chunks_of_no_declared_length(ann: Person) -> None:
+    content = os.urandom(3 * MIB)
+    intent = await announce(ann, len(content))
+    del intent["headers"]["Content-Length"]
+    answer = await send(ann, intent, chunks(content, 100_000))
+    assert answer.status == 201
+    assert answer.json["file"]["sha256"] == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("size", [2, 3 * MIB])
+async def test_chunks_that_are_too_many_or_too_few_end_the_upload_and_say_why(ann: Person, size: int) -> None:
+    for number, wrong in enumerate((size - 1, size + 1)):
+        intent = await announce(ann, size, f"{number}.bin")
+        del intent["headers"]["Content-Length"]
+        answer = await send(ann, intent, chunks(os.urandom(wrong), 100_000))
+        assert (answer.status, answer.json["code"]) == (422, "length_mismatch")
+        ended = await state(ann, intent)
+        assert ended["state"] == "failed"
+        assert str(size) in ended["reason"]
+    assert await names(ann) == []
+
+
+async def test_a_stream_without_end_is_cut_off_at_the_first_byte_too_many(ann: Person, site: Site) -> None:
+    intent = await announce(ann, 100_000)
+    stream = await anyio.connect_tcp("127.0.0.1", site.port)
+    async with stream:
+        await stream.send(head(intent, Transfer_Encoding="chunked"))
+        chunk = b"%x\r\n%s\r\n" % (50_000, bytes(50_000))
+        with anyio.fail_after(10):
+            await stream.send(chunk * 3)
+            assert (await stream.receive()).startswith(b"HTTP/1.1 422 ")
+
+
+async def test_other_bytes_than_were_promised_end_the_upload_and_say_why(ann: Person) -> None:
+    intent = await announce(ann, 5, sha256=hashlib.sha256(b"12345").hexdigest())
+    answer = await send(ann, intent, b"54321")
+    assert (answer.status, answer.json["code"]) == (422, "digest_mismatch")
+    ended = await state(ann, intent)
+    assert ended["state"] == "failed"
+    assert hashlib.sha256(b"54321").hexdigest() in ended["reason"]
+    assert await names(ann) == []
+
+
+async def test_the_type_must_be_the_declared_one_or_left_out(ann: Person, exchange: Exchange) -> None:
+    intent = await announce(ann, 5)
+    answer = await send(ann, intent, b"12345", **{"Content-Type": "text/html"})
+    assert (answer.status, answer.json["field"]) == (422, "Content-Type")
+    silent = await exchange(head(intent, Content_Length=5, Connection="close") + b"12345")
+    assert parse(silent).json["file"]["mime"] == "image/png"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "mime"),
+    [
+        ("photo", b"\x89PNG\r\n\x1a\n" + bytes(100), "image/png"),
+        ("paper.dat", b"%PDF-1.7\n" + bytes(100), "application/pdf"),
+        ("notes", "Grüße, 世界\n".encode(), "text/plain"),
+        ("table.csv", b"a,b\n1,2\n", "text/csv"),
+        ("noise", bytes(range(256)), "application/octet-stream"),
+        ("empty", b"", "application/octet-stream"),
+        ("page.txt", b"<html><body>hi</body></html>", "text/html"),
+        ("box", b"PK\x03\x04" + bytes(100), "application/zip"),
+    ],
+)
+async def test_without_a_declared_type_it_is_found_out(ann: Person, name: str, content: bytes, mime: str) -> None:
+    intent = await announce(ann, len(content), name, mime="")
+    answer = await send(ann, intent, content, **{"Content-Type": "application/x-www-form-urlencoded"})
+    assert (answer.status, answer.json["file"]["mime"]) == (201, mime)
+
+
+async def test_an_encoded_or_partial_body_is_refused(ann: Person) -> None:
+    intent = await announce(ann, 5)
+    encoded = await send(ann, intent, b"12345", **{"Content-Encoding": "gzip"})
+    assert (encoded.status, encoded.json["code"]) == (415, "unsupported_media_type")
+    partial = await send(ann, intent, b"12345", **{"Content-Range": "bytes 0-4/10"})
+    assert (partial.status, partial.json["code"]) == (400, "malformed")
+    assert (await send(ann, intent, b"12345")).status == 201
+
+
+@pytest.mark.parametrize("size", [1000, 5 * MIB])
+async def test_after_half_a_body_the_url_works_again(ann: Person, exchange: Exchange, size: int) -> None:
+    content = os.urandom(size)
+    intent = await announce(ann, size)
+    answer = parse(await exchange(head(intent, Content_Length=size) + content[: size // 2], half_close=True))
+    assert (answer.status, answer.json["code"]) == (400, "malformed")
+    assert (await state(ann, intent))["state"] == "pending"
+    assert await names(ann) == []
+    assert (await send(ann, intent, content)).status == 201
+
+
+@pytest.mark.parametrize("size", [1000, 5 * MIB])
+async def test_a_client_that_falls_silent_is_timed_out_and_may_come_again(
+    http: aiohttp.ClientSession, open_site: OpenSite, size: int
+) -> None:
+    async with open_site(server={"body_timeout": 0.05}) as site:
+        ann = await Person(http, site.url).enter()
+        intent = await announce(ann, size)
+        stream = await anyio.connect_tcp("127.0.0.1", site.port)
+        async with stream:
+            await stream.send(head(intent, Content_Length=size) + bytes(size // 2))
+            with anyio.fail_after(10):
+                answer = parse(await stream.receive())
+        assert (answer.status, answer.json["code"]) == (408, "request_timeout")
+        assert answer.headers["connection"] == "close"
+        assert (await state(ann, intent))["state"] == "pending"
+        assert (await send(ann, intent, bytes(size))).status == 201
+
+
+async def test_a_client_that_hangs_up_after_the_last_byte_has_its_file(ann: Person, site: Site) -> None:
+    for number, size in enumerate((5, 3 * MIB)):
+        intent = await announce(ann, size, f"{number}.bin")
+        stream = await anyio.connect_tcp("127.0.0.1", site.port)
+        await stream.send(head(intent, Content_Length=size) + bytes(size))
+        await stream.aclose()
+        with anyio.fail_after(10):
+            while (await state(ann, intent))["state"] != "committed":
+                await anyio.lowlevel.checkpoint()
+    assert sorted(await names(ann)) == ["0.bin", "1.bin"]
+
+
+@pytest.mark.parametrize("size", [1000, 3 * MIB])
+async def test_of_many_puts_at_once_one_wins_and_the_others_are_told(ann: Person, size: int) -> None:
+    contents = [os.urandom(size) for _ in range(6)]
+    intent = await announce(ann, size)
+    answers = await asyncio.gather(*(send(ann, intent, content) for content in contents))
+    won = [content for content, answer in zip(contents, answers, strict=True) if answer.status == 201]
+    lost = [(answer.status, answer.json["code"]) for answer in answers if answer.status != 201]
+    assert lost == [(409, "upload_finished")] * 5
+    (file,) = (await ann("GET", "/v1/files")).json["files"]
+    url = (await ann("GET", f"/v1/files/{file['id']}/download")).json["url"]
+    assert [(await ann("GET", url)).content] == won
+
+
+async def test_bytes_that_lie_there_uncommitted_are_committed_by_the_next_put(ann: Person, site: Site) -> None:
+    intent = await announce(ann, 5)
+    await site.drive.blobs.put(ObjectKey(intent["object_key"]), chunks(b"first"), size=5)
+    answer = await send(ann, intent, b"other")
+    assert (answer.status, answer.json["code"]) == (409, "upload_finished")
+    assert (await state(ann, intent))["state"] == "committed"
+    assert await names(ann) == ["a.bin"]
+
+
+class Halting:
+    """A PUT that stops after each piece until it is told to go on."""
+
+    def __init__(self, site: Site, intent: Json, size: int) -> None:
+        self.site, self.intent, self.size = site, intent, size
+
+    async def __aenter__(self) -> Halting:
+        self.stream = await anyio.connect_tcp("127.0.0.1", self.site.port)
+        await self.stream.send(head(self.intent, Content_Length=self.size))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stream.aclose()
+
+    async def send(self, content: bytes, *, seen: int) -> None:
+        """Send *content* and wait until the store has been given *seen* bytes in all."""
+        await self.stream.send(content)
+        key = ObjectKey(self.intent["object_key"])
+        with anyio.fail_after(10):
+            while (self.site.drive.blobs.receiving(key) or 0) < seen:
+                await anyio.lowlevel.checkpoint()
+
+    async def answer(self) -> Answer:
+        with anyio.fail_after(10):
+            return parse(await self.stream.receive())
+
+
+async def test_while_bytes_arrive_the_deadline_moves_on_and_progress_is_seen(ann: Person, site: Site) -> None:
+    intent = await announce(ann, 30)
+    async with Halting(site, intent, 30) as put:
+        await put.send(bytes(10), seen=10)
+        assert (await state(ann, intent))["received_bytes"] == 10
+        site.clock.advance(3000)
+        await put.send(bytes(10), seen=20)
+        site.clock.advance(3000)  # past the deadline of the intent
+        ann.token = (await ann("POST", "/v1/token/refresh", {"refresh_token": ann.tokens["refresh_token"]})).json[
+            "token"
+        ]
+        assert (await state(ann, intent))["state"] == "pending"
+        await put.send(bytes(10), seen=0)
+        assert (await put.answer()).status == 201
+
+
+async def test_aborting_stops_an_upload_that_is_still_arriving(ann: Person, site: Site) -> None:
+    intent = await announce(ann, 30)
+    async with Halting(site, intent, 30) as put:
+        await put.send(bytes(10), seen=10)
+        await ann("DELETE", f"/v1/uploads/{intent['upload_id']}")
+        site.clock.advance(60)
+        await put.stream.send(bytes(10))
+        answer = await put.answer()
+    assert (answer.status, answer.json["code"]) == (410, "gone")
+    assert site.drive.blobs.receiving(ObjectKey(intent["object_key"])) is None
+
+
+async def test_a_connection_is_used_again_after_an_upload_and_not_after_an_unread_body(
+    ann: Person, site: Site, exchange: Exchange
+) -> None:
+    first, second = await announce(ann, 5, "1.bin"), await announce(ann, 5, "2.bin")
+    received = await exchange(
+        head(first, Content_Length=5) + b"12345" + head(second, Content_Length=5, Connection="close") + b"12345"
+    )
+    assert received.count(b"HTTP/1.1 201 ") == 2
+    refused = await first_answer(site, head(first, Content_Length=5) + b"123")
+    assert parse(refused).headers["connection"] == "close"
+    assert UploadId(first["upload_id"]) in (await ann("GET", "/v1/uploads")).content.decode()
