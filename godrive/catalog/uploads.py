@@ -45,9 +45,13 @@ _RESERVE = (
     "UPDATE users SET reserved_bytes = reserved_bytes + $2 WHERE id = $1 AND state = 'active' AND (quota_bytes IS NULL "
     "OR live_bytes + trash_bytes + version_bytes + reserved_bytes + $2 <= quota_bytes)"
 )
-_BEGIN = (
+_BEGIN = (  # one statement, where the database is a network away
     "INSERT INTO uploads (id, owner_id, object_key, name, mime, size_bytes, created_at, expires_at, sha256, parent_id, "
-    "on_conflict, state, next_check_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'pending', $7)"
+    "on_conflict, state, next_check_at) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'pending', $7 "
+    "WHERE ($11 = 'rename' OR NOT EXISTS (SELECT 1 FROM entries "
+    "WHERE owner_id = $2 AND parent_id = $10 AND name_key = $12 AND state = 'live')) "
+    "AND ($10 = '' OR EXISTS (SELECT 1 FROM entries "
+    "WHERE id = $10 AND owner_id = $2 AND state = 'live' AND kind = 'folder'))"
 )
 _END = (
     "UPDATE uploads SET state = $2, reason = $3, finished_at = $4, cleanup_at = $4 "
@@ -96,10 +100,6 @@ async def begin(
         raise Invalid("A SHA-256 digest is 64 hexadecimal digits in lower case.", field="sha256")
     if not await tx.run(_RESERVE, owner_id, size_bytes):
         raise await _no_room(tx, owner_id)
-    if not await entries.is_folder(tx, owner_id, parent_id):
-        raise NotFound("There is no such folder.", field="parent_id")
-    if on_conflict is OnConflict.FAIL and await entries.holder(tx, owner_id, parent_id, name) is not None:
-        raise entries.name_taken(name)
     upload_id, blob_id = new_id(), new_id()
     upload = Upload(
         id=UploadId(upload_id),
@@ -114,7 +114,7 @@ async def begin(
         parent_id=parent_id,
         on_conflict=on_conflict,
     )
-    await tx.run(
+    begun = await tx.run(
         _BEGIN,
         upload.id,
         owner_id,
@@ -127,7 +127,12 @@ async def begin(
         sha256,
         parent_id or "",
         on_conflict.value,
+        name_key(name),
     )
+    if not begun:
+        if not await entries.is_folder(tx, owner_id, parent_id):
+            raise NotFound("There is no such folder.", field="parent_id")
+        raise entries.name_taken(name)
     return upload
 
 
