@@ -9,11 +9,13 @@ from godrive.drive import GoDrive
 from godrive.http import accounts, content, docs, files, health, trash, uploads
 from godrive.http.addresses import TrustedProxies
 from godrive.http.call import bind
-from godrive.http.keys import DOCUMENT, DRIVE, METRICS
+from godrive.http.keys import DOCUMENT, DRIVE, METRICS, PAGES
 from godrive.http.metrics import Metrics
 from godrive.http.middleware import edge, meet_expectation, on_prepare
 from godrive.http.openapi import document
 from godrive.http.operations import Operation
+from godrive.http.pages import Pages
+from godrive.http.webhook import add_webhook_route
 
 _RESOURCES = (accounts, uploads, files, trash, content, health)
 
@@ -37,6 +39,7 @@ def create_app(drive: GoDrive) -> web.Application:
     )
     app[DRIVE] = drive
     app[METRICS] = metrics
+    app[PAGES] = Pages()
     app[DOCUMENT] = msgspec.json.encode(document(OPERATIONS, base_url=server.base_url))
     app.on_response_prepare.append(on_prepare(server.cors_origins))
     proxies = TrustedProxies(server.trusted_proxies)
@@ -48,4 +51,5 @@ def create_app(drive: GoDrive) -> web.Application:
                 app.router.add_route(operation.method, path, handler, expect_handler=expect)
                 if operation.method == hdrs.METH_GET:
                     app.router.add_route(hdrs.METH_HEAD, path, handler, expect_handler=expect)
+    add_webhook_route(app, drive)
     return app
