@@ -69,13 +69,18 @@ class Catalog(Protocol):
         """Finish what is under way and disconnect; again is harmless."""
 
     async def read(self, operation: Callable[[Tx], Awaitable[T]]) -> T:
-        """Run a read-only operation; it does not wait for writes."""
+        """Run a read-only operation; it does not wait for writes.
+
+        It sees every write that returned before it.  Of several statements
+        each sees at least what the one before it saw.
+        """
         ...
 
     async def write(self, operation: Callable[[Tx], Awaitable[T]]) -> T:
         """Run an operation atomically.  When this returns, its effect is durable.
 
-        Operations that wait together share one commit; one that raises is
-        rolled back alone.
+        Operations that wait together may share one commit; one that raises is
+        rolled back alone.  When the database fails in the middle of a commit,
+        the outcome is unknown and the answer ``StoreUnavailable``.
         """
         ...

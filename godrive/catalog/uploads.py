@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from datetime import datetime
 
+import msgspec
+
 from godrive.catalog import Tx, entries, outbox, rows
 from godrive.catalog.names import check_name, search_key
 from godrive.catalog.pages import PageTokens
@@ -69,7 +71,8 @@ _CHARGE = (
 _ENTRY = (
     "INSERT INTO entries (id, owner_id, parent_id, kind, name, name_key, search_key, mime, size_bytes, sha256, "
     "version_id, created_at, updated_at, revision, state) "
-    "VALUES ($1, $2, $3, 'file', $4, $5, $6, $7, $8, $9, $10, $11, $11, 1, 'live')"
+    "VALUES ($1, $2, $3, 'file', $4, $5, $6, $7, $8, $9, $10, $11, $11, 1, 'live') "
+    "ON CONFLICT DO NOTHING"
 )
 _VERSION = (
     "INSERT INTO versions (id, file_id, object_key, mime, size_bytes, sha256, created_at) "
@@ -224,11 +227,10 @@ async def publish(tx: Tx, upload_id: UploadId, blob: BlobInfo, *, now: datetime)
     await tx.run(_CHARGE, owner_id, upload.size_bytes)  # and from here on the owner is locked
     if not await entries.is_folder(tx, owner_id, parent_id):
         raise Gone("The folder that the upload was meant for is gone.")
-    name = await entries.free_name(tx, owner_id, parent_id, upload.name, upload.on_conflict)
     file = File(
         id=file_id,
         owner_id=owner_id,
-        name=name,
+        name=upload.name,
         created_at=now,
         updated_at=now,
         kind=FileKind.FILE,
@@ -238,23 +240,32 @@ async def publish(tx: Tx, upload_id: UploadId, blob: BlobInfo, *, now: datetime)
         sha256=blob.sha256 or upload.sha256,
         version_id=version_id,
     )
-    await tx.run(
-        _ENTRY,
-        file_id,
-        owner_id,
-        parent_id or "",
-        name,
-        name_key(name),
-        search_key(name),
-        file.mime,
-        file.size_bytes,
-        file.sha256,
-        version_id,
-        at,
-    )
+    if not await _place(tx, file):
+        name = await entries.free_name(tx, owner_id, parent_id, upload.name, upload.on_conflict)
+        file = msgspec.structs.replace(file, name=name)
+        await _place(tx, file)
     await tx.run(_VERSION, version_id, file_id, upload.object_key, file.mime, file.size_bytes, file.sha256, at)
     await outbox.note(tx, FileEventKind.CREATED, owner_id, file_id, file, now=now)
     return file
+
+
+async def _place(tx: Tx, file: File) -> bool:
+    """Make the entry of a new file, unless another has its name."""
+    placed = await tx.run(
+        _ENTRY,
+        file.id,
+        file.owner_id,
+        file.parent_id or "",
+        file.name,
+        name_key(file.name),
+        search_key(file.name),
+        file.mime,
+        file.size_bytes,
+        file.sha256,
+        file.version_id,
+        rows.micros(file.created_at),
+    )
+    return placed > 0
 
 
 async def _published(tx: Tx, upload: Upload) -> File:
