@@ -17,6 +17,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 Tables = Mapping[str, Mapping[str, Any]]
 
+_LISTENING = '"event":"listening"'
+
 QUICK: Tables = {
     "server": {"shutdown": 10.0},
     "auth": {"bcrypt_cost": 4, "attempts_per_address": 10_000, "attempts_per_account": 10_000},
@@ -54,6 +56,7 @@ class DriveServer(Server):
     *tables* is laid over :data:`QUICK`.  The data folder is ``folder/data``
     unless the configuration says otherwise; standard output and error go to
     ``folder/godrive.log``.  *prefix* is a command to run the server under.
+    Without *http* it has no edge, and is ready when it says that it listens.
     """
 
     programs = ()
@@ -68,12 +71,14 @@ class DriveServer(Server):
         arguments: tuple[str, ...] = (),
         prefix: tuple[str, ...] = (),
         quick: bool = True,
+        http: bool = True,
     ) -> None:
         super().__init__(folder, port)
         own = {"server": {"host": "127.0.0.1", "port": self.port, "data_dir": str(self.folder / "data")}}
         self.tables = merged(QUICK if quick else {}, own, tables or {})
         self.arguments = arguments
         self.prefix = prefix
+        self.http = http
 
     @property
     def url(self) -> str:
@@ -104,8 +109,10 @@ class DriveServer(Server):
         return [*self.prefix, sys.executable, "-m", "godrive", "serve", "--config", path, *self.arguments]
 
     def _launch(self) -> Daemon:
-        daemon = Daemon(self.command(), self.folder / "godrive.log", env=environment())
-        daemon.wait_until(lambda: ready(self.port))
+        log = self.folder / "godrive.log"
+        before = log.read_text().count(_LISTENING) if log.exists() else 0
+        daemon = Daemon(self.command(), log, env=environment())
+        daemon.wait_until(lambda: ready(self.port) if self.http else self.log.count(_LISTENING) > before)
         return daemon
 
     def run(self, within: float = 30.0) -> subprocess.CompletedProcess[str]:

@@ -132,6 +132,7 @@ class Daemon:
         while not ready():
             if not self.running or time.monotonic() > deadline:
                 state = "takes too long" if self.running else f"ended with {self._process.returncode}"
+                self.stop(signal.SIGKILL)
                 raise RuntimeError(f"{self.command[0]} {state}:\n{self.log.read_text(errors='replace')[-2000:]}")
             time.sleep(0.02)
 
@@ -301,7 +302,8 @@ class PostgresServer(Server):
             command: list[str | Path] = [self.path("initdb"), "-D", self._data, "-U", "postgres"]
             init = [*command, "-A", "trust", "-E", "UTF8", "--no-sync"]
             maker = Daemon(init, self.folder / "initdb.log", env=env, user=self._user)
-            maker.stop(signal.SIGCONT, within=READY_WITHIN)
+            if maker.wait(READY_WITHIN):
+                raise RuntimeError(f"initdb: {maker.log.read_text(errors='replace')}")
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
@@ -320,8 +322,7 @@ class PostgresServer(Server):
                 daemon.wait_until(lambda: self._ready(daemon))  # noqa: B023
             except RuntimeError:
                 # After kill9 the old backends hold the shared memory until they notice.
-                if daemon.running or time.monotonic() > deadline:
-                    daemon.stop(signal.SIGKILL)
+                if time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)
             else:

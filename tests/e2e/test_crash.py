@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
+import itertools
 import os
 import random
-from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, field
 
-import aiohttp
 import anyio
 import anyio.lowlevel
 import pytest
@@ -18,50 +14,20 @@ import pytest
 from tests.drive_server import DriveServer
 from tests.e2e.client import Client, Json
 from tests.e2e.conftest import Eventually
+from tests.e2e.ledger import GONE, Ledger
 from tests.e2e.wire import Wire
 
 pytestmark = pytest.mark.anyio
 
 ROUNDS = int(os.environ.get("GODRIVE_TEST_KILLS", "10"))
 WRITERS = 24
-SIZES = (0, 1, 4096, 65_536, 700_000, 3_000_000)
-
-GONE = (aiohttp.ClientError, OSError, asyncio.IncompleteReadError)
-"""What a client sees of a server that is killed."""
 
 
-@dataclass
-class Ledger:
-    """What a client remembers: what it sent, and what it was promised."""
-
-    sent: dict[str, str] = field(default_factory=dict)
-    promised: dict[str, str] = field(default_factory=dict)
-
-    async def keep_uploading(self, client: Client, number: int) -> None:
-        """Upload until the server is gone."""
-        for count in range(10_000):
-            content = os.urandom(random.choice(SIZES))
-            name = f"{len(self.sent)}-{number}-{count}.bin"
-            digest = hashlib.sha256(content).hexdigest()
-            self.sent[name] = digest
-            extra = {"sha256": digest} if count % 2 else {}
-            try:
-                intent = await client.intent(name, content, **extra)
-                async with Wire.open(intent["upload_url"]) as wire:
-                    answer = await wire.exchange(intent["upload_url"], intent["headers"], content)
-            except GONE:
-                return
-            self.promised[name] = answer["file"]["id"]
-
-    async def check(self, client: Client) -> list[Json]:
-        """Every promise is kept, once, and nothing is listed that was not sent."""
-        files = await client.files()
-        counts = Counter(file["name"] for file in files)
-        assert set(counts.values()) <= {1}
-        ids = {file["name"]: file["id"] for file in files}
-        assert self.promised.items() <= ids.items()
-        assert ids.keys() <= self.sent.keys()
-        return files
+async def keep_uploading(ledger: Ledger, client: Client) -> None:
+    """Upload until the server is gone."""
+    with suppress(*GONE):
+        for turn in itertools.count():
+            await ledger.upload(client, declare=turn % 2 == 0)
 
 
 async def test_whenever_it_is_killed_what_was_acknowledged_is_listed_once_and_whole(
@@ -75,8 +41,8 @@ async def test_whenever_it_is_killed_what_was_acknowledged_is_listed_once_and_wh
             await client.enter()
             await ledger.check(client)
             async with anyio.create_task_group() as writers:
-                for number in range(WRITERS):
-                    writers.start_soon(ledger.keep_uploading, client, number)
+                for _ in range(WRITERS):
+                    writers.start_soon(keep_uploading, ledger, client)
                 await anyio.sleep(random.uniform(0.02, 0.8))
                 await anyio.to_thread.run_sync(drive_server.kill9)
     assert len(ledger.promised) > ROUNDS
@@ -90,8 +56,7 @@ async def test_whenever_it_is_killed_what_was_acknowledged_is_listed_once_and_wh
 
         assert await eventually(no_pending, within=30)
         files = await ledger.check(client)
-        for file in files:
-            assert await client.digest(file["id"]) == ledger.sent[file["name"]]
+        await ledger.check_bytes(client, files)
 
         async def only_files_left() -> bool:
             return not drive_server.blobs("staging") and len(drive_server.blobs("objects")) == len(files)

@@ -44,11 +44,11 @@ class Wire:
         await self.put(url, headers, len(content))
         await self.send(content)
         head = await self.reader.readuntil(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
+        length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0] or 0)
         body = await self.reader.readexactly(length)
         if not head.startswith(b"HTTP/1.1 2"):
             raise ConnectionError(head + body)
-        answer: dict[str, Any] = json.loads(body)
+        answer: dict[str, Any] = json.loads(body or b"{}")
         return answer
 
     async def status(self) -> int | None:

@@ -1,0 +1,213 @@
+"""GoDrive over PostgreSQL, S3 and NATS, its actors in four processes, and what happens when one of them all is gone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, suppress
+from pathlib import Path
+
+import anyio
+import pytest
+
+from tests.conftest import require
+from tests.e2e.client import Client
+from tests.e2e.conftest import Eventually
+from tests.e2e.ledger import GONE, Ledger
+from tests.servers import CephGateway, NatsServer, PostgresServer
+from tests.stack import Services, Stack
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
+
+
+@pytest.fixture(scope="module")
+def services() -> Iterator[Services]:
+    """Servers that these tests may kill."""
+    for server in (NatsServer, PostgresServer, CephGateway):
+        require(server)
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        patch.delenv("AWS_CA_BUNDLE", raising=False)
+        yield (
+            stack.enter_context(NatsServer()),
+            stack.enter_context(PostgresServer()),
+            stack.enter_context(CephGateway()),
+        )
+
+
+OpenStack = Callable[..., Stack]
+
+
+@pytest.fixture
+def open_stack(services: Services, tmp_path: Path) -> Iterator[OpenStack]:
+    """Starts a stack; the logs of its processes are shown when the test fails."""
+    with ExitStack() as stacks:
+
+        def start(**options: object) -> Stack:
+            for service in services:
+                service.start()
+            name = f"t{os.urandom(8).hex()}"
+            stack = Stack(tmp_path / "stack", services, name=name, cores=2, **options)  # type: ignore[arg-type]
+            stacks.callback(show, stack)
+            return stacks.enter_context(stack)
+
+        yield start
+
+
+def show(stack: Stack) -> None:
+    """Everything that a process said but for the requests."""
+    for process in stack.processes:
+        print(f"--- {process.folder.name}")
+        print("\n".join(line for line in process.log.splitlines() if '"event":"request"' not in line))
+
+
+async def test_the_whole_flow_works_over_four_processes(open_stack: OpenStack, eventually: Eventually) -> None:
+    stack = open_stack(tables={"janitor": {"trash_grace": 0.5}, "ingest": {"reconcile_after": 60}})
+    async with Client.connect(stack.url) as ada:
+        await ada.enter()
+        content = os.urandom(1_000_000)
+        ledger = Ledger()
+        await ledger.upload(ada, 4096)
+        intent = await ada.intent("Ünïcode (1).bin", content)
+        assert intent["upload_url"].startswith(stack.store.endpoint)
+        async with ada.http.put(intent["upload_url"], data=content, headers=intent["headers"]) as answer:
+            assert answer.status == 200
+
+        async def both_listed() -> bool:
+            return len(await ada.files()) == 2
+
+        # No one but the store has told anybody, and the reconciler is a minute away.
+        assert await eventually(both_listed, within=5)
+        file = next(file for file in await ada.files() if file["name"] == "Ünïcode (1).bin")
+        assert await ada.download(file["id"]) == content
+        await ada.request("DELETE", f"/v1/files/{file['id']}")
+
+        async def purged() -> bool:
+            return not await ada.files("/v1/trash")
+
+        assert await eventually(purged)
+        assert len(await ada.files()) == 1
+
+
+async def test_with_every_event_lost_the_reconciler_lists_every_upload(
+    open_stack: OpenStack, eventually: Eventually
+) -> None:
+    stack = open_stack(events=False)
+    ledger = Ledger()
+    async with Client.connect(stack.url) as client:
+        await client.enter()
+        async with anyio.create_task_group() as uploads:
+            for _ in range(20):
+                uploads.start_soon(ledger.upload, client)
+
+        async def all_listed() -> bool:
+            return {file["name"] for file in await client.files()} == ledger.promised
+
+        assert await eventually(all_listed)
+        await ledger.check_bytes(client, await ledger.check(client))
+
+
+async def test_an_upload_is_listed_at_once_when_the_client_says_that_it_is_complete(open_stack: OpenStack) -> None:
+    stack = open_stack(events=False, tables={"ingest": {"reconcile_after": 60}})
+    async with Client.connect(stack.url) as client:
+        await client.enter()
+        intent = await client.intent("said.bin", b"said")
+        async with client.http.put(intent["upload_url"], data=b"said", headers=intent["headers"]) as answer:
+            assert answer.status == 200
+        assert await client.files() == []
+        completed = await client.request("POST", f"/v1/uploads/{intent['upload_id']}/complete")
+        assert [file["id"] for file in await client.files()] == [completed["file"]["id"]]
+
+
+def background_killed(stack: Stack) -> None:
+    stack.background.kill9()
+    stack.background.start()
+
+
+def core_killed(stack: Stack) -> None:
+    stack.cores[0].kill9()
+    stack.cores[0].start()
+
+
+def gateway_killed(stack: Stack) -> None:
+    stack.gateway.kill9()
+    stack.gateway.start()
+
+
+def nats_killed_and_wiped(stack: Stack) -> None:
+    stack.nats.wipe()
+    stack.nats.start()
+
+
+def postgres_killed(stack: Stack) -> None:
+    stack.postgres.kill9()
+    stack.postgres.start()
+
+
+def store_killed(stack: Stack) -> None:
+    stack.store.kill9()
+    stack.store.start()
+
+
+def core_cut_off(stack: Stack) -> None:
+    stack.cores[0].freeze()
+
+
+OUTAGES = [
+    background_killed,
+    core_killed,
+    gateway_killed,
+    nats_killed_and_wiped,
+    postgres_killed,
+    store_killed,
+    core_cut_off,
+]
+
+
+@asynccontextmanager
+async def load(client: Client, ledger: Ledger) -> AsyncIterator[None]:
+    """Eight clients that upload all the time, and go on after whatever happens."""
+
+    async def keep_uploading() -> None:
+        while True:
+            with suppress(*GONE):
+                await ledger.upload(client)
+            await anyio.sleep(0.05)
+
+    async with anyio.create_task_group() as clients:
+        for _ in range(8):
+            clients.start_soon(keep_uploading)
+        yield
+        clients.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("outage", OUTAGES)
+async def test_an_outage_under_load_loses_nothing_that_the_store_took(
+    open_stack: OpenStack, eventually: Eventually, outage: Callable[[Stack], None]
+) -> None:
+    stack = open_stack(tables={"blobs": {"upload_ttl": 30.0}})
+    ledger = Ledger()
+    async with Client.connect(stack.url, timeout=20) as client:
+        await client.enter()
+        async with load(client, ledger):
+            await anyio.sleep(1)
+            before = len(ledger.promised)
+            await anyio.to_thread.run_sync(outage, stack)
+            await anyio.sleep(2)
+            stack.cores[0].thaw()
+            after = len(ledger.promised)
+
+            async def serves_again() -> bool:
+                return len(ledger.promised) > after + 8
+
+            assert await eventually(serves_again, within=60)
+        assert before > 0
+
+        async def settled() -> bool:
+            try:
+                return not await client.files("/v1/uploads?state=pending", "uploads")
+            except GONE:
+                return False
+
+        assert await eventually(settled, within=90)
+        files = await ledger.check(client)
+        await ledger.check_bytes(client, files[:50])
