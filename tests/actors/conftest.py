@@ -1,4 +1,4 @@
-"""Every suite of an actor runs over near refs, and over refs that send everything through the codec."""
+"""Every suite of an actor runs over near refs, over refs that send everything through the codec, and over NATS."""
 
 from __future__ import annotations
 
@@ -9,13 +9,22 @@ import pytest
 from godrive.drive import GoDrive
 from godrive.model import User
 from godrive.testing import LoopbackDrive, ManualClock, open_drive, sign_up
+from tests.nats_drive import NatsDrive
+from tests.servers import NatsServer
 
 
-@pytest.fixture(params=[GoDrive, LoopbackDrive], ids=["local", "loopback"])
+@pytest.fixture(params=[GoDrive, LoopbackDrive, NatsDrive], ids=["local", "loopback", "nats"])
 def drive_class(request: pytest.FixtureRequest) -> type[GoDrive]:
     """How the actors reach one another."""
     chosen: type[GoDrive] = request.param
-    return chosen
+    if chosen is not NatsDrive:
+        return chosen
+    server: NatsServer = request.getfixturevalue("nats_server")
+
+    class OverNats(NatsDrive):
+        server_url = server.url
+
+    return OverNats
 
 
 @pytest.fixture
