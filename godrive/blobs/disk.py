@@ -3,7 +3,7 @@
 ::
 
     objects/018f2c3a/018f2c3a-...     a blob, under its key
-    staging/<chance>                  a blob on its way (see godrive.blobs.staging)
+    staging/                          blobs on their way (see godrive.blobs.staging)
     quarantine/018f2c3a.018f2c3a-...  set aside for an operator
 
 The shard of a key rises with time, so that blobs which arrive together lie in
@@ -42,12 +42,14 @@ _FREE_KEPT = 1.0
 class DiskBlobStore:
     """Keeps blobs below *path*; at most *threads* of them wait for the disk at once.
 
-    One process at a time may write below *path*: whoever opens the store sees to that.
+    One process at a time may write below *path*: whoever opens the store sees
+    to that.  With *named*, staging files have names even where they need none.
     """
 
-    def __init__(self, path: Path | str, *, threads: int = 16) -> None:
+    def __init__(self, path: Path | str, *, threads: int = 32, named: bool = False) -> None:
         self._path = Path(path)
         self._threads = threads
+        self._named = named
         self._opened: Objects | None = None
         self._arriving: dict[ObjectKey, list[Arrival]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
@@ -56,7 +58,7 @@ class DiskBlobStore:
     async def open(self) -> None:
         """Make the folders, and see that files in them can be made and linked.  Raises ``ConfigError``."""
         try:
-            self._opened = await asyncio.to_thread(Objects, self._path)
+            self._opened = await asyncio.to_thread(Objects, self._path, named=self._named)
         except OSError as error:
             raise ConfigError(
                 f"Blobs cannot be kept in {self._path}: {error.strerror}.",

@@ -13,7 +13,7 @@ from pathlib import Path
 from godrive.blobs import is_key, split_key
 from godrive.blobs.attributes import MIME, SHA256, describe, digest_of, note, noted
 from godrive.blobs.folders import Shards, make_folder, open_folder
-from godrive.blobs.staging import Staged
+from godrive.blobs.staging import Staged, Staging
 from godrive.errors import NotFound
 from godrive.model import BlobInfo, ObjectKey
 
@@ -24,30 +24,22 @@ _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO}
 class Objects:
     """Blobs, staging files and quarantine below one root.  Errors of the system come out as ``OSError``."""
 
-    def __init__(self, root: Path) -> None:
-        """Make what is missing, and try whether files can be made and linked."""
+    def __init__(self, root: Path, *, named: bool = False) -> None:
+        """Make what is missing, and try whether files can be made and linked; if need be, or so asked, by name."""
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._handles = [os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
         try:
             for name in ("objects", "staging", "quarantine"):
                 make_folder(name, self._handles[0])
                 self._handles.append(open_folder(name, self._handles[0]))
-            _, self.objects, self.staging, self._quarantine = self._handles
+            _, self.objects, staging, self._quarantine = self._handles
             self.shards = Shards(self.objects)
-            self._probe()
+            self.staging = Staging(staging, named=named or not _has_unnamed(staging))
+            if self.staging.named:
+                _try_link(self.staging)
         except OSError:
             self.close()
             raise
-
-    def _probe(self) -> None:
-        probe = Staged(self.staging)
-        try:
-            probe.open()
-            linked = f"{probe.name}.link"
-            os.link(probe.name, linked, src_dir_fd=self.staging, dst_dir_fd=self.staging, follow_symlinks=False)
-            os.unlink(linked, dir_fd=self.staging)
-        finally:
-            probe.discard()
 
     def close(self) -> None:
         """Close every handle; again is harmless."""
@@ -148,11 +140,11 @@ class Objects:
     def sweep(self, before: float, arriving: Collection[str]) -> int:
         """Remove staging files last written before that time, but for those *arriving*; how many."""
         swept = 0
-        for entry in os.scandir(self.staging):
+        for entry in os.scandir(self.staging.fd):
             with suppress(FileNotFoundError):
-                status = os.stat(entry.name, dir_fd=self.staging, follow_symlinks=False)
+                status = os.stat(entry.name, dir_fd=self.staging.fd, follow_symlinks=False)
                 if entry.name not in arriving and status.st_mtime < before:
-                    os.unlink(entry.name, dir_fd=self.staging)
+                    os.unlink(entry.name, dir_fd=self.staging.fd)
                     swept += 1
         return swept
 
@@ -160,3 +152,23 @@ class Objects:
         """Room on the file system for this user."""
         status = os.fstatvfs(self.objects)
         return status.f_bavail * status.f_frsize
+
+
+def _has_unnamed(staging: int) -> bool:
+    """Whether files can be made without a name and get one later: not on every file system, nor without /proc."""
+    try:
+        _try_link(Staging(staging, named=False))
+    except OSError:
+        return False
+    return True
+
+
+def _try_link(staging: Staging) -> None:
+    probe = Staged(staging)
+    try:
+        probe.open()
+        linked = f"{probe.name}.link"
+        probe.link(linked, staging.fd)
+        os.unlink(linked, dir_fd=staging.fd)
+    finally:
+        probe.discard()

@@ -1,11 +1,13 @@
 """A blob on its way to disk: a file in the staging folder until it is whole and durable.
 
-Theory of operation.  The bytes go to a staging file under a name of chance.
-When all have come, their digest is noted in an extended attribute, the file is
-synced, and only then does a hard link give it its final name, so that whatever
-moment the power goes, a final name has all of its bytes or does not exist.  A
-link, unlike a rename, fails when the name is taken: of several writers of a
-key one wins.  Then the folder is synced, and the blob may be acknowledged.
+Theory of operation.  The bytes go to a file in the staging folder: one without
+a name, where the file system has such, since it is the cheapest to make and a
+kill leaves nothing of it; else one with a name of chance.  When all have come,
+their digest is noted in an extended attribute, the file is synced, and only
+then does a hard link give it its final name, so that whatever moment the power
+goes, a final name has all of its bytes or does not exist.  A link, unlike a
+rename, fails when the name is taken: of several writers of a key one wins.
+Then the folder is synced, and the blob may be acknowledged.
 
 What is large is written past the page cache where the file system can.  That
 saves the copying; the sync at the end has nothing left to write, so that it
@@ -25,6 +27,7 @@ import os
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 from godrive.blobs import split_key
 from godrive.blobs.attributes import describe, note
@@ -33,6 +36,7 @@ from godrive.errors import DigestMismatch, UploadFinished
 from godrive.model import BlobInfo, ObjectKey
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_UNNAMED = os.O_WRONLY | os.O_CLOEXEC | getattr(os, "O_TMPFILE", os.O_CREAT | os.O_EXCL)
 _DIRECT = getattr(os, "O_DIRECT", 0)
 _PIECE = 2 << 20
 _DIRECT_AFTER = 16 * _PIECE
@@ -42,10 +46,17 @@ class Abandoned(Exception):
     """Whoever sent the bytes does not want them published any more."""
 
 
+class Staging(NamedTuple):
+    """The staging folder, open, and whether its files have names."""
+
+    fd: int
+    named: bool
+
+
 class Staged:
     """One staging file.  ``digest`` may run beside ``write``; otherwise one call at a time."""
 
-    def __init__(self, folder: int) -> None:
+    def __init__(self, folder: Staging) -> None:
         self.name = secrets.token_hex(16)
         self.abandoned = False
         self._folder = folder
@@ -61,7 +72,9 @@ class Staged:
     def open(self) -> int:
         """The file's handle; the first call makes the file."""
         if self._fd is None:
-            self._fd = os.open(self.name, _CREATE, 0o600, dir_fd=self._folder)
+            folder, named = self._folder
+            name, flags = (self.name, _CREATE) if named else (".", _UNNAMED)
+            self._fd = os.open(name, flags, 0o600, dir_fd=folder)
         return self._fd
 
     def write_large(self, chunks: Sequence[bytes]) -> None:
@@ -112,7 +125,7 @@ class Staged:
             if self.abandoned:
                 raise Abandoned
             try:
-                os.link(self.name, name, src_dir_fd=self._folder, dst_dir_fd=folder.fd, follow_symlinks=False)
+                self.link(name, folder.fd)
             except FileExistsError:
                 raise UploadFinished from None
             try:
@@ -124,14 +137,22 @@ class Staged:
                 raise
         return info
 
+    def link(self, name: str, folder: int) -> None:
+        """Give the file that name in *folder*.  Raises ``FileExistsError``."""
+        if self._folder.named:
+            os.link(self.name, name, src_dir_fd=self._folder.fd, dst_dir_fd=folder, follow_symlinks=False)
+        else:
+            os.link(f"/proc/self/fd/{self.open()}", name, dst_dir_fd=folder, follow_symlinks=True)
+
     def discard(self) -> None:
         """Close the file and remove its staging name; again is harmless."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
             self._pieces = None
-            with suppress(FileNotFoundError):
-                os.unlink(self.name, dir_fd=self._folder)
+            if self._folder.named:
+                with suppress(FileNotFoundError):
+                    os.unlink(self.name, dir_fd=self._folder.fd)
 
 
 class _Pieces:

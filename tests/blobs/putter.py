@@ -27,9 +27,9 @@ async def pieces(data: bytes) -> AsyncIterator[bytes]:
         yield data[start : start + 100_000]
 
 
-async def put_for_ever(folder: str, length: int) -> None:
+async def put_for_ever(folder: str, length: int, named: bool) -> None:
     """Four at a time; a line for each that is stored, and one when there is no more room."""
-    store = DiskBlobStore(folder)
+    store = DiskBlobStore(folder, named=named)
     await store.open()
 
     async def put_one_after_another() -> None:
@@ -51,4 +51,4 @@ async def put_for_ever(folder: str, length: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(put_for_ever(sys.argv[1], int(sys.argv[2])))
+    asyncio.run(put_for_ever(sys.argv[1], int(sys.argv[2]), sys.argv[3] == "named"))

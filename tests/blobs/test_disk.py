@@ -39,9 +39,15 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "blobs"
 
 
+@pytest.fixture(params=["unnamed", "named"])
+def named(request: pytest.FixtureRequest) -> bool:
+    """Whether staging files have names: both ways must do."""
+    return bool(request.param == "named")
+
+
 @pytest.fixture
-async def store(root: Path) -> AsyncIterator[DiskBlobStore]:
-    made = DiskBlobStore(root)
+async def store(root: Path, named: bool) -> AsyncIterator[DiskBlobStore]:
+    made = DiskBlobStore(root, named=named)
     await made.open()
     yield made
     await made.close()
@@ -64,17 +70,17 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def start_putter(folder: Path, length: int, *prefix: str) -> subprocess.Popen[str]:
-    command = [*prefix, sys.executable, "-m", "tests.blobs.putter", str(folder), str(length)]
+def start_putter(folder: Path, length: int, *prefix: str, named: bool = False) -> subprocess.Popen[str]:
+    command = [*prefix, sys.executable, "-m", "tests.blobs.putter", str(folder), str(length), "named" * named]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
 
 
 @pytest.mark.parametrize("length", [4096, 3 * MIB])
 @pytest.mark.parametrize("acknowledged", [1, 2, 5, 9, 14])
 async def test_after_a_kill_what_was_acknowledged_is_there_and_nothing_is_partial(
-    root: Path, length: int, acknowledged: int
+    root: Path, named: bool, length: int, acknowledged: int
 ) -> None:
-    with start_putter(root, length) as process:
+    with start_putter(root, length, named=named) as process:
         assert process.stdout is not None
         told = [process.stdout.readline().strip() for _ in range(acknowledged)]
         process.kill()
@@ -89,6 +95,7 @@ async def test_after_a_kill_what_was_acknowledged_is_there_and_nothing_is_partia
         assert blob.sha256 == hashlib.sha256(data).hexdigest()
     assert found.keys() >= set(told)
     leftovers = names(root / "staging")
+    assert named or not leftovers
     assert await store.sweep_staging(LONG_AGO) == 0
     assert await store.sweep_staging(datetime.now(UTC) + SOON) == len(leftovers)
     assert names(root / "staging") == []
@@ -120,7 +127,7 @@ async def test_whenever_a_put_is_cancelled_the_blob_is_whole_or_absent(
 
 
 async def test_cancelling_again_while_it_is_cleared_away_leaves_nothing_either(
-    store: DiskBlobStore, root: Path
+    store: DiskBlobStore, root: Path, named: bool
 ) -> None:
     waiting = anyio.Event()
 
@@ -131,7 +138,7 @@ async def test_cancelling_again_while_it_is_cleared_away_leaves_nothing_either(
 
     put = asyncio.create_task(store.put(new_key(), stalling()))
     await waiting.wait()
-    assert len(names(root / "staging")) == 1
+    assert len(names(root / "staging")) == named
     put.cancel()
     await asyncio.sleep(0)
     put.cancel()
@@ -141,13 +148,15 @@ async def test_cancelling_again_while_it_is_cleared_away_leaves_nothing_either(
     assert names(root / "staging") == []
 
 
-async def test_a_full_disk_refuses_and_keeps_nothing_of_what_it_refused(tmp_path: Path) -> None:
+async def test_a_full_disk_refuses_and_keeps_nothing_of_what_it_refused(tmp_path: Path, named: bool) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     if shutil.which("unshare") is None:
         pytest.skip("no unshare: apt-get install -y --no-install-recommends util-linux")
     mount = f'mount -t tmpfs -o size=8m tmpfs {disk} && "$@"; ls {disk}/blobs/staging'
-    process = start_putter(disk / "blobs", 3 * MIB, "unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh")
+    process = start_putter(
+        disk / "blobs", 3 * MIB, "unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh", named=named
+    )
     told, _ = process.communicate()
     if "full" not in told:
         pytest.skip("not permitted to mount a file system of our own")

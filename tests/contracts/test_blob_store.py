@@ -26,14 +26,14 @@ pytestmark = pytest.mark.anyio
 LARGE = 5 * 1024 * 1024 + 12_345
 
 
-@pytest.fixture(params=["memory", "disk", "s3"])
+@pytest.fixture(params=["memory", "disk", "disk-named", "s3"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[BlobStore]:
     """Each implementation, open and empty."""
     made: BlobStore
     if request.param == "memory":
         made = MemoryBlobStore()
-    elif request.param == "disk":
-        made = DiskBlobStore(tmp_path / "blobs")
+    elif request.param.startswith("disk"):
+        made = DiskBlobStore(tmp_path / "blobs", named=request.param == "disk-named")
     else:
         gateway = request.getfixturevalue("ceph_gateway")
         from godrive.blobs.s3 import S3BlobStore
