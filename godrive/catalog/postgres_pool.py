@@ -8,6 +8,7 @@ leave nothing to reset.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from types import TracebackType
 from typing import TypeAlias
 
@@ -47,6 +48,7 @@ class Pool:
 
     def __init__(self, dsn: str, size: int) -> None:
         self._dsn = dsn
+        self._size = size
         self._places = asyncio.Semaphore(size)
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
@@ -91,8 +93,14 @@ class Pool:
         return _Hold(self)
 
     async def close(self) -> None:
-        """Disconnect; what is under way is cut off."""
+        """Let what is under way finish, for a while, and disconnect; again is harmless."""
+        if self.closed:
+            return
         self.closed = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                for _ in range(self._size):
+                    await self._places.acquire()
         for connection in self._busy:
             connection.terminate()
         while self._idle:

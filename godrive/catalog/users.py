@@ -159,13 +159,15 @@ async def _change(tx: Tx, user_id: UserId, column: str, value: object) -> User:
 async def delete(tx: Tx, user_id: UserId, *, now: datetime) -> None:
     """End the user; again is harmless.
 
-    Sessions end, the e-mail is free, pending uploads are aborted, and nothing
+    Sessions end, the e-mail is forgotten and free, pending uploads are aborted, and nothing
     of theirs can be read from this moment.  Their entries are purged by the
     next sweeps, a batch at a time, since there may be millions.
     """
     at = rows.micros(now)
     if not await tx.run(
-        "UPDATE users SET state = 'deleted', password_hash = '' WHERE id = $1 AND state <> 'deleted'", user_id
+        "UPDATE users SET state = 'deleted', email = '', email_key = '', password_hash = '' "
+        "WHERE id = $1 AND state <> 'deleted'",
+        user_id,
     ):
         return
     await sessions.end_all(tx, user_id)

@@ -109,6 +109,24 @@ async def test_a_closed_catalog_says_so_and_closes_again_without_harm(catalog: C
             await run(count)
 
 
+async def test_what_is_under_way_is_finished_by_closing(catalog: Catalog) -> None:
+    seen = []
+
+    async def operation(tx: Tx) -> int:
+        for number in range(50):
+            await add(tx, str(number))
+        return await count(tx)
+
+    async def write() -> None:
+        seen.append(await catalog.write(operation))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(write)
+        await anyio.wait_all_tasks_blocked()
+        await catalog.close()
+    assert seen == [50]
+
+
 async def test_a_rule_that_finds_nothing_to_lock_goes_on(catalog: Catalog) -> None:
     async def operation(tx: Tx) -> None:
         await tx.lock(UserId("nobody"))
