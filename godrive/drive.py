@@ -190,6 +190,7 @@ class GoDrive:
             catalog=self._catalog,
             blobs=self._blobs,
             ref=self.ref,
+            intake=lambda: self.intake,
             on_event=self._on_event,
             link=self._link,
         )

@@ -15,6 +15,7 @@ from godrive.actors.janitor import JanitorActor
 from godrive.actors.metadata import MetadataActor
 from godrive.actors.storage import StorageActor
 from godrive.blobs import BlobStore
+from godrive.bridge.intake import Intake
 from godrive.catalog import Catalog
 from godrive.catalog.pages import PageTokens
 from godrive.clock import Clock
@@ -58,6 +59,7 @@ class Parts:
     catalog: Catalog | None
     blobs: BlobStore | None
     ref: Refs
+    intake: Callable[[], Intake]
     on_event: OnEvent
     link: NatsLink | None
     """The connection to NATS, where one is configured."""
@@ -119,6 +121,11 @@ def tree(parts: Parts, *, serving: bool) -> list[ActorSpec | ChildSpec]:
     actor(Janitor, lambda: JanitorActor(ref(Metadata), ref(Storage), config, clock), shutdown=1.0)
     ticker("reconciler", Ingest, Reconcile(), config.ingest.reconcile_every)
     ticker("sweeper", Janitor, Sweep(), config.janitor.sweep_every)
+    if serving and parts.link is not None and config.ingest.events != "none" and is_local(config, Ingest):
+        from godrive.bridge.events import CHILD, bucket_events  # noqa: PLC0415 - needs nats-py
+
+        events = bucket_events(config, parts.link, intake=parts.intake, blobs=parts.blobs, on_event=parts.on_event)
+        children.append(ChildSpec(name=CHILD, run=events))
     if serving and parts.link is not None:
         children += [_exposer(parts, parts.link, contract) for contract in CONTRACTS if is_local(config, contract)]
     return children

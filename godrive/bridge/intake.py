@@ -22,6 +22,9 @@ from godrive.messages.ingest import Ingest, IngestBlob
 from godrive.model import ObjectKey, new_id
 from godrive.runtime import Ref
 
+PROBE_FOR = 10.0
+"""Seconds in which an event is there, or does not come."""
+
 FOREIGN = "foreign"
 """The count of events for other buckets, or for keys that are not blobs of this drive."""
 
@@ -78,7 +81,7 @@ class Intake:
         # Releases of one store differ in whether keys are encoded; ours are the same either way but for slashes.
         return self._layout.object_key(arrival.key) or self._layout.object_key(unquote_plus(arrival.key))
 
-    async def probe(self, blobs: BlobStore, *, within: float = 5.0) -> bool:
+    async def probe(self, blobs: BlobStore, *, within: float = PROBE_FOR) -> bool:
         """Whether the store's events get here: store a blob of one byte, wait for its event, delete it.
 
         Raises ``StoreUnavailable``.

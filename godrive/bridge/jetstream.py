@@ -80,6 +80,8 @@ class BucketEvents:
         self._ack_wait = ack_wait
         self._dead = DeadLetters(link, stream=settings.stream, namespace=namespace)
         self._consuming = 0
+        self.listening = anyio.Event()
+        """Set once messages can be received."""
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{settings.stream}.{settings.consumer}"
 
     async def run(self) -> None:
@@ -127,6 +129,7 @@ class BucketEvents:
         self._consuming += 1
         inbox = client.new_inbox()
         subscription = await client.subscribe(inbox)
+        self.listening.set()
         try:
             while self._link.generation == generation:
                 await self._take_batch(client, subscription, inbox)

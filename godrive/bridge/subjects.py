@@ -39,7 +39,9 @@ class PlainEvents:
         self._settings = settings
         self._intake = intake
         self._on_event = on_event
-        self._listening = 0
+        self._subscriptions = 0
+        self.listening = anyio.Event()
+        """Set once messages can be received."""
 
     async def run(self) -> None:
         """Listen, and subscribe again with every connection; of a stretch of failures tell once."""
@@ -48,8 +50,8 @@ class PlainEvents:
             try:
                 await self._listen()
             except (DriveError, NatsError) as error:
-                if told != self._listening:
-                    told = self._listening
+                if told != self._subscriptions:
+                    told = self._subscriptions
                     self._on_event(ChildWaiting("events", error))
                 await anyio.sleep(RETRY_AFTER)
 
@@ -65,7 +67,8 @@ class PlainEvents:
                 pending_bytes_limit=MOST_WAITING_BYTES,
             )
             await client.flush()
-        self._listening += 1
+        self._subscriptions += 1
+        self.listening.set()
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._receive, subscription, tasks)
