@@ -139,6 +139,7 @@ class Janitor(Table, frozen=True):
 class Nats(Table, frozen=True):
     url: Secret = ""
     namespace: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\Z")] = "godrive"
+    publish_events: bool = True
     user: str = ""
     password: Secret = ""
     password_file: FilePath = ""

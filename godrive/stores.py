@@ -87,10 +87,17 @@ def make_catalog(config: Config) -> Catalog:
     if config.catalog.driver == "postgres":
         from godrive.catalog.postgres import PostgresCatalog  # noqa: PLC0415
 
-        return PostgresCatalog(config.catalog)
+        return PostgresCatalog(config.catalog, outbox=keeps_outbox(config))
     from godrive.catalog.sqlite import SqliteCatalog  # noqa: PLC0415
 
-    return SqliteCatalog(config.catalog_path, allow_network_fs=config.catalog.allow_network_fs)
+    return SqliteCatalog(
+        config.catalog_path, allow_network_fs=config.catalog.allow_network_fs, outbox=keeps_outbox(config)
+    )
+
+
+def keeps_outbox(config: Config) -> bool:
+    """Whether there is anywhere to publish what happens to files."""
+    return bool(config.nats.url) and config.nats.publish_events
 
 
 def make_blobs(config: Config, clock: Clock) -> BlobStore:

@@ -30,6 +30,7 @@ from godrive.messages.storage import Storage
 from godrive.runtime import Actor, ActorSpec, Ask, ChildSpec, Contract, OnEvent, Ref, Ticker
 from godrive.runtime.events import TickFailed
 from godrive.runtime.message import A
+from godrive.stores import keeps_outbox
 
 if TYPE_CHECKING:
     from godrive.bridge.connection import NatsLink
@@ -126,6 +127,12 @@ def tree(parts: Parts, *, serving: bool) -> list[ActorSpec | ChildSpec]:
 
         events = bucket_events(config, parts.link, intake=parts.intake, blobs=parts.blobs, on_event=parts.on_event)
         children.append(ChildSpec(name=CHILD, run=events))
+    if serving and parts.link is not None and keeps_outbox(config) and is_local(config, Metadata):
+        from godrive.bridge.outbox import CHILD as OUTBOX  # noqa: PLC0415 - needs nats-py
+        from godrive.bridge.outbox import Outbox  # noqa: PLC0415
+
+        publisher = Outbox(parts.link, namespace=config.nats.namespace, on_event=parts.on_event)
+        children.append(ChildSpec(name=OUTBOX, run=lambda: publisher.run(ref(Metadata))))
     if serving and parts.link is not None:
         children += [_exposer(parts, parts.link, contract) for contract in CONTRACTS if is_local(config, contract)]
     return children

@@ -6,7 +6,7 @@ than once, so each reads the clock before it begins.
 
 from __future__ import annotations
 
-from godrive.catalog import Catalog, files, housekeeping, trash, uploads
+from godrive.catalog import Catalog, files, housekeeping, outbox, trash, uploads
 from godrive.catalog.pages import PageTokens
 from godrive.clock import Clock
 from godrive.config import Config
@@ -17,7 +17,9 @@ from godrive.messages.metadata import (
     ClaimKey,
     ClaimPurges,
     CountChanges,
+    DropEvents,
     DueCleanups,
+    DueEvents,
     DueUploads,
     EmptyTrash,
     FailUpload,
@@ -48,6 +50,7 @@ from godrive.model import (
     Cleanup,
     Content,
     File,
+    FileEvent,
     ObjectKey,
     Page,
     Pruned,
@@ -262,6 +265,14 @@ class MetadataActor(Actor[Metadata]):
     @UsageDrift.handler
     async def usage_drift(self, ask: UsageDrift) -> int:
         return await self._catalog.read(housekeeping.usage_drift)
+
+    @DueEvents.handler
+    async def due_events(self, ask: DueEvents) -> list[FileEvent]:
+        return await self._catalog.read(lambda tx: outbox.pending(tx, limit=ask.limit))
+
+    @DropEvents.handler
+    async def drop_events(self, ask: DropEvents) -> None:
+        await self._catalog.write(lambda tx: outbox.drop(tx, ask.events))
 
     @AcquireLease.handler
     async def acquire_lease(self, ask: AcquireLease) -> bool:

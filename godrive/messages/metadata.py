@@ -8,6 +8,7 @@ from godrive.model import (
     Content,
     ETag,
     File,
+    FileEvent,
     FileId,
     ObjectKey,
     OnConflict,
@@ -279,6 +280,18 @@ class SettleKey(Ask[Metadata, None]):
 
 class UsageDrift(Ask[Metadata, int]):
     """Bytes by which the kept usage differs from what the rows add up to, over all owners: zero, or a bug."""
+
+
+class DueEvents(Ask[Metadata, list[FileEvent]]):
+    """The oldest events that are not published yet, in order; none where the catalog keeps no outbox."""
+
+    limit: int
+
+
+class DropEvents(Ask[Metadata, None]):
+    """Those events are published; again is harmless."""
+
+    events: list[FileEvent]
 
 
 class AcquireLease(Ask[Metadata, bool]):
