@@ -127,7 +127,7 @@ def bind(operation: Operation, drive: GoDrive, proxies: TrustedProxies, *, origi
         except DriveError as error:
             error.field = fields.get(error.field or "", error.field)
             raise
-        if sends_responses and isinstance(value, web.StreamResponse):
+        if sends_responses and (type(value) is web.Response or isinstance(value, web.StreamResponse)):
             return value
         headers = fixed | call.headers if call.headers else fixed
         content = None if status == 204 else _encoder.encode(value)

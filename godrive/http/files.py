@@ -11,13 +11,17 @@ from msgspec import UNSET, Meta, UnsetType
 
 from godrive.errors import Invalid, NameTaken, NotFound, PreconditionFailed, StoreUnavailable
 from godrive.http.call import Call
+from godrive.http.keys import PAGES
 from godrive.http.operations import Routes
 from godrive.http.reading import entity_tags
-from godrive.messages.metadata import GetFile, ListFiles, OpenContent, RenameFile, RestoreFile, TrashFile
+from godrive.messages.metadata import CountChanges, GetFile, ListFiles, OpenContent, RenameFile, RestoreFile, TrashFile
 from godrive.messages.storage import SignGet
 from godrive.model import File, FileId, OnConflict, Page, Sort
 
 routes = Routes("files")
+
+_LISTED = {hdrs.CONTENT_TYPE: "application/json", hdrs.CACHE_CONTROL: "private, no-cache"}
+_encoder = msgspec.json.Encoder()
 
 Limit = Annotated[int, Meta(ge=1, le=1000, description="Rows in a page.")]
 PageToken = Annotated[str, Meta(max_length=2048, description="The `next_page` of the page before.")]
@@ -83,13 +87,27 @@ class Trashed(msgspec.Struct, kw_only=True):
     purge_at: datetime
 
 
-@routes.get("/v1/files", original="/files", raises=[Invalid, NotFound])
-async def list_files(call: Call, query: FilesQuery) -> FileList:
+@routes.get("/v1/files", original="/files", raises=[Invalid, NotFound], conditional=True)
+async def list_files(call: Call, query: FilesQuery) -> FileList | web.Response:
     """List files, newest first unless `sort` says otherwise.
 
-    100 in a page, 20 on the root path, at most 1000.
+    100 in a page, 20 on the root path, at most 1000.  `If-None-Match` with the ETag of the answer before gets `304`
+    while nothing has changed.
     """
-    page = await call.drive.metadata.ask(
+    changes = await call.drive.metadata.ask(CountChanges(call.owner))
+    headers = {hdrs.ETAG: f'W/"{changes}"', **_LISTED}
+    if _is_known(call, str(changes)):
+        return web.Response(status=304, headers=headers)
+    pages, request = call.request.app[PAGES], (call.owner, call.original, query)
+    body = pages.get(request, changes)
+    if body is None:
+        body = _encoder.encode(FileList.of(await _read_page(call, query)))
+        pages.put(request, changes, body)
+    return web.Response(body=body, headers=headers)
+
+
+async def _read_page(call: Call, query: FilesQuery) -> Page[File]:
+    return await call.drive.metadata.ask(
         ListFiles(
             owner_id=call.owner,
             limit=query.limit or (20 if call.original else 100),
@@ -100,15 +118,13 @@ async def list_files(call: Call, query: FilesQuery) -> FileList:
             contains=query.q or None,
         )
     )
-    return FileList.of(page)
 
 
 @routes.get("/v1/files/{file_id}", raises=[NotFound], conditional=True)
 async def get_file(call: Call, file_id: FileId) -> File | web.Response:
     """One file.  `If-None-Match` with its ETag gets `304` while it is unchanged."""
     file = await call.drive.metadata.ask(GetFile(owner_id=call.owner, file_id=file_id))
-    tags = entity_tags(call.request, hdrs.IF_NONE_MATCH)
-    if tags is not None and (not tags or any(tag == file.etag for _, tag in tags)):
+    if _is_known(call, file.etag):
         return web.Response(status=304, headers={hdrs.ETAG: f'"{file.etag}"', hdrs.CACHE_CONTROL: "private, no-cache"})
     return _tagged(call, file)
 
@@ -160,6 +176,12 @@ async def download_file(call: Call, file_id: FileId, query: DownloadQuery) -> Do
     content = await call.drive.metadata.ask(OpenContent(file_id=file_id, owner_id=call.owner))
     signed = await call.drive.storage.ask(SignGet(content=content, inline=query.inline))
     return Download(url=signed.url, expires_at=signed.expires_at)
+
+
+def _is_known(call: Call, etag: str) -> bool:
+    """Whether ``If-None-Match`` names that tag, compared weakly (RFC 9110, section 13.1.2)."""
+    tags = entity_tags(call.request, hdrs.IF_NONE_MATCH)
+    return tags is not None and (not tags or any(tag == etag for _, tag in tags))
 
 
 def _tagged(call: Call, file: File) -> File:
