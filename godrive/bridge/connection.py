@@ -14,6 +14,7 @@ from typing import Any
 
 import anyio
 from nats.aio.client import Client
+from nats.errors import ConnectionClosedError
 from nats.errors import Error as NatsError
 
 from godrive.config import Nats
@@ -88,12 +89,24 @@ class NatsLink:
         """Send what is queued and disconnect; again is harmless."""
         client, self._client = self._client, None
         if client is not None and not client.is_closed:
+            if not client.is_connected:
+                # Nobody is there to send it to; nats-py (2.16) would write it to the closed transport all the same,
+                # fail, and leave its tasks behind.
+                client._pending.clear()
+                client._pending_data_size = 0
             with anyio.move_on_after(1, shield=True):
                 await client.close()
 
     async def _connect(self) -> Client:
         options = self._options()
         client = Client()
+
+        async def lost() -> None:
+            # Replies go to a subscription that went with the connection: whoever waits for one would wait in vain.
+            for reply in list(client._resp_map.values()):
+                if not reply.done():
+                    reply.set_exception(ConnectionClosedError())
+
         self._last_error = None
         connected = False
         try:
@@ -106,6 +119,7 @@ class NatsLink:
                     max_reconnect_attempts=-1,
                     ping_interval=10,
                     error_cb=self._on_error,
+                    disconnected_cb=lost,
                     reconnected_cb=self._on_connected,
                 )
                 connected = True

@@ -141,6 +141,8 @@ class Exposer(Generic[A]):
 
     async def _end(self, client: Client, subscription: Subscription) -> None:
         """Take no more messages, once those that the server has sent are taken."""
+        if not client.is_connected:
+            return
         with anyio.move_on_after(ROUND_TRIP, shield=True), suppress(NatsError, OSError, TimeoutError):
             await client._send_unsubscribe(subscription._id)
             with suppress(NoRespondersError):

@@ -9,9 +9,10 @@ where there is one.  The reply's body is the reply; with ``Godrive-Error``,
 which is the code, it is the error.  A tell is published and not answered.
 
 Delivery is at most once.  Nothing here asks a second time: where a message may
-have been handled already the asker gets ``AskTimeout``, the outcome is unknown,
-and repeating an idempotent command is up to it.  Where it was certainly not
-handled (no connection, or nobody runs the actor) the asker is told so at once.
+have been handled already, the asker gets ``AskTimeout``, or ``DeliveryError``
+when the connection was lost meanwhile; the outcome is unknown, and repeating an
+idempotent command is up to it.  Where it was certainly not handled (no
+connection, or nobody runs the actor) the asker is told so at once.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from typing import Generic, TypeVar
 import anyio
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.errors import ConnectionClosedError, NoRespondersError
 from nats.errors import Error as NatsError
-from nats.errors import NoRespondersError
 
 from godrive.bridge.connection import NatsLink
 from godrive.errors import AskTimeout, DeliveryError, DriveError, TooLarge
@@ -97,6 +98,10 @@ class NatsRef(Generic[A]):
             raise DeliveryError(f"No process runs the {self._contract.name} actor.") from None
         except TimeoutError:
             raise self._timed_out() from None
+        except ConnectionClosedError:
+            raise DeliveryError(
+                f"The connection was lost before the {self._contract.name} actor answered: the outcome is unknown."
+            ) from None
         except (NatsError, OSError) as error:
             raise self._unreachable() from error
 
@@ -143,15 +148,14 @@ class Keeper:
 
     async def run(self) -> None:
         """Look after the connection until cancelled."""
-        waiting = False
+        told = -1
         while True:
             try:
                 await self._link.client()
-                waiting = False
             except DriveError as error:
-                if not waiting:
+                if told != self._link.generation:
                     self._on_event(ChildWaiting("nats", error))
-                waiting = True
+                told = self._link.generation
             await anyio.sleep(self._every)
 
 
