@@ -45,6 +45,7 @@ class StorageActor(Actor[Storage]):
 
     def __init__(self, blobs: BlobStore, config: Blobs, clock: Clock, urls: UrlSigner) -> None:
         self._blobs = blobs
+        self._presigner = blobs if isinstance(blobs, Presigner) else None  # asked once: it takes long to find out
         self._config = config
         self._clock = clock
         self._urls = urls
@@ -67,8 +68,8 @@ class StorageActor(Actor[Storage]):
             raise UploadFinished("The upload already has its bytes.")
         if upload.state is not UploadState.PENDING:
             raise Gone(upload.reason or "The upload has ended.")
-        if isinstance(self._blobs, Presigner):
-            return await self._blobs.presign_put(
+        if self._presigner is not None:
+            return await self._presigner.presign_put(
                 upload.object_key,
                 size=upload.size_bytes,
                 mime=upload.mime or DEFAULT_MIME,
@@ -91,8 +92,8 @@ class StorageActor(Actor[Storage]):
         file, expires_at = ask.content.file, self._in(self._config.download_ttl)
         if file.version_id is None:
             raise Conflict("A folder has no content.")
-        if isinstance(self._blobs, Presigner):
-            return await self._blobs.presign_get(
+        if self._presigner is not None:
+            return await self._presigner.presign_get(
                 ask.content.object_key,
                 filename=file.name,
                 mime=file.mime,
