@@ -91,7 +91,8 @@ class DriveServer(Server):
     @property
     def log(self) -> str:
         """What the server has said so far."""
-        return (self.folder / "godrive.log").read_text(errors="replace")
+        path = self.folder / "godrive.log"
+        return path.read_text(errors="replace") if path.exists() else ""
 
     @property
     def pid(self) -> int:
@@ -109,9 +110,8 @@ class DriveServer(Server):
         return [*self.prefix, sys.executable, "-m", "godrive", "serve", "--config", path, *self.arguments]
 
     def _launch(self) -> Daemon:
-        log = self.folder / "godrive.log"
-        before = log.read_text().count(_LISTENING) if log.exists() else 0
-        daemon = Daemon(self.command(), log, env=environment())
+        before = self.log.count(_LISTENING)
+        daemon = Daemon(self.command(), self.folder / "godrive.log", env=environment())
         daemon.wait_until(lambda: ready(self.port) if self.http else self.log.count(_LISTENING) > before)
         return daemon
 
