@@ -105,7 +105,7 @@ class FaultyBlobs:
     async def put(
         self,
         key: ObjectKey,
-        body: AsyncIterable[bytes],
+        body: AsyncIterable[bytes | memoryview],
         *,
         size: int | None = None,
         sha256: str | None = None,

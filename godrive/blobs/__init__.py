@@ -52,7 +52,7 @@ class BlobStore(Protocol):
     async def put(
         self,
         key: ObjectKey,
-        body: AsyncIterable[bytes],
+        body: AsyncIterable[bytes | memoryview],
         *,
         size: int | None = None,
         sha256: str | None = None,
@@ -60,6 +60,7 @@ class BlobStore(Protocol):
     ) -> BlobInfo:
         """Store *body* under *key*, using a constant amount of memory.
 
+        A piece of *body* keeps its bytes for as long as anything refers to it.
         When this returns the blob is durable, and its ``sha256`` is known.
         Raises ``UploadFinished`` when the key has a blob already (of several
         writers exactly one wins), ``LengthMismatch`` at the first byte over

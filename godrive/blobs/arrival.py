@@ -13,7 +13,7 @@ from godrive.blobs.staging import Staged
 from godrive.errors import LengthMismatch
 from godrive.model import BlobInfo, ObjectKey
 
-Batch = list[bytes]
+Batch = list[bytes | memoryview]
 
 BATCH = 2 << 20
 """Bytes that go to a thread together; a body below that takes a single trip."""
@@ -37,7 +37,7 @@ class Arrival:
         self._rest: Batch = []
         self._finishing: asyncio.Future[BlobInfo] | None = None
 
-    async def receive(self, body: AsyncIterable[bytes]) -> None:
+    async def receive(self, body: AsyncIterable[bytes | memoryview]) -> None:
         """Take in all of *body* but the last batch.  Raises ``LengthMismatch`` unless it has the declared size."""
         async for batch in self._batches(body):
             for lane in self._lanes:
@@ -46,7 +46,7 @@ class Arrival:
         for lane in self._lanes:
             await lane.settle(0)
 
-    async def _batches(self, body: AsyncIterable[bytes]) -> AsyncIterator[Batch]:
+    async def _batches(self, body: AsyncIterable[bytes | memoryview]) -> AsyncIterator[Batch]:
         size, collected = self._size, 0
         async for chunk in body:
             self.received += len(chunk)

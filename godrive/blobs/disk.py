@@ -87,7 +87,7 @@ class DiskBlobStore:
     async def put(
         self,
         key: ObjectKey,
-        body: AsyncIterable[bytes],
+        body: AsyncIterable[bytes | memoryview],
         *,
         size: int | None = None,
         sha256: str | None = None,

@@ -37,7 +37,7 @@ class MemoryBlobStore:
     async def put(
         self,
         key: ObjectKey,
-        body: AsyncIterable[bytes],
+        body: AsyncIterable[bytes | memoryview],
         *,
         size: int | None = None,
         sha256: str | None = None,

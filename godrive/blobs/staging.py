@@ -38,8 +38,9 @@ from godrive.model import BlobInfo, ObjectKey
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _UNNAMED = os.O_WRONLY | os.O_CLOEXEC | getattr(os, "O_TMPFILE", os.O_CREAT | os.O_EXCL)
 _DIRECT = getattr(os, "O_DIRECT", 0)
-_PIECE = 2 << 20
-_DIRECT_AFTER = 16 * _PIECE
+_PIECE = 1 << 20
+_BLOCK = 4096
+_DIRECT_AFTER = 32 * _PIECE
 
 
 class Abandoned(Exception):
@@ -77,14 +78,14 @@ class Staged:
             self._fd = os.open(name, flags, 0o600, dir_fd=folder)
         return self._fd
 
-    def write_large(self, chunks: Sequence[bytes]) -> None:
+    def write_large(self, chunks: Sequence[bytes | memoryview]) -> None:
         """Add *chunks* to a file that may become large."""
         if self._pieces is None:
             self._pieces = _Pieces(self.open())
         for chunk in chunks:
             self._pieces.write(memoryview(chunk))
 
-    def write(self, chunks: Sequence[bytes]) -> None:
+    def write(self, chunks: Sequence[bytes | memoryview]) -> None:
         """Add the last *chunks* to the file."""
         fd = self.open()
         if self._pieces is not None:
@@ -92,13 +93,13 @@ class Staged:
         for chunk in chunks:
             _write(fd, memoryview(chunk))
 
-    def digest(self, chunks: Sequence[bytes]) -> None:
+    def digest(self, chunks: Sequence[bytes | memoryview]) -> None:
         """Add *chunks* to the SHA-256."""
         for chunk in chunks:
             self._hash.update(chunk)
 
     def finish(
-        self, rest: Sequence[bytes], shards: Shards, key: ObjectKey, sha256: str | None, mime: str | None
+        self, rest: Sequence[bytes | memoryview], shards: Shards, key: ObjectKey, sha256: str | None, mime: str | None
     ) -> BlobInfo:
         """Add *rest* and make it all the blob of *key*, durably; afterwards nothing is staged.
 
@@ -156,49 +157,79 @@ class Staged:
 
 
 class _Pieces:
-    """Writes a file in large aligned pieces, from ``_DIRECT_AFTER`` bytes on past the page cache."""
+    """Writes a file in large pieces, from ``_DIRECT_AFTER`` bytes on past the page cache.
+
+    The latter wants place, length and memory aligned.  A chunk that has that
+    by itself goes as it is, others through a buffer of ours.
+    """
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._buffer = memoryview(mmap.mmap(-1, _PIECE))  # a mapping is aligned to pages
         self._filled = 0
         self._written = 0
+        self._wanted = bool(_DIRECT)
+        self._direct = False
+        self._choosy = False
 
     def write(self, chunk: memoryview) -> None:
-        """Add *chunk*; what does not fill a piece stays behind."""
+        """Add *chunk*; what does not fill a piece may stay behind."""
         while chunk:
+            blocks = len(chunk) - len(chunk) % _BLOCK
+            if blocks and not self._filled and not self._choosy:
+                chunk = chunk[self._put(chunk[:blocks], ours=False) :]
+                continue
             taken = min(len(chunk), _PIECE - self._filled)
             self._buffer[self._filled : self._filled + taken] = chunk[:taken]
             self._filled += taken
             chunk = chunk[taken:]
             if self._filled == _PIECE:
-                if self._written == _DIRECT_AFTER:
-                    self._set(_DIRECT)
-                self._put()
+                self._flush()
 
     def end(self) -> None:
-        """Write what stayed behind; the file's handle is an ordinary one again."""
-        self._set(0)
-        self._put()
+        """Write what stayed behind; from here on the file's handle is an ordinary one."""
+        self._stop()
+        self._flush()
 
-    def _put(self) -> None:
-        try:
-            written = os.write(self._fd, self._buffer[: self._filled])
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            written = 0
-        if written < self._filled:
-            # Not by this file system after all, or the disk is full: the ordinary way finds out which.
-            self._set(0)
-            _write(self._fd, self._buffer[written : self._filled])
-        self._written += self._filled
+    def _flush(self) -> None:
+        rest = self._buffer[: self._filled]
+        while rest:
+            rest = rest[self._put(rest, ours=True) :]
         self._filled = 0
 
-    def _set(self, direct: int) -> None:
-        flags = fcntl.fcntl(self._fd, fcntl.F_GETFL)
-        with suppress(OSError):  # EINVAL: this file system has only the ordinary way
-            fcntl.fcntl(self._fd, fcntl.F_SETFL, flags & ~_DIRECT | direct)
+    def _put(self, data: memoryview, *, ours: bool) -> int:
+        """Write some of *data*; how much, which is nothing when another way must be tried."""
+        if self._wanted and not self._direct and self._written >= _DIRECT_AFTER:
+            self._direct = _set_direct(self._fd, True)
+            self._wanted = self._direct
+        try:
+            written = os.write(self._fd, data)
+        except OSError as error:
+            if error.errno != errno.EINVAL or not self._direct:
+                raise
+            if ours:
+                self._stop()  # not on this file system after all
+            self._choosy = True
+            return 0
+        self._written += written
+        if written % _BLOCK:
+            self._stop()
+        return written
+
+    def _stop(self) -> None:
+        self._wanted = False
+        if self._direct:
+            self._direct = _set_direct(self._fd, False)
+
+
+def _set_direct(fd: int, direct: bool) -> bool:
+    """Whether writes go past the page cache now."""
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL) & ~_DIRECT
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags | _DIRECT if direct else flags)
+    except OSError:  # EINVAL: this file system has only the ordinary way
+        return False
+    return direct
 
 
 def _write(fd: int, data: memoryview) -> None:

@@ -94,6 +94,8 @@ async def put_content(call: Call, upload_id: UploadId) -> Completed | web.Respon
     try:
         blob = await _store(drive, upload, incoming)
     finally:
+        if not incoming.close():
+            call.headers[hdrs.CONNECTION] = "close"
         request.app[METRICS].bytes_in.inc(incoming.received)
     file = await drive.ingest.ask(CommitUpload(upload_id, blob=blob))
     call.locate(f"/v1/files/{file.id}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -11,6 +12,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestPayloadError
 
 from godrive.errors import DeliveryError, StoreUnavailable
+from godrive.http.intake import Intake
 from godrive.http.problems import Malformed, RequestTimeout
 from godrive.messages.metadata import TouchUpload
 from godrive.model import Upload
@@ -18,15 +20,17 @@ from godrive.model import Upload
 if TYPE_CHECKING:
     from godrive.drive import GoDrive
 
-BUFFER = 1 << 20
-"""Bytes that may wait to be stored before the client is held back (aiohttp doubles it)."""
+LARGE = 4 << 20
+"""Bytes still to come from which they are taken straight from the transport."""
 
 TOUCH_EVERY = 10.0
 """Seconds after which the upload's row learns that bytes are still coming."""
 
+_STEP = 1.0
+
 
 class Incoming:
-    """The body of a request, in pieces as they arrive.
+    """The body of a request, in pieces as they arrive.  ``close`` it, whatever happens.
 
     A silence of ``server.body_timeout`` seconds raises ``RequestTimeout``, an
     end half-way ``Malformed``; when the upload has ended meanwhile (aborted,
@@ -34,14 +38,24 @@ class Incoming:
     """
 
     def __init__(self, request: web.Request, drive: GoDrive, upload: Upload) -> None:
+        self._request = request
         self._content = request.content
-        self._content.set_read_chunk_size(BUFFER)
         self._drive = drive
         self._upload = upload
         self._timeout = drive.config.server.body_timeout
         self._touched_at = drive.clock.monotonic()
         self._peeked = b""
+        self._intake: Intake | None = None
         self.received = 0
+
+    def close(self) -> bool:
+        """Give the connection back; whether it can take another request after this one."""
+        if self._intake is None:
+            return True
+        self._intake.end()
+        if self._intake.exhausted:
+            self._content.feed_eof()
+        return False
 
     async def peek(self, size: int) -> bytes:
         """The first *size* bytes, or all there are; they are still to come when iterated."""
@@ -52,12 +66,8 @@ class Incoming:
     def __aiter__(self) -> Incoming:
         return self
 
-    async def __anext__(self) -> bytes:
-        chunk, self._peeked = self._peeked, b""
-        while not chunk:
-            if self._content.at_eof():
-                raise StopAsyncIteration
-            chunk = await self._read()
+    async def __anext__(self) -> bytes | memoryview:
+        chunk = await self._next()
         self.received += len(chunk)
         now = self._drive.clock.monotonic()
         if now - self._touched_at >= TOUCH_EVERY:
@@ -66,11 +76,57 @@ class Incoming:
                 await self._drive.metadata.ask(TouchUpload(self._upload.id, self.received))
         return chunk
 
+    async def _next(self) -> bytes | memoryview:
+        chunk: bytes | memoryview
+        chunk, self._peeked = self._peeked, b""
+        while not chunk:
+            if self._intake is not None:
+                if self._intake.exhausted:
+                    raise StopAsyncIteration
+                chunk = await self._take(self._intake)
+            elif self._content.at_eof():
+                raise StopAsyncIteration
+            elif not (chunk := self._buffered()) and not self._take_over():
+                chunk = await self._read()
+        return chunk
+
+    def _buffered(self) -> bytes:
+        """What has come already.  Reading it may let aiohttp parse on, so there may be more after it."""
+        with _interruptions():
+            return self._content.read_nowait()
+
+    def _take_over(self) -> bool:
+        """Take the rest straight from the transport, if it is much."""
+        length, transport = self._request.content_length or 0, self._request.transport
+        if length - self._content.total_bytes < LARGE or transport is None or transport.is_closing():
+            return False
+        self._intake = Intake(transport, self._request.protocol, length, self._content.total_bytes)
+        return True
+
+    async def _take(self, intake: Intake) -> bytes | memoryview:
+        waited, step = 0.0, min(_STEP, self._timeout)
+        with _interruptions():
+            while not (piece := await intake.take(step)):
+                waited += step
+                if waited >= self._timeout:
+                    raise self._silence()
+        return piece
+
     async def _read(self) -> bytes:
         try:
-            async with asyncio.timeout(self._timeout):
-                return await self._content.readany()
+            with _interruptions():
+                async with asyncio.timeout(self._timeout):
+                    return await self._content.readany()
         except TimeoutError:
-            raise RequestTimeout(f"No byte of the body came for {self._timeout:g} seconds.") from None
-        except (RequestPayloadError, HttpProcessingError, ConnectionError, EOFError):
-            raise Malformed("The body stopped half-way, or is not framed as HTTP says.") from None
+            raise self._silence() from None
+
+    def _silence(self) -> RequestTimeout:
+        return RequestTimeout(f"No byte of the body came for {self._timeout:g} seconds.")
+
+
+@contextmanager
+def _interruptions() -> Iterator[None]:
+    try:
+        yield
+    except (RequestPayloadError, HttpProcessingError, ConnectionError, EOFError):
+        raise Malformed("The body stopped half-way, or is not framed as HTTP says.") from None

@@ -20,7 +20,7 @@ _DOUBLE_EVERY = MAX_PARTS // 4
 class Body:
     """*chunks* as they come, held to the declared *size* and *sha256*."""
 
-    def __init__(self, chunks: AsyncIterable[bytes], *, size: int | None, sha256: str | None) -> None:
+    def __init__(self, chunks: AsyncIterable[bytes | memoryview], *, size: int | None, sha256: str | None) -> None:
         self._chunks = chunks
         self._size = size
         self._declared = sha256
@@ -52,7 +52,7 @@ class Body:
         self._check()
         yield bytes(held)
 
-    def _count(self, chunk: bytes) -> None:
+    def _count(self, chunk: bytes | memoryview) -> None:
         self.received += len(chunk)
         if self._size is not None and self.received > self._size:
             raise LengthMismatch(f"More than the declared {self._size} bytes came.")

@@ -43,7 +43,7 @@ class Writing(Bucket):
     async def put(
         self,
         key: ObjectKey,
-        body: AsyncIterable[bytes],
+        body: AsyncIterable[bytes | memoryview],
         *,
         size: int | None = None,
         sha256: str | None = None,
