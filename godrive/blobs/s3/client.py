@@ -126,7 +126,9 @@ class S3Client:
 
     def session(self) -> aiohttp.ClientSession:
         """A plain HTTP client that trusts who the store's own client trusts."""
-        trust = ssl.create_default_context(cafile=get_cert_path(self._settings.ca_file or True))
+        trust: ssl.SSLContext | bool = True
+        if self._internal.startswith("https:"):
+            trust = ssl.create_default_context(cafile=get_cert_path(self._settings.ca_file or True))
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=trust), timeout=aiohttp.ClientTimeout(total=self.deadline)
         )

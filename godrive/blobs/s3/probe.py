@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -33,19 +35,19 @@ class Capabilities:
 
 
 async def probe(client: S3Client, layout: Layout) -> Capabilities:
-    """Try everything on an object of its own, which is gone afterwards.
+    """Try each thing on an object of its own, which is gone afterwards, all at once.
 
     Raises ``StoreUnavailable`` also when the store lets us not write at all.
     """
+    tests = (_refuses_second_put, _refuses_completion, _holds_to_digest, _checks_sums)
+    return Capabilities(*await asyncio.gather(*(_try(client, layout, test) for test in tests)))
+
+
+async def _try(client: S3Client, layout: Layout, test: Callable[[S3Client, str], Awaitable[bool]]) -> bool:
     key = layout.probes + new_id()
     await client.call("put_object", Key=key, Body=b"probe")
     try:
-        return Capabilities(
-            conditional_put=await _refuses_second_put(client, key),
-            conditional_complete=await _refuses_completion(client, key),
-            signed_digest=await _holds_to_digest(client, key),
-            checksums=await _checks_sums(client, key),
-        )
+        return await test(client, key)
     finally:
         await client.call("delete_object", Key=key)
 
