@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 
+from bench.ask import Asks
 from bench.clients import MissingClientError
 from bench.report import Result, line, previous, save, say
 from bench.requests import Requests
@@ -17,7 +18,10 @@ from bench.transfer import Transfer
 def measures(*, quick: bool) -> dict[str, Callable[[], Result | list[Result]]]:
     """Everything that can be measured, by name."""
     requests, standing, transfer = Requests(quick=quick), Standing(quick=quick), Transfer(quick=quick)
+    asks = Asks(quick=quick)
     return {
+        "ask": asks.near,
+        "far": asks.far,
         "rest": standing.rest,
         "list": requests.list,
         "intent": requests.intent,
