@@ -106,14 +106,28 @@ async def list_after(tx: Tx, *, after: str = "", limit: int = 500) -> list[User]
     return [rows.user(row) for row in found]
 
 
-async def set_state(tx: Tx, user_id: UserId, state: UserState) -> User:
-    """Enable or disable; disabling ends every session.  Raises ``NotFound``."""
+async def set_state(tx: Tx, user_id: UserId, state: UserState, *, now: datetime) -> User:
+    """Enable or disable; disabling ends every session and every pending upload.  Raises ``NotFound``."""
     if state is UserState.DELETED:
         raise Conflict("A user is deleted with all that they own, not by a change of state.")
     user = await _change(tx, user_id, "state", state.value)
     if state is UserState.DISABLED:
         await sessions.end_all(tx, user_id)
+        await _abort_uploads(tx, user_id, "The user was disabled.", now)
     return user
+
+
+async def _abort_uploads(tx: Tx, user_id: UserId, reason: str, now: datetime) -> None:
+    """End what is pending: its signed URLs are in the hands of others, and would bring files still."""
+    await tx.run(
+        "UPDATE uploads SET state = $2, reason = $3, finished_at = $4, cleanup_at = $4 "
+        "WHERE owner_id = $1 AND state = 'pending'",
+        user_id,
+        UploadState.ABORTED.value,
+        reason,
+        rows.micros(now),
+    )
+    await tx.run("UPDATE users SET reserved_bytes = 0 WHERE id = $1", user_id)
 
 
 async def set_password(tx: Tx, user_id: UserId, password_hash: str, *, keep: SessionId | None = None) -> User:
@@ -163,7 +177,6 @@ async def delete(tx: Tx, user_id: UserId, *, now: datetime) -> None:
     of theirs can be read from this moment.  Their entries are purged by the
     next sweeps, a batch at a time, since there may be millions.
     """
-    at = rows.micros(now)
     if not await tx.run(
         "UPDATE users SET state = 'deleted', email = '', email_key = '', password_hash = '' "
         "WHERE id = $1 AND state <> 'deleted'",
@@ -172,14 +185,7 @@ async def delete(tx: Tx, user_id: UserId, *, now: datetime) -> None:
         return
     await sessions.end_all(tx, user_id)
     await tx.run("DELETE FROM idempotency_keys WHERE owner_id = $1", user_id)
-    await tx.run(
-        "UPDATE uploads SET state = $2, reason = 'The user was deleted.', finished_at = $3, cleanup_at = $3 "
-        "WHERE owner_id = $1 AND state = 'pending'",
-        user_id,
-        UploadState.ABORTED.value,
-        at,
-    )
-    await tx.run("UPDATE users SET reserved_bytes = 0 WHERE id = $1", user_id)
+    await _abort_uploads(tx, user_id, "The user was deleted.", now)
 
 
 async def add_invite(tx: Tx, code: str, *, now: datetime, expires_at: datetime | None = None) -> None:

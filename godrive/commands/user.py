@@ -48,7 +48,7 @@ def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     new.add_argument("email", metavar="EMAIL")
     new.add_argument("--quota", type=_quota, metavar="SIZE", help="as for set-quota; the default is the server's")
     add("list", _list, "list the users", who=False).add_argument("--json", action="store_true", help="as JSON")
-    add("disable", _disable, "let the user in no more, and end all sessions at once")
+    add("disable", _disable, "let the user in no more, and end all sessions and uploads at once")
     add("enable", _enable, "let the user in again")
     add("set-password", _set_password, f"change the password and end all sessions; {password}")
     add("set-quota", _set_quota, "change the quota").add_argument(
@@ -117,13 +117,18 @@ async def _list(catalog: Catalog, _config: Config, arguments: argparse.Namespace
 
 
 async def _disable(catalog: Catalog, _config: Config, arguments: argparse.Namespace) -> None:
-    user = await _change(catalog, arguments.user, lambda tx, id_: users.set_state(tx, id_, UserState.DISABLED))
+    user = await _set_state(catalog, arguments.user, UserState.DISABLED)
     _say(f"{user.email} is disabled.")
 
 
 async def _enable(catalog: Catalog, _config: Config, arguments: argparse.Namespace) -> None:
-    user = await _change(catalog, arguments.user, lambda tx, id_: users.set_state(tx, id_, UserState.ACTIVE))
+    user = await _set_state(catalog, arguments.user, UserState.ACTIVE)
     _say(f"{user.email} is enabled.")
+
+
+async def _set_state(catalog: Catalog, who: str, state: UserState) -> User:
+    now = SystemClock().now()
+    return await _change(catalog, who, lambda tx, id_: users.set_state(tx, id_, state, now=now))
 
 
 async def _set_password(catalog: Catalog, config: Config, arguments: argparse.Namespace) -> None:

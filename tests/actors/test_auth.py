@@ -150,7 +150,7 @@ async def test_unknown_address_wrong_password_and_disabled_user_get_the_same_ans
     drive: GoDrive, owner: User
 ) -> None:
     other = await drive.auth.ask(SignUp("bob@example.org", PASSWORD))
-    await drive.catalog.write(lambda tx: users.set_state(tx, other.id, UserState.DISABLED))
+    await drive.catalog.write(lambda tx: users.set_state(tx, other.id, UserState.DISABLED, now=drive.clock.now()))
     answers = set()
     for email, password in (
         (EMAIL, "wrong horse"),
@@ -435,7 +435,7 @@ async def test_what_is_changed_behind_the_actor_s_back_counts_within_a_second(
 ) -> None:
     _, tokens = await enter(drive)
     if how == "disable":
-        await drive.catalog.write(lambda tx: users.set_state(tx, owner.id, UserState.DISABLED))
+        await drive.catalog.write(lambda tx: users.set_state(tx, owner.id, UserState.DISABLED, now=drive.clock.now()))
     else:
         await drive.catalog.write(lambda tx: users.set_password(tx, owner.id, hash_password("other one", 4)))
     clock.advance(1.0)
@@ -445,8 +445,8 @@ async def test_what_is_changed_behind_the_actor_s_back_counts_within_a_second(
 
 async def test_disabled_user_who_is_enabled_again_logs_in_anew(drive: GoDrive, owner: User, clock: ManualClock) -> None:
     _, tokens = await enter(drive)
-    await drive.catalog.write(lambda tx: users.set_state(tx, owner.id, UserState.DISABLED))
-    await drive.catalog.write(lambda tx: users.set_state(tx, owner.id, UserState.ACTIVE))
+    await drive.catalog.write(lambda tx: users.set_state(tx, owner.id, UserState.DISABLED, now=drive.clock.now()))
+    await drive.catalog.write(lambda tx: users.set_state(tx, owner.id, UserState.ACTIVE, now=drive.clock.now()))
     clock.advance(1.0)
     with pytest.raises(Unauthenticated):
         await drive.auth.ask(Authenticate(tokens.token))

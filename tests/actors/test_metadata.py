@@ -111,16 +111,16 @@ async def test_a_signed_url_reads_the_version_it_was_signed_for(drive: GoDrive, 
 
 
 async def test_a_disabled_owner_cuts_every_signed_url(drive: GoDrive, owner: User, file: File) -> None:
-    await drive.catalog.write(lambda tx: users.set_state(tx, owner.id, UserState.DISABLED))
+    await drive.catalog.write(lambda tx: users.set_state(tx, owner.id, UserState.DISABLED, now=drive.clock.now()))
     for ask in (OpenContent(file.id, version_id=file.version_id), OpenContent(file.id, owner.id)):
         with pytest.raises(NotFound):
             await drive.metadata.ask(ask)
-    await drive.catalog.write(lambda tx: users.set_state(tx, owner.id, UserState.ACTIVE))
+    await drive.catalog.write(lambda tx: users.set_state(tx, owner.id, UserState.ACTIVE, now=drive.clock.now()))
     await drive.metadata.ask(OpenContent(file.id, version_id=file.version_id))
 
 
 async def test_a_disabled_owner_begins_no_upload(drive: GoDrive, owner: User) -> None:
-    await drive.catalog.write(lambda tx: users.set_state(tx, owner.id, UserState.DISABLED))
+    await drive.catalog.write(lambda tx: users.set_state(tx, owner.id, UserState.DISABLED, now=drive.clock.now()))
     with pytest.raises(NotFound):
         await begin(drive, owner)
 

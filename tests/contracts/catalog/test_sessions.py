@@ -42,7 +42,7 @@ async def test_a_session_is_of_one_user_only(rig: Rig) -> None:
 
 async def test_nobody_but_an_active_user_begins_a_session(rig: Rig) -> None:
     owner = await rig.user()
-    await rig.write(users.set_state, owner, UserState.DISABLED)
+    await rig.write(users.set_state, owner, UserState.DISABLED, now=rig.now)
     for user_id in (owner, UserId("nobody")):
         with pytest.raises(Unauthenticated):
             await begin(rig, user_id)

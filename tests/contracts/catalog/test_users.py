@@ -81,22 +81,34 @@ async def test_disabling_ends_sessions_and_hides_content_until_enabled(rig: Rig)
     owner = await rig.user()
     file = await rig.file(owner)
     session = await rig.write(sessions.begin, owner, now=rig.now, ttl=100)
-    assert (await rig.write(users.set_state, owner, UserState.DISABLED)).state is UserState.DISABLED
+    assert (await rig.write(users.set_state, owner, UserState.DISABLED, now=rig.now)).state is UserState.DISABLED
     principal = Principal(user_id=owner, session_id=session.id)
     assert not await rig.read(sessions.is_alive, principal, now=rig.now)
     with pytest.raises(NotFound):
         await rig.read(files.open_content, file.id, version_id=file.version_id)
     with pytest.raises(NotFound):
         await rig.begin(owner, "b.txt")
-    await rig.write(users.set_state, owner, UserState.ACTIVE)
+    await rig.write(users.set_state, owner, UserState.ACTIVE, now=rig.now)
     assert (await rig.read(files.open_content, file.id, version_id=file.version_id)).file == file
     assert not await rig.read(sessions.is_alive, principal, now=rig.now)
+
+
+async def test_disabling_ends_the_uploads_whose_signed_urls_are_out(rig: Rig) -> None:
+    owner = await rig.user()
+    upload = await rig.begin(owner)
+    await rig.write(users.set_state, owner, UserState.DISABLED, now=rig.now)
+    with pytest.raises(Gone):
+        await rig.write(uploads.touch, upload.id, 1, now=rig.now, ttl=10)
+    with pytest.raises(Gone):
+        await rig.publish(upload)
+    assert (await rig.usage(owner)).reserved_bytes == await rig.drift() == 0
+    assert [cleanup.upload_id for cleanup in await rig.write(uploads.due_cleanups, limit=9, now=rig.now)] == [upload.id]
 
 
 async def test_a_state_cannot_be_set_to_deleted(rig: Rig) -> None:
     owner = await rig.user()
     with pytest.raises(Conflict):
-        await rig.write(users.set_state, owner, UserState.DELETED)
+        await rig.write(users.set_state, owner, UserState.DELETED, now=rig.now)
 
 
 async def test_a_quota_below_the_usage_deletes_nothing(rig: Rig) -> None:
