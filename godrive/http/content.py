@@ -94,9 +94,11 @@ async def put_content(call: Call, upload_id: UploadId) -> Completed | web.Respon
     try:
         blob = await _store(drive, upload, incoming)
     finally:
-        if not incoming.close():
-            call.headers[hdrs.CONNECTION] = "close"
+        incoming.close()
         request.app[METRICS].bytes_in.inc(incoming.received)
+    if incoming.last:
+        request.content.feed_eof()  # or aiohttp would wait for the body to come
+        call.headers[hdrs.CONNECTION] = "close"
     file = await drive.ingest.ask(CommitUpload(upload_id, blob=blob))
     call.locate(f"/v1/files/{file.id}")
     call.headers[hdrs.ETAG] = f'"{file.etag}"'

@@ -48,14 +48,15 @@ class Incoming:
         self._intake: Intake | None = None
         self.received = 0
 
-    def close(self) -> bool:
-        """Give the connection back; whether it can take another request after this one."""
-        if self._intake is None:
-            return True
-        self._intake.end()
-        if self._intake.exhausted:
-            self._content.feed_eof()
-        return False
+    def close(self) -> None:
+        """Give the connection back; again is harmless."""
+        if self._intake is not None:
+            self._intake.end()
+
+    @property
+    def last(self) -> bool:
+        """Whether the connection ends with the answer."""
+        return self._intake is not None
 
     async def peek(self, size: int) -> bytes:
         """The first *size* bytes, or all there are; they are still to come when iterated."""

@@ -6,6 +6,8 @@ import asyncio
 import hashlib
 import io
 import os
+import socket
+import struct
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -368,3 +370,27 @@ async def test_a_connection_is_used_again_after_an_upload_and_not_after_an_unrea
     refused = await first_answer(site, head(first, Content_Length=5) + b"123")
     assert parse(refused).headers["connection"] == "close"
     assert UploadId(first["upload_id"]) in (await ann("GET", "/v1/uploads")).content.decode()
+
+
+async def test_the_connection_of_a_large_upload_ends_with_its_answer(ann: Person, site: Site) -> None:
+    content = os.urandom(8 * MIB)
+    right = await announce(ann, len(content), "right.bin")
+    wrong = await announce(ann, len(content), "wrong.bin", sha256=hashlib.sha256(b"").hexdigest())
+    for intent, status in ((right, 201), (wrong, 422)):
+        answer = parse(await first_answer(site, head(intent, Content_Length=len(content)) + content))
+        assert (answer.status, answer.headers["connection"]) == (status, "close")
+    assert await names(ann) == ["right.bin"]
+
+
+@pytest.mark.parametrize("size", [1000, 8 * MIB])
+async def test_after_a_connection_breaks_the_url_works_again(ann: Person, site: Site, size: int) -> None:
+    content = os.urandom(size)
+    intent = await announce(ann, size)
+    async with Halting(site, intent, size) as put:
+        await put.send(content[: size // 2], seen=size // 4)
+        raw = put.stream.extra(anyio.abc.SocketAttribute.raw_socket)
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    with anyio.fail_after(10):
+        while site.drive.blobs.receiving(ObjectKey(intent["object_key"])) is not None:
+            await anyio.lowlevel.checkpoint()
+    assert (await send(ann, intent, content)).status == 201
