@@ -48,9 +48,14 @@ class ChildView(msgspec.Struct, kw_only=True):
 
 
 class Readiness(msgspec.Struct, kw_only=True):
-    """``ready`` when every child here runs, and the ``checks`` (catalog, store, actors elsewhere) are all ``ok``."""
+    """``ready`` when every child here runs, and the ``checks`` (catalog, store, actors elsewhere) are all ``ok``.
+
+    ``events``: whether the store's events get to this process: ``active`` once
+    one has, before that ``absent``.  Without them files take seconds longer.
+    """
 
     ready: bool
+    events: str
     version: str
     children: list[ChildView]
     checks: dict[str, str]
@@ -83,7 +88,8 @@ async def readyz(call: Call) -> Readiness:
     ready = all(child.state == "running" for child in children) and set(checks.values()) == {"ok"}
     if not ready:
         call.status = 503
-    return Readiness(ready=ready, version=__version__, children=children, checks=checks)
+    events = call.drive.intake.state
+    return Readiness(ready=ready, events=events, version=__version__, children=children, checks=checks)
 
 
 @routes.get("/metrics", public=True, media_type=CONTENT_TYPE)

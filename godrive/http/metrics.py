@@ -46,6 +46,7 @@ class Metrics(Collector):
         self._requests: dict[tuple[str, str, int], _Series] = {}
         self._routes: dict[web.AbstractRoute, str] = {}
         self._children = drive.children
+        self._events = drive.intake.counts
         self._uploads: dict[str, int] = {}
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
@@ -114,4 +115,7 @@ class Metrics(Collector):
         uploads = GaugeMetricFamily("godrive_uploads", "Uploads by state.", labels=["state"])
         for state, count in self._uploads.items():
             uploads.add_metric([state], count)
-        yield from (queued, in_flight, restarts, up, uploads)
+        events = CounterMetricFamily("godrive_bucket_events", "Events of the store by outcome.", labels=["outcome"])
+        for outcome, count in self._events.items():
+            events.add_metric([outcome], count)
+        yield from (queued, in_flight, restarts, up, uploads, events)

@@ -106,6 +106,17 @@ async def test_without_a_token_configured_there_is_no_such_route(open_site: Open
         assert (await anyone("POST", PATH, data=b"{}", headers={"Authorization": "Bearer "})).status == 404
 
 
+async def test_events_are_counted_and_their_coming_is_shown(site: Site, stranger: Person) -> None:
+    assert (await stranger("GET", "/readyz")).json["events"] == "absent"
+    upload = await arrive(site)
+    for body in (event(upload), event(upload), b"{}"):
+        await stranger("POST", PATH, data=body, headers=BEARER)
+    assert (await stranger("GET", "/readyz")).json["events"] == "active"
+    metrics = (await stranger("GET", "/metrics")).content.decode()
+    assert 'godrive_bucket_events_total{outcome="published"} 2.0' in metrics
+    assert 'godrive_bucket_events_total{outcome="malformed"} 1.0' in metrics
+
+
 async def test_again_and_again_is_one_file(site: Site, stranger: Person, ann: Person) -> None:
     upload = await arrive(site, UserId((await ann("GET", "/v1/me")).json["id"]))
     answers = await asyncio.gather(*(stranger("POST", PATH, data=event(upload), headers=BEARER) for _ in range(10)))
