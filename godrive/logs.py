@@ -37,6 +37,11 @@ def is_human(settings: Log, stream: TextIO) -> bool:
     return settings.format == "human" or (settings.format == "auto" and stream.isatty())
 
 
+def has_plain_requests(settings: Log) -> bool:
+    """Whether requests are logged, and as lines of JSON."""
+    return settings.level in ("debug", "info") and not is_human(settings, sys.stdout)
+
+
 def configure(settings: Log, stream: TextIO = sys.stdout) -> None:
     """Log to *stream* from now on, in this process."""
     level: int = logging.getLevelNamesMapping()[settings.level.upper()]

@@ -77,6 +77,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 async def _run(config: Config, *, http: bool) -> None:
     # Here and not above: other commands do without a web server.
     from godrive.drive import GoDrive  # noqa: PLC0415
+    from godrive.http.journal import JsonLines  # noqa: PLC0415
     from godrive.http.server import serve  # noqa: PLC0415
 
     signals = _Signals()
@@ -84,7 +85,8 @@ async def _run(config: Config, *, http: bool) -> None:
         signals.first = starting.cancel
         async with AsyncExitStack() as stack:
             drive = await stack.enter_async_context(GoDrive(config, on_event=logs.on_event))
-            urls = await stack.enter_async_context(serve(drive)) if http else []
+            lines = JsonLines(sys.stdout.buffer) if logs.has_plain_requests(config.log) else None
+            urls = await stack.enter_async_context(serve(drive, log_request=lines)) if http else []
             stop = anyio.Event()
             signals.first = stop.set
             _announce(config, urls)

@@ -9,6 +9,7 @@ from godrive.drive import GoDrive
 from godrive.http import accounts, content, docs, files, health, trash, uploads
 from godrive.http.addresses import TrustedProxies
 from godrive.http.call import bind
+from godrive.http.journal import LogRequest, log_to_journal
 from godrive.http.keys import DOCUMENT, DRIVE, METRICS, PAGES
 from godrive.http.metrics import Metrics
 from godrive.http.middleware import edge, meet_expectation, on_prepare
@@ -25,17 +26,19 @@ OPERATIONS: tuple[Operation, ...] = tuple(
 """All there are, in the order in which paths are matched: a fixed path before one with a placeholder."""
 
 
-def create_app(drive: GoDrive) -> web.Application:
+def create_app(drive: GoDrive, *, log_request: LogRequest | None = None) -> web.Application:
     """An application that serves *drive*, which must be open for as long as it is used.
 
     It may be run by itself or mounted under any prefix with ``add_subapp``,
     also several times in one process.  It installs no signal handler and
-    sets up no logging.
+    sets up no logging: unless ``log.requests`` is off, requests are told to
+    *log_request*, or logged where the host's structlog or ``logging`` puts them.
     """
     server = drive.config.server
     metrics = Metrics(drive)
     app = web.Application(
-        middlewares=[edge(metrics, log_requests=drive.config.log.requests)], client_max_size=server.max_body_bytes
+        middlewares=[edge(metrics, (log_request or log_to_journal()) if drive.config.log.requests else None)],
+        client_max_size=server.max_body_bytes,
     )
     app[DRIVE] = drive
     app[METRICS] = metrics

@@ -47,6 +47,7 @@ class Metrics(Collector):
         self._routes: dict[web.AbstractRoute, str] = {}
         self._children = drive.children
         self._events = drive.intake.counts
+        self._dead_letters = drive.dead_letters
         self._uploads: dict[str, int] = {}
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
@@ -118,4 +119,9 @@ class Metrics(Collector):
         events = CounterMetricFamily("godrive_bucket_events", "Events of the store by outcome.", labels=["outcome"])
         for outcome, count in self._events.items():
             events.add_metric([outcome], count)
-        yield from (queued, in_flight, restarts, up, uploads, events)
+        dead = CounterMetricFamily(
+            "godrive_dead_letters", "Messages that no handler saw, or that were refused.", labels=["actor", "message"]
+        )
+        for (actor, message), count in self._dead_letters.items():
+            dead.add_metric([actor, message], count)
+        yield from (queued, in_flight, restarts, up, uploads, events, dead)

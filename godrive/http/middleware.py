@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from random import getrandbits
 
 from aiohttp import hdrs, web
@@ -18,7 +19,7 @@ from aiohttp.typedefs import Middleware
 from multidict import istr
 
 from godrive.errors import DriveError
-from godrive.http.journal import journal
+from godrive.http.journal import LogRequest, journal
 from godrive.http.metrics import Metrics
 from godrive.http.problems import ExpectationFailed, Internal, of_http_exception, problem
 from godrive.runtime import request_id
@@ -39,14 +40,13 @@ Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Hook = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 
 
-def edge(metrics: Metrics, *, log_requests: bool) -> Middleware:
+def edge(metrics: Metrics, log_request: LogRequest | None) -> Middleware:
     """The middleware of an application."""
-    log = journal()
 
     @web.middleware
     async def serve(request: web.Request, handler: Next) -> web.StreamResponse:
         started = time.perf_counter()
-        identify(request)
+        chosen = identify(request)
         try:
             response = await handler(request)
         except DriveError as error:
@@ -54,19 +54,13 @@ def edge(metrics: Metrics, *, log_requests: bool) -> Middleware:
         except web.HTTPException as exception:
             response = _translate(request, exception)
         except Exception as error:
-            log.error("request_failed", method=request.method, route=metrics.route(request), exc_info=error)
+            journal().error("request_failed", method=request.method, route=metrics.route(request), exc_info=error)
             response = _refuse(request, Internal("This server made a mistake."))
         seconds = time.perf_counter() - started
         metrics.observe(request, response.status, seconds)
-        if log_requests:
-            log.info(
-                "request",
-                method=request.method,
-                path=request.path,
-                status=response.status,
-                seconds=round(seconds, 6),
-                request_id=request_id.get(),
-            )
+        if log_request is not None:
+            with suppress(OSError):  # a full disk must not refuse reads by way of their log
+                log_request(request.method, _path(request), response.status, round(seconds, 6), chosen)
         return response
 
     return serve
@@ -115,6 +109,12 @@ def on_prepare(origins: Sequence[str]) -> Hook:
             headers[hdrs.ACCESS_CONTROL_MAX_AGE] = _PREFLIGHT_AGE
 
     return prepare
+
+
+def _path(request: web.Request) -> str:
+    """The path as it came, so that no line of a log can be forged by it, and without the query, which may be secret."""
+    path = request.rel_url.raw_path
+    return path if path.isascii() else path.encode("ascii", "backslashreplace").decode()
 
 
 def _refuse(request: web.Request, error: DriveError) -> web.Response:

@@ -21,7 +21,7 @@ from aiohttp.web_protocol import RequestPayloadError
 from godrive.drive import GoDrive
 from godrive.errors import ConfigError, DriveError
 from godrive.http.app import create_app
-from godrive.http.journal import journal
+from godrive.http.journal import LogRequest, journal
 from godrive.http.middleware import REQUEST_ID, identify
 from godrive.http.problems import HeadersTooLarge, Internal, Malformed, UrlTooLong, of_http_exception, problem
 
@@ -113,7 +113,9 @@ class Connection(web.RequestHandler):
 
 
 @asynccontextmanager
-async def serve(drive: GoDrive, host: str | None = None, port: int | None = None) -> AsyncIterator[list[str]]:
+async def serve(
+    drive: GoDrive, host: str | None = None, port: int | None = None, *, log_request: LogRequest | None = None
+) -> AsyncIterator[list[str]]:
     """Listen, by default as configured; the URLs that are listened on.  Port 0 is any that is free.
 
     On exit no new connection is taken, idle ones are closed, and requests in
@@ -123,7 +125,9 @@ async def serve(drive: GoDrive, host: str | None = None, port: int | None = None
     server = drive.config.server
     host = server.host if host is None else host
     port = server.port if port is None else port
-    runner = web.AppRunner(create_app(drive), access_log=None, shutdown_timeout=server.shutdown)
+    runner = web.AppRunner(
+        create_app(drive, log_request=log_request), access_log=None, shutdown_timeout=server.shutdown
+    )
     await runner.setup()
     try:
         assert runner.server is not None  # noqa: S101 - set-up has made it

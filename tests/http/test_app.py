@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -192,14 +191,3 @@ async def test_a_port_that_is_taken_is_a_mistake_of_the_operator(site: Site) -> 
     with pytest.raises(ConfigError, match="Cannot listen"):
         async with serve(site.drive, "127.0.0.1", site.port):
             raise AssertionError("it listens on a port that is taken")
-
-
-async def test_requests_are_logged_without_query_or_token(ann: Person, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="godrive.http"):
-        await ann("GET", "/v1/files?q=private", headers={"X-Request-Id": "mine"})
-    (line,) = [record.getMessage() for record in caplog.records]
-    assert "request_id='mine'" in line
-    assert "path='/v1/files'" in line
-    assert "status=200" in line
-    assert "private" not in line
-    assert str(ann.token) not in line
