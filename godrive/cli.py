@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from godrive import __version__
+from godrive.commands import catalog, deadletters, doctor, keys, serve, sweep, user
 from godrive.commands import check as check_config
-from godrive.commands import deadletters, doctor, keys, serve, sweep, user
 from godrive.config import Config
 from godrive.configfile import load
 from godrive.doctor import EXTRAS
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (serve, check_config, user, sweep, deadletters, doctor, keys):
+    for command in (serve, check_config, user, sweep, deadletters, doctor, keys, catalog):
         command.register(commands, shared)
     version = commands.add_parser("version", help="say which release this is")
     version.set_defaults(run=_version)

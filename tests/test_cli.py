@@ -415,3 +415,34 @@ def test_user_disabled_by_command_is_out_within_a_second(tmp_path: Path) -> None
         while call("/v1/me", token) != 401:
             assert time.monotonic() < deadline
         assert call("/health")["ok"]
+
+
+def test_a_catalog_moves_to_postgresql_by_one_command(
+    run: Run, ann: str, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GODRIVE_CATALOG_DSN", postgres_server.create_database())
+    code, out, err = run("catalog", "copy", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["users"] == 1
+    monkeypatch.setenv("GODRIVE_CATALOG_DRIVER", "postgres")
+    assert ann in run("user", "list", "--json")[1]
+
+
+def test_a_catalog_is_copied_only_into_an_empty_database(
+    run: Run, ann: str, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GODRIVE_CATALOG_DSN", postgres_server.create_database())
+    assert run("catalog", "copy")[0] == 0
+    code, out, err = run("catalog", "copy")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "users already" in err
+
+
+def test_a_catalog_to_copy_and_a_place_to_copy_it_to_must_be_there(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, _, err = run("catalog", "copy")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "catalog.dsn" in err
+    monkeypatch.setenv("GODRIVE_CATALOG_DSN", "postgresql://nobody@127.0.0.1:9/none")
+    code, _, err = run("catalog", "copy")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "no SQLite catalog" in err

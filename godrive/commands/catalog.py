@@ -1,0 +1,62 @@
+"""``godrive catalog copy``: from SQLite to PostgreSQL, when one machine is no longer enough."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import msgspec
+
+from godrive.commands import Commands
+from godrive.commands.serve import run
+from godrive.config import Config
+from godrive.errors import ConfigError
+
+
+def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
+    """Add the command."""
+    parser = commands.add_parser("catalog", help="where users and files are kept")
+    actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    copy = actions.add_parser(
+        "copy",
+        parents=[shared],
+        help="copy the SQLite catalog of the data folder into the empty PostgreSQL database of catalog.dsn",
+    )
+    copy.add_argument("--json", action="store_true", help="the counts as JSON")
+    copy.set_defaults(run=_copy)
+
+
+def _copy(arguments: argparse.Namespace) -> int:
+    from godrive.catalog.copy import copy_catalog  # noqa: PLC0415
+    from godrive.stores import FolderLock  # noqa: PLC0415
+
+    config: Config = arguments.configuration(arguments)
+    source = config.catalog_path
+    if not config.catalog.dsn:
+        raise ConfigError("catalog.dsn does not say where to copy to.", hint="It, or catalog.dsn_file, must be given.")
+    if not source.is_file():
+        raise ConfigError(f"There is no SQLite catalog at {source}.")
+    shows = sys.stderr.isatty()
+
+    def progress(table: str, rows: int) -> None:
+        if shows:
+            sys.stderr.write(f"\r\x1b[K{rows:>8} {table}")
+
+    lock = FolderLock(config.lock_path)
+    lock.acquire()  # what a running server would still write would be missing from the copy
+    try:
+        counts: dict[str, int] = {}
+
+        async def copy() -> None:
+            counts.update(await copy_catalog(source, config.catalog, on_progress=progress))
+
+        run(copy())
+    finally:
+        lock.release()
+        if shows:
+            sys.stderr.write("\r\x1b[K")
+    if arguments.json:
+        sys.stdout.write(msgspec.json.encode(counts).decode() + "\n")
+    else:
+        sys.stdout.writelines(f"{rows:>8} {table}\n" for table, rows in counts.items())
+    return 0
