@@ -33,7 +33,7 @@ async def test_requests_are_logged_without_query_or_token(ann: Person, caplog: p
 
 async def test_a_path_can_forge_no_line(site: Site, exchange: Any, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="godrive.http"):
-        await exchange(b"GET /%0Aevent=forged\xe2\x82\xac HTTP/1.1\r\nHost: x\r\n\r\n", half_close=True)
+        await exchange(b"GET /%0Aevent=forged%FF HTTP/1.1\r\nHost: x\r\n\r\n", half_close=True)
     (line,) = [record.getMessage() for record in caplog.records]
     assert "\n" not in line
     assert line.isascii()
