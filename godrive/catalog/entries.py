@@ -41,8 +41,9 @@ async def free_name(
 ) -> str:
     """The name, or where it is taken (by another than *but*) what *on_conflict* says.
 
-    Call with the owner locked.  A free number is found by doubling and then
-    halving, so ten thousand files of one name cost no more than a few looks.
+    Free until somebody takes it: lock the owner before, or be ready to ask
+    again.  A free number is found by doubling and then halving, so ten
+    thousand files of one name cost no more than a few looks.
     """
 
     async def is_taken(candidate: str) -> bool:

@@ -36,7 +36,7 @@ from godrive.model import (
 )
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_MIME = re.compile(r"[!-~]+/[!-~][ -~]*")
+_MIME = re.compile(r"[!-~]+/[!-~]([ -~]*[!-~])?")
 _LONGEST_CHECK_DELAY = 60.0
 _LONGEST_CLEANUP_DELAY = 3600.0
 URL_MARGIN = 3600.0
@@ -101,8 +101,6 @@ async def begin(
         raise Invalid("That is not a media type.", field="mime")
     if sha256 is not None and not _SHA256.fullmatch(sha256):
         raise Invalid("A SHA-256 digest is 64 hexadecimal digits in lower case.", field="sha256")
-    if not await tx.run(_RESERVE, owner_id, size_bytes):
-        raise await _no_room(tx, owner_id)
     upload_id, blob_id = new_id(), new_id()
     upload = Upload(
         id=UploadId(upload_id),
@@ -136,6 +134,9 @@ async def begin(
         if not await entries.is_folder(tx, owner_id, parent_id):
             raise NotFound("There is no such folder.", field="parent_id")
         raise entries.name_taken(name)
+    # Last, for it locks the owner's row: another upload of theirs waits no longer than this commit takes.
+    if not await tx.run(_RESERVE, owner_id, size_bytes):
+        raise await _no_room(tx, owner_id)
     return upload
 
 
@@ -224,9 +225,10 @@ async def publish(tx: Tx, upload_id: UploadId, blob: BlobInfo, *, now: datetime)
     if upload.sha256 is not None and blob.sha256 is not None and upload.sha256 != blob.sha256:
         raise DigestMismatch("The bytes are not those whose digest was declared.")
     owner_id, parent_id = upload.owner_id, upload.parent_id
-    await tx.run(_CHARGE, owner_id, upload.size_bytes)  # and from here on the owner is locked
-    if not await entries.is_folder(tx, owner_id, parent_id):
-        raise Gone("The folder that the upload was meant for is gone.")
+    if parent_id is not None:
+        await tx.lock(owner_id)
+        if not await entries.is_folder(tx, owner_id, parent_id):
+            raise Gone("The folder that the upload was meant for is gone.")
     file = File(
         id=file_id,
         owner_id=owner_id,
@@ -240,11 +242,11 @@ async def publish(tx: Tx, upload_id: UploadId, blob: BlobInfo, *, now: datetime)
         sha256=blob.sha256 or upload.sha256,
         version_id=version_id,
     )
-    if not await _place(tx, file):
+    while not await _place(tx, file):  # the index decides who has a name, so the owner need not be locked for it
         name = await entries.free_name(tx, owner_id, parent_id, upload.name, upload.on_conflict)
         file = msgspec.structs.replace(file, name=name)
-        await _place(tx, file)
     await tx.run(_VERSION, version_id, file_id, upload.object_key, file.mime, file.size_bytes, file.sha256, at)
+    await tx.run(_CHARGE, owner_id, upload.size_bytes)
     await outbox.note(tx, FileEventKind.CREATED, owner_id, file_id, file, now=now)
     return file
 
