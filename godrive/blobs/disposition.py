@@ -5,16 +5,28 @@ from __future__ import annotations
 import unicodedata
 from urllib.parse import quote
 
+_SHOWN = frozenset(
+    {"application/pdf", "text/plain"} | {f"image/{kind}" for kind in ("avif", "gif", "jpeg", "png", "webp")}
+)
+"""Types that a browser may show by itself, beside audio and video."""
 
-def content_disposition(filename: str, *, inline: bool = False) -> str:
+
+def content_disposition(filename: str, mime: str, *, inline: bool = False) -> str:
     """The value of ``Content-Disposition`` for *filename*, of whatever letters.
 
     Clients that know RFC 8187 get the name as it is; others one without what
-    would need quoting or is not ASCII.
+    would need quoting or is not ASCII.  *inline* counts only for types that a
+    browser may show by itself: never HTML, SVG or XML, which run scripts.
     """
-    kind = "inline" if inline else "attachment"
+    kind = "inline" if inline and _may_be_shown(mime) else "attachment"
     plain = unicodedata.normalize("NFKD", filename).encode("ascii", "ignore").decode()
     plain = "".join(letter for letter in plain if letter.isprintable() and letter not in '"\\%;/').strip() or "download"
     if plain == filename:
         return f'{kind}; filename="{plain}"'
     return f"{kind}; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='')}"
+
+
+def _may_be_shown(mime: str) -> bool:
+    """Whether it is one harmless type: of several with commas between, browsers take the last."""
+    kind = mime.partition(";")[0].strip().lower()
+    return "," not in mime and (kind in _SHOWN or kind.startswith(("audio/", "video/")))

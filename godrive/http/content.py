@@ -45,11 +45,6 @@ from godrive.runtime import request_id
 if TYPE_CHECKING:
     from godrive.drive import GoDrive
 
-INLINE = frozenset(
-    {"application/pdf", "text/plain"} | {f"image/{kind}" for kind in ("avif", "gif", "jpeg", "png", "webp")}
-)
-"""Types that a browser may show by itself, beside audio and video.  Never HTML, SVG or XML: they run scripts."""
-
 UNAVAILABLE = (StoreUnavailable, DeliveryError, MailboxFull, AskTimeout)
 
 routes = Routes("content")
@@ -205,11 +200,9 @@ async def _reject(drive: GoDrive, upload: Upload, error: DriveError) -> None:
 
 def _headers(file: File, modified_at: datetime, *, inline: bool) -> dict[str, str]:
     """What goes with every answer; a browser must not run what a user stored."""
-    kind = file.mime.partition(";")[0].strip().lower()
-    shown = inline and (kind in INLINE or kind.startswith(("audio/", "video/")))
     return {
         hdrs.CONTENT_TYPE: file.mime or UNKNOWN,
-        hdrs.CONTENT_DISPOSITION: content_disposition(file.name, inline=shown),
+        hdrs.CONTENT_DISPOSITION: content_disposition(file.name, file.mime, inline=inline),
         hdrs.ETAG: f'"{file.content_etag}"',
         hdrs.LAST_MODIFIED: modified_at.strftime("%a, %d %b %Y %H:%M:%S GMT"),
         hdrs.ACCEPT_RANGES: "bytes",

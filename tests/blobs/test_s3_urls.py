@@ -212,6 +212,17 @@ async def test_a_download_is_named_as_the_file_and_typed_as_we_say(
         assert answer.status == 403
 
 
+@pytest.mark.parametrize(("mime", "shown"), [("image/png", True), ("text/html", False), ("image/svg+xml", False)])
+async def test_a_download_that_would_run_scripts_is_not_shown_even_when_asked(
+    s3_store: S3BlobStore, client: aiohttp.ClientSession, mime: str, shown: bool
+) -> None:
+    key = new_key()
+    await send(client, await sign(s3_store, key, 9), b"<script/>")
+    request = await s3_store.presign_get(key, filename="a", mime=mime, inline=True, expires_at=soon())
+    async with client.get(request.url) as answer:
+        assert answer.headers["Content-Disposition"].startswith("inline" if shown else "attachment")
+
+
 async def test_a_signed_part_takes_its_length_and_number_only(
     s3_store: S3BlobStore, client: aiohttp.ClientSession
 ) -> None:

@@ -248,6 +248,8 @@ async def test_any_name_reaches_the_client(ann: Person, name: str) -> None:
         ("text/xml", False),
         ("TEXT/HTML", False),
         ("application/javascript", False),
+        ("audio/ogg, text/html", False),
+        ("text/plain; a=b, text/html", False),
     ],
 )
 async def test_only_harmless_types_are_shown_and_only_when_asked(ann: Person, mime: str, shown: bool) -> None:

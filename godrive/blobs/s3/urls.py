@@ -43,7 +43,7 @@ class Urls(Bucket):
     ) -> SignedRequest:
         """See :meth:`godrive.blobs.Presigner.presign_get`; type and name come from here, not from the upload."""
         query = {
-            "response-content-disposition": content_disposition(filename, inline=inline),
+            "response-content-disposition": content_disposition(filename, mime, inline=inline),
             "response-content-type": mime or DEFAULT_MIME,
         }
         url = await self.client.presign("GET", self.layout.object(key), expires_at=expires_at, query=query)
