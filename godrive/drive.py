@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from collections import Counter
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -23,8 +24,8 @@ from godrive.messages.ingest import Ingest
 from godrive.messages.janitor import Janitor
 from godrive.messages.metadata import Metadata
 from godrive.messages.storage import Storage
-from godrive.runtime import ChildStatus, Contract, OnEvent, Ref, Supervisor
-from godrive.runtime.events import ChildWaiting, guarded, ignore
+from godrive.runtime import ChildStatus, Contract, Event, OnEvent, Ref, Supervisor
+from godrive.runtime.events import ChildWaiting, DeadLetter, guarded, ignore
 from godrive.runtime.message import A
 from godrive.stores import FolderLock, load_keyring, make_blobs, make_catalog, open_data_folder
 from godrive.tree import CONTRACTS, Parts, is_local, needs_blobs, needs_catalog, tree
@@ -86,7 +87,9 @@ class GoDrive:
         self.clock = clock or SystemClock()
         self._given_blobs = blobs
         self._given_catalog = catalog
-        self._on_event = guarded(on_event)
+        self.dead_letters: Counter[tuple[str, str]] = Counter()
+        """How many messages no handler saw, by actor and message."""
+        self._on_event = self._counting(guarded(on_event))
         self._serving = serving
         self._blobs: BlobStore | None = None
         self._catalog: Catalog | None = None
@@ -107,6 +110,14 @@ class GoDrive:
         if self._catalog is None:
             raise StoreUnavailable("This process has no catalog.", hint="Run the metadata or auth actor in it.")
         return self._catalog
+
+    def _counting(self, on_event: OnEvent) -> OnEvent:
+        def count(event: Event) -> None:
+            if isinstance(event, DeadLetter):
+                self.dead_letters[event.actor, event.message] += 1
+            on_event(event)
+
+        return count
 
     def children(self) -> list[ChildStatus]:
         """How every child of this process is, in start order."""
