@@ -18,6 +18,9 @@ from godrive.model import Value
 MAX_AGE = 30 * 86_400.0
 MAX_LETTERS = 100_000
 
+_HEADROOM = 4096
+"""Bytes of the server's limit for a message that are left for headers."""
+
 _REASON = "Godrive-Reason"
 _SUBJECT = "Godrive-Subject"
 _DELIVERIES = "Godrive-Deliveries"
@@ -54,21 +57,26 @@ class DeadLetters:
             await ensure_stream(js, self._stream, self._subject, max_age=MAX_AGE, max_msgs=MAX_LETTERS)
 
     async def bury(self, message: Msg, reason: str) -> None:
-        """Keep a message.  When this returns it is stored; again within two minutes it is kept once."""
+        """Keep a message, the end of one that leaves no room for the reason cut off.
+
+        When this returns it is stored; again within two minutes it is kept once.
+        """
         metadata = message.metadata
         headers = {
-            _REASON: " ".join(reason.split())[:500],
+            _REASON: _one_line(reason),
             _SUBJECT: message.subject,
             _DELIVERIES: str(metadata.num_delivered),
             "Nats-Msg-Id": f"{self._origin}.{metadata.sequence.stream}.{metadata.timestamp.timestamp()}",
         }
-        js = await self._jetstream()
+        client = await self._link.client()
+        js = client.jetstream()
+        body = message.data[: client.max_payload - _HEADROOM]
         with answering():
             try:
-                await js.publish(self._subject, message.data, headers=headers)
+                await js.publish(self._subject, body, headers=headers)
             except NoStreamResponseError:
                 await self.prepare()
-                await js.publish(self._subject, message.data, headers=headers)
+                await js.publish(self._subject, body, headers=headers)
 
     async def list(self, *, after: int = 0) -> AsyncIterator[Letter]:
         """All letters with a greater number, oldest first."""
@@ -122,7 +130,13 @@ def _letter(found: RawStreamMsg) -> Letter:
         number=found.seq or 0,
         subject=headers.get(_SUBJECT, ""),
         reason=headers.get(_REASON, ""),
-        deliveries=int(headers.get(_DELIVERIES, "0")),
+        deliveries=int(count) if (count := headers.get(_DELIVERIES, "")).isdecimal() else 0,
         died_at=found.time.astimezone(UTC) if found.time else None,
         body=found.data or b"",
     )
+
+
+def _one_line(reason: str) -> str:
+    """Fit for a header: short, ASCII, nothing that ends a line."""
+    line = " ".join(reason.split()).encode("ascii", "backslashreplace").decode()
+    return "".join(mark for mark in line if mark.isprintable())[:500]

@@ -27,8 +27,8 @@ from godrive.model import File, Upload, UserId
 from godrive.runtime import Event
 from godrive.runtime.events import ChildWaiting
 from godrive.testing import ManualClock, open_drive, sign_up
-from tests.http.test_webhook import Sns
 from tests.servers import CephGateway, NatsServer
+from tests.topics import Sns
 
 pytestmark = pytest.mark.anyio
 

@@ -206,6 +206,22 @@ async def test_a_malformed_event_is_a_dead_letter_and_the_next_event_works(
     assert len(await scene.files()) == 1
 
 
+async def test_a_letter_can_be_as_large_as_a_message_and_its_reason_anything(
+    scene: Scene, consumer: Consumer, link: NatsLink, settings: Ingest, dead: DeadLetters
+) -> None:
+    client = await link.client()
+    body = b" " * client.max_payload
+    scene.ingest.failures = [StoreUnavailable("Ü\r\nX: \x00 \ud800")] * settings.max_deliver
+    _, message = await scene.arrive("a.txt")
+    async with consumer.running():
+        await client.jetstream().publish(settings.subject, body)
+        await client.jetstream().publish(settings.subject, message)
+        await acknowledged(link, settings)
+        large, odd = [letter async for letter in dead.list()]
+    assert 0 < len(body) - len(large.body) < 10_000
+    assert odd.reason == "store_unavailable: \\xdc X:  \\ud800"
+
+
 async def test_a_letter_stays_when_nothing_would_keep_its_replay(
     scene: Scene, consumer: Consumer, link: NatsLink, settings: Ingest, dead: DeadLetters
 ) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiobotocore.session import AioSession
 
 from godrive.blobs.layout import Layout
 from godrive.blobs.s3 import S3BlobStore
@@ -25,6 +24,7 @@ from godrive.testing import ManualClock, chunks, open_drive, sign_up
 from tests.http.client import Person, Site
 from tests.http.conftest import OpenSite
 from tests.servers import CephGateway, free_port
+from tests.topics import Sns
 
 pytestmark = pytest.mark.anyio
 
@@ -170,31 +170,6 @@ async def test_the_token_in_a_query_is_not_logged(
         with caplog.at_level(logging.DEBUG):
             await Person(http, site.url)("POST", f"{PATH}?token={TOKEN}", data=b"{}")
     assert TOKEN not in "".join(record.getMessage() for record in caplog.records if record.name.startswith("godrive"))
-
-
-class Sns:
-    """Topics of the real gateway."""
-
-    def __init__(self, gateway: CephGateway) -> None:
-        self._options = {
-            "region_name": "us-east-1",
-            "endpoint_url": gateway.endpoint,
-            "aws_access_key_id": gateway.access_key,
-            "aws_secret_access_key": gateway.secret_key,
-            "verify": True,
-        }
-
-    async def push(self, bucket: str, url: str) -> None:
-        """Have the bucket's creations pushed to *url*."""
-        session = AioSession()
-        async with session.create_client("sns", **self._options) as sns:
-            topic = await sns.create_topic(Name=f"t{uuid.uuid4().hex}", Attributes={"push-endpoint": url})
-        async with session.create_client("s3", **self._options) as s3:
-            # Created only: with a subscription to removals, this release of the gateway dies of DeleteObjects.
-            rule = {"Id": "all", "TopicArn": topic["TopicArn"], "Events": ["s3:ObjectCreated:*"]}
-            await s3.put_bucket_notification_configuration(
-                Bucket=bucket, NotificationConfiguration={"TopicConfigurations": [rule]}
-            )
 
 
 async def test_a_real_gateway_pushes_and_the_file_is_there_when_the_put_is_answered(
