@@ -1,0 +1,140 @@
+"""What docs/operations.md tells an operator to do, done."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from godrive.configfile import load
+from tests.conftest import require_program
+from tests.drive_server import REPOSITORY, DriveServer
+from tests.e2e.client import Client
+from tests.e2e.conftest import Eventually
+from tests.e2e.wire import Wire
+from tests.servers import Daemon, answers, free_port
+
+pytestmark = pytest.mark.anyio
+
+TEXT = (REPOSITORY / "docs" / "operations.md").read_text()
+MIB = 1024 * 1024
+
+StartProxy = Callable[[int, int], None]
+"""Of the port to listen on, and of the server behind it."""
+
+
+def block(language: str) -> str:
+    """The first block of the page in that language."""
+    found = re.search(rf"^```{language}\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+@pytest.fixture
+def nginx(tmp_path: Path) -> Iterator[StartProxy]:
+    """nginx, configured as the page says but for TLS."""
+    path = require_program("nginx", "nginx")
+    daemons: list[Daemon] = []
+
+    def start(port: int, behind: int) -> None:
+        server = re.sub(r"^ *ssl_.*\n", "", block("nginx"), flags=re.MULTILINE)
+        server = server.replace("listen 443 ssl", f"listen 127.0.0.1:{port}").replace(
+            "127.0.0.1:8080", f"127.0.0.1:{behind}"
+        )
+        temporary = "".join(
+            f"{kind}_temp_path {tmp_path}/temp; " for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        user = "user root;" if os.geteuid() == 0 else ""
+        config = tmp_path / "nginx.conf"
+        config.write_text(
+            f"{user} daemon off; pid {tmp_path}/pid; error_log {tmp_path}/error.log; events {{}}\n"
+            f"http {{ access_log off; {temporary}\n{server} }}\n"
+        )
+        (tmp_path / "temp").mkdir()
+        daemons.append(Daemon([path, "-p", tmp_path, "-c", config], tmp_path / "nginx.log"))
+        daemons[0].wait_until(lambda: answers(port))
+
+    yield start
+    for daemon in daemons:
+        daemon.stop()
+
+
+@pytest.fixture
+def caddy(tmp_path: Path) -> Iterator[StartProxy]:
+    """Caddy, configured as the page says but for TLS."""
+    path = require_program("caddy", "caddy")
+    daemons: list[Daemon] = []
+
+    def start(port: int, behind: int) -> None:
+        site = block("caddyfile").replace("drive.example.org", f"http://127.0.0.1:{port}").replace("8080", str(behind))
+        config = tmp_path / "Caddyfile"
+        config.write_text("{\n    admin off\n}\n" + site)
+        environment = {**os.environ, "HOME": str(tmp_path)}
+        daemons.append(
+            Daemon([path, "run", "--config", config, "--adapter", "caddyfile"], tmp_path / "caddy.log", env=environment)
+        )
+        daemons[0].wait_until(lambda: answers(port))
+
+    yield start
+    for daemon in daemons:
+        daemon.stop()
+
+
+@pytest.fixture(params=["nginx", "caddy"])
+def start_proxy(request: pytest.FixtureRequest) -> StartProxy:
+    proxy: StartProxy = request.getfixturevalue(request.param)
+    return proxy
+
+
+async def test_behind_a_proxy_uploads_stream_and_the_urls_lead_to_it(
+    drive_server: DriveServer, start_proxy: StartProxy, eventually: Eventually
+) -> None:
+    port = free_port()
+    public = f"http://127.0.0.1:{port}"
+    drive_server.tables["server"] |= {"public_url": public, "trusted_proxies": ["127.0.0.1"]}
+    drive_server.start()
+    start_proxy(port, drive_server.port)
+    async with Client.connect(public) as client:
+        await client.enter()
+        content = os.urandom(8 * MIB)
+        intent = await client.intent("through.bin", content)
+        assert intent["upload_url"].startswith(public)
+        async with Wire.open(public) as wire:
+            await wire.put(intent["upload_url"], intent["headers"], len(content))
+            await wire.send(content[: 4 * MIB])
+
+            async def half_has_arrived() -> bool:
+                upload = await client.request("GET", f"/v1/uploads/{intent['upload_id']}")
+                return int(upload["received_bytes"]) > 2 * MIB
+
+            assert await eventually(half_has_arrived)
+            await wire.send(content[4 * MIB :])
+            assert await wire.status() == 201
+        (file,) = await client.files()
+        assert await client.download(file["id"]) == content
+        async with client.http.get(public + "/readyz", headers={"X-Forwarded-For": "203.0.113.7"}) as answer:
+            assert answer.status == 200
+
+
+def test_every_configuration_on_the_page_is_one(tmp_path: Path) -> None:
+    blocks = re.findall(r"^```toml\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 3
+    for number, text in enumerate(blocks):
+        path = tmp_path / f"{number}.toml"
+        path.write_text(re.sub(r'"/etc/godrive/([\w.-]+)"', rf'"{tmp_path}/\1"', text))
+        for name in ("s3-access-key", "s3-secret-key", "dsn", "godrive.creds"):
+            (tmp_path / name).write_text("word")
+        assert tomllib.loads(text).keys() <= set(load(path).__struct_fields__)
+
+
+def test_the_unit_is_one_that_systemd_understands(tmp_path: Path) -> None:
+    program = require_program("systemd-analyze", "systemd")
+    unit = tmp_path / "godrive.service"
+    unit.write_text(block("ini").replace("/opt/godrive/bin/godrive", "/bin/true"))
+    done = subprocess.run([program, "verify", str(unit)], capture_output=True, text=True, check=False)
+    assert "godrive.service" not in done.stderr, done.stderr
