@@ -23,7 +23,16 @@ from godrive.errors import ConfigError, DriveError
 from godrive.http.app import create_app
 from godrive.http.journal import LogRequest, journal
 from godrive.http.middleware import REQUEST_ID, identify
-from godrive.http.problems import HeadersTooLarge, Internal, Malformed, UrlTooLong, of_http_exception, problem
+from godrive.http.problems import (
+    EXPECTATION,
+    ExpectationFailed,
+    HeadersTooLarge,
+    Internal,
+    Malformed,
+    UrlTooLong,
+    of_http_exception,
+    problem,
+)
 
 KEEPALIVE = 75.0
 """Seconds a connection may be idle, and a request's headers may take to arrive."""
@@ -68,19 +77,32 @@ class Connection(web.RequestHandler):
         By itself asyncio closes at once, so that neither a client that ends
         its side after a request nor one whose body fell short would be told.
         """
+        if not self._messages and (self._waiter is not None or not self._request_count):
+            return False
+        self.close()
+        self._end_body()
+        return True
+
+    def _end_body(self) -> None:
+        """Tell whoever reads the body of the last request, should it have fallen short."""
+        if self._parser is None or (self._request_in_progress and self._current_request is None):
+            return  # it was read long ago
         if self._messages:
             body = self._messages[-1][1]
         elif self._current_request is not None:
             body = self._current_request.content
-        else:
-            return False
-        if self._parser is not None:
-            try:
-                self._parser.feed_eof()
-            except HttpProcessingError as error:
-                body.set_exception(RequestPayloadError(error.message))
-        self.close()
-        return True
+        else:  # the request has been taken up, but its task has not begun
+            self._loop.call_soon(self._end_body)
+            return
+        try:
+            self._parser.feed_eof()
+        except HttpProcessingError as error:
+            body.set_exception(RequestPayloadError(error.message))
+
+    def log_exception(self, *args: Any, **options: Any) -> None:
+        """What aiohttp has no answer to; that a client left in the middle of a body is nothing to report."""
+        if not isinstance(options.get("exc_info"), RequestPayloadError):
+            super().log_exception(*args, **options)
 
     def handle_error(
         self,
@@ -93,9 +115,15 @@ class Connection(web.RequestHandler):
         chosen = identify(request)
         if request.writer.output_size > 0:
             raise ConnectionResetError("An error after the answer had begun")
-        if status >= 500:
+        if isinstance(exc, UnicodeEncodeError) and hdrs.EXPECT in request.headers:
+            # On a path that is not there aiohttp refuses the expectation in its own words, and fails if it is not Unicode.
+            error: DriveError = ExpectationFailed(EXPECTATION)
+        elif status < 500:
+            error = _unreadable(exc)
+        else:
+            error = Internal("This server made a mistake.")
             journal().error("request_failed", request_id=chosen, exc_info=exc)
-        response = problem(_unreadable(exc) if status < 500 else Internal("This server made a mistake."), chosen)
+        response = problem(error, chosen)
         response.headers[REQUEST_ID] = chosen
         response.headers[hdrs.SERVER] = "godrive"
         response.force_close()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
+import socket
 from typing import Any
 
 import aiohttp
@@ -143,6 +146,34 @@ async def test_a_body_that_stops_half_way_is_malformed_and_the_connection_ends(e
 async def test_a_client_that_ends_its_side_after_the_request_is_still_answered(exchange: Any) -> None:
     received = await exchange(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", half_close=True)
     assert parse(received).json["ok"] is True
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", 200),
+        (b"POST /v1/login HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{", 400),
+    ],
+)
+async def test_a_request_and_the_end_of_the_client_may_come_at_once(site: Site, request_: bytes, status: int) -> None:
+    with socket.create_connection(("127.0.0.1", site.port)) as client:
+        client.sendall(request_)
+        client.shutdown(socket.SHUT_WR)  # before the server has had a turn
+        client.setblocking(False)
+        received = b""
+        with anyio.fail_after(10):
+            while piece := await asyncio.get_running_loop().sock_recv(client, 65_536):
+                received += piece
+    assert parse(received).status == status
+
+
+async def test_a_client_that_leaves_in_the_middle_of_a_body_is_no_error(
+    site: Site, ann: Person, exchange: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    intent = await ann("POST", "/v1/files/upload-intent", {"filename": "a", "size_bytes": 99_999})
+    put = f"PUT {intent.json['upload_url'].removeprefix(site.url)} HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\n"
+    check_problem(parse(await exchange(put.encode() + b"half", half_close=True)), 400, "malformed")
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 async def test_a_slow_body_times_out(open_site: Any, exchange: Any) -> None:
