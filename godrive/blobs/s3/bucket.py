@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 
 from godrive.blobs.layout import Layout
-from godrive.blobs.s3.body import MIB, PART_SIZE
+from godrive.blobs.s3.body import MIB, PART_SIZE, Body
 from godrive.blobs.s3.client import BODY_DEADLINE, DEADLINE, S3Client
 from godrive.blobs.s3.faults import code_of
 from godrive.blobs.s3.info import plain_etag
@@ -53,6 +53,7 @@ class Bucket:
         self.part = part
         self._copy_limit = copy_limit
         self._copy_part = copy_part
+        self.arriving: dict[ObjectKey, list[Body]] = {}
         self._locks: dict[ObjectKey, tuple[anyio.Lock, int]] = {}
 
     async def open(self) -> None:

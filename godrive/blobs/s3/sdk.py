@@ -10,7 +10,9 @@ from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES
 
 from godrive.config import S3
 
-CONNECTIONS = 64
+CONNECTIONS = 256
+"""At most; a download that goes through us holds one for as long as its client likes."""
+
 CONNECT_TIMEOUT = 3.0
 
 

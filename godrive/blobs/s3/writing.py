@@ -21,24 +21,20 @@ from godrive.model import BlobInfo, ObjectKey, new_id
 class Writing(Bucket):
     """See :class:`~godrive.blobs.BlobStore`."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._arriving: dict[ObjectKey, list[Body]] = {}
-
     def receiving(self, key: ObjectKey) -> int | None:
         """See :meth:`godrive.blobs.BlobStore.receiving`; of puts through this process."""
-        bodies = self._arriving.get(key)
+        bodies = self.arriving.get(key)
         return max(body.received for body in bodies) if bodies else None
 
     @contextmanager
     def _receive(self, key: ObjectKey, body: Body) -> Iterator[None]:
-        self._arriving.setdefault(key, []).append(body)
+        self.arriving.setdefault(key, []).append(body)
         try:
             yield
         finally:
-            self._arriving[key].remove(body)
-            if not self._arriving[key]:
-                del self._arriving[key]
+            self.arriving[key].remove(body)
+            if not self.arriving[key]:
+                del self.arriving[key]
 
     async def put(
         self,
