@@ -21,7 +21,7 @@ from multidict import istr
 from godrive.errors import DriveError
 from godrive.http.journal import LogRequest, journal
 from godrive.http.metrics import Metrics
-from godrive.http.problems import ExpectationFailed, Internal, of_http_exception, problem
+from godrive.http.problems import EXPECTATION, ExpectationFailed, Internal, of_http_exception, problem
 from godrive.runtime import request_id
 
 REQUEST_ID = istr("X-Request-Id")
@@ -80,7 +80,7 @@ async def meet_expectation(request: web.Request) -> web.Response | None:
     if request.version < HttpVersion11:
         return None
     if request.headers[hdrs.EXPECT].lower() != "100-continue":
-        return problem(ExpectationFailed("The only expectation that can be met is 100-continue."), identify(request))
+        return problem(ExpectationFailed(EXPECTATION), identify(request))
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     request.writer.output_size = 0  # what tells whether the answer has begun
     return None

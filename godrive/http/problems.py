@@ -109,6 +109,8 @@ STATUS: dict[str, int] = {
 }
 """The status of every code there is."""
 
+EXPECTATION = "The only expectation that can be met is 100-continue."
+
 _CLOSING = {"malformed", "request_timeout", "url_too_long", "headers_too_large"}
 """After these nobody knows where the next request begins, so the connection ends."""
 
@@ -166,7 +168,7 @@ def of_http_exception(exception: web.HTTPException) -> tuple[DriveError, dict[st
         case 413:
             return TooLarge("The request body is too large."), {}
         case 417:
-            return ExpectationFailed("The only expectation that can be met is 100-continue."), {}
+            return ExpectationFailed(EXPECTATION), {}
         case status if 400 <= status < 500:
             return Malformed(exception.reason), {}
         case _:

@@ -116,7 +116,7 @@ class Connection(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionResetError("An error after the answer had begun")
         if isinstance(exc, UnicodeEncodeError) and hdrs.EXPECT in request.headers:
-            # On a path that is not there aiohttp refuses the expectation in its own words, and fails if it is not Unicode.
+            # On a path that is not there aiohttp refuses the expectation by repeating it, which fails unless it is Unicode.
             error: DriveError = ExpectationFailed(EXPECTATION)
         elif status < 500:
             error = _unreadable(exc)
