@@ -23,7 +23,16 @@ from godrive.errors import ConfigError, DriveError
 from godrive.http.app import create_app
 from godrive.http.journal import LogRequest, journal
 from godrive.http.middleware import REQUEST_ID, identify
-from godrive.http.problems import HeadersTooLarge, Internal, Malformed, UrlTooLong, of_http_exception, problem
+from godrive.http.problems import (
+    EXPECTATION,
+    ExpectationFailed,
+    HeadersTooLarge,
+    Internal,
+    Malformed,
+    UrlTooLong,
+    of_http_exception,
+    problem,
+)
 
 KEEPALIVE = 75.0
 """Seconds a connection may be idle, and a request's headers may take to arrive."""
@@ -106,9 +115,15 @@ class Connection(web.RequestHandler):
         chosen = identify(request)
         if request.writer.output_size > 0:
             raise ConnectionResetError("An error after the answer had begun")
-        if status >= 500:
+        if isinstance(exc, UnicodeEncodeError) and hdrs.EXPECT in request.headers:
+            # On a path that is not there aiohttp refuses by repeating the expectation: that fails unless it is Unicode.
+            error: DriveError = ExpectationFailed(EXPECTATION)
+        elif status < 500:
+            error = _unreadable(exc)
+        else:
+            error = Internal("This server made a mistake.")
             journal().error("request_failed", request_id=chosen, exc_info=exc)
-        response = problem(_unreadable(exc) if status < 500 else Internal("This server made a mistake."), chosen)
+        response = problem(error, chosen)
         response.headers[REQUEST_ID] = chosen
         response.headers[hdrs.SERVER] = "godrive"
         response.force_close()
