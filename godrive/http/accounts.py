@@ -177,7 +177,9 @@ async def update_me(call: Call, body: UpdateMeBody) -> UserView:
     return _user(user)
 
 
-@routes.delete("/v1/me", status=204, raises=[Invalid, Forbidden, TooManyRequests])
+@routes.delete(
+    "/v1/me", status=204, fields={"current_password": "password"}, raises=[Invalid, Forbidden, TooManyRequests]
+)
 async def delete_me(call: Call, body: DeleteMeBody) -> None:
     """Delete the account and everything in it."""
     await call.drive.auth.ask(DeleteUser(principal=call.principal, password=body.password, address=call.address))

@@ -132,7 +132,8 @@ async def test_changing_the_account_takes_the_current_password(ann: Person) -> N
 
 
 async def test_a_deleted_account_is_gone_with_its_tokens(ann: Person) -> None:
-    assert (await ann("DELETE", "/v1/me", {"password": "wrong horse"})).status == 403
+    refused = await ann("DELETE", "/v1/me", {"password": "wrong horse"})
+    assert (refused.status, refused.json["field"]) == (403, "password")
     assert (await ann("DELETE", "/v1/me", {"password": "correct horse"})).status == 204
     assert (await ann("GET", "/v1/me")).status == 401
     assert (await ann("POST", "/v1/login", SIGN_UP)).status == 401
