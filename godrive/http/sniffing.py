@@ -31,7 +31,7 @@ def sniff(head: bytes, name: str) -> str:
         # Many formats are zip files; unless the name agrees, which one is a guess.
         return "application/zip"
     if matches:
-        return str(matches[0].mime_type)
+        return str(matches[0].mime_type).strip()
     return _by_name(name, "text/plain") if _is_text(head) else UNKNOWN
 
 

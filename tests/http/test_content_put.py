@@ -224,6 +224,7 @@ async def test_the_type_must_be_the_declared_one_or_left_out(ann: Person, exchan
         ("empty", b"", "application/octet-stream"),
         ("page.txt", b"<html><body>hi</body></html>", "text/html"),
         ("box", b"PK\x03\x04" + bytes(100), "application/zip"),
+        ("cabinet", b"ISc(" + bytes(100), "application/vnd.ms-cab-compressed"),
     ],
 )
 async def test_without_a_declared_type_it_is_found_out(ann: Person, name: str, content: bytes, mime: str) -> None:
