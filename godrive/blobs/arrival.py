@@ -13,25 +13,37 @@ from godrive.blobs.staging import Staged
 from godrive.errors import LengthMismatch
 from godrive.model import BlobInfo, ObjectKey
 
+_FEW = 4
+_PAGE = 4096
+
 Batch = list[bytes | memoryview]
 
 BATCH = 2 << 20
-"""Bytes that go to a thread together; a body below that takes a single trip."""
+"""Bytes that go to a thread together, at most; a body below that takes a single trip."""
 AHEAD = 2
 """Batches that may be in a lane, beside the one that is being received."""
+
+
+def share(most: int, users: int) -> int:
+    """What each of so many may take where few may take *most*, so that together they take no more than a few."""
+    return max(most >> 4, most * _FEW // max(_FEW, users) & -_PAGE)
 
 
 class Arrival:
     """A body being received into a staging file.
 
     While some batches are written by one thread and digested by another, the
-    next is received; there are never more than a few, so memory does not grow.
+    next is received; there are never more than a few, so memory does not grow
+    with the size of a body, and by :func:`share` hardly with their number.
     """
 
-    def __init__(self, staged: Staged, size: int | None, *, disk: Executor, digests: Executor) -> None:
+    def __init__(
+        self, staged: Staged, size: int | None, *, batch: int = BATCH, disk: Executor, digests: Executor
+    ) -> None:
         self.staged = staged
         self.received = 0
         self._size = size
+        self._batch = batch
         self._disk = disk
         self._lanes = _Lane(disk, staged.write_large), _Lane(digests, staged.digest)
         self._rest: Batch = []
@@ -54,7 +66,7 @@ class Arrival:
                 raise LengthMismatch(f"More than the declared {size} bytes came.")
             self._rest.append(chunk)
             collected += len(chunk)
-            if collected >= BATCH:
+            if collected >= self._batch:
                 batch, self._rest, collected = self._rest, [], 0
                 yield batch
         if size is not None and self.received < size:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from godrive.blobs import split_key
-from godrive.blobs.arrival import Arrival
+from godrive.blobs.arrival import BATCH, Arrival, share
 from godrive.blobs.failures import failures
 from godrive.blobs.objects import Objects
 from godrive.blobs.staging import Staged
@@ -96,7 +96,8 @@ class DiskBlobStore:
         """See :meth:`godrive.blobs.BlobStore.put`."""
         split_key(key)
         objects = self._objects
-        arrival = Arrival(Staged(objects.staging), size, disk=self._disk, digests=self._digests)
+        batch = share(BATCH, sum(map(len, self._arriving.values())) if size is None or size > BATCH else 0)
+        arrival = Arrival(Staged(objects.staging), size, batch=batch, disk=self._disk, digests=self._digests)
         arriving = self._arriving.setdefault(key, [])
         arriving.append(arrival)
         try:

@@ -9,8 +9,9 @@ from godrive.drive import GoDrive
 from godrive.http import accounts, content, docs, files, health, trash, uploads
 from godrive.http.addresses import TrustedProxies
 from godrive.http.call import bind
+from godrive.http.intake import Intakes
 from godrive.http.journal import LogRequest, log_to_journal
-from godrive.http.keys import DOCUMENT, DRIVE, METRICS, PAGES
+from godrive.http.keys import DOCUMENT, DRIVE, INTAKES, METRICS, PAGES
 from godrive.http.metrics import Metrics
 from godrive.http.middleware import edge, meet_expectation, on_prepare
 from godrive.http.openapi import document
@@ -42,6 +43,7 @@ def create_app(drive: GoDrive, *, log_request: LogRequest | None = None) -> web.
     )
     app[DRIVE] = drive
     app[METRICS] = metrics
+    app[INTAKES] = Intakes()
     app[PAGES] = Pages()
     app[DOCUMENT] = msgspec.json.encode(document(OPERATIONS, base_url=server.base_url))
     app.on_response_prepare.append(on_prepare(server.cors_origins))

@@ -13,6 +13,7 @@ from aiohttp.web_protocol import RequestPayloadError
 
 from godrive.errors import DeliveryError, StoreUnavailable
 from godrive.http.intake import Intake
+from godrive.http.keys import INTAKES
 from godrive.http.problems import Malformed, RequestTimeout
 from godrive.messages.metadata import TouchUpload
 from godrive.model import Upload
@@ -101,7 +102,8 @@ class Incoming:
         length, transport = self._request.content_length or 0, self._request.transport
         if length - self._content.total_bytes < LARGE or transport is None or transport.is_closing():
             return False
-        self._intake = Intake(transport, self._request.protocol, length, self._content.total_bytes)
+        intakes = self._request.app[INTAKES]
+        self._intake = intakes.begin(transport, self._request.protocol, length, self._content.total_bytes)
         return True
 
     async def _take(self, intake: Intake) -> bytes | memoryview:

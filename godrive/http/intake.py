@@ -13,16 +13,34 @@ from __future__ import annotations
 import asyncio
 import mmap
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 
 from aiohttp.web_protocol import RequestHandler
 
+from godrive.blobs.arrival import share
+
 PIECE = 1 << 20
-"""Bytes of one buffer."""
+"""Bytes of one buffer, at most."""
 AHEAD = 2
 """Full buffers that may wait before the client is held back."""
 
 _PAGE = mmap.PAGESIZE
+
+
+class Intakes:
+    """Those of one application: where there are many, each has smaller buffers."""
+
+    def __init__(self) -> None:
+        self._open = 0
+
+    def begin(self, transport: asyncio.Transport, behind: RequestHandler, length: int, seen: int) -> Intake:
+        """Take over a connection for what is left of a body of *length* bytes, of which *seen* have come."""
+        self._open += 1
+        return Intake(transport, behind, length, seen, piece=share(PIECE, self._open), ended=self._ended)
+
+    def _ended(self) -> None:
+        self._open -= 1
 
 
 class Intake(asyncio.BufferedProtocol):
@@ -31,9 +49,20 @@ class Intake(asyncio.BufferedProtocol):
     It takes over in ``__init__``; ``end`` must be called, whatever happens.
     """
 
-    def __init__(self, transport: asyncio.Transport, behind: RequestHandler, length: int, seen: int) -> None:
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        behind: RequestHandler,
+        length: int,
+        seen: int,
+        *,
+        piece: int,
+        ended: Callable[[], None],
+    ) -> None:
         self._transport = transport
         self._behind = behind
+        self._piece = piece
+        self._ended: Callable[[], None] | None = ended
         self._left = length - seen
         self._buffers: list[mmap.mmap] = []
         self._buffer = self._new_buffer()[seen % _PAGE :]  # from the second piece on, file and memory are in step
@@ -72,7 +101,11 @@ class Intake(asyncio.BufferedProtocol):
         return some
 
     def end(self) -> None:
-        """Give the connection back, for nothing more than the answer."""
+        """Give the connection back, for nothing more than the answer; again is harmless."""
+        if self._ended is None:
+            return
+        self._ended()
+        self._ended = None
         self._behind.close()
         if not self._transport.is_closing():
             self._transport.set_protocol(self._behind)
@@ -109,9 +142,9 @@ class Intake(asyncio.BufferedProtocol):
         """One that nobody looks at any more, or a new one; a mapping cannot be resized while there are views of it."""
         for buffer in self._buffers:
             with suppress(BufferError, OSError, SystemError, ValueError):
-                buffer.resize(PIECE)
+                buffer.resize(self._piece)
                 return memoryview(buffer)
-        self._buffers.append(mmap.mmap(-1, PIECE))
+        self._buffers.append(mmap.mmap(-1, self._piece))
         return memoryview(self._buffers[-1])
 
     def _break(self) -> None:

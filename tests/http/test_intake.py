@@ -10,7 +10,8 @@ from typing import Any
 import anyio
 import pytest
 
-from godrive.http.intake import AHEAD, PIECE, Intake
+from godrive.blobs.arrival import share
+from godrive.http.intake import AHEAD, PIECE, Intake, Intakes
 
 pytestmark = pytest.mark.anyio
 
@@ -50,10 +51,11 @@ class Line:
 
     def __init__(self, stream: anyio.abc.SocketStream, behind: Behind, transport: asyncio.Transport) -> None:
         self.stream, self.behind, self.transport = stream, behind, transport
+        self.intakes = Intakes()
 
     def intake(self, length: int, seen: int = 0) -> Intake:
         behind: Any = self.behind
-        return Intake(self.transport, behind, length, seen)
+        return self.intakes.begin(self.transport, behind, length, seen)
 
 
 @pytest.fixture
@@ -189,3 +191,11 @@ async def test_a_connection_that_breaks_is_known_to_those_behind(line: Line) -> 
         await intake.take(10.0)
     assert len(line.behind.lost) == 1
     intake.end()
+
+
+@pytest.mark.parametrize("users", [1, 4, 5, 10, 40, 1000])
+def test_however_many_come_at_once_they_take_hardly_more_memory_than_a_few(users: int) -> None:
+    piece = share(PIECE, users)
+    assert piece % 4096 == 0
+    assert PIECE // 16 <= piece <= PIECE
+    assert piece * users <= max(4 * PIECE, users * PIECE // 16)
