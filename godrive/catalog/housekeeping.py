@@ -146,15 +146,20 @@ async def recount_usage(tx: Tx, user_id: UserId) -> None:
 
 
 async def acquire_lease(tx: Tx, name: str, holder: str, *, now: datetime, ttl: float) -> bool:
-    """Whether *holder* has the lease called *name* for the next *ttl* seconds; its own it renews."""
+    """Whether *holder* has the lease called *name* for the next *ttl* seconds; its own it renews.
+
+    One that ends much later than that was given by a clock that has since been
+    set back, and does not count: it might last for years.
+    """
     changed = await tx.run(
         "INSERT INTO leases (name, holder, expires_at) VALUES ($1, $2, $3) "
         "ON CONFLICT (name) DO UPDATE SET holder = $2, expires_at = $3 "
-        "WHERE leases.holder = $2 OR leases.expires_at <= $4",
+        "WHERE leases.holder = $2 OR leases.expires_at <= $4 OR leases.expires_at > $5",
         name,
         holder,
         rows.later(now, ttl),
         rows.micros(now),
+        rows.later(now, 2 * ttl),
     )
     return changed > 0
 

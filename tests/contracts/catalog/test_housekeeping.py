@@ -119,6 +119,13 @@ async def test_a_lease_has_one_holder_until_it_is_given_back_or_lapses(rig: Rig)
     assert await acquire(rig, "a")
 
 
+async def test_a_lease_of_a_clock_that_was_set_back_holds_nobody_up(rig: Rig) -> None:
+    assert await acquire(rig, "a")
+    year = timedelta(days=365)
+    assert await rig.write(housekeeping.acquire_lease, "sweep", "b", now=rig.now - year, ttl=10)
+    assert not await rig.write(housekeeping.acquire_lease, "sweep", "a", now=rig.now - year, ttl=10)
+
+
 async def test_of_many_who_want_a_lease_one_gets_it(rig: Rig) -> None:
     got = []
 

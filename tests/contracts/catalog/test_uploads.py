@@ -88,7 +88,9 @@ async def test_a_wrong_declaration_is_refused_by_field_and_reserves_nothing(
     assert (await rig.usage(owner)).used_bytes == 0
 
 
-@pytest.mark.parametrize("mime", ["text", "text/", "te xt/plain", "text/plain ", "text/plain\n", "text/\x00", "x/" + "y" * 300])
+@pytest.mark.parametrize(
+    "mime", ["text", "text/", "te xt/plain", "text/plain ", "text/plain\n", "text/\x00", "x/" + "y" * 300]
+)
 async def test_what_is_no_media_type_is_refused(rig: Rig, mime: str) -> None:
     owner = await rig.user()
     with pytest.raises(Invalid) as caught:
