@@ -124,20 +124,22 @@ class NatsLink:
                 )
                 connected = True
         except (NatsError, OSError, ValueError) as error:
-            self._last_error = error
+            await self._on_error(error)
         finally:
             if not connected:
                 with anyio.move_on_after(1, shield=True):
                     await client.close()
         if not connected:
-            if any(word in self._why().lower() for word in _REFUSED):
+            if _is_refusal(self._last_error):
                 raise ConfigError(f"NATS refuses us: {self._why()}", field="nats")
             raise StoreUnavailable("NATS does not answer.", hint=self._why())
         await self._on_connected()
         return client
 
     async def _on_error(self, error: Exception) -> None:
-        self._last_error = error
+        # A refusal is followed by the server hanging up, which says less.
+        if not _is_refusal(self._last_error) or self.connected:
+            self._last_error = error
 
     async def _on_connected(self) -> None:
         self.generation += 1
@@ -168,6 +170,10 @@ class NatsLink:
         except (OSError, ssl.SSLError) as error:
             raise ConfigError(f"A TLS file of [nats] cannot be used: {error}", field="nats") from None
         return options
+
+
+def _is_refusal(error: Exception | None) -> bool:
+    return error is not None and any(word in str(error).lower() for word in _REFUSED)
 
 
 def _readable(path: str) -> str:
