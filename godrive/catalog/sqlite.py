@@ -176,9 +176,13 @@ class SqliteCatalog:
 
     def _connect(self) -> None:
         sqlite_file.prepare(self._path, allow_network_fs=self._allow_network_fs)
-        self._writer = SqliteTx(sqlite_file.connect(self._path, cache_kib=8000), outbox=self._outbox)
+        self._connect_writer()
         near = sqlite_file.connect(self._path, timeout=0, cache_kib=16000, read_only=True)
         self._near = _NearTx(near, outbox=self._outbox)
+
+    def _connect_writer(self) -> None:
+        self._writer = SqliteTx(sqlite_file.connect(self._path, cache_kib=8000), outbox=self._outbox)
+        self._lost = False
 
     async def close(self) -> None:
         if self._open:
@@ -256,9 +260,11 @@ class SqliteCatalog:
 
     def _commit(self, operations: list[Operation]) -> list[Outcome]:
         """Run the operations in one transaction: what each returned, or why it failed."""
-        execute = self._writer.connection.execute
         outcomes: list[Outcome] = []
         try:
+            if self._lost:
+                self._connect_writer()
+            execute = self._writer.connection.execute
             execute("BEGIN IMMEDIATE")
             for operation in operations:
                 execute("SAVEPOINT operation")
@@ -286,6 +292,6 @@ class SqliteCatalog:
         try:
             self._writer.end()
         except sqlite3.Error:
-            # The connection is of no use any more; the next batch has a new one.
+            # The connection is of no use any more; the next batch opens another.
+            self._lost = True
             self._writer.connection.close()
-            self._writer = SqliteTx(sqlite_file.connect(self._path, cache_kib=8000), outbox=self._outbox)

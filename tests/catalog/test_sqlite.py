@@ -14,10 +14,11 @@ from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
+import anyio
 import pytest
 
 from godrive.catalog import Tx, files, sqlite, sqlite_file
-from godrive.catalog.sqlite import SqliteCatalog
+from godrive.catalog.sqlite import SqliteCatalog, SqliteTx
 from godrive.errors import StoreUnavailable
 from godrive.model import Sort
 
@@ -42,6 +43,24 @@ async def catalog(path: Path) -> AsyncIterator[SqliteCatalog]:
 
 async def add(tx: Tx, name: str) -> None:
     await tx.run("INSERT INTO leases (name, holder, expires_at) VALUES ($1, 'x', 0)", name)
+
+
+async def test_writes_go_on_after_a_connection_was_lost_and_for_a_while_there_was_no_other(
+    path: Path, catalog: SqliteCatalog
+) -> None:
+    async def lose(tx: Tx) -> None:
+        assert isinstance(tx, SqliteTx)
+        tx.connection.close()
+
+    folder, aside = path.parent, path.parent.with_name("aside")
+    folder.rename(aside)
+    with anyio.fail_after(10):
+        with pytest.raises(sqlite3.Error):
+            await catalog.write(lose)
+        with pytest.raises(StoreUnavailable):
+            await catalog.write(lambda tx: add(tx, "a"))
+        aside.rename(folder)
+        await catalog.write(lambda tx: add(tx, "b"))
 
 
 async def names(tx: Tx) -> list[str]:
