@@ -1,14 +1,14 @@
 """The catalog in a PostgreSQL database, which several gateways may share.
 
-Theory of operation.  Each operation has a connection of a small pool to
-itself.  The rules take the owner's row first (``Tx.lock``), so what they check
-holds until they commit, whichever gateway the other writer came through.  The
-isolation is READ COMMITTED: a statement sees what was committed when it began.
-Commits that come together are flushed together by the server, so nothing is
-gathered here.
+Theory of operation.  The rules take the owner's row before they rely on what
+they have read (``Tx.lock``), and leave to the indices who has a name; so what
+they check holds until they commit, whichever gateway another writer came
+through.  The isolation is READ COMMITTED: a statement sees what was committed
+when it began.
 
 A read is its statements with no transaction around them, for that would cost two
-round trips more than the one it needs.
+round trips more than the one it needs.  Writes that wait together share a
+transaction (``postgres_group``).
 
 What another transaction, a restart of the server or a failover spoils is run
 again from the start, for a few seconds; then the caller gets
@@ -26,6 +26,7 @@ from typing import Any, TypeVar, cast
 from godrive import config
 from godrive.catalog import Row, Tx, migrations
 from godrive.catalog.postgres_errors import is_lost, is_raced, refused, translate, unavailable
+from godrive.catalog.postgres_group import GroupCommit, Operation
 from godrive.catalog.postgres_pool import Connection, Pool
 from godrive.errors import DriveError, StoreUnavailable
 from godrive.model import UserId
@@ -37,6 +38,7 @@ WORDS = {
     "serial": "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
     "clustered": "",
 }
+_BEGIN_TOGETHER = "BEGIN; SET LOCAL lock_timeout = '100ms'"
 _MIGRATION_LOCK = int.from_bytes(b"godrive")
 _PATIENCE = 5.0
 _SHORTEST_DELAY = 0.01
@@ -71,52 +73,71 @@ class PostgresCatalog:
     """
 
     def __init__(self, settings: config.Catalog, *, outbox: bool = False) -> None:
-        self._dsn = settings.dsn
-        self._size = settings.pool_size
         self._outbox = outbox
-        self._pool: Pool | None = None
+        self._pool = Pool(settings.dsn, settings.pool_size)
+        self._open = False
+        self._group = GroupCommit(self._together, self._alone)
 
     async def open(self) -> None:
-        self._pool = Pool(self._dsn, self._size)
         try:
             await self._persist(self._migrate)
         except BaseException as error:
             await self.close()
             raise refused(error) or error from None
+        self._open = True
 
     async def close(self) -> None:
-        if self._pool is not None:
-            await self._pool.close()
+        self._open = False
+        await self._group.drain()
+        await self._pool.close()
 
     async def read(self, operation: Callable[[Tx], Awaitable[T]]) -> T:
-        async def attempt(pool: Pool) -> T:
-            async with pool.hold() as connection:
+        self._check_open()
+
+        async def attempt() -> T:
+            async with self._pool.hold() as connection:
                 return await operation(PostgresTx(connection, outbox=self._outbox))
 
         return await self._persist(attempt)
 
     async def write(self, operation: Callable[[Tx], Awaitable[T]]) -> T:
-        async def attempt(pool: Pool) -> T:
-            async with pool.hold() as connection:
-                await connection.execute("BEGIN")
-                try:
-                    value = await operation(PostgresTx(connection, outbox=self._outbox))
-                except Exception:
-                    if not connection.is_closed():
-                        await connection.execute("ROLLBACK")
-                    raise
-                try:
-                    await connection.execute("COMMIT")
-                except Exception as error:
-                    if is_lost(error):
-                        raise unavailable(error) from error
-                    raise
-                return value
+        self._check_open()
+        return await self._group.run(operation)
 
-        return await self._persist(attempt)
+    async def _together(self, operations: list[Operation]) -> list[Any] | None:
+        try:
+            return await self._transact(operations, _BEGIN_TOGETHER)
+        except DriveError as error:
+            if len(operations) == 1 or isinstance(error, StoreUnavailable):
+                raise
+        except Exception:  # noqa: S110 - what it was will be seen again when each is run alone
+            pass
+        return None
 
-    async def _migrate(self, pool: Pool) -> None:
-        async with pool.hold() as connection, connection.transaction():
+    async def _alone(self, operation: Operation) -> Any:
+        (value,) = await self._persist(lambda: self._transact([operation], "BEGIN"))
+        return value
+
+    async def _transact(self, operations: list[Operation], begin: str) -> list[Any]:
+        async with self._pool.hold() as connection:
+            await connection.execute(begin)
+            try:
+                tx = PostgresTx(connection, outbox=self._outbox)
+                values = [await operation(tx) for operation in operations]
+            except Exception:
+                if not connection.is_closed():
+                    await connection.execute("ROLLBACK")
+                raise
+            try:
+                await connection.execute("COMMIT")
+            except Exception as error:
+                if is_lost(error):
+                    raise unavailable(error) from error
+                raise
+            return values
+
+    async def _migrate(self) -> None:
+        async with self._pool.hold() as connection, connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock($1)", _MIGRATION_LOCK)
             await connection.execute(migrations.NOTE_TABLE)
             applied = {row[0] for row in await connection.fetch(migrations.APPLIED)}
@@ -125,23 +146,24 @@ class PostgresCatalog:
                     await connection.execute(statement)
                 await connection.execute(migrations.NOTE, step.version, step.name)
 
-    async def _persist(self, attempt: Callable[[Pool], Awaitable[T]]) -> T:
-        """Make attempts until one succeeds, none can, or patience is at an end."""
-        pool = self._pool
-        if pool is None or pool.closed:
+    def _check_open(self) -> None:
+        if not self._open:
             raise StoreUnavailable("The catalog is closed.")
+
+    async def _persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Make attempts until one succeeds, none can, or patience is at an end."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _PATIENCE
         delay = _SHORTEST_DELAY
         while True:
             try:
-                return await attempt(pool)
+                return await attempt()
             except DriveError:
                 raise
             except Exception as error:
                 if not (is_raced(error) or is_lost(error)):
                     raise translate(error) or error from error
-                if pool.closed or loop.time() + delay >= deadline:
+                if self._pool.closed or loop.time() + delay >= deadline:
                     raise unavailable(error) from error
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
             delay = min(delay * 2, _LONGEST_DELAY)

@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Iterator
 
 import anyio
 import pytest
+from asyncpg.exceptions import DeadlockDetectedError
 
 from godrive import config
 from godrive.catalog import Tx, uploads, users
 from godrive.catalog.postgres import PostgresCatalog
-from godrive.catalog.postgres_pool import connect
+from godrive.catalog.postgres_pool import Connection, connect
 from godrive.clock import SystemClock
 from godrive.errors import ConfigError, NameTaken, StoreUnavailable
 from godrive.model import BlobInfo, ETag, UserId
@@ -101,50 +102,55 @@ async def test_of_two_gateways_that_want_one_name_one_wins(dsn: str, catalog: Po
     await other.close()
 
 
-async def test_a_locked_owner_makes_writers_wait_and_readers_not(catalog: PostgresCatalog) -> None:
+@pytest.fixture
+async def rival(dsn: str, catalog: PostgresCatalog) -> AsyncIterator[Connection]:
+    """A connection of another program, in a transaction."""
+    connection = await connect(dsn)
+    await connection.execute("BEGIN")
+    yield connection
+    await connection.close()
+
+
+async def add_user(catalog: PostgresCatalog, email: str) -> UserId:
     now = SystemClock().now()
-    user = await catalog.write(lambda tx: users.add(tx, email="a@b.c", password_hash="", now=now))
-    locked, release = anyio.Event(), anyio.Event()
-
-    async def hold(tx: Tx) -> None:
-        await tx.lock(user.id)
-        locked.set()
-        await release.wait()
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(catalog.write, hold)
-        await locked.wait()
-        assert (await catalog.read(lambda tx: users.get(tx, user.id))).quota_bytes is None
-        change = asyncio.ensure_future(catalog.write(lambda tx: users.set_quota(tx, user.id, 5)))
-        await catalog.write(lambda tx: add(tx, "another owner's"))
-        assert not change.done()
-        release.set()
-        assert (await change).quota_bytes == 5
+    return (await catalog.write(lambda tx: users.add(tx, email=email, password_hash="", now=now))).id
 
 
-async def test_a_deadlock_is_run_again_and_nobody_notices(catalog: PostgresCatalog) -> None:
-    now = SystemClock().now()
-    ids = []
-    for email in ("a@b.c", "d@e.f"):
-        ids.append((await catalog.write(lambda tx, e=email: users.add(tx, email=e, password_hash="", now=now))).id)
-    both_hold_one = anyio.Event()
-    holding: set[UserId] = set()
-    runs = 0
+LOCK = "SELECT 1 FROM users WHERE id = $1 FOR UPDATE"
 
-    async def cross(tx: Tx, first: UserId, second: UserId) -> None:
-        nonlocal runs
-        runs += 1
-        await tx.lock(first)
-        holding.add(first)
-        if len(holding) == 2:
-            both_hold_one.set()
-        await both_hold_one.wait()
-        await tx.lock(second)
 
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(catalog.write, lambda tx: cross(tx, *ids))
-        tasks.start_soon(catalog.write, lambda tx: cross(tx, *reversed(ids)))
-    assert runs == 3
+async def test_a_locked_owner_makes_their_writers_wait_and_nobody_else(
+    catalog: PostgresCatalog, rival: Connection
+) -> None:
+    owner = await add_user(catalog, "a@b.c")
+    await rival.execute(LOCK, owner)
+    change = asyncio.ensure_future(catalog.write(lambda tx: users.set_quota(tx, owner, 5)))
+    await asyncio.gather(*[catalog.write(lambda tx, n=n: add(tx, f"another's {n}")) for n in range(20)])
+    assert (await catalog.read(lambda tx: users.get(tx, owner))).quota_bytes is None
+    assert not change.done()
+    await rival.execute("COMMIT")
+    assert (await change).quota_bytes == 5
+
+
+async def test_a_deadlock_is_run_again_and_nobody_notices(catalog: PostgresCatalog, rival: Connection) -> None:
+    ours, theirs = [await add_user(catalog, email) for email in ("a@b.c", "d@e.f")]
+
+    async def both(tx: Tx) -> None:
+        await tx.lock(ours)
+        await tx.lock(theirs)
+        await add(tx, "done")
+
+    await rival.execute(LOCK, theirs)
+    crossing = asyncio.ensure_future(catalog.write(both))
+    try:
+        await rival.execute("SET lock_timeout = 0")
+        await rival.execute(LOCK, ours)
+    except DeadlockDetectedError:
+        await rival.execute("ROLLBACK")
+    else:
+        await rival.execute("COMMIT")
+    await crossing
+    assert await catalog.read(names) == ["done"]
 
 
 async def test_a_connection_that_the_server_ends_is_made_again(dsn: str, catalog: PostgresCatalog) -> None:
@@ -219,16 +225,36 @@ async def test_no_more_connections_are_made_than_configured(dsn: str, catalog: P
     await connection.close()
 
 
-async def test_a_cancelled_operation_takes_its_connection_along(catalog: PostgresCatalog) -> None:
+async def test_a_cancelled_read_takes_its_connection_along(catalog: PostgresCatalog) -> None:
     async def stuck(tx: Tx) -> None:
-        await tx.run("INSERT INTO leases (name, holder, expires_at) VALUES ('gone', 'x', 0)")
-        await anyio.sleep_forever()
+        await tx.one("SELECT pg_sleep(100)")
 
     for _ in range(8):  # twice as many as there are connections
-        task = asyncio.ensure_future(catalog.write(stuck))
-        await asyncio.sleep(0.02)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        with anyio.move_on_after(0.02) as scope:
+            await catalog.read(stuck)
+        assert scope.cancelled_caught
     await catalog.write(lambda tx: add(tx, "a"))
     assert await catalog.read(names) == ["a"]
+
+
+async def test_writes_that_wait_together_share_a_transaction(catalog: PostgresCatalog) -> None:
+    async def transaction(tx: Tx) -> str:
+        row = await tx.one("SELECT pg_current_xact_id()::text")
+        assert row is not None
+        return str(row[0])
+
+    ids = await asyncio.gather(*[catalog.write(transaction) for _ in range(20)])
+    assert len(set(ids)) <= 2
+
+
+async def test_an_error_among_writes_that_wait_together_is_its_own(catalog: PostgresCatalog) -> None:
+    async def duplicate(tx: Tx) -> None:
+        await add(tx, "a")
+        raise NameTaken("mine", field="name")
+
+    outcomes = await asyncio.gather(
+        *[catalog.write(lambda tx, n=n: add(tx, f"{n}") if n % 5 else duplicate(tx)) for n in range(20)],
+        return_exceptions=True,
+    )
+    assert [type(outcome) for outcome in outcomes] == [NameTaken if n % 5 == 0 else type(None) for n in range(20)]
+    assert len(await catalog.read(names)) == 16
