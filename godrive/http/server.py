@@ -51,7 +51,12 @@ _BACKLOG = 1_024
 class Connection(web.RequestHandler):
     """One connection.  What is not HTTP, and what stops half-way, gets a problem before it is closed."""
 
-    __slots__ = ()
+    __slots__ = ("_answered",)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The client is there."""
+        self._answered = 0
+        super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
         """What the client sends.
@@ -77,8 +82,8 @@ class Connection(web.RequestHandler):
         By itself asyncio closes at once, so that neither a client that ends
         its side after a request nor one whose body fell short would be told.
         """
-        if not self._messages and (self._waiter is not None or not self._request_count):
-            return False
+        if self._answered >= self._request_count:
+            return False  # there is nothing to answer, or nobody left who waits for the rest of a body
         self.close()
         self._end_body()
         return True
@@ -133,6 +138,7 @@ class Connection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Send *resp*; what aiohttp refused before the application saw it, as a problem."""
+        self._answered += 1
         if getattr(resp, "__http_exception__", False) and isinstance(resp, web.HTTPException) and resp.status >= 400:
             error, headers = of_http_exception(resp)
             resp = problem(error, identify(request))
