@@ -101,6 +101,7 @@ def document(operations: Sequence[Operation], *, base_url: str) -> Json:
     types = {type_ for o in operations for type_ in (o.query, o.body, o.reply)} - {None, NoneType}
     ordered = sorted(types, key=str)
     schemas, components = msgspec.json.schema_components([*ordered, Problem], ref_template=_REF)
+    _dress(components)
     known = dict(zip(ordered, schemas, strict=False))
     paths: dict[str, Json] = defaultdict(dict)
     for operation in operations:
@@ -134,6 +135,18 @@ def document(operations: Sequence[Operation], *, base_url: str) -> Json:
     }
 
 
+def _dress(components: dict[str, Json]) -> None:
+    """Say in the schemas what the types do not: that what ends in ``_at`` is an instant, and docstrings in Markdown."""
+    for schema in components.values():
+        if "description" in schema:
+            schema["description"] = schema["description"].replace("``", "`")
+        for name, inner in schema.get("properties", {}).items():
+            if name.endswith("_at") or name == "time":
+                for part in inner.get("anyOf", [inner]):
+                    if part.get("type") == "string":
+                        part["format"] = "date-time"
+
+
 def errors_of(operation: Operation) -> set[type[DriveError]]:
     """Everything that the operation may answer instead: what it says it raises, and what its inputs bring with them."""
     errors: set[type[DriveError]] = {*operation.raises}
@@ -160,7 +173,7 @@ def _operation(operation: Operation, known: dict[Any, Json], components: dict[st
         "tags": [operation.tag],
         "summary": operation.summary,
         "parameters": [*_parameters(operation, components)],
-        "responses": {**_success(operation, known), **_refusals(errors_of(operation))},
+        "responses": {**_success(operation, known, components), **_refusals(errors_of(operation))},
         "security": [] if operation.public else [{"token": []}],
     }
     if operation.description:
@@ -202,7 +215,7 @@ def _query_parameter(name: str, schema: Json) -> Json:
     return parameter
 
 
-def _success(operation: Operation, known: dict[Any, Json]) -> Json:
+def _success(operation: Operation, known: dict[Any, Json], components: dict[str, Json]) -> Json:
     headers = ["X-Request-Id"]
     if operation.conditional and operation.status != 204:
         headers.append("ETag")
@@ -210,6 +223,7 @@ def _success(operation: Operation, known: dict[Any, Json]) -> Json:
         headers.append("Location")
     success: Json = {"description": "Done.", "headers": _header_refs(headers)}
     if operation.reply in known:
+        success["description"] = components[operation.reply.__name__].get("description", "Done.")
         success["content"] = {operation.media_type: {"schema": known[operation.reply]}}
     elif operation.status != 204:
         success["content"] = {operation.media_type: {"schema": {"type": "string"}}}

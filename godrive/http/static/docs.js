@@ -40,21 +40,36 @@ function typeName(schema) {
   return schema.format ? `${schema.type} (${schema.format})` : schema.type ?? "any";
 }
 
+function range(least, most, unit) {
+  if (most === undefined || most > Number.MAX_SAFE_INTEGER) return `${least}${unit} or more`;
+  if (!least) return `at most ${most}${unit}`;
+  return least === most ? `${least}${unit}` : `${least} to ${most}${unit}`;
+}
+
 function limits(schema) {
   const said = [];
   for (const part of schema.anyOf ?? [schema]) {
-    if (part.minimum !== undefined || part.maximum !== undefined) said.push(`${part.minimum ?? ""} to ${part.maximum ?? "any"}`);
-    if (part.minLength !== undefined || part.maxLength !== undefined) said.push(`${part.minLength ?? 0} to ${part.maxLength ?? "any"} characters`);
+    if (part.minimum !== undefined || part.maximum !== undefined) said.push(range(part.minimum, part.maximum, ""));
+    if (part.minLength !== undefined || part.maxLength !== undefined) said.push(range(part.minLength, part.maxLength, " characters"));
     if (part.pattern) said.push(`matches ${part.pattern}`);
   }
-  if (schema.default !== undefined && schema.default !== null) said.push(`default ${JSON.stringify(schema.default)}`);
+  if (schema.default !== undefined && schema.default !== null && schema.default !== "") said.push(`default ${JSON.stringify(schema.default)}`);
   return said.join(", ");
 }
 
 const SAMPLES = {
   email: "ann@example.org", password: "correct horse", filename: "notes.txt", name: "notes.txt", mime: "text/plain",
-  size_bytes: 12, current_password: "correct horse", on_conflict: "fail",
+  size_bytes: 12, current_password: "correct horse",
 };
+const SHOWN = {
+  ...SAMPLES, kind: "file", method: "PUT", revision: 1, version: "1.0.0", address: "203.0.113.7", user_agent: "curl/8.5.0",
+  object_key: "01a20348/01a20348-4bab-7d59-a16a-dbac9be5d2ed", token: "eyJhbGciOi…", refresh_token: "eyJhbGciOi…",
+  headers: { "Content-Length": "12", "Content-Type": "text/plain" }, checks: { catalog: "ok", store: "ok" }, next_page: "MTc5NTM0…",
+  sha256: "cc88c20a4fa4555167131de35a2f3691ea895b008d2d3bde1368c4f392266de9",
+  upload_url: `${location.origin}${base}/v1/uploads/01a20348-4bab-7bfd-b1c4-4072ae128ddd/content?expires=…&signature=…`,
+  url: `${location.origin}${base}/v1/files/01a20348-4c20-7b59-aba7-138c39d1ab7f/content?expires=…&signature=…`,
+};
+const AN_ID = "01a20348-4c20-7b59-aba7-138c39d1ab7f";
 
 // What a person would send first: what is required, and nothing that may be left out.
 function sample(schema, everything = false, depth = 0) {
@@ -62,8 +77,9 @@ function sample(schema, everything = false, depth = 0) {
   if (schema.anyOf) return sample(schema.anyOf.find((part) => part.type !== "null") ?? {}, everything, depth);
   if (schema.enum) return schema.enum[0];
   if (schema.properties && depth < 4) {
-    const wanted = Object.entries(schema.properties).filter(([name]) => everything || (schema.required ?? []).includes(name) || name in SAMPLES && name !== "on_conflict");
-    return Object.fromEntries(wanted.map(([name, inner]) => [name, SAMPLES[name] ?? sample(inner, everything, depth + 1)]));
+    const wanted = Object.entries(schema.properties).filter(([name]) => everything || (schema.required ?? []).includes(name) || name in SAMPLES);
+    const given = everything ? SHOWN : SAMPLES;
+    return Object.fromEntries(wanted.map(([name, inner]) => [name, given[name] ?? (everything && /(^|_)id$|^deleted$/.test(name) ? AN_ID : sample(inner, everything, depth + 1))]));
   }
   if (schema.type === "array") return [sample(schema.items, everything, depth + 1)];
   if (schema.type === "object") return {};
@@ -144,7 +160,8 @@ function tryForm(method, path, operation, parameters, bodySchema) {
     return [p, field];
   });
   const raw = !bodySchema && operation.requestBody ? h("input", { type: "file" }) : null;
-  const body = bodySchema ? h("textarea", { spellcheck: "false", "aria-label": "Body" }, JSON.stringify(sample(bodySchema), null, 2)) : null;
+  const draft = bodySchema ? JSON.stringify(sample(bodySchema), null, 2) : "";
+  const body = bodySchema ? h("textarea", { spellcheck: "false", "aria-label": "Body", rows: draft.split("\n").length + 1 }, draft) : null;
   const answer = h("div", { class: "answer", "aria-live": "polite" });
 
   function request() {
@@ -236,7 +253,7 @@ function draw() {
   }
   const schemas = document.getElementById("schemas");
   schemas.append(h("h2", {}, "Schemas"), ...Object.entries(api.components.schemas).sort().map(([name, schema]) =>
-    h("details", { class: "schema", id: `schema-${name}` }, h("summary", {}, name), h("p", {}, prose((schema.description ?? "").replaceAll("``", "`"))), schema.enum ? h("code", {}, typeName(schema)) : fields(schema))));
+    h("details", { class: "schema", id: `schema-${name}` }, h("summary", {}, name), h("p", {}, prose(schema.description)), schema.enum ? h("code", {}, typeName(schema)) : fields(schema))));
   schemas.hidden = false;
   goTo();
 }
