@@ -494,12 +494,20 @@ async def test_a_process_that_ends_while_there_is_no_server_ends_cleanly(outage:
     assert there.script.of(ChildCrashed) == []
 
 
+def states(server: NatsServer) -> list[str]:
+    """Of each thread: a signal that stops a process does not stop all of it at once."""
+    assert server.process is not None
+    threads = Path(f"/proc/{server.process.pid}/task").glob("*/stat")
+    return [thread.read_text().rpartition(")")[2].split()[0] for thread in threads]
+
+
 async def test_a_network_that_is_cut_costs_each_ask_its_deadline_and_no_more(
     outage: NatsServer, namespace: str
 ) -> None:
     async with process(outage.url, namespace), asker(outage.url, namespace) as stage:
         assert await stage.ask(Say("before")) == "before 1"
         outage.freeze()
+        await until(lambda: set(states(outage)) == {"T"})
         try:
             with anyio.fail_after(5), pytest.raises(DeliveryError):
                 await stage.ask(Say("during"), timeout=0.2)
