@@ -12,7 +12,6 @@ import unicodedata
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Generic, NewType, TypeVar
-from uuid import UUID
 
 import msgspec
 from typing_extensions import dataclass_transform
@@ -36,7 +35,8 @@ def new_id() -> str:
     value = (millis & 0xFFFF_FFFF_FFFF) << 80 | tail
     value = value & ~(0xF << 76) | 7 << 76
     value = value & ~(0x3 << 62) | 2 << 62
-    return str(UUID(int=value))
+    digits = f"{value:032x}"  # by hand, for half the price of a UUID object: every request makes a few
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def name_key(name: str) -> str:
