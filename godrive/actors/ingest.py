@@ -20,6 +20,8 @@ from collections import Counter
 from contextlib import suppress
 from enum import Enum, auto
 
+from msgspec.structs import replace
+
 from godrive.actors.batch import for_each
 from godrive.clock import Clock
 from godrive.config import Ingest as Settings
@@ -45,7 +47,7 @@ from godrive.messages.metadata import (
     PublishUpload,
     TouchUpload,
 )
-from godrive.messages.storage import DeleteBlob, HeadBlob, Received, Storage
+from godrive.messages.storage import DeleteBlob, DigestBlob, HeadBlob, Received, Storage
 from godrive.model import BlobInfo, File, Upload, UploadId, UploadState
 from godrive.runtime import Actor, Ref
 
@@ -88,7 +90,7 @@ class IngestActor(Actor[Ingest]):
                 return Outcome.PUBLISHED
             if upload.state is not UploadState.PENDING:
                 return Outcome.IGNORED
-            await self._publish(upload.id, await self._storage.ask(HeadBlob(upload.object_key)))
+            await self._publish(upload.id, await self._head(upload))
         except (LengthMismatch, DigestMismatch):
             return Outcome.REJECTED
         except (NotFound, Gone, NameTaken):
@@ -119,7 +121,7 @@ class IngestActor(Actor[Ingest]):
         """Publish or end one pending upload, or leave it for later; only a bug gets out of here."""
         try:
             try:
-                blob = await self._storage.ask(HeadBlob(upload.object_key))
+                blob = await self._head(upload)
             except NotFound:
                 return await self._expire(upload)
             await self._publish(upload.id, blob)
@@ -167,8 +169,16 @@ class IngestActor(Actor[Ingest]):
     async def _arrived(self, upload: Upload) -> BlobInfo:
         """What the store has for the upload."""
         try:
-            return await self._storage.ask(HeadBlob(upload.object_key))
+            return await self._head(upload)
         except NotFound:
             if upload.state is UploadState.COMMITTED:
                 raise Gone("The file was deleted.") from None
             raise Conflict("No bytes have arrived yet.") from None
+
+    async def _head(self, upload: Upload) -> BlobInfo:
+        """The store's HEAD; a digest that was declared but that the store did not check is found out by reading."""
+        blob = await self._storage.ask(HeadBlob(upload.object_key))
+        unchecked = upload.sha256 is not None and blob.sha256 is None and upload.state is UploadState.PENDING
+        if unchecked and blob.size_bytes == upload.size_bytes:
+            blob = replace(blob, sha256=await self._storage.ask(DigestBlob(upload.object_key)))
+        return blob

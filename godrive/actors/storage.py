@@ -6,7 +6,10 @@ through the signed requests and never through a mailbox.
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime, timedelta
+
+import anyio
 
 from godrive.blobs import BlobStore, Presigner
 from godrive.clock import Clock
@@ -17,6 +20,7 @@ from godrive.messages.storage import (
     Admit,
     CheckStore,
     DeleteBlob,
+    DigestBlob,
     HeadBlob,
     ListBlobs,
     QuarantineBlob,
@@ -107,6 +111,13 @@ class StorageActor(Actor[Storage]):
     @HeadBlob.handler
     async def head_blob(self, ask: HeadBlob) -> BlobInfo:
         return await self._blobs.head(ask.object_key)
+
+    @DigestBlob.handler
+    async def digest_blob(self, ask: DigestBlob) -> str:
+        digest = hashlib.sha256()
+        async for piece in self._blobs.get(ask.object_key):
+            await anyio.to_thread.run_sync(digest.update, piece)
+        return digest.hexdigest()
 
     @Received.handler
     async def received(self, ask: Received) -> int | None:

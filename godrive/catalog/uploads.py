@@ -239,7 +239,7 @@ async def publish(tx: Tx, upload_id: UploadId, blob: BlobInfo, *, now: datetime)
         parent_id=parent_id,
         mime=upload.mime or blob.mime or "application/octet-stream",
         size_bytes=upload.size_bytes,
-        sha256=blob.sha256 or upload.sha256,
+        sha256=blob.sha256,  # what the store or we have seen, never what was only claimed
         version_id=version_id,
     )
     while not await _place(tx, file):  # the index decides who has a name, so the owner need not be locked for it

@@ -43,6 +43,14 @@ class HeadBlob(Ask[Storage, BlobInfo]):
     timeout: ClassVar[float] = 300.0
 
 
+class DigestBlob(Ask[Storage, str]):
+    """The blob's SHA-256 in hexadecimal, by reading it: for a store that keeps none.  Raises ``NotFound``."""
+
+    object_key: ObjectKey
+
+    timeout: ClassVar[float] = 600.0
+
+
 class Received(Ask[Storage, int | None]):
     """Bytes received so far by a put in progress, ``None`` when there is none."""
 

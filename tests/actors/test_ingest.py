@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from godrive.actors.ingest import AT_ONCE
 from godrive.blobs.attributes import SHA256
@@ -440,3 +441,32 @@ async def test_checks_of_an_upload_that_does_not_come_become_rarer(
     row = await drive.metadata.ask(GetUpload(pending.id))
     assert row.state is UploadState.PENDING
     assert 40 < row.attempts < 70
+
+
+class ForgetfulStore(MemoryBlobStore):
+    """A store that keeps no digest, as many S3 stores do."""
+
+    async def head(self, key: ObjectKey) -> BlobInfo:
+        return replace(await super().head(key), sha256=None)
+
+
+async def test_a_digest_that_the_store_did_not_check_is_found_out_by_reading() -> None:
+    async with open_drive(blob_store=ForgetfulStore()) as drive:
+        owner = await sign_up(drive)
+        digest = hashlib.sha256(b"hello").hexdigest()
+        pending = await begin(drive, owner, sha256=digest)
+        await put(drive, pending)
+        assert (await drive.ingest.ask(CommitUpload(pending.id))).sha256 == digest
+        lie = await begin(drive, owner, "b.txt", sha256=hashlib.sha256(b"other").hexdigest())
+        await put(drive, lie)
+        with pytest.raises(DigestMismatch):
+            await drive.ingest.ask(CommitUpload(lie.id))
+        assert (await drive.metadata.ask(GetUpload(lie.id))).state is UploadState.FAILED
+
+
+async def test_a_digest_that_nobody_has_seen_is_not_claimed() -> None:
+    async with open_drive(blob_store=ForgetfulStore()) as drive:
+        owner = await sign_up(drive)
+        pending = await begin(drive, owner)
+        await put(drive, pending)
+        assert (await drive.ingest.ask(CommitUpload(pending.id))).sha256 is None
