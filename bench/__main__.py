@@ -9,16 +9,18 @@ from collections.abc import Callable
 
 from bench.ask import Asks
 from bench.clients import MissingClientError
+from bench.distributed import Distributed
 from bench.report import Result, line, previous, save, say
 from bench.requests import Requests
 from bench.standing import Standing
 from bench.transfer import Transfer
+from tests.servers import MissingProgram
 
 
 def measures(*, quick: bool) -> dict[str, Callable[[], Result | list[Result]]]:
     """Everything that can be measured, by name."""
     requests, standing, transfer = Requests(quick=quick), Standing(quick=quick), Transfer(quick=quick)
-    asks = Asks(quick=quick)
+    asks, distributed = Asks(quick=quick), Distributed(quick=quick)
     return {
         "ask": asks.near,
         "far": asks.far,
@@ -29,6 +31,9 @@ def measures(*, quick: bool) -> dict[str, Callable[[], Result | list[Result]]]:
         "transfer": transfer.run,
         "depth": standing.depth,
         "storm": standing.storm,
+        "postgres": distributed.postgres,
+        "events": distributed.events,
+        "full": distributed.rest,
     }
 
 
@@ -48,7 +53,7 @@ def main() -> int:
     for name in options.names or known:
         try:
             found = known[name]()
-        except MissingClientError as missing:
+        except (MissingClientError, MissingProgram) as missing:
             say(f"{name:<34} skipped: {missing}")
             continue
         for result in found if isinstance(found, list) else [found]:

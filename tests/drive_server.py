@@ -127,8 +127,12 @@ class DriveServer(Server):
 
 
 def environment() -> dict[str, str]:
-    """Ours, in which the package is found, but with no setting of an operator's."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith("GODRIVE_")}
+    """Ours, in which the package is found, but with no setting of an operator's.
+
+    AWS_CA_BUNDLE, where it is set, makes S3 clients fail even with a plain endpoint.
+    """
+    foreign = ("GODRIVE_", "AWS_")
+    own = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return {**own, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
 
 

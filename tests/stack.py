@@ -7,6 +7,7 @@ everything in a temporary folder, says where it is, and ends it on Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import tempfile
@@ -145,6 +146,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=8080, help="where GoDrive listens (8080)")
     parser.add_argument("--folder", type=Path, help="keep everything here; by default in a folder that goes at the end")
     options = parser.parse_args()
+    os.environ.pop("AWS_CA_BUNDLE", None)  # it makes S3 clients fail even with a plain endpoint
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
