@@ -11,6 +11,8 @@ import asyncio
 from collections import deque
 from typing import Any
 
+import msgspec
+
 from godrive.errors import DriveError
 from godrive.runtime.deadlines import Deadlines
 from godrive.runtime.message import Message
@@ -19,22 +21,13 @@ _STREAK = 64
 """Messages handed out in a row before others on the event loop get a turn."""
 
 
-class Envelope:
+class Envelope(msgspec.Struct):
     """A message on its way: where its reply goes, until when, and for which request."""
 
-    __slots__ = ("deadline", "message", "reply", "request_id")
-
-    def __init__(
-        self,
-        message: Message[Any],
-        reply: asyncio.Future[Any] | None,
-        deadline: float,
-        request_id: str | None,
-    ) -> None:
-        self.message = message
-        self.reply = reply
-        self.deadline = deadline
-        self.request_id = request_id
+    message: Message[Any]
+    reply: asyncio.Future[Any] | None
+    deadline: float
+    request_id: str | None
 
     def expired(self, now: float) -> bool:
         """Whether its time is up, or its asker has been told so already: a timer may be a hair early."""
