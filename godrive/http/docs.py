@@ -43,6 +43,12 @@ async def docs_script(call: Call) -> web.Response:
     return _static(call, "docs.js", "text/javascript; charset=utf-8")
 
 
+@routes.get("/docs/docs.svg", public=True, media_type="image/svg+xml")
+async def docs_icon(call: Call) -> web.Response:
+    """Its sign."""
+    return _static(call, "docs.svg", "image/svg+xml")
+
+
 def _static(call: Call, name: str, media_type: str) -> web.Response:
     return _sent(call, resources.files("godrive.http").joinpath("static", name).read_bytes(), media_type)
 

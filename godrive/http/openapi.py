@@ -23,6 +23,7 @@ from godrive.errors import (
     TooLarge,
     Unauthenticated,
 )
+from godrive.http.openapi_parts import DESCRIPTION, FILE, HEADERS, PARAMETERS, TAGS
 from godrive.http.operations import Operation
 from godrive.http.problems import (
     STATUS,
@@ -38,62 +39,6 @@ Json = dict[str, Any]
 
 _REF = "#/components/schemas/{name}"
 _PROBLEM = "application/problem+json"
-
-_DESCRIPTION = """\
-The storage backend behind a drive: sign up, announce an upload, send its bytes to the URL you are given,
-list, download, trash and restore.
-
-Errors are `application/problem+json` (RFC 9457) with a stable `code`. Ids are opaque and sort by time, instants are
-RFC 3339 in UTC, sizes are bytes. Every answer carries `X-Request-Id`; one that you send is kept.
-"""
-
-_TAGS = {
-    "accounts": "People, sessions and tokens.",
-    "uploads": "From an intent to a file: announce, send the bytes, done.",
-    "files": "List, look at, rename, trash, restore, download.",
-    "trash": "What was deleted, until it is purged.",
-    "content": "The bytes, by signed URL: what an intent and a download answer with.",
-    "health": "For those who run the server.",
-}
-
-_HEADERS: Json = {
-    "X-Request-Id": {"description": "Names the request in the server's log.", "schema": {"type": "string"}},
-    "ETag": {"description": "The entity tag of the file, for `If-Match`.", "schema": {"type": "string"}},
-    "Location": {"description": "Where that which was made is.", "schema": {"type": "string"}},
-    "Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer"}},
-    "WWW-Authenticate": {"description": "`Bearer`.", "schema": {"type": "string"}},
-}
-
-_PARAMETERS: Json = {
-    **{
-        name: {
-            "name": name,
-            "in": "query",
-            "required": True,
-            "description": "Part of the signature, with all else in the query: use the URL exactly as it was given.",
-            "schema": {"type": "string"},
-        }
-        for name in ("expires", "key", "signature")
-    },
-    "IfMatch": {
-        "name": "If-Match",
-        "in": "header",
-        "description": "The ETag that the file must still have.",
-        "schema": {"type": "string"},
-    },
-    "IfNoneMatch": {
-        "name": "If-None-Match",
-        "in": "header",
-        "description": "The ETag that is known already.",
-        "schema": {"type": "string"},
-    },
-    "IdempotencyKey": {
-        "name": "Idempotency-Key",
-        "in": "header",
-        "description": "Your name for this request: sent again, it is answered again and not done again.",
-        "schema": {"type": "string", "maxLength": 255, "pattern": "^[!-~]+$"},
-    },
-}
 
 
 def document(operations: Sequence[Operation], *, base_url: str) -> Json:
@@ -120,16 +65,16 @@ def document(operations: Sequence[Operation], *, base_url: str) -> Json:
         "info": {
             "title": "GoDrive",
             "version": __version__,
-            "description": _DESCRIPTION,
+            "description": DESCRIPTION,
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": base_url}],
-        "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
+        "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
         "paths": dict(paths),
         "components": {
             "schemas": components,
-            "headers": _HEADERS,
-            "parameters": _PARAMETERS,
+            "headers": HEADERS,
+            "parameters": PARAMETERS,
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
         },
     }
@@ -137,7 +82,10 @@ def document(operations: Sequence[Operation], *, base_url: str) -> Json:
 
 def _dress(components: dict[str, Json]) -> None:
     """Say in the schemas what the types do not: that what ends in ``_at`` is an instant, and docstrings in Markdown."""
-    for schema in components.values():
+    components["File"]["description"] = FILE
+    for title, schema in components.items():
+        if not title.endswith(("Body", "Problem")):
+            _fill(schema)
         if "description" in schema:
             schema["description"] = schema["description"].replace("``", "`")
         for name, inner in schema.get("properties", {}).items():
@@ -145,6 +93,16 @@ def _dress(components: dict[str, Json]) -> None:
                 for part in inner.get("anyOf", [inner]):
                     if part.get("type") == "string":
                         part["format"] = "date-time"
+
+
+def _fill(schema: Json) -> None:
+    """An answer has all its fields, those with a default of ours too; only what is declared so is left out."""
+    properties = schema.get("properties", {})
+    required = schema.get("required", [])
+    if properties:
+        schema["required"] = [name for name in properties if name in required or "default" in properties[name]]
+    for inner in properties.values():
+        inner.pop("default", None)
 
 
 def errors_of(operation: Operation) -> set[type[DriveError]]:
