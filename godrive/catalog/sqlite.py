@@ -165,13 +165,18 @@ class SqliteCatalog:
         self._waiting: list[tuple[Operation, asyncio.Future[Any]]] = []
         self._quiet = asyncio.Event()
         self._quiet.set()
+        self._writer: SqliteTx | None = None
         self._far: list[SqliteTx] = []
         self._read_threads = ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="godrive-catalog-read")
         self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="godrive-catalog-write")
 
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
-        await self._loop.run_in_executor(self._write_thread, self._connect)
+        try:
+            await self._loop.run_in_executor(self._write_thread, self._connect)
+        except BaseException:
+            self._write_thread.shutdown(wait=False)
+            raise
         self._open = True
 
     def _connect(self) -> None:
@@ -194,7 +199,8 @@ class SqliteCatalog:
         self._read_threads.shutdown()
         self._write_thread.shutdown()
         for tx in (*self._far, self._near, self._writer):
-            tx.connection.close()
+            if tx is not None:
+                tx.connection.close()
 
     async def read(self, operation: Callable[[Tx], Awaitable[T]]) -> T:
         self._check_open()
@@ -262,8 +268,8 @@ class SqliteCatalog:
         """Run the operations in one transaction: what each returned, or why it failed."""
         outcomes: list[Outcome] = []
         try:
-            if self._lost:
-                self._connect_writer()
+            if self._writer is None:
+                self._writer = SqliteTx(sqlite_file.connect(self._path, cache_kib=8000), outbox=self._outbox)
             execute = self._writer.connection.execute
             execute("BEGIN IMMEDIATE")
             for operation in operations:
@@ -278,9 +284,9 @@ class SqliteCatalog:
                 execute("RELEASE operation")
             execute("COMMIT")
         except BaseException as error:
+            self._undo()
             failures = [own or self._failure(error) for _, own in outcomes]
             failures += [self._failure(error) for _ in operations[len(outcomes) :]]
-            self._undo()
             return [(None, failure) for failure in failures]
         return outcomes
 
@@ -289,9 +295,11 @@ class SqliteCatalog:
         return (sqlite_file.translate(error, self._path) if isinstance(error, sqlite3.Error) else None) or error
 
     def _undo(self) -> None:
+        """Roll back.  A connection that cannot do even that is dropped; the next batch makes another."""
+        if self._writer is None:
+            return
         try:
             self._writer.end()
         except sqlite3.Error:
-            # The connection is of no use any more; the next batch opens another.
-            self._lost = True
             self._writer.connection.close()
+            self._writer = None

@@ -33,6 +33,7 @@ BUSY_TIMEOUT = 5.0
 _NETWORK = re.compile(
     r"nfs\d?|cifs|smb\w*|9p|afs|ceph|glusterfs|lustre|ncpfs|fuse\..*(ssh|gluster|s3|rclone|ceph|dav).*"
 )
+_OLDEST = (3, 35, 0)  # RETURNING
 _MARGIN = 16 * 1024 * 1024
 _NEEDS_OPERATOR = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 _PASSING = _NEEDS_OPERATOR | {
@@ -62,10 +63,9 @@ def translate(error: sqlite3.Error, path: Path) -> DriveError | None:
 
 def _is_full(path: Path) -> bool:
     try:
-        room = os.statvfs(path.parent)
+        return shutil.disk_usage(path.parent).free < 65_536
     except OSError:
         return False
-    return room.f_bavail * room.f_frsize < 65_536
 
 
 def connect(
@@ -98,13 +98,18 @@ def prepare(path: Path, *, allow_network_fs: bool) -> None:
 
     Raises ``ConfigError``, ``StorageFull``, ``StoreUnavailable``.
     """
+    if sqlite3.sqlite_version_info < _OLDEST:
+        raise ConfigError(
+            f"This Python has SQLite {sqlite3.sqlite_version}; GoDrive needs {'.'.join(map(str, _OLDEST))} or newer.",
+            hint="Use a newer Python or operating system, or PostgreSQL.",
+        )
     if not allow_network_fs and (kind := _network_file_system(path.parent)):
         raise ConfigError(
             f"{path} is on a network file system ({kind}), where SQLite's locks cannot be relied on.",
             hint="Use a local disk, or PostgreSQL, or insist with catalog.allow_network_fs = true.",
         )
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as error:
         raise ConfigError(
             f"The catalog {path} cannot be written: {error.strerror}.",

@@ -203,6 +203,21 @@ async def test_a_damaged_database_is_unavailable_and_not_a_crash(path: Path) -> 
     await catalog.close()
 
 
+async def test_a_writer_that_lost_its_connection_makes_another(catalog: SqliteCatalog) -> None:
+    await catalog.write(lambda tx: add(tx, "a"))
+
+    async def fatal(tx: Tx) -> None:
+        assert isinstance(tx, sqlite.SqliteTx)
+        await add(tx, "lost")
+        tx.connection.close()
+
+    together = [catalog.write(lambda tx: add(tx, "b")), catalog.write(fatal), catalog.write(lambda tx: add(tx, "c"))]
+    outcomes = await asyncio.gather(*together, return_exceptions=True)
+    assert all(isinstance(outcome, sqlite3.ProgrammingError) for outcome in outcomes)
+    await catalog.write(lambda tx: add(tx, "d"))
+    assert await catalog.read(names) == ["a", "d"]
+
+
 async def test_acknowledged_writes_survive_kill_9(path: Path) -> None:
     for _ in range(3):
         with subprocess.Popen([sys.executable, CHILD, "endless", path], stdout=subprocess.PIPE) as child:

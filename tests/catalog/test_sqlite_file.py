@@ -72,6 +72,12 @@ def test_a_network_file_system_is_refused_unless_the_operator_insists(
     sqlite_file.prepare(path, allow_network_fs=True)
 
 
+def test_an_sqlite_that_is_too_old_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 31, 1))
+    with pytest.raises(ConfigError, match=r"needs 3\.35\.0"):
+        prepare(path)
+
+
 def test_a_new_file_is_private_and_has_the_newest_schema(path: Path) -> None:
     prepare(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
