@@ -1,0 +1,71 @@
+"""The scripts: short, the same for people and CI, and clear about what they lack."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.drive_server import REPOSITORY
+
+SCRIPTS = sorted(path for path in (REPOSITORY / "scripts").iterdir() if path.suffix != ".sh")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_a_script_is_executable_and_says_what_it_does(script: Path) -> None:
+    assert os.access(script, os.X_OK)
+    shebang, comment, *_ = script.read_text().splitlines()
+    assert shebang == "#!/bin/sh"
+    assert comment.startswith("# ")
+    subprocess.run(["sh", "-n", script], check=True)
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """The scripts and what they read, where nobody has run them yet, below a folder whose name has a space."""
+    place = tmp_path / "a clone"
+    shutil.copytree(REPOSITORY / "scripts", place / "scripts")
+    for name in ("pyproject.toml", "constraints.txt"):
+        shutil.copy(REPOSITORY / name, place)
+    return place
+
+
+@pytest.mark.parametrize(
+    ("body", "hint"),
+    [
+        ("exit 1", "needs Python 3.11 or newer"),
+        ('case "$*" in *ensurepip*) exit 1;; esac', "apt-get install python3-venv"),
+    ],
+)
+def test_a_python_that_will_not_do_is_one_clear_line(clone: Path, tmp_path: Path, body: str, hint: str) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{body}\n")
+    python.chmod(0o755)
+    environment = {**os.environ, "PYTHON": str(python)}
+    done = subprocess.run(
+        [clone / "scripts" / "serve"], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert hint in line
+
+
+def test_everything_that_ci_installs_is_pinned() -> None:
+    pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", (REPOSITORY / "constraints.txt").read_text(), re.MULTILINE))
+    if Path(sys.prefix) != REPOSITORY / ".venv":
+        pytest.skip("only the environment that the scripts make has just what is pinned")
+    installed = {dist.name: dist.version for dist in importlib.metadata.distributions()}
+    for name in ("godrive", "pip", "setuptools"):
+        installed.pop(name, None)
+    assert {name: version for name, version in installed.items() if pins.get(name) != version} == {}
+
+
+def test_the_constraints_are_names_and_versions_alone() -> None:
+    lines = (REPOSITORY / "constraints.txt").read_text().splitlines()
+    assert [line for line in lines if not re.fullmatch(r"[\w.-]+==[\w.]+|#.*", line)] == []
