@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import hdrs, web
 from multidict import istr
 
-from godrive.errors import DeliveryError, Invalid
+from godrive.errors import DriveError, Invalid
 from godrive.messages.metadata import ClaimKey, Metadata, SettleKey
 from godrive.model import StoredReply, UserId
 from godrive.runtime import Ref
@@ -46,11 +46,12 @@ async def answer_once(
     try:
         response = await run()
     except BaseException:
-        await asyncio.shield(metadata.ask(SettleKey(owner_id, key)))
+        with contextlib.suppress(DriveError):  # what went wrong first is what the client has to know
+            await asyncio.shield(metadata.ask(SettleKey(owner_id, key)))
         raise
     stored = StoredReply(status=response.status, headers=dict(response.headers), body=_bytes(response))
     # It is done, and that is the answer, even if it could not be written down for next time.
-    with contextlib.suppress(DeliveryError):
+    with contextlib.suppress(DriveError):
         await metadata.ask(SettleKey(owner_id, key, stored))
     return response
 

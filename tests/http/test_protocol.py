@@ -12,6 +12,7 @@ import aiohttp
 import anyio
 import pytest
 
+from godrive.http import server
 from tests.http.client import Person, Site, parse
 
 pytestmark = pytest.mark.anyio
@@ -198,6 +199,13 @@ async def test_a_slow_body_times_out(open_site: Any, exchange: Any) -> None:
         (b"GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400, "malformed"),
         (b"GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, "malformed"),
         (b"POST /v1/login HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400, "malformed"),
+        (
+            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+            "malformed",
+        ),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n", 400, "malformed"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "malformed"),
         (b"GET /" + b"x" * 9_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414, "url_too_long"),
         (b"GET /health HTTP/1.1\r\nHost: x\r\nA: " + b"x" * 20_000 + b"\r\n\r\n", 431, "headers_too_large"),
         (b"GET /health HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 200 + b"\r\n", 431, "headers_too_large"),
@@ -259,6 +267,23 @@ async def test_requests_in_a_pipeline_are_answered_in_order(exchange: Any) -> No
 
 async def test_http_1_0_is_answered_and_closed(exchange: Any) -> None:
     assert parse(await exchange(b"GET /health HTTP/1.0\r\n\r\n")).json["ok"] is True
+
+
+async def test_headers_that_never_end_end_the_connection(
+    open_site: Any, exchange: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "KEEPALIVE", 0.05)
+    async with open_site() as site:
+        assert await exchange(b"GET /health HTTP/1.1\r\nHost: x\r\nA: ", port=site.port) == b""
+        answered = await exchange(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", port=site.port)
+        assert parse(answered).status == 200
+
+
+async def test_no_header_of_a_request_has_a_say_in_absolute_urls(ann: Person, site: Site) -> None:
+    evil = {"Host": "evil.example", "X-Forwarded-Host": "evil.example", "Forwarded": "host=evil.example"}
+    intent = await ann("POST", "/v1/files/upload-intent", {"filename": "a", "size_bytes": 1}, headers=evil)
+    assert b"evil" not in intent.content
+    assert intent.headers["Location"].startswith(site.url)
 
 
 async def test_json_is_never_sniffed_and_the_server_tells_no_version(stranger: Person) -> None:
