@@ -3,14 +3,15 @@
 uvloop has no ``loop.sendfile``, so this is our own.  The headers are written
 through the transport, and waited for until it has nothing left to write; from
 then on nobody else writes to the socket, and threads call ``sendfile`` on a
-duplicate of it.  A thread never waits for the client: when the socket's buffer
-is full it comes back, and the event loop waits for room.
+duplicate of it.  A thread hardly waits for the client: when the socket's buffer
+stays full it comes back, and the event loop waits for room.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import select
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -24,8 +25,12 @@ SMALL = 128 * 1024
 """Bytes up to which the detour does not pay: headers and content leave in one piece."""
 TURN = 8 << 20
 """Bytes that one call in a thread sends at most, so that others have their turn."""
+PATIENCE = 0.01
+"""Seconds a thread waits for a client that is quick: the way to the event loop and back takes longer than that one."""
 STALLED = 120.0
 """Seconds without progress after which a client is given up."""
+
+_QUICK = 256 * 1024
 
 
 async def send(
@@ -98,7 +103,7 @@ class _Sending:
             socket = os.dup(self._transport.get_extra_info("socket").fileno())
             self._open.append(socket)
             while start < end:
-                turn = min(end, start + TURN)
+                turn = min(end, start - start % TURN + TURN)
                 self._pushing = self._loop.run_in_executor(None, _push, socket, self._open[0], start, turn)
                 await asyncio.wait([self._pushing])
                 start = self._pushing.result()
@@ -148,18 +153,25 @@ def _wake(ready: asyncio.Future[None]) -> None:
 
 
 def _push(socket: int, file: int, start: int, end: int) -> int:
-    """Send until *end* or until the socket is full; how far it came.
-
-    What comes next is asked of the disk now: by itself the kernel reads on in
-    steps that are too small for a disk to be quick.
-    """
-    os.posix_fadvise(file, end, TURN, os.POSIX_FADV_WILLNEED)
+    """Send until *end*, or until the socket stays full; how far it came."""
+    first = start
+    if not start % TURN:
+        # By itself the kernel reads ahead in steps that are too small for a disk to be quick.
+        os.posix_fadvise(file, start, 2 * TURN, os.POSIX_FADV_WILLNEED)
     while start < end:
         try:
             sent = os.sendfile(socket, file, start, end - start)
         except BlockingIOError:
-            break
+            if start - first < _QUICK or not _has_room(socket):
+                break
+            continue
         if not sent:
             raise StoreUnavailable("The blob ended early.")
         start += sent
     return start
+
+
+def _has_room(socket: int) -> bool:
+    poll = select.poll()
+    poll.register(socket, select.POLLOUT)
+    return bool(poll.poll(PATIENCE * 1000))
