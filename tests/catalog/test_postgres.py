@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 
 import anyio
 import pytest
-from asyncpg.exceptions import DeadlockDetectedError
+from asyncpg import exceptions as pg
 
 from godrive import config
 from godrive.catalog import Tx, uploads, users
 from godrive.catalog.postgres import PostgresCatalog
+from godrive.catalog.postgres_errors import translate
 from godrive.catalog.postgres_pool import Connection, connect
 from godrive.clock import SystemClock
-from godrive.errors import ConfigError, NameTaken, StoreUnavailable
+from godrive.errors import ConfigError, DriveError, Invalid, NameTaken, StorageFull, StoreUnavailable
 from godrive.model import BlobInfo, ETag, UserId
 from tests.conftest import require
 from tests.servers import PostgresServer
@@ -71,7 +73,7 @@ async def test_gateways_that_start_together_make_one_schema(dsn: str) -> None:
     gateways = [PostgresCatalog(config.Catalog(dsn=dsn, pool_size=1)) for _ in range(4)]
     await asyncio.gather(*[gateway.open() for gateway in gateways])
     for number, gateway in enumerate(gateways):
-        await gateway.write(lambda tx, n=number: add(tx, str(n)))
+        await gateway.write(partial(add, name=str(number)))
     assert await gateways[0].read(names) == ["0", "1", "2", "3"]
     for gateway in gateways:
         await gateway.close()
@@ -125,7 +127,7 @@ async def test_a_locked_owner_makes_their_writers_wait_and_nobody_else(
     owner = await add_user(catalog, "a@b.c")
     await rival.execute(LOCK, owner)
     change = asyncio.ensure_future(catalog.write(lambda tx: users.set_quota(tx, owner, 5)))
-    await asyncio.gather(*[catalog.write(lambda tx, n=n: add(tx, f"another's {n}")) for n in range(20)])
+    await asyncio.gather(*[catalog.write(partial(add, name=f"another's {n}")) for n in range(20)])
     assert (await catalog.read(lambda tx: users.get(tx, owner))).quota_bytes is None
     assert not change.done()
     await rival.execute("COMMIT")
@@ -145,7 +147,7 @@ async def test_a_deadlock_is_run_again_and_nobody_notices(catalog: PostgresCatal
     try:
         await rival.execute("SET lock_timeout = 0")
         await rival.execute(LOCK, ours)
-    except DeadlockDetectedError:
+    except pg.DeadlockDetectedError:
         await rival.execute("ROLLBACK")
     else:
         await rival.execute("COMMIT")
@@ -154,14 +156,14 @@ async def test_a_deadlock_is_run_again_and_nobody_notices(catalog: PostgresCatal
 
 
 async def test_a_connection_that_the_server_ends_is_made_again(dsn: str, catalog: PostgresCatalog) -> None:
-    await asyncio.gather(*[catalog.write(lambda tx, n=n: add(tx, str(n))) for n in range(8)])
+    await asyncio.gather(*[catalog.write(partial(add, name=str(n))) for n in range(8)])
     connection = await connect(dsn)
     await connection.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
     await connection.close()
-    await asyncio.gather(*[catalog.write(lambda tx, n=n: add(tx, str(n))) for n in range(8, 16)])
+    await asyncio.gather(*[catalog.write(partial(add, name=str(n))) for n in range(8, 16)])
     assert len(await catalog.read(names)) == 16
 
 
@@ -187,9 +189,9 @@ async def test_a_connection_lost_in_the_middle_leaves_nothing_half_done(dsn: str
 async def test_a_restart_of_the_server_is_bridged_and_an_outage_is_unavailable(own_server: PostgresServer) -> None:
     catalog = PostgresCatalog(config.Catalog(dsn=own_server.dsn, pool_size=4))
     await catalog.open()
-    await catalog.write(lambda tx: add(tx, "before"))
+    await catalog.write(partial(add, name="before"))
     own_server.kill9()
-    bridged = [asyncio.ensure_future(catalog.write(lambda tx, n=n: add(tx, f"during {n}"))) for n in range(20)]
+    bridged = [asyncio.ensure_future(catalog.write(partial(add, name=f"during {n}"))) for n in range(20)]
     await anyio.to_thread.run_sync(own_server.start)
     await asyncio.gather(*bridged)
     assert len(await catalog.read(names)) == 21
@@ -200,7 +202,7 @@ async def test_a_restart_of_the_server_is_bridged_and_an_outage_is_unavailable(o
     assert {type(outcome) for outcome in outcomes} == {StoreUnavailable}
     assert loop.time() - begun < 10
     await anyio.to_thread.run_sync(own_server.start)
-    await catalog.write(lambda tx: add(tx, "later"))
+    await catalog.write(partial(add, name="later"))
     await catalog.close()
 
 
@@ -233,7 +235,7 @@ async def test_a_cancelled_read_takes_its_connection_along(catalog: PostgresCata
         with anyio.move_on_after(0.02) as scope:
             await catalog.read(stuck)
         assert scope.cancelled_caught
-    await catalog.write(lambda tx: add(tx, "a"))
+    await catalog.write(partial(add, name="a"))
     assert await catalog.read(names) == ["a"]
 
 
@@ -253,8 +255,27 @@ async def test_an_error_among_writes_that_wait_together_is_its_own(catalog: Post
         raise NameTaken("mine", field="name")
 
     outcomes = await asyncio.gather(
-        *[catalog.write(lambda tx, n=n: add(tx, f"{n}") if n % 5 else duplicate(tx)) for n in range(20)],
+        *[catalog.write(partial(add, name=f"{n}") if n % 5 else duplicate) for n in range(20)],
         return_exceptions=True,
     )
     assert [type(outcome) for outcome in outcomes] == [NameTaken if n % 5 == 0 else type(None) for n in range(20)]
     assert len(await catalog.read(names)) == 16
+
+
+@pytest.mark.parametrize(
+    ("error", "answer"),
+    [
+        (pg.DiskFullError("could not extend file"), StorageFull),
+        (pg.OutOfMemoryError("out of memory"), StoreUnavailable),
+        (pg.QueryCanceledError("statement timeout"), StoreUnavailable),
+        (pg.PostgresIOError("could not read block"), StoreUnavailable),
+        (pg.NumericValueOutOfRangeError("bigint out of range"), Invalid),
+        (pg.UndefinedTableError("no such table"), None),
+        (pg.SyntaxOrAccessError("syntax error"), None),
+    ],
+)
+def test_an_error_of_the_server_has_an_answer_unless_it_is_a_bug(
+    error: Exception, answer: type[DriveError] | None
+) -> None:
+    found = translate(error)
+    assert (found if found is None else type(found)) is answer

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -58,9 +59,9 @@ async def test_writes_go_on_after_a_connection_was_lost_and_for_a_while_there_wa
         with pytest.raises(sqlite3.Error):
             await catalog.write(lose)
         with pytest.raises(StoreUnavailable):
-            await catalog.write(lambda tx: add(tx, "a"))
+            await catalog.write(partial(add, name="a"))
         aside.rename(folder)
-        await catalog.write(lambda tx: add(tx, "b"))
+        await catalog.write(partial(add, name="b"))
 
 
 async def names(tx: Tx) -> list[str]:
@@ -127,12 +128,12 @@ async def test_an_operation_that_waits_for_something_else_is_a_bug(catalog: Sqli
     for run in (catalog.read, catalog.write):
         with pytest.raises(RuntimeError, match="nothing but its transaction"):
             await run(waits)
-    await catalog.write(lambda tx: add(tx, "a"))
+    await catalog.write(partial(add, name="a"))
 
 
 async def test_a_read_cannot_write(catalog: SqliteCatalog) -> None:
     with pytest.raises((sqlite3.OperationalError, StoreUnavailable)):
-        await catalog.read(lambda tx: add(tx, "a"))
+        await catalog.read(partial(add, name="a"))
     assert await catalog.read(names) == []
 
 
@@ -140,7 +141,7 @@ async def test_another_process_may_write_too(catalog: SqliteCatalog, path: Path)
     with closing(sqlite_file.connect(path)) as other:
         other.execute("BEGIN IMMEDIATE")
         other.execute("INSERT INTO leases VALUES ('theirs', 'x', 0)")
-        ours = asyncio.ensure_future(catalog.write(lambda tx: add(tx, "ours")))
+        ours = asyncio.ensure_future(catalog.write(partial(add, name="ours")))
         await asyncio.sleep(0)
         assert await catalog.read(names) == []
         other.execute("COMMIT")
@@ -157,10 +158,10 @@ async def test_a_lock_that_is_never_released_is_unavailable_and_reads_go_on(
     with closing(sqlite_file.connect(path)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreUnavailable):
-            await catalog.write(lambda tx: add(tx, "a"))
+            await catalog.write(partial(add, name="a"))
         assert await catalog.read(names) == []
         other.execute("ROLLBACK")
-    await catalog.write(lambda tx: add(tx, "b"))
+    await catalog.write(partial(add, name="b"))
     assert await catalog.read(names) == ["b"]
     await catalog.close()
 
@@ -170,7 +171,7 @@ async def test_two_catalogs_on_one_file_see_each_other(catalog: SqliteCatalog, p
     await second.open()
     for number in range(10):
         await asyncio.gather(
-            catalog.write(lambda tx, n=number: add(tx, f"a{n}")), second.write(lambda tx, n=number: add(tx, f"b{n}"))
+            catalog.write(partial(add, name=f"a{number}")), second.write(partial(add, name=f"b{number}"))
         )
         assert await catalog.read(names) == await second.read(names)
     await second.close()
@@ -179,7 +180,7 @@ async def test_two_catalogs_on_one_file_see_each_other(catalog: SqliteCatalog, p
 async def test_writes_under_way_are_finished_by_closing(path: Path) -> None:
     catalog = SqliteCatalog(path)
     await catalog.open()
-    writes = [asyncio.ensure_future(catalog.write(lambda tx, n=n: add(tx, f"{n:04}"))) for n in range(600)]
+    writes = [asyncio.ensure_future(catalog.write(partial(add, name=f"{n:04}"))) for n in range(600)]
     await asyncio.sleep(0)
     await catalog.close()
     await asyncio.gather(*writes)
@@ -190,7 +191,7 @@ async def test_writes_under_way_are_finished_by_closing(path: Path) -> None:
 async def test_a_damaged_database_is_unavailable_and_not_a_crash(path: Path) -> None:
     catalog = SqliteCatalog(path)
     await catalog.open()
-    await catalog.write(lambda tx: add(tx, "a"))
+    await catalog.write(partial(add, name="a"))
     await catalog.close()
     pages = bytearray(path.read_bytes())
     pages[8192:] = b"\xff" * (len(pages) - 8192)
@@ -204,17 +205,17 @@ async def test_a_damaged_database_is_unavailable_and_not_a_crash(path: Path) -> 
 
 
 async def test_a_writer_that_lost_its_connection_makes_another(catalog: SqliteCatalog) -> None:
-    await catalog.write(lambda tx: add(tx, "a"))
+    await catalog.write(partial(add, name="a"))
 
     async def fatal(tx: Tx) -> None:
         assert isinstance(tx, sqlite.SqliteTx)
         await add(tx, "lost")
         tx.connection.close()
 
-    together = [catalog.write(lambda tx: add(tx, "b")), catalog.write(fatal), catalog.write(lambda tx: add(tx, "c"))]
+    together = [catalog.write(partial(add, name="b")), catalog.write(fatal), catalog.write(partial(add, name="c"))]
     outcomes = await asyncio.gather(*together, return_exceptions=True)
     assert all(isinstance(outcome, sqlite3.ProgrammingError) for outcome in outcomes)
-    await catalog.write(lambda tx: add(tx, "d"))
+    await catalog.write(partial(add, name="d"))
     assert await catalog.read(names) == ["a", "d"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import stat
 from contextlib import closing
@@ -124,7 +125,7 @@ def test_no_migration_is_begun_without_room_for_the_copy(path: Path, monkeypatch
     old = versions(path)
     add_migration(monkeypatch, "CREATE TABLE more (a {text});")
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(sqlite_file.shutil, "disk_usage", lambda folder: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(StorageFull):
         prepare(path)
     assert versions(path) == old

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 from godrive.catalog import Tx
@@ -31,7 +32,7 @@ async def endless(path: Path) -> None:
     async def one() -> None:
         while True:
             name = new_id()
-            await catalog.write(lambda tx, name=name: add(tx, name))
+            await catalog.write(partial(add, name=name))
             print(name, flush=True)
 
     await asyncio.gather(*[one() for _ in range(16)])
@@ -43,7 +44,8 @@ async def full(path: Path) -> None:
     await catalog.open()
     ballast = path.with_name("ballast")
     ballast.write_bytes(b"\0" * 1_000_000)
-    written, errors = 0, []
+    written = 0
+    errors: list[str] = []
     while len(errors) < 3:
         try:
             await catalog.write(lambda tx: add(tx, new_id(), "x" * 50_000))
@@ -52,7 +54,7 @@ async def full(path: Path) -> None:
             errors.append(type(error).__name__)
     during = await catalog.read(count)
     ballast.unlink()
-    await catalog.write(lambda tx: add(tx, "after"))
+    await catalog.write(partial(add, name="after"))
     after = await catalog.read(count)
     await catalog.close()
     print(json.dumps({"written": written, "errors": errors, "read_while_full": during, "read_after": after}))

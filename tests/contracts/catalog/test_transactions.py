@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import anyio
 import pytest
@@ -64,7 +65,7 @@ async def test_an_operation_sees_its_own_changes_and_returns_what_it_likes(catal
 
 async def test_what_was_acknowledged_is_seen_by_the_next_read(catalog: Catalog) -> None:
     for number in range(20):
-        await catalog.write(lambda tx, number=number: add(tx, str(number)))
+        await catalog.write(partial(add, name=str(number)))
         assert await catalog.read(count) == number + 1
 
 
@@ -88,12 +89,12 @@ async def test_a_hundred_writers_at_once_all_succeed(rig: Rig) -> None:
 
 
 async def test_a_writer_that_leaves_does_not_stop_the_others(catalog: Catalog) -> None:
-    impatient = [asyncio.ensure_future(catalog.write(lambda tx, n=n: add(tx, f"gone {n}"))) for n in range(5)]
+    impatient = [asyncio.ensure_future(catalog.write(partial(add, name=f"gone {n}"))) for n in range(5)]
     await asyncio.sleep(0)
     for task in impatient:
         task.cancel()
     await asyncio.gather(*impatient, return_exceptions=True)
-    await catalog.write(lambda tx: add(tx, "stays"))
+    await catalog.write(partial(add, name="stays"))
 
     async def holder(tx: Tx) -> object:
         return await tx.one("SELECT holder FROM leases WHERE name = 'stays'")

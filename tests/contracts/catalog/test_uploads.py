@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from itertools import pairwise
+from typing import Any
 
 import anyio
 import pytest
@@ -79,7 +80,7 @@ async def test_a_foreign_upload_is_not_found(rig: Rig) -> None:
     ],
 )
 async def test_a_wrong_declaration_is_refused_by_field_and_reserves_nothing(
-    rig: Rig, field: str, options: dict[str, object]
+    rig: Rig, field: str, options: dict[str, Any]
 ) -> None:
     owner = await rig.user()
     with pytest.raises((Invalid, NotFound)) as caught:

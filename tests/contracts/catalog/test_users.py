@@ -8,7 +8,7 @@ import pytest
 
 from godrive.catalog import files, housekeeping, sessions, trash, uploads, users
 from godrive.errors import Conflict, EmailTaken, Gone, Invalid, NotFound
-from godrive.model import Principal, UserState
+from godrive.model import FileId, Principal, UploadId, UserState
 from tests.contracts.catalog.rig import Rig
 
 pytestmark = pytest.mark.anyio
@@ -183,8 +183,8 @@ async def test_text_that_no_database_can_hold_is_invalid(rig: Rig) -> None:
     owner = await rig.user()
     for text in ("\ud800", "a\x00b"):
         with pytest.raises((Invalid, NotFound)):
-            await rig.read(files.get, owner, text)
+            await rig.read(files.get, owner, FileId(text))
         with pytest.raises((Invalid, NotFound)):
-            await rig.write(uploads.abort, owner, text, now=rig.now)
+            await rig.write(uploads.abort, owner, UploadId(text), now=rig.now)
     with pytest.raises(Invalid):
         await rig.read(users.list_after, limit=2**70)
