@@ -325,7 +325,10 @@ class UrlSigner:
 
     def __init__(self, keyring: Keyring, public_url: str) -> None:
         # A key of its own for each use, so that no text signed as a token can ever pass as a URL.
-        self._keys = {kid: hmac.digest(key, b"godrive signed url", "sha256") for kid, key in keyring.keys.items()}
+        keys = {kid: hmac.digest(key, b"godrive signed url", "sha256") for kid, key in keyring.keys.items()}
+        # Copied for each signature: unlike hmac.digest that does not let go of the interpreter lock, and
+        # to get it back from threads that write files takes a hundred times longer than to sign.
+        self._keys = {kid: hmac.new(key, digestmod="sha256") for kid, key in keys.items()}
         self._kid = keyring.current[0]
         self._public_url = public_url.rstrip("/")
 
@@ -359,8 +362,9 @@ class UrlSigner:
         return claims
 
     def _signature(self, kid: str, method: str, path: str, query: str) -> str:
-        text = f"{method}\n{path}\n{query}"
-        return _base64(hmac.digest(self._keys[kid], text.encode(), "sha256"))
+        signature = self._keys[kid].copy()
+        signature.update(f"{method}\n{path}\n{query}".encode())
+        return _base64(signature.digest())
 
 
 def _canonical(query: Mapping[str, str]) -> str:
