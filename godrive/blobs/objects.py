@@ -167,7 +167,7 @@ def _try_link(staging: Staging) -> None:
     probe = Staged(staging)
     try:
         probe.open()
-        linked = f"{probe.name}.link"
+        linked = f"{secrets.token_hex(16)}.link"
         probe.link(linked, staging.fd)
         os.unlink(linked, dir_fd=staging.fd)
     finally:

@@ -58,7 +58,7 @@ class Staged:
     """One staging file.  ``digest`` may run beside ``write``; otherwise one call at a time."""
 
     def __init__(self, folder: Staging) -> None:
-        self.name = secrets.token_hex(16)
+        self.name = secrets.token_hex(16) if folder.named else ""
         self.abandoned = False
         self._folder = folder
         self._fd: int | None = None
