@@ -21,17 +21,18 @@ thread pass the GIL to and fro.  A key lookup takes about 15 microseconds, a pag
 What could hold up the loop is a read that is not small: a search through names,
 a sum over all rows, a page of a thousand; or pages that are not in memory, on
 a slow disk.  SQLite asks us every few hundred instructions whether to go on,
-and a read that has used up its steps or its milliseconds is broken off and
-begun again in a thread (operations have no effect but through their
-transaction, so that is safe).  When it was time and not work that ran out, the disk
-is slow or the machine busy: for a while every read goes to the threads.  So
-the loop stands still for a few milliseconds in every quarter of a second at worst.
+and a read that has used up its steps, or its milliseconds by waiting for the
+disk, is broken off and begun again in a thread (operations have no effect but
+through their transaction, so that is safe).  When it was the disk, for a while every
+read goes to the threads.  So the loop stands still for a few milliseconds in
+every quarter of a second at worst.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
+import resource
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -63,6 +64,11 @@ _REST = 0.25
 def _numbered(sql: str) -> str:
     """``$1`` as SQLite's ``?1``: there a dollar begins a name, not a number."""
     return re.sub(r"\$(\d+)", r"?\1", sql)
+
+
+def disk_reads() -> int:
+    """How much this thread has read from a disk, and not just from the page cache, in its life."""
+    return resource.getrusage(getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)).ru_inblock
 
 
 class SqliteTx:
@@ -123,18 +129,31 @@ class _NearTx(SqliteTx):
         self._until = 0.0
         self._limited = False
         self._rest_until = 0.0
+        self._disk_reads = disk_reads()
         connection.set_progress_handler(self._look, _STEP)
 
     def _look(self) -> bool:
         self._steps += 1
-        return self._limited and (self._steps > _MOST_STEPS or time.perf_counter() > self._until)
+        return self._limited and (self._steps > _MOST_STEPS or self._is_late())
+
+    def _is_late(self) -> bool:
+        """Whether the disk keeps this read waiting.  A busy processor does not count: a thread waits for it too."""
+        now = time.perf_counter()
+        if now <= self._until:
+            return False
+        before, self._disk_reads = self._disk_reads, disk_reads()
+        if self._disk_reads == before:
+            self._until = now + _PATIENCE
+            return False
+        self._rest_until = now + _REST
+        return True
 
     def try_read(self, operation: Operation) -> Outcome | None:
         """The value, or ``None`` when the read has to be made in a thread."""
-        begun = time.perf_counter()
-        if begun < self._rest_until:
+        now = time.perf_counter()
+        if now < self._rest_until:
             return None
-        self._steps, self._until, self._limited = 0, begun + _PATIENCE, True
+        self._steps, self._until, self._limited = 0, now + _PATIENCE, True
         try:
             return self.peruse(operation), None
         except sqlite3.OperationalError as error:
@@ -142,9 +161,7 @@ class _NearTx(SqliteTx):
                 raise
             return None
         finally:
-            ended = time.perf_counter()
-            if ended > begun + _PATIENCE and self._steps <= _MOST_STEPS:
-                self._rest_until = ended + _REST
+            self._is_late()
 
     def end(self) -> None:
         self._limited = False
@@ -173,17 +190,17 @@ class SqliteCatalog:
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
         try:
-            await self._loop.run_in_executor(self._write_thread, self._connect)
+            near = await self._loop.run_in_executor(self._write_thread, self._connect)
         except BaseException:
             self._write_thread.shutdown(wait=False)
             raise
+        self._near = _NearTx(near, outbox=self._outbox)
         self._open = True
 
-    def _connect(self) -> None:
+    def _connect(self) -> sqlite3.Connection:
         sqlite_file.prepare(self._path, allow_network_fs=self._allow_network_fs)
         self._connect_writer()
-        near = sqlite_file.connect(self._path, timeout=0, cache_kib=16000, read_only=True)
-        self._near = _NearTx(near, outbox=self._outbox)
+        return sqlite_file.connect(self._path, timeout=0, cache_kib=16000, read_only=True)
 
     def _connect_writer(self) -> None:
         self._writer = SqliteTx(sqlite_file.connect(self._path, cache_kib=8000), outbox=self._outbox)

@@ -92,23 +92,41 @@ async def test_a_small_read_runs_on_the_loop_and_a_large_one_in_a_thread(catalog
     assert (large.near, small.near) == ([True, False], [True])
 
 
+class Machine:
+    """A clock and a disk, for reads on the loop to look at."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.reads = 1000.0, sqlite.disk_reads()
+        monkeypatch.setattr(sqlite, "time", SimpleNamespace(perf_counter=lambda: self.now))
+        monkeypatch.setattr(sqlite, "disk_reads", lambda: self.reads)
+
+    async def wait_for_disk(self, tx: Tx) -> None:
+        self.now += 0.01
+        self.reads += 8
+
+    async def wait_for_processor(self, tx: Tx) -> None:
+        self.now += 0.01
+
+
 async def test_while_the_disk_is_slow_reads_keep_off_the_loop(
     catalog: SqliteCatalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = 1000.0
-    monkeypatch.setattr(sqlite, "time", SimpleNamespace(perf_counter=lambda: now))
-
-    async def slow(tx: Tx) -> None:
-        nonlocal now
-        now += 0.01
-
-    await catalog.read(slow)
-    where = Where()
+    machine, where = Machine(monkeypatch), Where()
+    await catalog.read(machine.wait_for_disk)
     await catalog.read(where)
     assert where.near == [False]
-    now += 1
+    machine.now += 1
     await catalog.read(where)
     assert where.near == [False, True]
+
+
+async def test_while_the_processor_is_busy_reads_stay_on_the_loop(
+    catalog: SqliteCatalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, where = Machine(monkeypatch), Where(rows=500)
+    await catalog.read(machine.wait_for_processor)
+    await catalog.read(where)
+    assert where.near == [True]
 
 
 async def test_a_large_read_does_not_hold_up_the_small_ones(catalog: SqliteCatalog) -> None:
