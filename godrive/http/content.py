@@ -91,10 +91,10 @@ async def put_content(call: Call, upload_id: UploadId) -> Completed | web.Respon
     finally:
         incoming.close()
         request.app[METRICS].bytes_in.inc(incoming.received)
+    file = await drive.ingest.ask(CommitUpload(upload_id, blob=blob))
     if incoming.last:
         request.content.feed_eof()  # or aiohttp would wait for the body to come
         call.headers[hdrs.CONNECTION] = "close"
-    file = await drive.ingest.ask(CommitUpload(upload_id, blob=blob))
     call.locate(f"/v1/files/{file.id}")
     call.headers[hdrs.ETAG] = f'"{file.etag}"'
     return Completed(file=file)

@@ -377,7 +377,8 @@ async def test_the_connection_of_a_large_upload_ends_with_its_answer(ann: Person
     content = os.urandom(8 * MIB)
     right = await announce(ann, len(content), "right.bin")
     wrong = await announce(ann, len(content), "wrong.bin", sha256=hashlib.sha256(b"").hexdigest())
-    for intent, status in ((right, 201), (wrong, 422)):
+    taken = await announce(ann, len(content), "right.bin")
+    for intent, status in ((right, 201), (wrong, 422), (taken, 409)):
         answer = parse(await first_answer(site, head(intent, Content_Length=len(content)) + content))
         assert (answer.status, answer.headers["connection"]) == (status, "close")
     assert await names(ann) == ["right.bin"]
