@@ -111,9 +111,9 @@ def errors_of(operation: Operation) -> set[type[DriveError]]:
     if not operation.public:
         errors |= {Unauthenticated}
     if operation.parameters:
-        errors |= {NotFound, UrlTooLong}
+        errors |= {NotFound, UrlTooLong, Malformed}
     if operation.query is not None:
-        errors |= {Invalid, UrlTooLong}
+        errors |= {Invalid, UrlTooLong, Malformed}
     if operation.body is not None:
         errors |= {Malformed, Invalid, TooLarge, RequestTimeout, UnsupportedMediaType}
     if operation.replays:

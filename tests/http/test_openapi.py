@@ -106,8 +106,8 @@ def known(url: str) -> Known:
 def test_the_server_keeps_what_the_description_promises(case: schemathesis.Case, url: str, known: Known) -> None:
     for name, value in (case.path_parameters or {}).items():
         there = known.ids.get(name)
-        if there and hash(str(value)) % 2:
-            case.path_parameters[name] = there[len(str(value)) % len(there)]
+        if there and len(str(value)) % 2:
+            case.path_parameters[name] = there[len(str(value)) // 2 % len(there)]
     case.call_and_validate(base_url=url, headers=known.headers, checks=PROMISES, timeout=20)
 
 
