@@ -1,12 +1,11 @@
 """What is kept with the file of a blob: its digest and its type, in extended attributes.
 
-On a file system without them the digest is computed again when it is asked for.
+On a file system without them a blob has neither; whoever needs the digest reads the blob.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 from datetime import UTC, datetime, timedelta
 
@@ -38,16 +37,6 @@ def noted(fd: int, name: str) -> str | None:
         if error.errno not in _ABSENT:
             raise
         return None
-
-
-def digest_of(fd: int) -> str:
-    """The SHA-256 (hex) of an open file, read from its beginning."""
-    digest = hashlib.sha256()
-    offset = 0
-    while piece := os.pread(fd, 1 << 20, offset):
-        digest.update(piece)
-        offset += len(piece)
-    return digest.hexdigest()
 
 
 def describe(key: ObjectKey, fd: int, digest: str | None, mime: str | None) -> BlobInfo:

@@ -145,7 +145,7 @@ class DiskBlobStore:
             raise
 
     async def head(self, key: ObjectKey) -> BlobInfo:
-        """See :meth:`godrive.blobs.BlobStore.head`; a digest that is not noted is computed and noted."""
+        """See :meth:`godrive.blobs.BlobStore.head`; the digest where the file system has kept it."""
         return await self._run(self._objects.head, key)
 
     async def delete(self, key: ObjectKey) -> None:
@@ -153,7 +153,7 @@ class DiskBlobStore:
         await self._run(self._objects.delete, key)
 
     async def list(self, *, after: str = "") -> AsyncIterator[BlobInfo]:
-        """See :meth:`godrive.blobs.BlobStore.list`; a digest that is not noted is left out."""
+        """See :meth:`godrive.blobs.BlobStore.list`."""
         for shard in await self._run(self._objects.shards_after, after):
             keys = await self._run(self._objects.keys_after, shard, after)
             for first in range(0, len(keys), _LISTED_AT_ONCE):

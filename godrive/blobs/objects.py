@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from godrive.blobs import is_key, split_key
-from godrive.blobs.attributes import MIME, SHA256, describe, digest_of, note, noted
+from godrive.blobs.attributes import MIME, SHA256, describe, noted
 from godrive.blobs.folders import Shards, make_folder, open_folder
 from godrive.blobs.staging import Staged, Staging
 from godrive.errors import NotFound
@@ -64,24 +64,20 @@ class Objects:
             raise NotFound("There is no such blob.")
         return fd
 
-    def head(self, key: ObjectKey, *, compute: bool = True) -> BlobInfo:
-        """The blob.  Raises ``NotFound``.  A digest that is not noted is computed and noted, if asked for."""
+    def head(self, key: ObjectKey) -> BlobInfo:
+        """The blob, without reading it.  Raises ``NotFound``."""
         fd = self.open_file(key)
         try:
-            digest = noted(fd, SHA256)
-            if digest is None and compute:
-                digest = digest_of(fd)
-                note(fd, digest, None)
-            return describe(key, fd, digest, noted(fd, MIME))
+            return describe(key, fd, noted(fd, SHA256), noted(fd, MIME))
         finally:
             os.close(fd)
 
     def heads(self, keys: Iterable[ObjectKey]) -> list[BlobInfo]:
-        """Those of the blobs that are there, without computing anything."""
+        """Those of the blobs that are there."""
         found = []
         for key in keys:
             with suppress(NotFound):
-                found.append(self.head(key, compute=False))
+                found.append(self.head(key))
         return found
 
     def shards_after(self, after: str) -> list[str]:
