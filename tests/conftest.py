@@ -29,7 +29,7 @@ def require(server: type[Server]) -> None:
 
 def require_program(name: str, package: str) -> str:
     """Where a client program is; skips or fails as :func:`require` does."""
-    found = shutil.which(name)
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     if found is None:
         reason = f"{name} not found: apt-get install -y --no-install-recommends {package}"
         if os.environ.get("CI") == "true":
