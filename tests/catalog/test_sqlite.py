@@ -8,7 +8,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import threading
 from collections.abc import AsyncIterator
 from contextlib import closing
 from functools import partial
@@ -69,14 +68,14 @@ async def names(tx: Tx) -> list[str]:
 
 
 class Where:
-    """A read that notes the threads it was run in."""
+    """A read that notes whether it was run on the loop's own connection."""
 
     def __init__(self, rows: int = 1) -> None:
         self.rows = rows
         self.near: list[bool] = []
 
     async def __call__(self, tx: Tx) -> int:
-        self.near.append(threading.current_thread() is threading.main_thread())
+        self.near.append(isinstance(tx, sqlite.SqliteTx))
         row = await tx.one(
             "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1) SELECT COUNT(*) FROM n",
             self.rows,
@@ -85,7 +84,7 @@ class Where:
         return int(row[0])
 
 
-async def test_a_small_read_runs_on_the_loop_and_a_large_one_in_a_thread(catalog: SqliteCatalog) -> None:
+async def test_a_small_read_runs_on_the_loop_and_a_large_one_elsewhere(catalog: SqliteCatalog) -> None:
     small, large = Where(), Where(200_000)
     assert await catalog.read(large) == 200_000
     assert await catalog.read(small) == 1
@@ -292,3 +291,13 @@ def test_a_key_is_looked_up_in_its_own_index(path: Path) -> None:
     with closing(sqlite_file.connect(path)) as connection:
         plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", ["id", "owner"])]
     assert plan == ["SEARCH entries USING INDEX sqlite_autoindex_entries_1 (id=?)"]
+
+
+async def test_a_large_read_that_is_cancelled_leaves_its_connection_fit_for_the_next(catalog: SqliteCatalog) -> None:
+    reads = [asyncio.ensure_future(catalog.read(Where(3_000_000))) for _ in range(8)]
+    await asyncio.sleep(0)
+    for read in reads:
+        read.cancel()
+    await asyncio.gather(*reads, return_exceptions=True)
+    assert all(read.cancelled() for read in reads)
+    assert await catalog.read(Where(200_000)) == 200_000
