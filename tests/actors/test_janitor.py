@@ -342,7 +342,7 @@ async def test_who_loses_the_lease_stops_sweeping(drive_class: type[GoDrive], cl
         await drive.metadata.ask(EmptyTrash(owner.id))
 
         async def take_over() -> None:
-            assert await drive.metadata.ask(AcquireLease(LEASE, "another process", 10 * LEASE_TTL))
+            assert await drive.metadata.ask(AcquireLease(LEASE, "another process", LEASE_TTL))
 
         store.meanwhile = take_over
         assert (await drive.janitor.ask(Sweep())).purged == 1
