@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 from bench import stage
@@ -23,6 +24,7 @@ class Transfer:
     def run(self) -> list[Result]:
         """Upload with SHA-256 against WebDAV PUT, download against sendfile, and what they did to the memory."""
         puts: list[tuple[float, float]] = []
+        durable: list[tuple[float, float]] = []
         gets: list[tuple[float, float]] = []
         growth = []
         with stage.folder() as place:
@@ -32,9 +34,11 @@ class Transfer:
                 stage.upload_one(server, ada, "warm.bin", b"warm")
                 for number in range(self.rounds):
                     theirs = curl("-T", str(source), f"{nginx}/{number}.bin")
+                    synced = _sync(place / "nginx" / "files" / f"{number}.bin")
                     with stage.PeakMemory(server.pid) as memory:
                         ours = self._put(server, ada, source, number)
                     puts.append((ours, theirs))
+                    durable.append((ours, theirs + synced))
                     growth.append(memory.growth)
                 for number in range(self.rounds):
                     url = self._url(server, ada, number)
@@ -48,6 +52,7 @@ class Transfer:
                     growth.append(memory.growth)
         return [
             self._ratio("big upload, with SHA-256", 1.0, puts),
+            self._ratio("the same, if nginx synced too", 1.0, durable),
             self._ratio("big download", 0.95, gets),
             Result("memory growth while moving it", max(growth) / MIB, "MiB", 32, lower=True),
         ]
@@ -80,3 +85,11 @@ class Transfer:
             "ours MiB/s": speed / median_of(ours for ours, _ in pairs),
         }
         return Result(name, median_of(theirs / ours for ours, theirs in pairs), "nginx", mark, parts=parts)
+
+
+def _sync(path: Path) -> float:
+    """Seconds until a file is on the disk: we answer after that, nginx before."""
+    began = time.perf_counter()
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return time.perf_counter() - began
