@@ -13,12 +13,12 @@ from godrive.blobs.staging import Staged
 from godrive.errors import LengthMismatch
 from godrive.model import BlobInfo, ObjectKey
 
-_FEW = 4
+_FEW = 2
 _PAGE = 4096
 
 Batch = list[bytes | memoryview]
 
-BATCH = 2 << 20
+BATCH = 4 << 20
 """Bytes that go to a thread together, at most; a body below that takes a single trip."""
 AHEAD = 2
 """Batches that may be in a lane, beside the one that is being received."""

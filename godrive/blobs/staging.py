@@ -38,9 +38,9 @@ from godrive.model import BlobInfo, ObjectKey
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _UNNAMED = os.O_WRONLY | os.O_CLOEXEC | getattr(os, "O_TMPFILE", os.O_CREAT | os.O_EXCL)
 _DIRECT = getattr(os, "O_DIRECT", 0)
-_PIECE = 1 << 20
+_PIECE = 2 << 20
 _BLOCK = 4096
-_DIRECT_AFTER = 32 * _PIECE
+_DIRECT_AFTER = 16 * _PIECE
 
 
 class Abandoned(Exception):

@@ -20,7 +20,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from godrive.blobs.arrival import share
 
-PIECE = 1 << 20
+PIECE = 2 << 20
 """Bytes of one buffer, at most."""
 AHEAD = 2
 """Full buffers that may wait before the client is held back."""

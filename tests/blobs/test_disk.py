@@ -76,7 +76,7 @@ def start_putter(folder: Path, length: int, *prefix: str, named: bool = False) -
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
 
 
-@pytest.mark.parametrize("length", [4096, 3 * MIB])
+@pytest.mark.parametrize("length", [4096, 9 * MIB])
 @pytest.mark.parametrize("acknowledged", [1, 2, 5, 9, 14])
 async def test_after_a_kill_what_was_acknowledged_is_there_and_nothing_is_partial(
     root: Path, named: bool, length: int, acknowledged: int
@@ -103,7 +103,7 @@ async def test_after_a_kill_what_was_acknowledged_is_there_and_nothing_is_partia
     await store.close()
 
 
-@pytest.mark.parametrize("length", [4096, 3 * MIB])
+@pytest.mark.parametrize("length", [4096, 9 * MIB])
 async def test_whenever_a_put_is_cancelled_the_blob_is_whole_or_absent(
     store: DiskBlobStore, root: Path, length: int
 ) -> None:
@@ -133,7 +133,7 @@ async def test_cancelling_again_while_it_is_cleared_away_leaves_nothing_either(
     waiting = anyio.Event()
 
     async def stalling() -> AsyncIterator[bytes]:
-        yield bytes(2 * MIB)
+        yield bytes(5 * MIB)
         waiting.set()
         await anyio.sleep_forever()
 
@@ -275,7 +275,7 @@ async def test_a_large_body_passes_through_in_little_memory(store: DiskBlobStore
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert info.size_bytes == 64 * MIB
-    assert peak < 8 * MIB
+    assert peak < 20 * MIB
 
 
 async def test_a_place_that_cannot_hold_blobs_is_named_at_the_start(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from godrive.model import ObjectKey, new_id
 
 pytestmark = pytest.mark.anyio
 
-LARGE = 5 * 1024 * 1024 + 12_345
+LARGE = 9 * 1024 * 1024 + 12_345
 
 
 @pytest.fixture(params=["memory", "disk", "disk-named", "s3"])

@@ -389,7 +389,7 @@ async def test_after_a_connection_breaks_the_url_works_again(ann: Person, site: 
     content = os.urandom(size)
     intent = await announce(ann, size)
     async with Halting(site, intent, size) as put:
-        await put.send(content[: size // 2], seen=size // 4)
+        await put.send(content[: size // 2], seen=size // 8)
         raw = put.stream.extra(anyio.abc.SocketAttribute.raw_socket)
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     with anyio.fail_after(10):

@@ -188,4 +188,4 @@ def test_however_many_come_at_once_they_take_hardly_more_memory_than_a_few(users
     piece = share(PIECE, users)
     assert piece % 4096 == 0
     assert PIECE // 16 <= piece <= PIECE
-    assert piece * users <= max(4 * PIECE, users * PIECE // 16)
+    assert piece * users <= max(2 * PIECE, users * PIECE // 16)
