@@ -307,7 +307,7 @@ class TokenSigner:
 # Signed URLs
 
 
-_PLAIN = re.compile(r"[A-Za-z0-9_.~-]*")
+_PLAIN = re.compile(r"[A-Za-z0-9_.~/-]*")  # the slash stands for itself in a path and in a query (RFC 3986, 3.4)
 
 
 class UrlSigner:
@@ -338,7 +338,7 @@ class UrlSigner:
             raise ValueError("a claim has a reserved name")
         query = _canonical({**claims, self.EXPIRES: str(int(expires_at.timestamp())), self.KEY: self._kid})
         signature = self._signature(self._kid, method, path, query)
-        return f"{self._public_url}{quote(path)}?{query}&{self.SIGNATURE}={signature}"
+        return f"{self._public_url}{_escape(path)}?{query}&{self.SIGNATURE}={signature}"
 
     def verify(self, method: str, path: str, query: Mapping[str, str], *, now: datetime) -> dict[str, str]:
         """The claims, when we signed exactly this request; a GET's signature serves HEAD too.  Raises ``UrlInvalid``.
@@ -373,7 +373,7 @@ def _canonical(query: Mapping[str, str]) -> str:
 
 def _escape(text: str) -> str:
     """Percent-encoded; most of what is signed needs none."""
-    return text if _PLAIN.fullmatch(text) else quote(text, safe="")
+    return text if _PLAIN.fullmatch(text) else quote(text)
 
 
 def _base64(data: bytes) -> str:
