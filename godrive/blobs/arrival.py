@@ -45,13 +45,16 @@ class Arrival:
         self._size = size
         self._batch = batch
         self._disk = disk
-        self._lanes = _Lane(disk, staged.write_large), _Lane(digests, staged.digest)
+        self._digests = digests
+        self._lanes: list[_Lane] = []
         self._rest: Batch = []
         self._finishing: asyncio.Future[BlobInfo] | None = None
 
     async def receive(self, body: AsyncIterable[bytes | memoryview]) -> None:
         """Take in all of *body* but the last batch.  Raises ``LengthMismatch`` unless it has the declared size."""
         async for batch in self._batches(body):
+            if not self._lanes:
+                self._lanes = [_Lane(self._disk, self.staged.write_large), _Lane(self._digests, self.staged.digest)]
             for lane in self._lanes:
                 await lane.settle(AHEAD - 1)
                 lane.push(batch)
@@ -76,9 +79,8 @@ class Arrival:
         """Make what was received the blob of *key*.  Raises as :meth:`Staged.finish` does."""
         loop = asyncio.get_running_loop()
         self._finishing = loop.run_in_executor(self._disk, self.staged.finish, self._rest, shards, key, sha256, mime)
-        await asyncio.wait([self._finishing])
         with failures():
-            return self._finishing.result()
+            return await asyncio.shield(self._finishing)
 
     async def abandon(self) -> None:
         """Let nothing be published any more, unless that has happened; leave nothing staged."""
