@@ -113,7 +113,7 @@ async def test_nothing_piles_up_in_front_of_a_frozen_store(
     began = time.monotonic()
     rest = await asyncio.gather(*(store.head(new_key()) for _ in range(1000)), return_exceptions=True)
     assert all(isinstance(outcome, StoreUnavailable) for outcome in rest)
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 2  # no deadline is waited for again
     gateway.thaw()
     clock.ahead += OPEN_FOR
     with pytest.raises(NotFound):
