@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from bench import stage
 from bench.clients import Load, wrk
@@ -27,6 +29,7 @@ end
 """
 
 Rates = list[float]
+Results = list[Result]
 
 
 class Requests:
@@ -77,14 +80,18 @@ class Requests:
             ours.append(found.rate)
         return base, ours
 
-    def uploads(self) -> Result:
-        """4 KiB: intent, PUT, durable and listed, 32 at a time.  One upload counts as one."""
-        base, ours, p50, p99 = [], [], [], []
+    def uploads(self) -> Results:
+        """4 KiB: intent, PUT, durable and listed, 32 at a time.  One upload counts as one.
+
+        Against the bare handler, and against the disk when it syncs one file for each and has nothing else to do.
+        """
+        base, disk, ours, p50, p99 = [], [], [], [], []
         with stage.bare() as bare, stage.folder() as place, stage.drive(place) as server:
             people = [stage.person(server, f"person-{number}") for number in range(4)]
             sent = 0.0
             for _ in range(self.rounds):
                 base.append(wrk(bare, seconds=self.seconds).rate)
+                disk.append(self._synced(place))
                 found = self._upload(server, people)
                 ours.append(found["uploads"] / found["seconds"])
                 p50.append(found["p50"] * 1000)
@@ -93,7 +100,16 @@ class Requests:
             listed = sum(self._count(server, someone) for someone in people)
             if listed != sent:
                 raise RuntimeError(f"{sent} were uploaded, {listed} are listed")
-        return self.ratio("small uploads, 4 KiB", 0.05, ours, base, p50_ms=median_of(p50), p99_ms=median_of(p99))
+        synced = median_of(a / b for a, b in zip(ours, disk, strict=True))
+        return [
+            self.ratio("small uploads, 4 KiB", 0.05, ours, base, p50_ms=median_of(p50), p99_ms=median_of(p99)),
+            Result("small uploads, to files synced", synced, "disk", parts={"disk": median_of(disk)}),
+        ]
+
+    def _synced(self, place: Path) -> float:
+        with tempfile.TemporaryDirectory(dir=place) as folder:
+            command = [sys.executable, "-m", "bench.synced", folder, str(self.seconds)]
+            return float(subprocess.check_output(command, env=environment(), timeout=60 + self.seconds))
 
     def _upload(self, server: DriveServer, people: Sequence[stage.Person]) -> dict[str, float]:
         order = {
