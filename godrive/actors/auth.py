@@ -160,6 +160,7 @@ class AuthActor(Actor[Auth]):
         user_id, keep = ask.principal.user_id, ask.principal.session_id
 
         async def change(tx: Tx) -> User:
+            await self._check_alive(tx, ask.principal)
             user = await users.get(tx, user_id)
             if email is not None and email != user.email:
                 user = await users.set_email(tx, user_id, email)
@@ -174,8 +175,12 @@ class AuthActor(Actor[Auth]):
     @DeleteUser.handler
     async def delete_user(self, ask: DeleteUser) -> None:
         await self._confirm(ask.principal, ask.password, ask.address)
-        now = self._clock.now()
-        await self._catalog.write(lambda tx: users.delete(tx, ask.principal.user_id, now=now))
+
+        async def delete(tx: Tx) -> None:
+            await self._check_alive(tx, ask.principal)
+            await users.delete(tx, ask.principal.user_id, now=self._clock.now())
+
+        await self._catalog.write(delete)
         self._liveness.forget()
 
     @ListSessions.handler
@@ -196,6 +201,12 @@ class AuthActor(Actor[Auth]):
     async def _is_alive(self, principal: Principal) -> bool:
         now = self._clock.now()
         return await self._catalog.read(lambda tx: sessions.is_alive(tx, principal, now=now))
+
+    async def _check_alive(self, tx: Tx, principal: Principal) -> None:
+        """That the session has not ended while the password was checked: a new password ends those of the old one."""
+        await tx.lock(principal.user_id)
+        if not await sessions.is_alive(tx, principal, now=self._clock.now()):
+            raise Unauthenticated("The session has ended.")
 
     async def _confirm(self, principal: Principal, password: str, address: str) -> None:
         """That whoever acts knows the password, and not only has the token.  Raises ``Forbidden``."""

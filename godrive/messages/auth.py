@@ -65,7 +65,8 @@ class UpdateUser(Ask[Auth, User]):
     """Change e-mail or password, given the current password.
 
     A new password ends every session but the principal's own.  Raises
-    ``Forbidden`` (wrong password), ``Invalid``, ``EmailTaken``, ``TooManyRequests``.
+    ``Forbidden`` (wrong password), ``Unauthenticated`` (the session has ended
+    meanwhile), ``Invalid``, ``EmailTaken``, ``TooManyRequests``.
     """
 
     principal: Principal
@@ -76,7 +77,10 @@ class UpdateUser(Ask[Auth, User]):
 
 
 class DeleteUser(Ask[Auth, None]):
-    """End the user: all sessions at once, all files to be purged.  Raises ``Forbidden`` (wrong password)."""
+    """End the user: all sessions at once, all files to be purged.
+
+    Raises ``Forbidden`` (wrong password), ``Unauthenticated`` (the session has ended meanwhile), ``TooManyRequests``.
+    """
 
     principal: Principal
     password: str

@@ -518,6 +518,36 @@ async def test_change_to_something_invalid_names_the_field(
     assert caught.value.field == field
 
 
+async def change_password(drive: GoDrive, principal: Principal) -> None:
+    await drive.auth.ask(UpdateUser(principal, PASSWORD, password="yet another horse"))
+
+
+@pytest.mark.parametrize("act", [change_password, delete_user])
+async def test_password_changed_while_it_is_confirmed_changes_and_deletes_nothing(
+    drive: GoDrive, owner: User, act: Callable[[GoDrive, Principal], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    principal, _ = await enter(drive)
+    started, go_on = threading.Event(), threading.Event()
+
+    def slowly(password: str, hashed: str) -> bool:
+        started.set()
+        assert go_on.wait(30)
+        return check_password(password, hashed)
+
+    monkeypatch.setattr(hashing, "check_password", slowly)
+    async with anyio.create_task_group() as tasks:
+
+        async def refused() -> None:
+            with pytest.raises(Unauthenticated):
+                await act(drive, principal)
+
+        tasks.start_soon(refused)
+        assert await anyio.to_thread.run_sync(started.wait, 30)
+        await drive.catalog.write(lambda tx: users.set_password(tx, owner.id, hash_password("another horse", 4)))
+        go_on.set()
+    await log_in(drive, "another horse")
+
+
 async def test_wrong_password_changes_and_deletes_nothing(drive: GoDrive, owner: User) -> None:
     principal, tokens = await enter(drive)
     with pytest.raises(Forbidden):
