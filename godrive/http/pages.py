@@ -18,6 +18,9 @@ CAPACITY = 8 * 1_048_576
 LARGEST = 65_536
 """Bytes of the largest page that is kept."""
 
+MOST = 4_096
+"""Pages that are kept: the request for one may be larger than the page, and there are as many as people think of."""
+
 
 class Pages:
     """Encoded pages by request, each with the number of changes that it shows."""
@@ -43,6 +46,6 @@ class Pages:
             return
         self._pages[request] = (changes, page)
         self._size += len(page)
-        while self._size > self._capacity:
+        while self._size > self._capacity or len(self._pages) > MOST:
             _, (_, dropped) = self._pages.popitem(last=False)
             self._size -= len(dropped)

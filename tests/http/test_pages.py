@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from godrive.http.pages import LARGEST, Pages
+from godrive.http.pages import LARGEST, MOST, Pages
 from godrive.messages.metadata import ListFiles
 from tests.http.client import Person, Site
 
@@ -108,3 +108,11 @@ def test_the_pages_unused_for_longest_go_first_and_large_ones_are_not_kept() -> 
     large = Pages()
     large.put("a", 1, b"x" * (LARGEST + 1))
     assert large.get("a", 1) is None
+
+
+def test_there_are_not_more_pages_the_smaller_they_are() -> None:
+    pages = Pages()
+    for number in range(MOST + 1):
+        pages.put(number, 1, b"{}")
+    assert pages.get(0, 1) is None
+    assert all(pages.get(number, 1) for number in range(1, MOST + 1))
