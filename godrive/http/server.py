@@ -1,9 +1,4 @@
-"""The application on a socket of its own, with the manners that only the owner of the socket can have.
-
-aiohttp answers what is not HTTP by itself, in plain text, and hangs up on a
-client that has said all it will.  :class:`Connection` answers both with a
-problem; all else is aiohttp's.
-"""
+"""The application on a socket of its own."""
 
 from __future__ import annotations
 
@@ -14,25 +9,13 @@ from functools import partial
 from typing import Any
 
 import anyio
-from aiohttp import hdrs, web
-from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
-from aiohttp.web_protocol import RequestPayloadError
+from aiohttp import web
 
 from godrive.drive import GoDrive
-from godrive.errors import ConfigError, DriveError
+from godrive.errors import ConfigError
 from godrive.http.app import create_app
-from godrive.http.journal import LogRequest, journal
-from godrive.http.middleware import REQUEST_ID, identify
-from godrive.http.problems import (
-    EXPECTATION,
-    ExpectationFailed,
-    HeadersTooLarge,
-    Internal,
-    Malformed,
-    UrlTooLong,
-    of_http_exception,
-    problem,
-)
+from godrive.http.connection import MAX_FIELD, MAX_LINE, Connection
+from godrive.http.journal import LogRequest
 
 KEEPALIVE = 75.0
 """Seconds a connection may be idle, and a request's headers may take to arrive."""
@@ -43,107 +26,7 @@ LINGERING = 5.0
 READ_BUFFER = 262_144
 """Bytes of a body that may wait to be read before the client is held back."""
 
-_MAX_LINE = 8_190
-_MAX_FIELD = 16_380
 _BACKLOG = 1_024
-
-
-class Connection(web.RequestHandler):
-    """One connection.  What is not HTTP, and what stops half-way, gets a problem before it is closed."""
-
-    __slots__ = ("_answered",)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The client is there."""
-        self._answered = 0
-        super().connection_made(transport)
-
-    def data_received(self, data: bytes) -> None:
-        """What the client sends.
-
-        Once a connection is to be closed, as all are when the server stops,
-        aiohttp drops whatever comes: a body that is on its way would never
-        end.  The request in hand gets the rest of its body all the same.
-        """
-        request = self._current_request
-        if not (self._close or self._force_close) or request is None or request.content.is_eof():
-            super().data_received(data)
-            return
-        ending = self._close, self._force_close
-        self._close = self._force_close = False
-        try:
-            super().data_received(data)
-        finally:
-            self._close, self._force_close = ending
-
-    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio lets it say to keep the transport
-        """The client will send no more: answer what it has asked, then close.
-
-        By itself asyncio closes at once, so that neither a client that ends
-        its side after a request nor one whose body fell short would be told.
-        """
-        if self._answered >= self._request_count:
-            return False  # there is nothing to answer, or nobody left who waits for the rest of a body
-        self.close()
-        self._end_body()
-        return True
-
-    def _end_body(self) -> None:
-        """Tell whoever reads the body of the last request, should it have fallen short."""
-        if self._parser is None or (self._request_in_progress and self._current_request is None):
-            return  # it was read long ago
-        if self._messages:
-            body = self._messages[-1][1]
-        elif self._current_request is not None:
-            body = self._current_request.content
-        else:  # the request has been taken up, but its task has not begun
-            self._loop.call_soon(self._end_body)
-            return
-        try:
-            self._parser.feed_eof()
-        except HttpProcessingError as error:
-            body.set_exception(RequestPayloadError(error.message))
-
-    def log_exception(self, *args: Any, **options: Any) -> None:
-        """What aiohttp has no answer to; that a client left in the middle of a body is nothing to report."""
-        if not isinstance(options.get("exc_info"), RequestPayloadError):
-            super().log_exception(*args, **options)
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """The answer to what could not be parsed, and to what failed outside of the application."""
-        chosen = identify(request)
-        if request.writer.output_size > 0:
-            raise ConnectionResetError("An error after the answer had begun")
-        if isinstance(exc, UnicodeEncodeError) and hdrs.EXPECT in request.headers:
-            # On a path that is not there aiohttp refuses by repeating the expectation: that fails unless it is Unicode.
-            error: DriveError = ExpectationFailed(EXPECTATION)
-        elif status < 500:
-            error = _unreadable(exc)
-        else:
-            error = Internal("This server made a mistake.")
-            journal().error("request_failed", request_id=chosen, exc_info=exc)
-        response = problem(error, chosen)
-        response.headers[REQUEST_ID] = chosen
-        response.headers[hdrs.SERVER] = "godrive"
-        response.force_close()
-        return response
-
-    async def finish_response(
-        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> tuple[web.StreamResponse, bool]:
-        """Send *resp*; what aiohttp refused before the application saw it, as a problem."""
-        self._answered += 1
-        if getattr(resp, "__http_exception__", False) and isinstance(resp, web.HTTPException) and resp.status >= 400:
-            error, headers = of_http_exception(resp)
-            resp = problem(error, identify(request))
-            resp.headers.update(headers)
-        return await super().finish_response(request, resp, start_time)
 
 
 @asynccontextmanager
@@ -189,8 +72,8 @@ def _settings() -> dict[str, Any]:
         "auto_decompress": False,
         "keepalive_timeout": KEEPALIVE,
         "lingering_time": LINGERING,
-        "max_field_size": _MAX_FIELD,
-        "max_line_size": _MAX_LINE,
+        "max_field_size": MAX_FIELD,
+        "max_line_size": MAX_LINE,
         "read_bufsize": READ_BUFFER,
     }
 
@@ -198,14 +81,3 @@ def _settings() -> dict[str, Any]:
 def _url(address: tuple[Any, ...]) -> str:
     host, port = address[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _unreadable(error: BaseException | None) -> DriveError:
-    if isinstance(error, LineTooLong):
-        if error.args[1] == _MAX_LINE:
-            return UrlTooLong(f"The request line may have at most {_MAX_LINE} bytes.")
-        return HeadersTooLarge(f"A header may have at most {_MAX_FIELD} bytes.")
-    message = error.message if isinstance(error, HttpProcessingError) else ""
-    if message.startswith("Too many headers"):
-        return HeadersTooLarge("The request has too many headers.")
-    return Malformed("This is not an HTTP request that can be understood.")
