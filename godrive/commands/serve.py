@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import resource
 import signal
 import socket
 import sys
 from collections.abc import Coroutine, Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import anyio
@@ -59,8 +60,16 @@ def _serve(arguments: argparse.Namespace) -> int:
         # URLs are signed for the port, so it must be known before anything else.
         config = msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, port=_free_port(config)))
     logs.configure(config.log)
+    _raise_limit()
     run(_run(config, http=only is None or HTTP in only))
     return 0
+
+
+def _raise_limit() -> None:
+    """Open as many files as is allowed: a process begins with few, for the sake of programs that call ``select``."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # macOS names a limit that it does not grant
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:

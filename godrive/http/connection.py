@@ -8,6 +8,7 @@ problem; all else is aiohttp's.
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 from aiohttp import hdrs, web
@@ -17,6 +18,7 @@ from aiohttp.web_protocol import RequestPayloadError
 from godrive.errors import DriveError
 from godrive.http.journal import journal
 from godrive.http.middleware import REQUEST_ID, identify
+from godrive.http.outgoing import STALLED
 from godrive.http.problems import (
     EXPECTATION,
     ExpectationFailed,
@@ -27,6 +29,7 @@ from godrive.http.problems import (
     of_http_exception,
     problem,
 )
+from godrive.http.room import Room
 
 MAX_LINE = 8_190
 """Bytes of a request line."""
@@ -36,14 +39,35 @@ MAX_FIELD = 16_380
 
 
 class Connection(web.RequestHandler):
-    """One connection.  What is not HTTP, and what stops half-way, gets a problem before it is closed."""
+    """One connection, in a *room* for so many.
 
-    __slots__ = ("_answered",)
+    What is not HTTP, and what stops half-way, gets a problem before it is closed.
+    """
+
+    __slots__ = ("_answered", "_room")
+
+    def __init__(self, manager: web.Server, *, room: Room, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._answered = 0
+        self._room = room
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The client is there."""
-        self._answered = 0
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # the kernel gives up on one that takes nothing of what it asked for
+            transport.get_extra_info("socket").setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(STALLED * 1000)
+            )
         super().connection_made(transport)
+        self._room.enter(self)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The client is gone."""
+        self._room.leave(self)
+        super().connection_lost(exc)
+
+    def is_idle(self) -> bool:
+        """Whether every request has been answered."""
+        return self._answered >= self._request_count
 
     def data_received(self, data: bytes) -> None:
         """What the client sends.
@@ -69,7 +93,7 @@ class Connection(web.RequestHandler):
         By itself asyncio closes at once, so that neither a client that ends
         its side after a request nor one whose body fell short would be told.
         """
-        if self._answered >= self._request_count:
+        if self.is_idle():
             return False  # there is nothing to answer, or nobody left who waits for the rest of a body
         self.close()
         self._end_body()

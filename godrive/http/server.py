@@ -16,6 +16,7 @@ from godrive.errors import ConfigError
 from godrive.http.app import create_app
 from godrive.http.connection import MAX_FIELD, MAX_LINE, Connection
 from godrive.http.journal import LogRequest
+from godrive.http.room import Room, fitting
 
 KEEPALIVE = 75.0
 """Seconds a connection may be idle, and a request's headers may take to arrive."""
@@ -48,7 +49,9 @@ async def serve(
     await runner.setup()
     try:
         assert runner.server is not None  # noqa: S101 - set-up has made it
-        connect = partial(Connection, runner.server, loop=asyncio.get_running_loop(), **_settings())
+        connect = partial(
+            Connection, runner.server, loop=asyncio.get_running_loop(), room=Room(fitting()), **_settings()
+        )
         try:
             listener = await asyncio.get_running_loop().create_server(connect, host, port, backlog=_BACKLOG)
         except OSError as error:

@@ -1,0 +1,111 @@
+"""Connections that are too many, or whose clients want only to hold them."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import socket
+import sys
+from typing import Any
+
+import anyio
+import pytest
+
+from godrive.http import connection, server
+from godrive.http.room import MOST, Room, fitting
+from tests.http.client import parse
+
+pytestmark = pytest.mark.anyio
+
+HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+class Guest:
+    def __init__(self, *, idle: bool = True) -> None:
+        self.idle = idle
+        self.closed = False
+
+    def is_idle(self) -> bool:
+        return self.idle
+
+    def force_close(self) -> None:
+        self.closed = True
+
+
+def test_one_too_many_ends_the_one_that_was_idle_longest() -> None:
+    room = Room(2)
+    first, second, third, fourth = (Guest() for _ in range(4))
+    for guest in (first, second, third, fourth):
+        room.enter(guest)
+    assert (first.closed, second.closed, third.closed, fourth.closed) == (True, True, False, False)
+    assert len(room) == 2
+
+
+def test_a_busy_one_stays_and_while_all_are_busy_newcomers_are_sent_away() -> None:
+    room = Room(2)
+    busy, idle = Guest(idle=False), Guest()
+    room.enter(busy)
+    room.enter(idle)
+    room.enter(other := Guest(idle=False))
+    assert (busy.closed, idle.closed) == (False, True)
+    room.enter(late := Guest())
+    assert late.closed
+    room.leave(late)
+    room.leave(busy)
+    room.enter(Guest())
+    assert not other.closed
+
+
+def test_a_crowd_of_busy_ones_is_looked_through_a_part_at_a_time() -> None:
+    room = Room(100)
+    guests = [Guest(idle=number >= 90) for number in range(100)]
+    for guest in guests:
+        room.enter(guest)
+    for _ in range(3):
+        room.enter(Guest())
+    assert [guest.closed for guest in guests].count(True) == 1
+
+
+def test_half_of_the_files_that_may_be_open_are_left_for_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    for soft, most in ((1024, 512), (1 << 20, MOST), (resource.RLIM_INFINITY, MOST), (1, 1)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, soft=soft: (soft, soft))
+        assert fitting() == most
+
+
+async def test_idle_connections_make_room_for_who_has_something_to_ask(
+    open_site: Any, exchange: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "fitting", lambda: 2)
+    async with open_site() as site:
+        silent = await anyio.connect_tcp("127.0.0.1", site.port)
+        begun = await anyio.connect_tcp("127.0.0.1", site.port)
+        await begun.send(HEALTH[:-2])
+        async with silent, begun:
+            with anyio.fail_after(10):
+                assert parse(await exchange(HEALTH, port=site.port, half_close=True)).status == 200
+                with pytest.raises(anyio.EndOfStream):
+                    await silent.receive()
+                await begun.send(b"\r\n")
+                assert parse(await begun.receive()).status == 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's time-out is one of Linux")
+async def test_who_takes_nothing_of_the_answers_is_given_up(open_site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = anyio.Event()
+
+    class Watched(connection.Connection):
+        def connection_lost(self, exc: BaseException | None) -> None:
+            super().connection_lost(exc)
+            lost.set()
+
+    monkeypatch.setattr(server, "Connection", Watched)
+    monkeypatch.setattr(connection, "STALLED", 0.2)
+    async with open_site() as site:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", site.port))
+            client.setblocking(False)
+            asked = HEALTH.replace(b"health", b"openapi.json") * 50
+            await asyncio.get_running_loop().sock_sendall(client, asked)
+            with anyio.fail_after(10):
+                await lost.wait()
