@@ -27,6 +27,9 @@ from godrive.model import ETag, Principal, UserId
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+PUBLIC_BODY = 32_768
+"""Bytes of the largest body that is taken from anybody: passwords and tokens are not long, and it is kept in memory."""
+
 _encoder = msgspec.json.Encoder()
 
 
@@ -102,6 +105,7 @@ def bind(operation: Operation, drive: GoDrive, proxies: TrustedProxies, *, origi
     if operation.status != 204:
         fixed[hdrs.CONTENT_TYPE] = operation.media_type
     public, replays, status, handler = operation.public, operation.replays, operation.status, operation.handler
+    longest = min(server.max_body_bytes, PUBLIC_BODY) if public else server.max_body_bytes
     parameters, fields, sends_responses = operation.parameters, operation.fields, operation.sends_responses
 
     async def handle(request: web.Request) -> web.StreamResponse:
@@ -115,7 +119,7 @@ def bind(operation: Operation, drive: GoDrive, proxies: TrustedProxies, *, origi
         if read_json is not None:
             if request.body_exists:
                 check_media_type(request)
-                body = await read_body(request, limit=server.max_body_bytes, timeout=server.body_timeout)
+                body = await read_body(request, limit=longest, timeout=server.body_timeout)
             arguments["body"] = read_json(body)
         if replays and IDEMPOTENCY_KEY in request.headers:
             return await answer_once(request, body, drive.metadata, call.owner, lambda: answer(call, arguments))

@@ -13,7 +13,8 @@ from typing import Any
 
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
-from aiohttp.web_protocol import RequestPayloadError
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
 
 from godrive.errors import DriveError
 from godrive.http.journal import journal
@@ -37,6 +38,9 @@ MAX_LINE = 8_190
 MAX_FIELD = 16_380
 """Bytes of one header."""
 
+MAX_HEAD = 65_536
+"""Bytes of a request line and headers that may wait for the rest of them."""
+
 
 class Connection(web.RequestHandler):
     """One connection, in a *room* for so many.
@@ -44,11 +48,13 @@ class Connection(web.RequestHandler):
     What is not HTTP, and what stops half-way, gets a problem before it is closed.
     """
 
-    __slots__ = ("_answered", "_room")
+    __slots__ = ("_answered", "_body", "_head", "_room")
 
     def __init__(self, manager: web.Server, *, room: Room, **options: Any) -> None:
         super().__init__(manager, **options)
         self._answered = 0
+        self._body: StreamReader = EMPTY_PAYLOAD
+        self._head = 0
         self._room = room
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -70,7 +76,39 @@ class Connection(web.RequestHandler):
         return self._answered >= self._request_count
 
     def data_received(self, data: bytes) -> None:
-        """What the client sends.
+        """What the client sends."""
+        begun, in_head = self._request_count, self._is_in_head()
+        self._receive(data)
+        if self._messages:
+            self._body = self._messages[-1][1]
+        if self._request_count > begun or not in_head:
+            self._head = 0
+            return
+        self._head += len(data)
+        if self._head > MAX_HEAD and not self._close:
+            self._refuse_head()
+
+    def _is_in_head(self) -> bool:
+        """Whether what comes next belongs to the head of a request."""
+        if self._upgraded:  # aiohttp keeps it, to a limit, until it has refused the upgrade
+            return False
+        if self._messages:
+            return self._messages[-1][1].is_eof()
+        if self._current_request is not None:
+            return self._current_request.content.is_eof()
+        return self._body.is_eof()
+
+    def _refuse_head(self) -> None:
+        """Answer it as what cannot be parsed: aiohttp has limits for one header and for their number only."""
+        error = HttpProcessingError(message="Too many headers")
+        self._messages.append((_ErrInfo(400, error, error.message), EMPTY_PAYLOAD))
+        self._request_count += 1
+        self._close = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _receive(self, data: bytes) -> None:
+        """Have it parsed.
 
         Once a connection is to be closed, as all are when the server stops,
         aiohttp drops whatever comes: a body that is on its way would never

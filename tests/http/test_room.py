@@ -13,7 +13,7 @@ import pytest
 
 from godrive.http import connection, server
 from godrive.http.room import MOST, Room, fitting
-from tests.http.client import parse
+from tests.http.client import Person, parse
 
 pytestmark = pytest.mark.anyio
 
@@ -109,3 +109,19 @@ async def test_who_takes_nothing_of_the_answers_is_given_up(open_site: Any, monk
             await asyncio.get_running_loop().sock_sendall(client, asked)
             with anyio.fail_after(10):
                 await lost.wait()
+
+
+@pytest.mark.parametrize("before", [b"", HEALTH, HEALTH * 3])
+async def test_a_head_is_bounded_as_a_whole(exchange: Any, before: bytes) -> None:
+    header = b"A%d: " + b"x" * 16_000 + b"\r\n"
+    endless = HEALTH[:-2] + b"".join(header % number for number in range(100))
+    received = await exchange(before + endless)
+    assert received.startswith(b"HTTP/1.1 200 " if before else b"HTTP/1.0 431 ")
+
+
+async def test_a_body_after_an_upgrade_that_was_declined_is_no_head(ann: Person, exchange: Any) -> None:
+    body = b'{"email":"ann@example.org","password":"%s"}' % (b"x" * 1000)
+    login = b"POST /v1/login HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    upgrade = HEALTH[:-2] + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    received = await exchange(upgrade + login * 100 + HEALTH[:-2] + b"Connection: close\r\n\r\n")
+    assert [received.count(b"HTTP/1.1 %d " % status) for status in (200, 401)] == [2, 100]
