@@ -91,7 +91,7 @@ class AuthActor(Actor[Auth]):
             account = None  # nobody has that address: no need to look for them, nor to say so
         else:
             account = await self._catalog.read(lambda tx: users.find(tx, email))
-        account = await self._check_password(account, ask.email, ask.password)
+        account = await self._check_password(account, ask.email.strip(" ").casefold()[:254], ask.password)
         user_id, before, after = account.user.id, account.password_hash, account.password_hash
         if needs_rehash(before, self._settings.bcrypt_cost):
             with suppress(TooManyRequests):  # another time will do
@@ -209,23 +209,25 @@ class AuthActor(Actor[Auth]):
             raise Unauthenticated("The session has ended.")
 
     async def _confirm(self, principal: Principal, password: str, address: str) -> None:
-        """That whoever acts knows the password, and not only has the token.  Raises ``Forbidden``."""
+        """That whoever acts knows the password, and not only has the token.  Raises ``Forbidden``.
+
+        Attempts count by themselves, so that strangers who guess at log-in keep nobody from another password.
+        """
         self._count_address(address)
         account = await self._catalog.read(lambda tx: users.account(tx, principal.user_id))
         try:
-            await self._check_password(account, account.user.email, password)
+            await self._check_password(account, principal.user_id, password)
         except Unauthenticated:
             raise Forbidden("The password is wrong.", field="current_password") from None
 
-    async def _check_password(self, account: users.Account | None, email: str, password: str) -> users.Account:
-        """The account, if it is its password.
+    async def _check_password(self, account: users.Account | None, key: str, password: str) -> users.Account:
+        """The account, if it is its password.  The attempt is counted by *key*.
 
         Raises ``Unauthenticated``, or ``TooManyRequests`` after too many of
         them, the same where there is no such account or it is disabled.  The
         attempt counts from its beginning, so that many at once are not more
         than many in a row.
         """
-        key = email.strip(" ").casefold()[:254]
         self._by_account.note(key)
         try:
             matches = await self._hashes.check(password, account.password_hash if account else None)

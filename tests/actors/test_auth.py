@@ -319,6 +319,16 @@ async def test_confirming_with_a_wrong_password_is_limited_too(drive: GoDrive, o
         await drive.auth.ask(UpdateUser(principal, PASSWORD, email="b@example.org"))
 
 
+async def test_strangers_who_guess_keep_nobody_from_another_password(drive: GoDrive, owner: User) -> None:
+    principal, _ = await enter(drive)
+    for _ in range(10):
+        with pytest.raises(Unauthenticated):
+            await log_in(drive, "wrong horse")
+    with pytest.raises(TooManyRequests):
+        await log_in(drive)
+    await drive.auth.ask(UpdateUser(principal, PASSWORD, password="another horse"))
+
+
 # Tokens and sessions
 
 
