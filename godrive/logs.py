@@ -6,8 +6,10 @@ anything else.  What other libraries log through ``logging`` joins them.
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
+from contextlib import suppress
 from typing import Any, TextIO, assert_never
 
 import msgspec
@@ -42,6 +44,25 @@ def has_plain_requests(settings: Log) -> bool:
     return settings.level in ("debug", "info") and not is_human(settings, sys.stdout)
 
 
+class Lines(io.FileIO):
+    """Where lines go: the file of *stream*.  What it does not take, for its disk is full or its reader gone, is lost.
+
+    Nothing may fail with its log: that the disk is full is told to a log that may lie on the same one.
+    There is no buffer, which would keep what it could not write, and fail when the process ends.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream.fileno(), "wb", closefd=False)
+
+    def write(self, lines: Any) -> int:
+        """Write them, or as much as there is room for; how much that was."""
+        written = 0
+        with suppress(OSError):
+            while more := super().write(lines[written:]):
+                written += more
+        return written
+
+
 def configure(settings: Log, stream: TextIO = sys.stdout) -> None:
     """Log to *stream* from now on, in this process."""
     level: int = logging.getLevelNamesMapping()[settings.level.upper()]
@@ -54,15 +75,13 @@ def configure(settings: Log, stream: TextIO = sys.stdout) -> None:
     if is_human(settings, stream):
         colors = stream.isatty()
         plain = structlog.dev.plain_traceback
-        shared.append(structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain))
-        factory: Any = structlog.PrintLoggerFactory(stream)
+        shared += [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain), _encode]
     else:
         shared += [structlog.processors.format_exc_info, _render]
-        factory = structlog.BytesLoggerFactory(stream.buffer)
     structlog.configure(
         processors=shared,
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=factory,
+        logger_factory=structlog.BytesLoggerFactory(Lines(stream)),
         cache_logger_on_first_use=True,
     )
     # Of others only what is wrong: at lower levels some write down what they sign requests with.
@@ -97,6 +116,10 @@ def _add_request_id(_logger: WrappedLogger, _method: str, event: EventDict) -> E
     if (chosen := request_id.get()) is not None:
         event.setdefault("request_id", chosen)
     return event
+
+
+def _encode(_logger: WrappedLogger, _method: str, text: Any) -> bytes:
+    return str(text).encode(errors="backslashreplace")
 
 
 def _render(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:

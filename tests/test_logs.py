@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.drive_server import environment
 
 
-def logged(script: str, **settings: str) -> str:
-    """What the script writes to standard output, with the log set up."""
+def run(script: str, shell: str = 'exec "$@"', **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run the script with the log set up, in a process that *shell* starts."""
     arguments = ", ".join(f"{name}={value!r}" for name, value in settings.items())
     before = f"""
 import logging, structlog, warnings
@@ -22,14 +25,19 @@ from godrive.runtime.events import *
 logs.configure(Log({arguments}))
 log = structlog.get_logger()
 """
-    done = subprocess.run(
-        [sys.executable, "-c", before + script],
+    return subprocess.run(
+        ["sh", "-c", shell, "sh", sys.executable, "-c", before + script],
         env=environment(),
         capture_output=True,
         text=True,
         timeout=30,
         check=False,
     )
+
+
+def logged(script: str, **settings: str) -> str:
+    """What the script writes to standard output."""
+    done = run(script, **settings)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
@@ -102,3 +110,28 @@ for event in (
     ]
     assert "ValueError: bug" in found[2]["exception"]
     assert found[4]["request_id"] == "r1"
+
+
+@pytest.mark.parametrize("format_", ["human", "json"])
+def test_a_log_that_takes_nothing_fails_nobody(format_: str) -> None:
+    script = """
+logs.on_event(ChildCrashed("auth", ValueError("bug"), "LogIn"))
+logging.getLogger("asyncio").error("lost")
+"""
+    done = run(script, 'exec "$@" > /dev/full', format=format_)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_lines_go_on_once_there_is_room_again(tmp_path: Path) -> None:
+    script = """
+import os, resource
+log.info("before")
+size = os.fstat(1).st_size
+resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+log.info("during")
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+log.info("after")
+"""
+    path = tmp_path / "log"
+    assert run(script, f'exec "$@" >> {path}').returncode == 0
+    assert [json.loads(line)["event"] for line in path.read_text().splitlines()] == ["before", "after"]

@@ -94,7 +94,7 @@ async def _run(config: Config, *, http: bool) -> None:
         signals.first = starting.cancel
         async with AsyncExitStack() as stack:
             drive = await stack.enter_async_context(GoDrive(config, on_event=logs.on_event))
-            lines = JsonLines(sys.stdout.buffer) if logs.has_plain_requests(config.log) else None
+            lines = JsonLines(logs.Lines(sys.stdout)) if logs.has_plain_requests(config.log) else None
             urls = await stack.enter_async_context(serve(drive, log_request=lines)) if http else []
             stop = anyio.Event()
             signals.first = stop.set
@@ -128,9 +128,9 @@ def _announce(config: Config, urls: Iterable[str]) -> None:
     if not logs.is_human(config.log, sys.stdout):
         log.info("listening", urls=list(urls), public_url=config.server.base_url, version=__version__)
         return
+    lines = logs.Lines(sys.stdout)
     for url in urls:
-        sys.stdout.write(f"GoDrive {__version__} listens on {url}\n")
-    sys.stdout.flush()
+        lines.write(f"GoDrive {__version__} listens on {url}\n".encode())
 
 
 def _free_port(config: Config) -> int:

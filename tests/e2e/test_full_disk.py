@@ -90,6 +90,20 @@ async def test_a_full_disk_refuses_uploads_serves_reads_and_recovers(small_disk:
     assert small_disk.process.status == 0
 
 
+async def test_a_disk_that_is_full_of_its_own_log_ends_no_server(drive_server: DriveServer) -> None:
+    drive_server.tables["log"]["level"] = "debug"
+    drive_server.prefix = ("sh", "-c", 'exec "$@" > /dev/full', "sh")
+    drive_server.start()
+    async with Client.connect(drive_server.url) as client:
+        await client.enter()
+        file = await client.upload("a.bin", b"abc")
+        assert await client.download(file["id"]) == b"abc"
+    drive_server.stop()
+    assert drive_server.process is not None
+    assert drive_server.process.status == 0
+    assert drive_server.log == ""
+
+
 async def test_uploads_that_race_for_the_last_room_leave_whole_files_or_nothing(small_disk: DriveServer) -> None:
     small_disk.start()
     async with Client.connect(small_disk.url) as client:
