@@ -16,6 +16,7 @@ import os
 from pathlib import Path
 
 from godrive.blobs import BlobStore
+from godrive.blobs.folders import make_path
 from godrive.catalog import Catalog
 from godrive.clock import Clock
 from godrive.config import Config
@@ -30,7 +31,7 @@ def open_data_folder(config: Config) -> None:
     """Make the data folder, or check its stamp.  Raises ``ConfigError``."""
     folder = config.data_dir
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_path(folder)
         stamp = _read(config.layout_path)
         if stamp is None:
             if config.catalog_path.exists() and config.catalog_path.is_relative_to(folder):

@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _REMEMBERED = 4096
@@ -21,6 +22,19 @@ _REMEMBERED = 4096
 def open_folder(name: str, parent: int) -> int:
     """A handle of the folder *name* below the handle *parent*."""
     return os.open(name, _FOLDER, dir_fd=parent)
+
+
+def make_path(path: Path, mode: int = 0o700) -> None:
+    """Make sure of a folder and of those above it; when this returns, what had to be made is durable."""
+    if path.is_dir():
+        return
+    make_path(path.parent, 0o777)
+    path.mkdir(mode, exist_ok=True)
+    parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)
 
 
 def make_folder(name: str, parent: int) -> None:
@@ -36,11 +50,15 @@ class Shard:
     An fsync covers every change made before it began.  So a thread that waited
     for its turn needs none of its own if one has begun since it asked:
     of many that wait, the first syncs for all.
+
+    When one fails, it has failed for all who are in here: the kernel tells of
+    an error once, and lets the next fsync succeed without what was lost.
     """
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.users = 0
+        self.failure: OSError | None = None
         self._turn = threading.Lock()
         self._begun = 0
         self._ended = 0
@@ -49,11 +67,17 @@ class Shard:
         """When this returns, what the caller changed in this folder is durable."""
         wanted = self._begun + 1
         with self._turn:
+            if self.failure is not None:
+                raise OSError(*self.failure.args)
             if self._ended >= wanted:
                 return
             self._begun += 1
             begun = self._begun
-            os.fsync(self.fd)
+            try:
+                os.fsync(self.fd)
+            except OSError as error:
+                self.failure = error
+                raise
             self._ended = begun
 
 
@@ -70,10 +94,10 @@ class Shards:
     def enter(self, name: str, *, create: bool = False) -> Iterator[Shard]:
         """Hold the shard open for writing.  Raises ``FileNotFoundError`` unless it is there or to be created."""
         with self._lock:
+            if create and name not in self._durable:
+                self._make(name)  # also when it is open: who only deletes in it has not asked whether it is durable
             shard = self._open.get(name)
-            if shard is None:
-                if create and name not in self._durable:
-                    self._make(name)
+            if shard is None or shard.failure is not None:
                 try:
                     fd = open_folder(name, self._fd)
                 except FileNotFoundError:
@@ -89,7 +113,8 @@ class Shards:
             with self._lock:
                 shard.users -= 1
                 if not shard.users:
-                    del self._open[name]
+                    if self._open.get(name) is shard:
+                        del self._open[name]
                     os.close(shard.fd)
 
     def _make(self, name: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from godrive.blobs import is_key, split_key
 from godrive.blobs.attributes import MIME, SHA256, describe, noted
-from godrive.blobs.folders import Shards, make_folder, open_folder
+from godrive.blobs.folders import Shards, make_folder, make_path, open_folder
 from godrive.blobs.staging import Staged, Staging
 from godrive.errors import NotFound
 from godrive.model import BlobInfo, ObjectKey
@@ -26,7 +26,7 @@ class Objects:
 
     def __init__(self, root: Path, *, named: bool = False) -> None:
         """Make what is missing, and try whether files can be made and linked; if need be, or so asked, by name."""
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_path(root)
         self._handles = [os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
         try:
             for name in ("objects", "staging", "quarantine"):

@@ -23,7 +23,7 @@ from msgspec.structs import replace
 from godrive.blobs.attributes import SHA256
 from godrive.blobs.disk import DiskBlobStore
 from godrive.blobs.failures import failures
-from godrive.blobs.folders import Shard
+from godrive.blobs.folders import Shard, Shards, make_folder, make_path
 from godrive.errors import ConfigError, NotFound, StorageFull, StoreUnavailable
 from godrive.model import ObjectKey, new_id
 from tests.blobs import putter
@@ -335,3 +335,64 @@ def test_of_many_that_wait_for_a_sync_one_syncs_for_all(monkeypatch: pytest.Monk
         thread.join(timeout=10)
     # One for the first, and one for all who changed something after it had begun.
     assert synced == [7, 7]
+
+
+def test_a_sync_that_fails_has_failed_for_all_who_waited_and_for_nobody_who_comes_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells of an error once: the next fsync succeeds without what was lost."""
+    root = os.open(tmp_path, os.O_RDONLY)
+    shards = Shards(root)
+    outcomes = [OSError(errno.EIO, "Input/output error")]
+
+    def fsync(fd: int) -> None:
+        if outcomes:
+            raise outcomes.pop()
+
+    make_folder("shard", root)
+    monkeypatch.setattr("godrive.blobs.folders.os.fsync", fsync)
+    with shards.enter("shard") as first, shards.enter("shard") as second:
+        for folder in (first, second):
+            with pytest.raises(OSError, match="Input/output error"):
+                folder.sync()
+        with shards.enter("shard") as third:
+            third.sync()
+    with shards.enter("shard") as fourth:
+        fourth.sync()
+    os.close(root)
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """The inodes of what has been synced."""
+    fsync, inodes = os.fsync, set()
+
+    def noted(fd: int) -> None:
+        fsync(fd)
+        inodes.add(os.fstat(fd).st_ino)
+
+    monkeypatch.setattr("os.fsync", noted)
+    return inodes
+
+
+def test_a_shard_that_was_opened_to_delete_is_made_durable_before_a_blob_comes_in(
+    tmp_path: Path, synced: set[int]
+) -> None:
+    root = os.open(tmp_path, os.O_RDONLY)
+    shards = Shards(root)
+    (tmp_path / "shard").mkdir()  # by a process that was killed before it came to the fsync
+    with shards.enter("shard"):
+        assert not synced
+        with shards.enter("shard", create=True):
+            assert synced == {tmp_path.stat().st_ino}
+    os.close(root)
+
+
+def test_every_folder_that_is_made_on_the_way_is_durable(tmp_path: Path, synced: set[int]) -> None:
+    path = tmp_path / "a" / "b" / "blobs"
+    make_path(path)
+    assert {folder.stat().st_ino for folder in (tmp_path, *list(path.parents)[:2])} == synced
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    synced.clear()
+    make_path(path)
+    assert not synced
