@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 from collections import Counter
 from contextlib import AsyncExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -174,14 +175,13 @@ class GoDrive:
         check(config)
         catalog_here = needs_catalog(config)
         blobs_here = needs_blobs(config)
-        if (catalog_here and self._given_catalog is None and config.catalog.driver == "sqlite") or (
-            blobs_here and self._given_blobs is None and config.blobs.driver == "disk"
-        ):
+        file_here = catalog_here and self._given_catalog is None and config.catalog.driver == "sqlite"
+        folder_here = blobs_here and self._given_blobs is None and config.blobs.driver == "disk"
+        if file_here or folder_here:
             open_data_folder(config)
-            if self._serving:
-                lock = FolderLock(config.lock_path)
-                lock.acquire()
-                stack.callback(lock.release)
+            self._lock(stack, config.lock_path)
+        if folder_here:
+            self._lock(stack, config.blobs_path / "lock")  # to another drive all that is in there would be orphans
         self.keyring = load_keyring(config)
         self.urls = UrlSigner(self.keyring, config.server.base_url)
         if config.nats.url:
@@ -211,6 +211,13 @@ class GoDrive:
         self.ingest, self.janitor = self.ref(Ingest), self.ref(Janitor)
         self.intake = Intake(self.ingest, config.blobs.s3)
         await stack.enter_async_context(self._supervisor)
+
+    def _lock(self, stack: AsyncExitStack, path: Path) -> None:
+        """Be the one process that serves from the folder of *path*, until the end."""
+        if self._serving:
+            lock = FolderLock(path)
+            lock.acquire()
+            stack.callback(lock.release)
 
     async def _connect(self, stack: AsyncExitStack) -> NatsLink:
         """The connection to NATS; a server that is not there yet is waited for while everything else runs."""

@@ -3,7 +3,7 @@
 A data folder belongs to one drive::
 
     LAYOUT           which arrangement of the folder it is; another one is refused
-    lock             held by the process that serves from it
+    lock             held by the process that serves from it; another lies in the folder of the blobs
     secret.key       the signing keys, mode 0600
     godrive.db       the SQLite catalog
     blobs/           the disk store
@@ -50,7 +50,7 @@ def open_data_folder(config: Config) -> None:
 
 
 class FolderLock:
-    """The lock of a data folder: one process has it, until it lets go or dies."""
+    """The lock of a folder, made when absent: one process has it, until it lets go or dies."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -59,11 +59,12 @@ class FolderLock:
     def acquire(self) -> None:
         """Take the lock.  Raises ``ConfigError`` when another server has it."""
         try:
+            make_path(self._path.parent)
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.release()
-            raise ConfigError(f"Another server is using the data folder {self._path.parent}.") from None
+            raise ConfigError(f"Another server is using the folder {self._path.parent}.") from None
         except OSError as error:
             self.release()
             raise ConfigError(f"{self._path} cannot be locked: {error.strerror or error}.") from None

@@ -101,6 +101,18 @@ async def test_a_second_server_is_refused_in_one_line(config: Config) -> None:
         """The first let go of the folder."""
 
 
+async def test_a_second_drive_on_the_same_blobs_is_refused_for_to_it_they_would_be_orphans(tmp_path: Path) -> None:
+    shared = {"driver": "disk", "path": str(tmp_path / "disk" / "blobs")}
+    first, second = (quick_config(tmp_path / name, blobs=shared) for name in ("first", "second"))
+    async with GoDrive(first):
+        with pytest.raises(ConfigError, match="Another server") as caught:
+            async with GoDrive(second):
+                pytest.fail("it opened")
+        assert shared["path"] in caught.value.detail
+        async with GoDrive(first, serving=False) as visitor:
+            await visitor.storage.ask(CheckStore())
+
+
 async def test_a_drive_that_does_not_serve_works_beside_one_that_does(config: Config) -> None:
     async with GoDrive(config) as server, GoDrive(config, serving=False) as visitor:
         user = await visitor.auth.ask(SignUp("ann@example.org", "correct horse"))
