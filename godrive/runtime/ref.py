@@ -69,6 +69,10 @@ class LocalRef(Generic[A]):
             delivered = await self._mailbox.put(envelope)
         except TimeoutError:
             raise self._refusal() from None
+        except asyncio.CancelledError:
+            if envelope.reply is not None:
+                envelope.reply.cancel()  # there may just have been room, and then the answer would find nobody
+            raise
         if not delivered:
             raise self._refusal()
 

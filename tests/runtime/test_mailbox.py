@@ -10,7 +10,8 @@ import pytest
 from godrive.errors import AskTimeout, MailboxFull
 from godrive.runtime import Actor, ActorSpec, Contract, Tell, request_id
 from godrive.runtime.mailbox import Envelope, Mailbox
-from tests.runtime.stage import Hold, Note, Say, Script, Stage, WhoAsks
+from godrive.runtime.ref import LocalRef
+from tests.runtime.stage import Hold, Note, Refuse, Say, Script, Stage, WhoAsks
 
 pytestmark = pytest.mark.anyio
 
@@ -139,6 +140,23 @@ async def test_an_asker_that_leaves_before_there_was_room_has_sent_nothing() -> 
     assert words([envelope for envelope in [await mailbox.take()] if envelope]) == ["first"]
     assert mailbox.drain() == []
     assert len(mailbox.deadlines) == 0
+
+
+async def test_an_asker_that_leaves_just_as_there_is_room_leaves_no_reply_that_nobody_hears() -> None:
+    mailbox = Mailbox(1)
+    stage = LocalRef(Stage, mailbox)
+    first = asyncio.create_task(stage.ask(Say("first")))
+    second = asyncio.create_task(stage.ask(Refuse()))
+    await anyio.wait_all_tasks_blocked()
+    assert await mailbox.take() is not None
+    second.cancel()
+    await asyncio.wait([second])
+    envelope = await mailbox.take()
+    assert envelope is not None
+    assert envelope.reply is not None
+    assert envelope.reply.cancelled()
+    assert not envelope.expired(asyncio.get_running_loop().time())
+    first.cancel()
 
 
 async def test_room_left_by_one_who_gave_up_waiting_goes_to_the_next() -> None:
