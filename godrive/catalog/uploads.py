@@ -302,12 +302,17 @@ async def abort(tx: Tx, owner_id: UserId, upload_id: UploadId, *, now: datetime)
 
 
 async def due(tx: Tx, *, after: float, limit: int, now: datetime) -> list[Upload]:
-    """As ``DueUploads`` says.  A write: it counts the attempts."""
+    """As ``DueUploads`` says.  A write: it counts the attempts.
+
+    What lies further ahead than any delay was written by a clock that has
+    since been set back: it does not wait until that time comes again.
+    """
     at = rows.micros(now)
     found = await tx.all(
-        f"SELECT {rows.UPLOAD} FROM uploads WHERE state = 'pending' AND next_check_at <= $1 AND created_at <= $2 "
-        "ORDER BY next_check_at LIMIT $3",
+        f"SELECT {rows.UPLOAD} FROM uploads WHERE state = 'pending' AND (next_check_at <= $1 OR next_check_at > $2) "
+        "AND (created_at <= $3 OR created_at > $2) ORDER BY next_check_at LIMIT $4",
         at,
+        rows.later(now, _LONGEST_CHECK_DELAY),
         rows.later(now, -after),
         limit,
     )

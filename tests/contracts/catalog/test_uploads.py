@@ -21,6 +21,7 @@ from godrive.errors import (
     UploadFinished,
 )
 from godrive.model import File, FileId, ObjectKey, OnConflict, Upload, UploadId, UploadState, UserId
+from godrive.testing import ManualClock
 from tests.contracts.catalog.rig import TTL, Rig
 
 pytestmark = pytest.mark.anyio
@@ -327,6 +328,19 @@ async def test_the_longest_due_are_checked_first_and_no_more_than_asked_for(rig:
     assert await due(rig, 3) == made[:3]
     assert await due(rig, 3) == made[3:]
     assert await due(rig, 3) == []
+
+
+async def test_an_upload_of_a_clock_that_was_set_back_is_checked_as_soon_as_any(rig: Rig) -> None:
+    owner = await rig.user()
+    checked = (await rig.begin(owner, "checked")).id
+    rig.clock.advance(11)
+    assert await due(rig) == [checked]
+    unseen = (await rig.begin(owner, "unseen")).id
+    rig.clock = ManualClock(rig.now - timedelta(hours=2))
+    assert set(await due(rig)) == {checked, unseen}
+    assert await due(rig) == []
+    rig.clock.advance(60)
+    assert set(await due(rig)) == {checked, unseen}
 
 
 async def test_an_ended_upload_is_not_checked(rig: Rig) -> None:
