@@ -114,7 +114,7 @@ def make_blobs(config: Config, clock: Clock) -> BlobStore:
         return MemoryBlobStore(clock=clock)
     from godrive.blobs.disk import DiskBlobStore  # noqa: PLC0415
 
-    return DiskBlobStore(config.blobs_path)
+    return DiskBlobStore(config.blobs_path, min_free_bytes=config.blobs.min_free_bytes)
 
 
 def _read(path: Path) -> str | None:

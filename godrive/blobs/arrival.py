@@ -50,6 +50,11 @@ class Arrival:
         self._rest: Batch = []
         self._finishing: asyncio.Future[BlobInfo] | None = None
 
+    @property
+    def missing(self) -> int:
+        """Bytes that still have to find room, as far as that is known."""
+        return max(self._size or 0, self.received) - self.staged.written
+
     async def receive(self, body: AsyncIterable[bytes | memoryview]) -> None:
         """Take in all of *body* but the last batch.  Raises ``LengthMismatch`` unless it has the declared size."""
         async for batch in self._batches(body):

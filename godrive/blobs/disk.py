@@ -27,7 +27,7 @@ from godrive.blobs.arrival import BATCH, Arrival, share
 from godrive.blobs.failures import failures
 from godrive.blobs.objects import Objects
 from godrive.blobs.staging import Staged
-from godrive.errors import ConfigError, StoreUnavailable
+from godrive.errors import ConfigError, StorageFull, StoreUnavailable
 from godrive.model import BlobInfo, ObjectKey
 
 T = TypeVar("T")
@@ -43,17 +43,23 @@ class DiskBlobStore:
     """Keeps blobs below *path*; at most *threads* of them wait for the disk at once.
 
     One process at a time may write below *path*: whoever opens the store sees
-    to that.  With *named*, staging files have names even where they need none.
+    to that.  A put that would leave less than *min_free_bytes* to others on
+    the file system, such as the catalog, is ``StorageFull`` before it begins.
+    With *named*, staging files have names even where they need none.
     """
 
-    def __init__(self, path: Path | str, *, threads: int = 32, named: bool = False) -> None:
+    def __init__(
+        self, path: Path | str, *, threads: int = 32, min_free_bytes: int | None = None, named: bool = False
+    ) -> None:
         self._path = Path(path)
         self._threads = threads
+        self._min_free_bytes = min_free_bytes
         self._named = named
         self._opened: Objects | None = None
         self._arriving: dict[ObjectKey, list[Arrival]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self._free = (0.0, 0)
+        self._claimed = 0
 
     async def open(self) -> None:
         """Make the folders, and see that files in them can be made and linked.  Raises ``ConfigError``."""
@@ -96,6 +102,7 @@ class DiskBlobStore:
         """See :meth:`godrive.blobs.BlobStore.put`."""
         split_key(key)
         objects = self._objects
+        await self._claim(size or 0)
         batch = share(BATCH, sum(map(len, self._arriving.values())) if size is None or size > BATCH else 0)
         arrival = Arrival(Staged(objects.staging), size, batch=batch, disk=self._disk, digests=self._digests)
         arriving = self._arriving.setdefault(key, [])
@@ -110,6 +117,17 @@ class DiskBlobStore:
             arriving.remove(arrival)
             if not arriving:
                 self._arriving.pop(key, None)
+
+    async def _claim(self, size: int) -> None:
+        """Count on room for so many bytes more.  Whoever claims must be in ``_arriving`` before anything else runs."""
+        if self._min_free_bytes is None:
+            return
+        most = size + self._min_free_bytes
+        if await self.free_bytes() < most and await self._measure() < most:
+            raise StorageFull("There is no room left for that many bytes.", hint="Make room on the disk.")
+        measured_at, free = self._free
+        self._free = measured_at, free - size
+        self._claimed += size
 
     async def _clear(self, arrival: Arrival) -> None:
         """Clear away a failed put, to the end even when whoever put it is cancelled once more."""
@@ -173,12 +191,19 @@ class DiskBlobStore:
         arriving = {arrival.staged.name for arrivals in self._arriving.values() for arrival in arrivals}
         return await self._run(self._objects.sweep, before.timestamp(), arriving)
 
-    async def free_bytes(self) -> int | None:
-        """Room left on the file system for us, as it was at most a second ago."""
+    async def free_bytes(self) -> int:
+        """Room on the file system, less what puts in progress still have to write; as of at most a second ago."""
         measured_at, free = self._free
         if not measured_at or time.monotonic() - measured_at > _FREE_KEPT:
-            free = await self._run(self._objects.free_bytes)
-            self._free = time.monotonic(), free
+            return await self._measure()
+        return free
+
+    async def _measure(self) -> int:
+        """What is written or claimed meanwhile may count twice for a moment, but never not at all."""
+        missing = sum(arrival.missing for arrivals in self._arriving.values() for arrival in arrivals)
+        taken = missing - self._claimed
+        free = await self._run(self._objects.free_bytes) - taken - self._claimed
+        self._free = time.monotonic(), free
         return free
 
     def receiving(self, key: ObjectKey) -> int | None:

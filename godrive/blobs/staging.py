@@ -60,6 +60,7 @@ class Staged:
     def __init__(self, folder: Staging) -> None:
         self.name = secrets.token_hex(16) if folder.named else ""
         self.abandoned = False
+        self.written = 0
         self._folder = folder
         self._fd: int | None = None
         self._pieces: _Pieces | None = None
@@ -84,6 +85,7 @@ class Staged:
             self._pieces = _Pieces(self.open())
         for chunk in chunks:
             self._pieces.write(memoryview(chunk))
+            self.written += len(chunk)
 
     def write(self, chunks: Sequence[bytes | memoryview]) -> None:
         """Add the last *chunks* to the file."""
@@ -92,6 +94,7 @@ class Staged:
             self._pieces.end()
         for chunk in chunks:
             _write(fd, memoryview(chunk))
+            self.written += len(chunk)
 
     def digest(self, chunks: Sequence[bytes | memoryview]) -> None:
         """Add *chunks* to the SHA-256."""

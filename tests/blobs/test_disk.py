@@ -24,7 +24,8 @@ from godrive.blobs.attributes import SHA256
 from godrive.blobs.disk import DiskBlobStore
 from godrive.blobs.failures import failures
 from godrive.blobs.folders import Shard, Shards, make_folder, make_path
-from godrive.errors import ConfigError, NotFound, StorageFull, StoreUnavailable
+from godrive.blobs.objects import Objects
+from godrive.errors import ConfigError, LengthMismatch, NotFound, StorageFull, StoreUnavailable
 from godrive.model import ObjectKey, new_id
 from tests.blobs import putter
 
@@ -286,6 +287,41 @@ async def test_a_place_that_cannot_hold_blobs_is_named_at_the_start(tmp_path: Pa
     (tmp_path / "linked" / "objects").symlink_to(tmp_path)
     with pytest.raises(ConfigError, match="linked"):
         await DiskBlobStore(tmp_path / "linked").open()
+
+
+async def test_puts_in_progress_have_their_room_and_others_are_refused_before_they_begin(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Objects, "free_bytes", lambda objects: 1000)
+    store = DiskBlobStore(root, min_free_bytes=300)
+    await store.open()
+    begun, go_on = anyio.Event(), anyio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"x" * 100
+        begun.set()
+        await go_on.wait()
+        yield b"x" * 300
+
+    async def unwanted() -> AsyncIterator[bytes]:
+        pytest.fail("it was refused too late")
+        yield b""
+
+    with pytest.raises(StorageFull):
+        await store.put(new_key(), unwanted(), size=701)
+    async with anyio.create_task_group() as puts:
+        puts.start_soon(lambda: store.put(new_key(), slow(), size=400))
+        await begun.wait()
+        assert await store.free_bytes() == 600
+        with pytest.raises(StorageFull):
+            await store.put(new_key(), unwanted(), size=301)
+        await store.put(new_key(), pieces(b"x" * 300), size=300)
+        with pytest.raises(LengthMismatch):
+            await store.put(new_key(), pieces(b""), size=300)
+        await store.put(new_key(), pieces(b"x" * 300), size=300)
+        go_on.set()
+    await store.put(new_key(), pieces(b"x" * 700), size=700)
+    await store.close()
 
 
 async def test_a_store_that_is_closed_is_unavailable(store: DiskBlobStore) -> None:

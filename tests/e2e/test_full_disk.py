@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -126,6 +127,30 @@ async def test_uploads_that_race_for_the_last_room_leave_whole_files_or_nothing(
         assert {file["id"] for file in await client.files()} == {file["id"] for file in kept}
         for file in kept:
             assert await client.download(file["id"]) == content
+
+
+async def test_uploads_that_were_announced_while_there_was_room_leave_the_reserve_to_the_catalog(
+    small_disk: DriveServer,
+) -> None:
+    small_disk.tables["blobs"]["min_free_bytes"] = 8 * MIB
+    small_disk.start()
+    async with Client.connect(small_disk.url) as client:
+        await client.enter()
+        content = os.urandom(3 * MIB)
+        intents = [await client.intent(f"{number}.bin", content) for number in range(12)]
+        kept: list[Json] = []
+
+        async def put(intent: Json) -> None:
+            with suppress(Refused):
+                kept.append(await client.put(intent, content))
+
+        async with anyio.create_task_group() as puts:
+            for intent in intents:
+                puts.start_soon(put, intent)
+        assert kept
+        assert shutil.disk_usage(f"/proc/{small_disk.pid}/root{small_disk.data}").free > 6 * MIB  # less its own growth
+        for file in kept:
+            await client.request("DELETE", f"/v1/files/{file['id']}")
 
 
 async def test_free_space_below_the_reserve_refuses_an_upload_at_its_intent(drive_server: DriveServer) -> None:
