@@ -134,10 +134,13 @@ class Objects:
             self.shards.prune(shard)
 
     def sweep(self, before: float, arriving: Collection[str]) -> int:
-        """Remove staging files last written before that time, but for those *arriving*; how many."""
+        """Remove staging files last written before that time, but for those *arriving*; how many.
+
+        A folder among them is somebody else's, and stays.
+        """
         swept = 0
         for entry in os.scandir(self.staging.fd):
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, IsADirectoryError):
                 status = os.stat(entry.name, dir_fd=self.staging.fd, follow_symlinks=False)
                 if entry.name not in arriving and status.st_mtime < before:
                     os.unlink(entry.name, dir_fd=self.staging.fd)

@@ -289,6 +289,17 @@ async def test_a_place_that_cannot_hold_blobs_is_named_at_the_start(tmp_path: Pa
         await DiskBlobStore(tmp_path / "linked").open()
 
 
+async def test_a_folder_among_the_leftovers_keeps_none_of_them_from_being_swept(
+    store: DiskBlobStore, root: Path
+) -> None:
+    for number in range(8):
+        (root / "staging" / f"folder{number}").mkdir()
+        (root / "staging" / f"left{number}").touch()
+    (root / "staging" / "link").symlink_to(root)
+    assert await store.sweep_staging(datetime.now(UTC) + SOON) == 9
+    assert names(root / "staging") == [f"folder{number}" for number in range(8)]
+
+
 async def test_puts_in_progress_have_their_room_and_others_are_refused_before_they_begin(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
