@@ -230,12 +230,11 @@ class SqliteCatalog:
 
     def _connect(self) -> sqlite3.Connection:
         sqlite_file.prepare(self._path, allow_network_fs=self._allow_network_fs)
-        self._connect_writer()
+        self._writer = self._connect_writer()
         return sqlite_file.connect(self._path, timeout=0, cache_kib=16000, read_only=True)
 
-    def _connect_writer(self) -> None:
-        self._writer = SqliteTx(sqlite_file.connect(self._path, cache_kib=8000), outbox=self._outbox)
-        self._lost = False
+    def _connect_writer(self) -> SqliteTx:
+        return SqliteTx(sqlite_file.connect(self._path, cache_kib=8000), outbox=self._outbox)
 
     async def close(self) -> None:
         if self._open:
@@ -330,7 +329,7 @@ class SqliteCatalog:
         outcomes: list[Outcome] = []
         try:
             if self._writer is None:
-                self._writer = SqliteTx(sqlite_file.connect(self._path, cache_kib=8000), outbox=self._outbox)
+                self._writer = self._connect_writer()
             execute = self._writer.connection.execute
             execute("BEGIN IMMEDIATE")
             for operation in operations:
