@@ -59,6 +59,11 @@ _END = (
     "UPDATE uploads SET state = $2, reason = $3, finished_at = $4, cleanup_at = $4 "
     f"WHERE id = $1 AND state = 'pending' RETURNING {rows.UPLOAD}"
 )
+_WAITING = (  # two ranges of one index: a single condition for both would read all that is pending
+    f"SELECT {rows.UPLOAD} FROM uploads WHERE state = 'pending' AND next_check_at {{}} $1 "
+    "AND (created_at <= $2 OR created_at > $3) ORDER BY next_check_at LIMIT $4"
+)
+_DUE, _SET_BACK = _WAITING.format("<="), _WAITING.format(">")
 _UNRESERVE = "UPDATE users SET reserved_bytes = reserved_bytes - $2 WHERE id = $1"
 _COMMIT = (
     "UPDATE uploads SET state = 'committed', finished_at = $2, received_bytes = size_bytes, file_id = $3 "
@@ -307,15 +312,9 @@ async def due(tx: Tx, *, after: float, limit: int, now: datetime) -> list[Upload
     What lies further ahead than any delay was written by a clock that has
     since been set back: it does not wait until that time comes again.
     """
-    at = rows.micros(now)
-    found = await tx.all(
-        f"SELECT {rows.UPLOAD} FROM uploads WHERE state = 'pending' AND (next_check_at <= $1 OR next_check_at > $2) "
-        "AND (created_at <= $3 OR created_at > $2) ORDER BY next_check_at LIMIT $4",
-        at,
-        rows.later(now, _LONGEST_CHECK_DELAY),
-        rows.later(now, -after),
-        limit,
-    )
+    at, far, begun = rows.micros(now), rows.later(now, _LONGEST_CHECK_DELAY), rows.later(now, -after)
+    found = [*await tx.all(_DUE, at, begun, far, limit)]
+    found += await tx.all(_SET_BACK, far, begun, far, limit - len(found))
     for row in found:
         upload = rows.upload(row)
         next_at = rows.later(now, _backoff(max(after, 1.0), upload.attempts, _LONGEST_CHECK_DELAY))

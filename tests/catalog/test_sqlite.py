@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import anyio
 import pytest
 
-from godrive.catalog import Tx, files, sqlite, sqlite_file
+from godrive.catalog import Tx, files, sqlite, sqlite_file, uploads
 from godrive.catalog.sqlite import SqliteCatalog, SqliteTx
 from godrive.errors import StoreUnavailable
 from godrive.model import Sort
@@ -301,3 +301,12 @@ async def test_a_large_read_that_is_cancelled_leaves_its_connection_fit_for_the_
     await asyncio.gather(*reads, return_exceptions=True)
     assert all(read.cancelled() for read in reads)
     assert await catalog.read(Where(200_000)) == 200_000
+
+
+@pytest.mark.parametrize("sql", [uploads._DUE, uploads._SET_BACK])
+def test_pending_uploads_that_are_not_due_are_not_looked_at(path: Path, sql: str) -> None:
+    sqlite_file.prepare(path, allow_network_fs=True)
+    with closing(sqlite_file.connect(path)) as connection:
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql.replace('$', '?')}", [1, 2, 3, 4])]
+    assert len(plan) == 1, plan
+    assert plan[0].startswith("SEARCH uploads USING INDEX uploads_due (next_check_at")
