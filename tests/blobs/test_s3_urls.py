@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -21,6 +22,9 @@ from godrive.model import ObjectKey, SignedRequest, new_id
 from tests.servers import free_port
 
 pytestmark = pytest.mark.anyio
+
+GUARDS = {"x-amz-copy-if-match": "none", "x-amz-acl": "private"}
+"""What keeps others from adding headers, in the gateway's words."""
 
 
 class LateClock(SystemClock):
@@ -120,6 +124,57 @@ async def test_a_client_cannot_vouch_for_its_own_digest(s3_store: S3BlobStore, c
         assert (await s3_store.head(key)).sha256 is None
 
 
+@pytest.mark.parametrize("directive", [{}, {"x-amz-metadata-directive": "REPLACE"}])
+@pytest.mark.parametrize("direct", [True, False])
+async def test_a_signed_put_cannot_be_made_a_copy_of_another_blob(
+    s3_store: S3BlobStore, s3_settings: S3, client: aiohttp.ClientSession, directive: dict[str, str], direct: bool
+) -> None:
+    """Not of what is secret, and not over what is there: the gateway takes the header, though nobody signed it."""
+    secret, mine, fresh = new_key(), new_key(), new_key()
+    assert await send(client, await sign(s3_store, secret, 6), b"secret") == 200
+    copying = {"x-amz-copy-source": f"/{s3_settings.bucket}/{s3_store.layout.object(secret)}", **directive}
+    store = S3BlobStore(s3_settings, capabilities=dataclasses.replace(s3_store.capabilities, conditional_put=direct))
+    await store.open()
+    request = await sign(store, mine, 5)
+    assert await send(client, request, b"first") == 200
+    info = await store.head(mine)
+    assert await send(client, request, b"other", copying) in {403, 412}
+    assert await store.head(mine) == info
+    assert await read(store, mine) == b"first"
+    assert await send(client, await sign(store, fresh, 5), b"other", copying) in {403, 412}
+    with pytest.raises(NotFound):
+        await store.head(fresh)
+    await store.close()
+
+
+async def test_a_signed_part_cannot_be_made_a_copy_of_another_blob(
+    s3_store: S3BlobStore, s3_settings: S3, client: aiohttp.ClientSession
+) -> None:
+    secret, mine = new_key(), new_key()
+    assert await send(client, await sign(s3_store, secret, 6), b"secret") == 200
+    multipart = await s3_store.begin_multipart(mine, mime="text/plain")
+    request = await s3_store.presign_part(mine, multipart, 1, size=6, expires_at=soon())
+    copying = {"x-amz-copy-source": f"/{s3_settings.bucket}/{s3_store.layout.object(secret)}"}
+    assert await send(client, request, b"other!", copying) >= 400
+    assert await send(client, request, b"other!") == 200
+
+
+@pytest.mark.parametrize(
+    "grant",
+    [
+        {"x-amz-acl": "public-read"},
+        {"x-amz-grant-read": 'uri="http://acs.amazonaws.com/groups/global/AllUsers"'},
+    ],
+)
+async def test_a_client_cannot_show_its_blob_to_the_world(
+    s3_store: S3BlobStore, client: aiohttp.ClientSession, grant: dict[str, str]
+) -> None:
+    request = await sign(s3_store, new_key(), 5)
+    await send(client, request, b"hello", grant)
+    async with client.get(request.url.partition("?")[0]) as answer:
+        assert answer.status in {403, 404}
+
+
 @pytest.mark.parametrize("method", ["GET", "DELETE", "HEAD", "POST"])
 async def test_a_signed_put_is_for_putting_only(
     s3_store: S3BlobStore, client: aiohttp.ClientSession, method: str
@@ -147,6 +202,7 @@ async def test_nothing_is_signed_that_the_intent_does_not_name(s3_store: S3BlobS
         "Content-Length": "5",
         "If-None-Match": "*",
         "x-amz-meta-godrive-sha256": "unverified",
+        **GUARDS,
     }
     query = dict(parse_qsl(urlsplit(request.url).query))
     assert sorted(query) == [
@@ -157,7 +213,7 @@ async def test_nothing_is_signed_that_the_intent_does_not_name(s3_store: S3BlobS
         "X-Amz-Signature",
         "X-Amz-SignedHeaders",
     ]
-    assert query["X-Amz-SignedHeaders"] == "content-length;content-type;host;if-none-match;x-amz-meta-godrive-sha256"
+    assert query["X-Amz-SignedHeaders"] == ";".join(sorted({"host", *(name.lower() for name in request.headers)}))
     assert "checksum" not in request.url
 
 
@@ -237,6 +293,14 @@ async def test_a_signed_part_takes_its_length_and_number_only(
         etag = answer.headers["ETag"]
     info = await s3_store.complete_multipart(key, multipart, [(1, etag)])  # as a client hands it on, quotes and all
     assert (info.size_bytes, info.sha256) == (5, None)
+
+
+async def test_where_nothing_keeps_a_client_from_copying_its_url_never_leads_to_the_blob(s3_settings: S3) -> None:
+    store = S3BlobStore(s3_settings, capabilities=Capabilities(conditional_put=True, guards=None))
+    await store.open()
+    key = new_key()
+    assert urlsplit((await sign(store, key, 5)).url).path.endswith(store.layout.arrival(key))
+    await store.close()
 
 
 class TestWithoutConditionalWrites:

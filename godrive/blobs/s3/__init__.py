@@ -9,6 +9,9 @@ How a blob comes to be written once, in a store that overwrites by nature:
 - Where it does not, a client's PUT is signed for a key below ``incoming/``,
   and the first ``head`` of the blob publishes it by a copy that no URL leads
   to.  What is sent to the URL later changes nothing and is swept.
+- Some stores let the holder of a URL turn its PUT into a copy, which heeds no
+  ``If-None-Match``, by a header that nobody signed.  There the URL signs a
+  condition that no copy fulfils; where none helps, publication is by copy.
 - Few stores make CompleteMultipartUpload or CopyObject conditional.  Where the
   probe finds that completion is not, both look for the key first, under a lock
   of this process.  Two *processes* that publish different bytes under one key

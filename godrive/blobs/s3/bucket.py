@@ -126,6 +126,14 @@ class Bucket:
             await self.give_up(target, multipart)
             raise
 
+    async def settle(self, key: ObjectKey) -> None:
+        """Publish what a client sent to ``incoming/``, unless that has happened.  Raises ``NotFound``."""
+        place, arrival = self.layout.object(key), self.layout.arrival(key)
+        async with self.publishing(key):
+            if await self.look_if_any(place) is None:
+                await self.transfer(arrival, await self.look(arrival), place)
+        await self.client.call("delete_object", Key=arrival)
+
     async def begin(self, bucket_key: str, mime: str, metadata: dict[str, str]) -> str:
         """A new multipart upload; its id."""
         answer = await self.client.call("create_multipart_upload", Key=bucket_key, ContentType=mime, Metadata=metadata)

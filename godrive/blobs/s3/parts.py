@@ -32,7 +32,7 @@ class Parts(Bucket):
     ) -> SignedRequest:
         """See :meth:`godrive.blobs.MultipartStore.presign_part`; the part's ETag is a header of the answer."""
         _check(number)
-        headers = {"Content-Length": str(size)}
+        headers = {"Content-Length": str(size), **(self.capabilities.guards or {})}
         url = await self.client.presign(
             "PUT",
             self.layout.object(key),

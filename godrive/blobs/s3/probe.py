@@ -5,17 +5,27 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import TypeVar
+from urllib.parse import quote
 
 import aiohttp
+from yarl import URL
 
 from godrive.blobs.layout import Layout
 from godrive.blobs.s3.client import S3Client
 from godrive.blobs.s3.faults import is_passing
 from godrive.errors import DriveError, StoreUnavailable, UploadFinished
 from godrive.model import new_id
+
+T = TypeVar("T")
+
+_COPY_CONDITIONS = ("x-amz-copy-source-if-match", "x-amz-copy-if-match")
+"""A condition on the source of a copy, as S3 calls it and as Ceph does."""
+
+_NO_ETAG = "none"
 
 
 @dataclass(frozen=True)
@@ -26,12 +36,20 @@ class Capabilities:
     ``conditional_complete``: the same of CompleteMultipartUpload.
     ``signed_digest``: a URL signed for a SHA-256 takes that body only.
     ``checksums``: a wrong ``x-amz-checksum-sha256`` is refused, and a right one kept.
+    ``guards``: what a URL has to sign beside, so that no client adds to its PUT
+    what nobody signed; ``None`` where nothing keeps them from it.
     """
 
     conditional_put: bool = False
     conditional_complete: bool = False
     signed_digest: bool = False
     checksums: bool = False
+    guards: Mapping[str, str] | None = field(default_factory=dict)
+
+    @property
+    def direct(self) -> bool:
+        """Whether a client's PUT may lead to the blob itself: nothing that it sends later can change it."""
+        return self.conditional_put and self.guards is not None
 
 
 async def probe(client: S3Client, layout: Layout) -> Capabilities:
@@ -39,11 +57,17 @@ async def probe(client: S3Client, layout: Layout) -> Capabilities:
 
     Raises ``StoreUnavailable`` also when the store lets us not write at all.
     """
-    tests = (_refuses_second_put, _refuses_completion, _holds_to_digest, _checks_sums)
-    return Capabilities(*await asyncio.gather(*(_try(client, layout, test) for test in tests)))
+    put, complete, digest, sums, guards = await asyncio.gather(
+        _try(client, layout, _refuses_second_put),
+        _try(client, layout, _refuses_completion),
+        _try(client, layout, _holds_to_digest),
+        _try(client, layout, _checks_sums),
+        _try(client, layout, _find_guards),
+    )
+    return Capabilities(put, complete, digest, sums, guards)
 
 
-async def _try(client: S3Client, layout: Layout, test: Callable[[S3Client, str], Awaitable[bool]]) -> bool:
+async def _try(client: S3Client, layout: Layout, test: Callable[[S3Client, str], Awaitable[T]]) -> T:
     key = layout.probes + new_id()
     await client.call("put_object", Key=key, Body=b"probe")
     try:
@@ -84,12 +108,50 @@ async def _holds_to_digest(client: S3Client, key: str) -> bool:
     headers = {"x-amz-content-sha256": digest}
     until = client.now() + timedelta(minutes=1)
     url = await client.presign("PUT", key, expires_at=until, headers=headers, payload=digest, internal=True)
+    refused = await _send(client, url, b"other", headers) in range(400, 500)
+    return refused and await _send(client, url, b"probe", headers) == 200
+
+
+async def _find_guards(client: S3Client, key: str) -> dict[str, str] | None:
+    """See :attr:`Capabilities.guards`.
+
+    A store that looks at signed headers only lets the holder of a URL add
+    others.  ``x-amz-copy-source`` turns the PUT into a copy of whatever our
+    keys can read, over what is there (CVE-2026-54330 and its like);
+    ``x-amz-acl`` shows the blob to the world.  A header that is signed cannot
+    be another one: so the copy is given a condition that no source fulfils.
+    """
+    target = f"{key}-copy"
     try:
-        async with client.session() as session:
-            async with session.put(url, data=b"other", headers=headers) as answer:
-                refused = answer.status in range(400, 500)
-            async with session.put(url, data=b"probe", headers=headers) as answer:
-                return refused and answer.status == 200
+        if not await _copies(client, key, target, {}):
+            return {}
+        for condition in _COPY_CONDITIONS:
+            guards = {condition: _NO_ETAG, "x-amz-acl": "private"}
+            if await _copies(client, key, target, guards) is False:
+                return guards
+        return None
+    finally:
+        await client.call("delete_object", Key=target)
+
+
+async def _copies(client: S3Client, source: str, target: str, guards: dict[str, str]) -> bool | None:
+    """Whether a URL that signs *guards* can be made to copy; ``None`` when it cannot even be used to put."""
+    until = client.now() + timedelta(minutes=1)
+    url = await client.presign("PUT", target, expires_at=until, headers=guards, internal=True)
+    if await _send(client, url, b"put", guards) != 200:
+        return None
+    await _send(client, url, b"", {**guards, "x-amz-copy-source": f"/{client.bucket}/{quote(source)}"})
+    head = await client.call("head_object", Key=target)
+    return bool(head["ContentLength"] == len(b"probe"))
+
+
+async def _send(client: S3Client, url: str, body: bytes, headers: dict[str, str]) -> int:
+    try:
+        async with (
+            client.session() as session,
+            session.put(URL(url, encoded=True), data=body, headers=headers) as answer,
+        ):
+            return answer.status
     except (aiohttp.ClientError, TimeoutError) as error:
         raise StoreUnavailable("The store does not answer.", hint=str(error)) from error
 

@@ -26,24 +26,17 @@ class Reading(Bucket):
     async def head(self, key: ObjectKey) -> BlobInfo:
         """See :meth:`godrive.blobs.BlobStore.head`.
 
-        In a store without conditional writes this also publishes what a client
-        has sent, so that its URL cannot change it any more.
+        Where a client's PUT leads to a place of its own, this also publishes
+        what it has sent, so that its URL cannot change it any more.
         """
         place = self.layout.object(key)
         try:
             return blob_info(key, await self.look(place))
         except NotFound:
-            if self.capabilities.conditional_put:
+            if self.capabilities.direct:
                 raise
-        await self._settle(key)
+        await self.settle(key)
         return blob_info(key, await self.look(place))
-
-    async def _settle(self, key: ObjectKey) -> None:
-        place, arrival = self.layout.object(key), self.layout.arrival(key)
-        async with self.publishing(key):
-            if await self.look_if_any(place) is None:
-                await self.transfer(arrival, await self.look(arrival), place)
-        await self.client.call("delete_object", Key=arrival)
 
     async def get(self, key: ObjectKey, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         """See :meth:`godrive.blobs.BlobStore.get`; a transfer that breaks off is taken up again."""

@@ -21,7 +21,8 @@ class Urls(Bucket):
 
         The signature covers key, length and type, and where the store honours
         them the digest and that nothing is overwritten.  What the metadata says
-        of the digest is signed too: some stores take metadata that is not.
+        of the digest is signed too, and what keeps a client from making the PUT
+        something else: some stores take headers that are not.
         """
         honours = self.capabilities
         headers = {"Content-Type": mime or DEFAULT_MIME, "Content-Length": str(size)}
@@ -33,7 +34,8 @@ class Urls(Bucket):
         elif sha256 is not None and honours.checksums:
             headers["x-amz-checksum-sha256"] = checksum(sha256)
         headers[f"x-amz-meta-{DIGEST_KEY}"] = digest
-        place = self.layout.object(key) if honours.conditional_put else self.layout.arrival(key)
+        headers |= honours.guards or {}
+        place = self.layout.object(key) if honours.direct else self.layout.arrival(key)
         payload = headers.get("x-amz-content-sha256", UNSIGNED)
         url = await self.client.presign("PUT", place, expires_at=expires_at, headers=headers, payload=payload)
         return SignedRequest(method="PUT", url=url, headers=headers, expires_at=expires_at)

@@ -127,7 +127,7 @@ class Writing(Bucket):
     async def delete(self, key: ObjectKey) -> None:
         """See :meth:`godrive.blobs.BlobStore.delete`."""
         await self.client.call("delete_object", Key=self.layout.object(key))
-        if not self.capabilities.conditional_put:
+        if not self.capabilities.direct:
             await self.client.call("delete_object", Key=self.layout.arrival(key))
 
     async def quarantine(self, key: ObjectKey) -> None:
