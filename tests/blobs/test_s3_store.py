@@ -12,10 +12,12 @@ import tracemalloc
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
+import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from yarl import URL
 
 from godrive.blobs.layout import Layout
 from godrive.blobs.s3 import S3BlobStore
@@ -230,6 +232,19 @@ def test_a_key_is_found_again_only_below_its_own_prefix(key: ObjectKey, mine: st
     if mine != other:
         assert Layout(other).object_key(place) != key or Layout(other).object(key) == place
     assert Layout(mine).object_key(Layout(mine).quarantine(key)) is None
+
+
+@pytest.mark.parametrize("prefix", ["a?b/", "a#b/", "a b+c%/", "ü/", "../x/"])
+async def test_any_prefix_is_one_that_signed_urls_lead_to(s3_settings: S3, prefix: str) -> None:
+    store, key = S3BlobStore(replace(s3_settings, prefix=prefix)), new_key()
+    await store.open()
+    until = datetime.now(UTC) + timedelta(minutes=5)
+    request = await store.presign_put(key, size=5, mime="text/plain", sha256=None, expires_at=until)
+    url = URL(request.url, encoded=True)
+    async with aiohttp.ClientSession() as client, client.put(url, data=b"hello", headers=request.headers) as sent:
+        assert sent.status == 200
+    assert await read(store, key) == b"hello"
+    await store.close()
 
 
 @pytest.mark.parametrize("prefix", ["drive", "/", "/drive/", "a//b/"])

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from godrive.errors import Invalid
 
@@ -60,8 +60,9 @@ def presign(
     seconds = int((expires_at - now).total_seconds())
     if not 0 < seconds <= LONGEST.total_seconds():
         raise Invalid("A signed URL is valid for at least one second and at most a week.")
-    parts = urlsplit(url)
-    signed = {"host": parts.netloc} | {name.lower(): " ".join(value.split()) for name, value in (headers or {}).items()}
+    scheme, _, place = url.partition("://")
+    host, _, unquoted = place.partition("/")
+    signed = {"host": host} | {name.lower(): " ".join(value.split()) for name, value in (headers or {}).items()}
     names = ";".join(sorted(signed))
     stamp = f"{now:%Y%m%dT%H%M%SZ}"
     scope = f"{stamp[:8]}/{region}/s3/aws4_request"
@@ -75,14 +76,14 @@ def presign(
     }
     if credentials.token:
         arguments["X-Amz-Security-Token"] = credentials.token
-    path = quote(parts.path or "/", safe="/-_.~")
+    path = quote(f"/{unquoted}", safe="/-_.~")
     pairs = sorted((quote(name, safe="-_.~"), quote(value, safe="-_.~")) for name, value in arguments.items())
     search = "&".join(f"{name}={value}" for name, value in pairs)
     lines = "".join(f"{name}:{signed[name]}\n" for name in sorted(signed))
     request = f"{method}\n{path}\n{search}\n{lines}\n{names}\n{payload}"
     to_sign = f"{_ALGORITHM}\n{stamp}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
     signature = _hmac(_key(credentials.secret_key, stamp[:8], region), to_sign).hex()
-    return f"{parts.scheme}://{parts.netloc}{path}?{search}&X-Amz-Signature={signature}"
+    return f"{scheme}://{host}{path}?{search}&X-Amz-Signature={signature}"
 
 
 @lru_cache(maxsize=4)
