@@ -17,10 +17,12 @@ import pytest
 
 from godrive.blobs.s3 import S3BlobStore
 from godrive.blobs.s3.breaker import OPEN_FOR
+from godrive.blobs.s3.client import DEADLINE
 from godrive.clock import SystemClock
 from godrive.config import S3
 from godrive.errors import NotFound, StoreUnavailable
 from godrive.model import ObjectKey, new_id
+from godrive.runtime import Ask
 from tests.conftest import require
 from tests.servers import CephGateway
 
@@ -185,3 +187,7 @@ async def test_a_store_that_is_down_at_the_start_is_unavailable_not_misconfigure
     finally:
         gateway.start()
         await store.close()
+
+
+def test_who_asks_waits_long_enough_to_hear_that_the_store_does_not_answer() -> None:
+    assert Ask.timeout > DEADLINE

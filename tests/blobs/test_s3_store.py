@@ -31,6 +31,7 @@ from godrive.errors import (
     Invalid,
     LengthMismatch,
     NotFound,
+    StoreUnavailable,
     TooLarge,
     UploadFinished,
 )
@@ -265,6 +266,16 @@ async def test_objects_over_the_limit_of_one_copy_are_copied_in_parts(s3_setting
     with pytest.raises(UploadFinished):
         await store.copy(source, target)
     await store.close()
+
+
+async def test_a_bucket_that_is_gone_is_an_outage_and_no_answer_about_its_blobs(s3_store: S3BlobStore) -> None:
+    """HEAD says 404 for both."""
+    await s3_store.client.call("delete_bucket")
+    with pytest.raises(StoreUnavailable):
+        await s3_store.head(new_key())
+    await s3_store.client.call("create_bucket")
+    with pytest.raises(NotFound):
+        await s3_store.head(new_key())
 
 
 async def test_a_blob_in_quarantine_is_where_only_an_operator_finds_it(s3_store: S3BlobStore) -> None:

@@ -82,9 +82,17 @@ class Bucket:
                 self._locks[key] = lock, users - 1
 
     async def look(self, bucket_key: str) -> dict[str, Any]:
-        """The store's HEAD.  Raises ``NotFound``."""
+        """The store's HEAD.  Raises ``NotFound``.
+
+        A 404 without a body does not say what is not there: that the bucket
+        itself is gone says nothing about the object.
+        """
         options: dict[str, Any] = {"ChecksumMode": "ENABLED"} if self.capabilities.checksums else {}
-        head: dict[str, Any] = await self.client.call("head_object", Key=bucket_key, **options)
+        try:
+            head: dict[str, Any] = await self.client.call("head_object", Key=bucket_key, **options)
+        except NotFound:
+            await self.client.check_bucket()
+            raise
         return head
 
     async def look_if_any(self, bucket_key: str) -> dict[str, Any] | None:

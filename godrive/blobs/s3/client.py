@@ -28,8 +28,8 @@ from godrive.errors import ConfigError, StoreUnavailable
 ATTEMPTS = 3
 """Tries of one request, all within its deadline."""
 
-DEADLINE = 15.0
-"""Seconds that a request without a body may take, retries and the wait for a connection included."""
+DEADLINE = 10.0
+"""Seconds that a request without a body may take, retries and all: less than an ask waits, so that it hears why."""
 
 BODY_DEADLINE = 120.0
 """Seconds for one request that carries a part, or that has the store move bytes itself."""
@@ -119,6 +119,11 @@ class S3Client:
                 raise
             return False
         return True
+
+    async def check_bucket(self) -> None:
+        """Raises ``StoreUnavailable`` when the bucket is not there (any more)."""
+        if not await self._has_bucket():
+            raise StoreUnavailable(f"The bucket {self.bucket} is gone.", hint="Restore it, or make it again.")
 
     def now(self) -> datetime:
         """The time that signatures are made with."""
