@@ -329,6 +329,16 @@ class TestWithoutConditionalWrites:
         assert await plain_store.sweep_staging(soon()) == 1
         assert await plain_store.sweep_staging(soon()) == 0
 
+    async def test_what_was_never_published_is_not_swept_away(
+        self, plain_store: S3BlobStore, client: aiohttp.ClientSession
+    ) -> None:
+        """The store said yes to the client; whether anybody waits for it, the rows know."""
+        key = new_key()
+        await send(client, await sign(plain_store, key, 5), b"first")
+        await plain_store.sweep_staging(soon())
+        assert [blob.key async for blob in plain_store.list()] == [key]
+        assert await read(plain_store, key) == b"first"
+
     async def test_a_put_through_us_is_still_written_once(self, plain_store: S3BlobStore) -> None:
         async def body() -> AsyncIterator[bytes]:
             yield b"x"

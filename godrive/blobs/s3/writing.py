@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
@@ -141,8 +141,9 @@ class Writing(Bucket):
     async def sweep_staging(self, before: datetime) -> int:
         """See :meth:`godrive.blobs.BlobStore.sweep_staging`.
 
-        That is multipart uploads of ours to which nothing was added since, and
-        what clients sent after (or never got to) its publication.
+        That is multipart uploads of ours to which nothing was added since.
+        What a client sent is never removed before it is published: the row
+        of its upload may still wait for it, and if none does it is an orphan.
         """
         swept = 0
         tokens = {"NextKeyMarker": "KeyMarker", "NextUploadIdMarker": "UploadIdMarker"}
@@ -156,7 +157,12 @@ class Writing(Bucket):
         for prefix in (self.layout.incoming, self.layout.probes):
             async for entry in self.client.pages("list_objects_v2", "Contents", following, Prefix=prefix):
                 if entry["LastModified"] < before:
-                    await self.client.call("delete_object", Key=entry["Key"])
+                    key = self.layout.object_key(entry["Key"])
+                    if key is None:
+                        await self.client.call("delete_object", Key=entry["Key"])
+                    else:
+                        with suppress(NotFound):  # it was published or deleted meanwhile
+                            await self.settle(key)
                     swept += 1
         return swept
 
