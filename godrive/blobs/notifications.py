@@ -37,6 +37,9 @@ DEEPEST = 4
 _BUCKETS = "/buckets/"
 """Where SeaweedFS's filer keeps its buckets."""
 
+_LARGEST = 2**63 - 1
+"""What fits into a message to another process."""
+
 _NOTHING_TO_DO = ("SubscriptionConfirmation", "UnsubscribeConfirmation")
 
 
@@ -171,7 +174,7 @@ def _read_filer(event: _FilerEvent) -> list[Arrival]:
 
 
 def _arrival(bucket: str, key: str, found: _Object, event_id: str) -> Arrival:
-    size = found.size if found.size is not None and found.size >= 0 else None
+    size = found.size if found.size is not None and 0 <= found.size <= _LARGEST else None
     etag = ETag(found.etag.strip('"')) if found.etag else None
     return Arrival(bucket=bucket, key=key, size_bytes=size, etag=etag, event_id=event_id or found.sequencer or "")
 

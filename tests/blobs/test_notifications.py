@@ -111,6 +111,15 @@ def test_envelopes_are_not_opened_without_end() -> None:
         parse(json.dumps({"Records": [record]}))
 
 
+@pytest.mark.parametrize("size", [-1, 2**63, 2**70, 10**400])
+def test_a_size_that_none_can_be_is_unknown_and_fits_into_a_message(size: int) -> None:
+    """An ask to another process has no room for it."""
+    s3 = {"bucket": {"name": "b"}, "object": {"key": "k", "size": size}}
+    record = {"eventSource": "aws:s3", "eventName": "ObjectCreated:Put", "s3": s3}
+    (arrival,) = parse(json.dumps({"Records": [record]}))
+    assert arrival.size_bytes is None
+
+
 def is_harmless(body: bytes | str) -> bool:
     try:
         found = parse(body)
