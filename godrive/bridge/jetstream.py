@@ -25,7 +25,7 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeout
 from nats.js.api import AckPolicy, ConsumerConfig
-from nats.js.errors import NotFoundError
+from nats.js.errors import ServerError
 
 from godrive.bridge.connection import NatsLink, answering
 from godrive.bridge.deadletters import DeadLetters
@@ -54,6 +54,8 @@ BACKOFF = (0.2, 5.0)
 
 MAX_AGE = timedelta(days=7).total_seconds()
 MAX_EVENTS = 1_000_000
+
+_CONSUMER_DIFFERS = 10012
 
 _HEARTBEAT, _NO_MESSAGES, _EXPIRED = "100", "404", "408"
 
@@ -98,15 +100,16 @@ class BucketEvents:
                 await anyio.sleep(min(BACKOFF[1], BACKOFF[0] * 2 ** (failures - 1)))
 
     async def prepare(self) -> None:
-        """Have the streams and the consumer.  Raises ``ConfigError``, ``StoreUnavailable``."""
+        """Have the streams, and the consumer as it must be: one that was made otherwise would lose events unnoticed.
+
+        Raises ``ConfigError``, ``StoreUnavailable``.
+        """
         settings = self._settings
         js = (await self._link.client()).jetstream()
         with answering():
             await ensure_stream(js, settings.stream, settings.subject, max_age=MAX_AGE, max_msgs=MAX_EVENTS)
             try:
-                known = await js.consumer_info(settings.stream, settings.consumer)
-            except NotFoundError:
-                known = await js.add_consumer(
+                await js.add_consumer(
                     settings.stream,
                     ConsumerConfig(
                         durable_name=settings.consumer,
@@ -117,8 +120,13 @@ class BucketEvents:
                         filter_subject=settings.subject,
                     ),
                 )
-        if known.config.deliver_subject:
-            raise ConfigError(f"The JetStream consumer {settings.consumer} pushes; it must be one that is pulled from.")
+            except ServerError as error:
+                if error.err_code != _CONSUMER_DIFFERS:
+                    raise
+                raise ConfigError(
+                    f"The JetStream consumer {settings.consumer} cannot be made what it must be: {error.description}.",
+                    hint=f"nats consumer rm {settings.stream} {settings.consumer}, which is then made again.",
+                ) from None
         await self._dead.prepare()
 
     async def _consume(self) -> None:
@@ -165,9 +173,9 @@ class BucketEvents:
                 message = await subscription.next_msg(timeout=2 * self._heartbeat)
             except NatsTimeout:
                 raise StoreUnavailable("Nothing is heard of the JetStream consumer.") from None
-            status = (message.headers or {}).get("Status")
-            if status is None:
+            if message.reply:  # where to acknowledge it: no word of the server's, whatever its headers say
                 return message
+            status = (message.headers or {}).get("Status")
             if status in {_NO_MESSAGES, _EXPIRED}:
                 return None
             if status != _HEARTBEAT:

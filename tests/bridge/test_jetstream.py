@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import pytest
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
-from nats.js.api import StreamConfig
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamConfig
 
 from godrive.bridge.connection import NatsLink
 from godrive.bridge.deadletters import DeadLetters
@@ -206,6 +207,21 @@ async def test_a_malformed_event_is_a_dead_letter_and_the_next_event_works(
     assert len(await scene.files()) == 1
 
 
+@pytest.mark.parametrize("status", ["100", "404", "409", "503"])
+async def test_a_message_that_looks_like_a_word_of_the_server_is_a_dead_letter_and_the_next_event_works(
+    scene: Scene, consumer: Consumer, link: NatsLink, settings: Ingest, dead: DeadLetters, *, status: str
+) -> None:
+    _, message = await scene.arrive("a.txt")
+    js = await jetstream(link)
+    async with consumer.running():
+        await js.publish(settings.subject, b"poison", headers={"Status": status})
+        await js.publish(settings.subject, message)
+        await scene.ingest.wait(1)
+        await acknowledged(link, settings)
+        assert [letter.body async for letter in dead.list()] == [b"poison"]
+    assert not [told for told in scene.events if isinstance(told, ChildWaiting)]
+
+
 async def test_a_letter_can_be_as_large_as_a_message_and_its_reason_anything(
     scene: Scene, consumer: Consumer, link: NatsLink, settings: Ingest, dead: DeadLetters
 ) -> None:
@@ -354,6 +370,42 @@ async def test_a_stream_of_others_is_left_alone_and_named(
     await js.add_stream(StreamConfig(name=settings.stream, subjects=["elsewhere." + settings.subject]))
     with pytest.raises(ConfigError, match="keeps elsewhere"):
         await consumer.events.prepare()
+
+
+@pytest.mark.parametrize("otherwise", [{"filter_subject": "other"}, {"max_deliver": 1}, {"max_ack_pending": 1}])
+async def test_a_consumer_that_was_made_otherwise_is_made_what_it_must_be(
+    scene: Scene, consumer: Consumer, link: NatsLink, settings: Ingest, dead: DeadLetters, *, otherwise: dict[str, Any]
+) -> None:
+    """As by a release or a configuration before: it would go on without a word, and without the events."""
+    js, elsewhere = await jetstream(link), f"{settings.subject}.other"
+    await js.add_stream(StreamConfig(name=settings.stream, subjects=[settings.subject, elsewhere]))
+    if "filter_subject" in otherwise:
+        otherwise = {"filter_subject": elsewhere}
+    made = ConsumerConfig(durable_name=settings.consumer, ack_policy=AckPolicy.EXPLICIT, **otherwise)
+    await js.add_consumer(settings.stream, made)
+    scene.ingest.failures = [StoreUnavailable()] * settings.max_deliver
+    async with consumer.running():
+        await js.publish(settings.subject, (await scene.arrive("a.txt"))[1])
+        await scene.until(DeadLetter)
+        await acknowledged(link, settings)
+        assert len([letter async for letter in dead.list()]) == 1
+
+
+@pytest.mark.parametrize(
+    "otherwise", [{"ack_policy": AckPolicy.NONE}, {"deliver_subject": "push"}, {"deliver_policy": DeliverPolicy.NEW}]
+)
+async def test_a_consumer_that_cannot_be_made_what_it_must_be_is_named(
+    consumer: Consumer, link: NatsLink, settings: Ingest, otherwise: dict[str, Any]
+) -> None:
+    js = await jetstream(link)
+    await js.add_stream(StreamConfig(name=settings.stream, subjects=[settings.subject]))
+    made = ConsumerConfig(durable_name=settings.consumer, **({"ack_policy": AckPolicy.EXPLICIT} | otherwise))
+    await js.add_consumer(settings.stream, made)
+    with pytest.raises(ConfigError, match=settings.consumer) as refusal:
+        await consumer.events.prepare()
+    assert refusal.value.hint
+    await js.delete_consumer(settings.stream, settings.consumer)
+    await consumer.events.prepare()
 
 
 async def test_while_there_is_no_server_the_child_waits_and_says_so_once(
