@@ -36,6 +36,7 @@ class _Confirmation(msgspec.Struct, rename="pascal"):
 
     type: str = ""
     topic_arn: str = ""
+    token: str = ""
     subscribe_url: str = msgspec.field(default="", name="SubscribeURL")
 
 
@@ -70,7 +71,8 @@ class Webhook:
         """Whether SNS asks for a confirmation.
 
         It is the operator who gives it: a server that fetches the URL in a
-        request fetches what anyone likes, from where only it can reach.
+        request fetches what anyone likes, from where only it can reach.  So
+        the log has the token, which is told to nobody else and good for that only.
         """
         try:
             message = msgspec.json.decode(body, type=_Confirmation)
@@ -81,8 +83,9 @@ class Webhook:
         self._log.warning(
             "sns_subscription_waits",
             topic=message.topic_arn[:300],
+            token=message.token[:1000],
             host=_host(message.subscribe_url),
-            hint="Confirm it yourself: aws sns confirm-subscription --topic-arn ... --token ...",
+            hint="Confirm it yourself: aws sns confirm-subscription --topic-arn <topic> --token <token>",
         )
         return True
 

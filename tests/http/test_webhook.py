@@ -158,6 +158,8 @@ async def test_a_confirmation_of_sns_is_left_to_the_operator(
             store = Person(http, site.url)
             assert (await store("POST", PATH, data=json.dumps(message), headers=BEARER)).status == 204
     assert "sns_subscription_waits" in caplog.text
+    assert "arn:aws:sns:us-east-1:123456789012:t" in caplog.text
+    assert "2336412f37" in caplog.text  # without which nobody can confirm it
     server.close()
     await server.wait_closed()
     assert not fetched.is_set()
