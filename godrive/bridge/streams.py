@@ -23,17 +23,23 @@ async def ensure_stream(
     other subjects, or another one this subject; the NATS client's errors when
     the server cannot be asked.
     """
+    if not await has_stream(js, name, subject):
+        await _make(js, name, subject, max_age=max_age, max_msgs=max_msgs, **options)
+
+
+async def has_stream(js: JetStreamContext, name: str, subject: str) -> bool:
+    """Whether there is a stream of that name.  Raises ``ConfigError`` when it keeps other subjects."""
     try:
         info = await js.stream_info(name)
     except NotFoundError:
-        await _make(js, name, subject, max_age=max_age, max_msgs=max_msgs, **options)
-        return
+        return False
     subjects = info.config.subjects or []
     if not any(covers(pattern, subject) for pattern in subjects):
         raise ConfigError(
             f"The JetStream stream {name} keeps {', '.join(subjects) or 'no subject'} and not {subject}.",
             hint=f"Add the subject: nats stream edit {name} --subjects {subject}",
         )
+    return True
 
 
 async def _make(js: JetStreamContext, name: str, subject: str, **options: Any) -> None:

@@ -23,6 +23,19 @@ PATIENCE = 30.0
 EXTRAS = {"aiobotocore": "s3", "asyncpg": "postgres", "nats": "nats"}
 """What has to be installed for a module that only some configurations need."""
 
+TABLES = {
+    "data folder": "server.data_dir",
+    "secret": "auth.secret_file",
+    "free space": "server.data_dir",
+    "clock": "server.data_dir",
+    "catalog": "[catalog]",
+    "blob store": "[blobs]",
+    "signed URLs": "[blobs.s3]",
+    "NATS": "[nats]",
+    "server": "[server]",
+}
+"""Where to look when what went wrong says no more."""
+
 
 class Verdict(StrEnum):
     """``WARNING``: it works, but look at it.  ``FAILURE``: it does not work."""
@@ -61,7 +74,7 @@ class Report:
         """It works, but."""
         self._add(Finding(check, Verdict.WARNING, detail, hint))
 
-    def failure(self, check: str, detail: str, hint: str = "") -> None:
+    def failure(self, check: str, detail: str, hint: str) -> None:
         """It does not work."""
         self._add(Finding(check, Verdict.FAILURE, detail, hint))
 
@@ -85,18 +98,20 @@ async def examine(config: Config, clock: Clock, report: Report, *, set_cors: boo
         "signed URLs": partial(urls.signed, config, clock, report, set_cors=set_cors),
         "NATS": partial(messaging.nats, config, clock, report),
         "server": partial(machine.server, config, report),
+        "events": partial(messaging.posted, config, report),
     }
     for name, check in checks.items():
+        advice = f"See whether {TABLES.get(name, 'the configuration')} is right."
         try:
             with anyio.fail_after(PATIENCE):
                 await check()
         except DriveError as error:
-            report.failure(name, error.detail, error.hint or "")
+            report.failure(name, error.detail, error.hint or advice)
         except ModuleNotFoundError as error:
             if error.name not in EXTRAS:
                 raise
             report.failure(name, f"{error.name} is not installed.", f"pip install 'godrive[{EXTRAS[error.name]}]'")
         except TimeoutError:
-            report.failure(name, f"No answer within {PATIENCE:g} seconds.")
+            report.failure(name, f"No answer within {PATIENCE:g} seconds.", advice)
         except OSError as error:
-            report.failure(name, f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "))
+            report.failure(name, f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "), advice)

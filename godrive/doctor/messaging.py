@@ -6,14 +6,16 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+import aiohttp
 import anyio
+import msgspec
 
 from godrive.clock import Clock
 from godrive.config import Actors, Config
 from godrive.doctor import Report
 from godrive.doctor.stores import SAMPLE, body, new_key
-from godrive.errors import StoreUnavailable
-from godrive.stores import make_blobs
+from godrive.errors import ConfigError, DriveError, StoreUnavailable
+from godrive.stores import keeps_outbox, make_blobs
 
 if TYPE_CHECKING:
     from godrive.bridge.connection import NatsLink
@@ -21,44 +23,71 @@ if TYPE_CHECKING:
 WITHIN = 5.0
 """Seconds in which an event should come."""
 
+EVERY = 0.2
+"""Seconds between two questions whether it has."""
+
+_ABSENT = "Have the bucket send its events there; without them uploads are found by looking, which takes seconds."
+
+
+class _Ready(msgspec.Struct):
+    """What we want to know of a server's ``/readyz``."""
+
+    events: str
+
+
+_EVENTS = msgspec.json.Decoder(_Ready)
+
 
 async def nats(config: Config, clock: Clock, report: Report) -> None:
     """Whether NATS answers, keeps what it must, and carries the store's events."""
     if not config.nats.url:
         return
-    from godrive.bridge.connection import NatsLink  # noqa: PLC0415 - needs nats-py
+    from godrive.bridge.connection import NatsLink, answering  # noqa: PLC0415 - needs nats-py
 
     link = NatsLink(config.nats, name="godrive doctor")
     try:
-        client = await link.client()
-        start = time.perf_counter()
-        await client.flush()
+        with answering():
+            client = await link.client()
+            start = time.perf_counter()
+            await client.flush()
         milliseconds = (time.perf_counter() - start) * 1000
         away = [name for name in Actors.__struct_fields__ if getattr(config.actors, name).location == "nats"]
         what = f"for {', '.join(away)}" if away else "for no actor"
         report.ok("NATS", f"It answers within {milliseconds:.1f} ms, {what}.")
-        if config.ingest.events == "jetstream":
-            await _jetstream(link, report)
+        if config.ingest.events == "jetstream" or keeps_outbox(config):
+            await _jetstream(link, config, report)
         if config.ingest.events != "none":
             await _events(link, config, clock, report)
+    except StoreUnavailable as error:
+        report.failure("NATS", f"{error.detail} {error.hint or ''}".strip(), "Start it, or correct nats.url.")
     finally:
         await link.close()
 
 
-async def _jetstream(link: NatsLink, report: Report) -> None:
+async def _jetstream(link: NatsLink, config: Config, report: Report) -> None:
+    """Whether it is there, and would keep what the store sends."""
     from godrive.bridge.connection import answering  # noqa: PLC0415
+    from godrive.bridge.streams import has_stream  # noqa: PLC0415
 
+    js, ingest = (await link.client()).jetstream(), config.ingest
     try:
         with answering():
-            account = await (await link.client()).jetstream().account_info()
+            account = await js.account_info()
+            if ingest.events == "jetstream":
+                await has_stream(js, ingest.stream, ingest.subject)
     except StoreUnavailable as error:
         report.failure("JetStream", f"It does not answer: {error.hint}", "Start nats-server with -js.")
+    except ConfigError as error:
+        report.failure("JetStream", error.detail, error.hint or "")
     else:
         report.ok("JetStream", f"{account.streams} streams, {account.consumers} consumers.")
 
 
 async def _events(link: NatsLink, config: Config, clock: Clock, report: Report) -> None:
     """Store a blob, and listen beside the server for the event, so that the server misses nothing."""
+    if config.blobs.driver == "disk":
+        report.warning("events", "absent: a folder tells nobody what is put into it.", "Set ingest.events to 'none'.")
+        return
     subject, store, key = config.ingest.subject, make_blobs(config, clock), new_key()
     name = os.fsencode(key.rpartition("/")[2])
     came = anyio.Event()
@@ -78,14 +107,36 @@ async def _events(link: NatsLink, config: Config, clock: Clock, report: Report) 
                 await came.wait()
         finally:
             await store.delete(key)
+    except DriveError as error:
+        report.failure(
+            "events", f"The store takes no blob: {error.detail}", error.hint or "See what is said of it above."
+        )
+        return
     finally:
         await subscription.unsubscribe()
         await store.close()
     if came.is_set():
         report.ok("events", f"active: the store tells {subject} of what it gets.")
     else:
-        report.warning(
-            "events",
-            f"absent: nothing came to {subject} within {WITHIN:g} seconds.",
-            "Have the bucket send its events there; without them uploads are found by looking, which takes seconds.",
-        )
+        report.warning("events", f"absent: nothing came to {subject} within {WITHIN:g} seconds.", _ABSENT)
+
+
+async def posted(config: Config, report: Report) -> None:
+    """Whether what the store posts gets to the server, which alone can tell: blobs have come and gone just now."""
+    if not config.ingest.webhook_token or config.blobs.driver != "s3":
+        return
+    url, state = f"{config.server.base_url}/readyz", None
+    try:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
+            with anyio.move_on_after(WITHIN):
+                while state != "active":
+                    async with session.get(url, allow_redirects=False) as answer:
+                        state = _EVENTS.decode(await answer.content.read(1_000_000)).events
+                    await anyio.sleep(EVERY)
+    except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError, UnicodeError):
+        report.warning("events", f"There is no telling: {url} does not say.", "Ask the server itself: GET /readyz.")
+        return
+    if state == "active":
+        report.ok("events", "active: the store posts to the server what it gets.")
+    else:
+        report.warning("events", f"absent: nothing was posted to the server within {WITHIN:g} seconds.", _ABSENT)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from datetime import timedelta
+from datetime import UTC, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
@@ -19,10 +19,14 @@ from godrive.clock import Clock
 from godrive.config import Config
 from godrive.doctor import Report
 from godrive.doctor.stores import SAMPLE, new_key
+from godrive.errors import NotFound
 from godrive.model import SignedRequest
 
 if TYPE_CHECKING:
     from godrive.blobs.s3 import S3BlobStore
+
+WITHIN = 10.0
+"""Seconds in which the public endpoint should answer."""
 
 _SKEW = 30.0
 _REFUSED_SKEW = 900.0
@@ -44,35 +48,48 @@ async def signed(config: Config, clock: Clock, report: Report, *, set_cors: bool
         put = await store.presign_put(key, size=len(SAMPLE), mime="text/plain", sha256=digest, expires_at=until)
         get = await store.presign_get(key, filename="doctor.txt", mime="text/plain", inline=False, expires_at=until)
         try:
-            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as client:
+            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=WITHIN)) as client:
                 status, said = await _send(client, put, clock, report)
                 if status not in (200, 201, 204):
                     report.failure(
                         _NAME, f"A PUT to {_host(put)} was answered {status}: {said[:300]!r}.", _ENDPOINT_HINT
                     )
                     return
-                await store.head(key)  # where a put ends in a place of its own, this is what publishes it
+                try:
+                    await store.head(key)  # where a put ends in a place of its own, this is what publishes it
+                except NotFound:
+                    report.failure(_NAME, f"What was put to {_host(put)} is not in the store.", _ENDPOINT_HINT)
+                    return
                 status, read = await _send(client, get)
                 if status != 200 or read != SAMPLE:
                     report.failure(_NAME, f"A GET from {_host(get)} was answered {status}.", _ENDPOINT_HINT)
                     return
-                await _abuse(client, put, get, report)
+                await _abuse(client, put, get, report, copies=store.capabilities.guards is None)
         finally:
             await store.delete(key)
         await _cors(store, put, get, config, report, set_cors=set_cors)
-    except aiohttp.ClientError as error:
-        report.failure(_NAME, f"{_host(put)} cannot be reached: {error}.", _ENDPOINT_HINT)
+    except (aiohttp.ClientError, TimeoutError) as error:
+        report.failure(_NAME, f"{_host(put)} cannot be reached: {str(error) or 'it does not answer'}.", _ENDPOINT_HINT)
     finally:
         await store.close()
 
 
-async def _abuse(client: aiohttp.ClientSession, put: SignedRequest, get: SignedRequest, report: Report) -> None:
+async def _abuse(
+    client: aiohttp.ClientSession, put: SignedRequest, get: SignedRequest, report: Report, *, copies: bool
+) -> None:
+    """What must not work; *copies* says that the store was found to take headers that nobody signed."""
     forged = msgspec.structs.replace(put, url=re.sub(r"(?<=X-Amz-Signature=)\w", _another, put.url))
     unsigned = msgspec.structs.replace(get, url=get.url.partition("?")[0])
     if (await _send(client, forged))[0] < 300:
         report.failure(_NAME, "A URL with a forged signature is taken.", "Let nobody write to it without a key.")
     elif (await _send(client, unsigned))[0] < 300:
         report.failure(_NAME, "Anyone can read the bucket.", "Let nobody read it without a key.")
+    elif copies:
+        report.failure(
+            _NAME,
+            "A client can turn its upload into a copy of whatever the access key can read, as in CVE-2026-54330.",
+            "Update the store; until then let the access key read this bucket only.",
+        )
     else:
         report.ok(_NAME, f"Clients can put and get at {_host(put)}, as signed and not otherwise.")
 
@@ -119,9 +136,11 @@ async def _send(
 
 def _compare_clocks(answer: aiohttp.ClientResponse, clock: Clock, report: Report) -> None:
     """S3 refuses what was signed more than 15 minutes from its own time."""
-    if "Date" not in answer.headers:
+    try:
+        theirs = parsedate_to_datetime(answer.headers.get("Date", ""))
+    except ValueError:  # whatever answers there, it is no store
         return
-    seconds = abs((clock.now() - parsedate_to_datetime(answer.headers["Date"])).total_seconds())
+    seconds = abs((clock.now() - theirs.astimezone(UTC)).total_seconds())
     detail = f"The store's clock is {seconds:.0f} seconds from ours."
     if seconds > _REFUSED_SKEW:
         report.failure("store clock", detail, "Set the clock that is wrong.")

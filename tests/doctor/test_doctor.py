@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sqlite3
@@ -16,16 +17,19 @@ import pytest
 from msgspec.structs import replace
 
 from godrive.blobs.memory import MemoryBlobStore
+from godrive.blobs.s3 import probe
 from godrive.bridge.connection import NatsLink
 from godrive.clock import SystemClock
 from godrive.config import S3, Auth, Blobs, Catalog, Config, Ingest, Nats, Server
-from godrive.doctor import Finding, Report, Verdict, examine, messaging
+from godrive.doctor import Finding, Report, Verdict, examine, messaging, urls
 from godrive.drive import GoDrive
+from godrive.http.server import serve
 from godrive.model import BlobInfo, ObjectKey
 from godrive.testing import ManualClock
 from tests.conftest import require
 from tests.drive_server import DriveServer, environment
 from tests.servers import CephGateway, NatsServer, PostgresServer, free_port
+from tests.topics import Sns
 
 pytestmark = pytest.mark.anyio
 
@@ -235,9 +239,40 @@ async def test_nats_without_jetstream_is_a_failure(config: Config, tmp_path: Pat
     assert (finding.verdict, finding.hint) == (Verdict.FAILURE, "Start nats-server with -js.")
 
 
+@pytest.mark.parametrize(("publishes", "verdicts"), [(True, [Verdict.FAILURE]), (False, [])])
+async def test_jetstream_is_needed_for_what_is_published_too(
+    config: Config, tmp_path: Path, publishes: bool, verdicts: list[Verdict]
+) -> None:
+    require(NatsServer)
+    with NatsServer(tmp_path / "nats", jetstream=False) as server:
+        found = await findings(replace(config, nats=Nats(url=server.url, publish_events=publishes)))
+    assert [finding.verdict for finding in found if finding.check == "JetStream"] == verdicts
+
+
+async def test_stream_that_keeps_other_subjects_is_a_failure(config: Config, nats_server: NatsServer) -> None:
+    name = f"doctor{os.urandom(6).hex()}"
+    link = NatsLink(Nats(url=nats_server.url))
+    await (await link.client()).jetstream().add_stream(name=name, subjects=[f"{name}.other"])
+    await link.close()
+    ingest = Ingest(events="jetstream", stream=name, subject=f"{name}.uploaded")
+    finding = of(await findings(replace(config, nats=Nats(url=nats_server.url), ingest=ingest)), "JetStream")
+    assert finding.verdict is Verdict.FAILURE
+    assert f"{name}.uploaded" in finding.hint
+
+
 async def test_nats_that_does_not_answer_is_a_failure(config: Config) -> None:
     found = await findings(replace(config, nats=Nats(url=f"nats://127.0.0.1:{free_port()}")))
-    assert of(found, "NATS").verdict is Verdict.FAILURE
+    finding = of(found, "NATS")
+    assert (finding.verdict, finding.hint) == (Verdict.FAILURE, "Start it, or correct nats.url.")
+
+
+async def test_events_of_a_folder_are_not_waited_for_and_no_folder_is_made(
+    config: Config, nats_server: NatsServer, tmp_path: Path
+) -> None:
+    ingest = Ingest(events="nats", subject=f"doctor.{os.urandom(6).hex()}")
+    finding = of(await findings(replace(config, nats=Nats(url=nats_server.url), ingest=ingest)), "events")
+    assert (finding.verdict, finding.hint) == (Verdict.WARNING, "Set ingest.events to 'none'.")
+    assert list(tmp_path.iterdir()) == []
 
 
 # Beside a server
@@ -313,6 +348,48 @@ async def test_public_endpoint_that_nobody_reaches_is_a_failure(config: Config, 
     finding = of(found, "signed URLs")
     assert finding.verdict is Verdict.FAILURE
     assert "blobs.s3.public_endpoint" in finding.hint
+
+
+@pytest.mark.parametrize("said", [None, b"HTTP/1.1 200 OK\r\nDate: never\r\nContent-Length: 2\r\n\r\nhi"])
+async def test_public_endpoint_that_is_no_store_is_a_failure(
+    config: Config, s3: S3, monkeypatch: pytest.MonkeyPatch, said: bytes | None
+) -> None:
+    """Silence, and the page of something else."""
+    monkeypatch.setattr(urls, "WITHIN", 0.3)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while said and await reader.read(65_536):
+            writer.write(said)
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        s3 = replace(s3, public_endpoint=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        finding = of(await findings(replace(config, blobs=Blobs(driver="s3", s3=s3))), "signed URLs")
+    assert finding.verdict is Verdict.FAILURE
+    assert "blobs.s3.public_endpoint" in finding.hint
+
+
+async def test_store_that_lets_a_client_copy_is_a_failure_where_nothing_keeps_it_from_that(
+    config: Config, s3: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "_COPY_CONDITIONS", ())
+    finding = of(await findings(replace(config, blobs=Blobs(driver="s3", s3=s3))), "signed URLs")
+    assert finding.verdict is Verdict.FAILURE
+    assert "copy" in finding.detail
+    assert finding.hint
+
+
+async def test_events_that_the_store_posts_are_active_when_they_get_to_the_server(
+    config: Config, s3: S3, ceph_gateway: CephGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(messaging, "WITHIN", 0.3)
+    config = replace(config, blobs=Blobs(driver="s3", s3=s3), ingest=Ingest(webhook_token="a-token-of-some-length"))
+    assert of(await findings(config), "events").detail.startswith("There is no telling")
+    async with GoDrive(config) as drive, serve(drive, "127.0.0.1", config.server.port) as (url,):
+        assert of(await findings(config), "events").detail.startswith("absent")
+        await Sns(ceph_gateway).push(s3.bucket, f"{url}/v1/events/bucket?token=a-token-of-some-length")
+        assert of(await findings(config), "events").detail.startswith("active")
 
 
 async def test_store_clock_that_is_far_from_ours_is_a_failure(config: Config, s3: S3) -> None:
