@@ -26,6 +26,7 @@ Secret = Annotated[str, Meta(extra={"secret": True})]
 """A value that is never shown."""
 FilePath = Annotated[str, Meta(extra={"path": True})]
 """A path; in a file it counts from that file's folder, elsewhere from the working directory."""
+StreamName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,200}\Z")]
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 CountOrAuto = Annotated[int, Meta(ge=0, le=4096)]
@@ -120,9 +121,9 @@ class Ingest(Table, frozen=True):
     reconcile_after: Seconds = 10.0
     batch: Count = 200
     events: Literal["none", "jetstream", "nats"] = "none"
-    stream: Annotated[str, Meta(min_length=1)] = "GODRIVE_UPLOADS"
-    subject: Annotated[str, Meta(min_length=1)] = "godrive.uploaded"
-    consumer: Annotated[str, Meta(min_length=1)] = "godrive-ingest"
+    stream: StreamName = "GODRIVE_UPLOADS"
+    subject: Annotated[str, Meta(pattern=r"^[^\s.]+(\.[^\s.]+)*\Z")] = "godrive.uploaded"
+    consumer: StreamName = "godrive-ingest"
     max_deliver: Count = 8
     webhook_token: Secret = ""
     webhook_token_file: FilePath = ""

@@ -129,6 +129,18 @@ def test_everything_lies_in_the_data_folder_unless_a_key_says_otherwise() -> Non
     assert [str(path) for path in (moved.secret_path, moved.catalog_path, moved.blobs_path)] == ["/s", "/c", "/b"]
 
 
+@pytest.mark.parametrize("line", ["stream = 'a b'", "stream = 'a.b'", "consumer = 'a.b'", "consumer = ''"])
+def test_a_name_that_jetstream_does_not_take_is_named_before_anything_starts(tmp_path: Path, line: str) -> None:
+    assert f"ingest.{line.partition(' ')[0]} must be a string of the form" in problem(
+        written(tmp_path, f"[ingest]\n{line}\n")
+    )
+
+
+@pytest.mark.parametrize("subject", ["a b", "a..b", ".a", "a.", ""])
+def test_a_subject_that_nats_does_not_take_is_named_before_anything_starts(tmp_path: Path, subject: str) -> None:
+    assert "ingest.subject must be" in problem(written(tmp_path, f"[ingest]\nsubject = '{subject}'\n"))
+
+
 @pytest.mark.parametrize(
     ("server", "base_url"),
     [
