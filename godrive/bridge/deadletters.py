@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import RawStreamMsg
-from nats.js.errors import NoStreamResponseError, NotFoundError
+from nats.js.errors import BadRequestError, NoStreamResponseError, NotFoundError
 
 from godrive.bridge.connection import NatsLink, answering
 from godrive.bridge.streams import ensure_stream
@@ -94,9 +94,9 @@ class DeadLetters:
         """One letter.  Raises ``NotFound``."""
         js = await self._jetstream()
         try:
-            with answering(NotFoundError):
+            with answering(NotFoundError, BadRequestError):
                 return _letter(await js.get_msg(self._stream, seq=number))
-        except NotFoundError:
+        except (NotFoundError, BadRequestError):  # the latter of what cannot be a number
             raise NotFound(f"There is no dead letter {number}.") from None
 
     async def replay(self, number: int) -> None:

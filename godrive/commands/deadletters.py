@@ -93,5 +93,9 @@ def _as_json(letter: Letter) -> str:
 def _as_line(letter: Letter) -> str:
     when = f"{letter.died_at:%Y-%m-%d %H:%M:%SZ}" if letter.died_at else "-"
     body = letter.body[:_SHOWN].decode(errors="backslashreplace")
-    printable = "".join(mark if mark.isprintable() else "." for mark in body)
-    return f"{letter.number:>6}  {when}  {letter.subject}  {letter.reason}\n        {printable}"
+    return f"{letter.number:>6}  {when}  {_shown(letter.subject)}  {_shown(letter.reason)}\n        {_shown(body)}"
+
+
+def _shown(text: str) -> str:
+    """What strangers wrote, without what a terminal would obey."""
+    return "".join(mark if mark.isprintable() else "." for mark in text)

@@ -53,7 +53,7 @@ def stream(nats_server: NatsServer, namespace: str) -> str:
         await ensure_stream(js, f"{namespace}_UPLOADS", f"{namespace}.uploaded", max_age=60, max_msgs=10)
         await DeadLetters(link, stream=f"{namespace}_UPLOADS", namespace=namespace).prepare()
         for body in (b"not\x1b[31mJSON", b"{}"):
-            headers = {"Godrive-Reason": "It is odd.", "Godrive-Subject": f"{namespace}.uploaded"}
+            headers = {"Godrive-Reason": "It is odd.\x1b[2J", "Godrive-Subject": f"{namespace}.uploaded"}
             await js.publish(f"{namespace}.dead.{namespace}_UPLOADS", body, headers=headers)
         await link.close()
 
@@ -86,6 +86,14 @@ def test_a_letter_is_replayed_once(run: Run, stream: str, nats_server: NatsServe
     code, _, err = run("replay", "2")
     assert code == 1
     assert "no dead letter 2" in err
+
+
+@pytest.mark.parametrize("number", ["0", "99", "99999999999999999999999"])
+def test_a_number_that_no_letter_has_is_named(run: Run, stream: str, number: str) -> None:
+    for command in ("replay", "drop"):
+        code, _, err = run(command, number)
+        assert code == 1
+        assert f"no dead letter {number}" in err
 
 
 def test_without_a_number_nothing_happens(run: Run, stream: str, nats_server: NatsServer) -> None:
