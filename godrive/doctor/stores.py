@@ -26,18 +26,17 @@ _SLOW_COMMIT = 0.2
 
 async def catalog(config: Config, clock: Clock, report: Report) -> None:
     """Whether the catalog opens, reads, and commits."""
-    name = "catalog"
-    if config.catalog.driver == "sqlite":
-        if not config.catalog_path.exists():
-            report.ok(name, f"{config.catalog_path} is not there yet; the first start makes it.")
-            return
-        if _is_old(config):
-            report.warning(
-                name,
-                f"{config.catalog_path} was written by an older release.",
-                "Stop the servers of that release before you start this one, which brings it up to date.",
-            )
-            return
+    name, is_file = "catalog", config.catalog.driver == "sqlite"
+    if is_file and not config.catalog_path.exists():
+        report.ok(name, f"{config.catalog_path} is not there yet; the first start makes it.")
+        return
+    if _is_old(config) if is_file else await _is_old_database(config):
+        report.warning(
+            name,
+            f"{config.catalog_path if is_file else 'The database'} was written by an older release.",
+            "Stop the servers of that release before you start this one, which brings it up to date.",
+        )
+        return
     store = make_catalog(config)
     try:
         await store.open()
@@ -63,6 +62,26 @@ def _is_old(config: Config) -> bool:
             applied = {row[0] for row in connection.execute(migrations.APPLIED)}
         except sqlite3.Error:
             return False  # opening it says what is wrong
+    return bool(migrations.missing(applied))
+
+
+async def _is_old_database(config: Config) -> bool:
+    """The same of PostgreSQL; a database without a catalog is not old."""
+    from godrive.catalog.postgres_errors import is_lost, refused  # noqa: PLC0415 - needs asyncpg
+    from godrive.catalog.postgres_pool import connect  # noqa: PLC0415 - needs asyncpg
+
+    try:
+        connection = await connect(config.catalog.dsn)
+    except Exception as error:
+        if is_lost(error) or refused(error):
+            return False  # opening it says what is wrong
+        raise
+    try:
+        if await connection.fetchval("SELECT to_regclass('schema_versions')") is None:
+            return False
+        applied = {row[0] for row in await connection.fetch(migrations.APPLIED)}
+    finally:
+        await connection.close()
     return bool(migrations.missing(applied))
 
 

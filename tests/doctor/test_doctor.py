@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from godrive.blobs.memory import MemoryBlobStore
 from godrive.blobs.s3 import probe
 from godrive.bridge.connection import NatsLink
+from godrive.catalog.postgres_pool import connect
 from godrive.clock import SystemClock
 from godrive.config import S3, Auth, Blobs, Catalog, Config, Ingest, Nats, Server
 from godrive.doctor import Finding, Report, Verdict, examine, messaging, urls
@@ -190,6 +191,20 @@ async def test_database_that_answers_is_well(config: Config, postgres_server: Po
     finding = of(await findings(replace(config, catalog=Catalog(driver="postgres", dsn=dsn))), "catalog")
     assert finding.verdict is Verdict.OK
     assert finding.detail.startswith("postgres: 0 users")
+
+
+async def test_database_of_an_older_release_is_a_warning_and_left_as_it_is(
+    config: Config, postgres_server: PostgresServer
+) -> None:
+    dsn = postgres_server.create_database()
+    config = replace(config, catalog=Catalog(driver="postgres", dsn=dsn))
+    await findings(config)
+    connection = await connect(dsn)
+    await connection.execute("DELETE FROM schema_versions")
+    finding = of(await findings(config), "catalog")
+    assert (finding.verdict, finding.detail) == (Verdict.WARNING, "The database was written by an older release.")
+    assert await connection.fetchval("SELECT COUNT(*) FROM schema_versions") == 0
+    await connection.close()
 
 
 async def test_database_that_does_not_answer_is_a_failure(config: Config) -> None:
