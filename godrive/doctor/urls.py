@@ -48,7 +48,7 @@ async def signed(config: Config, clock: Clock, report: Report, *, set_cors: bool
         put = await store.presign_put(key, size=len(SAMPLE), mime="text/plain", sha256=digest, expires_at=until)
         get = await store.presign_get(key, filename="doctor.txt", mime="text/plain", inline=False, expires_at=until)
         try:
-            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=WITHIN)) as client:
+            async with store.client.session(within=WITHIN) as client:
                 status, said = await _send(client, put, clock, report)
                 if status not in (200, 201, 204):
                     report.failure(
@@ -97,7 +97,7 @@ async def _abuse(
 async def _cors(
     store: S3BlobStore, put: SignedRequest, get: SignedRequest, config: Config, report: Report, *, set_cors: bool
 ) -> None:
-    from godrive.blobs.s3.cors import cors_rules, preflight  # noqa: PLC0415 - needs aiobotocore
+    from godrive.blobs.s3.cors import cors_rules  # noqa: PLC0415 - needs aiobotocore
 
     origins = config.server.cors_origins
     if not origins:
@@ -109,7 +109,7 @@ async def _cors(
         page = "https://page.example" if origin == "*" else origin
         for request in (put, get):
             headers = [name for name in request.headers if name.lower() != "content-length"]
-            answer = await preflight(request.url, origin=page, method=request.method, headers=headers)
+            answer = await store.preflight(request.url, origin=page, method=request.method, headers=headers)
             if not answer.allowed:
                 rules = msgspec.json.encode(cors_rules(origins)).decode()
                 hint = f"godrive doctor --set-cors, or give the bucket these rules: {rules}"

@@ -13,7 +13,6 @@ import pytest
 from msgspec.structs import replace
 
 from godrive.blobs.s3 import S3BlobStore
-from godrive.blobs.s3.cors import preflight
 from godrive.blobs.s3.probe import Capabilities
 from godrive.clock import SystemClock
 from godrive.config import S3
@@ -364,7 +363,7 @@ class TestBrowsers:
     async def test_a_fresh_bucket_lets_no_browser_in(self, s3_store: S3BlobStore) -> None:
         request = await sign(s3_store, new_key(), 5)
         assert await s3_store.get_cors() == []
-        assert not (await preflight(request.url, origin=self.ORIGIN, method="PUT")).allowed
+        assert not (await s3_store.preflight(request.url, origin=self.ORIGIN, method="PUT")).allowed
 
     @pytest.mark.parametrize("method", ["PUT", "GET", "HEAD"])
     async def test_with_our_rules_a_browser_may_do_what_the_intent_says(
@@ -373,15 +372,15 @@ class TestBrowsers:
         await s3_store.put_cors([self.ORIGIN])
         request = await sign(s3_store, new_key(), 5)
         names = [name for name in request.headers if name != "Content-Length"]
-        allowed = await preflight(request.url, origin=self.ORIGIN, method=method, headers=names)
+        allowed = await s3_store.preflight(request.url, origin=self.ORIGIN, method=method, headers=names)
         assert allowed.allowed, allowed.reason
         assert (await s3_store.get_cors())[0]["ExposeHeaders"] == ["ETag", "Content-Range", "Content-Disposition"]
 
     async def test_the_refusal_says_what_is_not_allowed(self, s3_store: S3BlobStore) -> None:
         await s3_store.put_cors([self.ORIGIN])
         request = await sign(s3_store, new_key(), 5)
-        assert not (await preflight(request.url, origin="https://other.example", method="PUT")).allowed
-        assert not (await preflight(request.url, origin=self.ORIGIN, method="DELETE")).allowed
+        assert not (await s3_store.preflight(request.url, origin="https://other.example", method="PUT")).allowed
+        assert not (await s3_store.preflight(request.url, origin=self.ORIGIN, method="DELETE")).allowed
 
     async def test_a_browser_sees_the_etag_of_its_part(
         self, s3_store: S3BlobStore, client: aiohttp.ClientSession
@@ -393,6 +392,6 @@ class TestBrowsers:
             assert answer.headers["Access-Control-Allow-Origin"] == self.ORIGIN
             assert "ETag" in answer.headers["Access-Control-Expose-Headers"]
 
-    async def test_a_public_endpoint_that_does_not_answer_is_unavailable(self) -> None:
+    async def test_a_public_endpoint_that_does_not_answer_is_unavailable(self, s3_store: S3BlobStore) -> None:
         with pytest.raises(StoreUnavailable):
-            await preflight(f"http://127.0.0.1:{free_port()}/b/k", origin=self.ORIGIN, method="PUT")
+            await s3_store.preflight(f"http://127.0.0.1:{free_port()}/b/k", origin=self.ORIGIN, method="PUT")

@@ -6,12 +6,14 @@ import asyncio
 import json
 import os
 import sqlite3
+import ssl
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from msgspec.structs import replace
@@ -27,7 +29,7 @@ from godrive.drive import GoDrive
 from godrive.http.server import serve
 from godrive.model import BlobInfo, ObjectKey
 from godrive.testing import ManualClock
-from tests.conftest import require
+from tests.conftest import require, require_program
 from tests.drive_server import DriveServer, environment
 from tests.servers import CephGateway, NatsServer, PostgresServer, free_port
 from tests.topics import Sns
@@ -36,6 +38,29 @@ pytestmark = pytest.mark.anyio
 
 MACHINE = {"clock", "server"}
 """What depends on where the tests run."""
+
+
+def certify(folder: Path) -> tuple[Path, Path]:
+    """A key, and a certificate for this machine that nobody else vouches for."""
+    openssl = require_program("openssl", "openssl")
+    key, certificate = folder / "key.pem", folder / "cert.pem"
+    subprocess.run(
+        [
+            *(openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"),
+            *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return key, certificate
+
+
+async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await source.read(65_536):
+            target.write(data)
+            await target.drain()
+    target.close()
 
 
 async def findings(config: Config, clock: ManualClock | None = None, **options: bool) -> list[Finding]:
@@ -383,6 +408,31 @@ async def test_public_endpoint_that_is_no_store_is_a_failure(
         finding = of(await findings(replace(config, blobs=Blobs(driver="s3", s3=s3))), "signed URLs")
     assert finding.verdict is Verdict.FAILURE
     assert "blobs.s3.public_endpoint" in finding.hint
+
+
+async def test_store_with_a_certificate_that_only_ca_file_vouches_for_is_well(
+    config: Config, s3: S3, tmp_path: Path
+) -> None:
+    key, certificate = certify(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    place = urlsplit(s3.endpoint)
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection(place.hostname, place.port)
+        async with asyncio.TaskGroup() as pumps:
+            pumps.create_task(pump(reader, far_writer))
+            pumps.create_task(pump(far_reader, writer))
+
+    config = replace(config, server=replace(config.server, cors_origins=["https://app.example"]))
+    async with await asyncio.start_server(forward, "127.0.0.1", 0, ssl=context) as server:
+        endpoint = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        for settings in (
+            replace(s3, endpoint=endpoint, ca_file=str(certificate)),
+            replace(s3, public_endpoint=endpoint, ca_file=str(certificate)),
+        ):
+            found = await findings(replace(config, blobs=Blobs(driver="s3", s3=settings)), set_cors=True)
+            assert {of(found, check).verdict for check in ("blob store", "signed URLs", "CORS")} == {Verdict.OK}
 
 
 async def test_store_that_lets_a_client_copy_is_a_failure_where_nothing_keeps_it_from_that(

@@ -129,13 +129,14 @@ class S3Client:
         """The time that signatures are made with."""
         return self._clock.now()
 
-    def session(self) -> aiohttp.ClientSession:
-        """A plain HTTP client that trusts who the store's own client trusts."""
+    def session(self, *, within: float | None = None) -> aiohttp.ClientSession:
+        """A plain HTTP client that trusts who the system trusts, and who the store's own client does."""
         trust: ssl.SSLContext | bool = True
-        if self._internal.startswith("https:"):
-            trust = ssl.create_default_context(cafile=get_cert_path(self._settings.ca_file or True))
+        if any(url.startswith("https:") for url in (self._internal, self._public)):
+            trust = ssl.create_default_context()
+            trust.load_verify_locations(get_cert_path(self._settings.ca_file or True))
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=trust), timeout=aiohttp.ClientTimeout(total=self.deadline)
+            connector=aiohttp.TCPConnector(ssl=trust), timeout=aiohttp.ClientTimeout(total=within or self.deadline)
         )
 
     async def call(self, operation: str, *, deadline: float | None = None, **arguments: Any) -> Any:

@@ -59,26 +59,23 @@ class Cors(Bucket):
         """Set the rules of :func:`cors_rules`, in the place of any others."""
         await self.client.call("put_bucket_cors", CORSConfiguration=cors_rules(origins))
 
+    async def preflight(self, url: str, *, origin: str, method: str, headers: Sequence[str] = ()) -> Preflight:
+        """Ask what a browser would ask before it sends *method* with *headers* to *url* from a page of *origin*.
 
-async def preflight(
-    url: str, *, origin: str, method: str, headers: Sequence[str] = (), timeout: float = 10
-) -> Preflight:
-    """Ask the store what a browser would ask before it sends *method* with *headers* to *url* from a page of *origin*.
-
-    *url* is of the public endpoint, with or without its signature.  Raises
-    ``StoreUnavailable`` when nothing answers there.
-    """
-    asked = {"Origin": origin, "Access-Control-Request-Method": method}
-    if headers:
-        asked["Access-Control-Request-Headers"] = ", ".join(name.lower() for name in headers)
-    try:
-        async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout)) as session,
-            session.options(url, headers=asked, allow_redirects=False) as answer,
-        ):
-            return _judge(answer, origin, method, headers)
-    except (aiohttp.ClientError, TimeoutError) as error:
-        raise StoreUnavailable("The public endpoint of the store does not answer.", hint=str(error)) from error
+        *url* is of the public endpoint, with or without its signature.  Raises
+        ``StoreUnavailable`` when nothing answers there.
+        """
+        asked = {"Origin": origin, "Access-Control-Request-Method": method}
+        if headers:
+            asked["Access-Control-Request-Headers"] = ", ".join(name.lower() for name in headers)
+        try:
+            async with (
+                self.client.session() as session,
+                session.options(url, headers=asked, allow_redirects=False) as answer,
+            ):
+                return _judge(answer, origin, method, headers)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise StoreUnavailable("The public endpoint of the store does not answer.", hint=str(error)) from error
 
 
 def _judge(answer: aiohttp.ClientResponse, origin: str, method: str, headers: Sequence[str]) -> Preflight:
