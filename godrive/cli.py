@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from godrive import __version__
-from godrive.commands import catalog, deadletters, doctor, keys, serve, sweep, user
+from godrive.commands import add, catalog, deadletters, doctor, keys, serve, sweep, user
 from godrive.commands import check as check_config
 from godrive.config import Config
 from godrive.configfile import load
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in (serve, check_config, user, sweep, deadletters, doctor, keys, catalog):
         command.register(commands, shared)
-    version = commands.add_parser("version", help="say which release this is")
+    version = add(commands, "version", "say which release this is")
     version.set_defaults(run=_version)
     return parser
 
@@ -93,13 +93,17 @@ def configuration(arguments: argparse.Namespace) -> Config:
 
 
 def config_path(arguments: argparse.Namespace) -> Path | None:
-    """Where the configuration file is, if there is one."""
+    """Where the configuration file is, if there is one.  Raises ``ConfigError``."""
     if arguments.config is not None:
         return Path(arguments.config)
     if named := os.environ.get("GODRIVE_CONFIG"):
         return Path(named)
     here = Path("config.toml")
-    return here if here.is_file() else None
+    try:
+        return here if here.is_file() else None
+    except OSError as error:
+        detail = f"The working directory cannot be searched for {here}: {error.strerror}."
+        raise ConfigError(detail, hint="Go to another, or say which file with --config.") from None
 
 
 def _version(_arguments: argparse.Namespace) -> int:

@@ -104,6 +104,21 @@ def test_help_says_where_the_configuration_is_read_from(run: Run) -> None:
         assert place in out
 
 
+COMMANDS = [
+    "serve", "check-config", "user", "user add", "user list", "user disable", "user enable", "user set-password",
+    "user set-quota", "user invite", "sweep", "deadletters", "deadletters list", "deadletters replay",
+    "deadletters drop", "doctor", "keys", "keys rotate", "catalog", "catalog copy", "version",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_each_command_says_what_it_does_and_no_option_is_guessed(run: Run, command: str) -> None:
+    code, out, _ = run(*command.split(), "--help")
+    assert code == 0
+    assert re.search(r"^\n[A-Z].*\.\n", out.split("options:")[0], re.MULTILINE | re.DOTALL), out
+    assert run(*command.split(), "--hel")[0] == 2
+
+
 def test_reader_who_leaves_early_is_no_error(tmp_path: Path) -> None:
     command = f"{sys.executable} -m godrive check-config --json | head -c 1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(
@@ -134,6 +149,31 @@ def test_configuration_comes_from_the_flag_else_the_variable_else_the_working_di
     assert port() == 3
     monkeypatch.setenv("GODRIVE_SERVER_PORT", "4")
     assert port() == 4
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["check-config", "serve --port 0", "user list", "user list --config /dev/null", "keys rotate", "sweep",
+     "catalog copy --config /dev/null"],
+)  # fmt: skip
+def test_folder_that_this_user_may_not_look_into_is_one_line_and_exit_code_2(tmp_path: Path, command: str) -> None:
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    # Root may look everywhere, unless it gives that up.
+    run_as = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    program = [*run_as, sys.executable, "-m", "godrive", *command.split()]
+    done = subprocess.run(
+        ["sh", "-c", 'chmod 0 . && exec "$@"', "sh", *program],
+        cwd=folder,
+        env=environment() | {"GODRIVE_CATALOG_DSN": "postgresql://h/d"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert "Permission denied" in done.stderr
 
 
 def test_check_config_says_what_differs_and_shows_no_secret(run: Run, tmp_path: Path) -> None:

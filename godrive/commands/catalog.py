@@ -7,7 +7,7 @@ import sys
 
 import msgspec
 
-from godrive.commands import Commands
+from godrive.commands import Commands, add, add_group, has_sqlite_catalog
 from godrive.commands.serve import run
 from godrive.config import Config
 from godrive.errors import ConfigError
@@ -15,12 +15,12 @@ from godrive.errors import ConfigError
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the command."""
-    parser = commands.add_parser("catalog", help="where users and files are kept")
-    actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    copy = actions.add_parser(
+    actions = add_group(commands, "catalog", "where users and files are kept")
+    copy = add(
+        actions,
         "copy",
-        parents=[shared],
-        help="copy the SQLite catalog of the data folder into the empty PostgreSQL database of catalog.dsn",
+        "copy the SQLite catalog of the data folder into the empty PostgreSQL database of catalog.dsn",
+        shared,
     )
     copy.add_argument("--json", action="store_true", help="the counts as JSON")
     copy.set_defaults(run=_copy)
@@ -34,7 +34,7 @@ def _copy(arguments: argparse.Namespace) -> int:
     source = config.catalog_path
     if not config.catalog.dsn:
         raise ConfigError("catalog.dsn does not say where to copy to.", hint="It, or catalog.dsn_file, must be given.")
-    if not source.is_file():
+    if not has_sqlite_catalog(config):
         raise ConfigError(f"There is no SQLite catalog at {source}.")
     shows = sys.stderr.isatty()
 

@@ -7,16 +7,14 @@ import sys
 
 import msgspec
 
-from godrive.commands import Commands
+from godrive.commands import Commands, add
 from godrive.config import Config, marked
 from godrive.configfile import keys
 
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "check-config", parents=[shared], help="check the configuration and say what differs from the defaults"
-    )
+    parser = add(commands, "check-config", "check the configuration and say what differs from the defaults", shared)
     parser.add_argument("--json", action="store_true", help="all of it as JSON, secrets left out")
     parser.set_defaults(run=_check)
 
@@ -37,6 +35,7 @@ def _check(arguments: argparse.Namespace) -> int:
     if arguments.json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(shown)).decode() + "\n")
     else:
-        sys.stdout.write(f"The configuration is fine; {len(changed) or 'nothing'} differs from the defaults.\n")
+        differ = f"{len(changed)} settings differ" if len(changed) > 1 else f"{len(changed) or 'no'} setting differs"
+        sys.stdout.write(f"The configuration is fine; {differ} from the defaults.\n")
         sys.stdout.writelines(changed)
     return 0

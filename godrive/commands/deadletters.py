@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from godrive.commands import Commands
+from godrive.commands import Commands, add, add_group
 from godrive.commands.serve import run
 from godrive.config import Config
 from godrive.errors import ConfigError
@@ -22,14 +22,13 @@ _SHOWN = 200
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the commands."""
-    parser = commands.add_parser("deadletters", help="bucket events that could not be dealt with")
-    actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    listing = actions.add_parser("list", parents=[shared], help="show them, oldest first")
+    actions = add_group(commands, "deadletters", "bucket events that could not be dealt with")
+    listing = add(actions, "list", "show them, oldest first", shared)
     listing.add_argument("--json", action="store_true", help="one JSON object a line, with the whole body")
     listing.set_defaults(run=_list)
-    replay = actions.add_parser("replay", parents=[shared], help="send them again as they came, and forget them")
+    replay = add(actions, "replay", "send them again as they came, and forget them", shared)
     replay.set_defaults(run=_replay)
-    drop = actions.add_parser("drop", parents=[shared], help="forget them")
+    drop = add(actions, "drop", "forget them", shared)
     drop.set_defaults(run=_drop)
     for action in (replay, drop):
         action.add_argument("number", type=int, nargs="*", help="the number that list shows")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from godrive.clock import SystemClock
-from godrive.commands import Commands
+from godrive.commands import Commands, add
 from godrive.commands.serve import run
 from godrive.config import Config
 from godrive.errors import ConfigError
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "doctor", parents=[shared], help="check everything the drive needs, and say what to do where it is not right"
-    )
+    text = "check everything the drive needs, and say what to do where it is not right"
+    parser = add(commands, "doctor", text, shared)
     parser.add_argument("--json", action="store_true", help="the findings as JSON")
     parser.add_argument("--set-cors", action="store_true", help="give the bucket the CORS rules that browsers need")
     parser.set_defaults(run=_doctor)

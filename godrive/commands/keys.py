@@ -5,18 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 
-from godrive.commands import Commands
+from godrive.commands import Commands, add, add_group
 from godrive.config import Config
 from godrive.credentials import Keyring
 
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the commands."""
-    parser = commands.add_parser("keys", help="the keys that sign tokens and URLs")
-    actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    rotate = actions.add_parser(
-        "rotate", parents=[shared], help="sign with a new key from the next start on; the old ones still verify"
-    )
+    actions = add_group(commands, "keys", "the keys that sign tokens and URLs")
+    text = "sign with a new key from the next start on; the old ones still verify"
+    rotate = add(actions, "rotate", text, shared)
     rotate.add_argument(
         "--keep",
         type=_count,

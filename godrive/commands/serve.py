@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from godrive import __version__, logs
-from godrive.commands import Commands
+from godrive.commands import Commands, add
 from godrive.config import Actors, Config
 from godrive.errors import ConfigError
 
@@ -30,7 +30,7 @@ PARTS = (*Actors.__struct_fields__, HTTP)
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the command."""
-    parser = commands.add_parser("serve", parents=[shared], help="run the server until SIGTERM or SIGINT")
+    parser = add(commands, "serve", "run the server until SIGTERM or SIGINT", shared)
     parser.add_argument("--host", help="the address to listen on (server.host)")
     parser.add_argument("--port", type=int, help="the port to listen on; 0 for any that is free (server.port)")
     parser.add_argument(

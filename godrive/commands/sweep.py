@@ -8,16 +8,15 @@ import sys
 import msgspec
 
 from godrive import logs
-from godrive.commands import Commands
+from godrive.commands import Commands, add
 from godrive.commands.serve import run
 from godrive.config import Config
 
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "sweep", parents=[shared], help="purge what is due and clear away leftovers, also beside a running server"
-    )
+    text = "purge what is due and clear away leftovers, also beside a running server"
+    parser = add(commands, "sweep", text, shared)
     parser.add_argument("--json", action="store_true", help="the counts as JSON")
     parser.set_defaults(run=_sweep)
 

@@ -19,7 +19,8 @@ import msgspec
 
 from godrive.catalog import Catalog, Tx, users
 from godrive.clock import SystemClock
-from godrive.commands import Commands
+from godrive.commands import Commands, add_group, has_sqlite_catalog
+from godrive.commands import add as add_command
 from godrive.commands.serve import run
 from godrive.config import Config
 from godrive.credentials import check_new_password, clean_email, hash_password
@@ -33,11 +34,10 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the commands."""
-    parser = commands.add_parser("user", help="accounts")
-    actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    actions = add_group(commands, "user", "accounts")
 
     def add(name: str, action: Action, text: str, *, who: bool = True) -> argparse.ArgumentParser:
-        command = actions.add_parser(name, parents=[shared], help=text)
+        command = add_command(actions, name, text, shared)
         if who:
             command.add_argument("user", metavar="USER", help="e-mail address or id")
         command.set_defaults(run=_run, action=action)
@@ -71,7 +71,7 @@ def _quota(text: str) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     config: Config = arguments.configuration(arguments)
     makes = arguments.action in (_add, _invite)
-    if config.catalog.driver == "sqlite" and not makes and not config.catalog_path.exists():
+    if config.catalog.driver == "sqlite" and not makes and not has_sqlite_catalog(config):
         raise ConfigError(f"There is no drive in {config.data_dir}", hint="Choose another with --data-dir or --config.")
 
     async def act() -> None:
