@@ -26,12 +26,29 @@ Secret = Annotated[str, Meta(extra={"secret": True})]
 """A value that is never shown."""
 FilePath = Annotated[str, Meta(extra={"path": True})]
 """A path; in a file it counts from that file's folder, elsewhere from the working directory."""
-StreamName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,200}\Z")]
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 CountOrAuto = Annotated[int, Meta(ge=0, le=4096)]
 Size = Annotated[int, Meta(ge=0, le=2**62)]
 Seconds = Annotated[float, Meta(gt=0, le=315_360_000)]
+# A limit on a string has a description: what the error says the value must be.
+Word = Annotated[str, Meta(min_length=1, description="a string that is not empty")]
+Bucket = Annotated[str, Meta(min_length=3, max_length=63, description="a string of 3 to 63 characters")]
+Prefix = Annotated[str, Meta(pattern=r"^([^/]+/)*\Z", description="empty, or end in '/' and not begin with one")]
+Subject = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\Z",
+        description="words of letters, digits, '_' and '-', with dots between them",
+    ),
+]
+
+EventSubject = Annotated[
+    str, Meta(pattern=r"^[^\s.]+(\.[^\s.]+)*\Z", description="words without spaces, with dots between them")
+]
+StreamName = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9_-]{1,200}\Z", description="1 to 200 letters, digits, '_' and '-'")
+]
 
 
 class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,8 +91,8 @@ class Auth(Table, frozen=True):
     access_ttl: Annotated[float, Meta(ge=1, le=900)] = 900.0
     refresh_ttl: Annotated[float, Meta(ge=1, le=315_360_000)] = 2_592_000.0
     secret_file: FilePath = ""
-    issuer: Annotated[str, Meta(min_length=1)] = "godrive"
-    audience: Annotated[str, Meta(min_length=1)] = "godrive"
+    issuer: Word = "godrive"
+    audience: Word = "godrive"
     attempts_per_address: Count = 30
     attempts_per_account: Count = 10
     attempts_window: Seconds = 60.0
@@ -94,9 +111,9 @@ class Catalog(Table, frozen=True):
 class S3(Table, frozen=True):
     endpoint: str = ""
     public_endpoint: str = ""
-    region: Annotated[str, Meta(min_length=1)] = "us-east-1"
-    bucket: Annotated[str, Meta(min_length=3, max_length=63)] = "godrive"
-    prefix: str = ""
+    region: Word = "us-east-1"
+    bucket: Bucket = "godrive"
+    prefix: Prefix = ""
     create_bucket: bool = True
     path_style: bool = True
     access_key: Secret = ""
@@ -122,7 +139,7 @@ class Ingest(Table, frozen=True):
     batch: Count = 200
     events: Literal["none", "jetstream", "nats"] = "none"
     stream: StreamName = "GODRIVE_UPLOADS"
-    subject: Annotated[str, Meta(pattern=r"^[^\s.]+(\.[^\s.]+)*\Z")] = "godrive.uploaded"
+    subject: EventSubject = "godrive.uploaded"
     consumer: StreamName = "godrive-ingest"
     max_deliver: Count = 8
     webhook_token: Secret = ""
@@ -139,7 +156,7 @@ class Janitor(Table, frozen=True):
 
 class Nats(Table, frozen=True):
     url: Secret = ""
-    namespace: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\Z")] = "godrive"
+    namespace: Subject = "godrive"
     publish_events: bool = True
     user: str = ""
     password: Secret = ""

@@ -209,6 +209,8 @@ def _check(config: Config) -> None:
     if blobs.driver == "s3":
         both = bool(blobs.s3.access_key) == bool(blobs.s3.secret_key)
         must(both, "blobs.s3.secret_key", "and blobs.s3.access_key must be given together, or neither")
+    servers = [url.strip() for url in nats.url.split(",")] if nats.url else []
+    must(all(map(_is_nats_url, servers)), "nats.url", "must be nats://host[:port], several separated by commas")
     must(bool(nats.tls_cert_file) == bool(nats.tls_key_file), "nats.tls_key_file", "and nats.tls_cert_file go together")
     must(config.ingest.events == "none" or nats.url, "nats.url", "must be given when ingest.events is not 'none'")
     for name in Actors.__struct_fields__:
@@ -236,6 +238,14 @@ def _is_base_url(url: str) -> bool:
         return False
 
 
+def _is_nats_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("nats", "tls") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
 def _is_network(text: str) -> bool:
     try:
         ipaddress.ip_network(text, strict=False)
@@ -256,6 +266,9 @@ def _expected(type_: Any) -> str:
     if get_origin(bare) is Literal:
         *most, last = (repr(choice) for choice in get_args(bare))
         return f"{', '.join(most)} or {last}"
+    for meta in metas:
+        if meta.description:
+            return str(meta.description)
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
     limits = [
         f"{word} {limit}"
@@ -264,9 +277,6 @@ def _expected(type_: Any) -> str:
             ("over", meta.gt),
             ("of at least", meta.ge),
             ("at most", meta.le),
-            ("of at least this many characters:", meta.min_length),
-            ("of at most this many characters:", meta.max_length),
-            ("of the form", meta.pattern),
         )
         if limit is not None
     ]

@@ -190,6 +190,7 @@ WHOLE = " a whole number of at least "
 PORT = f"server.port must be{WHOLE}0 and at most 65535, not "
 URL = "server.public_url must be http(s)://host[/path] without a query, not "
 ORIGINS = "server.cors_origins must list '*' or http(s)://host without a path, not "
+NATS = "nats.url must be nats://host[:port], several separated by commas"
 BOTH = "blobs.s3.secret_key and blobs.s3.access_key must be given together, or neither"
 
 
@@ -228,6 +229,15 @@ BOTH = "blobs.s3.secret_key and blobs.s3.access_key must be given together, or n
         ("[blobs]\ndriver = 's3'\n[blobs.s3]\naccess_key = 'a'", BOTH),
         ("[actors.auth]\nconcurrency = 8", "actors.auth.concurrency must be 0 or over 96, or those who log in "
          "(auth.hash_waiting) would keep out those who are in"),
+        ("[blobs.s3]\nprefix = 'x'", "blobs.s3.prefix must be empty, or end in '/' and not begin with one, "
+         "not 'x' ({path})"),
+        ("[blobs.s3]\nbucket = 'ab'", "blobs.s3.bucket must be a string of 3 to 63 characters, not 'ab' ({path})"),
+        ("[auth]\nissuer = ''", "auth.issuer must be a string that is not empty, not '' ({path})"),
+        ("[nats]\nnamespace = 'a b'", "nats.namespace must be words of letters, digits, '_' and '-', "
+         "with dots between them, not 'a b' ({path})"),
+        ("[nats]\nurl = 'http://h'", NATS),
+        ("[nats]\nurl = 'nats://'", NATS),
+        ("[nats]\nurl = 'nats://h, nats://h:port'", NATS),
         ("[nats]\ntls_key_file = '/k'", "nats.tls_key_file and nats.tls_cert_file go together"),
         ("[ingest]\nevents = 'jetstream'", "nats.url must be given when ingest.events is not 'none'"),
         ("[actors.ingest]\nlocation = 'nats'", "nats.url must be given when actors.ingest.location is 'nats'"),
@@ -242,6 +252,11 @@ def test_mistake_is_named_with_what_was_expected(tmp_path: Path, text: str, deta
 def test_store_that_one_process_has_cannot_have_its_actors_elsewhere(tmp_path: Path, actor: str) -> None:
     path = written(tmp_path, f"[nats]\nurl = 'nats://h'\n[actors.{actor}]\nlocation = 'nats'")
     assert problem(path).startswith(f"actors.{actor}.location must be 'local' with ")
+
+
+@pytest.mark.parametrize("url", ["nats://h", "nats://u:p@h:4222, tls://[::1]:4222", ""])
+def test_nats_servers_may_be_several_or_none(tmp_path: Path, url: str) -> None:
+    assert load(written(tmp_path, f"[nats]\nurl = '{url}'")).nats.url == url
 
 
 def test_ingest_and_janitor_may_run_elsewhere_beside_sqlite(tmp_path: Path) -> None:
