@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -56,11 +58,11 @@ async def serve(
             listener = await asyncio.get_running_loop().create_server(connect, host, port, backlog=_BACKLOG)
         except OSError as error:
             raise ConfigError(
-                f"Cannot listen on {host} port {port}: {error.strerror or error}.",
-                hint="Another program may have the port: choose one with --port or server.port.",
+                f"Cannot listen on {host} port {port}: {_reason(error)}.",
+                hint="Choose others with --host and --port, or server.host and server.port.",
             ) from None
         try:
-            yield [_url(socket.getsockname()) for socket in listener.sockets]
+            yield [_url(each.getsockname()) for each in listener.sockets]
         finally:
             listener.close()
     finally:
@@ -79,6 +81,13 @@ def _settings() -> dict[str, Any]:
         "max_line_size": MAX_LINE,
         "read_bufsize": READ_BUFFER,
     }
+
+
+def _reason(error: OSError) -> str:
+    """The system's word for it, without the call that failed, which asyncio puts around it."""
+    if error.errno is None or isinstance(error, socket.gaierror):
+        return error.strerror or str(error)
+    return os.strerror(error.errno)
 
 
 def _url(address: tuple[Any, ...]) -> str:

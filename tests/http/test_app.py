@@ -188,6 +188,6 @@ def test_what_is_no_network_is_a_mistake_of_the_operator() -> None:
 
 
 async def test_a_port_that_is_taken_is_a_mistake_of_the_operator(site: Site) -> None:
-    with pytest.raises(ConfigError, match="Cannot listen"):
+    with pytest.raises(ConfigError, match=rf"^Cannot listen on 127.0.0.1 port {site.port}: Address already in use\.$"):
         async with serve(site.drive, "127.0.0.1", site.port):
             raise AssertionError("it listens on a port that is taken")

@@ -109,7 +109,7 @@ def as_config_error(error: StoreUnavailable) -> ConfigError | None:
     """The operator's mistake behind the refusal, if it is one that waiting will not mend."""
     cause = error.__cause__
     if isinstance(cause, (NoCredentialsError, PartialCredentialsError)) or code_of(cause) in _MISTAKES:
-        return ConfigError(f"{error.detail} {error.hint}", hint=error.hint, field="blobs.s3")
+        return ConfigError(error.detail, hint=error.hint, field="blobs.s3")
     return None
 
 
