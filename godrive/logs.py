@@ -17,6 +17,7 @@ import structlog
 from structlog.typing import EventDict, WrappedLogger
 
 from godrive.config import Log
+from godrive.errors import DriveError
 from godrive.runtime import Event, request_id
 from godrive.runtime.events import (
     ChildCrashed,
@@ -105,11 +106,17 @@ def on_event(event: Event) -> None:
         case StopTimedOut(child):
             log.warning("stop_timed_out", child=child)
         case ChildWaiting(child, error):
-            log.warning("child_waiting", child=child, error=repr(error))
+            log.warning("child_waiting", child=child, **_told(error))
         case TickFailed(child, error):
-            log.warning("tick_failed", child=child, error=repr(error))
+            log.warning("tick_failed", child=child, **_told(error))
         case _:
             assert_never(event)
+
+
+def _told(error: BaseException) -> dict[str, str]:
+    """An error that needs no trace, with what an operator can do about it."""
+    hint = error.hint if isinstance(error, DriveError) else None
+    return {"error": repr(error)} | ({"hint": hint} if hint else {})
 
 
 def _add_request_id(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

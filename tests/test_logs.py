@@ -73,6 +73,21 @@ def test_event_carries_the_id_of_the_request_it_belongs_to() -> None:
     assert second["request_id"] == "r1"
 
 
+def test_a_child_that_waits_says_for_what_and_why() -> None:
+    script = """
+from godrive.errors import StoreUnavailable
+error = StoreUnavailable("NATS does not answer.", hint="Connection refused")
+logs.on_event(ChildWaiting("nats", error))
+logs.on_event(TickFailed("janitor", error))
+logs.on_event(TickFailed("janitor", StoreUnavailable("Gone.")))
+"""
+    waiting, failed, bare = events(script)
+    assert (waiting["event"], waiting["child"]) == ("child_waiting", "nats")
+    assert "NATS does not answer." in waiting["error"]
+    assert waiting["hint"] == failed["hint"] == "Connection refused"
+    assert "hint" not in bare
+
+
 def test_what_goes_wrong_in_other_libraries_joins_the_log() -> None:
     script = """
 logging.getLogger("aiohttp.server").error("odd %s", 1)
