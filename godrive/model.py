@@ -168,7 +168,7 @@ class Tombstone(Value):
 
 
 class UploadState(StrEnum):
-    """``PENDING`` is the only state that is not final; it has a deadline (``expires_at``)."""
+    """``pending`` is the only state that is not final; it has a deadline (``expires_at``)."""
 
     PENDING = "pending"
     COMMITTED = "committed"

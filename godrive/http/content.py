@@ -10,20 +10,16 @@ from aiohttp import hdrs, web
 
 from godrive.blobs.disposition import content_disposition
 from godrive.errors import (
-    AskTimeout,
-    DeliveryError,
     DigestMismatch,
     DriveError,
     Gone,
     Invalid,
     LengthMismatch,
-    MailboxFull,
     NameTaken,
     NotFound,
     PreconditionFailed,
     RangeNotSatisfiable,
     StorageFull,
-    StoreUnavailable,
     UploadFinished,
     UrlInvalid,
 )
@@ -44,8 +40,6 @@ from godrive.runtime import request_id
 
 if TYPE_CHECKING:
     from godrive.drive import GoDrive
-
-UNAVAILABLE = (StoreUnavailable, DeliveryError, MailboxFull, AskTimeout)
 
 routes = Routes("content")
 
@@ -69,7 +63,6 @@ routes = Routes("content")
         UnsupportedMediaType,
         RequestTimeout,
         StorageFull,
-        *UNAVAILABLE,
     ],
 )
 async def put_content(call: Call, upload_id: UploadId) -> Completed | web.Response:
@@ -107,7 +100,7 @@ async def put_content(call: Call, upload_id: UploadId) -> Completed | web.Respon
     conditional=True,
     also=[206],
     media_type="application/octet-stream",
-    raises=[UrlInvalid, NotFound, PreconditionFailed, RangeNotSatisfiable, *UNAVAILABLE],
+    raises=[UrlInvalid, NotFound, PreconditionFailed, RangeNotSatisfiable],
 )
 async def get_content(call: Call, file_id: FileId) -> web.StreamResponse:
     """Read the bytes of a file, from the URL that its download gave.

@@ -11,6 +11,7 @@ import msgspec
 
 from godrive import __version__
 from godrive.errors import (
+    ActorCrashed,
     AskTimeout,
     Conflict,
     DeliveryError,
@@ -27,7 +28,9 @@ from godrive.http.openapi_parts import DESCRIPTION, FILE, HEADERS, PARAMETERS, T
 from godrive.http.operations import Operation
 from godrive.http.problems import (
     STATUS,
+    ExpectationFailed,
     HeadersTooLarge,
+    Internal,
     Malformed,
     Problem,
     RequestTimeout,
@@ -39,6 +42,7 @@ Json = dict[str, Any]
 
 _REF = "#/components/schemas/{name}"
 _PROBLEM = "application/problem+json"
+_WHATEVER_IS_ASKED = (Malformed, UrlTooLong, ExpectationFailed, HeadersTooLarge, Internal)
 
 
 def document(operations: Sequence[Operation], *, base_url: str) -> Json:
@@ -107,21 +111,19 @@ def _fill(schema: Json) -> None:
 
 def errors_of(operation: Operation) -> set[type[DriveError]]:
     """Everything that the operation may answer instead: what it says it raises, and what its inputs bring with them."""
-    errors: set[type[DriveError]] = {*operation.raises}
+    errors: set[type[DriveError]] = {*operation.raises, *_WHATEVER_IS_ASKED}
     if not operation.public:
         errors |= {Unauthenticated}
     if operation.parameters:
-        errors |= {NotFound, UrlTooLong, Malformed}
-    if operation.query is not None:
-        errors |= {Invalid, UrlTooLong, Malformed}
+        errors |= {NotFound}
+    if operation.query is not None or operation.conditional:
+        errors |= {Invalid}
     if operation.body is not None:
-        errors |= {Malformed, Invalid, TooLarge, RequestTimeout, UnsupportedMediaType}
+        errors |= {Invalid, TooLarge, RequestTimeout, UnsupportedMediaType}
     if operation.replays:
         errors |= {Conflict, IdempotencyMismatch, Invalid}
-    if operation.conditional or operation.replays:
-        errors |= {Invalid, HeadersTooLarge, Malformed}
-    if not operation.public or operation.body is not None:
-        errors |= {StoreUnavailable, DeliveryError, MailboxFull, AskTimeout}
+    if not operation.public or operation.body is not None or operation.streams:
+        errors |= {StoreUnavailable, DeliveryError, MailboxFull, AskTimeout, ActorCrashed}
     return errors
 
 
@@ -153,7 +155,8 @@ def _parameters(operation: Operation, components: dict[str, Json]) -> Iterable[J
         for name, schema in components[operation.query.__name__]["properties"].items():
             yield _query_parameter(name, schema)
     if operation.streams:
-        yield from ({"$ref": f"#/components/parameters/{name}"} for name in ("expires", "key", "signature"))
+        names = ("expires", "key", "signature", *(("Range", "IfRange") if operation.method == "GET" else ()))
+        yield from ({"$ref": f"#/components/parameters/{name}"} for name in names)
     if operation.conditional:
         yield {"$ref": f"#/components/parameters/{'IfNoneMatch' if operation.method == 'GET' else 'IfMatch'}"}
     if operation.replays:

@@ -9,11 +9,12 @@ The storage backend behind a drive: sign up, announce an upload, send its bytes 
 list, download, trash and restore.
 
 Errors are `application/problem+json` (RFC 9457) with a stable `code`. Ids are opaque and sort by time, instants are
-RFC 3339 in UTC, sizes are bytes. Every answer carries `X-Request-Id`; one that you send is kept.
+RFC 3339 in UTC, sizes are bytes. Every answer carries `X-Request-Id`; one that you send is kept. `HEAD` works wherever
+`GET` does.
 """
 
 FILE = """\
-A file, or a folder. `revision` rises with every change, and the ETag is always `"<id>.<revision>"`. `version_id` names
+A file. `revision` rises with every change, and the ETag is always `"<id>.<revision>"`. `version_id` names
 the bytes. `trashed_at` and `purge_at` say since when it is in the trash, and until when.
 """
 
@@ -28,7 +29,7 @@ TAGS = {
 
 HEADERS: dict[str, Any] = {
     "X-Request-Id": {"description": "Names the request in the server's log.", "schema": {"type": "string"}},
-    "ETag": {"description": "The entity tag of the file, for `If-Match`.", "schema": {"type": "string"}},
+    "ETag": {"description": "Names this state of it.", "schema": {"type": "string"}},
     "Location": {"description": "Where that which was made is.", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer"}},
     "WWW-Authenticate": {"description": "`Bearer`.", "schema": {"type": "string"}},
@@ -55,6 +56,18 @@ PARAMETERS: dict[str, Any] = {
         "name": "If-None-Match",
         "in": "header",
         "description": "The ETag that is known already.",
+        "schema": {"type": "string"},
+    },
+    "Range": {
+        "name": "Range",
+        "in": "header",
+        "description": "The part that is wanted: `bytes=0-499`, `bytes=500-` or `bytes=-500`.",
+        "schema": {"type": "string"},
+    },
+    "IfRange": {
+        "name": "If-Range",
+        "in": "header",
+        "description": "The ETag or date that a part must belong to; else all is sent.",
         "schema": {"type": "string"},
     },
     "IdempotencyKey": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -16,6 +17,7 @@ from schemathesis.checks import CHECKS, load_all_checks
 
 from godrive.http.app import OPERATIONS
 from godrive.http.openapi import document
+from godrive.http.operations import Operation
 from godrive.http.server import serve
 from godrive.testing import open_drive
 
@@ -109,6 +111,23 @@ def test_the_server_keeps_what_the_description_promises(case: schemathesis.Case,
         if there and len(str(value)) % 2:
             case.path_parameters[name] = there[len(str(value)) // 2 % len(there)]
     case.call_and_validate(base_url=url, headers=known.headers, checks=PROMISES, timeout=20)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+def test_what_may_be_wrong_with_any_request_is_described_for_each(operation: Operation, url: str) -> None:
+    described = DOCUMENT["paths"][operation.path][operation.method.lower()]["responses"]
+    path = re.sub(r"{\w+}", "x", operation.path)
+    for query, headers, status in (
+        ("?a=" + "b" * 9000, {}, 414),
+        ("", {"X-Long": "b" * 20_000}, 431),
+        ("", {"Authorization": "Bearer " + "b" * 20_000}, 431),
+        ("", {"Expect": "tea"}, 417),
+    ):
+        answer = requests.request(operation.method, f"{url}{path}{query}", headers=headers, timeout=10)
+        if not operation.streams:  # which looks at the URL, and only then at what is expected
+            assert answer.status_code == status
+        assert str(answer.status_code) in described
+    assert "500" in described
 
 
 def test_the_document_is_the_one_that_is_served_but_for_its_address(url: str) -> None:
