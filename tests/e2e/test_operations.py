@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import sqlite3
 import subprocess
 import tomllib
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -119,6 +122,34 @@ async def test_behind_a_proxy_uploads_stream_and_the_urls_lead_to_it(
         assert await client.download(file["id"]) == content
         async with client.http.get(public + "/readyz", headers={"X-Forwarded-For": "203.0.113.7"}) as answer:
             assert answer.status == 200
+
+
+async def test_a_copy_made_without_stopping_is_a_whole_drive(drive_server: DriveServer, tmp_path: Path) -> None:
+    said = re.search(r"copy the database first .*, then ((?:`[\w./]+`(?:, | and |:))+)", TEXT)
+    assert said is not None
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    drive_server.start()
+    async with Client.connect(drive_server.url) as client:
+        await client.enter()
+        content = os.urandom(70_000)
+        file = await client.upload("first.bin", content)
+        # What `sqlite3 godrive.db ".backup copy.db"` does.
+        databases = (sqlite3.connect(folder / "godrive.db") for folder in (drive_server.data, copy))
+        with closing(next(databases)) as source, closing(next(databases)) as target:
+            source.backup(target)
+        await client.upload("later.bin", b"later")
+        for name in re.findall(r"`([^`]+)`", said[1]):
+            original = drive_server.data / name
+            if original.is_dir():
+                shutil.copytree(original, copy / name)
+            else:
+                shutil.copy2(original, copy / name)
+        drive_server.stop()
+        drive_server.tables["server"]["data_dir"] = str(copy)
+        drive_server.start()
+        assert await client.files() == [file]
+        assert await client.download(file["id"]) == content
 
 
 def test_every_configuration_on_the_page_is_one(tmp_path: Path) -> None:
