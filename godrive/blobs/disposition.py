@@ -20,7 +20,9 @@ def content_disposition(filename: str, mime: str, *, inline: bool = False) -> st
     """
     kind = "inline" if inline and _may_be_shown(mime) else "attachment"
     plain = unicodedata.normalize("NFKD", filename).encode("ascii", "ignore").decode()
-    plain = "".join(letter for letter in plain if letter.isprintable() and letter not in '"\\%;/').strip() or "download"
+    plain = "".join(letter for letter in plain if letter.isprintable() and letter not in '"\\%;/').strip()
+    if not plain or (plain.startswith(".") and not filename.startswith(".")):
+        plain = f"download{plain}"  # of a name in another script only the suffix is left, which would hide the file
     if plain == filename:
         return f'{kind}; filename="{plain}"'
     return f"{kind}; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='')}"

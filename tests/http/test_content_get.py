@@ -236,6 +236,18 @@ async def test_any_name_reaches_the_client(ann: Person, name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "plain"),
+    [("日本語.pdf", "download.pdf"), ("日本語", "download"), (".profile", ".profile"), (".größe", ".groe")],
+)
+async def test_a_client_that_reads_ascii_only_keeps_the_suffix_and_is_not_given_a_hidden_file(
+    ann: Person, name: str, plain: str
+) -> None:
+    file = await ann.upload(name, b"")
+    said = (await get(ann, await url_of(ann, file))).headers["Content-Disposition"]
+    assert said.split("; ")[1] == f'filename="{plain}"'
+
+
+@pytest.mark.parametrize(
     ("mime", "shown"),
     [
         ("image/png", True),
