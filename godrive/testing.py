@@ -157,9 +157,9 @@ async def upload(
     on_conflict: OnConflict = OnConflict.FAIL,
 ) -> File:
     """A file of the drive, by the steps that a client and the server take together."""
-    await drive.storage.ask(Admit(len(content)))
+    in_transit = await drive.storage.ask(Admit(len(content)))
     intent = await drive.metadata.ask(
-        BeginUpload(owner_id, name, mime, len(content), sha256=sha256, on_conflict=on_conflict)
+        BeginUpload(owner_id, name, mime, len(content), sha256=sha256, on_conflict=on_conflict, in_transit=in_transit)
     )
     blob = await drive.blobs.put(intent.object_key, chunks(content), size=intent.size_bytes, sha256=sha256, mime=mime)
     return await drive.ingest.ask(CommitUpload(intent.id, blob=blob))

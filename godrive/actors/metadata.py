@@ -162,7 +162,7 @@ class MetadataActor(Actor[Metadata]):
 
     @BeginUpload.handler
     async def begin_upload(self, ask: BeginUpload) -> Upload:
-        now, ttl = self._clock.now(), self._config.blobs.upload_ttl
+        now, ttl = self._clock.now(), self._config.blobs.upload_ttl + ask.in_transit
         return await self._catalog.write(
             lambda tx: uploads.begin(
                 tx,

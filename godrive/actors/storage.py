@@ -35,6 +35,11 @@ from godrive.runtime import Actor
 
 DEFAULT_MIME = "application/octet-stream"
 
+SLOWEST = 131_072
+"""Bytes a second of the slowest client that is waited for when its bytes go straight to the store: 1 Mbit/s."""
+SHORTEST, LONGEST = 10.0, 86_400.0
+"""Seconds for which any such client is waited for, at least and at most."""
+
 _PROBE = ObjectKey("00000000/00000000-0000-7000-8000-000000000000")
 """A well-formed key that is never made: asking for it shows whether the store answers."""
 
@@ -55,7 +60,7 @@ class StorageActor(Actor[Storage]):
         self._urls = urls
 
     @Admit.handler
-    async def admit(self, ask: Admit) -> None:
+    async def admit(self, ask: Admit) -> float:
         if ask.size_bytes > self._config.max_upload_bytes:
             raise TooLarge(f"At most {self._config.max_upload_bytes} bytes are taken.", field="size_bytes")
         free = await self._blobs.free_bytes()
@@ -64,6 +69,7 @@ class StorageActor(Actor[Storage]):
                 "There is no room for that many bytes.",
                 hint=f"{free} bytes are free, of which blobs.min_free_bytes keeps {self._config.min_free_bytes}.",
             )
+        return 0.0 if self._presigner is None else min(max(SHORTEST, ask.size_bytes / SLOWEST), LONGEST)
 
     @SignPut.handler
     async def sign_put(self, ask: SignPut) -> SignedRequest:
@@ -78,7 +84,7 @@ class StorageActor(Actor[Storage]):
                 size=upload.size_bytes,
                 mime=upload.mime or DEFAULT_MIME,
                 sha256=upload.sha256,
-                expires_at=upload.expires_at,
+                expires_at=upload.created_at + timedelta(seconds=self._config.upload_ttl),
             )
         url = self._urls.sign(
             "PUT",

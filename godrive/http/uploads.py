@@ -111,7 +111,7 @@ async def begin_upload(call: Call, body: IntentBody) -> Intent:
 
     The bytes are reserved from the quota until the upload ends.
     """
-    await call.drive.storage.ask(Admit(body.size_bytes))
+    in_transit = await call.drive.storage.ask(Admit(body.size_bytes))
     upload = await call.drive.metadata.ask(
         BeginUpload(
             owner_id=call.owner,
@@ -121,6 +121,7 @@ async def begin_upload(call: Call, body: IntentBody) -> Intent:
             sha256=body.sha256.lower() if body.sha256 else None,
             parent_id=FileId(body.parent_id) if body.parent_id else None,
             on_conflict=body.on_conflict,
+            in_transit=in_transit,
         )
     )
     signed = await call.drive.storage.ask(SignPut(upload))

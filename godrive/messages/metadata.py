@@ -131,7 +131,9 @@ class OpenContent(Ask[Metadata, Content]):
 class BeginUpload(Ask[Metadata, Upload]):
     """Make the row of an upload and reserve its bytes.
 
-    Raises ``Invalid``, ``NameTaken``, ``QuotaExceeded``, ``NotFound`` (the folder).
+    It ends when its URL does and the bytes that were *in_transit* then, for so
+    many seconds, have not arrived either.  Raises ``Invalid``, ``NameTaken``,
+    ``QuotaExceeded``, ``NotFound`` (the folder).
     """
 
     owner_id: UserId
@@ -141,6 +143,7 @@ class BeginUpload(Ask[Metadata, Upload]):
     sha256: str | None = None
     parent_id: FileId | None = None
     on_conflict: OnConflict = OnConflict.FAIL
+    in_transit: float = 0.0
 
 
 class GetUpload(Ask[Metadata, Upload]):

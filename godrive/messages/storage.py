@@ -12,8 +12,12 @@ class Storage(Contract, name="storage"):
     """Owns the blob store."""
 
 
-class Admit(Ask[Storage, None]):
-    """Whether a blob of that size may come.  Raises ``TooLarge``, ``StorageFull``, ``StoreUnavailable``."""
+class Admit(Ask[Storage, float]):
+    """Whether a blob of that size may come.  Raises ``TooLarge``, ``StorageFull``, ``StoreUnavailable``.
+
+    The reply is for how many seconds after the end of its URL it may still be
+    on its way where nobody sees it: none where it comes through this server.
+    """
 
     size_bytes: int
 

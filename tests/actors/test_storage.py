@@ -8,6 +8,7 @@ import pytest
 from godrive.blobs.memory import MemoryBlobStore
 from godrive.drive import GoDrive
 from godrive.errors import Gone, Invalid, NotFound, StorageFull, StoreUnavailable, TooLarge, UploadFinished, UrlInvalid
+from godrive.messages.ingest import CommitUpload, Reconcile
 from godrive.messages.metadata import AbortUpload, BeginUpload, GetUpload, ListUploads, OpenContent
 from godrive.messages.storage import (
     Admit,
@@ -180,6 +181,42 @@ async def test_a_store_that_clients_reach_signs_its_own_requests(drive_class: ty
     assert put.expires_at == pending.expires_at
     assert get.url == f"http://store.test/{content.object_key}"
     assert get.headers == {"filename": "a.txt", "mime": "application/octet-stream", "inline": "True"}
+
+
+@pytest.mark.parametrize(("size", "seconds"), [(0, 10.0), (600 * 131_072, 600.0), (1 << 41, 86_400.0)])
+async def test_bytes_that_nobody_sees_may_be_on_their_way_for_as_long_as_they_take(
+    drive_class: type[GoDrive], size: int, seconds: float
+) -> None:
+    async with open_drive(drive_class=drive_class, blob_store=ReachableStore()) as drive:
+        assert await drive.storage.ask(Admit(size)) == seconds
+
+
+async def test_bytes_that_come_through_us_are_seen_and_not_waited_for_blindly(drive: GoDrive) -> None:
+    assert await drive.storage.ask(Admit(1 << 20)) == 0
+
+
+async def test_a_put_to_the_store_that_outlasts_its_url_becomes_a_file(
+    drive_class: type[GoDrive], clock: ManualClock
+) -> None:
+    async with open_drive(drive_class=drive_class, clock=clock, blob_store=ReachableStore()) as drive:
+        owner = await sign_up(drive)
+        in_transit = await drive.storage.ask(Admit(5))
+        pending = await drive.metadata.ask(BeginUpload(owner.id, "b.txt", "", 5, in_transit=in_transit))
+        signed = await drive.storage.ask(SignPut(pending))
+        assert signed.expires_at == clock.now() + timedelta(seconds=drive.config.blobs.upload_ttl)
+        clock.advance(drive.config.blobs.upload_ttl + in_transit / 2)
+        assert (await drive.ingest.ask(Reconcile())).expired == 0
+        await drive.blobs.put(pending.object_key, chunks(b"hello"))
+        assert (await drive.ingest.ask(CommitUpload(pending.id, owner.id))).name == "b.txt"
+
+
+async def test_a_put_to_the_store_that_never_ends_is_given_up(drive_class: type[GoDrive], clock: ManualClock) -> None:
+    async with open_drive(drive_class=drive_class, clock=clock, blob_store=ReachableStore()) as drive:
+        owner = await sign_up(drive)
+        in_transit = await drive.storage.ask(Admit(5))
+        await drive.metadata.ask(BeginUpload(owner.id, "b.txt", "", 5, in_transit=in_transit))
+        clock.advance(drive.config.blobs.upload_ttl + in_transit)
+        assert (await drive.ingest.ask(Reconcile())).expired == 1
 
 
 # The store itself
