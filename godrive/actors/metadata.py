@@ -6,6 +6,7 @@ than once, so each reads the clock before it begins.
 
 from __future__ import annotations
 
+from godrive.actors.together import Together
 from godrive.catalog import Catalog, files, housekeeping, outbox, trash, uploads
 from godrive.catalog.pages import PageTokens
 from godrive.clock import Clock
@@ -58,6 +59,7 @@ from godrive.model import (
     StoredReply,
     Tombstone,
     Upload,
+    UserId,
 )
 from godrive.runtime import Actor
 
@@ -66,7 +68,8 @@ class MetadataActor(Actor[Metadata]):
     """Owns files, uploads and the trash.
 
     It keeps nothing between messages, so any number may be under way: reads
-    run beside writes, and writes that wait together share one commit.
+    run beside writes, and writes that wait together share one commit, as
+    counts of changes that wait together share one statement.
     """
 
     def __init__(self, catalog: Catalog, config: Config, clock: Clock, tokens: PageTokens) -> None:
@@ -74,6 +77,7 @@ class MetadataActor(Actor[Metadata]):
         self._config = config
         self._clock = clock
         self._tokens = tokens
+        self._changes = Together(self._count_changes)
 
     # Files
 
@@ -95,7 +99,10 @@ class MetadataActor(Actor[Metadata]):
 
     @CountChanges.handler
     async def count_changes(self, ask: CountChanges) -> int:
-        return await self._catalog.read(lambda tx: files.count_changes(tx, ask.owner_id))
+        return await self._changes.get(ask.owner_id)
+
+    async def _count_changes(self, owner_ids: list[UserId]) -> dict[UserId, int]:
+        return await self._catalog.read(lambda tx: files.count_changes(tx, owner_ids))
 
     @GetFile.handler
     async def get_file(self, ask: GetFile) -> File:

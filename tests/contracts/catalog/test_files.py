@@ -13,7 +13,7 @@ from godrive.catalog import files, outbox, users
 from godrive.catalog.names import search_key
 from godrive.catalog.pages import PageTokens
 from godrive.errors import Invalid, NameTaken, NotFound, PreconditionFailed
-from godrive.model import ETag, File, FileEventKind, FileId, OnConflict, Sort, VersionId
+from godrive.model import ETag, File, FileEventKind, FileId, OnConflict, Sort, UserId, VersionId
 from tests.contracts.catalog.rig import Rig
 
 pytestmark = pytest.mark.anyio
@@ -299,3 +299,15 @@ async def test_any_name_comes_back_as_it_was_sent_and_is_found(rig: Rig, name: s
     with pytest.raises(NameTaken):
         await rig.begin(owner, unicodedata.normalize("NFD", name))
     await rig.write(users.delete, owner, now=rig.now)
+
+
+async def test_changes_are_counted_for_as_many_owners_as_are_asked_for(rig: Rig) -> None:
+    owners = [await rig.user() for _ in range(6)]
+    for number, owner in enumerate(owners):
+        for name in range(number):
+            await rig.file(owner, f"{name}")
+    counts = dict(zip(owners, range(6), strict=True))
+    for some in (owners[:1], owners[:2], owners[3:], owners):
+        assert await rig.read(files.count_changes, some) == {owner: counts[owner] for owner in some}
+    nobody = UserId("nobody")
+    assert await rig.read(files.count_changes, [nobody, owners[5]]) == {nobody: 0, owners[5]: 5}
