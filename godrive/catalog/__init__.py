@@ -46,6 +46,10 @@ class Tx(Protocol):
         """The number of rows changed."""
         ...
 
+    async def run_each(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run the statement with each row of values, in one round trip where there is one to make."""
+        ...
+
     async def lock(self, user_id: UserId) -> None:
         """Let no other transaction change what this user owns until this one ends.
 

@@ -56,5 +56,4 @@ async def pending(tx: Tx, *, limit: int) -> list[FileEvent]:
 
 async def drop(tx: Tx, events: Sequence[FileEvent]) -> None:
     """Forget events that were published; again is harmless."""
-    for event in events:
-        await tx.run("DELETE FROM outbox WHERE seq = $1", event.seq)
+    await tx.run_each("DELETE FROM outbox WHERE seq = $1", [(event.seq,) for event in events])

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, cast
 
 from godrive import config
@@ -61,6 +61,9 @@ class PostgresTx:
     async def run(self, sql: str, *values: Any) -> int:
         status = await self._connection.execute(sql, *values)
         return int(status.rpartition(" ")[2])
+
+    async def run_each(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        await self._connection.executemany(sql, rows)
 
     async def lock(self, user_id: UserId) -> None:
         await self._connection.fetchrow("SELECT 1 FROM users WHERE id = $1 FOR UPDATE", user_id)

@@ -38,7 +38,7 @@ import re
 import resource
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -85,7 +85,7 @@ class SqliteTx:
         self.connection = connection
         self.outbox = outbox
 
-    def _execute(self, sql: str, values: tuple[Any, ...]) -> sqlite3.Cursor:
+    def _execute(self, sql: str, values: Sequence[Any]) -> sqlite3.Cursor:
         try:
             return self.connection.execute(_numbered(sql), values)
         except (UnicodeEncodeError, OverflowError):
@@ -99,6 +99,10 @@ class SqliteTx:
 
     async def run(self, sql: str, *values: Any) -> int:
         return self._execute(sql, values).rowcount
+
+    async def run_each(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        for values in rows:
+            self._execute(sql, values)
 
     async def lock(self, user_id: UserId) -> None:
         """There is one writer."""
@@ -190,6 +194,10 @@ class _FarTx:
     async def run(self, sql: str, *values: Any) -> int:
         await self.all(sql, *values)
         return 0  # a read changes nothing
+
+    async def run_each(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        for values in rows:
+            await self.all(sql, *values)
 
     async def lock(self, user_id: UserId) -> None:
         """A snapshot does not change."""

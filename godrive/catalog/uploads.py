@@ -315,16 +315,14 @@ async def due(tx: Tx, *, after: float, limit: int, now: datetime) -> list[Upload
     at, far, begun = rows.micros(now), rows.later(now, _LONGEST_CHECK_DELAY), rows.later(now, -after)
     found = [*await tx.all(_DUE, at, begun, far, limit)]
     found += await tx.all(_SET_BACK, far, begun, far, limit - len(found))
-    for row in found:
-        upload = rows.upload(row)
+    due = [rows.upload(row) for row in found]
+    checks = []
+    for upload in due:
         next_at = rows.later(now, _backoff(max(after, 1.0), upload.attempts, _LONGEST_CHECK_DELAY))
         deadline = rows.micros(upload.expires_at)
-        await tx.run(
-            "UPDATE uploads SET attempts = attempts + 1, next_check_at = $2 WHERE id = $1",
-            upload.id,
-            min(next_at, deadline) if deadline > at else next_at,
-        )
-    return [rows.upload(row) for row in found]
+        checks.append((upload.id, min(next_at, deadline) if deadline > at else next_at))
+    await tx.run_each("UPDATE uploads SET attempts = attempts + 1, next_check_at = $2 WHERE id = $1", checks)
+    return due
 
 
 async def due_cleanups(tx: Tx, *, limit: int, now: datetime) -> list[Cleanup]:
@@ -334,12 +332,10 @@ async def due_cleanups(tx: Tx, *, limit: int, now: datetime) -> list[Cleanup]:
         rows.micros(now),
         limit,
     )
-    for id_, _, attempts in found:
-        await tx.run(
-            "UPDATE uploads SET cleanup_attempts = cleanup_attempts + 1, cleanup_at = $2 WHERE id = $1",
-            id_,
-            rows.later(now, _backoff(60.0, attempts, _LONGEST_CLEANUP_DELAY)),
-        )
+    await tx.run_each(
+        "UPDATE uploads SET cleanup_attempts = cleanup_attempts + 1, cleanup_at = $2 WHERE id = $1",
+        [(id_, rows.later(now, _backoff(60.0, attempts, _LONGEST_CLEANUP_DELAY))) for id_, _, attempts in found],
+    )
     return [Cleanup(upload_id=UploadId(row[0]), object_key=ObjectKey(row[1])) for row in found]
 
 

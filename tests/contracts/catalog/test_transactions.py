@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from godrive.catalog import Catalog, Tx
-from godrive.errors import Conflict, NotFound, StoreUnavailable
+from godrive.errors import Conflict, Invalid, NotFound, StoreUnavailable
 from godrive.model import UserId
 from tests.contracts.catalog.rig import Rig
 
@@ -76,6 +76,25 @@ async def test_a_parameter_may_be_used_twice_and_in_any_order(catalog: Catalog) 
         return [tuple(row) for row in found]
 
     assert await catalog.write(operation) == [("n", "h", 5)]
+
+
+async def test_a_statement_is_run_with_each_row_of_values(catalog: Catalog) -> None:
+    async def operation(tx: Tx) -> int:
+        rows = [(str(number), "x", number) for number in range(300)]
+        await tx.run_each("INSERT INTO leases (name, holder, expires_at) VALUES ($1, $2, $3)", rows)
+        await tx.run_each("DELETE FROM leases WHERE expires_at = $1", [(number,) for number in range(0, 300, 2)])
+        await tx.run_each("DELETE FROM leases WHERE name = $1", [])
+        return await count(tx)
+
+    assert await catalog.write(operation) == 150
+
+    async def failing(tx: Tx) -> None:
+        await tx.run_each("DELETE FROM leases WHERE name = $1", [("1",), ("3",)])
+        await tx.run_each("DELETE FROM leases WHERE name = $1", [("5",), ("\ud800",)])
+
+    with pytest.raises(Invalid):
+        await catalog.write(failing)
+    assert await catalog.read(count) == 150
 
 
 async def test_a_hundred_writers_at_once_all_succeed(rig: Rig) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from godrive.catalog import files, housekeeping, uploads
+from godrive.catalog import Tx, files, housekeeping, uploads
 from godrive.errors import (
     DigestMismatch,
     Gone,
@@ -349,6 +349,39 @@ async def test_an_ended_upload_is_not_checked(rig: Rig) -> None:
     await fail(rig, await rig.begin(owner, "b"))
     rig.clock.advance(100)
     assert await due(rig) == []
+
+
+class Counted:
+    """A transaction that counts its statements."""
+
+    def __init__(self, tx: Tx) -> None:
+        self._tx = tx
+        self.statements = 0
+
+    def __getattr__(self, name: str) -> Any:
+        self.statements += 1
+        return getattr(self._tx, name)
+
+
+@pytest.mark.parametrize("rule", [uploads.due, uploads.due_cleanups])
+async def test_however_much_is_due_it_takes_three_statements_at_most(rig: Rig, rule: Any) -> None:
+    owner = await rig.user()
+    for number in range(10):
+        upload = await rig.begin(owner, f"{number}")
+        if rule is uploads.due_cleanups:
+            await fail(rig, upload)
+    rig.clock.advance(100)
+    options = {"after": 10} if rule is uploads.due else {}
+    counted: list[Counted] = []
+
+    async def operation(tx: Tx) -> list[Any]:
+        counted.append(Counted(tx))
+        found: list[Any] = await rule(counted[-1], limit=100, now=rig.now, **options)
+        return found
+
+    assert len(await rig.catalog.write(operation)) == 10
+    assert counted[-1].statements <= 3
+    assert await rig.catalog.write(operation) == []
 
 
 async def cleanups(rig: Rig) -> list[ObjectKey]:
