@@ -29,6 +29,9 @@ PATIENCE = 5.0
 RECONNECT_WAIT = 0.25
 """Seconds between two attempts at the same server."""
 
+PING_INTERVAL = 10
+"""Seconds between two pings; when three in a row are not answered, the connection counts as lost."""
+
 _REFUSED = ("authorization", "authentication", "permissions")
 
 
@@ -43,6 +46,35 @@ def answering(*answers: type[Exception]) -> Iterator[None]:
         raise StoreUnavailable("NATS does not answer.", hint=str(error) or type(error).__name__) from error
 
 
+class _Client(Client):
+    """nats-py (2.16), but that what was not sent when the connection is lost is given up.
+
+    Left alone it would wait until the old server has taken it all, which one that
+    is cut off never does, before it looks for another; and what had not even been
+    written it would send to that one, to be done long after whoever asked was told
+    that it had failed.
+    """
+
+    def forget(self) -> None:
+        """Give up what has not been written."""
+        self._pending.clear()
+        self._pending_data_size = 0
+
+    def _hang_up(self) -> None:
+        """Give up what has been written and not been taken."""
+        if (writer := getattr(self._transport, "_io_writer", None)) is not None:
+            writer.transport.abort()
+
+    async def _attempt_reconnect(self) -> None:
+        self.forget()
+        self._hang_up()
+        await super()._attempt_reconnect()
+
+    async def _select_next_server(self) -> None:
+        self._hang_up()  # on one that took the connection, and then did not say that it is a server
+        await super()._select_next_server()
+
+
 class NatsLink:
     """The connection described by the ``[nats]`` table, its secrets resolved."""
 
@@ -50,7 +82,7 @@ class NatsLink:
         self._settings = settings
         self._name = name
         self._patience = patience
-        self._client: Client | None = None
+        self._client: _Client | None = None
         self._lock = anyio.Lock()
         self._last_error: Exception | None = None
         self.generation = 0
@@ -92,14 +124,13 @@ class NatsLink:
             if not client.is_connected:
                 # Nobody is there to send it to; nats-py (2.16) would write it to the closed transport all the same,
                 # fail, and leave its tasks behind.
-                client._pending.clear()
-                client._pending_data_size = 0
+                client.forget()
             with anyio.move_on_after(1, shield=True):
                 await client.close()
 
-    async def _connect(self) -> Client:
+    async def _connect(self) -> _Client:
         options = self._options()
-        client = Client()
+        client = _Client()
 
         async def lost() -> None:
             # Replies go to a subscription that went with the connection: whoever waits for one would wait in vain.
@@ -117,7 +148,8 @@ class NatsLink:
                     connect_timeout=CONNECT_TIMEOUT,  # type: ignore[arg-type]
                     reconnect_time_wait=RECONNECT_WAIT,  # type: ignore[arg-type]
                     max_reconnect_attempts=-1,
-                    ping_interval=10,
+                    ping_interval=PING_INTERVAL,
+                    pending_size=0,  # no publish waits for the server, nor is kept for when there is one
                     error_cb=self._on_error,
                     disconnected_cb=lost,
                     reconnected_cb=self._on_connected,

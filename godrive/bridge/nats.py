@@ -49,6 +49,10 @@ HEADROOM = 1024
 """Bytes of the server's limit that are left for headers."""
 
 
+MOST_UNSENT = 16 * LARGEST
+"""Bytes that may wait for a server that has stopped to take them; then asks fail until it goes on."""
+
+
 class NatsRef(Generic[A]):
     """A ref to an actor of another process.
 
@@ -127,7 +131,7 @@ class NatsRef(Generic[A]):
 
     def _client(self) -> Client:
         client = self._link.connected
-        if client is None:
+        if client is None or client.pending_data_size > MOST_UNSENT:
             raise self._unreachable()
         return client
 

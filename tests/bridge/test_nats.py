@@ -15,6 +15,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
 
+from godrive.bridge import connection
 from godrive.bridge.connection import NatsLink
 from godrive.bridge.exposer import Exposer
 from godrive.bridge.nats import ERROR, HEADROOM, LARGEST, REQUEST_ID, TIMEOUT, Keeper, NatsRef
@@ -514,6 +515,61 @@ async def test_a_network_that_is_cut_costs_each_ask_its_deadline_and_no_more(
         finally:
             outage.thaw()
         await until_answered(stage)
+
+
+async def test_a_server_that_takes_nothing_more_costs_each_ask_its_deadline_at_most(
+    outage: NatsServer, namespace: str
+) -> None:
+    async with process(outage.url, namespace), asker(outage.url, namespace) as stage:
+        assert await stage.ask(Say("before")) == "before 1"
+        outage.freeze()
+        await until(lambda: set(states(outage)) == {"T"})
+        outcomes: list[type[DriveError]] = []
+
+        async def give_up() -> None:
+            with pytest.raises(DeliveryError) as caught:
+                await stage.ask(Say("x" * 500_000), timeout=0.2)
+            outcomes.append(type(caught.value))
+
+        try:
+            with anyio.fail_after(5):
+                async with anyio.create_task_group() as asks:
+                    for _ in range(100):  # more than the kernel takes for the server, and more than we keep for it
+                        asks.start_soon(give_up)
+        finally:
+            outage.thaw()
+        assert set(outcomes) == {AskTimeout, DeliveryError}
+        await until_answered(stage)
+
+
+async def test_what_a_server_was_cut_off_from_is_given_up_and_another_one_answers(
+    outage: NatsServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "PING_INTERVAL", 0.2)
+    with NatsServer(jetstream=False) as other:
+        other.stop()
+        async with process(outage.url, namespace) as there, asker(f"{outage.url},{other.url}", namespace) as stage:
+            assert await stage.ask(Say("before")) == "before 1"
+            other.start()
+            outage.freeze()
+            await until(lambda: set(states(outage)) == {"T"})
+
+            async def give_up() -> None:
+                with pytest.raises(DeliveryError):
+                    await stage.ask(Say("late" + "x" * 200_000), timeout=0.1)
+
+            async with anyio.create_task_group() as asks:
+                for _ in range(60):  # more than what the kernel takes for a peer that does not read
+                    asks.start_soon(give_up)
+            async with process(other.url, namespace) as elsewhere:
+                await until_answered(stage)
+                await stage.ask(Say("after"))
+            assert not any(line.startswith("late") for line in elsewhere.script.log)
+            outage.kill9()
+            outage.start()
+            other.kill9()
+            await until_answered(stage)
+    assert not any(line.startswith("late") for line in there.script.log)
 
 
 async def test_a_server_that_comes_up_last_is_waited_for(namespace: str) -> None:
