@@ -15,8 +15,9 @@ from pathlib import Path
 from godrive import config
 from godrive.catalog import housekeeping, migrations, sqlite_file
 from godrive.catalog.postgres import PostgresCatalog, PostgresTx
+from godrive.catalog.postgres_errors import is_lost, is_raced, translate, unavailable
 from godrive.catalog.postgres_pool import Connection, connect
-from godrive.errors import Conflict
+from godrive.errors import Conflict, DriveError
 
 _TABLES = (
     "users",
@@ -42,20 +43,27 @@ async def copy_catalog(
     Nothing must write to *source* meanwhile, or it is not copied.  *on_progress*
     hears of each table how many rows have been copied so far.  Raises
     ``Conflict`` when the target is not empty, or not equal in the end;
-    ``ConfigError`` when one of the two cannot be opened.
+    ``ConfigError`` when one of the two cannot be opened, ``StoreUnavailable``
+    when the database goes away meanwhile.
     """
     await asyncio.to_thread(sqlite_file.prepare, source, allow_network_fs=True)
     catalog = PostgresCatalog(target)
     await catalog.open()
     await catalog.close()
-    connection = await connect(target.dsn)
     try:
-        with closing(sqlite_file.connect(source, read_only=True)) as reader:
-            reader.execute("BEGIN")
-            async with connection.transaction():
-                return await _copy(reader, connection, on_progress)
-    finally:
-        await connection.close()
+        connection = await connect(target.dsn, timeout=None)  # to count what is there takes as long as it takes
+        try:
+            with closing(sqlite_file.connect(source, read_only=True)) as reader:
+                reader.execute("BEGIN")
+                async with connection.transaction():
+                    return await _copy(reader, connection, on_progress)
+        finally:
+            await connection.close()
+    except DriveError:
+        raise
+    except Exception as error:
+        passes = is_lost(error) or is_raced(error)
+        raise (unavailable(error) if passes else translate(error)) or error from error
 
 
 async def _copy(

@@ -84,9 +84,9 @@ class PostgresCatalog:
     async def open(self) -> None:
         try:
             await self._persist(self._migrate)
-        except BaseException as error:
+        except BaseException:
             await self.close()
-            raise refused(error) or error from None
+            raise
         self._open = True
 
     async def close(self) -> None:
@@ -98,7 +98,7 @@ class PostgresCatalog:
         self._check_open()
 
         async def attempt() -> T:
-            async with self._pool.hold() as connection:
+            async with self._pool.hold(to_read=True) as connection:
                 return await operation(PostgresTx(connection, outbox=self._outbox))
 
         return await self._persist(attempt)
@@ -165,7 +165,8 @@ class PostgresCatalog:
                 raise
             except Exception as error:
                 if not (is_raced(error) or is_lost(error)):
-                    raise translate(error) or error from error
+                    answer = translate(error) if self._open else refused(error) or translate(error)
+                    raise answer or error from error
                 if self._pool.closed or loop.time() + delay >= deadline:
                     raise unavailable(error) from error
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))

@@ -54,9 +54,9 @@ _REFUSED = (
     InvalidCatalogNameError,
     InsufficientPrivilegeError,
     InvalidSchemaNameError,
-    ClientConfigurationError,
-    ValueError,  # a DSN that cannot be read
 )
+_UNREADABLE = (ClientConfigurationError, ValueError)
+_CHECK = "Check catalog.dsn and the rights of its user."
 
 
 def is_lost(error: BaseException) -> bool:
@@ -87,11 +87,13 @@ def translate(error: BaseException) -> DriveError | None:
         return StorageFull("The disk of the database is full.", hint="Make room on the disk of the PostgreSQL server.")
     if isinstance(error, InsufficientResourcesError | OperatorInterventionError | PostgresSystemError):
         return unavailable(error)
+    if isinstance(error, _REFUSED):  # it has let us in before, and will when the operator has mended it
+        return StoreUnavailable(f"The database refuses us: {error}", hint=_CHECK)
     return None
 
 
 def refused(error: BaseException) -> ConfigError | None:
     """What an operator has to mend before the catalog can be opened; ``None`` when it is something else."""
-    if isinstance(error, _REFUSED):
-        return ConfigError(f"The database refuses us: {error}", hint="Check catalog.dsn and the rights of its user.")
+    if isinstance(error, _REFUSED + _UNREADABLE):
+        return ConfigError(f"The database refuses us: {error}", hint=_CHECK)
     return None

@@ -11,8 +11,9 @@ from godrive.catalog import Catalog, files, housekeeping, outbox, sessions, sqli
 from godrive.catalog.copy import copy_catalog
 from godrive.catalog.postgres import PostgresCatalog
 from godrive.catalog.sqlite import SqliteCatalog
-from godrive.errors import Conflict
+from godrive.errors import Conflict, StoreUnavailable
 from godrive.model import StoredReply
+from tests.conftest import require
 from tests.contracts.catalog.rig import Rig
 from tests.servers import PostgresServer
 
@@ -83,6 +84,25 @@ async def test_a_copy_shows_the_same_and_goes_on(tmp_path: Path, postgres_server
         await copy_catalog(tmp_path / "godrive.db", settings)
     await source.close()
     await target.close()
+
+
+async def test_a_copy_that_is_cut_off_leaves_nothing_and_can_be_made_again(tmp_path: Path) -> None:
+    require(PostgresServer)
+    source = SqliteCatalog(tmp_path / "godrive.db")
+    await source.open()
+    await fill(Rig(source))
+    await source.close()
+    with PostgresServer() as server:
+        settings = config.Catalog(dsn=server.dsn)
+
+        def cut(table: str, rows: int) -> None:
+            if table == "entries":
+                server.kill9()
+
+        with pytest.raises(StoreUnavailable):
+            await copy_catalog(tmp_path / "godrive.db", settings, on_progress=cut)
+        server.start()
+        assert (await copy_catalog(tmp_path / "godrive.db", settings))["entries"] == 12
 
 
 async def test_a_catalog_whose_sums_are_wrong_is_not_copied(tmp_path: Path, postgres_server: PostgresServer) -> None:

@@ -220,11 +220,44 @@ async def test_no_more_connections_are_made_than_configured(dsn: str, catalog: P
     async def slowly(tx: Tx) -> None:
         await tx.one("SELECT pg_sleep(0.01)")
 
-    await asyncio.gather(*[catalog.read(slowly) for _ in range(50)])
+    await asyncio.gather(*[catalog.read(slowly) for _ in range(50)], *[catalog.write(slowly) for _ in range(50)])
     connection = await connect(dsn)
     ours = "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     assert await connection.fetchval(ours) == 4
     await connection.close()
+
+
+async def test_reads_that_take_their_time_leave_room_for_writes(catalog: PostgresCatalog) -> None:
+    async def forever(tx: Tx) -> None:
+        await tx.one("SELECT pg_sleep(100)")
+
+    reads = [asyncio.ensure_future(catalog.read(forever)) for _ in range(8)]  # twice as many as there are connections
+    with anyio.fail_after(5):
+        await asyncio.gather(*[catalog.write(partial(add, name=str(n))) for n in range(20)])
+    for read in reads:
+        read.cancel()
+    await asyncio.wait(reads)
+    assert len(await catalog.read(names)) == 20
+
+
+async def test_a_database_that_lets_us_in_no_more_is_unavailable_until_it_does(
+    own_server: PostgresServer,
+) -> None:
+    admin = await connect(own_server.dsn)
+    await admin.execute("CREATE ROLE app LOGIN")
+    await admin.execute("CREATE DATABASE app OWNER app")
+    catalog = PostgresCatalog(config.Catalog(dsn=own_server.dsn_of("app").replace("postgres@", "app@"), pool_size=2))
+    await catalog.open()
+    await admin.execute("ALTER ROLE app NOLOGIN")
+    await admin.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'app'")
+    for refused in (catalog.read(names), catalog.write(partial(add, name="a"))):
+        with pytest.raises(StoreUnavailable, match="not permitted"):
+            await refused
+    await admin.execute("ALTER ROLE app LOGIN")
+    await catalog.write(partial(add, name="b"))
+    assert await catalog.read(names) == ["b"]
+    await catalog.close()
+    await admin.close()
 
 
 async def test_a_cancelled_read_takes_its_connection_along(catalog: PostgresCatalog) -> None:
