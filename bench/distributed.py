@@ -23,6 +23,9 @@ from tests.servers import CephGateway, NatsServer, PostgresServer
 
 MIB = 1024 * 1024
 
+LEFT_ALONE = merged(stage.OPEN_GATE, {"ingest": {"reconcile_after": 3600.0}})
+"""Intents that nobody follows up, thousands of them, are not looked for while others are measured."""
+
 
 class Distributed:
     """Each measurement starts the servers that it needs."""
@@ -36,14 +39,14 @@ class Distributed:
     def postgres(self) -> list[Result]:
         """List and intent with PostgreSQL, synced to disk, against SQLite: the same rows, the same requests."""
         with stage.folder() as place, PostgresServer(durable=True) as database:
-            with stage.drive(place) as sqlite:
+            with stage.drive(place, LEFT_ALONE) as sqlite:
                 ada = stage.person(sqlite)
                 file = stage.upload_one(sqlite, ada, "first.txt", b"first")
             stage.preload(sqlite.data / "godrive.db", files=self.files, users=100, like=file["id"])
             catalog = {"catalog": {"driver": "postgres", "dsn": database.create_database()}}
             keys = {"auth": {"secret_file": str(sqlite.data / "secret.key")}}
             data = {"server": {"data_dir": str(sqlite.data)}}
-            other = DriveServer(tables=merged(stage.OPEN_GATE, catalog, keys, data), quick=False)
+            other = DriveServer(tables=merged(LEFT_ALONE, catalog, keys, data), quick=False)
             config = str(other.folder / "config.toml")
             other.command()
             copy = [sys.executable, "-m", "godrive", "catalog", "copy", "--config", config]
