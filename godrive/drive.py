@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import anyio
+from msgspec.structs import asdict
 
 from godrive.blobs import BlobStore
 from godrive.bridge.intake import Intake
@@ -22,11 +23,11 @@ from godrive.credentials import Keyring, TokenSigner, UrlSigner
 from godrive.errors import DriveError, StoreUnavailable
 from godrive.messages.auth import Auth
 from godrive.messages.ingest import Ingest
-from godrive.messages.janitor import Janitor
+from godrive.messages.janitor import Janitor, Swept
 from godrive.messages.metadata import Metadata
 from godrive.messages.storage import Storage
 from godrive.runtime import ChildStatus, Contract, Event, OnEvent, Ref, Supervisor
-from godrive.runtime.events import ChildWaiting, DeadLetter, guarded, ignore
+from godrive.runtime.events import ChildWaiting, DeadLetter, Ticked, guarded, ignore
 from godrive.runtime.message import A
 from godrive.stores import FolderLock, load_keyring, make_blobs, make_catalog, open_data_folder
 from godrive.tree import CONTRACTS, Parts, is_local, needs_blobs, needs_catalog, tree
@@ -90,6 +91,8 @@ class GoDrive:
         self._given_catalog = catalog
         self.dead_letters: Counter[tuple[str, str]] = Counter()
         """How many messages no handler saw, by actor and message."""
+        self.swept: Counter[str] = Counter()
+        """What the janitor of this process has done by itself, and ``failed`` to do, by kind."""
         self._on_event = self._counting(guarded(on_event))
         self._serving = serving
         self._blobs: BlobStore | None = None
@@ -116,6 +119,10 @@ class GoDrive:
         def count(event: Event) -> None:
             if isinstance(event, DeadLetter):
                 self.dead_letters[event.actor, event.message] += 1
+            elif isinstance(event, Ticked) and isinstance(event.reply, Swept):
+                done = asdict(event.reply)
+                del done["problem"]
+                self.swept.update(done)
             on_event(event)
 
         return count

@@ -18,6 +18,7 @@ from structlog.typing import EventDict, WrappedLogger
 
 from godrive.config import Log
 from godrive.errors import DriveError
+from godrive.messages.janitor import Swept
 from godrive.runtime import Event, request_id
 from godrive.runtime.events import (
     ChildCrashed,
@@ -27,6 +28,7 @@ from godrive.runtime.events import (
     DeadLetter,
     RestartsExhausted,
     StopTimedOut,
+    Ticked,
     TickFailed,
 )
 
@@ -107,6 +109,10 @@ def on_event(event: Event) -> None:
             log.warning("stop_timed_out", child=child)
         case ChildWaiting(child, error):
             log.warning("child_waiting", child=child, **_told(error))
+        case Ticked(child, Swept(failed=failed, problem=problem)) if failed:
+            log.warning("sweep_incomplete", child=child, failed=failed, problem=problem)
+        case Ticked():
+            pass  # as it should be
         case TickFailed(child, error):
             log.warning("tick_failed", child=child, **_told(error))
         case _:

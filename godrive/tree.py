@@ -28,7 +28,7 @@ from godrive.messages.janitor import Janitor, Sweep
 from godrive.messages.metadata import Metadata
 from godrive.messages.storage import Storage
 from godrive.runtime import Actor, ActorSpec, Ask, ChildSpec, Contract, OnEvent, Ref, Ticker
-from godrive.runtime.events import TickFailed
+from godrive.runtime.events import Ticked, TickFailed
 from godrive.runtime.message import A
 from godrive.stores import keeps_outbox
 
@@ -104,10 +104,13 @@ def tree(parts: Parts, *, serving: bool) -> list[ActorSpec | ChildSpec]:
 
     def ticker(name: str, contract: type[A], message: Ask[A, Any], every: float) -> None:
         async def run() -> None:
+            def on_reply(reply: Any) -> None:
+                parts.on_event(Ticked(name, reply))
+
             def on_error(error: DriveError) -> None:
                 parts.on_event(TickFailed(name, error))
 
-            await Ticker(ref(contract), message, every=every, on_error=on_error).run()
+            await Ticker(ref(contract), message, every=every, on_reply=on_reply, on_error=on_error).run()
 
         if serving and is_local(config, contract):
             children.append(ChildSpec(name=name, run=run))

@@ -22,13 +22,15 @@ from godrive.catalog import Tx
 from godrive.catalog.sqlite import SqliteCatalog
 from godrive.config import Auth, Server
 from godrive.errors import ActorCrashed, ConfigError, DeliveryError, NotFound, StoreUnavailable
+from godrive.http.metrics import Metrics
 from godrive.messages.auth import GetUser, LogIn, SignUp
 from godrive.messages.ingest import Reconcile
-from godrive.messages.metadata import BeginUpload, GetFile, GetUpload, ListFiles
+from godrive.messages.janitor import Swept
+from godrive.messages.metadata import BeginUpload, GetFile, GetUpload, ListFiles, PurgeFile, TrashFile
 from godrive.messages.storage import CheckStore, HeadBlob
 from godrive.model import BlobInfo, ObjectKey, UploadState
 from godrive.runtime import GaveUp
-from godrive.runtime.events import ChildCrashed, ChildStarted, ChildStopped, Event, TickFailed
+from godrive.runtime.events import ChildCrashed, ChildStarted, ChildStopped, Event, Ticked, TickFailed
 from godrive.stores import LAYOUT
 from godrive.testing import ManualClock, chunks, open_drive, quick_config, sign_up, upload
 from tests.faults import Bug, Fault, Faults, FaultyBlobs, FaultyCatalog
@@ -373,6 +375,25 @@ async def test_a_drive_that_serves_reconciles_by_itself(tmp_path: Path) -> None:
             await asked.wait()
             while (await drive.metadata.ask(GetUpload(pending.id))).state is UploadState.PENDING:
                 await anyio.lowlevel.checkpoint()
+
+
+async def test_what_the_janitor_does_by_itself_is_told_and_counted(tmp_path: Path) -> None:
+    told = anyio.Event()
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, Ticked) and isinstance(event.reply, Swept) and event.reply.purged:
+            told.set()
+
+    config = quick_config(tmp_path, janitor={"sweep_every": 0.01})
+    async with GoDrive(config, on_event=on_event) as drive:
+        owner = await sign_up(drive)
+        file = await upload(drive, owner.id, "a.txt", b"hello")
+        await drive.metadata.ask(TrashFile(owner.id, file.id))
+        await drive.metadata.ask(PurgeFile(owner.id, file.id))
+        with anyio.fail_after(10):
+            await told.wait()
+        assert (drive.swept["purged"], drive.swept["failed"]) == (1, 0)
+        assert b'godrive_swept_total{what="purged"} 1.0' in Metrics(drive).render({})
 
 
 async def test_a_tick_that_fails_is_reported_and_the_next_one_comes(tmp_path: Path) -> None:

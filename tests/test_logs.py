@@ -20,6 +20,7 @@ def run(script: str, shell: str = 'exec "$@"', **settings: str) -> subprocess.Co
 import logging, structlog, warnings
 from godrive import logs
 from godrive.config import Log
+from godrive.messages.janitor import Swept
 from godrive.runtime import request_id
 from godrive.runtime.events import *
 logs.configure(Log({arguments}))
@@ -109,7 +110,8 @@ def test_event_of_a_supervisor_is_logged_as_it_matters() -> None:
 for event in (
     ChildStarted("auth"), ChildStopped("auth"), ChildCrashed("auth", ValueError("bug"), "LogIn"),
     RestartsExhausted("auth", 5, 30.0), DeadLetter("auth", "LogIn", "expired", "r1"), StopTimedOut("auth"),
-    TickFailed("sweeper", ValueError("down")),
+    TickFailed("sweeper", ValueError("down")), Ticked("sweeper", Swept(purged=1)),
+    Ticked("sweeper", Swept(failed=2, problem="store_unavailable: down")),
 ):
     logs.on_event(event)
 """
@@ -122,7 +124,9 @@ for event in (
         ("warning", "dead_letter"),
         ("warning", "stop_timed_out"),
         ("warning", "tick_failed"),
+        ("warning", "sweep_incomplete"),
     ]
+    assert (found[7]["failed"], found[7]["problem"]) == (2, "store_unavailable: down")
     assert "ValueError: bug" in found[2]["exception"]
     assert found[4]["request_id"] == "r1"
 

@@ -61,6 +61,16 @@ class _LeaseLost(Exception):
     """Another process sweeps now."""
 
 
+class _Count(Counter[str]):
+    """What a sweep did, and why the first that failed did so."""
+
+    problem = ""
+
+    def fail(self, error: DriveError) -> None:
+        self["failed"] += 1
+        self.problem = self.problem or f"{error.code}: {error.detail}"
+
+
 class JanitorActor(Actor[Janitor]):
     """Sweeps."""
 
@@ -77,17 +87,17 @@ class JanitorActor(Actor[Janitor]):
 
     @Sweep.handler
     async def sweep(self, ask: Sweep) -> Swept:
-        count: Counter[str] = Counter()
+        count = _Count()
         with suppress(_LeaseLost):
             async with self._lease():
                 for chore in (self._purge, self._clean, self._sweep_staging, self._find_orphans, self._prune):
                     try:
                         await chore(count)
-                    except DriveError:
-                        count["failed"] += 1
-        return Swept(**count)
+                    except DriveError as error:
+                        count.fail(error)
+        return Swept(**count, problem=count.problem)
 
-    async def _purge(self, count: Counter[str]) -> None:
+    async def _purge(self, count: _Count) -> None:
         async def purge(item: Purge) -> None:
             for key in item.object_keys:
                 await self._storage.ask(DeleteBlob(key))
@@ -95,17 +105,17 @@ class JanitorActor(Actor[Janitor]):
 
         await self._until_none(ClaimPurges(self._batch), purge, "purged", count)
 
-    async def _clean(self, count: Counter[str]) -> None:
+    async def _clean(self, count: _Count) -> None:
         async def clean(item: Cleanup) -> None:
             await self._storage.ask(DeleteBlob(item.object_key))
             await self._metadata.ask(FinishCleanup(item.upload_id))
 
         await self._until_none(DueCleanups(self._batch), clean, "cleaned", count)
 
-    async def _sweep_staging(self, count: Counter[str]) -> None:
+    async def _sweep_staging(self, count: _Count) -> None:
         count["staging"] += await self._storage.ask(SweepStaging(self._config.blobs.upload_ttl))
 
-    async def _find_orphans(self, count: Counter[str]) -> None:
+    async def _find_orphans(self, count: _Count) -> None:
         async def quarantine(key: ObjectKey) -> None:
             await self._storage.ask(QuarantineBlob(key))
 
@@ -124,7 +134,7 @@ class JanitorActor(Actor[Janitor]):
         known = await self._metadata.ask(KnownKeys(keys)) if keys else []
         return sorted(set(keys).difference(known))
 
-    async def _prune(self, count: Counter[str]) -> None:
+    async def _prune(self, count: _Count) -> None:
         full = True
         while full:
             await self._keep_lease()
@@ -133,7 +143,7 @@ class JanitorActor(Actor[Janitor]):
             full = max(asdict(pruned).values()) >= self._batch
 
     async def _until_none(
-        self, due: Ask[Metadata, list[T]], act: Callable[[T], Awaitable[None]], name: str, count: Counter[str]
+        self, due: Ask[Metadata, list[T]], act: Callable[[T], Awaitable[None]], name: str, count: _Count
     ) -> None:
         """Do every item that *due* returns, a batch at a time."""
         while items := await self._metadata.ask(due):
@@ -141,14 +151,14 @@ class JanitorActor(Actor[Janitor]):
             if len(items) < self._batch:
                 return
 
-    async def _each(self, items: list[T], act: Callable[[T], Awaitable[None]], name: str, count: Counter[str]) -> None:
+    async def _each(self, items: list[T], act: Callable[[T], Awaitable[None]], name: str, count: _Count) -> None:
         """Do one batch.  An item that cannot be done now is counted, and is due again later."""
 
         async def attempt(item: T) -> None:
             try:
                 await act(item)
-            except DriveError:
-                count["failed"] += 1
+            except DriveError as error:
+                count.fail(error)
             else:
                 count[name] += 1
 

@@ -33,12 +33,15 @@ def _sweep(arguments: argparse.Namespace) -> int:
         nonlocal failed
         async with GoDrive(config, on_event=logs.on_event, serving=False) as drive:
             swept = await drive.janitor.ask(Sweep())
-        counts = msgspec.structs.asdict(swept)
-        failed = counts["failed"]
+        failed = swept.failed
         if arguments.json:
-            sys.stdout.write(msgspec.json.encode(counts).decode() + "\n")
-        else:
-            sys.stdout.writelines(f"{count:>8} {what}\n" for what, count in counts.items() if count or what == "purged")
+            sys.stdout.write(msgspec.json.encode(swept).decode() + "\n")
+            return
+        counts = msgspec.structs.asdict(swept)
+        problem = counts.pop("problem")
+        sys.stdout.writelines(f"{count:>8} {what}\n" for what, count in counts.items() if count or what == "purged")
+        if problem:
+            sys.stderr.write(f"godrive: {problem}\n")
 
     run(sweep())
     return 1 if failed else 0

@@ -48,6 +48,7 @@ class Metrics(Collector):
         self._children = drive.children
         self._events = drive.intake.counts
         self._dead_letters = drive.dead_letters
+        self._swept = drive.swept
         self._uploads: dict[str, int] = {}
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
@@ -124,4 +125,7 @@ class Metrics(Collector):
         )
         for (actor, message), count in self._dead_letters.items():
             dead.add_metric([actor, message], count)
-        yield from (queued, in_flight, restarts, up, uploads, events, dead)
+        swept = CounterMetricFamily("godrive_swept", "What the janitor did, or failed to do for now.", labels=["what"])
+        for what, count in self._swept.items():
+            swept.add_metric([what], count)
+        yield from (queued, in_flight, restarts, up, uploads, events, dead, swept)

@@ -13,7 +13,7 @@ class Janitor(Contract, name="janitor"):
 
 
 class Swept(Value):
-    """What a sweep did; ``failed`` counts what the next one has to try again."""
+    """What a sweep did; ``failed`` counts what the next one has to try again, ``problem`` says why the first of it."""
 
     purged: int = 0
     cleaned: int = 0
@@ -24,6 +24,7 @@ class Swept(Value):
     idempotency_keys: int = 0
     users: int = 0
     failed: int = 0
+    problem: str = ""
 
 
 class Sweep(Ask[Janitor, Swept]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,14 @@ class StopTimedOut:
 
 
 @dataclass(frozen=True, slots=True)
+class Ticked:
+    """A ticker's message was answered."""
+
+    child: str
+    reply: Any
+
+
+@dataclass(frozen=True, slots=True)
 class TickFailed:
     """A ticker's message was answered with an error; it asks again at the next tick."""
 
@@ -87,6 +96,7 @@ Event = (
     | RestartsExhausted
     | DeadLetter
     | StopTimedOut
+    | Ticked
     | TickFailed
 )
 OnEvent = Callable[[Event], None]

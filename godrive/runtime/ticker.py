@@ -19,7 +19,7 @@ from godrive.runtime.ref import Ref
 class Ticker:
     """Asks *message* of *ref* every *every* seconds, a tenth more or less, never twice at once.
 
-    An error in reply is passed to *on_error* and does not end the ticking.
+    What it is answered is passed to *on_reply*; an error to *on_error*, and it does not end the ticking.
     """
 
     def __init__(
@@ -28,17 +28,21 @@ class Ticker:
         message: Ask[A, Any],
         *,
         every: float,
+        on_reply: Callable[[Any], None],
         on_error: Callable[[DriveError], None],
     ) -> None:
         self._ref = ref
         self._message = message
         self._every = every
+        self._on_reply = on_reply
         self._on_error = on_error
 
     async def run(self) -> None:
         while True:
             await anyio.sleep(self._every * random.uniform(0.9, 1.1))
             try:
-                await self._ref.ask(self._message)
+                reply = await self._ref.ask(self._message)
             except DriveError as error:
                 self._on_error(error)
+            else:
+                self._on_reply(reply)

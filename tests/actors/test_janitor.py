@@ -129,6 +129,7 @@ async def test_one_blob_that_cannot_be_deleted_holds_nothing_up_and_is_tried_aga
         await drive.metadata.ask(EmptyTrash(owner.id))
         swept = await drive.janitor.ask(Sweep())
         assert (swept.purged, swept.failed) == (4, 1)
+        assert swept.problem.startswith("store_unavailable: ")
         assert set(await keys(drive)) == store.stuck
         # Its row is still there, so nobody takes the bytes for an orphan, and they are still charged.
         assert await drive.metadata.ask(UsageDrift()) == 0

@@ -17,8 +17,9 @@ pytestmark = pytest.mark.anyio
 async def test_a_ticker_asks_again_and_again_and_never_twice_at_once() -> None:
     script = Script()
     errors: list[DriveError] = []
+    replies: list[str] = []
     async with script.supervisor(script.actor(concurrency=4)) as tree:
-        ticker = Ticker(tree.ref(Stage), Hold("cue"), every=0.0, on_error=errors.append)
+        ticker = Ticker(tree.ref(Stage), Hold("cue"), every=0.0, on_reply=replies.append, on_error=errors.append)
         async with anyio.create_task_group() as ticking:
             ticking.start_soon(ticker.run)
             await script.reached["cue"].wait()
@@ -29,12 +30,14 @@ async def test_a_ticker_asks_again_and_again_and_never_twice_at_once() -> None:
                 await anyio.lowlevel.checkpoint()
             ticking.cancel_scope.cancel()
     assert errors == []
+    assert len(replies) >= 4
 
 
 @pytest.mark.parametrize(("message", "kind"), [(Refuse(), NotFound), (Stumble(), ActorCrashed)])
 async def test_an_error_is_passed_on_and_the_ticking_goes_on(message: Refuse | Stumble, kind: type[DriveError]) -> None:
     script, enough = Script(), anyio.Event()
     errors: list[DriveError] = []
+    replies: list[None] = []
 
     def on_error(error: DriveError) -> None:
         errors.append(error)
@@ -42,12 +45,13 @@ async def test_an_error_is_passed_on_and_the_ticking_goes_on(message: Refuse | S
             enough.set()
 
     tree = script.supervisor(script.actor())
-    ticker = Ticker(tree.ref(Stage), message, every=0.0, on_error=on_error)
+    ticker = Ticker(tree.ref(Stage), message, every=0.0, on_reply=replies.append, on_error=on_error)
     async with tree, anyio.create_task_group() as ticking:
         ticking.start_soon(ticker.run)
         await enough.wait()
         ticking.cancel_scope.cancel()
     assert {type(error) for error in errors} == {kind}
+    assert replies == []
 
 
 async def test_a_ticker_is_a_child_that_stops_with_the_tree() -> None:
@@ -55,7 +59,9 @@ async def test_a_ticker_is_a_child_that_stops_with_the_tree() -> None:
     ticker: list[Ticker] = []
     run = partial(_run, ticker)
     tree = script.supervisor(script.actor(), ChildSpec(name="ticker", run=run))
-    ticker.append(Ticker(tree.ref(Stage), Refuse(), every=1e6, on_error=lambda error: None))
+    ticker.append(
+        Ticker(tree.ref(Stage), Refuse(), every=1e6, on_reply=lambda reply: None, on_error=lambda error: None)
+    )
     async with tree:
         await anyio.wait_all_tasks_blocked()
     assert script.names() == ["ChildStarted", "ChildStarted", "ChildStopped", "ChildStopped"]
