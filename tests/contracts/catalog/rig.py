@@ -8,7 +8,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from godrive.catalog import Catalog, Tx, files, housekeeping, trash, uploads, users
 from godrive.catalog.pages import PageTokens
-from godrive.model import BlobInfo, ETag, File, Page, Tombstone, Upload, Usage, UserId
+from godrive.model import BlobInfo, ETag, File, FileId, Page, Tombstone, Upload, Usage, UserId, new_id
 from godrive.testing import ManualClock
 
 P = ParamSpec("P")
@@ -64,6 +64,26 @@ class Rig:
 
     async def file(self, owner: UserId, name: str = "a.txt", *, size: int = 10, **options: Any) -> File:
         return await self.publish(await self.begin(owner, name, size=size, **options))
+
+    async def folder(self, owner: UserId, name: str = "folder") -> FileId:
+        """An empty folder: the schema has them, and no rule makes one yet."""
+        folder_id = FileId(new_id())
+        await self.run(
+            "INSERT INTO entries (id, owner_id, parent_id, kind, name, name_key, search_key, mime, size_bytes, "
+            "created_at, updated_at, revision, state) VALUES ($1, $2, '', 'folder', $3, $3, $3, '', 0, 0, 0, 1, 'live')",
+            folder_id,
+            owner,
+            name,
+        )
+        return folder_id
+
+    async def set_state(self, entry_id: FileId, state: str) -> None:
+        """What a rule that trashes a folder will do."""
+        await self.run("UPDATE entries SET state = $2 WHERE id = $1", entry_id, state)
+
+    async def run(self, sql: str, *values: object) -> int:
+        """A statement of the test's own."""
+        return await self.catalog.write(lambda tx: tx.run(sql, *values))
 
     async def trash(self, file: File, **options: Any) -> Tombstone:
         return await self.write(trash.put, file.owner_id, file.id, now=self.now, grace=GRACE, **options)

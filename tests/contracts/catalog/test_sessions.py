@@ -37,7 +37,17 @@ async def test_a_session_is_of_one_user_only(rig: Rig) -> None:
     foreign = Principal(user_id=await rig.user(), session_id=session.id)
     assert not await rig.read(sessions.is_alive, foreign, now=rig.now)
     assert not await rig.write(sessions.end, foreign.user_id, session.id)
+    assert await rig.write(sessions.refresh, foreign.user_id, session.id, 0, now=rig.now, ttl=100) is None
     assert await alive(rig, session)
+    assert await refresh(rig, session, 0) is not None
+
+
+async def test_rights_are_looked_up_at_every_use(rig: Rig) -> None:
+    """Also those that somebody took away by a statement of their own, which ends no session."""
+    session = await begin(rig, await rig.user())
+    await rig.run("UPDATE users SET state = 'disabled' WHERE id = $1", session.user_id)
+    assert not await alive(rig, session)
+    assert await refresh(rig, session, 0) is None
 
 
 async def test_nobody_but_an_active_user_begins_a_session(rig: Rig) -> None:

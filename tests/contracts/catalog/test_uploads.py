@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from godrive.catalog import Tx, files, housekeeping, uploads
 from godrive.errors import (
@@ -65,6 +66,53 @@ async def test_a_foreign_upload_is_not_found(rig: Rig) -> None:
     with pytest.raises(NotFound):
         await rig.read(uploads.find, ObjectKey("x"))
     assert (await rig.read(uploads.get, upload.id)).state is UploadState.PENDING
+
+
+async def test_uploads_are_listed_to_their_owner_only(rig: Rig) -> None:
+    owner, other = await rig.user(), await rig.user()
+    for name in "ab":
+        await rig.begin(owner, name)
+    page = await rig.read(uploads.list_page, owner, tokens=rig.tokens, limit=1)
+    assert page.next_page is not None
+    assert (await rig.read(uploads.list_page, other, tokens=rig.tokens)).items == []
+    for who, options in ((other, {}), (owner, {"state": UploadState.PENDING})):
+        with pytest.raises(Invalid) as caught:
+            await rig.read(uploads.list_page, who, tokens=rig.tokens, page=page.next_page, **options)
+        assert caught.value.field == "page"
+
+
+async def test_an_upload_goes_into_a_live_folder_of_its_owner_only(rig: Rig) -> None:
+    owner, other = await rig.user(), await rig.user()
+    folder, trashed = await rig.folder(owner), await rig.folder(owner, "old")
+    await rig.set_state(trashed, "trashed")
+    for parent_id in (await rig.folder(other), trashed, (await rig.file(owner, "no folder")).id):
+        with pytest.raises(NotFound) as caught:
+            await rig.begin(owner, parent_id=parent_id)
+        assert caught.value.field == "parent_id"
+    file = await rig.file(owner, parent_id=folder)
+    assert file.parent_id == folder
+    assert await rig.names(owner, parent_id=folder) == ["a.txt"]
+
+
+async def test_a_name_is_taken_in_its_own_folder_only(rig: Rig) -> None:
+    owner = await rig.user()
+    folder = await rig.folder(owner)
+    inside, outside = await rig.file(owner, parent_id=folder), await rig.file(owner)
+    assert {inside.name, outside.name} == {"a.txt"}
+    for parent_id in (folder, None):
+        with pytest.raises(NameTaken):
+            await rig.begin(owner, parent_id=parent_id)
+
+
+async def test_an_upload_whose_folder_is_gone_makes_no_file(rig: Rig) -> None:
+    owner = await rig.user()
+    folder = await rig.folder(owner)
+    upload = await rig.begin(owner, parent_id=folder)
+    await rig.set_state(folder, "trashed")
+    with pytest.raises(Gone):
+        await rig.publish(upload)
+    assert (await rig.read(uploads.get, upload.id)).state is UploadState.PENDING
+    assert await rig.names(owner) == []
 
 
 @pytest.mark.parametrize(
@@ -159,6 +207,28 @@ async def test_bytes_that_are_not_those_declared_change_nothing(rig: Rig) -> Non
     assert await rig.names(owner) == []
     assert await rig.drift() == 0
     await rig.publish(upload, sha256=SHA256)
+
+
+async def test_a_digest_that_was_only_declared_is_not_vouched_for(rig: Rig) -> None:
+    upload = await rig.begin(await rig.user(), sha256=SHA256)
+    assert (await rig.publish(upload)).sha256 is None
+
+
+@pytest.mark.parametrize(
+    ("declared", "found", "kept"),
+    [
+        ("text/plain", "image/png", "text/plain"),
+        ("", "image/png", "image/png"),
+        ("", None, "application/octet-stream"),
+    ],
+)
+async def test_the_type_is_the_declared_one_and_without_it_what_was_found(
+    rig: Rig, declared: str, found: str | None, kept: str
+) -> None:
+    owner = await rig.user()
+    upload = await rig.write(uploads.begin, owner, name="a", mime=declared, size_bytes=1, now=rig.now, ttl=TTL)
+    blob = replace(rig.blob(upload), mime=found)
+    assert (await rig.write(uploads.publish, upload.id, blob, now=rig.now)).mime == kept
 
 
 async def test_an_empty_file_is_a_file(rig: Rig) -> None:
@@ -408,6 +478,29 @@ async def test_bytes_of_an_ended_upload_are_removed_at_once_and_again_when_its_u
     await rig.write(uploads.finish_cleanup, upload.id, now=rig.now)
     rig.clock.advance(10**7)
     assert await cleanups(rig) == []
+
+
+async def test_a_cleanup_that_fails_is_tried_again_later_each_time(rig: Rig) -> None:
+    owner = await rig.user()
+    upload = await rig.begin(owner)
+    await rig.write(uploads.abort, owner, upload.id, now=rig.now)
+    tried = []
+    for minute in range(200):
+        if await cleanups(rig):
+            tried.append(minute)
+        rig.clock.advance(60)
+    assert tried == [0, 1, 3, 7, 15, 31, 63, 123, 183]
+
+
+async def test_bytes_that_are_still_on_their_way_when_the_url_dies_are_removed_too(rig: Rig) -> None:
+    owner = await rig.user()
+    upload = await rig.begin(owner)
+    rig.clock.advance(TTL)
+    await fail(rig, upload, state=UploadState.EXPIRED)
+    assert await cleanups(rig) == [upload.object_key]
+    await rig.write(uploads.finish_cleanup, upload.id, now=rig.now)
+    rig.clock.advance(uploads.URL_MARGIN)
+    assert await cleanups(rig) == [upload.object_key]
 
 
 async def test_a_key_is_known_while_a_row_may_still_want_its_bytes(rig: Rig) -> None:

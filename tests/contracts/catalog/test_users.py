@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from godrive.catalog import files, housekeeping, sessions, trash, uploads, users
+from godrive.catalog import Row, Tx, files, housekeeping, sessions, trash, uploads, users
 from godrive.errors import Conflict, EmailTaken, Gone, Invalid, NotFound
 from godrive.model import FileId, Principal, UploadId, UserState
 from tests.contracts.catalog.rig import Rig
@@ -94,9 +94,10 @@ async def test_disabling_ends_sessions_and_hides_content_until_enabled(rig: Rig)
 
 
 async def test_disabling_ends_the_uploads_whose_signed_urls_are_out(rig: Rig) -> None:
-    owner = await rig.user()
-    upload = await rig.begin(owner)
+    owner, other = await rig.user(), await rig.user()
+    upload, foreign = await rig.begin(owner), await rig.begin(other)
     await rig.write(users.set_state, owner, UserState.DISABLED, now=rig.now)
+    assert await rig.read(uploads.get, foreign.id) == foreign
     with pytest.raises(Gone):
         await rig.write(uploads.touch, upload.id, 1, now=rig.now, ttl=10)
     with pytest.raises(Gone):
@@ -153,6 +154,37 @@ async def test_deleting_a_user_ends_all_that_is_theirs(rig: Rig) -> None:
     assert {purge.file_id for purge in purges} == {file.id, binned.id}
     assert all(len(purge.object_keys) == 1 for purge in purges)
     assert await rig.drift() == 0
+
+
+async def test_nothing_is_kept_that_tells_who_a_deleted_user_was(rig: Rig) -> None:
+    owner = await rig.user("a@b.c")
+    await rig.write(sessions.begin, owner, now=rig.now, ttl=100, address="192.0.2.1")
+    await rig.write(housekeeping.claim_key, owner, "key", "print", now=rig.now)
+    await rig.write(users.delete, owner, now=rig.now)
+
+    async def kept(tx: Tx) -> list[list[Row]]:
+        return [
+            await tx.all("SELECT email, email_key, password_hash FROM users WHERE id = $1", owner),
+            await tx.all("SELECT id FROM sessions WHERE user_id = $1", owner),
+            await tx.all("SELECT key FROM idempotency_keys WHERE owner_id = $1", owner),
+        ]
+
+    (user,), *others = await rig.read(kept)
+    assert tuple(user) == ("", "", "")
+    assert others == [[], []]
+
+
+async def test_a_deleted_user_cannot_be_changed_or_brought_back(rig: Rig) -> None:
+    owner = await rig.user()
+    await rig.write(users.delete, owner, now=rig.now)
+    with pytest.raises(NotFound):
+        await rig.write(users.set_state, owner, UserState.ACTIVE, now=rig.now)
+    with pytest.raises(NotFound):
+        await rig.write(users.set_email, owner, "a@b.c")
+    with pytest.raises(NotFound):
+        await rig.write(users.set_password, owner, "hash")
+    with pytest.raises(NotFound):
+        await rig.write(users.set_quota, owner, 1)
 
 
 async def test_a_deleted_user_with_many_files_is_purged_a_batch_at_a_time(rig: Rig) -> None:
