@@ -12,6 +12,7 @@ import pytest
 from godrive.errors import AskTimeout, DeliveryError
 from godrive.runtime.deadlines import Deadlines
 from godrive.runtime.events import DeadLetter
+from godrive.runtime.mailbox import Envelope
 from tests.runtime.stage import Hold, Note, Say, Script, Stage
 
 pytestmark = pytest.mark.anyio
@@ -63,6 +64,20 @@ async def test_a_tell_expires_too() -> None:
     assert script.of(DeadLetter) == [DeadLetter("stage", "Note", "expired")]
 
 
+async def test_a_message_whose_asker_has_been_told_is_late_even_if_a_timer_was_a_hair_early() -> None:
+    loop = asyncio.get_running_loop()
+    reply, deadline = loop.create_future(), loop.time() + 1e6
+    envelope = Envelope(Say("late"), reply, deadline, None)
+    assert not envelope.expired(loop.time())
+    deadlines = Deadlines()
+    deadlines.add(reply, deadline)
+    deadlines._expire()
+    assert reply.done()
+    assert isinstance(reply.exception(), TimeoutError)
+    assert envelope.expired(loop.time())
+    deadlines.close()
+
+
 async def test_an_ask_with_no_time_left_is_told_at_once() -> None:
     script = Script()
     async with script.supervisor() as tree:
@@ -78,7 +93,10 @@ async def test_a_sooner_deadline_moves_the_timer_forward_and_a_later_one_does_no
     late, soon, later = loop.create_future(), loop.create_future(), loop.create_future()
     now = loop.time()
     deadlines.add(late, now + 1e6)
+    superseded = deadlines._timer
     deadlines.add(soon, now + 0.01)
+    assert superseded is not None
+    assert superseded.cancelled()
     deadlines.add(later, now + 2e6)
     with pytest.raises(TimeoutError):
         await soon
@@ -124,6 +142,9 @@ async def test_a_stopped_tree_leaves_no_timer_that_keeps_it_alive() -> None:
     tree = script.supervisor()
     async with tree:
         await tree.ref(Stage).ask(Say("on"), timeout=1e6)
+        timer = tree.ref(Stage)._mailbox.deadlines._timer
+    assert timer is not None
+    assert timer.cancelled()
     gone = weakref.ref(tree)
     script.events.clear()
     del tree, script

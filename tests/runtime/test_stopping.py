@@ -113,6 +113,50 @@ async def test_the_message_in_hand_finishes_and_what_is_queued_becomes_dead_lett
     assert ChildStopped("stage") in script.events
 
 
+async def test_an_actor_that_is_stopping_takes_nothing_more() -> None:
+    script = Script()
+    async with anyio.create_task_group() as asks, script.supervisor() as tree:
+        stage = tree.ref(Stage)
+
+        async def late() -> None:
+            await anyio.wait_all_tasks_blocked()  # the tree waits for the message in hand
+            with pytest.raises(DeliveryError, match="has stopped"):
+                stage.tell(Note("late"))
+            with pytest.raises(DeliveryError, match="has stopped"):
+                await stage.ask(Say("late"))
+            script.cues["cue"].set()
+
+        asks.start_soon(stage.ask, Hold("cue"))
+        await script.reached["cue"].wait()
+        asks.start_soon(late)
+    assert script.log == ["start", "hold cue", "held cue", "stop"]
+    assert script.of(DeadLetter) == []
+
+
+async def test_an_actor_stopped_as_it_starts_handles_nothing_even_if_its_start_cannot_be_cut_short() -> None:
+    script = Script()
+
+    class Slow(StageActor):
+        async def on_start(self) -> None:
+            with anyio.CancelScope(shield=True):
+                await self.script.wait("start")
+
+    async with anyio.create_task_group() as tasks:
+
+        async def fail_next_to_it() -> None:
+            await script.reached["start"].wait()
+            tasks.cancel_scope.cancel()
+            script.cues["start"].set()
+
+        tasks.start_soon(fail_next_to_it)
+        tree = script.supervisor(ActorSpec(name="stage", start=lambda: Slow(script)))
+        tree.ref(Stage).tell(Note("queued"))
+        async with tree:
+            raise AssertionError("the body must not run")
+    assert script.log == ["stop"]
+    assert script.of(DeadLetter) == [DeadLetter("stage", "Note", "stopped")]
+
+
 async def test_an_actor_that_has_stopped_says_so_at_once() -> None:
     script = Script()
     async with script.supervisor() as tree:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 
 import anyio
 import pytest
 
 from godrive.errors import ActorCrashed, DriveError, NotFound
 from godrive.runtime import ChildSpec, Ticker
-from tests.runtime.stage import Hold, Refuse, Script, Stage, Stumble
+from tests.runtime.stage import Hold, Refuse, Script, Stage, Stumble, WhoAsks
 
 pytestmark = pytest.mark.anyio
 
@@ -31,6 +32,24 @@ async def test_a_ticker_asks_again_and_again_and_never_twice_at_once() -> None:
             ticking.cancel_scope.cancel()
     assert errors == []
     assert len(replies) >= 4
+
+
+async def test_tickers_that_start_together_do_not_tick_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        await anyio.lowlevel.checkpoint()
+        if len(waits) == 20:
+            ticking.cancel_scope.cancel()
+
+    monkeypatch.setattr("godrive.runtime.ticker.anyio", SimpleNamespace(sleep=sleep))
+    script = Script()
+    async with script.supervisor() as tree:
+        ticker = Ticker(tree.ref(Stage), WhoAsks(), every=10.0, on_error=lambda error: None)
+        async with anyio.create_task_group() as ticking:
+            ticking.start_soon(ticker.run)
+    assert 9.0 <= min(waits) < max(waits) <= 11.0
 
 
 @pytest.mark.parametrize(("message", "kind"), [(Refuse(), NotFound), (Stumble(), ActorCrashed)])

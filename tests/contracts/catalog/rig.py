@@ -70,7 +70,8 @@ class Rig:
         folder_id = FileId(new_id())
         await self.run(
             "INSERT INTO entries (id, owner_id, parent_id, kind, name, name_key, search_key, mime, size_bytes, "
-            "created_at, updated_at, revision, state) VALUES ($1, $2, '', 'folder', $3, $3, $3, '', 0, 0, 0, 1, 'live')",
+            "created_at, updated_at, revision, state) "
+            "VALUES ($1, $2, '', 'folder', $3, $3, $3, '', 0, 0, 0, 1, 'live')",
             folder_id,
             owner,
             name,
