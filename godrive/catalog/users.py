@@ -140,7 +140,7 @@ async def set_password(tx: Tx, user_id: UserId, password_hash: str, *, keep: Ses
 async def refresh_hash(tx: Tx, user_id: UserId, *, before: str, after: str) -> None:
     """Keep another hash of the same password; sessions go on.  A no-op when the password was changed meanwhile."""
     await tx.run(
-        "UPDATE users SET password_hash = $3 WHERE id = $1 AND password_hash = $2 AND state = 'active'",
+        "UPDATE users SET password_hash = $3 WHERE id = $1 AND password_hash = $2",
         user_id,
         before,
         after,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import stat
@@ -177,3 +178,16 @@ def test_a_copy_of_a_database_in_use_is_whole(path: Path, tmp_path: Path) -> Non
         assert copied.execute("SELECT name FROM leases").fetchall() == [("committed",)]
         assert copied.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert not list(tmp_path.glob("*.partial*"))
+
+
+def test_a_copy_is_durable_before_it_has_its_name(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(path)
+    target, synced, fsync = tmp_path / "copy", list[tuple[bool, bool]](), os.fsync
+
+    def watch(fd: int) -> None:
+        synced.append((stat.S_ISDIR(os.fstat(fd).st_mode), target.exists()))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    sqlite_file.copy(path, target)
+    assert synced == [(False, False), (True, True)]

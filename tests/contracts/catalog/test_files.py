@@ -178,6 +178,16 @@ async def test_a_name_may_be_respelt_in_another_normal_form(rig: Rig) -> None:
         await rig.begin(owner, composed)
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", "a\x00", "a\n", "é" * 128, "\ud800"])
+async def test_a_rename_to_what_is_no_name_is_refused(rig: Rig, name: str) -> None:
+    owner = await rig.user()
+    file = await rig.file(owner)
+    with pytest.raises(Invalid) as caught:
+        await rig.write(files.rename, owner, file.id, name, now=rig.now)
+    assert caught.value.field == "name"
+    assert await rig.names(owner) == ["a.txt"]
+
+
 async def test_a_name_that_is_taken_is_refused_until_it_is_free(rig: Rig) -> None:
     owner, other = await rig.user(), await rig.user()
     first, second = await rig.file(owner, "a"), await rig.file(owner, "b")

@@ -197,8 +197,20 @@ async def test_drift_is_found_and_mended(rig: Rig) -> None:
     assert await rig.usage(owner) == usage
 
 
-async def test_used_invitations_are_forgotten_after_the_retention(rig: Rig) -> None:
-    await rig.write(users.add_invite, "code", now=rig.now, expires_at=rig.now + timedelta(seconds=1))
-    rig.clock.advance(101)
-    await prune(rig)
-    await rig.write(users.add_invite, "code", now=rig.now)
+async def test_invitations_are_forgotten_when_the_retention_after_their_use_or_end_is_over(rig: Rig) -> None:
+    await rig.write(users.add_invite, "unused", now=rig.now)
+    await rig.write(users.add_invite, "expired", now=rig.now, expires_at=rig.now + timedelta(seconds=1))
+    await rig.write(users.add_invite, "used", now=rig.now)
+    rig.clock.advance(1)
+    await rig.write(users.add, email="a@b.c", password_hash="x", now=rig.now, invite="used")
+    for seconds, forgotten in ((99, False), (1, True)):
+        rig.clock.advance(seconds)
+        await prune(rig)
+        for code in ("expired", "used"):
+            if forgotten:
+                await rig.write(users.add_invite, code, now=rig.now)
+            else:
+                with pytest.raises(Conflict):
+                    await rig.write(users.add_invite, code, now=rig.now)
+    with pytest.raises(Conflict):
+        await rig.write(users.add_invite, "unused", now=rig.now)

@@ -99,6 +99,8 @@ async def test_a_name_is_taken_in_its_own_folder_only(rig: Rig) -> None:
     folder = await rig.folder(owner)
     inside, outside = await rig.file(owner, parent_id=folder), await rig.file(owner)
     assert {inside.name, outside.name} == {"a.txt"}
+    await rig.write(files.rename, owner, inside.id, "b.txt", now=rig.now)
+    await rig.write(files.rename, owner, inside.id, "a.txt", now=rig.now)
     for parent_id in (folder, None):
         with pytest.raises(NameTaken):
             await rig.begin(owner, parent_id=parent_id)

@@ -9,7 +9,7 @@ import pytest
 from godrive.catalog import Row, Tx, files, housekeeping, sessions, trash, uploads, users
 from godrive.errors import Conflict, EmailTaken, Gone, Invalid, NotFound
 from godrive.model import FileId, Principal, UploadId, UserState
-from tests.contracts.catalog.rig import Rig
+from tests.contracts.catalog.rig import GRACE, TTL, Rig
 
 pytestmark = pytest.mark.anyio
 
@@ -209,6 +209,29 @@ async def test_a_deleted_user_is_pruned_when_nothing_is_left(rig: Rig) -> None:
     await rig.purge_all()
     pruned = await rig.write(housekeeping.prune, limit=10, now=rig.now, retention=50)
     assert (pruned.uploads, pruned.users) == (0, 1)
+
+
+@pytest.mark.parametrize("left", ["upload", "live", "trashed", "purging"])
+async def test_a_deleted_user_stays_while_anything_of_theirs_is_left_to_remove(rig: Rig, left: str) -> None:
+    async def remains() -> bool:
+        await rig.write(housekeeping.prune, limit=10, now=rig.now, retention=0)
+        return await rig.read(lambda tx: tx.one("SELECT id FROM users")) is not None
+
+    owner = await rig.user()
+    upload = await rig.begin(owner, size=10 if left == "purging" else 0)  # an empty file shows in no sum
+    if left != "upload":
+        file = await rig.publish(upload)
+        if left != "live":
+            await rig.trash(file)
+        if left == "purging":
+            rig.clock.advance(GRACE)
+            await rig.write(trash.claim_purges, limit=10, now=rig.now)
+    await rig.write(users.delete, owner, now=rig.now)
+    assert await remains()
+    rig.clock.advance(TTL + uploads.URL_MARGIN)
+    await rig.write(uploads.finish_cleanup, upload.id, now=rig.now)
+    await rig.purge_all()
+    assert not await remains()
 
 
 async def test_text_that_no_database_can_hold_is_invalid(rig: Rig) -> None:
