@@ -11,14 +11,24 @@ import pytest
 from asyncpg import exceptions as pg
 
 from godrive import config
-from godrive.catalog import Tx, uploads, users
+from godrive.catalog import Tx, sessions, trash, uploads, users
 from godrive.catalog.postgres import PostgresCatalog
 from godrive.catalog.postgres_errors import translate
 from godrive.catalog.postgres_pool import Connection, connect
 from godrive.clock import SystemClock
-from godrive.errors import ConfigError, DriveError, Invalid, NameTaken, StorageFull, StoreUnavailable
-from godrive.model import BlobInfo, ETag, UserId
+from godrive.errors import (
+    ConfigError,
+    DriveError,
+    Invalid,
+    NameTaken,
+    NotFound,
+    StorageFull,
+    StoreUnavailable,
+    Unauthenticated,
+)
+from godrive.model import BlobInfo, ETag, File, UserId
 from tests.conftest import require
+from tests.contracts.catalog.rig import GRACE, Rig
 from tests.servers import PostgresServer
 
 pytestmark = pytest.mark.anyio
@@ -132,6 +142,74 @@ async def test_a_locked_owner_makes_their_writers_wait_and_nobody_else(
     assert not change.done()
     await rival.execute("COMMIT")
     assert (await change).quota_bytes == 5
+
+
+class Contested:
+    """A file, two gateways that act on it, and a rival who holds them up until both are about to."""
+
+    def __init__(self, one: PostgresCatalog, other: PostgresCatalog, file: File, rival: Connection) -> None:
+        self.one, self.other, self.file, self.owner = Rig(one), Rig(other), file, file.owner_id
+        self.rival = rival
+
+    async def waiting(self, count: int) -> None:
+        """Until that many wait for a lock: one that gave up in company waits again by itself."""
+
+        async def blocked(tx: Tx) -> int:
+            row = await tx.one(
+                "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+            assert row is not None
+            return int(row[0])
+
+        with anyio.fail_after(20):
+            while await self.one.read(blocked) < count:
+                await anyio.sleep(0.01)  # the server tells nobody
+
+
+@pytest.fixture
+async def contested(dsn: str, catalog: PostgresCatalog, rival: Connection) -> AsyncIterator[Contested]:
+    other = PostgresCatalog(config.Catalog(dsn=dsn, pool_size=2))
+    await other.open()
+    file = await Rig(catalog).file(await Rig(catalog).user(), size=10)
+    yield Contested(catalog, other, file, rival)
+    await other.close()
+
+
+async def test_what_two_gateways_do_to_one_file_is_counted_once(contested: Contested) -> None:
+    await contested.rival.execute(LOCK, contested.owner)
+    both = [asyncio.ensure_future(rig.trash(contested.file)) for rig in (contested.one, contested.other)]
+    await contested.waiting(2)
+    await contested.rival.execute("COMMIT")
+    one, other = await asyncio.gather(*both)
+    assert {one.file_id, other.file_id} == {contested.file.id}
+    usage = await contested.one.usage(contested.owner)
+    assert (usage.live_bytes, usage.trash_bytes) == (0, 10)
+    assert await contested.one.drift() == 0
+
+
+async def test_a_file_whose_purge_has_been_claimed_is_not_restored_by_another_gateway(contested: Contested) -> None:
+    file, one, other = contested.file, contested.one, contested.other
+    await one.trash(file)
+    one.clock.advance(GRACE)
+    await contested.rival.execute("SELECT 1 FROM entries WHERE id = $1 FOR UPDATE", file.id)
+    claim = asyncio.ensure_future(one.write(trash.claim_purges, limit=1, now=one.now))
+    await contested.waiting(1)
+    restore = asyncio.ensure_future(other.restore(file))
+    await contested.waiting(2)
+    await contested.rival.execute("COMMIT")
+    assert [purge.file_id for purge in await claim] == [file.id]
+    with pytest.raises(NotFound):
+        await restore
+
+
+async def test_a_password_that_another_gateway_is_changing_begins_no_session(contested: Contested) -> None:
+    rig, owner = contested.one, contested.owner
+    await contested.rival.execute("UPDATE users SET password_hash = 'new' WHERE id = $1", owner)
+    session = asyncio.ensure_future(rig.write(sessions.begin, owner, now=rig.now, ttl=9, password_hash="hash"))
+    await contested.waiting(1)
+    await contested.rival.execute("COMMIT")
+    with pytest.raises(Unauthenticated):
+        await session
 
 
 async def test_a_deadlock_is_run_again_and_nobody_notices(catalog: PostgresCatalog, rival: Connection) -> None:
