@@ -13,6 +13,7 @@ import anyio
 import pytest
 
 from godrive.actors import hashing
+from godrive.actors.auth import AuthActor
 from godrive.catalog import users
 from godrive.credentials import TokenSigner, check_password, hash_password
 from godrive.drive import GoDrive
@@ -329,6 +330,27 @@ async def test_strangers_who_guess_keep_nobody_from_another_password(drive: GoDr
     await drive.auth.ask(UpdateUser(principal, PASSWORD, password="another horse"))
 
 
+async def test_confirming_a_password_counts_against_the_network_address(drive_class: type[GoDrive]) -> None:
+    async with open_drive(drive_class=drive_class, auth={"attempts_per_address": 2}) as drive:
+        await sign_up(drive)
+        principal, _ = await enter(drive)
+        for _ in range(2):
+            await drive.auth.ask(UpdateUser(principal, PASSWORD, email=EMAIL, address="192.0.2.1"))
+        with pytest.raises(TooManyRequests):
+            await drive.auth.ask(DeleteUser(principal, PASSWORD, address="192.0.2.1"))
+        await drive.auth.ask(DeleteUser(principal, PASSWORD, address="192.0.2.2"))
+
+
+async def test_right_password_of_a_disabled_account_counts_like_a_wrong_one(drive: GoDrive, owner: User) -> None:
+    now = drive.clock.now()
+    await drive.catalog.write(lambda tx: users.set_state(tx, owner.id, UserState.DISABLED, now=now))
+    for _ in range(10):
+        with pytest.raises(Unauthenticated):
+            await log_in(drive)
+    with pytest.raises(TooManyRequests):
+        await log_in(drive)
+
+
 # Tokens and sessions
 
 
@@ -640,6 +662,36 @@ async def test_storm_of_log_ins_delays_nobody_who_is_in_and_is_bounded(drive_cla
                 assert await drive.auth.ask(ListSessions(principal.user_id))
             gate.opened.set()
         assert outcomes.count(None) == 6
+
+
+async def test_attempt_that_was_turned_away_unchecked_does_not_count(gate: Gate) -> None:
+    settings = {"hash_threads": 1, "hash_waiting": 0, "attempts_per_account": 2}
+    async with open_drive(auth=settings) as drive, anyio.create_task_group() as tasks:
+        await sign_up(drive)
+        tasks.start_soon(log_in, drive)
+        await anyio.to_thread.run_sync(gate.busy.acquire)
+        for _ in range(5):
+            with pytest.raises(TooManyRequests, match="passwords"):
+                await log_in(drive)
+        gate.opened.set()
+
+
+async def test_memory_of_tokens_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    actors: list[AuthActor] = []
+    authenticate = AuthActor.handlers[Authenticate]
+
+    async def watched(actor: AuthActor, ask: Authenticate) -> Principal:
+        actors.append(actor)
+        return await authenticate(actor, ask)
+
+    monkeypatch.setattr("godrive.actors.auth._CACHED_TOKENS", 3)
+    monkeypatch.setitem(AuthActor.handlers, Authenticate, watched)
+    async with open_drive() as drive:
+        await sign_up(drive)
+        entered = [await enter(drive) for _ in range(5)]
+        for principal, tokens in entered * 2:
+            assert await drive.auth.ask(Authenticate(tokens.token)) == principal
+    assert len(actors[0]._verified) == 3
 
 
 async def test_hashing_runs_below_everything_else(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,6 +144,26 @@ async def test_those_who_ask_at_once_share_one_read() -> None:
 
 
 @pytest.mark.anyio
+async def test_one_who_leaves_takes_the_answer_from_nobody() -> None:
+    catalog, answers = Catalog(), list[bool]()
+    liveness = Liveness(catalog.read, ManualClock())
+    catalog.let = anyio.Event()
+
+    async def stay() -> None:
+        answers.append(await liveness.check(PRINCIPAL))
+
+    async with anyio.create_task_group() as staying, anyio.create_task_group() as leaving:
+        leaving.start_soon(liveness.check, PRINCIPAL)
+        await anyio.wait_all_tasks_blocked()
+        staying.start_soon(stay)
+        await anyio.wait_all_tasks_blocked()
+        leaving.cancel_scope.cancel()
+        catalog.let.set()
+    assert answers == [True]
+    assert catalog.reads == 1
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize("session_id", [PRINCIPAL.session_id, None])
 async def test_read_that_began_before_the_end_of_a_session_is_not_believed_after_it(
     session_id: SessionId | None,

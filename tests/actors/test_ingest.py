@@ -11,9 +11,10 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
-from godrive.actors.ingest import AT_ONCE
+from godrive.actors.ingest import AT_ONCE, IngestActor
 from godrive.blobs.attributes import SHA256
 from godrive.blobs.memory import MemoryBlobStore
+from godrive.config import Ingest as Settings
 from godrive.drive import GoDrive
 from godrive.errors import (
     Conflict,
@@ -27,6 +28,7 @@ from godrive.errors import (
 )
 from godrive.messages.auth import GetUser
 from godrive.messages.ingest import CommitUpload, IngestBlob, Outcome, Reconcile, Reconciled
+from godrive.messages.janitor import Sweep
 from godrive.messages.metadata import (
     AbortUpload,
     BeginUpload,
@@ -37,6 +39,7 @@ from godrive.messages.metadata import (
     TrashFile,
 )
 from godrive.model import BlobInfo, ETag, File, ObjectKey, OnConflict, Upload, UploadState, User
+from godrive.runtime import Ask, Tell
 from godrive.testing import ManualClock, chunks, open_drive, quick_folder, sign_up, upload
 
 pytestmark = pytest.mark.anyio
@@ -171,6 +174,52 @@ async def test_other_bytes_than_declared_end_the_upload(drive: GoDrive, owner: U
     assert not await has_bytes(drive, pending)
 
 
+class Scripted:
+    """A ref that gives the answers it was told to, and writes down what it was asked."""
+
+    def __init__(self, asked: list[str], **answers: object) -> None:
+        self._asked = asked
+        self._answers = answers
+
+    async def ask(self, message: Ask[Any, Any], *, timeout: float | None = None) -> Any:
+        name = type(message).__name__
+        self._asked.append(name)
+        if isinstance(answer := self._answers[name], Exception):
+            raise answer
+        return answer
+
+    def tell(self, message: Tell[Any]) -> None:
+        raise AssertionError("nobody tells here")
+
+
+@pytest.mark.parametrize(("ended", "then"), [(UploadState.FAILED, ["DeleteBlob"]), (UploadState.COMMITTED, [])])
+async def test_a_row_ends_before_its_bytes_go_and_those_that_another_has_published_stay(
+    ended: UploadState, then: list[str]
+) -> None:
+    async with open_drive() as drive:
+        pending = await begin(drive, await sign_up(drive))
+        blob = await put(drive, pending)
+    asked: list[str] = []
+    metadata = Scripted(asked, PublishUpload=LengthMismatch(), FailUpload=replace(pending, state=ended))
+    ingest = IngestActor(metadata, Scripted(asked, DeleteBlob=None), Settings(), ManualClock())
+    with pytest.raises(LengthMismatch):
+        await ingest.commit_upload(CommitUpload(pending.id, blob=blob))
+    assert asked == ["PublishUpload", "FailUpload", *then]
+
+
+async def test_bytes_of_another_length_are_not_read_for_their_digest() -> None:
+    async with open_drive(blob_store=ForgetfulStore()) as drive:
+        pending = await begin(drive, await sign_up(drive), sha256=hashlib.sha256(b"hello").hexdigest())
+        short = await put(drive, pending, b"hell")
+    asked: list[str] = []
+    metadata = Scripted(asked, GetUpload=pending, PublishUpload=LengthMismatch(), FailUpload=pending)
+    storage = Scripted(asked, HeadBlob=replace(short, sha256=None), DeleteBlob=None)
+    ingest = IngestActor(metadata, storage, Settings(), ManualClock())
+    with pytest.raises(LengthMismatch):
+        await ingest.commit_upload(CommitUpload(pending.id))
+    assert "DigestBlob" not in asked
+
+
 async def test_an_empty_file_is_a_file(drive: GoDrive, owner: User) -> None:
     file = await upload(drive, owner.id, "empty", b"")
     assert (file.size_bytes, file.sha256) == (0, hashlib.sha256().hexdigest())
@@ -183,6 +232,9 @@ async def test_a_committed_file_that_was_purged_is_gone(drive: GoDrive, owner: U
     await drive.metadata.ask(TrashFile(owner.id, file.id))
     assert (await drive.ingest.ask(CommitUpload(pending.id, owner.id))).trashed_at is not None
     await drive.metadata.ask(PurgeFile(owner.id, file.id))
+    with pytest.raises(Gone):
+        await drive.ingest.ask(CommitUpload(pending.id, owner.id))
+    await drive.janitor.ask(Sweep())
     with pytest.raises(Gone):
         await drive.ingest.ask(CommitUpload(pending.id, owner.id))
 
