@@ -15,7 +15,7 @@ from godrive.blobs import BlobStore, Presigner
 from godrive.clock import Clock
 from godrive.config import Blobs
 from godrive.credentials import UrlSigner
-from godrive.errors import Conflict, Gone, NotFound, StorageFull, TooLarge, UploadFinished
+from godrive.errors import Gone, NotFound, StorageFull, TooLarge, UploadFinished
 from godrive.messages.storage import (
     Admit,
     CheckStore,
@@ -100,8 +100,6 @@ class StorageActor(Actor[Storage]):
     @SignGet.handler
     async def sign_get(self, ask: SignGet) -> SignedRequest:
         file, expires_at = ask.content.file, self._in(self._config.download_ttl)
-        if file.version_id is None:
-            raise Conflict("A folder has no content.")
         if self._presigner is not None:
             return await self._presigner.presign_get(
                 ask.content.object_key,

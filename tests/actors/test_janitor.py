@@ -4,11 +4,12 @@ import os
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
-from godrive.actors.janitor import AT_ONCE, LEASE, LEASE_TTL
+from godrive.actors.janitor import AT_ONCE, LEASE, LEASE_TTL, JanitorActor
 from godrive.blobs.memory import MemoryBlobStore
 from godrive.drive import GoDrive
 from godrive.errors import DriveError, NotFound, StoreUnavailable
@@ -24,13 +25,15 @@ from godrive.messages.metadata import (
     GetUpload,
     ListFiles,
     ListTrash,
+    Metadata,
     OpenContent,
     PurgeFile,
     RestoreFile,
     TrashFile,
     UsageDrift,
 )
-from godrive.model import File, ObjectKey, Principal, SessionId, User
+from godrive.model import BlobInfo, File, ObjectKey, Principal, SessionId, User
+from godrive.runtime import Ask, Tell
 from godrive.testing import ManualClock, chunks, open_drive, quick_folder, sign_up, upload
 from tests.faults import Fault, Faults, FaultyBlobs
 
@@ -329,6 +332,37 @@ async def test_only_who_has_the_lease_sweeps(drive: GoDrive, owner: User, clock:
     assert (await drive.janitor.ask(Sweep())).purged == 1
 
 
+async def test_a_chore_that_fails_as_a_whole_holds_up_no_other(drive_class: type[GoDrive], clock: ManualClock) -> None:
+    class Unlisted(MemoryBlobStore):
+        def list(self, *, after: str = "") -> AsyncIterator[BlobInfo]:
+            raise StoreUnavailable
+
+    settings = {"batch": 1}
+    async with open_drive(drive_class=drive_class, clock=clock, blob_store=Unlisted(), janitor=settings) as drive:
+        await sign_up(drive)
+        for _ in range(3):
+            await drive.auth.ask(LogIn("ann@example.org", "correct horse"))
+        clock.advance(31 * DAY)
+        assert await drive.janitor.ask(Sweep()) == Swept(sessions=3, failed=1)
+
+
+async def test_bytes_of_an_ended_upload_that_cannot_be_deleted_now_are_tried_again_soon(
+    drive_class: type[GoDrive], clock: ManualClock
+) -> None:
+    store = FragileStore()
+    async with open_drive(drive_class=drive_class, clock=clock, blob_store=store) as drive:
+        owner = await sign_up(drive)
+        pending = await drive.metadata.ask(BeginUpload(owner.id, "a.txt", "", 5))
+        await drive.blobs.put(pending.object_key, chunks(b"hello"))
+        await drive.metadata.ask(AbortUpload(owner.id, pending.id))
+        store.stuck = {pending.object_key}
+        assert await drive.janitor.ask(Sweep()) == Swept(failed=1)
+        store.stuck = set()
+        clock.advance(60)
+        assert await drive.janitor.ask(Sweep()) == Swept(cleaned=1)
+        assert await keys(drive) == []
+
+
 async def test_the_lease_is_given_back_after_a_sweep(drive: GoDrive) -> None:
     await drive.janitor.ask(Sweep())
     assert await drive.metadata.ask(AcquireLease(LEASE, "another process", LEASE_TTL))
@@ -350,16 +384,80 @@ async def test_who_loses_the_lease_stops_sweeping(drive_class: type[GoDrive], cl
         assert len(await keys(drive)) == 2
 
 
-class Slow(MemoryBlobStore):
-    """A store whose deletions take longer than a lease lasts."""
+async def test_the_lease_is_renewed_long_before_it_ends(drive_class: type[GoDrive], clock: ManualClock) -> None:
+    store = Slow(clock, LEASE_TTL / 2 + 1)
+    async with open_drive(drive_class=drive_class, clock=clock, blob_store=store, janitor={"batch": 1}) as drive:
+        owner, taken = await sign_up(drive), list[bool]()
+        for n in range(3):
+            await trashed(drive, owner, f"{n}.txt")
+        await drive.metadata.ask(EmptyTrash(owner.id))
 
-    def __init__(self, clock: ManualClock) -> None:
+        async def try_to_take_over() -> None:
+            taken.append(await drive.metadata.ask(AcquireLease(LEASE, "another process", LEASE_TTL)))
+
+        store.meanwhile = try_to_take_over
+        assert (await drive.janitor.ask(Sweep())).purged == 3
+    assert taken == [False] * 3
+
+
+async def test_a_lease_counts_from_when_it_was_asked_for(clock: ManualClock) -> None:
+    async with open_drive(clock=clock) as drive:
+        asked = 0
+
+        class Distant:
+            """The catalog, far away."""
+
+            async def ask(self, message: Ask[Metadata, Any], *, timeout: float | None = None) -> Any:
+                nonlocal asked
+                if isinstance(message, AcquireLease):
+                    asked += 1
+                    clock.advance(LEASE_TTL / 2)
+                return await drive.metadata.ask(message)
+
+            def tell(self, message: Tell[Metadata]) -> None:
+                raise AssertionError("nobody tells here")
+
+        await JanitorActor(Distant(), drive.storage, drive.config, clock).sweep(Sweep())
+    assert asked == 2  # to begin, and again before anything is pruned
+
+
+async def test_every_sweep_asks_for_the_lease_anew(drive: GoDrive, owner: User) -> None:
+    await drive.janitor.ask(Sweep())
+    assert await drive.metadata.ask(AcquireLease(LEASE, "another process", LEASE_TTL))
+    await trashed(drive, owner)
+    await drive.metadata.ask(EmptyTrash(owner.id))
+    assert await drive.janitor.ask(Sweep()) == Swept()
+    assert len(await keys(drive)) == 1
+
+
+async def test_who_has_lost_the_lease_prunes_nothing(drive_class: type[GoDrive], clock: ManualClock) -> None:
+    class Long(MemoryBlobStore):
+        """One that takes longer to list than a lease lasts."""
+
+        async def list(self, *, after: str = "") -> AsyncIterator[BlobInfo]:
+            clock.advance(LEASE_TTL)
+            assert await drive.metadata.ask(AcquireLease(LEASE, "another process", LEASE_TTL))
+            async for blob in super().list(after=after):
+                yield blob
+
+    async with open_drive(drive_class=drive_class, clock=clock, blob_store=Long()) as drive:
+        await sign_up(drive)
+        await drive.auth.ask(LogIn("ann@example.org", "correct horse"))
+        clock.advance(31 * DAY)
+        assert (await drive.janitor.ask(Sweep())).sessions == 0
+
+
+class Slow(MemoryBlobStore):
+    """A store whose deletions take long: by default longer than a lease lasts."""
+
+    def __init__(self, clock: ManualClock, seconds: float = LEASE_TTL) -> None:
         super().__init__(clock=clock)
         self._manual = clock
+        self._seconds = seconds
         self.meanwhile = anyio.lowlevel.checkpoint
 
     async def delete(self, key: ObjectKey) -> None:
-        self._manual.advance(LEASE_TTL)
+        self._manual.advance(self._seconds)
         await self.meanwhile()
         await super().delete(key)
 
