@@ -12,8 +12,9 @@ import subprocess
 import sys
 import threading
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -443,3 +444,92 @@ def test_every_folder_that_is_made_on_the_way_is_durable(tmp_path: Path, synced:
     synced.clear()
     make_path(path)
     assert not synced
+
+
+class Journal:
+    """What is done to a disk, in order; *failing* is what the disk does not sync, *held* what it syncs when let."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.lines: list[str] = []
+        self.failing = ""
+        self.held = ""
+        self.reached, self.let = threading.Event(), threading.Event()
+        self._root = str(root.resolve())
+        self._fsync = os.fsync
+        monkeypatch.setattr(os, "fsync", self._sync)
+        for name in ("link", "unlink", "rename", "setxattr"):
+            monkeypatch.setattr(os, name, partial(self._do, name, getattr(os, name)))
+
+    def _do(self, name: str, call: Callable[..., object], *values: object, **options: object) -> None:
+        if self.lines[-1:] != [name]:
+            self.lines.append(name)
+        call(*values, **options)
+
+    def _sync(self, fd: int) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(fd).st_mode)
+        what = str(Path(f"/proc/self/fd/{fd}").readlink().relative_to(self._root)) if is_folder else "bytes"
+        self.lines.append(f"sync {what}")
+        if what == self.failing:
+            raise OSError(errno.EIO, "the disk is broken")
+        if what == self.held:
+            self.reached.set()
+            assert self.let.wait(10)
+        self._fsync(fd)
+
+
+@pytest.fixture
+def journal(store: DiskBlobStore, root: Path, monkeypatch: pytest.MonkeyPatch) -> Journal:
+    return Journal(root, monkeypatch)
+
+
+@pytest.mark.parametrize("length", [4096, 9 * MIB])
+async def test_a_blob_is_durable_before_it_has_its_name_and_its_name_before_it_is_acknowledged(
+    store: DiskBlobStore, journal: Journal, named: bool, length: int
+) -> None:
+    await store.put(new_key(), pieces(bytes(length)), mime="text/plain")
+    expected = ["setxattr", "sync bytes", "sync objects", "link", "sync objects/shard"]
+    assert journal.lines == expected + ["unlink"] * named
+    journal.lines.clear()
+    await store.put(new_key(), pieces(bytes(length)))
+    expected.remove("sync objects")  # the shard is known to be durable
+    assert journal.lines == expected + ["unlink"] * named
+
+
+async def test_what_is_deleted_or_set_aside_stays_so(store: DiskBlobStore, journal: Journal) -> None:
+    for act, expected in (
+        (store.delete, ["unlink", "sync objects/shard"]),
+        (store.quarantine, ["rename", "sync quarantine", "sync objects/shard"]),
+    ):
+        key = new_key()
+        await store.put(key, pieces(b"abc"))
+        journal.lines.clear()
+        await act(key)
+        assert journal.lines == expected
+
+
+async def test_a_blob_whose_name_cannot_be_made_durable_is_not_there(store: DiskBlobStore, journal: Journal) -> None:
+    key = new_key()
+    journal.failing = "objects/shard"
+    with pytest.raises(StoreUnavailable):
+        await store.put(key, pieces(b"abc"))
+    with pytest.raises(NotFound):
+        await store.head(key)
+    journal.failing = ""
+    await store.put(key, pieces(b"abc"))
+
+
+async def test_a_put_that_is_cancelled_before_its_blob_has_a_name_leaves_none(
+    store: DiskBlobStore, journal: Journal, root: Path
+) -> None:
+    key = new_key()
+    journal.held = "bytes"
+    putting = asyncio.ensure_future(store.put(key, pieces(b"abc")))
+    assert await asyncio.to_thread(journal.reached.wait, 10)
+    putting.cancel()
+    await anyio.wait_all_tasks_blocked()
+    journal.let.set()
+    with pytest.raises(asyncio.CancelledError):
+        await putting
+    with pytest.raises(NotFound):
+        await store.head(key)
+    assert names(root / "staging") == []
