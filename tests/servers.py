@@ -21,6 +21,7 @@ import signal
 import subprocess
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from tests.daemon import READY_WITHIN, Daemon, MissingProgram, Server, answers, free_port
@@ -131,7 +132,7 @@ class PostgresServer(Server):
             try:
                 daemon.wait_until(lambda: self._ready(daemon))  # noqa: B023
             except RuntimeError:
-                # After kill9 the old backends hold the shared memory until they notice.
+                # After kill9 the old backends hold the shared memory until they are gone.
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)
@@ -148,6 +149,25 @@ class PostgresServer(Server):
     def stop(self) -> None:
         if self.process is not None:
             self.process.stop(signal.SIGINT)  # "fast": does not wait for clients to leave
+
+    def kill9(self) -> None:
+        """Kill its backends with it: by themselves they would finish what they are at, and answer."""
+        self.freeze()
+        backends = self._backends()
+        super().kill9()
+        for backend in backends:
+            with suppress(ProcessLookupError):
+                os.kill(backend, signal.SIGKILL)
+
+    def _backends(self) -> list[int]:
+        if self.process is None or not self.process.running:
+            return []
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it has ended meanwhile
+                if int((process / "stat").read_text().rpartition(")")[2].split()[1]) == self.process.pid:
+                    found.append(int(process.name))
+        return found
 
 
 class CephGateway(Server):

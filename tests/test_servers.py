@@ -44,6 +44,20 @@ def test_postgres_keeps_its_rows_when_killed_and_loses_them_when_wiped() -> None
         assert query(server, server.dsn, "SELECT count(*) FROM pg_database WHERE datname = 'kept'") == "0"
 
 
+def test_postgres_that_is_killed_answers_nobody_any_more() -> None:
+    require(PostgresServer)
+    with PostgresServer() as server:
+        busy = "SELECT count(*) FROM generate_series(1, 20000000)"
+        command = [server.path("psql"), "-X", "-q", "-d", server.dsn, "-c", busy]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as asker:
+            at_work = f"SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = '{busy}'"
+            while query(server, server.dsn, at_work) != "1":
+                assert asker.poll() is None
+            server.kill9()
+            assert asker.communicate(timeout=30)[0] == b""
+        server.start()
+
+
 def test_a_gateway_outage_keeps_the_store() -> None:
     require(CephGateway)
     with CephGateway() as server:
