@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-import socket
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +14,7 @@ import aiohttp
 import pytest
 
 from godrive.testing import open_drive, sign_up, upload
+from tests.daemon import free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -57,8 +57,7 @@ def example() -> ModuleType:
 
 
 async def test_the_example_serves_its_own_pages_and_a_drive_below_a_prefix(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     async with example().application(tmp_path, port) as url, aiohttp.ClientSession() as http:
         person = {"email": "ann@example.org", "password": "correct horse"}
         async with http.post(f"{url}/drive/v1/signup", json=person) as answer:

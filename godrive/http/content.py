@@ -201,5 +201,4 @@ def _headers(file: File, modified_at: datetime, *, inline: bool) -> dict[str, st
         hdrs.ACCEPT_RANGES: "bytes",
         hdrs.CACHE_CONTROL: "private, no-cache",
         "Content-Security-Policy": "default-src 'none'; sandbox",
-        "X-Content-Type-Options": "nosniff",
     }

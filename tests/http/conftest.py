@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
@@ -13,6 +12,7 @@ import pytest
 
 from godrive.http.server import serve
 from godrive.testing import ManualClock, open_drive
+from tests.daemon import free_port
 from tests.http.client import Person, Site
 
 
@@ -22,9 +22,7 @@ class OpenSite(Protocol):
 
 @asynccontextmanager
 async def _open_site(**tables: Any) -> AsyncIterator[Site]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     clock = ManualClock()
     settings = {
         "auth": {"attempts_per_address": 10_000, "attempts_per_account": 10_000},

@@ -79,6 +79,13 @@ async def test_head_tells_the_same_without_the_bytes(ann: Person) -> None:
     }
 
 
+async def test_a_range_of_a_head_is_no_range(ann: Person) -> None:
+    url = await url_of(ann, await ann.upload("a.txt", DIGITS))
+    head = await get(ann, url, "HEAD", Range="bytes=2-4")
+    assert (head.status, head.headers["Content-Length"]) == (200, "10")
+    assert "Content-Range" not in head.headers
+
+
 DIGITS = b"0123456789"
 
 
@@ -155,6 +162,7 @@ async def test_a_client_that_has_it_already_is_told_so(ann: Person, site: Site) 
         {"If_None_Match": "*"},
         {"If_Modified_Since": modified},
         {"If_Modified_Since": later},
+        {"If_Modified_Since": later.replace("GMT", "-0000")},  # a date of no time zone (RFC 5322)
         {"If_None_Match": etag, "If_Modified_Since": earlier},
         {"If_None_Match": etag, "Range": "bytes=0-1"},
     ):

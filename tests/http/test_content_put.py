@@ -162,6 +162,13 @@ async def test_a_length_other_than_was_declared_is_refused_before_a_byte_is_read
     assert (await send(ann, intent, b"12345")).status == 201
 
 
+async def test_a_put_without_a_body_ends_no_upload(ann: Person, site: Site) -> None:
+    intent = await announce(ann, 5)
+    answer = parse(await first_answer(site, head(intent)))
+    assert (answer.status, answer.json["code"], answer.json["field"]) == (422, "length_mismatch", "Content-Length")
+    assert (await state(ann, intent))["state"] == "pending"
+
+
 async def test_a_body_may_come_in_chunks_of_no_declared_length(ann: Person) -> None:
     content = os.urandom(3 * MIB)
     intent = await announce(ann, len(content))
@@ -330,6 +337,27 @@ class Halting:
     async def answer(self) -> Answer:
         with anyio.fail_after(10):
             return parse(await self.stream.receive())
+
+
+async def test_wrong_bytes_do_not_end_an_upload_whose_right_ones_are_arriving(ann: Person, site: Site) -> None:
+    intent = await announce(ann, 30)
+    async with Halting(site, intent, 30) as put:
+        await put.send(bytes(10), seen=10)
+        del intent["headers"]["Content-Length"]
+        wrong = await send(ann, intent, chunks(bytes(29), 10))
+        assert (wrong.status, wrong.json["code"]) == (422, "length_mismatch")
+        assert (await state(ann, intent))["state"] == "pending"
+        await put.send(bytes(20), seen=0)
+        assert (await put.answer()).status == 201
+
+
+async def test_wrong_bytes_do_not_end_an_upload_whose_right_ones_are_there(ann: Person, site: Site) -> None:
+    intent = await announce(ann, 5)
+    await site.drive.blobs.put(ObjectKey(intent["object_key"]), chunks(b"right"), size=5)
+    del intent["headers"]["Content-Length"]
+    assert (await send(ann, intent, chunks(b"wron", 2))).status == 422
+    assert (await state(ann, intent))["state"] == "pending"
+    assert (await ann("POST", f"/v1/uploads/{intent['upload_id']}/complete")).status == 200
 
 
 async def test_while_bytes_arrive_the_deadline_moves_on_and_progress_is_seen(ann: Person, site: Site) -> None:

@@ -130,6 +130,16 @@ async def test_renaming_changes_the_etag_and_if_match_guards_it(ann: Person) -> 
     assert (await ann("PATCH", path, {"name": "c.txt"}, headers={"If-Match": "*"})).status == 200
 
 
+async def test_if_match_guards_the_way_to_the_trash_and_back_and_out(ann: Person) -> None:
+    file = await ann.upload("a.txt")
+    path = f"/v1/files/{file['id']}"
+    steps = [("DELETE", path, 200), ("POST", f"{path}/restore", 200), ("DELETE", path, 200)]
+    for method, at, done in [*steps, ("DELETE", f"/v1/trash/{file['id']}", 204)]:
+        refused = await ann(method, at, headers={"If-Match": '"another"'})
+        assert (refused.status, refused.json["code"]) == (412, "precondition_failed"), (method, at)
+        assert (await ann(method, at)).status == done
+
+
 @pytest.mark.parametrize(
     "name", ["", ".", "..", "a/b", "a\\b", "a\0b", "a\nb", "x" * 256, "é" * 128, "\x7f", 7, None, ["a"]]
 )
