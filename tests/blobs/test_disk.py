@@ -13,9 +13,11 @@ import sys
 import threading
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import anyio
 import pytest
@@ -207,6 +209,67 @@ async def test_what_is_no_plain_file_is_no_blob(store: DiskBlobStore, root: Path
         with pytest.raises(NotFound):
             await store.open_file(ObjectKey(f"shard/{name}"))
     assert [blob.key async for blob in store.list()] == []
+
+
+async def test_a_file_that_has_no_name_of_ours_is_not_listed(store: DiskBlobStore, root: Path) -> None:
+    key = new_key()
+    await store.put(key, pieces(b"abc"))
+    for name in (".hidden", "0000.tmp", "UPPER", "a b"):
+        (root / "objects" / "shard" / name).write_bytes(b"stray")
+        (root / "objects" / name).mkdir()
+    assert [blob.key async for blob in store.list()] == [key]
+
+
+def open_blobs(root: Path) -> list[str]:
+    """The blobs of which this process holds a handle."""
+    handles = [str(handle.resolve()) for handle in Path("/proc/self/fd").iterdir()]
+    return [handle for handle in handles if handle.startswith(str(root / "objects" / "shard"))]
+
+
+async def test_a_blob_is_closed_when_it_was_read_or_nobody_reads_on(
+    store: DiskBlobStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = new_key()
+    await store.put(key, pieces(bytes(MIB)))
+    await read(store, key)
+    async with aclosing(store.get(key)) as body:
+        assert await anext(body)
+        assert len(open_blobs(root)) == 1
+    assert open_blobs(root) == []
+
+    begun, let, opened = threading.Event(), threading.Event(), threading.Event()
+    open_file = Objects.open_file
+
+    def slowly(objects: Objects, key: ObjectKey) -> int:
+        begun.set()
+        assert let.wait(10)
+        fd = open_file(objects, key)
+        opened.set()
+        return fd
+
+    monkeypatch.setattr(Objects, "open_file", slowly)
+    opening = asyncio.ensure_future(store.open_file(key))
+    assert await asyncio.to_thread(begun.wait, 10)
+    opening.cancel()
+    await asyncio.wait([opening])
+    let.set()
+    assert await asyncio.to_thread(opened.wait, 10)
+    await anyio.wait_all_tasks_blocked()
+    await asyncio.to_thread(lambda: None)  # what the thread had to say has been heard by now
+    assert open_blobs(root) == []
+
+
+async def test_the_room_left_is_looked_at_anew_every_second(
+    store: DiskBlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds, free = 100.0, 7
+    monkeypatch.setattr("godrive.blobs.disk.time", SimpleNamespace(monotonic=lambda: seconds))
+    monkeypatch.setattr(Objects, "free_bytes", lambda objects: free)
+    assert await store.free_bytes() == 7
+    free, seconds = 5, 100.5
+    assert await store.free_bytes() == 7
+    seconds = 101.5
+    assert await store.free_bytes() == 5
 
 
 async def test_nobody_else_may_read_what_is_stored(store: DiskBlobStore, root: Path) -> None:

@@ -177,6 +177,12 @@ async def test_what_is_no_token_is_401_with_a_challenge(stranger: Person, header
     assert answer.headers["WWW-Authenticate"].startswith("Bearer")
 
 
+@pytest.mark.parametrize("scheme", ["Basic", "Token", "Bearerx", ""])
+async def test_a_token_of_another_scheme_is_no_token(ann: Person, scheme: str) -> None:
+    assert (await ann("GET", "/v1/me", headers={"Authorization": f"bearer  {ann.token}"})).status == 200
+    assert (await ann("GET", "/v1/me", headers={"Authorization": f"{scheme} {ann.token}"})).status == 401
+
+
 async def test_a_token_in_the_query_is_no_token(ann: Person) -> None:
     token, ann.token = ann.token, None
     assert (await ann("GET", f"/v1/me?access_token={token}")).status == 401

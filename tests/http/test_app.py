@@ -147,7 +147,8 @@ async def test_a_browser_of_an_allowed_origin_may_ask_and_read_also_errors(
 
         def shared(answer: Answer) -> bool:
             assert answer.headers["Vary"] == "Origin"
-            return answer.headers.get("Access-Control-Allow-Origin") == ORIGIN
+            assert answer.headers.get("Access-Control-Allow-Origin") in (None, ORIGIN)
+            return any(name.lower().startswith("access-control") for name in answer.headers)
 
         preflight = await stranger("OPTIONS", "/v1/uploads/x/content", headers=PREFLIGHT)
         assert preflight.status == 204

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -234,7 +235,7 @@ async def test_any_name_reaches_the_client(ann: Person, name: str) -> None:
     file = await ann.upload(name, b"")
     said = (await get(ann, await url_of(ann, file))).headers["Content-Disposition"]
     assert said.isascii()
-    assert said.startswith("attachment; filename=")
+    assert re.fullmatch(r"""attachment; filename="[^"\\%;/]+"(; filename\*=UTF-8''[^ ";]+)?""", said)
     _, star, encoded = said.partition("filename*=UTF-8''")
     if star:
         assert unquote(encoded) == name

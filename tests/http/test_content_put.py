@@ -144,6 +144,12 @@ async def test_the_body_is_asked_for_only_when_nothing_else_is_missing(ann: Pers
     assert parse(again).json["code"] == "upload_finished"
 
 
+async def test_what_is_wrong_with_a_body_that_was_asked_for_is_said(ann: Person, site: Site) -> None:
+    intent = await announce(ann, 5, sha256=hashlib.sha256(b"12345").hexdigest())
+    answer = await first_answer(site, head(intent, Content_Length=5, Expect="100-continue") + b"54321")
+    assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 422 ")
+
+
 async def test_another_expectation_cannot_be_met(ann: Person, site: Site) -> None:
     intent = await announce(ann, 5)
     answer = parse(await first_answer(site, head(intent, Content_Length=5, Expect="a-miracle")))

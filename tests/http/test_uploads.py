@@ -179,6 +179,18 @@ async def test_an_idempotency_key_belongs_to_one_request_of_one_person(ann: Pers
     await ann("POST", "/v1/files/upload-intent", INTENT, headers=key)
     other = await ann("POST", "/v1/files/upload-intent", {**INTENT, "size_bytes": 6}, headers=key)
     assert (other.status, other.json["code"]) == (409, "idempotency_mismatch")
+    file = await ann.upload("a.txt")
+    path = f"/v1/files/{file['id']}"
+    key = {"Idempotency-Key": "trash"}
+    assert (await ann("DELETE", path, headers=key)).status == 200
+    for method, at, more in (
+        ("DELETE", "/v1/trash", {}),
+        ("DELETE", path, {"If-Match": '"x"'}),
+        ("POST", f"{path}/restore", {}),
+    ):
+        other = await ann(method, at, headers={**key, **more})
+        assert (other.status, other.json["code"]) == (409, "idempotency_mismatch"), (method, at)
+    key = {"Idempotency-Key": "once"}
     theirs = await bob("POST", "/v1/files/upload-intent", INTENT, headers=key)
     assert (theirs.status, "Idempotency-Replayed" in theirs.headers) == (200, False)
 
