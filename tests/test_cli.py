@@ -451,9 +451,12 @@ def test_user_disabled_by_command_is_out_within_a_second(tmp_path: Path) -> None
         call("/v1/me", token)
         done = spawn("user", "disable", "ann@example.org", "--config", server.folder / "config.toml", folder=tmp_path)
         assert (done.returncode, done.stderr) == (0, "")
-        deadline = time.monotonic() + 1.0
-        while call("/v1/me", token) != 401:
-            assert time.monotonic() < deadline
+        second_after = time.monotonic() + 1.0
+        while True:
+            asked = time.monotonic()
+            if call("/v1/me", token) == 401:
+                break
+            assert asked < second_after
         assert call("/health")["ok"]
 
 

@@ -26,7 +26,7 @@ from godrive.errors import (
     StoreUnavailable,
     Unauthenticated,
 )
-from godrive.model import BlobInfo, ETag, File, UserId
+from godrive.model import BlobInfo, ETag, File, Sort, UserId
 from tests.conftest import require
 from tests.contracts.catalog.rig import GRACE, Rig
 from tests.servers import PostgresServer
@@ -69,6 +69,23 @@ async def test_a_dsn_that_leads_nowhere_is_a_config_error(dsn: str, change: tupl
     with pytest.raises(ConfigError) as caught:
         await catalog.open()
     assert "catalog.dsn" in (caught.value.hint or "")
+
+
+async def test_names_are_in_the_same_order_whatever_language_the_database_speaks(
+    postgres_server: PostgresServer, dsn: str
+) -> None:
+    connection = await connect(postgres_server.dsn)
+    name = f"{dsn.rpartition('/')[2]}_german"
+    await connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'de-DE'")
+    await connection.close()
+    catalog = PostgresCatalog(config.Catalog(dsn=postgres_server.dsn_of(name)))
+    await catalog.open()
+    rig = Rig(catalog)
+    owner = await rig.user()
+    for name in ("z", "ä", "a"):
+        await rig.file(owner, name)
+    assert await rig.names(owner, sort=Sort.NAME, limit=1) == ["a", "z", "ä"]
+    await catalog.close()
 
 
 async def test_a_newer_schema_is_refused(dsn: str, catalog: PostgresCatalog) -> None:

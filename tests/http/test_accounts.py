@@ -175,6 +175,7 @@ async def test_what_is_no_token_is_401_with_a_challenge(stranger: Person, header
     answer = await stranger("GET", "/v1/me", headers={} if header is None else {"Authorization": header})
     assert (answer.status, answer.json["code"]) == (401, "unauthenticated")
     assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+    assert answer.headers["Cache-Control"] == "no-store"
 
 
 @pytest.mark.parametrize("scheme", ["Basic", "Token", "Bearerx", ""])

@@ -86,9 +86,10 @@ async def test_every_operation_is_told_of_in_the_description(stranger: Person) -
 
 @pytest.mark.parametrize("path", ["/health", "/v1/health"])
 async def test_health_tells_the_time(stranger: Person, site: Site, path: str) -> None:
-    answer = (await stranger("GET", path)).json
-    assert answer["ok"] is True
-    assert answer["time"] == site.drive.clock.now().isoformat().replace("+00:00", "Z")
+    answer = await stranger("GET", path)
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.json["ok"] is True
+    assert answer.json["time"] == site.drive.clock.now().isoformat().replace("+00:00", "Z")
     assert (await stranger("GET", "/livez")).json == {"ok": True}
 
 
