@@ -483,7 +483,7 @@ async def test_a_process_that_ends_while_there_is_no_server_ends_cleanly(outage:
         async with anyio.create_task_group() as asks:
 
             async def hold() -> None:
-                with pytest.raises(DeliveryError):
+                with pytest.raises(DeliveryError, match="connection was lost"):
                     await stage.ask(Hold("cue"), timeout=30)
 
             asks.start_soon(hold)

@@ -59,3 +59,10 @@ def test_a_token_of_another_list_is_refused(scope: tuple[object, ...]) -> None:
 def test_a_key_that_is_too_short_or_too_long_is_a_bug(key: bytes) -> None:
     with pytest.raises(ValueError, match="16 to 64"):
         PageTokens(key)
+
+
+def test_tokens_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    token = TOKENS.make(SCOPE, (123456, "id"))
+    monkeypatch.setattr("godrive.catalog.pages.compare_digest", lambda one, other: False)
+    with pytest.raises(Invalid):
+        TOKENS.read(SCOPE, token)

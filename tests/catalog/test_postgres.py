@@ -80,12 +80,15 @@ async def test_names_are_in_the_same_order_whatever_language_the_database_speaks
     await connection.close()
     catalog = PostgresCatalog(config.Catalog(dsn=postgres_server.dsn_of(name)))
     await catalog.open()
-    rig = Rig(catalog)
-    owner = await rig.user()
-    for name in ("z", "ä", "a"):
-        await rig.file(owner, name)
-    assert await rig.names(owner, sort=Sort.NAME, limit=1) == ["a", "z", "ä"]
-    await catalog.close()
+    try:
+        rig = Rig(catalog)
+        owner = await rig.user()
+        for name in ("z", "ä", "a"):
+            await rig.file(owner, name)
+        assert [file.name for file in (await rig.page(owner, sort=Sort.NAME)).items] == ["a", "z", "ä"]
+        assert await rig.names(owner, sort=Sort.NAME, limit=1) == ["a", "z", "ä"]
+    finally:
+        await catalog.close()
 
 
 async def test_a_newer_schema_is_refused(dsn: str, catalog: PostgresCatalog) -> None:

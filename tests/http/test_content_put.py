@@ -17,6 +17,7 @@ import aiohttp
 import anyio
 import pytest
 
+from godrive.errors import StoreUnavailable
 from godrive.model import ObjectKey, UploadId
 from godrive.testing import chunks
 from tests.http.client import Answer, Json, Person, Site, parse
@@ -378,6 +379,27 @@ async def test_while_bytes_arrive_the_deadline_moves_on_and_progress_is_seen(ann
             "token"
         ]
         assert (await state(ann, intent))["state"] == "pending"
+        await put.send(bytes(10), seen=0)
+        assert (await put.answer()).status == 201
+
+
+async def test_a_catalog_that_is_away_for_a_moment_does_not_end_what_is_arriving(
+    ann: Person, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    intent, refused = await announce(ann, 30), anyio.Event()
+
+    async def away(operation: object) -> None:
+        refused.set()
+        raise StoreUnavailable
+
+    async with Halting(site, intent, 30) as put:
+        await put.send(bytes(10), seen=10)
+        site.clock.advance(60)
+        with monkeypatch.context() as patch:
+            patch.setattr(site.drive.catalog, "write", away)
+            await put.send(bytes(10), seen=20)
+            with anyio.fail_after(10):
+                await refused.wait()
         await put.send(bytes(10), seen=0)
         assert (await put.answer()).status == 201
 

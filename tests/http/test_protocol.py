@@ -129,6 +129,8 @@ async def test_a_body_over_the_limit_is_too_large_declared_or_not(
         chunked = b"POST /v1/login HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
         chunked += b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in (big[:1500], big[1500:])) + b"0\r\n\r\n"
         check_problem(parse(await exchange(chunked, port=site.port, half_close=True)), 413, "too_large")
+        endless = chunked.removesuffix(b"0\r\n\r\n")
+        check_problem(parse(await exchange(endless, port=site.port)), 413, "too_large")
         declared = b"POST /v1/login HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n"
         check_problem(parse(await exchange(declared, port=site.port, half_close=True)), 413, "too_large")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import json
 import logging
 import uuid
@@ -52,6 +53,14 @@ def event(upload: Upload) -> bytes:
     key = Layout().object(upload.object_key).replace("/", "%2F")
     s3 = {"bucket": {"name": "godrive"}, "object": {"key": key, "size": 5}}
     return json.dumps({"Records": [{"eventName": "ObjectCreated:Put", "eventSource": "aws:s3", "s3": s3}]}).encode()
+
+
+async def test_the_token_is_compared_in_constant_time(
+    http: aiohttp.ClientSession, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hmac, "compare_digest", lambda one, other: False)
+    answer = await Person(http, site.url)("POST", PATH, data=b"{}", headers=BEARER)
+    assert answer.status == 401
 
 
 def basic(user: str, password: str) -> dict[str, str]:
