@@ -13,7 +13,7 @@ from godrive.actors.janitor import AT_ONCE, LEASE, LEASE_TTL, JanitorActor
 from godrive.blobs.memory import MemoryBlobStore
 from godrive.drive import GoDrive
 from godrive.errors import DriveError, NotFound, StoreUnavailable
-from godrive.messages.auth import DeleteUser, LogIn
+from godrive.messages.auth import Authenticate, DeleteUser, LogIn
 from godrive.messages.ingest import CommitUpload, Reconcile
 from godrive.messages.janitor import Sweep, Swept
 from godrive.messages.metadata import (
@@ -32,7 +32,7 @@ from godrive.messages.metadata import (
     TrashFile,
     UsageDrift,
 )
-from godrive.model import BlobInfo, File, ObjectKey, Principal, SessionId, User
+from godrive.model import BlobInfo, File, ObjectKey, User
 from godrive.runtime import Ask, Tell
 from godrive.testing import ManualClock, chunks, open_drive, quick_folder, sign_up, upload
 from tests.faults import Fault, Faults, FaultyBlobs
@@ -474,7 +474,8 @@ async def test_a_deleted_user_leaves_nothing_behind(drive: GoDrive, owner: User,
     await trashed(drive, owner, "b.txt")
     pending = await drive.metadata.ask(BeginUpload(owner.id, "c.txt", "", 5))
     await drive.blobs.put(pending.object_key, chunks(b"hello"))
-    await drive.auth.ask(DeleteUser(Principal(user_id=owner.id, session_id=SessionId("gone")), "correct horse"))
+    token = (await drive.auth.ask(LogIn(owner.email, "correct horse"))).token
+    await drive.auth.ask(DeleteUser(await drive.auth.ask(Authenticate(token)), "correct horse"))
 
     with pytest.raises(DriveError):
         await drive.ingest.ask(CommitUpload(pending.id))
