@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
+from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamConfig
@@ -236,6 +237,27 @@ async def test_a_letter_can_be_as_large_as_a_message_and_its_reason_anything(
         large, odd = [letter async for letter in dead.list()]
     assert 0 < len(body) - len(large.body) < 10_000
     assert odd.reason == "store_unavailable: \\xdc X:  \\ud800"
+
+
+async def test_a_message_ends_when_its_letter_is_kept_and_the_letter_is_kept_once(
+    scene: Scene, make: Make, link: NatsLink, settings: Ingest, dead: DeadLetters
+) -> None:
+    """A process may die between the two: then the message comes again, and is not forgotten."""
+    consumer = make(link)
+
+    async def die(message: Msg) -> None:
+        patch.undo()
+        assert len([letter async for letter in dead.list()]) == 1
+        raise NatsError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Msg, "term", die)
+        async with consumer.running():
+            await (await jetstream(link)).publish(settings.subject, b"not JSON")
+            await scene.until(DeadLetter)
+            await acknowledged(link, settings)
+            assert len([letter async for letter in dead.list()]) == 1
+    assert consumer.intake.counts["malformed"] == 2
 
 
 async def test_a_letter_stays_when_nothing_would_keep_its_replay(

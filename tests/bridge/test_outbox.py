@@ -8,9 +8,10 @@ from typing import Any
 
 import anyio
 import pytest
+from nats.js import JetStreamContext
 
 from godrive.bridge.connection import NatsLink
-from godrive.bridge.outbox import BATCH, Outbox
+from godrive.bridge.outbox import BATCH, REMEMBERED, Outbox
 from godrive.config import Nats
 from godrive.drive import GoDrive
 from godrive.errors import NameTaken, StoreUnavailable
@@ -24,6 +25,7 @@ from godrive.messages.metadata import (
     RestoreFile,
     TrashFile,
 )
+from godrive.model import FileEvent
 from godrive.runtime import Ask, Event, Tell
 from godrive.runtime.events import ChildWaiting
 from godrive.testing import open_drive, sign_up, upload
@@ -108,6 +110,39 @@ async def test_what_was_published_but_not_dropped_is_published_again_and_kept_on
     assert len(await drive.metadata.ask(DueEvents(10))) == 1
     assert await outbox.publish(drive.metadata) == 1
     assert len(await published(link, namespace)) == 1
+
+
+async def test_what_could_not_be_published_is_kept(
+    drive: GoDrive, outbox: Outbox, link: NatsLink, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = (await sign_up(drive)).id
+    for name in ("a.txt", "b.txt", "c.txt"):
+        await upload(drive, owner, name)
+    sent, send = 0, Outbox._send
+
+    async def break_off(self: Outbox, js: JetStreamContext, event: FileEvent) -> None:
+        nonlocal sent
+        sent += 1
+        if sent == 2:
+            raise StoreUnavailable
+        await send(self, js, event)
+
+    monkeypatch.setattr(Outbox, "_send", break_off)
+    with pytest.raises(StoreUnavailable):
+        await outbox.publish(drive.metadata)
+    assert len(await drive.metadata.ask(DueEvents(10))) == 2
+    assert await outbox.publish(drive.metadata) == 2
+    names = [event["file"]["name"] for _, event in await published(link, namespace)]
+    assert names == ["a.txt", "b.txt", "c.txt"]
+
+
+async def test_the_server_knows_an_event_again_for_as_long_as_is_said(
+    drive: GoDrive, outbox: Outbox, link: NatsLink, namespace: str
+) -> None:
+    await upload(drive, (await sign_up(drive)).id, "a.txt")
+    await outbox.publish(drive.metadata)
+    info = await (await link.client()).jetstream().stream_info(f"{namespace}_EVENTS".upper())
+    assert info.config.duplicate_window == REMEMBERED
 
 
 async def test_the_events_of_each_owner_are_in_order(

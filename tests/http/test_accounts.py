@@ -189,6 +189,26 @@ async def test_a_token_in_the_query_is_no_token(ann: Person) -> None:
     assert (await ann("GET", f"/v1/me?access_token={token}")).status == 401
 
 
+async def test_whatever_hashes_a_password_counts_against_the_network_address(
+    http: aiohttp.ClientSession, open_site: Any
+) -> None:
+    async with open_site(auth={"attempts_per_address": 6}) as site:
+        ann = await Person(http, site.url).enter()  # a sign-up and a log-in
+        other = {"email": "bob@example.org", "password": "correct horse"}
+        assert (await ann("POST", "/v1/signup", other)).status == 201
+        assert (await ann("PATCH", "/v1/me", {"current_password": "wrong horse", "email": "c@d.e"})).status == 403
+        assert (await ann("DELETE", "/v1/me", {"password": "wrong horse"})).status == 403
+        assert (await ann("POST", "/v1/login", other)).status == 200
+        for method, path, body in (
+            ("POST", "/v1/signup", {**other, "email": "d@e.f"}),
+            ("POST", "/v1/login", other),
+            ("PATCH", "/v1/me", {"current_password": "correct horse", "email": "c@d.e"}),
+            ("DELETE", "/v1/me", {"password": "correct horse"}),
+        ):
+            answer = await ann(method, path, body)
+            assert (answer.status, answer.headers["Retry-After"]) == (429, "60"), (method, path)
+
+
 async def test_too_many_log_ins_are_told_when_to_come_back(http: aiohttp.ClientSession, open_site: Any) -> None:
     async with open_site(auth={"attempts_per_account": 3}) as site:
         ann = Person(http, site.url)
