@@ -133,31 +133,25 @@ def prepare(path: Path, *, allow_network_fs: bool) -> None:
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """All in one transaction: of one that fails, nothing is left when the connection is closed."""
     connection.execute("BEGIN IMMEDIATE")
-    try:
-        tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if tables and "schema_versions" not in tables:
-            raise ConfigError(
-                f"{path} is a database of another program.", hint="Set catalog.path to a file of its own."
-            )
-        connection.execute(migrations.NOTE_TABLE)
-        applied = {row[0] for row in connection.execute(migrations.APPLIED)}
-        steps = migrations.missing(applied)
-        if steps and applied:
-            copy(path, path.with_name(f"{path.name}.schema-{max(applied)}"))
-        for step in steps:
-            for statement in step.statements(WORDS):
-                connection.execute(statement)
-            connection.execute(migrations.NOTE.replace("$", "?"), (step.version, step.name))
-        if steps:
-            connection.execute("ANALYZE")  # which makes the table for statistics
-            connection.execute("DELETE FROM sqlite_stat1")
-            connection.executemany("INSERT INTO sqlite_stat1 VALUES ('entries', ?, ?)", _STATISTICS.items())
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
+    tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if tables and "schema_versions" not in tables:
+        raise ConfigError(f"{path} is a database of another program.", hint="Set catalog.path to a file of its own.")
+    connection.execute(migrations.NOTE_TABLE)
+    applied = {row[0] for row in connection.execute(migrations.APPLIED)}
+    steps = migrations.missing(applied)
+    if steps and applied:
+        copy(path, path.with_name(f"{path.name}.schema-{max(applied)}"))
+    for step in steps:
+        for statement in step.statements(WORDS):
+            connection.execute(statement)
+        connection.execute(migrations.NOTE.replace("$", "?"), (step.version, step.name))
+    if steps:
+        connection.execute("ANALYZE")  # which makes the table for statistics
+        connection.execute("DELETE FROM sqlite_stat1")
+        connection.executemany("INSERT INTO sqlite_stat1 VALUES ('entries', ?, ?)", _STATISTICS.items())
+    connection.execute("COMMIT")
 
 
 def copy(path: Path, target: Path) -> None:

@@ -222,6 +222,21 @@ async def test_a_file_whose_purge_has_been_claimed_is_not_restored_by_another_ga
         await restore
 
 
+async def test_a_file_that_another_gateway_is_restoring_is_not_purged(contested: Contested) -> None:
+    file, one, other = contested.file, contested.one, contested.other
+    await one.trash(file)
+    one.clock.advance(GRACE)
+    await contested.rival.execute("SELECT 1 FROM entries WHERE id = $1 FOR UPDATE", file.id)
+    restore = asyncio.ensure_future(other.restore(file))
+    await contested.waiting(1)
+    claim = asyncio.ensure_future(one.write(trash.claim_purges, limit=1, now=one.now))
+    await contested.waiting(2)
+    await contested.rival.execute("COMMIT")
+    assert (await restore).trashed_at is None
+    assert await claim == []
+    assert await one.names(contested.owner) == ["a.txt"]
+
+
 async def test_a_password_that_another_gateway_is_changing_begins_no_session(contested: Contested) -> None:
     rig, owner = contested.one, contested.owner
     await contested.rival.execute("UPDATE users SET password_hash = 'new' WHERE id = $1", owner)
