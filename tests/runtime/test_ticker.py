@@ -46,7 +46,9 @@ async def test_tickers_that_start_together_do_not_tick_together(monkeypatch: pyt
     monkeypatch.setattr("godrive.runtime.ticker.anyio", SimpleNamespace(sleep=sleep))
     script = Script()
     async with script.supervisor() as tree:
-        ticker = Ticker(tree.ref(Stage), WhoAsks(), every=10.0, on_error=lambda error: None)
+        ticker = Ticker(
+            tree.ref(Stage), WhoAsks(), every=10.0, on_reply=lambda reply: None, on_error=lambda error: None
+        )
         async with anyio.create_task_group() as ticking:
             ticking.start_soon(ticker.run)
     assert 9.0 <= min(waits) < max(waits) <= 11.0
