@@ -100,8 +100,9 @@ class DriveServer(Server):
         return self.process.pid
 
     def blobs(self, place: str = "") -> list[Path]:
-        """Every file below the blob folder, or below ``objects``, ``staging`` or ``quarantine`` in it."""
-        return [path for path in (self.data / "blobs" / place).rglob("*") if path.is_file()]
+        """Every file in the folders of blobs, or in one of them: ``objects``, ``staging`` or ``quarantine``."""
+        folders = [place] if place else ["objects", "staging", "quarantine"]
+        return [path for name in folders for path in (self.data / "blobs" / name).rglob("*") if path.is_file()]
 
     def command(self) -> list[str | Path]:
         """What starts it; the configuration file is written anew."""

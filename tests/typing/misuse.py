@@ -42,7 +42,7 @@ async def wrong_actor(library: Ref[Library], theatre: Ref[Theatre]) -> None:
     await theatre.ask(Lend("a"))  # E: arg-type "Ask[Theatre, list[str]]"
     theatre.tell(BookReturned("a"))  # E: arg-type "Tell[Theatre]"
     other: Ref[Theatre] = library  # E: assignment "Ref[Theatre]"
-    Ticker(library, Play(), every=1.0, on_error=print)  # E: misc "type parameter"
+    Ticker(library, Play(), every=1.0, on_reply=print, on_error=print)  # E: misc "type parameter"
     print(other)
 
 

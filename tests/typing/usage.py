@@ -54,4 +54,4 @@ async def main() -> None:
         library = tree.ref(Library)
         assert_type(library, LocalRef[Library])
         await visit(library)
-        await Ticker(library, Close(), every=60.0, on_error=print).run()
+        await Ticker(library, Close(), every=60.0, on_reply=print, on_error=print).run()
