@@ -83,13 +83,17 @@ def connect(
         check_same_thread=False,
         cached_statements=512,
     )
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute(f"PRAGMA cache_size=-{cache_kib}")
-    connection.execute("PRAGMA temp_store=MEMORY")
-    connection.execute("PRAGMA wal_autocheckpoint=4000")
-    connection.execute("PRAGMA journal_size_limit=67108864")
-    if read_only:
-        connection.execute("PRAGMA query_only=1")
+    try:
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(f"PRAGMA cache_size=-{cache_kib}")
+        connection.execute("PRAGMA temp_store=MEMORY")
+        connection.execute("PRAGMA wal_autocheckpoint=4000")
+        connection.execute("PRAGMA journal_size_limit=67108864")
+        if read_only:
+            connection.execute("PRAGMA query_only=1")
+    except sqlite3.Error:  # the file is no database
+        connection.close()
+        raise
     return connection
 
 

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import stat
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,21 @@ def test_a_newer_schema_is_refused_with_what_to_do(path: Path) -> None:
         prepare(path)
     assert caught.value.hint is not None
     assert "godrive version" in caught.value.hint
+
+
+def test_a_connection_that_cannot_be_used_is_closed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[bool] = []
+
+    class Watched(sqlite3.Connection):
+        def close(self) -> None:
+            closed.append(True)
+            super().close()
+
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Watched))
+    path.write_bytes(b"this is no database" * 1000)
+    with pytest.raises(sqlite3.DatabaseError):
+        sqlite_file.connect(path)
+    assert closed == [True]
 
 
 def test_a_file_that_is_no_database_is_refused_and_left_alone(path: Path) -> None:
