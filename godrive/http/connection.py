@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
@@ -48,7 +48,7 @@ class Connection(web.RequestHandler):
     What is not HTTP, and what stops half-way, gets a problem before it is closed.
     """
 
-    __slots__ = ("_answered", "_body", "_head", "_room")
+    __slots__ = ("_answered", "_body", "_head", "_room", "_wire")
 
     def __init__(self, manager: web.Server, *, room: Room, **options: Any) -> None:
         super().__init__(manager, **options)
@@ -59,6 +59,7 @@ class Connection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The client is there."""
+        self._wire = cast("asyncio.Transport", transport)  # aiohttp forgets it as soon as it is to be closed
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # the kernel gives up on one that takes nothing of what it asked for
             transport.get_extra_info("socket").setsockopt(
                 socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(STALLED * 1000)
@@ -72,7 +73,13 @@ class Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     def is_idle(self) -> bool:
-        """Whether every request has been answered."""
+        """Whether every request has been answered, and the client has taken the answers.
+
+        Until it has, closing frees nothing: the socket is kept for what still waits to be sent.
+        """
+        return self._has_answered() and not self._wire.get_write_buffer_size()
+
+    def _has_answered(self) -> bool:
         return self._answered >= self._request_count
 
     def data_received(self, data: bytes) -> None:
@@ -131,7 +138,7 @@ class Connection(web.RequestHandler):
         By itself asyncio closes at once, so that neither a client that ends
         its side after a request nor one whose body fell short would be told.
         """
-        if self.is_idle():
+        if self._has_answered():
             return False  # there is nothing to answer, or nobody left who waits for the rest of a body
         self.close()
         self._end_body()

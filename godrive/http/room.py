@@ -23,7 +23,7 @@ class Guest(Protocol):
     """What takes up room."""
 
     def is_idle(self) -> bool:
-        """Whether nobody waits for anything on it."""
+        """Whether nobody waits for anything on it, and it ends as soon as it is closed."""
         ...
 
     def force_close(self) -> None:

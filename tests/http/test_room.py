@@ -89,6 +89,44 @@ async def test_idle_connections_make_room_for_who_has_something_to_ask(
                 assert parse(await begun.receive()).status == 200
 
 
+async def test_an_answer_that_is_not_taken_keeps_its_connection_counted(
+    open_site: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closed, it would keep its descriptor all the same, and any number of them all that there are."""
+    answering = anyio.Event()
+
+    class Watched(connection.Connection):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            super().connection_made(transport)
+
+        async def finish_response(self, *options: Any) -> Any:
+            answering.set()
+            return await super().finish_response(*options)
+
+    monkeypatch.setattr(server, "Connection", Watched)
+    monkeypatch.setattr(server, "fitting", lambda: 1)
+    loop = asyncio.get_running_loop()
+    async with open_site() as site:
+        with socket.socket() as slow, anyio.fail_after(10):
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            slow.connect(("127.0.0.1", site.port))
+            slow.setblocking(False)
+            asked = HEALTH.replace(b"health", b"openapi.json")
+            await loop.sock_sendall(slow, asked[:-2] + b"Connection: close\r\n\r\n")
+            await answering.wait()
+            async with await anyio.connect_tcp("127.0.0.1", site.port) as late:
+                with pytest.raises(anyio.EndOfStream):
+                    await late.receive()
+            received = b""
+            while piece := await loop.sock_recv(slow, 65_536):
+                received += piece
+            assert parse(received).json["openapi"]
+            async with await anyio.connect_tcp("127.0.0.1", site.port) as next_one:
+                await next_one.send(HEALTH)
+                assert parse(await next_one.receive()).status == 200
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's time-out is one of Linux")
 async def test_who_takes_nothing_of_the_answers_is_given_up(open_site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     lost = anyio.Event()
