@@ -237,3 +237,8 @@ class Config(Table, frozen=True):
     def blobs_path(self) -> Path:
         """The folder of the disk store."""
         return Path(self.blobs.path or self.data_dir / "blobs")
+
+    @property
+    def blobs_lock_path(self) -> Path:
+        """The file that the one server of the disk store holds locked; another than that of a data folder there."""
+        return self.blobs_path / "blobs.lock"

@@ -188,7 +188,7 @@ class GoDrive:
             open_data_folder(config)
             self._lock(stack, config.lock_path)
         if folder_here:
-            self._lock(stack, config.blobs_path / "lock")  # to another drive all that is in there would be orphans
+            self._lock(stack, config.blobs_lock_path)  # to another drive all that is in there would be orphans
         self.keyring = load_keyring(config)
         self.urls = UrlSigner(self.keyring, config.server.base_url)
         if config.nats.url:

@@ -3,7 +3,7 @@
 A data folder belongs to one drive::
 
     LAYOUT           which arrangement of the folder it is; another one is refused
-    lock             held by the process that serves from it; another lies in the folder of the blobs
+    lock             held by the process that serves from it; the folder of the blobs has another, blobs.lock
     secret.key       the signing keys, mode 0600
     godrive.db       the SQLite catalog
     blobs/           the disk store

@@ -115,6 +115,12 @@ async def test_a_second_drive_on_the_same_blobs_is_refused_for_to_it_they_would_
             await visitor.storage.ask(CheckStore())
 
 
+async def test_the_blobs_may_lie_in_the_data_folder_itself(tmp_path: Path) -> None:
+    config = quick_config(tmp_path, blobs={"driver": "disk", "path": str(tmp_path)})
+    async with GoDrive(config) as drive:
+        await drive.storage.ask(CheckStore())
+
+
 async def test_a_drive_that_does_not_serve_works_beside_one_that_does(config: Config) -> None:
     async with GoDrive(config) as server, GoDrive(config, serving=False) as visitor:
         user = await visitor.auth.ask(SignUp("ann@example.org", "correct horse"))
