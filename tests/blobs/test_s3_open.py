@@ -12,11 +12,15 @@ from typing import Any
 import aiohttp
 import botocore.auth
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import RawTestServer
 from msgspec.structs import replace
 
 from godrive.blobs.s3 import S3BlobStore
+from godrive.blobs.s3.client import S3Client
+from godrive.blobs.s3.probe import Capabilities
 from godrive.config import S3
-from godrive.errors import ConfigError, DriveError, NotFound
+from godrive.errors import ConfigError, DriveError, NotFound, StoreUnavailable
 from godrive.model import ObjectKey
 from tests.servers import CephGateway
 
@@ -75,6 +79,29 @@ async def test_a_clock_that_is_wrong_is_named(s3_settings: S3, monkeypatch: pyte
     error = await refusal(s3_settings)
     assert isinstance(error, ConfigError)
     assert "clock" in (error.hint or "")
+
+
+@pytest.mark.parametrize("busy", [429, 503])
+async def test_a_store_that_has_no_time_to_be_tried_has_not_been_found_to_copy_nothing(
+    s3_settings: S3, monkeypatch: pytest.MonkeyPatch, busy: int
+) -> None:
+    """It would be taken for one whose clients need no guards, for as long as the server runs.  Nor is anything left."""
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        await request.read()
+        return web.Response(status=busy)
+
+    async def presign(*_: Any, **__: Any) -> str:
+        return str(gateway.make_url("/"))
+
+    async with RawTestServer(answer) as gateway:
+        monkeypatch.setattr(S3Client, "presign", presign)
+        assert isinstance(await refusal(s3_settings), StoreUnavailable)
+    store = S3BlobStore(s3_settings, capabilities=Capabilities())
+    await store.open()
+    left = await store.client.call("list_objects_v2")
+    await store.close()
+    assert "Contents" not in left
 
 
 async def test_a_bucket_of_somebody_else_is_named(s3_settings: S3, ceph_gateway: CephGateway) -> None:

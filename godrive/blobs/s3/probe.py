@@ -27,6 +27,8 @@ _COPY_CONDITIONS = ("x-amz-copy-source-if-match", "x-amz-copy-if-match")
 
 _NO_ETAG = "none"
 
+_BUSY = (429, 502, 503, 504)
+
 
 @dataclass(frozen=True)
 class Capabilities:
@@ -57,14 +59,17 @@ async def probe(client: S3Client, layout: Layout) -> Capabilities:
 
     Raises ``StoreUnavailable`` also when the store lets us not write at all.
     """
-    put, complete, digest, sums, guards = await asyncio.gather(
-        _try(client, layout, _refuses_second_put),
-        _try(client, layout, _refuses_completion),
-        _try(client, layout, _holds_to_digest),
-        _try(client, layout, _checks_sums),
-        _try(client, layout, _find_guards),
-    )
-    return Capabilities(put, complete, digest, sums, guards)
+    try:
+        async with asyncio.TaskGroup() as group:  # when one fails, the others are waited for: they clear away
+            put = group.create_task(_try(client, layout, _refuses_second_put))
+            complete = group.create_task(_try(client, layout, _refuses_completion))
+            digest = group.create_task(_try(client, layout, _holds_to_digest))
+            sums = group.create_task(_try(client, layout, _checks_sums))
+            guards = group.create_task(_try(client, layout, _find_guards))
+    except ExceptionGroup as failed:
+        first = failed.exceptions[0]
+        raise first from first.__cause__
+    return Capabilities(put.result(), complete.result(), digest.result(), sums.result(), guards.result())
 
 
 async def _try(client: S3Client, layout: Layout, test: Callable[[S3Client, str], Awaitable[T]]) -> T:
@@ -151,6 +156,8 @@ async def _send(client: S3Client, url: str, body: bytes, headers: dict[str, str]
             client.session() as session,
             session.put(URL(url, encoded=True), data=body, headers=headers) as answer,
         ):
+            if answer.status in _BUSY:  # that says nothing about the request
+                raise StoreUnavailable(f"The store answers {answer.status}.")
             return answer.status
     except (aiohttp.ClientError, TimeoutError) as error:
         raise StoreUnavailable("The store does not answer.", hint=str(error)) from error
