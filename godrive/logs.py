@@ -52,23 +52,30 @@ class Lines(io.FileIO):
 
     Nothing may fail with its log: that the disk is full is told to a log that may lie on the same one.
     There is no buffer, which would keep what it could not write, and fail when the process ends.
+    All who write to one stream share these, for a line that was cut off is ended before the next.
     """
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream.fileno(), "wb", closefd=False)
+        self._is_cut = False
 
     def write(self, lines: Any) -> int:
         """Write them, or as much as there is room for; how much that was."""
+        if self._is_cut:
+            lines = b"\n" + lines
         written = 0
         with suppress(OSError):
             while more := super().write(lines[written:]):
                 written += more
+        if written:
+            self._is_cut = lines[written - 1 : written] != b"\n"
         return written
 
 
-def configure(settings: Log, stream: TextIO = sys.stdout) -> None:
-    """Log to *stream* from now on, in this process."""
+def configure(settings: Log, stream: TextIO = sys.stdout) -> Lines:
+    """Log to *stream* from now on, in this process; what else is to be written there goes the same way."""
     level: int = logging.getLevelNamesMapping()[settings.level.upper()]
+    lines = Lines(stream)
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         _add_request_id,
@@ -84,12 +91,13 @@ def configure(settings: Log, stream: TextIO = sys.stdout) -> None:
     structlog.configure(
         processors=shared,
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.BytesLoggerFactory(Lines(stream)),
+        logger_factory=structlog.BytesLoggerFactory(lines),
         cache_logger_on_first_use=True,
     )
     # Of others only what is wrong: at lower levels some write down what they sign requests with.
     logging.basicConfig(handlers=[_Relay()], level=max(level, logging.WARNING), force=True)
     logging.captureWarnings(True)
+    return lines
 
 
 def on_event(event: Event) -> None:

@@ -154,3 +154,24 @@ log.info("after")
     path = tmp_path / "log"
     assert run(script, f'exec "$@" >> {path}').returncode == 0
     assert [json.loads(line)["event"] for line in path.read_text().splitlines()] == ["before", "after"]
+
+
+def test_a_line_that_was_cut_off_spoils_none_after_it(tmp_path: Path) -> None:
+    script = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (500, most))
+for _ in range(10):
+    log.info("said", text="x" * 100)
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+for _ in range(2):
+    log.info("said", text="there is room")
+"""
+    path = tmp_path / "log"
+    assert run(script, f'exec "$@" > {path}').returncode == 0
+    *before, cut, first, second = path.read_text().splitlines()
+    assert [len(json.loads(line)["text"]) for line in before] == [100] * len(before)
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(cut)
+    assert [json.loads(line)["text"] for line in (first, second)] == ["there is room"] * 2

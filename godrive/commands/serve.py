@@ -59,9 +59,9 @@ def _serve(arguments: argparse.Namespace) -> int:
     if config.server.port == 0:
         # URLs are signed for the port, so it must be known before anything else.
         config = msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, port=_free_port(config)))
-    logs.configure(config.log)
+    lines = logs.configure(config.log)
     _raise_limit()
-    run(_run(config, http=only is None or HTTP in only))
+    run(_run(config, lines, http=only is None or HTTP in only))
     return 0
 
 
@@ -83,7 +83,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
             runner.run(main)
 
 
-async def _run(config: Config, *, http: bool) -> None:
+async def _run(config: Config, lines: logs.Lines, *, http: bool) -> None:
     # Here and not above: other commands do without a web server.
     from godrive.drive import GoDrive  # noqa: PLC0415
     from godrive.http.journal import JsonLines  # noqa: PLC0415
@@ -94,11 +94,11 @@ async def _run(config: Config, *, http: bool) -> None:
         signals.first = starting.cancel
         async with AsyncExitStack() as stack:
             drive = await stack.enter_async_context(GoDrive(config, on_event=logs.on_event))
-            lines = JsonLines(logs.Lines(sys.stdout)) if logs.has_plain_requests(config.log) else None
-            urls = await stack.enter_async_context(serve(drive, log_request=lines)) if http else []
+            log_request = JsonLines(lines) if logs.has_plain_requests(config.log) else None
+            urls = await stack.enter_async_context(serve(drive, log_request=log_request)) if http else []
             stop = anyio.Event()
             signals.first = stop.set
-            _announce(config, urls)
+            _announce(config, urls, lines)
             await stop.wait()
             log.info("stopping", signal=signals.name)
     log.info("stopped", signal=signals.name)
@@ -124,11 +124,10 @@ class _Signals:
 def _nothing() -> None: ...
 
 
-def _announce(config: Config, urls: Iterable[str]) -> None:
+def _announce(config: Config, urls: Iterable[str], lines: logs.Lines) -> None:
     if not logs.is_human(config.log, sys.stdout):
         log.info("listening", urls=list(urls), public_url=config.server.base_url, version=__version__)
         return
-    lines = logs.Lines(sys.stdout)
     for url in urls:
         lines.write(f"GoDrive {__version__} listens on {url}\n".encode())
 
