@@ -50,8 +50,8 @@ class Tx(Protocol):
         """Run the statement with each row of values, in one round trip where there is one to make."""
         ...
 
-    async def lock(self, user_id: UserId) -> None:
-        """Let no other transaction change what this user owns until this one ends.
+    async def lock(self, *user_ids: UserId) -> None:
+        """Let no other transaction change what these users own until this one ends.
 
         Rules that check and then write (names, quota) begin with it.
         """

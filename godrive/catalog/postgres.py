@@ -65,8 +65,9 @@ class PostgresTx:
     async def run_each(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         await self._connection.executemany(sql, rows)
 
-    async def lock(self, user_id: UserId) -> None:
-        await self._connection.fetchrow("SELECT 1 FROM users WHERE id = $1 FOR UPDATE", user_id)
+    async def lock(self, *user_ids: UserId) -> None:
+        # In order of id: two that take several do not wait for one another.
+        await self._connection.execute("SELECT 1 FROM users WHERE id = ANY($1) ORDER BY id FOR UPDATE", user_ids)
 
 
 class PostgresCatalog:

@@ -104,7 +104,7 @@ class SqliteTx:
         for values in rows:
             self._execute(sql, values)
 
-    async def lock(self, user_id: UserId) -> None:
+    async def lock(self, *user_ids: UserId) -> None:
         """There is one writer."""
 
     def perform(self, operation: Operation) -> Any:
@@ -199,7 +199,7 @@ class _FarTx:
         for values in rows:
             await self.all(sql, *values)
 
-    async def lock(self, user_id: UserId) -> None:
+    async def lock(self, *user_ids: UserId) -> None:
         """A snapshot does not change."""
 
 

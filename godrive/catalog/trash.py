@@ -6,9 +6,10 @@ may be gone already.  Bytes count as trash until the rows go.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
-from godrive.catalog import Tx, entries, outbox, rows
+from godrive.catalog import Row, Tx, entries, outbox, rows
 from godrive.catalog.names import search_key
 from godrive.catalog.pages import PageTokens
 from godrive.errors import NotFound
@@ -33,6 +34,14 @@ _TO_TRASH = (
 )
 _FROM_TRASH = (
     "UPDATE users SET live_bytes = live_bytes + $2, trash_bytes = trash_bytes - $2, changes = changes + 1 WHERE id = $1"
+)
+_AT_ONCE = 50
+_PLACES = ", ".join(f"${number}" for number in range(1, _AT_ONCE + 1))
+_STILL_DUE = f"SELECT id, purge_attempts FROM entries WHERE id IN ({_PLACES}) AND next_purge_at <= ${_AT_ONCE + 1}"
+_KEYS_TO_DELETE = (
+    f"SELECT DISTINCT v.file_id, v.object_key FROM versions v WHERE v.file_id IN ({_PLACES}) AND NOT EXISTS ("
+    "SELECT 1 FROM versions o JOIN entries e ON e.id = o.file_id "
+    "WHERE o.object_key = v.object_key AND e.state <> 'purging')"
 )
 
 
@@ -149,27 +158,41 @@ async def claim_purges(tx: Tx, *, limit: int, now: datetime) -> list[Purge]:
     with the last of them; given twice, it is deleted twice, which is harmless.
     """
     at = rows.micros(now)
-    due = await tx.all(
-        "SELECT id, owner_id, purge_attempts FROM entries WHERE next_purge_at <= $1 ORDER BY next_purge_at LIMIT $2",
-        at,
-        limit,
+    found = await tx.all(
+        "SELECT id, owner_id FROM entries WHERE next_purge_at <= $1 ORDER BY next_purge_at LIMIT $2", at, limit
     )
-    claimed = []
-    for id_, owner_id, attempts in [*due, *await _of_deleted_users(tx, limit - len(due), at)]:
-        await tx.lock(owner_id)
-        delay = min(_LONGEST_PURGE_DELAY, 60.0 * 2.0 ** min(attempts, 30))
-        if await tx.run(
-            "UPDATE entries SET state = 'purging', purge_attempts = purge_attempts + 1, next_purge_at = $2 "
-            "WHERE id = $1 AND next_purge_at <= $3",
-            id_,
-            rows.later(now, delay),
-            at,
-        ):
-            claimed.append(FileId(id_))
-    return [Purge(file_id=file_id, object_keys=await _keys_to_delete(tx, file_id)) for file_id in claimed]
+    found += await _of_deleted_users(tx, limit - len(found), at)
+    if not found:
+        return []
+    await tx.lock(*{UserId(owner_id) for _, owner_id in found})
+    file_ids = [FileId(file_id) for file_id, _ in found]
+    # Before they were locked, their owner may have restored some, and another sweep claimed some.
+    due = {row[0]: row[1] for row in await _each(tx, _STILL_DUE, file_ids, at)}
+    await tx.run_each(
+        "UPDATE entries SET state = 'purging', purge_attempts = purge_attempts + 1, next_purge_at = $2 WHERE id = $1",
+        [(id_, rows.later(now, _purge_delay(attempts))) for id_, attempts in due.items()],
+    )
+    claimed = {file_id: Purge(file_id=file_id, object_keys=[]) for file_id in file_ids if file_id in due}
+    for file_id, object_key in await _each(tx, _KEYS_TO_DELETE, list(claimed)):
+        claimed[file_id].object_keys.append(ObjectKey(object_key))
+    return list(claimed.values())
 
 
-async def _of_deleted_users(tx: Tx, limit: int, at: int) -> list[tuple[str, str, int]]:
+def _purge_delay(attempts: int) -> float:
+    return min(_LONGEST_PURGE_DELAY, 60.0 * 2.0 ** min(attempts, 30))
+
+
+async def _each(tx: Tx, sql: str, file_ids: Sequence[FileId], *values: object) -> list[Row]:
+    """The rows for all these files, a statement for each fifty."""
+    found: list[Row] = []
+    for start in range(0, len(file_ids), _AT_ONCE):
+        some = [*file_ids[start : start + _AT_ONCE]]
+        some += some[-1:] * (_AT_ONCE - len(some))
+        found += await tx.all(sql, *some, *values)
+    return found
+
+
+async def _of_deleted_users(tx: Tx, limit: int, at: int) -> list[Row]:
     """Entries of users who are no more, put into the trash to be purged at once: a sweep's worth at a time."""
     if limit <= 0:
         return []
@@ -180,25 +203,12 @@ async def _of_deleted_users(tx: Tx, limit: int, at: int) -> list[tuple[str, str,
         at,
         limit,
     )
-    for id_, owner_id, state, size_bytes in found:
-        if state == "live":
-            await tx.run(_TO_TRASH, owner_id, size_bytes)
-        await tx.run(
-            "UPDATE entries SET state = 'trashed', trashed_at = $2, purge_at = $2, next_purge_at = $2 WHERE id = $1",
-            id_,
-            at,
-        )
-    return [(row[0], row[1], 0) for row in found]
-
-
-async def _keys_to_delete(tx: Tx, file_id: FileId) -> list[ObjectKey]:
-    found = await tx.all(
-        "SELECT DISTINCT v.object_key FROM versions v WHERE v.file_id = $1 AND NOT EXISTS ("
-        "SELECT 1 FROM versions o JOIN entries e ON e.id = o.file_id "
-        "WHERE o.object_key = v.object_key AND e.state <> 'purging')",
-        file_id,
+    await tx.run_each(_TO_TRASH, [(owner_id, size) for _, owner_id, state, size in found if state == "live"])
+    await tx.run_each(
+        "UPDATE entries SET state = 'trashed', trashed_at = $2, purge_at = $2, next_purge_at = $2 WHERE id = $1",
+        [(row[0], at) for row in found],
     )
-    return [ObjectKey(row[0]) for row in found]
+    return [row[:2] for row in found]
 
 
 async def finish_purge(tx: Tx, file_id: FileId, *, now: datetime) -> None:

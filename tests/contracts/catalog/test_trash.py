@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any, cast
 
 import pytest
 
-from godrive.catalog import Tx, files, housekeeping, trash
+from godrive.catalog import Tx, files, housekeeping, trash, users
 from godrive.errors import Invalid, NameTaken, NotFound, PreconditionFailed
-from godrive.model import File, FileId, ObjectKey, OnConflict, VersionId
+from godrive.model import File, FileId, ObjectKey, OnConflict, UserId, VersionId
 from tests.contracts.catalog.rig import GRACE, Rig
 
 pytestmark = pytest.mark.anyio
@@ -192,6 +193,62 @@ async def test_no_more_purges_are_claimed_than_asked_for_longest_due_first(rig: 
     rig.clock.advance(GRACE)
     assert list(await claim(rig, 2)) == made[:2]
     assert list(await claim(rig, 2)) == made[2:]
+
+
+class Counted:
+    """A transaction that counts the round trips that are made where there are any to make."""
+
+    def __init__(self, tx: Tx) -> None:
+        self._tx = tx
+        self.trips = 0
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "outbox":
+            self.trips += 1
+        return getattr(self._tx, name)
+
+
+async def test_what_one_sweep_claims_costs_a_few_round_trips_however_much_it_is(rig: Rig) -> None:
+    owners = [await rig.user() for _ in range(4)]
+    made = [await rig.file(owner, f"{number}") for owner in owners for number in range(16)]
+    await rig.write(users.delete, owners[0], now=rig.now)
+    for file in made[16:]:
+        await rig.trash(file)
+    rig.clock.advance(GRACE)
+    trips = []
+
+    async def claim_counted(tx: Tx) -> set[FileId]:
+        counted = Counted(tx)
+        claimed = await trash.claim_purges(cast("Tx", counted), limit=100, now=rig.now)
+        trips.append(counted.trips)
+        assert all(len(purge.object_keys) == 1 for purge in claimed)
+        return {purge.file_id for purge in claimed}
+
+    assert await rig.catalog.write(claim_counted) == {file.id for file in made}
+    assert trips[-1] <= 10
+    assert await rig.drift() == 0
+
+
+async def test_a_file_that_is_restored_just_before_its_purge_is_claimed_stays(rig: Rig) -> None:
+    owner = await rig.user()
+    first, second = [await rig.file(owner, name) for name in "ab"]
+    for file in (first, second):
+        await rig.trash(file)
+    rig.clock.advance(GRACE)
+
+    class Overtaken(Counted):
+        """Another transaction is committed while this one waits for the owner."""
+
+        async def lock(self, *user_ids: UserId) -> None:
+            await trash.restore(self._tx, owner, first.id, now=rig.now)
+            await self._tx.lock(*user_ids)
+
+    async def claim_late(tx: Tx) -> list[FileId]:
+        claimed = await trash.claim_purges(cast("Tx", Overtaken(tx)), limit=100, now=rig.now)
+        return [purge.file_id for purge in claimed]
+
+    assert await rig.catalog.write(claim_late) == [second.id]
+    assert await rig.names(owner) == ["a"]
 
 
 async def test_a_file_that_is_not_being_purged_is_not_dropped(rig: Rig) -> None:
