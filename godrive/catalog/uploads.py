@@ -41,6 +41,8 @@ _LONGEST_CHECK_DELAY = 60.0
 _LONGEST_CLEANUP_DELAY = 3600.0
 URL_MARGIN = 3600.0
 """Seconds for which a request may still be sending after its URL expired."""
+_MOST_TEXT = 500_000
+"""Bytes of names, types and reasons in a page; all else in a thousand rows is as much, and a reply has 1 MiB."""
 
 _GET = f"SELECT {rows.UPLOAD} FROM uploads WHERE id = $1"
 _RESERVE = (
@@ -174,7 +176,7 @@ async def list_page(
     page: str | None = None,
     state: UploadState | None = None,
 ) -> Page[Upload]:
-    """As ``ListUploads`` says."""
+    """As ``ListUploads`` says; a page of rows that are very long has fewer than *limit*."""
     rows.check_limit(limit)
     scope = ("uploads", owner_id, state)
     values: list[object] = [owner_id]
@@ -190,10 +192,20 @@ async def list_page(
         *values,
         limit + 1,
     )
-    items = [rows.upload(row) for row in found[:limit]]
-    if len(found) <= limit:
+    items = _that_fit([rows.upload(row) for row in found[:limit]])
+    if len(items) == len(found):
         return Page(items=items)
     return Page(items=items, next_page=tokens.make(scope, (rows.micros(items[-1].created_at), items[-1].id)))
+
+
+def _that_fit(items: list[Upload]) -> list[Upload]:
+    """The first, as many as one reply takes."""
+    room = _MOST_TEXT
+    for number, upload in enumerate(items):
+        room -= sum(len(text.encode()) for text in (upload.name, upload.mime, upload.reason or ""))
+        if room < 0:
+            return items[:number]
+    return items
 
 
 async def touch(tx: Tx, upload_id: UploadId, received_bytes: int, *, now: datetime, ttl: float) -> Upload:

@@ -10,6 +10,7 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
+from godrive.bridge.nats import HEADROOM, LARGEST
 from godrive.catalog import Tx, files, housekeeping, uploads
 from godrive.errors import (
     DigestMismatch,
@@ -22,6 +23,7 @@ from godrive.errors import (
     UploadFinished,
 )
 from godrive.model import File, FileId, ObjectKey, OnConflict, Upload, UploadId, UploadState, UserId
+from godrive.runtime import codec
 from godrive.testing import ManualClock
 from tests.contracts.catalog.rig import TTL, Rig
 
@@ -370,6 +372,32 @@ async def test_uploads_are_listed_newest_first_by_state(rig: Rig) -> None:
     assert await ids(state=UploadState.PENDING) == [id_ for id_ in order if id_ != made[2].id]
     with pytest.raises(Invalid):
         await rig.read(uploads.list_page, owner, tokens=rig.tokens, page="x")
+
+
+async def test_the_longest_page_there_can_be_fits_into_one_reply_and_hides_nothing(rig: Rig) -> None:
+    owner, long = await rig.user(), "\u200b" * 85
+    ids = [f"{number:036}" for number in range(1000)]
+
+    async def fill(tx: Tx) -> None:
+        await tx.run_each(
+            "INSERT INTO uploads (id, owner_id, object_key, parent_id, name, mime, size_bytes, sha256, on_conflict, "
+            "state, received_bytes, created_at, expires_at, finished_at, reason, file_id, attempts, next_check_at) "
+            "VALUES ($1, $2, $3, $1, $4, $5, $6, $7, 'rename', 'committed', $6, $8, $8, $8, $9, $1, $10, 0)",
+            [
+                (id_, owner, f"{id_[:8]}/{id_}", long, "m" * 255, 2**62, SHA256, 2**50, repr(long) + "." * 33, 2**30)
+                for id_ in ids
+            ],
+        )
+
+    await rig.catalog.write(fill)
+    found: list[UploadId] = []
+    page = None
+    while page is None or page.next_page:
+        after = page and page.next_page
+        page = await rig.read(uploads.list_page, owner, tokens=rig.tokens, limit=1000, page=after)
+        assert len(codec.encode_reply(page)) <= LARGEST - HEADROOM
+        found += [upload.id for upload in page.items]
+    assert found == ids[::-1]
 
 
 async def due(rig: Rig, limit: int = 100) -> list[UploadId]:
