@@ -45,7 +45,6 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import aiosqlite
-import anyio
 
 from godrive.catalog import Row, Tx, sqlite_file
 from godrive.errors import Invalid, StoreUnavailable
@@ -223,6 +222,7 @@ class SqliteCatalog:
         self._quiet.set()
         self._writer: SqliteTx | None = None
         self._far: list[aiosqlite.Connection] = []
+        self._returns: set[asyncio.Task[None]] = set()
         self._room_far = asyncio.Semaphore(_MOST_FAR)
         self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="godrive-catalog-write")
 
@@ -269,30 +269,35 @@ class SqliteCatalog:
         return cast("T", await self._read_far(operation) if outcome is None else outcome[0])
 
     async def _read_far(self, operation: Operation) -> Any:
-        async with self._room_far:
+        await self._room_far.acquire()
+        connection = None
+        try:
             self._check_open()
-            connection = None
-            try:
-                connection = self._far.pop() if self._far else await aiosqlite.Connection(self._connect_far, _CHUNK)
-                await connection.execute_fetchall("BEGIN")
-                return await operation(_FarTx(connection, outbox=self._outbox))
-            except sqlite3.Error as error:
-                raise self._translated(error) from error
-            finally:
-                if connection is not None:
-                    with anyio.CancelScope(shield=True):
-                        await self._give_back(connection)
+            connection = self._far.pop() if self._far else await aiosqlite.Connection(self._connect_far, _CHUNK)
+            await connection.execute_fetchall("BEGIN")
+            return await operation(_FarTx(connection, outbox=self._outbox))
+        except sqlite3.Error as error:
+            raise self._translated(error) from error
+        finally:
+            if connection is None:
+                self._room_far.release()
+            else:
+                self._returns.add(task := self._loop.create_task(self._give_back(connection)))
+                task.add_done_callback(self._returns.discard)
 
     def _connect_far(self) -> sqlite3.Connection:
         return sqlite_file.connect(self._path, read_only=True)
 
     async def _give_back(self, connection: aiosqlite.Connection) -> None:
+        """Keep the connection for others once its thread is done, however often whoever used it was cancelled."""
         try:
             await connection.rollback()
         except sqlite3.Error:
             await connection.close()
         else:
             self._far.append(connection)
+        finally:
+            self._room_far.release()
 
     def _check_open(self) -> None:
         if not self._open:

@@ -13,7 +13,9 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import aiosqlite
 import anyio
 import pytest
 
@@ -301,6 +303,41 @@ async def test_a_large_read_that_is_cancelled_leaves_its_connection_fit_for_the_
     await asyncio.gather(*reads, return_exceptions=True)
     assert all(read.cancelled() for read in reads)
     assert await catalog.read(Where(200_000)) == 200_000
+
+
+async def test_a_large_read_that_is_cancelled_twice_leaves_no_connection_open(
+    catalog: SqliteCatalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[aiosqlite.Connection] = []
+    closed: list[aiosqlite.Connection] = []
+
+    class Watched(aiosqlite.Connection):
+        async def close(self) -> None:
+            await super().close()
+            closed.append(self)
+
+    def connection(*arguments: Any) -> aiosqlite.Connection:
+        made.append(Watched(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(sqlite.aiosqlite, "Connection", connection)
+    far, large = asyncio.Event(), Where(3_000_000)
+
+    async def read(tx: Tx) -> int:
+        if not isinstance(tx, SqliteTx):
+            far.set()
+        return await large(tx)
+
+    reading = asyncio.ensure_future(catalog.read(read))
+    await far.wait()
+    for _ in range(2):
+        reading.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    await catalog.close()
+    assert len(made) == 1
+    assert closed == made
 
 
 @pytest.mark.parametrize("sql", [uploads._DUE, uploads._SET_BACK])
