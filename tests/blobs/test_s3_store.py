@@ -10,6 +10,7 @@ import hashlib
 import os
 import tracemalloc
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 
 import aiohttp
@@ -20,13 +21,15 @@ from msgspec.structs import replace
 from yarl import URL
 
 from godrive.blobs.layout import Layout
-from godrive.blobs.s3 import S3BlobStore
+from godrive.blobs.s3 import S3BlobStore, reading
 from godrive.blobs.s3.body import MAX_PARTS, MIB, part_size
 from godrive.blobs.s3.probe import Capabilities
+from godrive.blobs.s3.reading import PIECE
 from godrive.config import S3
 from godrive.errors import (
     ConfigError,
     DigestMismatch,
+    DriveError,
     Gone,
     Invalid,
     LengthMismatch,
@@ -353,3 +356,27 @@ def test_a_body_of_unknown_size_may_grow_to_300_gib_before_its_parts_run_out() -
     assert sum(part_size(number, None) for number in range(1, MAX_PARTS + 1)) > 290 * 1024 * MIB
     with pytest.raises(TooLarge):
         part_size(MAX_PARTS + 1, None)
+
+
+async def test_a_download_that_breaks_off_does_not_go_on_with_the_bytes_of_another_blob(
+    s3_store: S3BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours never change; those of somebody who has the keys of the bucket may."""
+    key, first, other = new_key(), b"1" * (2 * PIECE), b"2" * (2 * PIECE)
+    await s3_store.put(key, pieces(first))
+    read_piece = reading._piece
+
+    async def break_off(_body: object, _deadline: float) -> bytes:
+        monkeypatch.setattr(reading, "_piece", read_piece)
+        await s3_store.client.call("put_object", Key=s3_store.layout.object(key), Body=other)
+        raise StoreUnavailable
+
+    received = b""
+    async with aclosing(s3_store.get(key)) as body:
+        received += await anext(body)
+        monkeypatch.setattr(reading, "_piece", break_off)
+        with pytest.raises(DriveError):
+            async for piece in body:
+                received += piece
+    assert received == first[: len(received)]
+    assert len(received) < len(first)

@@ -325,6 +325,7 @@ class TestWithoutConditionalWrites:
         assert await send(client, request, b"other") == 200
         assert await plain_store.head(key) == published
         assert await read(plain_store, key) == b"first"
+        assert await plain_store.sweep_staging(datetime.now(UTC) - timedelta(hours=1)) == 0
         assert await plain_store.sweep_staging(soon()) == 1
         assert await plain_store.sweep_staging(soon()) == 0
 

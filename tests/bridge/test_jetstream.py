@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
+from msgspec.structs import replace
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
@@ -24,7 +25,7 @@ from godrive.errors import ConfigError, Conflict, DriveError, NotFound, StoreUna
 from godrive.messages.ingest import Reconcile
 from godrive.runtime.events import ChildWaiting, DeadLetter
 from godrive.testing import ManualClock
-from tests.bridge.conftest import Scene, event
+from tests.bridge.conftest import BUCKET, Scene, event
 from tests.conftest import require
 from tests.servers import NatsServer
 
@@ -163,6 +164,26 @@ async def test_a_failure_that_passes_is_tried_again_later(
         await acknowledged(link, settings)
         assert [letter async for letter in dead.list()] == []
     assert len(await scene.files()) == 1
+
+
+async def test_each_failure_puts_an_event_off_for_twice_as_long_up_to_a_minute(
+    scene: Scene, link: NatsLink, settings: Ingest, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delays: list[float | None] = []
+    nak = Msg.nak
+
+    async def soon(self: Msg, delay: float | None = None) -> None:
+        delays.append(delay)
+        await nak(self, delay=0.001)
+
+    monkeypatch.setattr(Msg, "nak", soon)
+    patient = replace(settings, max_deliver=9)
+    consumer = Consumer(scene, link, patient, namespace, S3(bucket=BUCKET))
+    scene.ingest.failures = [StoreUnavailable()] * 9
+    async with consumer.running():
+        await (await jetstream(link)).publish(settings.subject, (await scene.arrive("a.txt"))[1])
+        await scene.until(DeadLetter)
+    assert delays == [1, 2, 4, 8, 16, 32, 60, 60]
 
 
 async def test_what_fails_too_often_is_a_dead_letter_that_can_be_replayed(

@@ -13,7 +13,7 @@ import pytest
 from anyio.abc import TaskStatus
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.errors import NoRespondersError
+from nats.errors import ConnectionClosedError, NoRespondersError
 
 from godrive.bridge import connection
 from godrive.bridge.connection import NatsLink
@@ -268,6 +268,24 @@ async def test_a_message_that_is_too_large_is_refused_before_it_is_sent(
         request_id.set("i" * 100)
         assert (await stage.ask(Say(largest)))[:3] == "xxx"
         assert there.link.generation == 1, "the server has cut us off"
+
+
+async def test_a_tell_that_cannot_be_sent_is_a_dead_letter_with_the_id_of_its_request(
+    nats_server: NatsServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost(*_arguments: object, **_options: object) -> None:
+        raise ConnectionClosedError
+
+    told: list[Event] = []
+    async with process(nats_server.url, namespace) as there, asker(nats_server.url, namespace, told) as stage:
+        request_id.set("r1")
+        with monkeypatch.context() as patch:
+            patch.setattr(Client, "publish", lost)
+            stage.tell(Note("a"))
+            await until(lambda: told)
+        assert told == [DeadLetter("stage", "Note", "unavailable", "r1")]
+        assert await stage.ask(Say("b")) == "b 1"
+    assert there.script.log == ["start", "b", "stop"]
 
 
 class StandIn:

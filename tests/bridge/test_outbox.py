@@ -11,12 +11,13 @@ import pytest
 from nats.js import JetStreamContext
 
 from godrive.bridge.connection import NatsLink
-from godrive.bridge.outbox import BATCH, REMEMBERED, Outbox
+from godrive.bridge.outbox import BATCH, LEASE_TTL, REMEMBERED, Outbox
 from godrive.config import Nats
 from godrive.drive import GoDrive
 from godrive.errors import NameTaken, StoreUnavailable
 from godrive.messages.janitor import Sweep
 from godrive.messages.metadata import (
+    AcquireLease,
     DropEvents,
     DueEvents,
     Metadata,
@@ -26,9 +27,9 @@ from godrive.messages.metadata import (
     TrashFile,
 )
 from godrive.model import FileEvent
-from godrive.runtime import Ask, Event, Tell
+from godrive.runtime import Ask, Event, Ref, Tell
 from godrive.runtime.events import ChildWaiting
-from godrive.testing import open_drive, sign_up, upload
+from godrive.testing import ManualClock, open_drive, sign_up, upload
 from tests.conftest import require
 from tests.servers import NatsServer
 
@@ -174,6 +175,52 @@ async def test_one_process_publishes_at_a_time(drive: GoDrive, outbox: Outbox, l
     await upload(drive, owner, "b.txt")
     assert await other.publish(drive.metadata) == 0
     assert await outbox.publish(drive.metadata) == 1
+
+
+class Leases:
+    """The metadata actor; it counts how often the lease was asked for."""
+
+    def __init__(self, metadata: Ref[Metadata]) -> None:
+        self._metadata = metadata
+        self.asked = 0
+
+    async def ask(self, message: Ask[Metadata, Any], *, timeout: float | None = None) -> Any:
+        self.asked += isinstance(message, AcquireLease)
+        return await self._metadata.ask(message, timeout=timeout)
+
+    def tell(self, message: Tell[Metadata]) -> None:
+        self._metadata.tell(message)
+
+
+async def test_a_lease_is_renewed_at_half_its_time_and_not_before(
+    drive: GoDrive, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner, metadata, began = (await sign_up(drive)).id, Leases(drive.metadata), anyio.current_time()
+    asked = []
+    for seconds in (0.0, LEASE_TTL / 2 - 0.1, LEASE_TTL / 2 + 0.1, LEASE_TTL - 0.1, LEASE_TTL + 0.2):
+        await upload(drive, owner, f"{seconds}.txt")
+        monkeypatch.setattr("anyio.current_time", lambda now=began + seconds: now)
+        assert await outbox.publish(metadata) == 1
+        asked.append(metadata.asked)
+    assert asked == [1, 1, 2, 2, 3]
+
+
+async def test_who_lost_the_lease_publishes_no_more(
+    drive: GoDrive, outbox: Outbox, link: NatsLink, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a process does that stood still for longer than its lease: it must not mix its events with another's."""
+    owner, began = (await sign_up(drive)).id, anyio.current_time()
+    other = Outbox(link, namespace=namespace, on_event=lambda event: None)
+    await upload(drive, owner, "a.txt")
+    assert await outbox.publish(drive.metadata) == 1
+    assert isinstance(drive.clock, ManualClock)
+    drive.clock.advance(LEASE_TTL)
+    monkeypatch.setattr("anyio.current_time", lambda: began + LEASE_TTL)
+    await upload(drive, owner, "b.txt")
+    assert await other.publish(drive.metadata) == 1
+    await upload(drive, owner, "c.txt")
+    assert await outbox.publish(drive.metadata) == 0
+    assert await other.publish(drive.metadata) == 1
 
 
 async def test_without_nats_nothing_is_kept_for_it() -> None:

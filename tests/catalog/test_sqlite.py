@@ -21,7 +21,7 @@ import pytest
 
 from godrive.catalog import Tx, files, sqlite, sqlite_file, uploads
 from godrive.catalog.sqlite import SqliteCatalog, SqliteTx
-from godrive.errors import StoreUnavailable
+from godrive.errors import Conflict, StorageFull, StoreUnavailable
 from godrive.model import Sort
 
 pytestmark = pytest.mark.anyio
@@ -236,6 +236,25 @@ async def test_a_writer_that_lost_its_connection_makes_another(catalog: SqliteCa
     assert all(isinstance(outcome, sqlite3.ProgrammingError) for outcome in outcomes)
     await catalog.write(partial(add, name="d"))
     assert await catalog.read(names) == ["a", "d"]
+
+
+async def test_when_a_batch_fails_each_hears_it_and_who_had_failed_before_hears_why(catalog: SqliteCatalog) -> None:
+    async def refused(tx: Tx) -> None:
+        await add(tx, "refused")
+        raise Conflict("Mine.")
+
+    async def fatal(tx: Tx) -> None:
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise error
+
+    batch = [partial(add, name="a"), refused, fatal, partial(add, name="b")]
+    outcomes = await asyncio.gather(*map(catalog.write, batch), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [StorageFull, Conflict, StorageFull, StorageFull]
+    assert len({id(outcome) for outcome in outcomes}) == 4, "each raises it elsewhere"
+    assert await catalog.read(names) == []
+    await catalog.write(partial(add, name="c"))
+    assert await catalog.read(names) == ["c"]
 
 
 async def test_acknowledged_writes_survive_kill_9(path: Path) -> None:

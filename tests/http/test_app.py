@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -13,12 +14,14 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from prometheus_client.parser import text_string_to_metric_families
 
+from godrive.catalog.sqlite import SqliteCatalog
 from godrive.errors import BY_CODE, ConfigError, DriveError, StoreUnavailable, TooManyRequests
 from godrive.http.addresses import TrustedProxies
 from godrive.http.app import OPERATIONS, create_app
 from godrive.http.problems import STATUS, problem
 from godrive.http.server import serve
 from godrive.model import BlobInfo, ObjectKey
+from godrive.runtime.child import ChildState
 from godrive.testing import open_drive
 from tests.http.client import Answer, Person, Site
 
@@ -111,6 +114,30 @@ async def test_a_store_that_is_down_is_not_ready_while_the_process_is_alive(stra
     assert (answer.status, answer.json["ready"]) == (503, False)
     assert answer.json["checks"] == {"catalog": "ok", "store": "store_unavailable"}
     assert (await stranger("GET", "/livez")).status == 200
+
+
+async def test_a_child_that_does_not_run_is_not_ready(
+    stranger: Person, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    children = site.drive.children()
+    for state, expected in ((ChildState.RESTARTING, 503), (ChildState.RUNNING, 200)):
+        shown = [*children[:-1], replace(children[-1], state=state)]
+        monkeypatch.setattr(site.drive, "children", lambda shown=shown: shown)
+        answer = await stranger("GET", "/readyz")
+        assert (answer.status, answer.json["ready"]) == (expected, expected == 200)
+        assert answer.json["children"][-1]["state"] == state
+        assert answer.json["checks"] == {"catalog": "ok", "store": "ok"}
+
+
+async def test_metrics_are_there_without_a_catalog(ann: Person, site: Site) -> None:
+    assert isinstance(site.drive.catalog, SqliteCatalog)
+    await site.drive.catalog.close()
+    answer = await ann("GET", "/metrics")
+    text = answer.content.decode()
+    assert answer.status == 200
+    assert 'godrive_http_requests_total{method="POST",route="/v1/login",status="200"} 1.0' in text
+    assert 'godrive_actor_up{actor="metadata"} 1.0' in text
+    assert "godrive_uploads{" not in text
 
 
 async def test_metrics_count_requests_by_route_and_uploads_by_state(ann: Person) -> None:
