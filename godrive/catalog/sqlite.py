@@ -270,34 +270,40 @@ class SqliteCatalog:
 
     async def _read_far(self, operation: Operation) -> Any:
         await self._room_far.acquire()
-        connection = None
+        lent = self._loop.create_task(self._lend())
         try:
-            self._check_open()
-            connection = self._far.pop() if self._far else await aiosqlite.Connection(self._connect_far, _CHUNK)
+            connection = await asyncio.shield(lent)
             await connection.execute_fetchall("BEGIN")
             return await operation(_FarTx(connection, outbox=self._outbox))
         except sqlite3.Error as error:
             raise self._translated(error) from error
         finally:
-            if connection is None:
-                self._room_far.release()
-            else:
-                self._returns.add(task := self._loop.create_task(self._give_back(connection)))
-                task.add_done_callback(self._returns.discard)
+            self._returns.add(task := self._loop.create_task(self._give_back(lent)))
+            task.add_done_callback(self._returns.discard)
+
+    async def _lend(self) -> aiosqlite.Connection:
+        self._check_open()
+        return self._far.pop() if self._far else await aiosqlite.Connection(self._connect_far, _CHUNK)
 
     def _connect_far(self) -> sqlite3.Connection:
         return sqlite_file.connect(self._path, read_only=True)
 
-    async def _give_back(self, connection: aiosqlite.Connection) -> None:
+    async def _give_back(self, lent: asyncio.Task[aiosqlite.Connection]) -> None:
         """Keep the connection for others once its thread is done, however often whoever used it was cancelled."""
+        try:
+            await asyncio.wait([lent])
+            if lent.exception() is None:
+                await self._keep(lent.result())
+        finally:
+            self._room_far.release()
+
+    async def _keep(self, connection: aiosqlite.Connection) -> None:
         try:
             await connection.rollback()
         except sqlite3.Error:
             await connection.close()
         else:
             self._far.append(connection)
-        finally:
-            self._room_far.release()
 
     def _check_open(self) -> None:
         if not self._open:

@@ -8,12 +8,13 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import aiosqlite
 import anyio
@@ -324,22 +325,31 @@ async def test_a_large_read_that_is_cancelled_leaves_its_connection_fit_for_the_
     assert await catalog.read(Where(200_000)) == 200_000
 
 
+class Watched(aiosqlite.Connection):
+    """A connection for reads elsewhere; which were made, and which closed."""
+
+    made: ClassVar[list[Watched]]
+    closed: ClassVar[list[Watched]]
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.made.append(self)
+
+    async def close(self) -> None:
+        await super().close()
+        self.closed.append(self)
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> type[Watched]:
+    Watched.made, Watched.closed = [], []
+    monkeypatch.setattr(sqlite.aiosqlite, "Connection", Watched)
+    return Watched
+
+
 async def test_a_large_read_that_is_cancelled_twice_leaves_no_connection_open(
-    catalog: SqliteCatalog, monkeypatch: pytest.MonkeyPatch
+    catalog: SqliteCatalog, watched: type[Watched]
 ) -> None:
-    made: list[aiosqlite.Connection] = []
-    closed: list[aiosqlite.Connection] = []
-
-    class Watched(aiosqlite.Connection):
-        async def close(self) -> None:
-            await super().close()
-            closed.append(self)
-
-    def connection(*arguments: Any) -> aiosqlite.Connection:
-        made.append(Watched(*arguments))
-        return made[-1]
-
-    monkeypatch.setattr(sqlite.aiosqlite, "Connection", connection)
     far, large = asyncio.Event(), Where(3_000_000)
 
     async def read(tx: Tx) -> int:
@@ -355,8 +365,32 @@ async def test_a_large_read_that_is_cancelled_twice_leaves_no_connection_open(
     with pytest.raises(asyncio.CancelledError):
         await reading
     await catalog.close()
-    assert len(made) == 1
-    assert closed == made
+    assert len(watched.made) == 1
+    assert watched.closed == watched.made
+
+
+async def test_a_large_read_that_is_cancelled_as_it_connects_leaves_no_connection_open(
+    catalog: SqliteCatalog, watched: type[Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connecting, go_on, connect = asyncio.Event(), threading.Event(), sqlite_file.connect
+    loop = asyncio.get_running_loop()
+
+    def slowly(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        loop.call_soon_threadsafe(connecting.set)
+        assert go_on.wait(10)
+        return connect(*arguments, **options)
+
+    monkeypatch.setattr(sqlite_file, "connect", slowly)
+    reading = asyncio.ensure_future(catalog.read(Where(200_000)))
+    await connecting.wait()
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    closing = asyncio.ensure_future(catalog.close())
+    go_on.set()
+    await closing
+    assert len(watched.made) == 1
+    assert watched.closed == watched.made
 
 
 @pytest.mark.parametrize("sql", [uploads._DUE, uploads._SET_BACK])
