@@ -130,16 +130,15 @@ class BucketEvents:
         await self._dead.prepare()
 
     async def _consume(self) -> None:
-        """Take messages over one connection.  Raises when it ends, or falls silent."""
+        """Take messages.  Raises when the server goes, forgets us, or falls silent."""
         client = await self._link.client()
-        generation = self._link.generation
         await self.prepare()
         self._consuming += 1
         inbox = client.new_inbox()
         subscription = await client.subscribe(inbox)
         self.listening.set()
         try:
-            while self._link.generation == generation:
+            while True:
                 await self._take_batch(client, subscription, inbox)
         finally:
             with anyio.move_on_after(1, shield=True):
