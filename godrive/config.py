@@ -28,6 +28,9 @@ FilePath = Annotated[str, Meta(extra={"path": True})]
 """A path; in a file it counts from that file's folder, elsewhere from the working directory."""
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+LARGEST_BATCH = 1000
+"""Things that go to another process in one message, which has a limit."""
+Batch = Annotated[int, Meta(ge=1, le=LARGEST_BATCH)]
 CountOrAuto = Annotated[int, Meta(ge=0, le=4096)]
 Size = Annotated[int, Meta(ge=0, le=2**62)]
 Seconds = Annotated[float, Meta(gt=0, le=315_360_000)]
@@ -136,7 +139,7 @@ class Blobs(Table, frozen=True):
 class Ingest(Table, frozen=True):
     reconcile_every: Seconds = 5.0
     reconcile_after: Seconds = 10.0
-    batch: Count = 200
+    batch: Batch = 200
     events: Literal["none", "jetstream", "nats"] = "none"
     stream: StreamName = "GODRIVE_UPLOADS"
     subject: EventSubject = "godrive.uploaded"
@@ -151,7 +154,7 @@ class Janitor(Table, frozen=True):
     trash_grace: Annotated[float, Meta(ge=0, le=315_360_000)] = 2_592_000.0
     upload_retention: Annotated[float, Meta(ge=0, le=315_360_000)] = 86_400.0
     orphan_age: Annotated[float, Meta(ge=0, le=315_360_000)] = 86_400.0
-    batch: Count = 500
+    batch: Batch = 500
 
 
 class Nats(Table, frozen=True):

@@ -216,6 +216,7 @@ BOTH = "blobs.s3.secret_key and blobs.s3.access_key must be given together, or n
         ("[server]\ntrusted_proxies = '::1'", "server.trusted_proxies must be a list of strings, not '::1' ({path})"),
         ("[auth]\nsignup = 'opne'", "auth.signup must be 'open', 'invite' or 'closed', not 'opne' ({path})"),
         ("[auth]\nbcrypt_cost = 3", "auth.bcrypt_cost must be" + WHOLE + "4 and at most 16, not 3 ({path})"),
+        ("[janitor]\nbatch = 1001", "janitor.batch must be" + WHOLE + "1 and at most 1000, not 1001 ({path})"),
         ("[log]\nrequests = 1", "log.requests must be true or false, not 1 ({path})"),
         ("[server]\npublic_url = 'files.example'", URL + "'files.example'"),
         ("[server]\npublic_url = 'http://h/?a=b'", URL + "'http://h/?a=b'"),

@@ -15,6 +15,9 @@ from godrive.actors.ingest import IngestActor
 from godrive.actors.janitor import JanitorActor
 from godrive.actors.metadata import MetadataActor
 from godrive.actors.storage import StorageActor
+from godrive.bridge.nats import HEADROOM, LARGEST
+from godrive.config import LARGEST_BATCH
+from godrive.model import FileId, ObjectKey, OnConflict, Upload, UploadId, UserId, new_id
 from godrive.runtime import codec
 from godrive.runtime.message import Ask, Contract, Message
 from godrive.tree import CONTRACTS
@@ -91,6 +94,27 @@ def test_a_message_says_what_it_does(message: type[Message[Any]]) -> None:
 @named(MESSAGES)
 def test_a_message_waits_no_longer_than_somebody_would(message: type[Message[Any]]) -> None:
     assert 0 < message.timeout <= 600
+
+
+def test_the_largest_batch_of_the_longest_uploads_fits_into_one_reply() -> None:
+    """Those due have been put off when the reply is made: one that could not be sent would leave them stuck."""
+    id_, now = new_id(), datetime.now(UTC)
+    longest = Upload(
+        id=UploadId(id_),
+        owner_id=UserId(id_),
+        object_key=ObjectKey(f"{id_[:8]}/{id_}"),
+        name="x" * 255,
+        mime="m" * 255,
+        size_bytes=2**62,
+        created_at=now,
+        expires_at=now,
+        sha256="a" * 64,
+        parent_id=FileId(id_),
+        on_conflict=OnConflict.RENAME,
+        received_bytes=2**62,
+        attempts=2**31,
+    )
+    assert len(codec.encode_reply([longest] * LARGEST_BATCH)) <= LARGEST - HEADROOM
 
 
 @pytest.mark.parametrize("contract", CONTRACTS, ids=lambda contract: contract.name)
