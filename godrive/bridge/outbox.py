@@ -16,7 +16,6 @@ import anyio
 import msgspec
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
-from nats.js.errors import NoStreamResponseError
 
 from godrive.bridge.connection import NatsLink, answering
 from godrive.bridge.streams import ensure_stream
@@ -54,6 +53,8 @@ class Outbox:
         self._on_event = on_event
         self._holder = new_id()
         self._held_until = float("-inf")
+        self._had_stream = -1
+        """The generation of the connection over which the stream was last seen."""
 
     async def run(self, metadata: Ref[Metadata]) -> None:
         """Publish what comes, and try again whatever goes wrong outside; of a stretch of failures tell once."""
@@ -77,23 +78,29 @@ class Outbox:
         if not events or not await self._may_publish(metadata):
             return 0
         js = (await self._link.client()).jetstream()
+        await self._have_stream(js)
         stored: list[FileEvent] = []
         try:
             for event in events:
                 await self._send(js, event)
                 stored.append(event)
         finally:
+            if len(stored) < len(events):
+                self._had_stream = -1
             if stored:
                 with anyio.CancelScope(shield=True):
                     await metadata.ask(DropEvents(stored))
         return len(stored)
 
-    async def _send(self, js: JetStreamContext, event: FileEvent) -> None:
-        subject, headers = f"{self._subjects}.{event.kind}", {"Nats-Msg-Id": event.id}
-        with answering():
-            try:
-                await js.publish(subject, _encode(event), headers=headers)
-            except NoStreamResponseError:
+    async def _have_stream(self, js: JetStreamContext) -> None:
+        """Make sure of the stream with each connection, and after each failure.
+
+        That it is not there need not be heard: where anybody listens to the
+        subject without a stream, a publish is not refused but waits in vain.
+        """
+        generation = self._link.generation
+        if self._had_stream != generation:
+            with answering():
                 await ensure_stream(
                     js,
                     self._stream,
@@ -102,7 +109,11 @@ class Outbox:
                     max_msgs=MAX_EVENTS,
                     duplicate_window=REMEMBERED,
                 )
-                await js.publish(subject, _encode(event), headers=headers)
+            self._had_stream = generation
+
+    async def _send(self, js: JetStreamContext, event: FileEvent) -> None:
+        with answering():
+            await js.publish(f"{self._subjects}.{event.kind}", _encode(event), headers={"Nats-Msg-Id": event.id})
 
     async def _may_publish(self, metadata: Ref[Metadata]) -> bool:
         now = anyio.current_time()

@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 
 from godrive.bridge.connection import NatsLink
@@ -135,6 +136,36 @@ async def test_what_could_not_be_published_is_kept(
     assert await outbox.publish(drive.metadata) == 2
     names = [event["file"]["name"] for _, event in await published(link, namespace)]
     assert names == ["a.txt", "b.txt", "c.txt"]
+
+
+async def test_the_stream_is_made_also_where_somebody_listens_without_one(
+    drive: GoDrive, outbox: Outbox, link: NatsLink, namespace: str
+) -> None:
+    """The server then says of no event that nobody keeps it."""
+    heard = anyio.Event()
+
+    async def hear(_message: Msg) -> None:
+        heard.set()
+
+    await (await link.client()).subscribe(f"{namespace}.events.>", cb=hear)
+    await upload(drive, (await sign_up(drive)).id, "a.txt")
+    assert await outbox.publish(drive.metadata) == 1
+    assert len(await published(link, namespace)) == 1
+    await heard.wait()
+
+
+async def test_a_stream_that_was_deleted_is_made_again(
+    drive: GoDrive, outbox: Outbox, link: NatsLink, namespace: str
+) -> None:
+    owner = (await sign_up(drive)).id
+    await upload(drive, owner, "a.txt")
+    assert await outbox.publish(drive.metadata) == 1
+    await (await link.client()).jetstream().delete_stream(f"{namespace}_EVENTS".upper())
+    await upload(drive, owner, "b.txt")
+    with pytest.raises(StoreUnavailable):
+        await outbox.publish(drive.metadata)
+    assert await outbox.publish(drive.metadata) == 1
+    assert [event["file"]["name"] for _, event in await published(link, namespace)] == ["b.txt"]
 
 
 async def test_the_server_knows_an_event_again_for_as_long_as_is_said(
