@@ -68,15 +68,11 @@ class DeadLetters:
             _DELIVERIES: str(metadata.num_delivered),
             "Nats-Msg-Id": f"{self._origin}.{metadata.sequence.stream}.{metadata.timestamp.timestamp()}",
         }
+        await self.prepare()  # where somebody listens without a stream, no server says that there is none
         client = await self._link.client()
-        js = client.jetstream()
         body = message.data[: client.max_payload - _HEADROOM]
         with answering():
-            try:
-                await js.publish(self._subject, body, headers=headers)
-            except NoStreamResponseError:
-                await self.prepare()
-                await js.publish(self._subject, body, headers=headers)
+            await client.jetstream().publish(self._subject, body, headers=headers)
 
     async def list(self, *, after: int = 0) -> AsyncIterator[Letter]:
         """All letters with a greater number, oldest first."""

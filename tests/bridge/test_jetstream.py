@@ -260,6 +260,24 @@ async def test_a_letter_can_be_as_large_as_a_message_and_its_reason_anything(
     assert odd.reason == "store_unavailable: \\xdc X:  \\ud800"
 
 
+async def test_a_letter_is_kept_also_where_somebody_listens_and_the_stream_of_letters_is_gone(
+    scene: Scene, consumer: Consumer, link: NatsLink, settings: Ingest, dead: DeadLetters
+) -> None:
+    heard = anyio.Event()
+
+    async def hear(_message: Msg) -> None:
+        heard.set()
+
+    async with consumer.running():
+        await consumer.events.listening.wait()
+        await (await jetstream(link)).delete_stream(f"{settings.stream}_DEAD")
+        await (await link.client()).subscribe("*.dead.>", cb=hear)
+        await (await jetstream(link)).publish(settings.subject, b"not JSON")
+        await scene.until(DeadLetter, within=4)
+        await heard.wait()
+        assert [letter.body async for letter in dead.list()] == [b"not JSON"]
+
+
 async def test_a_message_ends_when_its_letter_is_kept_and_the_letter_is_kept_once(
     scene: Scene, make: Make, link: NatsLink, settings: Ingest, dead: DeadLetters
 ) -> None:
