@@ -200,9 +200,9 @@ class DiskBlobStore:
 
     async def _measure(self) -> int:
         """What is written or claimed meanwhile may count twice for a moment, but never not at all."""
-        missing = sum(arrival.missing for arrivals in self._arriving.values() for arrival in arrivals)
-        taken = missing - self._claimed
-        free = await self._run(self._objects.free_bytes) - taken - self._claimed
+        missing, claimed = sum(arrival.missing for each in self._arriving.values() for arrival in each), self._claimed
+        free = await self._run(self._objects.free_bytes)
+        free -= missing + self._claimed - claimed
         self._free = time.monotonic(), free
         return free
 

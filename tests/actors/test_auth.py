@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -53,6 +53,36 @@ async def log_in(drive: GoDrive, password: str = PASSWORD, email: str = EMAIL, *
 async def enter(drive: GoDrive, **more: str) -> tuple[Principal, Tokens]:
     tokens = await log_in(drive, **more)
     return await drive.auth.ask(Authenticate(tokens.token)), tokens
+
+
+class Gate:
+    """Holds every password check in its thread, from ``close`` until it is opened."""
+
+    def __init__(self) -> None:
+        self.opened = threading.Event()
+        self.opened.set()
+
+    def close(self) -> None:
+        self.opened.clear()
+        self.busy = threading.Semaphore(0)
+
+    def check(self, password: str, hashed: str) -> bool:
+        if not self.opened.is_set():
+            self.busy.release()
+            assert self.opened.wait(30)
+        return check_password(password, hashed)
+
+    async def reached(self) -> None:
+        """Return when one more check is held."""
+        assert await anyio.to_thread.run_sync(self.busy.acquire, True, 30)
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    gate = Gate()
+    monkeypatch.setattr(hashing, "check_password", gate.check)
+    yield gate
+    gate.opened.set()
 
 
 # Sign-up
@@ -211,17 +241,8 @@ async def test_log_ins_at_once_after_a_change_of_cost_all_get_in(drive: GoDrive)
         await drive.auth.ask(Authenticate(tokens.token))
 
 
-async def test_password_changed_while_it_is_checked_opens_nothing(
-    drive: GoDrive, owner: User, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    started, go_on = threading.Event(), threading.Event()
-
-    def slowly(password: str, hashed: str) -> bool:
-        started.set()
-        assert go_on.wait(30)
-        return check_password(password, hashed)
-
-    monkeypatch.setattr(hashing, "check_password", slowly)
+async def test_password_changed_while_it_is_checked_opens_nothing(drive: GoDrive, owner: User, gate: Gate) -> None:
+    gate.close()
     async with anyio.create_task_group() as tasks:
 
         async def refused() -> None:
@@ -229,9 +250,9 @@ async def test_password_changed_while_it_is_checked_opens_nothing(
                 await log_in(drive)
 
         tasks.start_soon(refused)
-        assert await anyio.to_thread.run_sync(started.wait, 30)
+        await gate.reached()
         await drive.catalog.write(lambda tx: users.set_password(tx, owner.id, hash_password("another horse", 4)))
-        go_on.set()
+        gate.opened.set()
 
 
 # Limits
@@ -556,17 +577,10 @@ async def change_password(drive: GoDrive, principal: Principal) -> None:
 
 @pytest.mark.parametrize("act", [change_password, delete_user])
 async def test_password_changed_while_it_is_confirmed_changes_and_deletes_nothing(
-    drive: GoDrive, owner: User, act: Callable[[GoDrive, Principal], Any], monkeypatch: pytest.MonkeyPatch
+    drive: GoDrive, owner: User, act: Callable[[GoDrive, Principal], Any], gate: Gate
 ) -> None:
     principal, _ = await enter(drive)
-    started, go_on = threading.Event(), threading.Event()
-
-    def slowly(password: str, hashed: str) -> bool:
-        started.set()
-        assert go_on.wait(30)
-        return check_password(password, hashed)
-
-    monkeypatch.setattr(hashing, "check_password", slowly)
+    gate.close()
     async with anyio.create_task_group() as tasks:
 
         async def refused() -> None:
@@ -574,9 +588,9 @@ async def test_password_changed_while_it_is_confirmed_changes_and_deletes_nothin
                 await act(drive, principal)
 
         tasks.start_soon(refused)
-        assert await anyio.to_thread.run_sync(started.wait, 30)
+        await gate.reached()
         await drive.catalog.write(lambda tx: users.set_password(tx, owner.id, hash_password("another horse", 4)))
-        go_on.set()
+        gate.opened.set()
     await log_in(drive, "another horse")
 
 
@@ -608,35 +622,12 @@ async def test_user_who_is_unknown_is_not_found(drive: GoDrive) -> None:
 # Hashing
 
 
-class Gate:
-    """Holds every password check in its thread until it is opened."""
-
-    def __init__(self) -> None:
-        self.opened = threading.Event()
-        self.busy = threading.Semaphore(0)
-
-    def check(self, password: str, hashed: str) -> bool:
-        self.busy.release()
-        assert self.opened.wait(30)
-        return check_password(password, hashed)
-
-
-@pytest.fixture
-async def gate(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gate]:
-    gate = Gate()
-    monkeypatch.setattr(hashing, "check_password", gate.check)
-    yield gate
-    gate.opened.set()
-
-
 async def test_storm_of_log_ins_delays_nobody_who_is_in_and_is_bounded(drive_class: type[GoDrive], gate: Gate) -> None:
     settings = {"hash_threads": 2, "hash_waiting": 4, "attempts_per_account": 1000}
     async with open_drive(drive_class=drive_class, auth=settings) as drive:
         await sign_up(drive)
-        gate.opened.set()
         principal, tokens = await enter(drive)
-        gate.opened.clear()
-        gate.busy = threading.Semaphore(0)
+        gate.close()
         outcomes: list[type[DriveError] | None] = []
         turned_away = anyio.Event()
 
@@ -653,7 +644,7 @@ async def test_storm_of_log_ins_delays_nobody_who_is_in_and_is_bounded(drive_cla
             for _ in range(50):
                 tasks.start_soon(try_to_log_in)
             for _ in range(2):  # both threads are taken
-                await anyio.to_thread.run_sync(gate.busy.acquire)
+                await gate.reached()
             with anyio.fail_after(5):
                 await turned_away.wait()
                 assert outcomes == [TooManyRequests] * 44
@@ -668,8 +659,9 @@ async def test_attempt_that_was_turned_away_unchecked_does_not_count(gate: Gate)
     settings = {"hash_threads": 1, "hash_waiting": 0, "attempts_per_account": 2}
     async with open_drive(auth=settings) as drive, anyio.create_task_group() as tasks:
         await sign_up(drive)
+        gate.close()
         tasks.start_soon(log_in, drive)
-        await anyio.to_thread.run_sync(gate.busy.acquire)
+        await gate.reached()
         for _ in range(5):
             with pytest.raises(TooManyRequests, match="passwords"):
                 await log_in(drive)
