@@ -13,9 +13,8 @@ import anyio
 from msgspec.structs import asdict
 
 from godrive.blobs import BlobStore
-from godrive.bridge.intake import Intake
+from godrive.bridge.bucket_events import BucketEventHandler
 from godrive.catalog import Catalog
-from godrive.catalog.pages import PageTokens
 from godrive.clock import Clock, SystemClock
 from godrive.config import Config
 from godrive.configfile import check
@@ -26,11 +25,12 @@ from godrive.messages.ingest import Ingest
 from godrive.messages.janitor import Janitor, Swept
 from godrive.messages.metadata import Metadata
 from godrive.messages.storage import Storage
+from godrive.opening import FolderLock, load_keyring, make_blobs, make_catalog, open_data_folder
+from godrive.rules.page_tokens import PageTokens
 from godrive.runtime import ChildStatus, Contract, Event, OnEvent, Ref, Supervisor
-from godrive.runtime.events import ChildWaiting, DeadLetter, Ticked, guarded, ignore
 from godrive.runtime.message import A
-from godrive.stores import FolderLock, load_keyring, make_blobs, make_catalog, open_data_folder
-from godrive.tree import CONTRACTS, Parts, is_local, needs_blobs, needs_catalog, tree
+from godrive.runtime.supervision_events import ChildWaiting, DeadLetter, Ticked, guarded, ignore
+from godrive.tree import CONTRACTS, Dependencies, is_local, needs_blobs, needs_catalog, tree
 
 if TYPE_CHECKING:
     from godrive.bridge.connection import NatsLink
@@ -66,7 +66,7 @@ class GoDrive:
     urls: UrlSigner
     """Signs and verifies the URLs that lead to this server's own content routes."""
 
-    intake: Intake
+    bucket_events: BucketEventHandler
     """Takes bucket events, however they come, to the ingest actor."""
 
     auth: Ref[Auth]
@@ -199,7 +199,7 @@ class GoDrive:
         if blobs_here:
             self._blobs = self._given_blobs or make_blobs(config, self.clock)
             await _open_store(stack, self._blobs)
-        parts = Parts(
+        parts = Dependencies(
             config=config,
             clock=self.clock,
             urls=self.urls,
@@ -208,7 +208,7 @@ class GoDrive:
             catalog=self._catalog,
             blobs=self._blobs,
             ref=self.ref,
-            intake=lambda: self.intake,
+            bucket_events=lambda: self.bucket_events,
             on_event=self._on_event,
             link=self._link,
         )
@@ -216,7 +216,7 @@ class GoDrive:
         # Refs first: an actor that starts may already ask one that runs.
         self.auth, self.metadata, self.storage = self.ref(Auth), self.ref(Metadata), self.ref(Storage)
         self.ingest, self.janitor = self.ref(Ingest), self.ref(Janitor)
-        self.intake = Intake(self.ingest, config.blobs.s3)
+        self.bucket_events = BucketEventHandler(self.ingest, config.blobs.s3)
         await stack.enter_async_context(self._supervisor)
 
     def _lock(self, stack: AsyncExitStack, path: Path) -> None:

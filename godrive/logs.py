@@ -20,7 +20,7 @@ from godrive.config import Log
 from godrive.errors import DriveError
 from godrive.messages.janitor import Swept
 from godrive.runtime import Event, request_id
-from godrive.runtime.events import (
+from godrive.runtime.supervision_events import (
     ChildCrashed,
     ChildStarted,
     ChildStopped,

@@ -23,8 +23,8 @@ from godrive.messages.metadata import BeginUpload
 from godrive.messages.storage import Admit
 from godrive.model import File, OnConflict, User, UserId
 from godrive.runtime import Ask, OnEvent, Ref, Tell, codec
-from godrive.runtime.events import ignore
 from godrive.runtime.message import A
+from godrive.runtime.supervision_events import ignore
 
 R = TypeVar("R")
 

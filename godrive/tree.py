@@ -15,9 +15,8 @@ from godrive.actors.janitor import JanitorActor
 from godrive.actors.metadata import MetadataActor
 from godrive.actors.storage import StorageActor
 from godrive.blobs import BlobStore
-from godrive.bridge.intake import Intake
+from godrive.bridge.bucket_events import BucketEventHandler
 from godrive.catalog import Catalog
-from godrive.catalog.pages import PageTokens
 from godrive.clock import Clock
 from godrive.config import ActorTable, Config
 from godrive.credentials import TokenSigner, UrlSigner
@@ -27,10 +26,11 @@ from godrive.messages.ingest import Ingest, Reconcile
 from godrive.messages.janitor import Janitor, Sweep
 from godrive.messages.metadata import Metadata
 from godrive.messages.storage import Storage
+from godrive.opening import keeps_outbox
+from godrive.rules.page_tokens import PageTokens
 from godrive.runtime import Actor, ActorSpec, Ask, ChildSpec, Contract, OnEvent, Ref, Ticker
-from godrive.runtime.events import Ticked, TickFailed
 from godrive.runtime.message import A
-from godrive.stores import keeps_outbox
+from godrive.runtime.supervision_events import Ticked, TickFailed
 
 if TYPE_CHECKING:
     from godrive.bridge.connection import NatsLink
@@ -49,7 +49,7 @@ class Refs(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
+class Dependencies:
     """What actors are built from.  A store is here when an actor of this process needs it."""
 
     config: Config
@@ -60,7 +60,7 @@ class Parts:
     catalog: Catalog | None
     blobs: BlobStore | None
     ref: Refs
-    intake: Callable[[], Intake]
+    bucket_events: Callable[[], BucketEventHandler]
     on_event: OnEvent
     link: NatsLink | None
     """The connection to NATS, where one is configured."""
@@ -81,14 +81,14 @@ def needs_blobs(config: Config) -> bool:
     return is_local(config, Storage)
 
 
-def tree(parts: Parts, *, serving: bool) -> list[ActorSpec | ChildSpec]:
+def tree(parts: Dependencies, *, serving: bool) -> list[ActorSpec | ChildSpec]:
     """The children of this process; tickers, and what takes messages in, only when it is *serving*."""
     config, clock, ref = parts.config, parts.clock, parts.ref
     children: list[ActorSpec | ChildSpec] = []
     if parts.link is not None:
-        from godrive.bridge.nats import Keeper  # noqa: PLC0415 - needs nats-py
+        from godrive.bridge.nats import Reconnector  # noqa: PLC0415 - needs nats-py
 
-        children.append(ChildSpec(name="nats", run=Keeper(parts.link, on_event=parts.on_event).run))
+        children.append(ChildSpec(name="nats", run=Reconnector(parts.link, on_event=parts.on_event).run))
 
     def actor(contract: type[Contract], start: Callable[[], Actor[Any]], *, shutdown: float | None = None) -> None:
         if is_local(config, contract):
@@ -126,22 +126,24 @@ def tree(parts: Parts, *, serving: bool) -> list[ActorSpec | ChildSpec]:
     ticker("reconciler", Ingest, Reconcile(), config.ingest.reconcile_every)
     ticker("sweeper", Janitor, Sweep(), config.janitor.sweep_every)
     if serving and parts.link is not None and config.ingest.events != "none" and is_local(config, Ingest):
-        from godrive.bridge.events import CHILD, bucket_events  # noqa: PLC0415 - needs nats-py
+        from godrive.bridge.bucket_subscription import CHILD, bucket_events  # noqa: PLC0415 - needs nats-py
 
-        events = bucket_events(config, parts.link, intake=parts.intake, blobs=parts.blobs, on_event=parts.on_event)
+        events = bucket_events(
+            config, parts.link, handler=parts.bucket_events, blobs=parts.blobs, on_event=parts.on_event
+        )
         children.append(ChildSpec(name=CHILD, run=events))
     if serving and parts.link is not None and keeps_outbox(config) and is_local(config, Metadata):
-        from godrive.bridge.outbox import CHILD as OUTBOX  # noqa: PLC0415 - needs nats-py
-        from godrive.bridge.outbox import Outbox  # noqa: PLC0415
+        from godrive.bridge.publisher import CHILD as OUTBOX  # noqa: PLC0415 - needs nats-py
+        from godrive.bridge.publisher import Publisher  # noqa: PLC0415
 
-        publisher = Outbox(parts.link, namespace=config.nats.namespace, on_event=parts.on_event)
+        publisher = Publisher(parts.link, namespace=config.nats.namespace, on_event=parts.on_event)
         children.append(ChildSpec(name=OUTBOX, run=lambda: publisher.run(ref(Metadata))))
     if serving and parts.link is not None:
         children += [_exposer(parts, parts.link, contract) for contract in CONTRACTS if is_local(config, contract)]
     return children
 
 
-def _exposer(parts: Parts, link: NatsLink, contract: type[Contract]) -> ChildSpec:
+def _exposer(parts: Dependencies, link: NatsLink, contract: type[Contract]) -> ChildSpec:
     """What lets other processes ask the actor; it stops before any actor does."""
     from godrive.bridge.exposer import Exposer  # noqa: PLC0415 - needs nats-py
 

@@ -22,16 +22,16 @@ from godrive.catalog import Tx
 from godrive.catalog.sqlite import SqliteCatalog
 from godrive.config import Auth, Server
 from godrive.errors import ActorCrashed, ConfigError, DeliveryError, NotFound, StoreUnavailable
-from godrive.http.metrics import Metrics
+from godrive.http.observe.metrics import Metrics
 from godrive.messages.auth import GetUser, LogIn, SignUp
 from godrive.messages.ingest import Reconcile
 from godrive.messages.janitor import Swept
 from godrive.messages.metadata import BeginUpload, GetFile, GetUpload, ListFiles, PurgeFile, TrashFile
 from godrive.messages.storage import CheckStore, HeadBlob
 from godrive.model import BlobInfo, ObjectKey, UploadState
+from godrive.opening import LAYOUT
 from godrive.runtime import GaveUp
-from godrive.runtime.events import ChildCrashed, ChildStarted, ChildStopped, Event, Ticked, TickFailed
-from godrive.stores import LAYOUT
+from godrive.runtime.supervision_events import ChildCrashed, ChildStarted, ChildStopped, Event, Ticked, TickFailed
 from godrive.testing import ManualClock, chunks, open_drive, quick_config, sign_up, upload
 from tests.faults import Bug, Fault, Faults, FaultyBlobs, FaultyCatalog
 

@@ -22,7 +22,7 @@ from godrive import logs
 from godrive.config import Log
 from godrive.messages.janitor import Swept
 from godrive.runtime import request_id
-from godrive.runtime.events import *
+from godrive.runtime.supervision_events import *
 logs.configure(Log({arguments}))
 log = structlog.get_logger()
 """

@@ -12,10 +12,10 @@ from contextlib import suppress
 from typing import NoReturn
 
 from godrive import config
-from godrive.actors.attempts import Attempts, network
 from godrive.actors.hashing import HashPool
-from godrive.actors.liveness import Liveness
-from godrive.catalog import Catalog, Tx, sessions, users
+from godrive.actors.rate_limit import RateLimiter, network
+from godrive.actors.session_cache import SessionCache
+from godrive.catalog import Catalog, Tx
 from godrive.clock import Clock
 from godrive.credentials import RefreshClaims, TokenSigner, check_new_password, clean_email, needs_rehash
 from godrive.errors import Forbidden, Invalid, NotFound, TooManyRequests, Unauthenticated
@@ -33,6 +33,7 @@ from godrive.messages.auth import (
     UpdateUser,
 )
 from godrive.model import Principal, Session, SessionId, Tokens, User, UserId, UserState
+from godrive.rules import sessions, users
 from godrive.runtime import Actor
 
 _CACHED_TOKENS = 16_384
@@ -47,9 +48,9 @@ class AuthActor(Actor[Auth]):
         self._clock = clock
         self._tokens = tokens
         self._hashes = HashPool(cost=settings.bcrypt_cost, threads=settings.hash_threads, waiting=settings.hash_waiting)
-        self._by_address = Attempts(settings.attempts_per_address, settings.attempts_window, clock)
-        self._by_account = Attempts(settings.attempts_per_account, settings.attempts_window, clock)
-        self._liveness = Liveness(self._is_alive, clock)
+        self._by_address = RateLimiter(settings.attempts_per_address, settings.attempts_window, clock)
+        self._by_account = RateLimiter(settings.attempts_per_account, settings.attempts_window, clock)
+        self._liveness = SessionCache(self._is_alive, clock)
         self._verified: dict[str, tuple[Principal, float]] = {}
 
     async def on_stop(self) -> None:
@@ -211,7 +212,7 @@ class AuthActor(Actor[Auth]):
     async def _confirm(self, principal: Principal, password: str, address: str) -> None:
         """That whoever acts knows the password, and not only has the token.  Raises ``Forbidden``.
 
-        Attempts count by themselves, so that strangers who guess at log-in keep nobody from another password.
+        RateLimiter count by themselves, so that strangers who guess at log-in keep nobody from another password.
         """
         self._count_address(address)
         account = await self._catalog.read(lambda tx: users.account(tx, principal.user_id))

@@ -22,7 +22,7 @@ from enum import Enum, auto
 
 from msgspec.structs import replace
 
-from godrive.actors.batch import for_each
+from godrive.actors.concurrent import for_each
 from godrive.clock import Clock
 from godrive.config import Ingest as Settings
 from godrive.errors import (

@@ -24,7 +24,7 @@ from typing import TypeVar
 
 from msgspec.structs import asdict
 
-from godrive.actors.batch import for_each
+from godrive.actors.concurrent import for_each
 from godrive.clock import Clock
 from godrive.config import Config
 from godrive.errors import DriveError

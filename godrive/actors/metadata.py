@@ -6,9 +6,8 @@ than once, so each reads the clock before it begins.
 
 from __future__ import annotations
 
-from godrive.actors.together import Together
-from godrive.catalog import Catalog, files, housekeeping, outbox, trash, uploads
-from godrive.catalog.pages import PageTokens
+from godrive.actors.batching import Batcher
+from godrive.catalog import Catalog
 from godrive.clock import Clock
 from godrive.config import Config
 from godrive.messages.metadata import (
@@ -61,6 +60,8 @@ from godrive.model import (
     Upload,
     UserId,
 )
+from godrive.rules import files, housekeeping, outbox, trash, uploads
+from godrive.rules.page_tokens import PageTokens
 from godrive.runtime import Actor
 
 
@@ -77,7 +78,7 @@ class MetadataActor(Actor[Metadata]):
         self._config = config
         self._clock = clock
         self._tokens = tokens
-        self._changes = Together(self._count_changes)
+        self._changes = Batcher(self._count_changes)
 
     # Files
 

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from godrive.blobs import split_key
-from godrive.blobs.arrival import BATCH, Arrival, share
 from godrive.blobs.failures import failures
 from godrive.blobs.objects import Objects
-from godrive.blobs.staging import Staged
+from godrive.blobs.staged_write import BATCH, StagedWrite, share
+from godrive.blobs.staging import StagingFile
 from godrive.errors import ConfigError, StorageFull, StoreUnavailable
 from godrive.model import BlobInfo, ObjectKey
 
@@ -56,7 +56,7 @@ class DiskBlobStore:
         self._min_free_bytes = min_free_bytes
         self._named = named
         self._opened: Objects | None = None
-        self._arriving: dict[ObjectKey, list[Arrival]] = {}
+        self._arriving: dict[ObjectKey, list[StagedWrite]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self._free = (0.0, 0)
         self._claimed = 0
@@ -104,7 +104,7 @@ class DiskBlobStore:
         objects = self._objects
         await self._claim(size or 0)
         batch = share(BATCH, sum(map(len, self._arriving.values())) if size is None or size > BATCH else 0)
-        arrival = Arrival(Staged(objects.staging), size, batch=batch, disk=self._disk, digests=self._digests)
+        arrival = StagedWrite(StagingFile(objects.staging), size, batch=batch, disk=self._disk, digests=self._digests)
         arriving = self._arriving.setdefault(key, [])
         arriving.append(arrival)
         try:
@@ -129,7 +129,7 @@ class DiskBlobStore:
         self._free = measured_at, free - size
         self._claimed += size
 
-    async def _clear(self, arrival: Arrival) -> None:
+    async def _clear(self, arrival: StagedWrite) -> None:
         """Clear away a failed put, to the end even when whoever put it is cancelled once more."""
         leaving = asyncio.create_task(arrival.abandon())
         self._leaving.add(leaving)

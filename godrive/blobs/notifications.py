@@ -43,7 +43,7 @@ _LARGEST = 2**63 - 1
 _NOTHING_TO_DO = ("SubscriptionConfirmation", "UnsubscribeConfirmation")
 
 
-class Arrival(Value):
+class ObjectCreated(Value):
     """An object of a bucket has been written.
 
     ``key`` is as the client of the store named it.  ``event_id`` tells two
@@ -105,7 +105,7 @@ class _FilerEvent(msgspec.Struct):
     message: _FilerMessage | None = None
 
 
-def parse(body: bytes | str) -> list[Arrival]:
+def parse(body: bytes | str) -> list[ObjectCreated]:
     """The arrivals that a store's message tells of; none where it tells of something else.
 
     Raises ``Invalid`` for what is not JSON, or of no shape known here.
@@ -113,14 +113,14 @@ def parse(body: bytes | str) -> list[Arrival]:
     return _parse(body, DEEPEST)
 
 
-def _parse(body: bytes | str, depth: int) -> list[Arrival]:
+def _parse(body: bytes | str, depth: int) -> list[ObjectCreated]:
     try:
         return _read(msgspec.json.decode(body), depth)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise Invalid(f"The bucket event cannot be read: {error}") from None
 
 
-def _read(message: Any, depth: int) -> list[Arrival]:
+def _read(message: Any, depth: int) -> list[ObjectCreated]:
     if not isinstance(message, dict) or depth == 0:
         raise Invalid("The bucket event has a shape that no known store sends.")
     if isinstance(records := message.get("Records"), list):
@@ -136,7 +136,7 @@ def _read(message: Any, depth: int) -> list[Arrival]:
     raise Invalid("The bucket event has a shape that no known store sends.")
 
 
-def _read_record(record: Any, depth: int) -> list[Arrival]:
+def _read_record(record: Any, depth: int) -> list[ObjectCreated]:
     if depth and isinstance(record, dict) and "s3" not in record:
         if isinstance(inner := record.get("data"), dict):  # RustFS
             return _read_record(inner, depth - 1)
@@ -152,7 +152,7 @@ def _read_record(record: Any, depth: int) -> list[Arrival]:
     return [_arrival(found.s3.bucket.name, key, subject, found.event_id)]
 
 
-def _read_bridge(message: dict[str, Any]) -> list[Arrival]:
+def _read_bridge(message: dict[str, Any]) -> list[ObjectCreated]:
     if message["detail-type"] != "Object Created":
         return []
     subject = msgspec.convert(message.get("detail"), _Subject)
@@ -162,7 +162,7 @@ def _read_bridge(message: dict[str, Any]) -> list[Arrival]:
     ]
 
 
-def _read_filer(event: _FilerEvent) -> list[Arrival]:
+def _read_filer(event: _FilerEvent) -> list[ObjectCreated]:
     entry = event.message.new_entry if event.message else None
     bucket, slash, key = event.key.removeprefix(_BUCKETS).partition("/")
     in_a_bucket = event.key.startswith(_BUCKETS) and bucket and slash and key
@@ -173,10 +173,10 @@ def _read_filer(event: _FilerEvent) -> list[Arrival]:
     return [_arrival(bucket, key, found, "")]
 
 
-def _arrival(bucket: str, key: str, found: _Object, event_id: str) -> Arrival:
+def _arrival(bucket: str, key: str, found: _Object, event_id: str) -> ObjectCreated:
     size = found.size if found.size is not None and 0 <= found.size <= _LARGEST else None
     etag = ETag(found.etag.strip('"')) if found.etag else None
-    return Arrival(bucket=bucket, key=key, size_bytes=size, etag=etag, event_id=event_id or found.sequencer or "")
+    return ObjectCreated(bucket=bucket, key=key, size_bytes=size, etag=etag, event_id=event_id or found.sequencer or "")
 
 
 def _hex(md5: str | None) -> str | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from godrive.blobs import is_key, split_key
 from godrive.blobs.attributes import MIME, SHA256, describe, noted
 from godrive.blobs.folders import Shards, make_folder, make_path, open_folder
-from godrive.blobs.staging import Staged, Staging
+from godrive.blobs.staging import Staging, StagingFile
 from godrive.errors import NotFound
 from godrive.model import BlobInfo, ObjectKey
 
@@ -113,7 +113,7 @@ class Objects:
         """Store the bytes of *source* again, sharing blocks where the file system can."""
         split_key(target)
         fd = self.open_file(source)
-        staged = Staged(self.staging)
+        staged = StagingFile(self.staging)
         try:
             while os.copy_file_range(fd, staged.open(), 1 << 30):
                 pass
@@ -163,7 +163,7 @@ def _has_unnamed(staging: int) -> bool:
 
 
 def _try_link(staging: Staging) -> None:
-    probe = Staged(staging)
+    probe = StagingFile(staging)
     try:
         probe.open()
         linked = f"{secrets.token_hex(16)}.link"

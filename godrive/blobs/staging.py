@@ -54,7 +54,7 @@ class Staging(NamedTuple):
     named: bool
 
 
-class Staged:
+class StagingFile:
     """One staging file.  ``digest`` may run beside ``write``; otherwise one call at a time."""
 
     def __init__(self, folder: Staging) -> None:
@@ -63,7 +63,7 @@ class Staged:
         self.written = 0
         self._folder = folder
         self._fd: int | None = None
-        self._pieces: _Pieces | None = None
+        self._pieces: DirectWriter | None = None
         self._hash = hashlib.sha256()
 
     @property
@@ -82,7 +82,7 @@ class Staged:
     def write_large(self, chunks: Sequence[bytes | memoryview]) -> None:
         """Add *chunks* to a file that may become large."""
         if self._pieces is None:
-            self._pieces = _Pieces(self.open())
+            self._pieces = DirectWriter(self.open())
         for chunk in chunks:
             self._pieces.write(memoryview(chunk))
             self.written += len(chunk)
@@ -159,7 +159,7 @@ class Staged:
                     os.unlink(self.name, dir_fd=self._folder.fd)
 
 
-class _Pieces:
+class DirectWriter:
     """Writes a file in large pieces, from ``_DIRECT_AFTER`` bytes on past the page cache.
 
     The latter wants place, length and memory aligned.  A chunk that has that

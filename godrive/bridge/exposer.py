@@ -19,8 +19,8 @@ from godrive.bridge.connection import NatsLink
 from godrive.bridge.nats import ERROR, LARGEST, PING, REQUEST_ID, TIMEOUT, largest
 from godrive.errors import ActorCrashed, DriveError, Invalid, MailboxFull, TooLarge
 from godrive.runtime import Ask, OnEvent, Ref, Tell, codec, request_id
-from godrive.runtime.events import ChildCrashed, ChildWaiting, DeadLetter, ignore
 from godrive.runtime.message import A, Message
+from godrive.runtime.supervision_events import ChildCrashed, ChildWaiting, DeadLetter, ignore
 
 ROUND_TRIP = 2.0
 """Seconds in which the server answers, or is taken to be away."""

@@ -27,14 +27,14 @@ from nats.errors import TimeoutError as NatsTimeout
 from nats.js.api import AckPolicy, ConsumerConfig
 from nats.js.errors import ServerError
 
+from godrive.bridge.bucket_events import BucketEventHandler
 from godrive.bridge.connection import NatsLink, answering
 from godrive.bridge.deadletters import DeadLetters
-from godrive.bridge.intake import Intake
 from godrive.bridge.streams import ensure_stream
 from godrive.config import Ingest
 from godrive.errors import ConfigError, DriveError, Invalid, StoreUnavailable
 from godrive.runtime import OnEvent
-from godrive.runtime.events import ChildWaiting, DeadLetter
+from godrive.runtime.supervision_events import ChildWaiting, DeadLetter
 
 AT_ONCE = 64
 """Messages asked for and dealt with at a time."""
@@ -69,14 +69,14 @@ class BucketEvents:
         settings: Ingest,
         *,
         namespace: str,
-        intake: Intake,
+        handler: BucketEventHandler,
         on_event: OnEvent,
         heartbeat: float = HEARTBEAT,
         ack_wait: float = ACK_WAIT,
     ) -> None:
         self._link = link
         self._settings = settings
-        self._intake = intake
+        self._intake = handler
         self._on_event = on_event
         self._heartbeat = heartbeat
         self._ack_wait = ack_wait

@@ -29,9 +29,9 @@ from nats.errors import Error as NatsError
 from godrive.bridge.connection import NatsLink
 from godrive.errors import AskTimeout, DeliveryError, DriveError, TooLarge
 from godrive.runtime import Ask, OnEvent, Tell, codec, request_id
-from godrive.runtime.events import ChildWaiting, DeadLetter, ignore
 from godrive.runtime.message import A, Message
 from godrive.runtime.ref import misdirected
+from godrive.runtime.supervision_events import ChildWaiting, DeadLetter, ignore
 
 R = TypeVar("R")
 
@@ -142,7 +142,7 @@ class NatsRef(Generic[A]):
         return AskTimeout(f"The {self._contract.name} actor did not answer in time.")
 
 
-class Keeper:
+class Reconnector:
     """The child that keeps the connection up; of each stretch without one it tells once."""
 
     def __init__(self, link: NatsLink, *, on_event: OnEvent, every: float = 1.0) -> None:

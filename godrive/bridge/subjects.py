@@ -15,12 +15,12 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
+from godrive.bridge.bucket_events import BucketEventHandler
 from godrive.bridge.connection import NatsLink, answering
-from godrive.bridge.intake import Intake
 from godrive.config import Ingest
 from godrive.errors import DriveError, Invalid
 from godrive.runtime import OnEvent
-from godrive.runtime.events import ChildWaiting, DeadLetter
+from godrive.runtime.supervision_events import ChildWaiting, DeadLetter
 
 AT_ONCE = 64
 MOST_WAITING = 8192
@@ -34,10 +34,10 @@ class PlainEvents:
     Processes that listen at the same time share the events between them.
     """
 
-    def __init__(self, link: NatsLink, settings: Ingest, *, intake: Intake, on_event: OnEvent) -> None:
+    def __init__(self, link: NatsLink, settings: Ingest, *, handler: BucketEventHandler, on_event: OnEvent) -> None:
         self._link = link
         self._settings = settings
-        self._intake = intake
+        self._intake = handler
         self._on_event = on_event
         self._subscriptions = 0
         self.listening = anyio.Event()

@@ -13,11 +13,12 @@ from contextlib import closing
 from pathlib import Path
 
 from godrive import config
-from godrive.catalog import housekeeping, migrations, sqlite_file
+from godrive.catalog import migrations, sqlite_file
 from godrive.catalog.postgres import PostgresCatalog, PostgresTx
 from godrive.catalog.postgres_errors import is_lost, is_raced, translate, unavailable
 from godrive.catalog.postgres_pool import Connection, connect
 from godrive.errors import Conflict, DriveError
+from godrive.rules import housekeeping
 
 _TABLES = (
     "users",

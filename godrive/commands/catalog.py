@@ -28,7 +28,7 @@ def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
 
 def _copy(arguments: argparse.Namespace) -> int:
     from godrive.catalog.copy import copy_catalog  # noqa: PLC0415
-    from godrive.stores import FolderLock  # noqa: PLC0415
+    from godrive.opening import FolderLock  # noqa: PLC0415
 
     config: Config = arguments.configuration(arguments)
     source = config.catalog_path

@@ -25,7 +25,7 @@ from godrive.errors import ConfigError
 log = structlog.get_logger("godrive")
 
 HTTP = "http"
-PARTS = (*Actors.__struct_fields__, HTTP)
+ROLES = (*Actors.__struct_fields__, HTTP)
 
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
@@ -37,15 +37,15 @@ def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
         "--only",
         type=_parts,
         metavar="PART,...",
-        help=f"run only these parts here, and reach the other actors through NATS: {', '.join(PARTS)}",
+        help=f"run only these parts here, and reach the other actors through NATS: {', '.join(ROLES)}",
     )
     parser.set_defaults(run=_serve)
 
 
 def _parts(text: str) -> frozenset[str]:
     parts = frozenset(part.strip() for part in text.split(",") if part.strip())
-    if not parts or not parts <= frozenset(PARTS):
-        raise argparse.ArgumentTypeError(f"{text!r}: name some of {', '.join(PARTS)}")
+    if not parts or not parts <= frozenset(ROLES):
+        raise argparse.ArgumentTypeError(f"{text!r}: name some of {', '.join(ROLES)}")
     return parts
 
 
@@ -86,8 +86,8 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 async def _run(config: Config, lines: logs.Lines, *, http: bool) -> None:
     # Here and not above: other commands do without a web server.
     from godrive.drive import GoDrive  # noqa: PLC0415
-    from godrive.http.journal import JsonLines  # noqa: PLC0415
-    from godrive.http.server import serve  # noqa: PLC0415
+    from godrive.http.observe.request_log import JsonLines  # noqa: PLC0415
+    from godrive.http.wire.server import serve  # noqa: PLC0415
 
     signals = _Signals()
     with anyio.CancelScope() as starting:

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from godrive.catalog import Catalog, Tx, users
+from godrive.catalog import Catalog, Tx
 from godrive.clock import SystemClock
 from godrive.commands import Commands, add_group, has_sqlite_catalog
 from godrive.commands import add as add_command
@@ -26,6 +26,7 @@ from godrive.config import Config
 from godrive.credentials import check_new_password, clean_email, hash_password
 from godrive.errors import ConfigError, Invalid, NotFound
 from godrive.model import User, UserId, UserState
+from godrive.rules import users
 
 Action = Callable[[Catalog, Config, argparse.Namespace], Awaitable[None]]
 
@@ -75,7 +76,7 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"There is no drive in {config.data_dir}", hint="Choose another with --data-dir or --config.")
 
     async def act() -> None:
-        from godrive.stores import make_catalog, open_data_folder  # noqa: PLC0415
+        from godrive.opening import make_catalog, open_data_folder  # noqa: PLC0415
 
         if config.catalog.driver == "sqlite":
             open_data_folder(config)

@@ -20,7 +20,7 @@ from godrive.config import Config
 from godrive.credentials import Keyring
 from godrive.doctor import Report
 from godrive.errors import ConfigError
-from godrive.stores import open_data_folder
+from godrive.opening import open_data_folder
 
 _FEW_INODES = 10_000
 _AHEAD = 60.0

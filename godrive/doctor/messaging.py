@@ -15,7 +15,7 @@ from godrive.config import Actors, Config
 from godrive.doctor import Report
 from godrive.doctor.stores import SAMPLE, body, new_key
 from godrive.errors import ConfigError, DriveError, StoreUnavailable
-from godrive.stores import keeps_outbox, make_blobs
+from godrive.opening import keeps_outbox, make_blobs
 
 if TYPE_CHECKING:
     from godrive.bridge.connection import NatsLink

@@ -10,13 +10,14 @@ from collections.abc import AsyncIterator
 from contextlib import closing
 
 from godrive.blobs import BlobStore
-from godrive.catalog import housekeeping, migrations
+from godrive.catalog import migrations
 from godrive.clock import Clock
 from godrive.config import Config
 from godrive.doctor import Report
 from godrive.errors import NotFound
 from godrive.model import ObjectKey, new_id
-from godrive.stores import make_blobs, make_catalog
+from godrive.opening import make_blobs, make_catalog
+from godrive.rules import housekeeping
 
 SAMPLE = b"godrive doctor " * 1000
 """What is put into the store and taken out again."""

@@ -6,18 +6,18 @@ import msgspec
 from aiohttp import hdrs, web
 
 from godrive.drive import GoDrive
-from godrive.http import accounts, content, docs, files, health, trash, uploads
-from godrive.http.addresses import TrustedProxies
-from godrive.http.call import bind
-from godrive.http.intake import Intakes
-from godrive.http.journal import LogRequest, log_to_journal
-from godrive.http.keys import DOCUMENT, DRIVE, INTAKES, METRICS, PAGES
-from godrive.http.metrics import Metrics
-from godrive.http.middleware import edge, meet_expectation, on_prepare
-from godrive.http.openapi import document
-from godrive.http.operations import Operation
-from godrive.http.pages import Pages
-from godrive.http.webhook import add_webhook_route
+from godrive.http.api.call import bind
+from godrive.http.api.openapi import document
+from godrive.http.api.operations import Operation
+from godrive.http.api.page_cache import PageCache
+from godrive.http.app_keys import DIRECT_BODIES, DOCUMENT, DRIVE, METRICS, PAGE_CACHE
+from godrive.http.observe.metrics import Metrics
+from godrive.http.observe.middleware import edge, meet_expectation, on_prepare
+from godrive.http.observe.request_log import LogRequest, log_to_logger
+from godrive.http.routes import accounts, content, docs, files, health, trash, uploads
+from godrive.http.routes.webhook import add_webhook_route
+from godrive.http.wire.addresses import TrustedProxies
+from godrive.http.wire.direct_body import DirectBodies
 
 _RESOURCES = (accounts, uploads, files, trash, content, health)
 
@@ -38,13 +38,13 @@ def create_app(drive: GoDrive, *, log_request: LogRequest | None = None) -> web.
     server = drive.config.server
     metrics = Metrics(drive)
     app = web.Application(
-        middlewares=[edge(metrics, (log_request or log_to_journal()) if drive.config.log.requests else None)],
+        middlewares=[edge(metrics, (log_request or log_to_logger()) if drive.config.log.requests else None)],
         client_max_size=server.max_body_bytes,
     )
     app[DRIVE] = drive
     app[METRICS] = metrics
-    app[INTAKES] = Intakes()
-    app[PAGES] = Pages()
+    app[DIRECT_BODIES] = DirectBodies()
+    app[PAGE_CACHE] = PageCache()
     app[DOCUMENT] = msgspec.json.encode(document(OPERATIONS, base_url=server.base_url))
     app.on_response_prepare.append(on_prepare(server.cors_origins))
     proxies = TrustedProxies(server.trusted_proxies)

@@ -2,9 +2,9 @@
 
 from godrive.runtime.actor import Actor
 from godrive.runtime.child import ActorSpec, ChildSpec, ChildState, ChildStatus, Restart
-from godrive.runtime.events import Event, OnEvent
 from godrive.runtime.message import Ask, Contract, Tell, request_id
 from godrive.runtime.ref import LocalRef, Ref
+from godrive.runtime.supervision_events import Event, OnEvent
 from godrive.runtime.supervisor import GaveUp, Supervisor
 from godrive.runtime.ticker import Ticker
 

@@ -15,9 +15,9 @@ import anyio
 from anyio.abc import TaskGroup
 
 from godrive.errors import ActorCrashed, AskTimeout, DeliveryError, DriveError
-from godrive.runtime.events import ChildCrashed, DeadLetter, OnEvent
 from godrive.runtime.mailbox import Envelope, Mailbox
 from godrive.runtime.message import A, Contract, Message, request_id
+from godrive.runtime.supervision_events import ChildCrashed, DeadLetter, OnEvent
 
 
 class Actor(Generic[A]):

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from godrive.runtime.actor import Actor, ActorCell
-from godrive.runtime.events import OnEvent
+from godrive.runtime.supervision_events import OnEvent
 
 
 class Restart(StrEnum):

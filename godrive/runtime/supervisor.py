@@ -18,7 +18,9 @@ import anyio
 
 from godrive.runtime.actor import ActorCell, Crash, is_bug
 from godrive.runtime.child import ActorSpec, Child, ChildSpec, ChildState, ChildStatus
-from godrive.runtime.events import (
+from godrive.runtime.message import A
+from godrive.runtime.ref import LocalRef
+from godrive.runtime.supervision_events import (
     ChildCrashed,
     ChildStarted,
     ChildStopped,
@@ -28,8 +30,6 @@ from godrive.runtime.events import (
     guarded,
     ignore,
 )
-from godrive.runtime.message import A
-from godrive.runtime.ref import LocalRef
 
 
 class GaveUp(Exception):

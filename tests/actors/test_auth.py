@@ -14,7 +14,6 @@ import pytest
 
 from godrive.actors import hashing
 from godrive.actors.auth import AuthActor
-from godrive.catalog import users
 from godrive.credentials import TokenSigner, check_password, hash_password
 from godrive.drive import GoDrive
 from godrive.errors import (
@@ -39,6 +38,7 @@ from godrive.messages.auth import (
     UpdateUser,
 )
 from godrive.model import Principal, SessionId, Tokens, User, UserId, UserState
+from godrive.rules import users
 from godrive.testing import ManualClock, open_drive, sign_up
 
 pytestmark = pytest.mark.anyio

@@ -1,4 +1,4 @@
-"""Attempts within a window, and how old the knowledge of a session may be."""
+"""RateLimiter within a window, and how old the knowledge of a session may be."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from godrive.actors.attempts import Attempts, network
-from godrive.actors.liveness import Liveness
+from godrive.actors.rate_limit import RateLimiter, network
+from godrive.actors.session_cache import SessionCache
 from godrive.errors import StoreUnavailable, TooManyRequests
 from godrive.model import Principal, SessionId, UserId
 from godrive.testing import ManualClock
@@ -16,13 +16,13 @@ from godrive.testing import ManualClock
 PRINCIPAL = Principal(user_id=UserId("user"), session_id=SessionId("session"))
 
 
-# Attempts
+# RateLimiter
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 40)), max_size=60))
 def test_attempts_are_those_of_the_last_window_and_the_wait_is_exact(steps: list[tuple[str, int]]) -> None:
     clock, made = ManualClock(), dict[str, list[float]]()
-    attempts = Attempts(3, 60.0, clock)
+    attempts = RateLimiter(3, 60.0, clock)
     for key, pause in steps:
         clock.advance(pause)
         now = clock.monotonic()
@@ -38,7 +38,7 @@ def test_attempts_are_those_of_the_last_window_and_the_wait_is_exact(steps: list
 
 def test_attempt_is_free_after_the_time_that_was_said() -> None:
     clock = ManualClock()
-    attempts = Attempts(1, 60.0, clock)
+    attempts = RateLimiter(1, 60.0, clock)
     attempts.note("a")
     clock.advance(17.25)
     with pytest.raises(TooManyRequests) as caught:
@@ -49,7 +49,7 @@ def test_attempt_is_free_after_the_time_that_was_said() -> None:
 
 
 def test_attempt_taken_back_does_not_count() -> None:
-    attempts = Attempts(1, 60.0, ManualClock())
+    attempts = RateLimiter(1, 60.0, ManualClock())
     for _ in range(5):
         attempts.note("a")
         attempts.take_back("a")
@@ -60,7 +60,7 @@ def test_attempt_taken_back_does_not_count() -> None:
 
 
 def test_however_many_keys_there_are_only_so_many_are_remembered() -> None:
-    attempts = Attempts(1, 60.0, ManualClock(), capacity=100)
+    attempts = RateLimiter(1, 60.0, ManualClock(), capacity=100)
     for number in range(1000):
         attempts.note(str(number))
     assert len(attempts) == 100
@@ -82,7 +82,7 @@ def test_address_stands_for_the_network_of_one_customer(address: str, stands_for
     assert network(address) == stands_for
 
 
-# Liveness
+# SessionCache
 
 
 class Catalog:
@@ -107,7 +107,7 @@ class Catalog:
 @pytest.mark.anyio
 async def test_session_is_asked_for_once_a_second() -> None:
     catalog, clock = Catalog(), ManualClock()
-    liveness = Liveness(catalog.read, clock)
+    liveness = SessionCache(catalog.read, clock)
     for _ in range(10):
         assert await liveness.check(PRINCIPAL)
         clock.advance(0.099)
@@ -120,7 +120,7 @@ async def test_session_is_asked_for_once_a_second() -> None:
 @pytest.mark.anyio
 async def test_answer_is_as_old_as_its_question() -> None:
     catalog, clock = Catalog(), ManualClock()
-    liveness = Liveness(catalog.read, clock)
+    liveness = SessionCache(catalog.read, clock)
     catalog.let = anyio.Event()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(liveness.check, PRINCIPAL)
@@ -133,7 +133,7 @@ async def test_answer_is_as_old_as_its_question() -> None:
 @pytest.mark.anyio
 async def test_those_who_ask_at_once_share_one_read() -> None:
     catalog = Catalog()
-    liveness = Liveness(catalog.read, ManualClock())
+    liveness = SessionCache(catalog.read, ManualClock())
     catalog.let = anyio.Event()
     async with anyio.create_task_group() as tasks:
         for _ in range(20):
@@ -146,7 +146,7 @@ async def test_those_who_ask_at_once_share_one_read() -> None:
 @pytest.mark.anyio
 async def test_one_who_leaves_takes_the_answer_from_nobody() -> None:
     catalog, answers = Catalog(), list[bool]()
-    liveness = Liveness(catalog.read, ManualClock())
+    liveness = SessionCache(catalog.read, ManualClock())
     catalog.let = anyio.Event()
 
     async def stay() -> None:
@@ -169,7 +169,7 @@ async def test_read_that_began_before_the_end_of_a_session_is_not_believed_after
     session_id: SessionId | None,
 ) -> None:
     catalog = Catalog()
-    liveness = Liveness(catalog.read, ManualClock())
+    liveness = SessionCache(catalog.read, ManualClock())
     catalog.let = anyio.Event()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(liveness.check, PRINCIPAL)
@@ -184,7 +184,7 @@ async def test_read_that_began_before_the_end_of_a_session_is_not_believed_after
 @pytest.mark.anyio
 async def test_error_reaches_all_who_asked_and_the_next_asks_again() -> None:
     catalog = Catalog()
-    liveness = Liveness(catalog.read, ManualClock())
+    liveness = SessionCache(catalog.read, ManualClock())
     catalog.down = True
     for _ in range(2):
         with pytest.raises(StoreUnavailable):
@@ -196,7 +196,7 @@ async def test_error_reaches_all_who_asked_and_the_next_asks_again() -> None:
 
 @pytest.mark.anyio
 async def test_however_many_sessions_there_are_only_so_many_are_remembered() -> None:
-    liveness = Liveness(Catalog().read, ManualClock(), capacity=10)
+    liveness = SessionCache(Catalog().read, ManualClock(), capacity=10)
     for number in range(100):
         await liveness.check(Principal(user_id=UserId("user"), session_id=SessionId(str(number))))
     assert len(liveness) == 10

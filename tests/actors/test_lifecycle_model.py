@@ -13,7 +13,6 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, precondition, rule
 
-from godrive.catalog import users
 from godrive.errors import Conflict, Gone, NameTaken, NotFound, QuotaExceeded, UploadFinished
 from godrive.messages.auth import GetUser
 from godrive.messages.ingest import CommitUpload, Reconcile
@@ -33,6 +32,7 @@ from godrive.messages.metadata import (
     UsageDrift,
 )
 from godrive.model import FileId, ObjectKey, UploadId, UploadState, Usage
+from godrive.rules import users
 from godrive.testing import ManualClock, chunks, open_drive, sign_up
 
 T = TypeVar("T")

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from godrive.catalog import users
 from godrive.drive import GoDrive
 from godrive.errors import Gone, IdempotencyMismatch, Invalid, NameTaken, NotFound, PreconditionFailed, UploadFinished
 from godrive.messages.ingest import CommitUpload
@@ -36,6 +35,7 @@ from godrive.messages.metadata import (
     UploadCounts,
 )
 from godrive.model import ETag, File, ObjectKey, OnConflict, Sort, StoredReply, Upload, UploadState, User, UserState
+from godrive.rules import users
 from godrive.runtime import Ask
 from godrive.testing import ManualClock, chunks, open_drive, quick_folder, sign_up, upload
 

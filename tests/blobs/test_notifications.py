@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from godrive.blobs.notifications import Arrival, parse
+from godrive.blobs.notifications import ObjectCreated, parse
 from godrive.errors import Invalid
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "bucket-events"
@@ -20,12 +20,12 @@ FILES = sorted(FIXTURES.glob("*.jsonl"))
 SAMPLES = [json.loads(line) for path in FILES for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def arrivals(name: str) -> list[list[Arrival]]:
+def arrivals(name: str) -> list[list[ObjectCreated]]:
     lines = (FIXTURES / name).read_text(encoding="utf-8").splitlines()
     return [parse(line) for line in lines]
 
 
-EXPECTED = Arrival(
+EXPECTED = ObjectCreated(
     bucket="drive",
     key="drive/objects/018f2c3a/018f2c3a-h ü+%.txt",
     size_bytes=2,
@@ -55,7 +55,7 @@ def test_what_was_created_is_one_value_in_every_dialect(name: str, expected: lis
 def test_what_a_real_ceph_gateway_sent_is_read_with_its_keys_as_they_are() -> None:
     found = [arrival for batch in arrivals("ceph-rgw-16.2.jsonl") for arrival in batch]
     assert [arrival.key for arrival in found[:4]] == ["dir/h ü+%.txt", "presigned.bin", "mp", "cp"]
-    assert found[0] == Arrival(
+    assert found[0] == ObjectCreated(
         bucket="notif-686f48",
         key="dir/h ü+%.txt",
         size_bytes=5,
@@ -125,7 +125,7 @@ def is_harmless(body: bytes | str) -> bool:
         found = parse(body)
     except Invalid:
         return True
-    return all(isinstance(arrival, Arrival) for arrival in found)
+    return all(isinstance(arrival, ObjectCreated) for arrival in found)
 
 
 JSON = st.recursive(

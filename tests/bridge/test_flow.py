@@ -25,7 +25,7 @@ from godrive.messages.metadata import BeginUpload, ListFiles
 from godrive.messages.storage import SignPut
 from godrive.model import File, Upload, UserId
 from godrive.runtime import Event
-from godrive.runtime.events import ChildWaiting
+from godrive.runtime.supervision_events import ChildWaiting
 from godrive.testing import ManualClock, open_drive, sign_up
 from tests.servers import CephGateway, NatsServer
 from tests.topics import Sns
@@ -114,7 +114,7 @@ async def test_a_file_is_listed_soon_after_its_bytes_are_in_the_store(  # noqa: 
     ):
         client = Client(drive, (await sign_up(drive)).id, http)
         with anyio.fail_after(20):
-            while drive.intake.state == "absent":
+            while drive.bucket_events.state == "absent":
                 await anyio.sleep(0.01)  # the probe at the start
         for number in range(10):
             await client.send(f"{number}.txt", bytes([number]) * 100)

@@ -15,15 +15,15 @@ from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamConfig
 
+from godrive.bridge.bucket_events import BucketEventHandler
 from godrive.bridge.connection import NatsLink
 from godrive.bridge.deadletters import DeadLetters
-from godrive.bridge.intake import Intake
 from godrive.bridge.jetstream import BucketEvents
 from godrive.bridge.streams import covers
 from godrive.config import S3, Ingest, Nats
 from godrive.errors import ConfigError, Conflict, DriveError, NotFound, StoreUnavailable
 from godrive.messages.ingest import Reconcile
-from godrive.runtime.events import ChildWaiting, DeadLetter
+from godrive.runtime.supervision_events import ChildWaiting, DeadLetter
 from godrive.testing import ManualClock
 from tests.bridge.conftest import BUCKET, Scene, event
 from tests.conftest import require
@@ -46,12 +46,12 @@ class Consumer:
     """The child under test, running."""
 
     def __init__(self, scene: Scene, link: NatsLink, settings: Ingest, namespace: str, bucket: S3) -> None:
-        self.intake = Intake(scene.ingest, bucket)
+        self.bucket_events = BucketEventHandler(scene.ingest, bucket)
         self.events = BucketEvents(
             link,
             settings,
             namespace=namespace,
-            intake=self.intake,
+            bucket_events=self.bucket_events,
             on_event=scene.on_event,
             heartbeat=0.5,
             ack_wait=1.0,
@@ -99,13 +99,13 @@ async def test_an_event_makes_the_file_appear(
 ) -> None:
     _, message = await scene.arrive("a.txt")
     async with consumer.running():
-        assert consumer.intake.state == "absent"
+        assert consumer.bucket_events.state == "absent"
         await (await link.client()).publish(settings.subject, message)  # as MinIO does, which knows no JetStream
         await scene.ingest.wait(1)
         await acknowledged(link, settings)
     assert [file.name for file in await scene.files()] == ["a.txt"]
-    assert consumer.intake.counts == {"published": 1}
-    assert consumer.intake.state == "active"
+    assert consumer.bucket_events.counts == {"published": 1}
+    assert consumer.bucket_events.state == "active"
 
 
 async def test_every_event_one_to_five_times_in_any_order_gives_one_file_each(
@@ -121,7 +121,7 @@ async def test_every_event_one_to_five_times_in_any_order_gives_one_file_each(
         await acknowledged(link, settings)
     files = await scene.files()
     assert sorted(file.name for file in files) == sorted(f"{number}.bin" for number in range(40))
-    assert consumer.intake.counts["published"] >= len(messages)
+    assert consumer.bucket_events.counts["published"] >= len(messages)
 
 
 async def test_a_consumer_that_dies_between_commit_and_acknowledgement_does_no_harm(
@@ -139,7 +139,7 @@ async def test_a_consumer_that_dies_between_commit_and_acknowledgement_does_no_h
     async with successor.running():
         await acknowledged(link, settings)
     assert len(await scene.files()) == 1
-    assert successor.intake.counts == {"published": 1}
+    assert successor.bucket_events.counts == {"published": 1}
 
 
 async def test_events_sent_while_nobody_consumed_are_not_lost(
@@ -225,7 +225,7 @@ async def test_a_malformed_event_is_a_dead_letter_and_the_next_event_works(
             await dead.drop(letters[0].number)
         with pytest.raises(NotFound):
             await dead.replay(letters[0].number)
-    assert consumer.intake.counts == {"malformed": 3, "published": 1}
+    assert consumer.bucket_events.counts == {"malformed": 3, "published": 1}
     assert len(await scene.files()) == 1
 
 
@@ -296,7 +296,7 @@ async def test_a_message_ends_when_its_letter_is_kept_and_the_letter_is_kept_onc
             await scene.until(DeadLetter)
             await acknowledged(link, settings)
             assert len([letter async for letter in dead.list()]) == 1
-    assert consumer.intake.counts["malformed"] == 2
+    assert consumer.bucket_events.counts["malformed"] == 2
 
 
 async def test_a_letter_stays_when_nothing_would_keep_its_replay(
@@ -326,7 +326,7 @@ async def test_events_for_others_are_counted_and_nothing_else(
         await js.publish(settings.subject, event("objects/01a20305/01a20305-0000-7000-8000-000000000000"))
         await scene.ingest.wait(1)
         await acknowledged(link, settings)
-    assert consumer.intake.counts == {"foreign": 2, "ignored": 1}
+    assert consumer.bucket_events.counts == {"foreign": 2, "ignored": 1}
     assert await scene.files() == []
 
 
@@ -416,7 +416,7 @@ async def test_two_processes_share_the_events(
             await js.publish(settings.subject, message)
         await acknowledged(link, settings)
     assert len(await scene.files()) == 20
-    assert consumer.intake.counts["published"] + other.intake.counts["published"] == 20
+    assert consumer.bucket_events.counts["published"] + other.bucket_events.counts["published"] == 20
 
 
 async def test_a_stream_of_others_is_left_alone_and_named(

@@ -18,7 +18,7 @@ from nats.errors import ConnectionClosedError, NoRespondersError
 from godrive.bridge import connection
 from godrive.bridge.connection import NatsLink
 from godrive.bridge.exposer import Exposer
-from godrive.bridge.nats import ERROR, HEADROOM, LARGEST, REQUEST_ID, TIMEOUT, Keeper, NatsRef
+from godrive.bridge.nats import ERROR, HEADROOM, LARGEST, REQUEST_ID, TIMEOUT, NatsRef, Reconnector
 from godrive.config import Nats
 from godrive.errors import (
     ActorCrashed,
@@ -30,7 +30,7 @@ from godrive.errors import (
     TooLarge,
 )
 from godrive.runtime import Ask, ChildSpec, Event, Ref, Tell, codec, request_id
-from godrive.runtime.events import ChildCrashed, ChildWaiting, DeadLetter
+from godrive.runtime.supervision_events import ChildCrashed, ChildWaiting, DeadLetter
 from tests.conftest import require
 from tests.runtime.stage import Hold, Note, Say, Script, Stage, WhoAsks
 from tests.servers import NatsServer
@@ -63,7 +63,7 @@ async def process(
     script = Script()
     link = NatsLink(Nats(url=url), patience=1.0)
     exposer = Exposer(Stage, link, namespace=namespace, limit=limit, on_event=script.events.append)
-    keeper = Keeper(link, on_event=script.events.append, every=0.05)
+    keeper = Reconnector(link, on_event=script.events.append, every=0.05)
     tree = script.supervisor(
         ChildSpec(name="nats", run=keeper.run),
         script.actor(concurrency=concurrency),
@@ -83,7 +83,7 @@ async def asker(url: str, namespace: str, events: list[Event] | None = None) -> 
     told = events if events is not None else []
     link = NatsLink(Nats(url=url), patience=1.0)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(Keeper(link, on_event=told.append, every=0.05).run)
+        tasks.start_soon(Reconnector(link, on_event=told.append, every=0.05).run)
         try:
             with anyio.move_on_after(2):
                 await link.newer_than(0)

@@ -20,7 +20,7 @@ from godrive.catalog.sqlite import SqliteCatalog
 from godrive.config import Nats
 from godrive.drive import GoDrive
 from godrive.errors import DeliveryError, NotFound, StoreUnavailable
-from godrive.http.metrics import Metrics
+from godrive.http.observe.metrics import Metrics
 from godrive.messages.auth import Authenticate, LogIn, SignUp
 from godrive.messages.ingest import CommitUpload, Reconcile
 from godrive.messages.janitor import Sweep
@@ -28,7 +28,7 @@ from godrive.messages.metadata import BeginUpload, GetFile, ListFiles, TrashFile
 from godrive.messages.storage import HeadBlob
 from godrive.model import FileId, ObjectKey, UserId
 from godrive.runtime import Event, OnEvent
-from godrive.runtime.events import ChildStopped, ignore
+from godrive.runtime.supervision_events import ChildStopped, ignore
 from godrive.testing import ManualClock, chunks, quick_config
 from tests.servers import NatsServer
 

@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
+from godrive.bridge.bucket_events import BucketEventHandler
 from godrive.bridge.connection import NatsLink
-from godrive.bridge.intake import Intake
 from godrive.bridge.subjects import PlainEvents
 from godrive.config import S3, Ingest, Nats
 from godrive.errors import StoreUnavailable
 from godrive.messages.ingest import Reconcile
-from godrive.runtime.events import ChildWaiting, DeadLetter
+from godrive.runtime.supervision_events import ChildWaiting, DeadLetter
 from godrive.testing import ManualClock
 from tests.bridge.conftest import Scene, event
 from tests.conftest import require
@@ -35,8 +35,8 @@ class Listener:
     def __init__(self, scene: Scene, link: NatsLink, settings: Ingest, bucket: S3) -> None:
         self._link = link
         self._subject = settings.subject
-        self.intake = Intake(scene.ingest, bucket)
-        self.events = PlainEvents(link, settings, intake=self.intake, on_event=scene.on_event)
+        self.bucket_events = BucketEventHandler(scene.ingest, bucket)
+        self.events = PlainEvents(link, settings, bucket_events=self.bucket_events, on_event=scene.on_event)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -48,10 +48,10 @@ class Listener:
 
     async def heard(self) -> None:
         """Until a message that is for nobody has come through."""
-        before = self.intake.counts["foreign"]
+        before = self.bucket_events.counts["foreign"]
         client = await self._link.client()
         with anyio.fail_after(10):
-            while self.intake.counts["foreign"] == before:
+            while self.bucket_events.counts["foreign"] == before:
                 await client.publish(self._subject, event("objects/readme"))
                 await anyio.sleep(0.02)  # a subject does not say who listens
 
@@ -82,7 +82,7 @@ async def test_two_processes_share_the_events(scene: Scene, link: NatsLink, sett
         for _, message in arrived:
             await (await link.client()).publish(settings.subject, message)
         await scene.ingest.wait(20)
-    assert one.intake.counts["published"] + other.intake.counts["published"] == 20
+    assert one.bucket_events.counts["published"] + other.bucket_events.counts["published"] == 20
 
 
 async def test_what_cannot_be_dealt_with_is_told_and_found_by_the_reconciler(

@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 
 from godrive import config
-from godrive.catalog import Catalog, files, housekeeping, outbox, sessions, sqlite_file, trash, uploads, users
+from godrive.catalog import Catalog, sqlite_file
 from godrive.catalog.copy import copy_catalog
 from godrive.catalog.postgres import PostgresCatalog
 from godrive.catalog.sqlite import SqliteCatalog
 from godrive.errors import Conflict, StoreUnavailable
 from godrive.model import StoredReply
+from godrive.rules import files, housekeeping, outbox, sessions, trash, uploads, users
 from tests.conftest import require
-from tests.contracts.catalog.rig import Rig
+from tests.contracts.rig import Rig
 from tests.servers import PostgresServer
 
 pytestmark = pytest.mark.anyio

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from godrive.catalog.names import MOST_NAME_BYTES, after_prefix, check_name, numbered, search_key
 from godrive.errors import Invalid
+from godrive.rules.names import MOST_NAME_BYTES, after_prefix, check_name, numbered, search_key
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"], exclude_characters="/\\"), min_size=1)
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from godrive.catalog.pages import PageTokens
 from godrive.errors import Invalid
+from godrive.rules.page_tokens import PageTokens
 
 TOKENS = PageTokens(b"0123456789abcdef")
 SCOPE = ("files", "owner", None)
@@ -63,6 +63,6 @@ def test_a_key_that_is_too_short_or_too_long_is_a_bug(key: bytes) -> None:
 
 def test_tokens_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
     token = TOKENS.make(SCOPE, (123456, "id"))
-    monkeypatch.setattr("godrive.catalog.pages.compare_digest", lambda one, other: False)
+    monkeypatch.setattr("godrive.rules.page_tokens.compare_digest", lambda one, other: False)
     with pytest.raises(Invalid):
         TOKENS.read(SCOPE, token)

@@ -11,7 +11,7 @@ import pytest
 from asyncpg import exceptions as pg
 
 from godrive import config
-from godrive.catalog import Tx, postgres, sessions, trash, uploads, users
+from godrive.catalog import Tx, postgres
 from godrive.catalog.postgres import PostgresCatalog
 from godrive.catalog.postgres_errors import translate
 from godrive.catalog.postgres_pool import Connection, connect
@@ -27,8 +27,9 @@ from godrive.errors import (
     Unauthenticated,
 )
 from godrive.model import BlobInfo, ETag, File, Sort, UserId
+from godrive.rules import sessions, trash, uploads, users
 from tests.conftest import require
-from tests.contracts.catalog.rig import GRACE, Rig
+from tests.contracts.rig import GRACE, Rig
 from tests.servers import PostgresServer
 
 pytestmark = pytest.mark.anyio

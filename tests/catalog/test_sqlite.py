@@ -20,10 +20,11 @@ import aiosqlite
 import anyio
 import pytest
 
-from godrive.catalog import Tx, files, sqlite, sqlite_file, uploads
+from godrive.catalog import Tx, sqlite, sqlite_file
 from godrive.catalog.sqlite import SqliteCatalog, SqliteTx
 from godrive.errors import Conflict, StorageFull, StoreUnavailable
 from godrive.model import Sort
+from godrive.rules import files, uploads
 
 pytestmark = pytest.mark.anyio
 

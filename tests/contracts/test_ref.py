@@ -16,7 +16,7 @@ from godrive.bridge.nats import NatsRef
 from godrive.config import Nats
 from godrive.errors import ActorCrashed, AskTimeout, DeliveryError, DriveError, MailboxFull, NotFound
 from godrive.runtime import Ask, ChildSpec, Contract, Ref, Supervisor, Tell, request_id
-from godrive.runtime.events import DeadLetter
+from godrive.runtime.supervision_events import DeadLetter
 from godrive.testing import LoopbackRef
 from tests.runtime.stage import Hold, Note, Refuse, Say, Script, Stage, Stumble, WhoAsks
 from tests.servers import NatsServer

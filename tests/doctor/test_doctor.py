@@ -26,7 +26,7 @@ from godrive.clock import SystemClock
 from godrive.config import S3, Auth, Blobs, Catalog, Config, Ingest, Nats, Server
 from godrive.doctor import Finding, Report, Verdict, examine, messaging, urls
 from godrive.drive import GoDrive
-from godrive.http.server import serve
+from godrive.http.wire.server import serve
 from godrive.model import BlobInfo, ObjectKey
 from godrive.testing import ManualClock
 from tests.conftest import require, require_program

@@ -10,7 +10,7 @@ import aiohttp
 import anyio
 import pytest
 
-from godrive.http.server import serve
+from godrive.http.wire.server import serve
 from godrive.testing import ManualClock, open_drive
 from tests.daemon import free_port
 from tests.http.client import Person, Site

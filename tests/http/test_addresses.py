@@ -6,7 +6,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
-from godrive.http.addresses import TrustedProxies
+from godrive.http.wire.addresses import TrustedProxies
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from godrive.catalog.sqlite import SqliteCatalog
 from godrive.errors import BY_CODE, ConfigError, DriveError, StoreUnavailable, TooManyRequests
-from godrive.http.addresses import TrustedProxies
+from godrive.http.api.problems import STATUS, problem
 from godrive.http.app import OPERATIONS, create_app
-from godrive.http.problems import STATUS, problem
-from godrive.http.server import serve
+from godrive.http.wire.addresses import TrustedProxies
+from godrive.http.wire.server import serve
 from godrive.model import BlobInfo, ObjectKey
 from godrive.runtime.child import ChildState
 from godrive.testing import open_drive

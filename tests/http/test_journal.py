@@ -13,7 +13,7 @@ import pytest
 from aiohttp.test_utils import TestServer
 
 from godrive.http.app import create_app
-from godrive.http.journal import JsonLines
+from godrive.http.observe.request_log import JsonLines
 from godrive.testing import open_drive
 from tests.http.client import Person, Site
 

@@ -15,10 +15,10 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis.checks import CHECKS, load_all_checks
 
+from godrive.http.api.openapi import document
+from godrive.http.api.operations import Operation
 from godrive.http.app import OPERATIONS
-from godrive.http.openapi import document
-from godrive.http.operations import Operation
-from godrive.http.server import serve
+from godrive.http.wire.server import serve
 from godrive.testing import open_drive
 
 load_all_checks()

@@ -12,7 +12,7 @@ import aiohttp
 import anyio
 import pytest
 
-from godrive.http import server
+from godrive.http.wire import server
 from tests.http.client import Person, Site, parse
 
 pytestmark = pytest.mark.anyio

@@ -18,7 +18,7 @@ import pytest
 from godrive.blobs.layout import Layout
 from godrive.blobs.s3 import S3BlobStore
 from godrive.config import S3
-from godrive.http.server import serve
+from godrive.http.wire.server import serve
 from godrive.messages.metadata import BeginUpload, GetUpload
 from godrive.model import Upload, UploadState, UserId
 from godrive.testing import ManualClock, chunks, open_drive, sign_up

@@ -10,7 +10,7 @@ import anyio
 
 from godrive.errors import Conflict, NotFound
 from godrive.runtime import Actor, ActorSpec, Ask, Contract, Event, Restart, Supervisor, Tell, request_id
-from godrive.runtime.events import ChildCrashed
+from godrive.runtime.supervision_events import ChildCrashed
 
 
 class Stage(Contract, name="stage"):

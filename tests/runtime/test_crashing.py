@@ -10,7 +10,7 @@ from anyio.lowlevel import checkpoint
 
 from godrive.errors import ActorCrashed, AskTimeout, DeliveryError, NotFound, StoreUnavailable
 from godrive.runtime import Actor, ActorSpec, Ask, ChildSpec, ChildState, Contract, GaveUp, Restart, Supervisor
-from godrive.runtime.events import ChildCrashed, ChildStarted, ChildStopped, DeadLetter, RestartsExhausted
+from godrive.runtime.supervision_events import ChildCrashed, ChildStarted, ChildStopped, DeadLetter, RestartsExhausted
 from tests.runtime.stage import Hold, Note, Refuse, Say, Script, Stage, Stumble
 
 pytestmark = pytest.mark.anyio

@@ -11,8 +11,8 @@ import pytest
 
 from godrive.errors import AskTimeout, DeliveryError
 from godrive.runtime.deadlines import Deadlines
-from godrive.runtime.events import DeadLetter
 from godrive.runtime.mailbox import Envelope
+from godrive.runtime.supervision_events import DeadLetter
 from tests.runtime.stage import Hold, Note, Say, Script, Stage
 
 pytestmark = pytest.mark.anyio

@@ -9,7 +9,7 @@ import pytest
 
 from godrive.errors import DeliveryError
 from godrive.runtime import ActorSpec, ChildSpec, ChildState, Contract, GaveUp, Supervisor
-from godrive.runtime.events import ChildCrashed, ChildStarted, ChildStopped, DeadLetter, StopTimedOut
+from godrive.runtime.supervision_events import ChildCrashed, ChildStarted, ChildStopped, DeadLetter, StopTimedOut
 from tests.runtime.stage import Hold, Note, Say, Script, Stage, StageActor, Stray, Stumble
 
 pytestmark = pytest.mark.anyio

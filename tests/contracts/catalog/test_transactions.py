@@ -11,7 +11,7 @@ import pytest
 from godrive.catalog import Catalog, Tx
 from godrive.errors import Conflict, Invalid, NotFound, StoreUnavailable
 from godrive.model import UserId
-from tests.contracts.catalog.rig import Rig
+from tests.contracts.rig import Rig
 
 pytestmark = pytest.mark.anyio
 

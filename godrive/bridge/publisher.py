@@ -1,0 +1,125 @@
+"""Domain events out: what happened to files, from the catalog's outbox to JetStream.
+
+A row of the outbox was written in the transaction of the change it tells of,
+and goes when the server has stored its event.  So each event is published at
+least once, and those of one owner in order.  ``Nats-Msg-Id`` is the event's
+id: the server drops a repetition of the last ten minutes, and a subscriber
+that must act only once keeps the ids it has seen.
+
+An event goes to ``<namespace>.events.<kind>``; the stream that keeps them for a
+week is made when it is not there.
+"""
+
+from __future__ import annotations
+
+import anyio
+import msgspec
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+
+from godrive.bridge.connection import NatsLink, answering
+from godrive.bridge.streams import ensure_stream
+from godrive.errors import DriveError
+from godrive.messages.metadata import AcquireLease, DropEvents, DueEvents, Metadata
+from godrive.model import FileEvent, new_id
+from godrive.runtime import OnEvent, Ref
+from godrive.runtime.supervision_events import ChildWaiting
+
+CHILD = "outbox"
+
+BATCH = 100
+EVERY = 0.5
+"""Seconds between two looks at an outbox that was empty."""
+
+BACKOFF = (0.5, 10.0)
+MAX_AGE = 7 * 86_400.0
+MAX_EVENTS = 1_000_000
+REMEMBERED = 600.0
+"""Seconds for which the server knows an event again."""
+
+LEASE, LEASE_TTL = "outbox", 30.0
+"""One process publishes at a time: two would keep the order only as long as the server remembers."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Publisher:
+    """The child that publishes; it ends only when cancelled."""
+
+    def __init__(self, link: NatsLink, *, namespace: str, on_event: OnEvent) -> None:
+        self._link = link
+        self._subjects = f"{namespace}.events"
+        self._stream = f"{namespace.replace('.', '_')}_EVENTS".upper()
+        self._on_event = on_event
+        self._holder = new_id()
+        self._held_until = float("-inf")
+        self._had_stream = -1
+        """The generation of the connection over which the stream was last seen."""
+
+    async def run(self, metadata: Ref[Metadata]) -> None:
+        """Publish what comes, and try again whatever goes wrong outside; of a stretch of failures tell once."""
+        failures = 0
+        while True:
+            try:
+                published = await self.publish(metadata)
+            except (DriveError, NatsError) as error:
+                failures += 1
+                if failures == 1:
+                    self._on_event(ChildWaiting(CHILD, error))
+                await anyio.sleep(min(BACKOFF[1], BACKOFF[0] * 2 ** (failures - 1)))
+            else:
+                failures = 0
+                if published < BATCH:
+                    await anyio.sleep(EVERY)
+
+    async def publish(self, metadata: Ref[Metadata]) -> int:
+        """Publish the oldest events; how many.  Raises ``StoreUnavailable``; what was published is not kept."""
+        events = await metadata.ask(DueEvents(BATCH))
+        if not events or not await self._may_publish(metadata):
+            return 0
+        js = (await self._link.client()).jetstream()
+        await self._have_stream(js)
+        stored: list[FileEvent] = []
+        try:
+            for event in events:
+                await self._send(js, event)
+                stored.append(event)
+        finally:
+            if len(stored) < len(events):
+                self._had_stream = -1
+            if stored:
+                with anyio.CancelScope(shield=True):
+                    await metadata.ask(DropEvents(stored))
+        return len(stored)
+
+    async def _have_stream(self, js: JetStreamContext) -> None:
+        """Make sure of the stream with each connection, and after each failure.
+
+        That it is not there need not be heard: where anybody listens to the
+        subject without a stream, a publish is not refused but waits in vain.
+        """
+        generation = self._link.generation
+        if self._had_stream != generation:
+            with answering():
+                await ensure_stream(
+                    js,
+                    self._stream,
+                    f"{self._subjects}.>",
+                    max_age=MAX_AGE,
+                    max_msgs=MAX_EVENTS,
+                    duplicate_window=REMEMBERED,
+                )
+            self._had_stream = generation
+
+    async def _send(self, js: JetStreamContext, event: FileEvent) -> None:
+        with answering():
+            await js.publish(f"{self._subjects}.{event.kind}", _encode(event), headers={"Nats-Msg-Id": event.id})
+
+    async def _may_publish(self, metadata: Ref[Metadata]) -> bool:
+        now = anyio.current_time()
+        if now < self._held_until - LEASE_TTL / 2:
+            return True
+        if not await metadata.ask(AcquireLease(LEASE, self._holder, LEASE_TTL)):
+            return False
+        self._held_until = now + LEASE_TTL
+        return True

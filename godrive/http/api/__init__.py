@@ -1,0 +1,1 @@
+"""The framework of the API: operations, reading requests, problems, OpenAPI."""

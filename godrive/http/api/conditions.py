@@ -1,0 +1,83 @@
+"""Conditional and partial reads: what RFC 9110 (sections 13 and 14) has a server answer."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+
+from aiohttp import hdrs, web
+
+from godrive.errors import PreconditionFailed, RangeNotSatisfiable
+from godrive.http.api.reading import entity_tags
+from godrive.model import ETag
+
+_SPAN = re.compile(r"(\d{0,19})-(\d{0,19})", re.ASCII)
+_SECOND = timedelta(seconds=1)
+
+
+def is_unmodified(request: web.Request, etag: ETag, modified_at: datetime) -> bool:
+    """Whether the client has the content already, so that ``304`` is the answer.
+
+    *modified_at* is in whole seconds.  Raises ``PreconditionFailed``, and
+    ``Invalid`` for what is no entity tag.
+    """
+    wanted = entity_tags(request, hdrs.IF_MATCH)
+    if wanted is not None:
+        if wanted and not any(tag == etag and not weak for weak, tag in wanted):
+            raise PreconditionFailed("The content is another one by now.", field=hdrs.IF_MATCH)
+    elif (since := _date(request, hdrs.IF_UNMODIFIED_SINCE)) is not None and modified_at > since:
+        raise PreconditionFailed("The content has changed since.", field=hdrs.IF_UNMODIFIED_SINCE)
+    known = entity_tags(request, hdrs.IF_NONE_MATCH)
+    if known is not None:
+        return not known or any(tag == etag for _, tag in known)
+    since = _date(request, hdrs.IF_MODIFIED_SINCE)
+    return since is not None and modified_at <= since
+
+
+def wanted_span(
+    request: web.Request, etag: ETag, modified_at: datetime, size: int, now: datetime
+) -> tuple[int, int] | None:
+    """The one range of bytes (start, end beyond the last) to answer with ``206``; ``None`` for the whole.
+
+    The whole also answers more than one range, a unit we do not know, and an
+    ``If-Range`` that does not hold.  Raises ``RangeNotSatisfiable``.
+    """
+    unit, equals, ranges = request.headers.get(hdrs.RANGE, "").partition("=")
+    if request.method != hdrs.METH_GET or not equals or unit.strip().lower() != "bytes":
+        return None
+    if not _is_current(request, etag, modified_at, now):
+        return None
+    spans = [_SPAN.fullmatch(part.strip()) for part in ranges.split(",") if part.strip()]
+    found = [_span(match[1], match[2], size) for match in spans if match is not None]
+    if not spans or len(found) < len(spans) or all(span is None for span in found):
+        raise RangeNotSatisfiable(f"The content has {size} bytes.", field=hdrs.RANGE)
+    return found[0] if len(found) == 1 and size else None
+
+
+def _span(first: str, last: str, size: int) -> tuple[int, int] | None:
+    """One satisfiable range.  A suffix of an empty content is satisfied by all of it."""
+    if not first:
+        length = int(last or 0)
+        return (max(0, size - length), size) if length else None
+    start, end = int(first), int(last) + 1 if last else size
+    return (start, min(end, size)) if start < min(end, size) else None
+
+
+def _is_current(request: web.Request, etag: ETag, modified_at: datetime, now: datetime) -> bool:
+    """Whether ``If-Range`` holds: by a strong comparison, so a date counts only once its second has passed."""
+    said = request.headers.get(hdrs.IF_RANGE)
+    if said is None:
+        return True
+    if said.lstrip().startswith(('"', "W/")):
+        return said.strip() == f'"{etag}"'
+    return _date(request, hdrs.IF_RANGE) == modified_at and now - modified_at >= _SECOND
+
+
+def _date(request: web.Request, header: str) -> datetime | None:
+    """The date in that header; one that is none is as good as absent."""
+    try:
+        date = parsedate_to_datetime(request.headers.get(header, ""))
+    except (ValueError, OverflowError, TypeError):
+        return None
+    return date if date.tzinfo else date.replace(tzinfo=UTC)

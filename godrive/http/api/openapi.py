@@ -1,0 +1,220 @@
+"""The OpenAPI 3.1 document, made from the declarations that serve the requests."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from types import NoneType
+from typing import Any
+
+import msgspec
+
+from godrive import __version__
+from godrive.errors import (
+    ActorCrashed,
+    AskTimeout,
+    Conflict,
+    DeliveryError,
+    DriveError,
+    IdempotencyMismatch,
+    Invalid,
+    MailboxFull,
+    NotFound,
+    StoreUnavailable,
+    TooLarge,
+    Unauthenticated,
+)
+from godrive.http.api.openapi_parts import DESCRIPTION, FILE, HEADERS, PARAMETERS, TAGS
+from godrive.http.api.operations import Operation
+from godrive.http.api.problems import (
+    STATUS,
+    ExpectationFailed,
+    HeadersTooLarge,
+    Internal,
+    Malformed,
+    Problem,
+    RequestTimeout,
+    UnsupportedMediaType,
+    UrlTooLong,
+)
+
+Json = dict[str, Any]
+
+_REF = "#/components/schemas/{name}"
+_PROBLEM = "application/problem+json"
+_WHATEVER_IS_ASKED = (Malformed, UrlTooLong, ExpectationFailed, HeadersTooLarge, Internal)
+
+
+def document(operations: Sequence[Operation], *, base_url: str) -> Json:
+    """The document for *operations* on the server at *base_url*."""
+    types = {type_ for o in operations for type_ in (o.query, o.body, o.reply)} - {None, NoneType}
+    ordered = sorted(types, key=str)
+    schemas, components = msgspec.json.schema_components([*ordered, Problem], ref_template=_REF)
+    _dress(components)
+    known = dict(zip(ordered, schemas, strict=False))
+    paths: dict[str, Json] = defaultdict(dict)
+    for operation in operations:
+        described = _operation(operation, known, components)
+        paths[operation.path][operation.method.lower()] = described
+        if operation.original is not None:
+            paths[operation.original][operation.method.lower()] = {
+                **described,
+                "operationId": f"{operation.name}_original",
+                "description": f"The same as `{operation.method} {operation.path}`.",
+            }
+    for query in {operation.query.__name__ for operation in operations if operation.query is not None}:
+        del components[query]  # they have become parameters
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "GoDrive",
+            "version": __version__,
+            "description": DESCRIPTION,
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": base_url}],
+        "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
+        "paths": dict(paths),
+        "components": {
+            "schemas": components,
+            "headers": HEADERS,
+            "parameters": PARAMETERS,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+        },
+    }
+
+
+def _dress(components: dict[str, Json]) -> None:
+    """Say in the schemas what the types do not: that what ends in ``_at`` is an instant, and docstrings in Markdown."""
+    components["File"]["description"] = FILE
+    for title, schema in components.items():
+        if not title.endswith(("Body", "Problem")):
+            _fill(schema)
+        if "description" in schema:
+            schema["description"] = schema["description"].replace("``", "`")
+        for name, inner in schema.get("properties", {}).items():
+            if name.endswith("_at") or name == "time":
+                for part in inner.get("anyOf", [inner]):
+                    if part.get("type") == "string":
+                        part["format"] = "date-time"
+
+
+def _fill(schema: Json) -> None:
+    """An answer has all its fields, those with a default of ours too; only what is declared so is left out."""
+    properties = schema.get("properties", {})
+    required = schema.get("required", [])
+    if properties:
+        schema["required"] = [name for name in properties if name in required or "default" in properties[name]]
+    for inner in properties.values():
+        inner.pop("default", None)
+
+
+def errors_of(operation: Operation) -> set[type[DriveError]]:
+    """Everything that the operation may answer instead: what it says it raises, and what its inputs bring with them."""
+    errors: set[type[DriveError]] = {*operation.raises, *_WHATEVER_IS_ASKED}
+    if not operation.public:
+        errors |= {Unauthenticated}
+    if operation.parameters:
+        errors |= {NotFound}
+    if operation.query is not None or operation.conditional:
+        errors |= {Invalid}
+    if operation.body is not None:
+        errors |= {Invalid, TooLarge, RequestTimeout, UnsupportedMediaType}
+    if operation.replays:
+        errors |= {Conflict, IdempotencyMismatch, Invalid}
+    if not operation.public or operation.body is not None or operation.streams:
+        errors |= {StoreUnavailable, DeliveryError, MailboxFull, AskTimeout, ActorCrashed}
+    return errors
+
+
+def _operation(operation: Operation, known: dict[Any, Json], components: dict[str, Json]) -> Json:
+    described: Json = {
+        "operationId": operation.name,
+        "tags": [operation.tag],
+        "summary": operation.summary,
+        "parameters": [*_parameters(operation, components)],
+        "responses": {**_success(operation, known, components), **_refusals(errors_of(operation))},
+        "security": [] if operation.public else [{"token": []}],
+    }
+    if operation.description:
+        described["description"] = operation.description
+    if operation.body is not None:
+        described["requestBody"] = {
+            "required": operation.body_required,
+            "content": {"application/json": {"schema": known[operation.body]}},
+        }
+    elif operation.streams and operation.method == "PUT":
+        described["requestBody"] = {"required": True, "content": {"application/octet-stream": {}}}
+    return described
+
+
+def _parameters(operation: Operation, components: dict[str, Json]) -> Iterable[Json]:
+    for name in operation.parameters:
+        yield {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+    if operation.query is not None:
+        for name, schema in components[operation.query.__name__]["properties"].items():
+            yield _query_parameter(name, schema)
+    if operation.streams:
+        names = ("expires", "key", "signature", *(("Range", "IfRange") if operation.method == "GET" else ()))
+        yield from ({"$ref": f"#/components/parameters/{name}"} for name in names)
+    if operation.conditional:
+        yield {"$ref": f"#/components/parameters/{'IfNoneMatch' if operation.method == 'GET' else 'IfMatch'}"}
+    if operation.replays:
+        yield {"$ref": "#/components/parameters/IdempotencyKey"}
+
+
+def _query_parameter(name: str, schema: Json) -> Json:
+    """A query has no null: what may be null may be left out."""
+    members = [member for member in schema.get("anyOf", [schema]) if member.get("type") != "null"]
+    (plain,) = members
+    plain = {**plain}
+    if schema.get("default") is not None:
+        plain["default"] = schema["default"]
+    parameter: Json = {"name": name, "in": "query", "schema": plain}
+    if description := plain.pop("description", None):
+        parameter["description"] = description
+    return parameter
+
+
+def _success(operation: Operation, known: dict[Any, Json], components: dict[str, Json]) -> Json:
+    headers = ["X-Request-Id"]
+    if operation.conditional and operation.status != 204:
+        headers.append("ETag")
+    if operation.status == 201:
+        headers.append("Location")
+    success: Json = {"description": "Done.", "headers": _header_refs(headers)}
+    if operation.reply in known:
+        success["description"] = components[operation.reply.__name__].get("description", "Done.")
+        success["content"] = {operation.media_type: {"schema": known[operation.reply]}}
+    elif operation.status != 204:
+        success["content"] = {operation.media_type: {"schema": {"type": "string"}}}
+    responses = {str(operation.status): success}
+    if operation.conditional and operation.method == "GET":
+        responses["304"] = {"description": "It is as you know it.", "headers": _header_refs(["X-Request-Id", "ETag"])}
+    for status in operation.also:
+        responses[str(status)] = success
+    return responses
+
+
+def _refusals(errors: Iterable[type[DriveError]]) -> Json:
+    by_status: dict[int, list[type[DriveError]]] = defaultdict(list)
+    for error in sorted(errors, key=lambda error: error.code):
+        by_status[STATUS[error.code]].append(error)
+    return {str(status): _refusal(status, by_status[status]) for status in sorted(by_status)}
+
+
+def _refusal(status: int, errors: list[type[DriveError]]) -> Json:
+    headers = ["X-Request-Id"]
+    if status == 401:
+        headers.append("WWW-Authenticate")
+    if any(error.default_retry_after is not None for error in errors):
+        headers.append("Retry-After")
+    return {
+        "description": " · ".join(f"`{error.code}`" for error in errors),
+        "headers": _header_refs(headers),
+        "content": {_PROBLEM: {"schema": {"$ref": _REF.format(name="Problem")}}},
+    }
+
+
+def _header_refs(names: list[str]) -> Json:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}

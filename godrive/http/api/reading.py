@@ -1,0 +1,233 @@
+"""Requests into values: bodies, queries, paths and headers, each refused with the field at fault named."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import types
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+from aiohttp import hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_protocol import RequestPayloadError
+
+from godrive.errors import Invalid, NotFound, PreconditionFailed, TooLarge
+from godrive.http.api.problems import Malformed, RequestTimeout, UnsupportedMediaType
+
+T = TypeVar("T")
+
+_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
+_FIELD = re.compile(r"`\$\.?([^`]*)`$")
+_NAMED = re.compile(r"(?:unknown|required) field `([^`]*)`")
+_ETAG = re.compile(r'\s*(W/)?"([\x21\x23-\x7e\x80-\xff]*)"\s*(?:,|$)')
+_SHORT, _KNOWN = 64, 500
+_DIGITS = 18
+"""More than any limit has, and fewer than a number that is slow to parse."""
+
+
+async def read_body(request: web.Request, *, limit: int, timeout: float) -> bytes:
+    """The whole body, at most *limit* bytes, in at most *timeout* seconds.
+
+    Raises ``TooLarge``, ``RequestTimeout``, ``Malformed`` (it stopped half-way).
+    """
+    declared = request.content_length
+    if declared is not None and declared > limit:
+        raise TooLarge(f"The body may have at most {limit} bytes.")
+    content = request.content
+    try:
+        if content.is_eof():  # it came in one packet with the headers, as most do
+            body = content.read_nowait()
+        else:
+            async with asyncio.timeout(timeout):
+                body = await content.readany()
+                while not content.at_eof() and len(body) <= limit:
+                    body += await content.readany()
+    except TimeoutError:
+        raise RequestTimeout(f"The body did not arrive within {timeout:g} seconds.") from None
+    except (RequestPayloadError, HttpProcessingError, ConnectionError, EOFError):
+        raise Malformed("The body stopped half-way, or is not framed as HTTP says.") from None
+    if len(body) > limit:
+        raise TooLarge(f"The body may have at most {limit} bytes.")
+    return body
+
+
+def check_media_type(request: web.Request) -> None:
+    """Raises ``UnsupportedMediaType`` unless the body is said to be JSON, or nothing is said."""
+    encoding = request.headers.get(hdrs.CONTENT_ENCODING)
+    if encoding is not None and encoding.strip().lower() != "identity":
+        raise UnsupportedMediaType("The body must not be compressed.", field=hdrs.CONTENT_ENCODING)
+    said = request.headers.get(hdrs.CONTENT_TYPE)
+    if said is None or said == "application/json":
+        return
+    kind, _, parameters = said.partition(";")
+    kind = kind.strip().lower()
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise UnsupportedMediaType("The body must be application/json.", field=hdrs.CONTENT_TYPE)
+    charset = parameters.replace(" ", "").lower()
+    if "charset=" in charset and not charset.partition("charset=")[2].strip('"').startswith(("utf-8", "utf8")):
+        raise UnsupportedMediaType("JSON is UTF-8.", field=hdrs.CONTENT_TYPE)
+
+
+def json_reader(type_: type[T], *, required: bool) -> Callable[[bytes], T | None]:
+    """A function that reads JSON as *type_*.  It raises ``Malformed``, or ``Invalid`` with the field."""
+    decoder = msgspec.json.Decoder(type_)
+
+    def read(body: bytes) -> T | None:
+        if not body:
+            if required:
+                raise Malformed("A JSON body is needed.")
+            return None
+        try:
+            return decoder.decode(body)
+        except msgspec.ValidationError as error:
+            raise _invalid(error) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Malformed(f"The body is not JSON: {_ascii(str(error))}.") from None
+
+    return read
+
+
+def query_reader(type_: type[T]) -> Callable[[web.Request], T]:
+    """A function that reads the query as *type_*, which is frozen: each parameter known, and given once.
+
+    Most queries are short and the same as one before, so those are remembered.
+    """
+    parsers = {name: _parser(hint) for name, hint in get_type_hints(type_, include_extras=True).items()}
+    known: dict[str, T] = {"": msgspec.convert({}, type_)}
+
+    def read(request: web.Request) -> T:
+        raw = request.rel_url.raw_query_string
+        found = known.get(raw)
+        if found is None:
+            found = parse(request)
+            if len(raw) <= _SHORT:
+                if len(known) > _KNOWN:
+                    known.clear()
+                known[raw] = found
+        return found
+
+    def parse(request: web.Request) -> T:
+        values: dict[str, Any] = {}
+        for name, text in request.query.items():
+            parser = parsers.get(name)
+            if parser is None:
+                raise Invalid("There is no such query parameter.", field=_ascii(name))
+            if name in values:
+                raise Invalid("The query parameter is given more than once.", field=name)
+            values[name] = parser(name, check_text(name, text))
+        try:
+            return msgspec.convert(values, type_)
+        except msgspec.ValidationError as error:
+            raise _invalid(error) from None
+
+    return read
+
+
+def check_text(name: str, text: str) -> str:
+    """*text*, unless it holds a NUL or what is not Unicode.  Raises ``Invalid``."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise Invalid("Must be UTF-8.", field=name) from None
+    if "\0" in text:
+        raise Invalid("Must not contain NUL.", field=name)
+    return text
+
+
+def read_id(request: web.Request, name: str) -> str:
+    """An id from the path.  What cannot be an id of ours is not found, without asking."""
+    value = request.match_info[name]
+    if _ID.fullmatch(value) is None:
+        raise NotFound()
+    return value
+
+
+def entity_tags(request: web.Request, header: str) -> list[tuple[bool, str]] | None:
+    """The (weak, opaque) tags of ``If-Match`` or ``If-None-Match``; empty for ``*``; ``None`` without the header.
+
+    RFC 9110, sections 8.8.3 and 13.1.  Raises ``Invalid``.
+    """
+    lines = request.headers.getall(header, None)
+    if lines is None:
+        return None
+    text = ",".join(lines)
+    if text.strip() == "*":
+        return []
+    tags, at = [], 0
+    while at < len(text):
+        match = _ETAG.match(text, at)
+        if match is None:
+            raise Invalid('Must be "*" or a list of quoted entity tags.', field=header)
+        tags.append((match[1] is not None, match[2]))
+        at = match.end()
+    if not tags:
+        raise Invalid('Must be "*" or a list of quoted entity tags.', field=header)
+    return tags
+
+
+def strong_tags(request: web.Request) -> list[str] | None:
+    """The tags of ``If-Match`` that can match; ``None`` where any will do.
+
+    Raises ``PreconditionFailed``, ``Invalid``.
+    """
+    tags = entity_tags(request, hdrs.IF_MATCH)
+    if not tags:
+        return None
+    strong = [tag for weak, tag in tags if not weak]
+    if not strong:
+        raise PreconditionFailed("A weak entity tag never matches.", field=hdrs.IF_MATCH)
+    return strong
+
+
+def header_text(value: str, longest: int) -> str:
+    """A header as text that any store takes: what is not Unicode replaced, control characters dropped, cut."""
+    clean = value.encode("utf-8", "replace").decode()
+    return "".join(character for character in clean[:longest] if character.isprintable())
+
+
+def _invalid(error: msgspec.ValidationError) -> Invalid:
+    text = str(error)
+    named = _NAMED.search(text)
+    placed = _FIELD.search(text)
+    parts = [found for found in (placed[1] if placed else "", named[1] if named else "") if found]
+    detail = text.partition(" - at `")[0]
+    return Invalid(f"{_ascii(detail)}.", field=_ascii(".".join(parts)) or None)
+
+
+def _parser(hint: Any) -> Callable[[str, str], Any]:
+    types_ = _types_of(hint)
+    if int in types_:
+        return _integer
+    return _boolean if bool in types_ else _string
+
+
+def _types_of(hint: Any) -> set[Any]:
+    if get_origin(hint) is Annotated:
+        return _types_of(get_args(hint)[0])
+    if get_origin(hint) in (Union, types.UnionType):
+        return {type_ for part in get_args(hint) for type_ in _types_of(part)}
+    return {hint}
+
+
+def _integer(name: str, text: str) -> int:
+    if not text.removeprefix("-").isdecimal() or not text.isascii() or len(text) > _DIGITS:
+        raise Invalid("Must be an integer.", field=name)
+    return int(text)
+
+
+def _boolean(name: str, text: str) -> bool:
+    if text not in {"true", "false"}:
+        raise Invalid("Must be true or false.", field=name)
+    return text == "true"
+
+
+def _string(name: str, text: str) -> str:
+    return text
+
+
+def _ascii(text: str) -> str:
+    """What a client sent, fit to be sent back."""
+    return text.encode("ascii", "backslashreplace").decode()[:200].replace("\0", "\\0")

@@ -1,0 +1,21 @@
+"""What the handlers of an application find in it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from godrive.drive import GoDrive
+    from godrive.http.api.page_cache import PageCache
+    from godrive.http.observe.metrics import Metrics
+    from godrive.http.wire.direct_body import DirectBodies
+
+DRIVE: web.AppKey[GoDrive] = web.AppKey("drive")
+DOCUMENT: web.AppKey[bytes] = web.AppKey("document")
+"""The OpenAPI document, as it is sent."""
+PAGE_CACHE: web.AppKey[PageCache] = web.AppKey("pages")
+DIRECT_BODIES: web.AppKey[DirectBodies] = web.AppKey("intakes")
+METRICS: web.AppKey[Metrics] = web.AppKey("metrics")
+"""Count bytes of content with ``app[METRICS].bytes_in.inc(n)`` and ``bytes_out``."""

@@ -1,0 +1,1 @@
+"""What is seen of requests from outside: request ids, metrics, the request log."""

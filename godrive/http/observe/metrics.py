@@ -1,0 +1,131 @@
+"""Numbers for Prometheus, in a registry of the application's own: two drives in one process do not mix.
+
+Requests are labelled by route template, never by path, so the number of
+series is bounded by the number of routes.  Every request pays for its
+counting, so that is a few additions here; series are made when scraped.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import accumulate
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from godrive.drive import GoDrive
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class _Series:
+    """The requests of one method on one route with one status."""
+
+    __slots__ = ("buckets", "count", "seconds")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.seconds = 0.0
+        self.buckets = [0] * (len(_BOUNDS) + 1)
+
+
+class Metrics(Collector):
+    """Counts requests and bytes; looks at the drive's actors when scraped."""
+
+    def __init__(self, drive: GoDrive) -> None:
+        self.registry = CollectorRegistry()
+        self.bytes_in = Counter("godrive_content_bytes_in", "Bytes of content received.", registry=self.registry)
+        self.bytes_out = Counter("godrive_content_bytes_out", "Bytes of content sent.", registry=self.registry)
+        self._requests: dict[tuple[str, str, int], _Series] = {}
+        self._routes: dict[web.AbstractRoute, str] = {}
+        self._children = drive.children
+        self._events = drive.bucket_events.counts
+        self._dead_letters = drive.dead_letters
+        self._swept = drive.swept
+        self._uploads: dict[str, int] = {}
+        self.registry.register(self)
+        ProcessCollector(registry=self.registry)
+
+    def observe(self, request: web.Request, status: int, seconds: float) -> None:
+        """Count one request."""
+        route = self._routes.get(request.match_info.route) or self.route(request)
+        key = (request.method, route, status)
+        series = self._requests.get(key) or self._begin(key)
+        series.count += 1
+        series.seconds += seconds
+        series.buckets[bisect_left(_BOUNDS, seconds)] += 1
+
+    def route(self, request: web.Request) -> str:
+        """The template of the route, ``unmatched`` where there is none."""
+        route = request.match_info.route
+        if route.resource is None:
+            return "unmatched"
+        return self._routes.setdefault(route, route.resource.canonical)
+
+    def render(self, uploads: dict[str, int]) -> bytes:
+        """The exposition, given the number of uploads by state."""
+        self._uploads = uploads
+        return generate_latest(self.registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """The series, as they stand."""
+        yield from self._collect_requests()
+        yield from self._collect_drive()
+
+    def _begin(self, key: tuple[str, str, int]) -> _Series:
+        method, route, status = key
+        # The methods that clients make up are without number.
+        return self._requests.setdefault((method if method in _METHODS else "other", route, status), _Series())
+
+    def _collect_requests(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily(
+            "godrive_http_requests", "Requests answered.", labels=["method", "route", "status"]
+        )
+        latency = HistogramMetricFamily(
+            "godrive_http_request_seconds",
+            "Time from the request's headers to the end of its handler.",
+            labels=["method", "route"],
+        )
+        by_route: dict[tuple[str, str], list[_Series]] = defaultdict(list)
+        for (method, route, status), series in self._requests.items():
+            requests.add_metric([method, route, str(status)], series.count)
+            by_route[method, route].append(series)
+        for labels, found in by_route.items():
+            counts = map(sum, zip(*(series.buckets for series in found), strict=True))
+            buckets = list(zip((*map(str, _BOUNDS), "+Inf"), accumulate(counts), strict=True))
+            latency.add_metric(list(labels), buckets, sum(series.seconds for series in found))
+        yield requests
+        yield latency
+
+    def _collect_drive(self) -> Iterator[Metric]:
+        queued = GaugeMetricFamily("godrive_mailbox_depth", "Messages that wait.", labels=["actor"])
+        in_flight = GaugeMetricFamily("godrive_messages_in_flight", "Messages being handled.", labels=["actor"])
+        restarts = CounterMetricFamily("godrive_actor_restarts", "Restarts after a crash.", labels=["actor"])
+        up = GaugeMetricFamily("godrive_actor_up", "Whether it takes messages.", labels=["actor"])
+        for child in self._children():
+            queued.add_metric([child.name], child.queued)
+            in_flight.add_metric([child.name], child.in_flight)
+            restarts.add_metric([child.name], child.restarts)
+            up.add_metric([child.name], float(child.state == "running"))
+        uploads = GaugeMetricFamily("godrive_uploads", "Uploads by state.", labels=["state"])
+        for state, count in self._uploads.items():
+            uploads.add_metric([state], count)
+        events = CounterMetricFamily("godrive_bucket_events", "Events of the store by outcome.", labels=["outcome"])
+        for outcome, count in self._events.items():
+            events.add_metric([outcome], count)
+        dead = CounterMetricFamily(
+            "godrive_dead_letters", "Messages that no handler saw, or that were refused.", labels=["actor", "message"]
+        )
+        for (actor, message), count in self._dead_letters.items():
+            dead.add_metric([actor, message], count)
+        swept = CounterMetricFamily("godrive_swept", "What the janitor did, or failed to do for now.", labels=["what"])
+        for what, count in self._swept.items():
+            swept.add_metric([what], count)
+        yield from (queued, in_flight, restarts, up, uploads, events, dead, swept)

@@ -1,0 +1,142 @@
+"""What every request goes through: an id, errors as problems, CORS, numbers, one line of log.
+
+One middleware, because each costs every request; and one hook on the start of
+a response, because an answer that streams has sent its headers before the
+middleware sees it again.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from random import getrandbits
+
+from aiohttp import hdrs, web
+from aiohttp.http import HttpVersion11
+from aiohttp.typedefs import Middleware
+from multidict import istr
+
+from godrive.errors import DriveError
+from godrive.http.api.problems import EXPECTATION, ExpectationFailed, Internal, of_http_exception, problem
+from godrive.http.observe.metrics import Metrics
+from godrive.http.observe.request_log import LogRequest, logger
+from godrive.runtime import request_id
+
+REQUEST_ID = istr("X-Request-Id")
+_OPTIONS = istr("X-Content-Type-Options")
+
+_SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_EXPOSED = (
+    "ETag, Location, Retry-After, WWW-Authenticate, X-Request-Id, Idempotency-Replayed, "
+    "Content-Disposition, Content-Range, Accept-Ranges"
+)
+_HEADERS = "Authorization, Content-Type, If-Match, If-None-Match, If-Range, Range, Idempotency-Key, X-Request-Id"
+_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+_PREFLIGHT_AGE = "7200"
+
+Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Hook = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
+
+
+def edge(metrics: Metrics, log_request: LogRequest | None) -> Middleware:
+    """The middleware of an application."""
+
+    @web.middleware
+    async def serve(request: web.Request, handler: Next) -> web.StreamResponse:
+        started = time.perf_counter()
+        chosen = identify(request)
+        try:
+            response = await handler(request)
+        except DriveError as error:
+            response = _refuse(request, error)
+        except web.HTTPException as exception:
+            response = _translate(request, exception)
+        except Exception as error:
+            logger().error("request_failed", method=request.method, route=metrics.route(request), exc_info=error)
+            response = _refuse(request, Internal("This server made a mistake."))
+        seconds = time.perf_counter() - started
+        metrics.observe(request, response.status, seconds)
+        if log_request is not None:
+            with suppress(OSError):  # a full disk must not refuse reads by way of their log
+                log_request(request.method, _path(request), response.status, round(seconds, 6), chosen)
+        return response
+
+    return serve
+
+
+def identify(request: web.BaseRequest) -> str:
+    """Keep the client's id of the request when it is sane, make one otherwise, and set it for all that follows."""
+    chosen = request.headers.get(REQUEST_ID)
+    if chosen is None or _SANE_ID.fullmatch(chosen) is None:
+        chosen = f"{getrandbits(128):032x}"  # to be told apart, not to be kept secret
+    request_id.set(chosen)
+    return chosen
+
+
+async def meet_expectation(request: web.Request) -> web.Response | None:
+    """Ask for the body of a client that waits to be asked (RFC 9110, section 10.1.1); refuse other expectations."""
+    if request.version < HttpVersion11:
+        return None
+    if request.headers[hdrs.EXPECT].lower() != "100-continue":
+        return problem(ExpectationFailed(EXPECTATION), identify(request))
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    request.writer.output_size = 0  # what tells whether the answer has begun
+    return None
+
+
+def on_prepare(origins: Sequence[str]) -> Hook:
+    """The hook that gives every response its common headers, those of CORS for an allowed origin among them."""
+    allowed = frozenset(origins)
+
+    async def prepare(request: web.Request, response: web.StreamResponse) -> None:
+        headers = response.headers
+        headers[REQUEST_ID] = request_id.get() or identify(request)
+        headers[_OPTIONS] = "nosniff"
+        headers[hdrs.SERVER] = "godrive"
+        if not allowed:
+            return
+        headers.add(hdrs.VARY, hdrs.ORIGIN)
+        origin = request.headers.get(hdrs.ORIGIN)
+        if origin is None or not (origin in allowed or "*" in allowed):
+            return
+        headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
+        headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _EXPOSED
+        if request.method == hdrs.METH_OPTIONS and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers:
+            headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = headers.get(hdrs.ALLOW, _METHODS)
+            headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = _HEADERS
+            headers[hdrs.ACCESS_CONTROL_MAX_AGE] = _PREFLIGHT_AGE
+
+    return prepare
+
+
+def _path(request: web.Request) -> str:
+    """The path as it came, so that no line of a log can be forged by it, and without the query, which may be secret."""
+    path = request.rel_url.raw_path
+    return path if path.isascii() else path.encode("ascii", "backslashreplace").decode()
+
+
+def _refuse(request: web.Request, error: DriveError) -> web.Response:
+    if request.writer.output_size > 0:
+        # Part of an answer is out.  Ending the connection is the only way left to say that it is not whole.
+        if request.transport is not None:
+            request.transport.close()
+        raise ConnectionResetError("An error after the answer had begun")
+    response = problem(error, request_id.get() or "")
+    if not request.content.is_eof():
+        # A client that was refused may send its body or not: what comes next on this connection is anybody's guess.
+        response.force_close()
+    return response
+
+
+def _translate(request: web.Request, exception: web.HTTPException) -> web.StreamResponse:
+    if exception.status < 400:
+        return exception
+    error, headers = of_http_exception(exception)
+    allow = headers.get(hdrs.ALLOW)
+    if request.method == hdrs.METH_OPTIONS and allow is not None:
+        return web.Response(status=204, headers={hdrs.ALLOW: f"{allow},{hdrs.METH_OPTIONS}"})
+    response = _refuse(request, error)
+    response.headers.update(headers)
+    return response

@@ -1,0 +1,228 @@
+"""People: sign up, log in, sessions, and who one is."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from godrive.errors import EmailTaken, Forbidden, Invalid, NotFound, TooManyRequests, Unauthenticated
+from godrive.http.api.call import Call
+from godrive.http.api.operations import Routes
+from godrive.messages.auth import (
+    DeleteUser,
+    EndSession,
+    GetUser,
+    ListSessions,
+    LogIn,
+    LogOut,
+    Refresh,
+    SignUp,
+    UpdateUser,
+)
+from godrive.model import Session, SessionId, Tokens, User, UserId
+
+routes = Routes("accounts")
+
+Email = Annotated[str, Meta(min_length=3, max_length=254, description="An e-mail address.")]
+Password = Annotated[str, Meta(min_length=8, max_length=1024, description="8 to 1024 characters.")]
+Secret = Annotated[str, Meta(min_length=1, max_length=1024)]
+
+
+class SignUpBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Who wants an account.  ``invite`` is needed where sign-up is by invitation."""
+
+    email: Email
+    password: Password
+    invite: Annotated[str, Meta(max_length=256)] | None = None
+
+
+class LogInBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Who says to be whom."""
+
+    email: Email
+    password: Secret
+
+
+class RefreshBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The refresh token of the log-in, or of the refresh before."""
+
+    refresh_token: Annotated[str, Meta(min_length=1, max_length=4096)]
+
+
+class UpdateMeBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A new e-mail address, a new password, or both; the current password proves that it is you."""
+
+    current_password: Secret
+    email: Email | None = None
+    password: Password | None = None
+
+
+class DeleteMeBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The current password proves that it is you."""
+
+    password: Secret
+
+
+class UsageView(msgspec.Struct, kw_only=True):
+    """Bytes charged to a user; ``used_bytes`` is the sum of the others."""
+
+    used_bytes: int
+    live_bytes: int
+    trash_bytes: int
+    version_bytes: int
+    reserved_bytes: int
+
+
+class UserView(msgspec.Struct, kw_only=True):
+    """A user.  ``quota_bytes`` of ``null`` is no limit."""
+
+    id: UserId
+    email: str
+    created_at: datetime
+    quota_bytes: int | None
+    usage: UsageView
+
+
+class SessionView(msgspec.Struct, kw_only=True):
+    """One log-in; ``current`` marks the one that asks."""
+
+    id: SessionId
+    created_at: datetime
+    last_used_at: datetime
+    expires_at: datetime
+    address: str
+    user_agent: str
+    current: bool
+
+
+class SessionList(msgspec.Struct, kw_only=True):
+    """Sessions that are alive, most recently used first."""
+
+    sessions: list[SessionView]
+
+
+@routes.post(
+    "/v1/signup",
+    original="/signup",
+    status=201,
+    public=True,
+    secret=True,
+    raises=[Invalid, EmailTaken, Forbidden, TooManyRequests],
+)
+async def sign_up(call: Call, body: SignUpBody) -> UserView:
+    """Make an account.
+
+    `403 forbidden` where sign-up is closed.
+    """
+    user = await call.drive.auth.ask(
+        SignUp(email=body.email, password=body.password, invite=body.invite, address=call.address)
+    )
+    call.locate("/v1/me")
+    return _user(user)
+
+
+@routes.post(
+    "/v1/login", original="/login", public=True, secret=True, raises=[Unauthenticated, Invalid, TooManyRequests]
+)
+async def log_in(call: Call, body: LogInBody) -> Tokens:
+    """Begin a session.
+
+    A wrong password and an unknown address get the same answer, `401 unauthenticated`, after the same time.
+    The access token is for the `Authorization` header; the refresh token renews it before `refresh_expires_at`.
+    """
+    return await call.drive.auth.ask(
+        LogIn(email=body.email, password=body.password, address=call.address, user_agent=call.user_agent)
+    )
+
+
+@routes.post("/v1/token/refresh", public=True, secret=True, raises=[Unauthenticated, Invalid, TooManyRequests])
+async def refresh_token(call: Call, body: RefreshBody) -> Tokens:
+    """Renew a session.
+
+    The refresh token is spent and a new one comes with the answer.  One that is used twice ends the session.
+    """
+    return await call.drive.auth.ask(Refresh(refresh_token=body.refresh_token, address=call.address))
+
+
+@routes.post("/v1/logout", status=204)
+async def log_out(call: Call) -> None:
+    """End this session; its tokens stop working at once."""
+    await call.drive.auth.ask(LogOut(call.principal))
+
+
+@routes.get("/v1/me")
+async def get_me(call: Call) -> UserView:
+    """The account, with how much it uses."""
+    return _user(await call.drive.auth.ask(GetUser(call.owner)))
+
+
+@routes.patch("/v1/me", raises=[Invalid, EmailTaken, Forbidden, TooManyRequests])
+async def update_me(call: Call, body: UpdateMeBody) -> UserView:
+    """Change the e-mail address or the password.
+
+    A new password ends every other session.  `403 forbidden` when the current password is wrong.
+    """
+    user = await call.drive.auth.ask(
+        UpdateUser(
+            principal=call.principal,
+            current_password=body.current_password,
+            email=body.email,
+            password=body.password,
+            address=call.address,
+        )
+    )
+    return _user(user)
+
+
+@routes.delete(
+    "/v1/me", status=204, fields={"current_password": "password"}, raises=[Invalid, Forbidden, TooManyRequests]
+)
+async def delete_me(call: Call, body: DeleteMeBody) -> None:
+    """Delete the account and everything in it."""
+    await call.drive.auth.ask(DeleteUser(principal=call.principal, password=body.password, address=call.address))
+
+
+@routes.get("/v1/sessions")
+async def list_sessions(call: Call) -> SessionList:
+    """The sessions that are alive."""
+    sessions = await call.drive.auth.ask(ListSessions(call.owner))
+    current = call.principal.session_id
+    return SessionList(sessions=[_session(session, current) for session in sessions])
+
+
+@routes.delete("/v1/sessions/{session_id}", status=204, raises=[NotFound])
+async def end_session(call: Call, session_id: SessionId) -> None:
+    """End one session."""
+    await call.drive.auth.ask(EndSession(user_id=call.owner, session_id=session_id))
+
+
+def _user(user: User) -> UserView:
+    usage = user.usage
+    return UserView(
+        id=user.id,
+        email=user.email,
+        created_at=user.created_at,
+        quota_bytes=user.quota_bytes,
+        usage=UsageView(
+            used_bytes=usage.used_bytes,
+            live_bytes=usage.live_bytes,
+            trash_bytes=usage.trash_bytes,
+            version_bytes=usage.version_bytes,
+            reserved_bytes=usage.reserved_bytes,
+        ),
+    )
+
+
+def _session(session: Session, current: SessionId) -> SessionView:
+    return SessionView(
+        id=session.id,
+        created_at=session.created_at,
+        last_used_at=session.last_used_at,
+        expires_at=session.expires_at,
+        address=session.address,
+        user_agent=session.user_agent,
+        current=session.id == current,
+    )

@@ -1,0 +1,202 @@
+"""The routes that move bytes: where the signed URLs of a store lead that clients cannot reach themselves."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from aiohttp import hdrs, web
+
+from godrive.blobs.disposition import content_disposition
+from godrive.errors import (
+    DigestMismatch,
+    DriveError,
+    Gone,
+    Invalid,
+    LengthMismatch,
+    NameTaken,
+    NotFound,
+    PreconditionFailed,
+    RangeNotSatisfiable,
+    StorageFull,
+    UploadFinished,
+    UrlInvalid,
+)
+from godrive.http.api.call import Call
+from godrive.http.api.conditions import is_unmodified, wanted_span
+from godrive.http.api.operations import Routes
+from godrive.http.api.problems import Malformed, RequestTimeout, UnsupportedMediaType, problem
+from godrive.http.app_keys import METRICS
+from godrive.http.observe.middleware import meet_expectation
+from godrive.http.routes.uploads import Completed
+from godrive.http.sniffing import HEAD, UNKNOWN, sniff
+from godrive.http.wire.request_body import RequestBody
+from godrive.http.wire.sendfile import send
+from godrive.messages.ingest import CommitUpload
+from godrive.messages.metadata import FailUpload, GetUpload, OpenContent
+from godrive.model import BlobInfo, File, FileId, Upload, UploadId, UploadState, VersionId
+from godrive.runtime import request_id
+
+if TYPE_CHECKING:
+    from godrive.drive import GoDrive
+
+routes = Routes("content")
+
+
+@routes.route(
+    "PUT",
+    "/v1/uploads/{upload_id}/content",
+    status=201,
+    public=True,
+    streams=True,
+    raises=[
+        UrlInvalid,
+        NotFound,
+        Gone,
+        UploadFinished,
+        NameTaken,
+        LengthMismatch,
+        DigestMismatch,
+        Invalid,
+        Malformed,
+        UnsupportedMediaType,
+        RequestTimeout,
+        StorageFull,
+    ],
+)
+async def put_content(call: Call, upload_id: UploadId) -> Completed | web.Response:
+    """Send the bytes of an upload, to the URL that its intent gave.
+
+    The answer is the file. `Expect: 100-continue` is answered once nothing but the bytes is missing.
+    Bytes that are not what was declared end the upload; after an interruption the URL works again.
+    """
+    request, drive = call.request, call.drive
+    drive.urls.verify("PUT", f"/v1/uploads/{upload_id}/content", request.query, now=drive.clock.now())
+    upload = await drive.metadata.ask(GetUpload(upload_id))
+    _check_state(upload)
+    _check_headers(request, upload)
+    if hdrs.EXPECT in request.headers and (refusal := await meet_expectation(request)) is not None:
+        return refusal
+    body = RequestBody(request, drive, upload)
+    try:
+        blob = await _store(drive, upload, body)
+    finally:
+        body.close()
+        request.app[METRICS].bytes_in.inc(body.received)
+    file = await drive.ingest.ask(CommitUpload(upload_id, blob=blob))
+    if body.last:
+        request.content.feed_eof()  # or aiohttp would wait for the body to come
+        call.headers[hdrs.CONNECTION] = "close"
+    call.locate(f"/v1/files/{file.id}")
+    call.headers[hdrs.ETAG] = f'"{file.etag}"'
+    return Completed(file=file)
+
+
+@routes.get(
+    "/v1/files/{file_id}/content",
+    public=True,
+    streams=True,
+    conditional=True,
+    also=[206],
+    media_type="application/octet-stream",
+    raises=[UrlInvalid, NotFound, PreconditionFailed, RangeNotSatisfiable],
+)
+async def get_content(call: Call, file_id: FileId) -> web.StreamResponse:
+    """Read the bytes of a file, from the URL that its download gave.
+
+    All of them, or with `Range` the part that is asked for.
+    """
+    request, drive = call.request, call.drive
+    now = drive.clock.now()
+    claims = drive.urls.verify("GET", f"/v1/files/{file_id}/content", request.query, now=now)
+    content = await drive.metadata.ask(OpenContent(file_id, version_id=VersionId(claims["v"])))
+    file, size = content.file, content.file.size_bytes
+    modified_at = file.updated_at.replace(microsecond=0)
+    response = web.StreamResponse(headers=_headers(file, modified_at, inline="inline" in claims))
+    if is_unmodified(request, file.content_etag, modified_at):
+        response.set_status(304)
+        del response.headers[hdrs.CONTENT_TYPE]
+        return response
+    try:
+        span = wanted_span(request, file.content_etag, modified_at, size, now)
+    except RangeNotSatisfiable as error:
+        refusal = problem(error, request_id.get() or "")
+        refusal.headers[hdrs.CONTENT_RANGE] = f"bytes */{size}"
+        return refusal
+    start, end = span or (0, size)
+    response.content_length = end - start
+    if span is not None:
+        response.set_status(206)
+        response.headers[hdrs.CONTENT_RANGE] = f"bytes {start}-{end - 1}/{size}"
+    if request.method != hdrs.METH_HEAD and start < end:
+        await send(request, response, drive.blobs, content.object_key, (start, end))
+        request.app[METRICS].bytes_out.inc(end - start)
+    return response
+
+
+async def expect_later(request: web.Request) -> None:
+    """The body is not asked for until the handler has checked all that comes before it."""
+
+
+def _check_state(upload: Upload) -> None:
+    if upload.state is UploadState.COMMITTED:
+        raise UploadFinished("The upload already has its bytes.")
+    if upload.state is not UploadState.PENDING:
+        raise Gone(upload.reason or "The upload has ended.")
+
+
+def _check_headers(request: web.Request, upload: Upload) -> None:
+    headers = request.headers
+    length = request.content_length
+    if length is None and hdrs.TRANSFER_ENCODING not in headers:
+        length = 0
+    if length is not None and length != upload.size_bytes:
+        raise LengthMismatch(
+            f"The upload was declared to have {upload.size_bytes} bytes, not {length}.", field=hdrs.CONTENT_LENGTH
+        )
+    if headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower() != "identity":
+        raise UnsupportedMediaType("The bytes are stored as they come: not encoded.", field=hdrs.CONTENT_ENCODING)
+    if hdrs.CONTENT_RANGE in headers:
+        raise Malformed("A PUT brings all of the content.", field=hdrs.CONTENT_RANGE)
+    said = headers.get(hdrs.CONTENT_TYPE)
+    if upload.mime and said is not None and said.strip().lower() != upload.mime.lower():
+        raise Invalid(f"The upload was declared as {upload.mime}.", field=hdrs.CONTENT_TYPE)
+
+
+async def _store(drive: GoDrive, upload: Upload, body: RequestBody) -> BlobInfo:
+    try:
+        mime = None if upload.mime else sniff(await body.peek(HEAD), upload.name)
+        return await drive.blobs.put(upload.object_key, body, size=upload.size_bytes, sha256=upload.sha256, mime=mime)
+    except UploadFinished:
+        # The bytes are there.  If it was not another PUT that is about to commit them, nobody else will soon.
+        with suppress(DriveError):
+            await drive.ingest.ask(CommitUpload(upload.id))
+        raise
+    except (LengthMismatch, DigestMismatch) as error:
+        await _reject(drive, upload, error)
+        raise
+
+
+async def _reject(drive: GoDrive, upload: Upload, error: DriveError) -> None:
+    """End the upload for that reason, unless another PUT brings, or has brought, the right bytes."""
+    with suppress(DriveError):
+        if drive.blobs.receiving(upload.object_key) is not None:
+            return
+        try:
+            await drive.blobs.head(upload.object_key)
+        except NotFound:
+            await drive.metadata.ask(FailUpload(upload.id, error.detail))
+
+
+def _headers(file: File, modified_at: datetime, *, inline: bool) -> dict[str, str]:
+    """What goes with every answer; a browser must not run what a user stored."""
+    return {
+        hdrs.CONTENT_TYPE: file.mime or UNKNOWN,
+        hdrs.CONTENT_DISPOSITION: content_disposition(file.name, file.mime, inline=inline),
+        hdrs.ETAG: f'"{file.content_etag}"',
+        hdrs.LAST_MODIFIED: modified_at.strftime("%a, %d %b %Y %H:%M:%S GMT"),
+        hdrs.ACCEPT_RANGES: "bytes",
+        hdrs.CACHE_CONTROL: "private, no-cache",
+        "Content-Security-Policy": "default-src 'none'; sandbox",
+    }

@@ -1,0 +1,189 @@
+"""Files: list, look at, rename, trash, restore, and the URL of their bytes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+from aiohttp import hdrs, web
+from msgspec import UNSET, Meta, UnsetType
+
+from godrive.errors import Invalid, NameTaken, NotFound, PreconditionFailed, StoreUnavailable
+from godrive.http.api.call import Call
+from godrive.http.api.operations import Routes
+from godrive.http.api.reading import entity_tags
+from godrive.http.app_keys import PAGE_CACHE
+from godrive.messages.metadata import CountChanges, GetFile, ListFiles, OpenContent, RenameFile, RestoreFile, TrashFile
+from godrive.messages.storage import SignGet
+from godrive.model import File, FileId, OnConflict, Page, Sort
+
+routes = Routes("files")
+
+_LISTED = {hdrs.CONTENT_TYPE: "application/json", hdrs.CACHE_CONTROL: "private, no-cache"}
+_encoder = msgspec.json.Encoder()
+
+Limit = Annotated[int, Meta(ge=1, le=1000, description="Rows in a page.")]
+PageToken = Annotated[str, Meta(max_length=2048, description="The `next_page` of the page before.")]
+EntryId = Annotated[str, Meta(pattern=r"^[0-9A-Za-z_-]{1,64}$(?!\n)")]  # in Python, $ lets a last newline pass
+Name = Annotated[
+    str, Meta(min_length=1, max_length=255, description="1 to 255 bytes, no `/`, `\\` or control characters.")
+]
+
+
+class FilesQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which files, and how many at a time."""
+
+    parent_id: EntryId | None = None
+    limit: Limit | None = None
+    page: PageToken | None = None
+    sort: Sort = Sort.NEWEST
+    q: Annotated[str, Meta(max_length=255, description="Names with this inside, without regard to case.")] | None = None
+    prefix: Annotated[str, Meta(max_length=255, description="Names that begin with this.")] | None = None
+
+
+class DownloadQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``inline`` asks for a URL that a browser may show rather than save, for types where that is safe."""
+
+    inline: bool = False
+
+
+class RenameBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The new name."""
+
+    name: Name
+
+
+class RestoreBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What to do when another file has taken the name meanwhile."""
+
+    on_conflict: OnConflict = OnConflict.FAIL
+
+
+class FileList(msgspec.Struct, kw_only=True):
+    """One page of files; ``next_page`` is absent on the last."""
+
+    files: list[File]
+    next_page: str | UnsetType = UNSET
+
+    @classmethod
+    def of(cls, page: Page[File]) -> FileList:
+        """The page as it is sent."""
+        return cls(files=page.items, next_page=page.next_page or UNSET)
+
+
+class Download(msgspec.Struct, kw_only=True):
+    """Where the bytes can be had, by anyone who holds the URL, until ``expires_at``."""
+
+    url: str
+    expires_at: datetime
+
+
+class Trashed(msgspec.Struct, kw_only=True):
+    """The file is in the trash, and will be purged at ``purge_at``."""
+
+    deleted: FileId
+    trashed_at: datetime
+    purge_at: datetime
+
+
+@routes.get("/v1/files", original="/files", raises=[Invalid, NotFound], conditional=True)
+async def list_files(call: Call, query: FilesQuery) -> FileList | web.Response:
+    """List files, newest first unless `sort` says otherwise.
+
+    100 in a page, 20 on the root path, at most 1000.  `If-None-Match` with the ETag of the answer before gets `304`
+    while nothing has changed.
+    """
+    changes = await call.drive.metadata.ask(CountChanges(call.owner))
+    headers = {hdrs.ETAG: f'W/"{changes}"', **_LISTED}
+    if _is_known(call, str(changes)):
+        return web.Response(status=304, headers=headers)
+    pages, request = call.request.app[PAGE_CACHE], (call.owner, call.original, query)
+    body = pages.get(request, changes)
+    if body is None:
+        body = _encoder.encode(FileList.of(await _read_page(call, query)))
+        pages.put(request, changes, body)
+    return web.Response(body=body, headers=headers)
+
+
+async def _read_page(call: Call, query: FilesQuery) -> Page[File]:
+    return await call.drive.metadata.ask(
+        ListFiles(
+            owner_id=call.owner,
+            limit=query.limit or (20 if call.original else 100),
+            page=query.page,
+            parent_id=FileId(query.parent_id) if query.parent_id else None,
+            sort=query.sort,
+            prefix=query.prefix or None,
+            contains=query.q or None,
+        )
+    )
+
+
+@routes.get("/v1/files/{file_id}", raises=[NotFound], conditional=True)
+async def get_file(call: Call, file_id: FileId) -> File | web.Response:
+    """One file.  `If-None-Match` with its ETag gets `304` while it is unchanged."""
+    file = await call.drive.metadata.ask(GetFile(owner_id=call.owner, file_id=file_id))
+    if _is_known(call, file.etag):
+        return web.Response(status=304, headers={hdrs.ETAG: f'"{file.etag}"', hdrs.CACHE_CONTROL: "private, no-cache"})
+    return _tagged(call, file)
+
+
+@routes.patch(
+    "/v1/files/{file_id}", replays=True, conditional=True, raises=[NotFound, NameTaken, Invalid, PreconditionFailed]
+)
+async def rename_file(call: Call, file_id: FileId, body: RenameBody) -> File:
+    """Rename a file."""
+    file = await call.drive.metadata.ask(
+        RenameFile(owner_id=call.owner, file_id=file_id, name=body.name, if_match=call.if_match)
+    )
+    return _tagged(call, file)
+
+
+@routes.delete(
+    "/v1/files/{file_id}",
+    original="/files/{file_id}",
+    replays=True,
+    conditional=True,
+    raises=[NotFound, PreconditionFailed],
+)
+async def trash_file(call: Call, file_id: FileId) -> Trashed:
+    """Move a file to the trash; again is harmless, and keeps the purge date."""
+    tombstone = await call.drive.metadata.ask(TrashFile(owner_id=call.owner, file_id=file_id, if_match=call.if_match))
+    return Trashed(deleted=tombstone.file_id, trashed_at=tombstone.trashed_at, purge_at=tombstone.purge_at)
+
+
+@routes.post(
+    "/v1/files/{file_id}/restore", replays=True, conditional=True, raises=[NotFound, NameTaken, PreconditionFailed]
+)
+async def restore_file(call: Call, file_id: FileId, body: RestoreBody | None) -> File:
+    """Take a file out of the trash; of one that is not in it, a no-op."""
+    on_conflict = OnConflict.FAIL if body is None else body.on_conflict
+    file = await call.drive.metadata.ask(
+        RestoreFile(owner_id=call.owner, file_id=file_id, on_conflict=on_conflict, if_match=call.if_match)
+    )
+    return _tagged(call, file)
+
+
+@routes.get(
+    "/v1/files/{file_id}/download",
+    original="/files/{file_id}/download",
+    secret=True,
+    raises=[NotFound, Invalid, StoreUnavailable],
+)
+async def download_file(call: Call, file_id: FileId, query: DownloadQuery) -> Download:
+    """A URL for the file's bytes."""
+    content = await call.drive.metadata.ask(OpenContent(file_id=file_id, owner_id=call.owner))
+    signed = await call.drive.storage.ask(SignGet(content=content, inline=query.inline))
+    return Download(url=signed.url, expires_at=signed.expires_at)
+
+
+def _is_known(call: Call, etag: str) -> bool:
+    """Whether ``If-None-Match`` names that tag, compared weakly (RFC 9110, section 13.1.2)."""
+    tags = entity_tags(call.request, hdrs.IF_NONE_MATCH)
+    return tags is not None and (not tags or any(tag == etag for _, tag in tags))
+
+
+def _tagged(call: Call, file: File) -> File:
+    call.headers[hdrs.ETAG] = f'"{file.etag}"'
+    return file

@@ -1,0 +1,46 @@
+"""The trash: what is in it, and emptying it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from godrive.errors import Invalid, NotFound, PreconditionFailed
+from godrive.http.api.call import Call
+from godrive.http.api.operations import Routes
+from godrive.http.routes.files import FileList, Limit, PageToken
+from godrive.messages.metadata import EmptyTrash, ListTrash, PurgeFile
+from godrive.model import FileId
+
+routes = Routes("trash")
+
+
+class PageQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How many at a time, and from where."""
+
+    limit: Limit = 100
+    page: PageToken | None = None
+
+
+class Purged(msgspec.Struct, kw_only=True):
+    """How many files are on their way out."""
+
+    purged: int
+
+
+@routes.get("/v1/trash", raises=[Invalid])
+async def list_trash(call: Call, query: PageQuery) -> FileList:
+    """List the trash, most recently trashed first."""
+    page = await call.drive.metadata.ask(ListTrash(owner_id=call.owner, limit=query.limit, page=query.page))
+    return FileList.of(page)
+
+
+@routes.delete("/v1/trash", replays=True)
+async def empty_trash(call: Call) -> Purged:
+    """Purge everything in the trash."""
+    return Purged(purged=await call.drive.metadata.ask(EmptyTrash(call.owner)))
+
+
+@routes.delete("/v1/trash/{file_id}", status=204, replays=True, conditional=True, raises=[NotFound, PreconditionFailed])
+async def purge_file(call: Call, file_id: FileId) -> None:
+    """Purge one file that is in the trash."""
+    await call.drive.metadata.ask(PurgeFile(owner_id=call.owner, file_id=file_id, if_match=call.if_match))

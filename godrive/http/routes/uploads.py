@@ -1,0 +1,193 @@
+"""Uploads: from the intent to the file."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from godrive.errors import (
+    Conflict,
+    DigestMismatch,
+    Gone,
+    Invalid,
+    LengthMismatch,
+    NameTaken,
+    NotFound,
+    QuotaExceeded,
+    StorageFull,
+    StoreUnavailable,
+    TooLarge,
+    UploadFinished,
+)
+from godrive.http.api.call import Call
+from godrive.http.api.operations import Routes
+from godrive.http.routes.files import EntryId, Limit, Name, PageToken
+from godrive.messages.ingest import CommitUpload
+from godrive.messages.metadata import AbortUpload, BeginUpload, GetFile, GetUpload, ListUploads
+from godrive.messages.storage import Admit, Received, SignPut
+from godrive.model import File, FileId, OnConflict, Upload, UploadId, UploadState
+
+routes = Routes("uploads")
+
+Digest = Annotated[
+    str,
+    Meta(min_length=64, max_length=64, pattern="^[0-9a-fA-F]+$", description="In hex; other bytes are refused."),
+]
+
+
+class IntentBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What is to be uploaded.  Without ``mime`` the type is found out from the bytes."""
+
+    filename: Name
+    size_bytes: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    mime: Annotated[str, Meta(max_length=255)] = ""
+    sha256: Digest | None = None
+    parent_id: EntryId | None = None
+    on_conflict: OnConflict = OnConflict.FAIL
+
+
+class Intent(msgspec.Struct, kw_only=True):
+    """Send the bytes to ``upload_url`` with ``method`` and exactly ``headers``, before ``expires_at``."""
+
+    upload_url: str
+    object_key: str
+    headers: dict[str, str]
+    expires_at: datetime
+    upload_id: UploadId
+    method: str
+
+
+class UploadView(msgspec.Struct, kw_only=True):
+    """An upload.  ``file_id`` once it is a file; ``reason`` when it never will be."""
+
+    id: UploadId
+    state: UploadState
+    filename: str
+    mime: str
+    size_bytes: int
+    received_bytes: int
+    created_at: datetime
+    expires_at: datetime
+    finished_at: datetime | UnsetType = UNSET
+    file_id: FileId | UnsetType = UNSET
+    file: File | UnsetType = UNSET
+    reason: str | UnsetType = UNSET
+
+
+class UploadList(msgspec.Struct, kw_only=True):
+    """One page of uploads, newest first; ``next_page`` is absent on the last."""
+
+    uploads: list[UploadView]
+    next_page: str | UnsetType = UNSET
+
+
+class Completed(msgspec.Struct, kw_only=True):
+    """The file that the upload became."""
+
+    file: File
+
+
+class UploadsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which uploads, and how many at a time."""
+
+    limit: Limit = 100
+    page: PageToken | None = None
+    state: UploadState | None = None
+
+
+@routes.post(
+    "/v1/files/upload-intent",
+    original="/files/upload-intent",
+    secret=True,
+    replays=True,
+    fields={"name": "filename"},
+    raises=[Invalid, NotFound, NameTaken, TooLarge, QuotaExceeded, StorageFull, StoreUnavailable],
+)
+async def begin_upload(call: Call, body: IntentBody) -> Intent:
+    """Say what is to be uploaded, and learn where to send it.
+
+    The bytes are reserved from the quota until the upload ends.
+    """
+    in_transit = await call.drive.storage.ask(Admit(body.size_bytes))
+    upload = await call.drive.metadata.ask(
+        BeginUpload(
+            owner_id=call.owner,
+            name=body.filename,
+            mime=body.mime,
+            size_bytes=body.size_bytes,
+            sha256=body.sha256.lower() if body.sha256 else None,
+            parent_id=FileId(body.parent_id) if body.parent_id else None,
+            on_conflict=body.on_conflict,
+            in_transit=in_transit,
+        )
+    )
+    signed = await call.drive.storage.ask(SignPut(upload))
+    call.locate(f"/v1/uploads/{upload.id}")
+    return Intent(
+        upload_url=signed.url,
+        object_key=upload.object_key,
+        headers=signed.headers,
+        expires_at=signed.expires_at,
+        upload_id=upload.id,
+        method=signed.method,
+    )
+
+
+@routes.get("/v1/uploads", raises=[Invalid])
+async def list_uploads(call: Call, query: UploadsQuery) -> UploadList:
+    """List uploads; those that ended stay for a day."""
+    page = await call.drive.metadata.ask(
+        ListUploads(owner_id=call.owner, limit=query.limit, page=query.page, state=query.state)
+    )
+    return UploadList(uploads=[_view(upload) for upload in page.items], next_page=page.next_page or UNSET)
+
+
+@routes.get("/v1/uploads/{upload_id}", raises=[NotFound])
+async def get_upload(call: Call, upload_id: UploadId) -> UploadView:
+    """How an upload is doing, with its file once there is one."""
+    upload = await call.drive.metadata.ask(GetUpload(upload_id=upload_id, owner_id=call.owner))
+    view = _view(upload)
+    if upload.state is UploadState.PENDING:
+        received = await call.drive.storage.ask(Received(upload.object_key))
+        view.received_bytes = max(view.received_bytes, received or 0)
+    elif upload.file_id is not None:
+        try:
+            view.file = await call.drive.metadata.ask(GetFile(owner_id=call.owner, file_id=upload.file_id))
+        except NotFound:
+            view.file = UNSET  # it is in the trash, or purged
+    return view
+
+
+@routes.post(
+    "/v1/uploads/{upload_id}/complete",
+    raises=[NotFound, Conflict, Gone, LengthMismatch, DigestMismatch, NameTaken, StoreUnavailable],
+)
+async def complete_upload(call: Call, upload_id: UploadId) -> Completed:
+    """Make the bytes that arrived a file, now; again gives the same answer."""
+    file = await call.drive.ingest.ask(CommitUpload(upload_id=upload_id, owner_id=call.owner))
+    return Completed(file=file)
+
+
+@routes.delete("/v1/uploads/{upload_id}", raises=[NotFound, UploadFinished])
+async def abort_upload(call: Call, upload_id: UploadId) -> UploadView:
+    """Give an upload up; again is harmless."""
+    return _view(await call.drive.metadata.ask(AbortUpload(owner_id=call.owner, upload_id=upload_id)))
+
+
+def _view(upload: Upload) -> UploadView:
+    return UploadView(
+        id=upload.id,
+        state=upload.state,
+        filename=upload.name,
+        mime=upload.mime,
+        size_bytes=upload.size_bytes,
+        received_bytes=upload.received_bytes,
+        created_at=upload.created_at,
+        expires_at=upload.expires_at,
+        finished_at=upload.finished_at or UNSET,
+        file_id=upload.file_id or UNSET,
+        reason=upload.reason or UNSET,
+    )

@@ -1,0 +1,1 @@
+"""The wire: the server, its connections, bodies in and out."""

@@ -1,0 +1,165 @@
+"""A large body taken straight from the transport.
+
+aiohttp's parser and reader copy each byte three times on its way to the
+handler.  Where a body's length is known nothing in it needs parsing, so for
+the length of a large body the transport is given another protocol, which lets
+the kernel write into the buffers that the store reads, aligned as a disk likes
+them.  Afterwards aiohttp has its connection back; its parser has not seen the
+body, so the connection ends with the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+
+from aiohttp.web_protocol import RequestHandler
+
+from godrive.blobs.staged_write import share
+
+PIECE = 2 << 20
+"""Bytes of one buffer, at most."""
+AHEAD = 2
+"""Full buffers that may wait before the client is held back."""
+
+_PAGE = mmap.PAGESIZE
+
+
+class DirectBodies:
+    """Those of one application: where there are many, each has smaller buffers."""
+
+    def __init__(self) -> None:
+        self._open = 0
+
+    def begin(self, transport: asyncio.Transport, behind: RequestHandler, length: int, seen: int) -> DirectBody:
+        """Take over a connection for what is left of a body of *length* bytes, of which *seen* have come."""
+        self._open += 1
+        return DirectBody(transport, behind, length, seen, piece=share(PIECE, self._open), ended=self._ended)
+
+    def _ended(self) -> None:
+        self._open -= 1
+
+
+class DirectBody(asyncio.BufferedProtocol):
+    """What is left of a body of *length* bytes, of which *seen* have come; in pieces as they fill up.
+
+    It takes over in ``__init__``; ``end`` must be called, whatever happens.
+    """
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        behind: RequestHandler,
+        length: int,
+        seen: int,
+        *,
+        piece: int,
+        ended: Callable[[], None],
+    ) -> None:
+        self._transport = transport
+        self._behind = behind
+        self._piece = piece
+        self._ended: Callable[[], None] | None = ended
+        self._left = length - seen
+        self._buffers: list[mmap.mmap] = []
+        self._buffer = self._new_buffer()[seen % _PAGE :]  # from the second piece on, file and memory are in step
+        self._filled = 0
+        self._ready: deque[memoryview] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._broken = False
+        self._paused = False
+        transport.pause_reading()
+        transport.set_protocol(self)
+        transport.resume_reading()
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether all has come and been taken."""
+        return not self._left and not self._ready
+
+    async def take(self, wait: float) -> memoryview | bytes:
+        """The next piece; after *wait* seconds whatever there is, which may be nothing.
+
+        Raises ``EOFError`` when the body will not be whole.
+        """
+        if not self._ready and not self._broken:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._waiter], timeout=wait)
+            self._waiter = None
+        if self._ready:
+            piece = self._ready.popleft()
+            self._flow()
+            return piece
+        if self._broken:
+            raise EOFError
+        some = bytes(self._buffer[: self._filled])
+        self._buffer = self._buffer[self._filled :]
+        self._filled = 0
+        return some
+
+    def end(self) -> None:
+        """Give the connection back, for nothing more than the answer; again is harmless."""
+        if self._ended is None:
+            return
+        self._ended()
+        self._ended = None
+        self._behind.close()
+        if not self._transport.is_closing():
+            self._transport.set_protocol(self._behind)
+            self._transport.resume_reading()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer[self._filled : self._filled + self._left]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._filled += nbytes
+        self._left -= nbytes
+        if self._filled == len(self._buffer) or not self._left:
+            self._ready.append(self._buffer[: self._filled])
+            self._buffer = self._new_buffer() if self._left else memoryview(b"")
+            self._filled = 0
+            self._flow()
+            self._wake()
+
+    def eof_received(self) -> bool:
+        self._break()
+        return True  # the answer can still be sent
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._break()
+        self._behind.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._behind.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._behind.resume_writing()
+
+    def _new_buffer(self) -> memoryview:
+        """One that nobody looks at any more, or a new one; a mapping cannot be resized while there are views of it."""
+        for buffer in self._buffers:
+            with suppress(BufferError, OSError, SystemError, ValueError):
+                buffer.resize(self._piece)
+                return memoryview(buffer)
+        self._buffers.append(mmap.mmap(-1, self._piece))
+        return memoryview(self._buffers[-1])
+
+    def _break(self) -> None:
+        self._broken = bool(self._left)
+        self._wake()
+
+    def _flow(self) -> None:
+        full = len(self._ready) >= AHEAD or not self._left
+        if full != self._paused and not self._transport.is_closing():
+            self._paused = full
+            if full:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -1,0 +1,109 @@
+"""Sessions: log-ins that are alive.  A session that ended has no row."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from godrive.catalog import Tx
+from godrive.errors import Unauthenticated
+from godrive.model import Principal, Session, SessionId, UserId, new_id
+from godrive.rules import rows
+
+_LONGEST_NOTE = 512
+
+
+def _note(text: str) -> str:
+    """What a client says of itself, in a form that can be kept: valid Unicode, no NUL, not long."""
+    return text.encode(errors="replace").decode().replace("\0", "")[:_LONGEST_NOTE]
+
+
+async def begin(
+    tx: Tx,
+    user_id: UserId,
+    *,
+    now: datetime,
+    ttl: float,
+    address: str = "",
+    user_agent: str = "",
+    password_hash: str | None = None,
+) -> Session:
+    """Begin a session of *ttl* seconds.
+
+    Raises ``Unauthenticated`` unless the user is active and, where
+    *password_hash* is given, still has it: a password that was changed while
+    it was being checked opens nothing.
+    """
+    await tx.lock(user_id)
+    row = await tx.one("SELECT password_hash FROM users WHERE id = $1 AND state = 'active'", user_id)
+    if row is None or password_hash not in (None, row[0]):
+        raise Unauthenticated("The account cannot be used.")
+    row = await tx.one(
+        f"INSERT INTO sessions ({rows.SESSION}) VALUES ($1, $2, $3, $3, $4, 0, $5, $6) RETURNING {rows.SESSION}",
+        new_id(),
+        user_id,
+        rows.micros(now),
+        rows.later(now, ttl),
+        _note(address),
+        _note(user_agent),
+    )
+    return rows.session(rows.found(row, "session"))
+
+
+async def is_alive(tx: Tx, principal: Principal, *, now: datetime) -> bool:
+    """Whether that session of that user has neither ended nor expired, and the user is active."""
+    row = await tx.one(
+        "SELECT 1 FROM sessions s JOIN users u ON u.id = s.user_id "
+        "WHERE s.id = $1 AND s.user_id = $2 AND s.expires_at > $3 AND u.state = 'active'",
+        principal.session_id,
+        principal.user_id,
+        rows.micros(now),
+    )
+    return row is not None
+
+
+async def refresh(
+    tx: Tx, user_id: UserId, session_id: SessionId, generation: int, *, now: datetime, ttl: float, address: str = ""
+) -> Session | None:
+    """Move the session from *generation* to the next one and its end to *ttl* seconds from now.
+
+    ``None`` when there is no such session, and when *generation* is not the
+    current one: then the token was used before and the session is ended.  (An
+    answer and not an error, since an error would undo the ending.)
+    """
+    row = await tx.one(
+        "UPDATE sessions SET generation = generation + 1, last_used_at = $4, expires_at = $5, address = $6 "
+        "WHERE id = $1 AND user_id = $2 AND generation = $3 AND expires_at > $4 "
+        "AND EXISTS (SELECT 1 FROM users u WHERE u.id = $2 AND u.state = 'active') "
+        f"RETURNING {rows.SESSION}",
+        session_id,
+        user_id,
+        generation,
+        rows.micros(now),
+        rows.later(now, ttl),
+        _note(address),
+    )
+    if row is None:
+        await end(tx, user_id, session_id)
+        return None
+    return rows.session(row)
+
+
+async def list_alive(tx: Tx, user_id: UserId, *, now: datetime) -> list[Session]:
+    """The user's sessions that are alive, most recently used first."""
+    found = await tx.all(
+        f"SELECT {rows.SESSION} FROM sessions WHERE user_id = $1 AND expires_at > $2 "
+        "ORDER BY last_used_at DESC, id DESC LIMIT 1000",
+        user_id,
+        rows.micros(now),
+    )
+    return [rows.session(row) for row in found]
+
+
+async def end(tx: Tx, user_id: UserId, session_id: SessionId) -> bool:
+    """End one session of the user; whether there was one."""
+    return await tx.run("DELETE FROM sessions WHERE id = $1 AND user_id = $2", session_id, user_id) > 0
+
+
+async def end_all(tx: Tx, user_id: UserId, *, keep: SessionId | None = None) -> int:
+    """End every session of the user but *keep*; how many."""
+    return await tx.run("DELETE FROM sessions WHERE user_id = $1 AND id <> $2", user_id, keep or "")

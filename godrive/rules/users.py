@@ -1,0 +1,204 @@
+"""Accounts: who may have a drive, how much, and whether they still may."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from hashlib import sha256
+
+from godrive.catalog import Tx
+from godrive.errors import Conflict, EmailTaken, Invalid
+from godrive.model import SessionId, UploadState, User, UserId, UserState, Value, name_key, new_id
+from godrive.rules import rows, sessions
+
+_EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s.]+(\.[^@\s.]+)*")
+_LONGEST_EMAIL = 254
+_ACCOUNT = f"SELECT {rows.USER}, password_hash FROM users WHERE state <> 'deleted' AND "
+
+
+class Account(Value):
+    """A user together with what a log-in is checked against."""
+
+    user: User
+    password_hash: str
+
+
+def check_email(email: str) -> str:
+    """The address without white space around it.
+
+    Raises ``Invalid`` unless it looks like one (RFC 5321, section 4.5.3.1: 64
+    characters before the ``@``, 254 in all); whether it works, only mail can tell.
+    """
+    email = email.strip()
+    printable = email.isprintable() and len(email) <= _LONGEST_EMAIL
+    if not printable or not _EMAIL.fullmatch(email):
+        raise Invalid("That is not an e-mail address.", field="email")
+    return email
+
+
+def email_key(email: str) -> str:
+    """What makes two addresses the same: their letters, without case."""
+    return name_key(name_key(email.strip()).casefold())
+
+
+async def add(
+    tx: Tx, *, email: str, password_hash: str, now: datetime, quota_bytes: int | None = None, invite: str | None = None
+) -> User:
+    """Make a user; with *invite* that code is spent in the same transaction.
+
+    The e-mail is kept as given but for white space around it, and is unique
+    without regard to case.  Raises ``Invalid`` (``email``, ``invite``), ``EmailTaken``.
+    """
+    user = User(id=UserId(new_id()), email=check_email(email), created_at=now, quota_bytes=_quota(quota_bytes))
+    if invite is not None and not await tx.run(
+        "UPDATE invites SET used_at = $2, used_by = $3 "
+        "WHERE digest = $1 AND used_at IS NULL AND (expires_at IS NULL OR expires_at > $2)",
+        _digest(invite),
+        rows.micros(now),
+        user.id,
+    ):
+        raise Invalid("The invitation is unknown, used or expired.", field="invite")
+    if not await tx.run(
+        "INSERT INTO users (id, email, email_key, password_hash, state, created_at, quota_bytes) "
+        "VALUES ($1, $2, $3, $4, 'active', $5, $6) ON CONFLICT DO NOTHING",
+        user.id,
+        user.email,
+        email_key(email),
+        password_hash,
+        rows.micros(now),
+        quota_bytes,
+    ):
+        raise _taken()
+    return user
+
+
+def _taken() -> EmailTaken:
+    return EmailTaken("There is an account with that e-mail address.", field="email")
+
+
+def _quota(quota_bytes: int | None) -> int | None:
+    if quota_bytes is not None and not 0 <= quota_bytes <= rows.MOST_BYTES:
+        raise Invalid("That is not a quota.", field="quota_bytes")
+    return quota_bytes
+
+
+async def get(tx: Tx, user_id: UserId) -> User:
+    """The user, with current usage.  Raises ``NotFound``, also for a deleted one."""
+    return (await account(tx, user_id)).user
+
+
+async def account(tx: Tx, user_id: UserId) -> Account:
+    """The user with their password hash.  Raises ``NotFound``."""
+    row = rows.found(await tx.one(_ACCOUNT + "id = $1", user_id), "user")
+    return Account(user=rows.user(row), password_hash=row[-1])
+
+
+async def find(tx: Tx, email: str) -> Account | None:
+    """The account of that e-mail address, in whatever state but deleted; ``None`` when there is none."""
+    row = await tx.one(_ACCOUNT + "email_key = $1", email_key(email))
+    return None if row is None else Account(user=rows.user(row), password_hash=row[-1])
+
+
+async def list_after(tx: Tx, *, after: str = "", limit: int = 500) -> list[User]:
+    """Users in order of id, those whose id is greater than *after*; deleted ones are left out."""
+    found = await tx.all(
+        f"SELECT {rows.USER} FROM users WHERE id > $1 AND state <> 'deleted' ORDER BY id LIMIT $2", after, limit
+    )
+    return [rows.user(row) for row in found]
+
+
+async def set_state(tx: Tx, user_id: UserId, state: UserState, *, now: datetime) -> User:
+    """Enable or disable; disabling ends every session and every pending upload.  Raises ``NotFound``."""
+    if state is UserState.DELETED:
+        raise Conflict("A user is deleted with all that they own, not by a change of state.")
+    user = await _change(tx, user_id, "state", state.value)
+    if state is UserState.DISABLED:
+        await sessions.end_all(tx, user_id)
+        await _abort_uploads(tx, user_id, "The user was disabled.", now)
+    return user
+
+
+async def _abort_uploads(tx: Tx, user_id: UserId, reason: str, now: datetime) -> None:
+    """End what is pending: its signed URLs are in the hands of others, and would bring files still."""
+    await tx.run(
+        "UPDATE uploads SET state = $2, reason = $3, finished_at = $4, cleanup_at = $4 "
+        "WHERE owner_id = $1 AND state = 'pending'",
+        user_id,
+        UploadState.ABORTED.value,
+        reason,
+        rows.micros(now),
+    )
+    await tx.run("UPDATE users SET reserved_bytes = 0 WHERE id = $1", user_id)
+
+
+async def set_password(tx: Tx, user_id: UserId, password_hash: str, *, keep: SessionId | None = None) -> User:
+    """Change the password and end every session but *keep*.  Raises ``NotFound``."""
+    user = await _change(tx, user_id, "password_hash", password_hash)
+    await sessions.end_all(tx, user_id, keep=keep)
+    return user
+
+
+async def refresh_hash(tx: Tx, user_id: UserId, *, before: str, after: str) -> None:
+    """Keep another hash of the same password; sessions go on.  A no-op when the password was changed meanwhile."""
+    await tx.run(
+        "UPDATE users SET password_hash = $3 WHERE id = $1 AND password_hash = $2",
+        user_id,
+        before,
+        after,
+    )
+
+
+async def set_email(tx: Tx, user_id: UserId, email: str) -> User:
+    """Change the e-mail address.  Raises ``NotFound``, ``Invalid``, ``EmailTaken``."""
+    email = check_email(email)
+    await tx.lock(user_id)
+    other = await find(tx, email)
+    if other is not None and other.user.id != user_id:
+        raise _taken()
+    await _change(tx, user_id, "email_key", email_key(email))
+    return await _change(tx, user_id, "email", email)
+
+
+async def set_quota(tx: Tx, user_id: UserId, quota_bytes: int | None) -> User:
+    """Change the quota (``None``: no limit); nothing is deleted when usage is above it.  Raises ``NotFound``."""
+    return await _change(tx, user_id, "quota_bytes", _quota(quota_bytes))
+
+
+async def _change(tx: Tx, user_id: UserId, column: str, value: object) -> User:
+    row = await tx.one(
+        f"UPDATE users SET {column} = $2 WHERE id = $1 AND state <> 'deleted' RETURNING {rows.USER}", user_id, value
+    )
+    return rows.user(rows.found(row, "user"))
+
+
+async def delete(tx: Tx, user_id: UserId, *, now: datetime) -> None:
+    """End the user; again is harmless.
+
+    Sessions end, the e-mail is forgotten and free, pending uploads are aborted, and nothing
+    of theirs can be read from this moment.  Their entries are purged by the
+    next sweeps, a batch at a time, since there may be millions.
+    """
+    if not await tx.run(
+        "UPDATE users SET state = 'deleted', email = '', email_key = '', password_hash = '' "
+        "WHERE id = $1 AND state <> 'deleted'",
+        user_id,
+    ):
+        return
+    await sessions.end_all(tx, user_id)
+    await tx.run("DELETE FROM idempotency_keys WHERE owner_id = $1", user_id)
+    await _abort_uploads(tx, user_id, "The user was deleted.", now)
+
+
+async def add_invite(tx: Tx, code: str, *, now: datetime, expires_at: datetime | None = None) -> None:
+    """Let whoever shows *code* sign up, once.  Only its digest is kept."""
+    if not await tx.run(
+        "INSERT INTO invites (digest, created_at, expires_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+        _digest(code),
+        rows.micros(now),
+        None if expires_at is None else rows.micros(expires_at),
+    ):
+        raise Conflict("There is such an invitation already.")
+
+
+def _digest(code: str) -> str:
+    return sha256(code.encode(errors="surrogatepass")).hexdigest()

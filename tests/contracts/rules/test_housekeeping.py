@@ -1,0 +1,217 @@
+"""Idempotency keys, leases, pruning, drift."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import anyio
+import pytest
+
+from godrive.catalog import Tx
+from godrive.errors import Conflict, IdempotencyMismatch, Invalid, NotFound
+from godrive.model import Pruned, StoredReply, UserId
+from godrive.rules import housekeeping, sessions, uploads, users
+from tests.contracts.rig import TTL, Rig
+
+pytestmark = pytest.mark.anyio
+
+REPLY = StoredReply(status=201, headers={"Location": "/é"}, body=b"\x00\xff{}")
+
+
+async def claim(rig: Rig, owner: UserId, key: str = "key", fingerprint: str = "one") -> StoredReply | None:
+    return await rig.write(housekeeping.claim_key, owner, key, fingerprint, now=rig.now)
+
+
+async def settle(rig: Rig, owner: UserId, stored: StoredReply | None, key: str = "key") -> None:
+    await rig.write(housekeeping.settle_key, owner, key, stored, now=rig.now)
+
+
+async def test_the_first_request_claims_a_key_and_the_next_get_its_answer(rig: Rig) -> None:
+    owner = await rig.user()
+    assert await claim(rig, owner) is None
+    with pytest.raises(Conflict):
+        await claim(rig, owner)
+    await settle(rig, owner, REPLY)
+    assert await claim(rig, owner) == REPLY
+    with pytest.raises(IdempotencyMismatch):
+        await claim(rig, owner, fingerprint="two")
+
+
+async def test_a_settled_answer_stays(rig: Rig) -> None:
+    owner = await rig.user()
+    await claim(rig, owner)
+    await settle(rig, owner, REPLY)
+    await settle(rig, owner, None)
+    await settle(rig, owner, StoredReply(status=500, headers={}, body=b""))
+    assert await claim(rig, owner) == REPLY
+    await settle(rig, owner, REPLY, key="never claimed")
+    assert await claim(rig, owner, "never claimed") is None
+
+
+async def test_a_key_let_go_is_new_again(rig: Rig) -> None:
+    owner = await rig.user()
+    await claim(rig, owner)
+    await settle(rig, owner, None)
+    assert await claim(rig, owner, fingerprint="two") is None
+
+
+async def test_a_key_is_of_one_owner(rig: Rig) -> None:
+    assert await claim(rig, await rig.user()) is None
+    assert await claim(rig, await rig.user()) is None
+
+
+async def test_a_claim_that_is_never_settled_lapses(rig: Rig) -> None:
+    owner = await rig.user()
+    await claim(rig, owner)
+    rig.clock.advance(60)
+    assert await claim(rig, owner, fingerprint="two") is None
+
+
+async def test_an_answer_is_forgotten_after_a_day(rig: Rig) -> None:
+    owner = await rig.user()
+    await claim(rig, owner)
+    await settle(rig, owner, REPLY)
+    rig.clock.advance(86_399)
+    assert await claim(rig, owner) == REPLY
+    rig.clock.advance(1)
+    assert await claim(rig, owner) is None
+    with pytest.raises(Conflict):
+        await claim(rig, owner)
+
+
+async def test_of_many_requests_with_one_key_one_is_served(rig: Rig) -> None:
+    owner = await rig.user()
+    outcomes = []
+
+    async def one() -> None:
+        try:
+            outcomes.append(await claim(rig, owner))
+        except Conflict:
+            outcomes.append(REPLY)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(8):
+            tasks.start_soon(one)
+    assert outcomes.count(None) == 1
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256])
+async def test_a_key_has_bounds(rig: Rig, key: str) -> None:
+    with pytest.raises(Invalid):
+        await claim(rig, await rig.user(), key)
+
+
+async def acquire(rig: Rig, holder: str, ttl: float = 10) -> bool:
+    return await rig.write(housekeeping.acquire_lease, "sweep", holder, now=rig.now, ttl=ttl)
+
+
+async def test_a_lease_has_one_holder_until_it_is_given_back_or_lapses(rig: Rig) -> None:
+    assert await acquire(rig, "a")
+    assert not await acquire(rig, "b")
+    rig.clock.advance(5)
+    assert await acquire(rig, "a")
+    rig.clock.advance(9)
+    assert not await acquire(rig, "b")
+    rig.clock.advance(1)
+    assert await acquire(rig, "b")
+    await rig.write(housekeeping.release_lease, "sweep", "a")
+    assert not await acquire(rig, "a")
+    await rig.write(housekeeping.release_lease, "sweep", "b")
+    assert await acquire(rig, "a")
+
+
+async def test_a_lease_of_a_clock_that_was_set_back_holds_nobody_up(rig: Rig) -> None:
+    assert await acquire(rig, "a")
+    year = timedelta(days=365)
+    assert await rig.write(housekeeping.acquire_lease, "sweep", "b", now=rig.now - year, ttl=10)
+    assert not await rig.write(housekeeping.acquire_lease, "sweep", "a", now=rig.now - year, ttl=10)
+
+
+async def test_of_many_who_want_a_lease_one_gets_it(rig: Rig) -> None:
+    got = []
+
+    async def one(holder: str) -> None:
+        got.append(await acquire(rig, holder))
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(8):
+            tasks.start_soon(one, str(number))
+    assert got.count(True) == 1
+
+
+async def prune(rig: Rig, limit: int = 100) -> Pruned:
+    return await rig.write(housekeeping.prune, limit=limit, now=rig.now, retention=100)
+
+
+async def test_pruning_drops_what_has_outlived_its_use_and_nothing_else(rig: Rig) -> None:
+    owner = await rig.user()
+    await rig.write(sessions.begin, owner, now=rig.now, ttl=10)
+    kept = await rig.write(sessions.begin, owner, now=rig.now, ttl=10**9)
+    await claim(rig, owner)
+    pending = await rig.begin(owner, "pending")
+    published = await rig.begin(owner, "published")
+    await rig.publish(published)
+    failed = await rig.begin(owner, "failed")
+    await rig.write(uploads.fail, failed.id, "x", now=rig.now)
+    rig.clock.advance(99)
+    assert await prune(rig) == Pruned(sessions=1, idempotency_keys=1)
+    rig.clock.advance(1)
+    assert await prune(rig) == Pruned(uploads=1)  # the failed one still has bytes to be removed
+    await rig.read(uploads.get, failed.id)
+    rig.clock.advance(TTL + uploads.URL_MARGIN)
+    await rig.write(uploads.finish_cleanup, failed.id, now=rig.now)
+    assert await prune(rig) == Pruned(uploads=1)
+    for upload in (published, failed):
+        with pytest.raises(NotFound):
+            await rig.read(uploads.get, upload.id)
+    await rig.read(uploads.get, pending.id)
+    assert await rig.names(owner) == ["published"]
+    assert [session.id for session in await rig.read(sessions.list_alive, owner, now=rig.now)] == [kept.id]
+    assert await prune(rig) == Pruned()
+
+
+async def test_pruning_takes_no_more_than_asked_for(rig: Rig) -> None:
+    owner = await rig.user()
+    for _ in range(3):
+        await rig.write(sessions.begin, owner, now=rig.now, ttl=10)
+    rig.clock.advance(10)
+    assert (await prune(rig, 2)).sessions == 2
+    assert (await prune(rig, 2)).sessions == 1
+
+
+async def test_drift_is_found_and_mended(rig: Rig) -> None:
+    owner = await rig.user()
+    await rig.file(owner, "a", size=10)
+    await rig.trash(await rig.file(owner, "b", size=20))
+    await rig.begin(owner, "c", size=40)
+    usage = await rig.usage(owner)
+    assert (usage.live_bytes, usage.trash_bytes, usage.reserved_bytes) == (10, 20, 40)
+    assert await rig.drift() == 0
+
+    async def spoil(tx: Tx) -> None:
+        await tx.run("UPDATE users SET live_bytes = 11, trash_bytes = 18, version_bytes = 4 WHERE id = $1", owner)
+
+    await rig.catalog.write(spoil)
+    assert await rig.drift() == 7
+    await rig.write(housekeeping.recount_usage, owner)
+    assert await rig.drift() == 0
+    assert await rig.usage(owner) == usage
+
+
+async def test_invitations_are_forgotten_when_the_retention_after_their_use_or_end_is_over(rig: Rig) -> None:
+    await rig.write(users.add_invite, "unused", now=rig.now)
+    await rig.write(users.add_invite, "expired", now=rig.now, expires_at=rig.now + timedelta(seconds=1))
+    await rig.write(users.add_invite, "used", now=rig.now)
+    rig.clock.advance(1)
+    await rig.write(users.add, email="a@b.c", password_hash="x", now=rig.now, invite="used")
+    for seconds, forgotten in ((99, False), (1, True)):
+        rig.clock.advance(seconds)
+        await prune(rig)
+        for code in ("expired", "used"):
+            if forgotten:
+                await rig.write(users.add_invite, code, now=rig.now)
+            else:
+                with pytest.raises(Conflict):
+                    await rig.write(users.add_invite, code, now=rig.now)
+    with pytest.raises(Conflict):
+        await rig.write(users.add_invite, "unused", now=rig.now)

@@ -1,0 +1,123 @@
+"""Sessions: alive until they expire, are ended, or their refresh token is used twice."""
+
+from __future__ import annotations
+
+import pytest
+
+from godrive.errors import Unauthenticated
+from godrive.model import Principal, Session, UserId, UserState
+from godrive.rules import sessions, users
+from tests.contracts.rig import Rig
+
+pytestmark = pytest.mark.anyio
+
+
+async def begin(rig: Rig, owner: UserId, **options: str) -> Session:
+    return await rig.write(sessions.begin, owner, now=rig.now, ttl=100, **options)
+
+
+async def alive(rig: Rig, session: Session) -> bool:
+    principal = Principal(user_id=session.user_id, session_id=session.id)
+    return await rig.read(sessions.is_alive, principal, now=rig.now)
+
+
+async def refresh(rig: Rig, session: Session, generation: int) -> Session | None:
+    return await rig.write(sessions.refresh, session.user_id, session.id, generation, now=rig.now, ttl=100)
+
+
+async def test_a_session_lives_until_it_expires(rig: Rig) -> None:
+    session = await begin(rig, await rig.user())
+    assert await alive(rig, session)
+    rig.clock.advance(100)
+    assert not await alive(rig, session)
+
+
+async def test_a_session_is_of_one_user_only(rig: Rig) -> None:
+    session = await begin(rig, await rig.user())
+    foreign = Principal(user_id=await rig.user(), session_id=session.id)
+    assert not await rig.read(sessions.is_alive, foreign, now=rig.now)
+    assert not await rig.write(sessions.end, foreign.user_id, session.id)
+    assert await rig.write(sessions.refresh, foreign.user_id, session.id, 0, now=rig.now, ttl=100) is None
+    assert await alive(rig, session)
+    assert await refresh(rig, session, 0) is not None
+
+
+async def test_rights_are_looked_up_at_every_use(rig: Rig) -> None:
+    """Also those that somebody took away by a statement of their own, which ends no session."""
+    session = await begin(rig, await rig.user())
+    await rig.run("UPDATE users SET state = 'disabled' WHERE id = $1", session.user_id)
+    assert not await alive(rig, session)
+    assert await refresh(rig, session, 0) is None
+
+
+async def test_nobody_but_an_active_user_begins_a_session(rig: Rig) -> None:
+    owner = await rig.user()
+    await rig.write(users.set_state, owner, UserState.DISABLED, now=rig.now)
+    for user_id in (owner, UserId("nobody")):
+        with pytest.raises(Unauthenticated):
+            await begin(rig, user_id)
+
+
+async def test_a_password_changed_while_it_was_checked_begins_no_session(rig: Rig) -> None:
+    owner = await rig.user()
+    await rig.write(users.set_password, owner, "new")
+    with pytest.raises(Unauthenticated):
+        await begin(rig, owner, password_hash="hash")
+    await begin(rig, owner, password_hash="new")
+
+
+async def test_a_refresh_moves_the_end_and_the_generation(rig: Rig) -> None:
+    session = await begin(rig, await rig.user())
+    rig.clock.advance(60)
+    renewed = await refresh(rig, session, 0)
+    assert renewed is not None
+    assert (renewed.generation, renewed.last_used_at) == (1, rig.now)
+    rig.clock.advance(60)
+    assert await alive(rig, session)
+
+
+async def test_a_generation_used_twice_ends_the_session(rig: Rig) -> None:
+    session = await begin(rig, await rig.user())
+    assert await refresh(rig, session, 0) is not None
+    assert await refresh(rig, session, 0) is None
+    assert not await alive(rig, session)
+    assert await refresh(rig, session, 1) is None
+
+
+async def test_an_expired_session_is_not_refreshed(rig: Rig) -> None:
+    session = await begin(rig, await rig.user())
+    rig.clock.advance(100)
+    assert await refresh(rig, session, 0) is None
+
+
+async def test_sessions_are_listed_most_recently_used_first_and_only_while_alive(rig: Rig) -> None:
+    owner = await rig.user()
+    old = await begin(rig, owner)
+    rig.clock.advance(60)
+    first, second = await begin(rig, owner), await begin(rig, owner)
+    rig.clock.advance(1)
+    await refresh(rig, first, 0)
+    rig.clock.advance(50)
+    listed = await rig.read(sessions.list_alive, owner, now=rig.now)
+    assert [session.id for session in listed] == [first.id, second.id]
+    assert not await alive(rig, old)
+
+
+async def test_a_new_password_ends_all_sessions_but_the_one_that_set_it(rig: Rig) -> None:
+    owner = await rig.user()
+    mine, other = await begin(rig, owner), await begin(rig, owner)
+    await rig.write(users.set_password, owner, "new", keep=mine.id)
+    assert (await alive(rig, mine), await alive(rig, other)) == (True, False)
+
+
+async def test_ending_a_session_twice_is_told_apart(rig: Rig) -> None:
+    session = await begin(rig, await rig.user())
+    assert await rig.write(sessions.end, session.user_id, session.id)
+    assert not await rig.write(sessions.end, session.user_id, session.id)
+
+
+async def test_what_a_client_says_of_itself_is_kept_in_a_form_that_can_be_kept(rig: Rig) -> None:
+    session = await begin(rig, await rig.user(), user_agent="a\x00b\udc80" + "x" * 1000, address="::1")
+    assert session.user_agent.startswith("ab?xxx")
+    assert len(session.user_agent) == 512
+    assert session.address == "::1"

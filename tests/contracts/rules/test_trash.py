@@ -1,0 +1,320 @@
+"""The end of life: trash, restore, purge."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, cast
+
+import pytest
+
+from godrive.catalog import Tx
+from godrive.errors import Invalid, NameTaken, NotFound, PreconditionFailed
+from godrive.model import File, FileId, ObjectKey, OnConflict, UserId, VersionId
+from godrive.rules import files, housekeeping, trash, users
+from tests.contracts.rig import GRACE, Rig
+
+pytestmark = pytest.mark.anyio
+
+
+async def listed(rig: Rig, file: File, limit: int = 2) -> list[str]:
+    page = await rig.read(trash.list_page, file.owner_id, tokens=rig.tokens, limit=limit)
+    found = [entry.name for entry in page.items]
+    while page.next_page is not None:
+        page = await rig.read(trash.list_page, file.owner_id, tokens=rig.tokens, limit=limit, page=page.next_page)
+        found += [entry.name for entry in page.items]
+    return found
+
+
+async def purge(rig: Rig, file: File) -> None:
+    await rig.write(trash.purge, file.owner_id, file.id, now=rig.now)
+
+
+async def claim(rig: Rig, limit: int = 100) -> dict[FileId, list[ObjectKey]]:
+    claimed = await rig.write(trash.claim_purges, limit=limit, now=rig.now)
+    return {entry.file_id: entry.object_keys for entry in claimed}
+
+
+async def test_trashing_twice_keeps_the_first_purge_date(rig: Rig) -> None:
+    file = await rig.file(await rig.user())
+    tombstone = await rig.trash(file, if_match=file.etag)
+    assert tombstone.trashed_at == rig.now
+    assert tombstone.purge_at == rig.now + timedelta(seconds=GRACE)
+    rig.clock.advance(10)
+    assert await rig.trash(file, if_match=file.etag) == tombstone
+
+
+async def test_bytes_in_the_trash_count_as_trash(rig: Rig) -> None:
+    file = await rig.file(await rig.user(), size=5)
+    await rig.trash(file)
+    usage = await rig.usage(file.owner_id)
+    assert (usage.live_bytes, usage.trash_bytes, usage.used_bytes) == (0, 5, 5)
+    await rig.restore(file)
+    usage = await rig.usage(file.owner_id)
+    assert (usage.live_bytes, usage.trash_bytes) == (5, 0)
+
+
+async def test_the_trash_lists_what_was_trashed_last_first(rig: Rig) -> None:
+    owner = await rig.user()
+    made = [await rig.file(owner, name) for name in "abcde"]
+    for file in (made[3], made[0], made[4]):
+        await rig.trash(file)
+        rig.clock.advance(1)
+    assert await listed(rig, made[0]) == ["e", "a", "d"]
+    with pytest.raises(Invalid):
+        await rig.read(trash.list_page, owner, tokens=rig.tokens, page="x")
+
+
+async def test_a_page_token_of_the_trash_is_its_owner_s(rig: Rig) -> None:
+    owner, other = await rig.user(), await rig.user()
+    for name in "ab":
+        await rig.trash(await rig.file(owner, name))
+    page = await rig.read(trash.list_page, owner, tokens=rig.tokens, limit=1)
+    with pytest.raises(Invalid):
+        await rig.read(trash.list_page, other, tokens=rig.tokens, page=page.next_page)
+
+
+async def test_a_foreign_or_absent_file_is_neither_trashed_nor_restored_nor_purged(rig: Rig) -> None:
+    owner, other = await rig.user(), await rig.user()
+    file = await rig.file(owner)
+    for who, what in ((other, file.id), (owner, FileId("x"))):
+        with pytest.raises(NotFound):
+            await rig.write(trash.put, who, what, now=rig.now, grace=GRACE)
+        with pytest.raises(NotFound):
+            await rig.write(trash.restore, who, what, now=rig.now)
+        with pytest.raises(NotFound):
+            await rig.write(trash.purge, who, what, now=rig.now)
+    assert await rig.names(owner) == ["a.txt"]
+
+
+async def test_restoring_brings_the_same_file_back(rig: Rig) -> None:
+    file = await rig.file(await rig.user())
+    await rig.trash(file)
+    restored = await rig.restore(file)
+    assert (restored.id, restored.name, restored.trashed_at, restored.purge_at) == (file.id, "a.txt", None, None)
+    assert restored.etag != file.etag
+    assert await rig.restore(file) == restored
+    assert await rig.read(files.get, file.owner_id, file.id) == restored
+    assert await listed(rig, file) == []
+
+
+async def test_a_restore_goes_into_the_root_when_the_folder_is_gone(rig: Rig) -> None:
+    owner = await rig.user()
+    folder = await rig.folder(owner)
+    file = await rig.file(owner, parent_id=folder)
+    await rig.trash(file)
+    assert (await rig.restore(file)).parent_id == folder
+    await rig.trash(file)
+    await rig.set_state(folder, "trashed")
+    assert (await rig.restore(file)).parent_id is None
+
+
+async def test_a_restore_checks_the_etag(rig: Rig) -> None:
+    file = await rig.file(await rig.user())
+    await rig.trash(file)
+    with pytest.raises(PreconditionFailed):
+        await rig.restore(file, if_match=file.etag)
+    with pytest.raises(PreconditionFailed):
+        await rig.write(trash.purge, file.owner_id, file.id, now=rig.now, if_match=file.etag)
+
+
+async def test_a_restore_over_another_name_is_refused_or_numbered(rig: Rig) -> None:
+    owner = await rig.user()
+    file = await rig.file(owner)
+    await rig.trash(file)
+    await rig.file(owner)
+    with pytest.raises(NameTaken):
+        await rig.restore(file)
+    restored = await rig.restore(file, on_conflict=OnConflict.RENAME)
+    assert restored.name == "a (1).txt"
+    assert sorted(await rig.names(owner)) == ["a (1).txt", "a.txt"]
+
+
+async def test_a_purge_that_has_begun_takes_the_file_from_every_list_and_there_is_no_return(rig: Rig) -> None:
+    file = await rig.file(await rig.user(), size=5)
+    with pytest.raises(NotFound):
+        await purge(rig, file)
+    await rig.trash(file)
+    await purge(rig, file)
+    assert await listed(rig, file) == []
+    for attempt in (rig.restore, rig.trash):
+        with pytest.raises(NotFound):
+            await attempt(file)
+    with pytest.raises(NotFound):
+        await purge(rig, file)
+    assert (await rig.usage(file.owner_id)).trash_bytes == 5
+    assert file.id in await claim(rig)
+    await rig.write(trash.finish_purge, file.id, now=rig.now)
+    await rig.write(trash.finish_purge, file.id, now=rig.now)
+    assert (await rig.usage(file.owner_id)).used_bytes == 0
+
+
+async def test_emptying_the_trash_takes_all_of_one_owner(rig: Rig) -> None:
+    owner, other = await rig.user(), await rig.user()
+    mine = [await rig.file(owner, name) for name in "abc"]
+    foreign = await rig.file(other)
+    for file in (*mine[:2], foreign):
+        await rig.trash(file)
+    assert await rig.write(trash.empty, owner, now=rig.now) == 2
+    assert await rig.write(trash.empty, owner, now=rig.now) == 0
+    assert await listed(rig, foreign) == ["a.txt"]
+    assert set(await claim(rig)) == {file.id for file in mine[:2]}
+
+
+async def test_a_purge_is_claimed_after_its_grace_and_again_later_until_it_is_finished(rig: Rig) -> None:
+    file = await rig.file(await rig.user())
+    await rig.trash(file)
+    rig.clock.advance(GRACE - 1)
+    assert await claim(rig) == {}
+    rig.clock.advance(1)
+    first = await claim(rig)
+    assert list(first) == [file.id]
+    assert await claim(rig) == {}
+    with pytest.raises(NotFound):
+        await rig.restore(file)
+    rig.clock.advance(60)
+    assert await claim(rig) == first
+    rig.clock.advance(60)
+    assert await claim(rig) == {}
+    rig.clock.advance(60)
+    assert await claim(rig) == first
+    await rig.write(trash.finish_purge, file.id, now=rig.now)
+    rig.clock.advance(10**6)
+    assert await claim(rig) == {}
+    assert await rig.drift() == 0
+
+
+async def test_no_more_purges_are_claimed_than_asked_for_longest_due_first(rig: Rig) -> None:
+    owner = await rig.user()
+    made = []
+    for name in "abc":
+        file = await rig.file(owner, name)
+        await rig.trash(file)
+        made.append(file.id)
+        rig.clock.advance(1)
+    rig.clock.advance(GRACE)
+    assert list(await claim(rig, 2)) == made[:2]
+    assert list(await claim(rig, 2)) == made[2:]
+
+
+class Counted:
+    """A transaction that counts the round trips that are made where there are any to make."""
+
+    def __init__(self, tx: Tx) -> None:
+        self._tx = tx
+        self.trips = 0
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "outbox":
+            self.trips += 1
+        return getattr(self._tx, name)
+
+
+async def test_what_one_sweep_claims_costs_a_few_round_trips_however_much_it_is(rig: Rig) -> None:
+    owners = [await rig.user() for _ in range(4)]
+    made = [await rig.file(owner, f"{number}") for owner in owners for number in range(16)]
+    await rig.write(users.delete, owners[0], now=rig.now)
+    for file in made[16:]:
+        await rig.trash(file)
+    rig.clock.advance(GRACE)
+    trips = []
+
+    async def claim_counted(tx: Tx) -> set[FileId]:
+        counted = Counted(tx)
+        claimed = await trash.claim_purges(cast("Tx", counted), limit=100, now=rig.now)
+        trips.append(counted.trips)
+        assert all(len(purge.object_keys) == 1 for purge in claimed)
+        return {purge.file_id for purge in claimed}
+
+    assert await rig.catalog.write(claim_counted) == {file.id for file in made}
+    assert trips[-1] <= 10
+    assert await rig.drift() == 0
+
+
+async def test_a_file_that_is_restored_just_before_its_purge_is_claimed_stays(rig: Rig) -> None:
+    owner = await rig.user()
+    first, second = [await rig.file(owner, name) for name in "ab"]
+    for file in (first, second):
+        await rig.trash(file)
+    rig.clock.advance(GRACE)
+
+    class Overtaken(Counted):
+        """Another transaction is committed while this one waits for the owner."""
+
+        async def lock(self, *user_ids: UserId) -> None:
+            await trash.restore(self._tx, owner, first.id, now=rig.now)
+            await self._tx.lock(*user_ids)
+
+    async def claim_late(tx: Tx) -> list[FileId]:
+        claimed = await trash.claim_purges(cast("Tx", Overtaken(tx)), limit=100, now=rig.now)
+        return [purge.file_id for purge in claimed]
+
+    assert await rig.catalog.write(claim_late) == [second.id]
+    assert await rig.names(owner) == ["a"]
+
+
+async def test_a_file_that_is_not_being_purged_is_not_dropped(rig: Rig) -> None:
+    file = await rig.file(await rig.user())
+    await rig.write(trash.finish_purge, file.id, now=rig.now)
+    await rig.trash(file)
+    await rig.write(trash.finish_purge, file.id, now=rig.now)
+    await rig.restore(file)
+
+
+async def test_a_purge_takes_every_version_and_gives_its_bytes_back(rig: Rig) -> None:
+    """No rule makes a second version yet; the schema, the sums and the purge know of them."""
+    owner = await rig.user()
+    file = await rig.file(owner, size=10)
+    current = await rig.read(files.open_content, file.id, owner_id=owner)
+    await rig.run("INSERT INTO versions VALUES ('older', $1, '00000000/older', '', 7, NULL, 0)", file.id)
+    await rig.write(housekeeping.recount_usage, owner)
+    usage = await rig.usage(owner)
+    assert (usage.live_bytes, usage.version_bytes) == (10, 7)
+    assert await rig.read(files.open_content, file.id, owner_id=owner) == current
+    older = await rig.read(files.open_content, file.id, owner_id=owner, version_id=VersionId("older"))
+    assert (older.object_key, older.file.size_bytes) == ("00000000/older", 7)
+    await rig.trash(file)
+    await purge(rig, file)
+    assert {file_id: set(keys) for file_id, keys in (await claim(rig)).items()} == {
+        file.id: {current.object_key, "00000000/older"}
+    }
+    await rig.write(trash.finish_purge, file.id, now=rig.now)
+    assert (await rig.usage(owner)).used_bytes == await rig.drift() == 0
+
+
+async def share_blob(rig: Rig, source: File, target: File) -> None:
+    """Let the target's version refer to the source's blob, as a copy of a file does."""
+
+    async def share(tx: Tx) -> None:
+        await tx.run(
+            "UPDATE versions SET object_key = (SELECT object_key FROM versions WHERE file_id = $1) WHERE file_id = $2",
+            source.id,
+            target.id,
+        )
+
+    await rig.catalog.write(share)
+
+
+async def test_a_blob_that_two_files_share_goes_with_the_last_of_them(rig: Rig) -> None:
+    owner = await rig.user()
+    first, second = await rig.file(owner, "a"), await rig.file(owner, "b")
+    await share_blob(rig, first, second)
+    key = (await rig.read(files.open_content, first.id, owner_id=owner)).object_key
+    await rig.trash(first)
+    await purge(rig, first)
+    assert await claim(rig) == {first.id: []}
+    await rig.write(trash.finish_purge, first.id, now=rig.now)
+    assert (await rig.read(files.open_content, second.id, owner_id=owner)).object_key == key
+    await rig.trash(second)
+    await purge(rig, second)
+    assert await claim(rig) == {second.id: [key]}
+
+
+async def test_a_blob_whose_files_go_together_goes_too(rig: Rig) -> None:
+    owner = await rig.user()
+    first, second = await rig.file(owner, "a"), await rig.file(owner, "b")
+    await share_blob(rig, first, second)
+    key = (await rig.read(files.open_content, first.id, owner_id=owner)).object_key
+    for file in (first, second):
+        await rig.trash(file)
+    await rig.write(trash.empty, owner, now=rig.now)
+    assert await claim(rig) == {first.id: [key], second.id: [key]}

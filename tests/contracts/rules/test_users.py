@@ -1,0 +1,246 @@
+"""Accounts: one for each address, and what ends with them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from godrive.catalog import Row, Tx
+from godrive.errors import Conflict, EmailTaken, Gone, Invalid, NotFound
+from godrive.model import FileId, Principal, UploadId, UserState
+from godrive.rules import files, housekeeping, sessions, trash, uploads, users
+from tests.contracts.rig import GRACE, TTL, Rig
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_an_address_is_kept_as_given_and_unique_without_regard_to_case(rig: Rig) -> None:
+    owner = await rig.user(" Ann@Example.org ")
+    assert (await rig.read(users.get, owner)).email == "Ann@Example.org"
+    with pytest.raises(EmailTaken):
+        await rig.user("ann@example.ORG")
+    account = await rig.read(users.find, "ANN@example.org")
+    assert account is not None
+    assert account.user.id == owner
+
+
+@pytest.mark.parametrize(
+    "email", ["", "a", "a@", "@b", "a b@c.d", "a@b@c", "a@b..c", "a@b\n.c", "x" * 65 + "@b.c", "a\x00@b.c"]
+)
+async def test_what_is_no_address_is_refused(rig: Rig, email: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        await rig.user(email)
+    assert caught.value.field == "email"
+
+
+async def test_an_invitation_works_once_and_only_until_it_expires(rig: Rig) -> None:
+    soon = rig.now + timedelta(seconds=10)
+    await rig.write(users.add_invite, "code", now=rig.now)
+    await rig.write(users.add_invite, "short", now=rig.now, expires_at=soon)
+    await rig.write(users.add, email="a@b.c", password_hash="x", now=rig.now, invite="code")
+    for code in ("code", "nonsense"):
+        with pytest.raises(Invalid) as caught:
+            await rig.write(users.add, email="d@e.f", password_hash="x", now=rig.now, invite=code)
+        assert caught.value.field == "invite"
+    rig.clock.advance(10)
+    with pytest.raises(Invalid):
+        await rig.write(users.add, email="d@e.f", password_hash="x", now=rig.now, invite="short")
+
+
+async def test_an_invitation_is_not_spent_by_a_sign_up_that_fails(rig: Rig) -> None:
+    await rig.user("a@b.c")
+    await rig.write(users.add_invite, "code", now=rig.now)
+    with pytest.raises(EmailTaken):
+        await rig.write(users.add, email="a@b.c", password_hash="x", now=rig.now, invite="code")
+    await rig.write(users.add, email="d@e.f", password_hash="x", now=rig.now, invite="code")
+
+
+async def test_an_invitation_code_is_given_out_once(rig: Rig) -> None:
+    await rig.write(users.add_invite, "code", now=rig.now)
+    with pytest.raises(Conflict):
+        await rig.write(users.add_invite, "code", now=rig.now)
+
+
+async def test_users_are_listed_in_pages(rig: Rig) -> None:
+    made = sorted([await rig.user() for _ in range(5)])
+    first = await rig.read(users.list_after, limit=3)
+    rest = await rig.read(users.list_after, after=first[-1].id, limit=3)
+    assert [user.id for user in first + rest] == made
+
+
+async def test_a_changed_address_frees_the_old_one(rig: Rig) -> None:
+    ann, bob = await rig.user("ann@b.c"), await rig.user("bob@b.c")
+    with pytest.raises(EmailTaken):
+        await rig.write(users.set_email, ann, "BOB@b.c")
+    assert (await rig.write(users.set_email, ann, "Ann@b.c")).email == "Ann@b.c"
+    await rig.write(users.set_email, ann, "anna@b.c")
+    assert (await rig.write(users.set_email, bob, "ann@b.c")).email == "ann@b.c"
+
+
+async def test_disabling_ends_sessions_and_hides_content_until_enabled(rig: Rig) -> None:
+    owner = await rig.user()
+    file = await rig.file(owner)
+    session = await rig.write(sessions.begin, owner, now=rig.now, ttl=100)
+    assert (await rig.write(users.set_state, owner, UserState.DISABLED, now=rig.now)).state is UserState.DISABLED
+    principal = Principal(user_id=owner, session_id=session.id)
+    assert not await rig.read(sessions.is_alive, principal, now=rig.now)
+    with pytest.raises(NotFound):
+        await rig.read(files.open_content, file.id, version_id=file.version_id)
+    with pytest.raises(NotFound):
+        await rig.begin(owner, "b.txt")
+    await rig.write(users.set_state, owner, UserState.ACTIVE, now=rig.now)
+    assert (await rig.read(files.open_content, file.id, version_id=file.version_id)).file == file
+    assert not await rig.read(sessions.is_alive, principal, now=rig.now)
+
+
+async def test_disabling_ends_the_uploads_whose_signed_urls_are_out(rig: Rig) -> None:
+    owner, other = await rig.user(), await rig.user()
+    upload, foreign = await rig.begin(owner), await rig.begin(other)
+    await rig.write(users.set_state, owner, UserState.DISABLED, now=rig.now)
+    assert await rig.read(uploads.get, foreign.id) == foreign
+    with pytest.raises(Gone):
+        await rig.write(uploads.touch, upload.id, 1, now=rig.now, ttl=10)
+    with pytest.raises(Gone):
+        await rig.publish(upload)
+    assert (await rig.usage(owner)).reserved_bytes == await rig.drift() == 0
+    assert [cleanup.upload_id for cleanup in await rig.write(uploads.due_cleanups, limit=9, now=rig.now)] == [upload.id]
+
+
+async def test_a_state_cannot_be_set_to_deleted(rig: Rig) -> None:
+    owner = await rig.user()
+    with pytest.raises(Conflict):
+        await rig.write(users.set_state, owner, UserState.DELETED, now=rig.now)
+
+
+async def test_a_quota_below_the_usage_deletes_nothing(rig: Rig) -> None:
+    owner = await rig.user()
+    await rig.file(owner, size=100)
+    assert (await rig.write(users.set_quota, owner, 10)).quota_bytes == 10
+    assert await rig.names(owner) == ["a.txt"]
+    with pytest.raises(Invalid):
+        await rig.write(users.set_quota, owner, -1)
+
+
+async def test_a_hash_is_renewed_only_while_the_password_is_the_same(rig: Rig) -> None:
+    owner = await rig.user()
+    await rig.write(users.refresh_hash, owner, before="other", after="new")
+    assert (await rig.read(users.account, owner)).password_hash == "hash"
+    await rig.write(users.refresh_hash, owner, before="hash", after="new")
+    assert (await rig.read(users.account, owner)).password_hash == "new"
+
+
+async def test_deleting_a_user_ends_all_that_is_theirs(rig: Rig) -> None:
+    owner = await rig.user("a@b.c")
+    file, binned = await rig.file(owner), await rig.file(owner, "b.txt")
+    await rig.trash(binned)
+    upload = await rig.begin(owner, "c.txt")
+    session = await rig.write(sessions.begin, owner, now=rig.now, ttl=100)
+    await rig.write(users.delete, owner, now=rig.now)
+    await rig.write(users.delete, owner, now=rig.now)
+
+    assert not await rig.read(sessions.is_alive, Principal(user_id=owner, session_id=session.id), now=rig.now)
+    for lookup in (users.get, users.account):
+        with pytest.raises(NotFound):
+            await rig.read(lookup, owner)
+    with pytest.raises(NotFound):
+        await rig.read(files.open_content, file.id, version_id=file.version_id)
+    with pytest.raises(Gone):
+        await rig.publish(upload)
+    assert await rig.read(users.find, "a@b.c") is None
+    await rig.user("a@b.c")
+    assert await rig.drift() == 0
+
+    purges = await rig.purge_all()
+    assert {purge.file_id for purge in purges} == {file.id, binned.id}
+    assert all(len(purge.object_keys) == 1 for purge in purges)
+    assert await rig.drift() == 0
+
+
+async def test_nothing_is_kept_that_tells_who_a_deleted_user_was(rig: Rig) -> None:
+    owner = await rig.user("a@b.c")
+    await rig.write(sessions.begin, owner, now=rig.now, ttl=100, address="192.0.2.1")
+    await rig.write(housekeeping.claim_key, owner, "key", "print", now=rig.now)
+    await rig.write(users.delete, owner, now=rig.now)
+
+    async def kept(tx: Tx) -> list[list[Row]]:
+        return [
+            await tx.all("SELECT email, email_key, password_hash FROM users WHERE id = $1", owner),
+            await tx.all("SELECT id FROM sessions WHERE user_id = $1", owner),
+            await tx.all("SELECT key FROM idempotency_keys WHERE owner_id = $1", owner),
+        ]
+
+    (user,), *others = await rig.read(kept)
+    assert tuple(user) == ("", "", "")
+    assert others == [[], []]
+
+
+async def test_a_deleted_user_cannot_be_changed_or_brought_back(rig: Rig) -> None:
+    owner = await rig.user()
+    await rig.write(users.delete, owner, now=rig.now)
+    with pytest.raises(NotFound):
+        await rig.write(users.set_state, owner, UserState.ACTIVE, now=rig.now)
+    with pytest.raises(NotFound):
+        await rig.write(users.set_email, owner, "a@b.c")
+    with pytest.raises(NotFound):
+        await rig.write(users.set_password, owner, "hash")
+    with pytest.raises(NotFound):
+        await rig.write(users.set_quota, owner, 1)
+
+
+async def test_a_deleted_user_with_many_files_is_purged_a_batch_at_a_time(rig: Rig) -> None:
+    owner = await rig.user()
+    made = {(await rig.file(owner, f"{number}.txt")).id for number in range(5)}
+    await rig.write(users.delete, owner, now=rig.now)
+    seen = []
+    while claimed := await rig.write(trash.claim_purges, limit=2, now=rig.now):
+        assert len(claimed) <= 2
+        seen += [purge.file_id for purge in claimed]
+        assert await rig.drift() == 0
+    assert sorted(seen) == sorted(made)
+
+
+async def test_a_deleted_user_is_pruned_when_nothing_is_left(rig: Rig) -> None:
+    owner = await rig.user()
+    await rig.file(owner)
+    await rig.write(users.delete, owner, now=rig.now)
+    rig.clock.advance(100)
+    pruned = await rig.write(housekeeping.prune, limit=10, now=rig.now, retention=50)
+    assert (pruned.uploads, pruned.users) == (1, 0)
+    await rig.purge_all()
+    pruned = await rig.write(housekeeping.prune, limit=10, now=rig.now, retention=50)
+    assert (pruned.uploads, pruned.users) == (0, 1)
+
+
+@pytest.mark.parametrize("left", ["upload", "live", "trashed", "purging"])
+async def test_a_deleted_user_stays_while_anything_of_theirs_is_left_to_remove(rig: Rig, left: str) -> None:
+    async def remains() -> bool:
+        await rig.write(housekeeping.prune, limit=10, now=rig.now, retention=0)
+        return await rig.read(lambda tx: tx.one("SELECT id FROM users")) is not None
+
+    owner = await rig.user()
+    upload = await rig.begin(owner, size=10 if left == "purging" else 0)  # an empty file shows in no sum
+    if left != "upload":
+        file = await rig.publish(upload)
+        if left != "live":
+            await rig.trash(file)
+        if left == "purging":
+            rig.clock.advance(GRACE)
+            await rig.write(trash.claim_purges, limit=10, now=rig.now)
+    await rig.write(users.delete, owner, now=rig.now)
+    assert await remains()
+    rig.clock.advance(TTL + uploads.URL_MARGIN)
+    await rig.write(uploads.finish_cleanup, upload.id, now=rig.now)
+    await rig.purge_all()
+    assert not await remains()
+
+
+async def test_text_that_no_database_can_hold_is_invalid(rig: Rig) -> None:
+    owner = await rig.user()
+    for text in ("\ud800", "a\x00b"):
+        with pytest.raises((Invalid, NotFound)):
+            await rig.read(files.get, owner, FileId(text))
+        with pytest.raises((Invalid, NotFound)):
+            await rig.write(uploads.abort, owner, UploadId(text), now=rig.now)
+    with pytest.raises(Invalid):
+        await rig.read(users.list_after, limit=2**70)

@@ -1,0 +1,165 @@
+"""Connections that are too many, or whose clients want only to hold them."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import socket
+import sys
+from typing import Any
+
+import anyio
+import pytest
+
+from godrive.http.wire import connection, server
+from godrive.http.wire.connection_limit import MOST, ConnectionLimit, fitting
+from tests.http.client import Person, parse
+
+pytestmark = pytest.mark.anyio
+
+HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+class Guest:
+    def __init__(self, *, idle: bool = True) -> None:
+        self.idle = idle
+        self.closed = False
+
+    def is_idle(self) -> bool:
+        return self.idle
+
+    def force_close(self) -> None:
+        self.closed = True
+
+
+def test_one_too_many_ends_the_one_that_was_idle_longest() -> None:
+    room = ConnectionLimit(2)
+    first, second, third, fourth = (Guest() for _ in range(4))
+    for guest in (first, second, third, fourth):
+        room.enter(guest)
+    assert (first.closed, second.closed, third.closed, fourth.closed) == (True, True, False, False)
+    assert len(room) == 2
+
+
+def test_a_busy_one_stays_and_while_all_are_busy_newcomers_are_sent_away() -> None:
+    room = ConnectionLimit(2)
+    busy, idle = Guest(idle=False), Guest()
+    room.enter(busy)
+    room.enter(idle)
+    room.enter(other := Guest(idle=False))
+    assert (busy.closed, idle.closed) == (False, True)
+    room.enter(late := Guest())
+    assert late.closed
+    room.leave(late)
+    room.leave(busy)
+    room.enter(Guest())
+    assert not other.closed
+
+
+def test_a_crowd_of_busy_ones_is_looked_through_a_part_at_a_time() -> None:
+    room = ConnectionLimit(100)
+    guests = [Guest(idle=number >= 90) for number in range(100)]
+    for guest in guests:
+        room.enter(guest)
+    for _ in range(3):
+        room.enter(Guest())
+    assert [guest.closed for guest in guests].count(True) == 1
+
+
+def test_half_of_the_files_that_may_be_open_are_left_for_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    for soft, most in ((1024, 512), (1 << 20, MOST), (resource.RLIM_INFINITY, MOST), (1, 1)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, soft=soft: (soft, soft))
+        assert fitting() == most
+
+
+async def test_idle_connections_make_room_for_who_has_something_to_ask(
+    open_site: Any, exchange: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "fitting", lambda: 2)
+    async with open_site() as site:
+        silent = await anyio.connect_tcp("127.0.0.1", site.port)
+        begun = await anyio.connect_tcp("127.0.0.1", site.port)
+        await begun.send(HEALTH[:-2])
+        async with silent, begun:
+            with anyio.fail_after(10):
+                assert parse(await exchange(HEALTH, port=site.port, half_close=True)).status == 200
+                with pytest.raises(anyio.EndOfStream):
+                    await silent.receive()
+                await begun.send(b"\r\n")
+                assert parse(await begun.receive()).status == 200
+
+
+async def test_an_answer_that_is_not_taken_keeps_its_connection_counted(
+    open_site: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closed, it would keep its descriptor all the same, and any number of them all that there are."""
+    answering = anyio.Event()
+
+    class Watched(connection.Connection):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            super().connection_made(transport)
+
+        async def finish_response(self, *options: Any) -> Any:
+            answering.set()
+            return await super().finish_response(*options)
+
+    monkeypatch.setattr(server, "Connection", Watched)
+    monkeypatch.setattr(server, "fitting", lambda: 1)
+    loop = asyncio.get_running_loop()
+    async with open_site() as site:
+        with socket.socket() as slow, anyio.fail_after(10):
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            slow.connect(("127.0.0.1", site.port))
+            slow.setblocking(False)
+            asked = HEALTH.replace(b"health", b"openapi.json")
+            await loop.sock_sendall(slow, asked[:-2] + b"Connection: close\r\n\r\n")
+            await answering.wait()
+            async with await anyio.connect_tcp("127.0.0.1", site.port) as late:
+                with pytest.raises(anyio.EndOfStream):
+                    await late.receive()
+            received = b""
+            while piece := await loop.sock_recv(slow, 65_536):
+                received += piece
+            assert parse(received).json["openapi"]
+            async with await anyio.connect_tcp("127.0.0.1", site.port) as next_one:
+                await next_one.send(HEALTH)
+                assert parse(await next_one.receive()).status == 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's time-out is one of Linux")
+async def test_who_takes_nothing_of_the_answers_is_given_up(open_site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = anyio.Event()
+
+    class Watched(connection.Connection):
+        def connection_lost(self, exc: BaseException | None) -> None:
+            super().connection_lost(exc)
+            lost.set()
+
+    monkeypatch.setattr(server, "Connection", Watched)
+    monkeypatch.setattr(connection, "STALLED", 0.2)
+    async with open_site() as site:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", site.port))
+            client.setblocking(False)
+            asked = HEALTH.replace(b"health", b"openapi.json") * 50
+            await asyncio.get_running_loop().sock_sendall(client, asked)
+            with anyio.fail_after(10):
+                await lost.wait()
+
+
+@pytest.mark.parametrize("before", [b"", HEALTH, HEALTH * 3])
+async def test_a_head_is_bounded_as_a_whole(exchange: Any, before: bytes) -> None:
+    header = b"A%d: " + b"x" * 16_000 + b"\r\n"
+    endless = HEALTH[:-2] + b"".join(header % number for number in range(100))
+    received = await exchange(before + endless)
+    assert received.startswith(b"HTTP/1.1 200 " if before else b"HTTP/1.0 431 ")
+
+
+async def test_a_body_after_an_upgrade_that_was_declined_is_no_head(ann: Person, exchange: Any) -> None:
+    body = b'{"email":"ann@example.org","password":"%s"}' % (b"x" * 1000)
+    login = b"POST /v1/login HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    upgrade = HEALTH[:-2] + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    received = await exchange(upgrade + login * 100 + HEALTH[:-2] + b"Connection: close\r\n\r\n")
+    assert [received.count(b"HTTP/1.1 %d " % status) for status in (200, 401)] == [2, 100]

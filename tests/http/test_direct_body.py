@@ -1,0 +1,191 @@
+"""Taking a body straight from the transport: whole, in order, held back, and never overwritten."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import pytest
+
+from godrive.blobs.staged_write import share
+from godrive.http.wire.direct_body import AHEAD, PIECE, DirectBodies, DirectBody
+
+pytestmark = pytest.mark.anyio
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture(params=[True, False], ids=["uvloop", "asyncio"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    """Applications that embed a drive may run on either."""
+    return ("asyncio", {"use_uvloop": request.param})
+
+
+class Behind(asyncio.Protocol):
+    """The protocol that has the connection before and after, as aiohttp's does."""
+
+    def __init__(self) -> None:
+        self.connected = asyncio.get_running_loop().create_future()
+        self.received = b""
+        self.lost: list[Exception | None] = []
+        self.closing = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.connected.set_result(transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost.append(exc)
+
+    def close(self) -> None:
+        self.closing = True
+
+
+class Line:
+    """A client's end of a connection, and the protocol at the server's."""
+
+    def __init__(self, stream: anyio.abc.SocketStream, behind: Behind, transport: asyncio.Transport) -> None:
+        self.stream, self.behind, self.transport = stream, behind, transport
+        self.intakes = DirectBodies()
+
+    def intake(self, length: int, seen: int = 0) -> DirectBody:
+        behind: Any = self.behind
+        return self.intakes.begin(self.transport, behind, length, seen)
+
+
+@pytest.fixture
+async def line() -> AsyncIterator[Line]:
+    behind = Behind()
+    server = await asyncio.get_running_loop().create_server(lambda: behind, "127.0.0.1", 0)
+    stream = await anyio.connect_tcp("127.0.0.1", server.sockets[0].getsockname()[1])
+    transport = await behind.connected
+    async with stream:
+        yield Line(stream, behind, transport)
+    transport.abort()
+    server.close()
+
+
+async def take_all(intake: DirectBody) -> list[memoryview | bytes]:
+    pieces = []
+    with anyio.fail_after(10):
+        while not intake.exhausted:
+            pieces.append(await intake.take(1.0))
+    return pieces
+
+
+@pytest.mark.parametrize("length", [1, PIECE - 1, PIECE, PIECE + 1, 9 * MIB + 5])
+@pytest.mark.parametrize("seen", [0, 1, 4095, 4096, 70_000])
+async def test_what_is_left_comes_whole_and_in_order(line: Line, length: int, seen: int) -> None:
+    content = os.urandom(length)
+    intake = line.intake(length + seen, seen)
+    async with anyio.create_task_group() as client:
+        client.start_soon(line.stream.send, content)
+        pieces = await take_all(intake)
+    intake.end()
+    assert b"".join(pieces) == content
+
+
+async def test_a_piece_keeps_its_bytes_for_as_long_as_a_part_of_it_is_kept(line: Line) -> None:
+    content = os.urandom(12 * MIB)
+    intake = line.intake(len(content))
+    tails = []
+    async with anyio.create_task_group() as client:
+        client.start_soon(line.stream.send, content)
+        offset = 0
+        while not intake.exhausted:
+            piece = await intake.take(1.0)
+            offset += len(piece)
+            tails.append((offset, memoryview(piece)[-100:]))
+            del piece
+    intake.end()
+    assert offset == len(content)
+    for end, tail in tails:
+        assert tail == content[end - 100 : end]
+
+
+async def test_buffers_are_used_again_when_nobody_looks_at_them(line: Line) -> None:
+    content = os.urandom(40 * MIB)
+    intake = line.intake(len(content))
+    async with anyio.create_task_group() as client:
+        client.start_soon(line.stream.send, content)
+        taken = 0
+        while not intake.exhausted:
+            taken += len(await intake.take(1.0))
+    intake.end()
+    assert taken == len(content)
+    assert len(intake._buffers) <= AHEAD + 2
+
+
+async def test_a_client_is_held_back_while_nothing_is_taken(line: Line) -> None:
+    content = os.urandom(40 * MIB)
+    intake = line.intake(len(content))
+    async with anyio.create_task_group() as client:
+        client.start_soon(line.stream.send, content)
+        with anyio.fail_after(10):
+            while line.transport.is_reading():
+                await anyio.lowlevel.checkpoint()
+        assert len(intake._buffers) == AHEAD + 1
+        assert b"".join(await take_all(intake)) == content
+    intake.end()
+
+
+async def test_nothing_beyond_the_body_is_taken(line: Line) -> None:
+    await_more = os.urandom(1000)
+    intake = line.intake(PIECE + 10)
+    async with anyio.create_task_group() as client:
+        client.start_soon(line.stream.send, bytes(PIECE + 10) + await_more)
+        assert sum(map(len, await take_all(intake))) == PIECE + 10
+    assert line.behind.received == b""
+    intake.end()
+    assert line.behind.closing
+    with anyio.fail_after(10):
+        while len(line.behind.received) < len(await_more):
+            await anyio.lowlevel.checkpoint()
+    assert line.behind.received == await_more
+
+
+async def test_a_slow_client_is_given_its_time_and_what_came_is_not_kept_waiting(line: Line) -> None:
+    intake = line.intake(2 * PIECE)
+    assert await intake.take(0.01) == b""
+    for number in range(3):
+        await line.stream.send(bytes([number]) * 10)
+        some = b""
+        with anyio.fail_after(10):
+            while len(some) < 10:
+                some += await intake.take(0.01)
+        assert some == bytes([number]) * 10
+    intake.end()
+
+
+async def test_a_body_that_ends_half_way_gives_what_it_had_and_then_an_error(line: Line) -> None:
+    intake = line.intake(3 * PIECE)
+    await line.stream.send(bytes(PIECE + 5))
+    await line.stream.send_eof()
+    with anyio.fail_after(10):
+        assert await intake.take(10.0) == bytes(PIECE)
+        with pytest.raises(EOFError):
+            await intake.take(10.0)
+    assert not line.transport.is_closing()  # so that the answer can be sent
+    intake.end()
+
+
+async def test_a_connection_that_breaks_is_known_to_those_behind(line: Line) -> None:
+    intake = line.intake(3 * PIECE)
+    line.transport.abort()
+    with anyio.fail_after(10), pytest.raises(EOFError):
+        await intake.take(10.0)
+    assert len(line.behind.lost) == 1
+    intake.end()
+
+
+@pytest.mark.parametrize("users", [1, 4, 5, 10, 40, 1000])
+def test_however_many_come_at_once_they_take_hardly_more_memory_than_a_few(users: int) -> None:
+    piece = share(PIECE, users)
+    assert piece % 4096 == 0
+    assert PIECE // 16 <= piece <= PIECE
+    assert piece * users <= max(2 * PIECE, users * PIECE // 16)
