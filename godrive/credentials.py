@@ -26,7 +26,8 @@ import jwt
 import msgspec
 
 from godrive.errors import ConfigError, Invalid, Unauthenticated, UrlInvalid
-from godrive.model import Principal, SessionId, UserId
+from godrive.model import SessionId, UserId
+from godrive.principal import UserSession
 
 KEY_BYTES = 32
 """Length of a signing key: that of the digest, as RFC 7518, section 3.2, asks."""
@@ -255,15 +256,15 @@ class TokenSigner:
             }
         )
 
-    def access(self, principal: Principal, *, now: datetime, ttl: float) -> tuple[str, datetime]:
+    def access(self, principal: UserSession, *, now: datetime, ttl: float) -> tuple[str, datetime]:
         """A token that shows who is asking, and the instant (a whole second) it expires."""
         expires_at = _second(now + timedelta(seconds=ttl))
         return self._sign("access", principal.user_id, now, expires_at, sid=principal.session_id), expires_at
 
-    def verify_access(self, token: str, *, now: datetime) -> tuple[Principal, datetime]:
+    def verify_access(self, token: str, *, now: datetime) -> tuple[UserSession, datetime]:
         """Who the token was given to, and when it expires."""
         claims = self._verify("access", token, now)
-        return Principal(user_id=claims["sub"], session_id=claims["sid"]), datetime.fromtimestamp(claims["exp"], UTC)
+        return UserSession(user_id=claims["sub"], session_id=claims["sid"]), datetime.fromtimestamp(claims["exp"], UTC)
 
     def refresh(self, claims: RefreshClaims, *, now: datetime, expires_at: datetime) -> str:
         """A token that renews a session once."""

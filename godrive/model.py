@@ -86,13 +86,6 @@ class User(Value):
     usage: Usage = Usage()
 
 
-class Principal(Value):
-    """Who acts: a user, by way of one of their sessions."""
-
-    user_id: UserId
-    session_id: SessionId
-
-
 class Session(Value):
     """One log-in, alive until it expires or is ended; ``generation`` counts its refreshes."""
 

@@ -18,7 +18,7 @@ FLOORS: list[set[str]] = [
     # words
     {"errors"},
     {"model", "clock"},
-    {"config"},
+    {"config", "principal"},
     {"configfile"},
     # machinery: packages that do not know one another
     {"runtime", "blobs", "catalog", "credentials"},

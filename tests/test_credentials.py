@@ -31,11 +31,12 @@ from godrive.credentials import (
     needs_rehash,
 )
 from godrive.errors import ConfigError, Invalid, Unauthenticated, UrlInvalid
-from godrive.model import Principal, SessionId, UserId
+from godrive.model import SessionId, UserId
+from godrive.principal import UserSession
 
 NOW = datetime(2030, 5, 17, 12, 30, 15, 999_999, tzinfo=UTC)
 KEYRING = Keyring({"k2": b"2" * 32, "k1": b"1" * 32})
-PRINCIPAL = Principal(user_id=UserId("user"), session_id=SessionId("session"))
+PRINCIPAL = UserSession(user_id=UserId("user"), session_id=SessionId("session"))
 TOKENS = TokenSigner(KEYRING, issuer="godrive", audience="drive")
 URLS = UrlSigner(KEYRING, "https://files.example/drive/")
 CLAIMS = {

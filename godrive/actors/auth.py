@@ -32,7 +32,8 @@ from godrive.messages.auth import (
     SignUp,
     UpdateUser,
 )
-from godrive.model import Principal, Session, SessionId, Tokens, User, UserId, UserState
+from godrive.model import Session, SessionId, Tokens, User, UserId, UserState
+from godrive.principal import UserSession
 from godrive.rules import sessions, users
 from godrive.runtime import Actor
 
@@ -51,7 +52,7 @@ class AuthActor(Actor[Auth]):
         self._by_address = RateLimiter(settings.attempts_per_address, settings.attempts_window, clock)
         self._by_account = RateLimiter(settings.attempts_per_account, settings.attempts_window, clock)
         self._liveness = SessionCache(self._is_alive, clock)
-        self._verified: dict[str, tuple[Principal, float]] = {}
+        self._verified: dict[str, tuple[UserSession, float]] = {}
 
     async def on_stop(self) -> None:
         self._hashes.close()
@@ -126,7 +127,7 @@ class AuthActor(Actor[Auth]):
         return self._tokens_of(session)
 
     @Authenticate.handler
-    async def authenticate(self, ask: Authenticate) -> Principal:
+    async def authenticate(self, ask: Authenticate) -> UserSession:
         now = self._clock.now()
         verified = self._verified.get(ask.token)
         if verified is None:
@@ -145,7 +146,7 @@ class AuthActor(Actor[Auth]):
 
     @LogOut.handler
     async def log_out(self, ask: LogOut) -> None:
-        await self._end(ask.principal.user_id, ask.principal.session_id)
+        await self._end(ask.by.user_id, ask.by.session_id)
 
     @GetUser.handler
     async def get_user(self, ask: GetUser) -> User:
@@ -156,12 +157,12 @@ class AuthActor(Actor[Auth]):
         email = None if ask.email is None else clean_email(ask.email)
         if ask.password is not None:
             check_new_password(ask.password)
-        await self._confirm(ask.principal, ask.current_password, ask.address)
+        await self._confirm(ask.by, ask.current_password, ask.address)
         password_hash = None if ask.password is None else await self._hashes.hash(ask.password)
-        user_id, keep = ask.principal.user_id, ask.principal.session_id
+        user_id, keep = ask.by.user_id, ask.by.session_id
 
         async def change(tx: Tx) -> User:
-            await self._check_alive(tx, ask.principal)
+            await self._check_alive(tx, ask.by)
             user = await users.get(tx, user_id)
             if email is not None and email != user.email:
                 user = await users.set_email(tx, user_id, email)
@@ -175,11 +176,11 @@ class AuthActor(Actor[Auth]):
 
     @DeleteUser.handler
     async def delete_user(self, ask: DeleteUser) -> None:
-        await self._confirm(ask.principal, ask.password, ask.address)
+        await self._confirm(ask.by, ask.password, ask.address)
 
         async def delete(tx: Tx) -> None:
-            await self._check_alive(tx, ask.principal)
-            await users.delete(tx, ask.principal.user_id, now=self._clock.now())
+            await self._check_alive(tx, ask.by)
+            await users.delete(tx, ask.by.user_id, now=self._clock.now())
 
         await self._catalog.write(delete)
         self._liveness.forget()
@@ -199,17 +200,17 @@ class AuthActor(Actor[Auth]):
         self._liveness.forget(session_id)
         return ended
 
-    async def _is_alive(self, principal: Principal) -> bool:
+    async def _is_alive(self, principal: UserSession) -> bool:
         now = self._clock.now()
         return await self._catalog.read(lambda tx: sessions.is_alive(tx, principal, now=now))
 
-    async def _check_alive(self, tx: Tx, principal: Principal) -> None:
+    async def _check_alive(self, tx: Tx, principal: UserSession) -> None:
         """That the session has not ended while the password was checked: a new password ends those of the old one."""
         await tx.lock(principal.user_id)
         if not await sessions.is_alive(tx, principal, now=self._clock.now()):
             raise Unauthenticated("The session has ended.")
 
-    async def _confirm(self, principal: Principal, password: str, address: str) -> None:
+    async def _confirm(self, principal: UserSession, password: str, address: str) -> None:
         """That whoever acts knows the password, and not only has the token.  Raises ``Forbidden``.
 
         RateLimiter count by themselves, so that strangers who guess at log-in keep nobody from another password.
@@ -245,7 +246,7 @@ class AuthActor(Actor[Auth]):
             self._by_address.note(network(address))
 
     def _tokens_of(self, session: Session) -> Tokens:
-        now, principal = self._clock.now(), Principal(user_id=session.user_id, session_id=session.id)
+        now, principal = self._clock.now(), UserSession(user_id=session.user_id, session_id=session.id)
         token, expires_at = self._tokens.access(principal, now=now, ttl=self._settings.access_ttl)
         claims = RefreshClaims(session.user_id, session.id, session.generation)
         refresh_expires_at = session.expires_at.replace(microsecond=0)

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from godrive.clock import Clock
-from godrive.model import Principal, SessionId
+from godrive.model import SessionId
+from godrive.principal import UserSession
 
 
 class SessionCache:
@@ -18,7 +19,7 @@ class SessionCache:
 
     def __init__(
         self,
-        read: Callable[[Principal], Awaitable[bool]],
+        read: Callable[[UserSession], Awaitable[bool]],
         clock: Clock,
         *,
         max_age: float = 1.0,
@@ -40,7 +41,7 @@ class SessionCache:
         alive_at = self._alive_at.get(session_id)
         return alive_at is not None and self._clock.monotonic() - alive_at < self._max_age
 
-    async def check(self, principal: Principal) -> bool:
+    async def check(self, principal: UserSession) -> bool:
         """Whether the principal's session is alive."""
         if self.is_fresh(principal.session_id):
             return True
@@ -59,7 +60,7 @@ class SessionCache:
             self._alive_at.pop(session_id, None)
             self._reads.pop(session_id, None)
 
-    async def _ask(self, principal: Principal) -> bool:
+    async def _ask(self, principal: UserSession) -> bool:
         asked_at, session_id, me = self._clock.monotonic(), principal.session_id, asyncio.current_task()
         try:
             alive = await self._read(principal)

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 from godrive import config
-from godrive.catalog import migrations, sqlite_file
+from godrive.catalog import Tx, migrations, sqlite_file
 from godrive.catalog.postgres import PostgresCatalog, PostgresTx
 from godrive.catalog.postgres_errors import is_lost, is_raced, translate, unavailable
 from godrive.catalog.postgres_pool import Connection, connect
 from godrive.errors import Conflict, DriveError
-from godrive.rules import housekeeping
 
 _TABLES = (
     "users",
@@ -37,15 +36,20 @@ _AT_ONCE = 5000
 
 
 async def copy_catalog(
-    source: Path, target: config.Catalog, *, on_progress: Callable[[str, int], None] = lambda table, rows: None
+    source: Path,
+    target: config.Catalog,
+    *,
+    check: Callable[[Tx], Awaitable[None]],
+    on_progress: Callable[[str, int], None] = lambda table, rows: None,
 ) -> dict[str, int]:
-    """Copy the SQLite catalog *source* into the empty database of *target*; how many rows of each table.
+    """Copy the SQLite catalog *source* into the empty database of *target*.  Returns the number of rows of each table.
 
-    Nothing must write to *source* meanwhile, or it is not copied.  *on_progress*
-    hears of each table how many rows have been copied so far.  Raises
-    ``Conflict`` when the target is not empty, or not equal in the end;
+    Nothing may write to *source* meanwhile.  *check* runs on the copy before it
+    is committed; what it raises undoes the copy.  *on_progress* is called with
+    a table and the number of its rows copied so far.  Raises ``Conflict`` when
+    the target is not empty or does not equal the source in the end,
     ``ConfigError`` when one of the two cannot be opened, ``StoreUnavailable``
-    when the database goes away meanwhile.
+    when the database goes away.
     """
     await asyncio.to_thread(sqlite_file.prepare, source, allow_network_fs=True)
     catalog = PostgresCatalog(target)
@@ -57,7 +61,9 @@ async def copy_catalog(
             with closing(sqlite_file.connect(source, read_only=True)) as reader:
                 reader.execute("BEGIN")
                 async with connection.transaction():
-                    return await _copy(reader, connection, on_progress)
+                    copied = await _copy(reader, connection, on_progress)
+                    await check(PostgresTx(connection, outbox=False))
+                    return copied
         finally:
             await connection.close()
     except DriveError:
@@ -104,5 +110,3 @@ async def _verify(reader: sqlite3.Connection, connection: Connection, copied: di
             raise Conflict(f"The table {table} has {here} rows, and {there} after {rows} were copied.")
     if await connection.fetchval("SELECT MAX(version) FROM schema_versions") != migrations.migrations()[-1].version:
         raise Conflict("The two catalogs have different schemas.")
-    if drift := await housekeeping.usage_drift(PostgresTx(connection, outbox=False)):
-        raise Conflict(f"The usage of the users differs from their files by {drift} bytes.")

@@ -29,6 +29,7 @@ def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
 def _copy(arguments: argparse.Namespace) -> int:
     from godrive.catalog.copy import copy_catalog  # noqa: PLC0415
     from godrive.opening import FolderLock  # noqa: PLC0415
+    from godrive.rules.housekeeping import check_usage  # noqa: PLC0415
 
     config: Config = arguments.configuration(arguments)
     source = config.catalog_path
@@ -48,7 +49,7 @@ def _copy(arguments: argparse.Namespace) -> int:
         counts: dict[str, int] = {}
 
         async def copy() -> None:
-            counts.update(await copy_catalog(source, config.catalog, on_progress=progress))
+            counts.update(await copy_catalog(source, config.catalog, check=check_usage, on_progress=progress))
 
         run(copy())
     finally:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from godrive.model import Principal, Session, SessionId, Tokens, User, UserId
+from godrive.model import Session, SessionId, Tokens, User, UserId
+from godrive.principal import UserSession
 from godrive.runtime import Ask, Contract
 
 
@@ -43,7 +44,7 @@ class Refresh(Ask[Auth, Tokens]):
     address: str = ""
 
 
-class Authenticate(Ask[Auth, Principal]):
+class Authenticate(Ask[Auth, UserSession]):
     """Who the bearer of this access token is, now.  Raises ``Unauthenticated``."""
 
     token: str
@@ -52,7 +53,7 @@ class Authenticate(Ask[Auth, Principal]):
 class LogOut(Ask[Auth, None]):
     """End the principal's session; again is harmless."""
 
-    principal: Principal
+    by: UserSession
 
 
 class GetUser(Ask[Auth, User]):
@@ -69,7 +70,7 @@ class UpdateUser(Ask[Auth, User]):
     meanwhile), ``Invalid``, ``EmailTaken``, ``TooManyRequests``.
     """
 
-    principal: Principal
+    by: UserSession
     current_password: str
     email: str | None = None
     password: str | None = None
@@ -82,7 +83,7 @@ class DeleteUser(Ask[Auth, None]):
     Raises ``Forbidden`` (wrong password), ``Unauthenticated`` (the session has ended meanwhile), ``TooManyRequests``.
     """
 
-    principal: Principal
+    by: UserSession
     password: str
     address: str = ""
 

@@ -131,6 +131,12 @@ async def usage_drift(tx: Tx) -> int:
     return int(rows.found(row, "sum")[0])
 
 
+async def check_usage(tx: Tx) -> None:
+    """Raises ``Conflict`` when the kept usage differs from the rows."""
+    if drift := await usage_drift(tx):
+        raise Conflict(f"The usage of the users differs from their files by {drift} bytes.")
+
+
 async def recount_usage(tx: Tx, user_id: UserId) -> None:
     """Set the user's usage to what the rows add up to."""
     await tx.lock(user_id)

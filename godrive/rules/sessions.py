@@ -6,7 +6,8 @@ from datetime import datetime
 
 from godrive.catalog import Tx
 from godrive.errors import Unauthenticated
-from godrive.model import Principal, Session, SessionId, UserId, new_id
+from godrive.model import Session, SessionId, UserId, new_id
+from godrive.principal import UserSession
 from godrive.rules import rows
 
 _LONGEST_NOTE = 512
@@ -49,7 +50,7 @@ async def begin(
     return rows.session(rows.found(row, "session"))
 
 
-async def is_alive(tx: Tx, principal: Principal, *, now: datetime) -> bool:
+async def is_alive(tx: Tx, principal: UserSession, *, now: datetime) -> bool:
     """Whether that session of that user has neither ended nor expired, and the user is active."""
     row = await tx.one(
         "SELECT 1 FROM sessions s JOIN users u ON u.id = s.user_id "

@@ -37,7 +37,8 @@ from godrive.messages.auth import (
     SignUp,
     UpdateUser,
 )
-from godrive.model import Principal, SessionId, Tokens, User, UserId, UserState
+from godrive.model import SessionId, Tokens, User, UserId, UserState
+from godrive.principal import UserSession
 from godrive.rules import users
 from godrive.testing import ManualClock, open_drive, sign_up
 
@@ -50,7 +51,7 @@ async def log_in(drive: GoDrive, password: str = PASSWORD, email: str = EMAIL, *
     return await drive.auth.ask(LogIn(email, password, **more))
 
 
-async def enter(drive: GoDrive, **more: str) -> tuple[Principal, Tokens]:
+async def enter(drive: GoDrive, **more: str) -> tuple[UserSession, Tokens]:
     tokens = await log_in(drive, **more)
     return await drive.auth.ask(Authenticate(tokens.token)), tokens
 
@@ -403,7 +404,7 @@ async def test_token_of_one_use_is_refused_for_the_other(drive: GoDrive, owner: 
 
 async def test_genuine_token_of_a_session_that_never_was_is_refused(drive: GoDrive, owner: User) -> None:
     signer = TokenSigner(drive.keyring, issuer="godrive", audience="godrive")
-    principal = Principal(user_id=owner.id, session_id=SessionId("never"))
+    principal = UserSession(user_id=owner.id, session_id=SessionId("never"))
     token, _ = signer.access(principal, now=drive.clock.now(), ttl=60)
     with pytest.raises(Unauthenticated):
         await drive.auth.ask(Authenticate(token))
@@ -453,26 +454,26 @@ async def test_of_two_refreshes_at_once_one_wins_and_the_session_ends(drive: GoD
     assert await drive.auth.ask(ListSessions(owner.id)) == []
 
 
-async def log_out(drive: GoDrive, principal: Principal) -> None:
+async def log_out(drive: GoDrive, principal: UserSession) -> None:
     await drive.auth.ask(LogOut(principal))
 
 
-async def end_session(drive: GoDrive, principal: Principal) -> None:
+async def end_session(drive: GoDrive, principal: UserSession) -> None:
     await drive.auth.ask(EndSession(principal.user_id, principal.session_id))
 
 
-async def change_password_elsewhere(drive: GoDrive, principal: Principal) -> None:
+async def change_password_elsewhere(drive: GoDrive, principal: UserSession) -> None:
     other = await drive.auth.ask(Authenticate((await log_in(drive)).token))
     await drive.auth.ask(UpdateUser(other, PASSWORD, password="another horse"))
 
 
-async def delete_user(drive: GoDrive, principal: Principal) -> None:
+async def delete_user(drive: GoDrive, principal: UserSession) -> None:
     await drive.auth.ask(DeleteUser(principal, PASSWORD))
 
 
 @pytest.mark.parametrize("end", [log_out, end_session, change_password_elsewhere, delete_user])
 async def test_session_that_is_ended_is_refused_at_once(
-    drive: GoDrive, owner: User, end: Callable[[GoDrive, Principal], Any]
+    drive: GoDrive, owner: User, end: Callable[[GoDrive, UserSession], Any]
 ) -> None:
     principal, tokens = await enter(drive)
     await end(drive, principal)
@@ -571,13 +572,13 @@ async def test_change_to_something_invalid_names_the_field(
     assert caught.value.field == field
 
 
-async def change_password(drive: GoDrive, principal: Principal) -> None:
+async def change_password(drive: GoDrive, principal: UserSession) -> None:
     await drive.auth.ask(UpdateUser(principal, PASSWORD, password="yet another horse"))
 
 
 @pytest.mark.parametrize("act", [change_password, delete_user])
 async def test_password_changed_while_it_is_confirmed_changes_and_deletes_nothing(
-    drive: GoDrive, owner: User, act: Callable[[GoDrive, Principal], Any], gate: Gate
+    drive: GoDrive, owner: User, act: Callable[[GoDrive, UserSession], Any], gate: Gate
 ) -> None:
     principal, _ = await enter(drive)
     gate.close()
@@ -672,7 +673,7 @@ async def test_memory_of_tokens_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     actors: list[AuthActor] = []
     authenticate = AuthActor.handlers[Authenticate]
 
-    async def watched(actor: AuthActor, ask: Authenticate) -> Principal:
+    async def watched(actor: AuthActor, ask: Authenticate) -> UserSession:
         actors.append(actor)
         return await authenticate(actor, ask)
 

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from godrive.actors.rate_limit import RateLimiter, network
 from godrive.actors.session_cache import SessionCache
 from godrive.errors import StoreUnavailable, TooManyRequests
-from godrive.model import Principal, SessionId, UserId
+from godrive.model import SessionId, UserId
+from godrive.principal import UserSession
 from godrive.testing import ManualClock
 
-PRINCIPAL = Principal(user_id=UserId("user"), session_id=SessionId("session"))
+PRINCIPAL = UserSession(user_id=UserId("user"), session_id=SessionId("session"))
 
 
 # RateLimiter
@@ -95,7 +96,7 @@ class Catalog:
         self.let = anyio.Event()
         self.let.set()
 
-    async def read(self, principal: Principal) -> bool:
+    async def read(self, principal: UserSession) -> bool:
         self.reads += 1
         alive = self.alive
         await self.let.wait()
@@ -198,6 +199,6 @@ async def test_error_reaches_all_who_asked_and_the_next_asks_again() -> None:
 async def test_however_many_sessions_there_are_only_so_many_are_remembered() -> None:
     liveness = SessionCache(Catalog().read, ManualClock(), capacity=10)
     for number in range(100):
-        await liveness.check(Principal(user_id=UserId("user"), session_id=SessionId(str(number))))
+        await liveness.check(UserSession(user_id=UserId("user"), session_id=SessionId(str(number))))
     assert len(liveness) == 10
     assert liveness.is_fresh(SessionId("99"))

@@ -68,7 +68,10 @@ async def test_a_copy_shows_the_same_and_goes_on(tmp_path: Path, postgres_server
     settings = config.Catalog(dsn=postgres_server.create_database())
     told: list[tuple[str, int]] = []
     copied = await copy_catalog(
-        tmp_path / "godrive.db", settings, on_progress=lambda table, rows: told.append((table, rows))
+        tmp_path / "godrive.db",
+        settings,
+        check=housekeeping.check_usage,
+        on_progress=lambda table, rows: told.append((table, rows)),
     )
     assert copied == {
         "users": 3, "invites": 1, "sessions": 3, "entries": 12, "versions": 12, "uploads": 18, "idempotency_keys": 3,
@@ -82,7 +85,7 @@ async def test_a_copy_shows_the_same_and_goes_on(tmp_path: Path, postgres_server
     await Rig(target).file((await target.read(users.list_after))[0].id, "new")
     assert len(await target.read(lambda tx: outbox.pending(tx, limit=100))) == 16
     with pytest.raises(Conflict, match="already"):
-        await copy_catalog(tmp_path / "godrive.db", settings)
+        await copy_catalog(tmp_path / "godrive.db", settings, check=housekeeping.check_usage)
     await source.close()
     await target.close()
 
@@ -101,9 +104,9 @@ async def test_a_copy_that_is_cut_off_leaves_nothing_and_can_be_made_again(tmp_p
                 server.kill9()
 
         with pytest.raises(StoreUnavailable):
-            await copy_catalog(tmp_path / "godrive.db", settings, on_progress=cut)
+            await copy_catalog(tmp_path / "godrive.db", settings, check=housekeeping.check_usage, on_progress=cut)
         server.start()
-        assert (await copy_catalog(tmp_path / "godrive.db", settings))["entries"] == 12
+        assert (await copy_catalog(tmp_path / "godrive.db", settings, check=housekeeping.check_usage))["entries"] == 12
 
 
 async def test_a_catalog_whose_sums_are_wrong_is_not_copied(tmp_path: Path, postgres_server: PostgresServer) -> None:
@@ -116,7 +119,7 @@ async def test_a_catalog_whose_sums_are_wrong_is_not_copied(tmp_path: Path, post
     connection.close()
     settings = config.Catalog(dsn=postgres_server.create_database())
     with pytest.raises(Conflict, match="differs"):
-        await copy_catalog(tmp_path / "godrive.db", settings)
+        await copy_catalog(tmp_path / "godrive.db", settings, check=housekeeping.check_usage)
     target = PostgresCatalog(settings)
     await target.open()
     assert await target.read(users.list_after) == []

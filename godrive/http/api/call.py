@@ -23,7 +23,8 @@ from godrive.http.api.reading import (
 )
 from godrive.http.wire.addresses import TrustedProxies
 from godrive.messages.auth import Authenticate
-from godrive.model import ETag, Principal, UserId
+from godrive.model import ETag, UserId
+from godrive.principal import UserSession
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -47,11 +48,11 @@ class Call:
         self.original = original
         self.headers: dict[str, str] = {}
         self.status: int | None = None
-        self._principal: Principal | None = None
+        self._principal: UserSession | None = None
         self._proxies = proxies
 
     @property
-    def principal(self) -> Principal:
+    def principal(self) -> UserSession:
         """Who acts.  An operation that is public has none, and must not ask."""
         assert self._principal is not None  # noqa: S101
         return self._principal

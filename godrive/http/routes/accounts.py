@@ -167,7 +167,7 @@ async def update_me(call: Call, body: UpdateMeBody) -> UserView:
     """
     user = await call.drive.auth.ask(
         UpdateUser(
-            principal=call.principal,
+            by=call.principal,
             current_password=body.current_password,
             email=body.email,
             password=body.password,
@@ -182,7 +182,7 @@ async def update_me(call: Call, body: UpdateMeBody) -> UserView:
 )
 async def delete_me(call: Call, body: DeleteMeBody) -> None:
     """Delete the account and everything in it."""
-    await call.drive.auth.ask(DeleteUser(principal=call.principal, password=body.password, address=call.address))
+    await call.drive.auth.ask(DeleteUser(by=call.principal, password=body.password, address=call.address))
 
 
 @routes.get("/v1/sessions")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from godrive.errors import Unauthenticated
-from godrive.model import Principal, Session, UserId, UserState
+from godrive.model import Session, UserId, UserState
+from godrive.principal import UserSession
 from godrive.rules import sessions, users
 from tests.contracts.rig import Rig
 
@@ -17,7 +18,7 @@ async def begin(rig: Rig, owner: UserId, **options: str) -> Session:
 
 
 async def alive(rig: Rig, session: Session) -> bool:
-    principal = Principal(user_id=session.user_id, session_id=session.id)
+    principal = UserSession(user_id=session.user_id, session_id=session.id)
     return await rig.read(sessions.is_alive, principal, now=rig.now)
 
 
@@ -34,7 +35,7 @@ async def test_a_session_lives_until_it_expires(rig: Rig) -> None:
 
 async def test_a_session_is_of_one_user_only(rig: Rig) -> None:
     session = await begin(rig, await rig.user())
-    foreign = Principal(user_id=await rig.user(), session_id=session.id)
+    foreign = UserSession(user_id=await rig.user(), session_id=session.id)
     assert not await rig.read(sessions.is_alive, foreign, now=rig.now)
     assert not await rig.write(sessions.end, foreign.user_id, session.id)
     assert await rig.write(sessions.refresh, foreign.user_id, session.id, 0, now=rig.now, ttl=100) is None

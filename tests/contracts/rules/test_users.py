@@ -8,7 +8,8 @@ import pytest
 
 from godrive.catalog import Row, Tx
 from godrive.errors import Conflict, EmailTaken, Gone, Invalid, NotFound
-from godrive.model import FileId, Principal, UploadId, UserState
+from godrive.model import FileId, UploadId, UserState
+from godrive.principal import UserSession
 from godrive.rules import files, housekeeping, sessions, trash, uploads, users
 from tests.contracts.rig import GRACE, TTL, Rig
 
@@ -83,7 +84,7 @@ async def test_disabling_ends_sessions_and_hides_content_until_enabled(rig: Rig)
     file = await rig.file(owner)
     session = await rig.write(sessions.begin, owner, now=rig.now, ttl=100)
     assert (await rig.write(users.set_state, owner, UserState.DISABLED, now=rig.now)).state is UserState.DISABLED
-    principal = Principal(user_id=owner, session_id=session.id)
+    principal = UserSession(user_id=owner, session_id=session.id)
     assert not await rig.read(sessions.is_alive, principal, now=rig.now)
     with pytest.raises(NotFound):
         await rig.read(files.open_content, file.id, version_id=file.version_id)
@@ -139,7 +140,7 @@ async def test_deleting_a_user_ends_all_that_is_theirs(rig: Rig) -> None:
     await rig.write(users.delete, owner, now=rig.now)
     await rig.write(users.delete, owner, now=rig.now)
 
-    assert not await rig.read(sessions.is_alive, Principal(user_id=owner, session_id=session.id), now=rig.now)
+    assert not await rig.read(sessions.is_alive, UserSession(user_id=owner, session_id=session.id), now=rig.now)
     for lookup in (users.get, users.account):
         with pytest.raises(NotFound):
             await rig.read(lookup, owner)

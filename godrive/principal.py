@@ -1,0 +1,100 @@
+"""Who acts, and what they may do at most.
+
+Every message about files names its principal in the field ``by``.  A principal
+says on whose authority a request comes; what that principal may do with one
+entry is decided by ``godrive.rules.access`` when the rule runs, so that a right
+that has ended meanwhile does not count.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TypeAlias
+
+from godrive.model import FileId, SessionId, UserId, Value
+
+
+class Scope(StrEnum):
+    """A group of operations.  A route names the one that it needs."""
+
+    FILES_READ = "files:read"
+    FILES_WRITE = "files:write"
+    FILES_DELETE = "files:delete"
+    SHARE = "share"
+    ADMIN = "admin"
+    ACCOUNT = "account"
+    """The account itself: password, sessions, deletion.  Only a session has it; no token can be given it."""
+
+
+class Verb(StrEnum):
+    """What a principal wants to do with an entry."""
+
+    READ = "read"
+    """See the entry, its children and its bytes."""
+    CREATE = "create"
+    """Put a new entry into the folder."""
+    EDIT = "edit"
+    """Rename it, or change what is known of it."""
+    DELETE = "delete"
+    """Move it to the trash."""
+    RESTORE = "restore"
+    """Take it out of the trash."""
+    PURGE = "purge"
+    """Destroy what is in the trash."""
+
+
+SCOPE_OF: dict[Verb, Scope] = {
+    Verb.READ: Scope.FILES_READ,
+    Verb.CREATE: Scope.FILES_WRITE,
+    Verb.EDIT: Scope.FILES_WRITE,
+    Verb.DELETE: Scope.FILES_DELETE,
+    Verb.RESTORE: Scope.FILES_DELETE,
+    Verb.PURGE: Scope.FILES_DELETE,
+}
+"""The scope that covers each verb."""
+
+
+class UserSession(Value, tag="session"):
+    """A user, by one of their sessions."""
+
+    user_id: UserId
+    session_id: SessionId
+
+
+class ApiToken(Value, tag="token"):
+    """A user, by a token that covers only *scopes*, and with *folder_id* only what lies in that folder."""
+
+    user_id: UserId
+    token_id: str
+    scopes: frozenset[Scope]
+    folder_id: FileId | None = None
+
+
+class ShareLink(Value, tag="link"):
+    """Anyone who holds the link that *user_id* made: *verbs* on *entry_id* and what lies in it."""
+
+    user_id: UserId
+    link_id: str
+    entry_id: FileId
+    verbs: frozenset[Verb]
+
+
+class SignedUrl(Value, tag="url"):
+    """Anyone who holds a URL that this server signed for *user_id*: one *verb* on one entry or upload.
+
+    The right is that of the user at the time of use: it ends with theirs.
+    """
+
+    user_id: UserId
+    verb: Verb
+    target_id: str
+
+
+class System(Value, tag="system"):
+    """The server itself: *part* (ingest, janitor, operator) says which of its parts, for the log."""
+
+    part: str
+
+
+Principal: TypeAlias = UserSession | ApiToken | ShareLink | SignedUrl | System
+"""Who acts.  ``None`` is not one of them: no message can leave its authority out."""
