@@ -10,6 +10,8 @@ import pytest
 
 from tests.servers import CephGateway, MissingProgram, NatsServer, PostgresServer, Server
 
+pytest_plugins = ["tests.engines"]
+
 
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, bool]]:

@@ -253,6 +253,20 @@ def test_a_protocol_says_what_each_of_its_methods_guarantees() -> None:
     assert silent == []
 
 
+TESTS_OF_THEIR_OWN = {"bench", "contracts", "e2e", "fixtures", "typing"}
+"""Folders of tests that belong to no single package: what they test is in their conftest or their modules."""
+
+
+def test_folders_of_tests_mirror_the_package() -> None:
+    tests = ROOT / "tests"
+    folders = {
+        path.parent.relative_to(tests)
+        for path in tests.rglob("test_*.py")
+        if path.relative_to(tests).parts[0] not in TESTS_OF_THEIR_OWN
+    }
+    assert [str(folder) for folder in sorted(folders) if not (PACKAGE / folder).is_dir()] == []
+
+
 def test_no_module_is_named_after_nothing() -> None:
     nothing = {"utils", "util", "helpers", "helper", "common", "base", "misc", "manager"}
     assert [name for name in modules() if nothing.intersection(name.split("."))] == []

@@ -1,4 +1,4 @@
-"""Every engine, empty, with somebody to act on it."""
+"""Fixtures of catalogs: each engine, open and empty, and the rig that runs rules on it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.servers import PostgresServer
 
 @pytest.fixture(scope="session")
 def database(postgres_server: PostgresServer) -> str:
-    """One database for all: to empty it takes less time than to make another."""
+    """One database for all tests: emptying it takes less time than creating another."""
     return postgres_server.create_database()
 
 
 async def empty(tx: Tx) -> None:
-    """Leave the schema and nothing in it."""
+    """Delete all rows and keep the schema."""
     tables = await tx.all("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
     names = ", ".join(row[0] for row in tables if row[0] != "schema_versions")
     await tx.all(f"TRUNCATE {names} RESTART IDENTITY")

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.anyio
 
 TOKEN = "a-token-of-some-length"
 PATH = "/v1/events/bucket"
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "bucket-events"
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "bucket-events"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 
