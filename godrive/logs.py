@@ -18,6 +18,7 @@ from structlog.typing import EventDict, WrappedLogger
 
 from godrive.config import Log
 from godrive.errors import DriveError
+from godrive.messages.ingest import Reconciled
 from godrive.messages.janitor import Swept
 from godrive.runtime import Event, request_id
 from godrive.runtime.supervision_events import (
@@ -119,6 +120,8 @@ def on_event(event: Event) -> None:
             log.warning("child_waiting", child=child, **_told(error))
         case Ticked(child, Swept(failed=failed, problem=problem)) if failed:
             log.warning("sweep_incomplete", child=child, failed=failed, problem=problem)
+        case Ticked(child, Reconciled(failed=failed, postponed=postponed, problem=problem)) if problem:
+            log.warning("reconcile_incomplete", child=child, failed=failed, postponed=postponed, problem=problem)
         case Ticked():
             pass  # as it should be
         case TickFailed(child, error):

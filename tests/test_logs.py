@@ -20,6 +20,7 @@ def run(script: str, shell: str = 'exec "$@"', **settings: str) -> subprocess.Co
 import logging, structlog, warnings
 from godrive import logs
 from godrive.config import Log
+from godrive.messages.ingest import Reconciled
 from godrive.messages.janitor import Swept
 from godrive.runtime import request_id
 from godrive.runtime.supervision_events import *
@@ -112,6 +113,8 @@ for event in (
     RestartsExhausted("auth", 5, 30.0), DeadLetter("auth", "LogIn", "expired", "r1"), StopTimedOut("auth"),
     TickFailed("sweeper", ValueError("down")), Ticked("sweeper", Swept(purged=1)),
     Ticked("sweeper", Swept(failed=2, problem="store_unavailable: down")),
+    Ticked("reconciler", Reconciled(checked=2, published=2)),
+    Ticked("reconciler", Reconciled(checked=2, postponed=2, problem="upload 7: store_unavailable: down")),
 ):
     logs.on_event(event)
 """
@@ -125,6 +128,7 @@ for event in (
         ("warning", "stop_timed_out"),
         ("warning", "tick_failed"),
         ("warning", "sweep_incomplete"),
+        ("warning", "reconcile_incomplete"),
     ]
     assert (found[7]["failed"], found[7]["problem"]) == (2, "store_unavailable: down")
     assert "ValueError: bug" in found[2]["exception"]

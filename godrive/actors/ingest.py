@@ -1,17 +1,19 @@
 """The ingest actor: the only way an upload becomes a file.
 
 Theory of operation.  The truth about an upload is its row and the store's
-HEAD.  Whoever believes that bytes arrived (the client that calls complete, a
-bucket event, the reconciler) ends up in :meth:`IngestActor._publish`, which
-compares and publishes in one transaction of the catalog; repeating it finds
-the same file.  So an event may be lost, doubled or late, and this process may
-be killed at any instant: the row stays pending, and the reconciler asks HEAD
-again until the row's deadline.
+HEAD.  Every hint that bytes arrived (a client's complete call, a bucket event,
+the reconciler) leads to :meth:`IngestActor._publish`, which compares and
+publishes in one catalog transaction.  Publishing is idempotent, so an event may
+be lost, duplicated or late, and the process may be killed at any time: the row
+stays pending, and the reconciler repeats the HEAD until the row's deadline.
 
-When the bytes are not what was declared, the row ends before the bytes are
-deleted.  The other order could delete the bytes of an upload that somebody
-else is publishing; in this one a crash in between leaves bytes that the
-janitor's cleanup removes.
+An upload ends by its deadline whatever the store answers for it.  Only an
+outage of the store or the catalog postpones the end, because the bytes may be
+there; it does not count as an attempt of the upload.
+
+When the bytes differ from what was declared, the row ends before the bytes are
+deleted.  The other order could delete bytes that another caller is publishing.
+If the process dies in between, the janitor's cleanup deletes the bytes.
 """
 
 from __future__ import annotations
@@ -44,28 +46,50 @@ from godrive.messages.metadata import (
     FindUpload,
     GetUpload,
     Metadata,
+    PostponeUploads,
     PublishUpload,
     TouchUpload,
 )
-from godrive.messages.storage import DeleteBlob, DigestBlob, HeadBlob, Received, Storage
+from godrive.messages.storage import CheckStore, DeleteBlob, DigestBlob, HeadBlob, Received, Storage
 from godrive.model import BlobInfo, File, Upload, UploadId, UploadState
 from godrive.runtime import Actor, Ref
 
 AT_ONCE = 16
-"""Uploads that one reconciliation settles at the same time."""
+"""Uploads that a reconciliation settles concurrently."""
 
 
 class _Settled(Enum):
-    """What became of a due upload; ``LATER`` is tried again."""
+    """Result for one due upload.  ``LATER`` is an attempt; ``POSTPONED`` is not, because a store is out."""
 
     PUBLISHED = auto()
     FAILED = auto()
     EXPIRED = auto()
     LATER = auto()
+    POSTPONED = auto()
+
+
+class _Refused(Exception):
+    """The store answers, but not for this object."""
+
+    def __init__(self, error: DriveError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class _Count(Counter[_Settled]):
+    """Results of one reconciliation, the uploads to postpone, and the first problem."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.postponed: list[UploadId] = []
+        self.problem = ""
+
+    def note(self, upload: Upload, error: DriveError) -> None:
+        self.problem = self.problem or f"upload {upload.id}: {error.code}: {error.detail}"
 
 
 class IngestActor(Actor[Ingest]):
-    """Turns bytes that arrived into files."""
+    """Publishes uploads whose bytes have arrived."""
 
     def __init__(self, metadata: Ref[Metadata], storage: Ref[Storage], settings: Settings, clock: Clock) -> None:
         self._metadata = metadata
@@ -99,15 +123,21 @@ class IngestActor(Actor[Ingest]):
 
     @Reconcile.handler
     async def reconcile(self, ask: Reconcile) -> Reconciled:
-        count: Counter[_Settled] = Counter()
+        count = _Count()
 
         async def settle(upload: Upload) -> None:
-            count[await self._settle(upload)] += 1
+            settled = await self._settle(upload, count)
+            count[settled] += 1
+            if settled is _Settled.POSTPONED:
+                count.postponed.append(upload.id)
 
-        # Each call puts the next check of what it returns off, so this ends.
+        # Each call postpones the next check of the uploads it returns, so the loop ends.
         due = DueUploads(after=self._settings.reconcile_after, limit=self._settings.batch)
         while uploads := await self._metadata.ask(due):
             await for_each(uploads, settle, at_most=AT_ONCE)
+            if count.postponed:
+                await self._metadata.ask(PostponeUploads(count.postponed, after=due.after))
+                break
             if len(uploads) < due.limit:
                 break
         return Reconciled(
@@ -115,26 +145,51 @@ class IngestActor(Actor[Ingest]):
             published=count[_Settled.PUBLISHED],
             failed=count[_Settled.FAILED],
             expired=count[_Settled.EXPIRED],
+            postponed=count[_Settled.POSTPONED],
+            problem=count.problem,
         )
 
-    async def _settle(self, upload: Upload) -> _Settled:
-        """Publish or end one pending upload, or leave it for later; only a bug gets out of here."""
+    async def _settle(self, upload: Upload, count: _Count) -> _Settled:
+        """Publish or end one pending upload, or leave it for later.  Raises nothing but bugs."""
         try:
             try:
-                blob = await self._head(upload)
+                blob = await self._head_or_refused(upload)
             except NotFound:
                 return await self._expire(upload)
             await self._publish(upload.id, blob)
-        except (LengthMismatch, DigestMismatch):
+        except (LengthMismatch, DigestMismatch) as error:
+            count.note(upload, error)
             return _Settled.FAILED
-        except (StoreUnavailable, StorageFull, DeliveryError):
-            return _Settled.LATER
+        except (StoreUnavailable, StorageFull, DeliveryError) as error:
+            count.note(upload, error)
+            return _Settled.POSTPONED
+        except _Refused as refused:
+            count.note(upload, refused.error)
+            return await self._give_up(upload, refused.error)
         except DriveError as error:
-            return await self._give_up(upload, error)
+            settled = await self._give_up(upload, error)
+            if settled is _Settled.FAILED:
+                count.note(upload, error)
+            return settled
         return _Settled.PUBLISHED
 
+    async def _head_or_refused(self, upload: Upload) -> BlobInfo:
+        """The store's HEAD.  Raises :class:`_Refused` when the store is up but fails for this object.
+
+        The object is asked for twice: an outage may end between the first HEAD
+        and the check of the store, and then the first failure proves nothing.
+        """
+        for last in (False, True):
+            try:
+                return await self._head(upload)
+            except (StoreUnavailable, DeliveryError) as error:
+                await self._storage.ask(CheckStore())  # raises during an outage
+                if last:
+                    raise _Refused(error) from error
+        raise AssertionError("unreachable")
+
     async def _expire(self, upload: Upload) -> _Settled:
-        """No bytes: end the upload at its deadline, unless they are on their way right now."""
+        """Without bytes, end the upload at its deadline, unless they are arriving now."""
         if self._clock.now() < upload.expires_at:
             return _Settled.LATER
         received = await self._storage.ask(Received(upload.object_key))
@@ -146,7 +201,7 @@ class IngestActor(Actor[Ingest]):
         return _Settled.EXPIRED if ended.state is UploadState.EXPIRED else _Settled.LATER
 
     async def _give_up(self, upload: Upload, error: DriveError) -> _Settled:
-        """The bytes are here but cannot be a file, for the name is taken, say: their owner has until the deadline."""
+        """Bytes that cannot become a file, for example because the name is taken, end the upload at its deadline."""
         if self._clock.now() < upload.expires_at:
             return _Settled.LATER
         await self._reject(upload.id, error)
@@ -160,14 +215,14 @@ class IngestActor(Actor[Ingest]):
             raise
 
     async def _reject(self, upload_id: UploadId, error: DriveError) -> None:
-        """End the upload for that reason, then remove its bytes; the janitor does what fails here."""
+        """End the upload for that reason, then delete its bytes.  The janitor repeats whatever fails here."""
         with suppress(DriveError):
             ended = await self._metadata.ask(FailUpload(upload_id, error.detail))
             if ended.state is not UploadState.COMMITTED:
                 await self._storage.ask(DeleteBlob(ended.object_key))
 
     async def _arrived(self, upload: Upload) -> BlobInfo:
-        """What the store has for the upload."""
+        """The blob of the upload.  Raises ``Conflict`` before it has arrived, ``Gone`` after it was deleted."""
         try:
             return await self._head(upload)
         except NotFound:
@@ -176,7 +231,7 @@ class IngestActor(Actor[Ingest]):
             raise Conflict("No bytes have arrived yet.") from None
 
     async def _head(self, upload: Upload) -> BlobInfo:
-        """The store's HEAD; a digest that was declared but that the store did not check is found out by reading."""
+        """The store's HEAD.  If a digest was declared and the store did not verify it, read the blob to compute it."""
         blob = await self._storage.ask(HeadBlob(upload.object_key))
         unchecked = upload.sha256 is not None and blob.sha256 is None and upload.state is UploadState.PENDING
         if unchecked and blob.size_bytes == upload.size_bytes:

@@ -34,6 +34,7 @@ from godrive.messages.metadata import (
     ListUploads,
     Metadata,
     OpenContent,
+    PostponeUploads,
     Prune,
     PublishUpload,
     PurgeFile,
@@ -230,6 +231,11 @@ class MetadataActor(Actor[Metadata]):
     async def due_uploads(self, ask: DueUploads) -> list[Upload]:
         now = self._clock.now()
         return await self._catalog.write(lambda tx: uploads.due(tx, after=ask.after, limit=ask.limit, now=now))
+
+    @PostponeUploads.handler
+    async def postpone_uploads(self, ask: PostponeUploads) -> None:
+        now = self._clock.now()
+        await self._catalog.write(lambda tx: uploads.postpone(tx, ask.upload_ids, after=ask.after, now=now))
 
     @DueCleanups.handler
     async def due_cleanups(self, ask: DueCleanups) -> list[Cleanup]:

@@ -50,19 +50,26 @@ class IngestBlob(Ask[Ingest, Outcome]):
 
 
 class Reconciled(Value):
-    """What a reconciliation did."""
+    """Counts of one reconciliation.  ``postponed`` were not checked, because a store is out.
+
+    ``problem`` is the first failure that an operator should see: an upload that
+    ended, an object that the store refuses, or the outage.
+    """
 
     checked: int = 0
     published: int = 0
     failed: int = 0
     expired: int = 0
+    postponed: int = 0
+    problem: str = ""
 
 
 class Reconcile(Ask[Ingest, Reconciled]):
-    """Finish or end every pending upload that is due, by the store's HEAD alone.
+    """Publish or end every pending upload that is due, by the store's HEAD alone.
 
-    What cannot be settled now (the store is down, the name is taken) is left
-    pending and tried again, with longer and longer pauses, until its deadline.
+    An upload that cannot be published yet (its name is taken, the store
+    refuses the object) stays pending and is retried with growing delays until
+    its deadline.  An outage ends the reconciliation and counts as no attempt.
     """
 
     timeout: ClassVar[float] = 600.0

@@ -210,12 +210,22 @@ class AbortUpload(Ask[Metadata, Upload]):
 class DueUploads(Ask[Metadata, list[Upload]]):
     """Pending uploads whose next check is due, longest due first.
 
-    The first check is *after* seconds after the intent; each call counts an
-    attempt and puts the next check off, doubling up to a minute, at the latest to the deadline.
+    The first check is *after* seconds after the intent.  Each call counts an
+    attempt and doubles the delay to the next check, up to a minute, and never past the deadline.
     """
 
     after: float
     limit: int
+
+
+class PostponeUploads(Ask[Metadata, None]):
+    """Return uploads from :class:`DueUploads` unchecked, because a store is out.
+
+    The attempt does not count, and they are due again in *after* seconds.
+    """
+
+    upload_ids: list[UploadId]
+    after: float
 
 
 class DueCleanups(Ask[Metadata, list[Cleanup]]):

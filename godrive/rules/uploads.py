@@ -338,6 +338,15 @@ async def due(tx: Tx, *, after: float, limit: int, now: datetime) -> list[Upload
     return due
 
 
+async def postpone(tx: Tx, upload_ids: list[UploadId], *, after: float, now: datetime) -> None:
+    """As ``PostponeUploads`` says."""
+    next_at = rows.later(now, max(after, 1.0))
+    await tx.run_each(
+        "UPDATE uploads SET attempts = attempts - 1, next_check_at = $2 WHERE id = $1 AND attempts > 0",
+        [(upload_id, next_at) for upload_id in upload_ids],
+    )
+
+
 async def due_cleanups(tx: Tx, *, limit: int, now: datetime) -> list[Cleanup]:
     """As ``DueCleanups`` says.  A write: it counts the attempts."""
     found = await tx.all(

@@ -413,7 +413,9 @@ async def test_wrong_bytes_are_found_without_any_event(drive: GoDrive, owner: Us
     pending = await begin(drive, owner)
     await put(drive, pending, b"hello!")
     clock.advance(60)
-    assert await drive.ingest.ask(Reconcile()) == Reconciled(checked=1, failed=1)
+    reply = await drive.ingest.ask(Reconcile())
+    assert (reply.checked, reply.failed) == (1, 1)
+    assert "5 bytes were declared, and 6 arrived" in reply.problem
     assert not await has_bytes(drive, pending)
 
 
@@ -426,7 +428,9 @@ async def test_a_name_that_stays_taken_ends_the_upload_at_its_deadline(
     clock.advance(60)
     assert await drive.ingest.ask(Reconcile()) == Reconciled(checked=1)
     clock.advance(drive.config.blobs.upload_ttl)
-    assert await drive.ingest.ask(Reconcile()) == Reconciled(checked=1, failed=1)
+    reply = await drive.ingest.ask(Reconcile())
+    assert (reply.checked, reply.failed) == (1, 1)
+    assert "name_taken" in reply.problem
     ended = await drive.metadata.ask(GetUpload(pending.id))
     assert ended.state is UploadState.FAILED
     assert ended.reason is not None
@@ -436,19 +440,23 @@ async def test_a_name_that_stays_taken_ends_the_upload_at_its_deadline(
 
 
 class Outage(MemoryBlobStore):
-    """A store that can be down, and counts who asks it at once."""
+    """A store that can be down, can refuse single objects, and counts concurrent HEADs."""
 
     down = False
     asking = 0
     most = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused: set[ObjectKey] = set()
 
     async def head(self, key: ObjectKey) -> BlobInfo:
         self.asking += 1
         self.most = max(self.most, self.asking)
         try:
             await anyio.lowlevel.checkpoint()
-            if self.down:
-                raise StoreUnavailable
+            if self.down or key in self.refused:
+                raise StoreUnavailable("The store answers 400.")
             return await super().head(key)
         finally:
             self.asking -= 1
@@ -464,12 +472,81 @@ async def test_a_store_that_is_down_ends_no_upload_however_long_it_takes(
         await put(drive, arrived)
         store.down = True
         clock.advance(drive.config.blobs.upload_ttl * 2)
-        assert await drive.ingest.ask(Reconcile()) == Reconciled(checked=2)
+        during = await drive.ingest.ask(Reconcile())
+        assert (during.checked, during.postponed) == (2, 2)
+        assert "store_unavailable: The store answers 400." in during.problem
         store.down = False
         clock.advance(60)
         assert await drive.ingest.ask(Reconcile()) == Reconciled(checked=2, published=1, expired=1)
         assert await state(drive, arrived) is UploadState.COMMITTED
         assert await state(drive, missing) is UploadState.EXPIRED
+
+
+async def test_an_outage_is_no_attempt_and_delays_no_upload(drive_class: type[GoDrive], clock: ManualClock) -> None:
+    store = Outage()
+    async with open_drive(drive_class=drive_class, clock=clock, blob_store=store) as drive:
+        owner = await sign_up(drive)
+        pending = await begin(drive, owner)
+        store.down = True
+        for _ in range(200):
+            clock.advance(5)
+            await drive.ingest.ask(Reconcile())
+        assert (await drive.metadata.ask(GetUpload(pending.id))).attempts == 0
+        await put(drive, pending)
+        store.down = False
+        clock.advance(drive.config.ingest.reconcile_after)
+        assert await drive.ingest.ask(Reconcile()) == Reconciled(checked=1, published=1)
+
+
+async def test_a_long_queue_of_uploads_is_not_tried_against_a_store_that_is_down(clock: ManualClock) -> None:
+    store = Outage()
+    async with open_drive(clock=clock, blob_store=store, ingest={"batch": 5}) as drive:
+        owner = await sign_up(drive)
+        for n in range(20):
+            await begin(drive, owner, f"{n}.txt")
+        store.down = True
+        clock.advance(60)
+        assert (await drive.ingest.ask(Reconcile())).checked == 5
+
+
+async def test_an_upload_whose_object_the_store_refuses_ends_at_its_deadline(
+    drive_class: type[GoDrive], clock: ManualClock
+) -> None:
+    store = Outage()
+    async with open_drive(drive_class=drive_class, clock=clock, blob_store=store) as drive:
+        owner = await sign_up(drive)
+        refused, healthy = await begin(drive, owner), await begin(drive, owner, "b.txt")
+        for pending in (refused, healthy):
+            await put(drive, pending)
+        store.refused.add(refused.object_key)
+        clock.advance(60)
+        before = await drive.ingest.ask(Reconcile())
+        assert (before.checked, before.published, before.failed, before.postponed) == (2, 1, 0, 0)
+        assert (await drive.metadata.ask(GetUpload(refused.id))).attempts == 1
+        clock.advance(drive.config.blobs.upload_ttl)
+        after = await drive.ingest.ask(Reconcile())
+        assert (after.checked, after.failed) == (1, 1)
+        assert refused.id in after.problem
+        ended = await drive.metadata.ask(GetUpload(refused.id))
+        assert (ended.state, ended.reason) == (UploadState.FAILED, "The store answers 400.")
+        assert (await drive.auth.ask(GetUser(owner.id))).usage.reserved_bytes == 0
+
+
+async def test_an_outage_that_ends_between_two_questions_ends_no_upload(clock: ManualClock) -> None:
+    class BackAtOnce(Outage):
+        async def head(self, key: ObjectKey) -> BlobInfo:
+            was_down, self.down = self.down, False
+            if was_down:
+                raise StoreUnavailable
+            return await super().head(key)
+
+    store = BackAtOnce()
+    async with open_drive(clock=clock, blob_store=store) as drive:
+        pending = await begin(drive, await sign_up(drive))
+        await put(drive, pending)
+        clock.advance(drive.config.blobs.upload_ttl * 2)
+        store.down = True
+        assert (await drive.ingest.ask(Reconcile())).published == 1
 
 
 async def test_many_uploads_are_settled_at_once_but_not_all(drive_class: type[GoDrive], clock: ManualClock) -> None:

@@ -18,7 +18,7 @@ from botocore.exceptions import BotoCoreError, ParamValidationError
 from botocore.httpsession import get_cert_path
 
 from godrive.blobs.s3.breaker import Breaker
-from godrive.blobs.s3.faults import FAULTS, as_config_error, code_of, is_passing, translate
+from godrive.blobs.s3.faults import FAULTS, as_config_error, code_of, is_outage, is_passing, translate
 from godrive.blobs.s3.sdk import client_config, make_session
 from godrive.blobs.s3.signing import UNSIGNED, Credentials, presign
 from godrive.clock import Clock
@@ -159,7 +159,7 @@ class S3Client:
         except ParamValidationError:
             raise  # ours: a bug
         except FAULTS as error:
-            if is_passing(error):
+            if is_outage(error):
                 self._breaker.failed()
             else:
                 self._breaker.succeeded()

@@ -53,6 +53,9 @@ _ANSWERS: dict[str, type[DriveError]] = {
     "507": StorageFull,
 }
 
+_OUT = (502, 503, 504)
+"""Answers of a proxy whose store is down, and of a store that is overloaded."""
+
 _RIGHTS = "The keys need the right to list the bucket, and to put, get and delete objects below blobs.s3.prefix."
 
 _MISTAKES = {
@@ -78,8 +81,18 @@ def code_of(error: BaseException | None) -> str:
     return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
 
 
+def is_outage(error: BaseException) -> bool:
+    """Whether the store is down, rather than failing for one object.
+
+    A store may answer 500 for a single damaged object and serve all others.
+    """
+    if isinstance(error, ClientError):
+        return int(_metadata(error).get("HTTPStatusCode", 0)) in _OUT
+    return is_passing(error)
+
+
 def is_passing(error: BaseException) -> bool:
-    """Whether the same request may well succeed in a moment."""
+    """Whether the same request may succeed in a moment."""
     if isinstance(error, ClientError):
         status = int(_metadata(error).get("HTTPStatusCode", 0))
         if code_of(error) in {"SlowDown", "RequestTimeout"}:
