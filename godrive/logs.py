@@ -118,8 +118,8 @@ def on_event(event: Event) -> None:
             log.warning("stop_timed_out", child=child)
         case ChildWaiting(child, error):
             log.warning("child_waiting", child=child, **_told(error))
-        case Ticked(child, Swept(failed=failed, problem=problem)) if failed:
-            log.warning("sweep_incomplete", child=child, failed=failed, problem=problem)
+        case Ticked(child, Swept(failed=failed, held=held, problem=problem)) if problem:
+            log.warning("sweep_incomplete", child=child, failed=failed, held=held, problem=problem)
         case Ticked(child, Reconciled(failed=failed, postponed=postponed, problem=problem)) if problem:
             log.warning("reconcile_incomplete", child=child, failed=failed, postponed=postponed, problem=problem)
         case Ticked():

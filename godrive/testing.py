@@ -53,6 +53,10 @@ class ManualClock:
         self._now += timedelta(seconds=seconds)
         self._monotonic += seconds
 
+    def jump(self, seconds: float) -> None:
+        """Set the wall clock by that much, forwards or backwards, as an operator or NTP does."""
+        self._now += timedelta(seconds=seconds)
+
 
 class LoopbackRef(Generic[A]):
     """A ref that treats a near actor as a far one: every message, reply and error is encoded and decoded again."""

@@ -17,7 +17,7 @@ from godrive.actors.storage import StorageActor
 from godrive.blobs import BlobStore
 from godrive.bridge.bucket_events import BucketEventHandler
 from godrive.catalog import Catalog
-from godrive.clock import Clock
+from godrive.clock import Clock, ClockGuard
 from godrive.config import ActorTable, Config
 from godrive.credentials import TokenSigner, UrlSigner
 from godrive.errors import DriveError
@@ -120,9 +120,10 @@ def tree(parts: Dependencies, *, serving: bool) -> list[ActorSpec | ChildSpec]:
     if (catalog := parts.catalog) is not None:
         actor(Metadata, lambda: MetadataActor(catalog, config, clock, parts.tokens))
         actor(Auth, lambda: AuthActor(catalog, config.auth, clock, parts.signer))
-    actor(Ingest, lambda: IngestActor(ref(Metadata), ref(Storage), config.ingest, clock))
-    # A sweep that is cut short is taken up again by the next one: stopping need not wait for it.
-    actor(Janitor, lambda: JanitorActor(ref(Metadata), ref(Storage), config, clock), shutdown=1.0)
+    guard = ClockGuard(clock)  # outlives the crash of an actor, and with it the memory of a jump
+    actor(Ingest, lambda: IngestActor(ref(Metadata), ref(Storage), config.ingest, clock, guard))
+    # The next sweep continues one that was cut short, so stopping need not wait for it.
+    actor(Janitor, lambda: JanitorActor(ref(Metadata), ref(Storage), config, clock, guard), shutdown=1.0)
     ticker("reconciler", Ingest, Reconcile(), config.ingest.reconcile_every)
     ticker("sweeper", Janitor, Sweep(), config.janitor.sweep_every)
     if serving and parts.link is not None and config.ingest.events != "none" and is_local(config, Ingest):

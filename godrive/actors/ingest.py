@@ -25,7 +25,7 @@ from enum import Enum, auto
 from msgspec.structs import replace
 
 from godrive.actors.concurrent import for_each
-from godrive.clock import Clock
+from godrive.clock import Clock, ClockGuard
 from godrive.config import Ingest as Settings
 from godrive.errors import (
     Conflict,
@@ -91,11 +91,14 @@ class _Count(Counter[_Settled]):
 class IngestActor(Actor[Ingest]):
     """Publishes uploads whose bytes have arrived."""
 
-    def __init__(self, metadata: Ref[Metadata], storage: Ref[Storage], settings: Settings, clock: Clock) -> None:
+    def __init__(
+        self, metadata: Ref[Metadata], storage: Ref[Storage], settings: Settings, clock: Clock, guard: ClockGuard
+    ) -> None:
         self._metadata = metadata
         self._storage = storage
         self._settings = settings
         self._clock = clock
+        self._guard = guard
 
     @CommitUpload.handler
     async def commit_upload(self, ask: CommitUpload) -> File:
@@ -190,7 +193,7 @@ class IngestActor(Actor[Ingest]):
 
     async def _expire(self, upload: Upload) -> _Settled:
         """Without bytes, end the upload at its deadline, unless they are arriving now."""
-        if self._clock.now() < upload.expires_at:
+        if not self._is_overdue(upload):
             return _Settled.LATER
         received = await self._storage.ask(Received(upload.object_key))
         if received is not None:
@@ -202,10 +205,14 @@ class IngestActor(Actor[Ingest]):
 
     async def _give_up(self, upload: Upload, error: DriveError) -> _Settled:
         """Bytes that cannot become a file, for example because the name is taken, end the upload at its deadline."""
-        if self._clock.now() < upload.expires_at:
+        if not self._is_overdue(upload):
             return _Settled.LATER
         await self._reject(upload.id, error)
         return _Settled.FAILED
+
+    def _is_overdue(self, upload: Upload) -> bool:
+        """Whether the deadline has passed.  After a jump of the clock that is not known for a while."""
+        return self._guard.doubt() is None and self._clock.now() >= upload.expires_at
 
     async def _publish(self, upload_id: UploadId, blob: BlobInfo) -> File:
         try:

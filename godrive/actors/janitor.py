@@ -1,17 +1,21 @@
-"""The janitor: removes what has outlived its use.
+"""The janitor: deletes what has expired.
 
-Theory of operation.  A sweep is a row of chores, each in bounded batches.
-Whoever asks the catalog for work gets each item once and then not again for
-a while, so a chore ends when the catalog has no more; an item that fails is
-counted and comes back by itself, and never holds up the others.  Bytes go
-first and rows last: a crash in between is repaired by the next sweep.  Two
-sweeps do not hurt each other, but with several processes a lease lets one
-do the work.
+Theory of operation.  A sweep is a sequence of chores, each in bounded batches.
+The catalog hands out each item that is due once and then not again for a
+while, so a chore ends when the catalog has no more.  An item that fails is
+counted, becomes due again by itself, and does not delay the others.  Bytes are
+deleted first and rows last, so the next sweep repairs a crash in between.  Two
+sweeps at once are safe, but with several processes a lease lets one of them do
+the work.
 
-Orphans (blobs that no row refers to) cannot come to be as long as all goes
-well, for the row of an upload precedes its bytes.  They mean a lost or
-restored catalog, so one is only set aside, and only when it is old and two
-sweeps have asked the catalog and found it unknown.
+The row of an upload precedes its bytes, so a blob that no row refers to (an
+orphan) means a lost or restored catalog.  The janitor therefore moves an orphan
+to quarantine instead of deleting it, and only when it is old and two sweeps
+have found it unknown to the catalog.
+
+After a jump of the clock, what looks expired may not be.  Until the clock has
+run steadily for a while, the janitor only removes the bytes of uploads that
+have ended already, and counts the other chores as ``held``.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from typing import TypeVar
 from msgspec.structs import asdict
 
 from godrive.actors.concurrent import for_each
-from godrive.clock import Clock
+from godrive.clock import Clock, ClockGuard
 from godrive.config import Config
 from godrive.errors import DriveError
 from godrive.messages.janitor import Janitor, Sweep, Swept
@@ -42,27 +46,31 @@ from godrive.messages.metadata import (
 )
 from godrive.messages.storage import DeleteBlob, ListBlobs, QuarantineBlob, Storage, SweepStaging
 from godrive.model import Cleanup, ObjectKey, Purge, new_id
-from godrive.runtime import Actor, Ask, Ref
+from godrive.runtime import Actor, Ref
 
 T = TypeVar("T")
 
 AT_ONCE = 8
-"""Items that a chore works on at the same time; low, for people come first."""
+"""Items that a chore works on at the same time; few, because requests of clients come first."""
 
 LEASE = "sweep"
 LEASE_TTL = 30.0
-"""Seconds without a sign of life after which another process may sweep: for so long a killed one delays the next."""
+"""Seconds without a renewal after which another process may sweep.  A killed process delays the next by this long."""
 
 ORPHAN_PAGES = 10
-"""Batches of blobs that one sweep looks at; the next goes on where it stopped."""
+"""Batches of blobs that one sweep examines; the next sweep continues from there."""
 
 
 class _LeaseLost(Exception):
     """Another process sweeps now."""
 
 
+class _ClockInDoubt(Exception):
+    """The clock jumped, so nothing may be deleted because its time has come."""
+
+
 class _Count(Counter[str]):
-    """What a sweep did, and why the first that failed did so."""
+    """Results of one sweep, and its first problem."""
 
     problem = ""
 
@@ -74,11 +82,14 @@ class _Count(Counter[str]):
 class JanitorActor(Actor[Janitor]):
     """Sweeps."""
 
-    def __init__(self, metadata: Ref[Metadata], storage: Ref[Storage], config: Config, clock: Clock) -> None:
+    def __init__(
+        self, metadata: Ref[Metadata], storage: Ref[Storage], config: Config, clock: Clock, guard: ClockGuard
+    ) -> None:
         self._metadata = metadata
         self._storage = storage
         self._config = config
         self._clock = clock
+        self._guard = guard
         self._batch = config.janitor.batch
         self._holder = new_id()
         self._held_until = float("-inf")
@@ -93,6 +104,9 @@ class JanitorActor(Actor[Janitor]):
                 for chore in (self._purge, self._clean, self._sweep_staging, self._find_orphans, self._prune):
                     try:
                         await chore(count)
+                    except _ClockInDoubt as doubt:
+                        count["held"] += 1
+                        count.problem = count.problem or str(doubt)
                     except DriveError as error:
                         count.fail(error)
         return Swept(**count, problem=count.problem)
@@ -103,19 +117,26 @@ class JanitorActor(Actor[Janitor]):
                 await self._storage.ask(DeleteBlob(key))
             await self._metadata.ask(FinishPurge(item.file_id))
 
-        await self._until_none(ClaimPurges(self._batch), purge, "purged", count)
+        async def claim() -> list[Purge]:
+            self._need_steady_clock()
+            return await self._metadata.ask(ClaimPurges(self._batch))
+
+        await self._until_none(claim, purge, "purged", count)
 
     async def _clean(self, count: _Count) -> None:
         async def clean(item: Cleanup) -> None:
             await self._storage.ask(DeleteBlob(item.object_key))
             await self._metadata.ask(FinishCleanup(item.upload_id))
 
-        await self._until_none(DueCleanups(self._batch), clean, "cleaned", count)
+        await self._until_none(lambda: self._metadata.ask(DueCleanups(self._batch)), clean, "cleaned", count)
 
     async def _sweep_staging(self, count: _Count) -> None:
+        self._need_steady_clock()
         count["staging"] += await self._storage.ask(SweepStaging(self._config.blobs.upload_ttl))
 
     async def _find_orphans(self, count: _Count) -> None:
+        self._need_steady_clock()
+
         async def quarantine(key: ObjectKey) -> None:
             await self._storage.ask(QuarantineBlob(key))
 
@@ -137,22 +158,23 @@ class JanitorActor(Actor[Janitor]):
     async def _prune(self, count: _Count) -> None:
         full = True
         while full:
+            self._need_steady_clock()
             await self._keep_lease()
             pruned = await self._metadata.ask(Prune(self._batch))
             count.update(asdict(pruned))
             full = max(asdict(pruned).values()) >= self._batch
 
     async def _until_none(
-        self, due: Ask[Metadata, list[T]], act: Callable[[T], Awaitable[None]], name: str, count: _Count
+        self, due: Callable[[], Awaitable[list[T]]], act: Callable[[T], Awaitable[None]], name: str, count: _Count
     ) -> None:
-        """Do every item that *due* returns, a batch at a time."""
-        while items := await self._metadata.ask(due):
+        """Process every item that *due* returns, a batch at a time."""
+        while items := await due():
             await self._each(items, act, name, count)
             if len(items) < self._batch:
                 return
 
     async def _each(self, items: list[T], act: Callable[[T], Awaitable[None]], name: str, count: _Count) -> None:
-        """Do one batch.  An item that cannot be done now is counted, and is due again later."""
+        """Process one batch.  An item that fails is counted, and becomes due again later."""
 
         async def attempt(item: T) -> None:
             try:
@@ -165,15 +187,20 @@ class JanitorActor(Actor[Janitor]):
         await self._keep_lease()
         await for_each(items, attempt, at_most=AT_ONCE)
 
+    def _need_steady_clock(self) -> None:
+        """Raises ``_ClockInDoubt``."""
+        if (doubt := self._guard.doubt()) is not None:
+            raise _ClockInDoubt(doubt)
+
     @asynccontextmanager
     async def _lease(self) -> AsyncIterator[None]:
-        """Be the one process that sweeps.  Raises ``_LeaseLost``."""
+        """Hold the lease, so that this is the only process that sweeps.  Raises ``_LeaseLost``."""
         await self._keep_lease()
         try:
             yield
         finally:
             self._held_until = float("-inf")
-            with suppress(DriveError):  # then it runs out by itself
+            with suppress(DriveError):  # the lease expires by itself
                 await self._metadata.ask(ReleaseLease(LEASE, self._holder))
 
     async def _keep_lease(self) -> None:

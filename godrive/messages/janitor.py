@@ -13,7 +13,11 @@ class Janitor(Contract, name="janitor"):
 
 
 class Swept(Value):
-    """What a sweep did; ``failed`` counts what the next one has to try again, ``problem`` says why the first of it."""
+    """Results of a sweep.
+
+    ``failed`` counts the items that the next sweep tries again, ``held`` the
+    chores that wait because the clock jumped; ``problem`` is the first reason.
+    """
 
     purged: int = 0
     cleaned: int = 0
@@ -24,6 +28,7 @@ class Swept(Value):
     idempotency_keys: int = 0
     users: int = 0
     failed: int = 0
+    held: int = 0
     problem: str = ""
 
 

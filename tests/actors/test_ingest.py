@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from godrive.actors.ingest import AT_ONCE, IngestActor
 from godrive.blobs.attributes import SHA256
 from godrive.blobs.memory import MemoryBlobStore
+from godrive.clock import SETTLE, ClockGuard
 from godrive.config import Ingest as Settings
 from godrive.drive import GoDrive
 from godrive.errors import (
@@ -201,7 +202,8 @@ async def test_a_row_ends_before_its_bytes_go_and_those_that_another_has_publish
         blob = await put(drive, pending)
     asked: list[str] = []
     metadata = Scripted(asked, PublishUpload=LengthMismatch(), FailUpload=replace(pending, state=ended))
-    ingest = IngestActor(metadata, Scripted(asked, DeleteBlob=None), Settings(), ManualClock())
+    clock = ManualClock()
+    ingest = IngestActor(metadata, Scripted(asked, DeleteBlob=None), Settings(), clock, ClockGuard(clock))
     with pytest.raises(LengthMismatch):
         await ingest.commit_upload(CommitUpload(pending.id, blob=blob))
     assert asked == ["PublishUpload", "FailUpload", *then]
@@ -214,7 +216,8 @@ async def test_bytes_of_another_length_are_not_read_for_their_digest() -> None:
     asked: list[str] = []
     metadata = Scripted(asked, GetUpload=pending, PublishUpload=LengthMismatch(), FailUpload=pending)
     storage = Scripted(asked, HeadBlob=replace(short, sha256=None), DeleteBlob=None)
-    ingest = IngestActor(metadata, storage, Settings(), ManualClock())
+    clock = ManualClock()
+    ingest = IngestActor(metadata, storage, Settings(), clock, ClockGuard(clock))
     with pytest.raises(LengthMismatch):
         await ingest.commit_upload(CommitUpload(pending.id))
     assert "DigestBlob" not in asked
@@ -376,6 +379,34 @@ async def test_no_bytes_by_the_deadline_and_the_upload_expires(drive_class: type
         ended = await drive.metadata.ask(GetUpload(pending.id))
         assert (ended.state, ended.reason) == (UploadState.EXPIRED, "No bytes arrived in time.")
         await begin(drive, owner, "b.txt")
+
+
+@pytest.mark.parametrize("days", [40, -40])
+async def test_no_upload_expires_because_the_clock_jumped(
+    drive: GoDrive, owner: User, clock: ManualClock, days: int
+) -> None:
+    pending = await begin(drive, owner)
+    clock.jump(days * 86_400)
+    for _ in range(3):
+        assert (await drive.ingest.ask(Reconcile())).expired == 0
+        clock.advance(3600)
+    clock.jump(-days * 86_400)
+    assert (await drive.ingest.ask(Reconcile())).expired == 0
+    assert await state(drive, pending) is UploadState.PENDING
+    await put(drive, pending)
+    clock.advance(600)
+    assert (await drive.ingest.ask(Reconcile())).published == 1
+
+
+async def test_an_upload_expires_when_the_clock_has_run_steadily_since_its_jump(
+    drive: GoDrive, owner: User, clock: ManualClock
+) -> None:
+    pending = await begin(drive, owner)
+    clock.jump(40 * 86_400)
+    await drive.ingest.ask(Reconcile())
+    clock.advance(SETTLE)
+    assert (await drive.ingest.ask(Reconcile())).expired == 1
+    assert await state(drive, pending) is UploadState.EXPIRED
 
 
 async def test_bytes_that_arrived_before_the_deadline_are_published_after_it(

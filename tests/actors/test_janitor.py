@@ -11,9 +11,10 @@ import pytest
 
 from godrive.actors.janitor import AT_ONCE, LEASE, LEASE_TTL, JanitorActor
 from godrive.blobs.memory import MemoryBlobStore
+from godrive.clock import SETTLE, ClockGuard
 from godrive.drive import GoDrive
 from godrive.errors import DriveError, NotFound, StoreUnavailable
-from godrive.messages.auth import Authenticate, DeleteUser, LogIn
+from godrive.messages.auth import Authenticate, DeleteUser, LogIn, Refresh
 from godrive.messages.ingest import CommitUpload, Reconcile
 from godrive.messages.janitor import Sweep, Swept
 from godrive.messages.metadata import (
@@ -179,6 +180,81 @@ async def test_the_bytes_of_a_purge_cut_short_go_with_the_next(drive: GoDrive, o
     await drive.blobs.delete(key)  # and then the process was killed
     assert (await drive.janitor.ask(Sweep())).purged == 1
     assert await drive.metadata.ask(UsageDrift()) == 0
+
+
+# Jumps of the clock
+
+
+@pytest.mark.parametrize("days", [40, -40])
+async def test_a_jump_of_the_clock_and_back_deletes_nothing(
+    drive_class: type[GoDrive], clock: ManualClock, days: int
+) -> None:
+    store = MemoryBlobStore(clock=clock)
+    async with open_drive(drive_class=drive_class, clock=clock, blob_store=store) as drive:
+        owner = await sign_up(drive)
+        session = (await drive.auth.ask(LogIn("ann@example.org", "correct horse"))).refresh_token
+        before = await trashed(drive, owner, "before.txt")
+        orphan = ObjectKey("00000000/orphan")
+        await drive.blobs.put(orphan, chunks(b"whose?"))
+        await drive.janitor.ask(Sweep())
+        clock.jump(days * DAY)
+        during = await trashed(drive, owner, "during.txt")
+        for _ in range(10):
+            swept = await drive.janitor.ask(Sweep())
+            assert (swept.purged, swept.staging, swept.orphans, swept.sessions) == (0, 0, 0, 0)
+            assert swept.held == 4
+            assert "clock jumped" in swept.problem
+            clock.advance(60)
+        clock.jump(-days * DAY)
+        for _ in range(3):
+            assert (await drive.janitor.ask(Sweep())).purged == 0
+            clock.advance(60)
+        for file in (before, during):
+            await drive.metadata.ask(RestoreFile(owner.id, file.id))
+        assert orphan in await keys(drive)
+        assert (await drive.auth.ask(Refresh(session))).refresh_token
+
+
+async def test_a_jump_between_two_batches_ends_the_purge(drive_class: type[GoDrive], clock: ManualClock) -> None:
+    store = Slow(clock)
+    async with open_drive(drive_class=drive_class, clock=clock, blob_store=store, janitor={"batch": 1}) as drive:
+        owner = await sign_up(drive)
+        first = await trashed(drive, owner, "first.txt")
+        clock.advance(drive.config.janitor.trash_grace)
+        second = await trashed(drive, owner, "second.txt")
+
+        async def jump() -> None:
+            clock.jump(40 * DAY)
+
+        store.meanwhile = jump
+        assert (await drive.janitor.ask(Sweep())).purged == 1
+        with pytest.raises(NotFound):
+            await drive.metadata.ask(RestoreFile(owner.id, first.id))
+        await drive.metadata.ask(RestoreFile(owner.id, second.id))
+
+
+async def test_purges_go_on_when_the_clock_has_run_steadily_since_its_jump(
+    drive: GoDrive, owner: User, clock: ManualClock
+) -> None:
+    await trashed(drive, owner)
+    clock.jump(40 * DAY)
+    assert (await drive.janitor.ask(Sweep())).purged == 0
+    clock.advance(SETTLE - 1)
+    assert (await drive.janitor.ask(Sweep())).purged == 0
+    clock.advance(1)
+    swept = await drive.janitor.ask(Sweep())
+    assert (swept.purged, swept.held, swept.problem) == (1, 0, "")
+
+
+async def test_an_aborted_upload_is_cleaned_up_also_after_a_jump(
+    drive: GoDrive, owner: User, clock: ManualClock
+) -> None:
+    pending = await drive.metadata.ask(BeginUpload(owner.id, "a.txt", "", 5))
+    await drive.blobs.put(pending.object_key, chunks(b"hello"))
+    clock.jump(40 * DAY)
+    await drive.metadata.ask(AbortUpload(owner.id, pending.id))
+    assert (await drive.janitor.ask(Sweep())).cleaned == 1
+    assert await keys(drive) == []
 
 
 # Cleanups
@@ -418,7 +494,7 @@ async def test_a_lease_counts_from_when_it_was_asked_for(clock: ManualClock) -> 
             def tell(self, message: Tell[Metadata]) -> None:
                 raise AssertionError("nobody tells here")
 
-        await JanitorActor(Distant(), drive.storage, drive.config, clock).sweep(Sweep())
+        await JanitorActor(Distant(), drive.storage, drive.config, clock, ClockGuard(clock)).sweep(Sweep())
     assert asked == 2  # to begin, and again before anything is pruned
 
 
