@@ -52,7 +52,7 @@ def create_app(drive: GoDrive, *, log_request: LogRequest | None = None) -> web.
         for path in (operation.path, operation.original):
             if path is not None:
                 handler = bind(operation, drive, proxies, original=path == operation.original)
-                expect = content.expect_later if operation.streams else meet_expectation
+                expect = content.expect_later if operation.signed else meet_expectation
                 app.router.add_route(operation.method, path, handler, expect_handler=expect)
                 if operation.method == hdrs.METH_GET:
                     app.router.add_route(hdrs.METH_HEAD, path, handler, expect_handler=expect)

@@ -5,6 +5,9 @@ Each mark is the mypy error code and a part of what it says.
 
 from __future__ import annotations
 
+from godrive.errors import NotFound
+from godrive.http.api.call import Call
+from godrive.http.api.operations import PUBLIC, Routes
 from godrive.runtime import Actor, Ask, Contract, Ref, Tell, Ticker
 
 
@@ -83,3 +86,31 @@ class LazyActor(Actor[Library]):
 
 class NoContract(Actor[str]):  # E: type-var "Contract"
     pass
+
+
+routes = Routes("books")
+
+
+@routes.get("/books")  # E: call-arg "needs"
+async def list_books(call: Call) -> None:
+    """List books."""
+
+
+@routes.post("/books", needs="files:read")  # E: arg-type "Scope | Open"
+async def buy_book(call: Call) -> None:
+    """Buy a book."""
+
+
+@routes.post("/books/again", needs=PUBLIC, replay=True)  # E: call-arg "replay"
+async def buy_again(call: Call) -> None:
+    """Buy a book again."""
+
+
+@routes.put("/books", needs=PUBLIC, raises=NotFound)  # E: arg-type "Sequence[type[DriveError]]"
+async def return_book(call: Call) -> None:
+    """Return a book."""
+
+
+@routes.delete("/books", needs=PUBLIC, status="204")  # E: arg-type "int"
+async def burn_books(call: Call) -> None:
+    """Burn all books."""

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import assert_type
 
+from godrive.errors import NotFound
+from godrive.http.api.call import Call
+from godrive.http.api.operations import PUBLIC, SIGNED, Routes
+from godrive.principal import Scope
 from godrive.runtime import Actor, ActorSpec, Ask, Contract, LocalRef, Ref, Supervisor, Tell, Ticker
 
 
@@ -55,3 +59,26 @@ async def main() -> None:
         assert_type(library, LocalRef[Library])
         await visit(library)
         await Ticker(library, Close(), every=60.0, on_reply=print, on_error=print).run()
+
+
+routes = Routes("books")
+
+
+@routes.get("/books", needs=PUBLIC)
+async def list_books(call: Call) -> list[str]:
+    """List books."""
+    return []
+
+
+@routes.put("/books/{book_id}", needs=SIGNED, status=201, raises=[NotFound])
+async def return_book(call: Call, book_id: str) -> None:
+    """Return a book."""
+
+
+@routes.post("/books", needs=Scope.FILES_WRITE, replays=True, fields={"name": "title"})
+async def buy_book(call: Call) -> None:
+    """Buy a book."""
+
+
+async def call_it(call: Call) -> None:
+    assert_type(await list_books(call), list[str])

@@ -1,4 +1,4 @@
-"""One request on its way through an operation: parse, ask, render."""
+"""One request on its way through an operation: authenticate, parse, ask, render."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import msgspec
 from aiohttp import hdrs, web
 
 from godrive.drive import GoDrive
-from godrive.errors import DriveError, Invalid, Unauthenticated
+from godrive.errors import DriveError, Forbidden, Invalid
+from godrive.http.api.authentication import Caller, authenticate, signature_reader
 from godrive.http.api.idempotency import IDEMPOTENCY_KEY, answer_once
 from godrive.http.api.operations import Operation
 from godrive.http.api.reading import (
@@ -22,25 +23,25 @@ from godrive.http.api.reading import (
     strong_tags,
 )
 from godrive.http.wire.addresses import TrustedProxies
-from godrive.messages.auth import Authenticate
 from godrive.model import ETag, UserId
-from godrive.principal import UserSession
+from godrive.principal import Scope, UserSession
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 PUBLIC_BODY = 32_768
-"""Bytes of the largest body that is taken from anybody: passwords and tokens are not long, and it is kept in memory."""
+"""Bytes of the largest body that anyone may send: passwords and tokens are short, and the body is kept in memory."""
 
+_VARY = "Authorization"
 _encoder = msgspec.json.Encoder()
 
 
 class Call:
     """What a handler knows of the request beside its arguments; ``headers`` go into the answer.
 
-    ``original`` tells that it came to one of the root paths of the first GoDrive.
+    ``original`` is true for a request to one of the root paths of the first GoDrive.
     """
 
-    __slots__ = ("_principal", "_proxies", "drive", "headers", "original", "request", "status")
+    __slots__ = ("_by", "_proxies", "drive", "headers", "original", "request", "status")
 
     def __init__(self, request: web.Request, drive: GoDrive, proxies: TrustedProxies, *, original: bool) -> None:
         self.request = request
@@ -48,33 +49,40 @@ class Call:
         self.original = original
         self.headers: dict[str, str] = {}
         self.status: int | None = None
-        self._principal: UserSession | None = None
+        self._by: Caller | None = None
         self._proxies = proxies
 
     @property
-    def principal(self) -> UserSession:
-        """Who acts.  An operation that is public has none, and must not ask."""
-        assert self._principal is not None  # noqa: S101
-        return self._principal
+    def by(self) -> Caller:
+        """Who acts, and has the scope that the operation needs.  Operations that need no scope must not ask."""
+        assert self._by is not None  # noqa: S101
+        return self._by
+
+    @property
+    def session(self) -> UserSession:
+        """Who acts, where only a session may.  Raises ``Forbidden``."""
+        if not isinstance(self.by, UserSession):
+            raise Forbidden("Log in: a token cannot do this.")
+        return self.by
 
     @property
     def owner(self) -> UserId:
-        """Whose files these are."""
-        return self.principal.user_id
+        """Whose drive this is about."""
+        return self.by.user_id
 
     @property
     def address(self) -> str:
-        """The client's address, as far as it can be believed."""
+        """The client's network address, as far as proxies can be trusted."""
         return self._proxies.address(self.request)
 
     @property
     def user_agent(self) -> str:
-        """What the client calls itself."""
+        """The client's ``User-Agent``."""
         return header_text(self.request.headers.get(hdrs.USER_AGENT, ""), 200)
 
     @property
     def if_match(self) -> ETag | None:
-        """The entity tag of ``If-Match``; ``None`` where any will do.  Raises ``Invalid``, ``PreconditionFailed``."""
+        """The entity tag of ``If-Match``; ``None`` if any will do.  Raises ``Invalid``, ``PreconditionFailed``."""
         tags = strong_tags(self.request)
         if tags is None:
             return None
@@ -83,38 +91,33 @@ class Call:
         return ETag(tags[0])
 
     def locate(self, path: str) -> None:
-        """Say where the thing that was made is."""
+        """Set ``Location`` to the URL of what was created."""
         self.headers[hdrs.LOCATION] = f"{self.drive.config.server.base_url}{path}"
 
-    async def authenticate(self) -> None:
-        """Find out who acts.  Raises ``Unauthenticated``."""
-        scheme, _, token = self.request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-        token = token.strip()
-        if not token or scheme.lower() != "bearer" or not token.isascii():
-            raise Unauthenticated("Send an access token: Authorization: Bearer <token>.")
-        self._principal = await self.drive.auth.ask(Authenticate(token))
+    async def authenticate(self, scope: Scope) -> None:
+        """Find out who acts.  Raises ``Unauthenticated``, and ``Forbidden`` unless they have *scope*."""
+        self._by = await authenticate(self.request, self.drive, scope)
 
 
 def bind(operation: Operation, drive: GoDrive, proxies: TrustedProxies, *, original: bool = False) -> Handler:
-    """The aiohttp handler that serves *operation*."""
+    """Return the aiohttp handler that serves *operation*."""
     server = drive.config.server
-    read_query = query_reader(operation.query) if operation.query is not None else None
+    read_query = query_reader(operation.query) if operation.query is not None and not operation.signed else None
+    read_signed = signature_reader(operation, drive) if operation.signed else None
     read_json = json_reader(operation.body, required=operation.body_required) if operation.body is not None else None
-    fixed: dict[str, str] = {
-        hdrs.CACHE_CONTROL: "no-store" if operation.secret or operation.public else "private, no-cache"
-    }
-    if operation.status != 204:
-        fixed[hdrs.CONTENT_TYPE] = operation.media_type
-    public, replays, status, handler = operation.public, operation.replays, operation.status, operation.handler
-    longest = min(server.max_body_bytes, PUBLIC_BODY) if public else server.max_body_bytes
+    fixed = _fixed_headers(operation)
+    scope, replays, status, handler = operation.scope, operation.replays, operation.status, operation.handler
+    longest = min(server.max_body_bytes, PUBLIC_BODY) if scope is None else server.max_body_bytes
     parameters, fields, sends_responses = operation.parameters, operation.fields, operation.sends_responses
 
     async def handle(request: web.Request) -> web.StreamResponse:
         call = Call(request, drive, proxies, original=original)
-        if not public:
-            await call.authenticate()
+        if scope is not None:
+            await call.authenticate(scope)
         arguments: dict[str, Any] = {name: read_id(request, name) for name in parameters}
-        if read_query is not None:
+        if read_signed is not None:
+            arguments["query"] = read_signed(request, arguments)
+        elif read_query is not None:
             arguments["query"] = read_query(request)
         body = b""
         if read_json is not None:
@@ -133,9 +136,22 @@ def bind(operation: Operation, drive: GoDrive, proxies: TrustedProxies, *, origi
             error.field = fields.get(error.field or "", error.field)
             raise
         if sends_responses and (type(value) is web.Response or isinstance(value, web.StreamResponse)):
+            if scope is not None:
+                value.headers[hdrs.VARY] = _VARY
             return value
         headers = fixed | call.headers if call.headers else fixed
         content = None if status == 204 else _encoder.encode(value)
         return web.Response(body=content, status=call.status or status, headers=headers)
 
     return handle
+
+
+def _fixed_headers(operation: Operation) -> dict[str, str]:
+    """The headers of every JSON answer of *operation*; a private one depends on who asks (RFC 9110, section 12.5.5)."""
+    secret = operation.secret or operation.scope is None
+    headers: dict[str, str] = {hdrs.CACHE_CONTROL: "no-store" if secret else "private, no-cache"}
+    if operation.scope is not None:
+        headers[hdrs.VARY] = _VARY
+    if operation.status != 204:
+        headers[hdrs.CONTENT_TYPE] = operation.media_type
+    return headers

@@ -16,6 +16,7 @@ from godrive.errors import (
     Conflict,
     DeliveryError,
     DriveError,
+    Forbidden,
     IdempotencyMismatch,
     Invalid,
     MailboxFull,
@@ -23,8 +24,9 @@ from godrive.errors import (
     StoreUnavailable,
     TooLarge,
     Unauthenticated,
+    UrlInvalid,
 )
-from godrive.http.api.openapi_parts import DESCRIPTION, FILE, HEADERS, PARAMETERS, TAGS
+from godrive.http.api.openapi_parts import DESCRIPTION, FILE, HEADERS, PARAMETERS, SECURITY, TAGS
 from godrive.http.api.operations import Operation
 from godrive.http.api.problems import (
     STATUS,
@@ -42,7 +44,9 @@ Json = dict[str, Any]
 
 _REF = "#/components/schemas/{name}"
 _PROBLEM = "application/problem+json"
-_WHATEVER_IS_ASKED = (Malformed, UrlTooLong, ExpectationFailed, HeadersTooLarge, Internal)
+_BYTES = "application/octet-stream"
+_BINARY: Json = {"type": "string", "format": "binary"}
+_ANY_REQUEST = (Malformed, UrlTooLong, ExpectationFailed, HeadersTooLarge, Internal)
 
 
 def document(operations: Sequence[Operation], *, base_url: str) -> Json:
@@ -60,7 +64,8 @@ def document(operations: Sequence[Operation], *, base_url: str) -> Json:
             paths[operation.original][operation.method.lower()] = {
                 **described,
                 "operationId": f"{operation.name}_original",
-                "description": f"The same as `{operation.method} {operation.path}`.",
+                "description": f"The same as `{operation.method} {operation.path}`, which new clients should use.",
+                "deprecated": True,
             }
     for query in {operation.query.__name__ for operation in operations if operation.query is not None}:
         del components[query]  # they have become parameters
@@ -79,7 +84,7 @@ def document(operations: Sequence[Operation], *, base_url: str) -> Json:
             "schemas": components,
             "headers": HEADERS,
             "parameters": PARAMETERS,
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+            "securitySchemes": SECURITY,
         },
     }
 
@@ -88,7 +93,9 @@ def _dress(components: dict[str, Json]) -> None:
     """Say in the schemas what the types do not: that what ends in ``_at`` is an instant, and docstrings in Markdown."""
     components["File"]["description"] = FILE
     for title, schema in components.items():
-        if not title.endswith(("Body", "Problem")):
+        if title.endswith("Body"):
+            _explain_defaults(schema)
+        elif title != "Problem" and not title.endswith("Query"):
             _fill(schema)
         if "description" in schema:
             schema["description"] = schema["description"].replace("``", "`")
@@ -99,8 +106,16 @@ def _dress(components: dict[str, Json]) -> None:
                         part["format"] = "date-time"
 
 
+def _explain_defaults(schema: Json) -> None:
+    """Move the defaults of a body into its descriptions: generators take ``default`` to mean required."""
+    for inner in schema.get("properties", {}).values():
+        default = inner.pop("default", None)
+        if default not in (None, ""):
+            inner["description"] = " ".join([*filter(None, [inner.get("description")]), f"Default: `{default}`."])
+
+
 def _fill(schema: Json) -> None:
-    """An answer has all its fields, those with a default of ours too; only what is declared so is left out."""
+    """An answer has all its fields, including those with a default; only an ``UNSET`` field may be absent."""
     properties = schema.get("properties", {})
     required = schema.get("required", [])
     if properties:
@@ -110,19 +125,21 @@ def _fill(schema: Json) -> None:
 
 
 def errors_of(operation: Operation) -> set[type[DriveError]]:
-    """Everything that the operation may answer instead: what it says it raises, and what its inputs bring with them."""
-    errors: set[type[DriveError]] = {*operation.raises, *_WHATEVER_IS_ASKED}
-    if not operation.public:
-        errors |= {Unauthenticated}
+    """Every error that the operation may answer with: those that it declares, and those that its inputs imply."""
+    errors: set[type[DriveError]] = {*operation.raises, *_ANY_REQUEST}
+    if operation.scope is not None:
+        errors |= {Unauthenticated, Forbidden}
+    if operation.signed:
+        errors |= {UrlInvalid}
     if operation.parameters:
         errors |= {NotFound}
-    if operation.query is not None or operation.conditional:
+    if (operation.query is not None and not operation.signed) or operation.conditional:
         errors |= {Invalid}
     if operation.body is not None:
         errors |= {Invalid, TooLarge, RequestTimeout, UnsupportedMediaType}
     if operation.replays:
         errors |= {Conflict, IdempotencyMismatch, Invalid}
-    if not operation.public or operation.body is not None or operation.streams:
+    if not operation.public or operation.body is not None:
         errors |= {StoreUnavailable, DeliveryError, MailboxFull, AskTimeout, ActorCrashed}
     return errors
 
@@ -134,27 +151,41 @@ def _operation(operation: Operation, known: dict[Any, Json], components: dict[st
         "summary": operation.summary,
         "parameters": [*_parameters(operation, components)],
         "responses": {**_success(operation, known, components), **_refusals(errors_of(operation))},
-        "security": [] if operation.public else [{"token": []}],
+        "security": _security(operation),
     }
-    if operation.description:
-        described["description"] = operation.description
+    if description := _description(operation):
+        described["description"] = description
     if operation.body is not None:
         described["requestBody"] = {
             "required": operation.body_required,
             "content": {"application/json": {"schema": known[operation.body]}},
         }
-    elif operation.streams and operation.method == "PUT":
-        described["requestBody"] = {"required": True, "content": {"application/octet-stream": {}}}
+    elif operation.signed and operation.method == "PUT":
+        described["requestBody"] = {"required": True, "content": {_BYTES: {"schema": _BINARY}}}
     return described
+
+
+def _security(operation: Operation) -> list[Json]:
+    if operation.scope is not None:
+        return [{"token": [operation.scope.value]}]
+    return [{"signature": []}] if operation.signed else []
+
+
+def _description(operation: Operation) -> str:
+    parts = [operation.description] if operation.description else []
+    if operation.scope is not None:
+        parts.append(f"Needs the scope `{operation.scope.value}`.")
+    return "\n\n".join(parts)
 
 
 def _parameters(operation: Operation, components: dict[str, Json]) -> Iterable[Json]:
     for name in operation.parameters:
         yield {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
     if operation.query is not None:
-        for name, schema in components[operation.query.__name__]["properties"].items():
-            yield _query_parameter(name, schema)
-    if operation.streams:
+        described = components[operation.query.__name__]
+        for name, schema in described["properties"].items():
+            yield _query_parameter(name, schema, required=name in described.get("required", ()))
+    if operation.signed:
         names = ("expires", "key", "signature", *(("Range", "IfRange") if operation.method == "GET" else ()))
         yield from ({"$ref": f"#/components/parameters/{name}"} for name in names)
     if operation.conditional:
@@ -163,14 +194,16 @@ def _parameters(operation: Operation, components: dict[str, Json]) -> Iterable[J
         yield {"$ref": "#/components/parameters/IdempotencyKey"}
 
 
-def _query_parameter(name: str, schema: Json) -> Json:
-    """A query has no null: what may be null may be left out."""
+def _query_parameter(name: str, schema: Json, *, required: bool) -> Json:
+    """Describe one parameter.  A query has no null: what may be null may be left out."""
     members = [member for member in schema.get("anyOf", [schema]) if member.get("type") != "null"]
     (plain,) = members
     plain = {**plain}
     if schema.get("default") is not None:
         plain["default"] = schema["default"]
     parameter: Json = {"name": name, "in": "query", "schema": plain}
+    if required:
+        parameter["required"] = True
     if description := plain.pop("description", None):
         parameter["description"] = description
     return parameter
@@ -187,10 +220,11 @@ def _success(operation: Operation, known: dict[Any, Json], components: dict[str,
         success["description"] = components[operation.reply.__name__].get("description", "Done.")
         success["content"] = {operation.media_type: {"schema": known[operation.reply]}}
     elif operation.status != 204:
-        success["content"] = {operation.media_type: {"schema": {"type": "string"}}}
+        binary = operation.media_type == _BYTES
+        success["content"] = {operation.media_type: {"schema": _BINARY if binary else {"type": "string"}}}
     responses = {str(operation.status): success}
     if operation.conditional and operation.method == "GET":
-        responses["304"] = {"description": "It is as you know it.", "headers": _header_refs(["X-Request-Id", "ETag"])}
+        responses["304"] = {"description": "Not modified.", "headers": _header_refs(["X-Request-Id", "ETag"])}
     for status in operation.also:
         responses[str(status)] = success
     return responses

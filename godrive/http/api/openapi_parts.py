@@ -1,12 +1,12 @@
-"""What the OpenAPI document says beside what the declarations say."""
+"""The texts of the OpenAPI document that the declarations do not have."""
 
 from __future__ import annotations
 
 from typing import Any
 
 DESCRIPTION = """\
-The storage backend behind a drive: sign up, announce an upload, send its bytes to the URL you are given,
-list, download, trash and restore.
+The storage backend behind a drive: sign up, announce an upload, send its bytes to the URL in the answer,
+list, download, trash and restore files.
 
 Errors are `application/problem+json` (RFC 9457) with a stable `code`. Ids are opaque and sort by time, instants are
 RFC 3339 in UTC, sizes are bytes. Every answer carries `X-Request-Id`; one that you send is kept. `HEAD` works wherever
@@ -14,66 +14,92 @@ RFC 3339 in UTC, sizes are bytes. Every answer carries `X-Request-Id`; one that 
 """
 
 FILE = """\
-A file. `revision` rises with every change, and the ETag is always `"<id>.<revision>"`. `version_id` names
-the bytes. `trashed_at` and `purge_at` say since when it is in the trash, and until when.
+A file. `revision` rises with every change. `version_id` names the bytes. `trashed_at` and `purge_at` are set while
+the file is in the trash: since when, and until when it can be restored.
 """
 
 TAGS = {
-    "accounts": "People, sessions and tokens.",
-    "uploads": "From an intent to a file: announce, send the bytes, done.",
-    "files": "List, look at, rename, trash, restore, download.",
-    "trash": "What was deleted, until it is purged.",
-    "content": "The bytes, by signed URL: what an intent and a download answer with.",
-    "health": "For those who run the server.",
+    "accounts": "Users and their sessions.",
+    "uploads": "From an intent to a file: announce the upload, send the bytes, complete it.",
+    "files": "List, rename, trash, restore and download files.",
+    "trash": "Deleted files, until they are purged.",
+    "content": "The bytes of files, by the signed URLs that an intent and a download answer with.",
+    "health": "State of the server, for its operator.",
+}
+
+SECURITY: dict[str, Any] = {
+    "token": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "The `token` of a log-in. A session has every scope. The scope `account` is of sessions only.",
+    },
+    "signature": {
+        "type": "apiKey",
+        "in": "query",
+        "name": "signature",
+        "description": "Part of a URL that this server signed. Use the URL exactly as you got it.",
+    },
 }
 
 HEADERS: dict[str, Any] = {
-    "X-Request-Id": {"description": "Names the request in the server's log.", "schema": {"type": "string"}},
-    "ETag": {"description": "Names this state of it.", "schema": {"type": "string"}},
-    "Location": {"description": "Where that which was made is.", "schema": {"type": "string"}},
-    "Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer"}},
+    "X-Request-Id": {"description": "Identifies the request in the server's log.", "schema": {"type": "string"}},
+    "ETag": {"description": "Entity tag of the returned representation.", "schema": {"type": "string"}},
+    "Location": {"description": "URL of the created resource.", "schema": {"type": "string"}},
+    "Retry-After": {"description": "Seconds to wait before the next attempt.", "schema": {"type": "integer"}},
     "WWW-Authenticate": {"description": "`Bearer`.", "schema": {"type": "string"}},
 }
 
 PARAMETERS: dict[str, Any] = {
-    **{
-        name: {
-            "name": name,
-            "in": "query",
-            "required": True,
-            "description": "Part of the signature, with all else in the query: use the URL exactly as it was given.",
-            "schema": {"type": "string"},
-        }
-        for name in ("expires", "key", "signature")
+    "expires": {
+        "name": "expires",
+        "in": "query",
+        "required": True,
+        "description": "When the URL expires, in seconds since 1970. Part of what is signed.",
+        "schema": {"type": "integer"},
+    },
+    "key": {
+        "name": "key",
+        "in": "query",
+        "required": True,
+        "description": "The id of the key that signed the URL.",
+        "schema": {"type": "string"},
+    },
+    "signature": {
+        "name": "signature",
+        "in": "query",
+        "required": True,
+        "description": "The signature of method, path and query. Use the URL exactly as you got it.",
+        "schema": {"type": "string"},
     },
     "IfMatch": {
         "name": "If-Match",
         "in": "header",
-        "description": "The ETag that the file must still have.",
+        "description": "Do it only if the file still has this ETag.",
         "schema": {"type": "string"},
     },
     "IfNoneMatch": {
         "name": "If-None-Match",
         "in": "header",
-        "description": "The ETag that is known already.",
+        "description": "Answer `304` if this ETag is still current.",
         "schema": {"type": "string"},
     },
     "Range": {
         "name": "Range",
         "in": "header",
-        "description": "The part that is wanted: `bytes=0-499`, `bytes=500-` or `bytes=-500`.",
+        "description": "The part to send: `bytes=0-499`, `bytes=500-` or `bytes=-500`.",
         "schema": {"type": "string"},
     },
     "IfRange": {
         "name": "If-Range",
         "in": "header",
-        "description": "The ETag or date that a part must belong to; else all is sent.",
+        "description": "Send the part only if the content still has this ETag or date; otherwise send all of it.",
         "schema": {"type": "string"},
     },
     "IdempotencyKey": {
         "name": "Idempotency-Key",
         "in": "header",
-        "description": "Your name for this request: sent again, it is answered again and not done again.",
+        "description": "A key of your choice. A request with a key that was used before gets the first answer again.",
         "schema": {"type": "string", "maxLength": 255, "pattern": "^[!-~]+$"},
     },
 }

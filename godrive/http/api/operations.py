@@ -1,16 +1,19 @@
-"""Operations: a route, and all that is to be said of it, in one declaration.
+"""Operations: a route and everything there is to say about it, in one declaration.
 
 The signature of a handler *is* the declaration::
 
-    @routes.patch("/v1/files/{file_id}", raises=[NotFound, NameTaken], replays=True)
+    @routes.patch("/v1/files/{file_id}", needs=Scope.FILES_WRITE, raises=[NotFound, NameTaken], replays=True)
     async def rename_file(call: Call, file_id: FileId, body: RenameBody) -> File:
         "Rename a file."
 
-``body`` is parsed as JSON and ``query`` from the query, both by their types;
-every other parameter comes from the path.  A ``body`` that may be ``None``
-may be left out.  What is returned is encoded as JSON, but for a
-``web.Response``, which is sent as it is.  The same declaration becomes the OpenAPI
-document, so the two cannot differ.
+``body`` is parsed as JSON and ``query`` from the query string, both by their
+types; every other parameter comes from the path.  A ``body`` that may be
+``None`` may be left out.  The return value is encoded as JSON, except for a
+``web.Response``, which is sent as it is.
+
+``needs`` is required and has no default: a :class:`Scope`, ``PUBLIC`` or
+``SIGNED``.  The same declaration becomes the OpenAPI document, so the document
+and the server cannot differ.
 """
 
 from __future__ import annotations
@@ -19,40 +22,71 @@ import inspect
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from functools import reduce
 from operator import or_
 from types import NoneType, UnionType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, get_args, get_type_hints
 
 from aiohttp import web
+from typing_extensions import Unpack
 
 from godrive.errors import DriveError
+from godrive.principal import Scope
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
 _PLACEHOLDER = re.compile(r"{(\w+)}")
 
 
+class Open(Enum):
+    """What an operation needs when it needs no scope."""
+
+    PUBLIC = auto()
+    """Nothing: anyone may call it."""
+    SIGNED = auto()
+    """A URL that this server signed for this very request; the query is what was signed."""
+
+
+PUBLIC: Literal[Open.PUBLIC] = Open.PUBLIC
+SIGNED: Literal[Open.SIGNED] = Open.SIGNED
+
+Needs: TypeAlias = Scope | Open
+
+
+class Options(TypedDict, total=False):
+    """What a route may say about itself; the fields of :class:`Operation` of the same names."""
+
+    status: int
+    original: str
+    replays: bool
+    secret: bool
+    conditional: bool
+    fields: Mapping[str, str]
+    raises: Sequence[type[DriveError]]
+    media_type: str
+    also: Sequence[int]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Operation:
     """One method on one path.
 
-    *original* is the path of the same operation in the first GoDrive, at the
-    root.  *public* needs no token.  *replays* answers a repeated
-    ``Idempotency-Key`` with the first answer.  *secret* answers are not to be
-    cached anywhere.  *conditional* looks at ``If-Match`` or ``If-None-Match``.
-    *also* are other statuses that come with the same answer.  *fields* are
-    those that the actors know by another name than the request.  What
-    *streams* moves bytes, to or from a URL that is signed.
+    *needs* is what the request must show.  *original* is the path of the same
+    operation in the first GoDrive, at the root.  *replays* answers a repeated
+    ``Idempotency-Key`` with the first answer.  *secret* answers must not be
+    cached anywhere.  *conditional* honours ``If-Match`` or ``If-None-Match``.
+    *also* are other statuses that come with the same answer.  *fields* maps
+    the names that actors use to those of the request.
     """
 
     method: str
     path: str
     tag: str
     handler: Callable[..., Awaitable[Any]]
+    needs: Needs
     status: int = 200
     original: str | None = None
-    public: bool = False
     replays: bool = False
     secret: bool = False
     conditional: bool = False
@@ -60,7 +94,6 @@ class Operation:
     raises: Sequence[type[DriveError]] = ()
     media_type: str = "application/json"
     also: Sequence[int] = ()
-    streams: bool = False
     query: type[Any] | None = field(init=False, default=None)
     body: type[Any] | None = field(init=False, default=None)
     body_required: bool = field(init=False, default=False)
@@ -69,6 +102,8 @@ class Operation:
     sends_responses: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.needs, Scope | Open):
+            raise TypeError(f"{self.method} {self.path}: needs a Scope, PUBLIC or SIGNED, not {self.needs!r}")
         hints = get_type_hints(self.handler, include_extras=True)
         found = {
             "query": hints.get("query"),
@@ -90,14 +125,29 @@ class Operation:
         return self.handler.__name__
 
     @property
+    def public(self) -> bool:
+        """Whether anyone may call it."""
+        return self.needs is PUBLIC
+
+    @property
+    def signed(self) -> bool:
+        """Whether only a signed URL leads to it.  Such operations move bytes."""
+        return self.needs is SIGNED
+
+    @property
+    def scope(self) -> Scope | None:
+        """The scope that the caller's credential must have, if it needs one."""
+        return self.needs if isinstance(self.needs, Scope) else None
+
+    @property
     def summary(self) -> str:
         """The first sentence of the handler's docstring."""
-        return inspect.getdoc(self.handler).partition("\n")[0].rstrip(".")  # type: ignore[union-attr]
+        return _docstring(self.handler).partition("\n")[0].rstrip(".")
 
     @property
     def description(self) -> str:
-        """The rest of it."""
-        return inspect.getdoc(self.handler).partition("\n")[2].strip()  # type: ignore[union-attr]
+        """The rest of the handler's docstring."""
+        return _docstring(self.handler).partition("\n")[2].strip()
 
 
 class Routes:
@@ -107,30 +157,41 @@ class Routes:
         self.tag = tag
         self.operations: list[Operation] = []
 
-    def route(self, method: str, path: str, **said: Any) -> Callable[[F], F]:
-        """Declare the decorated function as the handler; *said* are the fields of :class:`Operation`."""
-
+    def _route(self, method: str, path: str, needs: Needs, options: Options) -> Callable[[F], F]:
         def declare(handler: F) -> F:
-            self.operations.append(Operation(method=method, path=path, tag=self.tag, handler=handler, **said))
+            self.operations.append(
+                Operation(method=method, path=path, tag=self.tag, handler=handler, needs=needs, **options)
+            )
             return handler
 
         return declare
 
-    def get(self, path: str, **said: Any) -> Callable[[F], F]:
-        """``GET``, and ``HEAD`` with it."""
-        return self.route("GET", path, **said)
+    def get(self, path: str, *, needs: Needs, **options: Unpack[Options]) -> Callable[[F], F]:
+        """Declare the handler of ``GET``, and of ``HEAD`` with it."""
+        return self._route("GET", path, needs, options)
 
-    def post(self, path: str, **said: Any) -> Callable[[F], F]:
-        """``POST``."""
-        return self.route("POST", path, **said)
+    def post(self, path: str, *, needs: Needs, **options: Unpack[Options]) -> Callable[[F], F]:
+        """Declare the handler of ``POST``."""
+        return self._route("POST", path, needs, options)
 
-    def patch(self, path: str, **said: Any) -> Callable[[F], F]:
-        """``PATCH``."""
-        return self.route("PATCH", path, **said)
+    def put(self, path: str, *, needs: Needs, **options: Unpack[Options]) -> Callable[[F], F]:
+        """Declare the handler of ``PUT``."""
+        return self._route("PUT", path, needs, options)
 
-    def delete(self, path: str, **said: Any) -> Callable[[F], F]:
-        """``DELETE``."""
-        return self.route("DELETE", path, **said)
+    def patch(self, path: str, *, needs: Needs, **options: Unpack[Options]) -> Callable[[F], F]:
+        """Declare the handler of ``PATCH``."""
+        return self._route("PATCH", path, needs, options)
+
+    def delete(self, path: str, *, needs: Needs, **options: Unpack[Options]) -> Callable[[F], F]:
+        """Declare the handler of ``DELETE``."""
+        return self._route("DELETE", path, needs, options)
+
+
+def _docstring(handler: Callable[..., Any]) -> str:
+    text = inspect.getdoc(handler)
+    if not text:
+        raise TypeError(f"{handler.__name__} has no docstring, which would be its description")
+    return text
 
 
 def _members(hint: Any) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from godrive.errors import EmailTaken, Forbidden, Invalid, NotFound, TooManyRequests, Unauthenticated
 from godrive.http.api.call import Call
-from godrive.http.api.operations import Routes
+from godrive.http.api.operations import PUBLIC, Routes
 from godrive.messages.auth import (
     DeleteUser,
     EndSession,
@@ -23,6 +23,7 @@ from godrive.messages.auth import (
     UpdateUser,
 )
 from godrive.model import Session, SessionId, Tokens, User, UserId
+from godrive.principal import Scope
 
 routes = Routes("accounts")
 
@@ -106,9 +107,9 @@ class SessionList(msgspec.Struct, kw_only=True):
 
 @routes.post(
     "/v1/signup",
+    needs=PUBLIC,
     original="/signup",
     status=201,
-    public=True,
     secret=True,
     raises=[Invalid, EmailTaken, Forbidden, TooManyRequests],
 )
@@ -125,7 +126,7 @@ async def sign_up(call: Call, body: SignUpBody) -> UserView:
 
 
 @routes.post(
-    "/v1/login", original="/login", public=True, secret=True, raises=[Unauthenticated, Invalid, TooManyRequests]
+    "/v1/login", needs=PUBLIC, original="/login", secret=True, raises=[Unauthenticated, Invalid, TooManyRequests]
 )
 async def log_in(call: Call, body: LogInBody) -> Tokens:
     """Begin a session.
@@ -138,7 +139,7 @@ async def log_in(call: Call, body: LogInBody) -> Tokens:
     )
 
 
-@routes.post("/v1/token/refresh", public=True, secret=True, raises=[Unauthenticated, Invalid, TooManyRequests])
+@routes.post("/v1/token/refresh", needs=PUBLIC, secret=True, raises=[Unauthenticated, Invalid, TooManyRequests])
 async def refresh_token(call: Call, body: RefreshBody) -> Tokens:
     """Renew a session.
 
@@ -147,19 +148,19 @@ async def refresh_token(call: Call, body: RefreshBody) -> Tokens:
     return await call.drive.auth.ask(Refresh(refresh_token=body.refresh_token, address=call.address))
 
 
-@routes.post("/v1/logout", status=204)
+@routes.post("/v1/logout", needs=Scope.ACCOUNT, status=204)
 async def log_out(call: Call) -> None:
     """End this session; its tokens stop working at once."""
-    await call.drive.auth.ask(LogOut(call.principal))
+    await call.drive.auth.ask(LogOut(call.session))
 
 
-@routes.get("/v1/me")
+@routes.get("/v1/me", needs=Scope.ACCOUNT)
 async def get_me(call: Call) -> UserView:
     """The account, with how much it uses."""
     return _user(await call.drive.auth.ask(GetUser(call.owner)))
 
 
-@routes.patch("/v1/me", raises=[Invalid, EmailTaken, Forbidden, TooManyRequests])
+@routes.patch("/v1/me", needs=Scope.ACCOUNT, raises=[Invalid, EmailTaken, Forbidden, TooManyRequests])
 async def update_me(call: Call, body: UpdateMeBody) -> UserView:
     """Change the e-mail address or the password.
 
@@ -167,7 +168,7 @@ async def update_me(call: Call, body: UpdateMeBody) -> UserView:
     """
     user = await call.drive.auth.ask(
         UpdateUser(
-            by=call.principal,
+            by=call.session,
             current_password=body.current_password,
             email=body.email,
             password=body.password,
@@ -178,22 +179,26 @@ async def update_me(call: Call, body: UpdateMeBody) -> UserView:
 
 
 @routes.delete(
-    "/v1/me", status=204, fields={"current_password": "password"}, raises=[Invalid, Forbidden, TooManyRequests]
+    "/v1/me",
+    needs=Scope.ACCOUNT,
+    status=204,
+    fields={"current_password": "password"},
+    raises=[Invalid, Forbidden, TooManyRequests],
 )
 async def delete_me(call: Call, body: DeleteMeBody) -> None:
     """Delete the account and everything in it."""
-    await call.drive.auth.ask(DeleteUser(by=call.principal, password=body.password, address=call.address))
+    await call.drive.auth.ask(DeleteUser(by=call.session, password=body.password, address=call.address))
 
 
-@routes.get("/v1/sessions")
+@routes.get("/v1/sessions", needs=Scope.ACCOUNT)
 async def list_sessions(call: Call) -> SessionList:
     """The sessions that are alive."""
     sessions = await call.drive.auth.ask(ListSessions(call.owner))
-    current = call.principal.session_id
+    current = call.session.session_id
     return SessionList(sessions=[_session(session, current) for session in sessions])
 
 
-@routes.delete("/v1/sessions/{session_id}", status=204, raises=[NotFound])
+@routes.delete("/v1/sessions/{session_id}", needs=Scope.ACCOUNT, status=204, raises=[NotFound])
 async def end_session(call: Call, session_id: SessionId) -> None:
     """End one session."""
     await call.drive.auth.ask(EndSession(user_id=call.owner, session_id=session_id))

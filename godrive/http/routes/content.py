@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
+import msgspec
 from aiohttp import hdrs, web
+from msgspec import Meta
 
 from godrive.blobs.disposition import content_disposition
 from godrive.errors import (
@@ -25,7 +27,7 @@ from godrive.errors import (
 )
 from godrive.http.api.call import Call
 from godrive.http.api.conditions import is_unmodified, wanted_span
-from godrive.http.api.operations import Routes
+from godrive.http.api.operations import SIGNED, Routes
 from godrive.http.api.problems import Malformed, RequestTimeout, UnsupportedMediaType, problem
 from godrive.http.app_keys import METRICS
 from godrive.http.observe.middleware import meet_expectation
@@ -44,12 +46,24 @@ if TYPE_CHECKING:
 routes = Routes("content")
 
 
-@routes.route(
-    "PUT",
+class PutQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """What the URL of an upload is signed for."""
+
+    size: Annotated[int, Meta(ge=0, description="The length of the body in bytes.")]
+    mime: Annotated[str, Meta(description="The media type that the intent declared; empty if it declared none.")]
+
+
+class GetQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """What the URL of a download is signed for."""
+
+    v: Annotated[VersionId, Meta(description="The version of the file.")]
+    inline: Annotated[Literal["1"], Meta(description="The answer may be shown by a browser.")] | None = None
+
+
+@routes.put(
     "/v1/uploads/{upload_id}/content",
+    needs=SIGNED,
     status=201,
-    public=True,
-    streams=True,
     raises=[
         UrlInvalid,
         NotFound,
@@ -65,14 +79,13 @@ routes = Routes("content")
         StorageFull,
     ],
 )
-async def put_content(call: Call, upload_id: UploadId) -> Completed | web.Response:
+async def put_content(call: Call, upload_id: UploadId, query: PutQuery) -> Completed | web.Response:
     """Send the bytes of an upload, to the URL that its intent gave.
 
     The answer is the file. `Expect: 100-continue` is answered once nothing but the bytes is missing.
     Bytes that are not what was declared end the upload; after an interruption the URL works again.
     """
     request, drive = call.request, call.drive
-    drive.urls.verify("PUT", f"/v1/uploads/{upload_id}/content", request.query, now=drive.clock.now())
     upload = await drive.metadata.ask(GetUpload(upload_id))
     _check_state(upload)
     _check_headers(request, upload)
@@ -95,25 +108,23 @@ async def put_content(call: Call, upload_id: UploadId) -> Completed | web.Respon
 
 @routes.get(
     "/v1/files/{file_id}/content",
-    public=True,
-    streams=True,
+    needs=SIGNED,
     conditional=True,
     also=[206],
     media_type="application/octet-stream",
     raises=[UrlInvalid, NotFound, PreconditionFailed, RangeNotSatisfiable],
 )
-async def get_content(call: Call, file_id: FileId) -> web.StreamResponse:
+async def get_content(call: Call, file_id: FileId, query: GetQuery) -> web.StreamResponse:
     """Read the bytes of a file, from the URL that its download gave.
 
     All of them, or with `Range` the part that is asked for.
     """
     request, drive = call.request, call.drive
     now = drive.clock.now()
-    claims = drive.urls.verify("GET", f"/v1/files/{file_id}/content", request.query, now=now)
-    content = await drive.metadata.ask(OpenContent(file_id, version_id=VersionId(claims["v"])))
+    content = await drive.metadata.ask(OpenContent(file_id, version_id=query.v))
     file, size = content.file, content.file.size_bytes
     modified_at = file.updated_at.replace(microsecond=0)
-    response = web.StreamResponse(headers=_headers(file, modified_at, inline="inline" in claims))
+    response = web.StreamResponse(headers=_headers(file, modified_at, inline=query.inline is not None))
     if is_unmodified(request, file.content_etag, modified_at):
         response.set_status(304)
         del response.headers[hdrs.CONTENT_TYPE]

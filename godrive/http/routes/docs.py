@@ -8,7 +8,7 @@ from importlib import resources
 from aiohttp import hdrs, web
 
 from godrive.http.api.call import Call
-from godrive.http.api.operations import Routes
+from godrive.http.api.operations import PUBLIC, Routes
 from godrive.http.app_keys import DOCUMENT
 
 routes = Routes("docs")
@@ -19,31 +19,31 @@ _POLICY = (
 )
 
 
-@routes.get("/openapi.json", public=True)
+@routes.get("/openapi.json", needs=PUBLIC)
 async def openapi_json(call: Call) -> web.Response:
     """This description."""
     return _sent(call, call.request.app[DOCUMENT], "application/json")
 
 
-@routes.get("/docs", public=True, media_type="text/html")
+@routes.get("/docs", needs=PUBLIC, media_type="text/html")
 async def docs_page(call: Call) -> web.Response:
     """The page that shows it."""
     return _static(call, "docs.html", "text/html; charset=utf-8")
 
 
-@routes.get("/docs/docs.css", public=True, media_type="text/css")
+@routes.get("/docs/docs.css", needs=PUBLIC, media_type="text/css")
 async def docs_style(call: Call) -> web.Response:
     """How the page looks."""
     return _static(call, "docs.css", "text/css; charset=utf-8")
 
 
-@routes.get("/docs/docs.js", public=True, media_type="text/javascript")
+@routes.get("/docs/docs.js", needs=PUBLIC, media_type="text/javascript")
 async def docs_script(call: Call) -> web.Response:
     """What the page does."""
     return _static(call, "docs.js", "text/javascript; charset=utf-8")
 
 
-@routes.get("/docs/docs.svg", public=True, media_type="image/svg+xml")
+@routes.get("/docs/docs.svg", needs=PUBLIC, media_type="image/svg+xml")
 async def docs_icon(call: Call) -> web.Response:
     """Its sign."""
     return _static(call, "docs.svg", "image/svg+xml")

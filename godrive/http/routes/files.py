@@ -17,6 +17,7 @@ from godrive.http.app_keys import PAGE_CACHE
 from godrive.messages.metadata import CountChanges, GetFile, ListFiles, OpenContent, RenameFile, RestoreFile, TrashFile
 from godrive.messages.storage import SignGet
 from godrive.model import File, FileId, OnConflict, Page, Sort
+from godrive.principal import Scope
 
 routes = Routes("files")
 
@@ -87,7 +88,7 @@ class Trashed(msgspec.Struct, kw_only=True):
     purge_at: datetime
 
 
-@routes.get("/v1/files", original="/files", raises=[Invalid, NotFound], conditional=True)
+@routes.get("/v1/files", needs=Scope.FILES_READ, original="/files", raises=[Invalid, NotFound], conditional=True)
 async def list_files(call: Call, query: FilesQuery) -> FileList | web.Response:
     """List files, newest first unless `sort` says otherwise.
 
@@ -120,7 +121,7 @@ async def _read_page(call: Call, query: FilesQuery) -> Page[File]:
     )
 
 
-@routes.get("/v1/files/{file_id}", raises=[NotFound], conditional=True)
+@routes.get("/v1/files/{file_id}", needs=Scope.FILES_READ, raises=[NotFound], conditional=True)
 async def get_file(call: Call, file_id: FileId) -> File | web.Response:
     """One file.  `If-None-Match` with its ETag gets `304` while it is unchanged."""
     file = await call.drive.metadata.ask(GetFile(owner_id=call.owner, file_id=file_id))
@@ -130,7 +131,11 @@ async def get_file(call: Call, file_id: FileId) -> File | web.Response:
 
 
 @routes.patch(
-    "/v1/files/{file_id}", replays=True, conditional=True, raises=[NotFound, NameTaken, Invalid, PreconditionFailed]
+    "/v1/files/{file_id}",
+    needs=Scope.FILES_WRITE,
+    replays=True,
+    conditional=True,
+    raises=[NotFound, NameTaken, Invalid, PreconditionFailed],
 )
 async def rename_file(call: Call, file_id: FileId, body: RenameBody) -> File:
     """Rename a file."""
@@ -142,6 +147,7 @@ async def rename_file(call: Call, file_id: FileId, body: RenameBody) -> File:
 
 @routes.delete(
     "/v1/files/{file_id}",
+    needs=Scope.FILES_DELETE,
     original="/files/{file_id}",
     replays=True,
     conditional=True,
@@ -154,7 +160,11 @@ async def trash_file(call: Call, file_id: FileId) -> Trashed:
 
 
 @routes.post(
-    "/v1/files/{file_id}/restore", replays=True, conditional=True, raises=[NotFound, NameTaken, PreconditionFailed]
+    "/v1/files/{file_id}/restore",
+    needs=Scope.FILES_DELETE,
+    replays=True,
+    conditional=True,
+    raises=[NotFound, NameTaken, PreconditionFailed],
 )
 async def restore_file(call: Call, file_id: FileId, body: RestoreBody | None) -> File:
     """Take a file out of the trash; of one that is not in it, a no-op."""
@@ -167,6 +177,7 @@ async def restore_file(call: Call, file_id: FileId, body: RestoreBody | None) ->
 
 @routes.get(
     "/v1/files/{file_id}/download",
+    needs=Scope.FILES_READ,
     original="/files/{file_id}/download",
     secret=True,
     raises=[NotFound, Invalid, StoreUnavailable],

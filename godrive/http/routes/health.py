@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 from godrive import __version__
 from godrive.errors import DriveError, NotFound
 from godrive.http.api.call import Call
-from godrive.http.api.operations import Routes
+from godrive.http.api.operations import PUBLIC, Routes
 from godrive.http.app_keys import METRICS
 from godrive.http.observe.metrics import CONTENT_TYPE
 from godrive.messages.metadata import FindUpload, UploadCounts
@@ -61,19 +61,19 @@ class Readiness(msgspec.Struct, kw_only=True):
     checks: dict[str, str]
 
 
-@routes.get("/v1/health", original="/health", public=True)
+@routes.get("/v1/health", needs=PUBLIC, original="/health")
 async def health(call: Call) -> Health:
     """The server answers."""
     return Health(ok=True, time=call.drive.clock.now())
 
 
-@routes.get("/livez", public=True)
+@routes.get("/livez", needs=PUBLIC)
 async def livez(call: Call) -> Alive:
     """The process is alive."""
     return Alive(ok=True)
 
 
-@routes.get("/readyz", public=True, also=[503])
+@routes.get("/readyz", needs=PUBLIC, also=[503])
 async def readyz(call: Call) -> Readiness:
     """Whether requests can be served; `503` when not."""
     children = [
@@ -92,7 +92,7 @@ async def readyz(call: Call) -> Readiness:
     return Readiness(ready=ready, events=events, version=__version__, children=children, checks=checks)
 
 
-@routes.get("/metrics", public=True, media_type=CONTENT_TYPE)
+@routes.get("/metrics", needs=PUBLIC, media_type=CONTENT_TYPE)
 async def metrics(call: Call) -> web.Response:
     """Numbers for Prometheus."""
     try:

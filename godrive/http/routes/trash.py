@@ -10,6 +10,7 @@ from godrive.http.api.operations import Routes
 from godrive.http.routes.files import FileList, Limit, PageToken
 from godrive.messages.metadata import EmptyTrash, ListTrash, PurgeFile
 from godrive.model import FileId
+from godrive.principal import Scope
 
 routes = Routes("trash")
 
@@ -27,20 +28,27 @@ class Purged(msgspec.Struct, kw_only=True):
     purged: int
 
 
-@routes.get("/v1/trash", raises=[Invalid])
+@routes.get("/v1/trash", needs=Scope.FILES_READ, raises=[Invalid])
 async def list_trash(call: Call, query: PageQuery) -> FileList:
     """List the trash, most recently trashed first."""
     page = await call.drive.metadata.ask(ListTrash(owner_id=call.owner, limit=query.limit, page=query.page))
     return FileList.of(page)
 
 
-@routes.delete("/v1/trash", replays=True)
+@routes.delete("/v1/trash", needs=Scope.FILES_DELETE, replays=True)
 async def empty_trash(call: Call) -> Purged:
     """Purge everything in the trash."""
     return Purged(purged=await call.drive.metadata.ask(EmptyTrash(call.owner)))
 
 
-@routes.delete("/v1/trash/{file_id}", status=204, replays=True, conditional=True, raises=[NotFound, PreconditionFailed])
+@routes.delete(
+    "/v1/trash/{file_id}",
+    needs=Scope.FILES_DELETE,
+    status=204,
+    replays=True,
+    conditional=True,
+    raises=[NotFound, PreconditionFailed],
+)
 async def purge_file(call: Call, file_id: FileId) -> None:
     """Purge one file that is in the trash."""
     await call.drive.metadata.ask(PurgeFile(owner_id=call.owner, file_id=file_id, if_match=call.if_match))

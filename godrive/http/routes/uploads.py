@@ -29,6 +29,7 @@ from godrive.messages.ingest import CommitUpload
 from godrive.messages.metadata import AbortUpload, BeginUpload, GetFile, GetUpload, ListUploads
 from godrive.messages.storage import Admit, Received, SignPut
 from godrive.model import File, FileId, OnConflict, Upload, UploadId, UploadState
+from godrive.principal import Scope
 
 routes = Routes("uploads")
 
@@ -100,6 +101,7 @@ class UploadsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 @routes.post(
     "/v1/files/upload-intent",
+    needs=Scope.FILES_WRITE,
     original="/files/upload-intent",
     secret=True,
     replays=True,
@@ -136,7 +138,7 @@ async def begin_upload(call: Call, body: IntentBody) -> Intent:
     )
 
 
-@routes.get("/v1/uploads", raises=[Invalid])
+@routes.get("/v1/uploads", needs=Scope.FILES_WRITE, raises=[Invalid])
 async def list_uploads(call: Call, query: UploadsQuery) -> UploadList:
     """List uploads; those that ended stay for a day."""
     page = await call.drive.metadata.ask(
@@ -145,7 +147,7 @@ async def list_uploads(call: Call, query: UploadsQuery) -> UploadList:
     return UploadList(uploads=[_view(upload) for upload in page.items], next_page=page.next_page or UNSET)
 
 
-@routes.get("/v1/uploads/{upload_id}", raises=[NotFound])
+@routes.get("/v1/uploads/{upload_id}", needs=Scope.FILES_WRITE, raises=[NotFound])
 async def get_upload(call: Call, upload_id: UploadId) -> UploadView:
     """How an upload is doing, with its file once there is one."""
     upload = await call.drive.metadata.ask(GetUpload(upload_id=upload_id, owner_id=call.owner))
@@ -163,6 +165,7 @@ async def get_upload(call: Call, upload_id: UploadId) -> UploadView:
 
 @routes.post(
     "/v1/uploads/{upload_id}/complete",
+    needs=Scope.FILES_WRITE,
     raises=[NotFound, Conflict, Gone, LengthMismatch, DigestMismatch, NameTaken, StoreUnavailable],
 )
 async def complete_upload(call: Call, upload_id: UploadId) -> Completed:
@@ -171,7 +174,7 @@ async def complete_upload(call: Call, upload_id: UploadId) -> Completed:
     return Completed(file=file)
 
 
-@routes.delete("/v1/uploads/{upload_id}", raises=[NotFound, UploadFinished])
+@routes.delete("/v1/uploads/{upload_id}", needs=Scope.FILES_WRITE, raises=[NotFound, UploadFinished])
 async def abort_upload(call: Call, upload_id: UploadId) -> UploadView:
     """Give an upload up; again is harmless."""
     return _view(await call.drive.metadata.ask(AbortUpload(owner_id=call.owner, upload_id=upload_id)))

@@ -14,16 +14,14 @@ and nothing else.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hmac
 from urllib.parse import urlsplit
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import web
 
 from godrive.drive import GoDrive
 from godrive.errors import Unauthenticated
+from godrive.http.api.authentication import shows_secret
 from godrive.http.api.reading import read_body
 from godrive.http.observe.middleware import meet_expectation
 from godrive.http.observe.request_log import logger
@@ -59,8 +57,7 @@ class Webhook:
 
     async def receive(self, request: web.Request) -> web.Response:
         """204 when the event need not be sent again; 422 when it is none; 503 when it should be, later."""
-        matches = [hmac.compare_digest(token, self._token) for token in _shown(request)]
-        if not any(matches):
+        if not shows_secret(request, self._token):
             raise Unauthenticated("Show the token of ingest.webhook_token.")
         body = await read_body(request, limit=self._limit, timeout=self._timeout)
         if not self._confirms(body):
@@ -88,20 +85,6 @@ class Webhook:
             hint="Confirm it yourself: aws sns confirm-subscription --topic-arn <topic> --token <token>",
         )
         return True
-
-
-def _shown(request: web.Request) -> list[bytes]:
-    """Every token that the request shows; at least one, so that all refusals look the same."""
-    scheme, _, value = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-    tokens = [request.query.get("token", "").encode(errors="surrogateescape")]
-    if scheme.lower() == "bearer":
-        tokens.append(value.strip().encode(errors="surrogateescape"))
-    elif scheme.lower() == "basic":
-        try:
-            tokens.append(base64.b64decode(value.strip(), validate=True).partition(b":")[2])
-        except (binascii.Error, ValueError):
-            return tokens
-    return tokens
 
 
 def _host(url: str) -> str:

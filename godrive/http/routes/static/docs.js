@@ -112,13 +112,14 @@ function fields(schema) {
 }
 
 function operationNode(method, path, operation) {
-  const open = !(operation.security ?? []).length;
+  const needs = (operation.security ?? []).flatMap((scheme) => Object.entries(scheme))[0];
+  const lock = needs ? (needs[0] === "signature" ? "signed URL" : needs[1].join(" ")) : "open";
   const details = h("details", { class: "operation", id: operation.operationId },
     h("summary", {},
       h("span", { class: `method ${method}` }, method.toUpperCase()),
       h("span", { class: "path" }, path.split(/({[^}]+})/).map((part) => (part.startsWith("{") ? h("em", {}, part) : part))),
       h("span", { class: "gist" }, prose(operation.summary)),
-      h("span", { class: "lock", title: open ? "no token needed" : "needs a token" }, open ? "open" : "token")));
+      h("span", { class: "lock", title: needs ? `needs ${lock}` : "needs nothing" }, lock)));
   // Drawn when it is first opened: the page is long, and one looks at a few.
   details.addEventListener("toggle", () => {
     if (details.open && details.childElementCount === 1) details.append(inside(method, path, operation));
@@ -176,7 +177,7 @@ function tryForm(method, path, operation, parameters, bodySchema) {
     }
     if ([...query].length) target += `?${query}`;
     const token = document.getElementById("token").value.trim();
-    if (token && (operation.security ?? []).length) headers.Authorization = `Bearer ${token}`;
+    if (token && (operation.security ?? []).some((scheme) => scheme.token)) headers.Authorization = `Bearer ${token}`;
     const content = body ? body.value.trim() : raw?.files[0] ?? "";
     if (body && content) headers["Content-Type"] = "application/json";
     return { target, options: { method: method.toUpperCase(), headers, body: content || undefined } };

@@ -1,0 +1,99 @@
+"""Credentials: the only module that reads them from a request.
+
+A request shows a bearer token in ``Authorization``, or it came by a URL that
+this server signed.  A query never carries a bearer token: URLs are written to
+logs and histories.  The webhook of the stores has one secret of its own and
+three places where stores can put it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import msgspec
+from aiohttp import hdrs, web
+
+from godrive.drive import GoDrive
+from godrive.errors import Forbidden, Unauthenticated, UrlInvalid
+from godrive.http.api.operations import Operation
+from godrive.messages.auth import Authenticate
+from godrive.principal import ApiToken, Scope, UserSession
+
+Caller: TypeAlias = UserSession | ApiToken
+"""The principals that a bearer token can stand for."""
+
+
+async def authenticate(request: web.Request, drive: GoDrive, scope: Scope) -> Caller:
+    """Return who sent the request, by its bearer token.
+
+    Raises ``Unauthenticated``, and ``Forbidden`` unless the token has *scope*.
+    """
+    token = _bearer(request)
+    if not token or not token.isascii():
+        raise Unauthenticated("Send an access token: Authorization: Bearer <token>.")
+    by: Caller = await drive.auth.ask(Authenticate(token))
+    if isinstance(by, ApiToken) and scope not in by.scopes:
+        raise Forbidden(f"The token does not have the scope {scope.value}.")
+    return by
+
+
+def signature_reader(operation: Operation, drive: GoDrive) -> Callable[[web.Request, dict[str, Any]], Any]:
+    """Return a function that verifies a signed URL of *operation* and returns what was signed, as its query type.
+
+    That function takes the request and the ids from its path, and raises ``UrlInvalid``.
+    """
+    method, path, type_ = operation.method, operation.path, operation.query
+    if type_ is None:
+        raise TypeError(f"{operation.name} has no query type for what is signed")
+    urls, clock = drive.urls, drive.clock
+
+    def read(request: web.Request, ids: dict[str, Any]) -> Any:
+        signed = urls.verify(method, path.format_map(ids), request.query, now=clock.now())
+        try:
+            return msgspec.convert(signed, type_, strict=False)
+        except msgspec.ValidationError:
+            raise UrlInvalid("The URL was signed for something else.") from None
+
+    return read
+
+
+def shows_secret(request: web.Request, secret: bytes) -> bool:
+    """Whether the request shows *secret*: as bearer token, as password of Basic, or as ``?token=``.
+
+    All that was shown is compared, each in constant time; at least the empty text of an absent query.
+    """
+    shown = [request.query.get("token", "")]
+    bearer = _bearer(request)
+    if bearer is not None:
+        shown.append(bearer)
+    candidates = [text.encode(errors="surrogateescape") for text in shown]
+    password = _basic_password(request)
+    if password is not None:
+        candidates.append(password)
+    matches = [hmac.compare_digest(candidate, secret) for candidate in candidates]
+    return any(matches)
+
+
+def _bearer(request: web.Request) -> str | None:
+    scheme, value = _authorization(request)
+    return value if scheme == "bearer" else None
+
+
+def _basic_password(request: web.Request) -> bytes | None:
+    scheme, value = _authorization(request)
+    if scheme != "basic":
+        return None
+    try:
+        return base64.b64decode(value, validate=True).partition(b":")[2]
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _authorization(request: web.Request) -> tuple[str, str]:
+    """The scheme in lower case and what follows it (RFC 9110, section 11.4); both empty without the header."""
+    scheme, _, value = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    return scheme.lower(), value.strip()
