@@ -675,10 +675,12 @@ async def test_memory_of_tokens_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
 
     async def watched(actor: AuthActor, ask: Authenticate) -> UserSession:
         actors.append(actor)
-        return await authenticate(actor, ask)
+        session: UserSession = await authenticate(actor, ask)
+        return session
 
     monkeypatch.setattr("godrive.actors.auth._CACHED_TOKENS", 3)
-    monkeypatch.setitem(AuthActor.handlers, Authenticate, watched)
+    handlers: dict[Any, Any] = AuthActor.handlers
+    monkeypatch.setitem(handlers, Authenticate, watched)
     async with open_drive() as drive:
         await sign_up(drive)
         entered = [await enter(drive) for _ in range(5)]

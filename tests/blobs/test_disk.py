@@ -232,7 +232,7 @@ async def test_a_blob_is_closed_when_it_was_read_or_nobody_reads_on(
     key = new_key()
     await store.put(key, pieces(bytes(MIB)))
     await read(store, key)
-    async with aclosing(store.get(key)) as body:
+    async with aclosing(store.get(key)) as body:  # type: ignore[type-var]
         assert await anext(body)
         assert len(open_blobs(root)) == 1
     assert open_blobs(root) == []

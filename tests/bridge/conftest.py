@@ -17,7 +17,7 @@ from godrive.drive import GoDrive
 from godrive.messages.ingest import Ingest
 from godrive.messages.metadata import BeginUpload, ListFiles
 from godrive.model import File, Upload, UserId
-from godrive.runtime import Ask, Event, Ref
+from godrive.runtime import Ask, Event, Ref, Tell
 from godrive.testing import chunks, open_drive, sign_up
 from tests.servers import NatsServer
 
@@ -60,6 +60,9 @@ class Watched:
                 async with self._changed:
                     self.answered += 1
                     self._changed.notify_all()
+
+    def tell(self, message: Tell[Ingest]) -> None:
+        self._ref.tell(message)
 
     async def wait(self, count: int, *, within: float = 20) -> None:
         """Until it was asked that often."""

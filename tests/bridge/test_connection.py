@@ -94,8 +94,13 @@ async def test_tls_with_an_authority_of_ones_own(tmp_path: Path) -> None:
     )
     config = f'tls {{ cert_file: "{certificate}", key_file: "{key}", ca_file: "{certificate}", verify: true }}'
     with configured(tmp_path, config) as server:
-        files = {"tls_ca_file": str(certificate), "tls_cert_file": str(certificate), "tls_key_file": str(key)}
-        assert await works(Nats(url=server.url, **files))
+        settings = Nats(
+            url=server.url,
+            tls_ca_file=str(certificate),
+            tls_cert_file=str(certificate),
+            tls_key_file=str(key),
+        )
+        assert await works(settings)
         link = NatsLink(Nats(url=server.url.replace("nats://", "tls://")), patience=1.0)
         with pytest.raises(StoreUnavailable):
             await link.client()
@@ -121,7 +126,7 @@ async def test_it_comes_back_by_itself_and_says_so(server: NatsServer) -> None:
     first = link.generation
     server.kill9()
     with pytest.raises(FlushTimeoutError):
-        await client.flush(timeout=1)  # type: ignore[arg-type]
+        await client.flush(timeout=1)
     with pytest.raises(StoreUnavailable):
         await link.client()
     server.start()

@@ -15,6 +15,7 @@ import aiohttp
 import anyio
 import pytest
 from aiohttp import web
+from msgspec import convert
 
 from godrive.blobs.s3 import S3BlobStore
 from godrive.bridge.connection import NatsLink
@@ -98,7 +99,7 @@ async def test_a_file_is_listed_soon_after_its_bytes_are_in_the_store(  # noqa: 
     namespace: str,
     events: str,
 ) -> None:
-    store = S3BlobStore(S3(**bucket))
+    store = S3BlobStore(convert(bucket, S3))
     await store.open()
     await Sns(ceph_gateway).push(bucket["bucket"], carrier())
     told: list[Event] = []
@@ -133,7 +134,7 @@ async def test_with_every_event_lost_every_upload_is_listed_all_the_same(
     }
     clock = ManualClock()
     async with (
-        open_drive(blob_store=S3BlobStore(S3(**bucket)), clock=clock, **tables) as drive,
+        open_drive(blob_store=S3BlobStore(convert(bucket, S3)), clock=clock, **tables) as drive,
         aiohttp.ClientSession() as http,
     ):
         client = Client(drive, (await sign_up(drive)).id, http)

@@ -51,7 +51,7 @@ class Consumer:
             link,
             settings,
             namespace=namespace,
-            bucket_events=self.bucket_events,
+            handler=self.bucket_events,
             on_event=scene.on_event,
             heartbeat=0.5,
             ack_wait=1.0,

@@ -111,7 +111,8 @@ async def test_what_was_published_but_not_dropped_is_published_again_and_kept_on
 
     with pytest.raises(StoreUnavailable):
         await outbox.publish(Dying())
-    assert len(await drive.metadata.ask(DueEvents(10))) == 1
+    due = await drive.metadata.ask(DueEvents(10))
+    assert len(due) == 1
     assert await outbox.publish(drive.metadata) == 1
     assert len(await published(link, namespace)) == 1
 
@@ -134,7 +135,8 @@ async def test_what_could_not_be_published_is_kept(
     monkeypatch.setattr(Publisher, "_send", break_off)
     with pytest.raises(StoreUnavailable):
         await outbox.publish(drive.metadata)
-    assert len(await drive.metadata.ask(DueEvents(10))) == 2
+    due = await drive.metadata.ask(DueEvents(10))
+    assert len(due) == 2
     assert await outbox.publish(drive.metadata) == 2
     names = [event["file"]["name"] for _, event in await published(link, namespace)]
     assert names == ["a.txt", "b.txt", "c.txt"]

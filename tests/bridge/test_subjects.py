@@ -36,7 +36,7 @@ class Listener:
         self._link = link
         self._subject = settings.subject
         self.bucket_events = BucketEventHandler(scene.ingest, bucket)
-        self.events = PlainEvents(link, settings, bucket_events=self.bucket_events, on_event=scene.on_event)
+        self.events = PlainEvents(link, settings, handler=self.bucket_events, on_event=scene.on_event)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

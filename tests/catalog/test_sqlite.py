@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -250,7 +250,12 @@ async def test_when_a_batch_fails_each_hears_it_and_who_had_failed_before_hears_
         error.sqlite_errorcode = sqlite3.SQLITE_FULL
         raise error
 
-    batch = [partial(add, name="a"), refused, fatal, partial(add, name="b")]
+    batch: list[Callable[[Tx], Awaitable[None]]] = [
+        partial(add, name="a"),
+        refused,
+        fatal,
+        partial(add, name="b"),
+    ]
     outcomes = await asyncio.gather(*map(catalog.write, batch), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [StorageFull, Conflict, StorageFull, StorageFull]
     assert len({id(outcome) for outcome in outcomes}) == 4, "each raises it elsewhere"
@@ -344,7 +349,7 @@ class Watched(aiosqlite.Connection):
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> type[Watched]:
     Watched.made, Watched.closed = [], []
-    monkeypatch.setattr(sqlite.aiosqlite, "Connection", Watched)
+    monkeypatch.setattr(aiosqlite, "Connection", Watched)
     return Watched
 
 

@@ -24,7 +24,7 @@ class OpenSite(Protocol):
 async def _open_site(**tables: Any) -> AsyncIterator[Site]:
     port = free_port()
     clock = ManualClock()
-    settings = {
+    settings: dict[str, Any] = {
         "auth": {"attempts_per_address": 10_000, "attempts_per_account": 10_000},
         "server": {"public_url": f"http://127.0.0.1:{port}"},
     }

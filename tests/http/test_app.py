@@ -109,7 +109,7 @@ async def test_a_store_that_is_down_is_not_ready_while_the_process_is_alive(stra
     async def down(_key: ObjectKey) -> BlobInfo:
         raise StoreUnavailable
 
-    site.drive.blobs.head = down  # type: ignore[method-assign]
+    site.drive.blobs.head = down  # type: ignore[method-assign, assignment]
     answer = await stranger("GET", "/readyz")
     assert (answer.status, answer.json["ready"]) == (503, False)
     assert answer.json["checks"] == {"catalog": "ok", "store": "store_unavailable"}

@@ -78,9 +78,9 @@ async def test_uploads_are_listed_to_their_owner_only(rig: Rig) -> None:
     page = await rig.read(uploads.list_page, owner, tokens=rig.tokens, limit=1)
     assert page.next_page is not None
     assert (await rig.read(uploads.list_page, other, tokens=rig.tokens)).items == []
-    for who, options in ((other, {}), (owner, {"state": UploadState.PENDING})):
+    for who, state in ((other, None), (owner, UploadState.PENDING)):
         with pytest.raises(Invalid) as caught:
-            await rig.read(uploads.list_page, who, tokens=rig.tokens, page=page.next_page, **options)
+            await rig.read(uploads.list_page, who, tokens=rig.tokens, page=page.next_page, state=state)
         assert caught.value.field == "page"
 
 

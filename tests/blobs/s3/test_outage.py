@@ -164,7 +164,7 @@ async def test_a_download_that_breaks_off_goes_on_where_it_was(settings: S3, gat
     await store.open()
     data, key = os.urandom(48 * 1024 * 1024), new_key()
     await store.put(key, pieces(data))
-    async with aclosing(store.get(key)) as body:
+    async with aclosing(store.get(key)) as body:  # type: ignore[type-var]
         received = [await anext(body)]
         gateway.kill9()
         gateway.start()

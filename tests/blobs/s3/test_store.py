@@ -12,6 +12,7 @@ import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import aiohttp
 import pytest
@@ -161,7 +162,7 @@ async def test_a_body_that_breaks_off_in_its_parts_leaves_nothing(s3_store: S3Bl
     ],
 )
 async def test_a_large_body_that_is_not_the_declared_one_leaves_nothing(
-    s3_store: S3BlobStore, declared: dict[str, int], error: type[Exception]
+    s3_store: S3BlobStore, declared: dict[str, Any], error: type[Exception]
 ) -> None:
     key = new_key()
     with pytest.raises(error):
@@ -372,7 +373,7 @@ async def test_a_download_that_breaks_off_does_not_go_on_with_the_bytes_of_anoth
         raise StoreUnavailable
 
     received = b""
-    async with aclosing(s3_store.get(key)) as body:
+    async with aclosing(s3_store.get(key)) as body:  # type: ignore[type-var]
         received += await anext(body)
         monkeypatch.setattr(reading, "_piece", break_off)
         with pytest.raises(DriveError):

@@ -17,7 +17,7 @@ from godrive.blobs.s3.probe import Capabilities
 from godrive.clock import SystemClock
 from godrive.config import S3
 from godrive.errors import Conflict, NotFound, StoreUnavailable
-from godrive.model import ObjectKey, SignedRequest, new_id
+from godrive.model import ETag, ObjectKey, SignedRequest, new_id
 from tests.servers import free_port
 
 pytestmark = pytest.mark.anyio
@@ -289,7 +289,7 @@ async def test_a_signed_part_takes_its_length_and_number_only(
         assert answer.status == 403
     async with client.put(request.url, data=b"hello", headers=request.headers) as answer:
         assert answer.status == 200
-        etag = answer.headers["ETag"]
+        etag = ETag(answer.headers["ETag"])
     info = await s3_store.complete_multipart(key, multipart, [(1, etag)])  # as a client hands it on, quotes and all
     assert (info.size_bytes, info.sha256) == (5, None)
 

@@ -27,7 +27,7 @@ DOCUMENT = document(OPERATIONS, base_url="http://drive.test")
 SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
 # A URL that is too long is refused before anybody looks at what is wrong with its parts.
 SCHEMA.config.checks.negative_data_rejection.expected_statuses += ["414"]
-PROMISES = [
+PROMISES: list[Any] = [
     CHECKS.get_one(name)
     for name in (
         "not_a_server_error",
@@ -81,7 +81,7 @@ class Known:
         self.ids = {"file_id": [self.file_id, trashed], "upload_id": [self.upload_id], "session_id": []}
 
     def _intent(self, url: str, name: str) -> Any:
-        body = {"filename": name, "mime": "text/plain", "size_bytes": 0}
+        body: dict[str, str | int] = {"filename": name, "mime": "text/plain", "size_bytes": 0}
         return requests.post(f"{url}/v1/files/upload-intent", json=body, headers=self.headers, timeout=10).json()
 
     def _upload(self, url: str, name: str) -> str:
@@ -105,7 +105,7 @@ def known(url: str) -> Known:
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-def test_the_server_keeps_what_the_description_promises(case: schemathesis.Case, url: str, known: Known) -> None:
+def test_the_server_keeps_what_the_description_promises(case: schemathesis.Case[Any], url: str, known: Known) -> None:
     for name, value in (case.path_parameters or {}).items():
         there = known.ids.get(name)
         if there and len(str(value)) % 2:

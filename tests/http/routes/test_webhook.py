@@ -14,6 +14,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from msgspec import convert
 
 from godrive.blobs.layout import Layout
 from godrive.blobs.s3 import S3BlobStore
@@ -194,7 +195,7 @@ async def test_a_real_gateway_pushes_and_the_file_is_there_when_the_put_is_answe
         "secret_key": ceph_gateway.secret_key,
     }
     port = free_port()
-    store = S3BlobStore(S3(**settings))
+    store = S3BlobStore(convert(settings, S3))
     async with (
         open_drive(
             blob_store=store,

@@ -311,7 +311,7 @@ async def test_a_crashed_actor_is_500_crashed_and_the_next_request_works(ann: Pe
     async def broken(_operation: Any) -> Any:
         raise ZeroDivisionError
 
-    catalog.read = broken  # type: ignore[method-assign]
+    catalog.read = broken  # type: ignore[method-assign, assignment]
     answer = await ann("GET", "/v1/files")
     catalog.read = read  # type: ignore[method-assign]
     check_problem(answer, 500, "crashed")
