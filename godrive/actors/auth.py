@@ -104,7 +104,14 @@ class AuthActor(Actor[Auth]):
             if after != before:
                 await users.refresh_hash(tx, user_id, before=before, after=after)
             return await sessions.begin(
-                tx, user_id, now=now, ttl=ttl, address=ask.address, user_agent=ask.user_agent, password_hash=after
+                tx,
+                user_id,
+                now=now,
+                ttl=ttl,
+                address=ask.address,
+                user_agent=ask.user_agent,
+                forwarded=ask.forwarded,
+                password_hash=after,
             )
 
         try:
@@ -118,7 +125,15 @@ class AuthActor(Actor[Auth]):
         claims = self._tokens.verify_refresh(ask.refresh_token, now=now)
         session = await self._catalog.write(
             lambda tx: sessions.refresh(
-                tx, claims.user_id, claims.session_id, claims.generation, now=now, ttl=ttl, address=ask.address
+                tx,
+                claims.user_id,
+                claims.session_id,
+                claims.generation,
+                now=now,
+                ttl=ttl,
+                address=ask.address,
+                user_agent=ask.user_agent,
+                forwarded=ask.forwarded,
             )
         )
         if session is None:
@@ -253,7 +268,8 @@ class AuthActor(Actor[Auth]):
         return Tokens(
             token=token,
             expires_at=expires_at,
-            refresh_token=self._tokens.refresh(claims, now=now, expires_at=refresh_expires_at),
+            # Issued at the time of the refresh, not of this answer: a lost answer is repeated byte for byte.
+            refresh_token=self._tokens.refresh(claims, now=session.last_used_at, expires_at=refresh_expires_at),
             refresh_expires_at=refresh_expires_at,
         )
 

@@ -23,6 +23,7 @@ _TABLES = (
     "users",
     "invites",
     "sessions",
+    "session_networks",
     "entries",
     "versions",
     "uploads",

@@ -27,21 +27,31 @@ class SignUp(Ask[Auth, User]):
 class LogIn(Ask[Auth, Tokens]):
     """Begin a session.
 
-    Raises ``Unauthenticated``, the same and after the same time whether the
-    e-mail or the password is wrong, or ``TooManyRequests``.
+    *forwarded* says that the request named another client in headers of a
+    proxy that is not trusted, so *address* may be the proxy's.  Raises
+    ``Unauthenticated``, the same and after the same time whether the e-mail or
+    the password is wrong, or ``TooManyRequests``.
     """
 
     email: str
     password: str
     address: str = ""
     user_agent: str = ""
+    forwarded: bool = False
 
 
 class Refresh(Ask[Auth, Tokens]):
-    """Renew a session; the refresh token is spent.  One spent before ends the session: ``Unauthenticated``."""
+    """Renew a session; the refresh token is replaced by a new one.
+
+    For 30 seconds the client that asked (by its User-Agent, from any address)
+    may send the replaced token again, and gets the same refresh token.  Any
+    other reuse ends the session.  Raises ``Unauthenticated``.
+    """
 
     refresh_token: str
     address: str = ""
+    user_agent: str = ""
+    forwarded: bool = False
 
 
 class Authenticate(Ask[Auth, UserSession]):

@@ -10,7 +10,7 @@ import msgspec
 from godrive.catalog import Tx
 from godrive.errors import Conflict, IdempotencyMismatch, Invalid
 from godrive.model import ObjectKey, Pruned, StoredReply, UserId
-from godrive.rules import rows
+from godrive.rules import networks, rows
 
 _KEYS_AT_ONCE = 50
 _LONGEST_KEY = 255
@@ -93,6 +93,8 @@ async def prune(tx: Tx, *, limit: int, now: datetime, retention: float) -> Prune
             f"DELETE FROM {table} WHERE ({keys}) IN (SELECT {keys} FROM {table} WHERE {where} LIMIT $2)", before, limit
         )
 
+    known_since = rows.later(now, -networks.KNOWN_FOR)
+    await drop("session_networks", "user_id, network", "last_seen_at <= $1", known_since)
     await drop("invites", "digest", "(expires_at <= $1 OR used_at <= $1)", rows.later(now, -retention))
     return Pruned(
         sessions=await drop("sessions", "id", "expires_at <= $1"),

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from godrive.catalog import Tx
 from godrive.errors import Unauthenticated
 from godrive.model import Session, SessionId, UserId, new_id
 from godrive.principal import UserSession
-from godrive.rules import rows
+from godrive.rules import networks, rows
+
+MOST = 1000
+"""Sessions of one user: a new one ends the one unused for longest."""
+
+GRACE = timedelta(seconds=30)
+"""How long after a refresh the client that asked for it may ask again, because it lost the answer."""
 
 _LONGEST_NOTE = 512
 
 
 def _note(text: str) -> str:
-    """What a client says of itself, in a form that can be kept: valid Unicode, no NUL, not long."""
+    """A text that a client sent, as the catalog can hold it: valid Unicode without NUL, cut to 512 characters."""
     return text.encode(errors="replace").decode().replace("\0", "")[:_LONGEST_NOTE]
 
 
@@ -26,6 +32,7 @@ async def begin(
     ttl: float,
     address: str = "",
     user_agent: str = "",
+    forwarded: bool = False,
     password_hash: str | None = None,
 ) -> Session:
     """Begin a session of *ttl* seconds.
@@ -38,15 +45,24 @@ async def begin(
     row = await tx.one("SELECT password_hash FROM users WHERE id = $1 AND state = 'active'", user_id)
     if row is None or password_hash not in (None, row[0]):
         raise Unauthenticated("The account cannot be used.")
+    await tx.run(
+        "DELETE FROM sessions WHERE user_id = $1 AND id IN (SELECT id FROM sessions WHERE user_id = $1 "
+        "ORDER BY last_used_at DESC, id DESC LIMIT $2 OFFSET $3)",
+        user_id,
+        MOST,
+        MOST - 1,
+    )
+    address = _note(address)
     row = await tx.one(
         f"INSERT INTO sessions ({rows.SESSION}) VALUES ($1, $2, $3, $3, $4, 0, $5, $6) RETURNING {rows.SESSION}",
         new_id(),
         user_id,
         rows.micros(now),
         rows.later(now, ttl),
-        _note(address),
+        address,
         _note(user_agent),
     )
+    await networks.remember(tx, user_id, address, now=now, forwarded=forwarded)
     return rows.session(rows.found(row, "session"))
 
 
@@ -63,16 +79,29 @@ async def is_alive(tx: Tx, principal: UserSession, *, now: datetime) -> bool:
 
 
 async def refresh(
-    tx: Tx, user_id: UserId, session_id: SessionId, generation: int, *, now: datetime, ttl: float, address: str = ""
+    tx: Tx,
+    user_id: UserId,
+    session_id: SessionId,
+    generation: int,
+    *,
+    now: datetime,
+    ttl: float,
+    address: str = "",
+    user_agent: str = "",
+    forwarded: bool = False,
 ) -> Session | None:
-    """Move the session from *generation* to the next one and its end to *ttl* seconds from now.
+    """Move the session from *generation* to the next, and its end to *ttl* seconds from now.
 
-    ``None`` when there is no such session, and when *generation* is not the
-    current one: then the token was used before and the session is ended.  (An
-    answer and not an error, since an error would undo the ending.)
+    The predecessor of the current generation gets the session as it is when
+    the same *user_agent* asks within :data:`GRACE` of the refresh: the answer
+    was lost, or two tabs asked at once.  Any other reuse ends the session.
+    Returns ``None`` when the session has ended or ends now; raising would undo
+    the end.
     """
+    address, user_agent = _note(address), _note(user_agent)
     row = await tx.one(
-        "UPDATE sessions SET generation = generation + 1, last_used_at = $4, expires_at = $5, address = $6 "
+        "UPDATE sessions SET generation = generation + 1, last_used_at = $4, expires_at = $5, address = $6, "
+        "refreshed_by = $7, user_agent = CASE WHEN $7 = '' THEN user_agent ELSE $7 END "
         "WHERE id = $1 AND user_id = $2 AND generation = $3 AND expires_at > $4 "
         "AND EXISTS (SELECT 1 FROM users u WHERE u.id = $2 AND u.state = 'active') "
         f"RETURNING {rows.SESSION}",
@@ -81,12 +110,28 @@ async def refresh(
         generation,
         rows.micros(now),
         rows.later(now, ttl),
-        _note(address),
+        address,
+        user_agent,
     )
-    if row is None:
-        await end(tx, user_id, session_id)
-        return None
-    return rows.session(row)
+    if row is not None:
+        await networks.remember(tx, user_id, address, now=now, forwarded=forwarded)
+        return rows.session(row)
+    row = await tx.one(
+        f"SELECT {rows.SESSION} FROM sessions WHERE id = $1 AND user_id = $2 AND generation = $3 "
+        "AND refreshed_by = $4 AND last_used_at BETWEEN $5 AND $6 AND expires_at > $7 "
+        "AND EXISTS (SELECT 1 FROM users u WHERE u.id = $2 AND u.state = 'active')",
+        session_id,
+        user_id,
+        generation + 1,
+        user_agent,
+        rows.micros(now - GRACE),
+        rows.micros(now + GRACE),  # the clock may have been set back, but not by much
+        rows.micros(now),
+    )
+    if row is not None:
+        return rows.session(row)
+    await end(tx, user_id, session_id)
+    return None
 
 
 async def list_alive(tx: Tx, user_id: UserId, *, now: datetime) -> list[Session]:

@@ -9,7 +9,7 @@ from hashlib import sha256
 from godrive.catalog import Tx
 from godrive.errors import Conflict, EmailTaken, Invalid
 from godrive.model import SessionId, UploadState, User, UserId, UserState, Value, name_key, new_id
-from godrive.rules import rows, sessions
+from godrive.rules import networks, rows, sessions
 
 _EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s.]+(\.[^@\s.]+)*")
 _LONGEST_EMAIL = 254
@@ -185,6 +185,7 @@ async def delete(tx: Tx, user_id: UserId, *, now: datetime) -> None:
     ):
         return
     await sessions.end_all(tx, user_id)
+    await networks.forget(tx, user_id)
     await tx.run("DELETE FROM idempotency_keys WHERE owner_id = $1", user_id)
     await _abort_uploads(tx, user_id, "The user was deleted.", now)
 

@@ -423,35 +423,60 @@ async def test_refresh_renews_the_session_for_its_full_time(drive: GoDrive, owne
         await drive.auth.ask(Refresh(again.refresh_token))
 
 
-async def test_refresh_token_used_twice_ends_the_whole_session(drive: GoDrive, owner: User) -> None:
+async def test_lost_answer_to_a_refresh_is_given_again_for_30_seconds(
+    drive: GoDrive, owner: User, clock: ManualClock
+) -> None:
+    principal, tokens = await enter(drive)
+    renewed = await drive.auth.ask(Refresh(tokens.refresh_token, "192.0.2.1", "browser"))
+    clock.advance(29.5)
+    again = await drive.auth.ask(Refresh(tokens.refresh_token, "198.51.100.9", "browser"))
+    assert again.refresh_token == renewed.refresh_token
+    assert await drive.auth.ask(Authenticate(again.token)) == principal
+    assert await drive.auth.ask(Authenticate(renewed.token)) == principal
+    await drive.auth.ask(Refresh(again.refresh_token, "192.0.2.1", "browser"))
+    assert len(await drive.auth.ask(ListSessions(owner.id))) == 1
+
+
+@pytest.mark.parametrize(("later", "user_agent"), [(31.0, "browser"), (0.0, "thief"), (0.0, "")])
+async def test_refresh_token_reused_late_or_by_another_client_ends_the_whole_session(
+    drive: GoDrive, owner: User, clock: ManualClock, later: float, user_agent: str
+) -> None:
     _, tokens = await enter(drive)
-    renewed = await drive.auth.ask(Refresh(tokens.refresh_token))
+    renewed = await drive.auth.ask(Refresh(tokens.refresh_token, user_agent="browser"))
     await drive.auth.ask(Authenticate(renewed.token))
+    clock.advance(later)
     with pytest.raises(Unauthenticated):
-        await drive.auth.ask(Refresh(tokens.refresh_token))
+        await drive.auth.ask(Refresh(tokens.refresh_token, user_agent=user_agent))
     for token in (tokens.token, renewed.token):
         with pytest.raises(Unauthenticated):
             await drive.auth.ask(Authenticate(token))
     with pytest.raises(Unauthenticated):
-        await drive.auth.ask(Refresh(renewed.refresh_token))
+        await drive.auth.ask(Refresh(renewed.refresh_token, user_agent="browser"))
 
 
-async def test_of_two_refreshes_at_once_one_wins_and_the_session_ends(drive: GoDrive, owner: User) -> None:
+async def test_refresh_token_before_the_predecessor_ends_the_session(drive: GoDrive, owner: User) -> None:
     _, tokens = await enter(drive)
-    outcomes: list[str] = []
+    second = await drive.auth.ask(Refresh(tokens.refresh_token))
+    third = await drive.auth.ask(Refresh(second.refresh_token))
+    with pytest.raises(Unauthenticated):
+        await drive.auth.ask(Refresh(tokens.refresh_token))
+    with pytest.raises(Unauthenticated):
+        await drive.auth.ask(Refresh(third.refresh_token))
+
+
+async def test_refreshes_at_once_get_the_same_refresh_token(drive: GoDrive, owner: User) -> None:
+    _, tokens = await enter(drive)
+    renewed: list[str] = []
 
     async def refresh() -> None:
-        try:
-            await drive.auth.ask(Refresh(tokens.refresh_token))
-            outcomes.append("renewed")
-        except Unauthenticated:
-            outcomes.append("refused")
+        renewed.append((await drive.auth.ask(Refresh(tokens.refresh_token))).refresh_token)
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(refresh)
-        tasks.start_soon(refresh)
-    assert sorted(outcomes) == ["refused", "renewed"]
-    assert await drive.auth.ask(ListSessions(owner.id)) == []
+        for _ in range(8):
+            tasks.start_soon(refresh)
+    assert len(renewed) == 8
+    assert len(set(renewed)) == 1
+    await drive.auth.ask(Refresh(renewed[0]))
 
 
 async def log_out(drive: GoDrive, principal: UserSession) -> None:

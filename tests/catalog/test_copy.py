@@ -13,7 +13,7 @@ from godrive.catalog.postgres import PostgresCatalog
 from godrive.catalog.sqlite import SqliteCatalog
 from godrive.errors import Conflict, StoreUnavailable
 from godrive.model import StoredReply
-from godrive.rules import files, housekeeping, outbox, sessions, trash, uploads, users
+from godrive.rules import files, housekeeping, networks, outbox, sessions, trash, uploads, users
 from tests.conftest import require
 from tests.contracts.rig import Rig
 from tests.servers import PostgresServer
@@ -25,7 +25,7 @@ async def fill(rig: Rig) -> None:
     """Something in every table, and in every state."""
     for number in range(3):
         owner = await rig.user(quota=10**6 if number else None)
-        await rig.write(sessions.begin, owner, now=rig.now, ttl=99, user_agent="é")
+        await rig.write(sessions.begin, owner, now=rig.now, ttl=99, address="192.0.2.1", user_agent="é")
         for name in ("a", "ß", "日本"):
             rig.clock.advance(1)
             await rig.file(owner, name, sha256="ab" * 32)
@@ -55,6 +55,7 @@ async def seen(rig: Rig, catalog: Catalog) -> list[object]:
             await view.read(trash.list_page, user.id, tokens=rig.tokens),
             await view.read(uploads.list_page, user.id, tokens=rig.tokens),
             await view.read(sessions.list_alive, user.id, now=rig.now),
+            await view.read(networks.is_known, user.id, "192.0.2.1", now=rig.now),
             await view.write(housekeeping.claim_key, user.id, "key", "f", now=rig.now),
         ]
     return everything
@@ -74,8 +75,8 @@ async def test_a_copy_shows_the_same_and_goes_on(tmp_path: Path, postgres_server
         on_progress=lambda table, rows: told.append((table, rows)),
     )
     assert copied == {
-        "users": 3, "invites": 1, "sessions": 3, "entries": 12, "versions": 12, "uploads": 18, "idempotency_keys": 3,
-        "outbox": 15,
+        "users": 3, "invites": 1, "sessions": 3, "session_networks": 3, "entries": 12, "versions": 12, "uploads": 18,
+        "idempotency_keys": 3, "outbox": 15,
     }  # fmt: skip
     assert dict(told) == copied
     target = PostgresCatalog(settings, outbox=True)

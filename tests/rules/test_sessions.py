@@ -1,6 +1,9 @@
-"""Sessions: alive until they expire, are ended, or their refresh token is used twice."""
+"""Sessions: alive until they expire, are ended, or their refresh token is reused."""
 
 from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
 
 import pytest
 
@@ -22,8 +25,8 @@ async def alive(rig: Rig, session: Session) -> bool:
     return await rig.read(sessions.is_alive, principal, now=rig.now)
 
 
-async def refresh(rig: Rig, session: Session, generation: int) -> Session | None:
-    return await rig.write(sessions.refresh, session.user_id, session.id, generation, now=rig.now, ttl=100)
+async def refresh(rig: Rig, session: Session, generation: int, **client: str) -> Session | None:
+    return await rig.write(sessions.refresh, session.user_id, session.id, generation, now=rig.now, ttl=100, **client)
 
 
 async def test_a_session_lives_until_it_expires(rig: Rig) -> None:
@@ -77,12 +80,87 @@ async def test_a_refresh_moves_the_end_and_the_generation(rig: Rig) -> None:
     assert await alive(rig, session)
 
 
-async def test_a_generation_used_twice_ends_the_session(rig: Rig) -> None:
+async def test_the_predecessor_gets_the_same_session_for_30_seconds(rig: Rig) -> None:
+    session = await begin(rig, await rig.user(), user_agent="browser", address="192.0.2.1")
+    renewed = await refresh(rig, session, 0, user_agent="browser", address="192.0.2.1")
+    rig.clock.advance(30)
+    assert await refresh(rig, session, 0, user_agent="browser", address="198.51.100.1") == renewed
+    assert await refresh(rig, session, 0, user_agent="browser") == renewed
+    rig.clock.advance(0.001)
+    assert await refresh(rig, session, 0, user_agent="browser") is None
+    assert not await alive(rig, session)
+
+
+@pytest.mark.parametrize("user_agent", ["", "other", "browser "])
+async def test_a_predecessor_of_another_user_agent_ends_the_session(rig: Rig, user_agent: str) -> None:
+    session = await begin(rig, await rig.user(), user_agent=user_agent)
+    assert await refresh(rig, session, 0, user_agent="browser") is not None
+    assert await refresh(rig, session, 0, user_agent=user_agent) is None
+    assert not await alive(rig, session)
+
+
+async def test_an_older_generation_ends_the_session_at_once(rig: Rig) -> None:
     session = await begin(rig, await rig.user())
-    assert await refresh(rig, session, 0) is not None
+    for generation in (0, 1):
+        assert await refresh(rig, session, generation) is not None
     assert await refresh(rig, session, 0) is None
     assert not await alive(rig, session)
+    assert await refresh(rig, session, 2) is None
+
+
+async def test_a_generation_to_come_ends_the_session(rig: Rig) -> None:
+    session = await begin(rig, await rig.user())
     assert await refresh(rig, session, 1) is None
+    assert not await alive(rig, session)
+
+
+async def test_refreshes_at_once_all_get_the_same_session(rig: Rig) -> None:
+    session = await begin(rig, await rig.user())
+    renewed = await asyncio.gather(*(refresh(rig, session, 0, user_agent="browser") for _ in range(8)))
+    assert renewed == [renewed[0]] * 8
+    assert renewed[0] is not None
+    assert renewed[0].generation == 1
+    assert await refresh(rig, session, 1, user_agent="browser") is not None
+
+
+async def test_a_predecessor_of_a_disabled_user_gets_nothing(rig: Rig) -> None:
+    session = await begin(rig, await rig.user())
+    assert await refresh(rig, session, 0) is not None
+    await rig.run("UPDATE users SET state = 'disabled' WHERE id = $1", session.user_id)
+    assert await refresh(rig, session, 0) is None
+
+
+@pytest.mark.parametrize(("set_back", "works"), [(20, True), (40, False)])
+async def test_a_clock_set_back_lengthens_the_grace_by_no_more_than_itself(
+    rig: Rig, set_back: int, works: bool
+) -> None:
+    session = await begin(rig, await rig.user())
+    assert await refresh(rig, session, 0) is not None
+    before = rig.now - timedelta(seconds=set_back)
+    again = await rig.write(sessions.refresh, session.user_id, session.id, 0, now=before, ttl=100)
+    assert (again is not None) == works
+
+
+async def test_a_refresh_updates_the_user_agent_where_the_client_sends_one(rig: Rig) -> None:
+    session = await begin(rig, await rig.user(), user_agent="browser 1")
+    renewed = await refresh(rig, session, 0)
+    assert renewed is not None
+    assert renewed.user_agent == "browser 1"
+    renewed = await refresh(rig, session, 1, user_agent="browser 2")
+    assert renewed is not None
+    assert renewed.user_agent == "browser 2"
+
+
+async def test_a_session_too_many_ends_the_one_unused_for_longest(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "MOST", 3)
+    owner, other = await rig.user(), await rig.user()
+    foreign = await begin(rig, other)
+    begun = []
+    for _ in range(4):
+        rig.clock.advance(1)
+        begun.append(await begin(rig, owner))
+    assert [await alive(rig, session) for session in begun] == [False, True, True, True]
+    assert await alive(rig, foreign)
 
 
 async def test_an_expired_session_is_not_refreshed(rig: Rig) -> None:

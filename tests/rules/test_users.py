@@ -168,12 +168,13 @@ async def test_nothing_is_kept_that_tells_who_a_deleted_user_was(rig: Rig) -> No
         return [
             await tx.all("SELECT email, email_key, password_hash FROM users WHERE id = $1", owner),
             await tx.all("SELECT id FROM sessions WHERE user_id = $1", owner),
+            await tx.all("SELECT network FROM session_networks WHERE user_id = $1", owner),
             await tx.all("SELECT key FROM idempotency_keys WHERE owner_id = $1", owner),
         ]
 
     (user,), *others = await rig.read(kept)
     assert tuple(user) == ("", "", "")
-    assert others == [[], []]
+    assert others == [[], [], []]
 
 
 async def test_a_deleted_user_cannot_be_changed_or_brought_back(rig: Rig) -> None:

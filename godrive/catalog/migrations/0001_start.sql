@@ -4,8 +4,10 @@
 -- {clustered} where the database can do it a table whose rows lie in the order of its primary key.
 
 -- changes counts what has been done to the live entries of a user: the same number, the same lists.
+-- A user of a host application has an external_id; such a user may have no e-mail address and no password ('').
 CREATE TABLE users (
     id {text} PRIMARY KEY,
+    external_id {text},
     email {text} NOT NULL,
     email_key {text} NOT NULL,
     password_hash {text} NOT NULL,
@@ -18,7 +20,10 @@ CREATE TABLE users (
     reserved_bytes BIGINT NOT NULL DEFAULT 0,
     changes BIGINT NOT NULL DEFAULT 0
 );
-CREATE UNIQUE INDEX users_email ON users (email_key) WHERE state <> 'deleted';
+CREATE UNIQUE INDEX users_email ON users (email_key) WHERE email_key <> '';
+CREATE UNIQUE INDEX users_external ON users (external_id) WHERE external_id IS NOT NULL;
+-- Characters 5 and 6 of a bcrypt hash are its cost: the highest one decides how long every failed log-in takes.
+CREATE INDEX users_hash_cost ON users (substr(password_hash, 5, 2));
 CREATE INDEX users_deleted ON users (id) WHERE state = 'deleted';
 
 CREATE TABLE invites (
@@ -29,6 +34,7 @@ CREATE TABLE invites (
     used_by {text}
 );
 
+-- last_used_at is the time of the last refresh, refreshed_by the User-Agent that asked for it.
 CREATE TABLE sessions (
     id {text} PRIMARY KEY,
     user_id {text} NOT NULL,
@@ -37,10 +43,23 @@ CREATE TABLE sessions (
     expires_at BIGINT NOT NULL,
     generation BIGINT NOT NULL,
     address {text} NOT NULL,
-    user_agent {text} NOT NULL
+    user_agent {text} NOT NULL,
+    refreshed_by {text} NOT NULL DEFAULT ''
 );
 CREATE INDEX sessions_user ON sessions (user_id, last_used_at);
 CREATE INDEX sessions_expiry ON sessions (expires_at);
+
+-- Networks that sessions of a user came from.  They outlive the sessions: attacks on the account do not lock them out.
+-- forwarded is 1 when the last request came through a proxy that is not trusted, so the network is the proxy's.
+CREATE TABLE session_networks (
+    user_id {text} NOT NULL,
+    network {text} NOT NULL,
+    last_seen_at BIGINT NOT NULL,
+    forwarded INTEGER NOT NULL,
+    PRIMARY KEY (user_id, network)
+) {clustered};
+CREATE INDEX session_networks_age ON session_networks (last_seen_at);
+CREATE INDEX session_networks_forwarded ON session_networks (network, user_id) WHERE forwarded = 1;
 
 -- state: live -> trashed -> purging (claimed for removal, never to return).
 -- The key is the order of the list that is asked for most, so its page is one or two reads of the disk and not twenty.

@@ -76,6 +76,11 @@ class Call:
         return self._proxies.address(self.request)
 
     @property
+    def forwarded(self) -> bool:
+        """Whether a proxy that is not trusted says that it speaks for another client."""
+        return self._proxies.disregards(self.request)
+
+    @property
     def user_agent(self) -> str:
         """The client's ``User-Agent``."""
         return header_text(self.request.headers.get(hdrs.USER_AGENT, ""), 200)

@@ -135,7 +135,13 @@ async def log_in(call: Call, body: LogInBody) -> Tokens:
     The access token is for the `Authorization` header; the refresh token renews it before `refresh_expires_at`.
     """
     return await call.drive.auth.ask(
-        LogIn(email=body.email, password=body.password, address=call.address, user_agent=call.user_agent)
+        LogIn(
+            email=body.email,
+            password=body.password,
+            address=call.address,
+            user_agent=call.user_agent,
+            forwarded=call.forwarded,
+        )
     )
 
 
@@ -143,9 +149,18 @@ async def log_in(call: Call, body: LogInBody) -> Tokens:
 async def refresh_token(call: Call, body: RefreshBody) -> Tokens:
     """Renew a session.
 
-    The refresh token is spent and a new one comes with the answer.  One that is used twice ends the session.
+    The answer holds a new refresh token, which replaces the one you sent.  If the answer is lost, send the same
+    token again within 30 seconds, with the same `User-Agent`: you get the same refresh token.  Any other reuse of a
+    replaced token ends the session.
     """
-    return await call.drive.auth.ask(Refresh(refresh_token=body.refresh_token, address=call.address))
+    return await call.drive.auth.ask(
+        Refresh(
+            refresh_token=body.refresh_token,
+            address=call.address,
+            user_agent=call.user_agent,
+            forwarded=call.forwarded,
+        )
+    )
 
 
 @routes.post("/v1/logout", needs=Scope.ACCOUNT, status=204)

@@ -11,6 +11,9 @@ from godrive.errors import ConfigError
 
 Network = IPv4Network | IPv6Network
 
+FORWARDED = ("X-Forwarded-For", "Forwarded", "X-Real-IP")
+"""Headers in which proxies name their client.  Only the first is read, and only from a proxy that is trusted."""
+
 
 class TrustedProxies:
     """The networks whose ``X-Forwarded-For`` counts; an empty list believes nobody."""
@@ -36,6 +39,10 @@ class TrustedProxies:
             if not self._trusts(peer):
                 return peer
         return peer
+
+    def disregards(self, request: web.Request) -> bool:
+        """Whether the request names a client in forwarded headers, and comes from a peer that is not trusted."""
+        return any(name in request.headers for name in FORWARDED) and not self._trusts(request.remote or "")
 
     def _trusts(self, address: str) -> bool:
         parsed = _parse(address)

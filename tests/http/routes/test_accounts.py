@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from datetime import datetime
 from typing import Any
@@ -78,14 +79,27 @@ async def test_a_password_of_many_bytes_is_neither_cut_nor_a_failure(stranger: P
     assert (await stranger("POST", "/v1/login", {**SIGN_UP, "password": password[:-1]})).status == 401
 
 
-async def test_a_refresh_token_works_once_and_its_second_use_ends_the_session(ann: Person) -> None:
-    body = {"refresh_token": ann.tokens["refresh_token"]}
-    renewed = await ann("POST", "/v1/token/refresh", body)
-    assert renewed.status == 200
-    assert renewed.json["refresh_token"] != ann.tokens["refresh_token"]
-    assert (await ann("POST", "/v1/token/refresh", body)).status == 401
-    ann.token = renewed.json["token"]
+async def test_a_lost_refresh_is_answered_again_to_the_same_client_and_to_no_other(ann: Person) -> None:
+    body, browser = {"refresh_token": ann.tokens["refresh_token"]}, {"User-Agent": "Browser/1.0"}
+    renewed = await ann("POST", "/v1/token/refresh", body, headers=browser)
+    again = await ann("POST", "/v1/token/refresh", body, headers=browser)
+    assert (renewed.status, again.status) == (200, 200)
+    assert again.json["refresh_token"] == renewed.json["refresh_token"] != ann.tokens["refresh_token"]
+    thief = await ann("POST", "/v1/token/refresh", body, headers={"User-Agent": "Browser/2.0"})
+    assert (thief.status, thief.json["code"]) == (401, "unauthenticated")
+    ended = await ann("POST", "/v1/token/refresh", {"refresh_token": renewed.json["refresh_token"]}, headers=browser)
+    assert ended.status == 401
     assert (await ann("GET", "/v1/me")).status == 401
+
+
+async def test_two_tabs_that_refresh_at_once_stay_logged_in(ann: Person) -> None:
+    body = {"refresh_token": ann.tokens["refresh_token"]}
+    answers = await asyncio.gather(*(ann("POST", "/v1/token/refresh", body) for _ in range(2)))
+    assert [answer.status for answer in answers] == [200, 200]
+    assert answers[0].json["refresh_token"] == answers[1].json["refresh_token"]
+    for answer in answers:
+        ann.token = answer.json["token"]
+        assert (await ann("GET", "/v1/me")).status == 200
 
 
 async def test_a_refresh_token_is_no_access_token_nor_the_other_way_round(ann: Person) -> None:

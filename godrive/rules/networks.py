@@ -1,0 +1,101 @@
+"""The networks that sessions of an account come from.
+
+Failed log-ins to an account make it slow for strangers to try more of them.
+The owner must not be a stranger, so every log-in and every refresh records its
+network here, and the record outlives the session.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from ipaddress import IPv6Address, ip_address
+
+from godrive.catalog import Tx
+from godrive.model import UserId
+from godrive.rules import rows
+
+KNOWN_FOR = 30 * 86_400.0
+"""Seconds after its last use that a network counts as one of the account's own."""
+
+MOST = 64
+"""Networks kept for one account: those used last."""
+
+
+def network(address: str) -> str:
+    """What counts as one client: an IPv4 address, or the /64 of an IPv6 address (RFC 6177)."""
+    return networks(address)[0]
+
+
+def networks(address: str) -> tuple[str, str]:
+    """What counts as one client, and what one customer may hold at most: for IPv6 the /64 and the /48 (RFC 6177).
+
+    Any other text stands for itself.
+    """
+    try:
+        parsed = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address, address
+    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is None:
+        return parsed.exploded[:19], parsed.exploded[:14]
+    text = str((parsed.ipv4_mapped or parsed) if isinstance(parsed, IPv6Address) else parsed)
+    return text, text
+
+
+async def remember(tx: Tx, user_id: UserId, address: str, *, now: datetime, forwarded: bool = False) -> None:
+    """Record that a session of the user came from this address; an empty one is no address.
+
+    *forwarded* says that the request had passed a proxy that is not trusted.
+    """
+    if not address:
+        return
+    values = (user_id, network(address), rows.micros(now), int(forwarded))
+    if await tx.run(
+        "UPDATE session_networks SET last_seen_at = $3, forwarded = $4 WHERE user_id = $1 AND network = $2", *values
+    ):
+        return
+    await tx.run(
+        "INSERT INTO session_networks (user_id, network, last_seen_at, forwarded) VALUES ($1, $2, $3, $4) "
+        "ON CONFLICT DO NOTHING",
+        *values,
+    )
+    await tx.run(
+        "DELETE FROM session_networks WHERE user_id = $1 AND network IN (SELECT network FROM session_networks "
+        "WHERE user_id = $1 ORDER BY last_seen_at DESC, network LIMIT $2 OFFSET $2)",
+        user_id,
+        MOST,
+    )
+
+
+async def is_known(tx: Tx, user_id: UserId, address: str, *, now: datetime) -> bool:
+    """Whether a session of the user came from the network of this address in the last 30 days."""
+    row = await tx.one(
+        "SELECT 1 FROM session_networks WHERE user_id = $1 AND network = $2 AND last_seen_at > $3",
+        user_id,
+        network(address),
+        rows.later(now, -KNOWN_FOR),
+    )
+    return row is not None
+
+
+async def shared(tx: Tx, *, least: int, now: datetime) -> list[tuple[str, int]]:
+    """Networks from which an untrusted proxy brought *least* or more accounts in the last 30 days, and how many."""
+    found = await tx.all(
+        "SELECT network, COUNT(*) FROM session_networks WHERE forwarded = 1 AND last_seen_at > $1 "
+        "GROUP BY network HAVING COUNT(*) >= $2 ORDER BY COUNT(*) DESC, network LIMIT 100",
+        rows.later(now, -KNOWN_FOR),
+        least,
+    )
+    return [(row[0], row[1]) for row in found]
+
+
+async def is_shared(tx: Tx, address: str, *, least: int) -> bool:
+    """Whether an untrusted proxy brought *least* or more accounts from the network of this address."""
+    found = await tx.all(
+        "SELECT 1 FROM session_networks WHERE forwarded = 1 AND network = $1 LIMIT $2", network(address), least
+    )
+    return len(found) >= least
+
+
+async def forget(tx: Tx, user_id: UserId) -> None:
+    """Delete the record of the user."""
+    await tx.run("DELETE FROM session_networks WHERE user_id = $1", user_id)
