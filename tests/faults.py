@@ -130,9 +130,6 @@ class FaultyBlobs:
         for blob in await self.faults.run(all_):
             yield blob
 
-    async def copy(self, source: ObjectKey, target: ObjectKey) -> BlobInfo:
-        return await self.faults.run(lambda: self._blobs.copy(source, target))
-
     async def quarantine(self, key: ObjectKey) -> None:
         await self.faults.run(lambda: self._blobs.quarantine(key))
 

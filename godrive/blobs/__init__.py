@@ -3,7 +3,7 @@
 A blob is immutable: a key is written once, whole or not at all, and then only
 read and deleted.  Every store passes ``tests/contracts/test_blob_store.py``.
 What only some stores can do is a protocol of its own (:class:`FileBacked`,
-:class:`Presigner`, :class:`MultipartStore`); ask with ``isinstance``.
+:class:`Presigner`); ask with ``isinstance``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Protocol, runtime_checkable
 
 from godrive.errors import Invalid
-from godrive.model import BlobInfo, ETag, ObjectKey, SignedRequest
+from godrive.model import BlobInfo, ObjectKey, SignedRequest
 
 _KEY = re.compile(r"([0-9a-z-]{1,32})/([0-9a-z-]{1,64})", re.ASCII)
 
@@ -86,10 +86,6 @@ class BlobStore(Protocol):
         """All blobs whose key is greater than *after*, in key order."""
         ...
 
-    async def copy(self, source: ObjectKey, target: ObjectKey) -> BlobInfo:
-        """A second blob with the same bytes.  Raises ``NotFound``, ``UploadFinished``."""
-        ...
-
     async def quarantine(self, key: ObjectKey) -> None:
         """Set the blob aside where no reader finds it but an operator can; absent is not an error."""
 
@@ -130,29 +126,3 @@ class Presigner(Protocol):
     ) -> SignedRequest:
         """A request that reads the blob, served under *filename*."""
         ...
-
-
-@runtime_checkable
-class MultipartStore(Protocol):
-    """A store that takes a large blob in parts: numbered from 1, in any order, again if need be."""
-
-    async def begin_multipart(self, key: ObjectKey, *, mime: str) -> str:
-        """A new multipart upload; its id."""
-        ...
-
-    async def put_part(self, key: ObjectKey, multipart: str, number: int, body: bytes) -> ETag:
-        """Store one part (5 MiB or more, but for the last)."""
-        ...
-
-    async def presign_part(
-        self, key: ObjectKey, multipart: str, number: int, *, size: int, expires_at: datetime
-    ) -> SignedRequest:
-        """A request that stores one part."""
-        ...
-
-    async def complete_multipart(self, key: ObjectKey, multipart: str, parts: list[tuple[int, ETag]]) -> BlobInfo:
-        """Make the parts one blob."""
-        ...
-
-    async def abort_multipart(self, key: ObjectKey, multipart: str) -> None:
-        """Forget the parts; again is harmless."""

@@ -178,10 +178,6 @@ class DiskBlobStore:
                 for info in await self._run(self._objects.heads, keys[first : first + _LISTED_AT_ONCE]):
                     yield info
 
-    async def copy(self, source: ObjectKey, target: ObjectKey) -> BlobInfo:
-        """See :meth:`godrive.blobs.BlobStore.copy`; blocks are shared where the file system can."""
-        return await self._run(self._objects.copy, source, target)
-
     async def quarantine(self, key: ObjectKey) -> None:
         """See :meth:`godrive.blobs.BlobStore.quarantine`; nothing there is ever overwritten."""
         await self._run(self._objects.set_aside, key)

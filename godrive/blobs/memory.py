@@ -6,8 +6,6 @@ import hashlib
 from collections.abc import AsyncIterable, AsyncIterator
 from datetime import datetime
 
-import msgspec
-
 from godrive.blobs import split_key
 from godrive.clock import Clock, SystemClock
 from godrive.errors import DigestMismatch, LengthMismatch, NotFound, StorageFull, UploadFinished
@@ -119,19 +117,6 @@ class MemoryBlobStore:
         for key in sorted(self._blobs):
             if key > after and key in self._blobs:
                 yield self._blobs[key][0]
-
-    async def copy(self, source: ObjectKey, target: ObjectKey) -> BlobInfo:
-        """See :meth:`godrive.blobs.BlobStore.copy`; both share the bytes."""
-        split_key(target)
-        info, data = self._find(source)
-        if target in self._blobs:
-            raise UploadFinished
-        if self._capacity is not None and self._used + len(data) > self._capacity:
-            raise StorageFull
-        copied = msgspec.structs.replace(info, key=target, modified_at=self._clock.now())
-        self._blobs[target] = copied, data
-        self._used += len(data)
-        return copied
 
     async def quarantine(self, key: ObjectKey) -> None:
         """See :meth:`godrive.blobs.BlobStore.quarantine`; the bytes go to ``quarantined``."""

@@ -109,19 +109,6 @@ class Objects:
                 folder.sync()
             self.shards.prune(shard)
 
-    def copy(self, source: ObjectKey, target: ObjectKey) -> BlobInfo:
-        """Store the bytes of *source* again, sharing blocks where the file system can."""
-        split_key(target)
-        fd = self.open_file(source)
-        staged = StagingFile(self.staging)
-        try:
-            while os.copy_file_range(fd, staged.open(), 1 << 30):
-                pass
-            return staged.publish(self.shards, target, noted(fd, SHA256), noted(fd, MIME))
-        finally:
-            os.close(fd)
-            staged.discard()
-
     def set_aside(self, key: ObjectKey) -> None:
         """Move the blob to the quarantine, where nothing is ever overwritten; absent is not an error."""
         shard, name = split_key(key)

@@ -142,8 +142,6 @@ async def test_what_is_absent_is_not_found(store: BlobStore) -> None:
         await store.head(key)
     with pytest.raises(NotFound):
         await read(store, key)
-    with pytest.raises(NotFound):
-        await store.copy(key, new_key())
     if isinstance(store, FileBacked):
         with pytest.raises(NotFound):
             await store.open_file(key)
@@ -316,27 +314,6 @@ async def test_a_list_tells_size_and_time(store: BlobStore) -> None:
     head = await store.head(key)
     assert (listed.key, listed.size_bytes, listed.etag) == (key, 3, head.etag)
     assert abs(listed.modified_at - head.modified_at) < timedelta(seconds=1)
-
-
-@pytest.mark.parametrize("length", [0, 10, LARGE])
-async def test_a_copy_lives_on_without_its_source(store: BlobStore, length: int) -> None:
-    source, target, data = new_key(), new_key(), os.urandom(length)
-    await store.put(source, pieces(data), mime="text/plain")
-    digest = (await store.head(source)).sha256
-    copied = await store.copy(source, target)
-    assert (copied.key, copied.size_bytes) == (target, length)
-    await store.delete(source)
-    assert await read(store, target) == data
-    assert (await store.head(target)).sha256 == digest
-
-
-async def test_a_copy_overwrites_nothing(store: BlobStore) -> None:
-    source, target = new_key(), new_key()
-    await store.put(source, pieces(b"source"))
-    await store.put(target, pieces(b"target"))
-    with pytest.raises(UploadFinished):
-        await store.copy(source, target)
-    assert await read(store, target) == b"target"
 
 
 async def test_what_is_set_aside_is_found_by_nobody(store: BlobStore) -> None:

@@ -9,13 +9,10 @@ from typing import Any
 import aiohttp
 
 from godrive.blobs.s3.bucket import Bucket
-from godrive.blobs.s3.faults import code_of
 from godrive.errors import StoreUnavailable
 
 METHODS = ("GET", "HEAD", "PUT")
 """What clients do with signed URLs."""
-
-_NO_RULES = {"NoSuchCORSConfiguration", "NoSuchCORSConfigurationError", "NotImplemented"}
 
 
 @dataclass(frozen=True)
@@ -43,17 +40,6 @@ def cors_rules(origins: Sequence[str]) -> dict[str, Any]:
 
 class Cors(Bucket):
     """The bucket's CORS rules."""
-
-    async def get_cors(self) -> list[dict[str, Any]]:
-        """The rules of the bucket; none where there are none, or where the store has its own way."""
-        try:
-            answer = await self.client.call("get_bucket_cors")
-        except StoreUnavailable as error:
-            if code_of(error.__cause__) in _NO_RULES:
-                return []
-            raise
-        rules: list[dict[str, Any]] = answer.get("CORSRules", [])
-        return rules
 
     async def put_cors(self, origins: Sequence[str]) -> None:
         """Set the rules of :func:`cors_rules`, in the place of any others."""

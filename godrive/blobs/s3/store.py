@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from godrive.blobs.s3.cors import Cors
-from godrive.blobs.s3.parts import Parts
 from godrive.blobs.s3.reading import Reading
 from godrive.blobs.s3.urls import Urls
 from godrive.blobs.s3.writing import Writing
 
 
-class S3BlobStore(Reading, Writing, Parts, Urls, Cors):
-    """A :class:`~godrive.blobs.BlobStore` that is also a ``Presigner`` and a ``MultipartStore``.
+class S3BlobStore(Reading, Writing, Urls, Cors):
+    """A :class:`~godrive.blobs.BlobStore` that is also a :class:`~godrive.blobs.Presigner`.
 
     Takes the ``[blobs.s3]`` table, its keys resolved.  No more than two parts of
     a body are held at a time, 8 MiB each for bodies of up to 78 GiB.

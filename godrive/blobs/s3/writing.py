@@ -1,4 +1,4 @@
-"""Verbs that change what is stored: put, copy, delete, quarantine, sweep."""
+"""Verbs that change what is stored: put, delete, quarantine, sweep."""
 
 from __future__ import annotations
 
@@ -114,15 +114,6 @@ class Writing(Bucket):
         """Whether it was an earlier try of this very put that got through."""
         head = await self.look_if_any(place)
         return head is not None and head.get("Metadata", {}).get(WRITER_KEY) == writer
-
-    async def copy(self, source: ObjectKey, target: ObjectKey) -> BlobInfo:
-        """See :meth:`godrive.blobs.BlobStore.copy`; the store moves the bytes."""
-        origin, place = self.layout.object(source), self.layout.object(target)
-        head = await self.look(origin)
-        async with self.publishing(target):
-            await self.refuse_existing(place)
-            await self.transfer(origin, head, place)
-        return blob_info(target, await self.look(place))
 
     async def delete(self, key: ObjectKey) -> None:
         """See :meth:`godrive.blobs.BlobStore.delete`."""

@@ -31,15 +31,13 @@ from godrive.errors import (
     ConfigError,
     DigestMismatch,
     DriveError,
-    Gone,
-    Invalid,
     LengthMismatch,
     NotFound,
     StoreUnavailable,
     TooLarge,
     UploadFinished,
 )
-from godrive.model import ETag, ObjectKey, new_id
+from godrive.model import ObjectKey, new_id
 
 pytestmark = pytest.mark.anyio
 
@@ -213,7 +211,7 @@ async def test_what_else_lies_in_the_bucket_is_neither_listed_nor_swept(s3_setti
     await other.put(foreign, pieces(b"theirs"))
     await mine.client.call("put_object", Key="drive/objects/readme", Body=b"by hand")
     await mine.client.call("put_object", Key="elsewhere", Body=b"by hand")
-    await other.begin_multipart(new_key(), mime="text/plain")
+    await other.begin(other.layout.object(new_key()), "text/plain", {})
     await mine.client.call("create_multipart_upload", Key="elsewhere/2")
     assert await keys(mine) == [key]
     assert await keys(other) == [foreign]
@@ -261,14 +259,13 @@ def test_a_prefix_that_does_not_end_in_one_slash_is_refused(prefix: str) -> None
 async def test_objects_over_the_limit_of_one_copy_are_copied_in_parts(s3_settings: S3) -> None:
     store = S3BlobStore(s3_settings, copy_limit=6 * MIB, copy_part=5 * MIB)
     await store.open()
-    data, source, target = os.urandom(12 * MIB), new_key(), new_key()
-    digest = hashlib.sha256(data).hexdigest()
-    await store.put(source, pieces(data), sha256=digest, mime="image/png")
-    copied = await store.copy(source, target)
-    assert (copied.sha256, copied.mime, copied.size_bytes) == (digest, "image/png", len(data))
-    assert await read(store, target) == data
-    with pytest.raises(UploadFinished):
-        await store.copy(source, target)
+    data, key = os.urandom(12 * MIB), new_key()
+    await store.put(key, pieces(data), sha256=hashlib.sha256(data).hexdigest(), mime="image/png")
+    await store.quarantine(key)
+    kept = await store.client.call("get_object", Key=store.layout.quarantine(key))
+    assert await kept["Body"].read() == data
+    assert kept["ContentType"] == "image/png"
+    assert kept["ETag"].strip('"').endswith("-3")
     await store.close()
 
 
@@ -292,57 +289,32 @@ async def test_a_blob_in_quarantine_is_where_only_an_operator_finds_it(s3_store:
 
 
 async def test_a_sweep_aborts_only_multipart_uploads_that_stand_still(s3_store: S3BlobStore) -> None:
-    idle, busy = new_key(), new_key()
-    await s3_store.begin_multipart(idle, mime="text/plain")
-    growing = await s3_store.begin_multipart(busy, mime="text/plain")
+    idle, busy = (s3_store.layout.object(new_key()) for _ in range(2))
+    await s3_store.begin(idle, "text/plain", {})
+    growing = await s3_store.begin(busy, "text/plain", {})
     assert await s3_store.sweep_staging(datetime.now(UTC) - timedelta(hours=1)) == 0
     begun = {upload["Key"]: upload async for upload in s3_store.client.pages("list_multipart_uploads", "Uploads", {})}
     between = max(upload["Initiated"] for upload in begun.values()) + timedelta(milliseconds=1)
     await asyncio.sleep(max(0.0, (between - datetime.now(UTC)).total_seconds()))  # by the store's own clock
-    await s3_store.put_part(busy, growing, 1, b"x")
+    await s3_store.send_part(busy, growing, 1, b"x")
     assert await s3_store.sweep_staging(between) == 1
-    await s3_store.put_part(busy, growing, 2, b"y")
+    await s3_store.send_part(busy, growing, 2, b"y")
     assert await s3_store.sweep_staging(soon()) == 1
-    with pytest.raises(Gone):
-        await s3_store.put_part(busy, growing, 3, b"z")
+    with pytest.raises(NotFound):
+        await s3_store.send_part(busy, growing, 3, b"z")
 
 
-async def test_parts_make_one_blob_and_completing_again_gives_the_same(s3_store: S3BlobStore) -> None:
+async def test_a_put_in_parts_replaces_no_blob_that_came_while_it_was_sent(s3_store: S3BlobStore) -> None:
     key = new_key()
-    multipart = await s3_store.begin_multipart(key, mime="text/plain")
-    second = await s3_store.put_part(key, multipart, 2, b"end")
-    first = await s3_store.put_part(key, multipart, 1, bytes(5 * MIB))
-    info = await s3_store.complete_multipart(key, multipart, [(2, second), (1, first)])
-    assert (info.size_bytes, info.mime, info.sha256) == (5 * MIB + 3, "text/plain", None)
-    assert await s3_store.complete_multipart(key, multipart, [(1, first), (2, second)]) == info
-    await s3_store.abort_multipart(key, multipart)
-    assert await read(s3_store, key, 5 * MIB - 1) == b"\0end"
 
+    async def overtaken() -> AsyncIterator[bytes]:
+        yield bytes(12 * MIB)
+        await s3_store.put(key, pieces(b"first"))
 
-async def test_parts_cannot_replace_a_blob(s3_store: S3BlobStore) -> None:
-    key = new_key()
-    multipart = await s3_store.begin_multipart(key, mime="text/plain")
-    part = await s3_store.put_part(key, multipart, 1, b"late")
-    await s3_store.put(key, pieces(b"first"))
     with pytest.raises(UploadFinished):
-        await s3_store.complete_multipart(key, multipart, [(1, part)])
+        await s3_store.put(key, overtaken())
     assert await read(s3_store, key) == b"first"
-
-
-async def test_parts_that_are_missing_or_too_small_are_named_invalid(s3_store: S3BlobStore) -> None:
-    key = new_key()
-    multipart = await s3_store.begin_multipart(key, mime="text/plain")
-    parts = [(number, await s3_store.put_part(key, multipart, number, b"tiny")) for number in (1, 2)]
-    with pytest.raises(Invalid):
-        await s3_store.complete_multipart(key, multipart, parts)
-    with pytest.raises(Invalid):
-        await s3_store.complete_multipart(key, multipart, [(1, ETag("0" * 32))])
-    with pytest.raises(Invalid):
-        await s3_store.put_part(key, multipart, 0, b"")
-    await s3_store.abort_multipart(key, multipart)
-    await s3_store.abort_multipart(key, multipart)
-    with pytest.raises(Gone):
-        await s3_store.complete_multipart(key, multipart, parts)
+    assert await unfinished(s3_store) == 0
 
 
 @given(st.integers(0, 48_000 * 1024 * MIB))
