@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.contracts.rig import Rig
 pytestmark = pytest.mark.anyio
 
 
-async def begin(rig: Rig, owner: UserId, **options: str) -> Session:
+async def begin(rig: Rig, owner: UserId, **options: Any) -> Session:
     return await rig.write(sessions.begin, owner, now=rig.now, ttl=100, **options)
 
 
@@ -25,7 +26,7 @@ async def alive(rig: Rig, session: Session) -> bool:
     return await rig.read(sessions.is_alive, principal, now=rig.now)
 
 
-async def refresh(rig: Rig, session: Session, generation: int, **client: str) -> Session | None:
+async def refresh(rig: Rig, session: Session, generation: int, **client: Any) -> Session | None:
     return await rig.write(sessions.refresh, session.user_id, session.id, generation, now=rig.now, ttl=100, **client)
 
 
