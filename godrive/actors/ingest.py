@@ -50,7 +50,7 @@ from godrive.messages.metadata import (
     PublishUpload,
     TouchUpload,
 )
-from godrive.messages.storage import CheckStore, DeleteBlob, DigestBlob, HeadBlob, Received, Storage
+from godrive.messages.storage import CheckStore, DeleteBlob, DigestBlob, HeadBlob, Received, SniffBlob, Storage
 from godrive.model import BlobInfo, File, Upload, UploadId, UploadState
 from godrive.runtime import Actor, Ref
 
@@ -238,9 +238,16 @@ class IngestActor(Actor[Ingest]):
             raise Conflict("No bytes have arrived yet.") from None
 
     async def _head(self, upload: Upload) -> BlobInfo:
-        """The store's HEAD.  If a digest was declared and the store did not verify it, read the blob to compute it."""
+        """The store's HEAD, and what must be read from the bytes because the store cannot say it.
+
+        That is the digest, if one was declared and the store did not verify
+        it, and the media type, if none was declared.
+        """
         blob = await self._storage.ask(HeadBlob(upload.object_key))
-        unchecked = upload.sha256 is not None and blob.sha256 is None and upload.state is UploadState.PENDING
-        if unchecked and blob.size_bytes == upload.size_bytes:
+        if upload.state is not UploadState.PENDING or blob.size_bytes != upload.size_bytes:
+            return blob
+        if upload.sha256 is not None and blob.sha256 is None:
             blob = replace(blob, sha256=await self._storage.ask(DigestBlob(upload.object_key)))
+        if not upload.mime and blob.mime is None:
+            blob = replace(blob, mime=await self._storage.ask(SniffBlob(upload.object_key, upload.name)))
         return blob

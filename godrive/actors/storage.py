@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 import anyio
 
 from godrive.blobs import BlobStore, Presigner
+from godrive.blobs.sniffing import HEAD, sniff
 from godrive.clock import Clock
 from godrive.config import Blobs
 from godrive.credentials import UrlSigner
@@ -27,6 +28,7 @@ from godrive.messages.storage import (
     Received,
     SignGet,
     SignPut,
+    SniffBlob,
     Storage,
     SweepStaging,
 )
@@ -122,6 +124,11 @@ class StorageActor(Actor[Storage]):
         async for piece in self._blobs.get(ask.object_key):
             await anyio.to_thread.run_sync(digest.update, piece)
         return digest.hexdigest()
+
+    @SniffBlob.handler
+    async def sniff_blob(self, ask: SniffBlob) -> str:
+        head = b"".join([piece async for piece in self._blobs.get(ask.object_key, end=HEAD)])
+        return sniff(head, ask.name)
 
     @Received.handler
     async def received(self, ask: Received) -> int | None:

@@ -55,6 +55,13 @@ class DigestBlob(Ask[Storage, str]):
     timeout: ClassVar[float] = 600.0
 
 
+class SniffBlob(Ask[Storage, str]):
+    """The blob's media type, by its first bytes and the file's *name*.  Raises ``NotFound``."""
+
+    object_key: ObjectKey
+    name: str
+
+
 class Received(Ask[Storage, int | None]):
     """Bytes received so far by a put in progress, ``None`` when there is none."""
 

@@ -624,6 +624,21 @@ async def test_a_digest_that_the_store_did_not_check_is_found_out_by_reading() -
         assert (await drive.metadata.ask(GetUpload(lie.id))).state is UploadState.FAILED
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "mime"), [("a", b"%PDF-1.7 and so on", "application/pdf"), ("a.txt", b"hello", "text/plain")]
+)
+async def test_a_type_that_nobody_declared_is_found_in_the_bytes(
+    drive_class: type[GoDrive], name: str, content: bytes, mime: str
+) -> None:
+    """A client that puts its bytes straight into the store passes no route that looks at them."""
+    async with open_drive(drive_class=drive_class) as drive:
+        owner = await sign_up(drive)
+        ask = BeginUpload(owner.id, name, "", len(content))
+        pending = await drive.metadata.ask(ask)
+        await drive.blobs.put(pending.object_key, chunks(content))
+        assert (await drive.ingest.ask(CommitUpload(pending.id))).mime == mime
+
+
 async def test_a_digest_that_nobody_has_seen_is_not_claimed() -> None:
     async with open_drive(blob_store=ForgetfulStore()) as drive:
         owner = await sign_up(drive)

@@ -22,14 +22,18 @@ _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 def blob_info(key: ObjectKey, head: dict[str, Any]) -> BlobInfo:
-    """From the answer to a HEAD."""
+    """From the answer to a HEAD.
+
+    The type counts only if we wrote the object: a client may send any with its PUT.
+    """
+    ours = WRITER_KEY in head.get("Metadata", {})
     return BlobInfo(
         key=key,
         size_bytes=head["ContentLength"],
         etag=plain_etag(head["ETag"]),
         modified_at=head["LastModified"].astimezone(UTC),
         sha256=_sha256(head),
-        mime=head.get("ContentType"),
+        mime=head.get("ContentType") if ours else None,
     )
 
 

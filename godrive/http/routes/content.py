@@ -11,6 +11,7 @@ from aiohttp import hdrs, web
 from msgspec import Meta
 
 from godrive.blobs.disposition import content_disposition
+from godrive.blobs.sniffing import HEAD, UNKNOWN, sniff
 from godrive.errors import (
     DigestMismatch,
     DriveError,
@@ -32,7 +33,6 @@ from godrive.http.api.problems import Malformed, RequestTimeout, UnsupportedMedi
 from godrive.http.app_keys import METRICS
 from godrive.http.observe.middleware import meet_expectation
 from godrive.http.routes.uploads import Completed
-from godrive.http.sniffing import HEAD, UNKNOWN, sniff
 from godrive.http.wire.request_body import RequestBody
 from godrive.http.wire.sendfile import send
 from godrive.messages.ingest import CommitUpload
