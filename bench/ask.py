@@ -23,6 +23,7 @@ from godrive.bridge.exposer import Exposer
 from godrive.bridge.nats import NatsRef
 from godrive.config import Nats
 from godrive.runtime import Actor, ActorSpec, Ask, ChildSpec, Contract, Ref, Supervisor
+from tests.nats_drive import until_answered
 from tests.servers import MissingProgram, NatsServer
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -104,8 +105,8 @@ class Asks:
         )
         try:
             async with tree:
-                await exposer.subscribed()
                 far = NatsRef(Echo, here, namespace="bench")
+                await until_answered(far)
                 return await self._alternate(bare_requests, partial(asks, far), self._far)
         finally:
             await here.close()

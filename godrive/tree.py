@@ -28,7 +28,7 @@ from godrive.messages.metadata import Metadata
 from godrive.messages.storage import Storage
 from godrive.opening import keeps_outbox
 from godrive.rules.page_tokens import PageTokens
-from godrive.runtime import Actor, ActorSpec, Ask, ChildSpec, Contract, OnEvent, Ref, Ticker
+from godrive.runtime import Actor, ActorSpec, Ask, ChildSpec, Contract, Lane, OnEvent, Ref, Slots, Ticker
 from godrive.runtime.message import A
 from godrive.runtime.supervision_events import Ticked, TickFailed
 
@@ -38,8 +38,14 @@ if TYPE_CHECKING:
 CONTRACTS: tuple[type[Contract], ...] = (Storage, Metadata, Auth, Ingest, Janitor)
 """Every actor, in start order; they stop in reverse."""
 
-CONCURRENCY = {Storage: 128, Metadata: 256, Auth: 256, Ingest: 32, Janitor: 1}
-"""Messages at once, unless the configuration says otherwise: only the janitor does one thing after another."""
+CONCURRENCY: dict[type[Contract], dict[Lane, int]] = {
+    Storage: {Lane.READ: 128, Lane.WRITE: 64, Lane.CHORE: 32},
+    Metadata: {Lane.READ: 256, Lane.WRITE: 256, Lane.CHORE: 32},
+    Auth: {Lane.READ: 256, Lane.WRITE: 256, Lane.CHORE: 8},
+    Ingest: {Lane.READ: 8, Lane.WRITE: 32, Lane.CHORE: 32},
+    Janitor: dict.fromkeys(Lane, 1),
+}
+"""Messages of each lane that an actor handles at once, unless the configuration says otherwise."""
 
 
 class Refs(Protocol):
@@ -92,12 +98,10 @@ def tree(parts: Dependencies, *, serving: bool) -> list[ActorSpec | ChildSpec]:
 
     def actor(contract: type[Contract], start: Callable[[], Actor[Any]], *, shutdown: float | None = None) -> None:
         if is_local(config, contract):
-            table = _table(config, contract)
             spec = ActorSpec(
                 name=contract.name,
                 start=start,
-                concurrency=table.concurrency or CONCURRENCY[contract],
-                capacity=table.capacity,
+                lanes=_lanes(config, contract),
                 shutdown=config.server.shutdown if shutdown is None else shutdown,
             )
             children.append(spec)
@@ -145,15 +149,15 @@ def tree(parts: Dependencies, *, serving: bool) -> list[ActorSpec | ChildSpec]:
 
 
 def _exposer(parts: Dependencies, link: NatsLink, contract: type[Contract]) -> ChildSpec:
-    """What lets other processes ask the actor; it stops before any actor does."""
+    """Lets other processes ask the actor.  It stops before any actor does."""
     from godrive.bridge.exposer import Exposer  # noqa: PLC0415 - needs nats-py
 
-    table = _table(parts.config, contract)
+    lanes = _lanes(parts.config, contract)
     exposer = Exposer(
         contract,
         link,
         namespace=parts.config.nats.namespace,
-        limit=table.capacity + (table.concurrency or CONCURRENCY[contract]),
+        limits={lane: slots.capacity + slots.concurrency for lane, slots in lanes.items()},
         on_event=parts.on_event,
     )
 
@@ -161,6 +165,12 @@ def _exposer(parts: Dependencies, link: NatsLink, contract: type[Contract]) -> C
         await exposer.run(parts.ref(contract))
 
     return ChildSpec(name=exposer.name, run=run, stop=exposer.stop, shutdown=parts.config.server.shutdown)
+
+
+def _lanes(config: Config, contract: type[Contract]) -> dict[Lane, Slots]:
+    """The slots of each lane of that actor."""
+    table = _table(config, contract)
+    return {lane: Slots(table.concurrency or most, table.capacity) for lane, most in CONCURRENCY[contract].items()}
 
 
 def _table(config: Config, contract: type[Contract]) -> ActorTable:

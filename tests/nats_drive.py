@@ -12,11 +12,25 @@ import anyio
 import msgspec
 
 from godrive.bridge.exposer import Exposer
+from godrive.bridge.nats import NatsRef
 from godrive.config import Config, Nats
 from godrive.drive import GoDrive
+from godrive.errors import DeliveryError
 from godrive.runtime import Ref
 from godrive.runtime.message import A
 from godrive.tree import CONTRACTS
+
+
+async def until_answered(ref: NatsRef[Any]) -> None:
+    """Until a process that runs the actor answers."""
+    with anyio.fail_after(20):
+        while True:
+            try:
+                await ref.ping(timeout=1)
+            except DeliveryError:
+                await anyio.sleep(0.005)
+            else:
+                return
 
 
 class NatsDrive(GoDrive):
@@ -42,7 +56,7 @@ class NatsDrive(GoDrive):
             for contract in CONTRACTS:
                 exposer = Exposer(contract, self._link, namespace=self.config.nats.namespace, on_event=self._on_event)
                 serving.start_soon(partial(exposer.run, super().ref(contract)))
-                await exposer.subscribed()
+                await until_answered(self._far(contract))
             self._outside = stack.pop_all()
         return self
 

@@ -1,7 +1,9 @@
-"""Messages of other processes taken in from NATS, for one actor of this process."""
+"""Serves the messages that other processes send to one actor of this process over NATS."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
@@ -18,15 +20,18 @@ from nats.errors import NoRespondersError
 from godrive.bridge.connection import NatsLink
 from godrive.bridge.nats import ERROR, LARGEST, PING, REQUEST_ID, TIMEOUT, largest
 from godrive.errors import ActorCrashed, DriveError, Invalid, MailboxFull, TooLarge
-from godrive.runtime import Ask, OnEvent, Ref, Tell, codec, request_id
+from godrive.runtime import Ask, Lane, OnEvent, Ref, Tell, codec, request_id
 from godrive.runtime.message import A, Message
 from godrive.runtime.supervision_events import ChildCrashed, ChildWaiting, DeadLetter, ignore
 
 ROUND_TRIP = 2.0
-"""Seconds in which the server answers, or is taken to be away."""
+"""Seconds within which a server answers, or else counts as unreachable."""
 
 RETRY_AFTER = 1.0
 """Seconds until the next attempt to subscribe."""
+
+MOST_IN_HAND = 1024
+"""Messages of one lane in hand, unless the caller says otherwise."""
 
 LONGEST_TIMEOUT = 3600.0
 LONGEST_REQUEST_ID = 128
@@ -34,7 +39,7 @@ LONGEST_REQUEST_ID = 128
 
 @dataclass(frozen=True, slots=True)
 class _Order(Generic[A]):
-    """What came in."""
+    """A message that was received and is valid."""
 
     message: Message[A]
     seconds: float
@@ -42,13 +47,14 @@ class _Order(Generic[A]):
 
 
 class Exposer(Generic[A]):
-    """The child that takes messages for one actor in, and asks it.
+    """The child that receives the messages of one contract, and asks the actor.
 
-    At most *limit* messages are in hand; one more is answered with
-    ``MailboxFull``.  What is unknown, malformed or oversize is answered with
-    ``Invalid`` or ``TooLarge``, reported as a dead letter, and never gets to
-    the actor.  Once told to :meth:`stop` it takes no more, and ends when those
-    in hand are answered.
+    *limits* is how many messages of each lane may be in hand.  One more is
+    answered with ``MailboxFull``, and other lanes are not affected.  A message
+    that is unknown, malformed or too large is answered with ``Invalid`` or
+    ``TooLarge``, reported as a dead letter, and never reaches the actor.  After
+    :meth:`stop` the exposer takes no more messages, and ends when those in hand
+    are answered.
     """
 
     def __init__(
@@ -57,30 +63,30 @@ class Exposer(Generic[A]):
         link: NatsLink,
         *,
         namespace: str,
-        limit: int = 1024,
+        limits: Mapping[Lane, int] | None = None,
         on_event: OnEvent = ignore,
     ) -> None:
         self.name = f"{contract.name}-exposer"
-        self.in_hand = 0
         self._contract = contract
         self._link = link
         self._subject = f"{namespace}.{contract.name}."
-        self._limit = limit
+        self._limits = limits or dict.fromkeys(Lane, MOST_IN_HAND)
+        self._in_hand: Counter[Lane] = Counter()
         self._on_event = on_event
         self._stopping = anyio.Event()
-        self._subscribed = anyio.Event()
+
+    @property
+    def in_hand(self) -> int:
+        """Messages that were received and are not answered yet, in all lanes."""
+        return self._in_hand.total()
 
     def stop(self) -> None:
-        """Begin to end."""
+        """Take no more messages, answer those in hand, then end."""
         self._stopping.set()
-
-    async def subscribed(self) -> None:
-        """Wait until messages come in for the first time."""
-        await self._subscribed.wait()
 
     async def run(self, ref: Ref[A]) -> None:
         """Serve *ref*, over one connection after another."""
-        self.in_hand = 0
+        self._in_hand.clear()
         seen = 0
         current: tuple[Client, Subscription] | None = None
         async with anyio.create_task_group() as asks:
@@ -91,7 +97,7 @@ class Exposer(Generic[A]):
                     if current is previous:
                         await self._pause()
                         continue
-                    # The new one first: in between, nobody would answer.
+                    # The new subscription comes first, so that there is always one.
                     seen = generation
                     if previous is not None:
                         await self._end(*previous)
@@ -100,7 +106,7 @@ class Exposer(Generic[A]):
                     await self._end(*current)
 
     async def _newer_than(self, seen: int) -> bool:
-        """Wait for a connection after that one; ``False`` when told to stop."""
+        """Wait for a connection newer than *seen*.  ``False`` when asked to stop."""
         async with anyio.create_task_group() as race:
 
             async def stop() -> None:
@@ -117,7 +123,7 @@ class Exposer(Generic[A]):
             await self._stopping.wait()
 
     async def _subscribe(self, ref: Ref[A], asks: TaskGroup) -> tuple[Client, Subscription] | None:
-        """Have messages come in from now on, unless the connection is gone again."""
+        """Subscribe.  ``None`` if that failed."""
         client = self._link.connected
         if client is None:
             return None
@@ -128,25 +134,24 @@ class Exposer(Generic[A]):
         subscription: Subscription | None = None
         try:
             subscription = await client.subscribe(self._subject + "*", queue=self._contract.name, cb=take)
-            # Not flush(): its ping may overtake the subscription (nats-py 2.16).  This also finds out when the
-            # server does not permit the subscription, which it tells nobody who waits.
+            # Not flush(): its ping may overtake the subscription (nats-py 2.16).  A request to ourselves also fails
+            # when the server does not permit the subscription, which nats-py reports to no caller.
             await client.request(self._subject + PING, timeout=ROUND_TRIP)
         except (NatsError, OSError, TimeoutError) as error:
             self._on_event(ChildWaiting(self.name, error))
             if subscription is not None:
                 await self._end(client, subscription)
             return None
-        self._subscribed.set()
         return client, subscription
 
     async def _end(self, client: Client, subscription: Subscription) -> None:
-        """Take no more messages, once those that the server has sent are taken."""
+        """Unsubscribe, after receiving the messages that the server has sent already."""
         if not client.is_connected:
             return
         with anyio.move_on_after(ROUND_TRIP, shield=True), suppress(NatsError, OSError, TimeoutError):
             await client._send_unsubscribe(subscription._id)
             with suppress(NoRespondersError):
-                # drain() flushes too, but its ping overtakes the word to send no more.
+                # drain() flushes too, but its ping overtakes the unsubscription.
                 await client.request(self._subject + PING, timeout=ROUND_TRIP)
             await subscription.drain()  # type: ignore[no-untyped-call]
 
@@ -160,23 +165,24 @@ class Exposer(Generic[A]):
         except (Invalid, TooLarge) as error:
             await self._refuse(client, incoming, error)
             return
-        if self.in_hand >= self._limit:
-            full = MailboxFull(f"The {self._contract.name} actor has too much to do.")
+        lane = order.message.lane
+        if self._in_hand[lane] >= self._limits[lane]:
+            full = MailboxFull(f"The {self._contract.name} actor is overloaded.")
             if isinstance(order.message, Tell):
                 self._dead_letter(name, full.code, order.request_id)
             await _reply_error(client, incoming, full)
             return
-        self.in_hand += 1
+        self._in_hand[lane] += 1
         asks.start_soon(self._answer, client, ref, incoming, order)
 
     def _unpack(self, name: str, incoming: Msg) -> _Order[A]:
         if len(incoming.data) > LARGEST:
-            raise TooLarge(f"A message may have {LARGEST} bytes.")
+            raise TooLarge(f"A message may be at most {LARGEST} bytes.")
         message = codec.decode(self._contract, name, incoming.data)
         headers = incoming.headers or {}
         if isinstance(message, Ask) and not incoming.reply.startswith("_INBOX."):
-            # Whoever may publish here must not make us publish elsewhere.
-            raise Invalid(f"{name} wants an answer, and not to an inbox.")
+            # A client that may publish here must not make us publish to a subject of its choice.
+            raise Invalid(f"{name} must be answered, but the reply subject is no inbox.")
         seconds = message.timeout
         if (text := headers.get(TIMEOUT)) is not None:
             try:
@@ -208,7 +214,7 @@ class Exposer(Generic[A]):
             if isinstance(message, Tell):
                 self._dead_letter(type(message).__name__, error.code, order.request_id)
             await _reply_error(client, incoming, error)
-        except Exception as error:  # a bug of ours, which must not end the answers to others
+        except Exception as error:  # a bug of ours, which must not stop the replies to others
             self._on_event(ChildCrashed(self.name, error, type(message).__name__))
             await _reply_error(client, incoming, ActorCrashed(f"The {self._contract.name} actor failed."))
         else:
@@ -218,7 +224,7 @@ class Exposer(Generic[A]):
             else:
                 await _reply(client, incoming, body)
         finally:
-            self.in_hand -= 1
+            self._in_hand[message.lane] -= 1
 
     def _dead_letter(self, name: str, reason: str, chosen: str | None) -> None:
         self._on_event(DeadLetter(self._contract.name, name, reason, chosen))
@@ -226,7 +232,7 @@ class Exposer(Generic[A]):
 
 async def _reply(client: Client, incoming: Msg, body: bytes, headers: dict[str, str] | None = None) -> None:
     if incoming.reply.startswith("_INBOX."):
-        with suppress(NatsError, OSError):  # the asker hears by its deadline
+        with suppress(NatsError, OSError):  # the asker times out at its deadline
             await client.publish(incoming.reply, body, headers=headers)
 
 

@@ -1,8 +1,8 @@
-"""Supervised actors in general: nothing here knows a file, a user or a blob."""
+"""Supervised actors in general.  Nothing in here knows of files, users or blobs."""
 
-from godrive.runtime.actor import Actor
-from godrive.runtime.child import ActorSpec, ChildSpec, ChildState, ChildStatus, Restart
-from godrive.runtime.message import Ask, Contract, Tell, request_id
+from godrive.runtime.actor import Actor, Slots
+from godrive.runtime.child import ActorSpec, ChildSpec, ChildState, ChildStatus
+from godrive.runtime.message import Ask, Contract, Lane, Tell, request_id
 from godrive.runtime.ref import LocalRef, Ref
 from godrive.runtime.supervision_events import Event, OnEvent
 from godrive.runtime.supervisor import GaveUp, Supervisor
@@ -18,10 +18,11 @@ __all__ = [
     "Contract",
     "Event",
     "GaveUp",
+    "Lane",
     "LocalRef",
     "OnEvent",
     "Ref",
-    "Restart",
+    "Slots",
     "Supervisor",
     "Tell",
     "Ticker",

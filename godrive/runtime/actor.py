@@ -1,14 +1,15 @@
-"""Actors: state behind a mailbox, and the cell that keeps one alive.
+"""Actors: state behind mailboxes, and the cell that runs one.
 
-An :class:`Actor` is what people write: handlers and two hooks.  An
-:class:`ActorCell` is what a supervisor runs: it owns the mailbox, builds a
-fresh actor for each life and feeds it messages, up to *concurrency* at once.
+An :class:`Actor` is written by people: handlers and two hooks.  An
+:class:`ActorCell` is run by a supervisor: it owns the mailboxes, builds a new
+actor for each life, and gives it messages, up to a bound at once in each lane.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, get_args, get_origin
 
 import anyio
@@ -16,7 +17,7 @@ from anyio.abc import TaskGroup
 
 from godrive.errors import ActorCrashed, AskTimeout, DeliveryError, DriveError
 from godrive.runtime.mailbox import Envelope, Mailbox
-from godrive.runtime.message import A, Contract, Message, request_id
+from godrive.runtime.message import A, Contract, Lane, Message, request_id
 from godrive.runtime.supervision_events import ChildCrashed, DeadLetter, OnEvent
 
 
@@ -24,11 +25,11 @@ class Actor(Generic[A]):
     """Base of all actors.
 
     A subclass names its contract (``class MetadataActor(Actor[Metadata])``)
-    and has one handler for each of the contract's messages; a missing or
+    and has one handler for each message of the contract.  A missing or
     misnamed handler is a ``TypeError`` when the module is imported.
 
-    A handler that raises a ``DriveError`` has answered.  Anything else is a
-    crash: the asker gets ``ActorCrashed`` and this object is thrown away.
+    A ``DriveError`` raised by a handler is a reply.  Any other exception is a
+    crash: the asker gets ``ActorCrashed``, and this object is discarded.
     """
 
     contract: ClassVar[type[Contract]]
@@ -46,22 +47,22 @@ class Actor(Generic[A]):
                 if message is None:
                     continue
                 if message.contract is not contract:
-                    raise TypeError(f"{cls.__name__}.{name} handles {message.__name__}, which is not said to it")
+                    raise TypeError(f"{cls.__name__}.{name} handles {message.__name__}, which is of another contract")
                 if name != message.action:
                     raise TypeError(f"{cls.__name__}.{name} must be called {message.action}")
                 handled.add(message)
         if missing := [name for name, message in contract.messages.items() if message not in handled]:
             raise TypeError(f"{cls.__name__} has no handler for {', '.join(missing)}")
-        # By name, so that a subclass overrides a handler as it would any method.
+        # Looked up by name, so that a subclass can override a handler like any method.
         cls.handlers = {message: getattr(cls, message.action) for message in handled}
 
     async def on_start(self) -> None:
-        """Called before the first message of this life.  An error here is a crash, and ``on_stop`` is not called."""
+        """Called before the first message of this life.  An error is a crash, and ``on_stop`` is not called."""
 
     async def on_stop(self) -> None:
-        """Called once after the last message of this life, crashed or not; has ``shutdown`` seconds.
+        """Called once after the last message of this life, after a crash too.  It has ``shutdown`` seconds.
 
-        It is not cancelled with the actor, so it may wait for what it closes.
+        It is shielded from the cancellation of the actor, so it can await what it closes.
         """
 
 
@@ -78,8 +79,8 @@ def _contract_of(cls: type) -> type[Contract] | None:
 class Crash(Exception):
     """An actor's life ended by a bug; the cause is chained.
 
-    *doing* names the message in hand, or the hook; *reported* says that the
-    event has been sent already.
+    *doing* names the message or the hook that failed.  *reported* says whether
+    the event has been sent already.
     """
 
     def __init__(self, doing: str, *, reported: bool = False) -> None:
@@ -88,33 +89,63 @@ class Crash(Exception):
         self.reported = reported
 
 
+@dataclass(frozen=True)
+class Slots:
+    """How many messages an actor handles at once, and how many more may wait."""
+
+    concurrency: int = 1
+    capacity: int = 1024
+
+
+class _Service:
+    """A mailbox, and the tasks that handle its messages."""
+
+    __slots__ = ("concurrency", "mailbox", "running")
+
+    def __init__(self, slots: Slots) -> None:
+        self.concurrency = slots.concurrency
+        self.mailbox = Mailbox(slots.capacity)
+        self.running = 0
+
+
 class ActorCell:
-    """One actor's place in the tree: its mailbox, and one life after another."""
+    """One actor's place in the tree: its mailboxes, and one life after another.
+
+    Each of *lanes* has a mailbox and slots of its own.  Messages of other lanes
+    share *slots*.
+    """
 
     def __init__(
         self,
         name: str,
         build: Callable[[], Actor[Any]],
         *,
-        concurrency: int,
-        capacity: int,
+        slots: Slots,
+        lanes: Mapping[Lane, Slots],
         shutdown: float,
         on_event: OnEvent,
     ) -> None:
         self.name = name
-        self.mailbox = Mailbox(capacity)
         self.in_flight = 0
+        shared = _Service(slots)
+        by_lane = [_Service(lanes[lane]) if lane in lanes else shared for lane in Lane]
+        self.mailboxes = tuple(service.mailbox for service in by_lane)
+        """One for each lane, in the order of :class:`Lane`; lanes may share one."""
+        self._services = list(dict.fromkeys(by_lane))
         self._build = build
-        self._concurrency = concurrency
         self._shutdown = shutdown
         self._on_event = on_event
-        self._slots = 0
         self._crash: Crash | None = None
 
-    async def run(self, started: Callable[[], None]) -> None:
-        """Live one life: until told to stop, or until a crash, which is raised as :class:`Crash`.
+    @property
+    def queued(self) -> int:
+        """Messages that wait, in all lanes."""
+        return sum(len(service.mailbox) for service in self._services)
 
-        On a crash with ``concurrency`` above one, siblings in flight finish first.
+    async def run(self, started: Callable[[], None]) -> None:
+        """Live one life: until asked to stop, or until a crash, which is raised as :class:`Crash`.
+
+        After a crash, the other messages in hand finish first.
         """
         actor = self._build()
         try:
@@ -125,42 +156,46 @@ class ActorCell:
             raise Crash("on_start") from error
         try:
             self._crash = None
-            if not self.mailbox.closed:
-                self.mailbox.resume()
+            for service in self._services:
+                if not service.mailbox.closed:
+                    service.mailbox.resume()
             started()
-            async with anyio.create_task_group() as slots:
-                self._spawn(slots, actor)
+            async with anyio.create_task_group() as tasks:
+                for service in self._services:
+                    self._spawn(tasks, actor, service)
             if self._crash is not None:
                 raise self._crash
         finally:
             await self._end(actor)
 
     def request_stop(self) -> bool:
-        """Take no more messages; ``run`` returns when those in hand are done."""
-        self.mailbox.close()
-        self.mailbox.pause()
+        """Take no more messages.  ``run`` returns when those in hand are done."""
+        for service in self._services:
+            service.mailbox.close()
+            service.mailbox.pause()
         return True
 
     def bury(self) -> None:
-        """Turn everything still queued into dead letters; their askers are told."""
-        for envelope in self.mailbox.drain():
-            self._dead_letter(envelope, "stopped")
-            envelope.fail(DeliveryError(f"The {self.name} actor has stopped."))
+        """Turn all queued messages into dead letters, and fail their asks."""
+        for service in self._services:
+            for envelope in service.mailbox.drain():
+                self._dead_letter(envelope, "stopped")
+                envelope.fail(DeliveryError(f"The {self.name} actor has stopped."))
 
-    def _spawn(self, slots: TaskGroup, actor: Actor[Any]) -> None:
-        self._slots += 1
-        slots.start_soon(self._slot, slots, actor, name=f"{self.name}-{self._slots}")
+    def _spawn(self, tasks: TaskGroup, actor: Actor[Any], service: _Service) -> None:
+        service.running += 1
+        tasks.start_soon(self._slot, tasks, actor, service, name=f"{self.name}-{service.running}")
 
-    async def _slot(self, slots: TaskGroup, actor: Actor[Any]) -> None:
-        mailbox, loop, handlers = self.mailbox, asyncio.get_running_loop(), actor.handlers
+    async def _slot(self, tasks: TaskGroup, actor: Actor[Any], service: _Service) -> None:
+        mailbox, loop, handlers = service.mailbox, asyncio.get_running_loop(), actor.handlers
         try:
             while (envelope := await mailbox.take()) is not None:
                 if envelope.expired(loop.time()):
                     self._dead_letter(envelope, "expired")
-                    envelope.fail(AskTimeout(f"The {self.name} actor did not get to the message in time."))
+                    envelope.fail(AskTimeout(f"The {self.name} actor did not reach the message in time."))
                     continue
-                if self._slots < self._concurrency and not mailbox.idle:
-                    self._spawn(slots, actor)
+                if service.running < service.concurrency and not mailbox.idle:
+                    self._spawn(tasks, actor, service)
                 request_id.set(envelope.request_id)
                 self.in_flight += 1
                 try:
@@ -177,14 +212,15 @@ class ActorCell:
                 finally:
                     self.in_flight -= 1
         finally:
-            self._slots -= 1
+            service.running -= 1
 
     def _crashed(self, envelope: Envelope, error: BaseException) -> None:
-        # Reported now: siblings in flight may keep this life from ending for a while.
+        # Reported now, because other messages in hand may keep this life from ending for a while.
         doing = type(envelope.message).__name__
         self._on_event(ChildCrashed(self.name, error, doing))
         envelope.fail(ActorCrashed(f"The {self.name} actor failed."))
-        self.mailbox.pause()
+        for service in self._services:
+            service.mailbox.pause()
         if self._crash is None:
             self._crash = Crash(doing, reported=True)
             self._crash.__cause__ = error
@@ -201,10 +237,10 @@ class ActorCell:
 
 
 def is_bug(error: BaseException) -> bool:
-    """Whether *error* is a defect of what raised it, as against this task being cancelled or the process ending.
+    """Whether *error* is a defect, and not the cancellation of this task or the end of the process.
 
-    A ``CancelledError`` that nobody asked for (a handler awaited a task that
-    somebody else cancelled) is a bug like any other.
+    A ``CancelledError`` in a task that was not cancelled (its handler awaited
+    another task that was) is a bug like any other.
     """
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()

@@ -1,54 +1,42 @@
-"""Children as data: what to run, how to stop it, when to start it again."""
+"""Children as data: what to run, and how to stop it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
-from godrive.runtime.actor import Actor, ActorCell
+from godrive.runtime.actor import Actor, ActorCell, Slots
+from godrive.runtime.message import Lane
 from godrive.runtime.supervision_events import OnEvent
-
-
-class Restart(StrEnum):
-    """When a child that ended is started again: always, after a crash only, or never."""
-
-    PERMANENT = "permanent"
-    TRANSIENT = "transient"
-    TEMPORARY = "temporary"
-
-    def wants(self, *, crashed: bool) -> bool:
-        """Whether a child that ended so is started again."""
-        return self is Restart.PERMANENT or (self is Restart.TRANSIENT and crashed)
 
 
 class Child(Protocol):
     """What a supervisor can run: one life per call of ``run``."""
 
     async def run(self, started: Callable[[], None]) -> None:
-        """Live one life; *started* is to be called once it is up.  An exception is a crash."""
+        """Live one life.  Call *started* once it is up.  An exception is a crash."""
 
     def request_stop(self) -> bool:
-        """Ask ``run`` to return; ``False`` when it can only be cancelled."""
+        """Ask ``run`` to return.  ``False`` if it can only be cancelled."""
         ...
 
     def bury(self) -> None:
-        """It will not run again: let go of what waits for it."""
+        """Release everything that waits for this child: it will not run again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChildSpec:
-    """A child that is a coroutine function.
+    """A child that is a coroutine function.  It is started again whenever it ends.
 
-    It stops by being cancelled, or, where there is a *stop*, by that being
-    called and ``run`` returning; *shutdown* is how many seconds either may take.
+    To stop it, the supervisor calls *stop* and lets ``run`` return; without a
+    *stop*, it cancels ``run``.  Either may take *shutdown* seconds.
     """
 
     name: str
     run: Callable[[], Coroutine[Any, Any, None]]
     stop: Callable[[], None] | None = None
-    restart: Restart = Restart.PERMANENT
     shutdown: float = 5.0
 
     def build(self, on_event: OnEvent) -> Child:
@@ -59,31 +47,32 @@ class ChildSpec:
 class ActorSpec:
     """A child that is an actor.
 
-    ``concurrency`` messages at once, ``capacity`` in the mailbox, ``shutdown``
-    seconds to finish the messages in hand (and as many again for ``on_stop``
-    when they had to be cancelled).
+    It handles ``concurrency`` messages at once, and ``capacity`` more may wait.
+    ``lanes`` gives lanes a mailbox and slots of their own; messages of other
+    lanes share the rest.  ``shutdown`` is the seconds it has to finish the
+    messages in hand (and as many again for ``on_stop`` if they were cancelled).
     """
 
     name: str
     start: Callable[[], Actor[Any]]
-    restart: Restart = Restart.PERMANENT
     concurrency: int = 1
     capacity: int = 1024
+    lanes: Mapping[Lane, Slots] = field(default_factory=dict)
     shutdown: float = 5.0
 
     def build(self, on_event: OnEvent) -> ActorCell:
         return ActorCell(
             self.name,
             self.start,
-            concurrency=self.concurrency,
-            capacity=self.capacity,
+            slots=Slots(self.concurrency, self.capacity),
+            lanes=self.lanes,
             shutdown=self.shutdown,
             on_event=on_event,
         )
 
 
 class ChildState(StrEnum):
-    """Where in its life a child is; ``RESTARTING`` from the end of one life until the next has started."""
+    """The state of a child; ``RESTARTING`` from the end of one life until the next has started."""
 
     STARTING = "starting"
     RUNNING = "running"
@@ -93,7 +82,7 @@ class ChildState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ChildStatus:
-    """A child at a glance; ``queued`` and ``in_flight`` are messages, zero for a child with no mailbox."""
+    """The status of a child; ``queued`` and ``in_flight`` count messages, and are zero for a child that is no actor."""
 
     name: str
     state: ChildState

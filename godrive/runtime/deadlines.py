@@ -1,10 +1,10 @@
-"""One timer for all who wait.
+"""One timer for many deadlines.
 
-A timer of its own for every ask costs more than the rest of the ask (uvloop
-starts and stops a libuv timer for each), and nearly every ask is answered long
-before its deadline.  So futures are entered in a dict, and the only timer is
-set to the earliest deadline seen; when it fires, what is due expires and the
-timer moves on to what is left, most of which did not exist when it was set.
+A timer for each ask costs more than the rest of the ask (uvloop starts and
+stops a libuv timer for each), and nearly every ask is answered long before its
+deadline.  So futures are entered in a dict, and a single timer is set to the
+earliest deadline seen.  When it fires, overdue futures expire and the timer is
+set again for the rest, most of which did not exist when it was first set.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 
 class Deadlines:
-    """Gives a ``TimeoutError`` to each future whose time has come.  For one event loop's thread."""
+    """Sets ``TimeoutError`` on each future whose deadline has passed.  For one event loop's thread."""
 
     __slots__ = ("_pending", "_timer", "_wakes_at")
 
@@ -28,17 +28,17 @@ class Deadlines:
         return len(self._pending)
 
     def add(self, future: asyncio.Future[Any], deadline: float) -> None:
-        """Let *future* wait until *deadline* (the loop's time).  Whoever adds it must discard it."""
+        """Expire *future* at *deadline* (the loop's time).  The caller must discard it when the wait is over."""
         self._pending[future] = deadline
         if deadline < self._wakes_at:
             self._wake_at(deadline)
 
     def discard(self, future: asyncio.Future[Any]) -> None:
-        """The wait is over, one way or another."""
+        """Forget *future*, expired or not."""
         del self._pending[future]
 
     def close(self) -> None:
-        """Stop the timer; what is still pending waits without a deadline."""
+        """Stop the timer.  Futures that are still pending no longer expire."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None
@@ -56,7 +56,7 @@ class Deadlines:
         for future, deadline in self._pending.items():
             if future.done():
                 continue
-            # The loop calls a timer up to its resolution early: what it was set for is due.
+            # The loop may call a timer early by up to its resolution, so the deadline it was set for is due.
             if deadline <= now or deadline <= self._wakes_at:
                 future.set_exception(TimeoutError())
             elif deadline < left:

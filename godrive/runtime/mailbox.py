@@ -1,8 +1,8 @@
-"""A bounded mailbox: what waits for an actor, and who waits for room in it.
+"""A bounded mailbox: the messages that wait for an actor, and the senders that wait for room.
 
-Plain futures and a deque instead of a memory stream: every request pays for
-this path twice or more, and a stream costs several times as much.  All
-methods must run on the event loop's thread.
+It is made of plain futures and a deque and not of a memory stream, because
+every request pays for this path several times and a stream costs several times
+as much.  All methods must run on the event loop's thread.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from godrive.runtime.deadlines import Deadlines
 from godrive.runtime.message import Message
 
 _STREAK = 64
-"""Messages handed out in a row before others on the event loop get a turn."""
+"""Messages handed out in a row before the event loop runs other tasks."""
 
 
 class Envelope(msgspec.Struct):
-    """A message on its way: where its reply goes, until when, and for which request."""
+    """A message in transit, with its reply, its deadline and the id of the request."""
 
     message: Message[Any]
     reply: asyncio.Future[Any] | None
@@ -30,16 +30,19 @@ class Envelope(msgspec.Struct):
     request_id: str | None
 
     def expired(self, now: float) -> bool:
-        """Whether its time is up, or its asker has been told so already: a timer may be a hair early."""
+        """Whether the deadline has passed.
+
+        The timer may fire slightly early, so an asker that has already been told ``AskTimeout`` counts too.
+        """
         return self.deadline <= now or (self.reply is not None and self.reply.done() and not self.reply.cancelled())
 
     def answer(self, value: Any) -> None:
-        """Give the reply, unless the asker has left."""
+        """Send the reply.  A no-op if the asker no longer waits."""
         if self.reply is not None and not self.reply.done():
             self.reply.set_result(value)
 
     def fail(self, error: DriveError) -> None:
-        """Give an error as the reply, unless the asker has left."""
+        """Send an error as the reply.  A no-op if the asker no longer waits."""
         if self.reply is not None and not self.reply.done():
             self.reply.set_exception(error)
 
@@ -48,9 +51,9 @@ class Mailbox:
     """First in, first out, never more than *capacity* envelopes.
 
     An envelope stays in the queue until a taker is about to handle it, so
-    that cancelling a taker never loses one.  While paused, ``take`` returns
-    ``None`` at once and envelopes pile up (to the bound): that is how a
-    backlog outlives the actor that serves it.
+    cancelling a taker loses none.  While paused, ``take`` returns ``None`` at
+    once and envelopes queue up to the bound: so the backlog outlives the actor
+    that serves it.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -70,11 +73,11 @@ class Mailbox:
 
     @property
     def idle(self) -> bool:
-        """Whether somebody waits for a message."""
+        """Whether a taker waits for a message."""
         return bool(self._takers)
 
     def offer(self, envelope: Envelope) -> bool:
-        """Put without waiting; ``False`` when full or closed."""
+        """Put without waiting.  ``False`` if full or closed."""
         if self.closed or len(self._queue) >= self.capacity:
             return False
         self._queue.append(envelope)
@@ -83,10 +86,10 @@ class Mailbox:
         return True
 
     async def put(self, envelope: Envelope) -> bool:
-        """Put, waiting for room until the envelope's deadline, behind those who wait already.
+        """Put, waiting for room until the envelope's deadline, in order of arrival.
 
-        ``False`` when closed.  Raises ``TimeoutError`` when there was no room in
-        time.  Cancelled before there was room, nothing has been put.
+        ``False`` if closed.  Raises ``TimeoutError`` if there was no room in time.
+        If cancelled before there was room, nothing has been put.
         """
         if self.offer(envelope):
             return True
@@ -108,7 +111,7 @@ class Mailbox:
                 if self._streak < _STREAK:
                     self._streak += 1
                     return self._pop()
-                # Handlers that never wait would otherwise keep the event loop until the mailbox is empty.
+                # Handlers that never await would otherwise hold the event loop until the mailbox is empty.
                 self._streak = 0
                 await asyncio.sleep(0)
                 continue
@@ -119,14 +122,14 @@ class Mailbox:
                 await taker
             except BaseException:
                 if not taker.cancelled():
-                    self._wake()  # it was this one's turn: let another have it
+                    self._wake()  # this taker was woken for a message: wake another one instead
                 elif taker in self._takers:
                     self._takers.remove(taker)
                 raise
         return None
 
     def pause(self) -> None:
-        """Let every taker go with ``None``; envelopes wait."""
+        """Return ``None`` to every taker, and keep the envelopes."""
         self.paused = True
         while self._takers:
             self._wake()
@@ -136,7 +139,7 @@ class Mailbox:
         self.paused = False
 
     def close(self) -> None:
-        """Take in nothing more; whoever waits for room is told at once."""
+        """Accept nothing more.  Senders that wait for room return at once."""
         self.closed = True
         for room in self._putters:
             if not room.done():
@@ -144,7 +147,7 @@ class Mailbox:
         self._putters.clear()
 
     def drain(self) -> list[Envelope]:
-        """Close for good, and give back what was never handled."""
+        """Close for good, and return the envelopes that were never handled."""
         self.close()
         self.deadlines.close()
         left = list(self._queue)
@@ -157,7 +160,7 @@ class Mailbox:
             room = next(iter(self._putters))
             waiting = self._putters.pop(room)
             if not room.done():
-                # Put in by whoever makes the room: nobody can slip in between.
+                # Put here, where the room is made, so that no later sender can take it first.
                 self._queue.append(waiting)
                 room.set_result(True)
                 break

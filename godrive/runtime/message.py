@@ -1,15 +1,16 @@
 """Messages: frozen values that name the actor they are for and the reply they get.
 
-A :class:`Contract` is the tag of an actor: asks and tells are declared for
-it, an actor implements it, a ref points to it, and the type checker holds the
-three together::
+A :class:`Contract` is the tag of an actor.  Asks and tells are declared for a
+contract, an actor implements it, and a ref points to it; the type checker
+holds the three together::
 
     class Metadata(Contract, name="metadata"):
         "Owns the catalog."
 
     class TrashFile(Ask[Metadata, Tombstone]):
-        "Move a file to the trash; again is harmless."
+        "Move a file to the trash.  Idempotent."
 
+        lane: ClassVar[Lane] = Lane.WRITE
         owner: UserId
         file_id: FileId
 """
@@ -19,23 +20,42 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
+from enum import IntEnum
 from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
 
 import msgspec
 from typing_extensions import dataclass_transform
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-"""The id of the request being served; every envelope carries it to the handler's context."""
+"""The id of the request being served.  Every envelope carries it to the handler's context."""
+
+
+class Lane(IntEnum):
+    """What a message does, and so what it may wait for.
+
+    An actor can serve each lane from a mailbox and slots of its own.  Then slow
+    writes do not delay reads, and housekeeping delays neither.
+    """
+
+    READ = 0
+    WRITE = 1
+    CHORE = 2
 
 
 class Contract:
-    """What may be said to one actor.  ``name`` is its stem everywhere; ``messages`` its vocabulary."""
+    """What may be said to one actor.
+
+    ``name`` is its stem everywhere, ``messages`` its vocabulary, and ``lane``
+    the lane of messages that do not declare one.
+    """
 
     name: ClassVar[str]
+    lane: ClassVar[Lane]
     messages: ClassVar[dict[str, type[Message[Any]]]]
 
-    def __init_subclass__(cls, *, name: str) -> None:
+    def __init_subclass__(cls, *, name: str, lane: Lane = Lane.READ) -> None:
         cls.name = name
+        cls.lane = lane
         cls.messages = {}
 
 
@@ -61,6 +81,8 @@ class _MessageMeta(msgspec.StructMeta):
                 cls.contract = contract
                 cls.reply = arguments[1] if len(arguments) > 1 else None
                 cls.action = _snake_case(name)
+                if "lane" not in namespace:
+                    cls.lane = contract.lane
                 cls.contract.messages[name] = cls
         return cls
 
@@ -77,12 +99,14 @@ class Message(msgspec.Struct, Generic[A], metaclass=_MessageMeta, frozen=True):
     """The type of the reply; ``None`` for an ask that only confirms, and for a tell."""
     action: ClassVar[str]
     """The name of the handler: the message in snake case."""
+    lane: ClassVar[Lane]
+    """The lane that carries it; the contract's unless the message declares another."""
     timeout: ClassVar[float] = 15.0
-    """Seconds an ask of this type waits unless the asker says otherwise."""
+    """Seconds that an ask of this type waits, unless the asker says otherwise."""
 
 
 class Ask(Message[A], Generic[A, R]):
-    """A message that is answered by an *R* or an error, before a deadline."""
+    """A message that is answered with an *R* or an error, before a deadline."""
 
     @classmethod
     def handler(cls: type[M], method: Handler[S, M, R]) -> Handler[S, M, R]:
@@ -92,7 +116,7 @@ class Ask(Message[A], Generic[A, R]):
 
 
 class Tell(Message[A]):
-    """A message nobody waits for."""
+    """A message without an answer."""
 
     @classmethod
     def handler(cls: type[M], method: Handler[S, M, None]) -> Handler[S, M, None]:

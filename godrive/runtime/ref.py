@@ -1,8 +1,9 @@
-"""Refs: the only way to reach an actor.  A ref outlives every crash of the actor behind it."""
+"""Refs: the only way to reach an actor.  A ref survives every crash of the actor behind it."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from godrive.errors import AskTimeout, DeliveryError, MailboxFull
@@ -13,16 +14,16 @@ R = TypeVar("R")
 
 
 class Ref(Protocol[A]):
-    """An address for messages of one contract, near or far.
+    """The address of an actor, in this process or another, for messages of one contract.
 
-    ``ask`` returns the reply, raises the actor's own :class:`DriveError`, or a
-    :class:`DeliveryError`: ``AskTimeout`` (the deadline passed: the outcome is
-    unknown, and the message may still be handled), ``MailboxFull``,
-    ``ActorCrashed``.  *timeout* is in seconds and finite; without one the
-    message's own counts.  A cancelled ask stops waiting; the work goes on.
+    ``ask`` returns the reply.  It raises the actor's own :class:`DriveError`, or
+    a :class:`DeliveryError`: ``AskTimeout`` (the deadline passed; the outcome is
+    unknown, and the message may still be handled), ``MailboxFull`` or
+    ``ActorCrashed``.  *timeout* is in seconds and finite; the default is that of
+    the message.  Cancelling an ask stops the wait and not the work.
 
-    ``tell`` returns once the message is on its way and raises ``MailboxFull``
-    at once when there is no room.
+    ``tell`` returns once the message is on its way, and raises ``MailboxFull``
+    at once if there is no room.
     """
 
     async def ask(self, message: Ask[A, R], *, timeout: float | None = None) -> R: ...
@@ -31,23 +32,24 @@ class Ref(Protocol[A]):
 
 
 class LocalRef(Generic[A]):
-    """A ref to an actor of this process: the frozen message itself goes into the mailbox."""
+    """A ref to an actor of this process: the frozen message itself goes into the mailbox of its lane."""
 
-    __slots__ = ("_contract", "_mailbox")
+    __slots__ = ("_contract", "_mailboxes")
 
-    def __init__(self, contract: type[A], mailbox: Mailbox) -> None:
+    def __init__(self, contract: type[A], mailboxes: Sequence[Mailbox]) -> None:
         self._contract = contract
-        self._mailbox = mailbox
+        self._mailboxes = mailboxes
+        """One for each lane; lanes may share one."""
 
     async def ask(self, message: Ask[A, R], *, timeout: float | None = None) -> R:
         if message.contract is not self._contract:
             raise misdirected(message, self._contract)
-        mailbox, loop = self._mailbox, asyncio.get_running_loop()
+        mailbox, loop = self._mailboxes[message.lane], asyncio.get_running_loop()
         reply: asyncio.Future[R] = loop.create_future()
         deadline = loop.time() + (message.timeout if timeout is None else timeout)
         envelope = Envelope(message, reply, deadline, request_id.get())
         if not mailbox.offer(envelope):
-            await self._wait_for_room(envelope)
+            await self._wait_for_room(mailbox, envelope)
         mailbox.deadlines.add(reply, deadline)
         try:
             return await reply
@@ -59,29 +61,29 @@ class LocalRef(Generic[A]):
     def tell(self, message: Tell[A]) -> None:
         if message.contract is not self._contract:
             raise misdirected(message, self._contract)
-        loop = asyncio.get_running_loop()
+        mailbox, loop = self._mailboxes[message.lane], asyncio.get_running_loop()
         envelope = Envelope(message, None, loop.time() + message.timeout, request_id.get())
-        if not self._mailbox.offer(envelope):
-            raise self._refusal()
+        if not mailbox.offer(envelope):
+            raise self._refusal(mailbox)
 
-    async def _wait_for_room(self, envelope: Envelope) -> None:
+    async def _wait_for_room(self, mailbox: Mailbox, envelope: Envelope) -> None:
         try:
-            delivered = await self._mailbox.put(envelope)
+            delivered = await mailbox.put(envelope)
         except TimeoutError:
-            raise self._refusal() from None
+            raise self._refusal(mailbox) from None
         except asyncio.CancelledError:
             if envelope.reply is not None:
-                envelope.reply.cancel()  # there may just have been room, and then the answer would find nobody
+                envelope.reply.cancel()  # the envelope may have been put just now; do not leave its answer unread
             raise
         if not delivered:
-            raise self._refusal()
+            raise self._refusal(mailbox)
 
-    def _refusal(self) -> DeliveryError:
-        if self._mailbox.closed:
+    def _refusal(self, mailbox: Mailbox) -> DeliveryError:
+        if mailbox.closed:
             return DeliveryError(f"The {self._contract.name} actor has stopped.")
-        return MailboxFull(f"The {self._contract.name} actor has too much to do.")
+        return MailboxFull(f"The {self._contract.name} actor is overloaded.")
 
 
 def misdirected(message: Message[Any], contract: type[Contract]) -> TypeError:
-    """The asker's bug, and so the asker's crash: the actor must not fall over a message that is not for it."""
+    """A bug of the asker, so raised to the asker: a message for another actor must not crash this one."""
     return TypeError(f"{type(message).__name__} is for the {message.contract.name} actor, not for {contract.name}")

@@ -76,7 +76,7 @@ class Supervisor:
         child = self._nodes[contract.name].child
         if not isinstance(child, ActorCell):
             raise KeyError(f"{contract.name} is not an actor")
-        return LocalRef(contract, child.mailbox)
+        return LocalRef(contract, child.mailboxes)
 
     def children(self) -> list[ChildStatus]:
         """How every child is, in start order."""
@@ -130,7 +130,7 @@ class Supervisor:
             if not node.ready.is_set():
                 node.start_error = error
                 return
-            if node.stopping or not node.spec.restart.wants(crashed=error is not None):
+            if node.stopping:
                 return
             if not self._may_restart():
                 self._give_up(node, error)
@@ -233,5 +233,5 @@ class _Node:
 
     def status(self) -> ChildStatus:
         child = self.child
-        queued, in_flight = (len(child.mailbox), child.in_flight) if isinstance(child, ActorCell) else (0, 0)
+        queued, in_flight = (child.queued, child.in_flight) if isinstance(child, ActorCell) else (0, 0)
         return ChildStatus(self.spec.name, self.state, self.restarts, queued, in_flight)

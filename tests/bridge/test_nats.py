@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -29,10 +29,11 @@ from godrive.errors import (
     MailboxFull,
     TooLarge,
 )
-from godrive.runtime import Ask, ChildSpec, Event, Ref, Tell, codec, request_id
+from godrive.runtime import Ask, ChildSpec, Event, Lane, Ref, Tell, codec, request_id
 from godrive.runtime.supervision_events import ChildCrashed, ChildWaiting, DeadLetter
 from tests.conftest import require
-from tests.runtime.stage import Hold, Note, Say, Script, Stage, WhoAsks
+from tests.nats_drive import until_answered
+from tests.runtime.stage import Hold, Note, Say, Script, Stage
 from tests.servers import NatsServer
 
 R = TypeVar("R")
@@ -58,11 +59,11 @@ class Process:
 
 @asynccontextmanager
 async def process(
-    url: str, namespace: str, *, limit: int = 1024, concurrency: int = 8, wait: bool = True
+    url: str, namespace: str, *, limits: Mapping[Lane, int] | None = None, concurrency: int = 8, wait: bool = True
 ) -> AsyncIterator[Process]:
     script = Script()
     link = NatsLink(Nats(url=url), patience=1.0)
-    exposer = Exposer(Stage, link, namespace=namespace, limit=limit, on_event=script.events.append)
+    exposer = Exposer(Stage, link, namespace=namespace, limits=limits, on_event=script.events.append)
     keeper = Reconnector(link, on_event=script.events.append, every=0.05)
     tree = script.supervisor(
         ChildSpec(name="nats", run=keeper.run),
@@ -72,7 +73,7 @@ async def process(
     try:
         async with tree:
             if wait:
-                await exposer.subscribed()
+                await until_answered(NatsRef(Stage, link, namespace=namespace))
             yield Process(script, link, exposer)
     finally:
         await link.close()
@@ -311,7 +312,7 @@ async def exposed(ref: Ref[Stage], url: str, namespace: str, events: list[Event]
     await link.client()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(partial(exposer.run, ref))
-        await exposer.subscribed()
+        await until_answered(NatsRef(Stage, link, namespace=namespace))
         yield link
         exposer.stop()
     await link.close()
@@ -333,7 +334,7 @@ async def test_more_messages_than_the_limit_are_turned_away_and_told_so(
     nats_server: NatsServer, namespace: str
 ) -> None:
     url = nats_server.url
-    async with process(url, namespace, limit=2) as there, asker(url, namespace) as stage:
+    async with process(url, namespace, limits=dict.fromkeys(Lane, 2)) as there, asker(url, namespace) as stage:
         async with anyio.create_task_group() as asks:
             for cue in ("a", "b"):
                 asks.start_soon(stage.ask, Hold(cue))
@@ -374,7 +375,7 @@ async def test_a_peer_that_dies_with_a_message_in_hand_costs_the_deadline_and_th
         exposer = Exposer(Stage, link, namespace=namespace)
         async with script.supervisor(script.actor()) as tree, anyio.create_task_group() as dying:
             dying.start_soon(partial(exposer.run, tree.ref(Stage)))
-            await exposer.subscribed()
+            await until_answered(stage)
             async with anyio.create_task_group() as asks:
 
                 async def hold() -> None:
@@ -599,7 +600,6 @@ async def test_a_server_that_comes_up_last_is_waited_for(namespace: str) -> None
             with pytest.raises(DeliveryError):
                 await stage.ask(Say("early"))
             server.start()
-            await there.exposer.subscribed()
             await until_answered(stage)
             assert await stage.ask(Say("on")) == "on 1"
     assert "early" not in there.script.log
@@ -622,15 +622,3 @@ async def test_a_server_that_does_not_let_us_listen_is_reported(namespace: str, 
             await until(lambda: any(isinstance(event, ChildWaiting) for event in events))
             exposer.stop()
         await link.close()
-
-
-async def until_answered(stage: NatsRef[Stage]) -> None:
-    """Until asks get through: both sides have to notice that the server is back."""
-    with anyio.fail_after(20):
-        while True:
-            try:
-                await stage.ask(WhoAsks(), timeout=1)
-            except DriveError:
-                await anyio.sleep(0.01)
-            else:
-                return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -15,10 +15,11 @@ from godrive.bridge.exposer import Exposer
 from godrive.bridge.nats import NatsRef
 from godrive.config import Nats
 from godrive.errors import ActorCrashed, AskTimeout, DeliveryError, DriveError, MailboxFull, NotFound
-from godrive.runtime import Ask, ChildSpec, Contract, Ref, Supervisor, Tell, request_id
+from godrive.runtime import Ask, ChildSpec, Contract, Lane, Ref, Slots, Supervisor, Tell, request_id
 from godrive.runtime.supervision_events import DeadLetter
 from godrive.testing import LoopbackRef
-from tests.runtime.stage import Hold, Note, Refuse, Say, Script, Stage, Stumble, WhoAsks
+from tests.nats_drive import until_answered
+from tests.runtime.stage import Hold, Note, Refuse, Say, Script, Stage, Stumble, Tidy, WhoAsks, Write
 from tests.servers import NatsServer
 
 pytestmark = pytest.mark.anyio
@@ -53,9 +54,11 @@ class Rigs:
         return self.kind == "nats"
 
     @asynccontextmanager
-    async def make(self, *, concurrency: int = 1, capacity: int = 1024) -> AsyncIterator[Rig]:
+    async def make(
+        self, *, concurrency: int = 1, capacity: int = 1024, lanes: Mapping[Lane, Slots] | None = None
+    ) -> AsyncIterator[Rig]:
         script = Script()
-        actor = script.actor(concurrency=concurrency, capacity=capacity)
+        actor = script.actor(concurrency=concurrency, capacity=capacity, lanes=lanes)
         async with AsyncExitStack() as stack, AsyncExitStack() as running:
             if self._server is None:
                 tree = await running.enter_async_context(script.supervisor(actor))
@@ -67,12 +70,15 @@ class Rigs:
             for link in links:
                 stack.push_async_callback(link.close)
                 await link.client()
-            exposer = Exposer(Stage, links[0], namespace=namespace, on_event=script.events.append)
+            limits = {lane: slots.concurrency + slots.capacity for lane, slots in (lanes or {}).items()}
+            exposer = Exposer(
+                Stage, links[0], namespace=namespace, limits=limits or None, on_event=script.events.append
+            )
             spec = ChildSpec(name=exposer.name, run=lambda: exposer.run(tree.ref(Stage)), stop=exposer.stop)
             tree = script.supervisor(actor, spec)
             await running.enter_async_context(tree)
-            await exposer.subscribed()
             ref = NatsRef(Stage, links[1], namespace=namespace, on_event=script.events.append)
+            await until_answered(ref)
             yield Rig(script, tree, ref, running.aclose, exposer)
 
 
@@ -241,3 +247,41 @@ async def test_a_message_for_another_actor_does_not_leave(rigs: Rigs) -> None:
             rig.ref.tell(Tell1())  # type: ignore[arg-type]
         await rig.ref.ask(Say("on"))
     assert rig.script.of(DeadLetter) == []
+
+
+LANES = dict.fromkeys(Lane, Slots(concurrency=2, capacity=1))
+
+
+@pytest.mark.parametrize("others", [(Write, Tidy), (Hold, Tidy), (Hold, Write)], ids=["read", "write", "chore"])
+async def test_a_lane_is_served_while_the_others_are_full(
+    rigs: Rigs, others: tuple[Callable[[str], Ask[Stage, str]], ...]
+) -> None:
+    async with rigs.make(lanes=LANES) as rig, anyio.create_task_group() as asks:
+        for number, message in enumerate(others):
+            for n in range(3):  # both slots, and all the room
+                asks.start_soon(rig.ref.ask, message(f"{number} {n}"))
+            for n in range(2):
+                await rig.script.reached[f"{number} {n}"].wait()
+        await rig.in_hand(6)
+        while rig.tree.children()[0].queued < 2:
+            await anyio.sleep(0)
+        (free,) = {Hold, Write, Tidy}.difference(others)
+        rig.script.cues["free"].set()
+        assert (await rig.ref.ask(free("free"), timeout=2)).endswith(" 1")
+        for number in range(2):
+            for n in range(3):
+                rig.script.cues[f"{number} {n}"].set()
+
+
+async def test_a_lane_that_is_full_refuses_only_its_own_messages(rigs: Rigs) -> None:
+    async with rigs.make(lanes=LANES) as rig, anyio.create_task_group() as asks:
+        for n in range(3):
+            asks.start_soon(rig.ref.ask, Write(str(n)))
+        await rig.in_hand(3)
+        while rig.tree.children()[0].queued == 0:
+            await anyio.sleep(0)
+        with pytest.raises(MailboxFull, match="overloaded"):
+            await rig.ref.ask(Write("one more"), timeout=0.05)
+        assert await rig.ref.ask(Say("a read")) == "a read 1"
+        for n in range(3):
+            rig.script.cues[str(n)].set()

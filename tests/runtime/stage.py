@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import anyio
 
 from godrive.errors import Conflict, NotFound
-from godrive.runtime import Actor, ActorSpec, Ask, Contract, Event, Restart, Supervisor, Tell, request_id
+from godrive.runtime import Actor, ActorSpec, Ask, Contract, Event, Lane, Slots, Supervisor, Tell, request_id
 from godrive.runtime.supervision_events import ChildCrashed
 
 
@@ -32,6 +34,20 @@ class Note(Tell[Stage]):
 class Hold(Ask[Stage, str]):
     """Answer once the cue is given."""
 
+    cue: str
+
+
+class Write(Ask[Stage, str]):
+    """Answer once the cue is given; a write."""
+
+    lane: ClassVar[Lane] = Lane.WRITE
+    cue: str
+
+
+class Tidy(Ask[Stage, str]):
+    """Answer once the cue is given; a chore."""
+
+    lane: ClassVar[Lane] = Lane.CHORE
     cue: str
 
 
@@ -87,17 +103,17 @@ class Script:
         self,
         name: str = "stage",
         *,
-        restart: Restart = Restart.PERMANENT,
         concurrency: int = 1,
         capacity: int = 1024,
+        lanes: Mapping[Lane, Slots] | None = None,
         shutdown: float = 5.0,
     ) -> ActorSpec:
         return ActorSpec(
             name=name,
             start=lambda: StageActor(self),
-            restart=restart,
             concurrency=concurrency,
             capacity=capacity,
+            lanes=lanes or {},
             shutdown=shutdown,
         )
 
@@ -145,6 +161,16 @@ class StageActor(Actor[Stage]):
             await self.script.wait(ask.cue)
         self.script.log.append(f"held {ask.cue}")
         return f"held {self.life}"
+
+    @Write.handler
+    async def write(self, ask: Write) -> str:
+        await self.script.wait(ask.cue)
+        return f"wrote {self.life}"
+
+    @Tidy.handler
+    async def tidy(self, ask: Tidy) -> str:
+        await self.script.wait(ask.cue)
+        return f"tidied {self.life}"
 
     @Refuse.handler
     async def refuse(self, ask: Refuse) -> None:

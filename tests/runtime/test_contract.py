@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from godrive.runtime import Actor, Ask, Contract, Tell
+from godrive.runtime import Actor, Ask, Contract, Lane, Tell
 from tests.runtime.stage import Note, Say, Script, Stage, StageActor
 
 pytestmark = pytest.mark.anyio
@@ -17,6 +17,32 @@ def test_a_message_is_entered_in_the_vocabulary_of_its_actor() -> None:
     assert Say.contract is Stage
     assert Say.reply is str
     assert Note.reply is None
+
+
+def test_a_message_is_in_the_lane_it_declares_or_else_in_that_of_its_contract() -> None:
+    class Desk(Contract, name="desk"):
+        pass
+
+    class Cellar(Contract, name="cellar", lane=Lane.CHORE):
+        pass
+
+    class Look(Ask[Desk, str]):
+        pass
+
+    class File(Tell[Desk]):
+        lane: ClassVar[Lane] = Lane.WRITE
+
+    class Sweep(Ask[Cellar, None]):
+        pass
+
+    class Inspect(Ask[Cellar, None]):
+        lane: ClassVar[Lane] = Lane.READ
+
+    assert [message.lane for message in (Look, File, Sweep, Inspect)] == [
+        Lane.READ, Lane.WRITE, Lane.CHORE, Lane.READ,
+    ]  # fmt: skip
+    assert Look() == Look()
+    assert Look.__struct_fields__ == File.__struct_fields__ == ()
 
 
 @pytest.mark.parametrize(
@@ -73,7 +99,7 @@ def test_a_handler_of_another_actors_message_is_an_error_at_import() -> None:
     class Talk(Contract, name="talk"):
         pass
 
-    with pytest.raises(TypeError, match=r"TalkActor\.say handles Say, which is not said to it"):
+    with pytest.raises(TypeError, match=r"TalkActor\.say handles Say, which is of another contract"):
 
         class TalkActor(Actor[Talk]):
             @Say.handler

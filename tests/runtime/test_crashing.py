@@ -8,8 +8,8 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from godrive.errors import ActorCrashed, AskTimeout, DeliveryError, NotFound, StoreUnavailable
-from godrive.runtime import Actor, ActorSpec, Ask, ChildSpec, ChildState, Contract, GaveUp, Restart, Supervisor
+from godrive.errors import ActorCrashed, AskTimeout, NotFound, StoreUnavailable
+from godrive.runtime import Actor, ActorSpec, Ask, ChildSpec, ChildState, Contract, GaveUp, Supervisor
 from godrive.runtime.supervision_events import ChildCrashed, ChildStarted, ChildStopped, DeadLetter, RestartsExhausted
 from tests.runtime.stage import Hold, Note, Refuse, Say, Script, Stage, Stumble
 
@@ -332,44 +332,8 @@ async def test_a_failing_end_after_a_crash_is_reported_beside_it() -> None:
     assert tree.children()[0].restarts == 1
 
 
-async def test_a_temporary_actor_that_crashed_is_gone_and_its_askers_are_told() -> None:
-    script = Script()
-    async with script.supervisor(script.actor(restart=Restart.TEMPORARY)) as tree, anyio.create_task_group() as asks:
-        stage = tree.ref(Stage)
-
-        async def stumble() -> None:
-            with pytest.raises(ActorCrashed):
-                await stage.ask(Stumble(cue="trip"))
-
-        async def say() -> None:
-            with pytest.raises(DeliveryError, match="has stopped"):
-                await stage.ask(Say("never"))
-
-        asks.start_soon(stumble)
-        await script.reached["trip"].wait()
-        asks.start_soon(say)
-        await anyio.wait_all_tasks_blocked()
-        script.cues["trip"].set()
-        await anyio.wait_all_tasks_blocked()
-        with pytest.raises(DeliveryError, match="has stopped"):
-            await stage.ask(Say("never"))
-        assert tree.children()[0].state is ChildState.STOPPED
-    # It crashed: it must not also be said to have stopped in good order.
-    assert script.names() == ["ChildStarted", "ChildCrashed", "DeadLetter"]
-
-
-@pytest.mark.parametrize(
-    ("restart", "crash", "lives"),
-    [
-        (Restart.PERMANENT, True, 2),
-        (Restart.PERMANENT, False, 2),
-        (Restart.TRANSIENT, True, 2),
-        (Restart.TRANSIENT, False, 1),
-        (Restart.TEMPORARY, True, 1),
-        (Restart.TEMPORARY, False, 1),
-    ],
-)
-async def test_a_child_is_started_again_as_its_restart_says(restart: Restart, crash: bool, lives: int) -> None:
+@pytest.mark.parametrize("crash", [True, False])
+async def test_a_child_that_ended_is_started_again_crashed_or_not(crash: bool) -> None:
     script, seen = Script(), []
 
     async def run() -> None:
@@ -379,13 +343,11 @@ async def test_a_child_is_started_again_as_its_restart_says(restart: Restart, cr
         if crash:
             raise ValueError("a bug")
 
-    async with script.supervisor(ChildSpec(name="task", run=run, restart=restart)):
+    async with script.supervisor(ChildSpec(name="task", run=run)):
         await anyio.wait_all_tasks_blocked()
-    assert len(seen) == lives
+    assert len(seen) == 2
     first = ChildCrashed if crash else ChildStopped
-    assert [type(event) for event in script.events] == [ChildStarted, first] + [ChildStarted, ChildStopped] * (
-        lives - 1
-    )
+    assert [type(event) for event in script.events] == [ChildStarted, first, ChildStarted, ChildStopped]
 
 
 async def test_a_stray_cancelled_error_of_a_child_crashes_that_child_alone() -> None:
@@ -417,7 +379,7 @@ async def test_a_listener_that_fails_takes_nothing_down_and_is_not_silent() -> N
     assert [str(error) for error in told] == ["the listener's own bug"] * 4
 
 
-async def test_a_permanent_child_that_keeps_ending_exhausts_the_restarts_too() -> None:
+async def test_a_child_that_keeps_ending_exhausts_the_restarts_too() -> None:
     script = Script()
     with pytest.raises(GaveUp):
         async with script.supervisor(ChildSpec(name="task", run=checkpoint), intensity=3):

@@ -34,7 +34,7 @@ async def test_every_message_has_a_deadline_of_its_own_unless_the_asker_says_oth
         stage = tree.ref(Stage)
         asks.start_soon(stage.ask, Hold("cue"))
         await script.reached["cue"].wait()
-        (deadline,) = stage._mailbox.deadlines._pending.values()
+        (deadline,) = stage._mailboxes[0].deadlines._pending.values()
         assert 14.0 < deadline - asyncio.get_running_loop().time() <= 15.0
         script.cues["cue"].set()
 
@@ -142,7 +142,7 @@ async def test_a_stopped_tree_leaves_no_timer_that_keeps_it_alive() -> None:
     tree = script.supervisor()
     async with tree:
         await tree.ref(Stage).ask(Say("on"), timeout=1e6)
-        timer = tree.ref(Stage)._mailbox.deadlines._timer
+        timer = tree.ref(Stage)._mailboxes[0].deadlines._timer
     assert timer is not None
     assert timer.cancelled()
     gone = weakref.ref(tree)

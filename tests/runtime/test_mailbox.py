@@ -55,7 +55,7 @@ async def test_an_ask_that_found_no_room_before_its_deadline_was_never_delivered
         asks.start_soon(stage.ask, Hold("cue"))
         await script.reached["cue"].wait()
         stage.tell(Note("fills it"))
-        with pytest.raises(MailboxFull, match="too much to do") as caught:
+        with pytest.raises(MailboxFull, match="overloaded") as caught:
             await stage.ask(Say("no room"), timeout=0.01)
         assert caught.value.retry_after
         script.cues["cue"].set()
@@ -145,7 +145,7 @@ async def test_an_asker_that_leaves_before_there_was_room_has_sent_nothing() -> 
 
 async def test_an_asker_that_leaves_just_as_there_is_room_leaves_no_reply_that_nobody_hears() -> None:
     mailbox = Mailbox(1)
-    stage = LocalRef(Stage, mailbox)
+    stage = LocalRef(Stage, [mailbox])
     first = asyncio.create_task(stage.ask(Say("first")))
     second = asyncio.create_task(stage.ask(Refuse()))
     await anyio.wait_all_tasks_blocked()
@@ -325,7 +325,7 @@ async def test_asks_leave_nothing_behind() -> None:
     script = Script()
     async with script.supervisor(script.actor(concurrency=4, capacity=8)) as tree:
         stage = tree.ref(Stage)
-        mailbox = stage._mailbox
+        mailbox = stage._mailboxes[0]
 
         async def many() -> None:
             for _ in range(50):
