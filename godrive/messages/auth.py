@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from godrive.model import Session, SessionId, Tokens, User, UserId
 from godrive.principal import UserSession
-from godrive.runtime import Ask, Contract
+from godrive.runtime import Ask, Contract, Lane
 
 
 class Auth(Contract, name="auth"):
@@ -18,6 +20,7 @@ class SignUp(Ask[Auth, User]):
     (sign-up is closed), ``TooManyRequests``.
     """
 
+    lane: ClassVar[Lane] = Lane.WRITE
     email: str
     password: str
     invite: str | None = None
@@ -33,6 +36,7 @@ class LogIn(Ask[Auth, Tokens]):
     the password is wrong, or ``TooManyRequests``.
     """
 
+    lane: ClassVar[Lane] = Lane.WRITE
     email: str
     password: str
     address: str = ""
@@ -48,6 +52,7 @@ class Refresh(Ask[Auth, Tokens]):
     other reuse ends the session.  Raises ``Unauthenticated``.
     """
 
+    lane: ClassVar[Lane] = Lane.WRITE
     refresh_token: str
     address: str = ""
     user_agent: str = ""
@@ -63,6 +68,7 @@ class Authenticate(Ask[Auth, UserSession]):
 class LogOut(Ask[Auth, None]):
     """End the principal's session; again is harmless."""
 
+    lane: ClassVar[Lane] = Lane.WRITE
     by: UserSession
 
 
@@ -80,6 +86,7 @@ class UpdateUser(Ask[Auth, User]):
     meanwhile), ``Invalid``, ``EmailTaken``, ``TooManyRequests``.
     """
 
+    lane: ClassVar[Lane] = Lane.WRITE
     by: UserSession
     current_password: str
     email: str | None = None
@@ -93,6 +100,7 @@ class DeleteUser(Ask[Auth, None]):
     Raises ``Forbidden`` (wrong password), ``Unauthenticated`` (the session has ended meanwhile), ``TooManyRequests``.
     """
 
+    lane: ClassVar[Lane] = Lane.WRITE
     by: UserSession
     password: str
     address: str = ""
@@ -107,5 +115,6 @@ class ListSessions(Ask[Auth, list[Session]]):
 class EndSession(Ask[Auth, None]):
     """End one session of the user.  Raises ``NotFound``."""
 
+    lane: ClassVar[Lane] = Lane.WRITE
     user_id: UserId
     session_id: SessionId

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 from godrive.model import BlobInfo, ETag, File, ObjectKey, UploadId, UserId, Value
-from godrive.runtime import Ask, Contract
+from godrive.runtime import Ask, Contract, Lane
 
 
 class Ingest(Contract, name="ingest"):
@@ -22,6 +22,7 @@ class CommitUpload(Ask[Ingest, File]):
     ``DigestMismatch``, ``NameTaken``; the mismatches end the upload.
     """
 
+    lane: ClassVar[Lane] = Lane.WRITE
     upload_id: UploadId
     owner_id: UserId | None = None
     blob: BlobInfo | None = None
@@ -44,6 +45,7 @@ class IngestBlob(Ask[Ingest, Outcome]):
     The event is only a hint: the store's HEAD decides.
     """
 
+    lane: ClassVar[Lane] = Lane.CHORE
     object_key: ObjectKey
     size_bytes: int | None = None
     etag: ETag | None = None
@@ -72,4 +74,5 @@ class Reconcile(Ask[Ingest, Reconciled]):
     its deadline.  An outage ends the reconciliation and counts as no attempt.
     """
 
+    lane: ClassVar[Lane] = Lane.CHORE
     timeout: ClassVar[float] = 600.0

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 from godrive.model import Value
-from godrive.runtime import Ask, Contract
+from godrive.runtime import Ask, Contract, Lane
 
 
-class Janitor(Contract, name="janitor"):
+class Janitor(Contract, name="janitor", lane=Lane.CHORE):
     """Removes what has outlived its use."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from godrive.model import BlobInfo, Content, ObjectKey, Page, SignedRequest, Upload
-from godrive.runtime import Ask, Contract
+from godrive.runtime import Ask, Contract, Lane
 
 
 class Storage(Contract, name="storage"):
@@ -42,6 +42,7 @@ class HeadBlob(Ask[Storage, BlobInfo]):
     that no URL leads to, or to compute the digest.
     """
 
+    lane: ClassVar[Lane] = Lane.WRITE
     object_key: ObjectKey
 
     timeout: ClassVar[float] = 300.0
@@ -50,6 +51,7 @@ class HeadBlob(Ask[Storage, BlobInfo]):
 class DigestBlob(Ask[Storage, str]):
     """The blob's SHA-256 in hexadecimal, by reading it: for a store that keeps none.  Raises ``NotFound``."""
 
+    lane: ClassVar[Lane] = Lane.CHORE
     object_key: ObjectKey
 
     timeout: ClassVar[float] = 600.0
@@ -58,6 +60,7 @@ class DigestBlob(Ask[Storage, str]):
 class SniffBlob(Ask[Storage, str]):
     """The blob's media type, by its first bytes and the file's *name*.  Raises ``NotFound``."""
 
+    lane: ClassVar[Lane] = Lane.WRITE
     object_key: ObjectKey
     name: str
 
@@ -71,12 +74,14 @@ class Received(Ask[Storage, int | None]):
 class DeleteBlob(Ask[Storage, None]):
     """Remove the blob; again is harmless."""
 
+    lane: ClassVar[Lane] = Lane.CHORE
     object_key: ObjectKey
 
 
 class ListBlobs(Ask[Storage, Page[BlobInfo]]):
     """Blobs in key order, a page at a time; *after* is the last key of the page before."""
 
+    lane: ClassVar[Lane] = Lane.CHORE
     limit: int
     after: str = ""
 
@@ -84,14 +89,18 @@ class ListBlobs(Ask[Storage, Page[BlobInfo]]):
 class QuarantineBlob(Ask[Storage, None]):
     """Set a blob aside that no row refers to; an operator decides."""
 
+    lane: ClassVar[Lane] = Lane.CHORE
     object_key: ObjectKey
 
 
 class SweepStaging(Ask[Storage, int]):
     """Remove what puts left unfinished for more than *age* seconds; how many."""
 
+    lane: ClassVar[Lane] = Lane.CHORE
     age: float
 
 
 class CheckStore(Ask[Storage, None]):
     """Raises ``StoreUnavailable`` unless the store answers."""
+
+    lane: ClassVar[Lane] = Lane.CHORE
