@@ -13,7 +13,7 @@ from collections.abc import AsyncIterable, AsyncIterator
 from datetime import datetime
 from typing import Protocol, runtime_checkable
 
-from godrive.errors import Invalid
+from godrive.errors import Invalid, UploadFinished
 from godrive.model import BlobInfo, ObjectKey, SignedRequest
 
 _KEY = re.compile(r"([0-9a-z-]{1,32})/([0-9a-z-]{1,64})", re.ASCII)
@@ -34,6 +34,14 @@ def split_key(key: str) -> tuple[str, str]:
     if match is None:
         raise Invalid("An object key is a shard and a name of [0-9a-z-], with a slash between.", field="object_key")
     return match[1], match[2]
+
+
+class BlobExists(UploadFinished):
+    """A put found a blob under its key.  ``sha256`` is the digest of the bytes that it did not store."""
+
+    def __init__(self, sha256: str) -> None:
+        super().__init__()
+        self.sha256 = sha256
 
 
 class BlobStore(Protocol):
@@ -63,7 +71,8 @@ class BlobStore(Protocol):
         A piece of *body* keeps its bytes for as long as anything refers to it.
         When this returns the blob is durable, and its ``sha256`` is known.
         Raises ``UploadFinished`` when the key has a blob already (of several
-        writers exactly one wins), ``LengthMismatch`` at the first byte over
+        writers exactly one wins; a store that digests the body before it knows
+        raises :class:`BlobExists`), ``LengthMismatch`` at the first byte over
         *size* or when fewer came, ``DigestMismatch``, ``StorageFull``.  On any
         error, and on cancellation, nothing is stored under *key*; only a
         cancellation that comes while the blob is being published may find it

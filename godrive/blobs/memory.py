@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import AsyncIterable, AsyncIterator
 from datetime import datetime
 
-from godrive.blobs import split_key
+from godrive.blobs import BlobExists, split_key
 from godrive.clock import Clock, SystemClock
-from godrive.errors import DigestMismatch, LengthMismatch, NotFound, StorageFull, UploadFinished
+from godrive.errors import DigestMismatch, LengthMismatch, NotFound, StorageFull
 from godrive.model import BlobInfo, ETag, ObjectKey
 
 PIECE = 256 * 1024
@@ -63,7 +63,7 @@ class MemoryBlobStore:
         if sha256 is not None and sha256 != digest:
             raise DigestMismatch(f"The bytes that came have the SHA-256 {digest}.")
         if key in self._blobs:
-            raise UploadFinished
+            raise BlobExists(digest)
         info = BlobInfo(
             key=key,
             size_bytes=len(data),

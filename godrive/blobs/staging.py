@@ -29,7 +29,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from godrive.blobs import split_key
+from godrive.blobs import BlobExists, split_key
 from godrive.blobs.attributes import describe, note
 from godrive.blobs.folders import Shards
 from godrive.errors import DigestMismatch, UploadFinished
@@ -131,7 +131,7 @@ class StagingFile:
             try:
                 self.link(name, folder.fd)
             except FileExistsError:
-                raise UploadFinished from None
+                raise (UploadFinished() if digest is None else BlobExists(digest)) from None
             try:
                 folder.sync()
             except OSError:

@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from godrive.blobs import BlobStore, FileBacked, split_key
+from godrive.blobs import BlobExists, BlobStore, FileBacked, split_key
 from godrive.blobs.disk import DiskBlobStore
 from godrive.blobs.memory import MemoryBlobStore
 from godrive.config import S3
@@ -151,8 +151,10 @@ async def test_a_second_put_is_refused_and_changes_nothing(store: BlobStore) -> 
     key = new_key()
     first = await store.put(key, pieces(b"first"))
     for second in (b"other", b"first", os.urandom(LARGE)):
-        with pytest.raises(UploadFinished):
+        with pytest.raises(UploadFinished) as refused:
             await store.put(key, pieces(second))
+        if isinstance(refused.value, BlobExists):
+            assert refused.value.sha256 == hashlib.sha256(second).hexdigest()
     assert await read(store, key) == b"first"
     assert (await store.head(key)).etag == first.etag
 
@@ -165,7 +167,7 @@ async def test_of_many_writers_exactly_one_wins(store: BlobStore, length: int) -
         *(store.put(key, pieces(body), size=length) for body in bodies), return_exceptions=True
     )
     won = [body for body, outcome in zip(bodies, outcomes, strict=True) if not isinstance(outcome, BaseException)]
-    assert [type(lost) for lost in outcomes if isinstance(lost, BaseException)] == [UploadFinished] * 5
+    assert [isinstance(lost, UploadFinished) for lost in outcomes if isinstance(lost, BaseException)] == [True] * 5
     assert [await read(store, key)] == won
 
 

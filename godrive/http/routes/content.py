@@ -10,8 +10,8 @@ import msgspec
 from aiohttp import hdrs, web
 from msgspec import Meta
 
-from godrive.blobs.disposition import content_disposition
-from godrive.blobs.sniffing import HEAD, UNKNOWN, sniff
+from godrive.blobs.disposition import content_disposition, may_be_shown
+from godrive.blobs.sniffing import HEAD, UNKNOWN, is_utf_8, sniff
 from godrive.errors import (
     DigestMismatch,
     DriveError,
@@ -28,6 +28,7 @@ from godrive.errors import (
 )
 from godrive.http.api.call import Call
 from godrive.http.api.conditions import is_unmodified, wanted_span
+from godrive.http.api.media_types import parse_media_type
 from godrive.http.api.operations import SIGNED, Routes
 from godrive.http.api.problems import Malformed, RequestTimeout, UnsupportedMediaType, problem
 from godrive.http.app_keys import METRICS
@@ -37,13 +38,17 @@ from godrive.http.wire.request_body import RequestBody
 from godrive.http.wire.sendfile import send
 from godrive.messages.ingest import CommitUpload
 from godrive.messages.metadata import FailUpload, GetUpload, OpenContent
-from godrive.model import BlobInfo, File, FileId, Upload, UploadId, UploadState, VersionId
+from godrive.model import BlobInfo, Content, File, FileId, Upload, UploadId, UploadState, VersionId
 from godrive.runtime import request_id
 
 if TYPE_CHECKING:
     from godrive.drive import GoDrive
 
 routes = Routes("content")
+
+_POLICY = "default-src 'none'; sandbox"
+_MEDIA_POLICY = "default-src 'none'; media-src 'self'; sandbox"
+"""A browser shows audio and video in a page of its own, whose player reads the same URL again."""
 
 
 class PutQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,10 +85,10 @@ class GetQuery(msgspec.Struct, frozen=True, kw_only=True):
     ],
 )
 async def put_content(call: Call, upload_id: UploadId, query: PutQuery) -> Completed | web.Response:
-    """Send the bytes of an upload, to the URL that its intent gave.
+    """Send the bytes of an upload to the URL of its intent.
 
     The answer is the file. `Expect: 100-continue` is answered once nothing but the bytes is missing.
-    Bytes that are not what was declared end the upload; after an interruption the URL works again.
+    Bytes that differ from the declaration end the upload. After an interruption, send them again to the same URL.
     """
     request, drive = call.request, call.drive
     upload = await drive.metadata.ask(GetUpload(upload_id))
@@ -124,11 +129,12 @@ async def get_content(call: Call, file_id: FileId, query: GetQuery) -> web.Strea
     content = await drive.metadata.ask(OpenContent(file_id, version_id=query.v))
     file, size = content.file, content.file.size_bytes
     modified_at = file.updated_at.replace(microsecond=0)
-    response = web.StreamResponse(headers=_headers(file, modified_at, inline=query.inline is not None))
+    inline = query.inline is not None and may_be_shown(file.mime)
+    response = web.StreamResponse(headers=_headers(file, modified_at, inline=inline))
     if is_unmodified(request, file.content_etag, modified_at):
         response.set_status(304)
-        del response.headers[hdrs.CONTENT_TYPE]
         return response
+    response.headers[hdrs.CONTENT_TYPE] = await _content_type(drive, content, inline=inline)
     try:
         span = wanted_span(request, file.content_etag, modified_at, size, now)
     except RangeNotSatisfiable as error:
@@ -170,9 +176,18 @@ def _check_headers(request: web.Request, upload: Upload) -> None:
         raise UnsupportedMediaType("The bytes are stored as they come: not encoded.", field=hdrs.CONTENT_ENCODING)
     if hdrs.CONTENT_RANGE in headers:
         raise Malformed("A PUT brings all of the content.", field=hdrs.CONTENT_RANGE)
-    said = headers.get(hdrs.CONTENT_TYPE)
-    if upload.mime and said is not None and said.strip().lower() != upload.mime.lower():
+    sent = headers.get(hdrs.CONTENT_TYPE)
+    if upload.mime and sent is not None and not _agree(upload.mime, sent):
         raise Invalid(f"The upload was declared as {upload.mime}.", field=hdrs.CONTENT_TYPE)
+
+
+def _agree(declared: str, sent: str) -> bool:
+    if declared.strip().lower() == sent.strip().lower():
+        return True  # also if neither is a media type by the letter
+    try:
+        return parse_media_type(declared).agrees_with(parse_media_type(sent))
+    except Invalid:
+        return False
 
 
 async def _store(drive: GoDrive, upload: Upload, body: RequestBody) -> BlobInfo:
@@ -200,14 +215,27 @@ async def _reject(drive: GoDrive, upload: Upload, error: DriveError) -> None:
             await drive.metadata.ask(FailUpload(upload.id, error.detail))
 
 
+async def _content_type(drive: GoDrive, content: Content, *, inline: bool) -> str:
+    """The type of the content; of text that a browser shows with its charset, if the bytes prove that it is UTF-8."""
+    mime = content.file.mime or UNKNOWN
+    try:
+        media_type = parse_media_type(mime)
+    except Invalid:
+        return mime
+    if not inline or not media_type.name.startswith("text/") or media_type.charset is not None:
+        return mime
+    head = b"".join([piece async for piece in drive.blobs.get(content.object_key, end=HEAD)])
+    return f"{mime}; charset=utf-8" if is_utf_8(head) else mime
+
+
 def _headers(file: File, modified_at: datetime, *, inline: bool) -> dict[str, str]:
-    """What goes with every answer; a browser must not run what a user stored."""
+    """The headers of every answer but the type; a browser must not run what a user stored."""
+    media = inline and file.mime.lower().startswith(("audio/", "video/"))
     return {
-        hdrs.CONTENT_TYPE: file.mime or UNKNOWN,
         hdrs.CONTENT_DISPOSITION: content_disposition(file.name, file.mime, inline=inline),
         hdrs.ETAG: f'"{file.content_etag}"',
         hdrs.LAST_MODIFIED: modified_at.strftime("%a, %d %b %Y %H:%M:%S GMT"),
         hdrs.ACCEPT_RANGES: "bytes",
         hdrs.CACHE_CONTROL: "private, no-cache",
-        "Content-Security-Policy": "default-src 'none'; sandbox",
+        "Content-Security-Policy": _MEDIA_POLICY if media else _POLICY,
     }

@@ -230,6 +230,44 @@ async def test_the_type_must_be_the_declared_one_or_left_out(ann: Person, exchan
 
 
 @pytest.mark.parametrize(
+    ("declared", "sent"),
+    [
+        ("text/plain", "text/plain; charset=utf-8"),
+        ("text/plain", "text/plain;charset=UTF-8"),
+        ("text/plain; charset=utf-8", "text/plain"),
+        ("text/plain; charset=utf-8", 'Text/PLAIN ;  Charset = "UTF-8"'),
+        ("text/plain; charset=utf-8", "text/plain; charset=iso-8859-1"),
+        ("TEXT/plain", "text/plain;"),
+        ('video/mp4; codecs="avc1"', "video/mp4;codecs=avc1"),
+        ('video/mp4; codecs="avc1"', "video/mp4"),
+        ("application/octet-stream", "\tapplication/octet-stream "),
+    ],
+)
+async def test_media_types_compare_as_media_types(ann: Person, declared: str, sent: str) -> None:
+    intent = await announce(ann, 5, mime=declared)
+    answer = await send(ann, intent, b"12345", **{"Content-Type": sent})
+    assert (answer.status, answer.json.get("file", {}).get("mime")) == (201, declared), answer.content
+
+
+@pytest.mark.parametrize(
+    ("declared", "sent"),
+    [
+        ("text/plain", "text/html"),
+        ("text/plain", "text/plain, text/html"),
+        ("text/plain", "text/plain; charset=utf-8, text/html"),
+        ("text/plain", "text"),
+        ("text/plain", ""),
+        ("text/plain", "text /plain"),
+        ('video/mp4; codecs="avc1"', "video/mp4; codecs=hev1"),
+    ],
+)
+async def test_another_media_type_is_refused(ann: Person, declared: str, sent: str) -> None:
+    intent = await announce(ann, 5, mime=declared)
+    answer = await send(ann, intent, b"12345", **{"Content-Type": sent})
+    assert (answer.status, answer.json["field"]) == (422, "Content-Type")
+
+
+@pytest.mark.parametrize(
     ("name", "content", "mime"),
     [
         ("photo", b"\x89PNG\r\n\x1a\n" + bytes(100), "image/png"),
@@ -238,7 +276,7 @@ async def test_the_type_must_be_the_declared_one_or_left_out(ann: Person, exchan
         ("table.csv", b"a,b\n1,2\n", "text/csv"),
         ("noise", bytes(range(256)), "application/octet-stream"),
         ("empty", b"", "application/octet-stream"),
-        ("page.txt", b"<html><body>hi</body></html>", "text/html"),
+        ("page.html", b"<html><body>hi</body></html>", "text/plain"),
         ("box", b"PK\x03\x04" + bytes(100), "application/zip"),
         ("cabinet", b"ISc(" + bytes(100), "application/vnd.ms-cab-compressed"),
     ],
