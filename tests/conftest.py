@@ -8,9 +8,18 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests import shared
 from tests.servers import CephGateway, MissingProgram, NatsServer, PostgresServer, Server
 
 pytest_plugins = ["tests.engines"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The process that the developer started leads; the workers of pytest-xdist follow."""
+    if hasattr(config, "workerinput"):
+        shared.follow()
+    else:
+        shared.lead()
 
 
 @pytest.fixture
@@ -41,26 +50,24 @@ def require_program(name: str, package: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def nats_server() -> Iterator[NatsServer]:
+def nats_server() -> NatsServer:
     """NATS with JetStream, one for the whole run: a test uses a namespace and streams of its own."""
     require(NatsServer)
-    with NatsServer() as server:
-        yield server
+    return shared.running(NatsServer)
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresServer]:
+def postgres_server() -> PostgresServer:
     """PostgreSQL, one for the whole run: a test uses a database of its own (``create_database``)."""
     require(PostgresServer)
-    with PostgresServer() as server:
-        yield server
+    return shared.running(PostgresServer)
 
 
 @pytest.fixture(scope="session")
 def ceph_gateway() -> Iterator[CephGateway]:
     """An S3 store, one for the whole run: a test uses a bucket of its own."""
     require(CephGateway)
-    with pytest.MonkeyPatch.context() as patch, CephGateway() as server:
+    with pytest.MonkeyPatch.context() as patch:
         # Where set, it makes S3 clients expect TLS trust settings even of a plain endpoint.
         patch.delenv("AWS_CA_BUNDLE", raising=False)
-        yield server
+        yield shared.running(CephGateway)

@@ -11,13 +11,14 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
+
+from tests.guard import Guard, guard
 
 READY_WITHIN = 30.0
 """Seconds that a server may take to start; the usual is under two."""
@@ -59,16 +60,28 @@ def answers(port: int) -> bool:
 
 
 class Daemon:
-    """One process, its output in a file."""
+    """One process, its output in a file.
+
+    It ends at the latest with *under*, by default with the process that starts
+    it; *last* is the signal that it gets then.
+    """
 
     def __init__(
-        self, command: list[str | Path], log: Path, *, env: Mapping[str, str] | None = None, user: int | None = None
+        self,
+        command: list[str | Path],
+        log: Path,
+        *,
+        env: Mapping[str, str] | None = None,
+        user: int | None = None,
+        under: Guard | None = None,
+        last: signal.Signals = signal.SIGKILL,
     ) -> None:
         self.log = log
         self.command = command
+        guarded, self._note = (under or guard()).command(command, last)
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                command,
+                guarded,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -76,7 +89,7 @@ class Daemon:
                 user=user,
                 group=user,
                 extra_groups=None if user is None else [],
-                start_new_session=True,  # Ctrl-C is for whoever runs us, not for the server
+                start_new_session=True,  # Ctrl-C is for us, not for the server
             )
 
     @property
@@ -99,9 +112,11 @@ class Daemon:
     def wait(self, within: float = 30.0) -> int:
         """Its exit status, once it has ended.  Raises ``TimeoutError``."""
         try:
-            return self._process.wait(within)
+            status = self._process.wait(within)
         except subprocess.TimeoutExpired:
             raise TimeoutError(f"{self.command[0]} still runs after {within} s") from None
+        self._note.unlink(missing_ok=True)
+        return status
 
     def stop(self, number: signal.Signals = signal.SIGTERM, *, within: float = 15.0) -> None:
         """Ask it to end, and insist when it does not."""
@@ -113,6 +128,11 @@ class Daemon:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._note.unlink(missing_ok=True)
+
+    def release(self) -> None:
+        """Leave it to its guard: from now on this process neither waits for it nor ends it."""
+        self._process.returncode = 0  # otherwise its finalizer warns of a process that still runs
 
     def wait_until(self, ready: Callable[[], bool]) -> None:
         """Return once *ready*; a process that ends or takes too long is a ``RuntimeError`` with its last words."""
@@ -131,11 +151,14 @@ class Server(ABC):
     programs: ClassVar[tuple[str, ...]]
     packages: ClassVar[tuple[str, ...]]
 
+    guard: Guard | None = None
+    """Its processes end at the latest with this guard; ``None`` is the guard of the process that starts it."""
+
     def __init__(self, folder: Path | None = None, port: int | None = None) -> None:
-        """Keep everything in *folder*, which then stays; by default in one that goes with the server."""
+        """Keep everything in *folder*, which then stays; by default in one that is removed with the server."""
         self.missing()
         self._temporary = folder is None
-        self.folder = folder or Path(tempfile.mkdtemp(prefix=f"{type(self).__name__.lower()}-"))
+        self.folder = folder or guard().make_folder(type(self).__name__.lower())
         self.folder.mkdir(parents=True, exist_ok=True)
         self.port = port or free_port()
         self.process: Daemon | None = None
@@ -196,6 +219,12 @@ class Server(ABC):
         """Have it go on."""
         if self.process is not None:
             self.process.send(signal.SIGCONT)
+
+    def release(self) -> None:
+        """Let it run on until its guard ends it."""
+        if self.process is not None:
+            self.process.release()
+            self.process = None
 
     def wipe(self) -> None:
         """Kill it and forget everything it kept."""

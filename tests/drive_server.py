@@ -112,7 +112,7 @@ class DriveServer(Server):
 
     def _launch(self) -> Daemon:
         before = self.log.count(_LISTENING)
-        daemon = Daemon(self.command(), self.folder / "godrive.log", env=environment())
+        daemon = Daemon(self.command(), self.folder / "godrive.log", env=environment(), under=self.guard)
         daemon.wait_until(lambda: ready(self.port) if self.http else self.log.count(_LISTENING) > before)
         return daemon
 

@@ -56,7 +56,7 @@ class NatsServer(Server):
         command = [self.path("nats-server"), "-a", "127.0.0.1", "-p", str(self.port), *self.arguments]
         if self.jetstream:
             command += ["-js", "-sd", str(self.folder / "store")]
-        daemon = Daemon([*command], self.folder / "nats.log")
+        daemon = Daemon([*command], self.folder / "nats.log", under=self.guard)
         daemon.wait_until(lambda: answers(self.port))
         return daemon
 
@@ -112,7 +112,7 @@ class PostgresServer(Server):
         if not self._data.exists():
             command: list[str | Path] = [self.path("initdb"), "-D", self._data, "-U", "postgres"]
             init = [*command, "-A", "trust", "-E", "UTF8", "--no-sync"]
-            maker = Daemon(init, self.folder / "initdb.log", env=env, user=self._user)
+            maker = Daemon(init, self.folder / "initdb.log", env=env, user=self._user, under=self.guard)
             if maker.wait(READY_WITHIN):
                 raise RuntimeError(f"initdb: {maker.log.read_text(errors='replace')}")
         settings = {
@@ -128,7 +128,15 @@ class PostgresServer(Server):
         command = [self.path("postgres"), "-D", self._data, *options]
         deadline = time.monotonic() + READY_WITHIN
         while True:
-            daemon = Daemon([*command], self.folder / "postgres.log", env=env, user=self._user)
+            # SIGQUIT, because a postmaster that is killed leaves a segment of shared memory behind.
+            daemon = Daemon(
+                [*command],
+                self.folder / "postgres.log",
+                env=env,
+                user=self._user,
+                under=self.guard,
+                last=signal.SIGQUIT,
+            )
             try:
                 daemon.wait_until(lambda: self._ready(daemon))  # noqa: B023
             except RuntimeError:
@@ -158,6 +166,14 @@ class PostgresServer(Server):
         for backend in backends:
             with suppress(ProcessLookupError):
                 os.kill(backend, signal.SIGKILL)
+
+    def close(self) -> None:
+        self.stop()
+        with suppress(FileNotFoundError):  # it removes the file itself, and the memory, unless it was killed
+            lines = (self._data / "postmaster.pid").read_text().splitlines()
+            if len(lines) > 6 and lines[6].strip():
+                subprocess.run(["ipcrm", "-m", lines[6].split()[1]], check=False, capture_output=True)
+        super().close()
 
     def _backends(self) -> list[int]:
         if self.process is None or not self.process.running:
@@ -200,7 +216,7 @@ class CephGateway(Server):
         fresh = not self._cluster
         if fresh:
             self._launch_cluster()
-        daemon = Daemon([self.path("radosgw"), "-c", self._config, "-n", "client.rgw", "-f"], self.folder / "rgw.out")
+        daemon = self._daemon("radosgw", "-n", "client.rgw", log="rgw.out")
         daemon.wait_until(lambda: answers(self.port))
         if fresh:
             self.add_user("test", self.access_key, self.secret_key)
@@ -241,13 +257,17 @@ class CephGateway(Server):
         address = f"[v2:127.0.0.1:{self.port + 1}]"
         self._run("monmaptool", "--create", "--fsid", cluster, "--addv", "a", address, monmap)
         self._run("ceph-mon", "-i", "a", "--mkfs", "--monmap", monmap)
-        monitor = Daemon([self.path("ceph-mon"), "-i", "a", "-c", self._config, "-f"], self.folder / "mon.out")
+        monitor = self._daemon("ceph-mon", "-i", "a", log="mon.out")
         self._cluster.append(monitor)
         monitor.wait_until(lambda: self._answers("osd", "new", disk))
         self._run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", disk)
-        storage = Daemon([self.path("ceph-osd"), "-i", "0", "-c", self._config, "-f"], self.folder / "osd.out")
+        storage = self._daemon("ceph-osd", "-i", "0", log="osd.out")
         self._cluster.append(storage)
         storage.wait_until(lambda: "1 up" in self._run("ceph", "osd", "stat"))
+
+    def _daemon(self, program: str, *arguments: str, log: str) -> Daemon:
+        command: list[str | Path] = [self.path(program), "-c", self._config, *arguments, "-f"]
+        return Daemon(command, self.folder / log, under=self.guard)
 
     def _answers(self, *arguments: str) -> bool:
         try:
@@ -260,6 +280,12 @@ class CephGateway(Server):
         for daemon in reversed(self._cluster):
             daemon.stop(signal.SIGKILL)  # it keeps nothing that an orderly end would save
         self._cluster = []
+
+    def release(self) -> None:
+        for daemon in self._cluster:
+            daemon.release()
+        self._cluster = []
+        super().release()
 
     def wipe(self) -> None:
         self.kill9()
