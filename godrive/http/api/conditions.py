@@ -1,4 +1,4 @@
-"""Conditional and partial reads: what RFC 9110 (sections 13 and 14) has a server answer."""
+"""Conditional and partial reads (RFC 9110, sections 13 and 14)."""
 
 from __future__ import annotations
 
@@ -16,21 +16,32 @@ _SPAN = re.compile(r"(\d{0,19})-(\d{0,19})", re.ASCII)
 _SECOND = timedelta(seconds=1)
 
 
+def is_known(request: web.Request, etag: str) -> bool | None:
+    """Whether ``If-None-Match`` names *etag*, compared weakly (section 13.1.2); ``None`` without the header.
+
+    Raises ``Invalid``.
+    """
+    known = entity_tags(request, hdrs.IF_NONE_MATCH)
+    if known is None:
+        return None
+    return not known or any(tag == etag for _, tag in known)
+
+
 def is_unmodified(request: web.Request, etag: ETag, modified_at: datetime) -> bool:
-    """Whether the client has the content already, so that ``304`` is the answer.
+    """Whether the client has the current content, so that the answer is ``304``.
 
     *modified_at* is in whole seconds.  Raises ``PreconditionFailed``, and
-    ``Invalid`` for what is no entity tag.
+    ``Invalid`` for a malformed entity tag.
     """
     wanted = entity_tags(request, hdrs.IF_MATCH)
     if wanted is not None:
         if wanted and not any(tag == etag and not weak for weak, tag in wanted):
-            raise PreconditionFailed("The content is another one by now.", field=hdrs.IF_MATCH)
+            raise PreconditionFailed("The content has changed.", field=hdrs.IF_MATCH)
     elif (since := _date(request, hdrs.IF_UNMODIFIED_SINCE)) is not None and modified_at > since:
         raise PreconditionFailed("The content has changed since.", field=hdrs.IF_UNMODIFIED_SINCE)
-    known = entity_tags(request, hdrs.IF_NONE_MATCH)
+    known = is_known(request, etag)
     if known is not None:
-        return not known or any(tag == etag for _, tag in known)
+        return known
     since = _date(request, hdrs.IF_MODIFIED_SINCE)
     return since is not None and modified_at <= since
 
@@ -40,8 +51,8 @@ def wanted_span(
 ) -> tuple[int, int] | None:
     """The one range of bytes (start, end beyond the last) to answer with ``206``; ``None`` for the whole.
 
-    The whole also answers more than one range, a unit we do not know, and an
-    ``If-Range`` that does not hold.  Raises ``RangeNotSatisfiable``.
+    Several ranges, an unknown unit and an ``If-Range`` that does not hold are
+    answered with the whole.  Raises ``RangeNotSatisfiable``.
     """
     unit, equals, ranges = request.headers.get(hdrs.RANGE, "").partition("=")
     if request.method != hdrs.METH_GET or not equals or unit.strip().lower() != "bytes":
@@ -56,7 +67,7 @@ def wanted_span(
 
 
 def _span(first: str, last: str, size: int) -> tuple[int, int] | None:
-    """One satisfiable range.  A suffix of an empty content is satisfied by all of it."""
+    """One satisfiable range.  A suffix of empty content is all of it."""
     if not first:
         length = int(last or 0)
         return (max(0, size - length), size) if length else None
@@ -65,7 +76,7 @@ def _span(first: str, last: str, size: int) -> tuple[int, int] | None:
 
 
 def _is_current(request: web.Request, etag: ETag, modified_at: datetime, now: datetime) -> bool:
-    """Whether ``If-Range`` holds: by a strong comparison, so a date counts only once its second has passed."""
+    """Whether ``If-Range`` holds.  The comparison is strong: a date counts only after its second has passed."""
     said = request.headers.get(hdrs.IF_RANGE)
     if said is None:
         return True
@@ -75,7 +86,7 @@ def _is_current(request: web.Request, etag: ETag, modified_at: datetime, now: da
 
 
 def _date(request: web.Request, header: str) -> datetime | None:
-    """The date in that header; one that is none is as good as absent."""
+    """The date in that header; ``None`` if it is absent or malformed."""
     try:
         date = parsedate_to_datetime(request.headers.get(header, ""))
     except (ValueError, OverflowError, TypeError):

@@ -1,4 +1,4 @@
-"""Requests into values: bodies, queries, paths and headers, each refused with the field at fault named."""
+"""Turn requests into values: bodies, queries, paths and headers.  A refusal names the field at fault."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestPayloadError
 
 from godrive.errors import Invalid, NotFound, PreconditionFailed, TooLarge
+from godrive.http.api.media_types import parse_media_type
 from godrive.http.api.problems import Malformed, RequestTimeout, UnsupportedMediaType
 
 T = TypeVar("T")
@@ -25,10 +26,11 @@ _ETAG = re.compile(r'\s*(W/)?"([\x21\x23-\x7e\x80-\xff]*)"\s*(?:,|$)')
 _SHORT, _KNOWN = 64, 500
 _DIGITS = 18
 """More than any limit has, and fewer than a number that is slow to parse."""
+_BOM = b"\xef\xbb\xbf"
 
 
 async def read_body(request: web.Request, *, limit: int, timeout: float) -> bytes:
-    """The whole body, at most *limit* bytes, in at most *timeout* seconds.
+    """The whole body of text, at most *limit* bytes, in at most *timeout* seconds, without a byte order mark.
 
     Raises ``TooLarge``, ``RequestTimeout``, ``Malformed`` (it stopped half-way).
     """
@@ -50,28 +52,30 @@ async def read_body(request: web.Request, *, limit: int, timeout: float) -> byte
         raise Malformed("The body stopped half-way, or is not framed as HTTP says.") from None
     if len(body) > limit:
         raise TooLarge(f"The body may have at most {limit} bytes.")
-    return body
+    return body.removeprefix(_BOM)  # editors and some clients add it (RFC 8259, section 8.1)
 
 
 def check_media_type(request: web.Request) -> None:
-    """Raises ``UnsupportedMediaType`` unless the body is said to be JSON, or nothing is said."""
+    """Raises ``UnsupportedMediaType`` unless ``Content-Type`` is JSON in UTF-8 or absent."""
     encoding = request.headers.get(hdrs.CONTENT_ENCODING)
     if encoding is not None and encoding.strip().lower() != "identity":
         raise UnsupportedMediaType("The body must not be compressed.", field=hdrs.CONTENT_ENCODING)
     said = request.headers.get(hdrs.CONTENT_TYPE)
     if said is None or said == "application/json":
         return
-    kind, _, parameters = said.partition(";")
-    kind = kind.strip().lower()
-    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+    try:
+        media_type = parse_media_type(said)
+    except Invalid:
+        raise UnsupportedMediaType("The body must be application/json.", field=hdrs.CONTENT_TYPE) from None
+    name = media_type.name
+    if name != "application/json" and not (name.startswith("application/") and name.endswith("+json")):
         raise UnsupportedMediaType("The body must be application/json.", field=hdrs.CONTENT_TYPE)
-    charset = parameters.replace(" ", "").lower()
-    if "charset=" in charset and not charset.partition("charset=")[2].strip('"').startswith(("utf-8", "utf8")):
+    if not media_type.may_be_utf_8:
         raise UnsupportedMediaType("JSON is UTF-8.", field=hdrs.CONTENT_TYPE)
 
 
 def json_reader(type_: type[T], *, required: bool) -> Callable[[bytes], T | None]:
-    """A function that reads JSON as *type_*.  It raises ``Malformed``, or ``Invalid`` with the field."""
+    """Return a function that reads JSON as *type_*.  It raises ``Malformed``, or ``Invalid`` with the field."""
     decoder = msgspec.json.Decoder(type_)
 
     def read(body: bytes) -> T | None:
@@ -90,9 +94,9 @@ def json_reader(type_: type[T], *, required: bool) -> Callable[[bytes], T | None
 
 
 def query_reader(type_: type[T]) -> Callable[[web.Request], T]:
-    """A function that reads the query as *type_*, which is frozen: each parameter known, and given once.
+    """Return a function that reads the query as *type_*, which is frozen: each parameter known, and given once.
 
-    Most queries are short and the same as one before, so those are remembered.
+    Short queries repeat, so their values are kept.
     """
     parsers = {name: _parser(hint) for name, hint in get_type_hints(type_, include_extras=True).items()}
     known: dict[str, T] = {"": msgspec.convert({}, type_)}
@@ -126,7 +130,7 @@ def query_reader(type_: type[T]) -> Callable[[web.Request], T]:
 
 
 def check_text(name: str, text: str) -> str:
-    """*text*, unless it holds a NUL or what is not Unicode.  Raises ``Invalid``."""
+    """Return *text*.  Raises ``Invalid`` if it contains a NUL or is not Unicode."""
     if not text.isascii():
         try:
             text.encode()
@@ -138,7 +142,7 @@ def check_text(name: str, text: str) -> str:
 
 
 def read_id(request: web.Request, name: str) -> str:
-    """An id from the path.  What cannot be an id of ours is not found, without asking."""
+    """Return an id from the path.  Raises ``NotFound`` for what cannot be one of ours."""
     value = request.match_info[name]
     if _ID.fullmatch(value) is None:
         raise NotFound()
@@ -146,7 +150,7 @@ def read_id(request: web.Request, name: str) -> str:
 
 
 def entity_tags(request: web.Request, header: str) -> list[tuple[bool, str]] | None:
-    """The (weak, opaque) tags of ``If-Match`` or ``If-None-Match``; empty for ``*``; ``None`` without the header.
+    """Return the (weak, opaque) tags of ``If-Match`` or ``If-None-Match``: none for ``*``, ``None`` without the header.
 
     RFC 9110, sections 8.8.3 and 13.1.  Raises ``Invalid``.
     """
@@ -183,7 +187,7 @@ def strong_tags(request: web.Request) -> list[str] | None:
 
 
 def header_text(value: str, longest: int) -> str:
-    """A header as text that any store takes: what is not Unicode replaced, control characters dropped, cut."""
+    """Return a header as text that any store takes: Unicode without control characters, cut to *longest*."""
     clean = value.encode("utf-8", "replace").decode()
     return "".join(character for character in clean[:longest] if character.isprintable())
 
@@ -229,5 +233,5 @@ def _string(name: str, text: str) -> str:
 
 
 def _ascii(text: str) -> str:
-    """What a client sent, fit to be sent back."""
+    """Return what a client sent in a form that is safe to send back."""
     return text.encode("ascii", "backslashreplace").decode()[:200].replace("\0", "\\0")

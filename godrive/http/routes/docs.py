@@ -1,13 +1,15 @@
-"""The description of the API: ``openapi.json``, and a page that shows it without asking any other host."""
+"""The description of the API: ``openapi.json``, and a page that shows it without a request to any other host."""
 
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from importlib import resources
 
 from aiohttp import hdrs, web
 
 from godrive.http.api.call import Call
+from godrive.http.api.conditions import is_known
 from godrive.http.api.operations import PUBLIC, Routes
 from godrive.http.app_keys import DOCUMENT
 
@@ -19,43 +21,56 @@ _POLICY = (
 )
 
 
+@routes.get("/", needs=PUBLIC, status=302)
+async def start(call: Call) -> web.Response:
+    """Redirect to the documentation."""
+    # Relative, so that it holds below any prefix of a proxy or a host application.
+    return web.Response(status=302, headers={hdrs.LOCATION: "docs", hdrs.CACHE_CONTROL: "no-cache"})
+
+
 @routes.get("/openapi.json", needs=PUBLIC)
 async def openapi_json(call: Call) -> web.Response:
-    """This description."""
+    """The OpenAPI document."""
     return _sent(call, call.request.app[DOCUMENT], "application/json")
 
 
 @routes.get("/docs", needs=PUBLIC, media_type="text/html")
 async def docs_page(call: Call) -> web.Response:
-    """The page that shows it."""
-    return _static(call, "docs.html", "text/html; charset=utf-8")
+    """The page that shows the document."""
+    return _sent(call, _asset("docs.html"), "text/html; charset=utf-8")
 
 
 @routes.get("/docs/docs.css", needs=PUBLIC, media_type="text/css")
 async def docs_style(call: Call) -> web.Response:
-    """How the page looks."""
-    return _static(call, "docs.css", "text/css; charset=utf-8")
+    """The style of the page."""
+    return _sent(call, _asset("docs.css"), "text/css; charset=utf-8")
 
 
 @routes.get("/docs/docs.js", needs=PUBLIC, media_type="text/javascript")
 async def docs_script(call: Call) -> web.Response:
-    """What the page does."""
-    return _static(call, "docs.js", "text/javascript; charset=utf-8")
+    """The script of the page."""
+    return _sent(call, _asset("docs.js"), "text/javascript; charset=utf-8")
 
 
 @routes.get("/docs/docs.svg", needs=PUBLIC, media_type="image/svg+xml")
 async def docs_icon(call: Call) -> web.Response:
-    """Its sign."""
-    return _static(call, "docs.svg", "image/svg+xml")
+    """The icon of the page."""
+    return _sent(call, _asset("docs.svg"), "image/svg+xml")
 
 
-def _static(call: Call, name: str, media_type: str) -> web.Response:
-    return _sent(call, resources.files("godrive.http.routes").joinpath("static", name).read_bytes(), media_type)
+@lru_cache
+def _asset(name: str) -> bytes:
+    return resources.files("godrive.http.routes").joinpath("static", name).read_bytes()
+
+
+@lru_cache
+def _etag(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()[:32]
 
 
 def _sent(call: Call, body: bytes, media_type: str) -> web.Response:
-    etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-    headers = {hdrs.ETAG: etag, hdrs.CACHE_CONTROL: "no-cache", "Content-Security-Policy": _POLICY}
-    if call.request.headers.get(hdrs.IF_NONE_MATCH) == etag:
+    etag = _etag(body)
+    headers = {hdrs.ETAG: f'"{etag}"', hdrs.CACHE_CONTROL: "no-cache", "Content-Security-Policy": _POLICY}
+    if is_known(call.request, etag):
         return web.Response(status=304, headers=headers)
     return web.Response(body=body, headers={**headers, hdrs.CONTENT_TYPE: media_type, "Referrer-Policy": "no-referrer"})

@@ -11,8 +11,8 @@ from msgspec import UNSET, Meta, UnsetType
 
 from godrive.errors import Invalid, NameTaken, NotFound, PreconditionFailed, StoreUnavailable
 from godrive.http.api.call import Call
+from godrive.http.api.conditions import is_known
 from godrive.http.api.operations import Routes
-from godrive.http.api.reading import entity_tags
 from godrive.http.app_keys import PAGE_CACHE
 from godrive.messages.metadata import CountChanges, GetFile, ListFiles, OpenContent, RenameFile, RestoreFile, TrashFile
 from godrive.messages.storage import SignGet
@@ -97,7 +97,7 @@ async def list_files(call: Call, query: FilesQuery) -> FileList | web.Response:
     """
     changes = await call.drive.metadata.ask(CountChanges(call.owner))
     headers = {hdrs.ETAG: f'W/"{changes}"', **_LISTED}
-    if _is_known(call, str(changes)):
+    if is_known(call.request, str(changes)):
         return web.Response(status=304, headers=headers)
     pages, request = call.request.app[PAGE_CACHE], (call.owner, call.original, query)
     body = pages.get(request, changes)
@@ -125,7 +125,7 @@ async def _read_page(call: Call, query: FilesQuery) -> Page[File]:
 async def get_file(call: Call, file_id: FileId) -> File | web.Response:
     """One file.  `If-None-Match` with its ETag gets `304` while it is unchanged."""
     file = await call.drive.metadata.ask(GetFile(owner_id=call.owner, file_id=file_id))
-    if _is_known(call, file.etag):
+    if is_known(call.request, file.etag):
         return web.Response(status=304, headers={hdrs.ETAG: f'"{file.etag}"', hdrs.CACHE_CONTROL: "private, no-cache"})
     return _tagged(call, file)
 
@@ -187,12 +187,6 @@ async def download_file(call: Call, file_id: FileId, query: DownloadQuery) -> Do
     content = await call.drive.metadata.ask(OpenContent(file_id=file_id, owner_id=call.owner))
     signed = await call.drive.storage.ask(SignGet(content=content, inline=query.inline))
     return Download(url=signed.url, expires_at=signed.expires_at)
-
-
-def _is_known(call: Call, etag: str) -> bool:
-    """Whether ``If-None-Match`` names that tag, compared weakly (RFC 9110, section 13.1.2)."""
-    tags = entity_tags(call.request, hdrs.IF_NONE_MATCH)
-    return tags is not None and (not tags or any(tag == etag for _, tag in tags))
 
 
 def _tagged(call: Call, file: File) -> File:

@@ -33,7 +33,7 @@ def check_problem(answer: Any, status: int, code: str, field: str | None = None)
 
 
 async def test_a_path_that_is_not_there_is_a_problem(stranger: Person) -> None:
-    for path in ("/nope", "/", "/v1", "/v1/", "/v1/files/", "//v1/files", "/V1/files", "/%00", "/%ff", "/v1/files/a/b"):
+    for path in ("/nope", "/v1", "/v1/", "/v1/files/", "//v1/files", "/V1/files", "/%00", "/%ff", "/v1/files/a/b"):
         check_problem(await stranger("GET", path), 404, "not_found")
 
 
@@ -238,7 +238,7 @@ async def test_what_is_no_request_is_a_problem_too(exchange: Any, request_: byte
 async def test_odd_targets_get_an_answer(exchange: Any, target: bytes) -> None:
     for method in (b"GET", b"OPTIONS"):
         received = await exchange(method + b" " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n", half_close=True)
-        assert parse(received).status in (200, 204, 400, 404)
+        assert parse(received).status in (200, 204, 302, 400, 404)
 
 
 @pytest.mark.parametrize(

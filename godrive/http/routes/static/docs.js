@@ -1,6 +1,6 @@
 "use strict";
-// Draws openapi.json, which lies beside this page, and sends requests to the server it came from.
-// Text only ever becomes text: nothing here is parsed as HTML.
+// Shows openapi.json of this server and sends requests to this server.
+// Data only ever becomes text nodes: nothing here is parsed as HTML.
 
 const base = location.pathname.replace(/\/docs\/?$/, "");
 const METHODS = ["get", "post", "put", "patch", "delete", "head"];
@@ -71,7 +71,7 @@ const SHOWN = {
 };
 const AN_ID = "01a20348-4c20-7b59-aba7-138c39d1ab7f";
 
-// What a person would send first: what is required, and nothing that may be left out.
+// An example with the required fields only, or with all of them.
 function sample(schema, everything = false, depth = 0) {
   schema = resolve(schema);
   if (schema.anyOf) return sample(schema.anyOf.find((part) => part.type !== "null") ?? {}, everything, depth);
@@ -88,7 +88,13 @@ function sample(schema, everything = false, depth = 0) {
   return schema.format === "date-time" ? "2030-01-01T12:00:00Z" : "";
 }
 
-function paint(text) {
+// Bidirectional controls can make gpj.exe look like exe.jpg, so they are shown as escapes.
+function unturned(text) {
+  return text.replace(/[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
+}
+
+function paint(json) {
+  const text = unturned(json);
   const pre = h("pre", {});
   const token = /("(?:\\.|[^"\\])*")(\s*:)?|\b(true|false|null)\b|(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)/g;
   let at = 0;
@@ -120,7 +126,7 @@ function operationNode(method, path, operation) {
       h("span", { class: "path" }, path.split(/({[^}]+})/).map((part) => (part.startsWith("{") ? h("em", {}, part) : part))),
       h("span", { class: "gist" }, prose(operation.summary)),
       h("span", { class: "lock", title: needs ? `needs ${lock}` : "needs nothing" }, lock)));
-  // Drawn when it is first opened: the page is long, and one looks at a few.
+  // Built when it is first opened, because the page is long.
   details.addEventListener("toggle", () => {
     if (details.open && details.childElementCount === 1) details.append(inside(method, path, operation));
   });
@@ -153,7 +159,9 @@ function inside(method, path, operation) {
 }
 
 function tryForm(method, path, operation, parameters, bodySchema) {
-  const inputs = parameters.map((p) => {
+  const signed = (operation.security ?? []).some((scheme) => scheme.signature);
+  const whole = signed ? h("input", { name: "url", type: "url", required: true, placeholder: "paste the signed URL", spellcheck: "false", autocomplete: "off" }) : null;
+  const inputs = parameters.filter((p) => !signed || p.in === "header").map((p) => {
     const values = resolve(p.schema).enum;
     const field = values
       ? h("select", { name: p.name }, h("option", { value: "" }, ""), values.map((value) => h("option", { value }, value)))
@@ -166,9 +174,12 @@ function tryForm(method, path, operation, parameters, bodySchema) {
   const answer = h("div", { class: "answer", "aria-live": "polite" });
 
   function request() {
-    let target = base + path;
+    // Of a signed URL the path and the query are signed, not the host; this page may only ask its own.
+    const given = signed ? new URL(whole.value, location.href) : null;
+    let target = given ? given.pathname + given.search : base + path;
     const query = new URLSearchParams();
     const headers = {};
+    if (given?.searchParams.get("mime")) headers["Content-Type"] = given.searchParams.get("mime");
     for (const [p, field] of inputs) {
       if (p.in === "path") target = target.replace(`{${p.name}}`, encodeURIComponent(field.value));
       else if (field.value === "") continue;
@@ -185,9 +196,9 @@ function tryForm(method, path, operation, parameters, bodySchema) {
 
   async function send(event) {
     event.preventDefault();
-    const { target, options } = request();
     const began = performance.now();
     try {
+      const { target, options } = request();
       const response = await fetch(target, options);
       const text = await response.text();
       show(response, text, performance.now() - began);
@@ -199,13 +210,13 @@ function tryForm(method, path, operation, parameters, bodySchema) {
   function show(response, text, took) {
     let shown = text;
     let parsed = null;
-    try { parsed = JSON.parse(text); shown = JSON.stringify(parsed, null, 2); } catch { /* not JSON: shown as it is */ }
+    try { parsed = JSON.parse(text); shown = JSON.stringify(parsed, null, 2); } catch { /* not JSON: show it as it is */ }
     answer.replaceChildren(
       h("div", { class: `status ${response.ok ? "ok" : "refused"}` }, `${response.status} ${response.statusText} `, h("span", { class: "took" }, `${took.toFixed(0)} ms`)),
       h("pre", {}, [...response.headers].map(([name, value]) => `${name}: ${value}`).join("\n")));
-    if (shown) answer.append(parsed ? paint(shown) : h("pre", {}, shown.slice(0, 20000)));
+    if (shown) answer.append(parsed ? paint(shown) : h("pre", {}, unturned(shown.slice(0, 20000))));
     if (parsed?.token) {
-      const use = h("button", { type: "button", onclick: () => { document.getElementById("token").value = parsed.token; use.textContent = "It is used from now on"; } }, "Use this token");
+      const use = h("button", { type: "button", onclick: () => { document.getElementById("token").value = parsed.token; use.textContent = "In use"; } }, "Use this token");
       answer.append(h("div", {}, use));
     }
   }
@@ -222,6 +233,7 @@ function tryForm(method, path, operation, parameters, bodySchema) {
   }
 
   return h("form", { class: "try", onsubmit: send },
+    whole ? h("label", {}, h("span", {}, "signed URL"), whole) : null,
     inputs.map(([p, field]) => h("label", {}, h("span", { class: "mono" }, p.name), field)),
     body ? h("label", { class: "body" }, body) : raw ? h("label", {}, h("span", {}, "bytes"), raw) : null,
     h("div", { class: "row" }, h("button", { class: "go", type: "submit" }, "Send"), h("button", { type: "button", onclick: curl }, "Show as curl")),

@@ -1,0 +1,59 @@
+"""Bodies as editors and clients write them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from godrive.http.app import OPERATIONS
+from tests.http.client import Person
+
+pytestmark = pytest.mark.anyio
+
+BOM = b"\xef\xbb\xbf"
+JSON = {"Content-Type": "application/json"}
+ACCOUNT = {"email": "ann@example.org", "password": "correct horse"}
+
+
+def encoded(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+async def test_a_byte_order_mark_before_json_does_not_matter(ann: Person) -> None:
+    file = await ann.upload("a.txt")
+    bodies = {
+        "/v1/login": ("POST", ACCOUNT, 200),
+        "/v1/token/refresh": ("POST", {"refresh_token": ann.tokens["refresh_token"]}, 200),
+        "/v1/files/upload-intent": ("POST", {"filename": "b.txt", "size_bytes": 0}, 200),
+        f"/v1/files/{file['id']}": ("PATCH", {"name": "c.txt"}, 200),
+        f"/v1/files/{file['id']}/restore": ("POST", {"on_conflict": "rename"}, 200),
+        "/v1/signup": ("POST", {**ACCOUNT, "email": "bob@example.org"}, 201),
+    }
+    for path, (method, body, status) in bodies.items():
+        answer = await ann(method, path, data=BOM + encoded(body), headers=JSON)
+        assert answer.status == status, (path, answer.content)
+    for method, body in (("PATCH", {"current_password": "correct horse"}), ("DELETE", {"password": "correct horse"})):
+        assert (await ann(method, "/v1/me", data=BOM + encoded(body), headers=JSON)).status < 300
+    assert len(bodies) + 2 == sum(operation.body is not None for operation in OPERATIONS)
+
+
+async def test_a_byte_order_mark_alone_is_no_body(ann: Person) -> None:
+    file = await ann.upload("a.txt")
+    assert (await ann("POST", f"/v1/files/{file['id']}/restore", data=BOM, headers=JSON)).status == 200
+    assert (await ann("POST", "/v1/login", data=BOM, headers=JSON)).json["code"] == "malformed"
+
+
+@pytest.mark.parametrize("mark", [BOM * 2, b"\xff\xfe", b"\xfe\xff", b" " + BOM])
+async def test_other_marks_are_not_json(ann: Person, mark: bytes) -> None:
+    answer = await ann("POST", "/v1/login", data=mark + encoded(ACCOUNT), headers=JSON)
+    assert (answer.status, answer.json["code"]) == (400, "malformed")
+
+
+async def test_the_same_body_with_and_without_a_mark_is_the_same_request(ann: Person) -> None:
+    body = encoded({"filename": "a.txt", "size_bytes": 0})
+    headers = {**JSON, "Idempotency-Key": "one"}
+    first = await ann("POST", "/v1/files/upload-intent", data=body, headers=headers)
+    again = await ann("POST", "/v1/files/upload-intent", data=BOM + body, headers=headers)
+    assert (again.status, again.content) == (200, first.content)
