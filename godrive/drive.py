@@ -163,12 +163,23 @@ class GoDrive:
             raise RuntimeError("the drive is not open")
         return NatsRef(contract, self._link, namespace=self.config.nats.namespace, on_event=self._on_event)
 
-    async def __aenter__(self) -> Self:
+    async def start(self) -> None:
+        """Open the drive where an ``async with`` does not fit.  Close it with :meth:`stop`, from any task."""
+        await self._begin(hosted=False)
+
+    async def stop(self) -> None:
+        """Close the drive.  Idempotent.  Raises ``GaveUp`` if the tree has given up."""
         if self._stack is not None:
-            raise RuntimeError("a drive is opened once; make another one")
-        async with AsyncExitStack() as stack:
-            await self._open(stack)
-            self._stack = stack.pop_all()
+            await self._stack.aclose()
+
+    async def wait(self) -> None:
+        """Wait until the actors have stopped.  Raises ``GaveUp`` if the tree has given up."""
+        if self._supervisor is None:
+            raise RuntimeError("the drive is not open")
+        await self._supervisor.wait()
+
+    async def __aenter__(self) -> Self:
+        await self._begin(hosted=True)
         return self
 
     async def __aexit__(
@@ -177,7 +188,14 @@ class GoDrive:
         assert self._stack is not None  # noqa: S101
         return await self._stack.__aexit__(kind, error, trace)
 
-    async def _open(self, stack: AsyncExitStack) -> None:
+    async def _begin(self, *, hosted: bool) -> None:
+        if self._stack is not None:
+            raise RuntimeError("a drive is opened once; make another one")
+        async with AsyncExitStack() as stack:
+            await self._open(stack, hosted=hosted)
+            self._stack = stack.pop_all()
+
+    async def _open(self, stack: AsyncExitStack, *, hosted: bool) -> None:
         config = self.config
         check(config)
         catalog_here = needs_catalog(config)
@@ -217,7 +235,11 @@ class GoDrive:
         self.auth, self.metadata, self.storage = self.ref(Auth), self.ref(Metadata), self.ref(Storage)
         self.ingest, self.janitor = self.ref(Ingest), self.ref(Janitor)
         self.bucket_events = BucketEventHandler(self.ingest, config.blobs.s3)
-        await stack.enter_async_context(self._supervisor)
+        if hosted:  # a tree that gives up cancels the body
+            await stack.enter_async_context(self._supervisor)
+        else:
+            await self._supervisor.start()
+            stack.push_async_callback(self._supervisor.stop)
 
     def _lock(self, stack: AsyncExitStack, path: Path) -> None:
         """Be the one process that serves from the folder of *path*, until the end."""

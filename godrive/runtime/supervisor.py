@@ -1,13 +1,19 @@
 """Supervisors: children as data, restarted one for one, stopped in reverse.
 
-A crash is met by building the child again after a back-off with jitter.  More
-than ``intensity`` restarts within ``period`` seconds and the supervisor gives
-up: the body of its ``async with`` is cancelled, the children are stopped in
-good order and :class:`GaveUp` comes out.
+A child that crashes is built again after a back-off with jitter.  After more
+than ``intensity`` restarts within ``period`` seconds the supervisor gives up: it
+cancels the body of its ``async with``, stops the children in order and raises
+:class:`GaveUp`.
+
+The children run below a task of the supervisor's own.  A cancel scope must be
+left by the task that entered it, so this is what lets a host start the
+supervisor in one task and stop it in another, as the fixtures of pytest-asyncio
+and the lifespan hooks of many frameworks do.
 """
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import deque
 from collections.abc import Sequence
@@ -15,6 +21,7 @@ from types import TracebackType
 from typing import Self
 
 import anyio
+from anyio.abc import TaskGroup
 
 from godrive.runtime.actor import ActorCell, Crash, is_bug
 from godrive.runtime.child import ActorSpec, Child, ChildSpec, ChildState, ChildStatus
@@ -33,21 +40,25 @@ from godrive.runtime.supervision_events import (
 
 
 class GaveUp(Exception):
-    """The supervisor's restart budget is spent; the last crash is chained."""
+    """There were too many restarts.  The last crash is chained."""
 
 
 class Supervisor:
-    """Runs *specs* for the length of an ``async with``: starts in order, stops in reverse.
+    """Runs *specs*: starts them in order, stops them in reverse.  It runs once.
 
-    A child that cannot start the first time fails the start, as itself.  An
-    exception of the body comes out as itself, never in a group.
+    Use it as an ``async with``, or call :meth:`start` and :meth:`stop`, from
+    different tasks if need be.
 
-    Children are shielded from the cancellation of the host: that cancels the
-    body, and then they are stopped in good order like at any other end.  A
-    host that cancels natively a second time, while they stop, cuts that short.
+    A child that cannot start the first time fails the start with its own error.
+    An exception of the body comes out as itself, never in a group.
 
-    Of the events, each ``ChildStarted`` is followed by ``ChildStopped`` or
-    ``StopTimedOut`` or one or more ``ChildCrashed`` before the child starts again.
+    Cancelling the host cancels the body and not the children: they are stopped
+    in order, as at any other end.  A second native cancellation while they stop
+    cuts that short.
+
+    Each ``ChildStarted`` event is followed by ``ChildStopped``, by
+    ``StopTimedOut``, or by one or more ``ChildCrashed`` before the child starts
+    again.
     """
 
     def __init__(
@@ -68,30 +79,67 @@ class Supervisor:
             raise ValueError("two children of one name")
         self._restarts: deque[float] = deque()
         self._failure: GaveUp | None = None
-        self._tasks = anyio.create_task_group()
-        self._body = anyio.CancelScope()
+        self._start_error: BaseException | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._starting = anyio.CancelScope()
+        self._started = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._body: anyio.CancelScope | None = None
+        self._host: asyncio.Task[object] | None = None
 
     def ref(self, contract: type[A]) -> LocalRef[A]:
-        """The ref of the actor child of that contract's name."""
+        """The ref of the actor of that contract.  Raises ``KeyError`` if it is no child."""
         child = self._nodes[contract.name].child
         if not isinstance(child, ActorCell):
             raise KeyError(f"{contract.name} is not an actor")
         return LocalRef(contract, child.mailboxes)
 
     def children(self) -> list[ChildStatus]:
-        """How every child is, in start order."""
+        """The status of each child, in start order."""
         return [node.status() for node in self._nodes.values()]
 
+    async def start(self) -> None:
+        """Start the children, in order.  If one cannot start, stop those that have, and raise its error."""
+        try:
+            await self._launch()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Stop the children, in reverse order.  Idempotent.  Raises ``GaveUp`` if the supervisor has given up.
+
+        A native cancellation meanwhile (``asyncio.wait_for``) cancels the children that still run.
+        """
+        self._stopping.set()
+        self._starting.cancel()
+        if self._task is None:
+            self._bury_all()
+            return
+        try:
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([self._task])
+        except BaseException:
+            for node in self._nodes.values():
+                self._cut_short(node)
+            await asyncio.wait([self._task])
+            raise
+        await self.wait()
+
+    async def wait(self) -> None:
+        """Wait until the children have stopped.  Raises ``GaveUp`` if the supervisor has given up."""
+        if self._task is None:
+            raise RuntimeError("the supervisor has not been started")
+        await asyncio.wait([self._task])
+        self._task.result()
+        if self._failure is not None:
+            raise self._failure
+
     async def __aenter__(self) -> Self:
-        await self._tasks.__aenter__()
+        self._host, self._body = asyncio.current_task(), anyio.CancelScope()
         self._body.__enter__()
         try:
-            for node in self._nodes.values():
-                node.launched = True
-                self._tasks.start_soon(self._supervise, node, name=f"supervise {node.spec.name}")
-                await node.ready.wait()
-                if node.start_error is not None:
-                    raise node.start_error
+            await self._launch()
         except BaseException as error:
             await self.__aexit__(type(error), error, error.__traceback__)
             raise
@@ -100,20 +148,55 @@ class Supervisor:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        swallowed = self._body.__exit__(kind, error, trace)
-        try:
-            with anyio.CancelScope(shield=True):
-                for node in reversed(self._nodes.values()):
-                    await self._stop(node)
-        except BaseException as insistence:
-            for node in self._nodes.values():
-                self._cut_short(node)
-            await self._tasks.__aexit__(type(insistence), insistence, insistence.__traceback__)
-            raise
-        await self._tasks.__aexit__(None, None, None)
-        if self._failure is not None:
-            raise self._failure
+        body, self._body = self._body, None
+        swallowed = None
+        if body is not None and self._host is asyncio.current_task():  # else the scope ended with the task
+            swallowed = body.__exit__(kind, error, trace)
+        await self.stop()
         return swallowed
+
+    async def _launch(self) -> None:
+        if self._task is not None or self._stopping.is_set():
+            raise RuntimeError("a supervisor runs once; make another one")
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="supervisor")
+        await self._started.wait()
+        if self._start_error is not None:
+            raise self._start_error
+
+    async def _run(self) -> None:
+        try:
+            async with anyio.create_task_group() as tasks:
+                try:
+                    await self._start_all(tasks)
+                    await self._stopping.wait()
+                except BaseException:  # a child raised what ends the process
+                    self._cancel_body()
+                    raise
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        for node in reversed(self._nodes.values()):
+                            await self._stop(node)
+        finally:
+            self._started.set()
+
+    async def _start_all(self, tasks: TaskGroup) -> None:
+        with self._starting:
+            for node in self._nodes.values():
+                node.launched = True
+                tasks.start_soon(self._supervise, node, name=f"supervise {node.spec.name}")
+                await node.ready.wait()
+                if node.start_error is not None:
+                    self._start_error = node.start_error
+                    self._stopping.set()
+                    return
+            self._started.set()
+
+    def _cancel_body(self) -> bool:
+        """``False`` if there is none: it was never entered, or its task has ended without leaving it."""
+        if self._body is None or self._host is None or self._host.done():
+            return False
+        self._body.cancel()
+        return True
 
     async def _supervise(self, node: _Node) -> None:
         try:
@@ -139,7 +222,7 @@ class Supervisor:
             await anyio.sleep(self._delay())
 
     async def _life(self, node: _Node) -> BaseException | None:
-        """One life of the child, and the error that ended it."""
+        """Live one life of the child.  Returns the error that ended it."""
 
         def started() -> None:
             node.state = ChildState.RUNNING
@@ -194,7 +277,7 @@ class Supervisor:
         return len(self._restarts) <= self._intensity
 
     def _delay(self) -> float:
-        """Doubling with each recent restart, within the bounds, between half and all of it by chance."""
+        """Double with each recent restart, within the bounds; then a random half to all of it."""
         shortest, longest = self._backoff
         doubled: float = shortest * 2 ** min(len(self._restarts) - 1, 30)
         return min(longest, doubled) * random.uniform(0.5, 1.0)
@@ -202,14 +285,19 @@ class Supervisor:
     def _give_up(self, node: _Node, error: BaseException | None) -> None:
         self._on_event(RestartsExhausted(node.spec.name, self._intensity, self._period))
         self._failure = GaveUp(
-            f"{node.spec.name} ended once too often: more than {self._intensity} restarts in {self._period:g} seconds"
+            f"{node.spec.name} ended too often: more than {self._intensity} restarts in {self._period:g} seconds"
         )
         self._failure.__cause__ = error
-        self._body.cancel()
+        if not self._cancel_body():
+            self._stopping.set()
+
+    def _bury_all(self) -> None:
+        for node in self._nodes.values():
+            node.bury()
 
 
 class _Node:
-    """A child in its place: its spec, and how it is."""
+    """A child, its spec and its state."""
 
     def __init__(self, spec: ChildSpec | ActorSpec, child: Child) -> None:
         self.spec = spec
@@ -220,7 +308,7 @@ class _Node:
         self.stopping = False
         self.overdue = False
         self.start_error: BaseException | None = None
-        # Shielded, so that a cancelled host does not tear down all children at once.
+        # Shielded, so that what fails the task group does not cancel all children at once.
         self.scope = anyio.CancelScope(shield=True)
         self.ready = anyio.Event()
         self.stopped = anyio.Event()

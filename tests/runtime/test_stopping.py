@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import anyio
 import pytest
@@ -455,3 +456,125 @@ async def test_what_ends_the_process_is_not_taken_for_a_crash() -> None:
             await anyio.sleep_forever()
     assert caught.group_contains(Stray)
     assert script.crashes() == []
+
+
+# Tasks of the host
+
+
+async def in_a_task(*steps: Callable[[], Awaitable[object]]) -> None:
+    """Each step in a task of its own, as the fixtures of pytest-asyncio run."""
+
+    async def run(step: Callable[[], Awaitable[object]]) -> None:
+        await step()
+
+    for step in steps:
+        await asyncio.get_running_loop().create_task(run(step))
+
+
+async def test_one_task_may_start_it_and_another_stop_it() -> None:
+    script = Script()
+    tree = script.supervisor()
+
+    async def use() -> None:
+        assert await tree.ref(Stage).ask(Say("on")) == "on 1"
+
+    await in_a_task(tree.start, use, tree.stop, tree.stop)
+    assert script.log == ["start", "on", "stop"]
+    assert script.names() == ["ChildStarted", "ChildStopped"]
+
+
+async def test_one_task_may_enter_it_and_another_leave_it() -> None:
+    script = Script()
+    tree = script.supervisor()
+    await in_a_task(tree.__aenter__, lambda: tree.ref(Stage).ask(Say("on")), lambda: tree.__aexit__(None, None, None))
+    assert script.log == ["start", "on", "stop"]
+
+
+async def test_a_start_that_fails_raises_its_error_and_stops_what_had_started() -> None:
+    named, error = Named(), OSError("the port is taken")
+    tree = Supervisor([named.spec("one"), named.spec("bad", error)])
+    with pytest.raises(OSError, match="the port is taken"):
+        await tree.start()
+    assert named.log == ["+one", "-one"]
+    await tree.stop()
+
+
+async def test_a_start_that_is_cancelled_stops_what_had_started() -> None:
+    named, script = Named(), Script(hold_start="born")
+    tree = script.supervisor(named.spec("one"), script.actor())
+    starting = asyncio.get_running_loop().create_task(tree.start())
+    await script.reached["born"].wait()
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert named.log == ["+one", "-one"]
+
+
+async def test_a_start_that_is_stopped_meanwhile_ends() -> None:
+    script = Script(hold_start="born")
+    tree = script.supervisor()
+    starting = asyncio.get_running_loop().create_task(tree.start())
+    await script.reached["born"].wait()
+    await tree.stop()
+    await starting
+    assert tree.children()[0].state is ChildState.STOPPED
+
+
+@pytest.mark.parametrize("way", ["start", "enter"])
+async def test_without_a_body_to_cancel_a_tree_that_gives_up_stops_by_itself_and_says_so_at_the_end(way: str) -> None:
+    script, named = Script(), Named()
+    tree = script.supervisor(named.spec("other"), script.actor(), intensity=0)
+
+    async def stumble() -> None:
+        with pytest.raises(DeliveryError):
+            await tree.ref(Stage).ask(Stumble())
+        with pytest.raises(GaveUp):
+            await tree.wait()
+
+    async def leave() -> None:
+        with pytest.raises(GaveUp):
+            await (tree.stop() if way == "start" else tree.__aexit__(None, None, None))
+
+    await in_a_task(tree.start if way == "start" else tree.__aenter__, stumble, leave)
+    assert named.log == ["+other", "-other"]
+
+
+async def test_a_stop_that_runs_out_of_time_cuts_the_stopping_short() -> None:
+    script = Script()
+    tree = script.supervisor(script.actor(shutdown=1e6))
+    await tree.start()
+    async with anyio.create_task_group() as asks:
+
+        async def hold() -> None:
+            with pytest.raises(DeliveryError, match="was stopped"):
+                await tree.ref(Stage).ask(Hold("never"))
+
+        asks.start_soon(hold)
+        await script.reached["never"].wait()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(tree.stop(), 0.01)
+    assert script.events == [ChildStarted("stage"), StopTimedOut("stage")]
+
+
+def test_an_event_loop_that_ends_with_a_running_tree_does_not_hang() -> None:
+    script = Script()
+
+    async def main() -> None:
+        await script.supervisor().start()
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert script.log == ["start", "stop"]
+
+
+async def test_a_supervisor_runs_once() -> None:
+    tree = Script().supervisor()
+    with pytest.raises(RuntimeError, match="has not been started"):
+        await tree.wait()
+    await tree.start()
+    await tree.stop()
+    with pytest.raises(RuntimeError, match="runs once"):
+        await tree.start()
+    never = Script().supervisor()
+    await never.stop()
+    assert never.children()[0].state is ChildState.STOPPED
