@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 import msgspec
 from aiohttp import hdrs, web
 
@@ -45,7 +48,9 @@ def create_app(drive: GoDrive, *, log_request: LogRequest | None = None) -> web.
     app[METRICS] = metrics
     app[DIRECT_BODIES] = DirectBodies()
     app[PAGE_CACHE] = PageCache()
-    app[DOCUMENT] = msgspec.json.encode(document(OPERATIONS, base_url=server.base_url))
+    # Made on demand: it costs more than all the rest of an application, and most processes never serve it.
+    described: Callable[[], bytes] = cache(lambda: msgspec.json.encode(document(OPERATIONS, base_url=server.base_url)))
+    app[DOCUMENT] = described
     app.on_response_prepare.append(on_prepare(server.cors_origins))
     proxies = TrustedProxies(server.trusted_proxies)
     for operation in (*OPERATIONS, *docs.routes.operations):

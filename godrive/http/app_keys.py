@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
     from godrive.http.wire.direct_body import DirectBodies
 
 DRIVE: web.AppKey[GoDrive] = web.AppKey("drive")
-DOCUMENT: web.AppKey[bytes] = web.AppKey("document")
-"""The OpenAPI document, as it is sent."""
+DOCUMENT: web.AppKey[Callable[[], bytes]] = web.AppKey("document")
+"""Returns the OpenAPI document as it is sent; the first call makes it."""
 PAGE_CACHE: web.AppKey[PageCache] = web.AppKey("pages")
 DIRECT_BODIES: web.AppKey[DirectBodies] = web.AppKey("intakes")
 METRICS: web.AppKey[Metrics] = web.AppKey("metrics")

@@ -31,7 +31,7 @@ async def start(call: Call) -> web.Response:
 @routes.get("/openapi.json", needs=PUBLIC)
 async def openapi_json(call: Call) -> web.Response:
     """The OpenAPI document."""
-    return _sent(call, call.request.app[DOCUMENT], "application/json")
+    return _sent(call, call.request.app[DOCUMENT](), "application/json")
 
 
 @routes.get("/docs", needs=PUBLIC, media_type="text/html")
