@@ -1,0 +1,328 @@
+"""Every route against everyone who may call it: a matrix made of OPERATIONS, so that a route without a row fails.
+
+Ann has a file, one in the trash, an upload that is pending and one that is
+committed, all with canaries in their names and bytes.  Others ask for them by
+their ids, which they are given.  No answer may contain a canary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Literal
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import aiohttp
+import pytest
+
+from godrive.http.api.operations import Operation
+from godrive.http.app import OPERATIONS
+from godrive.http.routes import docs
+from godrive.messages.auth import Authenticate
+from godrive.model import UserId, UserState
+from godrive.principal import ApiToken, Scope
+from godrive.rules import users
+from tests.http.client import Answer, Json, Person, Site
+
+pytestmark = pytest.mark.anyio
+
+CANARY = "canary-7f3a"
+BYTES = b"bytes of canary-7f3a"
+GARBAGE = ["x", "eyJhbGciOiJub25lIn0.e30.", "a.b.c"]
+PASSWORD = "correct horse"
+
+
+@dataclass(frozen=True)
+class Row:
+    """How a route is called, and what its owner gets."""
+
+    status: int
+    """The answer to the owner of what the path names; to anyone for a public route."""
+    path: dict[str, str] = field(default_factory=dict)
+    """Which of Ann's things the path names: keys of ``Ann.ids``."""
+    body: Any = None
+    tells: bool = False
+    """Whether the owner's answer contains a canary: proof that others could have seen it."""
+
+
+ROWS: dict[str, list[Row]] = {
+    "sign_up": [Row(409, body={"email": "ann@example.org", "password": PASSWORD})],
+    "log_in": [Row(401, body={"email": "ann@example.org", "password": "wrong horse"})],
+    "refresh_token": [Row(401, body={"refresh_token": "x"})],
+    "log_out": [Row(204)],
+    "get_me": [Row(200, tells=True)],
+    "update_me": [Row(200, body={"current_password": PASSWORD}, tells=True)],
+    "delete_me": [Row(403, body={"password": "wrong horse"})],
+    "list_sessions": [Row(200)],
+    "end_session": [Row(204, {"session_id": "session"})],
+    "begin_upload": [Row(200, body={"filename": f"{CANARY}-new.txt", "size_bytes": 1})],
+    "list_uploads": [Row(200, tells=True)],
+    "get_upload": [Row(200, {"upload_id": "pending"}, tells=True), Row(200, {"upload_id": "committed"}, tells=True)],
+    "complete_upload": [Row(409, {"upload_id": "pending"}), Row(200, {"upload_id": "committed"}, tells=True)],
+    "abort_upload": [Row(200, {"upload_id": "pending"}, tells=True), Row(409, {"upload_id": "committed"})],
+    "list_files": [Row(200, tells=True)],
+    "get_file": [Row(200, {"file_id": "file"}, tells=True), Row(404, {"file_id": "trashed"})],
+    "rename_file": [Row(200, {"file_id": "file"}, {"name": f"{CANARY}-renamed.txt"}, tells=True)],
+    "trash_file": [Row(200, {"file_id": "file"})],
+    "restore_file": [Row(200, {"file_id": "trashed"}, tells=True)],
+    "download_file": [Row(200, {"file_id": "file"}), Row(404, {"file_id": "trashed"})],
+    "list_trash": [Row(200, tells=True)],
+    "purge_file": [Row(204, {"file_id": "trashed"}), Row(404, {"file_id": "file"})],
+    "empty_trash": [Row(200)],
+    "put_content": [Row(201, {"upload_id": "pending"}, tells=True)],
+    "get_content": [Row(200, {"file_id": "file"}, tells=True)],
+    "health": [Row(200)],
+    "livez": [Row(200)],
+    "readyz": [Row(200)],
+    "metrics": [Row(200)],
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of one route, by one of its paths."""
+
+    operation: Operation
+    row: Row
+    path: str
+
+    def __str__(self) -> str:
+        return "-".join([self.operation.method, self.path, *self.row.path.values()])
+
+    async def __call__(self, person: Person, owner: Ann, **options: Any) -> Answer:
+        """Have *person* ask for what is *owner*'s."""
+        target = self.path.format(**{name: owner.ids[key] for name, key in self.row.path.items()})
+        return await person(self.operation.method, target, options.pop("body", self.row.body), **options)
+
+
+def cases(*, needs: Literal["scope", "public", "signed"]) -> pytest.MarkDecorator:
+    """Parametrize a test with the rows of these routes."""
+    wanted = {"scope": lambda o: o.scope is not None, "public": lambda o: o.public, "signed": lambda o: o.signed}[needs]
+    found = [
+        Case(operation, row, path)
+        for operation in filter(wanted, OPERATIONS)
+        for row in ROWS.get(operation.name, [])
+        for path in filter(None, (operation.path, operation.original))
+    ]
+    return pytest.mark.parametrize("case", found, ids=str)
+
+
+def test_every_route_has_a_row_and_every_row_a_route() -> None:
+    assert ROWS.keys() == {operation.name for operation in OPERATIONS}
+    for operation in OPERATIONS:
+        assert all(row.path.keys() == set(operation.parameters) for row in ROWS[operation.name])
+    assert all(operation.public for operation in docs.routes.operations)
+
+
+@dataclass
+class Ann:
+    """What Ann has."""
+
+    person: Person
+    ids: dict[str, str]
+    urls: dict[str, str]
+
+    async def state(self) -> Json:
+        """All there is to see of it."""
+        paths = ("/v1/files", "/v1/trash", "/v1/uploads")
+        return {path: (await self.person("GET", path)).json for path in paths} | {
+            "bytes": (await self.person("GET", self.urls["get_content"])).content,
+            "sessions": [s["id"] for s in (await self.person("GET", "/v1/sessions")).json["sessions"]],
+        }
+
+
+async def settle(person: Person) -> Ann:
+    """Give the person a file, one in the trash, and two uploads."""
+    file = await person.upload(f"{CANARY}.txt", BYTES)
+    trashed = await person.upload(f"{CANARY}-trashed.txt", BYTES)
+    await person("DELETE", f"/v1/files/{trashed['id']}")
+    intent = {"filename": f"{CANARY}-pending.txt", "size_bytes": len(BYTES), "mime": "text/plain"}
+    pending = (await person("POST", "/v1/files/upload-intent", intent)).json
+    uploads = (await person("GET", "/v1/uploads?state=committed")).json["uploads"]
+    (committed,) = [upload["id"] for upload in uploads if upload["file_id"] == file["id"]]
+    (session,) = (await person("GET", "/v1/sessions")).json["sessions"]
+    url = (await person("GET", f"/v1/files/{file['id']}/download")).json["url"]
+    ids = {"file": file["id"], "trashed": trashed["id"], "pending": pending["upload_id"], "committed": committed}
+    return Ann(person, ids | {"session": session["id"]}, {"put_content": pending["upload_url"], "get_content": url})
+
+
+@pytest.fixture
+async def owner(http: aiohttp.ClientSession, site: Site) -> Ann:
+    """Ann, whose address is a canary too."""
+    return await settle(await Person(http, site.url).enter(f"{CANARY}@example.org"))
+
+
+async def disable(site: Site, person: Person) -> None:
+    """Do what the operator's ``user disable`` does."""
+    user_id, now = UserId((await person("GET", "/v1/me")).json["id"]), site.clock.now()
+    await site.drive.catalog.write(lambda tx: users.set_state(tx, user_id, UserState.DISABLED, now=now))
+
+
+def check_silent(answer: Answer) -> None:
+    """Fail if the answer lets a canary out."""
+    assert CANARY.encode() not in answer.content
+    assert not any(CANARY in value for value in answer.headers.values())
+
+
+@cases(needs="scope")
+async def test_the_owner_gets_what_the_table_says(case: Case, owner: Ann) -> None:
+    answer = await case(owner.person, owner)
+    assert answer.status == case.row.status, answer.content
+    assert (CANARY.encode() in answer.content) == case.row.tells
+    if answer.status < 400:
+        assert answer.headers["Vary"] == "Authorization"
+        assert answer.headers["Cache-Control"] in ("private, no-cache", "no-store")
+
+
+@cases(needs="scope")
+async def test_without_a_credential_that_is_alive_nobody_gets_anything(
+    case: Case, owner: Ann, site: Site, stranger: Person, bob: Person
+) -> None:
+    before = await owner.state()
+    ended, disabled = (
+        Person(stranger.http, site.url),
+        await settle(await Person(stranger.http, site.url).enter("d@e.f")),
+    )
+    await ended.enter(f"{CANARY}@example.org")
+    assert (await ended("POST", "/v1/logout")).status == 204
+    await disable(site, disabled.person)
+    site.clock.advance(1.1)
+    headers: list[dict[str, str]] = [{}, *({"Authorization": f"Bearer {garbage}"} for garbage in GARBAGE)]
+    headers += [{"Authorization": f"Basic {owner.person.token}"}, {"Authorization": f"Bearer {ended.token}"}]
+    headers += [{"Authorization": f"Bearer {owner.person.tokens['refresh_token']}"}]
+    for credential in headers:
+        answer = await case(stranger, owner, headers=credential)
+        assert (answer.status, answer.json["code"]) == (401, "unauthenticated"), credential
+        assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+        check_silent(answer)
+    for target in (owner, disabled):
+        answer = await case(disabled.person, target)
+        assert answer.status == 401
+        check_silent(answer)
+    # A credential in the query is none, whatever its name.
+    query = {name: str(owner.person.token) for name in ("token", "access_token", "authorization", "signature")}
+    answer = await case(stranger, owner, params=query)
+    assert answer.status == 401
+    check_silent(answer)
+    assert await owner.state() == before
+
+
+@cases(needs="scope")
+async def test_another_user_finds_nothing_and_changes_nothing(case: Case, owner: Ann, bob: Person) -> None:
+    before = await owner.state()
+    body = {"filename": "b.txt", "size_bytes": 1} if case.operation.name == "begin_upload" else case.row.body
+    answer = await case(bob, owner, body=body)
+    if case.operation.parameters:
+        assert (answer.status, answer.json["code"]) == (404, "not_found")
+    else:
+        assert answer.status == case.row.status, answer.content  # about Bob's own things
+        assert not any(id_ in answer.content.decode() for id_ in owner.ids.values())
+    check_silent(answer)
+    assert await owner.state() == before
+
+
+@cases(needs="scope")
+async def test_a_token_reaches_only_the_routes_of_its_scopes(case: Case, owner: Ann, site: Site) -> None:
+    before = await owner.state()
+    user_id, known, auth = (
+        UserId((await owner.person("GET", "/v1/me")).json["id"]),
+        str(owner.person.token),
+        site.drive.auth,
+    )
+    given = frozenset(Scope) - {case.operation.scope, Scope.ACCOUNT}
+
+    class Tokens:
+        """Auth that knows one API token and passes everything else on."""
+
+        async def ask(self, message: Any, **options: Any) -> Any:
+            if isinstance(message, Authenticate) and message.token == "an-api-token":
+                return ApiToken(user_id=user_id, token_id="t", scopes=given)
+            return await auth.ask(message, **options)
+
+    site.drive.auth = Tokens()  # type: ignore[assignment]
+    owner.person.token = "an-api-token"
+    answer = await case(owner.person, owner)
+    assert (answer.status, answer.json["code"]) == (403, "forbidden")
+    check_silent(answer)
+    owner.person.token = known
+    assert await owner.state() == before
+
+
+@cases(needs="public")
+async def test_a_public_route_tells_everyone_the_same(case: Case, owner: Ann, stranger: Person, bob: Person) -> None:
+    if case.operation.name == "sign_up":
+        await stranger("POST", "/v1/signup", case.row.body)
+    for person in (stranger, bob, owner.person):
+        answer = await case(person, owner)
+        assert answer.status == case.row.status, answer.content
+        check_silent(answer)
+        assert not any(id_ in answer.content.decode() for id_ in owner.ids.values())
+
+
+def altered(url: str) -> Iterator[str]:
+    """The URL with each part of its query changed, left out, doubled, and with one more."""
+    parts = urlsplit(url)
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    for at, (name, value) in enumerate(query):
+        rest = query[:at] + query[at + 1 :]
+        changed = value[:-1] + ("1" if value[-1:] != "1" else "2")
+        for other in ([*rest, (name, changed)], rest, [*query, (name, value)], [*query, (name, changed)]):
+            yield parts._replace(query=urlencode(other)).geturl()
+    yield parts._replace(query=urlencode([*query, ("inline", "1")])).geturl()
+    yield parts._replace(query="").geturl()
+
+
+@cases(needs="signed")
+async def test_a_signed_route_serves_its_url_and_nothing_else(
+    case: Case, owner: Ann, site: Site, stranger: Person, bob: Person
+) -> None:
+    before = await owner.state()
+    url = owner.urls[case.operation.name]
+    theirs = (await settle(bob)).urls[case.operation.name]
+    assert urlsplit(url).path == case.path.format(**{name: owner.ids[key] for name, key in case.row.path.items()})
+    other = owner.urls[{"put_content": "get_content", "get_content": "put_content"}[case.operation.name]]
+    mine = urlsplit(url)
+    foreign = [mine._replace(query=urlsplit(signed).query).geturl() for signed in (theirs, other)]
+    method = case.operation.method
+    for person in (stranger, bob, owner.person):  # a session does not make up for a signature
+        for attempt in (*altered(url), *foreign):
+            answer = await person(method, attempt, data=BYTES if method == "PUT" else None)
+            assert (answer.status, answer.json["code"]) == (403, "url_invalid"), attempt
+            check_silent(answer)
+    for wrong in {"GET", "HEAD", "PUT", "POST", "DELETE"} - {method} - ({"HEAD"} if method == "GET" else set()):
+        answer = await stranger(wrong, url)
+        assert answer.status == 405
+        check_silent(answer)
+    assert await owner.state() == before
+    sent = {"data": BYTES, "headers": {"Content-Type": "text/plain"}} if method == "PUT" else {}
+    served = await stranger(method, url, **sent)
+    assert served.status == case.row.status
+    assert (CANARY.encode() in served.content) == case.row.tells
+    site.clock.advance(timedelta(days=2).total_seconds())
+    late = await stranger(method, url, **sent)
+    assert (late.status, late.json["code"]) == (403, "url_invalid")
+    check_silent(late)
+
+
+@pytest.mark.parametrize("end", ["disable", "delete", "trash"])
+async def test_a_signed_url_ends_with_the_right_of_who_made_it(
+    end: str, owner: Ann, site: Site, stranger: Person
+) -> None:
+    user_id = UserId((await owner.person("GET", "/v1/me")).json["id"])
+    if end == "disable":
+        await site.drive.catalog.write(
+            lambda tx: users.set_state(tx, user_id, UserState.DISABLED, now=site.clock.now())
+        )
+    elif end == "delete":
+        assert (await owner.person("DELETE", "/v1/me", {"password": PASSWORD})).status == 204
+    else:
+        await owner.person("DELETE", f"/v1/files/{owner.ids['file']}")
+    site.clock.advance(1.1)
+    answer = await stranger("GET", owner.urls["get_content"])
+    assert answer.status in (401, 403, 404)
+    check_silent(answer)
+    if end != "trash":
+        answer = await stranger("PUT", owner.urls["put_content"], data=BYTES)
+        assert answer.status in (401, 403, 404, 410)
+        check_silent(answer)
