@@ -88,6 +88,7 @@ _REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - what to say
 
 class Auth(Table, frozen=True):
     signup: Literal["open", "invite", "closed"] = "open"
+    unicode_emails: bool = False
     bcrypt_cost: Annotated[int, Meta(ge=4, le=16)] = 12
     hash_threads: Annotated[int, Meta(ge=0, le=64)] = 0
     hash_waiting: Annotated[int, Meta(ge=0, le=128)] = 32

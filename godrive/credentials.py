@@ -146,27 +146,9 @@ def _reason(error: Exception) -> str:
 
 # What people choose
 
-_EMAIL = re.compile(
-    r"(?=.{1,64}@)[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
-    r"@((?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?)"
-)
-
-
-def clean_email(text: str) -> str:
-    """The address without spaces around it, its domain in lower case.
-
-    What RFC 5321 calls a Mailbox, less quoted local parts and address
-    literals: those are mistakes, or worse.  Raises ``Invalid``.
-    """
-    email = text.strip(" ")
-    match = _EMAIL.fullmatch(email) if len(email) <= 254 else None
-    if match is None:
-        raise Invalid("That is not an e-mail address.", field="email")
-    return email[: match.start(1)] + match[1].lower()
-
 
 def check_new_password(password: str, *, field: str = "password") -> None:
-    """Any 8 to 1024 characters will do, a NUL included.  Raises ``Invalid`` that names *field*."""
+    """Accept any 8 to 1024 characters, a NUL included.  Raises ``Invalid`` that names *field*."""
     if not 8 <= len(password) <= 1024:
         raise Invalid("A password has 8 to 1024 characters.", field=field)
     if any("\ud800" <= character <= "\udfff" for character in password):
@@ -174,6 +156,9 @@ def check_new_password(password: str, *, field: str = "password") -> None:
 
 
 # Passwords
+
+HIGHEST_COST = 16
+"""The highest cost of a password hash that the configuration allows."""
 
 
 def hash_password(password: str, cost: int) -> str:
@@ -193,7 +178,12 @@ def dummy_hash(cost: int) -> str:
 
 def needs_rehash(hashed: str, cost: int) -> bool:
     """Whether the hash was made at another cost than *cost*."""
-    return hashed.split("$")[2] != f"{cost:02}"
+    return cost_of(hashed) != cost
+
+
+def cost_of(hashed: str) -> int:
+    """The cost at which the hash was made."""
+    return int(hashed[4:6])
 
 
 def _password_bytes(password: str) -> bytes:

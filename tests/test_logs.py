@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 
 from tests.drive_server import environment
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "operations.md"
 
 
 def run(script: str, shell: str = 'exec "$@"', **settings: str) -> subprocess.CompletedProcess[str]:
@@ -54,6 +57,26 @@ def test_event_is_json_where_nobody_reads_along() -> None:
     assert event["timestamp"].endswith("Z")
     assert (event["level"], event["event"], event["path"], event["size"]) == ("info", "said", "/é", 3)
     assert event["odd"] == "<class 'object'>"
+
+
+FAILED_LOG_INS = """
+from godrive.actors.passwords import _report
+for address in ("203.0.113.9", "2001:db8::9"):
+    for reason in ("wrong_password", "unknown_user", "user_disabled", "too_many_attempts"):
+        _report(reason, address, None)
+log.warning("said", path='"event":"log_in_failed","address":"192.0.2.1","reason":"wrong_password"')
+log.warning("said log_in_failed address=192.0.2.1 reason=wrong_password")
+"""
+
+
+@pytest.mark.parametrize("form", ["json", "human"])
+def test_filter_of_the_documentation_finds_failed_log_ins(form: str) -> None:
+    (text,) = re.findall(r"^failregex = ((?:.+\n)+?)```", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
+    patterns = [re.compile(line.strip().replace("<ADDR>", r"(?P<ip>[0-9a-f.:]+)")) for line in text.splitlines()]
+    assert len(patterns) == 2
+    lines = logged(FAILED_LOG_INS, format=form).splitlines()
+    found = [match["ip"] for line in lines for pattern in patterns if (match := pattern.search(line))]
+    assert found == ["203.0.113.9"] * 3 + ["2001:db8::9"] * 3
 
 
 def test_event_is_text_for_people_who_ask_for_it() -> None:

@@ -1,24 +1,23 @@
 """The auth actor: who people are, and for how long.
 
 Asks that hash a password may be slow and many; ``Authenticate`` comes with
-every request and must never wait for them.  So hashing happens in threads of
-its own, only so many askers wait for one, and the actor takes far more
-messages at once than that.
+every request and must never wait for them.  So hashing runs in threads of its
+own with a short line before them, and the actor takes far more messages at
+once than that.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import NoReturn
 
-from godrive import config
-from godrive.actors.hashing import HashPool
-from godrive.actors.rate_limit import RateLimiter, network
+from godrive import config, email_address
+from godrive.actors.passwords import Passwords, refused
 from godrive.actors.session_cache import SessionCache
 from godrive.catalog import Catalog, Tx
 from godrive.clock import Clock
-from godrive.credentials import RefreshClaims, TokenSigner, check_new_password, clean_email, needs_rehash
+from godrive.credentials import RefreshClaims, TokenSigner, check_new_password, needs_rehash
 from godrive.errors import Forbidden, Invalid, NotFound, TooManyRequests, Unauthenticated
+from godrive.logger import get_logger
 from godrive.messages.auth import (
     Auth,
     Authenticate,
@@ -32,9 +31,9 @@ from godrive.messages.auth import (
     SignUp,
     UpdateUser,
 )
-from godrive.model import Session, SessionId, Tokens, User, UserId, UserState
+from godrive.model import Session, SessionId, Tokens, User, UserId
 from godrive.principal import UserSession
-from godrive.rules import sessions, users
+from godrive.rules import networks, sessions, users
 from godrive.runtime import Actor
 
 _CACHED_TOKENS = 16_384
@@ -48,14 +47,13 @@ class AuthActor(Actor[Auth]):
         self._settings = settings
         self._clock = clock
         self._tokens = tokens
-        self._hashes = HashPool(cost=settings.bcrypt_cost, threads=settings.hash_threads, waiting=settings.hash_waiting)
-        self._by_address = RateLimiter(settings.attempts_per_address, settings.attempts_window, clock)
-        self._by_account = RateLimiter(settings.attempts_per_account, settings.attempts_window, clock)
+        self._passwords = Passwords(catalog, settings, clock)
+        self._proxies: set[str] = set()
         self._liveness = SessionCache(self._is_alive, clock)
         self._verified: dict[str, tuple[UserSession, float]] = {}
 
     async def on_stop(self) -> None:
-        self._hashes.close()
+        self._passwords.close()
 
     @SignUp.handler
     async def sign_up(self, ask: SignUp) -> User:
@@ -64,10 +62,9 @@ class AuthActor(Actor[Auth]):
         invite = ask.invite if self._settings.signup == "invite" else None
         if self._settings.signup == "invite" and not invite:
             raise Invalid("Signing up takes an invite.", field="invite")
-        email = clean_email(ask.email)
+        email = email_address.clean(ask.email, utf8=self._settings.unicode_emails)
         check_new_password(ask.password)
-        self._count_address(ask.address)
-        password_hash = await self._hashes.hash(ask.password)
+        password_hash = await self._passwords.sign_up(ask.password, ask.address)
         now, quota_bytes = self._clock.now(), self._settings.default_quota_bytes or None
         return await self._catalog.write(
             lambda tx: users.add(
@@ -77,27 +74,21 @@ class AuthActor(Actor[Auth]):
 
     @LogIn.handler
     async def log_in(self, ask: LogIn) -> Tokens:
-        self._count_address(ask.address)
-        # The hash may be another one by the time it was checked, because the
-        # password is, or because a log-in beside this one has hashed it anew.
+        # The hash may change while it is checked: the password does, or another log-in renews the hash.
         session = await self._begin(ask) or await self._begin(ask)
         if session is None:
-            _refuse_log_in()
+            raise refused()
+        if ask.forwarded:
+            await self._look_for_proxy(ask.address)
         return self._tokens_of(session)
 
     async def _begin(self, ask: LogIn) -> Session | None:
-        """A session of whoever has that password; ``None`` when account or password were changed meanwhile."""
-        try:
-            email = clean_email(ask.email)
-        except Invalid:
-            account = None  # nobody has that address: no need to look for them, nor to say so
-        else:
-            account = await self._catalog.read(lambda tx: users.find(tx, email))
-        account = await self._check_password(account, ask.email.strip(" ").casefold()[:254], ask.password)
+        """A session for the right password; ``None`` when the account or its hash changed meanwhile."""
+        account = await self._passwords.log_in(ask.email, ask.password, ask.address)
         user_id, before, after = account.user.id, account.password_hash, account.password_hash
         if needs_rehash(before, self._settings.bcrypt_cost):
-            with suppress(TooManyRequests):  # another time will do
-                after = await self._hashes.hash(ask.password)
+            with suppress(TooManyRequests):  # another log-in will do it
+                after = await self._passwords.hash(ask.password, ask.address)
         now, ttl = self._clock.now(), self._settings.refresh_ttl
 
         async def begin(tx: Tx) -> Session:
@@ -118,6 +109,18 @@ class AuthActor(Actor[Auth]):
             return await self._catalog.write(begin)
         except Unauthenticated:
             return None
+
+    async def _look_for_proxy(self, address: str) -> None:
+        """Warn once of a proxy that is not trusted: to the limits, all that it brings are one client."""
+        if address in self._proxies or not await self._catalog.read(lambda tx: networks.is_shared(tx, address)):
+            return
+        self._proxies.add(address)
+        get_logger("godrive.auth").warning(
+            "proxy_not_trusted",
+            address=address,
+            hint="Many accounts log in from this address, with forwarded headers that do not count. "
+            "If it is your proxy, add it to server.trusted_proxies.",
+        )
 
     @Refresh.handler
     async def refresh(self, ask: Refresh) -> Tokens:
@@ -169,11 +172,11 @@ class AuthActor(Actor[Auth]):
 
     @UpdateUser.handler
     async def update_user(self, ask: UpdateUser) -> User:
-        email = None if ask.email is None else clean_email(ask.email)
+        email = None if ask.email is None else email_address.clean(ask.email, utf8=self._settings.unicode_emails)
         if ask.password is not None:
             check_new_password(ask.password)
-        await self._confirm(ask.by, ask.current_password, ask.address)
-        password_hash = None if ask.password is None else await self._hashes.hash(ask.password)
+        await self._passwords.confirm(ask.by, ask.current_password, ask.address)
+        password_hash = None if ask.password is None else await self._passwords.hash(ask.password, ask.address)
         user_id, keep = ask.by.user_id, ask.by.session_id
 
         async def change(tx: Tx) -> User:
@@ -191,7 +194,7 @@ class AuthActor(Actor[Auth]):
 
     @DeleteUser.handler
     async def delete_user(self, ask: DeleteUser) -> None:
-        await self._confirm(ask.by, ask.password, ask.address)
+        await self._passwords.confirm(ask.by, ask.password, ask.address)
 
         async def delete(tx: Tx) -> None:
             await self._check_alive(tx, ask.by)
@@ -220,45 +223,10 @@ class AuthActor(Actor[Auth]):
         return await self._catalog.read(lambda tx: sessions.is_alive(tx, principal, now=now))
 
     async def _check_alive(self, tx: Tx, principal: UserSession) -> None:
-        """That the session has not ended while the password was checked: a new password ends those of the old one."""
+        """Require that the session did not end while the password was checked, as it does with a new password."""
         await tx.lock(principal.user_id)
         if not await sessions.is_alive(tx, principal, now=self._clock.now()):
             raise Unauthenticated("The session has ended.")
-
-    async def _confirm(self, principal: UserSession, password: str, address: str) -> None:
-        """That whoever acts knows the password, and not only has the token.  Raises ``Forbidden``.
-
-        RateLimiter count by themselves, so that strangers who guess at log-in keep nobody from another password.
-        """
-        self._count_address(address)
-        account = await self._catalog.read(lambda tx: users.account(tx, principal.user_id))
-        try:
-            await self._check_password(account, principal.user_id, password)
-        except Unauthenticated:
-            raise Forbidden("The password is wrong.", field="current_password") from None
-
-    async def _check_password(self, account: users.Account | None, key: str, password: str) -> users.Account:
-        """The account, if it is its password.  The attempt is counted by *key*.
-
-        Raises ``Unauthenticated``, or ``TooManyRequests`` after too many of
-        them, the same where there is no such account or it is disabled.  The
-        attempt counts from its beginning, so that many at once are not more
-        than many in a row.
-        """
-        self._by_account.note(key)
-        try:
-            matches = await self._hashes.check(password, account.password_hash if account else None)
-        except TooManyRequests:
-            self._by_account.take_back(key)
-            raise
-        if account is None or not matches or account.user.state is not UserState.ACTIVE:
-            _refuse_log_in()
-        self._by_account.take_back(key)
-        return account
-
-    def _count_address(self, address: str) -> None:
-        if address:  # an application that embeds the drive need not have one
-            self._by_address.note(network(address))
 
     def _tokens_of(self, session: Session) -> Tokens:
         now, principal = self._clock.now(), UserSession(user_id=session.user_id, session_id=session.id)
@@ -272,8 +240,3 @@ class AuthActor(Actor[Auth]):
             refresh_token=self._tokens.refresh(claims, now=session.last_used_at, expires_at=refresh_expires_at),
             refresh_expires_at=refresh_expires_at,
         )
-
-
-def _refuse_log_in() -> NoReturn:
-    """The one answer to an unknown e-mail, a wrong password and a disabled user."""
-    raise Unauthenticated("The e-mail address or the password is wrong.")

@@ -17,13 +17,14 @@ from typing import Any
 
 import msgspec
 
+from godrive import email_address
 from godrive.catalog import Catalog, Tx
 from godrive.clock import SystemClock
 from godrive.commands import Commands, add_group, has_sqlite_catalog
 from godrive.commands import add as add_command
 from godrive.commands.serve import run
 from godrive.config import Config
-from godrive.credentials import check_new_password, clean_email, hash_password
+from godrive.credentials import check_new_password, hash_password
 from godrive.errors import ConfigError, Invalid, NotFound
 from godrive.model import User, UserId, UserState
 from godrive.rules import users
@@ -92,7 +93,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 async def _add(catalog: Catalog, config: Config, arguments: argparse.Namespace) -> None:
-    email = clean_email(arguments.email)
+    email = email_address.clean(arguments.email, utf8=config.auth.unicode_emails)
     password_hash = _new_hash(config)
     given = config.auth.default_quota_bytes if arguments.quota is None else arguments.quota
     now, quota_bytes = SystemClock().now(), given or None
@@ -166,7 +167,7 @@ async def _change(catalog: Catalog, who: str, change: Callable[[Tx, UserId], Awa
 async def _find(tx: Tx, who: str) -> User:
     if "@" not in who:
         return await users.get(tx, UserId(who))
-    account = await users.find(tx, clean_email(who))
+    account = await users.find(tx, who)
     if account is None:
         raise NotFound(f"Nobody has the e-mail address {who}.")
     return account.user

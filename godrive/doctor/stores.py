@@ -8,16 +8,17 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator
 from contextlib import closing
+from datetime import datetime
 
 from godrive.blobs import BlobStore
-from godrive.catalog import migrations
+from godrive.catalog import Catalog, migrations
 from godrive.clock import Clock
 from godrive.config import Config
 from godrive.doctor import Report
 from godrive.errors import NotFound
 from godrive.model import ObjectKey, new_id
 from godrive.opening import make_blobs, make_catalog
-from godrive.rules import housekeeping
+from godrive.rules import housekeeping, networks
 
 SAMPLE = b"godrive doctor " * 1000
 """What is put into the store and taken out again."""
@@ -47,6 +48,7 @@ async def catalog(config: Config, clock: Clock, report: Report) -> None:
         await store.write(lambda tx: housekeeping.acquire_lease(tx, "doctor", holder, now=now, ttl=60.0))
         seconds = time.perf_counter() - start
         await store.write(lambda tx: housekeeping.release_lease(tx, "doctor", holder))
+        await _proxies(config, store, now, report)
     finally:
         await store.close()
     detail = f"{config.catalog.driver}: {counted[0] if counted else 0} users, a commit takes {seconds * 1000:.1f} ms."
@@ -54,6 +56,18 @@ async def catalog(config: Config, clock: Clock, report: Report) -> None:
         report.warning(name, detail, "Look for what keeps the disk busy, or put the catalog on a faster one.")
     else:
         report.ok(name, detail)
+
+
+async def _proxies(config: Config, store: Catalog, now: datetime, report: Report) -> None:
+    """Whether a proxy that is not trusted makes many clients one."""
+    for network, accounts in await store.read(lambda tx: networks.shared(tx, now=now)):
+        if not networks.is_within(network, config.server.trusted_proxies):
+            report.warning(
+                "proxies",
+                f"{accounts} accounts log in from {network} with forwarded headers that do not count: "
+                "all of its clients share the limits on log-ins.",
+                "If it is your proxy, add it to server.trusted_proxies.",
+            )
 
 
 def _is_old(config: Config) -> bool:

@@ -7,8 +7,9 @@ network here, and the record outlives the session.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from godrive.catalog import Tx
 from godrive.model import UserId
@@ -16,6 +17,9 @@ from godrive.rules import rows
 
 KNOWN_FOR = 30 * 86_400.0
 """Seconds after its last use that a network counts as one of the account's own."""
+
+MANY_ACCOUNTS = 3
+"""Accounts that an untrusted proxy brings before an operator is told of it."""
 
 MOST = 64
 """Networks kept for one account: those used last."""
@@ -39,6 +43,21 @@ def networks(address: str) -> tuple[str, str]:
         return parsed.exploded[:19], parsed.exploded[:14]
     text = str((parsed.ipv4_mapped or parsed) if isinstance(parsed, IPv6Address) else parsed)
     return text, text
+
+
+def is_within(network: str, ranges: Sequence[str]) -> bool:
+    """Whether a network, as :func:`network` writes it, overlaps one of *ranges* (addresses or CIDR networks)."""
+    try:
+        parsed: IPv4Network | IPv6Network = ip_network(f"{network}::/64" if ":" in network else network)
+    except ValueError:
+        return False
+    for text in ranges:
+        other = ip_network(text, strict=False)
+        if isinstance(other, IPv6Network) and (mapped := other.network_address.ipv4_mapped) and other.prefixlen == 128:
+            other = ip_network(mapped)
+        if parsed.version == other.version and parsed.overlaps(other):
+            return True
+    return False
 
 
 async def remember(tx: Tx, user_id: UserId, address: str, *, now: datetime, forwarded: bool = False) -> None:
@@ -77,23 +96,23 @@ async def is_known(tx: Tx, user_id: UserId, address: str, *, now: datetime) -> b
     return row is not None
 
 
-async def shared(tx: Tx, *, least: int, now: datetime) -> list[tuple[str, int]]:
-    """Networks from which an untrusted proxy brought *least* or more accounts in the last 30 days, and how many."""
+async def shared(tx: Tx, *, now: datetime) -> list[tuple[str, int]]:
+    """Networks from which an untrusted proxy brought many accounts in the last 30 days, and how many accounts."""
     found = await tx.all(
         "SELECT network, COUNT(*) FROM session_networks WHERE forwarded = 1 AND last_seen_at > $1 "
         "GROUP BY network HAVING COUNT(*) >= $2 ORDER BY COUNT(*) DESC, network LIMIT 100",
         rows.later(now, -KNOWN_FOR),
-        least,
+        MANY_ACCOUNTS,
     )
     return [(row[0], row[1]) for row in found]
 
 
-async def is_shared(tx: Tx, address: str, *, least: int) -> bool:
-    """Whether an untrusted proxy brought *least* or more accounts from the network of this address."""
+async def is_shared(tx: Tx, address: str) -> bool:
+    """Whether an untrusted proxy brought many accounts from the network of this address."""
     found = await tx.all(
-        "SELECT 1 FROM session_networks WHERE forwarded = 1 AND network = $1 LIMIT $2", network(address), least
+        "SELECT 1 FROM session_networks WHERE forwarded = 1 AND network = $1 LIMIT $2", network(address), MANY_ACCOUNTS
     )
-    return len(found) >= least
+    return len(found) >= MANY_ACCOUNTS
 
 
 async def forget(tx: Tx, user_id: UserId) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
 from hashlib import sha256
 
+from godrive import email_address
 from godrive.catalog import Tx
 from godrive.errors import Conflict, EmailTaken, Invalid
-from godrive.model import SessionId, UploadState, User, UserId, UserState, Value, name_key, new_id
+from godrive.model import SessionId, UploadState, User, UserId, UserState, Value, new_id
 from godrive.rules import networks, rows, sessions
 
-_EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s.]+(\.[^@\s.]+)*")
-_LONGEST_EMAIL = 254
+NO_ONE = UserId("")
+"""The id of no user."""
+
 _ACCOUNT = f"SELECT {rows.USER}, password_hash FROM users WHERE state <> 'deleted' AND "
 
 
@@ -23,33 +24,16 @@ class Account(Value):
     password_hash: str
 
 
-def check_email(email: str) -> str:
-    """The address without white space around it.
-
-    Raises ``Invalid`` unless it looks like one (RFC 5321, section 4.5.3.1: 64
-    characters before the ``@``, 254 in all); whether it works, only mail can tell.
-    """
-    email = email.strip()
-    printable = email.isprintable() and len(email) <= _LONGEST_EMAIL
-    if not printable or not _EMAIL.fullmatch(email):
-        raise Invalid("That is not an e-mail address.", field="email")
-    return email
-
-
-def email_key(email: str) -> str:
-    """What makes two addresses the same: their letters, without case."""
-    return name_key(name_key(email.strip()).casefold())
-
-
 async def add(
     tx: Tx, *, email: str, password_hash: str, now: datetime, quota_bytes: int | None = None, invite: str | None = None
 ) -> User:
     """Make a user; with *invite* that code is spent in the same transaction.
 
-    The e-mail is kept as given but for white space around it, and is unique
-    without regard to case.  Raises ``Invalid`` (``email``, ``invite``), ``EmailTaken``.
+    All spellings of an e-mail address are one (:mod:`godrive.email_address`).
+    Raises ``Invalid`` (``email``, ``invite``), ``EmailTaken``.
     """
-    user = User(id=UserId(new_id()), email=check_email(email), created_at=now, quota_bytes=_quota(quota_bytes))
+    email = email_address.clean(email, utf8=True)
+    user = User(id=UserId(new_id()), email=email, created_at=now, quota_bytes=_quota(quota_bytes))
     if invite is not None and not await tx.run(
         "UPDATE invites SET used_at = $2, used_by = $3 "
         "WHERE digest = $1 AND used_at IS NULL AND (expires_at IS NULL OR expires_at > $2)",
@@ -63,7 +47,7 @@ async def add(
         "VALUES ($1, $2, $3, $4, 'active', $5, $6) ON CONFLICT DO NOTHING",
         user.id,
         user.email,
-        email_key(email),
+        email_address.key(email),
         password_hash,
         rows.micros(now),
         quota_bytes,
@@ -94,9 +78,22 @@ async def account(tx: Tx, user_id: UserId) -> Account:
 
 
 async def find(tx: Tx, email: str) -> Account | None:
-    """The account of that e-mail address, in whatever state but deleted; ``None`` when there is none."""
-    row = await tx.one(_ACCOUNT + "email_key = $1", email_key(email))
+    """The account of that e-mail address, in any state but deleted; ``None`` when there is none."""
+    try:
+        email = email_address.clean(email, utf8=True)
+    except Invalid:
+        return None
+    # The second condition is that of the index, which the query planner cannot infer.
+    row = await tx.one(_ACCOUNT + "email_key = $1 AND email_key <> ''", email_address.key(email))
     return None if row is None else Account(user=rows.user(row), password_hash=row[-1])
+
+
+async def highest_cost(tx: Tx) -> int:
+    """The highest cost of a password hash that any user has; 0 when no one has a password."""
+    row = await tx.one(
+        "SELECT substr(password_hash, 5, 2) FROM users ORDER BY substr(password_hash, 5, 2) DESC LIMIT 1"
+    )
+    return int(row[0]) if row and row[0].isdigit() else 0
 
 
 async def list_after(tx: Tx, *, after: str = "", limit: int = 500) -> list[User]:
@@ -150,12 +147,12 @@ async def refresh_hash(tx: Tx, user_id: UserId, *, before: str, after: str) -> N
 
 async def set_email(tx: Tx, user_id: UserId, email: str) -> User:
     """Change the e-mail address.  Raises ``NotFound``, ``Invalid``, ``EmailTaken``."""
-    email = check_email(email)
+    email = email_address.clean(email, utf8=True)
     await tx.lock(user_id)
     other = await find(tx, email)
     if other is not None and other.user.id != user_id:
         raise _taken()
-    await _change(tx, user_id, "email_key", email_key(email))
+    await _change(tx, user_id, "email_key", email_address.key(email))
     return await _change(tx, user_id, "email", email)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 import time
@@ -293,7 +294,7 @@ async def test_right_password_does_not_count_against_the_account(drive: GoDrive,
 async def test_many_guesses_at_once_are_no_more_than_many_in_a_row(drive: GoDrive, owner: User) -> None:
     outcomes: list[type[DriveError]] = []
 
-    async def guess() -> None:
+    async def guess_once() -> None:
         try:
             await log_in(drive, "wrong horse")
         except DriveError as error:
@@ -301,36 +302,111 @@ async def test_many_guesses_at_once_are_no_more_than_many_in_a_row(drive: GoDriv
 
     async with anyio.create_task_group() as tasks:
         for _ in range(40):
-            tasks.start_soon(guess)
+            tasks.start_soon(guess_once)
     assert outcomes.count(Unauthenticated) == 10
     assert outcomes.count(TooManyRequests) == 30
 
 
-async def test_network_address_is_limited_and_success_does_not_reset_it(
+async def guess(drive: GoDrive, address: str, *, email: str = EMAIL, times: int = 1) -> None:
+    """Fail to log in from that address."""
+    for _ in range(times):
+        with pytest.raises(Unauthenticated):
+            await log_in(drive, "wrong horse", email, address=address)
+
+
+async def test_failures_and_sign_ups_of_an_address_are_limited_and_right_passwords_are_not(
     drive_class: type[GoDrive], clock: ManualClock
 ) -> None:
     async with open_drive(drive_class=drive_class, clock=clock, auth={"attempts_per_address": 3}) as drive:
-        await drive.auth.ask(SignUp(EMAIL, PASSWORD, address="192.0.2.1"))
-        await log_in(drive, address="192.0.2.1")
-        await log_in(drive, address="::ffff:192.0.2.1")
-        with pytest.raises(TooManyRequests):
-            await drive.auth.ask(SignUp("b@example.org", PASSWORD, address="192.0.2.1"))
-        with pytest.raises(TooManyRequests) as caught:
-            await log_in(drive, address="192.0.2.1")
-        assert caught.value.retry_after == 60.0
-        await log_in(drive, address="192.0.2.2")
-        clock.advance(60.0)
-        await log_in(drive, address="192.0.2.1")
-
-
-async def test_addresses_of_one_ipv6_network_are_one(drive_class: type[GoDrive]) -> None:
-    async with open_drive(drive_class=drive_class, auth={"attempts_per_address": 2}) as drive:
         await sign_up(drive)
-        await log_in(drive, address="2001:db8::1")
-        await log_in(drive, address="2001:db8::ffff:2")
+        for _ in range(6):
+            await log_in(drive, address="192.0.2.1")
+        await drive.auth.ask(SignUp("bob@example.org", PASSWORD, address="192.0.2.1"))
+        await guess(drive, "192.0.2.1", email="bob@example.org")
+        await guess(drive, "::ffff:192.0.2.1", email="nobody@example.org")
+        with pytest.raises(TooManyRequests):
+            await drive.auth.ask(SignUp("c@example.org", PASSWORD, address="192.0.2.1"))
+        with pytest.raises(TooManyRequests) as caught:
+            await log_in(drive, email="bob@example.org", address="192.0.2.1")
+        assert caught.value.retry_after == 60.0
+        await log_in(drive, address="192.0.2.1")  # a session of this account came from there
+        await log_in(drive, email="bob@example.org", address="192.0.2.2")
+        clock.advance(60.0)
+        await log_in(drive, email="bob@example.org", address="192.0.2.1")
+
+
+async def test_addresses_of_one_ipv6_network_are_one_and_those_of_a_customer_are_limited_too(
+    drive_class: type[GoDrive],
+) -> None:
+    settings = {"attempts_per_address": 2, "attempts_per_account": 100}
+    async with open_drive(drive_class=drive_class, auth=settings) as drive:
+        await sign_up(drive)
+        await guess(drive, "2001:db8::1")
+        await guess(drive, "2001:db8::ffff:2")
         with pytest.raises(TooManyRequests):
             await log_in(drive, address="2001:db8:0:0:1::")
-        await log_in(drive, address="2001:db8:0:1::1")
+        for number in range(1, 8):
+            await guess(drive, f"2001:db8:0:{number:x}::1", times=2)
+        with pytest.raises(TooManyRequests):
+            await log_in(drive, address="2001:db8:0:ffff::1")
+        await log_in(drive, address="2001:db8:1::1")
+
+
+async def test_one_attacker_keeps_no_one_out_from_elsewhere(drive: GoDrive, owner: User, clock: ManualClock) -> None:
+    for _ in range(30):
+        with pytest.raises((Unauthenticated, TooManyRequests)):
+            await log_in(drive, "wrong horse", address="203.0.113.9")
+        await log_in(drive, address="192.0.2.1")
+        clock.advance(5.5)
+
+
+async def test_account_under_attack_from_many_addresses_delays_strangers_and_not_its_owner(
+    drive: GoDrive, owner: User, clock: ManualClock
+) -> None:
+    principal, tokens = await enter(drive, address="2001:db8::1")
+    clock.advance(86_400)
+    renewed = await drive.auth.ask(Refresh(tokens.refresh_token, "192.0.2.1"))
+    await drive.auth.ask(EndSession(owner.id, principal.session_id))
+    clock.advance(29 * 86_400)
+    await log_in(drive, address="198.51.100.1")
+
+    async def attack() -> None:
+        for number in range(10):
+            await guess(drive, f"203.0.113.{number}", times=3)
+
+    await attack()
+    for stranger in ("198.51.100.2", "203.0.113.99", ""):
+        with pytest.raises(TooManyRequests):
+            await log_in(drive, address=stranger)
+    for known in ("192.0.2.1", "198.51.100.1"):
+        await log_in(drive, address=known)
+    with pytest.raises(TooManyRequests):  # the last session from there was 30 days ago
+        await log_in(drive, address="2001:db8::2")
+    principal = await drive.auth.ask(Authenticate((await log_in(drive, address="192.0.2.1")).token))
+    await drive.auth.ask(UpdateUser(principal, PASSWORD, password="another horse", address="203.0.113.1"))
+    with pytest.raises(Unauthenticated):
+        await drive.auth.ask(Refresh(renewed.refresh_token))
+    clock.advance(60)
+    await log_in(drive, "another horse", address="198.51.100.2")
+
+
+async def test_known_address_may_not_guess_without_end(drive: GoDrive, owner: User) -> None:
+    await log_in(drive, address="192.0.2.1")
+    await guess(drive, "192.0.2.1", times=10)
+    with pytest.raises(TooManyRequests):
+        await log_in(drive, address="192.0.2.1")
+    await log_in(drive, address="192.0.2.2")
+
+
+async def test_all_spellings_of_an_address_share_one_limit(drive: GoDrive) -> None:
+    spellings = ["ann@bücher.example", "ANN@BÜCHER.example", "ann@xn--bcher-kva.example", " Ann@XN--bcher-KVA.example "]
+    await drive.auth.ask(SignUp(spellings[0], PASSWORD))
+    for number in range(10):
+        await guess(drive, "192.0.2.1", email=spellings[number % 4])
+    for email in spellings:
+        with pytest.raises(TooManyRequests):
+            await log_in(drive, email=email, address="192.0.2.1")
+        await log_in(drive, email=email, address="192.0.2.2")
 
 
 async def test_confirming_with_a_wrong_password_is_limited_too(drive: GoDrive, owner: User) -> None:
@@ -342,25 +418,17 @@ async def test_confirming_with_a_wrong_password_is_limited_too(drive: GoDrive, o
         await drive.auth.ask(UpdateUser(principal, PASSWORD, email="b@example.org"))
 
 
-async def test_strangers_who_guess_keep_nobody_from_another_password(drive: GoDrive, owner: User) -> None:
+async def test_strangers_and_other_sessions_keep_nobody_from_another_password(drive: GoDrive, owner: User) -> None:
     principal, _ = await enter(drive)
+    stolen, _ = await enter(drive)
+    await guess(drive, "", times=10)
     for _ in range(10):
-        with pytest.raises(Unauthenticated):
-            await log_in(drive, "wrong horse")
-    with pytest.raises(TooManyRequests):
-        await log_in(drive)
-    await drive.auth.ask(UpdateUser(principal, PASSWORD, password="another horse"))
-
-
-async def test_confirming_a_password_counts_against_the_network_address(drive_class: type[GoDrive]) -> None:
-    async with open_drive(drive_class=drive_class, auth={"attempts_per_address": 2}) as drive:
-        await sign_up(drive)
-        principal, _ = await enter(drive)
-        for _ in range(2):
-            await drive.auth.ask(UpdateUser(principal, PASSWORD, email=EMAIL, address="192.0.2.1"))
+        with pytest.raises(Forbidden):
+            await drive.auth.ask(UpdateUser(stolen, "wrong horse", password="another horse"))
+    for refused in (log_in(drive), drive.auth.ask(UpdateUser(stolen, PASSWORD, password="another horse"))):
         with pytest.raises(TooManyRequests):
-            await drive.auth.ask(DeleteUser(principal, PASSWORD, address="192.0.2.1"))
-        await drive.auth.ask(DeleteUser(principal, PASSWORD, address="192.0.2.2"))
+            await refused
+    await drive.auth.ask(UpdateUser(principal, PASSWORD, password="another horse"))
 
 
 async def test_right_password_of_a_disabled_account_counts_like_a_wrong_one(drive: GoDrive, owner: User) -> None:
@@ -371,6 +439,54 @@ async def test_right_password_of_a_disabled_account_counts_like_a_wrong_one(driv
             await log_in(drive)
     with pytest.raises(TooManyRequests):
         await log_in(drive)
+
+
+# What the log says
+
+
+@pytest.fixture
+def warnings(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.WARNING, logger="godrive.auth")
+    return caplog
+
+
+async def test_failed_log_in_is_one_line_with_address_and_reason(
+    drive: GoDrive, owner: User, warnings: pytest.LogCaptureFixture
+) -> None:
+    disabled = await drive.auth.ask(SignUp("bob@example.org", PASSWORD))
+    now = drive.clock.now()
+    await drive.catalog.write(lambda tx: users.set_state(tx, disabled.id, UserState.DISABLED, now=now))
+    await guess(drive, "203.0.113.9")
+    await guess(drive, "2001:db8::9", email="nobody@example.org")
+    await guess(drive, "203.0.113.9\nreason='forged'", email="not an address")
+    with pytest.raises(Unauthenticated):
+        await log_in(drive, email="bob@example.org", address="203.0.113.8")
+    await guess(drive, "203.0.113.9", times=9)
+    with pytest.raises(TooManyRequests):
+        await log_in(drive, address="203.0.113.9")
+    await log_in(drive, address="192.0.2.1")
+    lines = [record.getMessage() for record in warnings.records]
+    known = f"user='{owner.id}'"
+    assert lines == [
+        f"event='log_in_failed' address='203.0.113.9' reason='wrong_password' {known}",
+        "event='log_in_failed' address='2001:db8::9' reason='unknown_user'",
+        "event='log_in_failed' address='203.0.113.9?reason??forged?' reason='unknown_user'",
+        f"event='log_in_failed' address='203.0.113.8' reason='user_disabled' user='{disabled.id}'",
+        *[f"event='log_in_failed' address='203.0.113.9' reason='wrong_password' {known}"] * 9,
+        f"event='log_in_failed' address='203.0.113.9' reason='too_many_attempts' {known}",
+    ]
+
+
+async def test_proxy_that_is_not_trusted_is_reported_once(drive: GoDrive, warnings: pytest.LogCaptureFixture) -> None:
+    for name in ("ann", "bob", "eve", "dan"):
+        email = f"{name}@example.org"
+        await drive.auth.ask(SignUp(email, PASSWORD))
+        await log_in(drive, email=email, address="10.0.0.2")  # no header: many people behind one address
+        for _ in range(2):
+            await log_in(drive, email=email, address="10.0.0.1", forwarded=True)
+        assert len(warnings.records) == (name in ("eve", "dan"))
+    assert "event='proxy_not_trusted' address='10.0.0.1'" in warnings.text
+    assert "server.trusted_proxies" in warnings.text
 
 
 # Tokens and sessions

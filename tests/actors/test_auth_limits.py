@@ -1,14 +1,19 @@
-"""RateLimiter within a window, and how old the knowledge of a session may be."""
+"""Limits within a window, the line for password hashes, and how old the knowledge of a session may be."""
 
 from __future__ import annotations
+
+import threading
 
 import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from godrive.actors.rate_limit import RateLimiter, network
+from godrive.actors import hashing
+from godrive.actors.hashing import HashPool
+from godrive.actors.rate_limit import Limit, RateLimiter, attempt
 from godrive.actors.session_cache import SessionCache
+from godrive.credentials import cost_of, dummy_hash
 from godrive.errors import StoreUnavailable, TooManyRequests
 from godrive.model import SessionId, UserId
 from godrive.principal import UserSession
@@ -20,67 +25,197 @@ PRINCIPAL = UserSession(user_id=UserId("user"), session_id=SessionId("session"))
 # RateLimiter
 
 
+def fail(limiter: RateLimiter, key: str) -> None:
+    """Make an attempt that fails.  Raises ``TooManyRequests``."""
+    with attempt([Limit(limiter, key)]) as made:
+        made.counts = True
+
+
+def succeed(limiter: RateLimiter, key: str) -> None:
+    """Make an attempt that does not count.  Raises ``TooManyRequests``."""
+    with attempt([Limit(limiter, key)]):
+        pass
+
+
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 40)), max_size=60))
 def test_attempts_are_those_of_the_last_window_and_the_wait_is_exact(steps: list[tuple[str, int]]) -> None:
     clock, made = ManualClock(), dict[str, list[float]]()
-    attempts = RateLimiter(3, 60.0, clock)
+    limiter = RateLimiter(3, 60.0, clock)
     for key, pause in steps:
         clock.advance(pause)
         now = clock.monotonic()
         recent = [at for at in made.get(key, []) if at > now - 60]
         if len(recent) < 3:
-            attempts.note(key)
+            fail(limiter, key)
             made[key] = [*recent, now]
         else:
             with pytest.raises(TooManyRequests) as caught:
-                attempts.note(key)
+                fail(limiter, key)
             assert caught.value.retry_after == recent[0] + 60 - now
 
 
 def test_attempt_is_free_after_the_time_that_was_said() -> None:
     clock = ManualClock()
-    attempts = RateLimiter(1, 60.0, clock)
-    attempts.note("a")
+    limiter = RateLimiter(1, 60.0, clock)
+    fail(limiter, "a")
     clock.advance(17.25)
     with pytest.raises(TooManyRequests) as caught:
-        attempts.note("a")
+        fail(limiter, "a")
     assert caught.value.retry_after is not None
     clock.advance(caught.value.retry_after)
-    attempts.note("a")
+    fail(limiter, "a")
 
 
-def test_attempt_taken_back_does_not_count() -> None:
-    attempts = RateLimiter(1, 60.0, ManualClock())
+def test_attempt_that_succeeds_or_breaks_off_does_not_count() -> None:
+    limiter = RateLimiter(1, 60.0, ManualClock())
     for _ in range(5):
-        attempts.note("a")
-        attempts.take_back("a")
-    attempts.take_back("unknown")
-    attempts.note("a")
+        succeed(limiter, "a")
+        with pytest.raises(StoreUnavailable), attempt([Limit(limiter, "a")]):
+            raise StoreUnavailable
+    assert len(limiter) == 0
+    fail(limiter, "a")
     with pytest.raises(TooManyRequests):
-        attempts.note("a")
+        succeed(limiter, "a")
+
+
+def test_attempts_under_way_use_up_the_limit_for_a_moment_only() -> None:
+    limiter = RateLimiter(2, 60.0, ManualClock())
+    with attempt([Limit(limiter, "a")]), attempt([Limit(limiter, "a")]):
+        with pytest.raises(TooManyRequests) as caught:
+            succeed(limiter, "a")
+        assert caught.value.retry_after == 1.0
+    succeed(limiter, "a")
+
+
+def test_attempt_waits_for_the_strictest_limit_and_counts_for_none_when_refused() -> None:
+    clock = ManualClock()
+    short, long = RateLimiter(1, 60.0, clock), RateLimiter(2, 600.0, clock)
+
+    def fail_both() -> None:
+        with attempt([Limit(short, "a"), Limit(long, "b")]) as made:
+            made.counts = True
+
+    fail_both()
+    clock.advance(60)
+    fail_both()
+    for _ in range(3):
+        with pytest.raises(TooManyRequests) as caught:
+            fail_both()
+        assert caught.value.retry_after == 540.0
+    clock.advance(540)
+    fail_both()
+
+
+def test_limit_that_is_not_enforced_still_counts() -> None:
+    limiter = RateLimiter(1, 60.0, ManualClock())
+    for _ in range(3):
+        with attempt([Limit(limiter, "a", enforced=False)]) as made:
+            made.counts = True
+    with pytest.raises(TooManyRequests):
+        fail(limiter, "a")
 
 
 def test_however_many_keys_there_are_only_so_many_are_remembered() -> None:
-    attempts = RateLimiter(1, 60.0, ManualClock(), capacity=100)
+    limiter = RateLimiter(1, 60.0, ManualClock(), capacity=100)
     for number in range(1000):
-        attempts.note(str(number))
-    assert len(attempts) == 100
+        fail(limiter, str(number))
+    assert len(limiter) == 100
     with pytest.raises(TooManyRequests):
-        attempts.note("999")
+        fail(limiter, "999")
 
 
-@pytest.mark.parametrize(
-    ("address", "stands_for"),
-    [
-        ("192.0.2.1", "192.0.2.1"),
-        ("::ffff:192.0.2.1", "192.0.2.1"),
-        ("2001:db8:1:2:3:4:5:6", "2001:0db8:0001:0002"),
-        ("fe80::1%eth0", "fe80:0000:0000:0000"),
-        ("not an address", "not an address"),
-    ],
-)
-def test_address_stands_for_the_network_of_one_customer(address: str, stands_for: str) -> None:
-    assert network(address) == stands_for
+# HashPool
+
+
+class Line:
+    """A pool whose threads are held until they are let go; who has been served, and who was turned away."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, threads: int, waiting: int) -> None:
+        self.opened = threading.Event()
+        self.served: list[str] = []
+        self.refused: list[str] = []
+        monkeypatch.setattr(hashing, "hash_password", self._hold)
+        self.pool = HashPool(cost=4, threads=threads, waiting=waiting)
+
+    def _hold(self, password: str, cost: int) -> str:
+        assert self.opened.wait(30)
+        return password
+
+    async def ask(self, client: str) -> None:
+        try:
+            self.served.append(await self.pool.hash(client, client=client))
+        except TooManyRequests:
+            self.refused.append(client)
+
+
+@pytest.mark.anyio
+async def test_clients_take_turns_and_one_cannot_fill_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = Line(monkeypatch, threads=1, waiting=6)
+    async with anyio.create_task_group() as tasks:
+        for client in ["eve"] * 10 + ["ann", "bob"]:
+            tasks.start_soon(line.ask, client)
+            await anyio.wait_all_tasks_blocked()
+        assert line.refused == ["eve"] * 5
+        line.opened.set()
+    assert line.served == ["eve", "eve", "ann", "bob", "eve", "eve", "eve"]
+    line.pool.close()
+
+
+@pytest.mark.anyio
+async def test_client_alone_may_fill_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = Line(monkeypatch, threads=2, waiting=3)
+    async with anyio.create_task_group() as tasks:
+        for _ in range(7):
+            tasks.start_soon(line.ask, "ann")
+        await anyio.wait_all_tasks_blocked()
+        assert line.refused == ["ann"] * 2
+        line.opened.set()
+    assert line.served == ["ann"] * 5
+    line.pool.close()
+
+
+@pytest.mark.anyio
+async def test_caller_that_leaves_the_line_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = Line(monkeypatch, threads=1, waiting=3)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(line.ask, "ann")
+        await anyio.wait_all_tasks_blocked()
+        async with anyio.create_task_group() as leaving:
+            for _ in range(3):
+                leaving.start_soon(line.ask, "eve")
+            await anyio.wait_all_tasks_blocked()
+            leaving.cancel_scope.cancel()
+        for client in ("bob", "bob", "bob"):
+            tasks.start_soon(line.ask, client)
+        await anyio.wait_all_tasks_blocked()
+        assert line.refused == []
+        line.opened.set()
+    assert line.served == ["ann", "bob", "bob", "bob"]
+    async with anyio.create_task_group() as tasks:  # and no thread has been lost
+        tasks.start_soon(line.ask, "ann")
+    assert line.served[-1] == "ann"
+    line.pool.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("stored", [None, "", 4, 6, 8, 10])
+@pytest.mark.parametrize("highest", [0, 4, 10])
+async def test_failed_check_costs_the_same_whatever_the_cost_of_the_stored_hash(
+    monkeypatch: pytest.MonkeyPatch, stored: int | str | None, highest: int
+) -> None:
+    spent: list[int] = []
+
+    def check(password: str, hashed: str) -> bool:
+        spent.append(2 ** cost_of(hashed))
+        return False
+
+    monkeypatch.setattr(hashing, "check_password", check)
+    pool = HashPool(cost=8, threads=1, waiting=0)
+    hashed = dummy_hash(stored) if isinstance(stored, int) else stored
+    highest = max(highest, stored if isinstance(stored, int) else 0)  # it is the highest of all that are stored
+    assert not await pool.check("wrong horse", hashed, cost=highest)
+    assert sum(spent) == 2 ** max(8, highest)
+    pool.close()
 
 
 # SessionCache

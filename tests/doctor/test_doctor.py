@@ -27,6 +27,7 @@ from godrive.config import S3, Auth, Blobs, Catalog, Config, Ingest, Nats, Serve
 from godrive.doctor import Finding, Report, Verdict, examine, messaging, urls
 from godrive.drive import GoDrive
 from godrive.http.wire.server import serve
+from godrive.messages.auth import LogIn, SignUp
 from godrive.model import BlobInfo, ObjectKey
 from godrive.testing import ManualClock
 from tests.conftest import require, require_program
@@ -200,6 +201,20 @@ async def test_catalog_of_an_older_release_is_a_warning_and_left_as_it_is(used: 
     assert of(await findings(used), "catalog").verdict is Verdict.WARNING
     with closing(sqlite3.connect(used.catalog_path)) as connection:
         assert connection.execute("SELECT COUNT(*) FROM schema_versions").fetchone() == (0,)
+
+
+async def test_proxy_that_is_not_trusted_is_a_warning_until_it_is(used: Config) -> None:
+    async with GoDrive(replace(used, auth=Auth(bcrypt_cost=4)), serving=False) as drive:
+        for number in range(3):
+            email, password = f"user{number}@example.org", "correct horse"
+            await drive.auth.ask(SignUp(email, password))
+            await drive.auth.ask(LogIn(email, password, address="10.0.0.1", forwarded=True))
+    (finding,) = [finding for finding in await findings(used) if finding.check == "proxies"]
+    assert finding.verdict is Verdict.WARNING
+    assert "3 accounts log in from 10.0.0.1 " in finding.detail
+    assert "server.trusted_proxies" in finding.hint
+    trusting = replace(used, server=replace(used.server, trusted_proxies=["10.0.0.0/8"]))
+    assert all(finding.check != "proxies" for finding in await findings(trusting))
 
 
 async def test_store_that_does_not_answer_is_a_failure(config: Config) -> None:

@@ -88,14 +88,32 @@ async def test_only_the_networks_used_last_are_kept(rig: Rig) -> None:
 
 
 async def test_a_network_of_many_accounts_behind_an_untrusted_proxy_is_reported(rig: Rig) -> None:
-    for _ in range(3):
+    for number in range(networks.MANY_ACCOUNTS):
+        assert await rig.read(networks.shared, now=rig.now) == []
+        assert not await rig.read(networks.is_shared, "10.0.0.1")
         owner = await rig.user()
         await begin(rig, owner, "10.0.0.1", forwarded=True)
+        await begin(rig, owner, "10.0.0.1", forwarded=True)
         await begin(rig, owner, "10.0.0.2")
-    assert await rig.read(networks.shared, least=3, now=rig.now) == [("10.0.0.1", 3)]
-    assert await rig.read(networks.shared, least=4, now=rig.now) == []
-    assert [await rig.read(networks.is_shared, "10.0.0.1", least=least) for least in (3, 4)] == [True, False]
-    await begin(rig, owner, "10.0.0.1", forwarded=False)  # the proxy is trusted now
-    assert await rig.read(networks.shared, least=3, now=rig.now) == []
+        await begin(rig, owner, f"10.0.1.{number}", forwarded=True)
+    assert await rig.read(networks.shared, now=rig.now) == [("10.0.0.1", networks.MANY_ACCOUNTS)]
+    assert await rig.read(networks.is_shared, "::ffff:10.0.0.1")
     rig.clock.advance(31 * DAY)
-    assert await rig.read(networks.shared, least=1, now=rig.now) == []
+    assert await rig.read(networks.shared, now=rig.now) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "ranges", "within"),
+    [
+        ("10.0.0.1", [], False),
+        ("10.0.0.1", ["192.0.2.0/24", "10.0.0.0/8"], True),
+        ("10.0.0.1", ["::ffff:10.0.0.1"], True),
+        ("10.0.0.1", ["::1", "2001:db8::/32", "10.0.0.2"], False),
+        ("2001:db8::1", ["2001:db8::1"], True),
+        ("2001:db8::1", ["2001:db8::/32"], True),
+        ("2001:db8::1", ["2001:db9::/32", "10.0.0.1"], False),
+        ("not an address", ["0.0.0.0/0", "::/0"], False),
+    ],
+)
+def test_a_network_lies_within_ranges(address: str, ranges: list[str], within: bool) -> None:
+    assert networks.is_within(networks.network(address), ranges) == within

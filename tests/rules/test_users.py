@@ -16,14 +16,41 @@ from tests.contracts.rig import GRACE, TTL, Rig
 pytestmark = pytest.mark.anyio
 
 
-async def test_an_address_is_kept_as_given_and_unique_without_regard_to_case(rig: Rig) -> None:
-    owner = await rig.user(" Ann@Example.org ")
-    assert (await rig.read(users.get, owner)).email == "Ann@Example.org"
+@pytest.mark.parametrize(
+    ("given", "kept", "other"),
+    [
+        (" Ann@Example.org ", "Ann@example.org", "aNN@example.ORG"),
+        ("ann@bücher.example", "ann@xn--bcher-kva.example", "ANN@XN--BCHER-KVA.example"),
+        ("ann@xn--bcher-kva.example", "ann@xn--bcher-kva.example", "ann@bu\u0308cher.example"),
+        ("Änn@example.org", "Änn@example.org", "a\u0308nn@example.org"),
+    ],
+)
+async def test_all_spellings_of_an_address_are_one_account(rig: Rig, given: str, kept: str, other: str) -> None:
+    owner = await rig.user(given)
+    assert (await rig.read(users.get, owner)).email == kept
     with pytest.raises(EmailTaken):
-        await rig.user("ann@example.ORG")
-    account = await rig.read(users.find, "ANN@example.org")
+        await rig.user(other)
+    bob = await rig.user("bob@example.org")
+    with pytest.raises(EmailTaken):
+        await rig.write(users.set_email, bob, other)
+    account = await rig.read(users.find, other)
     assert account is not None
     assert account.user.id == owner
+
+
+async def test_what_is_no_address_finds_nobody(rig: Rig) -> None:
+    await rig.user("ann@example.org")
+    for text in ("", "ann", "@", "ann@", "\x00", "\ud800@b.c", "x" * 10_000):
+        assert await rig.read(users.find, text) is None
+
+
+async def test_the_highest_cost_is_that_of_any_hash(rig: Rig) -> None:
+    assert await rig.read(users.highest_cost) == 0
+    for cost in (4, 12, 9):
+        user = await rig.user()
+        await rig.write(users.set_password, user, f"$2b${cost:02}$rest")
+    await rig.user()
+    assert await rig.read(users.highest_cost) == 12
 
 
 @pytest.mark.parametrize(

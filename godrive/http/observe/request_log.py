@@ -1,7 +1,4 @@
-"""Where this package's log events go: to the host's structlog if it has set one up, else to ``logging``.
-
-structlog that nobody has configured prints to standard output, which is not
-ours to write to in somebody else's process.
+"""The request log, and the logger of this package.
 
 There is one event for every request, so how long it takes to write counts.
 :class:`JsonLines` is for the owner of the process: it makes the same lines as
@@ -11,14 +8,14 @@ a configured structlog would in a fraction of the time.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
 import msgspec
-import structlog
+
+from godrive.logger import get_logger
 
 NAME = "godrive.http"
 
@@ -27,16 +24,8 @@ LogRequest = Callable[[str, str, int, float, str], None]
 
 
 def logger() -> Any:
-    """A logger that takes events with fields (``log.info("request", status=200)``)."""
-    if structlog.is_configured():
-        return structlog.get_logger(NAME).bind()
-    return structlog.wrap_logger(
-        logging.getLogger(NAME),
-        processors=[structlog.stdlib.filter_by_level, structlog.processors.KeyValueRenderer(key_order=["event"])],
-        wrapper_class=structlog.stdlib.BoundLogger,
-        context_class=dict,
-        cache_logger_on_first_use=True,
-    )
+    """The logger of this package."""
+    return get_logger(NAME)
 
 
 def log_to_logger() -> LogRequest:

@@ -203,24 +203,41 @@ async def test_a_token_in_the_query_is_no_token(ann: Person) -> None:
     assert (await ann("GET", f"/v1/me?access_token={token}")).status == 401
 
 
-async def test_whatever_hashes_a_password_counts_against_the_network_address(
+async def test_sign_ups_and_failed_log_ins_count_against_the_address_and_right_passwords_do_not(
     http: aiohttp.ClientSession, open_site: Any
 ) -> None:
-    async with open_site(auth={"attempts_per_address": 6}) as site:
-        ann = await Person(http, site.url).enter()  # a sign-up and a log-in
-        other = {"email": "bob@example.org", "password": "correct horse"}
-        assert (await ann("POST", "/v1/signup", other)).status == 201
-        assert (await ann("PATCH", "/v1/me", {"current_password": "wrong horse", "email": "c@d.e"})).status == 403
-        assert (await ann("DELETE", "/v1/me", {"password": "wrong horse"})).status == 403
-        assert (await ann("POST", "/v1/login", other)).status == 200
-        for method, path, body in (
-            ("POST", "/v1/signup", {**other, "email": "d@e.f"}),
-            ("POST", "/v1/login", other),
-            ("PATCH", "/v1/me", {"current_password": "correct horse", "email": "c@d.e"}),
-            ("DELETE", "/v1/me", {"password": "correct horse"}),
-        ):
-            answer = await ann(method, path, body)
-            assert (answer.status, answer.headers["Retry-After"]) == (429, "60"), (method, path)
+    async with open_site(auth={"attempts_per_address": 3}) as site:
+        ann = await Person(http, site.url).enter()  # a sign-up
+        for _ in range(30):
+            assert (await ann("POST", "/v1/login", SIGN_UP)).status == 200
+        bob = {"email": "bob@example.org", "password": "correct horse"}
+        assert (await ann("POST", "/v1/signup", bob)).status == 201
+        assert (await ann("POST", "/v1/login", {**bob, "password": "wrong horse"})).status == 401
+        for path, body in (("/v1/signup", {**bob, "email": "d@e.f"}), ("/v1/login", bob)):
+            answer = await ann("POST", path, body)
+            assert (answer.status, answer.headers["Retry-After"]) == (429, "60"), path
+        assert (await ann("POST", "/v1/login", SIGN_UP)).status == 200
+
+
+async def test_a_proxy_that_is_not_trusted_is_told_of_only_when_it_forwards(
+    http: aiohttp.ClientSession, open_site: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    for trusted, header, told in (
+        ([], {}, 0),
+        ([], {"X-Forwarded-For": "198.51.100.7"}, 1),
+        ([], {"Forwarded": "for=198.51.100.7"}, 1),
+        ([], {"X-Real-IP": "198.51.100.7"}, 1),
+        (["127.0.0.1"], {"X-Forwarded-For": "198.51.100.7"}, 0),
+    ):
+        caplog.clear()
+        async with open_site(server={"trusted_proxies": trusted}) as site:
+            for number in range(4):
+                person = {"email": f"user{number}@example.org", "password": "correct horse"}
+                stranger = Person(http, site.url)
+                assert (await stranger("POST", "/v1/signup", person)).status == 201
+                assert (await stranger("POST", "/v1/login", person, headers=header)).status == 200
+        found = [record for record in caplog.records if "proxy_not_trusted" in record.getMessage()]
+        assert len(found) == told, (trusted, header)
 
 
 async def test_too_many_log_ins_are_told_when_to_come_back(http: aiohttp.ClientSession, open_site: Any) -> None:
