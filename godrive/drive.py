@@ -222,7 +222,9 @@ class GoDrive:
             clock=self.clock,
             urls=self.urls,
             signer=TokenSigner(self.keyring, issuer=config.auth.issuer, audience=config.auth.audience),
-            tokens=PageTokens(hmac.digest(self.keyring.current[1], b"godrive page tokens", "sha256")),
+            tokens=PageTokens(
+                [hmac.digest(key, b"godrive page tokens", "sha256") for key in self.keyring.keys.values()]
+            ),
             catalog=self._catalog,
             blobs=self._blobs,
             ref=self.ref,

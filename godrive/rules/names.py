@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 from godrive.errors import Invalid
 from godrive.model import name_key
 
-MOST_NAME_BYTES = 255
+MOST_NAME_CHARACTERS = 255
+MOST_NAME_BYTES = 1024
 _LONGEST_SUFFIX = 16
+
+_DOTTED_I = re.compile("\u0131|i\u0307+")
 
 
 def check_name(name: str) -> str:
-    """The name, as sent.
+    """Return the name as it was sent.
 
-    Raises ``Invalid`` unless it is 1 to 255 bytes of UTF-8 with no ``/``,
-    ``\\``, NUL or control character, and neither ``.`` nor ``..``.
+    Raises ``Invalid`` unless it is 1 to 255 characters and at most 1024 bytes
+    of UTF-8 without ``/``, ``\\``, NUL or control characters, and neither
+    ``.`` nor ``..``.  Characters are counted in NFC, so that a name fits
+    whichever normal form a client uses.
     """
     try:
-        size = len(name.encode())
+        fits = len(name) >= 1 and _fits(name)
     except UnicodeEncodeError:
         raise Invalid("A name must be valid Unicode.", field="name") from None
-    if not 1 <= size <= MOST_NAME_BYTES:
-        raise Invalid(f"A name has 1 to {MOST_NAME_BYTES} bytes, and this has {size}.", field="name")
+    if not fits:
+        raise Invalid(
+            f"A name has 1 to {MOST_NAME_CHARACTERS} characters and at most {MOST_NAME_BYTES} bytes.", field="name"
+        )
     if name in (".", ".."):
         raise Invalid(f"{name!r} is not a name.", field="name")
     if "/" in name or "\\" in name:
@@ -33,12 +41,17 @@ def check_name(name: str) -> str:
 
 
 def search_key(name: str) -> str:
-    """What names are searched and sorted by: NFC, without case (Unicode 15, section 3.13, D145)."""
-    return name_key(name_key(name).casefold())
+    """Return what names are searched and sorted by: NFC, without case (Unicode 15, section 3.13, D145).
+
+    The Turkish dotted capital and dotless small I count as ``i``: default case
+    folding keeps them apart, but who types ``istanbul`` wants both.
+    """
+    folded = name_key(name_key(name).casefold())
+    return folded if folded.isascii() else name_key(_DOTTED_I.sub("i", folded))
 
 
 def after_prefix(prefix: str) -> str | None:
-    """The least text greater than every text that begins with *prefix*; ``None`` when there is none."""
+    """Return the least text greater than every text that begins with *prefix*; ``None`` if there is none."""
     for end in range(len(prefix), 0, -1):
         last = ord(prefix[end - 1])
         if last < 0x10FFFF:
@@ -47,11 +60,19 @@ def after_prefix(prefix: str) -> str | None:
 
 
 def numbered(name: str, number: int) -> str:
-    """``a.txt`` as ``a (1).txt``; what is too long loses the end of its stem."""
+    """Return ``a.txt`` as ``a (1).txt``.  A name that gets too long loses the end of its stem."""
     stem, dot, suffix = name.rpartition(".")
     if not stem or len(suffix) > _LONGEST_SUFFIX:
         stem, tail = name, f" ({number})"
     else:
         tail = f" ({number}){dot}{suffix}"
+    if _fits(stem + tail):
+        return stem + tail
     room = MOST_NAME_BYTES - len(tail.encode())
-    return stem.encode()[:room].decode(errors="ignore") + tail
+    cut = stem[: MOST_NAME_CHARACTERS - len(tail)]
+    return cut.encode()[:room].decode(errors="ignore") + tail
+
+
+def _fits(name: str) -> bool:
+    characters = min(len(name), len(name_key(name)))
+    return characters <= MOST_NAME_CHARACTERS and len(name.encode()) <= MOST_NAME_BYTES

@@ -1,13 +1,18 @@
-"""Page tokens: where the page before ended, signed, so that nobody makes one up.
+"""Page tokens: where the page before ended, signed, so that no client can make one.
 
 A token is ``base64url(mac || position)``.  The keyed BLAKE2b (RFC 7693) covers
 the position and the *scope*: which list, whose, in what order, by what filter.
 A token that was edited or is shown to another list is therefore ``Invalid``.
+
+The newest key signs and all verify, so that a list that is being paged survives
+a rotation of the keys.
 """
 
 from __future__ import annotations
 
+import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Sequence
 from hashlib import blake2b
 from hmac import compare_digest
 
@@ -17,6 +22,7 @@ from godrive.errors import Invalid
 
 _MAC_BYTES = 16
 _LONGEST = 2048
+_WORD = re.compile(r"[A-Za-z0-9_-]*", re.ASCII)
 
 Position = tuple[int | str, str]
 """The sort key and the id of the last item: every page begins after one."""
@@ -26,33 +32,41 @@ _decoder = msgspec.msgpack.Decoder(Position)
 
 
 class PageTokens:
-    """Makes and reads ``next_page``.  *key* is a secret of 16 to 64 bytes, the same over restarts."""
+    """Makes and reads ``next_page``.  *keys* are secrets of 16 to 64 bytes, kept over restarts; the first signs."""
 
-    def __init__(self, key: bytes) -> None:
-        if not 16 <= len(key) <= 64:
-            raise ValueError("The key must have 16 to 64 bytes.")
-        self._key = key
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        if not keys or not all(16 <= len(key) <= 64 for key in keys):
+            raise ValueError("There must be a key, and every key must have 16 to 64 bytes.")
+        self._keys = tuple(keys)
 
     def make(self, scope: tuple[object, ...], position: Position) -> str:
-        """The token of the page after *position*."""
+        """Return the token of the page after *position*."""
         body = _encoder.encode(position)
-        return urlsafe_b64encode(self._mac(scope, body) + body).rstrip(b"=").decode()
+        return _text(_mac(self._keys[0], scope, body) + body)
 
     def read(self, scope: tuple[object, ...], token: str) -> Position:
-        """The position in a token.  Raises ``Invalid`` unless it was made by us for the same scope."""
-        try:
-            if len(token) > _LONGEST:
-                raise ValueError
-            raw = urlsafe_b64decode(token.encode("ascii") + b"=" * (-len(token) % 4))
+        """Return the position in a token.  Raises ``Invalid`` unless this server made it for the same scope."""
+        if len(token) <= _LONGEST and _WORD.fullmatch(token):
+            raw = _bytes(token)
             mac, body = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
-            if compare_digest(mac, self._mac(scope, body)):
+            genuine = [compare_digest(mac, _mac(key, scope, body)) for key in self._keys]
+            if any(genuine) and _text(raw) == token:  # base64 has several spellings of the same bytes
                 position: Position = _decoder.decode(body)
-                if self.make(scope, position) == token:
-                    return position
-        except ValueError:
-            pass
-        raise Invalid("The page token is not one that this list gave.", field="page")
+                return position
+        raise Invalid("The page token is not from this list.", field="page")
 
-    def _mac(self, scope: tuple[object, ...], body: bytes) -> bytes:
-        text = _encoder.encode([None if part is None else str(part) for part in scope])
-        return blake2b(text + body, digest_size=_MAC_BYTES, key=self._key, person=b"godrive page").digest()
+
+def _mac(key: bytes, scope: tuple[object, ...], body: bytes) -> bytes:
+    text = _encoder.encode([None if part is None else str(part) for part in scope])
+    return blake2b(text + body, digest_size=_MAC_BYTES, key=key, person=b"godrive page").digest()
+
+
+def _text(raw: bytes) -> str:
+    return urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        return urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except ValueError:  # no number of bytes has that length
+        return b""

@@ -27,7 +27,7 @@ class Rig:
     def __init__(self, catalog: Catalog) -> None:
         self.catalog = catalog
         self.clock = ManualClock()
-        self.tokens = PageTokens(b"k" * 32)
+        self.tokens = PageTokens([b"k" * 32])
         self._numbers = itertools.count()
 
     async def read(self, rule: Rule[P, T], *args: P.args, **options: P.kwargs) -> T:

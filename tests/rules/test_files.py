@@ -132,7 +132,7 @@ async def test_a_page_token_works_for_its_own_list_only(rig: Rig) -> None:
         with pytest.raises(Invalid) as caught:
             await rig.page(who, **options)
         assert caught.value.field == "page"
-    rig.tokens = PageTokens(b"another key......")
+    rig.tokens = PageTokens([b"another key......"])
     with pytest.raises(Invalid):
         await rig.page(owner, page=token)
 

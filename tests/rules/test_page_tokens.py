@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from godrive.errors import Invalid
 from godrive.rules.page_tokens import PageTokens
 
-TOKENS = PageTokens(b"0123456789abcdef")
+TOKENS = PageTokens([b"0123456789abcdef"])
 SCOPE = ("files", "owner", None)
 POSITIONS = st.tuples(
     st.integers(-(2**63), 2**63 - 1) | st.text(st.characters(codec="utf-8")),
@@ -58,7 +58,22 @@ def test_a_token_of_another_list_is_refused(scope: tuple[object, ...]) -> None:
 @pytest.mark.parametrize("key", [b"", b"x" * 15, b"x" * 65])
 def test_a_key_that_is_too_short_or_too_long_is_a_bug(key: bytes) -> None:
     with pytest.raises(ValueError, match="16 to 64"):
-        PageTokens(key)
+        PageTokens([b"k" * 16, key])
+
+
+def test_without_a_key_there_are_no_tokens() -> None:
+    with pytest.raises(ValueError, match="must be a key"):
+        PageTokens([])
+
+
+def test_a_token_survives_a_rotation_until_its_key_is_gone() -> None:
+    old, new = b"o" * 16, b"n" * 16
+    token = PageTokens([old]).make(SCOPE, (1, "x"))
+    rotated = PageTokens([new, old])
+    assert rotated.read(SCOPE, token) == (1, "x")
+    assert rotated.make(SCOPE, (1, "x")) == PageTokens([new]).make(SCOPE, (1, "x")) != token
+    with pytest.raises(Invalid):
+        PageTokens([new]).read(SCOPE, token)
 
 
 def test_tokens_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,12 @@ Limit = Annotated[int, Meta(ge=1, le=1000, description="Rows in a page.")]
 PageToken = Annotated[str, Meta(max_length=2048, description="The `next_page` of the page before.")]
 EntryId = Annotated[str, Meta(pattern=r"^[0-9A-Za-z_-]{1,64}$(?!\n)")]  # in Python, $ lets a last newline pass
 Name = Annotated[
-    str, Meta(min_length=1, max_length=255, description="1 to 255 bytes, no `/`, `\\` or control characters.")
+    str,
+    Meta(
+        min_length=1,
+        max_length=1024,
+        description="1 to 255 characters, at most 1024 bytes, no `/`, `\\` or control characters.",
+    ),
 ]
 
 

@@ -141,7 +141,7 @@ async def test_if_match_guards_the_way_to_the_trash_and_back_and_out(ann: Person
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", "a/b", "a\\b", "a\0b", "a\nb", "x" * 256, "é" * 128, "\x7f", 7, None, ["a"]]
+    "name", ["", ".", "..", "a/b", "a\\b", "a\0b", "a\nb", "x" * 256, "é" * 256, "\x7f", 7, None, ["a"]]
 )
 async def test_a_name_that_cannot_be_is_refused(ann: Person, name: Any) -> None:
     file = await ann.upload("a.txt")
@@ -264,6 +264,9 @@ async def test_a_missing_file_and_somebody_elses_are_not_found_alike(
 )
 async def test_what_cannot_be_an_id_is_not_found(ann: Person, method: str, path: str, body: Any, made_up: str) -> None:
     answer = await ann(method, path.replace("{id}", made_up), body)
+    if path == "/files/{id}" and made_up == "%2e%2e":  # the client has made that "/"
+        assert (answer.status, answer.json["code"]) == (405, "method_not_allowed")
+        return
     assert answer.status == 404
     assert method == "HEAD" or answer.json["code"] == "not_found"
 
