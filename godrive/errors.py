@@ -1,9 +1,9 @@
 """Every error GoDrive raises on purpose.
 
 A :class:`DriveError` is an answer, not a bug: it has a stable ``code`` that
-clients may switch on, it crosses process borders unchanged, and every edge
-(HTTP, NATS, the command line) maps codes in one table of its own.  Anything
-that is not a ``DriveError`` is a defect and crashes the actor that raised it.
+clients may switch on, it crosses process borders unchanged, and one table,
+:data:`STATUS`, gives the HTTP status of every code.  Anything that is not a
+``DriveError`` is a defect and crashes the actor that raised it.
 
 ::
 
@@ -65,6 +65,11 @@ class DriveError(Exception):
         self.field = field
         self.hint = hint
         self.retry_after = self.default_retry_after if retry_after is None else retry_after
+
+    @property
+    def status(self) -> int:
+        """The HTTP status of the answer that this error is."""
+        return STATUS.get(self.code, 500)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (self.code, self.detail, self.field, self.hint, self.retry_after))
@@ -208,6 +213,44 @@ def _tree(root: type[DriveError]) -> dict[str, type[DriveError]]:
 
 BY_CODE: dict[str, type[DriveError]] = _tree(DriveError)
 """Every error class by its code: how an edge finds the class of an error that came over the wire."""
+
+STATUS: dict[str, int] = {
+    "error": 500,
+    "not_found": 404,
+    "gone": 410,
+    "conflict": 409,
+    "email_taken": 409,
+    "name_taken": 409,
+    "upload_finished": 409,
+    "idempotency_mismatch": 409,
+    "precondition_failed": 412,
+    "invalid": 422,
+    "length_mismatch": 422,
+    "digest_mismatch": 422,
+    "unauthenticated": 401,
+    "forbidden": 403,
+    "url_invalid": 403,
+    "too_large": 413,
+    "range_not_satisfiable": 416,
+    "quota_exceeded": 507,
+    "storage_full": 507,
+    "too_many_requests": 429,
+    "store_unavailable": 503,
+    "config": 500,
+    "unavailable": 503,
+    "timeout": 504,
+    "overloaded": 503,
+    "crashed": 500,
+    "malformed": 400,
+    "method_not_allowed": 405,
+    "unsupported_media_type": 415,
+    "request_timeout": 408,
+    "expectation_failed": 417,
+    "url_too_long": 414,
+    "headers_too_large": 431,
+    "internal": 500,
+}
+"""The HTTP status of every code: of those above, and of those that the HTTP edge adds."""
 
 
 def _rebuild(code: str, detail: str, field: str | None, hint: str | None, retry_after: float | None) -> DriveError:

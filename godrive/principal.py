@@ -96,5 +96,14 @@ class System(Value, tag="system"):
     part: str
 
 
+Caller: TypeAlias = UserSession | ApiToken
+"""A principal that a bearer token stands for."""
+
+
+def credential_id(by: Caller) -> str:
+    """What the right of *by* hangs on: when that session or token ends, so does the right."""
+    return by.session_id if isinstance(by, UserSession) else by.token_id
+
+
 Principal: TypeAlias = UserSession | ApiToken | ShareLink | SignedUrl | System
 """Who acts.  ``None`` is not one of them: no message can leave its authority out."""

@@ -157,7 +157,7 @@ class AuthActor(Actor[Auth]):
         if expires <= now.timestamp():
             del self._verified[ask.token]
             raise Unauthenticated("The token has expired.")
-        if not self._liveness.is_fresh(principal.session_id) and not await self._liveness.check(principal):
+        if not self._liveness.is_fresh(principal) and not await self._liveness.check(principal):
             self._verified.pop(ask.token, None)
             raise Unauthenticated("The session has ended.")
         return principal

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
 
 from godrive.clock import Clock
-from godrive.model import SessionId
-from godrive.principal import UserSession
+from godrive.principal import Caller, credential_id
+
+C = TypeVar("C", bound=Caller)
 
 
-class SessionCache:
-    """Asks *read* whether a session is alive, at most once in *max_age* seconds for each.
+class SessionCache(Generic[C]):
+    """Asks *read* whether a credential is alive, at most once in *max_age* seconds for each.
 
-    An answer counts from when it was asked for, so none is ever older.  Those
-    who want the same answer at the same time wait for one read.
+    The key is the id of the credential: of the session, or of the token.  The
+    age of an answer counts from the question, so no answer is older than
+    *max_age*.  Callers that ask for the same one at the same time share a read.
     """
 
     def __init__(
         self,
-        read: Callable[[UserSession], Awaitable[bool]],
+        read: Callable[[C], Awaitable[bool]],
         clock: Clock,
         *,
         max_age: float = 1.0,
@@ -29,47 +32,50 @@ class SessionCache:
         self._clock = clock
         self._max_age = max_age
         self._capacity = capacity
-        self._alive_at: dict[SessionId, float] = {}
-        self._reads: dict[SessionId, asyncio.Task[bool]] = {}
+        self._alive_at: dict[str, float] = {}
+        self._reads: dict[str, asyncio.Task[bool]] = {}
 
     def __len__(self) -> int:
-        """How many sessions are remembered."""
+        """How many credentials are remembered."""
         return len(self._alive_at)
 
-    def is_fresh(self, session_id: SessionId) -> bool:
-        """Whether the session was alive so lately that there is no need to ask."""
-        alive_at = self._alive_at.get(session_id)
+    def is_fresh(self, by: C) -> bool:
+        """Whether the credential was alive so recently that there is no need to ask."""
+        alive_at = self._alive_at.get(credential_id(by))
         return alive_at is not None and self._clock.monotonic() - alive_at < self._max_age
 
-    async def check(self, principal: UserSession) -> bool:
-        """Whether the principal's session is alive."""
-        if self.is_fresh(principal.session_id):
+    async def check(self, by: C) -> bool:
+        """Whether the credential is alive."""
+        if self.is_fresh(by):
             return True
-        read = self._reads.get(principal.session_id)
+        key = credential_id(by)
+        read = self._reads.get(key)
         if read is None:
-            read = self._reads[principal.session_id] = asyncio.create_task(self._ask(principal))
-            read.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be left to hear it
-        return await asyncio.shield(read)
+            read = self._reads[key] = asyncio.create_task(self._ask(key, by))
+            read.add_done_callback(lambda done: done.cancelled() or done.exception())  # no one may be left to take it
+        # Not shield(): from Python 3.14 it reports an error as unhandled when the caller has left meanwhile.
+        await asyncio.wait([read])
+        return read.result()
 
-    def forget(self, session_id: SessionId | None = None) -> None:
-        """Ask again before saying that this session (or any) is alive; a read under way is not believed."""
-        if session_id is None:
+    def forget(self, key: str | None = None) -> None:
+        """Ask again before saying that this credential (or any) is alive; a read under way does not count."""
+        if key is None:
             self._alive_at.clear()
             self._reads.clear()
         else:
-            self._alive_at.pop(session_id, None)
-            self._reads.pop(session_id, None)
+            self._alive_at.pop(key, None)
+            self._reads.pop(key, None)
 
-    async def _ask(self, principal: UserSession) -> bool:
-        asked_at, session_id, me = self._clock.monotonic(), principal.session_id, asyncio.current_task()
+    async def _ask(self, key: str, by: C) -> bool:
+        asked_at, me = self._clock.monotonic(), asyncio.current_task()
         try:
-            alive = await self._read(principal)
-            if alive and self._reads.get(session_id) is me:
-                self._alive_at.pop(session_id, None)  # put last: it was asked last
-                self._alive_at[session_id] = asked_at
+            alive = await self._read(by)
+            if alive and self._reads.get(key) is me:
+                self._alive_at.pop(key, None)  # put last: it was asked last
+                self._alive_at[key] = asked_at
                 if len(self._alive_at) > self._capacity:
                     del self._alive_at[next(iter(self._alive_at))]
             return alive
         finally:
-            if self._reads.get(session_id) is me:
-                del self._reads[session_id]
+            if self._reads.get(key) is me:
+                del self._reads[key]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import threading
 
 import anyio
@@ -16,7 +18,7 @@ from godrive.actors.session_cache import SessionCache
 from godrive.credentials import cost_of, dummy_hash
 from godrive.errors import StoreUnavailable, TooManyRequests
 from godrive.model import SessionId, UserId
-from godrive.principal import UserSession
+from godrive.principal import ApiToken, Caller, UserSession, credential_id
 from godrive.testing import ManualClock
 
 PRINCIPAL = UserSession(user_id=UserId("user"), session_id=SessionId("session"))
@@ -231,7 +233,7 @@ class Catalog:
         self.let = anyio.Event()
         self.let.set()
 
-    async def read(self, principal: UserSession) -> bool:
+    async def read(self, by: Caller) -> bool:
         self.reads += 1
         alive = self.alive
         await self.let.wait()
@@ -263,7 +265,7 @@ async def test_answer_is_as_old_as_its_question() -> None:
         await anyio.wait_all_tasks_blocked()
         clock.advance(1.0)
         catalog.let.set()
-    assert not liveness.is_fresh(PRINCIPAL.session_id)
+    assert not liveness.is_fresh(PRINCIPAL)
 
 
 @pytest.mark.anyio
@@ -313,8 +315,36 @@ async def test_read_that_began_before_the_end_of_a_session_is_not_believed_after
         catalog.alive = False
         liveness.forget(session_id)
         catalog.let.set()
-    assert not liveness.is_fresh(PRINCIPAL.session_id)
+    assert not liveness.is_fresh(PRINCIPAL)
     assert not await liveness.check(PRINCIPAL)
+
+
+@pytest.mark.anyio
+async def test_error_of_a_read_that_everyone_left_is_reported_nowhere() -> None:
+    catalog, reported = Catalog(), list[dict[str, object]]()
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context))
+    liveness = SessionCache(catalog.read, ManualClock())
+    catalog.down, catalog.let = True, anyio.Event()
+    async with anyio.create_task_group() as leaving:
+        leaving.start_soon(liveness.check, PRINCIPAL)
+        await anyio.wait_all_tasks_blocked()
+        leaving.cancel_scope.cancel()
+    catalog.let.set()
+    await anyio.wait_all_tasks_blocked()
+    gc.collect()
+    assert catalog.reads == 1
+    assert reported == []
+
+
+@pytest.mark.anyio
+async def test_credentials_of_two_kinds_and_of_one_user_are_told_apart() -> None:
+    cache = SessionCache[Caller](Catalog().read, ManualClock())
+    token = ApiToken(user_id=PRINCIPAL.user_id, token_id="token", scopes=frozenset())
+    assert await cache.check(PRINCIPAL)
+    assert not cache.is_fresh(token)
+    assert await cache.check(token)
+    cache.forget(credential_id(PRINCIPAL))
+    assert [cache.is_fresh(by) for by in (PRINCIPAL, token)] == [False, True]
 
 
 @pytest.mark.anyio
@@ -336,4 +366,4 @@ async def test_however_many_sessions_there_are_only_so_many_are_remembered() -> 
     for number in range(100):
         await liveness.check(UserSession(user_id=UserId("user"), session_id=SessionId(str(number))))
     assert len(liveness) == 10
-    assert liveness.is_fresh(SessionId("99"))
+    assert liveness.is_fresh(UserSession(user_id=UserId("other"), session_id=SessionId("99")))

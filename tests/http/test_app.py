@@ -15,8 +15,8 @@ from aiohttp.test_utils import TestServer
 from prometheus_client.parser import text_string_to_metric_families
 
 from godrive.catalog.sqlite import SqliteCatalog
-from godrive.errors import BY_CODE, ConfigError, DriveError, StoreUnavailable, TooManyRequests
-from godrive.http.api.problems import STATUS, problem
+from godrive.errors import BY_CODE, STATUS, ConfigError, DriveError, StoreUnavailable, TooManyRequests
+from godrive.http.api.problems import problem
 from godrive.http.app import OPERATIONS, create_app
 from godrive.http.wire.addresses import TrustedProxies
 from godrive.http.wire.server import serve
@@ -203,7 +203,9 @@ def test_every_code_has_a_status() -> None:
         return {root.code}.union(*(tree(child) for child in root.__subclasses__()))
 
     assert BY_CODE.keys() <= STATUS.keys()
-    assert tree(DriveError) <= STATUS.keys()
+    assert tree(DriveError) == STATUS.keys()
+    for code, error in BY_CODE.items():
+        assert error().status == problem(error(), "x").status == STATUS[code]
 
 
 def test_retry_after_is_whole_seconds_and_at_least_one() -> None:

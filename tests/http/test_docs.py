@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from godrive.http.api.problems import STATUS
+from godrive.errors import STATUS
 from tests.http.client import Person, Site
 
 pytestmark = pytest.mark.anyio

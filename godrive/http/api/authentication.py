@@ -12,7 +12,7 @@ import base64
 import binascii
 import hmac
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 from aiohttp import hdrs, web
@@ -21,10 +21,7 @@ from godrive.drive import GoDrive
 from godrive.errors import Forbidden, Unauthenticated, UrlInvalid
 from godrive.http.api.operations import Operation
 from godrive.messages.auth import Authenticate
-from godrive.principal import ApiToken, Scope, UserSession
-
-Caller: TypeAlias = UserSession | ApiToken
-"""The principals that a bearer token can stand for."""
+from godrive.principal import ApiToken, Caller, Scope
 
 
 async def authenticate(request: web.Request, drive: GoDrive, scope: Scope) -> Caller:

@@ -10,7 +10,7 @@ from aiohttp import hdrs, web
 
 from godrive.drive import GoDrive
 from godrive.errors import DriveError, Forbidden, Invalid
-from godrive.http.api.authentication import Caller, authenticate, signature_reader
+from godrive.http.api.authentication import authenticate, signature_reader
 from godrive.http.api.idempotency import IDEMPOTENCY_KEY, answer_once
 from godrive.http.api.operations import Operation
 from godrive.http.api.reading import (
@@ -24,7 +24,7 @@ from godrive.http.api.reading import (
 )
 from godrive.http.wire.addresses import TrustedProxies
 from godrive.model import ETag, UserId
-from godrive.principal import Scope, UserSession
+from godrive.principal import Caller, Scope, UserSession
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

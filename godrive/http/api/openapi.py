@@ -11,6 +11,7 @@ import msgspec
 
 from godrive import __version__
 from godrive.errors import (
+    STATUS,
     ActorCrashed,
     AskTimeout,
     Conflict,
@@ -29,7 +30,6 @@ from godrive.errors import (
 from godrive.http.api.openapi_parts import DESCRIPTION, FILE, HEADERS, PARAMETERS, SECURITY, TAGS
 from godrive.http.api.operations import Operation
 from godrive.http.api.problems import (
-    STATUS,
     ExpectationFailed,
     HeadersTooLarge,
     Internal,

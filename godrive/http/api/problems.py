@@ -1,8 +1,8 @@
-"""Errors as answers: one table from code to status, one shape (RFC 9457).
+"""Errors as answers, in one shape (RFC 9457).
 
-Actors and the edge raise :class:`DriveError`; nothing else decides a status.
-What only HTTP can go wrong with (a method, a media type, half a body) has its
-errors here, with codes of their own.
+Actors and the edge raise :class:`DriveError`, whose code decides the status.
+Errors that only HTTP can have (a method, a media type, half a body) are here,
+with codes of their own.
 """
 
 from __future__ import annotations
@@ -71,44 +71,6 @@ class Internal(DriveError):
     title = "Internal error"
 
 
-STATUS: dict[str, int] = {
-    "error": 500,
-    "not_found": 404,
-    "gone": 410,
-    "conflict": 409,
-    "email_taken": 409,
-    "name_taken": 409,
-    "upload_finished": 409,
-    "idempotency_mismatch": 409,
-    "precondition_failed": 412,
-    "invalid": 422,
-    "length_mismatch": 422,
-    "digest_mismatch": 422,
-    "unauthenticated": 401,
-    "forbidden": 403,
-    "url_invalid": 403,
-    "too_large": 413,
-    "range_not_satisfiable": 416,
-    "quota_exceeded": 507,
-    "storage_full": 507,
-    "too_many_requests": 429,
-    "store_unavailable": 503,
-    "config": 500,
-    "unavailable": 503,
-    "timeout": 504,
-    "overloaded": 503,
-    "crashed": 500,
-    "malformed": 400,
-    "method_not_allowed": 405,
-    "unsupported_media_type": 415,
-    "request_timeout": 408,
-    "expectation_failed": 417,
-    "url_too_long": 414,
-    "headers_too_large": 431,
-    "internal": 500,
-}
-"""The status of every code there is."""
-
 EXPECTATION = "The only expectation that can be met is 100-continue."
 
 _CLOSING = {"malformed", "request_timeout", "url_too_long", "headers_too_large"}
@@ -133,11 +95,10 @@ _encoder = msgspec.json.Encoder()
 
 def problem(error: DriveError, request_id: str) -> web.Response:
     """The answer that *error* is."""
-    status = STATUS.get(error.code, 500)
     body = Problem(
         type=f"urn:godrive:problem:{error.code}",
         title=error.title,
-        status=status,
+        status=error.status,
         detail=error.detail,
         code=error.code,
         error=error.title,
@@ -147,9 +108,9 @@ def problem(error: DriveError, request_id: str) -> web.Response:
     headers = {hdrs.CONTENT_TYPE: "application/problem+json", hdrs.CACHE_CONTROL: "no-store"}
     if error.retry_after is not None:
         headers[hdrs.RETRY_AFTER] = str(max(1, math.ceil(error.retry_after)))
-    if status == 401:
+    if error.status == 401:
         headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="godrive"'
-    response = web.Response(body=_encoder.encode(body), status=status, headers=headers)
+    response = web.Response(body=_encoder.encode(body), status=error.status, headers=headers)
     if error.code in _CLOSING:
         response.force_close()
     return response
