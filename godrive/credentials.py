@@ -7,6 +7,7 @@ a signature has exactly one accepted spelling: change a byte and it is refused.
 
 from __future__ import annotations
 
+import errno
 import hmac
 import os
 import re
@@ -25,8 +26,9 @@ import bcrypt
 import jwt
 import msgspec
 
-from godrive.errors import ConfigError, Invalid, Unauthenticated, UrlInvalid
+from godrive.errors import ConfigError, Invalid, Unauthenticated, UrlInvalid, refused
 from godrive.model import SessionId, UserId
+from godrive.paths import create_file, exists, replace_file
 from godrive.principal import UserSession
 
 KEY_BYTES = 32
@@ -37,8 +39,8 @@ KEY_BYTES = 32
 class Keyring:
     """Signing keys by id: the first signs, all verify.
 
-    On disk: a line ``id:hex`` for each key, the one that signs first; blank
-    lines and lines that begin with ``#`` do not count.
+    On disk: a line ``id:hex`` for each key, the one that signs first.  Blank
+    lines and lines that begin with ``#`` are ignored.
     """
 
     keys: Mapping[str, bytes] = field(repr=False)
@@ -58,51 +60,76 @@ class Keyring:
         """Read the file.
 
         Raises ``ConfigError`` when it cannot be read or is malformed, and when
-        it is ours and others may read it; like ssh, we do not judge the mode of
-        a file that somebody else owns, for that is how container secrets come.
+        it belongs to this user and others may read it.  Its group may: that is
+        how orchestrators hand out secrets.  Like ssh, it does not judge the
+        mode of a file that belongs to another user.
         """
         try:
-            with path.open(encoding="ascii") as file:
+            with path.open("rb") as file:
                 status = os.fstat(file.fileno())
-                text = file.read()
+                text = file.read().decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"The secret {path} cannot be read: {_reason(error)}") from None
-        if status.st_uid == os.getuid() and stat.S_IMODE(status.st_mode) & 0o077:
-            raise ConfigError(f"The secret {path} can be read by others", hint=f"chmod 600 {path}")
+        if status.st_uid == os.getuid() and stat.S_IMODE(status.st_mode) & stat.S_IRWXO:
+            raise ConfigError(f"The secret {path} can be read by every user", hint=f"chmod o= {path}")
         return cls(_parse(text, path))
 
     @classmethod
+    def create(cls, path: Path) -> Keyring:
+        """Make the file with one random key, mode 0600.  Raises ``FileExistsError`` and ``ConfigError``."""
+        keyring = cls.generate()
+        try:
+            create_file(path, keyring._encode())
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise refused(f"The secret {path} cannot be written", error) from None
+        return keyring
+
+    @classmethod
     def load_or_create(cls, path: Path) -> Keyring:
-        """Read the file, or make it with one random key: atomically, synced, mode 0600.  Raises ``ConfigError``."""
-        if not path.exists():
+        """Read the file, or make it when there is none.  Raises ``ConfigError``."""
+        try:
+            missing = not exists(path)
+        except OSError as error:
+            raise ConfigError(f"The secret {path} cannot be read: {_reason(error)}") from None
+        if missing:
             with suppress(FileExistsError):  # another process was first: its key counts
-                _write(path, cls.generate(), replace=False)
+                cls.create(path)
         return cls.load(path)
 
     @classmethod
     def rotate(cls, path: Path, *, keep: int | None = None) -> Keyring:
-        """Put a new key first, so that it signs; of the old ones keep *keep* (all) for verifying.
+        """Put a new key first, so that it signs; keep *keep* of the old ones (all) to verify.
 
-        With ``keep=0`` whatever the old keys signed is void at once.  Processes
-        that run go on with the keys they have read.
+        Owner, group and mode of the file stay.  With ``keep=0`` everything that
+        the old keys signed becomes invalid.  Running processes go on with the
+        keys that they have read.
         """
         kept = list(cls.load(path).keys.items())[:keep]
         keyring = cls(dict(cls.generate().keys) | dict(kept))
-        _write(path, keyring, replace=True)
+        try:
+            replace_file(path, keyring._encode())
+        except OSError as error:
+            hint = "Run the command as the owner of the file, or as root." if error.errno == errno.EPERM else None
+            raise refused(f"The secret {path} cannot be written", error, hint=hint) from None
         return keyring
+
+    def _encode(self) -> bytes:
+        return "".join(f"{kid}:{key.hex()}\n" for kid, key in self.keys.items()).encode("ascii")
 
 
 def _parse(text: str, path: Path) -> dict[str, bytes]:
     keys: dict[str, bytes] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.startswith("#"):
+    for number, line in enumerate(map(str.strip, text.splitlines()), 1):
+        if not line or line.startswith("#"):
             continue
-        kid, _, secret = line.strip().partition(":")
+        kid, _, secret = line.partition(":")
         try:
             key = bytes.fromhex(secret)
         except ValueError:
             key = b""
-        if not kid.isalnum() or kid in keys or len(key) < KEY_BYTES:
+        if not (kid.isascii() and kid.isalnum()) or kid in keys or len(key) < KEY_BYTES:
             raise ConfigError(f"Line {number} of the secret {path} is not a new id, a colon and 64 or more hex digits")
         keys[kid] = key
     if not keys:
@@ -110,37 +137,9 @@ def _parse(text: str, path: Path) -> dict[str, bytes]:
     return keys
 
 
-def _write(path: Path, keyring: Keyring, *, replace: bool) -> None:
-    text = "".join(f"{kid}:{key.hex()}\n" for kid, key in keyring.keys.items())
-    draft = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
-    try:
-        with open(draft, "x", encoding="ascii", opener=_private) as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            if replace:
-                draft.replace(path)
-            else:
-                path.hardlink_to(draft)
-        finally:
-            draft.unlink(missing_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        raise ConfigError(f"The secret {path} cannot be written: {_reason(error)}") from None
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
-
 def _reason(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not text"
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
@@ -280,7 +279,7 @@ class TokenSigner:
 
     def _verify(self, kind: str, token: str, now: datetime) -> dict[str, Any]:
         try:
-            key = self._keys[_header_decoder.decode(_unbase64(token[:_MAX_TOKEN].partition(".")[0])).kid]
+            key = self._keys[_header_decoder.decode(unbase64url(token[:_MAX_TOKEN].partition(".")[0])).kid]
             decoded = self._jwt.decode_complete(
                 token, key, algorithms=["HS256"], issuer=self._issuer, audience=self._audience
             )
@@ -288,7 +287,7 @@ class TokenSigner:
             raise Unauthenticated("The token is not valid.") from None
         claims: dict[str, Any] = decoded["payload"]
         # PyJWT decodes the signature leniently, so several spellings of one would pass.
-        if claims["typ"] != kind or not token.endswith("." + _base64(decoded["signature"])):
+        if claims["typ"] != kind or not token.endswith("." + base64url(decoded["signature"])):
             raise Unauthenticated("The token is not valid.")
         if claims["exp"] <= now.timestamp():
             raise Unauthenticated("The token has expired.")
@@ -355,7 +354,7 @@ class UrlSigner:
     def _signature(self, kid: str, method: str, path: str, query: str) -> str:
         signature = self._keys[kid].copy()
         signature.update(f"{method}\n{path}\n{query}".encode())
-        return _base64(signature.digest())
+        return base64url(signature.digest())
 
 
 def _canonical(query: Mapping[str, str]) -> str:
@@ -367,11 +366,18 @@ def _escape(text: str) -> str:
     return text if _PLAIN.fullmatch(text) else quote(text)
 
 
-def _base64(data: bytes) -> str:
+_BASE64URL = re.compile(r"[A-Za-z0-9_-]*")
+
+
+def base64url(data: bytes) -> str:
+    """Base64 for URLs (RFC 4648, section 5), without padding."""
     return urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 
-def _unbase64(text: str) -> bytes:
+def unbase64url(text: str) -> bytes:
+    """The bytes.  Raises ``ValueError`` for characters outside the alphabet, which the standard library lets pass."""
+    if _BASE64URL.fullmatch(text) is None:
+        raise ValueError("not Base64 for URLs")
     return urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 

@@ -29,6 +29,7 @@ clients may switch on, it crosses process borders unchanged, and one table,
     ├── TooManyRequests          slow down
     ├── StoreUnavailable         database or blob store is down
     ├── ConfigError              an operator's mistake; exit code 2
+    ├── AddressUnavailable       the machine lacks an address to listen on, for now
     └── DeliveryError            the message may not have arrived
         ├── AskTimeout           unknown, not failed
         ├── MailboxFull
@@ -37,6 +38,7 @@ clients may switch on, it crosses process borders unchanged, and one table,
 
 from __future__ import annotations
 
+import errno
 from typing import Any, ClassVar
 
 
@@ -182,6 +184,33 @@ class ConfigError(DriveError):
     title = "Configuration error"
 
 
+class AddressUnavailable(DriveError):
+    code = "address_unavailable"
+    title = "Address is not available"
+
+
+def refused(what: str, error: OSError, *, hint: str | None = None) -> DriveError:
+    """The error for a refusal of the system: *what* happened, and why.
+
+    A mistake (``ConfigError``, after which the program exits with 2) unless a
+    restart may cure it: a full disk, a limit on open files, a network file
+    system that does not answer.
+    """
+    detail = f"{what}: {error.strerror or error}."
+    if error.errno in _FULL:
+        return StorageFull(detail, hint="Make room.")
+    if error.errno in _PASSING:
+        return StoreUnavailable(detail)
+    return ConfigError(detail, hint=hint)
+
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_PASSING = frozenset(
+    {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT}
+    | {errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH}
+)
+
+
 class DeliveryError(DriveError):
     code = "unavailable"
     title = "Unavailable"
@@ -237,6 +266,7 @@ STATUS: dict[str, int] = {
     "too_many_requests": 429,
     "store_unavailable": 503,
     "config": 500,
+    "address_unavailable": 503,
     "unavailable": 503,
     "timeout": 504,
     "overloaded": 503,

@@ -2,8 +2,8 @@
 
 A data folder belongs to one drive::
 
-    LAYOUT           which arrangement of the folder it is; another one is refused
-    lock             held by the process that serves from it; the folder of the blobs has another, blobs.lock
+    LAYOUT           how the folder is laid out; a layout that this release does not know is refused
+    lock             held by the process that serves from it; the folder of the blobs has one too, blobs.lock
     secret.key       the signing keys, mode 0600
     godrive.db       the SQLite catalog
     blobs/           the disk store
@@ -13,44 +13,49 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from godrive.blobs import BlobStore
-from godrive.blobs.folders import make_path
 from godrive.catalog import Catalog
 from godrive.clock import Clock
 from godrive.config import Config
 from godrive.credentials import Keyring
-from godrive.errors import ConfigError
+from godrive.errors import ConfigError, refused
+from godrive.paths import create_file, exists, make_path, open_or_create
 
 LAYOUT = "godrive 1"
 """The stamp of the data folders that this release reads and writes."""
 
 
 def open_data_folder(config: Config) -> None:
-    """Make the data folder, or check its stamp.  Raises ``ConfigError``."""
+    """Make the data folder, or check its stamp.
+
+    Raises ``ConfigError``, or another ``DriveError`` for a failure that may pass.
+    """
     folder = config.data_dir
     try:
         make_path(folder)
         stamp = _read(config.layout_path)
         if stamp is None:
-            if config.catalog_path.exists() and config.catalog_path.is_relative_to(folder):
+            if exists(config.catalog_path) and config.catalog_path.is_relative_to(folder):
                 raise ConfigError(
                     f"The data folder {folder} has a catalog but no stamp that says which release made it.",
                     hint=f"If it was this one: echo '{LAYOUT}' > {config.layout_path}",
                 )
-            _write(config.layout_path, LAYOUT + "\n")
+            with suppress(FileExistsError):  # another process was first
+                create_file(config.layout_path, f"{LAYOUT}\n".encode(), mode=0o644)
         elif stamp.strip() != LAYOUT:
             raise ConfigError(
                 f"The data folder {folder} is laid out as {stamp.strip()[:40]!r}; this release knows {LAYOUT!r}.",
                 hint="Serve it with the release that made it, or with a newer one.",
             )
     except OSError as error:
-        raise ConfigError(f"The data folder {folder} cannot be used: {error.strerror or error}.") from None
+        raise refused(f"The data folder {folder} cannot be used", error) from None
 
 
 class FolderLock:
-    """The lock of a folder, made when absent: one process has it, until it lets go or dies."""
+    """The lock of a folder.  One process holds it, until it releases it or dies."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -60,32 +65,31 @@ class FolderLock:
         """Take the lock.  Raises ``ConfigError`` when another server has it."""
         try:
             make_path(self._path.parent)
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._fd = open_or_create(self._path)
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.release()
             raise ConfigError(f"Another server is using the folder {self._path.parent}.") from None
         except OSError as error:
             self.release()
-            raise ConfigError(f"{self._path} cannot be locked: {error.strerror or error}.") from None
+            raise refused(f"{self._path} cannot be locked", error) from None
 
     def release(self) -> None:
-        """Let go; again is harmless.  The file stays: were it removed, two processes could each lock one."""
+        """Release the lock.  Idempotent.  The file stays: without it two processes could each lock one."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
 
 
 def load_keyring(config: Config) -> Keyring:
-    """The signing keys: of ``auth.secret_file``, or of the data folder, made when absent.  Raises ``ConfigError``."""
-    if config.auth.secret_file:
-        return Keyring.load(config.secret_path)
-    open_data_folder(config)
+    """The signing keys of ``auth.secret_file`` or of the data folder; made when absent.  Raises ``ConfigError``."""
+    if not config.auth.secret_file:
+        open_data_folder(config)
     return Keyring.load_or_create(config.secret_path)
 
 
 def make_catalog(config: Config) -> Catalog:
-    """The configured catalog, to be opened.  A driver is imported only when it is used."""
+    """The configured catalog, not opened yet.  A driver is imported only when it is used."""
     if config.catalog.driver == "postgres":
         from godrive.catalog.postgres import PostgresCatalog  # noqa: PLC0415
 
@@ -98,12 +102,12 @@ def make_catalog(config: Config) -> Catalog:
 
 
 def keeps_outbox(config: Config) -> bool:
-    """Whether there is anywhere to publish what happens to files."""
+    """Whether events about files are published, and so have to be kept until they are."""
     return bool(config.nats.url) and config.nats.publish_events
 
 
 def make_blobs(config: Config, clock: Clock) -> BlobStore:
-    """The configured blob store, to be opened.  A driver is imported only when it is used."""
+    """The configured blob store, not opened yet.  A driver is imported only when it is used."""
     if config.blobs.driver == "s3":
         from godrive.blobs.s3 import S3BlobStore  # noqa: PLC0415
 
@@ -119,16 +123,6 @@ def make_blobs(config: Config, clock: Clock) -> BlobStore:
 
 def _read(path: Path) -> str | None:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return path.read_text(encoding="utf-8-sig", errors="replace")
     except FileNotFoundError:
         return None
-
-
-def _write(path: Path, text: str) -> None:
-    """Write the file so that, whenever the power goes, it is there whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)

@@ -17,11 +17,11 @@ PACKAGE = ROOT / "godrive"
 FLOORS: list[set[str]] = [
     # words
     {"errors"},
-    {"model", "clock", "email_address", "logger"},
+    {"model", "clock", "email_address", "logger", "network", "paths"},
     {"config", "principal"},
     {"configfile"},
     # machinery: packages that do not know one another
-    {"runtime", "blobs", "catalog", "credentials"},
+    {"runtime", "blobs", "catalog", "credentials", "log_writer"},
     # contracts
     {"messages"},
     # behaviour: the rules of a drive, and two packages that do not know one another

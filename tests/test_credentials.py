@@ -82,13 +82,65 @@ def test_secret_is_private_whatever_the_umask(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "secret.key").stat().st_mode) == 0o600
 
 
-def test_secret_that_others_may_read_is_refused_with_the_command_that_helps(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [0o604, 0o602, 0o601, 0o644, 0o666])
+def test_secret_that_others_may_use_is_refused_with_the_command_that_helps(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "secret.key"
     Keyring.load_or_create(path)
-    path.chmod(0o640)
+    path.chmod(mode)
     with pytest.raises(ConfigError) as caught:
         Keyring.load(path)
-    assert caught.value.hint == f"chmod 600 {path}"
+    assert caught.value.hint == f"chmod o= {path}"
+
+
+@pytest.mark.parametrize("mode", [0o400, 0o440, 0o600, 0o640, 0o660])
+def test_secret_that_its_group_may_use_is_accepted_and_keeps_its_mode(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "secret.key"
+    made = Keyring.load_or_create(path)
+    path.chmod(mode)
+    assert Keyring.load(path).keys == made.keys
+    Keyring.rotate(path)
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away: run the suite as root")
+def test_rotation_by_root_leaves_the_file_to_its_owner(tmp_path: Path) -> None:
+    path = tmp_path / "secret.key"
+    Keyring.load_or_create(path)
+    os.chown(path, 1234, 2345)
+    Keyring.rotate(path)
+    assert (path.stat().st_uid, path.stat().st_gid) == (1234, 2345)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away: run the suite as root")
+def test_secret_made_by_root_belongs_to_the_owner_of_its_folder(tmp_path: Path) -> None:
+    os.chown(tmp_path, 1234, 2345)
+    Keyring.load_or_create(tmp_path / "secret.key")
+    found = (tmp_path / "secret.key").stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (1234, 2345, 0o600)
+
+
+def test_rotation_of_a_link_replaces_the_file_that_it_names(tmp_path: Path) -> None:
+    path, link = tmp_path / "real", tmp_path / "secret.key"
+    before = Keyring.load_or_create(path)
+    link.symlink_to(path)
+    after = Keyring.rotate(link)
+    assert link.is_symlink()
+    assert Keyring.load(path).keys == after.keys != before.keys
+
+
+@pytest.mark.parametrize("text", ["\ufeff{}", "{}\r\n", "\r\n# note\r\n  {}  \r\n\r\n", "{}"])
+def test_secret_may_have_passed_through_an_editor(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "secret.key"
+    path.touch(mode=0o600)
+    path.write_bytes(text.format(f"first:{'00' * 32}").encode())
+    assert Keyring.load(path).keys == {"first": bytes(32)}
+
+
+def test_a_folder_that_may_not_be_searched_is_not_one_without_a_secret(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    name = "x" * 300  # as for a folder that may not be searched, stat(2) fails with another error than ENOENT
+    with pytest.raises(ConfigError, match="cannot be read: File name too long"):
+        Keyring.load_or_create(tmp_path / name)
 
 
 def test_the_mode_of_a_secret_that_somebody_else_owns_is_not_judged(

@@ -13,7 +13,8 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+
+from godrive.paths import adopt
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _REMEMBERED = 4096
@@ -24,23 +25,11 @@ def open_folder(name: str, parent: int) -> int:
     return os.open(name, _FOLDER, dir_fd=parent)
 
 
-def make_path(path: Path, mode: int = 0o700) -> None:
-    """Make sure of a folder and of those above it; when this returns, what had to be made is durable."""
-    if path.is_dir():
-        return
-    make_path(path.parent, 0o777)
-    path.mkdir(mode, exist_ok=True)
-    parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
-
-
 def make_folder(name: str, parent: int) -> None:
     """Make sure of the folder *name*; when this returns its entry in *parent* is durable."""
     with suppress(FileExistsError):  # whoever made it may not have come to the fsync yet
         os.mkdir(name, 0o700, dir_fd=parent)
+        adopt(name, parent)
     os.fsync(parent)
 
 

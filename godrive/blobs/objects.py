@@ -12,10 +12,11 @@ from pathlib import Path
 
 from godrive.blobs import is_key, split_key
 from godrive.blobs.attributes import MIME, SHA256, describe, noted
-from godrive.blobs.folders import Shards, make_folder, make_path, open_folder
+from godrive.blobs.folders import Shards, make_folder, open_folder
 from godrive.blobs.staging import Staging, StagingFile
 from godrive.errors import NotFound
 from godrive.model import BlobInfo, ObjectKey
+from godrive.paths import make_path
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO}

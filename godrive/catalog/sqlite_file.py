@@ -10,7 +10,8 @@ from contextlib import closing
 from pathlib import Path
 
 from godrive.catalog import migrations
-from godrive.errors import ConfigError, DriveError, StorageFull, StoreUnavailable
+from godrive.errors import ConfigError, DriveError, StorageFull, StoreUnavailable, refused
+from godrive.paths import adopt, open_or_create, sync_folder
 
 WORDS = {"text": "TEXT", "serial": "INTEGER PRIMARY KEY AUTOINCREMENT", "clustered": "WITHOUT ROWID"}
 _STATISTICS = {
@@ -113,12 +114,10 @@ def prepare(path: Path, *, allow_network_fs: bool) -> None:
             hint="Use a local disk, or PostgreSQL, or insist with catalog.allow_network_fs = true.",
         )
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        os.close(open_or_create(path))
     except OSError as error:
-        raise ConfigError(
-            f"The catalog {path} cannot be written: {error.strerror}.",
-            hint="Check that the folder exists and belongs to the user that runs GoDrive.",
-        ) from None
+        hint = "Check that the folder exists and belongs to the user that runs GoDrive."
+        raise refused(f"The catalog {path} cannot be written", error, hint=hint) from None
     try:
         with closing(connect(path)) as connection:
             if connection.execute("PRAGMA journal_mode=WAL").fetchone() != ("wal",):
@@ -172,12 +171,9 @@ def copy(path: Path, target: Path) -> None:
     with partial.open("rb+") as file:
         os.fsync(file.fileno())
     partial.chmod(0o600)
+    adopt(partial.name, target.parent)
     partial.replace(target)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(target.parent)
 
 
 def _network_file_system(folder: Path) -> str | None:

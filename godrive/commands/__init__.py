@@ -7,8 +7,9 @@ from typing import TypeAlias
 
 from godrive.config import Config
 from godrive.errors import ConfigError
+from godrive.paths import is_file
 
-_WHO = "Run the command as the user to whom the data folder belongs."
+_WHO = "Run the command as the owner of the data folder."
 
 # In quotes: what argparse hands out is generic to the type checker only.
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -26,9 +27,9 @@ def add_group(commands: Commands, name: str, text: str) -> Commands:
 
 
 def has_sqlite_catalog(config: Config) -> bool:
-    """Whether there is one where the configuration says.  Raises ``ConfigError`` when that cannot be looked at."""
+    """Whether the configured SQLite database exists.  Raises ``ConfigError`` when the system does not tell."""
     path = config.catalog_path
     try:
-        return path.is_file()
+        return is_file(path)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be looked at: {error.strerror}.", hint=_WHO) from None
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.", hint=_WHO) from None

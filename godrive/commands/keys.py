@@ -1,4 +1,4 @@
-"""``godrive keys``: the keys that sign tokens and URLs."""
+"""``godrive keys``: manage the keys that sign tokens and URLs."""
 
 from __future__ import annotations
 
@@ -8,26 +8,44 @@ import sys
 from godrive.commands import Commands, add, add_group
 from godrive.config import Config
 from godrive.credentials import Keyring
+from godrive.errors import ConfigError
+from godrive.opening import open_data_folder
 
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the commands."""
-    actions = add_group(commands, "keys", "the keys that sign tokens and URLs")
+    actions = add_group(commands, "keys", "manage the keys that sign tokens and URLs")
+    create = add(actions, "create", "make the file with the signing key, if there is none", shared)
+    create.set_defaults(run=_create)
     text = "sign with a new key from the next start on; the old ones still verify"
     rotate = add(actions, "rotate", text, shared)
     rotate.add_argument(
         "--keep",
-        type=_count,
+        type=_number,
         metavar="N",
-        help="old keys to keep (default: all); 0 ends every session and every URL, for when a key has leaked",
+        help="keep N old keys (default: all); with 0 every session and every URL ends, for when a key has leaked",
     )
     rotate.set_defaults(run=_rotate)
 
 
-def _count(text: str) -> int:
+def _number(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(text)
+
+
+def _create(arguments: argparse.Namespace) -> int:
+    config: Config = arguments.configuration(arguments)
+    path = config.secret_path
+    if not config.auth.secret_file:
+        open_data_folder(config)
+    try:
+        keyring = Keyring.create(path)
+    except FileExistsError:
+        raise ConfigError(f"{path} exists.", hint="For a new key run: godrive keys rotate") from None
+    owner = path.stat().st_uid
+    sys.stdout.write(f"{path}: {keyring.current[0]} signs. Only the user with the id {owner} may read the file.\n")
+    return 0
 
 
 def _rotate(arguments: argparse.Namespace) -> int:
@@ -35,5 +53,5 @@ def _rotate(arguments: argparse.Namespace) -> int:
     keyring = Keyring.rotate(config.secret_path, keep=arguments.keep)
     kept = len(keyring.keys) - 1
     sys.stdout.write(f"{config.secret_path}: {keyring.current[0]} signs, {kept or 'no'} more verify.\n")
-    sys.stdout.write("A server that runs goes on with the keys it has: restart it.\n")
+    sys.stdout.write("Restart running servers: until then they use the keys that they have read.\n")
     return 0

@@ -18,6 +18,7 @@ from godrive.doctor import Report
 from godrive.errors import NotFound
 from godrive.model import ObjectKey, new_id
 from godrive.opening import make_blobs, make_catalog
+from godrive.paths import exists
 from godrive.rules import housekeeping, networks
 
 SAMPLE = b"godrive doctor " * 1000
@@ -29,7 +30,7 @@ _SLOW_COMMIT = 0.2
 async def catalog(config: Config, clock: Clock, report: Report) -> None:
     """Whether the catalog opens, reads, and commits."""
     name, is_file = "catalog", config.catalog.driver == "sqlite"
-    if is_file and not config.catalog_path.exists():
+    if is_file and not exists(config.catalog_path):
         report.ok(name, f"{config.catalog_path} is not there yet; the first start makes it.")
         return
     if _is_old(config) if is_file else await _is_old_database(config):
@@ -103,7 +104,7 @@ async def _is_old_database(config: Config) -> bool:
 async def blobs(config: Config, clock: Clock, report: Report) -> None:
     """Whether a blob can be put, read and deleted."""
     name = "blob store"
-    if config.blobs.driver == "disk" and not config.blobs_path.exists():
+    if config.blobs.driver == "disk" and not exists(config.blobs_path):
         report.ok(name, f"{config.blobs_path} is not there yet; the first start makes it.")
         return
     store = make_blobs(config, clock)

@@ -26,10 +26,11 @@ from msgspec.structs import replace
 from godrive.blobs.attributes import SHA256
 from godrive.blobs.disk import DiskBlobStore
 from godrive.blobs.failures import failures
-from godrive.blobs.folders import Shard, Shards, make_folder, make_path
+from godrive.blobs.folders import Shard, Shards, make_folder
 from godrive.blobs.objects import Objects
 from godrive.errors import ConfigError, LengthMismatch, NotFound, StorageFull, StoreUnavailable
 from godrive.model import ObjectKey, new_id
+from godrive.paths import make_path
 from tests.blobs import putter
 
 pytestmark = pytest.mark.anyio

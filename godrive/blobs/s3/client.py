@@ -24,6 +24,7 @@ from godrive.blobs.s3.signing import UNSIGNED, Credentials, presign
 from godrive.clock import Clock
 from godrive.config import S3
 from godrive.errors import ConfigError, StoreUnavailable
+from godrive.paths import is_file
 
 ATTEMPTS = 3
 """Tries of one request, all within its deadline."""
@@ -49,8 +50,8 @@ class S3Client:
             )
         if not re.fullmatch(r"[\w.-]{3,63}", settings.bucket, re.ASCII):
             raise ConfigError(f"blobs.s3.bucket is no name for a bucket: {settings.bucket!r}.", field="blobs.s3.bucket")
-        if settings.ca_file and not Path(settings.ca_file).is_file():
-            raise ConfigError(f"blobs.s3.ca_file is not a file: {settings.ca_file}.", field="blobs.s3.ca_file")
+        if settings.ca_file:
+            _check_file(settings.ca_file)
         self.bucket = settings.bucket
         self._settings = settings
         self._clock = clock
@@ -249,3 +250,12 @@ def _bucket_url(endpoint: str, bucket: str, path_style: bool) -> str:
     if path_style:
         return f"{parts.scheme}://{parts.netloc}{path}/{bucket}/"
     return f"{parts.scheme}://{bucket}.{parts.netloc}{path}/"
+
+
+def _check_file(path: str) -> None:
+    try:
+        found, reason = is_file(Path(path)), "there is no such file"
+    except OSError as error:
+        found, reason = False, error.strerror or str(error)
+    if not found:
+        raise ConfigError(f"blobs.s3.ca_file names {path}, which cannot be read: {reason}.", field="blobs.s3.ca_file")
