@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from godrive import network
+
 
 def marked(type_: Any, mark: str) -> bool:
     """Whether a key of that type is a ``secret`` or a ``path``."""
@@ -79,11 +81,12 @@ class Server(Table, frozen=True):
     @property
     def base_url(self) -> str:
         """What every absolute URL begins with, without a slash at its end."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return self.public_url.rstrip("/") or f"http://{_REACHABLE.get(self.host, host)}:{self.port}"
+        return network.base_url(self.public_url) if self.public_url else network.local_url(self.host, self.port)
 
-
-_REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - what to say instead of "every address"
+    @property
+    def origins(self) -> frozenset[str]:
+        """``cors_origins``, spelt as browsers send them."""
+        return frozenset(map(network.origin, self.cors_origins))
 
 
 class Auth(Table, frozen=True):

@@ -1,16 +1,15 @@
-"""Where the configuration comes from: a file, the environment, the command line, each overriding the one before.
+"""Read the configuration: a file, then the environment, then the command line, each overriding the one before.
 
-Every mistake is a ``ConfigError`` of one sentence that names the key, where
+Every mistake is a ``ConfigError`` of one sentence that names the setting, where
 the value came from, and what was expected.
 """
 
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
@@ -18,14 +17,21 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from godrive import network
 from godrive.config import Actors, Config, Table, marked
 from godrive.errors import ConfigError
+
+Warn = Callable[[str], None]
+
+PREFIX = "GODRIVE_"
+CONFIG_VARIABLE = "GODRIVE_CONFIG"
+"""Names the configuration file; read by the command line."""
 
 
 def check(config: Config) -> None:
     """Check a configuration that did not come from :func:`load`.  Raises ``ConfigError``."""
-    for path, key in keys().items():
-        key.convert(_at(config, path), "")
+    for path, setting in settings().items():
+        setting.convert(value_of(config, path), "")
     _check(config)
 
 
@@ -33,28 +39,30 @@ def load(
     path: Path | None = None,
     env: Mapping[str, str] | None = None,
     overrides: Mapping[str, object] | None = None,
+    *,
+    warn: Warn = lambda _text: None,
 ) -> Config:
     """The configuration: defaults, then the file at *path*, then *env*, then *overrides*.
 
     A variable is ``GODRIVE_<TABLE>_<KEY>``; lists are separated by commas, and
-    an empty one counts as not set.  *overrides* are by dotted key; ``None``
-    counts as not given.  ``x_file`` is read into ``x``, less white space at
-    both ends.  Raises ``ConfigError``.
+    an empty variable counts as not set.  *warn* is called for each variable
+    with our prefix that is not one of ours.  *overrides* are by dotted name;
+    ``None`` counts as not given.  The content of the file that ``x_file`` names
+    becomes the value of ``x``, without white space at both ends.
+    Raises ``ConfigError``.
     """
     values: dict[tuple[str, ...], Any] = {}
     if path is not None:
-        for key, value in _read_toml(path):
-            values[key.path] = key.convert(value, str(path))
-            if value and marked(key.type, "path"):
-                values[key.path] = str(path.parent / value)
-    for name, text in (env or {}).items():
-        if name.startswith("GODRIVE_") and text and not _FOREIGN_VARIABLE.fullmatch(name):
-            key = _variable(name)
-            values[key.path] = key.convert(key.parse(text), name)
+        for setting, value in _read_toml(path):
+            values[setting.path] = setting.convert(value, str(path))
+            if value and marked(setting.type, "path"):
+                values[setting.path] = str(path.parent / value)
+    for setting, text in _read_environment(env or {}, warn):
+        values[setting.path] = setting.convert(setting.parse(text), setting.variable)
     for dotted, value in (overrides or {}).items():
         if value is not None:
-            key = keys()[tuple(dotted.split("."))]
-            values[key.path] = key.convert(value, "the command line")
+            setting = settings()[tuple(dotted.split("."))]
+            values[setting.path] = setting.convert(value, "the command line")
     _read_secrets(values)
     tree: dict[str, Any] = {}
     for (*tables, name), value in values.items():
@@ -67,11 +75,7 @@ def load(
     return config
 
 
-# Where a Kubernetes service is called "godrive", every pod gets variables of these names.
-_FOREIGN_VARIABLE = re.compile(r"GODRIVE_CONFIG|GODRIVE_SERVICE_(HOST|PORT)\w*|GODRIVE_PORT(_\d+_(TCP|UDP)\w*)?")
-
-
-class Key(NamedTuple):
+class Setting(NamedTuple):
     """One key of one table."""
 
     path: tuple[str, ...]
@@ -86,12 +90,14 @@ class Key(NamedTuple):
         return "_".join(("godrive", *self.path)).upper()
 
     def parse(self, text: str) -> Any:
-        """The text of a variable as a value of this key's type; as it is when it is not one."""
+        """The text of a variable as a value of this setting's type, or unchanged for :meth:`convert` to refuse."""
         bare = get_args(self.type)[0] if get_origin(self.type) is Annotated else self.type
         if get_origin(bare) is list:
             return [item.strip() for item in text.split(",") if item.strip()]
+        if bare not in (int, float, bool):
+            return text.rstrip("\r\n")  # each line of an env file that was edited on Windows ends in a carriage return
         try:
-            return msgspec.convert(text.strip(), bare, strict=False) if bare in (int, float, bool) else text
+            return msgspec.convert(text.strip(), bare, strict=False)
         except msgspec.ValidationError:
             return text
 
@@ -108,38 +114,60 @@ class Key(NamedTuple):
 
 
 @cache
-def keys() -> dict[tuple[str, ...], Key]:
-    """Every key there is, by its path, in the order of ``config.toml``."""
+def settings() -> dict[tuple[str, ...], Setting]:
+    """Every setting by its path, in the order of ``config.toml``."""
 
-    def walk(table: type[Table], path: tuple[str, ...]) -> Iterator[Key]:
+    def walk(table: type[Table], path: tuple[str, ...]) -> Iterator[Setting]:
         for item in msgspec.structs.fields(table):
             here = (*path, item.name)
             if isinstance(item.type, type) and issubclass(item.type, Table):
                 yield from walk(item.type, here)
             else:
-                yield Key(here, item.type)
+                yield Setting(here, item.type)
 
-    return {key.path: key for key in walk(Config, ())}
+    return {setting.path: setting for setting in walk(Config, ())}
 
 
-def _read_toml(path: Path) -> Iterator[tuple[Key, Any]]:
+def value_of(config: Config, path: tuple[str, ...]) -> Any:
+    """The value of the setting at *path*."""
+    value: Any = config
+    for name in path:
+        value = getattr(value, name)
+    return value
+
+
+def read_text(path: Path) -> str:
+    """The text of a file as editors write it: UTF-8, perhaps with a byte order mark.
+
+    Raises ``OSError``, and ``ValueError`` when it is in another encoding.
+    """
+    data = path.read_bytes()
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError("it is UTF-16; save it as UTF-8")
     try:
-        with path.open("rb") as file:
-            tree = tomllib.load(file)
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not UTF-8 ({error.reason} at byte {error.start})") from None
+
+
+def _read_toml(path: Path) -> Iterator[tuple[Setting, Any]]:
+    try:
+        tree = tomllib.loads(read_text(path))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # TOMLDecodeError is one
         raise ConfigError(f"{path} is not TOML: {error}") from None
-    tables = {key[:depth] for key in keys() for depth in range(len(key))}
+    tables = {path[:depth] for path in settings() for depth in range(len(path))}
 
-    def walk(table: Mapping[str, Any], at: tuple[str, ...]) -> Iterator[tuple[Key, Any]]:
+    def walk(table: Mapping[str, Any], at: tuple[str, ...]) -> Iterator[tuple[Setting, Any]]:
         for name, value in table.items():
             here = (*at, name)
-            if here in keys():
-                yield keys()[here], value
+            if here in settings():
+                yield settings()[here], value
             elif here not in tables:
-                siblings = {other[len(at)] for other in (*keys(), *tables) if other[: len(at)] == at < other}
-                raise _unknown(".".join(here), name, siblings, str(path))
+                siblings = {other[len(at)] for other in (*settings(), *tables) if other[: len(at)] == at < other}
+                what = ".".join(here)
+                raise ConfigError(f"{what} is not a setting ({path}){_did_you_mean(name, siblings)}", field=what)
             elif isinstance(value, dict):
                 yield from walk(value, here)
             else:
@@ -148,38 +176,58 @@ def _read_toml(path: Path) -> Iterator[tuple[Key, Any]]:
     return walk(tree, ())
 
 
-def _variable(name: str) -> Key:
-    by_name = {key.variable: key for key in keys().values()}
-    if name not in by_name:
-        raise _unknown(name, name, by_name, "the environment")
-    return by_name[name]
+# What Kubernetes (https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables) and the
+# links of Docker make of a service whose name begins with "godrive".  Some have the name of a setting: the service
+# "godrive-server" makes GODRIVE_SERVER_PORT.
+_SERVICE_NAME = re.compile(r"\w+_SERVICE_(HOST|PORT(_\w+)?)|\w+_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?|\w+_ENV_\w+")
+_SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://\S+")
+_LINK_NAME = re.compile(r"/\S+/\S+")
 
 
-def _unknown(what: str, name: str, known: Any, source: str) -> ConfigError:
+def _read_environment(env: Mapping[str, str], warn: Warn) -> Iterator[tuple[Setting, str]]:
+    """The variables that are settings.  Variables that an orchestrator makes do not count; the rest are warned of."""
+    ours = {setting.variable: setting for setting in settings().values()}
+    for name, text in env.items():
+        if not name.upper().startswith(PREFIX) or not text.strip() or name == CONFIG_VARIABLE:
+            continue
+        is_address = name.endswith("_PORT") and _SERVICE_ADDRESS.fullmatch(text)
+        if name in ours and not is_address:
+            yield ours[name], text
+        elif name in ours:
+            warn(f"{name} is ignored: {text!r} is the address of a service, set by Kubernetes or Docker.")
+        elif not (is_address or _SERVICE_NAME.fullmatch(name) or (name.endswith("_NAME") and _LINK_NAME.match(text))):
+            ends = [variable for variable in ours if variable.endswith(f"_{name.upper().removeprefix(PREFIX)}")]
+            near = _did_you_mean(name.upper(), ends if len(ends) == 1 else ours)
+            warn(f"{name} is not a setting and is ignored{near or '.'}")
+
+
+def _did_you_mean(name: str, known: Collection[str]) -> str:
     near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
-    question = f"; did you mean {near[0]}?" if near else ""
-    return ConfigError(f"{what} is not a setting ({source}){question}", field=what)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _read_secrets(values: dict[tuple[str, ...], Any]) -> None:
     for path in [path for path in values if path[-1].endswith("_file") and values[path]]:
         target = (*path[:-1], path[-1].removesuffix("_file"))
-        if target not in keys():
+        if target not in settings():
             continue
-        dotted = keys()[path].dotted
+        dotted = settings()[path].dotted
         if values.get(target):
-            raise ConfigError(f"{dotted} and {keys()[target].dotted} are both given: keep one", field=dotted)
+            raise ConfigError(f"{dotted} and {settings()[target].dotted} are both given: keep one", field=dotted)
         try:
-            values[target] = Path(values[path]).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            text = read_text(Path(values[path])).strip()
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
             raise ConfigError(f"{dotted} names {values[path]}, which cannot be read: {reason}", field=dotted) from None
-        if not values[target]:
+        if not text:
             raise ConfigError(f"{dotted} names {values[path]}, which is empty", field=dotted)
+        if len(text.splitlines()) > 1 or "\0" in text:
+            raise ConfigError(f"{dotted} names {values[path]}, which has more than one line", field=dotted)
+        values[target] = text
 
 
 def _check(config: Config) -> None:
-    """What the keys must be together, or beyond what their types can say."""
+    """Check what the types cannot say: how settings depend on one another, and values that could never match."""
 
     def must(holds: object, dotted: str, rule: str) -> None:
         if not holds:
@@ -188,21 +236,24 @@ def _check(config: Config) -> None:
     server, blobs, nats = config.server, config.blobs, config.nats
     must(server.data_dir, "server.data_dir", "must not be empty")
     must(server.host, "server.host", "must not be empty")
-    for dotted, url in (
-        ("server.public_url", server.public_url),
-        ("blobs.s3.endpoint", blobs.s3.endpoint),
-        ("blobs.s3.public_endpoint", blobs.s3.public_endpoint),
+    host_rule = f"must be an address, a host name, or '*' for every address, not {server.host!r}"
+    must(_is(network.bind_addresses, server.host), "server.host", host_rule)
+    for dotted, url, parse in (
+        ("server.public_url", server.public_url, network.base_url),
+        ("blobs.s3.endpoint", blobs.s3.endpoint, network.url),
+        ("blobs.s3.public_endpoint", blobs.s3.public_endpoint, network.base_url),
     ):
-        must(not url or _is_base_url(url), dotted, f"must be http(s)://host[/path] without a query, not {url!r}")
+        must(not url or _is(network.url, url), dotted, f"must be http(s)://host[/path] without a query, not {url!r}")
+        must(not url or _is(parse, url), dotted, f"must name a host that clients can reach, not {url!r}")
     for origin in server.cors_origins:
-        right = origin == "*" or (_is_base_url(origin) and not urlsplit(origin).path)
-        must(right, "server.cors_origins", f"must list '*' or http(s)://host without a path, not {origin!r}")
+        rule = f"must list '*', 'null' or scheme://host[:port] without a path or a wildcard, not {origin!r}"
+        must(_is(network.origin, origin), "server.cors_origins", rule)
     for proxy in server.trusted_proxies:
-        must(_is_network(proxy), "server.trusted_proxies", f"must list addresses or networks, not {proxy!r}")
+        must(_is(network.network, proxy), "server.trusted_proxies", f"must list addresses or networks, not {proxy!r}")
     must(config.auth.refresh_ttl >= config.auth.access_ttl, "auth.refresh_ttl", "must not be under auth.access_ttl")
     hashing = config.auth.hash_waiting + (config.auth.hash_threads or 64)
     at_once = config.actors.auth.concurrency
-    rule = f"must be 0 or over {hashing}, or those who log in (auth.hash_waiting) would keep out those who are in"
+    rule = f"must be 0 or greater than {hashing}; otherwise queued log-ins can block authenticated requests"
     must(not at_once or at_once > hashing, "actors.auth.concurrency", rule)
     if config.catalog.driver == "postgres":
         must(config.catalog.dsn, "catalog.dsn", "must be given when catalog.driver is 'postgres'")
@@ -217,25 +268,19 @@ def _check(config: Config) -> None:
         if getattr(config.actors, name).location == "local":
             continue
         must(nats.url, "nats.url", f"must be given when actors.{name}.location is 'nats'")
-        here = f"must be 'local' with {{}}, which one process has ({name} could not see what the others write)"
+        here = f"must be 'local' with {{}}, which only one process can use ({name} would not see the others' writes)"
         if name in ("auth", "metadata"):
             must(config.catalog.driver != "sqlite", f"actors.{name}.location", here.format("catalog.driver 'sqlite'"))
         if name == "storage":
             must(blobs.driver == "s3", f"actors.{name}.location", here.format(f"blobs.driver {blobs.driver!r}"))
 
 
-def _is_base_url(url: str) -> bool:
+def _is(parse: Callable[[str], object], text: str) -> bool:
     try:
-        parts = urlsplit(url)
-        return (
-            parts.scheme in ("http", "https")
-            and bool(parts.hostname)
-            and parts.port != 0
-            and parts.username is None
-            and not re.search(r"[?#\s]", url)
-        )
+        parse(text)
     except ValueError:
         return False
+    return True
 
 
 def _is_nats_url(url: str) -> bool:
@@ -246,22 +291,8 @@ def _is_nats_url(url: str) -> bool:
         return False
 
 
-def _is_network(text: str) -> bool:
-    try:
-        ipaddress.ip_network(text, strict=False)
-    except ValueError:
-        return False
-    return True
-
-
-def _at(table: Any, path: tuple[str, ...]) -> Any:
-    for name in path:
-        table = getattr(table, name)
-    return table
-
-
 def _expected(type_: Any) -> str:
-    """The values of a key in words."""
+    """What the value of a setting must be, in words."""
     bare, metas = (get_args(type_)[0], type_.__metadata__) if get_origin(type_) is Annotated else (type_, ())
     if get_origin(bare) is Literal:
         *most, last = (repr(choice) for choice in get_args(bare))

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from godrive.config import Actors, ActorTable, Auth, Blobs, Catalog, Config, Server
-from godrive.configfile import check, keys, load
+from godrive.configfile import check, load, settings
 from godrive.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -36,7 +36,7 @@ def problem(*args: Any, **kwargs: Any) -> str:
 def test_config_toml_lists_every_key_with_its_default_in_order() -> None:
     listed = tomllib.loads((ROOT / "config.toml").read_text(encoding="utf-8"))
     assert listed == msgspec.to_builtins(Config())
-    assert list(leaves(listed)) == [key.dotted for key in keys().values()]
+    assert list(leaves(listed)) == [setting.dotted for setting in settings().values()]
 
 
 def leaves(table: dict[str, Any], prefix: str = "") -> Any:
@@ -89,6 +89,9 @@ def test_file_overrides_defaults_environment_the_file_and_flags_both(tmp_path: P
             lambda c: c.server.trusted_proxies == ["10.0.0.0/8", "::1"],
         ),
         ("GODRIVE_SERVER_PORT", "", lambda c: c.server.port == 8080),
+        ("GODRIVE_SERVER_PORT", "81\r", lambda c: c.server.port == 81),
+        ("GODRIVE_AUTH_SIGNUP", "closed\r", lambda c: c.auth.signup == "closed"),
+        ("GODRIVE_AUTH_SIGNUP", "\r", lambda c: c.auth.signup == "open"),
     ],
 )
 def test_variable_is_read_as_the_type_of_its_key(name: str, text: str, read: Any) -> None:
@@ -96,19 +99,28 @@ def test_variable_is_read_as_the_type_of_its_key(name: str, text: str, read: Any
 
 
 def test_no_two_keys_share_a_variable() -> None:
-    names = [key.variable for key in keys().values()]
+    names = [setting.variable for setting in settings().values()]
     assert len(set(names)) == len(names)
 
 
-def test_variables_that_kubernetes_makes_of_a_service_called_godrive_do_not_count() -> None:
+@pytest.mark.parametrize("service", ["GODRIVE", "GODRIVE_NATS", "GODRIVE_BLOBS_S3", "GODRIVE_DB_0"])
+def test_variables_that_kubernetes_and_docker_make_of_a_service_are_ignored_in_silence(service: str) -> None:
     env = {
-        "GODRIVE_SERVICE_HOST": "10.0.0.1",
-        "GODRIVE_SERVICE_PORT": "80",
-        "GODRIVE_SERVICE_PORT_HTTP": "80",
-        "GODRIVE_PORT": "tcp://10.0.0.1:80",
-        "GODRIVE_PORT_80_TCP_ADDR": "10.0.0.1",
+        f"{service}_SERVICE_HOST": "10.0.0.1",
+        f"{service}_SERVICE_PORT": "80",
+        f"{service}_SERVICE_PORT_HTTP": "80",
+        f"{service}_PORT": "tcp://10.0.0.1:80",
+        f"{service}_PORT_80_TCP": "tcp://10.0.0.1:80",
+        f"{service}_PORT_80_TCP_PROTO": "tcp",
+        f"{service}_PORT_80_TCP_PORT": "80",
+        f"{service}_PORT_80_TCP_ADDR": "10.0.0.1",
+        f"{service}_PORT_53_UDP": "udp://10.0.0.1:53",
+        f"{service}_NAME": "/web/db",
+        f"{service}_ENV_VERSION": "1",
     }
-    assert load(env=env) == Config()
+    warnings: list[str] = []
+    assert load(env=env, warn=warnings.append) == Config()
+    assert warnings == []
 
 
 def test_relative_path_in_a_file_counts_from_the_file_and_in_the_environment_from_here(tmp_path: Path) -> None:
@@ -147,12 +159,110 @@ def test_a_subject_that_nats_does_not_take_is_named_before_anything_starts(tmp_p
         (Server(), "http://127.0.0.1:8080"),
         (Server(host="0.0.0.0"), "http://127.0.0.1:8080"),
         (Server(host="::", port=81), "http://[::1]:81"),
+        (Server(host="0:0::0", port=81), "http://[::1]:81"),
+        (Server(host="*"), "http://127.0.0.1:8080"),
+        (Server(host="[::1]"), "http://[::1]:8080"),
+        (Server(host="Drive.Example"), "http://drive.example:8080"),
+        (Server(host="fe80::1%eth0"), "http://[fe80::1%25eth0]:8080"),
+        (Server(public_url="HTTPS://Dr\u00f6ve.Example:8443"), "https://xn--drve-6qa.example:8443"),
         (Server(host="fe80::1"), "http://[fe80::1]:8080"),
         (Server(public_url="https://files.example/drive/"), "https://files.example/drive"),
     ],
 )
 def test_base_url_is_the_public_one_or_that_of_the_socket(server: Server, base_url: str) -> None:
     assert server.base_url == base_url
+
+
+# Values that could never match are mistakes
+
+
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [
+        ("HTTPS://Drive.Example", "https://drive.example"),
+        ("https://drive.example:443", "https://drive.example"),
+        ("http://drive.example:80", "http://drive.example"),
+        ("http://drive.example:443", "http://drive.example:443"),
+        ("https://dr\u00f6ve.example", "https://xn--drve-6qa.example"),
+        ("http://[0::1]:3000", "http://[::1]:3000"),
+        ("tauri://localhost", "tauri://localhost"),
+        ("capacitor://localhost", "capacitor://localhost"),
+        ("ionic://localhost", "ionic://localhost"),
+        ("chrome-extension://mhjfbmdgcfjbbpaeojofohoefgiehjai", "chrome-extension://mhjfbmdgcfjbbpaeojofohoefgiehjai"),
+        ("app://.", None),
+        ("null", "null"),
+        ("*", "*"),
+        ("https://*.drive.example", None),
+        ("*.drive.example", None),
+        ("drive.example", None),
+        ("localhost:3000", None),
+        ("https://drive.example/", None),
+        ("https://drive.example/app", None),
+        ("https://ann@drive.example", None),
+        ("https://drive.example?x", None),
+        ("https://drive.example:99999", None),
+        ("https://drive example", None),
+        ("https://", None),
+        ("file://", None),
+        ("Null", None),
+        ("", None),
+    ],
+)
+def test_an_origin_is_compared_as_browsers_send_it_or_is_refused(written: str, sent: str | None) -> None:
+    server = Server(cors_origins=[written])
+    if sent is None:
+        with pytest.raises(ConfigError, match=r"server\.cors_origins"):
+            check(Config(server=server))
+    else:
+        check(Config(server=server))
+        assert server.origins == {sent}
+
+
+@pytest.mark.parametrize(
+    "host", ["0", "127.1", "256.0.0.1", "0.0.0.0:80", "http://h", "a b", "-a", "[h]", "unix:/run/x", "a..b", "::1::"]
+)
+def test_a_host_that_nobody_can_listen_on_is_a_mistake(host: str) -> None:
+    with pytest.raises(ConfigError, match=r"server\.host"):
+        check(Config(server=Server(host=host)))
+
+
+@pytest.mark.parametrize("url", ["http://0.0.0.0:80", "http://[::]", "http://*", "http://a..b", "http://1.2.3"])
+def test_a_public_url_that_no_client_can_reach_is_a_mistake(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"server\.public_url"):
+        check(Config(server=Server(public_url=url)))
+
+
+@pytest.mark.parametrize("proxy", ["*", "localhost", "10.0.0.0/40", "10.0.0", ""])
+def test_a_proxy_that_is_no_address_is_a_mistake(proxy: str) -> None:
+    with pytest.raises(ConfigError, match=r"server\.trusted_proxies"):
+        check(Config(server=Server(trusted_proxies=[proxy])))
+
+
+# What editors write
+
+
+def test_file_may_begin_with_a_byte_order_mark_and_end_its_lines_as_windows_does(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_bytes(b"\xef\xbb\xbf[server]\r\nport = 81\r\n")
+    assert load(path).server.port == 81
+
+
+def test_file_in_another_encoding_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_bytes("[server]\n".encode("utf-16"))
+    assert problem(path) == f"{path} is not TOML: it is UTF-16; save it as UTF-8"
+
+
+@pytest.mark.parametrize("text", ["\ufeffword\r\n", "word\n", "word\r\n\r\n", "\ufeff word \n", "word"])
+def test_secret_in_a_file_is_the_word_alone(tmp_path: Path, text: str) -> None:
+    (tmp_path / "token").write_bytes(text.encode())
+    assert load(written(tmp_path, '[nats]\ntoken_file = "token"\n')).nats.token == "word"
+
+
+@pytest.mark.parametrize("text", ["one\ntwo", "one\r\ntwo\r\n", "one\0two"])
+def test_secret_of_several_lines_is_a_mistake(tmp_path: Path, text: str) -> None:
+    (tmp_path / "token").write_bytes(text.encode())
+    assert problem(written(tmp_path, '[nats]\ntoken_file = "token"\n')).endswith("has more than one line")
 
 
 # Secrets
@@ -189,7 +299,7 @@ def test_secrets_are_shown_neither_in_a_repr_nor_in_an_error(tmp_path: Path) -> 
 WHOLE = " a whole number of at least "
 PORT = f"server.port must be{WHOLE}0 and at most 65535, not "
 URL = "server.public_url must be http(s)://host[/path] without a query, not "
-ORIGINS = "server.cors_origins must list '*' or http(s)://host without a path, not "
+ORIGINS = "server.cors_origins must list '*', 'null' or scheme://host[:port] without a path or a wildcard, not "
 NATS = "nats.url must be nats://host[:port], several separated by commas"
 BOTH = "blobs.s3.secret_key and blobs.s3.access_key must be given together, or neither"
 
@@ -228,8 +338,8 @@ BOTH = "blobs.s3.secret_key and blobs.s3.access_key must be given together, or n
         ("[auth]\nrefresh_ttl = 60", "auth.refresh_ttl must not be under auth.access_ttl"),
         ("[catalog]\ndriver = 'postgres'", "catalog.dsn must be given when catalog.driver is 'postgres'"),
         ("[blobs]\ndriver = 's3'\n[blobs.s3]\naccess_key = 'a'", BOTH),
-        ("[actors.auth]\nconcurrency = 8", "actors.auth.concurrency must be 0 or over 96, or those who log in "
-         "(auth.hash_waiting) would keep out those who are in"),
+        ("[actors.auth]\nconcurrency = 8", "actors.auth.concurrency must be 0 or greater than 96; otherwise "
+         "queued log-ins can block authenticated requests"),
         ("[blobs.s3]\nprefix = 'x'", "blobs.s3.prefix must be empty, or end in '/' and not begin with one, "
          "not 'x' ({path})"),
         ("[blobs.s3]\nbucket = 'ab'", "blobs.s3.bucket must be a string of 3 to 63 characters, not 'ab' ({path})"),
@@ -276,10 +386,25 @@ def test_file_that_is_missing_is_named(tmp_path: Path) -> None:
     assert problem(tmp_path / "no.toml") == f"{tmp_path}/no.toml cannot be read: No such file or directory"
 
 
-def test_variable_that_is_no_setting_is_refused_with_the_nearest() -> None:
-    assert problem(env={"GODRIVE_SERVER_PROT": "1"}) == (
-        "GODRIVE_SERVER_PROT is not a setting (the environment); did you mean GODRIVE_SERVER_PORT?"
-    )
+@pytest.mark.parametrize(
+    ("name", "text", "warning"),
+    [
+        ("GODRIVE_SERVER_PROT", "1", "GODRIVE_SERVER_PROT is not a setting and is ignored; "
+         "did you mean GODRIVE_SERVER_PORT?"),
+        ("godrive_server_port", "1", "godrive_server_port is not a setting and is ignored; "
+         "did you mean GODRIVE_SERVER_PORT?"),
+        ("GODRIVE_PORT", "80", "GODRIVE_PORT is not a setting and is ignored; did you mean GODRIVE_SERVER_PORT?"),
+        ("GODRIVE_ZZZZZZZZZZZZZZZZZZZZ", "x", "GODRIVE_ZZZZZZZZZZZZZZZZZZZZ is not a setting and is ignored."),
+        ("GODRIVE_SERVER_PORT", "tcp://10.0.0.1:80", "GODRIVE_SERVER_PORT is ignored: 'tcp://10.0.0.1:80' is the "
+         "address of a service, set by Kubernetes or Docker."),
+    ],
+)  # fmt: skip
+def test_variable_with_our_prefix_that_is_no_setting_is_ignored_with_a_warning(
+    name: str, text: str, warning: str
+) -> None:
+    warnings: list[str] = []
+    assert load(env={name: text}, warn=warnings.append) == Config()
+    assert warnings == [warning]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import msgspec
 
 from godrive.commands import Commands, add
 from godrive.config import Config, marked
-from godrive.configfile import keys
+from godrive.configfile import settings
 
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
@@ -23,15 +23,15 @@ def _check(arguments: argparse.Namespace) -> int:
     config: Config = arguments.configuration(arguments)
     shown = msgspec.to_builtins(config)
     changed = []
-    for key in keys().values():
+    for setting in settings().values():
         table, default = shown, msgspec.to_builtins(Config())
-        for name in key.path[:-1]:
+        for name in setting.path[:-1]:
             table, default = table[name], default[name]
-        name = key.path[-1]
-        if table[name] and marked(key.type, "secret"):
+        name = setting.path[-1]
+        if table[name] and marked(setting.type, "secret"):
             table[name] = "***"
         if table[name] != default[name]:
-            changed.append(f"{key.dotted} = {table[name]!r}\n")
+            changed.append(f"{setting.dotted} = {table[name]!r}\n")
     if arguments.json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(shown)).decode() + "\n")
     else:

@@ -20,7 +20,9 @@ from godrive.config import Config
 from godrive.credentials import Keyring
 from godrive.doctor import Report
 from godrive.errors import ConfigError
+from godrive.network import binds_every_address
 from godrive.opening import open_data_folder
+from godrive.paths import exists, is_folder
 
 _FEW_INODES = 10_000
 _AHEAD = 60.0
@@ -30,7 +32,7 @@ async def configuration(config: Config, report: Report) -> None:
     """What is allowed but seldom meant."""
     name, server, before = "configuration", config.server, len(report.findings)
     url = urlsplit(server.base_url)
-    if server.host in ("0.0.0.0", "::") and not server.public_url:  # noqa: S104 - it is what we look for
+    if binds_every_address(server.host) and not server.public_url:
         report.warning(name, f"URLs will begin with {server.base_url}.", "Set server.public_url to what clients use.")
     if url.scheme == "http" and not _is_loopback(url.hostname or ""):
         report.warning(
@@ -63,7 +65,7 @@ async def folders(config: Config, report: Report) -> None:
         _try_to_write(parent)
         report.ok(name, f"{folder} is not there yet; the first start makes it in {parent}.")
         return
-    if config.layout_path.exists():
+    if exists(config.layout_path):
         open_data_folder(config)
         report.ok(name, f"{folder} is laid out as this release expects.")
     else:
@@ -77,7 +79,9 @@ async def folders(config: Config, report: Report) -> None:
 async def secret(config: Config, report: Report) -> None:
     """The signing keys."""
     path = config.secret_path
-    if not path.exists() and not config.auth.secret_file:
+    if not exists(path):
+        if config.auth.secret_file:
+            _try_to_write(path.parent)
         report.ok("secret", f"{path} is not there yet; the first start makes it.")
         return
     keyring = Keyring.load(path)
@@ -118,7 +122,7 @@ async def clock(config: Config, clock: Clock, report: Report) -> None:
     """Whether somebody keeps it right, and whether it has gone back."""
     now = clock.now()
     for path in (config.layout_path, config.catalog_path, config.secret_path):
-        if path.exists() and path.stat().st_mtime > now.timestamp() + _AHEAD:
+        if exists(path) and path.stat().st_mtime > now.timestamp() + _AHEAD:
             written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
             report.failure(
                 "clock",
@@ -162,9 +166,9 @@ async def server(config: Config, report: Report) -> None:
 def _existing(path: Path) -> Path:
     """The path, or the nearest above that exists.  Raises ``ConfigError`` when that is no folder."""
     path = path.absolute()
-    while not path.exists():
+    while not exists(path):
         path = path.parent
-    if not path.is_dir():
+    if not is_folder(path):
         raise ConfigError(f"{path} is not a folder.", hint="Choose another with server.data_dir or --data-dir.")
     return path
 

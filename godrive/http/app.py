@@ -30,16 +30,19 @@ OPERATIONS: tuple[Operation, ...] = tuple(
 """All there are, in the order in which paths are matched: a fixed path before one with a placeholder."""
 
 
-def create_app(drive: GoDrive, *, log_request: LogRequest | None = None) -> web.Application:
+def create_app(
+    drive: GoDrive, *, log_request: LogRequest | None = None, lost_log_lines: Callable[[], int] | None = None
+) -> web.Application:
     """An application that serves *drive*, which must be open for as long as it is used.
 
     It may be run by itself or mounted under any prefix with ``add_subapp``,
     also several times in one process.  It installs no signal handler and
-    sets up no logging: unless ``log.requests`` is off, requests are told to
+    sets up no logging: unless ``log.requests`` is off, requests are passed to
     *log_request*, or logged where the host's structlog or ``logging`` puts them.
+    *lost_log_lines* counts what a log that drops lines has dropped, for the metrics.
     """
     server = drive.config.server
-    metrics = Metrics(drive)
+    metrics = Metrics(drive, lost_log_lines=lost_log_lines)
     app = web.Application(
         middlewares=[edge(metrics, (log_request or log_to_logger()) if drive.config.log.requests else None)],
         client_max_size=server.max_body_bytes,
@@ -51,7 +54,7 @@ def create_app(drive: GoDrive, *, log_request: LogRequest | None = None) -> web.
     # Made on demand: it costs more than all the rest of an application, and most processes never serve it.
     described: Callable[[], bytes] = cache(lambda: msgspec.json.encode(document(OPERATIONS, base_url=server.base_url)))
     app[DOCUMENT] = described
-    app.on_response_prepare.append(on_prepare(server.cors_origins))
+    app.on_response_prepare.append(on_prepare(server.origins))
     proxies = TrustedProxies(server.trusted_proxies)
     for operation in (*OPERATIONS, *docs.routes.operations):
         for path in (operation.path, operation.original):

@@ -157,12 +157,16 @@ async def test_folder_in_the_way_of_a_file_is_a_failure(config: Config, tmp_path
 async def test_secret_that_others_can_read_is_a_failure(used: Config) -> None:
     used.secret_path.chmod(0o644)
     finding = of(await findings(used), "secret")
-    assert (finding.verdict, finding.hint) == (Verdict.FAILURE, f"chmod 600 {used.secret_path}")
+    assert (finding.verdict, finding.hint) == (Verdict.FAILURE, f"chmod o= {used.secret_path}")
 
 
-async def test_secret_file_that_is_missing_is_a_failure(config: Config, tmp_path: Path) -> None:
-    finding = of(await findings(replace(config, auth=Auth(secret_file=str(tmp_path / "no")))), "secret")
-    assert finding.verdict is Verdict.FAILURE
+async def test_secret_file_that_is_missing_is_a_failure_only_where_it_cannot_be_made(
+    config: Config, tmp_path: Path
+) -> None:
+    for name, verdict in (("no", Verdict.OK), ("no/folder", Verdict.FAILURE)):
+        finding = of(await findings(replace(config, auth=Auth(secret_file=str(tmp_path / name)))), "secret")
+        assert finding.verdict is verdict
+    assert not (tmp_path / "no").exists()
 
 
 async def test_too_little_room_is_a_failure_and_little_a_warning(used: Config) -> None:

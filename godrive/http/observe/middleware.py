@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from random import getrandbits
 
@@ -86,7 +86,7 @@ async def meet_expectation(request: web.Request) -> web.Response | None:
     return None
 
 
-def on_prepare(origins: Sequence[str]) -> Hook:
+def on_prepare(origins: Collection[str]) -> Hook:
     """The hook that gives every response its common headers, those of CORS for an allowed origin among them."""
     allowed = frozenset(origins)
 

@@ -1,25 +1,23 @@
-"""Who is at the other end: the peer, or whom a trusted proxy says it speaks for."""
+"""The address of a client: that of the peer, or the one that a trusted proxy reports."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address
 
 from aiohttp import web
 
-from godrive.errors import ConfigError
-
-Network = IPv4Network | IPv6Network
+from godrive.network import client_address, network
 
 FORWARDED = ("X-Forwarded-For", "Forwarded", "X-Real-IP")
 """Headers in which proxies name their client.  Only the first is read, and only from a proxy that is trusted."""
 
 
 class TrustedProxies:
-    """The networks whose ``X-Forwarded-For`` counts; an empty list believes nobody."""
+    """The networks whose ``X-Forwarded-For`` counts.  An empty list trusts no proxy."""
 
     def __init__(self, networks: Sequence[str]) -> None:
-        self._networks = [_network(network) for network in networks]
+        self._networks = list(map(network, networks))
 
     def address(self, request: web.Request) -> str:
         """The client's address: the last hop that is not a trusted proxy.  Empty on a Unix socket.
@@ -46,24 +44,16 @@ class TrustedProxies:
 
     def _trusts(self, address: str) -> bool:
         parsed = _parse(address)
-        return parsed is not None and any(parsed in network for network in self._networks)
-
-
-def _network(text: str) -> Network:
-    try:
-        return ip_network(text, strict=False)
-    except ValueError:
-        raise ConfigError(f"server.trusted_proxies: {text!r} is not a network", field="trusted_proxies") from None
+        return parsed is not None and any(parsed in trusted for trusted in self._networks)
 
 
 def _parse(text: str) -> IPv4Address | IPv6Address | None:
-    """An address as proxies write it: bare, with a port, or in brackets; IPv4 within IPv6 is IPv4."""
+    """An address as proxies write it: bare, with a port, or in brackets."""
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
         text = text.partition(":")[0]
     try:
-        parsed = ip_address(text.partition("%")[0])
+        return client_address(text)
     except ValueError:
         return None
-    return (parsed.ipv4_mapped or parsed) if isinstance(parsed, IPv6Address) else parsed

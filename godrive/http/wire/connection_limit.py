@@ -51,6 +51,10 @@ class ConnectionLimit:
     def __len__(self) -> int:
         return len(self._guests)
 
+    def count_busy(self) -> int:
+        """How many connections have a request in hand."""
+        return sum(not guest.is_idle() for guest in self._guests)
+
     def enter(self, guest: Guest) -> None:
         """Let it in, and close whatever is one too many: another, or the guest itself."""
         if len(self._guests) >= self._most:

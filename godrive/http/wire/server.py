@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -14,11 +15,12 @@ import anyio
 from aiohttp import web
 
 from godrive.drive import GoDrive
-from godrive.errors import ConfigError
+from godrive.errors import AddressUnavailable, ConfigError, DriveError
 from godrive.http.app import create_app
 from godrive.http.observe.request_log import LogRequest
 from godrive.http.wire.connection import MAX_FIELD, MAX_LINE, Connection
 from godrive.http.wire.connection_limit import ConnectionLimit, fitting
+from godrive.network import bind_addresses
 
 KEEPALIVE = 75.0
 """Seconds a connection may be idle, and a request's headers may take to arrive."""
@@ -34,40 +36,101 @@ _BACKLOG = 1_024
 
 @asynccontextmanager
 async def serve(
-    drive: GoDrive, host: str | None = None, port: int | None = None, *, log_request: LogRequest | None = None
+    drive: GoDrive,
+    host: str | None = None,
+    port: int | None = None,
+    *,
+    log_request: LogRequest | None = None,
+    lost_log_lines: Callable[[], int] | None = None,
+    on_closing: Callable[[int], None] | None = None,
 ) -> AsyncIterator[list[str]]:
     """Listen, by default as configured; the URLs that are listened on.  Port 0 is any that is free.
 
     On exit no new connection is taken, idle ones are closed, and requests in
-    hand have ``server.shutdown`` seconds.  Raises ``ConfigError`` when the
-    address cannot be had.
+    hand have ``server.shutdown`` seconds; *on_closing* is called with their
+    number.  Raises ``ConfigError``, and ``AddressUnavailable`` when the machine
+    does not have the address now.
     """
     server = drive.config.server
     host = server.host if host is None else host
     port = server.port if port is None else port
     runner = web.AppRunner(
-        create_app(drive, log_request=log_request), access_log=None, shutdown_timeout=server.shutdown
+        create_app(drive, log_request=log_request, lost_log_lines=lost_log_lines),
+        access_log=None,
+        shutdown_timeout=server.shutdown,
     )
     await runner.setup()
     try:
         assert runner.server is not None  # noqa: S101 - set-up has made it
-        connect = partial(
-            Connection, runner.server, loop=asyncio.get_running_loop(), room=ConnectionLimit(fitting()), **_settings()
-        )
+        room = ConnectionLimit(fitting())
+        loop = asyncio.get_running_loop()
+        connect = partial(Connection, runner.server, loop=loop, room=room, **_settings())
+        sockets = await _bind(host, port)
+        listeners = [await loop.create_server(connect, sock=each, backlog=_BACKLOG) for each in sockets]
         try:
-            listener = await asyncio.get_running_loop().create_server(connect, host, port, backlog=_BACKLOG)
-        except OSError as error:
-            raise ConfigError(
-                f"Cannot listen on {host} port {port}: {_reason(error)}.",
-                hint="Choose others with --host and --port, or server.host and server.port.",
-            ) from None
-        try:
-            yield [_url(each.getsockname()) for each in listener.sockets]
+            yield [_url(each.getsockname()) for each in sockets]
         finally:
-            listener.close()
+            for listener in listeners:
+                listener.close()
+            if on_closing is not None:
+                on_closing(room.count_busy())
     finally:
         with anyio.CancelScope(shield=True):
             await runner.cleanup()
+
+
+async def _bind(host: str, port: int) -> list[socket.socket]:
+    """A socket for each address of *host*, all on one port."""
+    sockets: list[socket.socket] = []
+    failure: OSError | None = None
+    try:
+        addresses = bind_addresses(host)
+        for address in addresses:
+            for family, kind, protocol, _, where in await asyncio.get_running_loop().getaddrinfo(
+                address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            ):
+                try:
+                    sockets.append(_bound(family, kind, protocol, (where[0], port, *where[2:])))
+                except OSError as error:
+                    # A machine may lack one of the families, which matters only when nothing is left.
+                    if len(addresses) == 1 or error.errno not in _NO_FAMILY:
+                        raise
+                    failure = error
+                else:
+                    port = sockets[-1].getsockname()[1]
+        if failure is not None and not sockets:
+            raise failure
+    except (OSError, ValueError) as error:
+        for each in sockets:
+            each.close()
+        raise _refusal(host, port, error) from None
+    return sockets
+
+
+def _bound(family: int, kind: int, protocol: int, where: tuple[Any, ...]) -> socket.socket:
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has a socket of its own
+        bound.bind(where)
+    except BaseException:
+        bound.close()
+        raise
+    return bound
+
+
+_NO_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+
+def _refusal(host: str, port: int, error: OSError | ValueError) -> DriveError:
+    """Why the server cannot listen: a mistake, or a state of the machine that may pass."""
+    if isinstance(error, ValueError):
+        return ConfigError(f"server.host must be an address or a host name, not {host!r}", field="server.host")
+    detail = f"Cannot listen on {host} port {port}: {_reason(error)}."
+    if error.errno in (*_NO_FAMILY, errno.ENETDOWN, socket.EAI_AGAIN):
+        return AddressUnavailable(detail, hint="The network may not be up yet; otherwise correct server.host.")
+    return ConfigError(detail, hint="Choose others with --host and --port, or server.host and server.port.")
 
 
 def _settings() -> dict[str, Any]:
@@ -84,7 +147,7 @@ def _settings() -> dict[str, Any]:
 
 
 def _reason(error: OSError) -> str:
-    """The system's word for it, without the call that failed, which asyncio puts around it."""
+    """The system's message."""
     if error.errno is None or isinstance(error, socket.gaierror):
         return error.strerror or str(error)
     return os.strerror(error.errno)

@@ -1,0 +1,120 @@
+"""Addresses, networks, origins and URLs as they stand in a configuration, in the one spelling that compares.
+
+Each function raises ``ValueError`` for text that could never match anything.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from urllib.parse import SplitResult, urlsplit
+
+Network = IPv4Network | IPv6Network
+
+ANY = "*"
+"""Listen on every address of both families; ``::`` means the same."""
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
+
+
+def host(text: str) -> str:
+    """A host name in lower case and ASCII, or an IP address without brackets, in its shortest form."""
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    try:
+        return str(ip_address(bare))
+    except ValueError:
+        if bare != text:
+            raise
+    try:
+        name = bare.lower() if bare.isascii() else bare.encode("idna").decode("ascii")
+    except UnicodeError:
+        raise ValueError(f"{text!r} is not a host name") from None
+    labels = name.removesuffix(".").split(".")
+    # A name that ends in a number would be read as an address (RFC 1123, section 2.1): 0, 127.1, 256.0.0.1.
+    if len(name) > 253 or not all(map(_LABEL.fullmatch, labels)) or labels[-1].isdecimal():
+        raise ValueError(f"{text!r} is not a host name or an IP address")
+    return name
+
+
+def bind_addresses(text: str) -> list[str]:
+    """The addresses to listen on for ``server.host``: for every address, one for each family."""
+    if text == ANY:
+        return ["::", "0.0.0.0"]  # noqa: S104 - what the operator has asked for
+    address = host(text)
+    return bind_addresses(ANY) if address == "::" else [address]
+
+
+def binds_every_address(text: str) -> bool:
+    """Whether ``server.host`` means every address of a family."""
+    return bind_addresses(text)[-1] == "0.0.0.0"  # noqa: S104
+
+
+def local_url(text: str, port: int) -> str:
+    """The URL of a server on ``server.host``, as a client on the same machine reaches it."""
+    address = "127.0.0.1" if text == ANY else host(text)
+    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104
+    return f"http://{_in_url(address)}:{port}"
+
+
+def url(text: str) -> str:
+    """An ``http(s)`` URL that a path can be appended to: no query, no credentials, no slash at its end."""
+    parts = _split(text)
+    if parts.scheme not in _DEFAULT_PORTS or parts.hostname is None:
+        raise ValueError(f"{text!r} is not an http(s) URL")
+    address = host(parts.hostname)
+    port = "" if parts.port is None else f":{parts.port}"
+    return f"{parts.scheme}://{_in_url(address)}{port}{parts.path.rstrip('/')}"
+
+
+def base_url(text: str) -> str:
+    """The same, for clients: its host is one that they can reach."""
+    if urlsplit(url(text)).hostname in ("0.0.0.0", "::"):  # noqa: S104 - to refuse it
+        raise ValueError(f"{text!r} names no address that a client can reach")
+    return url(text)
+
+
+def origin(text: str) -> str:
+    """An origin as browsers send it (RFC 6454, section 6.2): lower case, ASCII, without the default port.
+
+    ``*`` and ``null`` stand for themselves.  Schemes of applications
+    (``tauri://localhost``) are taken as they are.
+    """
+    if text in (ANY, "null"):
+        return text
+    parts = _split(text)
+    if not _SCHEME.fullmatch(parts.scheme) or parts.hostname is None or parts.path:
+        raise ValueError(f"{text!r} is not an origin")
+    port = "" if parts.port in (None, _DEFAULT_PORTS.get(parts.scheme)) else f":{parts.port}"
+    return f"{parts.scheme}://{_in_url(host(parts.hostname))}{port}"
+
+
+def network(text: str) -> Network:
+    """An address or a network.  IPv4 within IPv6 becomes IPv4, as the addresses of clients do."""
+    parsed = ip_network(text, strict=False)
+    if isinstance(parsed, IPv6Network) and parsed.prefixlen >= 96:
+        mapped = parsed.network_address.ipv4_mapped
+        if mapped is not None:
+            return ip_network(f"{mapped}/{parsed.prefixlen - 96}")
+    return parsed
+
+
+def client_address(text: str) -> IPv4Address | IPv6Address:
+    """An address of a client, to compare with a :func:`network`."""
+    parsed = ip_address(text.partition("%")[0])
+    return (parsed.ipv4_mapped or parsed) if isinstance(parsed, IPv6Address) else parsed
+
+
+def _split(text: str) -> SplitResult:
+    if re.search(r"[\s\\?#@*\x00-\x1f]", text):
+        raise ValueError(f"{text!r} has a character that does not belong there")
+    parts = urlsplit(text)
+    if parts.port == 0:
+        raise ValueError(f"{text!r} has the port 0")
+    return parts
+
+
+def _in_url(address: str) -> str:
+    """A host as it stands in a URL (RFC 3986, section 3.2.2; RFC 6874 for the zone of an address)."""
+    return f"[{address.replace('%', '%25')}]" if ":" in address else address
