@@ -1,7 +1,8 @@
-"""The ``godrive`` command: the arguments, and what is said when something goes wrong.
+"""The ``godrive`` command: its arguments, its exit codes, and what it prints when something goes wrong.
 
-What each subcommand does is in ``godrive.commands``.  Exit codes: 0 done, 1
-failed, 2 an operator's mistake, which is one line on standard error.
+What each command does is in ``godrive.commands``.  Exit codes: 0 done; 1
+failed, and trying again may help; 2 a mistake of the operator, which has to be
+corrected first.  A failure is one line on standard error.
 """
 
 from __future__ import annotations
@@ -16,22 +17,28 @@ from godrive import __version__
 from godrive.commands import add, catalog, deadletters, doctor, keys, serve, sweep, user
 from godrive.commands import check as check_config
 from godrive.config import Config
-from godrive.configfile import load
+from godrive.configfile import CONFIG_VARIABLE, load
 from godrive.doctor import EXTRAS
 from godrive.errors import ConfigError, DriveError
+from godrive.log_writer import LogWriter
+from godrive.paths import is_file
 from godrive.runtime import GaveUp
 
 FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
 
 _EPILOG = """\
-The configuration is read from --config, else from the file that GODRIVE_CONFIG
-names, else from config.toml in the working directory, else it is the default.
-GODRIVE_<TABLE>_<KEY> in the environment overrides a key, a flag overrides both.
+The configuration file is the one given with --config, else the one that
+GODRIVE_CONFIG names, else config.toml in the working directory. Without a file
+every setting has its default. A variable GODRIVE_<TABLE>_<KEY> overrides a
+setting, and an option of the command line overrides both.
+
+Exit codes: 0 done; 1 failed; 2 a mistake in the arguments or the configuration.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code."""
+    """Run the command; its exit code."""
+    _open_missing_streams()
     arguments = _parser().parse_args(argv)
     try:
         code: int = arguments.run(arguments)
@@ -50,60 +57,83 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has enough; the interpreter would complain when it flushes at exit.
+        # The reader has closed the pipe.  The interpreter would report that again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     return code
 
 
+def _open_missing_streams() -> None:
+    """Stand in for standard streams that the parent process has closed; a file would get their numbers otherwise."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - open for good
+
+
 def _complain(detail: str, hint: str | None, code: int) -> int:
     sentence = detail if detail.endswith((".", "?", "!")) else f"{detail}."
     text = " ".join(f"{sentence} {hint or ''}".split())
-    sys.stderr.write(f"godrive: {text}\n")
+    _write_error(f"godrive: {text}\n")
     return code
+
+
+def _warn(text: str) -> None:
+    _write_error(f"godrive: warning: {text}\n")
+
+
+def _write_error(line: str) -> None:
+    try:
+        fd = sys.stderr.fileno()
+    except OSError:  # replaced by a stream in memory
+        sys.stderr.write(line)
+        return
+    writer = LogWriter(fd)  # a pipe that nobody reads must not keep the process from ending
+    writer.write(line.encode(errors="backslashreplace"))
+    writer.drain()
 
 
 def _parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--config", type=Path, metavar="FILE", help="the configuration file")
-    shared.add_argument("--data-dir", metavar="DIR", help="the data folder (server.data_dir)")
+    shared.add_argument("--config", type=Path, metavar="FILE", help="read the configuration from FILE")
+    shared.add_argument("--data-dir", metavar="DIR", help="keep data in DIR (server.data_dir)")
     shared.set_defaults(configuration=configuration)
 
     parser = argparse.ArgumentParser(
         prog="godrive",
-        description="The storage backend behind a drive.",
+        description="A self-hosted storage backend for a drive: accounts, uploads, downloads.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"godrive {__version__}", help="print the release")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in (serve, check_config, user, sweep, deadletters, doctor, keys, catalog):
         command.register(commands, shared)
-    version = add(commands, "version", "say which release this is")
+    version = add(commands, "version", "print the release")
     version.set_defaults(run=_version)
     return parser
 
 
 def configuration(arguments: argparse.Namespace) -> Config:
-    """The configuration that the arguments and the environment ask for.  Raises ``ConfigError``."""
+    """The configuration for these arguments and the environment.  Raises ``ConfigError``."""
     flags = {"server.data_dir": "data_dir", "server.host": "host", "server.port": "port"}
     overrides = {dotted: getattr(arguments, name, None) for dotted, name in flags.items()}
     overrides |= getattr(arguments, "overrides", {})
-    return load(config_path(arguments), os.environ, overrides)
+    return load(config_path(arguments), os.environ, overrides, warn=_warn)
 
 
 def config_path(arguments: argparse.Namespace) -> Path | None:
-    """Where the configuration file is, if there is one.  Raises ``ConfigError``."""
+    """The path of the configuration file, if there is one.  Raises ``ConfigError``."""
     if arguments.config is not None:
         return Path(arguments.config)
-    if named := os.environ.get("GODRIVE_CONFIG"):
+    if named := os.environ.get(CONFIG_VARIABLE):
         return Path(named)
     here = Path("config.toml")
     try:
-        return here if here.is_file() else None
+        return here if is_file(here) else None
     except OSError as error:
         detail = f"The working directory cannot be searched for {here}: {error.strerror}."
-        raise ConfigError(detail, hint="Go to another, or say which file with --config.") from None
+        raise ConfigError(detail, hint="Change to another directory, or name the file with --config.") from None
 
 
 def _version(_arguments: argparse.Namespace) -> int:

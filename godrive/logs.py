@@ -1,15 +1,16 @@
-"""Where logs go, for the program; a library that is embedded leaves that to its host.
+"""Logging for the program.  A host that embeds the library sets up its own.
 
-Events with fields, one a line: coloured for a person at a terminal, JSON for
-anything else.  What other libraries log through ``logging`` joins them.
+Events with fields, one a line: coloured text on a terminal, JSON elsewhere.
+Warnings and errors that other libraries report through ``logging`` join them.
+Logging never blocks and never fails: see :mod:`godrive.log_writer`.
 """
 
 from __future__ import annotations
 
-import io
+import atexit
 import logging
 import sys
-from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any, TextIO, assert_never
 
 import msgspec
@@ -18,6 +19,7 @@ from structlog.typing import EventDict, WrappedLogger
 
 from godrive.config import Log
 from godrive.errors import DriveError
+from godrive.log_writer import LogWriter
 from godrive.messages.ingest import Reconciled
 from godrive.messages.janitor import Swept
 from godrive.runtime import Event, request_id
@@ -33,72 +35,68 @@ from godrive.runtime.supervision_events import (
     TickFailed,
 )
 
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 _encoder = msgspec.json.Encoder(enc_hook=repr)
 
 log = structlog.get_logger("godrive")
 
 
-def is_human(settings: Log, stream: TextIO) -> bool:
-    """Whether *stream* is to be written for a person."""
-    return settings.format == "human" or (settings.format == "auto" and stream.isatty())
+def level_number(name: str) -> int:
+    """The level of that name as ``logging`` counts it."""
+    return logging.getLevelNamesMapping()[name.upper()]
 
 
-def has_plain_requests(settings: Log) -> bool:
-    """Whether requests are logged, and as lines of JSON."""
-    return settings.level in ("debug", "info") and not is_human(settings, sys.stdout)
+class ProcessLog:
+    """The log of this process, set up by :func:`configure`: its writer, its format, and its level, which may change."""
+
+    def __init__(self, settings: Log, stream: TextIO) -> None:
+        self.is_human = settings.format == "human" or (settings.format == "auto" and stream.isatty())
+        self.writer = LogWriter(stream.fileno(), notice=_human_notice if self.is_human else _json_notice)
+        self.set_level(settings.level)
+
+    def set_level(self, name: str) -> None:
+        """Log events of this level and above from now on."""
+        self.level = level_number(name)
+        # Of other libraries only what is wrong: at lower levels some write down the secrets they sign with.
+        logging.getLogger().setLevel(max(self.level, logging.WARNING))
+
+    def enables(self, level: int) -> bool:
+        """Whether events of that level are logged."""
+        return level >= self.level
 
 
-class Lines(io.FileIO):
-    """Where lines go: the file of *stream*.  What it does not take, for its disk is full or its reader gone, is lost.
+def configure(settings: Log, stream: TextIO = sys.stdout) -> ProcessLog:
+    """Log to *stream* from now on, in this process.  The rest of the buffer is written when the process ends."""
+    process_log = ProcessLog(settings, stream)
 
-    Nothing may fail with its log: that the disk is full is told to a log that may lie on the same one.
-    There is no buffer, which would keep what it could not write, and fail when the process ends.
-    All who write to one stream share these, for a line that was cut off is ended before the next.
-    """
+    def drop_below_level(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        # structlog's own filter is part of a logger's class, so it cannot change once loggers are cached.
+        if process_log.enables(_LEVELS[method]):
+            return event
+        raise structlog.DropEvent
 
-    def __init__(self, stream: TextIO) -> None:
-        super().__init__(stream.fileno(), "wb", closefd=False)
-        self._is_cut = False
-
-    def write(self, lines: Any) -> int:
-        """Write them, or as much as there is room for; how much that was."""
-        if self._is_cut:
-            lines = b"\n" + lines
-        written = 0
-        with suppress(OSError):
-            while more := super().write(lines[written:]):
-                written += more
-        if written:
-            self._is_cut = lines[written - 1 : written] != b"\n"
-        return written
-
-
-def configure(settings: Log, stream: TextIO = sys.stdout) -> Lines:
-    """Log to *stream* from now on, in this process; what else is to be written there goes the same way."""
-    level: int = logging.getLevelNamesMapping()[settings.level.upper()]
-    lines = Lines(stream)
-    shared: list[structlog.typing.Processor] = [
+    processors: list[structlog.typing.Processor] = [
+        drop_below_level,
         structlog.contextvars.merge_contextvars,
         _add_request_id,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    if is_human(settings, stream):
-        colors = stream.isatty()
+    if process_log.is_human:
         plain = structlog.dev.plain_traceback
-        shared += [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain), _encode]
+        processors += [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain), _encode]
     else:
-        shared += [structlog.processors.format_exc_info, _render]
+        processors += [structlog.processors.format_exc_info, _render]
     structlog.configure(
-        processors=shared,
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.BytesLoggerFactory(lines),
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
+        logger_factory=structlog.BytesLoggerFactory(process_log.writer),  # type: ignore[arg-type]  # needs only write and flush
         cache_logger_on_first_use=True,
     )
-    # Of others only what is wrong: at lower levels some write down what they sign requests with.
-    logging.basicConfig(handlers=[_Relay()], level=max(level, logging.WARNING), force=True)
+    logging.basicConfig(handlers=[_Relay()], level=logging.getLogger().level, force=True)
     logging.captureWarnings(True)
-    return lines
+    atexit.register(process_log.writer.drain)
+    return process_log
 
 
 def on_event(event: Event) -> None:
@@ -123,7 +121,7 @@ def on_event(event: Event) -> None:
         case Ticked(child, Reconciled(failed=failed, postponed=postponed, problem=problem)) if problem:
             log.warning("reconcile_incomplete", child=child, failed=failed, postponed=postponed, problem=problem)
         case Ticked():
-            pass  # as it should be
+            pass  # nothing to report
         case TickFailed(child, error):
             log.warning("tick_failed", child=child, **_told(error))
         case _:
@@ -131,7 +129,7 @@ def on_event(event: Event) -> None:
 
 
 def _told(error: BaseException) -> dict[str, str]:
-    """An error that needs no trace, with what an operator can do about it."""
+    """An expected error without its trace, and with its hint for the operator."""
     hint = error.hint if isinstance(error, DriveError) else None
     return {"error": repr(error)} | ({"hint": hint} if hint else {})
 
@@ -142,17 +140,41 @@ def _add_request_id(_logger: WrappedLogger, _method: str, event: EventDict) -> E
     return event
 
 
+def _json_notice(lost: int) -> bytes:
+    fields = {"timestamp": datetime.now(UTC), "level": "warning", "event": "log_lines_lost", "lines": lost}
+    return _encoder.encode(fields) + b"\n"
+
+
+def _human_notice(lost: int) -> bytes:
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ} [warning  ] log_lines_lost lines={lost}\n".encode()
+
+
 def _encode(_logger: WrappedLogger, _method: str, text: Any) -> bytes:
     return str(text).encode(errors="backslashreplace")
 
 
 def _render(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
-    first = {name: event.pop(name) for name in ("timestamp", "level", "event")}
-    return _encoder.encode(first | dict(event))
+    fields = {name: event.pop(name) for name in ("timestamp", "level", "event")} | dict(event)
+    try:
+        return _encoder.encode(fields)
+    except Exception:  # half a surrogate pair, an integer over 64 bits, a __repr__ that fails
+        return _encoder.encode({_ascii(name): _ascii(value) for name, value in fields.items()})
+
+
+def _ascii(value: object) -> str:
+    try:
+        return ascii(value).strip("'")
+    except Exception:
+        return f"<{type(value).__name__}>"
 
 
 class _Relay(logging.Handler):
-    """Passes records of the standard library's ``logging`` on."""
+    """Pass records of the standard library's ``logging`` on to structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        log.log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info)
+        try:
+            message = record.getMessage()
+        except Exception as error:  # arguments that do not fit the message
+            message = f"{record.msg!r} ({error})"
+        level = max(level for level in _LEVELS.values() if level <= max(record.levelno, logging.DEBUG))
+        log.log(level, message, logger=record.name, exc_info=record.exc_info)

@@ -10,10 +10,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,14 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         return code, out, err
 
     return run
+
+
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """A temporary folder that every user can reach; pytest's own are closed to others."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 @pytest.fixture
@@ -107,7 +116,7 @@ def test_help_says_where_the_configuration_is_read_from(run: Run) -> None:
 COMMANDS = [
     "serve", "check-config", "user", "user add", "user list", "user disable", "user enable", "user set-password",
     "user set-quota", "user invite", "sweep", "deadletters", "deadletters list", "deadletters replay",
-    "deadletters drop", "doctor", "keys", "keys rotate", "catalog", "catalog copy", "version",
+    "deadletters drop", "doctor", "keys", "keys create", "keys rotate", "catalog", "catalog copy", "version",
 ]  # fmt: skip
 
 
@@ -125,6 +134,28 @@ def test_reader_who_leaves_early_is_no_error(tmp_path: Path) -> None:
         ["bash", "-c", command], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True
     )
     assert done.stderr == ""
+
+
+def test_version_is_an_option_too(run: Run) -> None:
+    assert run("--version") == (0, f"godrive {__version__}\n", "")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_streams_may_be_closed(tmp_path: Path, closed: str) -> None:
+    command = f"{sys.executable} -m godrive user list {closed}"
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_a_variable_that_is_no_setting_is_one_line_and_no_failure(tmp_path: Path) -> None:
+    done = spawn("check-config", folder=tmp_path, GODRIVE_SERVER_PROT="1", GODRIVE_NATS_SERVICE_HOST="10.0.0.1")
+    assert done.returncode == 0
+    assert done.stderr == (
+        "godrive: warning: GODRIVE_SERVER_PROT is not a setting and is ignored; did you mean GODRIVE_SERVER_PORT?\n"
+    )
 
 
 # Configuration
@@ -300,6 +331,38 @@ def test_rotation_puts_a_new_key_first_and_keeps_as_many_as_asked(run: Run, tmp_
     assert len((tmp_path / "data" / "secret.key").read_text().splitlines()) == 3
     assert "no more verify" in run("keys", "rotate", "--keep", "0")[1]
     assert len((tmp_path / "data" / "secret.key").read_text().splitlines()) == 1
+
+
+def test_a_key_is_made_once(run: Run, tmp_path: Path) -> None:
+    for arguments, path in ((), tmp_path / "data" / "secret.key"), (("--config", "shared.toml"), tmp_path / "shared"):
+        (tmp_path / "shared.toml").write_text(f'[auth]\nsecret_file = "{tmp_path}/shared"\n')
+        code, out, err = run("keys", "create", *arguments)
+        assert (code, err) == (0, "")
+        assert "signs" in out
+        assert path.stat().st_mode & 0o777 == 0o600
+        before = path.read_text()
+        code, out, err = run("keys", "create", *arguments)
+        assert (code, out) == (2, "")
+        assert "godrive keys rotate" in err
+        assert path.read_text() == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user: run the suite as root")
+@pytest.mark.parametrize("made", ["data", "."])
+def test_what_root_makes_in_the_folder_of_a_service_belongs_to_the_service(made: str, public_folder: Path) -> None:
+    home = public_folder / "home"
+    (home / "data").mkdir(parents=True)
+    if made == ".":
+        (home / "data").rmdir()
+    for path in (home, home / made):
+        os.chown(path, 1234, 2345)
+    commands = [("user", "invite"), ("keys", "create"), ("keys", "rotate"), ("sweep",), ("doctor",)]
+    for command in commands:
+        done = spawn(*command, "--data-dir", str(home / "data"), folder=home)
+        assert done.returncode == 0, done.stdout + done.stderr
+    owners = {path: (path.stat().st_uid, path.stat().st_gid) for path in home.rglob("*")}
+    assert set(owners.values()) == {(1234, 2345)}, owners
+    assert {"godrive.db", "secret.key", "LAYOUT", "blobs"} <= {path.name for path in owners}
 
 
 # Sweep

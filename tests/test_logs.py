@@ -27,7 +27,7 @@ from godrive.messages.ingest import Reconciled
 from godrive.messages.janitor import Swept
 from godrive.runtime import request_id
 from godrive.runtime.supervision_events import *
-logs.configure(Log({arguments}))
+written = logs.configure(Log({arguments})).writer.drain
 log = structlog.get_logger()
 """
     return subprocess.run(
@@ -168,19 +168,24 @@ logging.getLogger("asyncio").error("lost")
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_lines_go_on_once_there_is_room_again(tmp_path: Path) -> None:
+def test_lines_go_on_once_there_is_room_again_and_losses_are_told(tmp_path: Path) -> None:
     script = """
 import os, resource
 log.info("before")
+written()
 size = os.fstat(1).st_size
 resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 log.info("during")
+log.info("during")
+written()
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 log.info("after")
 """
     path = tmp_path / "log"
     assert run(script, f'exec "$@" >> {path}').returncode == 0
-    assert [json.loads(line)["event"] for line in path.read_text().splitlines()] == ["before", "after"]
+    before, lost, after = map(json.loads, path.read_text().splitlines())
+    assert [before["event"], lost["event"], after["event"]] == ["before", "log_lines_lost", "after"]
+    assert (lost["level"], lost["lines"]) == ("warning", 2)
 
 
 def test_a_line_that_was_cut_off_spoils_none_after_it(tmp_path: Path) -> None:
@@ -191,14 +196,50 @@ _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (500, most))
 for _ in range(10):
     log.info("said", text="x" * 100)
+    written()
 resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 for _ in range(2):
     log.info("said", text="there is room")
 """
     path = tmp_path / "log"
     assert run(script, f'exec "$@" > {path}').returncode == 0
-    *before, cut, first, second = path.read_text().splitlines()
+    *before, cut, lost, first, second = path.read_text().splitlines()
     assert [len(json.loads(line)["text"]) for line in before] == [100] * len(before)
     with pytest.raises(json.JSONDecodeError):
         json.loads(cut)
+    assert json.loads(lost)["lines"] == 10 - len(before)
     assert [json.loads(line)["text"] for line in (first, second)] == ["there is room"] * 2
+
+
+@pytest.mark.parametrize("shell", ['exec "$@" > /dev/full', '"$@" | true'])
+def test_a_stream_that_is_full_or_closed_fails_nobody(shell: str) -> None:
+    done = run("log.info('said'); written()", shell)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_cannot_be_encoded_is_logged_all_the_same() -> None:
+    script = """
+class Odd:
+    def __repr__(self):
+        raise ValueError("no")
+
+log.info("half", path="\\ud800")
+log.info("large", size=2**80)
+log.info("odd", value=Odd())
+logging.getLogger("x").error("%d", "no number")
+logging.getLogger("x").log(35, "between")
+"""
+    half, large, odd, number, between = events(script)
+    assert (half["event"], half["path"]) == ("half", "\\ud800")
+    assert large["size"] == 2**80
+    assert odd["value"] == "<Odd>"
+    assert "no number" in number["event"] or "%d" in number["event"]
+    assert (between["event"], between["level"]) == ("between", "warning")
+
+
+def test_level_may_change_while_loggers_are_in_use() -> None:
+    script = """
+logs.configure(Log(level="warning")).set_level("debug")
+log.debug("shown")
+"""
+    assert [event["event"] for event in events(script)] == ["shown"]

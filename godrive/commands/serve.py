@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
+import logging
 import resource
-import signal
 import socket
-import sys
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import msgspec
@@ -19,8 +18,15 @@ import structlog
 
 from godrive import __version__, logs
 from godrive.commands import Commands, add
+from godrive.commands.reload import Reloader
+from godrive.commands.signals import Signals, ignore_until_ready
 from godrive.config import Actors, Config
 from godrive.errors import ConfigError
+from godrive.network import bind_addresses, binds_every_address
+
+if TYPE_CHECKING:
+    from godrive.drive import GoDrive
+    from godrive.http.observe.request_log import LogRequest
 
 log = structlog.get_logger("godrive")
 
@@ -50,6 +56,7 @@ def _parts(text: str) -> frozenset[str]:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    ignore_until_ready()
     only: frozenset[str] | None = arguments.only
     if only is not None:
         arguments.overrides = {
@@ -59,9 +66,12 @@ def _serve(arguments: argparse.Namespace) -> int:
     if config.server.port == 0:
         # URLs are signed for the port, so it must be known before anything else.
         config = msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, port=_free_port(config)))
-    lines = logs.configure(config.log)
+    process_log = logs.configure(config.log)
     _raise_limit()
-    run(_run(config, lines, http=only is None or HTTP in only))
+    try:
+        run(_run(arguments, config, process_log, http=only is None or HTTP in only))
+    finally:
+        ignore_until_ready()
     return 0
 
 
@@ -83,60 +93,87 @@ def run(main: Coroutine[Any, Any, None]) -> None:
             runner.run(main)
 
 
-async def _run(config: Config, lines: logs.Lines, *, http: bool) -> None:
+async def _run(arguments: argparse.Namespace, config: Config, process_log: logs.ProcessLog, *, http: bool) -> None:
+    reloader = Reloader(arguments, config, process_log)
+    signals = Signals(on_reload=reloader.reload, on_end=partial(process_log.writer.drain, 0.5))
     # Here and not above: other commands do without a web server.
     from godrive.drive import GoDrive  # noqa: PLC0415
-    from godrive.http.observe.request_log import JsonLines  # noqa: PLC0415
     from godrive.http.wire.server import serve  # noqa: PLC0415
 
-    signals = _Signals()
+    def closing(requests: int) -> None:
+        log.info("stopping", signal=signals.received, requests=requests, seconds=config.server.shutdown)
+        if process_log.is_human and requests:
+            what = _count(requests, "request")
+            _say(process_log, f"Waiting {config.server.shutdown:g} s at most for {what}. Ctrl-C again ends at once.")
+
     with anyio.CancelScope() as starting:
-        signals.first = starting.cancel
+        signals.on_stop = starting.cancel
         async with AsyncExitStack() as stack:
             drive = await stack.enter_async_context(GoDrive(config, on_event=logs.on_event))
-            log_request = JsonLines(lines) if logs.has_plain_requests(config.log) else None
-            urls = await stack.enter_async_context(serve(drive, log_request=log_request)) if http else []
+            stack.callback(_log_actors, drive)
+            urls: list[str] = []
+            if http:
+                log_request = _request_log(process_log)
+                server = serve(
+                    drive, log_request=log_request, lost_log_lines=lambda: process_log.writer.lost, on_closing=closing
+                )
+                urls = await stack.enter_async_context(server)
             stop = anyio.Event()
-            signals.first = stop.set
-            _announce(config, urls, lines)
+            signals.on_stop = stop.set
+            _announce(config, urls, process_log)
             await stop.wait()
-            log.info("stopping", signal=signals.name)
-    log.info("stopped", signal=signals.name)
+            if not http:
+                closing(0)
+    log.info("stopped", signal=signals.received)
 
 
-class _Signals:
-    """SIGTERM and SIGINT: the first calls ``first``, which begins an orderly end; the second ends the process."""
+def _request_log(process_log: logs.ProcessLog) -> LogRequest | None:
+    """Where requests are logged: straight to the file as JSON, which is faster, or by the logger."""
+    from godrive.http.observe.request_log import JsonLines  # noqa: PLC0415
 
-    def __init__(self) -> None:
-        self.name: str | None = None
-        self.first = _nothing
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._received, number)
+    if process_log.is_human:
+        return None
+    write = JsonLines(process_log.writer)
 
-    def _received(self, number: signal.Signals) -> None:
-        if self.name is not None:
-            os._exit(128 + number)
-        self.name = number.name
-        self.first()
+    def log_request(*request: Any) -> None:
+        if process_log.enables(logging.INFO):
+            write(*request)
+
+    return log_request
 
 
-def _nothing() -> None: ...
+def _log_actors(drive: GoDrive) -> None:
+    """Say which actors still work, when the edges have closed."""
+    busy = {child.name: child.in_flight + child.queued for child in drive.children() if child.in_flight + child.queued}
+    if busy:
+        log.info("waiting_for_actors", **busy)
 
 
-def _announce(config: Config, urls: Iterable[str], lines: logs.Lines) -> None:
-    if not logs.is_human(config.log, sys.stdout):
-        log.info("listening", urls=list(urls), public_url=config.server.base_url, version=__version__)
-        return
-    for url in urls:
-        lines.write(f"GoDrive {__version__} listens on {url}\n".encode())
+def _announce(config: Config, urls: Sequence[str], process_log: logs.ProcessLog) -> None:
+    base_url = config.server.base_url
+    log.info("listening", urls=urls, public_url=base_url, version=__version__)
+    if process_log.is_human and urls:
+        _say(process_log, f"GoDrive {__version__} listens on {' and '.join(urls)}")
+        _say(process_log, f"The URLs that it hands out begin with {base_url}")
+    if urls and not config.server.public_url and binds_every_address(config.server.host):
+        hint = "Set server.public_url, or GODRIVE_SERVER_PUBLIC_URL, to the address that clients use."
+        log.warning("public_url_not_set", urls_begin_with=base_url, works_for="clients on this machine", hint=hint)
+
+
+def _say(process_log: logs.ProcessLog, text: str) -> None:
+    process_log.writer.write(f"{text}\n".encode())
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _free_port(config: Config) -> int:
     try:
-        family, *_, address = socket.getaddrinfo(config.server.host, 0, type=socket.SOCK_STREAM)[0]
+        address = bind_addresses(config.server.host)[-1]
+        family, *_, where = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)[0]
         with socket.socket(family) as probe:
-            probe.bind(address)
+            probe.bind(where)
             port: int = probe.getsockname()[1]
             return port
     except OSError as error:

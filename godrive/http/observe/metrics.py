@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 
 from aiohttp import web
@@ -39,7 +39,8 @@ class _Series:
 class Metrics(Collector):
     """Counts requests and bytes; looks at the drive's actors when scraped."""
 
-    def __init__(self, drive: GoDrive) -> None:
+    def __init__(self, drive: GoDrive, *, lost_log_lines: Callable[[], int] | None = None) -> None:
+        self._lost_log_lines = lost_log_lines
         self.registry = CollectorRegistry()
         self.bytes_in = Counter("godrive_content_bytes_in", "Bytes of content received.", registry=self.registry)
         self.bytes_out = Counter("godrive_content_bytes_out", "Bytes of content sent.", registry=self.registry)
@@ -128,4 +129,8 @@ class Metrics(Collector):
         swept = CounterMetricFamily("godrive_swept", "What the janitor did, or failed to do for now.", labels=["what"])
         for what, count in self._swept.items():
             swept.add_metric([what], count)
+        if self._lost_log_lines is not None:
+            lost = CounterMetricFamily("godrive_log_lines_lost", "Lines that the log has dropped.")
+            lost.add_metric([], self._lost_log_lines())
+            yield lost
         yield from (queued, in_flight, restarts, up, uploads, events, dead, swept)

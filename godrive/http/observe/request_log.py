@@ -1,8 +1,8 @@
 """The request log, and the logger of this package.
 
-There is one event for every request, so how long it takes to write counts.
+Every request makes one event, so the time to write it counts.
 :class:`JsonLines` is for the owner of the process: it makes the same lines as
-a configured structlog would in a fraction of the time.
+a configured structlog in a fraction of the time.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 import msgspec
 
@@ -20,7 +20,7 @@ from godrive.logger import get_logger
 NAME = "godrive.http"
 
 LogRequest = Callable[[str, str, int, float, str], None]
-"""Is told about a request once it is answered: method, path, status, seconds, request id.  It must not block."""
+"""Called when a request has been answered: method, path, status, seconds, request id.  It must not block."""
 
 
 def logger() -> Any:
@@ -38,13 +38,17 @@ def log_to_logger() -> LogRequest:
     return log
 
 
+class LogFile(Protocol):
+    """Where lines go."""
+
+    def write(self, lines: bytes, /) -> object:
+        """Take whole lines.  It must not block: requests wait for it."""
+
+
 class JsonLines:
-    """Requests as lines of JSON in *file*, written once in a turn of the event loop for all that were answered in it.
+    """Requests as lines of JSON in *file*, written once per turn of the event loop."""
 
-    A file that cannot be written to loses lines; it refuses no request.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: LogFile) -> None:
         self._file = file
         self._lines: list[bytes] = []
         self._encode = msgspec.json.Encoder().encode
@@ -72,4 +76,3 @@ class JsonLines:
         self._lines = []
         with suppress(OSError, ValueError):
             self._file.write(lines)
-            self._file.flush()
