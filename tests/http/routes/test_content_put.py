@@ -241,6 +241,7 @@ async def test_the_type_must_be_the_declared_one_or_left_out(ann: Person, exchan
         ('video/mp4; codecs="avc1"', "video/mp4;codecs=avc1"),
         ('video/mp4; codecs="avc1"', "video/mp4"),
         ("application/octet-stream", "\tapplication/octet-stream "),
+        ("text/plain", "application/octet-stream"),
     ],
 )
 async def test_media_types_compare_as_media_types(ann: Person, declared: str, sent: str) -> None:

@@ -1,0 +1,78 @@
+"""Uses the client that openapi-python-client makes of openapi.json as the package ``drive``: python usage.py URL."""
+
+from __future__ import annotations
+
+import io
+import sys
+from urllib.parse import parse_qsl, urlsplit
+
+from drive import AuthenticatedClient, Client
+from drive.api.accounts import log_in, sign_up
+from drive.api.content import get_content, put_content
+from drive.api.files import download_file, list_files, rename_file, trash_file
+from drive.api.trash import purge_file
+from drive.api.uploads import begin_upload
+from drive.models import (
+    Completed,
+    Download,
+    FileList,
+    Intent,
+    IntentBody,
+    LogInBody,
+    Problem,
+    RenameBody,
+    SignUpBody,
+    Tokens,
+    Trashed,
+    UserView,
+)
+from drive.types import File
+
+URL = sys.argv[1]
+ACCOUNT = {"email": "python@example.org", "password": "correct horse"}
+BYTES = b"Hello, drive.\n"
+
+
+def query_of(url: str) -> dict[str, str]:
+    """What a signed URL is signed for; all of it must be sent."""
+    return dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
+
+
+anyone = Client(base_url=URL)
+user = sign_up.sync(client=anyone, body=SignUpBody(**ACCOUNT))
+assert isinstance(user, UserView), user
+tokens = log_in.sync(client=anyone, body=LogInBody(**ACCOUNT))
+assert isinstance(tokens, Tokens), tokens
+client = AuthenticatedClient(base_url=URL, token=tokens.token)
+
+intent = begin_upload.sync(
+    client=client, body=IntentBody(filename="notes.txt", size_bytes=len(BYTES), mime="text/plain")
+)
+assert isinstance(intent, Intent), intent
+signed = query_of(intent.upload_url)
+done = put_content.sync(intent.upload_id, client=anyone, body=File(payload=io.BytesIO(BYTES)), **signed)
+assert isinstance(done, Completed), done
+file = done.file
+
+listed = list_files.sync(client=client, limit=10)
+assert isinstance(listed, FileList)
+assert [entry.name for entry in listed.files] == ["notes.txt"]
+
+download = download_file.sync(file.id, client=client)
+assert isinstance(download, Download), download
+signed = query_of(download.url)
+content = get_content.sync(file.id, client=anyone, **signed)
+assert isinstance(content, File), content
+assert content.payload.read() == BYTES
+part = get_content.sync(file.id, client=anyone, range_="bytes=0-4", **signed)
+assert isinstance(part, File), part
+assert part.payload.read() == b"Hello"
+
+refused = rename_file.sync(file.id, client=client, body=RenameBody(name="a.txt"), if_match='"another"')
+assert isinstance(refused, Problem), refused
+assert (refused.status, refused.code) == (412, "precondition_failed")
+trashed = trash_file.sync(file.id, client=client)
+assert isinstance(trashed, Trashed)
+assert trashed.deleted == file.id
+assert purge_file.sync_detailed(file.id, client=client).status_code == 204
+print("done")
