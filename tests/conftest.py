@@ -14,12 +14,32 @@ from tests.servers import CephGateway, MissingProgram, NatsServer, PostgresServe
 pytest_plugins = ["tests.engines"]
 
 
+_SERVERS = {"nats_server", "postgres_server", "ceph_gateway", "own_servers"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option of a developer's loop."""
+    parser.addoption("--quick", action="store_true", help="leave out what is marked slow or servers")
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """The process that the developer started leads; the workers of pytest-xdist follow."""
+    """Select the tests, and join the run: the process that the developer started leads, and its workers follow."""
+    if config.getoption("quick"):
+        given = f"({config.option.markexpr}) and " if config.option.markexpr else ""
+        config.option.markexpr = given + "not slow and not servers"
+        Server.allowed = False
     if hasattr(config, "workerinput"):
         shared.follow()
     else:
         shared.lead()
+
+
+@pytest.hookimpl(tryfirst=True)  # before the marks select
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what asks for a server; a test that starts one by itself carries the mark in its source."""
+    for item in items:
+        if _SERVERS.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("servers")
 
 
 @pytest.fixture
@@ -47,6 +67,11 @@ def require_program(name: str, package: str) -> str:
             pytest.fail(reason)
         pytest.skip(reason)
     return found
+
+
+@pytest.fixture(scope="session")
+def own_servers() -> None:
+    """For fixtures that start servers of their own: it marks the tests that use them."""
 
 
 @pytest.fixture(scope="session")

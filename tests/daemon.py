@@ -151,11 +151,16 @@ class Server(ABC):
     programs: ClassVar[tuple[str, ...]]
     packages: ClassVar[tuple[str, ...]]
 
+    allowed: ClassVar[bool] = True
+    """Whether installed programs may be started: a quick run does without."""
+
     guard: Guard | None = None
     """Its processes end at the latest with this guard; ``None`` is the guard of the process that starts it."""
 
     def __init__(self, folder: Path | None = None, port: int | None = None) -> None:
         """Keep everything in *folder*, which then stays; by default in one that is removed with the server."""
+        if self.programs and not self.allowed:
+            raise RuntimeError(f"--quick starts no {type(self).__name__}: mark the test with servers")
         self.missing()
         self._temporary = folder is None
         self.folder = folder or guard().make_folder(type(self).__name__.lower())

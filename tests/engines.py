@@ -27,7 +27,7 @@ async def empty(tx: Tx) -> None:
     await tx.all(f"TRUNCATE {names} RESTART IDENTITY")
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.servers)])
 async def catalog(request: pytest.FixtureRequest) -> AsyncIterator[Catalog]:
     """Each engine, open and empty."""
     made: Catalog

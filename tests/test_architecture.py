@@ -201,6 +201,7 @@ print([name for name in ("nats", "nkeys", "aiobotocore", "botocore", "asyncpg", 
 """
 
 
+@pytest.mark.slow
 def test_a_drive_with_defaults_loads_no_optional_library(tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-W", "error", "-c", DEFAULTS, tmp_path / "data"],

@@ -187,6 +187,7 @@ def test_configuration_comes_from_the_flag_else_the_variable_else_the_working_di
     ["check-config", "serve --port 0", "user list", "user list --config /dev/null", "keys rotate", "sweep",
      "catalog copy --config /dev/null"],
 )  # fmt: skip
+@pytest.mark.slow
 def test_folder_that_this_user_may_not_look_into_is_one_line_and_exit_code_2(tmp_path: Path, command: str) -> None:
     folder = tmp_path / "closed"
     folder.mkdir()
@@ -368,6 +369,7 @@ def test_what_root_makes_in_the_folder_of_a_service_belongs_to_the_service(made:
 # Sweep
 
 
+@pytest.mark.slow
 def test_sweep_of_an_empty_drive_says_so(tmp_path: Path) -> None:
     done = spawn("sweep", folder=tmp_path)
     assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["0", "purged"], "")
@@ -378,6 +380,7 @@ def test_sweep_of_an_empty_drive_says_so(tmp_path: Path) -> None:
 # Serve
 
 
+@pytest.mark.slow
 def test_store_that_is_down_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     env = {
         "GODRIVE_BLOBS_DRIVER": "s3",
@@ -391,6 +394,7 @@ def test_store_that_is_down_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
         assert done.stderr.startswith("godrive: ")
 
 
+@pytest.mark.slow
 def test_package_that_a_configuration_needs_is_named_with_the_command_that_installs_it(tmp_path: Path) -> None:
     (tmp_path / "aiobotocore").mkdir()
     (tmp_path / "aiobotocore" / "__init__.py").write_text("raise ModuleNotFoundError(name='aiobotocore')")
@@ -401,12 +405,14 @@ def test_package_that_a_configuration_needs_is_named_with_the_command_that_insta
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_only_without_nats_is_a_mistake(tmp_path: Path) -> None:
     done = spawn("serve", "--only", "auth,metadata,storage", folder=tmp_path)
     assert done.returncode == 2
     assert "nats.url" in done.stderr
 
 
+@pytest.mark.slow
 def test_tree_that_gives_up_is_one_line_after_the_log_and_exit_code_1(tmp_path: Path) -> None:
     script = """
 import sys
@@ -443,6 +449,7 @@ def daemon(folder: Path, *arguments: str, **env: str) -> Daemon:
     return Daemon(command, folder / "log", env=environment() | env)
 
 
+@pytest.mark.slow
 def test_port_0_is_one_that_is_free_and_is_said(tmp_path: Path) -> None:
     server, log = daemon(tmp_path, "--port", "0"), tmp_path / "log"
     try:
@@ -456,6 +463,7 @@ def test_port_0_is_one_that_is_free_and_is_said(tmp_path: Path) -> None:
     assert server.status == 0
 
 
+@pytest.mark.slow
 def test_human_is_told_where_it_listens(tmp_path: Path) -> None:
     port, log = free_port(), tmp_path / "log"
     server = daemon(tmp_path, "--port", str(port), GODRIVE_LOG_FORMAT="human")
@@ -467,6 +475,7 @@ def test_human_is_told_where_it_listens(tmp_path: Path) -> None:
     assert "stopped" in log.read_text()
 
 
+@pytest.mark.slow
 def test_log_is_json_and_carries_the_request_id(tmp_path: Path) -> None:
     server = DriveServer(tmp_path / "drive")
     with server:
@@ -478,6 +487,7 @@ def test_log_is_json_and_carries_the_request_id(tmp_path: Path) -> None:
     assert (mine["event"], mine["path"], mine["status"]) == ("request", "/health", 200)
 
 
+@pytest.mark.slow
 def test_second_signal_ends_at_once(tmp_path: Path) -> None:
     server = DriveServer(tmp_path / "drive")
     server.start()
@@ -495,6 +505,7 @@ def test_second_signal_ends_at_once(tmp_path: Path) -> None:
         server.close()
 
 
+@pytest.mark.slow
 def test_user_disabled_by_command_is_out_within_a_second(tmp_path: Path) -> None:
     def call(path: str, token: str | None = None, body: dict[str, str] | None = None) -> Any:
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})

@@ -258,6 +258,7 @@ async def test_an_unopened_drive_has_no_children_and_no_stores(config: Config) -
 
 
 @pytest.mark.parametrize("module", ["nats", "aiobotocore", "asyncpg", "aiohttp"])
+@pytest.mark.slow
 def test_nothing_is_imported_that_is_not_configured(module: str, tmp_path: Path) -> None:
     program = (
         "import asyncio, sys\nfrom godrive import Config, GoDrive\n"

@@ -26,6 +26,7 @@ def snippets() -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.slow
 async def test_every_snippet_of_the_guide_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -56,6 +57,7 @@ def example() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 async def test_the_example_serves_its_own_pages_and_a_drive_below_a_prefix(tmp_path: Path) -> None:
     port = free_port()
     async with example().application(tmp_path, port) as url, aiohttp.ClientSession() as http:

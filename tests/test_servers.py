@@ -11,6 +11,8 @@ import pytest
 from tests.conftest import require
 from tests.servers import CephGateway, MissingProgram, NatsServer, PostgresServer, Server, answers
 
+pytestmark = pytest.mark.servers
+
 
 def query(server: PostgresServer, dsn: str, sql: str) -> str:
     command = [server.path("psql"), "-X", "-q", "-At", "-d", dsn, "-c", sql]

@@ -13,7 +13,13 @@ from tests.nats_drive import NatsDrive
 from tests.servers import NatsServer
 
 
-@pytest.fixture(params=[GoDrive, LoopbackDrive, NatsDrive], ids=["local", "loopback", "nats"])
+@pytest.fixture(
+    params=[
+        pytest.param(GoDrive, id="local"),
+        pytest.param(LoopbackDrive, id="loopback"),
+        pytest.param(NatsDrive, id="nats", marks=pytest.mark.servers),
+    ]
+)
 def drive_class(request: pytest.FixtureRequest) -> type[GoDrive]:
     """How the actors reach one another."""
     chosen: type[GoDrive] = request.param

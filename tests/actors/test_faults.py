@@ -195,6 +195,7 @@ async def check(walk: Walk) -> None:
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 @pytest.mark.parametrize("fault", Fault, ids=lambda fault: fault.name.lower())
+@pytest.mark.slow
 async def test_a_fault_at_any_operation_leaves_nothing_in_between(
     way: Way, fault: Fault, drive_class: type[GoDrive]
 ) -> None:

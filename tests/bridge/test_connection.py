@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def server() -> Iterator[NatsServer]:
+def server(own_servers: None) -> Iterator[NatsServer]:
     require(NatsServer)
     with NatsServer() as server:
         yield server
@@ -47,6 +47,7 @@ async def refused(settings: Nats) -> str:
     return refusal.value.detail
 
 
+@pytest.mark.servers
 async def test_user_and_password(tmp_path: Path) -> None:
     require(NatsServer)
     with NatsServer(arguments=("--user", "drive", "--pass", "secret")) as server:
@@ -56,6 +57,7 @@ async def test_user_and_password(tmp_path: Path) -> None:
         assert "refuses" in await refused(Nats(url=server.url))
 
 
+@pytest.mark.servers
 async def test_token() -> None:
     require(NatsServer)
     with NatsServer(arguments=("--auth", "t0ken")) as server:
@@ -69,6 +71,7 @@ def configured(tmp_path: Path, text: str) -> NatsServer:
     return NatsServer(arguments=("-c", str(path)))
 
 
+@pytest.mark.servers
 async def test_nkey(tmp_path: Path) -> None:
     require(NatsServer)
     seed = nkeys.encode_seed(bytes(range(32)), nkeys.PREFIX_BYTE_USER)
@@ -80,6 +83,7 @@ async def test_nkey(tmp_path: Path) -> None:
         assert "refuses" in await refused(Nats(url=server.url))
 
 
+@pytest.mark.servers
 async def test_tls_with_an_authority_of_ones_own(tmp_path: Path) -> None:
     require(NatsServer)
     openssl = require_program("openssl", "openssl")

@@ -330,6 +330,7 @@ async def test_events_for_others_are_counted_and_nothing_else(
     assert await scene.files() == []
 
 
+@pytest.mark.servers
 async def test_a_server_that_forgot_everything_gets_stream_and_consumer_again(
     scene: Scene, settings: Ingest, make: Make
 ) -> None:
@@ -386,6 +387,7 @@ async def test_a_consumer_that_was_deleted_is_made_again(
     assert len(await scene.files()) == 1
 
 
+@pytest.mark.servers
 async def test_a_subscription_that_went_silent_is_made_again(scene: Scene, settings: Ingest, make: Make) -> None:
     require(NatsServer)
     with NatsServer() as server:
@@ -469,6 +471,7 @@ async def test_a_consumer_that_cannot_be_made_what_it_must_be_is_named(
     await consumer.events.prepare()
 
 
+@pytest.mark.servers
 async def test_while_there_is_no_server_the_child_waits_and_says_so_once(
     scene: Scene, settings: Ingest, make: Make
 ) -> None:

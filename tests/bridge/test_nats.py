@@ -104,7 +104,7 @@ async def raw(nats_server: NatsServer) -> AsyncIterator[Client]:
 
 
 @pytest.fixture(scope="module")
-def roomy_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+def roomy_server(own_servers: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
     """One that lets messages through that are larger than we take."""
     require(NatsServer)
     config = tmp_path_factory.mktemp("nats") / "nats.conf"
@@ -125,7 +125,7 @@ async def listening(client: Client) -> None:
 
 
 @pytest.fixture
-def outage() -> Iterator[NatsServer]:
+def outage(own_servers: None) -> Iterator[NatsServer]:
     """A server of one's own, to be killed."""
     require(NatsServer)
     with NatsServer(jetstream=False) as server:
@@ -591,6 +591,7 @@ async def test_what_a_server_was_cut_off_from_is_given_up_and_another_one_answer
     assert not any(line.startswith("late") for line in there.script.log)
 
 
+@pytest.mark.servers
 async def test_a_server_that_comes_up_last_is_waited_for(namespace: str) -> None:
     require(NatsServer)
     with NatsServer(jetstream=False) as server:
@@ -605,6 +606,7 @@ async def test_a_server_that_comes_up_last_is_waited_for(namespace: str) -> None
     assert "early" not in there.script.log
 
 
+@pytest.mark.servers
 async def test_a_server_that_does_not_let_us_listen_is_reported(namespace: str, tmp_path: Path) -> None:
     require(NatsServer)
     config = tmp_path / "nats.conf"

@@ -102,6 +102,7 @@ async def test_what_cannot_be_dealt_with_is_told_and_found_by_the_reconciler(
     assert len(await scene.files()) == 1
 
 
+@pytest.mark.servers
 async def test_it_listens_again_after_the_server_was_away(scene: Scene, settings: Ingest, bucket: S3) -> None:
     require(NatsServer)
     with NatsServer(jetstream=False) as server:
@@ -120,6 +121,7 @@ async def test_it_listens_again_after_the_server_was_away(scene: Scene, settings
     assert len(await scene.files()) == 1
 
 
+@pytest.mark.servers
 async def test_while_there_is_no_server_the_child_waits_and_says_so(scene: Scene, settings: Ingest, bucket: S3) -> None:
     require(NatsServer)
     server = NatsServer(jetstream=False)

@@ -91,6 +91,7 @@ async def test_a_copy_shows_the_same_and_goes_on(tmp_path: Path, postgres_server
     await target.close()
 
 
+@pytest.mark.servers
 async def test_a_copy_that_is_cut_off_leaves_nothing_and_can_be_made_again(tmp_path: Path) -> None:
     require(PostgresServer)
     source = SqliteCatalog(tmp_path / "godrive.db")

@@ -49,7 +49,7 @@ async def catalog(dsn: str) -> AsyncIterator[PostgresCatalog]:
 
 
 @pytest.fixture
-def own_server() -> Iterator[PostgresServer]:
+def own_server(own_servers: None) -> Iterator[PostgresServer]:
     """A server of the test's own, to stop and start."""
     require(PostgresServer)
     with PostgresServer() as server:

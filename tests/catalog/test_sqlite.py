@@ -132,6 +132,7 @@ async def test_while_the_processor_is_busy_reads_stay_on_the_loop(
     assert where.near == [True]
 
 
+@pytest.mark.slow
 async def test_a_large_read_does_not_hold_up_the_small_ones(catalog: SqliteCatalog) -> None:
     large = asyncio.ensure_future(catalog.read(Where(3_000_000)))
     small = Where()
@@ -264,6 +265,7 @@ async def test_when_a_batch_fails_each_hears_it_and_who_had_failed_before_hears_
     assert await catalog.read(names) == ["c"]
 
 
+@pytest.mark.slow
 async def test_acknowledged_writes_survive_kill_9(path: Path) -> None:
     for _ in range(3):
         with subprocess.Popen([sys.executable, CHILD, "endless", path], stdout=subprocess.PIPE) as child:
@@ -353,6 +355,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> type[Watched]:
     return Watched
 
 
+@pytest.mark.slow
 async def test_a_large_read_that_is_cancelled_twice_leaves_no_connection_open(
     catalog: SqliteCatalog, watched: type[Watched]
 ) -> None:

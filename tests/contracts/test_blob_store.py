@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 LARGE = 9 * 1024 * 1024 + 12_345
 
 
-@pytest.fixture(params=["memory", "disk", "disk-named", "s3"])
+@pytest.fixture(params=["memory", "disk", "disk-named", pytest.param("s3", marks=pytest.mark.servers)])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[BlobStore]:
     """Each implementation, open and empty."""
     made: BlobStore

@@ -82,7 +82,7 @@ class Rigs:
             yield Rig(script, tree, ref, running.aclose, exposer)
 
 
-@pytest.fixture(params=["local", "loopback", "nats"])
+@pytest.fixture(params=["local", "loopback", pytest.param("nats", marks=pytest.mark.servers)])
 def rigs(request: pytest.FixtureRequest) -> Rigs:
     server = request.getfixturevalue("nats_server") if request.param == "nats" else None
     return Rigs(request.param, server)

@@ -251,6 +251,7 @@ async def test_database_of_an_older_release_is_a_warning_and_left_as_it_is(
     await connection.close()
 
 
+@pytest.mark.slow
 async def test_database_that_does_not_answer_is_a_failure(config: Config) -> None:
     dsn = f"postgresql://u:hush@127.0.0.1:{free_port()}/d"
     finding = of(await findings(replace(config, catalog=Catalog(driver="postgres", dsn=dsn))), "catalog")
@@ -290,6 +291,7 @@ async def test_events_that_do_not_come_are_a_warning_and_those_that_do_are_activ
     assert (finding.verdict, finding.detail.split(":")[0]) == (Verdict.OK, "active")
 
 
+@pytest.mark.servers
 async def test_nats_without_jetstream_is_a_failure(config: Config, tmp_path: Path) -> None:
     require(NatsServer)
     with NatsServer(tmp_path / "nats", jetstream=False) as server:
@@ -299,6 +301,7 @@ async def test_nats_without_jetstream_is_a_failure(config: Config, tmp_path: Pat
 
 
 @pytest.mark.parametrize(("publishes", "verdicts"), [(True, [Verdict.FAILURE]), (False, [])])
+@pytest.mark.servers
 async def test_jetstream_is_needed_for_what_is_published_too(
     config: Config, tmp_path: Path, publishes: bool, verdicts: list[Verdict]
 ) -> None:
@@ -319,6 +322,7 @@ async def test_stream_that_keeps_other_subjects_is_a_failure(config: Config, nat
     assert f"{name}.uploaded" in finding.hint
 
 
+@pytest.mark.slow
 async def test_nats_that_does_not_answer_is_a_failure(config: Config) -> None:
     found = await findings(replace(config, nats=Nats(url=f"nats://127.0.0.1:{free_port()}")))
     finding = of(found, "NATS")
@@ -337,6 +341,7 @@ async def test_events_of_a_folder_are_not_waited_for_and_no_folder_is_made(
 # Beside a server
 
 
+@pytest.mark.slow
 def test_command_beside_a_running_server_finds_it(tmp_path: Path) -> None:
     def doctor(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [

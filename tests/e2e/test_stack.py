@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module")
-def services() -> Iterator[Services]:
+def services(own_servers: None) -> Iterator[Services]:
     """Servers that these tests may kill."""
     for server in (NatsServer, PostgresServer, CephGateway):
         require(server)

@@ -61,6 +61,7 @@ def requests(draw: st.DrawFn) -> tuple[str, list[str], list[tuple[str, bytes]], 
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(request_=requests())
+@pytest.mark.slow
 async def test_no_request_gets_a_server_error(site: Site, known: dict[str, str], request_: Any) -> None:
     line, ids, headers, body, token = request_
     for operation in OPERATIONS:

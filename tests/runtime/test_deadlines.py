@@ -137,6 +137,7 @@ async def test_the_timer_goes_when_nobody_waits_any_more() -> None:
     assert len(deadlines) == 0
 
 
+@pytest.mark.slow
 async def test_a_stopped_tree_leaves_no_timer_that_keeps_it_alive() -> None:
     script = Script()
     tree = script.supervisor()

@@ -27,11 +27,13 @@ def errors() -> dict[str, dict[int, list[tuple[str, str]]]]:
     return found
 
 
+@pytest.mark.slow
 def test_good_usage_passes(errors: dict[str, dict[int, list[tuple[str, str]]]]) -> None:
     assert errors.pop("usage.py") == {}
     assert set(errors) == {"misuse.py"}, "the errors are in the library itself"
 
 
+@pytest.mark.slow
 def test_each_misuse_fails_for_the_reason_it_should(errors: dict[str, dict[int, list[tuple[str, str]]]]) -> None:
     marks = {
         number: mark

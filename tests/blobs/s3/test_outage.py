@@ -49,7 +49,7 @@ async def pieces(data: bytes, length: int = 1024 * 1024) -> AsyncIterator[bytes]
 
 
 @pytest.fixture(scope="module")
-def gateway() -> Iterator[CephGateway]:
+def gateway(own_servers: None) -> Iterator[CephGateway]:
     require(CephGateway)
     with CephGateway() as server:
         yield server
@@ -89,6 +89,7 @@ async def store(settings: S3, gateway: CephGateway, clock: AheadClock) -> AsyncI
     await store.close()
 
 
+@pytest.mark.servers
 async def test_a_dead_store_is_unavailable_and_back_at_once(
     store: S3BlobStore, gateway: CephGateway, clock: AheadClock
 ) -> None:
@@ -104,6 +105,7 @@ async def test_a_dead_store_is_unavailable_and_back_at_once(
     assert (await store.head(key)).size_bytes == 4
 
 
+@pytest.mark.servers
 async def test_nothing_piles_up_in_front_of_a_frozen_store(
     store: S3BlobStore, gateway: CephGateway, clock: AheadClock
 ) -> None:
@@ -119,6 +121,7 @@ async def test_nothing_piles_up_in_front_of_a_frozen_store(
         await store.head(new_key())
 
 
+@pytest.mark.servers
 async def test_while_the_store_is_down_one_request_at_a_time_tries_it(
     store: S3BlobStore, gateway: CephGateway, clock: AheadClock
 ) -> None:
@@ -133,6 +136,7 @@ async def test_while_the_store_is_down_one_request_at_a_time_tries_it(
     assert len(tried) == 1
 
 
+@pytest.mark.servers
 async def test_a_put_into_a_dead_store_fails_and_its_retry_succeeds(
     store: S3BlobStore, gateway: CephGateway, clock: AheadClock
 ) -> None:
@@ -159,6 +163,7 @@ async def test_a_short_outage_is_not_even_noticed(store: S3BlobStore, gateway: C
     assert (await store.head(key)).size_bytes == 1
 
 
+@pytest.mark.servers
 async def test_a_download_that_breaks_off_goes_on_where_it_was(settings: S3, gateway: CephGateway) -> None:
     store = S3BlobStore(settings)
     await store.open()
@@ -173,6 +178,7 @@ async def test_a_download_that_breaks_off_goes_on_where_it_was(settings: S3, gat
     await store.close()
 
 
+@pytest.mark.servers
 async def test_a_store_that_is_down_at_the_start_is_unavailable_not_misconfigured(
     settings: S3, gateway: CephGateway
 ) -> None:

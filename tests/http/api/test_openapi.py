@@ -105,6 +105,7 @@ def known(url: str) -> Known:
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
+@pytest.mark.slow
 def test_the_server_keeps_what_the_description_promises(case: schemathesis.Case[Any], url: str, known: Known) -> None:
     for name, value in (case.path_parameters or {}).items():
         there = known.ids.get(name)

@@ -369,6 +369,7 @@ async def test_a_client_that_reads_slowly_gets_it_all(ann: Person, site: Site) -
     assert parse(bytes(received)).content == content
 
 
+@pytest.mark.slow
 async def test_a_client_that_leaves_half_way_leaves_nothing_open(ann: Person, site: Site) -> None:
     content = os.urandom(30 * MIB)
     url = await url_of(ann, await ann.upload("a.bin", content))

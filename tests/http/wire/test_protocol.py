@@ -118,6 +118,7 @@ async def test_a_compressed_body_is_unsupported_and_never_unpacked(ann: Person) 
     check_problem(answer, 415, "unsupported_media_type", "Content-Encoding")
 
 
+@pytest.mark.slow
 async def test_a_body_over_the_limit_is_too_large_declared_or_not(
     http: aiohttp.ClientSession, open_site: Any, exchange: Any
 ) -> None:
@@ -188,6 +189,7 @@ async def test_a_client_that_leaves_in_the_middle_of_a_body_is_no_error(
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
+@pytest.mark.slow
 async def test_a_slow_body_times_out(open_site: Any, exchange: Any) -> None:
     async with open_site(server={"body_timeout": 0.05}) as site:
         request = b"POST /v1/login HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
