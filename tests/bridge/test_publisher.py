@@ -266,6 +266,7 @@ async def test_without_nats_nothing_is_kept_for_it() -> None:
         assert await drive.metadata.ask(DueEvents(10)) == []
 
 
+@pytest.mark.servers
 async def test_a_serving_drive_publishes_by_itself_also_after_an_outage(namespace: str) -> None:
     require(NatsServer)
     told: list[Event] = []
