@@ -17,7 +17,7 @@ from aiohttp import web
 from godrive import Config, GoDrive
 from godrive.config import Server
 from godrive.http.app import create_app
-from godrive.messages.metadata import UploadCounts
+from godrive.messages.system import UploadCounts
 
 HOST = "127.0.0.1"
 DRIVE = web.AppKey("drive", GoDrive)

@@ -104,6 +104,8 @@ class Auth(Table, frozen=True):
     attempts_per_account: Count = 10
     attempts_window: Seconds = 60.0
     default_quota_bytes: Size = 0
+    max_entries: Annotated[int, Meta(ge=1, le=1_000_000_000)] = 1_000_000
+    max_pending_uploads: Count = 10_000
 
 
 class Catalog(Table, frozen=True):

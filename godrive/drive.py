@@ -25,6 +25,7 @@ from godrive.messages.ingest import Ingest
 from godrive.messages.janitor import Janitor, Swept
 from godrive.messages.metadata import Metadata
 from godrive.messages.storage import Storage
+from godrive.messages.system import Drift
 from godrive.opening import FolderLock, load_keyring, make_blobs, make_catalog, open_data_folder
 from godrive.rules.page_tokens import PageTokens
 from godrive.runtime import ChildStatus, Contract, Event, OnEvent, Ref, Supervisor
@@ -91,6 +92,8 @@ class GoDrive:
         self._given_catalog = catalog
         self.dead_letters: Counter[tuple[str, str]] = Counter()
         """How many messages no handler saw, by actor and message."""
+        self.usage_drift: Drift | None = None
+        """How far the kept usage differed from the rows at the last comparison, ``None`` before the first."""
         self.swept: Counter[str] = Counter()
         """What the janitor of this process has done by itself, and ``failed`` to do, by kind."""
         self._on_event = self._counting(guarded(on_event))
@@ -123,6 +126,8 @@ class GoDrive:
                 done = asdict(event.reply)
                 del done["problem"]
                 self.swept.update(done)
+            elif isinstance(event, Ticked) and isinstance(event.reply, Drift):
+                self.usage_drift = event.reply
             on_event(event)
 
         return count

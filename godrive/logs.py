@@ -22,6 +22,7 @@ from godrive.errors import DriveError
 from godrive.log_writer import LogWriter
 from godrive.messages.ingest import Reconciled
 from godrive.messages.janitor import Swept
+from godrive.messages.system import Drift
 from godrive.runtime import Event, request_id
 from godrive.runtime.supervision_events import (
     ChildCrashed,
@@ -120,6 +121,8 @@ def on_event(event: Event) -> None:
             log.warning("sweep_incomplete", child=child, failed=failed, held=held, problem=problem)
         case Ticked(child, Reconciled(failed=failed, postponed=postponed, problem=problem)) if problem:
             log.warning("reconcile_incomplete", child=child, failed=failed, postponed=postponed, problem=problem)
+        case Ticked(child, Drift() as drift) if drift:
+            log.error("usage_drift", child=child, bytes=drift.bytes, rows=drift.rows, hint="Run godrive recount.")
         case Ticked():
             pass  # nothing to report
         case TickFailed(child, error):

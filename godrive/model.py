@@ -1,7 +1,8 @@
 """The values everybody speaks in: ids, users, files, uploads, pages.
 
 All are frozen structs that survive a trip through the codec.  Instants are
-aware UTC, sizes are bytes, ``None`` for a parent means the owner's root.
+aware UTC, sizes are bytes.  A ``parent_id`` of ``None`` in a value means that
+the entry lies in the root; a message says where with a :data:`Place`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import time
 import unicodedata
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Generic, NewType, TypeVar
+from typing import Any, Generic, NewType, TypeAlias, TypeVar
 
 import msgspec
 from typing_extensions import dataclass_transform
@@ -116,9 +117,10 @@ class FileKind(StrEnum):
 class File(Value):
     """An entry of a drive: a file with its current version, or a folder.
 
-    ``revision`` rises with every change of the entry, so ``etag`` is what
-    ``If-Match`` compares.  ``content_etag`` names the bytes: blobs are
-    immutable, so it is the version's id.
+    ``revision`` rises with every change of the entry and is never given twice,
+    not even after a backup was restored, so ``etag`` is what ``If-Match``
+    compares.  ``content_etag`` names the bytes: blobs are immutable, so it is
+    the version's id.
     """
 
     id: FileId
@@ -168,6 +170,31 @@ class UploadState(StrEnum):
     FAILED = "failed"
     ABORTED = "aborted"
     EXPIRED = "expired"
+
+
+class Root(Value, tag="root"):
+    """The top folder of a drive.  It has no entry of its own."""
+
+
+class In(Value, tag="in"):
+    """The folder with that id."""
+
+    folder_id: FileId
+
+
+class Anywhere(Value, tag="anywhere"):
+    """The whole drive, whatever the folder."""
+
+
+Spot: TypeAlias = Root | In
+"""Where one entry can lie."""
+Place: TypeAlias = Root | In | Anywhere
+"""What a list can be of."""
+
+
+def spot(folder_id: FileId | None) -> Spot:
+    """The place of an entry whose ``parent_id`` is *folder_id*."""
+    return Root() if folder_id is None else In(folder_id=folder_id)
 
 
 class OnConflict(StrEnum):

@@ -24,7 +24,7 @@ from godrive.credentials import Keyring
 from godrive.errors import ConfigError, refused
 from godrive.paths import create_file, exists, make_path, open_or_create
 
-LAYOUT = "godrive 1"
+LAYOUT = "godrive 2"
 """The stamp of the data folders that this release reads and writes."""
 
 
@@ -48,7 +48,8 @@ def open_data_folder(config: Config) -> None:
         elif stamp.strip() != LAYOUT:
             raise ConfigError(
                 f"The data folder {folder} is laid out as {stamp.strip()[:40]!r}; this release knows {LAYOUT!r}.",
-                hint="Serve it with the release that made it, or with a newer one.",
+                hint="Serve it with the release that made it, or with a newer one that can read it; "
+                "or serve another, empty data folder (server.data_dir) and upload the files anew.",
             )
     except OSError as error:
         raise refused(f"The data folder {folder} cannot be used", error) from None

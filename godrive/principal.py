@@ -8,9 +8,11 @@ that has ended meanwhile does not count.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from enum import StrEnum
 from typing import TypeAlias
 
+from godrive.errors import Invalid
 from godrive.model import FileId, SessionId, UserId, Value
 
 
@@ -61,6 +63,12 @@ class UserSession(Value, tag="session"):
     session_id: SessionId
 
 
+class HostUser(Value, tag="host"):
+    """A user whom the application that embeds the drive has authenticated itself."""
+
+    user_id: UserId
+
+
 class ApiToken(Value, tag="token"):
     """A user, by a token that covers only *scopes*, and with *folder_id* only what lies in that folder."""
 
@@ -105,5 +113,17 @@ def credential_id(by: Caller) -> str:
     return by.session_id if isinstance(by, UserSession) else by.token_id
 
 
-Principal: TypeAlias = UserSession | ApiToken | ShareLink | SignedUrl | System
+Principal: TypeAlias = UserSession | HostUser | ApiToken | ShareLink | SignedUrl | System
 """Who acts.  ``None`` is not one of them: no message can leave its authority out."""
+
+
+def user_of(by: Principal) -> UserId:
+    """The user on whose authority *by* acts.  Raises ``Invalid`` for the system, which has no drive."""
+    if isinstance(by, System):
+        raise Invalid("The system has no files of its own: name a folder.")
+    return by.user_id
+
+
+def authority(by: Principal) -> Hashable:
+    """What decides which entries *by* sees, as a key for caches: the same for all sessions of a user."""
+    return by.user_id if isinstance(by, UserSession | HostUser) else by

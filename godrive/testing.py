@@ -18,13 +18,12 @@ from godrive.config import Config
 from godrive.drive import GoDrive
 from godrive.errors import DriveError
 from godrive.messages.auth import SignUp
-from godrive.messages.ingest import CommitUpload
-from godrive.messages.metadata import BeginUpload
-from godrive.messages.storage import Admit
-from godrive.model import File, OnConflict, User, UserId
+from godrive.model import File, OnConflict, Root, Spot, User, UserId
+from godrive.principal import HostUser
 from godrive.runtime import Ask, OnEvent, Ref, Tell, codec
 from godrive.runtime.message import A
 from godrive.runtime.supervision_events import ignore
+from godrive.transfer import receive
 
 R = TypeVar("R")
 
@@ -156,17 +155,23 @@ async def upload(
     name: str,
     content: bytes = b"",
     *,
+    where: Spot = Root(),  # noqa: B008 - a frozen value
     mime: str = "application/octet-stream",
     sha256: str | None = None,
     on_conflict: OnConflict = OnConflict.FAIL,
 ) -> File:
-    """A file of the drive, by the steps that a client and the server take together."""
-    in_transit = await drive.storage.ask(Admit(len(content)))
-    intent = await drive.metadata.ask(
-        BeginUpload(owner_id, name, mime, len(content), sha256=sha256, on_conflict=on_conflict, in_transit=in_transit)
+    """A file of that user."""
+    return await receive(
+        drive,
+        HostUser(user_id=owner_id),
+        where,
+        name,
+        chunks(content),
+        size=len(content),
+        mime=mime,
+        sha256=sha256,
+        on_conflict=on_conflict,
     )
-    blob = await drive.blobs.put(intent.object_key, chunks(content), size=intent.size_bytes, sha256=sha256, mime=mime)
-    return await drive.ingest.ask(CommitUpload(intent.id, blob=blob))
 
 
 async def chunks(content: bytes, size: int = 65_536) -> AsyncIterator[bytes]:

@@ -26,10 +26,11 @@ from godrive.messages.ingest import Ingest, Reconcile
 from godrive.messages.janitor import Janitor, Sweep
 from godrive.messages.metadata import Metadata
 from godrive.messages.storage import Storage
+from godrive.messages.system import SettleTrash, UsageDrift
 from godrive.opening import keeps_outbox
 from godrive.rules.page_tokens import PageTokens
 from godrive.runtime import Actor, ActorSpec, Ask, ChildSpec, Contract, Lane, OnEvent, Ref, Slots, Ticker
-from godrive.runtime.message import A
+from godrive.runtime.message import A, R
 from godrive.runtime.supervision_events import Ticked, TickFailed
 
 if TYPE_CHECKING:
@@ -46,6 +47,17 @@ CONCURRENCY: dict[type[Contract], dict[Lane, int]] = {
     Janitor: dict.fromkeys(Lane, 1),
 }
 """Messages of each lane that an actor handles at once, unless the configuration says otherwise."""
+
+
+AUDIT_EVERY = 3600.0
+"""Seconds between comparisons of the kept usage with the rows, which reads every row."""
+
+SETTLE_EVERY, SETTLED_AT_ONCE = 0.5, 256
+"""Seconds between looks for folders whose trashing or restoring is to be carried down, and rows in one step of it."""
+
+
+def _never(reply: Any) -> bool:
+    return False
 
 
 class Refs(Protocol):
@@ -106,7 +118,9 @@ def tree(parts: Dependencies, *, serving: bool) -> list[ActorSpec | ChildSpec]:
             )
             children.append(spec)
 
-    def ticker(name: str, contract: type[A], message: Ask[A, Any], every: float) -> None:
+    def ticker(
+        name: str, contract: type[A], message: Ask[A, R], every: float, *, has_more: Callable[[R], bool] = _never
+    ) -> None:
         async def run() -> None:
             def on_reply(reply: Any) -> None:
                 parts.on_event(Ticked(name, reply))
@@ -114,7 +128,9 @@ def tree(parts: Dependencies, *, serving: bool) -> list[ActorSpec | ChildSpec]:
             def on_error(error: DriveError) -> None:
                 parts.on_event(TickFailed(name, error))
 
-            await Ticker(ref(contract), message, every=every, on_reply=on_reply, on_error=on_error).run()
+            await Ticker(
+                ref(contract), message, every=every, on_reply=on_reply, on_error=on_error, has_more=has_more
+            ).run()
 
         if serving and is_local(config, contract):
             children.append(ChildSpec(name=name, run=run))
@@ -128,6 +144,8 @@ def tree(parts: Dependencies, *, serving: bool) -> list[ActorSpec | ChildSpec]:
     actor(Ingest, lambda: IngestActor(ref(Metadata), ref(Storage), config.ingest, clock, guard))
     # The next sweep continues one that was cut short, so stopping need not wait for it.
     actor(Janitor, lambda: JanitorActor(ref(Metadata), ref(Storage), config, clock, guard), shutdown=1.0)
+    ticker("settler", Metadata, SettleTrash(SETTLED_AT_ONCE), SETTLE_EVERY, has_more=bool)
+    ticker("auditor", Metadata, UsageDrift(), AUDIT_EVERY)
     ticker("reconciler", Ingest, Reconcile(), config.ingest.reconcile_every)
     ticker("sweeper", Janitor, Sweep(), config.janitor.sweep_every)
     if serving and parts.link is not None and config.ingest.events != "none" and is_local(config, Ingest):

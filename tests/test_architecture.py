@@ -31,6 +31,7 @@ FLOORS: list[set[str]] = [
     {"opening"},
     {"tree"},
     {"drive"},
+    {"transfer"},
     # edges
     {"testing", "logs", "http", "doctor"},
     {"commands"},
@@ -52,6 +53,9 @@ MAY_ASK: dict[str, set[str]] = {
 
 The bridge brings events in (ingest) and takes the outbox out (metadata).
 """
+
+SUBJECTS = {"files": "metadata", "uploads": "metadata", "system": "metadata", "idempotency": "metadata"}
+"""Modules of messages that are said to an actor of another name."""
 
 OPTIONAL = {
     "nats": {"godrive.bridge"},
@@ -149,7 +153,7 @@ def test_http_and_the_command_line_do_not_know_how_bytes_or_rows_are_kept() -> N
 def contracts_known_to(place: str) -> set[str]:
     prefix = f"godrive.{place}"
     return {
-        imported.split(".")[2]
+        SUBJECTS.get(subject := imported.split(".")[2], subject)
         for name in modules()
         if name == prefix or name.startswith((prefix + ".", prefix + "_"))
         for imported in ours(name)

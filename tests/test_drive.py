@@ -24,16 +24,18 @@ from godrive.config import Auth, Server
 from godrive.errors import ActorCrashed, ConfigError, DeliveryError, NotFound, StoreUnavailable
 from godrive.http.observe.metrics import Metrics
 from godrive.messages.auth import GetUser, LogIn, SignUp
+from godrive.messages.files import GetFile, ListFiles, PurgeFile, TrashFile
 from godrive.messages.ingest import Reconcile
 from godrive.messages.janitor import Swept
-from godrive.messages.metadata import BeginUpload, GetFile, GetUpload, ListFiles, PurgeFile, TrashFile
 from godrive.messages.storage import CheckStore, HeadBlob
-from godrive.model import BlobInfo, ObjectKey, UploadState
+from godrive.messages.uploads import BeginUpload, GetUpload
+from godrive.model import Anywhere, BlobInfo, ObjectKey, Root, UploadState
 from godrive.opening import LAYOUT
 from godrive.runtime import GaveUp
 from godrive.runtime.supervision_events import ChildCrashed, ChildStarted, ChildStopped, Event, Ticked, TickFailed
 from godrive.testing import ManualClock, chunks, open_drive, quick_config, sign_up, upload
 from tests.faults import Bug, Fault, Faults, FaultyBlobs, FaultyCatalog
+from tests.principals import SYSTEM, acting
 
 pytestmark = pytest.mark.anyio
 
@@ -66,11 +68,11 @@ async def test_what_was_acknowledged_is_there_after_a_restart(config: Config) ->
         owner = await sign_up(drive)
         file = await upload(drive, owner.id, "a.txt", b"hello")
     async with GoDrive(config) as drive:
-        assert (await drive.metadata.ask(ListFiles(owner.id))).items == [file]
+        assert (await drive.metadata.ask(ListFiles(acting(owner.id), Anywhere()))).items == [file]
         assert (await drive.auth.ask(LogIn("ann@example.org", "correct horse"))).token
 
 
-@pytest.mark.parametrize("stamp", ["godrive 2\n", "godrive 999\n", "somebody else's\n", "", "\0\xff"])
+@pytest.mark.parametrize("stamp", ["godrive 1\n", "godrive 999\n", "somebody else's\n", "", "\0\xff"])
 async def test_a_layout_that_this_release_does_not_know_is_refused(config: Config, stamp: str) -> None:
     config.data_dir.mkdir()
     config.layout_path.write_text(stamp)
@@ -221,7 +223,7 @@ async def test_two_drives_in_one_process_know_nothing_of_one_another(tmp_path: P
         user = await sign_up(one)
         file = await upload(one, user.id, "a.txt", b"hello")
         with pytest.raises(NotFound):
-            await two.metadata.ask(GetFile(user.id, file.id))
+            await two.metadata.ask(GetFile(acting(user.id), file.id))
         await sign_up(two)
         assert one.urls is not two.urls
 
@@ -281,8 +283,8 @@ async def test_children_start_and_stop_in_order(config: Config) -> None:
     stopped = [event.child for event in events if isinstance(event, ChildStopped)]
     assert [child for child in started if child in order] == order
     assert [child for child in stopped if child in order] == order[::-1]
-    assert started[len(order) :] == ["reconciler", "sweeper"]
-    assert stopped[:2] == ["sweeper", "reconciler"]
+    assert started[len(order) :] == ["settler", "auditor", "reconciler", "sweeper"]
+    assert stopped[:4] == ["sweeper", "reconciler", "auditor", "settler"]
 
 
 async def test_concurrency_and_capacity_are_lines_of_configuration(tmp_path: Path) -> None:
@@ -376,11 +378,11 @@ async def test_a_drive_that_serves_reconciles_by_itself(tmp_path: Path) -> None:
     )
     async with GoDrive(config, blobs=Watched()) as drive:
         owner = await sign_up(drive)
-        pending = await drive.metadata.ask(BeginUpload(owner.id, "a.txt", "", 5))
+        pending = await drive.metadata.ask(BeginUpload(acting(owner.id), Root(), "a.txt", "", 5))
         await drive.blobs.put(pending.object_key, chunks(b"hello, and more than was declared"))
         with anyio.fail_after(10):
             await asked.wait()
-            while (await drive.metadata.ask(GetUpload(pending.id))).state is UploadState.PENDING:
+            while (await drive.metadata.ask(GetUpload(SYSTEM, pending.id))).state is UploadState.PENDING:
                 await anyio.lowlevel.checkpoint()
 
 
@@ -395,8 +397,8 @@ async def test_what_the_janitor_does_by_itself_is_told_and_counted(tmp_path: Pat
     async with GoDrive(config, on_event=on_event) as drive:
         owner = await sign_up(drive)
         file = await upload(drive, owner.id, "a.txt", b"hello")
-        await drive.metadata.ask(TrashFile(owner.id, file.id))
-        await drive.metadata.ask(PurgeFile(owner.id, file.id))
+        await drive.metadata.ask(TrashFile(acting(owner.id), file.id))
+        await drive.metadata.ask(PurgeFile(acting(owner.id), file.id))
         with anyio.fail_after(10):
             await told.wait()
         assert (drive.swept["purged"], drive.swept["failed"]) == (1, 0)
@@ -428,9 +430,9 @@ async def test_without_serving_nothing_happens_by_itself() -> None:
     clock = ManualClock()
     async with open_drive(clock=clock) as drive:
         owner = await sign_up(drive)
-        pending = await drive.metadata.ask(BeginUpload(owner.id, "a.txt", "", 5))
+        pending = await drive.metadata.ask(BeginUpload(acting(owner.id), Root(), "a.txt", "", 5))
         clock.advance(1_000_000)
         await anyio.wait_all_tasks_blocked()
-        assert (await drive.metadata.ask(GetUpload(pending.id))).state is UploadState.PENDING
+        assert (await drive.metadata.ask(GetUpload(SYSTEM, pending.id))).state is UploadState.PENDING
         await drive.ingest.ask(Reconcile())
-        assert (await drive.metadata.ask(GetUpload(pending.id))).state is UploadState.EXPIRED
+        assert (await drive.metadata.ask(GetUpload(SYSTEM, pending.id))).state is UploadState.EXPIRED

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import inspect
+from msgspec.structs import fields
 
 from godrive.actors.auth import AuthActor
 from godrive.actors.ingest import IngestActor
@@ -17,6 +19,9 @@ from godrive.actors.metadata import MetadataActor
 from godrive.actors.storage import StorageActor
 from godrive.bridge.nats import HEADROOM, LARGEST
 from godrive.config import LARGEST_BATCH
+from godrive.messages import system
+from godrive.messages.metadata import Metadata
+from godrive.messages.storage import Storage
 from godrive.model import FileId, ObjectKey, OnConflict, Upload, UploadId, UserId, new_id
 from godrive.runtime import codec
 from godrive.runtime.message import Ask, Contract, Message
@@ -50,6 +55,8 @@ def values(type_: inspect.Type) -> st.SearchStrategy[Any]:
             return st.sampled_from(list(cls))
         case inspect.UnionType(types=types):
             return st.one_of(*map(values, types))
+        case inspect.FrozenSetType(item_type=item):
+            return st.frozensets(values(item), max_size=3)
         case inspect.ListType(item_type=item):
             return st.lists(values(item), max_size=3)
         case inspect.DictType(key_type=key, value_type=value):
@@ -115,6 +122,21 @@ def test_the_largest_batch_of_the_longest_uploads_fits_into_one_reply() -> None:
         attempts=2**31,
     )
     assert len(codec.encode_reply([longest] * LARGEST_BATCH)) <= LARGEST - HEADROOM
+
+
+def test_every_message_says_who_acts() -> None:
+    """All but the chores of the server itself, and those by which people become somebody."""
+    anonymous = {"SignUp", "LogIn", "Refresh", "Authenticate", "GetUser", "ListSessions", "EndSession"}
+    about_blobs = {name for name in Storage.messages if name not in {"SignPut", "SignGet"}}
+    chores = {name for name, message in Metadata.messages.items() if message.__module__ == system.__name__}
+    chores |= {"IngestBlob", "Reconcile", "Sweep"}
+    for message in MESSAGES:
+        if message.__name__ in anonymous | about_blobs | chores:
+            continue
+        by = next((field for field in fields(message) if field.name == "by"), None)
+        assert by is not None, f"{message.__name__} does not say who acts"
+        assert by.required, f"{message.__name__} has a default for who acts"
+        assert NoneType not in get_args(by.type), f"{message.__name__} may be said by nobody"
 
 
 @pytest.mark.parametrize("contract", CONTRACTS, ids=lambda contract: contract.name)

@@ -12,10 +12,12 @@ from godrive.blobs.memory import MemoryBlobStore
 from godrive.drive import GoDrive
 from godrive.errors import AskTimeout, EmailTaken, Invalid, TooManyRequests
 from godrive.messages.auth import GetUser, LogIn, SignUp
-from godrive.messages.metadata import ListFiles
+from godrive.messages.files import ListFiles
 from godrive.messages.storage import CheckStore
+from godrive.model import Anywhere
 from godrive.testing import LoopbackDrive, LoopbackRef, ManualClock, open_drive, quick_config, sign_up, upload
 from tests.faults import Fault, Faults, FaultyBlobs
+from tests.principals import acting
 
 pytestmark = pytest.mark.anyio
 
@@ -86,7 +88,7 @@ async def test_what_arrives_over_a_loopback_is_equal_and_not_the_same() -> None:
     async with open_drive(drive_class=LoopbackDrive) as drive:
         owner = await sign_up(drive)
         file = await upload(drive, owner.id, "a.txt", b"hello")
-        first, second = [await drive.metadata.ask(ListFiles(owner.id)) for _ in range(2)]
+        first, second = [await drive.metadata.ask(ListFiles(acting(owner.id), Anywhere())) for _ in range(2)]
         assert first == second
         assert first.items == [file]
         assert first.items[0] is not second.items[0]

@@ -40,19 +40,16 @@ from godrive.errors import (
     StoreUnavailable,
 )
 from godrive.messages.ingest import CommitUpload, Ingest, IngestBlob, Outcome, Reconcile, Reconciled
-from godrive.messages.metadata import (
-    DueUploads,
-    FailUpload,
-    FindUpload,
-    GetUpload,
-    Metadata,
-    PostponeUploads,
-    PublishUpload,
-    TouchUpload,
-)
+from godrive.messages.metadata import Metadata
 from godrive.messages.storage import CheckStore, DeleteBlob, DigestBlob, HeadBlob, Received, SniffBlob, Storage
+from godrive.messages.system import DueUploads, PostponeUploads
+from godrive.messages.uploads import FailUpload, FindUpload, GetUpload, PublishUpload, TouchUpload
 from godrive.model import BlobInfo, File, Upload, UploadId, UploadState
+from godrive.principal import Principal, System
 from godrive.runtime import Actor, Ref
+
+SYSTEM = System(part="ingest")
+"""On whose authority uploads are settled that nobody asks for."""
 
 AT_ONCE = 16
 """Uploads that a reconciliation settles concurrently."""
@@ -102,22 +99,22 @@ class IngestActor(Actor[Ingest]):
 
     @CommitUpload.handler
     async def commit_upload(self, ask: CommitUpload) -> File:
-        if ask.blob is not None and ask.owner_id is None:
-            return await self._publish(ask.upload_id, ask.blob)
-        upload = await self._metadata.ask(GetUpload(ask.upload_id, ask.owner_id))
+        if ask.blob is not None:
+            return await self._publish(ask.by, ask.upload_id, ask.blob)
+        upload = await self._metadata.ask(GetUpload(ask.by, ask.upload_id))
         if upload.state not in {UploadState.PENDING, UploadState.COMMITTED}:
             raise Gone(upload.reason or "The upload has ended.")
-        return await self._publish(upload.id, ask.blob or await self._arrived(upload))
+        return await self._publish(ask.by, upload.id, await self._arrived(upload))
 
     @IngestBlob.handler
     async def ingest_blob(self, ask: IngestBlob) -> Outcome:
         try:
-            upload = await self._metadata.ask(FindUpload(ask.object_key))
+            upload = await self._metadata.ask(FindUpload(SYSTEM, ask.object_key))
             if upload.state is UploadState.COMMITTED:
                 return Outcome.PUBLISHED
             if upload.state is not UploadState.PENDING:
                 return Outcome.IGNORED
-            await self._publish(upload.id, await self._head(upload))
+            await self._publish(SYSTEM, upload.id, await self._head(upload))
         except (LengthMismatch, DigestMismatch):
             return Outcome.REJECTED
         except (NotFound, Gone, NameTaken):
@@ -159,7 +156,7 @@ class IngestActor(Actor[Ingest]):
                 blob = await self._head_or_refused(upload)
             except NotFound:
                 return await self._expire(upload)
-            await self._publish(upload.id, blob)
+            await self._publish(SYSTEM, upload.id, blob)
         except (LengthMismatch, DigestMismatch) as error:
             count.note(upload, error)
             return _Settled.FAILED
@@ -197,10 +194,10 @@ class IngestActor(Actor[Ingest]):
             return _Settled.LATER
         received = await self._storage.ask(Received(upload.object_key))
         if received is not None:
-            await self._metadata.ask(TouchUpload(upload.id, received))
+            await self._metadata.ask(TouchUpload(SYSTEM, upload.id, received))
             return _Settled.LATER
         reason = "No bytes arrived in time."
-        ended = await self._metadata.ask(FailUpload(upload.id, reason, UploadState.EXPIRED))
+        ended = await self._metadata.ask(FailUpload(SYSTEM, upload.id, reason, UploadState.EXPIRED))
         return _Settled.EXPIRED if ended.state is UploadState.EXPIRED else _Settled.LATER
 
     async def _give_up(self, upload: Upload, error: DriveError) -> _Settled:
@@ -214,9 +211,9 @@ class IngestActor(Actor[Ingest]):
         """Whether the deadline has passed.  After a jump of the clock that is not known for a while."""
         return self._guard.doubt() is None and self._clock.now() >= upload.expires_at
 
-    async def _publish(self, upload_id: UploadId, blob: BlobInfo) -> File:
+    async def _publish(self, by: Principal, upload_id: UploadId, blob: BlobInfo) -> File:
         try:
-            return await self._metadata.ask(PublishUpload(upload_id, blob))
+            return await self._metadata.ask(PublishUpload(by, upload_id, blob))
         except (LengthMismatch, DigestMismatch) as error:
             await self._reject(upload_id, error)
             raise
@@ -224,7 +221,7 @@ class IngestActor(Actor[Ingest]):
     async def _reject(self, upload_id: UploadId, error: DriveError) -> None:
         """End the upload for that reason, then delete its bytes.  The janitor repeats whatever fails here."""
         with suppress(DriveError):
-            ended = await self._metadata.ask(FailUpload(upload_id, error.detail))
+            ended = await self._metadata.ask(FailUpload(SYSTEM, upload_id, error.detail))
             if ended.state is not UploadState.COMMITTED:
                 await self._storage.ask(DeleteBlob(ended.object_key))
 

@@ -33,18 +33,18 @@ from godrive.clock import Clock, ClockGuard
 from godrive.config import Config
 from godrive.errors import DriveError
 from godrive.messages.janitor import Janitor, Sweep, Swept
-from godrive.messages.metadata import (
+from godrive.messages.metadata import Metadata
+from godrive.messages.storage import DeleteBlob, ListBlobs, QuarantineBlob, Storage, SweepStaging
+from godrive.messages.system import (
     AcquireLease,
     ClaimPurges,
     DueCleanups,
     FinishCleanup,
     FinishPurge,
     KnownKeys,
-    Metadata,
     Prune,
     ReleaseLease,
 )
-from godrive.messages.storage import DeleteBlob, ListBlobs, QuarantineBlob, Storage, SweepStaging
 from godrive.model import Cleanup, ObjectKey, Purge, new_id
 from godrive.runtime import Actor, Ref
 
@@ -170,8 +170,6 @@ class JanitorActor(Actor[Janitor]):
         """Process every item that *due* returns, a batch at a time."""
         while items := await due():
             await self._each(items, act, name, count)
-            if len(items) < self._batch:
-                return
 
     async def _each(self, items: list[T], act: Callable[[T], Awaitable[None]], name: str, count: _Count) -> None:
         """Process one batch.  An item that fails is counted, and becomes due again later."""

@@ -33,6 +33,7 @@ from godrive.messages.storage import (
     SweepStaging,
 )
 from godrive.model import BlobInfo, ObjectKey, Page, SignedRequest, UploadState
+from godrive.principal import user_of
 from godrive.runtime import Actor
 
 DEFAULT_MIME = "application/octet-stream"
@@ -91,7 +92,7 @@ class StorageActor(Actor[Storage]):
         url = self._urls.sign(
             "PUT",
             f"/v1/uploads/{upload.id}/content",
-            {"size": str(upload.size_bytes), "mime": upload.mime},
+            {"size": str(upload.size_bytes), "mime": upload.mime, "user": user_of(ask.by)},
             expires_at=upload.expires_at,
         )
         headers = {"Content-Length": str(upload.size_bytes)}
@@ -110,7 +111,7 @@ class StorageActor(Actor[Storage]):
                 inline=ask.inline,
                 expires_at=expires_at,
             )
-        claims = {"v": str(file.version_id)} | ({"inline": "1"} if ask.inline else {})
+        claims = {"v": str(file.version_id), "user": user_of(ask.by)} | ({"inline": "1"} if ask.inline else {})
         url = self._urls.sign("GET", f"/v1/files/{file.id}/content", claims, expires_at=expires_at)
         return SignedRequest(method="GET", url=url, headers={}, expires_at=expires_at)
 

@@ -20,7 +20,8 @@ from nats.js import JetStreamContext
 from godrive.bridge.connection import NatsLink, answering
 from godrive.bridge.streams import ensure_stream
 from godrive.errors import DriveError
-from godrive.messages.metadata import AcquireLease, DropEvents, DueEvents, Metadata
+from godrive.messages.metadata import Metadata
+from godrive.messages.system import AcquireLease, DropEvents, DueEvents
 from godrive.model import FileEvent, new_id
 from godrive.runtime import OnEvent, Ref
 from godrive.runtime.supervision_events import ChildWaiting

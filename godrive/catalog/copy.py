@@ -25,6 +25,7 @@ _TABLES = (
     "sessions",
     "session_networks",
     "entries",
+    "unsettled",
     "versions",
     "uploads",
     "idempotency_keys",

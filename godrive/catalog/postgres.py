@@ -37,8 +37,12 @@ WORDS = {
     "text": 'TEXT COLLATE "C"',
     "serial": "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
     "clustered": "",
+    "nonce": "replace(gen_random_uuid()::text, '-', '')",
 }
 _BEGIN_TOGETHER = "BEGIN; SET LOCAL lock_timeout = '100ms'"
+_COLUMNS = (
+    "SELECT attname FROM pg_attribute WHERE attrelid = 'schema_versions'::regclass AND attnum > 0 AND NOT attisdropped"
+)
 _MIGRATION_LOCK = int.from_bytes(b"godrive")
 _PATIENCE = 5.0
 _SHORTEST_DELAY = 0.01
@@ -144,11 +148,12 @@ class PostgresCatalog:
         async with self._pool.hold() as connection, connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock($1)", _MIGRATION_LOCK)
             await connection.execute(migrations.NOTE_TABLE)
-            applied = {row[0] for row in await connection.fetch(migrations.APPLIED)}
+            migrations.check_table({row[0] for row in await connection.fetch(_COLUMNS)})
+            applied = {row[0]: row[1] for row in await connection.fetch(migrations.APPLIED)}
             for step in migrations.missing(applied):
                 for statement in step.statements(WORDS):
                     await connection.execute(statement)
-                await connection.execute(migrations.NOTE, step.version, step.name)
+                await connection.execute(migrations.NOTE, step.version, step.name, step.digest)
 
     def _check_open(self) -> None:
         if not self._open:

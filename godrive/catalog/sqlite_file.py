@@ -13,13 +13,22 @@ from godrive.catalog import migrations
 from godrive.errors import ConfigError, DriveError, StorageFull, StoreUnavailable, refused
 from godrive.paths import adopt, open_or_create, sync_folder
 
-WORDS = {"text": "TEXT", "serial": "INTEGER PRIMARY KEY AUTOINCREMENT", "clustered": "WITHOUT ROWID"}
+WORDS = {
+    "text": "TEXT",
+    "serial": "INTEGER PRIMARY KEY AUTOINCREMENT",
+    "clustered": "WITHOUT ROWID",
+    "nonce": "lower(hex(randomblob(16)))",
+}
 _STATISTICS = {
     "entries": "100000 1000 1000 1 1",
-    "entries_folder_created": "100000 1000 1000 20 1 1",
-    "entries_folder_sorted": "100000 1000 1000 20 1 1",
+    "entries_folder_created": "100000 1000 20 1 1",
+    "entries_folder_sorted": "100000 1000 20 1 1",
+    "entries_folder_ended": "1000 10",
     "entries_name": "100000 1000 20 1",
     "entries_sorted": "100000 1000 1000 1 1",
+    "entries_trash": "1000 10 1 1",
+    "entries_due": "1000 1",
+    "entries_purging": "1000 1",
     "sqlite_autoindex_entries_1": "100000 1",
 }
 """What the planner is told of the indices of entries: rows, then rows for each value of one column, of two, and so on.
@@ -142,14 +151,15 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     if tables and "schema_versions" not in tables:
         raise ConfigError(f"{path} is a database of another program.", hint="Set catalog.path to a file of its own.")
     connection.execute(migrations.NOTE_TABLE)
-    applied = {row[0] for row in connection.execute(migrations.APPLIED)}
+    migrations.check_table({row[1] for row in connection.execute("PRAGMA table_info(schema_versions)")})
+    applied = dict(connection.execute(migrations.APPLIED).fetchall())
     steps = migrations.missing(applied)
     if steps and applied:
         copy(path, path.with_name(f"{path.name}.schema-{max(applied)}"))
     for step in steps:
         for statement in step.statements(WORDS):
             connection.execute(statement)
-        connection.execute(migrations.NOTE.replace("$", "?"), (step.version, step.name))
+        connection.execute(migrations.NOTE.replace("$", "?"), (step.version, step.name, step.digest))
     if steps:
         connection.execute("ANALYZE")  # which makes the table for statistics
         connection.execute("DELETE FROM sqlite_stat1")

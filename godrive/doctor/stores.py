@@ -16,10 +16,13 @@ from godrive.clock import Clock
 from godrive.config import Config
 from godrive.doctor import Report
 from godrive.errors import NotFound
+from godrive.messages.system import AcquireLease, ReleaseLease
 from godrive.model import ObjectKey, new_id
 from godrive.opening import make_blobs, make_catalog
 from godrive.paths import exists
-from godrive.rules import housekeeping, networks
+from godrive.rules import housekeeping, networks  # noqa: F401 - registers the rules
+from godrive.rules.page_tokens import PageTokens
+from godrive.rules.registry import Env, perform
 
 SAMPLE = b"godrive doctor " * 1000
 """What is put into the store and taken out again."""
@@ -44,12 +47,12 @@ async def catalog(config: Config, clock: Clock, report: Report) -> None:
     try:
         await store.open()
         counted = await store.read(lambda tx: tx.one("SELECT COUNT(*) FROM users WHERE state <> 'deleted'"))
-        holder, now = new_id(), clock.now()
+        holder, env = new_id(), Env(clock.now(), config, PageTokens(bytes(32)))
         start = time.perf_counter()
-        await store.write(lambda tx: housekeeping.acquire_lease(tx, "doctor", holder, now=now, ttl=60.0))
+        await perform(store, AcquireLease("doctor", holder, 60.0), env)
         seconds = time.perf_counter() - start
-        await store.write(lambda tx: housekeeping.release_lease(tx, "doctor", holder))
-        await _proxies(config, store, now, report)
+        await perform(store, ReleaseLease("doctor", holder), env)
+        await _proxies(config, store, env.now, report)
     finally:
         await store.close()
     detail = f"{config.catalog.driver}: {counted[0] if counted else 0} users, a commit takes {seconds * 1000:.1f} ms."
@@ -75,7 +78,7 @@ def _is_old(config: Config) -> bool:
     """Whether opening would migrate.  Raises ``ConfigError`` when the schema is newer than we are."""
     with closing(sqlite3.connect(f"{config.catalog_path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
         try:
-            applied = {row[0] for row in connection.execute(migrations.APPLIED)}
+            applied = dict(connection.execute(migrations.APPLIED).fetchall())
         except sqlite3.Error:
             return False  # opening it says what is wrong
     return bool(migrations.missing(applied))
@@ -95,7 +98,7 @@ async def _is_old_database(config: Config) -> bool:
     try:
         if await connection.fetchval("SELECT to_regclass('schema_versions')") is None:
             return False
-        applied = {row[0] for row in await connection.fetch(migrations.APPLIED)}
+        applied = {row[0]: row[1] for row in await connection.fetch(migrations.APPLIED)}
     finally:
         await connection.close()
     return bool(migrations.missing(applied))

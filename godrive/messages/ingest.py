@@ -5,7 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import ClassVar
 
-from godrive.model import BlobInfo, ETag, File, ObjectKey, UploadId, UserId, Value
+from godrive.model import BlobInfo, ETag, File, ObjectKey, UploadId, Value
+from godrive.principal import Principal
 from godrive.runtime import Ask, Contract, Lane
 
 
@@ -14,17 +15,18 @@ class Ingest(Contract, name="ingest"):
 
 
 class CommitUpload(Ask[Ingest, File]):
-    """Compare what arrived with what was declared and publish it; again gives the same file.
+    """Compare what arrived with what was declared and publish it.  Idempotent: returns the same file.
 
-    *blob* is what the store has, where the asker has just put it; otherwise
-    the store is asked.  With *owner_id* the upload must be theirs.  Raises
-    ``NotFound``, ``Conflict`` (no bytes yet), ``Gone``, ``LengthMismatch``,
-    ``DigestMismatch``, ``NameTaken``; the mismatches end the upload.
+    *blob* is what the store has, where the asker has just put it.  Without it
+    the store is asked.  Raises ``NotFound`` unless *by* may work on the upload,
+    ``Conflict`` (no bytes yet), ``Gone``, ``LengthMismatch``, ``DigestMismatch``,
+    ``NameTaken``.  The mismatches end the upload.
     """
 
     lane: ClassVar[Lane] = Lane.WRITE
+
+    by: Principal
     upload_id: UploadId
-    owner_id: UserId | None = None
     blob: BlobInfo | None = None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from godrive.model import BlobInfo, Content, ObjectKey, Page, SignedRequest, Upload
+from godrive.principal import Principal
 from godrive.runtime import Ask, Contract, Lane
 
 
@@ -23,14 +24,23 @@ class Admit(Ask[Storage, float]):
 
 
 class SignPut(Ask[Storage, SignedRequest]):
-    """The request by which the client sends the bytes of a pending upload."""
+    """The request by which the client sends the bytes of a pending upload.
 
+    A URL of this server acts for the user behind *by* and ends with their right.
+    """
+
+    by: Principal
     upload: Upload
 
 
 class SignGet(Ask[Storage, SignedRequest]):
-    """The request by which anyone who holds it reads the file, for a while."""
+    """The request by which anyone who holds it reads the file, for a while.
 
+    A URL of this server acts for the user behind *by* and ends with their
+    right.  A URL of an S3 store cannot be revoked.
+    """
+
+    by: Principal
     content: Content
     inline: bool = False
 

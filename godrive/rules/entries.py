@@ -1,35 +1,24 @@
-"""What the rules of files, uploads and trash share: find an entry, find a place for one."""
+"""What the rules of files, uploads and trash share: find the place for an entry, and put one there."""
 
 from __future__ import annotations
 
 from godrive.catalog import Tx
-from godrive.errors import NameTaken, NotFound
-from godrive.model import File, FileId, OnConflict, UserId, name_key
+from godrive.errors import NameTaken
+from godrive.model import File, FileId, OnConflict, name_key
 from godrive.rules import rows
-from godrive.rules.names import numbered
+from godrive.rules.access import Folder
+from godrive.rules.names import numbered, search_key
 
-_MINE = f"SELECT {rows.FILE}, state FROM entries WHERE id = $1 AND owner_id = $2"
-_FOLDER = "SELECT 1 FROM entries WHERE id = $1 AND owner_id = $2 AND state = 'live' AND kind = 'folder'"
 _TAKEN = "SELECT id FROM entries WHERE owner_id = $1 AND parent_id = $2 AND name_key = $3 AND state = 'live'"
-
-
-async def load(tx: Tx, owner_id: UserId, file_id: FileId) -> tuple[File, str]:
-    """The entry and its state, unless its purge has begun.  Raises ``NotFound``."""
-    row = rows.found(await tx.one(_MINE, file_id, owner_id))
-    if row[-1] == "purging":
-        raise NotFound("There is no such file.")
-    return rows.file(row), row[-1]
-
-
-async def is_folder(tx: Tx, owner_id: UserId, parent_id: FileId | None) -> bool:
-    """Whether the owner has that live folder; everybody has a root."""
-    return parent_id is None or await tx.one(_FOLDER, parent_id, owner_id) is not None
-
-
-async def holder(tx: Tx, owner_id: UserId, parent_id: FileId | None, name: str) -> str | None:
-    """The id of the live entry that has the name there."""
-    row = await tx.one(_TAKEN, owner_id, parent_id or "", name_key(name))
-    return None if row is None else row[0]
+_FOLDER = (
+    "SELECT 1 FROM entries WHERE id = $1 AND owner_id = $2 AND state = 'live' AND kind = 'folder' AND {visible} = 1"
+)
+_PLACE = (
+    "INSERT INTO entries (id, owner_id, list_state, parent_id, kind, name, name_key, search_key, mime, size_bytes, "
+    "sha256, version_id, created_at, updated_at, revision, state) "
+    "VALUES ($1, $2, $3, $4, $3, $5, $6, $7, $8, $9, $10, $11, $12, $12, $12, 'live') "
+    "ON CONFLICT DO NOTHING"
+)
 
 
 def name_taken(name: str) -> NameTaken:
@@ -37,18 +26,17 @@ def name_taken(name: str) -> NameTaken:
     return NameTaken(f"There is an entry named {name!r} already.", field="name")
 
 
-async def free_name(
-    tx: Tx, owner_id: UserId, parent_id: FileId | None, name: str, on_conflict: OnConflict, *, but: FileId | None = None
-) -> str:
-    """The name, or where it is taken (by another than *but*) what *on_conflict* says.
+async def free_name(tx: Tx, folder: Folder, name: str, on_conflict: OnConflict, *, but: FileId | None = None) -> str:
+    """The name, or where another entry than *but* has it what *on_conflict* says.
 
-    Free until somebody takes it: lock the owner before, or be ready to ask
-    again.  A free number is found by doubling and then halving, so ten
-    thousand files of one name cost no more than a few looks.
+    Nothing reserves the name: lock the owner before, or be ready to ask again.
+    A free number is found by doubling and then halving, so ten thousand files
+    of one name take a few look-ups.
     """
 
     async def is_taken(candidate: str) -> bool:
-        return await holder(tx, owner_id, parent_id, candidate) not in (None, but)
+        row = await tx.one(_TAKEN, folder.owner_id, folder.key, name_key(candidate))
+        return row is not None and row[0] != but
 
     if not await is_taken(name):
         return name
@@ -64,3 +52,23 @@ async def free_name(
         else:
             free = middle
     return numbered(name, free)
+
+
+async def place(tx: Tx, file: File) -> bool:
+    """Make the row of a new entry.  Returns whether its name was free."""
+    placed = await tx.run(
+        _PLACE,
+        file.id,
+        file.owner_id,
+        file.kind.value,
+        file.parent_id or "",
+        file.name,
+        name_key(file.name),
+        search_key(file.name),
+        file.mime,
+        file.size_bytes,
+        file.sha256,
+        file.version_id,
+        rows.micros(file.created_at),
+    )
+    return placed > 0

@@ -1,19 +1,19 @@
-"""Live entries: list, get, rename, and the one way to their bytes."""
+"""Live entries: list, get, make folders, rename, and the one way to their bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from functools import cache
 
-from godrive.catalog import Tx
-from godrive.errors import Invalid, NotFound
+from godrive.catalog import Row, Tx
+from godrive.errors import Invalid
+from godrive.messages.files import GetFile, ListFiles, MakeFolder, OpenContent, RenameFile
 from godrive.model import (
     Content,
-    ETag,
     File,
     FileEventKind,
     FileId,
+    FileKind,
     ObjectKey,
     OnConflict,
     Page,
@@ -21,74 +21,83 @@ from godrive.model import (
     UserId,
     VersionId,
     name_key,
+    new_id,
 )
-from godrive.rules import entries, outbox, rows
+from godrive.principal import Verb
+from godrive.rules import changes, entries, rows
+from godrive.rules.access import VISIBLE, Folder, resolve, resolve_folder, resolve_place
 from godrive.rules.names import after_prefix, check_name, search_key
-from godrive.rules.page_tokens import PageTokens
+from godrive.rules.registry import Env, rule
 
 _LONGEST_FILTER = 1000
-_GET = f"SELECT {rows.LIVE} FROM entries WHERE id = $1 AND owner_id = $2 AND state = 'live'"
-_CONTENT = (
-    "SELECT e.id, e.name, e.created_at, e.updated_at, e.kind, e.parent_id, v.mime, v.size_bytes, v.sha256, v.id, "
-    "e.revision, e.owner_id, e.trashed_at, e.purge_at, v.object_key "
-    "FROM entries e JOIN versions v ON v.file_id = e.id JOIN users u ON u.id = e.owner_id "
-    "WHERE e.id = $1 AND e.state = 'live' AND u.state = 'active'"
-)
+_VERSION = "SELECT id, mime, size_bytes, sha256, object_key FROM versions WHERE id = $1 AND file_id = $2"
+_HIDDEN_AT_ONCE = 64
 
 
-async def list_page(
-    tx: Tx,
-    owner_id: UserId,
-    *,
-    tokens: PageTokens,
-    limit: int = 100,
-    page: str | None = None,
-    parent_id: FileId | None = None,
-    sort: Sort = Sort.NEWEST,
-    prefix: str | None = None,
-    contains: str | None = None,
-) -> Page[File]:
+@rule(ListFiles)
+async def list_page(tx: Tx, ask: ListFiles, env: Env) -> Page[File]:
     """As ``ListFiles`` says.
 
     Without a filter, or with a prefix in order of name, the cost is that of
-    the page, whatever the size of the drive; any other filter looks at the
-    owner's names until the page is full.
+    the page, whatever the size of the drive.  Any other filter reads the names
+    until the page is full.
     """
-    rows.check_limit(limit)
-    by_name = sort in (Sort.NAME, Sort.NAME_DESCENDING)
+    rows.check_limit(ask.limit)
+    place = await resolve_place(tx, ask.by, ask.where, Verb.READ)
+    folder = place if isinstance(place, Folder) else None
+    owner_id = place.owner_id if isinstance(place, Folder) else place
     values: list[object] = [owner_id]
-    if parent_id is not None:
-        values.append(parent_id)
-    if prefix:
-        prefix = _filter(prefix, "prefix")
+    if folder is not None:
+        values.append(folder.key)
+    prefix = _filter(ask.prefix, "prefix") if ask.prefix else None
+    if prefix is not None:
         values += [prefix, after_prefix(prefix) or "\U0010ffff" * 256]
-    if contains:
-        contains = _filter(contains, "contains")
+    contains = _filter(ask.contains, "contains") if ask.contains else None
+    if contains is not None:
         values.append("%" + contains.replace("!", "!!").replace("%", "!%").replace("_", "!_") + "%")
-    scope = ("files", owner_id, parent_id, sort.value, prefix, contains)
-    if page is not None:
-        key, last = tokens.read(scope, page)
-        values += [key, last]
+    scope = ("files", owner_id, None if folder is None else folder.key, ask.sort.value, prefix, contains)
+    if ask.page is not None:
+        values += env.tokens.read(scope, ask.page)
     sql = list_sql(
-        sort, in_folder=parent_id is not None, prefix=bool(prefix), contains=bool(contains), after=page is not None
+        ask.sort,
+        in_folder=folder is not None,
+        prefix=prefix is not None,
+        contains=contains is not None,
+        after=ask.page is not None,
     )
-    found = await tx.all(sql, *values, limit + 1)
-    items = [rows.live_file(owner_id, row) for row in found[:limit]]
-    if len(found) <= limit:
+    found = await tx.all(sql, *values, ask.limit + 1)
+    shown: Sequence[Row] = found[: ask.limit]
+    if folder is None and found and found[0][-1]:
+        shown = await _visible(tx, shown)
+    items = (
+        [rows.live_file(owner_id, row[:-1]) for row in shown]
+        if folder is None
+        else [rows.live_file(owner_id, row) for row in shown]
+    )
+    if len(found) <= ask.limit:
         return Page(items=items)
-    id_, name, created_at, *_ = found[limit - 1]
-    return Page(items=items, next_page=tokens.make(scope, (search_key(name) if by_name else created_at, id_)))
+    id_, name, created_at, *_ = found[ask.limit - 1]
+    by_name = ask.sort in (Sort.NAME, Sort.NAME_DESCENDING)
+    return Page(items=items, next_page=env.tokens.make(scope, (search_key(name) if by_name else created_at, id_)))
 
 
 @cache
 def list_sql(sort: Sort, *, in_folder: bool, prefix: bool, contains: bool, after: bool) -> str:
-    """The statement for one kind of list; there are few, so each is prepared once."""
+    """The statement for one kind of list.  There are few, so each is prepared once.
+
+    The list of a whole drive ends each row with whether a folder of the owner
+    is still being carried into the trash, so that its rows may not be shown.
+    """
     column = "search_key" if sort in (Sort.NAME, Sort.NAME_DESCENDING) else "created_at"
     down = sort in (Sort.NEWEST, Sort.NAME_DESCENDING)
     number = iter(range(1, 10))
-    terms = [f"owner_id = ${next(number)}", "state = 'live'"]
+    terms = [f"owner_id = ${next(number)}"]
+    columns = rows.LIVE
     if in_folder:
-        terms.append(f"parent_id = ${next(number)}")
+        terms.append(f"parent_id = ${next(number)} AND state = 'live'")
+    else:
+        terms.append("list_state = 'file'")
+        columns += ", (SELECT 1 FROM unsettled t WHERE t.owner_id = $1 LIMIT 1)"
     if prefix:
         terms.append(f"search_key >= ${next(number)} AND search_key < ${next(number)}")
     if contains:
@@ -97,7 +106,24 @@ def list_sql(sort: Sort, *, in_folder: bool, prefix: bool, contains: bool, after
         terms.append(f"({column}, id) {'<' if down else '>'} (${next(number)}, ${next(number)})")
     way = "DESC" if down else "ASC"
     where = " AND ".join(terms)
-    return f"SELECT {rows.LIVE} FROM entries WHERE {where} ORDER BY {column} {way}, id {way} LIMIT ${next(number)}"
+    return f"SELECT {columns} FROM entries WHERE {where} ORDER BY {column} {way}, id {way} LIMIT ${next(number)}"
+
+
+async def _visible(tx: Tx, found: Sequence[Row]) -> list[Row]:
+    """Those of the rows that lie in no folder that is in the trash."""
+    parents = {row[5] for row in found if row[5]}
+    hidden: set[str] = set()
+    places = ", ".join(f"${number}" for number in range(1, _HIDDEN_AT_ONCE + 1))
+    sql = f"SELECT id FROM entries WHERE id IN ({places}) AND (state <> 'live' OR {VISIBLE} = 0)"
+    for some in _chunks(sorted(parents), _HIDDEN_AT_ONCE):
+        hidden.update(row[0] for row in await tx.all(sql, *some))
+    return [row for row in found if row[5] not in hidden]
+
+
+def _chunks(values: list[str], size: int) -> list[list[str]]:
+    """The values in lists of exactly *size*, the last filled up with its last value."""
+    chunks = [values[start : start + size] for start in range(0, len(values), size)]
+    return [chunk + chunk[-1:] * (size - len(chunk)) for chunk in chunks]
 
 
 def _filter(text: str, field: str) -> str:
@@ -107,13 +133,13 @@ def _filter(text: str, field: str) -> str:
     return search_key(text)
 
 
-async def count_changes(tx: Tx, owner_ids: Sequence[UserId]) -> dict[UserId, int]:
-    """As ``CountChanges`` says, of each; of somebody who is not there, zero."""
+async def read_changes(tx: Tx, owner_ids: Sequence[UserId]) -> dict[UserId, int]:
+    """The change number of each owner, zero for one that does not exist."""
     places = 1 << (len(owner_ids) - 1).bit_length()  # a power of two: few statements, each prepared once
     found = await tx.all(_changes_sql(places), *owner_ids, *[owner_ids[-1]] * (places - len(owner_ids)))
-    changes: dict[UserId, int] = dict.fromkeys(owner_ids, 0)
-    changes.update((row[0], row[1]) for row in found)
-    return changes
+    numbers: dict[UserId, int] = dict.fromkeys(owner_ids, 0)
+    numbers.update((row[0], row[1]) for row in found)
+    return numbers
 
 
 @cache
@@ -121,51 +147,70 @@ def _changes_sql(places: int) -> str:
     return f"SELECT id, changes FROM users WHERE id IN ({', '.join(f'${number + 1}' for number in range(places))})"
 
 
-async def get(tx: Tx, owner_id: UserId, file_id: FileId) -> File:
-    """One live entry.  Raises ``NotFound``."""
-    return rows.live_file(owner_id, rows.found(await tx.one(_GET, file_id, owner_id)))
+async def read_nonce(tx: Tx) -> str:
+    """What tells this catalog from every other."""
+    return str(rows.found(await tx.one("SELECT nonce FROM catalog"), "catalog")[0])
 
 
-async def rename(
-    tx: Tx, owner_id: UserId, file_id: FileId, name: str, *, now: datetime, if_match: ETag | None = None
-) -> File:
-    """As ``RenameFile`` says; to the name that it has, a no-op."""
-    check_name(name)
-    await tx.lock(owner_id)
-    file = await get(tx, owner_id, file_id)
-    rows.check_match(file, if_match)
-    if file.name == name:
-        return file
-    await entries.free_name(tx, owner_id, file.parent_id, name, OnConflict.FAIL, but=file_id)
-    row = await tx.one(
-        "UPDATE entries SET name = $1, name_key = $2, search_key = $3, updated_at = $4, revision = revision + 1 "
-        f"WHERE id = $5 RETURNING {rows.LIVE}",
-        name,
-        name_key(name),
-        search_key(name),
-        rows.micros(now),
-        file_id,
+@rule(GetFile)
+async def get(tx: Tx, ask: GetFile, env: Env) -> File:
+    """As ``GetFile`` says."""
+    return (await resolve(tx, ask.by, ask.file_id, Verb.READ)).file
+
+
+@rule(MakeFolder, writes=True)
+async def make_folder(tx: Tx, ask: MakeFolder, env: Env) -> File:
+    """As ``MakeFolder`` says."""
+    check_name(ask.name)
+    parent = await resolve_folder(tx, ask.by, ask.where, Verb.CREATE)
+    await changes.check_rows(tx, parent.owner_id, env.config.auth)
+    folder = File(
+        id=FileId(new_id()),
+        owner_id=parent.owner_id,
+        name=ask.name,
+        created_at=env.now,
+        updated_at=env.now,
+        kind=FileKind.FOLDER,
+        parent_id=parent.id,
+        mime="",
+        revision=rows.micros(env.now),
     )
-    renamed = rows.live_file(owner_id, rows.found(row))
-    await tx.run("UPDATE users SET changes = changes + 1 WHERE id = $1", owner_id)
-    await outbox.note(tx, FileEventKind.RENAMED, owner_id, file_id, renamed, now=now)
+    if not await entries.place(tx, folder):
+        raise entries.name_taken(ask.name)
+    await changes.record(tx, FileEventKind.CREATED, folder.owner_id, folder.id, folder, now=env.now, entries=1)
+    return folder
+
+
+@rule(RenameFile, writes=True)
+async def rename(tx: Tx, ask: RenameFile, env: Env) -> File:
+    """As ``RenameFile`` says.  The name that the entry has is a no-op."""
+    check_name(ask.name)
+    file = (await resolve(tx, ask.by, ask.file_id, Verb.EDIT)).file
+    rows.check_match(file, ask.if_match)
+    if file.name == ask.name:
+        return file
+    parent = Folder(file.owner_id, file.parent_id)
+    await entries.free_name(tx, parent, ask.name, OnConflict.FAIL, but=file.id)
+    row = await tx.one(
+        f"UPDATE entries SET name = $3, name_key = $4, search_key = $5, updated_at = $1, {changes.REVISE} "
+        f"WHERE id = $2 RETURNING {rows.LIVE}",
+        rows.micros(env.now),
+        file.id,
+        ask.name,
+        name_key(ask.name),
+        search_key(ask.name),
+    )
+    renamed = rows.live_file(file.owner_id, rows.found(row))
+    await changes.record(tx, FileEventKind.RENAMED, file.owner_id, file.id, renamed, now=env.now)
     return renamed
 
 
-async def open_content(
-    tx: Tx, file_id: FileId, *, owner_id: UserId | None = None, version_id: VersionId | None = None
-) -> Content:
+@rule(OpenContent)
+async def open_content(tx: Tx, ask: OpenContent, env: Env) -> Content:
     """As ``OpenContent`` says.  The file's size, type and digest are those of the version that was asked for."""
-    if owner_id is None and version_id is None:
-        raise NotFound("There is no such file.")
-    sql, values = _CONTENT, [file_id]
-    if owner_id is not None:
-        values.append(FileId(owner_id))
-        sql += f" AND e.owner_id = ${len(values)}"
-    if version_id is None:
-        sql += " AND v.id = e.version_id"
-    else:
-        values.append(FileId(version_id))
-        sql += f" AND v.id = ${len(values)}"
-    row = rows.found(await tx.one(sql, *values))
-    return Content(file=rows.file(row), object_key=ObjectKey(row[-1]))
+    file = (await resolve(tx, ask.by, ask.file_id, Verb.READ)).file
+    row = rows.found(await tx.one(_VERSION, ask.version_id or file.version_id or "", file.id))
+    version_id, mime, size_bytes, sha256, object_key = row
+    if version_id != file.version_id:
+        file = rows.with_version(file, VersionId(version_id), mime, size_bytes, sha256)
+    return Content(file=file, object_key=ObjectKey(object_key))

@@ -1,21 +1,22 @@
-"""Events about files for the world outside, kept with the change that they tell of.
+"""Events about files for other programs.
 
-A row is written in the transaction of its change, and dropped once it has been
-published: so an event is published at least once, and never for a change that
+An event is written in the transaction of its change and dropped once it has
+been published, so it is published at least once, and never for a change that
 was rolled back.  The rules write them with the owner locked, so ``seq`` rises
 in the order in which one owner's changes were committed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
 
 from godrive.catalog import Tx
+from godrive.messages.system import DropEvents, DueEvents
 from godrive.model import File, FileEvent, FileEventKind, FileId, UserId, new_id
 from godrive.rules import rows
+from godrive.rules.registry import Env, rule
 
 _decode = msgspec.json.Decoder(File).decode
 
@@ -36,10 +37,11 @@ async def note(
         )
 
 
-async def pending(tx: Tx, *, limit: int) -> list[FileEvent]:
-    """The oldest events not yet published, in order."""
+@rule(DueEvents)
+async def pending(tx: Tx, ask: DueEvents, env: Env) -> list[FileEvent]:
+    """As ``DueEvents`` says."""
     found = await tx.all(
-        "SELECT seq, event_id, kind, owner_id, file_id, at, file FROM outbox ORDER BY seq LIMIT $1", limit
+        "SELECT seq, event_id, kind, owner_id, file_id, at, file FROM outbox ORDER BY seq LIMIT $1", ask.limit
     )
     return [
         FileEvent(
@@ -55,6 +57,7 @@ async def pending(tx: Tx, *, limit: int) -> list[FileEvent]:
     ]
 
 
-async def drop(tx: Tx, events: Sequence[FileEvent]) -> None:
-    """Forget events that were published; again is harmless."""
-    await tx.run_each("DELETE FROM outbox WHERE seq = $1", [(event.seq,) for event in events])
+@rule(DropEvents, writes=True)
+async def drop(tx: Tx, ask: DropEvents, env: Env) -> None:
+    """As ``DropEvents`` says."""
+    await tx.run_each("DELETE FROM outbox WHERE seq = $1", [(event.seq,) for event in ask.events])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import msgspec
+
 from godrive.catalog import Row
 from godrive.errors import Invalid, NotFound, PreconditionFailed
 from godrive.model import (
@@ -113,6 +115,8 @@ def live_file(owner_id: UserId, row: Row) -> File:
 
 
 FILE = LIVE + ", owner_id, trashed_at, purge_at"
+OWNER, TRASHED_AT = 11, 12
+"""Where these are among the columns :data:`FILE`."""
 
 
 def file(row: Row) -> File:
@@ -133,6 +137,11 @@ def file(row: Row) -> File:
         purge_at=maybe_instant(row[13]),
         revision=row[10],
     )
+
+
+def with_version(file: File, version_id: VersionId, mime: str, size_bytes: int, sha256: str | None) -> File:
+    """The file as it was with another version's bytes."""
+    return msgspec.structs.replace(file, version_id=version_id, mime=mime, size_bytes=size_bytes, sha256=sha256)
 
 
 UPLOAD = (

@@ -1,7 +1,17 @@
-"""The trash: put, list, restore, purge.
+"""The trash: put an entry in, list, restore, purge.
 
-``live -> trashed -> purging``: from the last there is no return, for the bytes
-may be gone already.  Bytes count as trash until the rows go.
+Theory of operation.  ``live -> trashed -> purging``: from the last there is no
+return, for the bytes may be gone already.  Only the entry that was trashed
+changes its state, whatever lies below it; ``access`` finds out on the way to
+the root.  Two things of the rows below follow in the background, some rows at a
+time (:func:`settle`): ``list_state``, by which the list of the whole drive and
+the search find rows, and with it whether their bytes count as live or as trash.
+Their sum is exact at every instant.
+
+A folder that waits for that is in ``unsettled`` with how far it came.  A batch
+sets its children to what is true now and enqueues every folder among them, so
+the last change of a tree that is trashed and restored and trashed again wins.
+A purge goes down the tree in the same way and removes the rows from below.
 """
 
 from __future__ import annotations
@@ -10,35 +20,69 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from godrive.catalog import Row, Tx
-from godrive.errors import NotFound
+from godrive.messages.files import EmptyTrash, ListTrash, PurgeFile, RestoreFile, TrashFile
+from godrive.messages.system import ClaimPurges, FinishPurge, SettleTrash
 from godrive.model import (
-    ETag,
     File,
     FileEventKind,
     FileId,
+    FileKind,
     ObjectKey,
-    OnConflict,
     Page,
     Purge,
     Tombstone,
     UserId,
     name_key,
 )
-from godrive.rules import entries, outbox, rows
+from godrive.principal import Verb
+from godrive.rules import changes, entries, rows
+from godrive.rules.access import VISIBLE, Folder, owner_of, resolve
 from godrive.rules.names import search_key
-from godrive.rules.page_tokens import PageTokens
+from godrive.rules.registry import Env, rule
 
 _LONGEST_PURGE_DELAY = 3600.0
+_CHILDREN_AT_ONCE = 200
+"""Rows that one statement of a purge moves on: a few milliseconds, so that no other writer waits."""
 
-_TO_TRASH = (
-    "UPDATE users SET live_bytes = live_bytes - $2, trash_bytes = trash_bytes + $2, changes = changes + 1 WHERE id = $1"
+_PUT = (
+    "UPDATE entries SET state = 'trashed', list_state = 'hidden', updated_at = $1, purge_at = $3, next_purge_at = $3, "
+    "trashed_at = (SELECT CASE WHEN u.trash_cleared_at >= $1 THEN u.trash_cleared_at + 1 ELSE $1 END "  # or it is gone
+    f"FROM users u WHERE u.id = entries.owner_id), {changes.REVISE} WHERE id = $2 RETURNING {rows.FILE}"
 )
-_FROM_TRASH = (
-    "UPDATE users SET live_bytes = live_bytes + $2, trash_bytes = trash_bytes - $2, changes = changes + 1 WHERE id = $1"
+_RESTORE = (
+    "UPDATE entries SET state = 'live', list_state = kind, trashed_at = NULL, purge_at = NULL, next_purge_at = NULL, "
+    f"parent_id = $3, name = $4, name_key = $5, search_key = $6, updated_at = $1, {changes.REVISE} "
+    f"WHERE id = $2 RETURNING {rows.FILE}"
 )
+_IS_PLACE = f"SELECT 1 FROM entries WHERE id = $1 AND state = 'live' AND kind = 'folder' AND {VISIBLE} = 1"
+_UNSETTLE = (
+    "INSERT INTO unsettled (folder_id, owner_id, after_created_at, after_id) VALUES ($1, $2, -1, '') "
+    "ON CONFLICT (folder_id) DO UPDATE SET after_created_at = -1, after_id = ''"
+)
+_CHILDREN = (
+    "SELECT id, kind, size_bytes, list_state, created_at FROM entries WHERE owner_id = $1 AND parent_id = $2 "
+    "AND state = 'live' AND (created_at, id) > ($3, $4) ORDER BY created_at, id LIMIT $5"
+)
+_DUE_TRASHED = "SELECT id, owner_id FROM entries WHERE state = 'trashed' AND next_purge_at <= $1 ORDER BY next_purge_at"
+_DUE_PURGING = "SELECT id, owner_id FROM entries WHERE state = 'purging' AND next_purge_at <= $1 ORDER BY next_purge_at"
+_SET_BACK = "SELECT id, owner_id FROM entries WHERE state = 'purging' AND next_purge_at > $1"
+_CLEARED = (
+    "SELECT e.id, e.owner_id FROM users u JOIN entries e ON e.owner_id = u.id AND e.state = 'trashed' "
+    "AND e.trashed_at <= u.trash_cleared_at WHERE u.trash_cleared_at IS NOT NULL"
+)
+_FORGET_CLEARED = (
+    "UPDATE users SET trash_cleared_at = NULL WHERE trash_cleared_at IS NOT NULL AND NOT EXISTS (SELECT 1 "
+    "FROM entries e WHERE e.owner_id = users.id AND e.state = 'trashed' AND e.trashed_at <= users.trash_cleared_at)"
+)
+_IN_TRASH = "state = 'trashed' AND trashed_at > COALESCE((SELECT trash_cleared_at FROM users WHERE id = $1), -1)"
+
 _AT_ONCE = 50
 _PLACES = ", ".join(f"${number}" for number in range(1, _AT_ONCE + 1))
-_STILL_DUE = f"SELECT id, purge_attempts FROM entries WHERE id IN ({_PLACES}) AND next_purge_at <= ${_AT_ONCE + 1}"
+_CLAIMABLE = (
+    "SELECT e.id, e.purge_attempts, e.list_state, e.size_bytes FROM entries e JOIN users u ON u.id = e.owner_id "
+    f"WHERE e.id IN ({_PLACES}) AND (e.next_purge_at <= ${_AT_ONCE + 1} "
+    f"OR (e.state = 'purging' AND e.next_purge_at > ${_AT_ONCE + 2}) OR e.trashed_at <= u.trash_cleared_at)"
+)
 _KEYS_TO_DELETE = (
     f"SELECT DISTINCT v.file_id, v.object_key FROM versions v WHERE v.file_id IN ({_PLACES}) AND NOT EXISTS ("
     "SELECT 1 FROM versions o JOIN entries e ON e.id = o.file_id "
@@ -46,137 +90,178 @@ _KEYS_TO_DELETE = (
 )
 
 
-async def put(
-    tx: Tx, owner_id: UserId, file_id: FileId, *, now: datetime, grace: float, if_match: ETag | None = None
-) -> Tombstone:
-    """As ``TrashFile`` says; it may be purged *grace* seconds from now."""
-    await tx.lock(owner_id)
-    file, state = await entries.load(tx, owner_id, file_id)
-    if state == "live":
-        rows.check_match(file, if_match)
-        row = await tx.one(
-            "UPDATE entries SET state = 'trashed', trashed_at = $2, purge_at = $3, next_purge_at = $3, "
-            f"updated_at = $2, revision = revision + 1 WHERE id = $1 RETURNING {rows.FILE}",
-            file_id,
-            rows.micros(now),
-            rows.later(now, grace),
-        )
-        file = rows.file(rows.found(row))
-        await tx.run(_TO_TRASH, owner_id, file.size_bytes)
-        await outbox.note(tx, FileEventKind.TRASHED, owner_id, file_id, file, now=now)
-    if file.trashed_at is None or file.purge_at is None:
-        raise NotFound("There is no such file.")
-    return Tombstone(file_id=file_id, trashed_at=file.trashed_at, purge_at=file.purge_at)
+@rule(TrashFile, writes=True)
+async def put(tx: Tx, ask: TrashFile, env: Env) -> Tombstone:
+    """As ``TrashFile`` says."""
+    found = await resolve(tx, ask.by, ask.file_id, Verb.DELETE)
+    file = found.file
+    if not found.trashed:
+        rows.check_match(file, ask.if_match)
+        grace = env.config.janitor.trash_grace
+        row = await tx.one(_PUT, rows.micros(env.now), file.id, rows.later(env.now, grace))
+        trashed = rows.file(rows.found(row))
+        size = file.size_bytes if found.listed else 0
+        await _moved(tx, FileEventKind.TRASHED, trashed, env.now, to_trash=size)
+        file = trashed
+    assert file.trashed_at is not None and file.purge_at is not None  # noqa: S101, PT018 - so is every trashed row
+    return Tombstone(file_id=file.id, trashed_at=file.trashed_at, purge_at=file.purge_at)
 
 
-async def list_page(
-    tx: Tx, owner_id: UserId, *, tokens: PageTokens, limit: int = 100, page: str | None = None
-) -> Page[File]:
+async def _moved(tx: Tx, kind: FileEventKind, file: File, now: datetime, *, to_trash: int) -> None:
+    """Note that the entry went into the trash or came out of it; a folder is to be settled."""
+    if file.kind is FileKind.FOLDER:
+        await tx.run(_UNSETTLE, file.id, file.owner_id)
+    await changes.record(tx, kind, file.owner_id, file.id, file, now=now, live=-to_trash, trash=to_trash)
+
+
+@rule(ListTrash)
+async def list_page(tx: Tx, ask: ListTrash, env: Env) -> Page[File]:
     """As ``ListTrash`` says."""
-    rows.check_limit(limit)
+    rows.check_limit(ask.limit)
+    owner_id = owner_of(ask.by, Verb.RESTORE)
     scope = ("trash", owner_id)
     values: list[object] = [owner_id]
     after = ""
-    if page is not None:
-        values += tokens.read(scope, page)
+    if ask.page is not None:
+        values += env.tokens.read(scope, ask.page)
         after = "AND (trashed_at, id) < ($2, $3) "
     found = await tx.all(
-        f"SELECT {rows.FILE} FROM entries WHERE owner_id = $1 AND state = 'trashed' {after}"
+        f"SELECT {rows.FILE} FROM entries WHERE owner_id = $1 AND {_IN_TRASH} {after}"
         f"ORDER BY trashed_at DESC, id DESC LIMIT ${len(values) + 1}",
         *values,
-        limit + 1,
+        ask.limit + 1,
     )
-    items = [rows.file(row) for row in found[:limit]]
-    if len(found) <= limit:
+    items = [rows.file(row) for row in found[: ask.limit]]
+    if len(found) <= ask.limit:
         return Page(items=items)
-    return Page(items=items, next_page=tokens.make(scope, (found[limit - 1][12], items[-1].id)))
+    position = (found[ask.limit - 1][rows.TRASHED_AT], items[-1].id)
+    return Page(items=items, next_page=env.tokens.make(scope, position))
 
 
-async def restore(
-    tx: Tx,
-    owner_id: UserId,
-    file_id: FileId,
-    *,
-    now: datetime,
-    on_conflict: OnConflict = OnConflict.FAIL,
-    if_match: ETag | None = None,
-) -> File:
-    """As ``RestoreFile`` says; where its folder is gone, into the root."""
-    await tx.lock(owner_id)
-    file, state = await entries.load(tx, owner_id, file_id)
-    if state == "live":
+@rule(RestoreFile, writes=True)
+async def restore(tx: Tx, ask: RestoreFile, env: Env) -> File:
+    """As ``RestoreFile`` says."""
+    found = await resolve(tx, ask.by, ask.file_id, Verb.RESTORE)
+    file = found.file
+    if not found.trashed:
         return file
-    rows.check_match(file, if_match)
-    parent_id = file.parent_id if await entries.is_folder(tx, owner_id, file.parent_id) else None
-    name = await entries.free_name(tx, owner_id, parent_id, file.name, on_conflict)
-    row = await tx.one(
-        "UPDATE entries SET state = 'live', trashed_at = NULL, purge_at = NULL, next_purge_at = NULL, parent_id = $2, "
-        "name = $3, name_key = $4, search_key = $5, updated_at = $6, revision = revision + 1 "
-        f"WHERE id = $1 RETURNING {rows.FILE}",
-        file_id,
-        parent_id or "",
-        name,
-        name_key(name),
-        search_key(name),
-        rows.micros(now),
-    )
+    rows.check_match(file, ask.if_match)
+    parent_id = file.parent_id
+    if parent_id is not None and await tx.one(_IS_PLACE, parent_id) is None:
+        parent_id = None
+    name = await entries.free_name(tx, Folder(file.owner_id, parent_id), file.name, ask.on_conflict)
+    row = await tx.one(_RESTORE, rows.micros(env.now), file.id, parent_id or "", name, name_key(name), search_key(name))
     restored = rows.file(rows.found(row))
-    await tx.run(_FROM_TRASH, owner_id, restored.size_bytes)
-    await outbox.note(tx, FileEventKind.RESTORED, owner_id, file_id, restored, now=now)
+    await _moved(tx, FileEventKind.RESTORED, restored, env.now, to_trash=-restored.size_bytes)
     return restored
 
 
-async def purge(tx: Tx, owner_id: UserId, file_id: FileId, *, now: datetime, if_match: ETag | None = None) -> None:
+@rule(SettleTrash, writes=True)
+async def settle(tx: Tx, ask: SettleTrash, env: Env) -> bool:
+    """As ``SettleTrash`` says: one folder, at most ``limit`` of its children."""
+    row = await tx.one("SELECT folder_id, owner_id FROM unsettled ORDER BY folder_id LIMIT 1")
+    if row is None:
+        return False
+    folder_id, owner_id = FileId(row[0]), UserId(row[1])
+    await tx.lock(owner_id)
+    job = await tx.one("SELECT after_created_at, after_id FROM unsettled WHERE folder_id = $1", folder_id)
+    if job is None:  # another process has done it meanwhile
+        return True
+    shown = await tx.one(_IS_PLACE, folder_id) is not None
+    children = await tx.all(_CHILDREN, owner_id, folder_id, *job, ask.limit)
+    wrong = [child for child in children if (child[3] == "hidden") == shown]
+    await tx.run_each(
+        "UPDATE entries SET list_state = $2 WHERE id = $1",
+        [(id_, kind if shown else "hidden") for id_, kind, *_ in wrong],
+    )
+    await tx.run_each(_UNSETTLE, [(id_, owner_id) for id_, kind, *_ in children if kind == "folder"])
+    if len(children) < ask.limit:
+        await tx.run("DELETE FROM unsettled WHERE folder_id = $1", folder_id)
+    else:
+        await tx.run(
+            "UPDATE unsettled SET after_created_at = $2, after_id = $3 WHERE folder_id = $1",
+            folder_id,
+            children[-1][4],
+            children[-1][0],
+        )
+    if wrong:
+        size = sum(child[2] for child in wrong) * (1 if shown else -1)
+        await changes.record(tx, None, owner_id, None, None, now=env.now, live=size, trash=-size)
+    return True
+
+
+@rule(PurgeFile, writes=True)
+async def purge(tx: Tx, ask: PurgeFile, env: Env) -> None:
     """As ``PurgeFile`` says."""
-    await tx.lock(owner_id)
-    file, state = await entries.load(tx, owner_id, file_id)
-    if state == "live":
-        raise NotFound("There is no such file in the trash.")
-    rows.check_match(file, if_match)
+    file = (await resolve(tx, ask.by, ask.file_id, Verb.PURGE)).file
+    rows.check_match(file, ask.if_match)
     await tx.run(
-        "UPDATE entries SET state = 'purging', next_purge_at = $2, revision = revision + 1 WHERE id = $1",
-        file_id,
-        rows.micros(now),
+        f"UPDATE entries SET state = 'purging', next_purge_at = $1, {changes.REVISE} WHERE id = $2",
+        rows.micros(env.now),
+        file.id,
     )
 
 
-async def empty(tx: Tx, owner_id: UserId, *, now: datetime) -> int:
-    """As ``EmptyTrash`` says."""
+@rule(EmptyTrash, writes=True)
+async def empty(tx: Tx, ask: EmptyTrash, env: Env) -> int:
+    """As ``EmptyTrash`` says: one mark on the owner, whatever the number of entries."""
+    owner_id = owner_of(ask.by, Verb.PURGE)
     await tx.lock(owner_id)
-    return await tx.run(
-        "UPDATE entries SET state = 'purging', next_purge_at = $2, revision = revision + 1 "
-        "WHERE owner_id = $1 AND state = 'trashed'",
-        owner_id,
-        rows.micros(now),
-    )
+    row = await tx.one(f"SELECT COUNT(*), MAX(trashed_at) FROM entries WHERE owner_id = $1 AND {_IN_TRASH}", owner_id)
+    count, last = rows.found(row, "user")
+    if count:
+        await tx.run("UPDATE users SET trash_cleared_at = $2 WHERE id = $1", owner_id, last)
+    return int(count)
 
 
-async def claim_purges(tx: Tx, *, limit: int, now: datetime) -> list[Purge]:
-    """As ``ClaimPurges`` says.  A write: it counts the attempts.
+@rule(ClaimPurges, writes=True)
+async def claim_purges(tx: Tx, ask: ClaimPurges, env: Env) -> list[Purge]:
+    """As ``ClaimPurges`` says.
 
     Several versions may share a blob.  Its key is given with an entry only
     when every other that refers to it is on its way out too, so the blob goes
-    with the last of them; given twice, it is deleted twice, which is harmless.
+    with the last of them.  A key that is given twice is deleted twice, which
+    does nothing.
     """
-    at = rows.micros(now)
-    found = await tx.all(
-        "SELECT id, owner_id FROM entries WHERE next_purge_at <= $1 ORDER BY next_purge_at LIMIT $2", at, limit
-    )
-    found += await _of_deleted_users(tx, limit - len(found), at)
+    at, far = rows.micros(env.now), rows.later(env.now, _LONGEST_PURGE_DELAY)
+    await _bound_due_times(tx, env)
+    found = await _due(tx, ask.limit, at, far)
     if not found:
         return []
     await tx.lock(*{UserId(owner_id) for _, owner_id in found})
-    file_ids = [FileId(file_id) for file_id, _ in found]
+    file_ids = list(dict.fromkeys(FileId(file_id) for file_id, _ in found))
     # Before they were locked, their owner may have restored some, and another sweep claimed some.
-    due = {row[0]: row[1] for row in await _each(tx, _STILL_DUE, file_ids, at)}
+    due = {row[0]: row for row in await _each(tx, _CLAIMABLE, file_ids, at, far)}
     await tx.run_each(
         "UPDATE entries SET state = 'purging', purge_attempts = purge_attempts + 1, next_purge_at = $2 WHERE id = $1",
-        [(id_, rows.later(now, _purge_delay(attempts))) for id_, attempts in due.items()],
+        [(id_, rows.later(env.now, _purge_delay(attempts))) for id_, attempts, *_ in due.values()],
     )
     claimed = {file_id: Purge(file_id=file_id, object_keys=[]) for file_id in file_ids if file_id in due}
     for file_id, object_key in await _each(tx, _KEYS_TO_DELETE, list(claimed)):
         claimed[file_id].object_keys.append(ObjectKey(object_key))
     return list(claimed.values())
+
+
+async def _bound_due_times(tx: Tx, env: Env) -> None:
+    """What was trashed by a clock that has since been set back becomes due its own interval from now."""
+    await tx.run(
+        "UPDATE entries SET purge_at = $1 + (purge_at - trashed_at), next_purge_at = $1 + (purge_at - trashed_at), "
+        "trashed_at = $1 WHERE state = 'trashed' AND next_purge_at > $2 AND trashed_at > $1",
+        rows.micros(env.now),
+        rows.later(env.now, env.config.janitor.trash_grace),
+    )
+
+
+async def _due(tx: Tx, limit: int, at: int, far: int) -> list[Row]:
+    """The (id, owner) of entries to purge."""
+    found: list[Row] = []
+    for sql, *values in ((_DUE_TRASHED, at), (_DUE_PURGING, at), (_SET_BACK, far), (_CLEARED,)):
+        if len(found) < limit:
+            found += await tx.all(f"{sql} LIMIT ${len(values) + 1}", *values, limit - len(found))
+    if len(found) < limit:
+        await tx.run(_FORGET_CLEARED)
+        found += await _of_deleted_users(tx, limit - len(found), at)
+    return found
 
 
 def _purge_delay(attempts: int) -> float:
@@ -194,44 +279,83 @@ async def _each(tx: Tx, sql: str, file_ids: Sequence[FileId], *values: object) -
 
 
 async def _of_deleted_users(tx: Tx, limit: int, at: int) -> list[Row]:
-    """Entries of users who are no more, put into the trash to be purged at once: a sweep's worth at a time."""
-    if limit <= 0:
-        return []
-    columns = "SELECT e.id, e.owner_id, e.state, e.size_bytes FROM users u JOIN entries e ON e.owner_id = u.id"
+    """Entries of deleted users, put into the trash to be purged at once, a sweep's worth at a time."""
+    columns = "SELECT e.id, e.owner_id, e.list_state, e.size_bytes FROM users u JOIN entries e ON e.owner_id = u.id"
     found = await tx.all(
-        f"{columns} AND e.state = 'live' WHERE u.state = 'deleted' UNION ALL "
+        f"{columns} AND e.list_state = 'file' WHERE u.state = 'deleted' UNION ALL "
+        f"{columns} AND e.list_state = 'folder' WHERE u.state = 'deleted' UNION ALL "
         f"{columns} AND e.state = 'trashed' AND e.next_purge_at > $1 WHERE u.state = 'deleted' LIMIT $2",
         at,
         limit,
     )
-    await tx.run_each(_TO_TRASH, [(owner_id, size) for _, owner_id, state, size in found if state == "live"])
+    for _, owner_id, list_state, size in found:
+        if list_state != "hidden":
+            await changes.charge(tx, UserId(owner_id), live=-size, trash=size)
     await tx.run_each(
-        "UPDATE entries SET state = 'trashed', trashed_at = $2, purge_at = $2, next_purge_at = $2 WHERE id = $1",
+        "UPDATE entries SET state = 'trashed', list_state = 'hidden', trashed_at = $2, purge_at = $2, "
+        "next_purge_at = $2 WHERE id = $1",
         [(row[0], at) for row in found],
     )
     return [row[:2] for row in found]
 
 
-async def finish_purge(tx: Tx, file_id: FileId, *, now: datetime) -> None:
-    """As ``FinishPurge`` says; an entry that is not being purged is left alone."""
-    row = await tx.one("SELECT owner_id FROM entries WHERE id = $1 AND state = 'purging'", file_id)
+@rule(FinishPurge, writes=True)
+async def finish_purge(tx: Tx, ask: FinishPurge, env: Env) -> None:
+    """As ``FinishPurge`` says.  An entry that is not being purged is left alone."""
+    row = await tx.one("SELECT owner_id, kind, parent_id FROM entries WHERE id = $1 AND state = 'purging'", ask.file_id)
     if row is None:
         return
-    owner_id = UserId(row[0])
+    owner_id, parent_id = UserId(row[0]), row[2]
     await tx.lock(owner_id)
-    gone = await tx.one("DELETE FROM entries WHERE id = $1 RETURNING version_id", file_id)
+    if row[1] == FileKind.FOLDER.value and await _has_children(tx, owner_id, ask.file_id, env.now):
+        return
+    gone = await tx.one("DELETE FROM entries WHERE id = $1 RETURNING version_id, trashed_at", ask.file_id)
     if gone is None:
         return
+    await tx.run("DELETE FROM unsettled WHERE folder_id = $1", ask.file_id)
     trash_bytes = version_bytes = 0
-    for id_, size_bytes in await tx.all("DELETE FROM versions WHERE file_id = $1 RETURNING id, size_bytes", file_id):
+    for id_, size_bytes in await tx.all(
+        "DELETE FROM versions WHERE file_id = $1 RETURNING id, size_bytes", ask.file_id
+    ):
         if id_ == gone[0]:
             trash_bytes += size_bytes
         else:
             version_bytes += size_bytes
-    await tx.run(
-        "UPDATE users SET trash_bytes = trash_bytes - $2, version_bytes = version_bytes - $3 WHERE id = $1",
+    top = gone[1] is not None  # what was in a folder goes without an event of its own
+    await changes.record(
+        tx,
+        FileEventKind.PURGED if top else None,
         owner_id,
-        trash_bytes,
-        version_bytes,
+        ask.file_id,
+        None,
+        now=env.now,
+        trash=-trash_bytes,
+        versions=-version_bytes,
+        entries=-1,
     )
-    await outbox.note(tx, FileEventKind.PURGED, owner_id, file_id, None, now=now)
+    if parent_id:
+        await tx.run(
+            "UPDATE entries SET next_purge_at = $2 WHERE id = $1 AND state = 'purging' "
+            "AND NOT EXISTS (SELECT 1 FROM entries c WHERE c.parent_id = $1 AND c.state <> 'live')",
+            parent_id,
+            rows.micros(env.now),
+        )
+
+
+async def _has_children(tx: Tx, owner_id: UserId, folder_id: FileId, now: datetime) -> bool:
+    """Whether something is left in a folder that is being purged; some of it is put on the way.
+
+    What was trashed by itself before is an entry of the trash in its own right: it moves to the root.
+    """
+    await tx.run("UPDATE entries SET parent_id = '' WHERE parent_id = $1 AND state = 'trashed'", folder_id)
+    children = await tx.all(_CHILDREN, owner_id, folder_id, -1, "", _CHILDREN_AT_ONCE)
+    if children:
+        await tx.run_each(
+            "UPDATE entries SET state = 'purging', list_state = 'hidden', next_purge_at = $2 WHERE id = $1",
+            [(child[0], rows.micros(now)) for child in children],
+        )
+        if size := sum(child[2] for child in children if child[3] != "hidden"):
+            await changes.charge(tx, owner_id, live=-size, trash=size)
+        await tx.run("UPDATE entries SET next_purge_at = $2 WHERE id = $1", folder_id, rows.micros(now))
+        return True
+    return await tx.one("SELECT 1 FROM entries WHERE parent_id = $1 AND state <> 'live'", folder_id) is not None

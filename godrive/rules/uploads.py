@@ -8,22 +8,30 @@ no moment between looking and doing.
 from __future__ import annotations
 
 import re
-from datetime import datetime
 
 import msgspec
 
 from godrive.catalog import Tx
+from godrive.config import Auth
 from godrive.errors import DigestMismatch, Gone, Invalid, LengthMismatch, NotFound, QuotaExceeded, UploadFinished
+from godrive.messages.uploads import (
+    AbortUpload,
+    BeginUpload,
+    FailUpload,
+    FindUpload,
+    GetUpload,
+    ListUploads,
+    PublishUpload,
+    TouchUpload,
+)
 from godrive.model import (
-    BlobInfo,
-    Cleanup,
     File,
     FileEventKind,
     FileId,
     FileKind,
     ObjectKey,
-    OnConflict,
     Page,
+    Root,
     Upload,
     UploadId,
     UploadState,
@@ -31,172 +39,159 @@ from godrive.model import (
     VersionId,
     name_key,
     new_id,
+    spot,
 )
-from godrive.rules import entries, outbox, rows
-from godrive.rules.names import check_name, search_key
-from godrive.rules.page_tokens import PageTokens
+from godrive.principal import Principal, System, Verb
+from godrive.rules import changes, entries, rows
+from godrive.rules.access import Folder, check_owner, owner_of, resolve_folder
+from godrive.rules.names import check_name
+from godrive.rules.registry import Env, rule
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MIME = re.compile(r"[!-~]+/[!-~]([ -~]*[!-~])?")
-_LONGEST_CHECK_DELAY = 60.0
-_LONGEST_CLEANUP_DELAY = 3600.0
-URL_MARGIN = 3600.0
-"""Seconds for which a request may still be sending after its URL expired."""
 _MOST_TEXT = 500_000
 """Bytes of names, types and reasons in a page; all else in a thousand rows is as much, and a reply has 1 MiB."""
 
 _GET = f"SELECT {rows.UPLOAD} FROM uploads WHERE id = $1"
 _RESERVE = (
-    "UPDATE users SET reserved_bytes = reserved_bytes + $2 WHERE id = $1 AND state = 'active' AND (quota_bytes IS NULL "
-    "OR live_bytes + trash_bytes + version_bytes + reserved_bytes + $2 <= quota_bytes)"
+    "UPDATE users SET reserved_bytes = reserved_bytes + $2, upload_count = upload_count + 1 "
+    "WHERE id = $1 AND state = 'active' AND upload_count < $3 AND entry_count + upload_count < $4 "
+    "AND (quota_bytes IS NULL OR live_bytes + trash_bytes + version_bytes + reserved_bytes + $2 <= quota_bytes)"
 )
 _BEGIN = (  # one statement, where the database is a network away
     "INSERT INTO uploads (id, owner_id, object_key, name, mime, size_bytes, created_at, expires_at, sha256, parent_id, "
     "on_conflict, state, next_check_at) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'pending', $7 "
-    "WHERE ($11 = 'rename' OR NOT EXISTS (SELECT 1 FROM entries "
-    "WHERE owner_id = $2 AND parent_id = $10 AND name_key = $12 AND state = 'live')) "
-    "AND ($10 = '' OR EXISTS (SELECT 1 FROM entries "
-    "WHERE id = $10 AND owner_id = $2 AND state = 'live' AND kind = 'folder'))"
+    "WHERE $11 = 'rename' OR NOT EXISTS (SELECT 1 FROM entries "
+    "WHERE owner_id = $2 AND parent_id = $10 AND name_key = $12 AND state = 'live')"
 )
 _END = (
     "UPDATE uploads SET state = $2, reason = $3, finished_at = $4, cleanup_at = $4 "
     f"WHERE id = $1 AND state = 'pending' RETURNING {rows.UPLOAD}"
 )
-_WAITING = (  # two ranges of one index: a single condition for both would read all that is pending
-    f"SELECT {rows.UPLOAD} FROM uploads WHERE state = 'pending' AND next_check_at {{}} $1 "
-    "AND (created_at <= $2 OR created_at > $3) ORDER BY next_check_at LIMIT $4"
-)
-_DUE, _SET_BACK = _WAITING.format("<="), _WAITING.format(">")
-_UNRESERVE = "UPDATE users SET reserved_bytes = reserved_bytes - $2 WHERE id = $1"
 _COMMIT = (
     "UPDATE uploads SET state = 'committed', finished_at = $2, received_bytes = size_bytes, file_id = $3 "
     f"WHERE id = $1 AND state = 'pending' RETURNING {rows.UPLOAD}"
-)
-_CHARGE = (
-    "UPDATE users SET reserved_bytes = reserved_bytes - $2, live_bytes = live_bytes + $2, changes = changes + 1 "
-    "WHERE id = $1"
-)
-_ENTRY = (
-    "INSERT INTO entries (id, owner_id, parent_id, kind, name, name_key, search_key, mime, size_bytes, sha256, "
-    "version_id, created_at, updated_at, revision, state) "
-    "VALUES ($1, $2, $3, 'file', $4, $5, $6, $7, $8, $9, $10, $11, $11, 1, 'live') "
-    "ON CONFLICT DO NOTHING"
 )
 _VERSION = (
     "INSERT INTO versions (id, file_id, object_key, mime, size_bytes, sha256, created_at) "
     "VALUES ($1, $2, $3, $4, $5, $6, $7)"
 )
+_INGEST = System(part="ingest")
 
 
-async def begin(
-    tx: Tx,
-    owner_id: UserId,
-    *,
-    name: str,
-    mime: str,
-    size_bytes: int,
-    now: datetime,
-    ttl: float,
-    sha256: str | None = None,
-    parent_id: FileId | None = None,
-    on_conflict: OnConflict = OnConflict.FAIL,
-) -> Upload:
-    """As ``BeginUpload`` says; the upload and its URL live *ttl* seconds.  An empty *mime* is found out later."""
-    check_name(name)
-    if not 0 <= size_bytes <= rows.MOST_BYTES:
+@rule(BeginUpload, writes=True)
+async def begin(tx: Tx, ask: BeginUpload, env: Env) -> Upload:
+    """As ``BeginUpload`` says.  An empty ``mime`` is determined from the bytes later."""
+    check_name(ask.name)
+    if not 0 <= ask.size_bytes <= rows.MOST_BYTES:
         raise Invalid("That is not a size.", field="size_bytes")
-    if mime and (len(mime) > 255 or not _MIME.fullmatch(mime)):
+    if ask.mime and (len(ask.mime) > 255 or not _MIME.fullmatch(ask.mime)):
         raise Invalid("That is not a media type.", field="mime")
-    if sha256 is not None and not _SHA256.fullmatch(sha256):
+    if ask.sha256 is not None and not _SHA256.fullmatch(ask.sha256):
         raise Invalid("A SHA-256 digest is 64 hexadecimal digits in lower case.", field="sha256")
+    folder = await _folder(tx, ask)
     upload_id, blob_id = new_id(), new_id()
+    expires_at = rows.later(env.now, env.config.blobs.upload_ttl + ask.in_transit)
     upload = Upload(
         id=UploadId(upload_id),
-        owner_id=owner_id,
+        owner_id=folder.owner_id,
         object_key=ObjectKey(f"{blob_id[:8]}/{blob_id}"),
-        name=name,
-        mime=mime,
-        size_bytes=size_bytes,
-        created_at=now,
-        expires_at=rows.instant(rows.later(now, ttl)),
-        sha256=sha256,
-        parent_id=parent_id,
-        on_conflict=on_conflict,
+        name=ask.name,
+        mime=ask.mime,
+        size_bytes=ask.size_bytes,
+        created_at=env.now,
+        expires_at=rows.instant(expires_at),
+        sha256=ask.sha256,
+        parent_id=folder.id,
+        on_conflict=ask.on_conflict,
     )
     begun = await tx.run(
         _BEGIN,
         upload.id,
-        owner_id,
+        upload.owner_id,
         upload.object_key,
-        name,
-        mime,
-        size_bytes,
-        rows.micros(now),
-        rows.later(now, ttl),
-        sha256,
-        parent_id or "",
-        on_conflict.value,
-        name_key(name),
+        upload.name,
+        upload.mime,
+        upload.size_bytes,
+        rows.micros(env.now),
+        expires_at,
+        upload.sha256,
+        folder.key,
+        upload.on_conflict.value,
+        name_key(upload.name),
     )
     if not begun:
-        if not await entries.is_folder(tx, owner_id, parent_id):
-            raise NotFound("There is no such folder.", field="parent_id")
-        raise entries.name_taken(name)
-    # Last, for it locks the owner's row: another upload of theirs waits no longer than this commit takes.
-    if not await tx.run(_RESERVE, owner_id, size_bytes):
-        raise await _no_room(tx, owner_id)
+        raise entries.name_taken(ask.name)
+    # Last, because it locks the owner's row: another upload of theirs waits no longer than this commit takes.
+    limits = env.config.auth
+    if not await tx.run(_RESERVE, upload.owner_id, upload.size_bytes, limits.max_pending_uploads, limits.max_entries):
+        raise await _no_room(tx, upload.owner_id, limits)
     return upload
 
 
-async def _no_room(tx: Tx, owner_id: UserId) -> NotFound | QuotaExceeded:
-    if await tx.one("SELECT 1 FROM users WHERE id = $1 AND state = 'active'", owner_id) is None:
+async def _folder(tx: Tx, ask: BeginUpload) -> Folder:
+    """Where the file is to lie.  Nothing is locked for an upload into the root, which cannot go away."""
+    if isinstance(ask.where, Root):
+        return await resolve_folder(tx, ask.by, ask.where, Verb.CREATE, lock=False)
+    return await resolve_folder(tx, ask.by, ask.where, Verb.CREATE)
+
+
+async def _no_room(tx: Tx, owner_id: UserId, limits: Auth) -> NotFound | QuotaExceeded:
+    row = await tx.one("SELECT upload_count, entry_count FROM users WHERE id = $1 AND state = 'active'", owner_id)
+    if row is None:
         return NotFound("There is no such user.")
+    if row[0] >= limits.max_pending_uploads:
+        return QuotaExceeded(f"At most {limits.max_pending_uploads} uploads may be pending.", field="uploads")
+    if row[0] + row[1] >= limits.max_entries:
+        return QuotaExceeded(f"A drive has at most {limits.max_entries} files and folders.", field="entries")
     return QuotaExceeded("The file does not fit into what is left of the quota.", field="size_bytes")
 
 
-async def get(tx: Tx, upload_id: UploadId, *, owner_id: UserId | None = None) -> Upload:
-    """As ``GetUpload`` says."""
+async def load(tx: Tx, by: Principal, upload_id: UploadId, verb: Verb = Verb.CREATE) -> Upload:
+    """The upload, if *by* may do *verb* with it.  Raises ``NotFound``, ``Forbidden``."""
     upload = rows.upload(rows.found(await tx.one(_GET, upload_id), "upload"))
-    if owner_id not in (None, upload.owner_id):
-        raise NotFound("There is no such upload.")
+    check_owner(by, verb, upload.owner_id, upload_id)
     return upload
 
 
-async def find(tx: Tx, object_key: ObjectKey) -> Upload:
+@rule(GetUpload)
+async def get(tx: Tx, ask: GetUpload, env: Env) -> Upload:
+    """As ``GetUpload`` says."""
+    return await load(tx, ask.by, ask.upload_id)
+
+
+@rule(FindUpload)
+async def find(tx: Tx, ask: FindUpload, env: Env) -> Upload:
     """As ``FindUpload`` says."""
-    row = await tx.one(f"SELECT {rows.UPLOAD} FROM uploads WHERE object_key = $1", object_key)
-    return rows.upload(rows.found(row, "upload"))
+    row = await tx.one(f"SELECT {rows.UPLOAD} FROM uploads WHERE object_key = $1", ask.object_key)
+    upload = rows.upload(rows.found(row, "upload"))
+    check_owner(ask.by, Verb.CREATE, upload.owner_id, upload.id)
+    return upload
 
 
-async def list_page(
-    tx: Tx,
-    owner_id: UserId,
-    *,
-    tokens: PageTokens,
-    limit: int = 100,
-    page: str | None = None,
-    state: UploadState | None = None,
-) -> Page[Upload]:
-    """As ``ListUploads`` says; a page of rows that are very long has fewer than *limit*."""
-    rows.check_limit(limit)
-    scope = ("uploads", owner_id, state)
+@rule(ListUploads)
+async def list_page(tx: Tx, ask: ListUploads, env: Env) -> Page[Upload]:
+    """As ``ListUploads`` says.  A page of rows that are very long has fewer than ``limit``."""
+    rows.check_limit(ask.limit)
+    owner_id = owner_of(ask.by, Verb.CREATE)
+    scope = ("uploads", owner_id, ask.state)
     values: list[object] = [owner_id]
     where = "owner_id = $1"
-    if state is not None:
-        values.append(state.value)
+    if ask.state is not None:
+        values.append(ask.state.value)
         where += " AND state = $2"
-    if page is not None:
-        values += tokens.read(scope, page)
+    if ask.page is not None:
+        values += env.tokens.read(scope, ask.page)
         where += f" AND (created_at, id) < (${len(values) - 1}, ${len(values)})"
     found = await tx.all(
         f"SELECT {rows.UPLOAD} FROM uploads WHERE {where} ORDER BY created_at DESC, id DESC LIMIT ${len(values) + 1}",
         *values,
-        limit + 1,
+        ask.limit + 1,
     )
-    items = _that_fit([rows.upload(row) for row in found[:limit]])
+    items = _that_fit([rows.upload(row) for row in found[: ask.limit]])
     if len(items) == len(found):
         return Page(items=items)
-    return Page(items=items, next_page=tokens.make(scope, (rows.micros(items[-1].created_at), items[-1].id)))
+    return Page(items=items, next_page=env.tokens.make(scope, (rows.micros(items[-1].created_at), items[-1].id)))
 
 
 def _that_fit(items: list[Upload]) -> list[Upload]:
@@ -209,18 +204,20 @@ def _that_fit(items: list[Upload]) -> list[Upload]:
     return items
 
 
-async def touch(tx: Tx, upload_id: UploadId, received_bytes: int, *, now: datetime, ttl: float) -> Upload:
-    """As ``TouchUpload`` says; the deadline becomes *ttl* seconds from now, never earlier than it was."""
+@rule(TouchUpload, writes=True)
+async def touch(tx: Tx, ask: TouchUpload, env: Env) -> Upload:
+    """As ``TouchUpload`` says.  The deadline becomes a full lifetime from now, never earlier than it was."""
+    upload = await load(tx, ask.by, ask.upload_id)
     row = await tx.one(
         "UPDATE uploads SET received_bytes = CASE WHEN received_bytes < $2 THEN $2 ELSE received_bytes END, "
         "expires_at = CASE WHEN expires_at < $3 THEN $3 ELSE expires_at END "
         f"WHERE id = $1 AND state = 'pending' RETURNING {rows.UPLOAD}",
-        upload_id,
-        received_bytes,
-        rows.later(now, ttl),
+        upload.id,
+        ask.received_bytes,
+        rows.later(env.now, env.config.blobs.upload_ttl),
     )
     if row is None:
-        raise _ended(await get(tx, upload_id))
+        raise _ended(await load(tx, ask.by, ask.upload_id))
     return rows.upload(row)
 
 
@@ -230,62 +227,62 @@ def _ended(upload: Upload) -> UploadFinished | Gone:
     return Gone(f"The upload has ended ({upload.state.value}): {upload.reason or 'no reason was given'}")
 
 
-async def publish(tx: Tx, upload_id: UploadId, blob: BlobInfo, *, now: datetime) -> File:
-    """As ``PublishUpload`` says; ``Gone`` also when the folder it was meant for is."""
+@rule(PublishUpload, writes=True)
+async def publish(tx: Tx, ask: PublishUpload, env: Env) -> File:
+    """As ``PublishUpload`` says.  Raises ``Gone`` also when the folder it was meant for is gone."""
     file_id, version_id = FileId(new_id()), VersionId(new_id())
-    at = rows.micros(now)
-    row = await tx.one(_COMMIT, upload_id, at, file_id)
+    at = rows.micros(env.now)
+    row = await tx.one(_COMMIT, ask.upload_id, at, file_id)
     if row is None:
-        return await _published(tx, await get(tx, upload_id))
-    upload = rows.upload(row)
+        return await _published(tx, await load(tx, ask.by, ask.upload_id))
+    upload, blob = rows.upload(row), ask.blob
+    check_owner(ask.by, Verb.CREATE, upload.owner_id, upload.id)
     if blob.size_bytes != upload.size_bytes:
         raise LengthMismatch(f"{upload.size_bytes} bytes were declared, and {blob.size_bytes} arrived.")
     if upload.sha256 is not None and blob.sha256 is not None and upload.sha256 != blob.sha256:
         raise DigestMismatch("The bytes are not those whose digest was declared.")
-    owner_id, parent_id = upload.owner_id, upload.parent_id
-    if parent_id is not None:
-        await tx.lock(owner_id)
-        if not await entries.is_folder(tx, owner_id, parent_id):
-            raise Gone("The folder that the upload was meant for is gone.")
+    folder = await _meant_for(tx, upload)
     file = File(
         id=file_id,
-        owner_id=owner_id,
+        owner_id=upload.owner_id,
         name=upload.name,
-        created_at=now,
-        updated_at=now,
+        created_at=env.now,
+        updated_at=env.now,
         kind=FileKind.FILE,
-        parent_id=parent_id,
+        parent_id=folder.id,
         mime=upload.mime or blob.mime or "application/octet-stream",
         size_bytes=upload.size_bytes,
         sha256=blob.sha256,  # what the store or we have seen, never what was only claimed
         version_id=version_id,
+        revision=at,
     )
-    while not await _place(tx, file):  # the index decides who has a name, so the owner need not be locked for it
-        name = await entries.free_name(tx, owner_id, parent_id, upload.name, upload.on_conflict)
+    while not await entries.place(tx, file):  # the index decides who has a name, so no lock is needed for it
+        name = await entries.free_name(tx, folder, upload.name, upload.on_conflict)
         file = msgspec.structs.replace(file, name=name)
     await tx.run(_VERSION, version_id, file_id, upload.object_key, file.mime, file.size_bytes, file.sha256, at)
-    await tx.run(_CHARGE, owner_id, upload.size_bytes)
-    await outbox.note(tx, FileEventKind.CREATED, owner_id, file_id, file, now=now)
+    await changes.record(
+        tx,
+        FileEventKind.CREATED,
+        file.owner_id,
+        file.id,
+        file,
+        now=env.now,
+        live=file.size_bytes,
+        reserved=-file.size_bytes,
+        entries=1,
+        uploads=-1,
+    )
     return file
 
 
-async def _place(tx: Tx, file: File) -> bool:
-    """Make the entry of a new file, unless another has its name."""
-    placed = await tx.run(
-        _ENTRY,
-        file.id,
-        file.owner_id,
-        file.parent_id or "",
-        file.name,
-        name_key(file.name),
-        search_key(file.name),
-        file.mime,
-        file.size_bytes,
-        file.sha256,
-        file.version_id,
-        rows.micros(file.created_at),
-    )
-    return placed > 0
+async def _meant_for(tx: Tx, upload: Upload) -> Folder:
+    """The folder that the upload was begun for.  It was resolved for who began it; now it must still be there."""
+    if upload.parent_id is None:
+        return Folder(upload.owner_id, None)
+    try:
+        return await resolve_folder(tx, _INGEST, spot(upload.parent_id), Verb.CREATE)
+    except NotFound:
+        raise Gone("The folder that the upload was meant for is gone.") from None
 
 
 async def _published(tx: Tx, upload: Upload) -> File:
@@ -294,92 +291,31 @@ async def _published(tx: Tx, upload: Upload) -> File:
         raise _ended(upload)
     row = await tx.one(f"SELECT {rows.FILE} FROM entries WHERE id = $1 AND state <> 'purging'", upload.file_id)
     if row is None:
-        raise Gone("The upload became a file that is no more.")
+        raise Gone("The upload became a file that no longer exists.")
     return rows.file(row)
 
 
-async def fail(
-    tx: Tx, upload_id: UploadId, reason: str, *, now: datetime, state: UploadState = UploadState.FAILED
-) -> Upload:
+@rule(FailUpload, writes=True)
+async def fail(tx: Tx, ask: FailUpload, env: Env) -> Upload:
     """As ``FailUpload`` says."""
-    row = await tx.one(_END, upload_id, state.value, reason, rows.micros(now))
-    if row is None:
-        return await get(tx, upload_id)
-    upload = rows.upload(row)
-    await tx.run(_UNRESERVE, upload.owner_id, upload.size_bytes)
-    return upload
+    return await _end(tx, ask, env)
 
 
-async def abort(tx: Tx, owner_id: UserId, upload_id: UploadId, *, now: datetime) -> Upload:
+@rule(AbortUpload, writes=True)
+async def abort(tx: Tx, ask: AbortUpload, env: Env) -> Upload:
     """As ``AbortUpload`` says."""
-    await get(tx, upload_id, owner_id=owner_id)
-    upload = await fail(tx, upload_id, "The owner aborted it.", now=now, state=UploadState.ABORTED)
+    upload = await _end(tx, FailUpload(ask.by, ask.upload_id, "The owner aborted it.", UploadState.ABORTED), env)
     if upload.state is UploadState.COMMITTED:
         raise _ended(upload)
     return upload
 
 
-async def due(tx: Tx, *, after: float, limit: int, now: datetime) -> list[Upload]:
-    """As ``DueUploads`` says.  A write: it counts the attempts.
-
-    What lies further ahead than any delay was written by a clock that has
-    since been set back: it does not wait until that time comes again.
-    """
-    at, far, begun = rows.micros(now), rows.later(now, _LONGEST_CHECK_DELAY), rows.later(now, -after)
-    found = [*await tx.all(_DUE, at, begun, far, limit)]
-    found += await tx.all(_SET_BACK, far, begun, far, limit - len(found))
-    due = [rows.upload(row) for row in found]
-    checks = []
-    for upload in due:
-        next_at = rows.later(now, _backoff(max(after, 1.0), upload.attempts, _LONGEST_CHECK_DELAY))
-        deadline = rows.micros(upload.expires_at)
-        checks.append((upload.id, min(next_at, deadline) if deadline > at else next_at))
-    await tx.run_each("UPDATE uploads SET attempts = attempts + 1, next_check_at = $2 WHERE id = $1", checks)
-    return due
-
-
-async def postpone(tx: Tx, upload_ids: list[UploadId], *, after: float, now: datetime) -> None:
-    """As ``PostponeUploads`` says."""
-    next_at = rows.later(now, max(after, 1.0))
-    await tx.run_each(
-        "UPDATE uploads SET attempts = attempts - 1, next_check_at = $2 WHERE id = $1 AND attempts > 0",
-        [(upload_id, next_at) for upload_id in upload_ids],
-    )
-
-
-async def due_cleanups(tx: Tx, *, limit: int, now: datetime) -> list[Cleanup]:
-    """As ``DueCleanups`` says.  A write: it counts the attempts."""
-    found = await tx.all(
-        "SELECT id, object_key, cleanup_attempts FROM uploads WHERE cleanup_at <= $1 ORDER BY cleanup_at LIMIT $2",
-        rows.micros(now),
-        limit,
-    )
-    await tx.run_each(
-        "UPDATE uploads SET cleanup_attempts = cleanup_attempts + 1, cleanup_at = $2 WHERE id = $1",
-        [(id_, rows.later(now, _backoff(60.0, attempts, _LONGEST_CLEANUP_DELAY))) for id_, _, attempts in found],
-    )
-    return [Cleanup(upload_id=UploadId(row[0]), object_key=ObjectKey(row[1])) for row in found]
-
-
-async def finish_cleanup(tx: Tx, upload_id: UploadId, *, now: datetime) -> None:
-    """As ``FinishCleanup`` says: the first time due again when the URL is dead, then never."""
-    margin = round(URL_MARGIN * 1_000_000)
-    await tx.run(
-        "UPDATE uploads SET cleanup_attempts = 0, "
-        "cleanup_at = CASE WHEN expires_at + $2 <= $3 THEN NULL ELSE expires_at + $2 END "
-        "WHERE id = $1 AND cleanup_at IS NOT NULL",
-        upload_id,
-        margin,
-        rows.micros(now),
-    )
-
-
-async def counts(tx: Tx) -> dict[str, int]:
-    """As ``UploadCounts`` says."""
-    found = {row[0]: row[1] for row in await tx.all("SELECT state, COUNT(*) FROM uploads GROUP BY state")}
-    return {state.value: found.get(state.value, 0) for state in UploadState}
-
-
-def _backoff(shortest: float, attempts: int, longest: float) -> float:
-    """Seconds to wait after so many attempts: doubling, within bounds."""
-    return min(longest, shortest * 2.0 ** min(attempts, 30))
+async def _end(tx: Tx, ask: FailUpload, env: Env) -> Upload:
+    """End the upload if it is pending; the upload as it is then."""
+    upload = await load(tx, ask.by, ask.upload_id)
+    row = await tx.one(_END, upload.id, ask.state.value, ask.reason, rows.micros(env.now))
+    if row is None:
+        return await load(tx, ask.by, ask.upload_id)
+    upload = rows.upload(row)
+    await changes.charge(tx, upload.owner_id, reserved=-upload.size_bytes, uploads=-1)
+    return upload

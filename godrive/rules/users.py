@@ -125,7 +125,7 @@ async def _abort_uploads(tx: Tx, user_id: UserId, reason: str, now: datetime) ->
         reason,
         rows.micros(now),
     )
-    await tx.run("UPDATE users SET reserved_bytes = 0 WHERE id = $1", user_id)
+    await tx.run("UPDATE users SET reserved_bytes = 0, upload_count = 0 WHERE id = $1", user_id)
 
 
 async def set_password(tx: Tx, user_id: UserId, password_hash: str, *, keep: SessionId | None = None) -> User:

@@ -19,22 +19,15 @@ from godrive.catalog.sqlite import SqliteCatalog
 from godrive.drive import GoDrive
 from godrive.errors import DriveError
 from godrive.messages.auth import GetUser
+from godrive.messages.files import ListFiles, ListTrash, OpenContent, PurgeFile, TrashFile
 from godrive.messages.ingest import CommitUpload, IngestBlob, Reconcile
 from godrive.messages.janitor import Sweep
-from godrive.messages.metadata import (
-    AbortUpload,
-    BeginUpload,
-    ListFiles,
-    ListTrash,
-    OpenContent,
-    PurgeFile,
-    TrashFile,
-    UploadCounts,
-    UsageDrift,
-)
-from godrive.model import File, FileId, Upload, User
+from godrive.messages.system import UploadCounts, UsageDrift
+from godrive.messages.uploads import AbortUpload, BeginUpload
+from godrive.model import Anywhere, File, FileId, Root, Upload, User
 from godrive.testing import ManualClock, chunks, open_drive, quick_folder, sign_up
 from tests.faults import Bug, Fault, Faults, FaultyBlobs, FaultyCatalog
+from tests.principals import SYSTEM, acting
 
 pytestmark = pytest.mark.anyio
 
@@ -51,7 +44,7 @@ class Walk:
     purged: list[FileId] = field(default_factory=list)
 
     async def begin(self, name: str = "a.txt", size: int = len(CONTENT)) -> Upload:
-        return await self.drive.metadata.ask(BeginUpload(self.owner.id, name, "text/plain", size))
+        return await self.drive.metadata.ask(BeginUpload(acting(self.owner.id), Root(), name, "text/plain", size))
 
     async def put(self, upload: Upload, content: bytes = CONTENT) -> None:
         await self.drive.blobs.put(upload.object_key, chunks(content))
@@ -63,7 +56,7 @@ Way = Callable[[Walk], Awaitable[None]]
 async def put_then_complete(walk: Walk) -> None:
     upload = await walk.begin()
     await walk.put(upload)
-    walk.published.append(await walk.drive.ingest.ask(CommitUpload(upload.id, walk.owner.id)))
+    walk.published.append(await walk.drive.ingest.ask(CommitUpload(acting(walk.owner.id), upload.id)))
 
 
 async def put_then_event(walk: Walk) -> None:
@@ -79,14 +72,14 @@ async def put_then_silence(walk: Walk) -> None:
 async def wrong_bytes(walk: Walk) -> None:
     upload = await walk.begin()
     await walk.put(upload, CONTENT + b"!")
-    await walk.drive.ingest.ask(CommitUpload(upload.id))
+    await walk.drive.ingest.ask(CommitUpload(SYSTEM, upload.id))
 
 
 async def abort_then_put(walk: Walk) -> None:
     upload = await walk.begin()
-    await walk.drive.metadata.ask(AbortUpload(walk.owner.id, upload.id))
+    await walk.drive.metadata.ask(AbortUpload(acting(walk.owner.id), upload.id))
     await walk.put(upload)
-    await walk.drive.ingest.ask(CommitUpload(upload.id))
+    await walk.drive.ingest.ask(CommitUpload(SYSTEM, upload.id))
 
 
 async def intent_only(walk: Walk) -> None:
@@ -97,15 +90,15 @@ async def name_taken_meanwhile(walk: Walk) -> None:
     first, second = await walk.begin(), await walk.begin()
     for upload in (first, second):
         await walk.put(upload)
-        walk.published.append(await walk.drive.ingest.ask(CommitUpload(upload.id)))
+        walk.published.append(await walk.drive.ingest.ask(CommitUpload(SYSTEM, upload.id)))
 
 
 async def upload_then_purge(walk: Walk) -> None:
     await put_then_complete(walk)
     file = walk.published.pop()
-    await walk.drive.metadata.ask(TrashFile(walk.owner.id, file.id))
+    await walk.drive.metadata.ask(TrashFile(acting(walk.owner.id), file.id))
     walk.purged.append(file.id)
-    await walk.drive.metadata.ask(PurgeFile(walk.owner.id, file.id))
+    await walk.drive.metadata.ask(PurgeFile(acting(walk.owner.id), file.id))
     await walk.drive.janitor.ask(Sweep())
 
 
@@ -172,15 +165,15 @@ async def check(walk: Walk) -> None:
     """What must hold in the end, whatever went wrong."""
     drive, owner = walk.drive, walk.owner
     assert (await drive.metadata.ask(UploadCounts()))["pending"] == 0
-    listed = (await drive.metadata.ask(ListFiles(owner.id))).items
-    trashed = (await drive.metadata.ask(ListTrash(owner.id))).items
+    listed = (await drive.metadata.ask(ListFiles(acting(owner.id), Anywhere()))).items
+    trashed = (await drive.metadata.ask(ListTrash(acting(owner.id)))).items
     ids = [file.id for file in listed]
     for file in walk.published:
         assert ids.count(file.id) == 1
     assert len({file.name for file in listed}) == len(listed)
     keys = set()
     for file in listed:
-        content = await drive.metadata.ask(OpenContent(file.id, owner.id))
+        content = await drive.metadata.ask(OpenContent(acting(owner.id), file.id))
         assert b"".join([piece async for piece in drive.blobs.get(content.object_key)]) == CONTENT
         keys.add(content.object_key)
     stored = {blob.key async for blob in drive.blobs.list()}

@@ -28,20 +28,14 @@ from godrive.errors import (
     StoreUnavailable,
 )
 from godrive.messages.auth import GetUser
+from godrive.messages.files import ListFiles, PurgeFile, RenameFile, TrashFile
 from godrive.messages.ingest import CommitUpload, IngestBlob, Outcome, Reconcile, Reconciled
 from godrive.messages.janitor import Sweep
-from godrive.messages.metadata import (
-    AbortUpload,
-    BeginUpload,
-    GetUpload,
-    ListFiles,
-    PurgeFile,
-    RenameFile,
-    TrashFile,
-)
-from godrive.model import BlobInfo, ETag, File, ObjectKey, OnConflict, Upload, UploadState, User
+from godrive.messages.uploads import AbortUpload, BeginUpload, GetUpload
+from godrive.model import Anywhere, BlobInfo, ETag, File, ObjectKey, OnConflict, Root, Upload, UploadState, User
 from godrive.runtime import Ask, Tell
 from godrive.testing import ManualClock, chunks, open_drive, quick_folder, sign_up, upload
+from tests.principals import SYSTEM, acting
 
 pytestmark = pytest.mark.anyio
 
@@ -56,7 +50,7 @@ async def begin(
     on_conflict: OnConflict = OnConflict.FAIL,
 ) -> Upload:
     return await drive.metadata.ask(
-        BeginUpload(owner.id, name, "text/plain", size, sha256=sha256, on_conflict=on_conflict)
+        BeginUpload(acting(owner.id), Root(), name, "text/plain", size, sha256=sha256, on_conflict=on_conflict)
     )
 
 
@@ -65,11 +59,11 @@ async def put(drive: GoDrive, pending: Upload, content: bytes = b"hello") -> Blo
 
 
 async def listed(drive: GoDrive, owner: User) -> list[File]:
-    return (await drive.metadata.ask(ListFiles(owner.id))).items
+    return (await drive.metadata.ask(ListFiles(acting(owner.id), Anywhere()))).items
 
 
 async def state(drive: GoDrive, pending: Upload) -> UploadState:
-    return (await drive.metadata.ask(GetUpload(pending.id))).state
+    return (await drive.metadata.ask(GetUpload(SYSTEM, pending.id))).state
 
 
 async def has_bytes(drive: GoDrive, pending: Upload) -> bool:
@@ -99,7 +93,7 @@ async def test_a_commit_makes_the_file_that_was_declared(drive: GoDrive, owner: 
     pending = await begin(drive, owner)
     await put(drive, pending)
     assert await listed(drive, owner) == []
-    file = await drive.ingest.ask(CommitUpload(pending.id, owner.id))
+    file = await drive.ingest.ask(CommitUpload(acting(owner.id), pending.id))
     assert (file.name, file.mime, file.size_bytes, file.owner_id) == ("a.txt", "text/plain", 5, owner.id)
     assert file.sha256 == hashlib.sha256(b"hello").hexdigest()
     assert await listed(drive, owner) == [file]
@@ -108,9 +102,9 @@ async def test_a_commit_makes_the_file_that_was_declared(drive: GoDrive, owner: 
 async def test_committing_twice_gives_the_same_file(drive: GoDrive, owner: User) -> None:
     pending = await begin(drive, owner)
     blob = await put(drive, pending)
-    first = await drive.ingest.ask(CommitUpload(pending.id, blob=blob))
-    assert await drive.ingest.ask(CommitUpload(pending.id, blob=blob)) == first
-    assert await drive.ingest.ask(CommitUpload(pending.id, owner.id)) == first
+    first = await drive.ingest.ask(CommitUpload(SYSTEM, pending.id, blob=blob))
+    assert await drive.ingest.ask(CommitUpload(SYSTEM, pending.id, blob=blob)) == first
+    assert await drive.ingest.ask(CommitUpload(acting(owner.id), pending.id)) == first
     assert await listed(drive, owner) == [first]
 
 
@@ -119,8 +113,8 @@ async def test_everybody_who_commits_at_once_makes_one_file(drive: GoDrive, owne
     blob = await put(drive, pending)
     clock.advance(60)
     results = await together(
-        *(drive.ingest.ask(CommitUpload(pending.id, owner.id)) for _ in range(8)),
-        *(drive.ingest.ask(CommitUpload(pending.id, blob=blob)) for _ in range(8)),
+        *(drive.ingest.ask(CommitUpload(acting(owner.id), pending.id)) for _ in range(8)),
+        *(drive.ingest.ask(CommitUpload(SYSTEM, pending.id, blob=blob)) for _ in range(8)),
         *(drive.ingest.ask(IngestBlob(pending.object_key)) for _ in range(8)),
         drive.ingest.ask(Reconcile()),
     )
@@ -132,7 +126,7 @@ async def test_everybody_who_commits_at_once_makes_one_file(drive: GoDrive, owne
 async def test_without_bytes_there_is_nothing_to_commit_yet(drive: GoDrive, owner: User) -> None:
     pending = await begin(drive, owner)
     with pytest.raises(Conflict) as caught:
-        await drive.ingest.ask(CommitUpload(pending.id, owner.id))
+        await drive.ingest.ask(CommitUpload(acting(owner.id), pending.id))
     assert type(caught.value) is Conflict
     assert await state(drive, pending) is UploadState.PENDING
 
@@ -141,7 +135,7 @@ async def test_an_upload_of_somebody_else_is_not_found(drive: GoDrive, owner: Us
     stranger = await sign_up(drive, "bob@example.org")
     pending = await begin(drive, owner)
     blob = await put(drive, pending)
-    for ask in (CommitUpload(pending.id, stranger.id), CommitUpload(pending.id, stranger.id, blob)):
+    for ask in (CommitUpload(acting(stranger.id), pending.id), CommitUpload(acting(stranger.id), pending.id, blob)):
         with pytest.raises(NotFound):
             await drive.ingest.ask(ask)
     assert await listed(drive, owner) == []
@@ -155,22 +149,22 @@ async def test_another_length_ends_the_upload_and_removes_its_bytes(
     pending = await begin(drive, owner)
     blob = await put(drive, pending, content)
     with pytest.raises(LengthMismatch):
-        await drive.ingest.ask(CommitUpload(pending.id, blob=blob if known else None))
-    ended = await drive.metadata.ask(GetUpload(pending.id))
+        await drive.ingest.ask(CommitUpload(SYSTEM, pending.id, blob=blob if known else None))
+    ended = await drive.metadata.ask(GetUpload(SYSTEM, pending.id))
     assert ended.state is UploadState.FAILED
     assert ended.reason is not None
     assert f"{len(content)} arrived" in ended.reason
     assert not await has_bytes(drive, pending)
     assert (await drive.auth.ask(GetUser(owner.id))).usage.reserved_bytes == 0
     with pytest.raises(Gone):
-        await drive.ingest.ask(CommitUpload(pending.id, owner.id))
+        await drive.ingest.ask(CommitUpload(acting(owner.id), pending.id))
 
 
 async def test_other_bytes_than_declared_end_the_upload(drive: GoDrive, owner: User) -> None:
     pending = await begin(drive, owner, sha256=hashlib.sha256(b"olleh").hexdigest())
     await put(drive, pending)
     with pytest.raises(DigestMismatch):
-        await drive.ingest.ask(CommitUpload(pending.id, owner.id))
+        await drive.ingest.ask(CommitUpload(acting(owner.id), pending.id))
     assert await state(drive, pending) is UploadState.FAILED
     assert not await has_bytes(drive, pending)
 
@@ -205,7 +199,7 @@ async def test_a_row_ends_before_its_bytes_go_and_those_that_another_has_publish
     clock = ManualClock()
     ingest = IngestActor(metadata, Scripted(asked, DeleteBlob=None), Settings(), clock, ClockGuard(clock))
     with pytest.raises(LengthMismatch):
-        await ingest.commit_upload(CommitUpload(pending.id, blob=blob))
+        await ingest.commit_upload(CommitUpload(SYSTEM, pending.id, blob=blob))
     assert asked == ["PublishUpload", "FailUpload", *then]
 
 
@@ -219,7 +213,7 @@ async def test_bytes_of_another_length_are_not_read_for_their_digest() -> None:
     clock = ManualClock()
     ingest = IngestActor(metadata, storage, Settings(), clock, ClockGuard(clock))
     with pytest.raises(LengthMismatch):
-        await ingest.commit_upload(CommitUpload(pending.id))
+        await ingest.commit_upload(CommitUpload(SYSTEM, pending.id))
     assert "DigestBlob" not in asked
 
 
@@ -231,34 +225,34 @@ async def test_an_empty_file_is_a_file(drive: GoDrive, owner: User) -> None:
 
 async def test_a_committed_file_that_was_purged_is_gone(drive: GoDrive, owner: User) -> None:
     pending = await begin(drive, owner)
-    file = await drive.ingest.ask(CommitUpload(pending.id, blob=await put(drive, pending)))
-    await drive.metadata.ask(TrashFile(owner.id, file.id))
-    assert (await drive.ingest.ask(CommitUpload(pending.id, owner.id))).trashed_at is not None
-    await drive.metadata.ask(PurgeFile(owner.id, file.id))
+    file = await drive.ingest.ask(CommitUpload(SYSTEM, pending.id, blob=await put(drive, pending)))
+    await drive.metadata.ask(TrashFile(acting(owner.id), file.id))
+    assert (await drive.ingest.ask(CommitUpload(acting(owner.id), pending.id))).trashed_at is not None
+    await drive.metadata.ask(PurgeFile(acting(owner.id), file.id))
     with pytest.raises(Gone):
-        await drive.ingest.ask(CommitUpload(pending.id, owner.id))
+        await drive.ingest.ask(CommitUpload(acting(owner.id), pending.id))
     await drive.janitor.ask(Sweep())
     with pytest.raises(Gone):
-        await drive.ingest.ask(CommitUpload(pending.id, owner.id))
+        await drive.ingest.ask(CommitUpload(acting(owner.id), pending.id))
 
 
 async def test_a_name_taken_meanwhile_can_be_freed_and_the_commit_tried_again(drive: GoDrive, owner: User) -> None:
     first, second = await begin(drive, owner), await begin(drive, owner)
     for pending in (first, second):
         await put(drive, pending)
-    file = await drive.ingest.ask(CommitUpload(first.id))
+    file = await drive.ingest.ask(CommitUpload(SYSTEM, first.id))
     with pytest.raises(NameTaken):
-        await drive.ingest.ask(CommitUpload(second.id))
+        await drive.ingest.ask(CommitUpload(SYSTEM, second.id))
     assert await state(drive, second) is UploadState.PENDING
-    await drive.metadata.ask(RenameFile(owner.id, file.id, "b.txt"))
-    assert (await drive.ingest.ask(CommitUpload(second.id))).name == "a.txt"
+    await drive.metadata.ask(RenameFile(acting(owner.id), file.id, "b.txt"))
+    assert (await drive.ingest.ask(CommitUpload(SYSTEM, second.id))).name == "a.txt"
 
 
 async def test_a_rename_that_was_asked_for_happens_at_the_commit(drive: GoDrive, owner: User) -> None:
     pending = await begin(drive, owner, on_conflict=OnConflict.RENAME)
     await upload(drive, owner.id, "a.txt")
     await put(drive, pending)
-    assert (await drive.ingest.ask(CommitUpload(pending.id))).name == "a (1).txt"
+    assert (await drive.ingest.ask(CommitUpload(SYSTEM, pending.id))).name == "a (1).txt"
 
 
 async def test_a_sparse_file_of_60_gb_is_committed_without_being_read(drive_class: type[GoDrive]) -> None:
@@ -276,8 +270,8 @@ async def test_a_sparse_file_of_60_gb_is_committed_without_being_read(drive_clas
             except OSError as error:
                 pytest.skip(f"the temporary folder has no extended attributes: {error}")
             before = _bytes_read()
-            first = await drive.ingest.ask(CommitUpload(pending.id, owner.id))
-            second = await drive.ingest.ask(CommitUpload(pending.id, owner.id))
+            first = await drive.ingest.ask(CommitUpload(acting(owner.id), pending.id))
+            second = await drive.ingest.ask(CommitUpload(acting(owner.id), pending.id))
             assert _bytes_read() - before < 1_000_000
             assert first == second
             assert first.size_bytes == size
@@ -310,7 +304,7 @@ async def test_an_event_of_a_key_that_nobody_waits_for_is_ignored(drive: GoDrive
     await drive.blobs.put(unknown, chunks(b"x"))
     assert await drive.ingest.ask(IngestBlob(unknown)) is Outcome.IGNORED
     aborted = await begin(drive, owner)
-    await drive.metadata.ask(AbortUpload(owner.id, aborted.id))
+    await drive.metadata.ask(AbortUpload(acting(owner.id), aborted.id))
     await put(drive, aborted)
     assert await drive.ingest.ask(IngestBlob(aborted.object_key)) is Outcome.IGNORED
     assert await listed(drive, owner) == []
@@ -376,7 +370,7 @@ async def test_no_bytes_by_the_deadline_and_the_upload_expires(drive_class: type
         assert await drive.ingest.ask(Reconcile()) == Reconciled(checked=1)
         clock.advance(1)
         assert await drive.ingest.ask(Reconcile()) == Reconciled(checked=1, expired=1)
-        ended = await drive.metadata.ask(GetUpload(pending.id))
+        ended = await drive.metadata.ask(GetUpload(SYSTEM, pending.id))
         assert (ended.state, ended.reason) == (UploadState.EXPIRED, "No bytes arrived in time.")
         await begin(drive, owner, "b.txt")
 
@@ -433,11 +427,11 @@ async def test_an_upload_does_not_expire_while_its_bytes_arrive(
         await anyio.wait_all_tasks_blocked()
         clock.advance(drive.config.blobs.upload_ttl)
         assert await drive.ingest.ask(Reconcile()) == Reconciled(checked=1)
-        touched = await drive.metadata.ask(GetUpload(pending.id))
+        touched = await drive.metadata.ask(GetUpload(SYSTEM, pending.id))
         assert (touched.state, touched.received_bytes) == (UploadState.PENDING, 2)
         assert touched.expires_at > clock.now()
         rest.set()
-    assert (await drive.ingest.ask(CommitUpload(pending.id))).size_bytes == 5
+    assert (await drive.ingest.ask(CommitUpload(SYSTEM, pending.id))).size_bytes == 5
 
 
 async def test_wrong_bytes_are_found_without_any_event(drive: GoDrive, owner: User, clock: ManualClock) -> None:
@@ -462,7 +456,7 @@ async def test_a_name_that_stays_taken_ends_the_upload_at_its_deadline(
     reply = await drive.ingest.ask(Reconcile())
     assert (reply.checked, reply.failed) == (1, 1)
     assert "name_taken" in reply.problem
-    ended = await drive.metadata.ask(GetUpload(pending.id))
+    ended = await drive.metadata.ask(GetUpload(SYSTEM, pending.id))
     assert ended.state is UploadState.FAILED
     assert ended.reason is not None
     assert "a.txt" in ended.reason
@@ -522,7 +516,7 @@ async def test_an_outage_is_no_attempt_and_delays_no_upload(drive_class: type[Go
         for _ in range(200):
             clock.advance(5)
             await drive.ingest.ask(Reconcile())
-        assert (await drive.metadata.ask(GetUpload(pending.id))).attempts == 0
+        assert (await drive.metadata.ask(GetUpload(SYSTEM, pending.id))).attempts == 0
         await put(drive, pending)
         store.down = False
         clock.advance(drive.config.ingest.reconcile_after)
@@ -553,12 +547,12 @@ async def test_an_upload_whose_object_the_store_refuses_ends_at_its_deadline(
         clock.advance(60)
         before = await drive.ingest.ask(Reconcile())
         assert (before.checked, before.published, before.failed, before.postponed) == (2, 1, 0, 0)
-        assert (await drive.metadata.ask(GetUpload(refused.id))).attempts == 1
+        assert (await drive.metadata.ask(GetUpload(SYSTEM, refused.id))).attempts == 1
         clock.advance(drive.config.blobs.upload_ttl)
         after = await drive.ingest.ask(Reconcile())
         assert (after.checked, after.failed) == (1, 1)
         assert refused.id in after.problem
-        ended = await drive.metadata.ask(GetUpload(refused.id))
+        ended = await drive.metadata.ask(GetUpload(SYSTEM, refused.id))
         assert (ended.state, ended.reason) == (UploadState.FAILED, "The store answers 400.")
         assert (await drive.auth.ask(GetUser(owner.id))).usage.reserved_bytes == 0
 
@@ -598,7 +592,7 @@ async def test_checks_of_an_upload_that_does_not_come_become_rarer(
     for _ in range(600):
         clock.advance(5)
         await drive.ingest.ask(Reconcile())
-    row = await drive.metadata.ask(GetUpload(pending.id))
+    row = await drive.metadata.ask(GetUpload(SYSTEM, pending.id))
     assert row.state is UploadState.PENDING
     assert 40 < row.attempts < 70
 
@@ -616,12 +610,12 @@ async def test_a_digest_that_the_store_did_not_check_is_found_out_by_reading() -
         digest = hashlib.sha256(b"hello").hexdigest()
         pending = await begin(drive, owner, sha256=digest)
         await put(drive, pending)
-        assert (await drive.ingest.ask(CommitUpload(pending.id))).sha256 == digest
+        assert (await drive.ingest.ask(CommitUpload(SYSTEM, pending.id))).sha256 == digest
         lie = await begin(drive, owner, "b.txt", sha256=hashlib.sha256(b"other").hexdigest())
         await put(drive, lie)
         with pytest.raises(DigestMismatch):
-            await drive.ingest.ask(CommitUpload(lie.id))
-        assert (await drive.metadata.ask(GetUpload(lie.id))).state is UploadState.FAILED
+            await drive.ingest.ask(CommitUpload(SYSTEM, lie.id))
+        assert (await drive.metadata.ask(GetUpload(SYSTEM, lie.id))).state is UploadState.FAILED
 
 
 @pytest.mark.parametrize(
@@ -633,10 +627,10 @@ async def test_a_type_that_nobody_declared_is_found_in_the_bytes(
     """A client that puts its bytes straight into the store passes no route that looks at them."""
     async with open_drive(drive_class=drive_class) as drive:
         owner = await sign_up(drive)
-        ask = BeginUpload(owner.id, name, "", len(content))
+        ask = BeginUpload(acting(owner.id), Root(), name, "", len(content))
         pending = await drive.metadata.ask(ask)
         await drive.blobs.put(pending.object_key, chunks(content))
-        assert (await drive.ingest.ask(CommitUpload(pending.id))).mime == mime
+        assert (await drive.ingest.ask(CommitUpload(SYSTEM, pending.id))).mime == mime
 
 
 async def test_a_digest_that_nobody_has_seen_is_not_claimed() -> None:
@@ -644,4 +638,4 @@ async def test_a_digest_that_nobody_has_seen_is_not_claimed() -> None:
         owner = await sign_up(drive)
         pending = await begin(drive, owner)
         await put(drive, pending)
-        assert (await drive.ingest.ask(CommitUpload(pending.id))).sha256 is None
+        assert (await drive.ingest.ask(CommitUpload(SYSTEM, pending.id))).sha256 is None

@@ -15,28 +15,26 @@ from godrive.clock import SETTLE, ClockGuard
 from godrive.drive import GoDrive
 from godrive.errors import DriveError, NotFound, StoreUnavailable
 from godrive.messages.auth import Authenticate, DeleteUser, LogIn, Refresh
-from godrive.messages.ingest import CommitUpload, Reconcile
-from godrive.messages.janitor import Sweep, Swept
-from godrive.messages.metadata import (
-    AbortUpload,
-    AcquireLease,
-    BeginUpload,
+from godrive.messages.files import (
     EmptyTrash,
     GetFile,
-    GetUpload,
     ListFiles,
     ListTrash,
-    Metadata,
     OpenContent,
     PurgeFile,
     RestoreFile,
     TrashFile,
-    UsageDrift,
 )
-from godrive.model import BlobInfo, File, ObjectKey, User
+from godrive.messages.ingest import CommitUpload, Reconcile
+from godrive.messages.janitor import Sweep, Swept
+from godrive.messages.metadata import Metadata
+from godrive.messages.system import AcquireLease, UsageDrift
+from godrive.messages.uploads import AbortUpload, BeginUpload, GetUpload
+from godrive.model import Anywhere, BlobInfo, File, ObjectKey, Root, User
 from godrive.runtime import Ask, Tell
 from godrive.testing import ManualClock, chunks, open_drive, quick_folder, sign_up, upload
 from tests.faults import Fault, Faults, FaultyBlobs
+from tests.principals import SYSTEM, acting
 
 pytestmark = pytest.mark.anyio
 
@@ -70,12 +68,12 @@ async def keys(drive: GoDrive) -> list[ObjectKey]:
 
 
 async def key_of(drive: GoDrive, file: File) -> ObjectKey:
-    return (await drive.metadata.ask(OpenContent(file.id, file.owner_id))).object_key
+    return (await drive.metadata.ask(OpenContent(acting(file.owner_id), file.id))).object_key
 
 
 async def trashed(drive: GoDrive, owner: User, name: str = "a.txt") -> File:
     file = await upload(drive, owner.id, name, b"hello")
-    await drive.metadata.ask(TrashFile(owner.id, file.id))
+    await drive.metadata.ask(TrashFile(acting(owner.id), file.id))
     return file
 
 
@@ -92,15 +90,15 @@ async def test_a_file_is_purged_when_its_grace_is_over_and_not_before(
     clock.advance(1)
     assert (await drive.janitor.ask(Sweep())).purged == 1
     assert await keys(drive) == []
-    assert (await drive.metadata.ask(ListTrash(owner.id))).items == []
+    assert (await drive.metadata.ask(ListTrash(acting(owner.id)))).items == []
     with pytest.raises(NotFound):
-        await drive.metadata.ask(RestoreFile(owner.id, file.id))
+        await drive.metadata.ask(RestoreFile(acting(owner.id), file.id))
 
 
 async def test_sweeping_again_does_nothing(drive: GoDrive, owner: User, clock: ManualClock) -> None:
     await trashed(drive, owner)
-    await drive.metadata.ask(EmptyTrash(owner.id))
-    await drive.metadata.ask(BeginUpload(owner.id, "b.txt", "", 5))
+    await drive.metadata.ask(EmptyTrash(acting(owner.id)))
+    await drive.metadata.ask(BeginUpload(acting(owner.id), Root(), "b.txt", "", 5))
     clock.advance(2 * DAY)
     await drive.ingest.ask(Reconcile())
     await drive.janitor.ask(Sweep())
@@ -115,7 +113,7 @@ async def test_one_sweep_purges_all_that_is_due_a_few_at_a_time(drive_class: typ
         owner = await sign_up(drive)
         for n in range(50):
             await trashed(drive, owner, f"{n}.txt")
-        await drive.metadata.ask(EmptyTrash(owner.id))
+        await drive.metadata.ask(EmptyTrash(acting(owner.id)))
         assert (await drive.janitor.ask(Sweep())).purged == 50
         assert await keys(drive) == []
     assert 1 < store.most <= AT_ONCE
@@ -130,8 +128,8 @@ async def test_one_blob_that_cannot_be_deleted_holds_nothing_up_and_is_tried_aga
         files = [await upload(drive, owner.id, f"{n}.txt", b"hello") for n in range(5)]
         store.stuck = {await key_of(drive, files[2])}
         for file in files:
-            await drive.metadata.ask(TrashFile(owner.id, file.id))
-        await drive.metadata.ask(EmptyTrash(owner.id))
+            await drive.metadata.ask(TrashFile(acting(owner.id), file.id))
+        await drive.metadata.ask(EmptyTrash(acting(owner.id)))
         swept = await drive.janitor.ask(Sweep())
         assert (swept.purged, swept.failed) == (4, 1)
         assert swept.problem == DOWN
@@ -151,13 +149,13 @@ async def test_a_restore_and_a_purge_at_once_leave_a_whole_file_or_none(drive: G
 
     async def restore(file: File) -> None:
         try:
-            restored.append(await drive.metadata.ask(RestoreFile(owner.id, file.id)))
+            restored.append(await drive.metadata.ask(RestoreFile(acting(owner.id), file.id)))
         except NotFound:
             return
 
     async def purge(file: File) -> None:
         try:
-            await drive.metadata.ask(PurgeFile(owner.id, file.id))
+            await drive.metadata.ask(PurgeFile(acting(owner.id), file.id))
         except NotFound:
             return
         await drive.janitor.ask(Sweep())
@@ -166,7 +164,7 @@ async def test_a_restore_and_a_purge_at_once_leave_a_whole_file_or_none(drive: G
         for n, file in enumerate(files):
             for act in (restore, purge) if n % 2 else (purge, restore):
                 tasks.start_soon(act, file)
-    listed = (await drive.metadata.ask(ListFiles(owner.id))).items
+    listed = (await drive.metadata.ask(ListFiles(acting(owner.id), Anywhere()))).items
     assert sorted(file.id for file in listed) == sorted(file.id for file in restored)
     assert 0 < len(listed) < len(files)
     assert sorted(await keys(drive)) == sorted([await key_of(drive, file) for file in listed])
@@ -175,8 +173,8 @@ async def test_a_restore_and_a_purge_at_once_leave_a_whole_file_or_none(drive: G
 async def test_the_bytes_of_a_purge_cut_short_go_with_the_next(drive: GoDrive, owner: User, clock: ManualClock) -> None:
     file = await upload(drive, owner.id, "a.txt", b"hello")
     key = await key_of(drive, file)
-    await drive.metadata.ask(TrashFile(owner.id, file.id))
-    await drive.metadata.ask(EmptyTrash(owner.id))
+    await drive.metadata.ask(TrashFile(acting(owner.id), file.id))
+    await drive.metadata.ask(EmptyTrash(acting(owner.id)))
     await drive.blobs.delete(key)  # and then the process was killed
     assert (await drive.janitor.ask(Sweep())).purged == 1
     assert await drive.metadata.ask(UsageDrift()) == 0
@@ -210,7 +208,7 @@ async def test_a_jump_of_the_clock_and_back_deletes_nothing(
             assert (await drive.janitor.ask(Sweep())).purged == 0
             clock.advance(60)
         for file in (before, during):
-            await drive.metadata.ask(RestoreFile(owner.id, file.id))
+            await drive.metadata.ask(RestoreFile(acting(owner.id), file.id))
         assert orphan in await keys(drive)
         assert (await drive.auth.ask(Refresh(session))).refresh_token
 
@@ -229,8 +227,8 @@ async def test_a_jump_between_two_batches_ends_the_purge(drive_class: type[GoDri
         store.meanwhile = jump
         assert (await drive.janitor.ask(Sweep())).purged == 1
         with pytest.raises(NotFound):
-            await drive.metadata.ask(RestoreFile(owner.id, first.id))
-        await drive.metadata.ask(RestoreFile(owner.id, second.id))
+            await drive.metadata.ask(RestoreFile(acting(owner.id), first.id))
+        await drive.metadata.ask(RestoreFile(acting(owner.id), second.id))
 
 
 async def test_purges_go_on_when_the_clock_has_run_steadily_since_its_jump(
@@ -249,10 +247,10 @@ async def test_purges_go_on_when_the_clock_has_run_steadily_since_its_jump(
 async def test_an_aborted_upload_is_cleaned_up_also_after_a_jump(
     drive: GoDrive, owner: User, clock: ManualClock
 ) -> None:
-    pending = await drive.metadata.ask(BeginUpload(owner.id, "a.txt", "", 5))
+    pending = await drive.metadata.ask(BeginUpload(acting(owner.id), Root(), "a.txt", "", 5))
     await drive.blobs.put(pending.object_key, chunks(b"hello"))
     clock.jump(40 * DAY)
-    await drive.metadata.ask(AbortUpload(owner.id, pending.id))
+    await drive.metadata.ask(AbortUpload(acting(owner.id), pending.id))
     assert (await drive.janitor.ask(Sweep())).cleaned == 1
     assert await keys(drive) == []
 
@@ -263,9 +261,9 @@ async def test_an_aborted_upload_is_cleaned_up_also_after_a_jump(
 async def test_the_bytes_of_an_ended_upload_are_removed_soon_and_once_more_when_its_url_is_dead(
     drive: GoDrive, owner: User, clock: ManualClock
 ) -> None:
-    pending = await drive.metadata.ask(BeginUpload(owner.id, "a.txt", "", 5))
+    pending = await drive.metadata.ask(BeginUpload(acting(owner.id), Root(), "a.txt", "", 5))
     await drive.blobs.put(pending.object_key, chunks(b"hello"))
-    await drive.metadata.ask(AbortUpload(owner.id, pending.id))
+    await drive.metadata.ask(AbortUpload(acting(owner.id), pending.id))
     assert (await drive.janitor.ask(Sweep())).cleaned == 1
     assert await keys(drive) == []
     await drive.blobs.put(pending.object_key, chunks(b"hello"))  # by who still holds the URL
@@ -278,15 +276,15 @@ async def test_the_bytes_of_an_ended_upload_are_removed_soon_and_once_more_when_
 async def test_an_ended_upload_answers_for_a_day_and_is_then_forgotten(
     drive: GoDrive, owner: User, clock: ManualClock
 ) -> None:
-    pending = await drive.metadata.ask(BeginUpload(owner.id, "a.txt", "", 5))
-    await drive.metadata.ask(AbortUpload(owner.id, pending.id))
+    pending = await drive.metadata.ask(BeginUpload(acting(owner.id), Root(), "a.txt", "", 5))
+    await drive.metadata.ask(AbortUpload(acting(owner.id), pending.id))
     clock.advance(drive.config.janitor.upload_retention - 1)
     await drive.janitor.ask(Sweep())
-    await drive.metadata.ask(GetUpload(pending.id))
+    await drive.metadata.ask(GetUpload(SYSTEM, pending.id))
     clock.advance(1)
     assert (await drive.janitor.ask(Sweep())).uploads == 1
     with pytest.raises(NotFound):
-        await drive.metadata.ask(GetUpload(pending.id))
+        await drive.metadata.ask(GetUpload(SYSTEM, pending.id))
 
 
 async def test_staging_files_older_than_an_upload_may_last_are_removed(
@@ -308,7 +306,7 @@ async def test_a_put_in_progress_loses_nothing_to_a_sweep(drive_class: type[GoDr
     with quick_folder() as folder:
         async with open_drive(drive_class=drive_class, data_dir=folder, clock=clock, blobs={"driver": "disk"}) as drive:
             owner = await sign_up(drive)
-            pending = await drive.metadata.ask(BeginUpload(owner.id, "a.txt", "", 200_000))
+            pending = await drive.metadata.ask(BeginUpload(acting(owner.id), Root(), "a.txt", "", 200_000))
             rest = anyio.Event()
 
             async def slowly() -> AsyncIterator[bytes]:
@@ -322,7 +320,7 @@ async def test_a_put_in_progress_loses_nothing_to_a_sweep(drive_class: type[GoDr
                 clock.advance(2 * DAY)
                 await drive.janitor.ask(Sweep())
                 rest.set()
-            assert (await drive.ingest.ask(CommitUpload(pending.id))).size_bytes == 200_000
+            assert (await drive.ingest.ask(CommitUpload(SYSTEM, pending.id))).size_bytes == 200_000
 
 
 # Orphans
@@ -354,14 +352,14 @@ async def test_what_becomes_known_between_two_looks_is_spared(drive_class: type[
         drive_class=drive_class, clock=clock, blob_store=store, blobs={"upload_ttl": 7 * DAY}
     ) as drive:
         owner = await sign_up(drive)
-        pending = await drive.metadata.ask(BeginUpload(owner.id, "a.txt", "", 5))
+        pending = await drive.metadata.ask(BeginUpload(acting(owner.id), Root(), "a.txt", "", 5))
         await drive.blobs.put(pending.object_key, chunks(b"hello"))
         await drive.catalog.write(lambda tx: tx.run("UPDATE uploads SET object_key = 'lost/for-a-while'"))
         clock.advance(2 * DAY)
         await drive.janitor.ask(Sweep())
         await drive.catalog.write(lambda tx: tx.run("UPDATE uploads SET object_key = $1", pending.object_key))
         assert (await drive.janitor.ask(Sweep())).orphans == 0
-        assert (await drive.ingest.ask(CommitUpload(pending.id))).size_bytes == 5
+        assert (await drive.ingest.ask(CommitUpload(SYSTEM, pending.id))).size_bytes == 5
     assert store.quarantined == {}
 
 
@@ -402,7 +400,7 @@ async def test_a_store_that_is_down_leaves_the_rest_of_the_sweep_to_be_done(
 
 async def test_only_who_has_the_lease_sweeps(drive: GoDrive, owner: User, clock: ManualClock) -> None:
     await trashed(drive, owner)
-    await drive.metadata.ask(EmptyTrash(owner.id))
+    await drive.metadata.ask(EmptyTrash(acting(owner.id)))
     assert await drive.metadata.ask(AcquireLease(LEASE, "another process", LEASE_TTL))
     assert await drive.janitor.ask(Sweep()) == Swept()
     clock.advance(LEASE_TTL)
@@ -429,9 +427,9 @@ async def test_bytes_of_an_ended_upload_that_cannot_be_deleted_now_are_tried_aga
     store = FragileStore()
     async with open_drive(drive_class=drive_class, clock=clock, blob_store=store) as drive:
         owner = await sign_up(drive)
-        pending = await drive.metadata.ask(BeginUpload(owner.id, "a.txt", "", 5))
+        pending = await drive.metadata.ask(BeginUpload(acting(owner.id), Root(), "a.txt", "", 5))
         await drive.blobs.put(pending.object_key, chunks(b"hello"))
-        await drive.metadata.ask(AbortUpload(owner.id, pending.id))
+        await drive.metadata.ask(AbortUpload(acting(owner.id), pending.id))
         store.stuck = {pending.object_key}
         assert await drive.janitor.ask(Sweep()) == Swept(failed=1, problem=DOWN)
         store.stuck = set()
@@ -451,7 +449,7 @@ async def test_who_loses_the_lease_stops_sweeping(drive_class: type[GoDrive], cl
         owner = await sign_up(drive)
         for n in range(3):
             await trashed(drive, owner, f"{n}.txt")
-        await drive.metadata.ask(EmptyTrash(owner.id))
+        await drive.metadata.ask(EmptyTrash(acting(owner.id)))
 
         async def take_over() -> None:
             assert await drive.metadata.ask(AcquireLease(LEASE, "another process", LEASE_TTL))
@@ -467,7 +465,7 @@ async def test_the_lease_is_renewed_long_before_it_ends(drive_class: type[GoDriv
         owner, taken = await sign_up(drive), list[bool]()
         for n in range(3):
             await trashed(drive, owner, f"{n}.txt")
-        await drive.metadata.ask(EmptyTrash(owner.id))
+        await drive.metadata.ask(EmptyTrash(acting(owner.id)))
 
         async def try_to_take_over() -> None:
             taken.append(await drive.metadata.ask(AcquireLease(LEASE, "another process", LEASE_TTL)))
@@ -502,7 +500,7 @@ async def test_every_sweep_asks_for_the_lease_anew(drive: GoDrive, owner: User) 
     await drive.janitor.ask(Sweep())
     assert await drive.metadata.ask(AcquireLease(LEASE, "another process", LEASE_TTL))
     await trashed(drive, owner)
-    await drive.metadata.ask(EmptyTrash(owner.id))
+    await drive.metadata.ask(EmptyTrash(acting(owner.id)))
     assert await drive.janitor.ask(Sweep()) == Swept()
     assert len(await keys(drive)) == 1
 
@@ -547,24 +545,24 @@ async def test_a_deleted_user_leaves_nothing_behind(drive: GoDrive, owner: User,
     kept = await upload(drive, stays.id, "kept.txt", b"hello")
     kept_key = await key_of(drive, kept)
     file = await upload(drive, owner.id, "a.txt", b"hello")
-    version = (await drive.metadata.ask(OpenContent(file.id, owner.id))).file.version_id
+    version = (await drive.metadata.ask(OpenContent(acting(owner.id), file.id))).file.version_id
     await trashed(drive, owner, "b.txt")
-    pending = await drive.metadata.ask(BeginUpload(owner.id, "c.txt", "", 5))
+    pending = await drive.metadata.ask(BeginUpload(acting(owner.id), Root(), "c.txt", "", 5))
     await drive.blobs.put(pending.object_key, chunks(b"hello"))
     token = (await drive.auth.ask(LogIn(owner.email, "correct horse"))).token
     await drive.auth.ask(DeleteUser(await drive.auth.ask(Authenticate(token)), "correct horse"))
 
     with pytest.raises(DriveError):
-        await drive.ingest.ask(CommitUpload(pending.id))
+        await drive.ingest.ask(CommitUpload(SYSTEM, pending.id))
     with pytest.raises(NotFound):
-        await drive.metadata.ask(OpenContent(file.id, version_id=version))
+        await drive.metadata.ask(OpenContent(acting(owner.id), file.id, version_id=version))
     for _ in range(4):
         await drive.ingest.ask(Reconcile())
         await drive.janitor.ask(Sweep())
         clock.advance(DAY)
     await drive.janitor.ask(Sweep())
     assert await keys(drive) == [kept_key]
-    assert await drive.metadata.ask(GetFile(stays.id, kept.id)) == kept
+    assert await drive.metadata.ask(GetFile(acting(stays.id), kept.id)) == kept
     for table in ("entries", "versions", "uploads", "users"):
         column = {"users": "id", "versions": "file_id"}.get(table, "owner_id")
         rows = await drive.catalog.read(lambda tx, t=table, c=column: tx.all(f"SELECT {c} FROM {t}"))  # type: ignore[misc]

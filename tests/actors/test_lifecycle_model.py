@@ -15,13 +15,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from godrive.errors import Conflict, Gone, NameTaken, NotFound, QuotaExceeded, UploadFinished
 from godrive.messages.auth import GetUser
-from godrive.messages.ingest import CommitUpload, Reconcile
-from godrive.messages.janitor import Sweep
-from godrive.messages.metadata import (
-    AbortUpload,
-    BeginUpload,
+from godrive.messages.files import (
     EmptyTrash,
-    GetUpload,
     ListFiles,
     ListTrash,
     OpenContent,
@@ -29,11 +24,15 @@ from godrive.messages.metadata import (
     RenameFile,
     RestoreFile,
     TrashFile,
-    UsageDrift,
 )
-from godrive.model import FileId, ObjectKey, UploadId, UploadState, Usage
+from godrive.messages.ingest import CommitUpload, Reconcile
+from godrive.messages.janitor import Sweep
+from godrive.messages.system import UsageDrift
+from godrive.messages.uploads import AbortUpload, BeginUpload, GetUpload
+from godrive.model import Anywhere, FileId, ObjectKey, Root, UploadId, UploadState, Usage
 from godrive.rules import users
 from godrive.testing import ManualClock, chunks, open_drive, sign_up
+from tests.principals import SYSTEM, acting
 
 T = TypeVar("T")
 
@@ -120,7 +119,9 @@ class Lifecycle(RuleBasedStateMachine):
     @rule(target=uploads, name=NAMES, size=st.integers(0, 400))
     def begin(self, name: str, size: int) -> Any:
         error = QuotaExceeded if self.used + size > QUOTA else NameTaken if self.taken(name) else None
-        upload = self.expect(error, self.drive.metadata.ask, BeginUpload(self.owner, name, "text/plain", size))
+        upload = self.expect(
+            error, self.drive.metadata.ask, BeginUpload(acting(self.owner), Root(), name, "text/plain", size)
+        )
         if upload is None:
             return multiple()
         self.pending[upload.id] = Pending(name, bytes([len(self.pending) % 256]) * size, upload.object_key)
@@ -138,7 +139,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     @rule(target=files, upload_id=uploads)
     def commit(self, upload_id: UploadId) -> Any:
-        ask, message = self.drive.ingest.ask, CommitUpload(upload_id, self.owner)
+        ask, message = self.drive.ingest.ask, CommitUpload(acting(self.owner), upload_id)
         if upload_id in self.committed:
             again = self.committed[upload_id]
             gone = again not in self.live and again not in self.trash
@@ -163,7 +164,7 @@ class Lifecycle(RuleBasedStateMachine):
     @rule(upload_id=uploads)
     def abort(self, upload_id: UploadId) -> None:
         error = UploadFinished if upload_id in self.committed else None
-        self.expect(error, self.drive.metadata.ask, AbortUpload(self.owner, upload_id))
+        self.expect(error, self.drive.metadata.ask, AbortUpload(acting(self.owner), upload_id))
         self.pending.pop(upload_id, None)
 
     @rule(target=files)
@@ -173,14 +174,14 @@ class Lifecycle(RuleBasedStateMachine):
         self.do(self.drive.ingest.ask, Reconcile())
         new = []
         for upload_id, upload in list(self.pending.items()):
-            row = self.do(self.drive.metadata.ask, GetUpload(upload_id))
+            row = self.do(self.drive.metadata.ask, GetUpload(SYSTEM, upload_id))
             if row.state is UploadState.COMMITTED:
                 assert upload.arrived
                 assert not self.taken(upload.name)
                 assert row.file_id is not None
                 new.append(self._published(upload_id, row.file_id))
         for upload_id, upload in list(self.pending.items()):
-            row = self.do(self.drive.metadata.ask, GetUpload(upload_id))
+            row = self.do(self.drive.metadata.ask, GetUpload(SYSTEM, upload_id))
             assert row.state is (UploadState.FAILED if upload.arrived else UploadState.EXPIRED)
             assert not upload.arrived or self.taken(upload.name)
             del self.pending[upload_id]
@@ -191,13 +192,18 @@ class Lifecycle(RuleBasedStateMachine):
         item = self.live.get(file_id)
         others = {same(other.name) for id_, other in self.live.items() if id_ != file_id}
         error = NotFound if item is None else NameTaken if same(name) in others else None
-        if self.expect(error, self.drive.metadata.ask, RenameFile(self.owner, file_id, name)) and item is not None:
+        if (
+            self.expect(error, self.drive.metadata.ask, RenameFile(acting(self.owner), file_id, name))
+            and item is not None
+        ):
             self.live[file_id] = replace(item, name=name)
 
     @rule(file_id=files)
     def trash_file(self, file_id: FileId) -> None:
         known = file_id in self.live or file_id in self.trash
-        tombstone = self.expect(None if known else NotFound, self.drive.metadata.ask, TrashFile(self.owner, file_id))
+        tombstone = self.expect(
+            None if known else NotFound, self.drive.metadata.ask, TrashFile(acting(self.owner), file_id)
+        )
         if tombstone is None:
             return
         if file_id in self.live:
@@ -210,19 +216,19 @@ class Lifecycle(RuleBasedStateMachine):
         item = self.trash.get(file_id)
         known = item is not None or file_id in self.live
         error = NameTaken if item is not None and self.taken(item.name) else None if known else NotFound
-        if self.expect(error, self.drive.metadata.ask, RestoreFile(self.owner, file_id)) and item is not None:
+        if self.expect(error, self.drive.metadata.ask, RestoreFile(acting(self.owner), file_id)) and item is not None:
             self.live[file_id] = replace(self.trash.pop(file_id), purge_at=None)
 
     @rule(file_id=files)
     def purge(self, file_id: FileId) -> None:
         error = None if file_id in self.trash else NotFound
-        self.expect(error, self.drive.metadata.ask, PurgeFile(self.owner, file_id))
+        self.expect(error, self.drive.metadata.ask, PurgeFile(acting(self.owner), file_id))
         if file_id in self.trash:
             self.purging[file_id] = self.trash.pop(file_id)
 
     @rule()
     def empty_trash(self) -> None:
-        assert self.do(self.drive.metadata.ask, EmptyTrash(self.owner)) == len(self.trash)
+        assert self.do(self.drive.metadata.ask, EmptyTrash(acting(self.owner))) == len(self.trash)
         self.purging |= self.trash
         self.trash.clear()
 
@@ -248,12 +254,12 @@ class Lifecycle(RuleBasedStateMachine):
 
     async def _compare(self) -> None:
         metadata = self.drive.metadata
-        listed = await metadata.ask(ListFiles(self.owner))
+        listed = await metadata.ask(ListFiles(acting(self.owner), Anywhere()))
         assert {file.id: file.name for file in listed.items} == {id_: item.name for id_, item in self.live.items()}
-        trashed = await metadata.ask(ListTrash(self.owner))
+        trashed = await metadata.ask(ListTrash(acting(self.owner)))
         assert {file.id: file.purge_at for file in trashed.items} == {i: t.purge_at for i, t in self.trash.items()}
         for file_id, item in self.live.items():
-            content = await metadata.ask(OpenContent(file_id, self.owner))
+            content = await metadata.ask(OpenContent(acting(self.owner), file_id))
             assert content.object_key == item.key
             assert b"".join([piece async for piece in self.drive.blobs.get(item.key)]) == item.content
 

@@ -8,8 +8,8 @@ import pytest
 from godrive.blobs.memory import MemoryBlobStore
 from godrive.drive import GoDrive
 from godrive.errors import Gone, Invalid, NotFound, StorageFull, StoreUnavailable, TooLarge, UploadFinished, UrlInvalid
+from godrive.messages.files import OpenContent
 from godrive.messages.ingest import CommitUpload, Reconcile
-from godrive.messages.metadata import AbortUpload, BeginUpload, GetUpload, ListUploads, OpenContent
 from godrive.messages.storage import (
     Admit,
     CheckStore,
@@ -21,9 +21,11 @@ from godrive.messages.storage import (
     SignGet,
     SignPut,
 )
-from godrive.model import BlobInfo, Content, ObjectKey, SignedRequest, Upload, UploadState, User
+from godrive.messages.uploads import AbortUpload, BeginUpload, GetUpload, ListUploads
+from godrive.model import BlobInfo, Content, ObjectKey, Root, SignedRequest, Upload, UploadState, User
 from godrive.testing import ManualClock, chunks, open_drive, sign_up, upload
 from tests.faults import Fault, Faults, FaultyBlobs
+from tests.principals import SYSTEM, acting
 
 pytestmark = pytest.mark.anyio
 
@@ -35,12 +37,12 @@ def parts(url: str) -> tuple[str, str, dict[str, str]]:
 
 
 async def begin(drive: GoDrive, owner: User, name: str = "a.txt", mime: str = "text/plain") -> Upload:
-    return await drive.metadata.ask(BeginUpload(owner.id, name, mime, 5))
+    return await drive.metadata.ask(BeginUpload(acting(owner.id), Root(), name, mime, 5))
 
 
 async def content_of(drive: GoDrive, owner: User, name: str = "a.txt") -> Content:
     file = await upload(drive, owner.id, name, b"hello")
-    return await drive.metadata.ask(OpenContent(file.id, owner.id))
+    return await drive.metadata.ask(OpenContent(acting(owner.id), file.id))
 
 
 # Admission
@@ -63,7 +65,7 @@ async def test_room_is_kept_free_and_what_is_there_stays_readable(drive_class: t
         with pytest.raises(StorageFull) as caught:
             await drive.storage.ask(Admit(101))
         assert caught.value.hint
-        content = await drive.metadata.ask(OpenContent(file.id, owner.id))
+        content = await drive.metadata.ask(OpenContent(acting(owner.id), file.id))
         assert (await drive.storage.ask(HeadBlob(content.object_key))).size_bytes == 600
 
 
@@ -77,12 +79,16 @@ async def test_a_store_that_cannot_tell_its_room_takes_what_fits_the_limit(drive
 
 async def test_a_put_is_signed_for_one_upload_and_says_all_the_client_must_send(drive: GoDrive, owner: User) -> None:
     pending = await begin(drive, owner)
-    signed = await drive.storage.ask(SignPut(pending))
+    signed = await drive.storage.ask(SignPut(acting(owner.id), pending))
     base, path, query = parts(signed.url)
     assert (signed.method, base, path) == ("PUT", "http://drive.test", f"/v1/uploads/{pending.id}/content")
     assert signed.headers == {"Content-Type": "text/plain", "Content-Length": "5"}
     assert signed.expires_at == pending.expires_at
-    assert drive.urls.verify("PUT", path, query, now=drive.clock.now()) == {"size": "5", "mime": "text/plain"}
+    assert drive.urls.verify("PUT", path, query, now=drive.clock.now()) == {
+        "size": "5",
+        "mime": "text/plain",
+        "user": owner.id,
+    }
 
 
 @pytest.mark.parametrize(
@@ -93,44 +99,44 @@ async def test_a_put_is_signed_for_one_upload_and_says_all_the_client_must_send(
 async def test_a_signed_put_is_good_for_nothing_else(
     drive: GoDrive, owner: User, method: str, path_suffix: str, change: dict[str, str]
 ) -> None:
-    _, path, query = parts((await drive.storage.ask(SignPut(await begin(drive, owner)))).url)
+    _, path, query = parts((await drive.storage.ask(SignPut(acting(owner.id), await begin(drive, owner)))).url)
     with pytest.raises(UrlInvalid):
         drive.urls.verify(method, path + path_suffix, query | change, now=drive.clock.now())
 
 
 async def test_a_signed_put_ends_with_its_upload(drive: GoDrive, owner: User, clock: ManualClock) -> None:
     pending = await begin(drive, owner)
-    _, path, query = parts((await drive.storage.ask(SignPut(pending))).url)
+    _, path, query = parts((await drive.storage.ask(SignPut(acting(owner.id), pending))).url)
     clock.advance(drive.config.blobs.upload_ttl)
     with pytest.raises(UrlInvalid):
         drive.urls.verify("PUT", path, query, now=clock.now())
 
 
 async def test_a_type_to_be_found_out_is_not_asked_of_the_client(drive: GoDrive, owner: User) -> None:
-    signed = await drive.storage.ask(SignPut(await begin(drive, owner, mime="")))
+    signed = await drive.storage.ask(SignPut(acting(owner.id), await begin(drive, owner, mime="")))
     assert signed.headers == {"Content-Length": "5"}
 
 
 async def test_no_put_is_signed_for_an_upload_that_has_ended(drive: GoDrive, owner: User) -> None:
     aborted = await begin(drive, owner)
-    await drive.metadata.ask(AbortUpload(owner.id, aborted.id))
+    await drive.metadata.ask(AbortUpload(acting(owner.id), aborted.id))
     with pytest.raises(Gone):
-        await drive.storage.ask(SignPut(await drive.metadata.ask(GetUpload(aborted.id))))
+        await drive.storage.ask(SignPut(acting(owner.id), await drive.metadata.ask(GetUpload(SYSTEM, aborted.id))))
     await upload(drive, owner.id, "b.txt")
-    committed = await drive.metadata.ask(ListUploads(owner.id, state=UploadState.COMMITTED))
+    committed = await drive.metadata.ask(ListUploads(acting(owner.id), state=UploadState.COMMITTED))
     with pytest.raises(UploadFinished):
-        await drive.storage.ask(SignPut(committed.items[0]))
+        await drive.storage.ask(SignPut(acting(owner.id), committed.items[0]))
 
 
 async def test_a_get_is_signed_for_one_version_for_a_while(drive: GoDrive, owner: User, clock: ManualClock) -> None:
     content = await content_of(drive, owner)
-    signed = await drive.storage.ask(SignGet(content))
+    signed = await drive.storage.ask(SignGet(acting(owner.id), content))
     base, path, query = parts(signed.url)
     assert (signed.method, base, path) == ("GET", "http://drive.test", f"/v1/files/{content.file.id}/content")
     assert signed.headers == {}
     assert signed.expires_at == clock.now() + timedelta(seconds=drive.config.blobs.download_ttl)
     claims = drive.urls.verify("HEAD", path, query, now=clock.now())
-    assert claims == {"v": content.file.version_id}
+    assert claims == {"v": content.file.version_id, "user": owner.id}
     clock.advance(drive.config.blobs.download_ttl)
     with pytest.raises(UrlInvalid):
         drive.urls.verify("GET", path, query, now=clock.now())
@@ -138,9 +144,9 @@ async def test_a_get_is_signed_for_one_version_for_a_while(drive: GoDrive, owner
 
 async def test_to_be_shown_inline_is_part_of_what_is_signed(drive: GoDrive, owner: User) -> None:
     content = await content_of(drive, owner)
-    _, path, query = parts((await drive.storage.ask(SignGet(content, inline=True))).url)
+    _, path, query = parts((await drive.storage.ask(SignGet(acting(owner.id), content, inline=True))).url)
     assert drive.urls.verify("GET", path, query, now=drive.clock.now())["inline"] == "1"
-    _, path, query = parts((await drive.storage.ask(SignGet(content))).url)
+    _, path, query = parts((await drive.storage.ask(SignGet(acting(owner.id), content))).url)
     with pytest.raises(UrlInvalid):
         drive.urls.verify("GET", path, query | {"inline": "1"}, now=drive.clock.now())
 
@@ -172,10 +178,10 @@ class ReachableStore(MemoryBlobStore):
 async def test_a_store_that_clients_reach_signs_its_own_requests(drive_class: type[GoDrive]) -> None:
     async with open_drive(drive_class=drive_class, blob_store=ReachableStore()) as drive:
         owner = await sign_up(drive)
-        pending = await drive.metadata.ask(BeginUpload(owner.id, "b.txt", "", 5, sha256="0" * 64))
-        put = await drive.storage.ask(SignPut(pending))
+        pending = await drive.metadata.ask(BeginUpload(acting(owner.id), Root(), "b.txt", "", 5, sha256="0" * 64))
+        put = await drive.storage.ask(SignPut(acting(owner.id), pending))
         content = await content_of(drive, owner)
-        get = await drive.storage.ask(SignGet(content, inline=True))
+        get = await drive.storage.ask(SignGet(acting(owner.id), content, inline=True))
     assert put.url == f"http://store.test/{pending.object_key}"
     assert put.headers == {"size": "5", "mime": "application/octet-stream", "sha256": "0" * 64}
     assert put.expires_at == pending.expires_at
@@ -201,20 +207,20 @@ async def test_a_put_to_the_store_that_outlasts_its_url_becomes_a_file(
     async with open_drive(drive_class=drive_class, clock=clock, blob_store=ReachableStore()) as drive:
         owner = await sign_up(drive)
         in_transit = await drive.storage.ask(Admit(5))
-        pending = await drive.metadata.ask(BeginUpload(owner.id, "b.txt", "", 5, in_transit=in_transit))
-        signed = await drive.storage.ask(SignPut(pending))
+        pending = await drive.metadata.ask(BeginUpload(acting(owner.id), Root(), "b.txt", "", 5, in_transit=in_transit))
+        signed = await drive.storage.ask(SignPut(acting(owner.id), pending))
         assert signed.expires_at == clock.now() + timedelta(seconds=drive.config.blobs.upload_ttl)
         clock.advance(drive.config.blobs.upload_ttl + in_transit / 2)
         assert (await drive.ingest.ask(Reconcile())).expired == 0
         await drive.blobs.put(pending.object_key, chunks(b"hello"))
-        assert (await drive.ingest.ask(CommitUpload(pending.id, owner.id))).name == "b.txt"
+        assert (await drive.ingest.ask(CommitUpload(acting(owner.id), pending.id))).name == "b.txt"
 
 
 async def test_a_put_to_the_store_that_never_ends_is_given_up(drive_class: type[GoDrive], clock: ManualClock) -> None:
     async with open_drive(drive_class=drive_class, clock=clock, blob_store=ReachableStore()) as drive:
         owner = await sign_up(drive)
         in_transit = await drive.storage.ask(Admit(5))
-        await drive.metadata.ask(BeginUpload(owner.id, "b.txt", "", 5, in_transit=in_transit))
+        await drive.metadata.ask(BeginUpload(acting(owner.id), Root(), "b.txt", "", 5, in_transit=in_transit))
         clock.advance(drive.config.blobs.upload_ttl + in_transit)
         assert (await drive.ingest.ask(Reconcile())).expired == 1
 

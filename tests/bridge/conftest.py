@@ -14,11 +14,13 @@ from godrive.blobs.layout import Layout
 from godrive.bridge.connection import NatsLink
 from godrive.config import S3, Nats
 from godrive.drive import GoDrive
+from godrive.messages.files import ListFiles
 from godrive.messages.ingest import Ingest
-from godrive.messages.metadata import BeginUpload, ListFiles
-from godrive.model import File, Upload, UserId
+from godrive.messages.uploads import BeginUpload
+from godrive.model import Anywhere, File, Root, Upload, UserId
 from godrive.runtime import Ask, Event, Ref, Tell
 from godrive.testing import chunks, open_drive, sign_up
+from tests.principals import acting
 from tests.servers import NatsServer
 
 BUCKET = "drive"
@@ -96,12 +98,14 @@ class Scene:
 
     async def arrive(self, name: str, content: bytes = b"hello") -> tuple[Upload, bytes]:
         """Have an upload's bytes arrive; the upload, and the event that a store sends."""
-        upload = await self.drive.metadata.ask(BeginUpload(self.owner, name, "text/plain", len(content)))
+        upload = await self.drive.metadata.ask(
+            BeginUpload(acting(self.owner), Root(), name, "text/plain", len(content))
+        )
         await self.drive.blobs.put(upload.object_key, chunks(content))
         return upload, event(Layout().object(upload.object_key), len(content))
 
     async def files(self) -> list[File]:
-        return (await self.drive.metadata.ask(ListFiles(self.owner, limit=1000))).items
+        return (await self.drive.metadata.ask(ListFiles(acting(self.owner), Anywhere(), limit=1000))).items
 
 
 def event(key: str, size: int = 5, bucket: str = BUCKET, name: str = "s3:ObjectCreated:Put") -> bytes:

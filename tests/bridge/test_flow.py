@@ -21,13 +21,15 @@ from godrive.blobs.s3 import S3BlobStore
 from godrive.bridge.connection import NatsLink
 from godrive.config import S3
 from godrive.drive import GoDrive
+from godrive.messages.files import ListFiles
 from godrive.messages.ingest import Reconcile
-from godrive.messages.metadata import BeginUpload, ListFiles
 from godrive.messages.storage import SignPut
-from godrive.model import File, Upload, UserId
+from godrive.messages.uploads import BeginUpload
+from godrive.model import Anywhere, File, Root, Upload, UserId
 from godrive.runtime import Event
 from godrive.runtime.supervision_events import ChildWaiting
 from godrive.testing import ManualClock, open_drive, sign_up
+from tests.principals import acting
 from tests.servers import CephGateway, NatsServer
 from tests.topics import Sns
 
@@ -74,14 +76,16 @@ class Client:
         self._http = http
 
     async def send(self, name: str, content: bytes) -> Upload:
-        upload = await self._drive.metadata.ask(BeginUpload(self._owner, name, "text/plain", len(content)))
-        request = await self._drive.storage.ask(SignPut(upload))
+        upload = await self._drive.metadata.ask(
+            BeginUpload(acting(self._owner), Root(), name, "text/plain", len(content))
+        )
+        request = await self._drive.storage.ask(SignPut(acting(self._owner), upload))
         async with self._http.put(request.url, data=content, headers=request.headers) as sent:
             assert sent.status == 200
         return upload
 
     async def files(self) -> list[File]:
-        return (await self._drive.metadata.ask(ListFiles(self._owner, limit=1000))).items
+        return (await self._drive.metadata.ask(ListFiles(acting(self._owner), Anywhere(), limit=1000))).items
 
     async def until_listed(self, count: int) -> list[File]:
         with anyio.fail_after(20):

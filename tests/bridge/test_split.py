@@ -22,14 +22,16 @@ from godrive.drive import GoDrive
 from godrive.errors import DeliveryError, NotFound, StoreUnavailable
 from godrive.http.observe.metrics import Metrics
 from godrive.messages.auth import Authenticate, LogIn, SignUp
+from godrive.messages.files import GetFile, ListFiles, TrashFile
 from godrive.messages.ingest import CommitUpload, Reconcile
 from godrive.messages.janitor import Sweep
-from godrive.messages.metadata import BeginUpload, GetFile, ListFiles, TrashFile
 from godrive.messages.storage import HeadBlob
-from godrive.model import FileId, ObjectKey, UserId
+from godrive.messages.uploads import BeginUpload
+from godrive.model import Anywhere, FileId, ObjectKey, Root, UserId
 from godrive.runtime import Event, OnEvent
 from godrive.runtime.supervision_events import ChildStopped, ignore
 from godrive.testing import ManualClock, chunks, quick_config
+from tests.principals import SYSTEM, acting
 from tests.servers import NatsServer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
@@ -97,23 +99,23 @@ async def test_a_gateway_without_an_actor_or_a_store_serves_the_whole_flow(layou
     ann = await gateway.auth.ask(SignUp("ann@example.org", "correct horse"))
     tokens = await gateway.auth.ask(LogIn("ann@example.org", "correct horse"))
     assert (await gateway.auth.ask(Authenticate(tokens.token))).user_id == ann.id
-    upload = await gateway.metadata.ask(BeginUpload(ann.id, "Ünïcode.txt", "text/plain", 5))
+    upload = await gateway.metadata.ask(BeginUpload(acting(ann.id), Root(), "Ünïcode.txt", "text/plain", 5))
     await layout.blobs.put(upload.object_key, chunks(b"hello"), size=5)
-    file = await gateway.ingest.ask(CommitUpload(upload.id))
-    assert (await gateway.metadata.ask(ListFiles(ann.id))).items == [file]
-    await gateway.metadata.ask(TrashFile(ann.id, file.id))
+    file = await gateway.ingest.ask(CommitUpload(SYSTEM, upload.id))
+    assert (await gateway.metadata.ask(ListFiles(acting(ann.id), Anywhere()))).items == [file]
+    await gateway.metadata.ask(TrashFile(acting(ann.id), file.id))
     layout.clock.advance(1.0)
     swept = await gateway.janitor.ask(Sweep())
     assert (swept.purged, swept.failed) == (1, 0)
     with pytest.raises(NotFound):
         await gateway.storage.ask(HeadBlob(upload.object_key))
     with pytest.raises(NotFound):
-        await gateway.metadata.ask(GetFile(ann.id, file.id))
+        await gateway.metadata.ask(GetFile(acting(ann.id), file.id))
 
 
 async def test_the_reconciler_works_on_what_other_processes_have(layout: Layout, gateway: GoDrive) -> None:
     ann = await gateway.auth.ask(SignUp("ann@example.org", "correct horse"))
-    upload = await gateway.metadata.ask(BeginUpload(ann.id, "a", "text/plain", 1))
+    upload = await gateway.metadata.ask(BeginUpload(acting(ann.id), Root(), "a", "text/plain", 1))
     await layout.blobs.put(upload.object_key, chunks(b"a"), size=1)
     layout.clock.advance(1.0)
     assert (await gateway.ingest.ask(Reconcile())).published == 1
@@ -136,7 +138,7 @@ async def test_an_actor_that_goes_is_unavailable_and_works_again_when_it_is_back
             found = await gateway.reach(timeout=2.0)
             assert found == dict.fromkeys(CORE, "unavailable") | dict.fromkeys(BACKGROUND, "ok")
             with anyio.fail_after(2), pytest.raises(DeliveryError) as caught:
-                await gateway.metadata.ask(GetFile(UserId("u"), FileId("f")), timeout=60)
+                await gateway.metadata.ask(GetFile(acting(UserId("u")), FileId("f")), timeout=60)
             assert caught.value.code == "unavailable"
 
 
@@ -182,7 +184,7 @@ async def test_processes_may_start_in_any_order_and_without_nats(
                     await anyio.sleep(0.01)
                 gateway = next(drive for drive in drives if len(drive.children()) == 1)
                 with pytest.raises(DeliveryError):
-                    await gateway.metadata.ask(GetFile(UserId("u"), FileId("f")))
+                    await gateway.metadata.ask(GetFile(acting(UserId("u")), FileId("f")))
             server.start()
             await reachable(gateway)
             stop.set()

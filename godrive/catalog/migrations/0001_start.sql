@@ -3,7 +3,14 @@
 -- {text} is text compared byte by byte, {serial} a key that rises with every insert,
 -- {clustered} where the database can do it a table whose rows lie in the order of its primary key.
 
--- changes counts what has been done to the live entries of a user: the same number, the same lists.
+-- One row.  nonce tells this catalog from every other: it is part of every validator that clients keep.
+CREATE TABLE catalog (
+    nonce {text} NOT NULL
+);
+INSERT INTO catalog (nonce) VALUES ({nonce});
+
+-- changes is the number of the last change to what the lists of a user show: the same number, the same lists.
+-- What came into the trash no later than trash_cleared_at is on its way out.
 -- A user of a host application has an external_id; such a user may have no e-mail address and no password ('').
 CREATE TABLE users (
     id {text} PRIMARY KEY,
@@ -18,8 +25,12 @@ CREATE TABLE users (
     trash_bytes BIGINT NOT NULL DEFAULT 0,
     version_bytes BIGINT NOT NULL DEFAULT 0,
     reserved_bytes BIGINT NOT NULL DEFAULT 0,
-    changes BIGINT NOT NULL DEFAULT 0
+    entry_count BIGINT NOT NULL DEFAULT 0,
+    upload_count BIGINT NOT NULL DEFAULT 0,
+    changes BIGINT NOT NULL DEFAULT 0,
+    trash_cleared_at BIGINT
 );
+CREATE INDEX users_cleared ON users (id) WHERE trash_cleared_at IS NOT NULL;
 CREATE UNIQUE INDEX users_email ON users (email_key) WHERE email_key <> '';
 CREATE UNIQUE INDEX users_external ON users (external_id) WHERE external_id IS NOT NULL;
 -- Characters 5 and 6 of a bcrypt hash are its cost: the highest one decides how long every failed log-in takes.
@@ -61,11 +72,15 @@ CREATE TABLE session_networks (
 CREATE INDEX session_networks_age ON session_networks (last_seen_at);
 CREATE INDEX session_networks_forwarded ON session_networks (network, user_id) WHERE forwarded = 1;
 
--- state: live -> trashed -> purging (claimed for removal, never to return).
--- The key is the order of the list that is asked for most, so its page is one or two reads of the disk and not twenty.
+-- state: live -> trashed -> purging (claimed for removal, never to return).  Only the top of a tree that was trashed
+-- has another state than live; an entry is visible when no folder above it has.
+-- list_state: file and folder in the lists of the whole drive, hidden when it is in the trash, by itself or with a
+-- folder.  Below a folder it follows the truth within seconds (unsettled); live_bytes and trash_bytes follow it exactly.
+-- The key is the order of the list that is asked for most, so a page of it is one or two reads of the disk.
 CREATE TABLE entries (
     id {text} NOT NULL UNIQUE,
     owner_id {text} NOT NULL,
+    list_state {text} NOT NULL,
     parent_id {text} NOT NULL,
     kind {text} NOT NULL,
     name {text} NOT NULL,
@@ -83,14 +98,26 @@ CREATE TABLE entries (
     purge_at BIGINT,
     next_purge_at BIGINT,
     purge_attempts INTEGER NOT NULL DEFAULT 0,
-    PRIMARY KEY (owner_id, state, created_at, id)
+    PRIMARY KEY (owner_id, list_state, created_at, id)
 ) {clustered};
 CREATE UNIQUE INDEX entries_name ON entries (owner_id, parent_id, name_key) WHERE state = 'live';
-CREATE INDEX entries_sorted ON entries (owner_id, state, search_key, id);
-CREATE INDEX entries_folder_created ON entries (owner_id, state, parent_id, created_at, id);
-CREATE INDEX entries_folder_sorted ON entries (owner_id, state, parent_id, search_key, id);
+CREATE INDEX entries_sorted ON entries (owner_id, list_state, search_key, id);
+CREATE INDEX entries_folder_created ON entries (owner_id, parent_id, created_at, id) WHERE state = 'live';
+CREATE INDEX entries_folder_sorted ON entries (owner_id, parent_id, search_key, id) WHERE state = 'live';
+CREATE INDEX entries_folder_ended ON entries (parent_id) WHERE state <> 'live';
 CREATE INDEX entries_trash ON entries (owner_id, trashed_at, id) WHERE state = 'trashed';
-CREATE INDEX entries_purge ON entries (next_purge_at) WHERE next_purge_at IS NOT NULL;
+CREATE INDEX entries_due ON entries (next_purge_at) WHERE state = 'trashed';
+CREATE INDEX entries_purging ON entries (next_purge_at) WHERE state = 'purging';
+
+-- Folders that went into the trash, or came out of it, and whose children have still to follow in list_state:
+-- those after (after_created_at, after_id).
+CREATE TABLE unsettled (
+    folder_id {text} PRIMARY KEY,
+    owner_id {text} NOT NULL,
+    after_created_at BIGINT NOT NULL,
+    after_id {text} NOT NULL
+);
+CREATE INDEX unsettled_owner ON unsettled (owner_id);
 
 -- A version is one state of a file's bytes.  Several may share a blob, so the key is not unique here.
 CREATE TABLE versions (

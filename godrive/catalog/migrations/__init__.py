@@ -3,7 +3,8 @@
 A step is a file ``NNNN_name.sql`` of statements that end in ``;``.  What
 differs between databases is a ``{word}`` that the engine fills in.  Engines
 run all missing steps in one transaction and note each in the table
-``schema_versions``.
+``schema_versions`` with a digest of its file.  A catalog whose steps differ from
+ours was made by another program than this, and is refused.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
+from hashlib import sha256
 from importlib.resources import files
 
 from godrive.errors import ConfigError
 
-NOTE_TABLE = "CREATE TABLE IF NOT EXISTS schema_versions (version INTEGER PRIMARY KEY, name TEXT NOT NULL)"
-APPLIED = "SELECT version FROM schema_versions"
-NOTE = "INSERT INTO schema_versions (version, name) VALUES ($1, $2)"
+NOTE_TABLE = (
+    "CREATE TABLE IF NOT EXISTS schema_versions (version INTEGER PRIMARY KEY, name TEXT NOT NULL, digest TEXT NOT NULL)"
+)
+APPLIED = "SELECT version, digest FROM schema_versions"
+NOTE = "INSERT INTO schema_versions (version, name, digest) VALUES ($1, $2, $3)"
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,11 @@ class Migration:
     version: int
     name: str
     script: str
+
+    @property
+    def digest(self) -> str:
+        """A digest of the script, the same for every database."""
+        return sha256(self.script.encode()).hexdigest()[:32]
 
     def statements(self, words: Mapping[str, str]) -> list[str]:
         """The step's statements in a database's own words."""
@@ -45,8 +54,26 @@ def migrations() -> list[Migration]:
     return sorted(steps, key=lambda step: step.version)
 
 
-def missing(applied: Collection[int]) -> list[Migration]:
-    """The steps still to run.  Raises ``ConfigError`` when the schema is newer than this program."""
+def check_table(columns: Collection[str]) -> None:
+    """Raises ``ConfigError`` when ``schema_versions`` was made before steps had digests."""
+    if "digest" not in columns:
+        raise _foreign("was made by an earlier development version")
+
+
+def _foreign(why: str) -> ConfigError:
+    return ConfigError(
+        f"The catalog {why} of GoDrive, whose layout this version cannot read.",
+        hint="Serve it with the version that made it, or start with an empty data folder or database and upload the "
+        "files anew.",
+    )
+
+
+def missing(applied: Mapping[int, str]) -> list[Migration]:
+    """The steps still to run, where *applied* has the digests of those that were run.
+
+    Raises ``ConfigError`` when the schema is newer than this program, or not
+    the one that this program's steps make.
+    """
     newest = migrations()[-1].version
     if applied and max(applied) > newest:
         raise ConfigError(
@@ -54,4 +81,7 @@ def missing(applied: Collection[int]) -> list[Migration]:
             hint="Install the newer GoDrive that wrote it (`godrive version` tells which this is), "
             "or restore the copy that was made beside the database before it was migrated.",
         )
+    for step in migrations():
+        if applied.get(step.version, step.digest) != step.digest:
+            raise _foreign(f"has another step {step.version} than this version")
     return [step for step in migrations() if step.version not in applied]

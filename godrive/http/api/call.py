@@ -131,7 +131,7 @@ def bind(operation: Operation, drive: GoDrive, proxies: TrustedProxies, *, origi
                 body = await read_body(request, limit=longest, timeout=server.body_timeout)
             arguments["body"] = read_json(body)
         if replays and IDEMPOTENCY_KEY in request.headers:
-            return await answer_once(request, body, drive.metadata, call.owner, lambda: answer(call, arguments))
+            return await answer_once(request, body, drive.metadata, call.by, lambda: answer(call, arguments))
         return await answer(call, arguments)
 
     async def answer(call: Call, arguments: dict[str, Any]) -> web.StreamResponse:

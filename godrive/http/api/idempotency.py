@@ -16,8 +16,10 @@ from aiohttp import hdrs, web
 from multidict import istr
 
 from godrive.errors import DriveError, Invalid
-from godrive.messages.metadata import ClaimKey, Metadata, SettleKey
-from godrive.model import StoredReply, UserId
+from godrive.messages.idempotency import ClaimKey, SettleKey
+from godrive.messages.metadata import Metadata
+from godrive.model import StoredReply
+from godrive.principal import Principal
 from godrive.runtime import Ref
 
 IDEMPOTENCY_KEY = istr("Idempotency-Key")
@@ -28,7 +30,7 @@ async def answer_once(
     request: web.Request,
     body: bytes,
     metadata: Ref[Metadata],
-    owner_id: UserId,
+    by: Principal,
     run: Callable[[], Awaitable[web.StreamResponse]],
 ) -> web.StreamResponse:
     """The answer of *run*, or the one it gave to the first request with this key.
@@ -39,7 +41,7 @@ async def answer_once(
     key = request.headers[IDEMPOTENCY_KEY]
     if _KEY.fullmatch(key) is None:
         raise Invalid("Must be 1 to 255 visible ASCII characters.", field=IDEMPOTENCY_KEY)
-    claimed = await metadata.ask(ClaimKey(owner_id, key, _fingerprint(request, body)))
+    claimed = await metadata.ask(ClaimKey(by, key, _fingerprint(request, body)))
     if claimed is not None:
         headers = {**claimed.headers, "Idempotency-Replayed": "true"}
         return web.Response(body=claimed.body or None, status=claimed.status, headers=headers)
@@ -47,12 +49,12 @@ async def answer_once(
         response = await run()
     except BaseException:
         with contextlib.suppress(DriveError):  # what went wrong first is what the client has to know
-            await asyncio.shield(metadata.ask(SettleKey(owner_id, key)))
+            await asyncio.shield(metadata.ask(SettleKey(by, key)))
         raise
     stored = StoredReply(status=response.status, headers=dict(response.headers), body=_bytes(response))
     # It is done, and that is the answer, even if it could not be written down for next time.
     with contextlib.suppress(DriveError):
-        await metadata.ask(SettleKey(owner_id, key, stored))
+        await metadata.ask(SettleKey(by, key, stored))
     return response
 
 

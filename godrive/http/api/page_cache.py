@@ -28,23 +28,23 @@ class PageCache:
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
         self._size = 0
-        self._pages: OrderedDict[Hashable, tuple[int, bytes]] = OrderedDict()
+        self._pages: OrderedDict[Hashable, tuple[str, bytes]] = OrderedDict()
 
-    def get(self, request: Hashable, changes: int) -> bytes | None:
+    def get(self, request: Hashable, tag: str) -> bytes | None:
         """The page, unless something has changed since."""
         found = self._pages.get(request)
-        if found is None or found[0] != changes:
+        if found is None or found[0] != tag:
             return None
         self._pages.move_to_end(request)
         return found[1]
 
-    def put(self, request: Hashable, changes: int, page: bytes) -> None:
-        """Keep a page that was read after *changes* was, instead of those unused for longest."""
-        _, old = self._pages.pop(request, (0, b""))
+    def put(self, request: Hashable, tag: str, page: bytes) -> None:
+        """Keep a page that was read after *tag* was, instead of those unused for longest."""
+        _, old = self._pages.pop(request, ("", b""))
         self._size -= len(old)
         if len(page) > LARGEST:
             return
-        self._pages[request] = (changes, page)
+        self._pages[request] = (tag, page)
         self._size += len(page)
         while self._size > self._capacity or len(self._pages) > MOST:
             _, (_, dropped) = self._pages.popitem(last=False)

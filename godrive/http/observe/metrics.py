@@ -50,6 +50,7 @@ class Metrics(Collector):
         self._events = drive.bucket_events.counts
         self._dead_letters = drive.dead_letters
         self._swept = drive.swept
+        self._drive = drive
         self._uploads: dict[str, int] = {}
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
@@ -133,4 +134,11 @@ class Metrics(Collector):
             lost = CounterMetricFamily("godrive_log_lines_lost", "Lines that the log has dropped.")
             lost.add_metric([], self._lost_log_lines())
             yield lost
+        if (drift := self._drive.usage_drift) is not None:
+            usage = GaugeMetricFamily(
+                "godrive_usage_drift", "How far the kept usage of users differs from their files.", labels=["unit"]
+            )
+            usage.add_metric(["bytes"], drift.bytes)
+            usage.add_metric(["rows"], drift.rows)
+            yield usage
         yield from (queued, in_flight, restarts, up, uploads, events, dead, swept)

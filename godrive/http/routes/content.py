@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from aiohttp import hdrs, web
 from msgspec import Meta
 
+from godrive import transfer
 from godrive.blobs.disposition import content_disposition, may_be_shown
-from godrive.blobs.sniffing import HEAD, UNKNOWN, is_utf_8, sniff
+from godrive.blobs.sniffing import HEAD, UNKNOWN, is_utf_8
+from godrive.drive import GoDrive
 from godrive.errors import (
     DigestMismatch,
-    DriveError,
     Gone,
     Invalid,
     LengthMismatch,
@@ -36,13 +36,10 @@ from godrive.http.observe.middleware import meet_expectation
 from godrive.http.routes.uploads import Completed
 from godrive.http.wire.request_body import RequestBody
 from godrive.http.wire.sendfile import send
-from godrive.messages.ingest import CommitUpload
-from godrive.messages.metadata import FailUpload, GetUpload, OpenContent
-from godrive.model import BlobInfo, Content, File, FileId, Upload, UploadId, UploadState, VersionId
+from godrive.messages.uploads import GetUpload
+from godrive.model import Content, File, FileId, Upload, UploadId, UserId, VersionId
+from godrive.principal import SignedUrl, Verb
 from godrive.runtime import request_id
-
-if TYPE_CHECKING:
-    from godrive.drive import GoDrive
 
 routes = Routes("content")
 
@@ -56,12 +53,14 @@ class PutQuery(msgspec.Struct, frozen=True, kw_only=True):
 
     size: Annotated[int, Meta(ge=0, description="The length of the body in bytes.")]
     mime: Annotated[str, Meta(description="The media type that the intent declared; empty if it declared none.")]
+    user: Annotated[UserId, Meta(description="The user on whose authority the URL acts.")]
 
 
 class GetQuery(msgspec.Struct, frozen=True, kw_only=True):
     """What the URL of a download is signed for."""
 
     v: Annotated[VersionId, Meta(description="The version of the file.")]
+    user: Annotated[UserId, Meta(description="The user on whose authority the URL acts.")]
     inline: Annotated[Literal["1"], Meta(description="The answer may be shown by a browser.")] | None = None
 
 
@@ -91,18 +90,18 @@ async def put_content(call: Call, upload_id: UploadId, query: PutQuery) -> Compl
     Bytes that differ from the declaration end the upload. After an interruption, send them again to the same URL.
     """
     request, drive = call.request, call.drive
-    upload = await drive.metadata.ask(GetUpload(upload_id))
-    _check_state(upload)
+    by = SignedUrl(user_id=query.user, verb=Verb.CREATE, target_id=upload_id)
+    upload = await drive.metadata.ask(GetUpload(by, upload_id))
+    transfer.check_pending(upload)
     _check_headers(request, upload)
     if hdrs.EXPECT in request.headers and (refusal := await meet_expectation(request)) is not None:
         return refusal
-    body = RequestBody(request, drive, upload)
+    body = RequestBody(request, timeout=drive.config.server.body_timeout)
     try:
-        blob = await _store(drive, upload, body)
+        file = await transfer.receive_upload(drive, by, upload, body)
     finally:
         body.close()
         request.app[METRICS].bytes_in.inc(body.received)
-    file = await drive.ingest.ask(CommitUpload(upload_id, blob=blob))
     if body.last:
         request.content.feed_eof()  # or aiohttp would wait for the body to come
         call.headers[hdrs.CONNECTION] = "close"
@@ -126,7 +125,8 @@ async def get_content(call: Call, file_id: FileId, query: GetQuery) -> web.Strea
     """
     request, drive = call.request, call.drive
     now = drive.clock.now()
-    content = await drive.metadata.ask(OpenContent(file_id, version_id=query.v))
+    by = SignedUrl(user_id=query.user, verb=Verb.READ, target_id=file_id)
+    content = await transfer.open_content(drive, by, file_id, version_id=query.v)
     file, size = content.file, content.file.size_bytes
     modified_at = file.updated_at.replace(microsecond=0)
     inline = query.inline is not None and may_be_shown(file.mime)
@@ -156,13 +156,6 @@ async def expect_later(request: web.Request) -> None:
     """The body is not asked for until the handler has checked all that comes before it."""
 
 
-def _check_state(upload: Upload) -> None:
-    if upload.state is UploadState.COMMITTED:
-        raise UploadFinished("The upload already has its bytes.")
-    if upload.state is not UploadState.PENDING:
-        raise Gone(upload.reason or "The upload has ended.")
-
-
 def _check_headers(request: web.Request, upload: Upload) -> None:
     headers = request.headers
     length = request.content_length
@@ -190,31 +183,6 @@ def _agree(declared: str, sent: str) -> bool:
         return type_.name == UNKNOWN or parse_media_type(declared).agrees_with(type_)
     except Invalid:
         return False
-
-
-async def _store(drive: GoDrive, upload: Upload, body: RequestBody) -> BlobInfo:
-    try:
-        mime = None if upload.mime else sniff(await body.peek(HEAD), upload.name)
-        return await drive.blobs.put(upload.object_key, body, size=upload.size_bytes, sha256=upload.sha256, mime=mime)
-    except UploadFinished:
-        # The bytes are there.  If it was not another PUT that is about to commit them, nobody else will soon.
-        with suppress(DriveError):
-            await drive.ingest.ask(CommitUpload(upload.id))
-        raise
-    except (LengthMismatch, DigestMismatch) as error:
-        await _reject(drive, upload, error)
-        raise
-
-
-async def _reject(drive: GoDrive, upload: Upload, error: DriveError) -> None:
-    """End the upload for that reason, unless another PUT brings, or has brought, the right bytes."""
-    with suppress(DriveError):
-        if drive.blobs.receiving(upload.object_key) is not None:
-            return
-        try:
-            await drive.blobs.head(upload.object_key)
-        except NotFound:
-            await drive.metadata.ask(FailUpload(upload.id, error.detail))
 
 
 async def _content_type(drive: GoDrive, content: Content, *, inline: bool) -> str:

@@ -14,15 +14,18 @@ from godrive.http.api.call import Call
 from godrive.http.api.conditions import is_known
 from godrive.http.api.operations import Routes
 from godrive.http.app_keys import PAGE_CACHE
-from godrive.messages.metadata import CountChanges, GetFile, ListFiles, OpenContent, RenameFile, RestoreFile, TrashFile
+from godrive.messages.files import GetFile, ListFiles, OpenContent, RenameFile, RestoreFile, TagList, TrashFile
 from godrive.messages.storage import SignGet
-from godrive.model import File, FileId, OnConflict, Page, Sort
-from godrive.principal import Scope
+from godrive.model import Anywhere, File, FileId, In, OnConflict, Page, Place, Root, Sort, Spot
+from godrive.principal import Scope, authority
 
 routes = Routes("files")
 
 _LISTED = {hdrs.CONTENT_TYPE: "application/json", hdrs.CACHE_CONTROL: "private, no-cache"}
 _encoder = msgspec.json.Encoder()
+
+ROOT = "root"
+"""The id by which requests name the root."""
 
 Limit = Annotated[int, Meta(ge=1, le=1000, description="Rows in a page.")]
 PageToken = Annotated[str, Meta(max_length=2048, description="The `next_page` of the page before.")]
@@ -100,25 +103,36 @@ async def list_files(call: Call, query: FilesQuery) -> FileList | web.Response:
     100 in a page, 20 on the root path, at most 1000.  `If-None-Match` with the ETag of the answer before gets `304`
     while nothing has changed.
     """
-    changes = await call.drive.metadata.ask(CountChanges(call.owner))
-    headers = {hdrs.ETAG: f'W/"{changes}"', **_LISTED}
-    if is_known(call.request, str(changes)):
+    where = _place(query)
+    tag = await call.drive.metadata.ask(TagList(call.by, where))
+    headers = {hdrs.ETAG: f'W/"{tag}"', **_LISTED}
+    if is_known(call.request, tag):
         return web.Response(status=304, headers=headers)
-    pages, request = call.request.app[PAGE_CACHE], (call.owner, call.original, query)
-    body = pages.get(request, changes)
+    cache, request = call.request.app[PAGE_CACHE], (authority(call.by), call.original, query)
+    body = cache.get(request, tag)
     if body is None:
-        body = _encoder.encode(FileList.of(await _read_page(call, query)))
-        pages.put(request, changes, body)
+        body = _encoder.encode(FileList.of(await _read_page(call, where, query)))
+        cache.put(request, tag, body)
     return web.Response(body=body, headers=headers)
 
 
-async def _read_page(call: Call, query: FilesQuery) -> Page[File]:
+def _place(query: FilesQuery) -> Place:
+    """What is to be listed: one folder, the root, or without `parent_id` all files of the drive."""
+    return Anywhere() if query.parent_id is None else spot_of(query.parent_id)
+
+
+def spot_of(parent_id: str | None) -> Spot:
+    """The folder of that id.  The root has the id `root`, or none."""
+    return Root() if parent_id in (None, ROOT) else In(folder_id=FileId(parent_id))
+
+
+async def _read_page(call: Call, where: Place, query: FilesQuery) -> Page[File]:
     return await call.drive.metadata.ask(
         ListFiles(
-            owner_id=call.owner,
+            by=call.by,
+            where=where,
             limit=query.limit or (20 if call.original else 100),
             page=query.page,
-            parent_id=FileId(query.parent_id) if query.parent_id else None,
             sort=query.sort,
             prefix=query.prefix or None,
             contains=query.q or None,
@@ -129,7 +143,7 @@ async def _read_page(call: Call, query: FilesQuery) -> Page[File]:
 @routes.get("/v1/files/{file_id}", needs=Scope.FILES_READ, raises=[NotFound], conditional=True)
 async def get_file(call: Call, file_id: FileId) -> File | web.Response:
     """One file.  `If-None-Match` with its ETag gets `304` while it is unchanged."""
-    file = await call.drive.metadata.ask(GetFile(owner_id=call.owner, file_id=file_id))
+    file = await call.drive.metadata.ask(GetFile(call.by, file_id))
     if is_known(call.request, file.etag):
         return web.Response(status=304, headers={hdrs.ETAG: f'"{file.etag}"', hdrs.CACHE_CONTROL: "private, no-cache"})
     return _tagged(call, file)
@@ -145,7 +159,7 @@ async def get_file(call: Call, file_id: FileId) -> File | web.Response:
 async def rename_file(call: Call, file_id: FileId, body: RenameBody) -> File:
     """Rename a file."""
     file = await call.drive.metadata.ask(
-        RenameFile(owner_id=call.owner, file_id=file_id, name=body.name, if_match=call.if_match)
+        RenameFile(by=call.by, file_id=file_id, name=body.name, if_match=call.if_match)
     )
     return _tagged(call, file)
 
@@ -160,7 +174,7 @@ async def rename_file(call: Call, file_id: FileId, body: RenameBody) -> File:
 )
 async def trash_file(call: Call, file_id: FileId) -> Trashed:
     """Move a file to the trash; again is harmless, and keeps the purge date."""
-    tombstone = await call.drive.metadata.ask(TrashFile(owner_id=call.owner, file_id=file_id, if_match=call.if_match))
+    tombstone = await call.drive.metadata.ask(TrashFile(by=call.by, file_id=file_id, if_match=call.if_match))
     return Trashed(deleted=tombstone.file_id, trashed_at=tombstone.trashed_at, purge_at=tombstone.purge_at)
 
 
@@ -175,7 +189,7 @@ async def restore_file(call: Call, file_id: FileId, body: RestoreBody | None) ->
     """Take a file out of the trash; of one that is not in it, a no-op."""
     on_conflict = OnConflict.FAIL if body is None else body.on_conflict
     file = await call.drive.metadata.ask(
-        RestoreFile(owner_id=call.owner, file_id=file_id, on_conflict=on_conflict, if_match=call.if_match)
+        RestoreFile(by=call.by, file_id=file_id, on_conflict=on_conflict, if_match=call.if_match)
     )
     return _tagged(call, file)
 
@@ -189,8 +203,8 @@ async def restore_file(call: Call, file_id: FileId, body: RestoreBody | None) ->
 )
 async def download_file(call: Call, file_id: FileId, query: DownloadQuery) -> Download:
     """A URL for the file's bytes."""
-    content = await call.drive.metadata.ask(OpenContent(file_id=file_id, owner_id=call.owner))
-    signed = await call.drive.storage.ask(SignGet(content=content, inline=query.inline))
+    content = await call.drive.metadata.ask(OpenContent(call.by, file_id))
+    signed = await call.drive.storage.ask(SignGet(by=call.by, content=content, inline=query.inline))
     return Download(url=signed.url, expires_at=signed.expires_at)
 
 

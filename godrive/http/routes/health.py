@@ -14,9 +14,11 @@ from godrive.http.api.call import Call
 from godrive.http.api.operations import PUBLIC, Routes
 from godrive.http.app_keys import METRICS
 from godrive.http.observe.metrics import CONTENT_TYPE
-from godrive.messages.metadata import FindUpload, UploadCounts
 from godrive.messages.storage import CheckStore
+from godrive.messages.system import UploadCounts
+from godrive.messages.uploads import FindUpload
 from godrive.model import ObjectKey
+from godrive.principal import System
 
 routes = Routes("health")
 
@@ -106,7 +108,7 @@ async def metrics(call: Call) -> web.Response:
 async def _check_catalog(call: Call, checks: dict[str, str]) -> None:
     """Look for an upload that cannot exist: to be told so is proof of a catalog."""
     try:
-        await call.drive.metadata.ask(FindUpload(ObjectKey("readyz")), timeout=CHECK_TIMEOUT)
+        await call.drive.metadata.ask(FindUpload(System(part="readiness"), ObjectKey("readyz")), timeout=CHECK_TIMEOUT)
     except NotFound:
         checks["catalog"] = "ok"
     except DriveError as error:

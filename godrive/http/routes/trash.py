@@ -8,7 +8,7 @@ from godrive.errors import Invalid, NotFound, PreconditionFailed
 from godrive.http.api.call import Call
 from godrive.http.api.operations import Routes
 from godrive.http.routes.files import FileList, Limit, PageToken
-from godrive.messages.metadata import EmptyTrash, ListTrash, PurgeFile
+from godrive.messages.files import EmptyTrash, ListTrash, PurgeFile
 from godrive.model import FileId
 from godrive.principal import Scope
 
@@ -31,14 +31,14 @@ class Purged(msgspec.Struct, kw_only=True):
 @routes.get("/v1/trash", needs=Scope.FILES_READ, raises=[Invalid])
 async def list_trash(call: Call, query: PageQuery) -> FileList:
     """List the trash, most recently trashed first."""
-    page = await call.drive.metadata.ask(ListTrash(owner_id=call.owner, limit=query.limit, page=query.page))
+    page = await call.drive.metadata.ask(ListTrash(by=call.by, limit=query.limit, page=query.page))
     return FileList.of(page)
 
 
 @routes.delete("/v1/trash", needs=Scope.FILES_DELETE, replays=True)
 async def empty_trash(call: Call) -> Purged:
     """Purge everything in the trash."""
-    return Purged(purged=await call.drive.metadata.ask(EmptyTrash(call.owner)))
+    return Purged(purged=await call.drive.metadata.ask(EmptyTrash(call.by)))
 
 
 @routes.delete(
@@ -51,4 +51,4 @@ async def empty_trash(call: Call) -> Purged:
 )
 async def purge_file(call: Call, file_id: FileId) -> None:
     """Purge one file that is in the trash."""
-    await call.drive.metadata.ask(PurgeFile(owner_id=call.owner, file_id=file_id, if_match=call.if_match))
+    await call.drive.metadata.ask(PurgeFile(by=call.by, file_id=file_id, if_match=call.if_match))

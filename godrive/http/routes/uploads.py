@@ -24,10 +24,11 @@ from godrive.errors import (
 )
 from godrive.http.api.call import Call
 from godrive.http.api.operations import Routes
-from godrive.http.routes.files import EntryId, Limit, Name, PageToken
+from godrive.http.routes.files import EntryId, Limit, Name, PageToken, spot_of
+from godrive.messages.files import GetFile
 from godrive.messages.ingest import CommitUpload
-from godrive.messages.metadata import AbortUpload, BeginUpload, GetFile, GetUpload, ListUploads
 from godrive.messages.storage import Admit, Received, SignPut
+from godrive.messages.uploads import AbortUpload, BeginUpload, GetUpload, ListUploads
 from godrive.model import File, FileId, OnConflict, Upload, UploadId, UploadState
 from godrive.principal import Scope
 
@@ -116,17 +117,17 @@ async def begin_upload(call: Call, body: IntentBody) -> Intent:
     in_transit = await call.drive.storage.ask(Admit(body.size_bytes))
     upload = await call.drive.metadata.ask(
         BeginUpload(
-            owner_id=call.owner,
+            by=call.by,
+            where=spot_of(body.parent_id),
             name=body.filename,
             mime=body.mime,
             size_bytes=body.size_bytes,
             sha256=body.sha256.lower() if body.sha256 else None,
-            parent_id=FileId(body.parent_id) if body.parent_id else None,
             on_conflict=body.on_conflict,
             in_transit=in_transit,
         )
     )
-    signed = await call.drive.storage.ask(SignPut(upload))
+    signed = await call.drive.storage.ask(SignPut(call.by, upload))
     call.locate(f"/v1/uploads/{upload.id}")
     return Intent(
         upload_url=signed.url,
@@ -141,23 +142,21 @@ async def begin_upload(call: Call, body: IntentBody) -> Intent:
 @routes.get("/v1/uploads", needs=Scope.FILES_WRITE, raises=[Invalid])
 async def list_uploads(call: Call, query: UploadsQuery) -> UploadList:
     """List uploads; those that ended stay for a day."""
-    page = await call.drive.metadata.ask(
-        ListUploads(owner_id=call.owner, limit=query.limit, page=query.page, state=query.state)
-    )
+    page = await call.drive.metadata.ask(ListUploads(by=call.by, limit=query.limit, page=query.page, state=query.state))
     return UploadList(uploads=[_view(upload) for upload in page.items], next_page=page.next_page or UNSET)
 
 
 @routes.get("/v1/uploads/{upload_id}", needs=Scope.FILES_WRITE, raises=[NotFound])
 async def get_upload(call: Call, upload_id: UploadId) -> UploadView:
     """How an upload is doing, with its file once there is one."""
-    upload = await call.drive.metadata.ask(GetUpload(upload_id=upload_id, owner_id=call.owner))
+    upload = await call.drive.metadata.ask(GetUpload(call.by, upload_id))
     view = _view(upload)
     if upload.state is UploadState.PENDING:
         received = await call.drive.storage.ask(Received(upload.object_key))
         view.received_bytes = max(view.received_bytes, received or 0)
     elif upload.file_id is not None:
         try:
-            view.file = await call.drive.metadata.ask(GetFile(owner_id=call.owner, file_id=upload.file_id))
+            view.file = await call.drive.metadata.ask(GetFile(call.by, upload.file_id))
         except NotFound:
             view.file = UNSET  # it is in the trash, or purged
     return view
@@ -170,14 +169,14 @@ async def get_upload(call: Call, upload_id: UploadId) -> UploadView:
 )
 async def complete_upload(call: Call, upload_id: UploadId) -> Completed:
     """Make the bytes that arrived a file, now; again gives the same answer."""
-    file = await call.drive.ingest.ask(CommitUpload(upload_id=upload_id, owner_id=call.owner))
+    file = await call.drive.ingest.ask(CommitUpload(call.by, upload_id))
     return Completed(file=file)
 
 
 @routes.delete("/v1/uploads/{upload_id}", needs=Scope.FILES_WRITE, raises=[NotFound, UploadFinished])
 async def abort_upload(call: Call, upload_id: UploadId) -> UploadView:
     """Give an upload up; again is harmless."""
-    return _view(await call.drive.metadata.ask(AbortUpload(owner_id=call.owner, upload_id=upload_id)))
+    return _view(await call.drive.metadata.ask(AbortUpload(call.by, upload_id)))
 
 
 def _view(upload: Upload) -> UploadView:

@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestPayloadError
 
-from godrive.errors import DeliveryError, StoreUnavailable
 from godrive.http.api.problems import Malformed, RequestTimeout
 from godrive.http.app_keys import DIRECT_BODIES
 from godrive.http.wire.direct_body import DirectBody
-from godrive.messages.metadata import TouchUpload
-from godrive.model import Upload
-
-if TYPE_CHECKING:
-    from godrive.drive import GoDrive
 
 LARGE = 4 << 20
 """Bytes still to come from which they are taken straight from the transport."""
-
-TOUCH_EVERY = 10.0
-"""Seconds after which the upload's row learns that bytes are still coming."""
 
 _STEP = 1.0
 
@@ -33,19 +23,13 @@ _STEP = 1.0
 class RequestBody:
     """The body of a request, in pieces as they arrive.  ``close`` it, whatever happens.
 
-    A silence of ``server.body_timeout`` seconds raises ``RequestTimeout``, an
-    end half-way ``Malformed``; when the upload has ended meanwhile (aborted,
-    or finished by another PUT), its ``Gone`` or ``UploadFinished`` comes out.
+    *timeout* seconds without a byte raise ``RequestTimeout``, an end half-way ``Malformed``.
     """
 
-    def __init__(self, request: web.Request, drive: GoDrive, upload: Upload) -> None:
+    def __init__(self, request: web.Request, *, timeout: float) -> None:
         self._request = request
         self._content = request.content
-        self._drive = drive
-        self._upload = upload
-        self._timeout = drive.config.server.body_timeout
-        self._touched_at = drive.clock.monotonic()
-        self._peeked = b""
+        self._timeout = timeout
         self._intake: DirectBody | None = None
         self.received = 0
 
@@ -59,28 +43,16 @@ class RequestBody:
         """Whether the connection ends with the answer."""
         return self._intake is not None
 
-    async def peek(self, size: int) -> bytes:
-        """The first *size* bytes, or all there are; they are still to come when iterated."""
-        while len(self._peeked) < size and not self._content.at_eof():
-            self._peeked += await self._read()
-        return self._peeked[:size]
-
     def __aiter__(self) -> RequestBody:
         return self
 
     async def __anext__(self) -> bytes | memoryview:
         chunk = await self._next()
         self.received += len(chunk)
-        now = self._drive.clock.monotonic()
-        if now - self._touched_at >= TOUCH_EVERY:
-            self._touched_at = now
-            with suppress(DeliveryError, StoreUnavailable):  # there are other times
-                await self._drive.metadata.ask(TouchUpload(self._upload.id, self.received))
         return chunk
 
     async def _next(self) -> bytes | memoryview:
-        chunk: bytes | memoryview
-        chunk, self._peeked = self._peeked, b""
+        chunk: bytes | memoryview = b""
         while not chunk:
             if self._intake is not None:
                 if self._intake.exhausted:

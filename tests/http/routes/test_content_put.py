@@ -121,7 +121,10 @@ async def test_a_url_that_was_not_signed_for_this_very_request_is_refused(ann: P
 async def test_an_upload_that_never_was_is_not_found(ann: Person, site: Site) -> None:
     expires_at = site.clock.now() + timedelta(minutes=1)
     url = site.drive.urls.sign(
-        "PUT", f"/v1/uploads/{UNKNOWN}/content", {"size": "0", "mime": ""}, expires_at=expires_at
+        "PUT",
+        f"/v1/uploads/{UNKNOWN}/content",
+        {"size": "0", "mime": "", "user": UNKNOWN},
+        expires_at=expires_at,
     )
     answer = await ann("PUT", url, data=b"")
     assert (answer.status, answer.json["code"]) == (404, "not_found")

@@ -20,11 +20,12 @@ from godrive.blobs.layout import Layout
 from godrive.blobs.s3 import S3BlobStore
 from godrive.config import S3
 from godrive.http.wire.server import serve
-from godrive.messages.metadata import BeginUpload, GetUpload
-from godrive.model import Upload, UploadState, UserId
+from godrive.messages.uploads import BeginUpload, GetUpload
+from godrive.model import Root, Upload, UploadState, UserId
 from godrive.testing import ManualClock, chunks, open_drive, sign_up
 from tests.http.client import Person, Site
 from tests.http.conftest import OpenSite
+from tests.principals import SYSTEM, acting
 from tests.servers import CephGateway, free_port
 from tests.topics import Sns
 
@@ -45,7 +46,7 @@ async def site(open_site: OpenSite) -> AsyncIterator[Site]:
 async def arrive(site: Site, owner: UserId | None = None) -> Upload:
     """An upload whose bytes are in the store, and nobody knows."""
     owner = owner or (await sign_up(site.drive)).id
-    upload = await site.drive.metadata.ask(BeginUpload(owner, "a.txt", "text/plain", 5))
+    upload = await site.drive.metadata.ask(BeginUpload(acting(owner), Root(), "a.txt", "text/plain", 5))
     await site.drive.blobs.put(upload.object_key, chunks(b"hello"))
     return upload
 
@@ -77,7 +78,7 @@ async def test_whoever_shows_the_token_makes_the_file_appear(
 ) -> None:
     upload = await arrive(site)
     assert (await stranger("POST", path, data=b"\xef\xbb\xbf" + event(upload), headers=headers)).status == 204
-    assert (await site.drive.metadata.ask(GetUpload(upload.id))).state is UploadState.COMMITTED
+    assert (await site.drive.metadata.ask(GetUpload(SYSTEM, upload.id))).state is UploadState.COMMITTED
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ async def test_whoever_does_not_is_refused_and_nothing_happens(
     answer = await stranger("POST", path, data=event(upload), headers=headers)
     assert answer.status == 401
     assert answer.headers["WWW-Authenticate"]
-    assert (await site.drive.metadata.ask(GetUpload(upload.id))).state is UploadState.PENDING
+    assert (await site.drive.metadata.ask(GetUpload(SYSTEM, upload.id))).state is UploadState.PENDING
 
 
 async def test_the_token_of_a_person_is_none_of_a_store(site: Site, ann: Person) -> None:

@@ -1,0 +1,71 @@
+"""Idempotency keys: the answer that the first request with a key was given."""
+
+from __future__ import annotations
+
+import msgspec
+
+from godrive.catalog import Tx
+from godrive.errors import Conflict, IdempotencyMismatch, Invalid
+from godrive.messages.idempotency import ClaimKey, SettleKey
+from godrive.model import StoredReply
+from godrive.principal import user_of
+from godrive.rules import rows
+from godrive.rules.registry import Env, rule
+
+_LONGEST_KEY = 255
+_PATIENCE = 60.0
+"""Seconds after which a claimed key counts as abandoned."""
+_KEPT_FOR = 86_400.0
+"""Seconds for which an answer can be had again."""
+
+
+@rule(ClaimKey, writes=True)
+async def claim_key(tx: Tx, ask: ClaimKey, env: Env) -> StoredReply | None:
+    """As ``ClaimKey`` says.  A key that is never settled may be claimed again after a minute."""
+    owner_id, key, fingerprint = user_of(ask.by), ask.key, ask.fingerprint
+    if not 1 <= len(key) <= _LONGEST_KEY:
+        raise Invalid(f"An idempotency key has 1 to {_LONGEST_KEY} characters.", field="Idempotency-Key")
+    expires_at = rows.later(env.now, _PATIENCE)
+    if await tx.run(
+        "INSERT INTO idempotency_keys (owner_id, key, fingerprint, expires_at) VALUES ($1, $2, $3, $4) "
+        "ON CONFLICT (owner_id, key) DO UPDATE SET fingerprint = $3, expires_at = $4, status = NULL, headers = NULL, "
+        "body = NULL WHERE idempotency_keys.expires_at <= $5",
+        owner_id,
+        key,
+        fingerprint,
+        expires_at,
+        rows.micros(env.now),
+    ):
+        return None
+    row = await tx.one(
+        "SELECT fingerprint, status, headers, body FROM idempotency_keys WHERE owner_id = $1 AND key = $2",
+        owner_id,
+        key,
+    )
+    if row is None:  # released between the two statements
+        raise Conflict("The first request with that idempotency key has just ended.", retry_after=1.0)
+    kept, status, headers, body = row
+    if kept != fingerprint:
+        raise IdempotencyMismatch("The idempotency key was used for another request.", field="Idempotency-Key")
+    if status is None:
+        raise Conflict("The first request with that idempotency key is still being served.", retry_after=1.0)
+    return StoredReply(status=status, headers=msgspec.json.decode(headers, type=dict[str, str]), body=bytes(body))
+
+
+@rule(SettleKey, writes=True)
+async def settle_key(tx: Tx, ask: SettleKey, env: Env) -> None:
+    """As ``SettleKey`` says.  The answer is kept for a day.  A key that is not claimed is left alone."""
+    owner_id, key, stored = user_of(ask.by), ask.key, ask.stored
+    if stored is None:
+        await tx.run("DELETE FROM idempotency_keys WHERE owner_id = $1 AND key = $2 AND status IS NULL", owner_id, key)
+        return
+    await tx.run(
+        "UPDATE idempotency_keys SET status = $3, headers = $4, body = $5, expires_at = $6 "
+        "WHERE owner_id = $1 AND key = $2 AND status IS NULL",
+        owner_id,
+        key,
+        stored.status,
+        msgspec.json.encode(stored.headers).decode(),
+        stored.body,
+        rows.later(env.now, _KEPT_FOR),
+    )

@@ -1,0 +1,78 @@
+"""Rules by message: what the metadata actor runs for each.
+
+A rule takes a transaction, its message and the :class:`Env` of this run::
+
+    @rule(RenameFile, writes=True)
+    async def rename(tx: Tx, ask: RenameFile, env: Env) -> File: ...
+
+A rule may be run more than once (see ``Catalog``), so all its effects go
+through *tx*, and everything else that it needs to know is in *env*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any, TypeVar, get_type_hints
+
+import msgspec
+
+from godrive.catalog import Catalog, Tx
+from godrive.config import Config
+from godrive.messages.metadata import Metadata
+from godrive.rules.page_tokens import PageTokens
+from godrive.runtime import Ask, Lane
+
+R = TypeVar("R")
+M = TypeVar("M")
+
+
+class Env(msgspec.Struct, frozen=True, gc=False):
+    """What a rule knows beside its message: the time, the configuration, and how page tokens are signed."""
+
+    now: datetime
+    config: Config
+    tokens: PageTokens
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """A rule and how it is run: in a transaction that *writes*, or beside all others."""
+
+    message: type[Ask[Metadata, Any]]
+    run: Callable[[Tx, Any, Env], Awaitable[Any]]
+    writes: bool
+
+
+RULES: dict[type[Ask[Metadata, Any]], Rule] = {}
+"""Every rule, once the modules of the package are imported."""
+
+
+async def perform(catalog: Catalog, ask: Ask[Metadata, R], env: Env) -> R:
+    """Run the rule of *ask* in a transaction of its own, past the actor."""
+    found = RULES[type(ask)]
+    run = catalog.write if found.writes else catalog.read
+    reply: R = await run(lambda tx: found.run(tx, ask, env))
+    return reply
+
+
+def rule(
+    message: type[Ask[Metadata, R]], *, writes: bool = False
+) -> Callable[[Callable[[Tx, M, Env], Awaitable[R]]], Callable[[Tx, M, Env], Awaitable[R]]]:
+    """Register the decorated function as the rule of *message*.
+
+    The type checker compares the replies.  Raises ``TypeError`` at import when
+    the function takes another message, when the message has a rule already, and
+    when a rule that writes would take a slot of reads.
+    """
+
+    def register(function: Callable[[Tx, M, Env], Awaitable[R]]) -> Callable[[Tx, M, Env], Awaitable[R]]:
+        if message in RULES:
+            raise TypeError(f"{message.__name__} has a rule already")
+        if get_type_hints(function).get("ask") is not message:
+            raise TypeError(f"{function.__qualname__} must take `ask: {message.__name__}`")
+        if writes and message.lane is Lane.READ:
+            raise TypeError(f"{message.__name__} writes, so it must not be in the lane of reads")
+        RULES[message] = Rule(message=message, run=function, writes=writes)
+        return function
+
+    return register

@@ -1,0 +1,111 @@
+"""What is due for uploads by itself: checks of those that are pending, the removal of what ended ones left."""
+
+from __future__ import annotations
+
+from godrive.catalog import Tx
+from godrive.messages.system import DueCleanups, DueUploads, FinishCleanup, PostponeUploads, UploadCounts
+from godrive.model import Cleanup, ObjectKey, Upload, UploadId, UploadState
+from godrive.rules import rows
+from godrive.rules.registry import Env, rule
+
+_LONGEST_CHECK_DELAY = 60.0
+_LONGEST_CLEANUP_DELAY = 3600.0
+URL_MARGIN = 3600.0
+"""Seconds for which a request may still be sending after its URL expired."""
+
+_WAITING = (  # two ranges of one index: a single condition for both would read all that is pending
+    f"SELECT {rows.UPLOAD} FROM uploads WHERE state = 'pending' AND next_check_at {{}} $1 "
+    "AND (created_at <= $2 OR created_at > $3) ORDER BY next_check_at LIMIT $4"
+)
+_DUE, _SET_BACK = _WAITING.format("<="), _WAITING.format(">")
+
+
+@rule(DueUploads, writes=True)
+async def due(tx: Tx, ask: DueUploads, env: Env) -> list[Upload]:
+    """As ``DueUploads`` says.  A write: it counts the attempts.
+
+    A check that is further ahead than any delay was put off by a clock that
+    has since been set back, so it is due.  A deadline from such a clock becomes
+    one of the same length from now.
+    """
+    at, far = rows.micros(env.now), rows.later(env.now, _LONGEST_CHECK_DELAY)
+    begun = rows.later(env.now, -ask.after)
+    await tx.run(
+        "UPDATE uploads SET expires_at = $1 + (expires_at - created_at), created_at = $1 "
+        "WHERE state = 'pending' AND next_check_at > $2 AND created_at > $2",
+        at,
+        far,
+    )
+    found = [*await tx.all(_DUE, at, begun, far, ask.limit)]
+    found += await tx.all(_SET_BACK, far, begun, far, ask.limit - len(found))
+    due = [rows.upload(row) for row in found]
+    checks = []
+    for upload in due:
+        next_at = rows.later(env.now, _backoff(max(ask.after, 1.0), upload.attempts, _LONGEST_CHECK_DELAY))
+        deadline = rows.micros(upload.expires_at)
+        checks.append((upload.id, min(next_at, deadline) if deadline > at else next_at))
+    await tx.run_each("UPDATE uploads SET attempts = attempts + 1, next_check_at = $2 WHERE id = $1", checks)
+    return due
+
+
+@rule(PostponeUploads, writes=True)
+async def postpone(tx: Tx, ask: PostponeUploads, env: Env) -> None:
+    """As ``PostponeUploads`` says."""
+    next_at = rows.later(env.now, max(ask.after, 1.0))
+    await tx.run_each(
+        "UPDATE uploads SET attempts = attempts - 1, next_check_at = $2 WHERE id = $1 AND attempts > 0",
+        [(upload_id, next_at) for upload_id in ask.upload_ids],
+    )
+
+
+@rule(DueCleanups, writes=True)
+async def due_cleanups(tx: Tx, ask: DueCleanups, env: Env) -> list[Cleanup]:
+    """As ``DueCleanups`` says.  A write: it counts the attempts.
+
+    A cleanup that is put off beyond any delay, and beyond the end of its URL, was put off by a wrong clock.
+    """
+    columns = "SELECT id, object_key, cleanup_attempts FROM uploads WHERE cleanup_at"
+    found = await tx.all(f"{columns} <= $1 ORDER BY cleanup_at LIMIT $2", rows.micros(env.now), ask.limit)
+    found = [
+        *found,
+        *await tx.all(
+            f"{columns} > $1 AND (cleanup_at > expires_at + $2 OR created_at > $1) ORDER BY cleanup_at LIMIT $3",
+            rows.later(env.now, _LONGEST_CLEANUP_DELAY),
+            round(URL_MARGIN * 1_000_000),
+            ask.limit - len(found),
+        ),
+    ]
+    await tx.run_each(
+        "UPDATE uploads SET cleanup_attempts = cleanup_attempts + 1, cleanup_at = $2 WHERE id = $1",
+        [(id_, rows.later(env.now, _backoff(60.0, attempts, _LONGEST_CLEANUP_DELAY))) for id_, _, attempts in found],
+    )
+    return [Cleanup(upload_id=UploadId(row[0]), object_key=ObjectKey(row[1])) for row in found]
+
+
+@rule(FinishCleanup, writes=True)
+async def finish_cleanup(tx: Tx, ask: FinishCleanup, env: Env) -> None:
+    """As ``FinishCleanup`` says.  The first time it becomes due again when the URL is dead, then never.
+
+    The URL of an upload that a clock of the future began lives its own length from now.
+    """
+    margin = round(URL_MARGIN * 1_000_000)
+    await tx.run(
+        "UPDATE uploads SET cleanup_attempts = 0, cleanup_at = CASE WHEN expires_at + $2 <= $3 THEN NULL "
+        "WHEN created_at > $3 THEN $3 + (expires_at - created_at) + $2 ELSE expires_at + $2 END "
+        "WHERE id = $1 AND cleanup_at IS NOT NULL",
+        ask.upload_id,
+        margin,
+        rows.micros(env.now),
+    )
+
+
+@rule(UploadCounts)
+async def counts(tx: Tx, ask: UploadCounts, env: Env) -> dict[str, int]:
+    """As ``UploadCounts`` says."""
+    found = {row[0]: row[1] for row in await tx.all("SELECT state, COUNT(*) FROM uploads GROUP BY state")}
+    return {state.value: found.get(state.value, 0) for state in UploadState}
+
+
+def _backoff(shortest: float, attempts: int, longest: float) -> float:
+    """Seconds to wait after so many attempts: doubling, within bounds."""
+    return min(longest, shortest * 2.0 ** min(attempts, 30))
