@@ -47,7 +47,7 @@ async def catalog(config: Config, clock: Clock, report: Report) -> None:
     try:
         await store.open()
         counted = await store.read(lambda tx: tx.one("SELECT COUNT(*) FROM users WHERE state <> 'deleted'"))
-        holder, env = new_id(), Env(clock.now(), config, PageTokens(bytes(32)))
+        holder, env = new_id(), Env(clock.now(), config, PageTokens([bytes(32)]))
         start = time.perf_counter()
         await perform(store, AcquireLease("doctor", holder, 60.0), env)
         seconds = time.perf_counter() - start

@@ -22,7 +22,7 @@ from godrive.messages.auth import GetUser
 from godrive.messages.files import ListFiles, ListTrash, OpenContent, PurgeFile, TrashFile
 from godrive.messages.ingest import CommitUpload, IngestBlob, Reconcile
 from godrive.messages.janitor import Sweep
-from godrive.messages.system import UploadCounts, UsageDrift
+from godrive.messages.system import Drift, UploadCounts, UsageDrift
 from godrive.messages.uploads import AbortUpload, BeginUpload
 from godrive.model import Anywhere, File, FileId, Root, Upload, User
 from godrive.testing import ManualClock, chunks, open_drive, quick_folder, sign_up
@@ -183,7 +183,7 @@ async def check(walk: Walk) -> None:
     assert usage.reserved_bytes == 0
     assert usage.live_bytes == len(listed) * len(CONTENT)
     assert usage.trash_bytes == len(trashed) * len(CONTENT)
-    assert await drive.metadata.ask(UsageDrift()) == 0
+    assert await drive.metadata.ask(UsageDrift()) == Drift(bytes=0, rows=0)
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)

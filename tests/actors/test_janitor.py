@@ -28,7 +28,7 @@ from godrive.messages.files import (
 from godrive.messages.ingest import CommitUpload, Reconcile
 from godrive.messages.janitor import Sweep, Swept
 from godrive.messages.metadata import Metadata
-from godrive.messages.system import AcquireLease, UsageDrift
+from godrive.messages.system import AcquireLease, Drift, UsageDrift
 from godrive.messages.uploads import AbortUpload, BeginUpload, GetUpload
 from godrive.model import Anywhere, BlobInfo, File, ObjectKey, Root, User
 from godrive.runtime import Ask, Tell
@@ -135,7 +135,7 @@ async def test_one_blob_that_cannot_be_deleted_holds_nothing_up_and_is_tried_aga
         assert swept.problem == DOWN
         assert set(await keys(drive)) == store.stuck
         # Its row is still there, so nobody takes the bytes for an orphan, and they are still charged.
-        assert await drive.metadata.ask(UsageDrift()) == 0
+        assert await drive.metadata.ask(UsageDrift()) == Drift(bytes=0, rows=0)
         assert (await drive.janitor.ask(Sweep())).failed == 0
         store.stuck = set()
         clock.advance(3600)
@@ -177,7 +177,7 @@ async def test_the_bytes_of_a_purge_cut_short_go_with_the_next(drive: GoDrive, o
     await drive.metadata.ask(EmptyTrash(acting(owner.id)))
     await drive.blobs.delete(key)  # and then the process was killed
     assert (await drive.janitor.ask(Sweep())).purged == 1
-    assert await drive.metadata.ask(UsageDrift()) == 0
+    assert await drive.metadata.ask(UsageDrift()) == Drift(bytes=0, rows=0)
 
 
 # Jumps of the clock

@@ -26,10 +26,13 @@ from godrive.errors import (
     StoreUnavailable,
     Unauthenticated,
 )
-from godrive.model import BlobInfo, ETag, File, Sort, UserId
-from godrive.rules import sessions, trash, uploads, users
+from godrive.messages.system import ClaimPurges
+from godrive.messages.uploads import BeginUpload, PublishUpload
+from godrive.model import File, Sort, Upload, UserId
+from godrive.rules import sessions, users
+from godrive.rules.registry import RULES
 from tests.conftest import require
-from tests.contracts.rig import GRACE, Rig
+from tests.contracts.rig import GRACE, ROOT, SERVER, Rig, host
 from tests.servers import PostgresServer
 
 pytestmark = pytest.mark.anyio
@@ -113,15 +116,17 @@ async def test_gateways_that_start_together_make_one_schema(dsn: str) -> None:
 async def test_of_two_gateways_that_want_one_name_one_wins(dsn: str, catalog: PostgresCatalog) -> None:
     other = PostgresCatalog(config.Catalog(dsn=dsn))
     await other.open()
-    now = SystemClock().now()
-    user = await catalog.write(lambda tx: users.add(tx, email="a@b.c", password_hash="", now=now))
+    rig = Rig(catalog)
+    owner = await rig.user()
     outcomes: list[str] = []
 
     async def upload(gateway: PostgresCatalog) -> None:
         async def both(tx: Tx) -> str:
-            row = await uploads.begin(tx, user.id, name="a", mime="a/b", size_bytes=1, now=now, ttl=9)
-            blob = BlobInfo(key=row.object_key, size_bytes=1, etag=ETag("x"), modified_at=now)
-            return (await uploads.publish(tx, row.id, blob, now=now)).name
+            begin = BeginUpload(by=host(owner), where=ROOT, name="a", mime="a/b", size_bytes=1)
+            row: Upload = await RULES[BeginUpload].run(tx, begin, rig.env)
+            publish = PublishUpload(by=SERVER, upload_id=row.id, blob=rig.blob(row))
+            file: File = await RULES[PublishUpload].run(tx, publish, rig.env)
+            return file.name
 
         try:
             outcomes.append(await gateway.write(both))
@@ -213,7 +218,7 @@ async def test_a_file_whose_purge_has_been_claimed_is_not_restored_by_another_ga
     await one.trash(file)
     one.clock.advance(GRACE)
     await contested.rival.execute("SELECT 1 FROM entries WHERE id = $1 FOR UPDATE", file.id)
-    claim = asyncio.ensure_future(one.write(trash.claim_purges, limit=1, now=one.now))
+    claim = asyncio.ensure_future(one.ask(ClaimPurges(limit=1)))
     await contested.waiting(1)
     restore = asyncio.ensure_future(other.restore(file))
     await contested.waiting(2)
@@ -230,7 +235,7 @@ async def test_a_file_that_another_gateway_is_restoring_is_not_purged(contested:
     await contested.rival.execute("SELECT 1 FROM entries WHERE id = $1 FOR UPDATE", file.id)
     restore = asyncio.ensure_future(other.restore(file))
     await contested.waiting(1)
-    claim = asyncio.ensure_future(one.write(trash.claim_purges, limit=1, now=one.now))
+    claim = asyncio.ensure_future(one.ask(ClaimPurges(limit=1)))
     await contested.waiting(2)
     await contested.rival.execute("COMMIT")
     assert (await restore).trashed_at is None

@@ -24,7 +24,7 @@ from godrive.catalog import Tx, sqlite, sqlite_file
 from godrive.catalog.sqlite import SqliteCatalog, SqliteTx
 from godrive.errors import Conflict, StorageFull, StoreUnavailable
 from godrive.model import Sort
-from godrive.rules import files, uploads
+from godrive.rules import files, upload_chores
 
 pytestmark = pytest.mark.anyio
 
@@ -402,7 +402,7 @@ async def test_a_large_read_that_is_cancelled_as_it_connects_leaves_no_connectio
     assert watched.closed == watched.made
 
 
-@pytest.mark.parametrize("sql", [uploads._DUE, uploads._SET_BACK])
+@pytest.mark.parametrize("sql", [upload_chores._DUE, upload_chores._SET_BACK])
 def test_pending_uploads_that_are_not_due_are_not_looked_at(path: Path, sql: str) -> None:
     sqlite_file.prepare(path, allow_network_fs=True)
     with closing(sqlite_file.connect(path)) as connection:

@@ -7,11 +7,14 @@ from datetime import timedelta
 import anyio
 import pytest
 
-from godrive.catalog import Tx
 from godrive.errors import Conflict, IdempotencyMismatch, Invalid, NotFound
+from godrive.messages.idempotency import ClaimKey, SettleKey
+from godrive.messages.system import AcquireLease, FinishCleanup, Prune, RecountUsage, ReleaseLease
+from godrive.messages.uploads import FailUpload, GetUpload
 from godrive.model import Pruned, StoredReply, UserId
-from godrive.rules import housekeeping, sessions, uploads, users
-from tests.contracts.rig import TTL, Rig
+from godrive.rules import sessions, upload_chores, users
+from godrive.rules.housekeeping import check_usage
+from tests.contracts.rig import RETENTION, SERVER, TTL, Rig, host
 
 pytestmark = pytest.mark.anyio
 
@@ -19,11 +22,11 @@ REPLY = StoredReply(status=201, headers={"Location": "/é"}, body=b"\x00\xff{}")
 
 
 async def claim(rig: Rig, owner: UserId, key: str = "key", fingerprint: str = "one") -> StoredReply | None:
-    return await rig.write(housekeeping.claim_key, owner, key, fingerprint, now=rig.now)
+    return await rig.ask(ClaimKey(by=host(owner), key=key, fingerprint=fingerprint))
 
 
 async def settle(rig: Rig, owner: UserId, stored: StoredReply | None, key: str = "key") -> None:
-    await rig.write(housekeeping.settle_key, owner, key, stored, now=rig.now)
+    await rig.ask(SettleKey(by=host(owner), key=key, stored=stored))
 
 
 async def test_the_first_request_claims_a_key_and_the_next_get_its_answer(rig: Rig) -> None:
@@ -102,7 +105,7 @@ async def test_a_key_has_bounds(rig: Rig, key: str) -> None:
 
 
 async def acquire(rig: Rig, holder: str, ttl: float = 10) -> bool:
-    return await rig.write(housekeeping.acquire_lease, "sweep", holder, now=rig.now, ttl=ttl)
+    return await rig.ask(AcquireLease(name="sweep", holder=holder, ttl=ttl))
 
 
 async def test_a_lease_has_one_holder_until_it_is_given_back_or_lapses(rig: Rig) -> None:
@@ -114,17 +117,17 @@ async def test_a_lease_has_one_holder_until_it_is_given_back_or_lapses(rig: Rig)
     assert not await acquire(rig, "b")
     rig.clock.advance(1)
     assert await acquire(rig, "b")
-    await rig.write(housekeeping.release_lease, "sweep", "a")
+    await rig.ask(ReleaseLease(name="sweep", holder="a"))
     assert not await acquire(rig, "a")
-    await rig.write(housekeeping.release_lease, "sweep", "b")
+    await rig.ask(ReleaseLease(name="sweep", holder="b"))
     assert await acquire(rig, "a")
 
 
 async def test_a_lease_of_a_clock_that_was_set_back_holds_nobody_up(rig: Rig) -> None:
     assert await acquire(rig, "a")
-    year = timedelta(days=365)
-    assert await rig.write(housekeeping.acquire_lease, "sweep", "b", now=rig.now - year, ttl=10)
-    assert not await rig.write(housekeeping.acquire_lease, "sweep", "a", now=rig.now - year, ttl=10)
+    rig.clock.jump(-timedelta(days=365).total_seconds())
+    assert await acquire(rig, "b")
+    assert not await acquire(rig, "a")
 
 
 async def test_of_many_who_want_a_lease_one_gets_it(rig: Rig) -> None:
@@ -140,7 +143,7 @@ async def test_of_many_who_want_a_lease_one_gets_it(rig: Rig) -> None:
 
 
 async def prune(rig: Rig, limit: int = 100) -> Pruned:
-    return await rig.write(housekeeping.prune, limit=limit, now=rig.now, retention=100)
+    return await rig.ask(Prune(limit=limit))
 
 
 async def test_pruning_drops_what_has_outlived_its_use_and_nothing_else(rig: Rig) -> None:
@@ -152,19 +155,19 @@ async def test_pruning_drops_what_has_outlived_its_use_and_nothing_else(rig: Rig
     published = await rig.begin(owner, "published")
     await rig.publish(published)
     failed = await rig.begin(owner, "failed")
-    await rig.write(uploads.fail, failed.id, "x", now=rig.now)
-    rig.clock.advance(99)
+    await rig.ask(FailUpload(by=SERVER, upload_id=failed.id, reason="x"))
+    rig.clock.advance(RETENTION - 1)
     assert await prune(rig) == Pruned(sessions=1, idempotency_keys=1)
     rig.clock.advance(1)
     assert await prune(rig) == Pruned(uploads=1)  # the failed one still has bytes to be removed
-    await rig.read(uploads.get, failed.id)
-    rig.clock.advance(TTL + uploads.URL_MARGIN)
-    await rig.write(uploads.finish_cleanup, failed.id, now=rig.now)
+    await rig.ask(GetUpload(by=SERVER, upload_id=failed.id))
+    rig.clock.advance(TTL + upload_chores.URL_MARGIN)
+    await rig.ask(FinishCleanup(upload_id=failed.id))
     assert await prune(rig) == Pruned(uploads=1)
     for upload in (published, failed):
         with pytest.raises(NotFound):
-            await rig.read(uploads.get, upload.id)
-    await rig.read(uploads.get, pending.id)
+            await rig.ask(GetUpload(by=SERVER, upload_id=upload.id))
+    await rig.ask(GetUpload(by=SERVER, upload_id=pending.id))
     assert await rig.names(owner) == ["published"]
     assert [session.id for session in await rig.read(sessions.list_alive, owner, now=rig.now)] == [kept.id]
     assert await prune(rig) == Pruned()
@@ -180,22 +183,29 @@ async def test_pruning_takes_no_more_than_asked_for(rig: Rig) -> None:
 
 
 async def test_drift_is_found_and_mended(rig: Rig) -> None:
-    owner = await rig.user()
+    owner, other = await rig.user(), await rig.user()
     await rig.file(owner, "a", size=10)
     await rig.trash(await rig.file(owner, "b", size=20))
     await rig.begin(owner, "c", size=40)
-    usage = await rig.usage(owner)
-    assert (usage.live_bytes, usage.trash_bytes, usage.reserved_bytes) == (10, 20, 40)
+    await rig.folder(owner, "d")
+    await rig.file(other, "a", size=80)
+    kept = "SELECT live_bytes, trash_bytes, version_bytes, reserved_bytes, entry_count, upload_count FROM users"
+    before = await rig.rows(f"{kept} ORDER BY id")
+    assert sorted(before) == [(10, 20, 0, 40, 3, 1), (80, 0, 0, 0, 1, 0)]
     assert await rig.drift() == 0
+    await rig.read(check_usage)
+    assert await rig.ask(RecountUsage()) == 0
 
-    async def spoil(tx: Tx) -> None:
-        await tx.run("UPDATE users SET live_bytes = 11, trash_bytes = 18, version_bytes = 4 WHERE id = $1", owner)
-
-    await rig.catalog.write(spoil)
-    assert await rig.drift() == 7
-    await rig.write(housekeeping.recount_usage, owner)
+    await rig.run(
+        "UPDATE users SET live_bytes = live_bytes + 1, trash_bytes = trash_bytes - 2, version_bytes = 4, "
+        "reserved_bytes = reserved_bytes + 8, entry_count = entry_count - 1, upload_count = upload_count + 16"
+    )
+    assert await rig.drift() == 2 * (1 + 2 + 4 + 8 + 1 + 16)
+    with pytest.raises(Conflict, match="30 bytes and 34 rows"):
+        await rig.read(check_usage)
+    assert [await rig.ask(RecountUsage(limit=1)) for _ in range(3)] == [1, 1, 0]
     assert await rig.drift() == 0
-    assert await rig.usage(owner) == usage
+    assert await rig.rows(f"{kept} ORDER BY id") == before
 
 
 async def test_invitations_are_forgotten_when_the_retention_after_their_use_or_end_is_over(rig: Rig) -> None:
@@ -204,7 +214,7 @@ async def test_invitations_are_forgotten_when_the_retention_after_their_use_or_e
     await rig.write(users.add_invite, "used", now=rig.now)
     rig.clock.advance(1)
     await rig.write(users.add, email="a@b.c", password_hash="x", now=rig.now, invite="used")
-    for seconds, forgotten in ((99, False), (1, True)):
+    for seconds, forgotten in ((RETENTION - 1, False), (1, True)):
         rig.clock.advance(seconds)
         await prune(rig)
         for code in ("expired", "used"):

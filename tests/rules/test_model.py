@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from godrive.errors import DriveError, NameTaken, QuotaExceeded
+from godrive.messages.files import PurgeFile, RenameFile, RestoreFile, TrashFile
+from godrive.messages.uploads import AbortUpload
 from godrive.model import FileId, OnConflict, Sort, Upload, UserId, name_key
-from godrive.rules import files, trash, uploads
-from tests.contracts.rig import GRACE, Rig
+from tests.contracts.rig import Rig, host
 
 pytestmark = pytest.mark.anyio
 
@@ -42,6 +43,7 @@ class Life:
 
     def __init__(self, rig: Rig, owner: UserId, seed: int) -> None:
         self.rig, self.owner, self.model, self.chance = rig, owner, Model(), random.Random(seed)
+        self.by = host(owner)
 
     async def step(self) -> None:
         actions = [self.begin, self.publish, self.publish, self.end, self.rename, self.trash, self.restore, self.purge]
@@ -82,7 +84,7 @@ class Life:
     async def end(self) -> None:
         if self.model.pending:
             upload = self.model.pending.pop(self.chance.choice(list(self.model.pending)))
-            await self.rig.write(uploads.abort, self.owner, upload.id, now=self.rig.now)
+            await self.rig.ask(AbortUpload(by=self.by, upload_id=upload.id))
 
     async def rename(self) -> None:
         model, name = self.model, self.chance.choice(NAMES)
@@ -91,7 +93,7 @@ class Life:
         file_id = self.chance.choice(list(model.live))
         others = {name_key(other) for key, other in model.live.items() if key != file_id}
         try:
-            await self.rig.write(files.rename, self.owner, file_id, name, now=self.rig.now)
+            await self.rig.ask(RenameFile(by=self.by, file_id=file_id, name=name))
         except NameTaken:
             assert name_key(name) in others
         else:
@@ -102,7 +104,7 @@ class Life:
         model = self.model
         if model.live:
             file_id = self.chance.choice(list(model.live))
-            await self.rig.write(trash.put, self.owner, file_id, now=self.rig.now, grace=GRACE)
+            await self.rig.ask(TrashFile(by=self.by, file_id=file_id))
             model.trashed[file_id] = model.live.pop(file_id)
 
     async def restore(self) -> None:
@@ -111,7 +113,7 @@ class Life:
             return
         file_id = self.chance.choice(list(model.trashed))
         try:
-            file = await self.rig.write(trash.restore, self.owner, file_id, now=self.rig.now, on_conflict=on_conflict)
+            file = await self.rig.ask(RestoreFile(by=self.by, file_id=file_id, on_conflict=on_conflict))
         except NameTaken:
             assert on_conflict is OnConflict.FAIL
             assert model.taken(model.trashed[file_id])
@@ -125,9 +127,9 @@ class Life:
         if not model.trashed:
             return
         file_id = self.chance.choice(list(model.trashed))
-        await self.rig.write(trash.purge, self.owner, file_id, now=self.rig.now)
+        await self.rig.ask(PurgeFile(by=self.by, file_id=file_id))
         with pytest.raises(DriveError):
-            await self.rig.write(trash.restore, self.owner, file_id, now=self.rig.now)
+            await self.rig.ask(RestoreFile(by=self.by, file_id=file_id))
         assert file_id in {purge.file_id for purge in await self.rig.purge_all()}
         del model.trashed[file_id], model.sizes[file_id]
 
@@ -135,8 +137,7 @@ class Life:
         rig, model = self.rig, self.model
         assert sorted(await rig.names(self.owner, limit=2)) == sorted(model.live.values())
         assert sorted(await rig.names(self.owner, sort=Sort.NAME)) == sorted(model.live.values())
-        binned = await rig.read(trash.list_page, self.owner, tokens=rig.tokens)
-        assert {file.id: file.name for file in binned.items} == model.trashed
+        assert {file.id: file.name for file in await rig.binned(self.owner)} == model.trashed
         usage = await rig.usage(self.owner)
         assert usage.live_bytes == sum(model.sizes[file_id] for file_id in model.live)
         assert usage.trash_bytes == sum(model.sizes[file_id] for file_id in model.trashed)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from godrive.messages.system import Prune
 from godrive.model import UserId
-from godrive.rules import housekeeping, networks, sessions, users
+from godrive.rules import networks, sessions, users
 from tests.contracts.rig import Rig
 
 pytestmark = pytest.mark.anyio
@@ -73,7 +74,7 @@ async def test_the_record_is_pruned_and_goes_with_its_user(rig: Rig) -> None:
     rig.clock.advance(20 * DAY)
     await begin(rig, owner, "192.0.2.2")
     rig.clock.advance(11 * DAY)
-    await rig.write(housekeeping.prune, limit=10, now=rig.now, retention=0)
+    await rig.ask(Prune(limit=10))
     left = await rig.read(lambda tx: tx.all("SELECT user_id, network FROM session_networks"))
     assert [tuple(row) for row in left] == [(owner, "192.0.2.2")]
 

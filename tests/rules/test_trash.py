@@ -9,29 +9,32 @@ import pytest
 
 from godrive.catalog import Tx
 from godrive.errors import Invalid, NameTaken, NotFound, PreconditionFailed
-from godrive.model import File, FileId, ObjectKey, OnConflict, UserId, VersionId
-from godrive.rules import files, housekeeping, trash, users
-from tests.contracts.rig import GRACE, Rig
+from godrive.messages.files import EmptyTrash, ListTrash, OpenContent, PurgeFile, RestoreFile, TrashFile
+from godrive.messages.metadata import Metadata
+from godrive.messages.system import ClaimPurges, FinishPurge, RecountUsage
+from godrive.model import Content, File, FileId, ObjectKey, OnConflict, Purge, UserId, VersionId
+from godrive.rules import users
+from godrive.rules.registry import RULES
+from godrive.runtime import Ask
+from tests.contracts.rig import GRACE, Rig, host, inside
 
 pytestmark = pytest.mark.anyio
 
 
 async def listed(rig: Rig, file: File, limit: int = 2) -> list[str]:
-    page = await rig.read(trash.list_page, file.owner_id, tokens=rig.tokens, limit=limit)
-    found = [entry.name for entry in page.items]
-    while page.next_page is not None:
-        page = await rig.read(trash.list_page, file.owner_id, tokens=rig.tokens, limit=limit, page=page.next_page)
-        found += [entry.name for entry in page.items]
-    return found
+    return [entry.name for entry in await rig.binned(file.owner_id, limit=limit)]
 
 
-async def purge(rig: Rig, file: File) -> None:
-    await rig.write(trash.purge, file.owner_id, file.id, now=rig.now)
+async def content(rig: Rig, file: File, **options: Any) -> Content:
+    return await rig.ask(OpenContent(by=host(file.owner_id), file_id=file.id, **options))
 
 
 async def claim(rig: Rig, limit: int = 100) -> dict[FileId, list[ObjectKey]]:
-    claimed = await rig.write(trash.claim_purges, limit=limit, now=rig.now)
-    return {entry.file_id: entry.object_keys for entry in claimed}
+    return {entry.file_id: entry.object_keys for entry in await rig.ask(ClaimPurges(limit=limit))}
+
+
+async def finish(rig: Rig, file: File) -> None:
+    await rig.ask(FinishPurge(file_id=file.id))
 
 
 async def test_trashing_twice_keeps_the_first_purge_date(rig: Rig) -> None:
@@ -61,28 +64,26 @@ async def test_the_trash_lists_what_was_trashed_last_first(rig: Rig) -> None:
         rig.clock.advance(1)
     assert await listed(rig, made[0]) == ["e", "a", "d"]
     with pytest.raises(Invalid):
-        await rig.read(trash.list_page, owner, tokens=rig.tokens, page="x")
+        await rig.ask(ListTrash(by=host(owner), page="x"))
 
 
 async def test_a_page_token_of_the_trash_is_its_owner_s(rig: Rig) -> None:
     owner, other = await rig.user(), await rig.user()
     for name in "ab":
         await rig.trash(await rig.file(owner, name))
-    page = await rig.read(trash.list_page, owner, tokens=rig.tokens, limit=1)
+    page = await rig.ask(ListTrash(by=host(owner), limit=1))
     with pytest.raises(Invalid):
-        await rig.read(trash.list_page, other, tokens=rig.tokens, page=page.next_page)
+        await rig.ask(ListTrash(by=host(other), page=page.next_page))
 
 
 async def test_a_foreign_or_absent_file_is_neither_trashed_nor_restored_nor_purged(rig: Rig) -> None:
     owner, other = await rig.user(), await rig.user()
     file = await rig.file(owner)
     for who, what in ((other, file.id), (owner, FileId("x"))):
-        with pytest.raises(NotFound):
-            await rig.write(trash.put, who, what, now=rig.now, grace=GRACE)
-        with pytest.raises(NotFound):
-            await rig.write(trash.restore, who, what, now=rig.now)
-        with pytest.raises(NotFound):
-            await rig.write(trash.purge, who, what, now=rig.now)
+        asks: list[Ask[Metadata, Any]] = [ask(host(who), what) for ask in (TrashFile, RestoreFile, PurgeFile)]
+        for ask in asks:
+            with pytest.raises(NotFound):
+                await rig.ask(ask)
     assert await rig.names(owner) == ["a.txt"]
 
 
@@ -93,19 +94,23 @@ async def test_restoring_brings_the_same_file_back(rig: Rig) -> None:
     assert (restored.id, restored.name, restored.trashed_at, restored.purge_at) == (file.id, "a.txt", None, None)
     assert restored.etag != file.etag
     assert await rig.restore(file) == restored
-    assert await rig.read(files.get, file.owner_id, file.id) == restored
+    assert await rig.get(file.owner_id, file.id) == restored
     assert await listed(rig, file) == []
 
 
 async def test_a_restore_goes_into_the_root_when_the_folder_is_gone(rig: Rig) -> None:
     owner = await rig.user()
     folder = await rig.folder(owner)
-    file = await rig.file(owner, parent_id=folder)
-    await rig.trash(file)
-    assert (await rig.restore(file)).parent_id == folder
-    await rig.trash(file)
-    await rig.set_state(folder, "trashed")
-    assert (await rig.restore(file)).parent_id is None
+    inner = await rig.folder(owner, where=inside(folder))
+    for trashed in (inner, folder):
+        file = await rig.file(owner, where=inside(inner))
+        await rig.trash(file)
+        assert (await rig.restore(file)).parent_id == inner.id
+        await rig.trash(file)
+        await rig.trash(trashed)
+        assert (await rig.restore(file)).parent_id is None
+        await rig.restore(trashed)
+        await rig.trash(file)
 
 
 async def test_a_restore_checks_the_etag(rig: Rig) -> None:
@@ -114,7 +119,7 @@ async def test_a_restore_checks_the_etag(rig: Rig) -> None:
     with pytest.raises(PreconditionFailed):
         await rig.restore(file, if_match=file.etag)
     with pytest.raises(PreconditionFailed):
-        await rig.write(trash.purge, file.owner_id, file.id, now=rig.now, if_match=file.etag)
+        await rig.purge(file, if_match=file.etag)
 
 
 async def test_a_restore_over_another_name_is_refused_or_numbered(rig: Rig) -> None:
@@ -132,19 +137,19 @@ async def test_a_restore_over_another_name_is_refused_or_numbered(rig: Rig) -> N
 async def test_a_purge_that_has_begun_takes_the_file_from_every_list_and_there_is_no_return(rig: Rig) -> None:
     file = await rig.file(await rig.user(), size=5)
     with pytest.raises(NotFound):
-        await purge(rig, file)
+        await rig.purge(file)
     await rig.trash(file)
-    await purge(rig, file)
+    await rig.purge(file)
     assert await listed(rig, file) == []
     for attempt in (rig.restore, rig.trash):
         with pytest.raises(NotFound):
             await attempt(file)
     with pytest.raises(NotFound):
-        await purge(rig, file)
+        await rig.purge(file)
     assert (await rig.usage(file.owner_id)).trash_bytes == 5
     assert file.id in await claim(rig)
-    await rig.write(trash.finish_purge, file.id, now=rig.now)
-    await rig.write(trash.finish_purge, file.id, now=rig.now)
+    await finish(rig, file)
+    await finish(rig, file)
     assert (await rig.usage(file.owner_id)).used_bytes == 0
 
 
@@ -154,8 +159,8 @@ async def test_emptying_the_trash_takes_all_of_one_owner(rig: Rig) -> None:
     foreign = await rig.file(other)
     for file in (*mine[:2], foreign):
         await rig.trash(file)
-    assert await rig.write(trash.empty, owner, now=rig.now) == 2
-    assert await rig.write(trash.empty, owner, now=rig.now) == 0
+    assert await rig.ask(EmptyTrash(by=host(owner))) == 2
+    assert await rig.ask(EmptyTrash(by=host(owner))) == 0
     assert await listed(rig, foreign) == ["a.txt"]
     assert set(await claim(rig)) == {file.id for file in mine[:2]}
 
@@ -177,7 +182,7 @@ async def test_a_purge_is_claimed_after_its_grace_and_again_later_until_it_is_fi
     assert await claim(rig) == {}
     rig.clock.advance(60)
     assert await claim(rig) == first
-    await rig.write(trash.finish_purge, file.id, now=rig.now)
+    await finish(rig, file)
     rig.clock.advance(10**6)
     assert await claim(rig) == {}
     assert await rig.drift() == 0
@@ -220,13 +225,13 @@ async def test_what_one_sweep_claims_costs_a_few_round_trips_however_much_it_is(
 
     async def claim_counted(tx: Tx) -> set[FileId]:
         counted = Counted(tx)
-        claimed = await trash.claim_purges(cast("Tx", counted), limit=100, now=rig.now)
+        claimed: list[Purge] = await RULES[ClaimPurges].run(cast("Tx", counted), ClaimPurges(limit=100), rig.env)
         trips.append(counted.trips)
         assert all(len(purge.object_keys) == 1 for purge in claimed)
         return {purge.file_id for purge in claimed}
 
     assert await rig.catalog.write(claim_counted) == {file.id for file in made}
-    assert trips[-1] <= 10
+    assert trips[-1] <= 17
     assert await rig.drift() == 0
 
 
@@ -241,11 +246,11 @@ async def test_a_file_that_is_restored_just_before_its_purge_is_claimed_stays(ri
         """Another transaction is committed while this one waits for the owner."""
 
         async def lock(self, *user_ids: UserId) -> None:
-            await trash.restore(self._tx, owner, first.id, now=rig.now)
+            await RULES[RestoreFile].run(self._tx, RestoreFile(by=host(owner), file_id=first.id), rig.env)
             await self._tx.lock(*user_ids)
 
     async def claim_late(tx: Tx) -> list[FileId]:
-        claimed = await trash.claim_purges(cast("Tx", Overtaken(tx)), limit=100, now=rig.now)
+        claimed: list[Purge] = await RULES[ClaimPurges].run(cast("Tx", Overtaken(tx)), ClaimPurges(limit=100), rig.env)
         return [purge.file_id for purge in claimed]
 
     assert await rig.catalog.write(claim_late) == [second.id]
@@ -254,9 +259,9 @@ async def test_a_file_that_is_restored_just_before_its_purge_is_claimed_stays(ri
 
 async def test_a_file_that_is_not_being_purged_is_not_dropped(rig: Rig) -> None:
     file = await rig.file(await rig.user())
-    await rig.write(trash.finish_purge, file.id, now=rig.now)
+    await finish(rig, file)
     await rig.trash(file)
-    await rig.write(trash.finish_purge, file.id, now=rig.now)
+    await finish(rig, file)
     await rig.restore(file)
 
 
@@ -264,20 +269,20 @@ async def test_a_purge_takes_every_version_and_gives_its_bytes_back(rig: Rig) ->
     """No rule makes a second version yet; the schema, the sums and the purge know of them."""
     owner = await rig.user()
     file = await rig.file(owner, size=10)
-    current = await rig.read(files.open_content, file.id, owner_id=owner)
+    current = await content(rig, file)
     await rig.run("INSERT INTO versions VALUES ('older', $1, '00000000/older', '', 7, NULL, 0)", file.id)
-    await rig.write(housekeeping.recount_usage, owner)
+    assert await rig.ask(RecountUsage()) == 1
     usage = await rig.usage(owner)
     assert (usage.live_bytes, usage.version_bytes) == (10, 7)
-    assert await rig.read(files.open_content, file.id, owner_id=owner) == current
-    older = await rig.read(files.open_content, file.id, owner_id=owner, version_id=VersionId("older"))
+    assert await content(rig, file) == current
+    older = await content(rig, file, version_id=VersionId("older"))
     assert (older.object_key, older.file.size_bytes) == ("00000000/older", 7)
     await rig.trash(file)
-    await purge(rig, file)
+    await rig.purge(file)
     assert {file_id: set(keys) for file_id, keys in (await claim(rig)).items()} == {
         file.id: {current.object_key, "00000000/older"}
     }
-    await rig.write(trash.finish_purge, file.id, now=rig.now)
+    await finish(rig, file)
     assert (await rig.usage(owner)).used_bytes == await rig.drift() == 0
 
 
@@ -298,14 +303,14 @@ async def test_a_blob_that_two_files_share_goes_with_the_last_of_them(rig: Rig) 
     owner = await rig.user()
     first, second = await rig.file(owner, "a"), await rig.file(owner, "b")
     await share_blob(rig, first, second)
-    key = (await rig.read(files.open_content, first.id, owner_id=owner)).object_key
+    key = (await content(rig, first)).object_key
     await rig.trash(first)
-    await purge(rig, first)
+    await rig.purge(first)
     assert await claim(rig) == {first.id: []}
-    await rig.write(trash.finish_purge, first.id, now=rig.now)
-    assert (await rig.read(files.open_content, second.id, owner_id=owner)).object_key == key
+    await finish(rig, first)
+    assert (await content(rig, second)).object_key == key
     await rig.trash(second)
-    await purge(rig, second)
+    await rig.purge(second)
     assert await claim(rig) == {second.id: [key]}
 
 
@@ -313,8 +318,8 @@ async def test_a_blob_whose_files_go_together_goes_too(rig: Rig) -> None:
     owner = await rig.user()
     first, second = await rig.file(owner, "a"), await rig.file(owner, "b")
     await share_blob(rig, first, second)
-    key = (await rig.read(files.open_content, first.id, owner_id=owner)).object_key
+    key = (await content(rig, first)).object_key
     for file in (first, second):
         await rig.trash(file)
-    await rig.write(trash.empty, owner, now=rig.now)
+    await rig.ask(EmptyTrash(by=host(owner)))
     assert await claim(rig) == {first.id: [key], second.id: [key]}

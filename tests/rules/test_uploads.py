@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -22,11 +22,33 @@ from godrive.errors import (
     QuotaExceeded,
     UploadFinished,
 )
-from godrive.model import File, FileId, ObjectKey, OnConflict, Upload, UploadId, UploadState, UserId
-from godrive.rules import files, housekeeping, uploads
-from godrive.runtime import codec
-from godrive.testing import ManualClock
-from tests.contracts.rig import TTL, Rig
+from godrive.messages.metadata import Metadata
+from godrive.messages.system import DueCleanups, DueUploads, FinishCleanup, KnownKeys, UploadCounts
+from godrive.messages.uploads import (
+    AbortUpload,
+    FailUpload,
+    FindUpload,
+    GetUpload,
+    ListUploads,
+    PublishUpload,
+    TouchUpload,
+)
+from godrive.model import (
+    File,
+    FileId,
+    In,
+    ObjectKey,
+    OnConflict,
+    Root,
+    Upload,
+    UploadId,
+    UploadState,
+    UserId,
+)
+from godrive.rules import upload_chores
+from godrive.rules.registry import RULES
+from godrive.runtime import Ask, codec
+from tests.contracts.rig import SERVER, TTL, Rig, host, inside
 
 pytestmark = pytest.mark.anyio
 
@@ -34,11 +56,23 @@ SHA256 = "ab" * 32
 
 
 async def fail(rig: Rig, upload: Upload, reason: str = "because", **options: UploadState) -> Upload:
-    return await rig.write(uploads.fail, upload.id, reason, now=rig.now, **options)
+    return await rig.ask(FailUpload(by=SERVER, upload_id=upload.id, reason=reason, **options))
 
 
 async def touch(rig: Rig, upload: Upload, received: int) -> Upload:
-    return await rig.write(uploads.touch, upload.id, received, now=rig.now, ttl=TTL)
+    return await rig.ask(TouchUpload(by=host(upload.owner_id), upload_id=upload.id, received_bytes=received))
+
+
+async def abort(rig: Rig, upload: Upload) -> Upload:
+    return await rig.ask(AbortUpload(by=host(upload.owner_id), upload_id=upload.id))
+
+
+async def get(rig: Rig, upload: Upload) -> Upload:
+    return await rig.ask(GetUpload(by=SERVER, upload_id=upload.id))
+
+
+async def finish_cleanup(rig: Rig, upload: Upload) -> None:
+    await rig.ask(FinishCleanup(upload_id=upload.id))
 
 
 async def test_an_upload_is_what_was_declared(rig: Rig) -> None:
@@ -46,9 +80,9 @@ async def test_an_upload_is_what_was_declared(rig: Rig) -> None:
     upload = await rig.begin(owner, "a.txt", size=5, sha256=SHA256, on_conflict=OnConflict.RENAME)
     assert upload.state is UploadState.PENDING
     assert upload.expires_at == rig.now + timedelta(seconds=TTL)
-    assert await rig.read(uploads.get, upload.id) == upload
-    assert await rig.read(uploads.get, upload.id, owner_id=owner) == upload
-    assert await rig.read(uploads.find, upload.object_key) == upload
+    for by in (SERVER, host(owner)):
+        assert await rig.ask(GetUpload(by=by, upload_id=upload.id)) == upload
+        assert await rig.ask(FindUpload(by=by, object_key=upload.object_key)) == upload
 
 
 async def test_an_object_key_tells_nothing_of_the_name_and_is_never_the_same(rig: Rig) -> None:
@@ -58,66 +92,83 @@ async def test_an_object_key_tells_nothing_of_the_name_and_is_never_the_same(rig
     assert not any("secret" in key or owner in key for key in keys)
 
 
-async def test_a_foreign_upload_is_not_found(rig: Rig) -> None:
+async def test_a_foreign_or_absent_upload_is_not_found(rig: Rig) -> None:
     upload, other = await rig.begin(await rig.user()), await rig.user()
-    with pytest.raises(NotFound):
-        await rig.read(uploads.get, upload.id, owner_id=other)
-    with pytest.raises(NotFound):
-        await rig.write(uploads.abort, other, upload.id, now=rig.now)
-    with pytest.raises(NotFound):
-        await rig.read(uploads.get, UploadId("x"))
-    with pytest.raises(NotFound):
-        await rig.read(uploads.find, ObjectKey("x"))
-    assert (await rig.read(uploads.get, upload.id)).state is UploadState.PENDING
+    absent = UploadId("x")
+    for by, upload_id in ((host(other), upload.id), (host(upload.owner_id), absent), (SERVER, absent)):
+        asks: list[Ask[Metadata, Any]] = [
+            GetUpload(by=by, upload_id=upload_id),
+            TouchUpload(by=by, upload_id=upload_id, received_bytes=1),
+            PublishUpload(by=by, upload_id=upload_id, blob=rig.blob(upload)),
+            FailUpload(by=by, upload_id=upload_id, reason="because"),
+            AbortUpload(by=by, upload_id=upload_id),
+        ]
+        for ask in asks:
+            with pytest.raises(NotFound):
+                await rig.ask(ask)
+    for find in (
+        FindUpload(by=host(other), object_key=upload.object_key),
+        FindUpload(by=SERVER, object_key=ObjectKey("x")),
+    ):
+        with pytest.raises(NotFound):
+            await rig.ask(find)
+    assert await get(rig, upload) == upload
+    assert await rig.names(upload.owner_id) == []
 
 
 async def test_uploads_are_listed_to_their_owner_only(rig: Rig) -> None:
     owner, other = await rig.user(), await rig.user()
     for name in "ab":
         await rig.begin(owner, name)
-    page = await rig.read(uploads.list_page, owner, tokens=rig.tokens, limit=1)
+    page = await rig.ask(ListUploads(by=host(owner), limit=1))
     assert page.next_page is not None
-    assert (await rig.read(uploads.list_page, other, tokens=rig.tokens)).items == []
+    assert (await rig.ask(ListUploads(by=host(other)))).items == []
     for who, state in ((other, None), (owner, UploadState.PENDING)):
         with pytest.raises(Invalid) as caught:
-            await rig.read(uploads.list_page, who, tokens=rig.tokens, page=page.next_page, state=state)
+            await rig.ask(ListUploads(by=host(who), page=page.next_page, state=state))
         assert caught.value.field == "page"
 
 
 async def test_an_upload_goes_into_a_live_folder_of_its_owner_only(rig: Rig) -> None:
     owner, other = await rig.user(), await rig.user()
     folder, trashed = await rig.folder(owner), await rig.folder(owner, "old")
-    await rig.set_state(trashed, "trashed")
-    for parent_id in (await rig.folder(other), trashed, (await rig.file(owner, "no folder")).id):
+    below = await rig.folder(owner, "below", where=inside(trashed))
+    await rig.trash(trashed)
+    for nowhere in (await rig.folder(other), trashed, below, await rig.file(owner, "no folder")):
         with pytest.raises(NotFound) as caught:
-            await rig.begin(owner, parent_id=parent_id)
+            await rig.begin(owner, where=inside(nowhere))
         assert caught.value.field == "parent_id"
-    file = await rig.file(owner, parent_id=folder)
-    assert file.parent_id == folder
-    assert await rig.names(owner, parent_id=folder) == ["a.txt"]
+    file = await rig.file(owner, where=inside(folder))
+    assert file.parent_id == folder.id
+    assert await rig.names(owner, where=inside(folder)) == ["a.txt"]
+    assert await rig.drift() == 0
 
 
 async def test_a_name_is_taken_in_its_own_folder_only(rig: Rig) -> None:
     owner = await rig.user()
     folder = await rig.folder(owner)
-    inside, outside = await rig.file(owner, parent_id=folder), await rig.file(owner)
-    assert {inside.name, outside.name} == {"a.txt"}
-    await rig.write(files.rename, owner, inside.id, "b.txt", now=rig.now)
-    await rig.write(files.rename, owner, inside.id, "a.txt", now=rig.now)
-    for parent_id in (folder, None):
+    inner, outer = await rig.file(owner, where=inside(folder)), await rig.file(owner)
+    assert {inner.name, outer.name} == {"a.txt"}
+    await rig.rename(inner, "b.txt")
+    await rig.rename(inner, "a.txt")
+    for where in (inside(folder), Root()):
         with pytest.raises(NameTaken):
-            await rig.begin(owner, parent_id=parent_id)
+            await rig.begin(owner, where=where)
 
 
 async def test_an_upload_whose_folder_is_gone_makes_no_file(rig: Rig) -> None:
     owner = await rig.user()
-    folder = await rig.folder(owner)
-    upload = await rig.begin(owner, parent_id=folder)
-    await rig.set_state(folder, "trashed")
-    with pytest.raises(Gone):
-        await rig.publish(upload)
-    assert (await rig.read(uploads.get, upload.id)).state is UploadState.PENDING
-    assert await rig.names(owner) == []
+    outer = await rig.folder(owner)
+    folder = await rig.folder(owner, where=inside(outer))
+    upload = await rig.begin(owner, where=inside(folder))
+    for trashed in (folder, outer):
+        await rig.trash(trashed)
+        with pytest.raises(Gone):
+            await rig.publish(upload)
+        assert (await get(rig, upload)).state is UploadState.PENDING
+        assert await rig.names(owner) == []
+        await rig.restore(trashed)
+    assert (await rig.publish(upload)).parent_id == folder.id
 
 
 @pytest.mark.parametrize(
@@ -130,7 +181,7 @@ async def test_an_upload_whose_folder_is_gone_makes_no_file(rig: Rig) -> None:
         ("size_bytes", {"size": 2**63}),
         ("sha256", {"sha256": "AB" * 32}),
         ("sha256", {"sha256": "ab"}),
-        ("parent_id", {"parent_id": FileId("x")}),
+        ("parent_id", {"where": In(folder_id=FileId("x"))}),
     ],
 )
 async def test_a_wrong_declaration_is_refused_by_field_and_reserves_nothing(
@@ -149,7 +200,7 @@ async def test_a_wrong_declaration_is_refused_by_field_and_reserves_nothing(
 async def test_what_is_no_media_type_is_refused(rig: Rig, mime: str) -> None:
     owner = await rig.user()
     with pytest.raises(Invalid) as caught:
-        await rig.write(uploads.begin, owner, name="a", mime=mime, size_bytes=1, now=rig.now, ttl=TTL)
+        await rig.begin(owner, mime=mime)
     assert caught.value.field == "mime"
 
 
@@ -166,7 +217,7 @@ async def test_publishing_makes_one_file_and_again_gives_the_same(rig: Rig) -> N
     assert await rig.names(owner) == ["a.txt"]
     usage = await rig.usage(owner)
     assert (usage.live_bytes, usage.reserved_bytes) == (7, 0)
-    row = await rig.read(uploads.get, upload.id)
+    row = await get(rig, upload)
     assert (row.state, row.file_id, row.received_bytes) == (UploadState.COMMITTED, file.id, 7)
 
 
@@ -190,7 +241,7 @@ async def test_publishing_again_gives_the_file_as_it_is_now(rig: Rig) -> None:
     owner = await rig.user()
     upload = await rig.begin(owner)
     file = await rig.publish(upload)
-    await rig.write(files.rename, owner, file.id, "b", now=rig.now)
+    await rig.rename(file, "b")
     assert (await rig.publish(upload)).name == "b"
     await rig.trash(file)
     assert (await rig.publish(upload)).trashed_at == rig.now
@@ -208,7 +259,7 @@ async def test_bytes_that_are_not_those_declared_change_nothing(rig: Rig) -> Non
             await rig.publish(upload, size=size)
     with pytest.raises(DigestMismatch):
         await rig.publish(upload, sha256="cd" * 32)
-    assert (await rig.read(uploads.get, upload.id)).state is UploadState.PENDING
+    assert (await get(rig, upload)).state is UploadState.PENDING
     assert await rig.names(owner) == []
     assert await rig.drift() == 0
     await rig.publish(upload, sha256=SHA256)
@@ -231,9 +282,9 @@ async def test_the_type_is_the_declared_one_and_without_it_what_was_found(
     rig: Rig, declared: str, found: str | None, kept: str
 ) -> None:
     owner = await rig.user()
-    upload = await rig.write(uploads.begin, owner, name="a", mime=declared, size_bytes=1, now=rig.now, ttl=TTL)
+    upload = await rig.begin(owner, mime=declared)
     blob = replace(rig.blob(upload), mime=found)
-    assert (await rig.write(uploads.publish, upload.id, blob, now=rig.now)).mime == kept
+    assert (await rig.ask(PublishUpload(by=SERVER, upload_id=upload.id, blob=blob))).mime == kept
 
 
 async def test_an_empty_file_is_a_file(rig: Rig) -> None:
@@ -250,7 +301,7 @@ async def test_a_name_taken_meanwhile_is_refused_or_numbered_as_the_client_asked
     first = await rig.file(owner)
     with pytest.raises(NameTaken):
         await rig.publish(refused)
-    assert (await rig.read(uploads.get, refused.id)).state is UploadState.PENDING
+    assert (await get(rig, refused)).state is UploadState.PENDING
     assert (await rig.publish(numbered)).name == "a (1).txt"
     with pytest.raises(NameTaken):
         await rig.begin(owner)
@@ -311,7 +362,8 @@ async def test_a_deadline_slides_with_the_bytes_and_never_goes_back(rig: Rig) ->
     touched = await touch(rig, upload, 50)
     assert (touched.received_bytes, touched.expires_at) == (50, rig.now + timedelta(seconds=TTL))
     assert (await touch(rig, upload, 20)).received_bytes == 50
-    short = await rig.write(uploads.touch, upload.id, 60, now=rig.now, ttl=1)
+    rig.configure("blobs", upload_ttl=1.0)
+    short = await touch(rig, upload, 60)
     assert short.expires_at == touched.expires_at
 
 
@@ -326,8 +378,6 @@ async def test_an_upload_that_has_ended_takes_no_more_bytes(rig: Rig) -> None:
         await touch(rig, failed, 1)
     with pytest.raises(Gone):
         await rig.publish(failed)
-    with pytest.raises(NotFound):
-        await rig.write(uploads.touch, UploadId("x"), 1, now=rig.now, ttl=1)
 
 
 async def test_an_end_gives_the_reserve_back_once_and_keeps_the_first_reason(rig: Rig) -> None:
@@ -336,7 +386,7 @@ async def test_an_end_gives_the_reserve_back_once_and_keeps_the_first_reason(rig
     ended = await fail(rig, upload, "first", state=UploadState.EXPIRED)
     assert (ended.state, ended.reason, ended.finished_at) == (UploadState.EXPIRED, "first", rig.now)
     assert await fail(rig, upload, "second") == ended
-    assert await rig.write(uploads.abort, owner, upload.id, now=rig.now) == ended
+    assert await abort(rig, upload) == ended
     assert (await rig.usage(owner)).used_bytes == 0
     assert await rig.drift() == 0
 
@@ -346,7 +396,7 @@ async def test_a_published_upload_cannot_be_aborted_or_failed(rig: Rig) -> None:
     upload = await rig.begin(owner)
     await rig.publish(upload)
     with pytest.raises(UploadFinished):
-        await rig.write(uploads.abort, owner, upload.id, now=rig.now)
+        await abort(rig, upload)
     assert (await fail(rig, upload)).state is UploadState.COMMITTED
     assert await rig.names(owner) == ["a.txt"]
 
@@ -360,10 +410,10 @@ async def test_uploads_are_listed_newest_first_by_state(rig: Rig) -> None:
     await fail(rig, made[2])
 
     async def ids(**options: UploadState) -> list[UploadId]:
-        page = await rig.read(uploads.list_page, owner, tokens=rig.tokens, limit=2, **options)
+        page = await rig.ask(ListUploads(by=host(owner), limit=2, **options))
         found = [upload.id for upload in page.items]
         while page.next_page is not None:
-            page = await rig.read(uploads.list_page, owner, tokens=rig.tokens, limit=2, page=page.next_page, **options)
+            page = await rig.ask(ListUploads(by=host(owner), limit=2, page=page.next_page, **options))
             found += [upload.id for upload in page.items]
         return found
 
@@ -372,7 +422,7 @@ async def test_uploads_are_listed_newest_first_by_state(rig: Rig) -> None:
     assert await ids(state=UploadState.FAILED) == [made[2].id]
     assert await ids(state=UploadState.PENDING) == [id_ for id_ in order if id_ != made[2].id]
     with pytest.raises(Invalid):
-        await rig.read(uploads.list_page, owner, tokens=rig.tokens, page="x")
+        await rig.ask(ListUploads(by=host(owner), page="x"))
 
 
 async def test_the_longest_page_there_can_be_fits_into_one_reply_and_hides_nothing(rig: Rig) -> None:
@@ -395,14 +445,14 @@ async def test_the_longest_page_there_can_be_fits_into_one_reply_and_hides_nothi
     page = None
     while page is None or page.next_page:
         after = page and page.next_page
-        page = await rig.read(uploads.list_page, owner, tokens=rig.tokens, limit=1000, page=after)
+        page = await rig.ask(ListUploads(by=host(owner), limit=1000, page=after))
         assert len(codec.encode_reply(page)) <= LARGEST - HEADROOM
         found += [upload.id for upload in page.items]
     assert found == ids[::-1]
 
 
 async def due(rig: Rig, limit: int = 100) -> list[UploadId]:
-    return [upload.id for upload in await rig.write(uploads.due, after=10, limit=limit, now=rig.now)]
+    return [upload.id for upload in await rig.ask(DueUploads(after=10, limit=limit))]
 
 
 async def test_checks_begin_after_a_while_and_back_off_up_to_a_minute_but_never_past_the_deadline(rig: Rig) -> None:
@@ -416,7 +466,7 @@ async def test_checks_begin_after_a_while_and_back_off_up_to_a_minute_but_never_
     steps = {later - earlier for earlier, later in pairwise(checked[4:])}
     assert max(steps) <= 60
     assert round(TTL) in checked
-    assert (await rig.read(uploads.get, upload.id)).attempts == len(checked)
+    assert (await get(rig, upload)).attempts == len(checked)
 
 
 async def test_the_longest_due_are_checked_first_and_no_more_than_asked_for(rig: Rig) -> None:
@@ -437,7 +487,9 @@ async def test_an_upload_of_a_clock_that_was_set_back_is_checked_as_soon_as_any(
     rig.clock.advance(11)
     assert await due(rig) == [checked]
     unseen = (await rig.begin(owner, "unseen")).id
-    rig.clock = ManualClock(rig.now - timedelta(hours=2))
+    rig.clock.jump(-7200)
+    assert await due(rig) == []  # from now on they are as old as one that was begun now
+    rig.clock.advance(10)
     assert set(await due(rig)) == {checked, unseen}
     assert await due(rig) == []
     rig.clock.advance(60)
@@ -464,29 +516,28 @@ class Counted:
         return getattr(self._tx, name)
 
 
-@pytest.mark.parametrize("rule", [uploads.due, uploads.due_cleanups])
-async def test_however_much_is_due_it_takes_three_statements_at_most(rig: Rig, rule: Any) -> None:
+@pytest.mark.parametrize("ask", [DueUploads(after=10, limit=100), DueCleanups(limit=100)])
+async def test_however_much_is_due_it_takes_four_statements_at_most(rig: Rig, ask: DueUploads | DueCleanups) -> None:
     owner = await rig.user()
     for number in range(10):
         upload = await rig.begin(owner, f"{number}")
-        if rule is uploads.due_cleanups:
+        if isinstance(ask, DueCleanups):
             await fail(rig, upload)
     rig.clock.advance(100)
-    options = {"after": 10} if rule is uploads.due else {}
     counted: list[Counted] = []
 
     async def operation(tx: Tx) -> list[Any]:
         counted.append(Counted(tx))
-        found: list[Any] = await rule(counted[-1], limit=100, now=rig.now, **options)
+        found: list[Any] = await RULES[type(ask)].run(cast("Tx", counted[-1]), ask, rig.env)
         return found
 
     assert len(await rig.catalog.write(operation)) == 10
-    assert counted[-1].statements <= 3
+    assert counted[-1].statements <= 4
     assert await rig.catalog.write(operation) == []
 
 
 async def cleanups(rig: Rig) -> list[ObjectKey]:
-    return [cleanup.object_key for cleanup in await rig.write(uploads.due_cleanups, limit=10, now=rig.now)]
+    return [cleanup.object_key for cleanup in await rig.ask(DueCleanups(limit=10))]
 
 
 async def test_bytes_of_an_ended_upload_are_removed_at_once_and_again_when_its_url_is_dead(rig: Rig) -> None:
@@ -494,19 +545,19 @@ async def test_bytes_of_an_ended_upload_are_removed_at_once_and_again_when_its_u
     upload = await rig.begin(owner)
     await rig.publish(await rig.begin(owner, "kept"))
     assert await cleanups(rig) == []
-    await rig.write(uploads.abort, owner, upload.id, now=rig.now)
+    await abort(rig, upload)
     assert await cleanups(rig) == [upload.object_key]
     assert await cleanups(rig) == []
     rig.clock.advance(60)
     assert await cleanups(rig) == [upload.object_key]  # never finished, so tried again
-    await rig.write(uploads.finish_cleanup, upload.id, now=rig.now)
+    await finish_cleanup(rig, upload)
     assert await cleanups(rig) == []
-    rig.clock.advance(TTL + uploads.URL_MARGIN - 61)
+    rig.clock.advance(TTL + upload_chores.URL_MARGIN - 61)
     assert await cleanups(rig) == []
     rig.clock.advance(1)
     assert await cleanups(rig) == [upload.object_key]
-    await rig.write(uploads.finish_cleanup, upload.id, now=rig.now)
-    await rig.write(uploads.finish_cleanup, upload.id, now=rig.now)
+    await finish_cleanup(rig, upload)
+    await finish_cleanup(rig, upload)
     rig.clock.advance(10**7)
     assert await cleanups(rig) == []
 
@@ -514,7 +565,7 @@ async def test_bytes_of_an_ended_upload_are_removed_at_once_and_again_when_its_u
 async def test_a_cleanup_that_fails_is_tried_again_later_each_time(rig: Rig) -> None:
     owner = await rig.user()
     upload = await rig.begin(owner)
-    await rig.write(uploads.abort, owner, upload.id, now=rig.now)
+    await abort(rig, upload)
     tried = []
     for minute in range(200):
         if await cleanups(rig):
@@ -529,8 +580,8 @@ async def test_bytes_that_are_still_on_their_way_when_the_url_dies_are_removed_t
     rig.clock.advance(TTL)
     await fail(rig, upload, state=UploadState.EXPIRED)
     assert await cleanups(rig) == [upload.object_key]
-    await rig.write(uploads.finish_cleanup, upload.id, now=rig.now)
-    rig.clock.advance(uploads.URL_MARGIN)
+    await finish_cleanup(rig, upload)
+    rig.clock.advance(upload_chores.URL_MARGIN)
     assert await cleanups(rig) == [upload.object_key]
 
 
@@ -542,26 +593,27 @@ async def test_a_key_is_known_while_a_row_may_still_want_its_bytes(rig: Rig) -> 
     every = [pending.object_key, ObjectKey("x/y"), published.object_key, ended.object_key]
 
     async def known() -> list[ObjectKey]:
-        return await rig.read(housekeeping.known_keys, every)
+        return await rig.ask(KnownKeys(object_keys=every))
 
     assert await known() == [pending.object_key, published.object_key, ended.object_key]
-    rig.clock.advance(TTL + uploads.URL_MARGIN)
-    await rig.write(uploads.finish_cleanup, ended.id, now=rig.now)
+    rig.clock.advance(TTL + upload_chores.URL_MARGIN)
+    await finish_cleanup(rig, ended)
     assert await known() == [pending.object_key, published.object_key]
     await rig.trash(file)
     assert await known() == [pending.object_key, published.object_key]
     rig.clock.advance(10**6)
     await rig.purge_all()
     assert await known() == [pending.object_key]
-    assert await rig.read(housekeeping.known_keys, []) == []
-    assert len(await rig.read(housekeeping.known_keys, every * 40)) == 40
+    assert await rig.ask(KnownKeys(object_keys=[])) == []
+    many = await rig.ask(KnownKeys(object_keys=every * 40))
+    assert many == [pending.object_key] * 40
 
 
 async def test_uploads_are_counted_by_state_even_those_there_are_none_of(rig: Rig) -> None:
     owner = await rig.user()
     await rig.begin(owner, "a")
     await rig.file(owner, "b")
-    assert await rig.read(uploads.counts) == {"pending": 1, "committed": 1, "failed": 0, "aborted": 0, "expired": 0}
+    assert await rig.ask(UploadCounts()) == {"pending": 1, "committed": 1, "failed": 0, "aborted": 0, "expired": 0}
 
 
 async def test_a_user_who_is_not_there_begins_no_upload(rig: Rig) -> None:

@@ -8,10 +8,14 @@ import pytest
 
 from godrive.catalog import Row, Tx
 from godrive.errors import Conflict, EmailTaken, Gone, Invalid, NotFound
+from godrive.messages.files import GetFile, OpenContent
+from godrive.messages.idempotency import ClaimKey
+from godrive.messages.system import ClaimPurges, DueCleanups, FinishCleanup, Prune
+from godrive.messages.uploads import AbortUpload, GetUpload, TouchUpload
 from godrive.model import FileId, UploadId, UserState
-from godrive.principal import UserSession
-from godrive.rules import files, housekeeping, sessions, trash, uploads, users
-from tests.contracts.rig import GRACE, TTL, Rig
+from godrive.principal import SignedUrl, UserSession, Verb
+from godrive.rules import sessions, upload_chores, users
+from tests.contracts.rig import GRACE, SERVER, TTL, Rig, host
 
 pytestmark = pytest.mark.anyio
 
@@ -113,12 +117,14 @@ async def test_disabling_ends_sessions_and_hides_content_until_enabled(rig: Rig)
     assert (await rig.write(users.set_state, owner, UserState.DISABLED, now=rig.now)).state is UserState.DISABLED
     principal = UserSession(user_id=owner, session_id=session.id)
     assert not await rig.read(sessions.is_alive, principal, now=rig.now)
-    with pytest.raises(NotFound):
-        await rig.read(files.open_content, file.id, version_id=file.version_id)
+    url = SignedUrl(user_id=owner, verb=Verb.READ, target_id=file.id)
+    for by in (host(owner), url):
+        with pytest.raises(NotFound):
+            await rig.ask(OpenContent(by=by, file_id=file.id, version_id=file.version_id))
     with pytest.raises(NotFound):
         await rig.begin(owner, "b.txt")
     await rig.write(users.set_state, owner, UserState.ACTIVE, now=rig.now)
-    assert (await rig.read(files.open_content, file.id, version_id=file.version_id)).file == file
+    assert (await rig.ask(OpenContent(by=url, file_id=file.id, version_id=file.version_id))).file == file
     assert not await rig.read(sessions.is_alive, principal, now=rig.now)
 
 
@@ -126,13 +132,13 @@ async def test_disabling_ends_the_uploads_whose_signed_urls_are_out(rig: Rig) ->
     owner, other = await rig.user(), await rig.user()
     upload, foreign = await rig.begin(owner), await rig.begin(other)
     await rig.write(users.set_state, owner, UserState.DISABLED, now=rig.now)
-    assert await rig.read(uploads.get, foreign.id) == foreign
+    assert await rig.ask(GetUpload(by=SERVER, upload_id=foreign.id)) == foreign
     with pytest.raises(Gone):
-        await rig.write(uploads.touch, upload.id, 1, now=rig.now, ttl=10)
+        await rig.ask(TouchUpload(by=SERVER, upload_id=upload.id, received_bytes=1))
     with pytest.raises(Gone):
         await rig.publish(upload)
     assert (await rig.usage(owner)).reserved_bytes == await rig.drift() == 0
-    assert [cleanup.upload_id for cleanup in await rig.write(uploads.due_cleanups, limit=9, now=rig.now)] == [upload.id]
+    assert [cleanup.upload_id for cleanup in await rig.ask(DueCleanups(limit=9))] == [upload.id]
 
 
 async def test_a_state_cannot_be_set_to_deleted(rig: Rig) -> None:
@@ -171,8 +177,9 @@ async def test_deleting_a_user_ends_all_that_is_theirs(rig: Rig) -> None:
     for lookup in (users.get, users.account):
         with pytest.raises(NotFound):
             await rig.read(lookup, owner)
-    with pytest.raises(NotFound):
-        await rig.read(files.open_content, file.id, version_id=file.version_id)
+    for by in (host(owner), SignedUrl(user_id=owner, verb=Verb.READ, target_id=file.id)):
+        with pytest.raises(NotFound):
+            await rig.ask(OpenContent(by=by, file_id=file.id, version_id=file.version_id))
     with pytest.raises(Gone):
         await rig.publish(upload)
     assert await rig.read(users.find, "a@b.c") is None
@@ -188,7 +195,7 @@ async def test_deleting_a_user_ends_all_that_is_theirs(rig: Rig) -> None:
 async def test_nothing_is_kept_that_tells_who_a_deleted_user_was(rig: Rig) -> None:
     owner = await rig.user("a@b.c")
     await rig.write(sessions.begin, owner, now=rig.now, ttl=100, address="192.0.2.1")
-    await rig.write(housekeeping.claim_key, owner, "key", "print", now=rig.now)
+    await rig.ask(ClaimKey(by=host(owner), key="key", fingerprint="print"))
     await rig.write(users.delete, owner, now=rig.now)
 
     async def kept(tx: Tx) -> list[list[Row]]:
@@ -222,7 +229,7 @@ async def test_a_deleted_user_with_many_files_is_purged_a_batch_at_a_time(rig: R
     made = {(await rig.file(owner, f"{number}.txt")).id for number in range(5)}
     await rig.write(users.delete, owner, now=rig.now)
     seen = []
-    while claimed := await rig.write(trash.claim_purges, limit=2, now=rig.now):
+    while claimed := await rig.ask(ClaimPurges(limit=2)):
         assert len(claimed) <= 2
         seen += [purge.file_id for purge in claimed]
         assert await rig.drift() == 0
@@ -234,19 +241,20 @@ async def test_a_deleted_user_is_pruned_when_nothing_is_left(rig: Rig) -> None:
     await rig.file(owner)
     await rig.write(users.delete, owner, now=rig.now)
     rig.clock.advance(100)
-    pruned = await rig.write(housekeeping.prune, limit=10, now=rig.now, retention=50)
+    pruned = await rig.ask(Prune(limit=10))
     assert (pruned.uploads, pruned.users) == (1, 0)
     await rig.purge_all()
-    pruned = await rig.write(housekeeping.prune, limit=10, now=rig.now, retention=50)
+    pruned = await rig.ask(Prune(limit=10))
     assert (pruned.uploads, pruned.users) == (0, 1)
 
 
 @pytest.mark.parametrize("left", ["upload", "live", "trashed", "purging"])
 async def test_a_deleted_user_stays_while_anything_of_theirs_is_left_to_remove(rig: Rig, left: str) -> None:
     async def remains() -> bool:
-        await rig.write(housekeeping.prune, limit=10, now=rig.now, retention=0)
+        await rig.ask(Prune(limit=10))
         return await rig.read(lambda tx: tx.one("SELECT id FROM users")) is not None
 
+    rig.configure("janitor", upload_retention=0.0)
     owner = await rig.user()
     upload = await rig.begin(owner, size=10 if left == "purging" else 0)  # an empty file shows in no sum
     if left != "upload":
@@ -255,11 +263,11 @@ async def test_a_deleted_user_stays_while_anything_of_theirs_is_left_to_remove(r
             await rig.trash(file)
         if left == "purging":
             rig.clock.advance(GRACE)
-            await rig.write(trash.claim_purges, limit=10, now=rig.now)
+            await rig.ask(ClaimPurges(limit=10))
     await rig.write(users.delete, owner, now=rig.now)
     assert await remains()
-    rig.clock.advance(TTL + uploads.URL_MARGIN)
-    await rig.write(uploads.finish_cleanup, upload.id, now=rig.now)
+    rig.clock.advance(TTL + upload_chores.URL_MARGIN)
+    await rig.ask(FinishCleanup(upload_id=upload.id))
     await rig.purge_all()
     assert not await remains()
 
@@ -268,8 +276,8 @@ async def test_text_that_no_database_can_hold_is_invalid(rig: Rig) -> None:
     owner = await rig.user()
     for text in ("\ud800", "a\x00b"):
         with pytest.raises((Invalid, NotFound)):
-            await rig.read(files.get, owner, FileId(text))
+            await rig.ask(GetFile(by=host(owner), file_id=FileId(text)))
         with pytest.raises((Invalid, NotFound)):
-            await rig.write(uploads.abort, owner, UploadId(text), now=rig.now)
+            await rig.ask(AbortUpload(by=host(owner), upload_id=UploadId(text)))
     with pytest.raises(Invalid):
         await rig.read(users.list_after, limit=2**70)
