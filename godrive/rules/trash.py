@@ -16,6 +16,7 @@ A purge goes down the tree in the same way and removes the rows from below.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -288,9 +289,12 @@ async def _of_deleted_users(tx: Tx, limit: int, at: int) -> list[Row]:
         at,
         limit,
     )
+    hidden = Counter[UserId]()
     for _, owner_id, list_state, size in found:
         if list_state != "hidden":
-            await changes.charge(tx, UserId(owner_id), live=-size, trash=size)
+            hidden[UserId(owner_id)] += size
+    for user_id, size in hidden.items():
+        await changes.charge(tx, user_id, live=-size, trash=size)
     await tx.run_each(
         "UPDATE entries SET state = 'trashed', list_state = 'hidden', trashed_at = $2, purge_at = $2, "
         "next_purge_at = $2 WHERE id = $1",
