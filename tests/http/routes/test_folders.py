@@ -1,0 +1,138 @@
+"""Folders over a socket: places that are listed, and trees that go into the trash and come back as one."""
+
+from __future__ import annotations
+
+import pytest
+
+from godrive.messages.system import SettleTrash
+from tests.http.client import Json, Person, Site
+
+pytestmark = pytest.mark.anyio
+
+UNKNOWN = "00000000-0000-7000-8000-000000000000"
+
+
+async def folder(ann: Person, name: str, parent_id: str | None = None) -> Json:
+    answer = await ann("POST", "/v1/folders", {"name": name, "parent_id": parent_id})
+    assert answer.status == 201, answer.content
+    made: Json = answer.json
+    assert answer.headers["Location"].endswith(f"/v1/files/{made['id']}")
+    return made
+
+
+async def listed(ann: Person, **query: str) -> set[str]:
+    answer = await ann("GET", "/v1/files", params=query)
+    assert answer.status == 200, answer.content
+    return {file["name"] for file in answer.json["files"]}
+
+
+async def settle(site: Site) -> None:
+    while await site.drive.metadata.ask(SettleTrash(2)):
+        """More to do."""
+
+
+async def test_a_folder_is_listed_in_its_place_and_not_among_all_files(ann: Person) -> None:
+    outer = await folder(ann, "outer")
+    inner = await folder(ann, "inner", outer["id"])
+    await ann.upload("top.txt")
+    await ann.upload("deep.txt", parent_id=inner["id"])
+    assert (outer["kind"], outer["parent_id"], inner["parent_id"]) == ("folder", None, outer["id"])
+    assert await listed(ann, parent_id="root") == {"outer", "top.txt"}
+    assert await listed(ann, parent_id=outer["id"]) == {"inner"}
+    assert await listed(ann, parent_id=inner["id"]) == {"deep.txt"}
+    assert await listed(ann) == {"top.txt", "deep.txt"}
+
+
+async def test_a_name_is_taken_once_in_a_folder_by_file_or_folder(ann: Person) -> None:
+    outer = await folder(ann, "outer")
+    await ann.upload("name", parent_id=outer["id"])
+    for body, status in (
+        ({"name": "name", "parent_id": outer["id"]}, 409),
+        ({"name": "outer"}, 409),
+        ({"name": "outer", "parent_id": "root"}, 409),
+        ({"name": "a/b"}, 422),
+        ({"name": "new", "parent_id": UNKNOWN}, 404),
+        ({"name": "name"}, 201),
+    ):
+        assert (await ann("POST", "/v1/folders", body)).status == status, body
+
+
+async def test_a_file_is_no_folder(ann: Person) -> None:
+    file = await ann.upload("a.txt")
+    assert (await ann("POST", "/v1/folders", {"name": "x", "parent_id": file["id"]})).status == 404
+    assert (await ann("GET", "/v1/files", params={"parent_id": file["id"]})).status == 404
+
+
+async def test_a_trashed_tree_is_nowhere_at_once_and_comes_back_as_it_was(ann: Person, site: Site) -> None:
+    outer = await folder(ann, "outer")
+    inner = await folder(ann, "inner", outer["id"])
+    deep = await ann.upload("deep.txt", b"hello", parent_id=inner["id"])
+    await ann.upload("top.txt")
+    url = (await ann("GET", f"/v1/files/{deep['id']}/download")).json["url"]
+    assert (await ann("GET", url)).content == b"hello"
+    tag = (await ann("GET", "/v1/files")).headers["ETag"]
+
+    assert (await ann("DELETE", f"/v1/files/{outer['id']}")).status == 200
+    for settled in (False, True):
+        if settled:
+            await settle(site)
+        assert await listed(ann) == {"top.txt"}
+        assert await listed(ann, q="deep") == set()
+        assert await listed(ann, parent_id="root") == {"top.txt"}
+        for gone in (outer, inner):
+            assert (await ann("GET", "/v1/files", params={"parent_id": gone["id"]})).status == 404
+        for entry in (outer, inner, deep):
+            assert (await ann("GET", f"/v1/files/{entry['id']}")).status == 404
+            assert (await ann("PATCH", f"/v1/files/{entry['id']}", {"name": "new"})).status == 404
+        assert (await ann("GET", f"/v1/files/{deep['id']}/download")).status == 404
+        assert (await ann("GET", url)).status == 404
+        assert (await ann("POST", f"/v1/files/{deep['id']}/restore")).status == 404
+        assert (await ann("POST", "/v1/folders", {"name": "x", "parent_id": inner["id"]})).status == 404
+        assert [entry["name"] for entry in (await ann("GET", "/v1/trash")).json["files"]] == ["outer"]
+        assert (await ann("GET", "/v1/files", headers={"If-None-Match": tag})).status == 200
+        usage = (await ann("GET", "/v1/me")).json["usage"]
+        assert usage["used_bytes"] == 10
+        if settled:
+            assert (usage["live_bytes"], usage["trash_bytes"]) == (5, 5)
+
+    assert (await ann("POST", f"/v1/files/{outer['id']}/restore")).status == 200
+    assert (await ann("GET", f"/v1/files/{deep['id']}")).status == 200
+    assert (await ann("GET", url)).content == b"hello"
+    assert await listed(ann, parent_id=inner["id"]) == {"deep.txt"}
+    await settle(site)
+    assert await listed(ann) == {"top.txt", "deep.txt"}
+    usage = (await ann("GET", "/v1/me")).json["usage"]
+    assert (usage["live_bytes"], usage["trash_bytes"]) == (10, 0)
+
+
+async def test_an_upload_into_a_folder_that_was_trashed_meanwhile_is_gone(ann: Person) -> None:
+    place = await folder(ann, "place")
+    body = {"filename": "a.txt", "mime": "text/plain", "size_bytes": 5, "parent_id": place["id"]}
+    intent = (await ann("POST", "/v1/files/upload-intent", body)).json
+    await ann("DELETE", f"/v1/files/{place['id']}")
+    sent = await ann("PUT", intent["upload_url"], data=b"hello", headers=intent["headers"])
+    assert (sent.status, sent.json["code"]) == (410, "gone")
+    assert (await ann("POST", "/v1/files/upload-intent", body)).status == 404
+
+
+async def test_a_folder_of_another_user_is_not_found_and_takes_nothing(ann: Person, stranger: Person) -> None:
+    hers = await folder(ann, "hers")
+    bob = await stranger.enter("bob@example.org")
+    body = {"filename": "a.txt", "mime": "text/plain", "size_bytes": 5, "parent_id": hers["id"]}
+    assert (await bob("GET", "/v1/files", params={"parent_id": hers["id"]})).status == 404
+    assert (await bob("POST", "/v1/folders", {"name": "x", "parent_id": hers["id"]})).status == 404
+    assert (await bob("POST", "/v1/files/upload-intent", body)).status == 404
+
+
+async def test_a_validator_of_one_user_never_fits_another(ann: Person, stranger: Person) -> None:
+    """A browser that two people share revalidates Bob's list with Ann's tag."""
+    await ann.upload("hers.txt")
+    bob = await stranger.enter("bob@example.org")
+    await bob.upload("his.txt")
+    for query in ({}, {"parent_id": "root"}):
+        answer = await ann("GET", "/v1/files", params=query)
+        again = await bob("GET", "/v1/files", params=query, headers={"If-None-Match": answer.headers["ETag"]})
+        assert (again.status, [file["name"] for file in again.json["files"]]) == (200, ["his.txt"])
+        assert "authorization" in answer.headers["Vary"].lower()
+        same = await ann("GET", "/v1/files", params=query, headers={"If-None-Match": answer.headers["ETag"]})
+        assert same.status == 304
