@@ -1,8 +1,8 @@
 """Passwords, tokens and signed URLs: pure functions over a keyring.
 
-Nothing here waits, logs or asks the time; instants come from the caller's
-clock.  Every secret is compared in constant time, and every text that carries
-a signature has exactly one accepted spelling: change a byte and it is refused.
+Nothing here waits, logs or reads a clock: callers pass the time.  Secrets are
+compared in constant time.  A signed text has exactly one accepted spelling: a
+change of any byte is refused.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from godrive.paths import create_file, exists, replace_file
 from godrive.principal import UserSession
 
 KEY_BYTES = 32
-"""Length of a signing key: that of the digest, as RFC 7518, section 3.2, asks."""
+"""Length of a signing key: that of the digest, as RFC 7518, section 3.2, requires."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Keyring:
 
     @classmethod
     def generate(cls) -> Keyring:
-        """A keyring of one new key, kept nowhere."""
+        """A keyring of one new key, which is not stored."""
         return cls({os.urandom(4).hex(): os.urandom(KEY_BYTES)})
 
     @classmethod
@@ -161,17 +161,17 @@ HIGHEST_COST = 16
 
 
 def hash_password(password: str, cost: int) -> str:
-    """The bcrypt hash; takes about 0.25 s of a core at cost 12.  See :func:`_password_bytes`."""
+    """The bcrypt hash.  Takes about 0.25 s of a core at cost 12.  See :func:`_password_bytes`."""
     return bcrypt.hashpw(_password_bytes(password), bcrypt.gensalt(cost)).decode("ascii")
 
 
 def check_password(password: str, hashed: str) -> bool:
-    """Whether the hash is of this password; takes as long as making it did."""
+    """Whether the hash is of this password.  Takes as long as it took to make the hash."""
     return bcrypt.checkpw(_password_bytes(password), hashed.encode("ascii"))
 
 
 def dummy_hash(cost: int) -> str:
-    """A hash of no known password, to check against when there is no user: the same answer after the same time."""
+    """A hash of no known password, to check against where there is no user, so that time does not tell."""
     return f"$2b${cost:02}$N7cVhW1cZfHjkT3sYgqkpePt6l1zEo5UMWqZ8pr3dQO0bXw4nJx7K"
 
 
@@ -186,12 +186,13 @@ def cost_of(hashed: str) -> int:
 
 
 def _password_bytes(password: str) -> bytes:
-    """What bcrypt is given: the password in NFC (RFC 8265, section 4.2) and UTF-8, whole.
+    """What bcrypt gets: the whole password in NFC (RFC 8265, section 4.2) and UTF-8.
 
     bcrypt reads 72 bytes and, in many versions, stops at a NUL.  A password
-    beyond that is replaced by 64 characters of Base64 of its HMAC-SHA-384; the
-    fixed HMAC key keeps digests leaked elsewhere from being of use here.
-    Shorter ones go in as they are, so hashes made elsewhere can be imported.
+    longer than that, or with a NUL, is replaced by its HMAC-SHA-384 in 64
+    characters of Base64.  The HMAC key is fixed; it makes digests that leaked
+    elsewhere useless here.  Other passwords are hashed as they are, so hashes
+    made elsewhere can be imported.
     """
     data = unicodedata.normalize("NFC", password).encode("utf-8", "surrogatepass")
     if len(data) <= 72 and b"\0" not in data:
@@ -204,7 +205,7 @@ def _password_bytes(password: str) -> bytes:
 
 @dataclass(frozen=True)
 class RefreshClaims:
-    """What a refresh token says: which session, and after how many refreshes."""
+    """What a refresh token says: the session, and the number of refreshes before it."""
 
     user_id: UserId
     session_id: SessionId
@@ -224,10 +225,10 @@ _MAX_TOKEN = 2048
 
 
 class TokenSigner:
-    """Makes and checks JWTs (RFC 7519), pinned to one algorithm, issuer, audience, set of keys and a kind each.
+    """Makes and checks JWTs (RFC 7519), pinned to one algorithm, issuer, audience, set of keys and kind.
 
-    Every ``verify_`` method raises ``Unauthenticated`` for whatever we did not
-    sign for that use, and for what has expired.
+    Every ``verify_`` method raises ``Unauthenticated`` for a token that this
+    server did not sign for that use, and for one that has expired.
     """
 
     def __init__(self, keyring: Keyring, *, issuer: str, audience: str) -> None:
@@ -246,23 +247,23 @@ class TokenSigner:
         )
 
     def access(self, principal: UserSession, *, now: datetime, ttl: float) -> tuple[str, datetime]:
-        """A token that shows who is asking, and the instant (a whole second) it expires."""
+        """A token that stands for *principal*, and when it expires, in whole seconds."""
         expires_at = _second(now + timedelta(seconds=ttl))
         return self._sign("access", principal.user_id, now, expires_at, sid=principal.session_id), expires_at
 
     def verify_access(self, token: str, *, now: datetime) -> tuple[UserSession, datetime]:
-        """Who the token was given to, and when it expires."""
+        """The session that the token stands for, and when it expires."""
         claims = self._verify("access", token, now)
         return UserSession(user_id=claims["sub"], session_id=claims["sid"]), datetime.fromtimestamp(claims["exp"], UTC)
 
     def refresh(self, claims: RefreshClaims, *, now: datetime, expires_at: datetime) -> str:
-        """A token that renews a session once."""
+        """A token that renews a session.  The same arguments make the same token."""
         return self._sign(
             "refresh", claims.user_id, now, _second(expires_at), sid=claims.session_id, gen=claims.generation
         )
 
     def verify_refresh(self, token: str, *, now: datetime) -> RefreshClaims:
-        """Which session the token renews; whether it was spent is for the session to say."""
+        """The session that the token renews, and its generation, which the caller compares with that of the session."""
         claims = self._verify("refresh", token, now)
         return RefreshClaims(claims["sub"], claims["sid"], claims["gen"])
 
@@ -301,7 +302,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.~/-]*")  # the slash stands for itself in a pa
 
 
 class UrlSigner:
-    """Signs requests that anyone may send until they expire (a capability, never a bearer token).
+    """Signs requests that anyone may send until they expire: a capability, never a bearer token.
 
     The signature is HMAC-SHA-256 over the method, the path and the query in
     sorted order: the claims, the expiry in seconds since 1970, and the key's

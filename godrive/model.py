@@ -77,7 +77,10 @@ class Usage(Value):
 
 
 class User(Value):
-    """A person with a drive.  ``quota_bytes`` of ``None`` is no limit."""
+    """A person with a drive.  ``quota_bytes`` of ``None`` is no limit.
+
+    A user of a host application has its id there as *external_id*, and may have no *email* (empty).
+    """
 
     id: UserId
     email: str
@@ -85,6 +88,7 @@ class User(Value):
     state: UserState = UserState.ACTIVE
     quota_bytes: int | None = None
     usage: Usage = Usage()
+    external_id: str | None = None
 
 
 class Session(Value):

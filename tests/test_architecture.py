@@ -54,7 +54,13 @@ MAY_ASK: dict[str, set[str]] = {
 The bridge brings events in (ingest) and takes the outbox out (metadata).
 """
 
-SUBJECTS = {"files": "metadata", "uploads": "metadata", "system": "metadata", "idempotency": "metadata"}
+SUBJECTS = {
+    "files": "metadata",
+    "uploads": "metadata",
+    "system": "metadata",
+    "idempotency": "metadata",
+    "users": "auth",
+}
 """Modules of messages that are said to an actor of another name."""
 
 OPTIONAL = {

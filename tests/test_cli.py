@@ -300,6 +300,13 @@ def test_invite_is_a_code_of_its_own_each_time(run: Run) -> None:
     assert len(first.strip()) >= 22
 
 
+def test_user_commands_need_no_blob_store(run: Run, ann: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GODRIVE_BLOBS_DRIVER", "s3")
+    monkeypatch.setenv("GODRIVE_BLOBS_S3_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    assert run("user", "disable", ann) == (0, "ann@example.org is disabled.\n", "")
+    assert users(run)[0]["state"] == "disabled"
+
+
 def test_invite_for_an_absurd_time_is_refused(run: Run) -> None:
     for days in ("0", "-1", "1e9", "nan"):
         assert run("user", "invite", "--days", days)[0] == 1
@@ -321,7 +328,7 @@ def test_users_are_kept_in_postgresql_by_the_same_commands(
 
 
 def test_rotation_puts_a_new_key_first_and_keeps_as_many_as_asked(run: Run, tmp_path: Path) -> None:
-    run("user", "invite")
+    (tmp_path / "data").mkdir()
     code, _, err = run("keys", "rotate")
     assert code == 2
     assert "data/secret.key" in err
@@ -349,16 +356,18 @@ def test_a_key_is_made_once(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user: run the suite as root")
+@pytest.mark.parametrize("first", [("user", "invite"), ("keys", "create")])
 @pytest.mark.parametrize("made", ["data", "."])
-def test_what_root_makes_in_the_folder_of_a_service_belongs_to_the_service(made: str, public_folder: Path) -> None:
+def test_what_root_makes_in_the_folder_of_a_service_belongs_to_the_service(
+    made: str, first: tuple[str, ...], public_folder: Path
+) -> None:
     home = public_folder / "home"
     (home / "data").mkdir(parents=True)
     if made == ".":
         (home / "data").rmdir()
     for path in (home, home / made):
         os.chown(path, 1234, 2345)
-    commands = [("user", "invite"), ("keys", "create"), ("keys", "rotate"), ("sweep",), ("doctor",)]
-    for command in commands:
+    for command in (first, ("user", "invite"), ("keys", "rotate"), ("sweep",), ("doctor",)):
         done = spawn(*command, "--data-dir", str(home / "data"), folder=home)
         assert done.returncode == 0, done.stdout + done.stderr
     owners = {path: (path.stat().st_uid, path.stat().st_gid) for path in home.rglob("*")}

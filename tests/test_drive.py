@@ -21,6 +21,7 @@ from godrive.blobs.memory import MemoryBlobStore
 from godrive.catalog import Tx
 from godrive.catalog.sqlite import SqliteCatalog
 from godrive.config import Auth, Server
+from godrive.credentials import Keyring
 from godrive.errors import ActorCrashed, ConfigError, DeliveryError, NotFound, StoreUnavailable
 from godrive.http.observe.metrics import Metrics
 from godrive.messages.auth import GetUser, LogIn, SignUp
@@ -31,6 +32,7 @@ from godrive.messages.storage import CheckStore, HeadBlob
 from godrive.messages.uploads import BeginUpload, GetUpload
 from godrive.model import Anywhere, BlobInfo, ObjectKey, Root, UploadState
 from godrive.opening import LAYOUT
+from godrive.principal import HostUser
 from godrive.runtime import GaveUp
 from godrive.runtime.supervision_events import ChildCrashed, ChildStarted, ChildStopped, Event, Ticked, TickFailed
 from godrive.testing import ManualClock, chunks, open_drive, quick_config, sign_up, upload
@@ -126,7 +128,7 @@ async def test_the_blobs_may_lie_in_the_data_folder_itself(tmp_path: Path) -> No
 async def test_a_drive_that_does_not_serve_works_beside_one_that_does(config: Config) -> None:
     async with GoDrive(config) as server, GoDrive(config, serving=False) as visitor:
         user = await visitor.auth.ask(SignUp("ann@example.org", "correct horse"))
-        assert await server.auth.ask(GetUser(user.id)) == user
+        assert await server.auth.ask(GetUser(HostUser(user_id=user.id))) == user
         assert {"reconciler", "sweeper"} <= {child.name for child in server.children()}
         assert not {"reconciler", "sweeper"} & {child.name for child in visitor.children()}
 
@@ -158,11 +160,14 @@ async def test_a_configuration_that_makes_no_sense_opens_nothing(tmp_path: Path)
     assert not (tmp_path / "data").exists()
 
 
-async def test_a_secret_that_was_named_must_be_there(tmp_path: Path) -> None:
+async def test_a_secret_that_was_named_is_made_at_the_first_start(tmp_path: Path) -> None:
     config = quick_config(tmp_path / "data", auth={"secret_file": str(tmp_path / "absent.key")})
-    with pytest.raises(ConfigError, match=r"absent\.key"):
-        async with GoDrive(config):
-            pytest.fail("it opened")
+    async with GoDrive(config) as drive:
+        made = drive.keyring
+    assert Keyring.load(tmp_path / "absent.key") == made
+    assert not config.layout_path.with_name("secret.key").exists()
+    async with GoDrive(config) as drive:
+        assert drive.keyring == made
 
 
 # Manners

@@ -48,7 +48,7 @@ async def test_a_folder_of_ones_own_is_kept(tmp_path: Path) -> None:
     async with open_drive(data_dir=tmp_path) as drive:
         owner = await sign_up(drive)
     async with open_drive(data_dir=tmp_path) as drive:
-        assert (await drive.auth.ask(GetUser(owner.id))).email == "ann@example.org"
+        assert (await drive.auth.ask(GetUser(acting(owner.id)))).email == "ann@example.org"
 
 
 def test_tables_are_laid_over_what_makes_a_drive_quick(tmp_path: Path) -> None:

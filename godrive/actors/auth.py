@@ -8,6 +8,7 @@ once than that.
 
 from __future__ import annotations
 
+import secrets
 from contextlib import suppress
 
 from godrive import config, email_address
@@ -21,6 +22,7 @@ from godrive.logger import get_logger
 from godrive.messages.auth import (
     Auth,
     Authenticate,
+    BeginSession,
     DeleteUser,
     EndSession,
     GetUser,
@@ -31,12 +33,24 @@ from godrive.messages.auth import (
     SignUp,
     UpdateUser,
 )
+from godrive.messages.users import (
+    AddUser,
+    EnsureUser,
+    FindUser,
+    Invite,
+    ListUsers,
+    RemoveUser,
+    SetPassword,
+    SetQuota,
+    SetUserState,
+)
 from godrive.model import Session, SessionId, Tokens, User, UserId
 from godrive.principal import UserSession
 from godrive.rules import networks, sessions, users
 from godrive.runtime import Actor
 
 _CACHED_TOKENS = 16_384
+_REPORTED_PROXIES = 100
 
 
 class AuthActor(Actor[Auth]):
@@ -62,7 +76,7 @@ class AuthActor(Actor[Auth]):
         invite = ask.invite if self._settings.signup == "invite" else None
         if self._settings.signup == "invite" and not invite:
             raise Invalid("Signing up takes an invite.", field="invite")
-        email = email_address.clean(ask.email, utf8=self._settings.unicode_emails)
+        email = self._new_email(ask.email)
         check_new_password(ask.password)
         password_hash = await self._passwords.sign_up(ask.password, ask.address)
         now, quota_bytes = self._clock.now(), self._settings.default_quota_bytes or None
@@ -71,6 +85,10 @@ class AuthActor(Actor[Auth]):
                 tx, email=email, password_hash=password_hash, now=now, quota_bytes=quota_bytes, invite=invite
             )
         )
+
+    def _new_email(self, email: str) -> str:
+        """The address of a user to be, as this server accepts it.  Raises ``Invalid``."""
+        return email_address.clean(email, utf8=self._settings.unicode_emails)
 
     @LogIn.handler
     async def log_in(self, ask: LogIn) -> Tokens:
@@ -112,15 +130,28 @@ class AuthActor(Actor[Auth]):
 
     async def _look_for_proxy(self, address: str) -> None:
         """Warn once of a proxy that is not trusted: to the limits, all that it brings are one client."""
-        if address in self._proxies or not await self._catalog.read(lambda tx: networks.is_shared(tx, address)):
+        client = networks.network(address)
+        if client in self._proxies or len(self._proxies) >= _REPORTED_PROXIES:
             return
-        self._proxies.add(address)
+        if not await self._catalog.read(lambda tx: networks.is_shared(tx, address)):
+            return
+        self._proxies.add(client)
         get_logger("godrive.auth").warning(
             "proxy_not_trusted",
             address=address,
             hint="Many accounts log in from this address, with forwarded headers that do not count. "
             "If it is your proxy, add it to server.trusted_proxies.",
         )
+
+    @BeginSession.handler
+    async def begin_session(self, ask: BeginSession) -> Tokens:
+        now, ttl = self._clock.now(), self._settings.refresh_ttl
+        session = await self._catalog.write(
+            lambda tx: sessions.begin(
+                tx, ask.by.user_id, now=now, ttl=ttl, address=ask.address, user_agent=ask.user_agent
+            )
+        )
+        return self._tokens_of(session)
 
     @Refresh.handler
     async def refresh(self, ask: Refresh) -> Tokens:
@@ -168,11 +199,11 @@ class AuthActor(Actor[Auth]):
 
     @GetUser.handler
     async def get_user(self, ask: GetUser) -> User:
-        return await self._catalog.read(lambda tx: users.get(tx, ask.user_id))
+        return await self._catalog.read(lambda tx: users.get(tx, ask.by.user_id))
 
     @UpdateUser.handler
     async def update_user(self, ask: UpdateUser) -> User:
-        email = None if ask.email is None else email_address.clean(ask.email, utf8=self._settings.unicode_emails)
+        email = None if ask.email is None else self._new_email(ask.email)
         if ask.password is not None:
             check_new_password(ask.password)
         await self._passwords.confirm(ask.by, ask.current_password, ask.address)
@@ -206,12 +237,73 @@ class AuthActor(Actor[Auth]):
     @ListSessions.handler
     async def list_sessions(self, ask: ListSessions) -> list[Session]:
         now = self._clock.now()
-        return await self._catalog.read(lambda tx: sessions.list_alive(tx, ask.user_id, now=now))
+        return await self._catalog.read(lambda tx: sessions.list_alive(tx, ask.by.user_id, now=now))
 
     @EndSession.handler
     async def end_session(self, ask: EndSession) -> None:
-        if not await self._end(ask.user_id, ask.session_id):
+        if not await self._end(ask.by.user_id, ask.session_id):
             raise NotFound("You have no such session.")
+
+    # What an operator or a host application asks
+
+    @AddUser.handler
+    async def add_user(self, ask: AddUser) -> User:
+        email = self._new_email(ask.email)
+        check_new_password(ask.password)
+        password_hash, now = await self._passwords.hash(ask.password), self._clock.now()
+        return await self._catalog.write(
+            lambda tx: users.add(tx, email=email, password_hash=password_hash, now=now, quota_bytes=ask.quota_bytes)
+        )
+
+    @EnsureUser.handler
+    async def ensure_user(self, ask: EnsureUser) -> User:
+        email, now = None if ask.email is None else self._new_email(ask.email), self._clock.now()
+        return await self._catalog.write(
+            lambda tx: users.ensure(tx, external_id=ask.external_id, email=email, now=now, quota_bytes=ask.quota_bytes)
+        )
+
+    @FindUser.handler
+    async def find_user(self, ask: FindUser) -> User:
+        account = await self._catalog.read(lambda tx: users.find(tx, ask.email))
+        if account is None:
+            raise NotFound(f"Nobody has the e-mail address {ask.email}.")
+        return account.user
+
+    @ListUsers.handler
+    async def list_users(self, ask: ListUsers) -> list[User]:
+        return await self._catalog.read(lambda tx: users.list_after(tx, after=ask.after, limit=ask.limit))
+
+    @SetUserState.handler
+    async def set_user_state(self, ask: SetUserState) -> User:
+        now = self._clock.now()
+        user = await self._catalog.write(lambda tx: users.set_state(tx, ask.user_id, ask.state, now=now))
+        self._liveness.forget()
+        return user
+
+    @SetPassword.handler
+    async def set_password(self, ask: SetPassword) -> User:
+        check_new_password(ask.password)
+        await self._catalog.read(lambda tx: users.get(tx, ask.user_id))  # before the work of a hash
+        password_hash = await self._passwords.hash(ask.password)
+        user = await self._catalog.write(lambda tx: users.set_password(tx, ask.user_id, password_hash))
+        self._liveness.forget()
+        return user
+
+    @SetQuota.handler
+    async def set_quota(self, ask: SetQuota) -> User:
+        return await self._catalog.write(lambda tx: users.set_quota(tx, ask.user_id, ask.quota_bytes))
+
+    @RemoveUser.handler
+    async def remove_user(self, ask: RemoveUser) -> None:
+        now = self._clock.now()
+        await self._catalog.write(lambda tx: users.delete(tx, ask.user_id, now=now))
+        self._liveness.forget()
+
+    @Invite.handler
+    async def invite(self, ask: Invite) -> str:
+        code, now = secrets.token_urlsafe(16), self._clock.now()
+        await self._catalog.write(lambda tx: users.add_invite(tx, code, now=now, expires_at=ask.expires_at))
+        return code
 
     async def _end(self, user_id: UserId, session_id: SessionId) -> bool:
         ended = await self._catalog.write(lambda tx: sessions.end(tx, user_id, session_id))

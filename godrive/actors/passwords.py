@@ -28,7 +28,7 @@ class Passwords:
         """Check no more passwords."""
         self._hashes.close()
 
-    async def hash(self, password: str, address: str) -> str:
+    async def hash(self, password: str, address: str = "") -> str:
         """A new hash of the password.  Raises ``TooManyRequests`` when the server is busy with others."""
         return await self._hashes.hash(password, client=networks.networks(address)[1])
 

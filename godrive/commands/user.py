@@ -1,35 +1,38 @@
-"""``godrive user``: accounts, straight in the catalog.
-
-A server that runs on the same catalog goes on undisturbed, and takes notice
-within a second.
-"""
+"""``godrive user``: manage accounts, also beside a running server, which notices within a second."""
 
 from __future__ import annotations
 
 import argparse
 import getpass
 import re
-import secrets
 import sys
+import traceback
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
 from godrive import email_address
-from godrive.catalog import Catalog, Tx
-from godrive.clock import SystemClock
 from godrive.commands import Commands, add_group, has_sqlite_catalog
 from godrive.commands import add as add_command
 from godrive.commands.serve import run
 from godrive.config import Config
-from godrive.credentials import check_new_password, hash_password
-from godrive.errors import ConfigError, Invalid, NotFound
+from godrive.credentials import check_new_password
+from godrive.errors import ConfigError, Invalid
+from godrive.messages.auth import GetUser
+from godrive.messages.users import AddUser, FindUser, Invite, ListUsers, SetPassword, SetQuota, SetUserState
 from godrive.model import User, UserId, UserState
-from godrive.rules import users
+from godrive.principal import HostUser, System
+from godrive.runtime import Event
+from godrive.runtime.supervision_events import ChildCrashed
 
-Action = Callable[[Catalog, Config, argparse.Namespace], Awaitable[None]]
+if TYPE_CHECKING:
+    from godrive.drive import GoDrive
+
+Action: TypeAlias = "Callable[[GoDrive, argparse.Namespace], Awaitable[None]]"
+
+_OPERATOR = System(part="operator")
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -77,112 +80,102 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"There is no drive in {config.data_dir}", hint="Choose another with --data-dir or --config.")
 
     async def act() -> None:
-        from godrive.opening import make_catalog, open_data_folder  # noqa: PLC0415
+        from godrive.blobs.memory import MemoryBlobStore  # noqa: PLC0415
+        from godrive.drive import GoDrive  # noqa: PLC0415
 
-        if config.catalog.driver == "sqlite":
-            open_data_folder(config)
-        catalog = make_catalog(config)
-        try:
-            await catalog.open()
-            await arguments.action(catalog, config, arguments)
-        finally:
-            await catalog.close()
+        # No command here needs the blobs, so none fails with their store.
+        async with GoDrive(config, blobs=MemoryBlobStore(), on_event=_show_crash, serving=False) as drive:
+            await arguments.action(drive, arguments)
 
     run(act())
     return 0
 
 
-async def _add(catalog: Catalog, config: Config, arguments: argparse.Namespace) -> None:
-    email = email_address.clean(arguments.email, utf8=config.auth.unicode_emails)
-    password_hash = _new_hash(config)
-    given = config.auth.default_quota_bytes if arguments.quota is None else arguments.quota
-    now, quota_bytes = SystemClock().now(), given or None
-    user = await catalog.write(
-        lambda tx: users.add(tx, email=email, password_hash=password_hash, now=now, quota_bytes=quota_bytes)
-    )
+def _show_crash(event: Event) -> None:
+    """Show the trace of a bug: the error that the command gets does not have it."""
+    if isinstance(event, ChildCrashed):
+        traceback.print_exception(event.error)
+
+
+async def _add(drive: GoDrive, arguments: argparse.Namespace) -> None:
+    auth = drive.config.auth
+    email_address.clean(arguments.email, utf8=auth.unicode_emails)  # before the password is asked for
+    password = _new_password()
+    quota = auth.default_quota_bytes if arguments.quota is None else arguments.quota
+    user = await drive.auth.ask(AddUser(_OPERATOR, arguments.email, password, quota or None))
     _say(f"{user.email} has the id {user.id}.")
 
 
-async def _list(catalog: Catalog, _config: Config, arguments: argparse.Namespace) -> None:
+async def _list(drive: GoDrive, arguments: argparse.Namespace) -> None:
     everybody: list[User] = []
-    while page := await catalog.read(lambda tx: users.list_after(tx, after=everybody[-1].id if everybody else "")):
+    while page := await drive.auth.ask(ListUsers(_OPERATOR, after=everybody[-1].id if everybody else "")):
         everybody.extend(page)
     if arguments.json:
         rows = [msgspec.to_builtins(user) | {"used_bytes": user.usage.used_bytes} for user in everybody]
         _say(msgspec.json.encode(rows).decode())
         return
-    width = max((len(user.email) for user in everybody), default=0)
+    width = max((len(_name(user)) for user in everybody), default=0)
     for user in everybody:
         quota = "no limit" if user.quota_bytes is None else f"of {user.quota_bytes}"
         since = user.created_at.date().isoformat()
-        _say(f"{user.email:<{width}}  {user.state:<8}  {since}  {user.usage.used_bytes:>15} bytes {quota}")
+        _say(f"{_name(user):<{width}}  {user.state:<8}  {since}  {user.usage.used_bytes:>15} bytes {quota}")
 
 
-async def _disable(catalog: Catalog, _config: Config, arguments: argparse.Namespace) -> None:
-    user = await _set_state(catalog, arguments.user, UserState.DISABLED)
-    _say(f"{user.email} is disabled.")
+async def _disable(drive: GoDrive, arguments: argparse.Namespace) -> None:
+    user = await _find(drive, arguments.user)
+    await drive.auth.ask(SetUserState(_OPERATOR, user.id, UserState.DISABLED))
+    _say(f"{_name(user)} is disabled.")
 
 
-async def _enable(catalog: Catalog, _config: Config, arguments: argparse.Namespace) -> None:
-    user = await _set_state(catalog, arguments.user, UserState.ACTIVE)
-    _say(f"{user.email} is enabled.")
+async def _enable(drive: GoDrive, arguments: argparse.Namespace) -> None:
+    user = await _find(drive, arguments.user)
+    await drive.auth.ask(SetUserState(_OPERATOR, user.id, UserState.ACTIVE))
+    _say(f"{_name(user)} is enabled.")
 
 
-async def _set_state(catalog: Catalog, who: str, state: UserState) -> User:
-    now = SystemClock().now()
-    return await _change(catalog, who, lambda tx, id_: users.set_state(tx, id_, state, now=now))
+async def _set_password(drive: GoDrive, arguments: argparse.Namespace) -> None:
+    user = await _find(drive, arguments.user)
+    await drive.auth.ask(SetPassword(_OPERATOR, user.id, _new_password()))
+    _say(f"{_name(user)} has a new password and no session.")
 
 
-async def _set_password(catalog: Catalog, config: Config, arguments: argparse.Namespace) -> None:
-    await catalog.read(lambda tx: _find(tx, arguments.user))
-    password_hash = _new_hash(config)
-    user = await _change(catalog, arguments.user, lambda tx, id_: users.set_password(tx, id_, password_hash))
-    _say(f"{user.email} has a new password and no session.")
+async def _set_quota(drive: GoDrive, arguments: argparse.Namespace) -> None:
+    user = await _find(drive, arguments.user)
+    user = await drive.auth.ask(SetQuota(_OPERATOR, user.id, arguments.quota or None))
+    _say(f"{_name(user)} may use {'any number of' if user.quota_bytes is None else user.quota_bytes} bytes.")
 
 
-async def _set_quota(catalog: Catalog, _config: Config, arguments: argparse.Namespace) -> None:
-    quota_bytes = arguments.quota or None
-    user = await _change(catalog, arguments.user, lambda tx, id_: users.set_quota(tx, id_, quota_bytes))
-    _say(f"{user.email} may use {'any number of' if user.quota_bytes is None else user.quota_bytes} bytes.")
-
-
-async def _invite(catalog: Catalog, config: Config, arguments: argparse.Namespace) -> None:
+async def _invite(drive: GoDrive, arguments: argparse.Namespace) -> None:
     if not 0 < arguments.days <= 3650:
         raise Invalid("An invite is good for at most 3650 days.", field="days")
-    code, now = secrets.token_urlsafe(16), SystemClock().now()
-    expires_at = now + timedelta(days=arguments.days)
-    await catalog.write(lambda tx: users.add_invite(tx, code, now=now, expires_at=expires_at))
-    if config.auth.signup != "invite":
-        sys.stderr.write(f"Invites are not asked for: auth.signup is {config.auth.signup!r}.\n")
+    code = await drive.auth.ask(Invite(_OPERATOR, drive.clock.now() + timedelta(days=arguments.days)))
+    if drive.config.auth.signup != "invite":
+        sys.stderr.write(f"Invites are not asked for: auth.signup is {drive.config.auth.signup!r}.\n")
     _say(code)
 
 
-async def _change(catalog: Catalog, who: str, change: Callable[[Tx, UserId], Awaitable[User]]) -> User:
-    async def find_and_change(tx: Tx) -> User:
-        return await change(tx, (await _find(tx, who)).id)
-
-    return await catalog.write(find_and_change)
-
-
-async def _find(tx: Tx, who: str) -> User:
-    if "@" not in who:
-        return await users.get(tx, UserId(who))
-    account = await users.find(tx, who)
-    if account is None:
-        raise NotFound(f"Nobody has the e-mail address {who}.")
-    return account.user
+async def _find(drive: GoDrive, who: str) -> User:
+    """The user with that e-mail address or id.  Raises ``NotFound``."""
+    if "@" in who:
+        return await drive.auth.ask(FindUser(_OPERATOR, who))
+    return await drive.auth.ask(GetUser(HostUser(user_id=UserId(who))))
 
 
-def _new_hash(config: Config) -> str:
-    if sys.stdin.isatty():
-        password = getpass.getpass("Password: ")
-        check_new_password(password)
-        if getpass.getpass("The same again: ") != password:
-            raise Invalid("The passwords differ.", field="password")
-    else:
+def _name(user: User) -> str:
+    """What to call the user: users of a host application may have no e-mail address."""
+    return user.email or user.external_id or user.id
+
+
+def _new_password() -> str:
+    if not sys.stdin.isatty():
         password = sys.stdin.readline().rstrip("\r\n")
         check_new_password(password)
-    return hash_password(password, config.auth.bcrypt_cost)
+        return password
+    password = getpass.getpass("Password: ")
+    check_new_password(password)
+    if getpass.getpass("The same again: ") != password:
+        raise Invalid("The passwords differ.", field="password")
+    return password
 
 
 def _say(text: Any) -> None:

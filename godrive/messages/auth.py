@@ -1,12 +1,15 @@
-"""What may be said to the auth actor: users, sessions, tokens."""
+"""What may be said to the auth actor by and for people: sign-up, log-in, sessions, the own account."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
-from godrive.model import Session, SessionId, Tokens, User, UserId
-from godrive.principal import UserSession
+from godrive.model import Session, SessionId, Tokens, User
+from godrive.principal import HostUser, UserSession
 from godrive.runtime import Ask, Contract, Lane
+
+AccountHolder: TypeAlias = UserSession | HostUser
+"""Who may manage an account: no token and no link can."""
 
 
 class Auth(Contract, name="auth"):
@@ -44,6 +47,18 @@ class LogIn(Ask[Auth, Tokens]):
     forwarded: bool = False
 
 
+class BeginSession(Ask[Auth, Tokens]):
+    """Begin a session of a user whom the host application has authenticated.
+
+    Raises ``Unauthenticated`` unless the user is active.
+    """
+
+    lane: ClassVar[Lane] = Lane.WRITE
+    by: HostUser
+    address: str = ""
+    user_agent: str = ""
+
+
 class Refresh(Ask[Auth, Tokens]):
     """Renew a session; the refresh token is replaced by a new one.
 
@@ -66,22 +81,22 @@ class Authenticate(Ask[Auth, UserSession]):
 
 
 class LogOut(Ask[Auth, None]):
-    """End the principal's session; again is harmless."""
+    """End the session that asks.  Idempotent."""
 
     lane: ClassVar[Lane] = Lane.WRITE
     by: UserSession
 
 
 class GetUser(Ask[Auth, User]):
-    """The user, with current usage.  Raises ``NotFound``."""
+    """The user that *by* acts for, with current usage.  Raises ``NotFound``."""
 
-    user_id: UserId
+    by: AccountHolder
 
 
 class UpdateUser(Ask[Auth, User]):
     """Change e-mail or password, given the current password.
 
-    A new password ends every session but the principal's own.  Raises
+    A new password ends every session but the one that asks.  Raises
     ``Forbidden`` (wrong password), ``Unauthenticated`` (the session has ended
     meanwhile), ``Invalid``, ``EmailTaken``, ``TooManyRequests``.
     """
@@ -109,12 +124,12 @@ class DeleteUser(Ask[Auth, None]):
 class ListSessions(Ask[Auth, list[Session]]):
     """The user's sessions that are alive, most recently used first."""
 
-    user_id: UserId
+    by: AccountHolder
 
 
 class EndSession(Ask[Auth, None]):
     """End one session of the user.  Raises ``NotFound``."""
 
     lane: ClassVar[Lane] = Lane.WRITE
-    user_id: UserId
+    by: AccountHolder
     session_id: SessionId

@@ -59,7 +59,7 @@ def maybe_instant(value: int | None) -> datetime | None:
     return None if value is None else instant(value)
 
 
-USER = "id, email, created_at, state, quota_bytes, live_bytes, trash_bytes, version_bytes, reserved_bytes"
+USER = "id, email, created_at, state, quota_bytes, live_bytes, trash_bytes, version_bytes, reserved_bytes, external_id"
 
 
 def user(row: Row) -> User:
@@ -71,6 +71,7 @@ def user(row: Row) -> User:
         state=UserState(row[3]),
         quota_bytes=row[4],
         usage=Usage(live_bytes=row[5], trash_bytes=row[6], version_bytes=row[7], reserved_bytes=row[8]),
+        external_id=row[9],
     )
 
 

@@ -14,6 +14,8 @@ from godrive.rules import networks, rows, sessions
 NO_ONE = UserId("")
 """The id of no user."""
 
+_LONGEST_EXTERNAL_ID = 255
+_EXTERNAL = f"SELECT {rows.USER} FROM users WHERE external_id = $1"
 _ACCOUNT = f"SELECT {rows.USER}, password_hash FROM users WHERE state <> 'deleted' AND "
 
 
@@ -42,18 +44,51 @@ async def add(
         user.id,
     ):
         raise Invalid("The invitation is unknown, used or expired.", field="invite")
-    if not await tx.run(
-        "INSERT INTO users (id, email, email_key, password_hash, state, created_at, quota_bytes) "
-        "VALUES ($1, $2, $3, $4, 'active', $5, $6) ON CONFLICT DO NOTHING",
-        user.id,
-        user.email,
-        email_address.key(email),
-        password_hash,
-        rows.micros(now),
-        quota_bytes,
-    ):
+    if not await _insert(tx, user, password_hash):
         raise _taken()
     return user
+
+
+async def ensure(
+    tx: Tx, *, external_id: str, now: datetime, email: str | None = None, quota_bytes: int | None = None
+) -> User:
+    """The user with that id in the host application, made when there is none.
+
+    Raises ``Invalid`` (``external_id``, ``email``, ``quota_bytes``), ``EmailTaken``.
+    """
+    if not 1 <= len(external_id) <= _LONGEST_EXTERNAL_ID or not external_id.isprintable():
+        raise Invalid(f"An external id has 1 to {_LONGEST_EXTERNAL_ID} printable characters.", field="external_id")
+    user = User(
+        id=UserId(new_id()),
+        email="" if email is None else email_address.clean(email, utf8=True),
+        created_at=now,
+        quota_bytes=_quota(quota_bytes),
+        external_id=external_id,
+    )
+    row = await tx.one(_EXTERNAL, external_id)
+    if row is None:
+        if await _insert(tx, user, ""):
+            return user
+        row = await tx.one(_EXTERNAL, external_id)  # made meanwhile
+        if row is None:
+            raise _taken()
+    return rows.user(row)
+
+
+async def _insert(tx: Tx, user: User, password_hash: str) -> bool:
+    """Whether the user could be added: their e-mail address and external id were free."""
+    added = await tx.run(
+        "INSERT INTO users (id, external_id, email, email_key, password_hash, state, created_at, quota_bytes) "
+        "VALUES ($1, $2, $3, $4, $5, 'active', $6, $7) ON CONFLICT DO NOTHING",
+        user.id,
+        user.external_id,
+        user.email,
+        email_address.key(user.email),
+        password_hash,
+        rows.micros(user.created_at),
+        user.quota_bytes,
+    )
+    return added > 0
 
 
 def _taken() -> EmailTaken:
@@ -176,7 +211,7 @@ async def delete(tx: Tx, user_id: UserId, *, now: datetime) -> None:
     next sweeps, a batch at a time, since there may be millions.
     """
     if not await tx.run(
-        "UPDATE users SET state = 'deleted', email = '', email_key = '', password_hash = '' "
+        "UPDATE users SET state = 'deleted', external_id = NULL, email = '', email_key = '', password_hash = '' "
         "WHERE id = $1 AND state <> 'deleted'",
         user_id,
     ):

@@ -39,7 +39,7 @@ from godrive.messages.auth import (
     UpdateUser,
 )
 from godrive.model import SessionId, Tokens, User, UserId, UserState
-from godrive.principal import UserSession
+from godrive.principal import HostUser, UserSession
 from godrive.rules import users
 from godrive.testing import ManualClock, open_drive, sign_up
 
@@ -95,7 +95,7 @@ async def test_who_signs_up_can_log_in_and_is_known_by_the_token(drive: GoDrive)
     assert (user.email, user.state, user.quota_bytes) == (EMAIL, UserState.ACTIVE, None)
     principal, _ = await enter(drive)
     assert principal.user_id == user.id
-    assert await drive.auth.ask(GetUser(user.id)) == user
+    assert await drive.auth.ask(GetUser(HostUser(user_id=user.id))) == user
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ async def test_account_under_attack_from_many_addresses_delays_strangers_and_not
     principal, tokens = await enter(drive, address="2001:db8::1")
     clock.advance(86_400)
     renewed = await drive.auth.ask(Refresh(tokens.refresh_token, "192.0.2.1"))
-    await drive.auth.ask(EndSession(owner.id, principal.session_id))
+    await drive.auth.ask(EndSession(principal, principal.session_id))
     clock.advance(29 * 86_400)
     await log_in(drive, address="198.51.100.1")
 
@@ -550,7 +550,7 @@ async def test_lost_answer_to_a_refresh_is_given_again_for_30_seconds(
     assert await drive.auth.ask(Authenticate(again.token)) == principal
     assert await drive.auth.ask(Authenticate(renewed.token)) == principal
     await drive.auth.ask(Refresh(again.refresh_token, "192.0.2.1", "browser"))
-    sessions = await drive.auth.ask(ListSessions(owner.id))
+    sessions = await drive.auth.ask(ListSessions(HostUser(user_id=owner.id)))
     assert [session.id for session in sessions] == [principal.session_id]
 
 
@@ -601,7 +601,7 @@ async def log_out(drive: GoDrive, principal: UserSession) -> None:
 
 
 async def end_session(drive: GoDrive, principal: UserSession) -> None:
-    await drive.auth.ask(EndSession(principal.user_id, principal.session_id))
+    await drive.auth.ask(EndSession(principal, principal.session_id))
 
 
 async def change_password_elsewhere(drive: GoDrive, principal: UserSession) -> None:
@@ -661,7 +661,7 @@ async def test_sessions_are_listed_most_recently_used_first(drive: GoDrive, owne
     second, _ = await enter(drive, address="192.0.2.2", user_agent="two")
     clock.advance(1)
     await drive.auth.ask(Refresh(tokens.refresh_token, "192.0.2.3"))
-    sessions = await drive.auth.ask(ListSessions(owner.id))
+    sessions = await drive.auth.ask(ListSessions(HostUser(user_id=owner.id)))
     assert [session.id for session in sessions] == [first.session_id, second.session_id]
     assert [(session.address, session.user_agent) for session in sessions] == [
         ("192.0.2.3", "one"),
@@ -673,7 +673,7 @@ async def test_session_of_another_user_cannot_be_ended(drive: GoDrive, owner: Us
     principal, tokens = await enter(drive)
     other = await drive.auth.ask(SignUp("bob@example.org", PASSWORD))
     with pytest.raises(NotFound):
-        await drive.auth.ask(EndSession(other.id, principal.session_id))
+        await drive.auth.ask(EndSession(HostUser(user_id=other.id), principal.session_id))
     await drive.auth.ask(Authenticate(tokens.token))
 
 
@@ -751,7 +751,7 @@ async def test_deleted_user_is_gone_and_the_address_is_free(drive: GoDrive, owne
     principal, _ = await enter(drive)
     await drive.auth.ask(DeleteUser(principal, PASSWORD))
     with pytest.raises(NotFound):
-        await drive.auth.ask(GetUser(owner.id))
+        await drive.auth.ask(GetUser(HostUser(user_id=owner.id)))
     with pytest.raises(Unauthenticated):
         await log_in(drive)
     assert (await sign_up(drive)).id != owner.id
@@ -759,7 +759,7 @@ async def test_deleted_user_is_gone_and_the_address_is_free(drive: GoDrive, owne
 
 async def test_user_who_is_unknown_is_not_found(drive: GoDrive) -> None:
     with pytest.raises(NotFound):
-        await drive.auth.ask(GetUser(UserId("nobody")))
+        await drive.auth.ask(GetUser(HostUser(user_id=UserId("nobody"))))
 
 
 # Hashing
@@ -793,7 +793,7 @@ async def test_storm_of_log_ins_delays_nobody_who_is_in_and_is_bounded(drive_cla
                 assert outcomes == [TooManyRequests] * 44
                 for _ in range(100):
                     assert await drive.auth.ask(Authenticate(tokens.token)) == principal
-                assert await drive.auth.ask(ListSessions(principal.user_id))
+                assert await drive.auth.ask(ListSessions(HostUser(user_id=principal.user_id)))
             gate.opened.set()
         assert outcomes.count(None) == 6
 

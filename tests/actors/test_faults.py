@@ -179,7 +179,7 @@ async def check(walk: Walk) -> None:
     stored = {blob.key async for blob in drive.blobs.list()}
     assert keys <= stored
     assert len(stored) == len(listed) + len(trashed)
-    usage = (await drive.auth.ask(GetUser(owner.id))).usage
+    usage = (await drive.auth.ask(GetUser(acting(owner.id)))).usage
     assert usage.reserved_bytes == 0
     assert usage.live_bytes == len(listed) * len(CONTENT)
     assert usage.trash_bytes == len(trashed) * len(CONTENT)

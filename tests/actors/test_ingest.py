@@ -155,7 +155,7 @@ async def test_another_length_ends_the_upload_and_removes_its_bytes(
     assert ended.reason is not None
     assert f"{len(content)} arrived" in ended.reason
     assert not await has_bytes(drive, pending)
-    assert (await drive.auth.ask(GetUser(owner.id))).usage.reserved_bytes == 0
+    assert (await drive.auth.ask(GetUser(acting(owner.id)))).usage.reserved_bytes == 0
     with pytest.raises(Gone):
         await drive.ingest.ask(CommitUpload(acting(owner.id), pending.id))
 
@@ -554,7 +554,7 @@ async def test_an_upload_whose_object_the_store_refuses_ends_at_its_deadline(
         assert refused.id in after.problem
         ended = await drive.metadata.ask(GetUpload(SYSTEM, refused.id))
         assert (ended.state, ended.reason) == (UploadState.FAILED, "The store answers 400.")
-        assert (await drive.auth.ask(GetUser(owner.id))).usage.reserved_bytes == 0
+        assert (await drive.auth.ask(GetUser(acting(owner.id)))).usage.reserved_bytes == 0
 
 
 async def test_an_outage_that_ends_between_two_questions_ends_no_upload(clock: ManualClock) -> None:

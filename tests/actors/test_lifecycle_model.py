@@ -265,7 +265,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     @invariant()
     def usage_is_what_the_rows_add_up_to(self) -> None:
-        usage = self.do(self.drive.auth.ask, GetUser(self.owner)).usage
+        usage = self.do(self.drive.auth.ask, GetUser(acting(self.owner))).usage
         assert usage == Usage(
             live_bytes=sum(len(item.content) for item in self.live.values()),
             trash_bytes=sum(len(item.content) for group in (self.trash, self.purging) for item in group.values()),

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import asyncio
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from godrive.catalog import Row, Tx
+from godrive.catalog.sqlite import SqliteCatalog
 from godrive.errors import Conflict, EmailTaken, Gone, Invalid, NotFound
 from godrive.messages.files import GetFile, OpenContent
 from godrive.messages.idempotency import ClaimKey
 from godrive.messages.system import ClaimPurges, DueCleanups, FinishCleanup, Prune
 from godrive.messages.uploads import AbortUpload, GetUpload, TouchUpload
-from godrive.model import FileId, UploadId, UserState
+from godrive.model import FileId, UploadId, UserId, UserState
 from godrive.principal import SignedUrl, UserSession, Verb
-from godrive.rules import sessions, upload_chores, users
+from godrive.rules import networks, sessions, upload_chores, users
 from tests.contracts.rig import GRACE, SERVER, TTL, Rig, host
 
 pytestmark = pytest.mark.anyio
@@ -46,6 +50,20 @@ async def test_what_is_no_address_finds_nobody(rig: Rig) -> None:
     await rig.user("ann@example.org")
     for text in ("", "ann", "@", "ann@", "\x00", "\ud800@b.c", "x" * 10_000):
         assert await rig.read(users.find, text) is None
+
+
+async def test_a_user_of_the_host_application_is_made_once(rig: Rig) -> None:
+    made = await asyncio.gather(
+        *(rig.write(users.ensure, external_id="42", email="ann@example.org", now=rig.now) for _ in range(8))
+    )
+    assert made == [made[0]] * 8
+    assert [user.id for user in await rig.read(users.list_after)] == [made[0].id]
+    with pytest.raises(EmailTaken):
+        await rig.write(users.ensure, external_id="43", email="ANN@example.org", now=rig.now)
+    for external_id in ("44", "45"):  # without an address
+        assert (await rig.write(users.ensure, external_id=external_id, now=rig.now)).email == ""
+    await rig.write(users.delete, made[0].id, now=rig.now)
+    assert (await rig.write(users.ensure, external_id="42", now=rig.now)).id != made[0].id
 
 
 async def test_the_highest_cost_is_that_of_any_hash(rig: Rig) -> None:
@@ -193,21 +211,21 @@ async def test_deleting_a_user_ends_all_that_is_theirs(rig: Rig) -> None:
 
 
 async def test_nothing_is_kept_that_tells_who_a_deleted_user_was(rig: Rig) -> None:
-    owner = await rig.user("a@b.c")
+    owner = (await rig.write(users.ensure, external_id="42", email="a@b.c", now=rig.now)).id
     await rig.write(sessions.begin, owner, now=rig.now, ttl=100, address="192.0.2.1")
     await rig.ask(ClaimKey(by=host(owner), key="key", fingerprint="print"))
     await rig.write(users.delete, owner, now=rig.now)
 
     async def kept(tx: Tx) -> list[list[Row]]:
         return [
-            await tx.all("SELECT email, email_key, password_hash FROM users WHERE id = $1", owner),
+            await tx.all("SELECT email, email_key, password_hash, external_id FROM users WHERE id = $1", owner),
             await tx.all("SELECT id FROM sessions WHERE user_id = $1", owner),
             await tx.all("SELECT network FROM session_networks WHERE user_id = $1", owner),
             await tx.all("SELECT key FROM idempotency_keys WHERE owner_id = $1", owner),
         ]
 
     (user,), *others = await rig.read(kept)
-    assert tuple(user) == ("", "", "")
+    assert tuple(user) == ("", "", "", None)
     assert others == [[], [], []]
 
 
@@ -281,3 +299,34 @@ async def test_text_that_no_database_can_hold_is_invalid(rig: Rig) -> None:
             await rig.ask(AbortUpload(by=host(owner), upload_id=UploadId(text)))
     with pytest.raises(Invalid):
         await rig.read(users.list_after, limit=2**70)
+
+
+async def test_looking_for_a_user_walks_an_index(tmp_path: Path) -> None:
+    """On SQLite, whose plans do not depend on the number of rows."""
+    seen: list[str] = []
+
+    class Explaining:
+        """Runs each statement after its plan has been taken."""
+
+        def __init__(self, tx: Tx) -> None:
+            self._tx = tx
+
+        async def one(self, sql: str, *values: object) -> Row | None:
+            seen.extend(row[3] for row in await self._tx.all(f"EXPLAIN QUERY PLAN {sql}", *values))
+            return await self._tx.one(sql, *values)
+
+    async def look(tx: Tx) -> None:
+        explaining: Any = Explaining(tx)
+        await users.find(explaining, "ann@example.org")
+        await users.highest_cost(explaining)
+        await networks.is_known(explaining, UserId("user"), "192.0.2.1", now=datetime.now(UTC))
+
+    catalog = SqliteCatalog(tmp_path / "godrive.db", outbox=False)
+    await catalog.open()
+    await catalog.read(look)
+    await catalog.close()
+    assert [plan.replace("COVERING ", "") for plan in seen] == [
+        "SEARCH users USING INDEX users_email (email_key=?)",
+        "SCAN users USING INDEX users_hash_cost",
+        "SEARCH session_networks USING PRIMARY KEY (user_id=? AND network=?)",
+    ]

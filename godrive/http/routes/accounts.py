@@ -1,4 +1,4 @@
-"""People: sign up, log in, sessions, and who one is."""
+"""Routes of accounts: sign-up, log-in, tokens, sessions, and the own account."""
 
 from __future__ import annotations
 
@@ -27,13 +27,15 @@ from godrive.principal import Scope
 
 routes = Routes("accounts")
 
-Email = Annotated[str, Meta(min_length=3, max_length=254, description="An e-mail address.")]
+Email = Annotated[
+    str, Meta(min_length=3, max_length=254, description="An e-mail address.  Its domain may be internationalised.")
+]
 Password = Annotated[str, Meta(min_length=8, max_length=1024, description="8 to 1024 characters.")]
 Secret = Annotated[str, Meta(min_length=1, max_length=1024)]
 
 
 class SignUpBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Who wants an account.  ``invite`` is needed where sign-up is by invitation."""
+    """A new account.  ``invite`` is required where sign-up is by invitation."""
 
     email: Email
     password: Password
@@ -41,20 +43,20 @@ class SignUpBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class LogInBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Who says to be whom."""
+    """Log-in credentials."""
 
     email: Email
     password: Secret
 
 
 class RefreshBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """The refresh token of the log-in, or of the refresh before."""
+    """The refresh token of the log-in or of the last refresh."""
 
     refresh_token: Annotated[str, Meta(min_length=1, max_length=4096)]
 
 
 class UpdateMeBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A new e-mail address, a new password, or both; the current password proves that it is you."""
+    """A new e-mail address, a new password, or both.  The current password is required."""
 
     current_password: Secret
     email: Email | None = None
@@ -62,7 +64,7 @@ class UpdateMeBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class DeleteMeBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """The current password proves that it is you."""
+    """The current password is required."""
 
     password: Secret
 
@@ -78,7 +80,7 @@ class UsageView(msgspec.Struct, kw_only=True):
 
 
 class UserView(msgspec.Struct, kw_only=True):
-    """A user.  ``quota_bytes`` of ``null`` is no limit."""
+    """A user.  ``quota_bytes`` is ``null`` for no limit."""
 
     id: UserId
     email: str
@@ -88,7 +90,7 @@ class UserView(msgspec.Struct, kw_only=True):
 
 
 class SessionView(msgspec.Struct, kw_only=True):
-    """One log-in; ``current`` marks the one that asks."""
+    """One log-in.  ``current`` marks the session of this request."""
 
     id: SessionId
     created_at: datetime
@@ -100,7 +102,7 @@ class SessionView(msgspec.Struct, kw_only=True):
 
 
 class SessionList(msgspec.Struct, kw_only=True):
-    """Sessions that are alive, most recently used first."""
+    """Active sessions, most recently used first."""
 
     sessions: list[SessionView]
 
@@ -114,9 +116,9 @@ class SessionList(msgspec.Struct, kw_only=True):
     raises=[Invalid, EmailTaken, Forbidden, TooManyRequests],
 )
 async def sign_up(call: Call, body: SignUpBody) -> UserView:
-    """Make an account.
+    """Create an account.
 
-    `403 forbidden` where sign-up is closed.
+    Answers `403 forbidden` where sign-up is closed.
     """
     user = await call.drive.auth.ask(
         SignUp(email=body.email, password=body.password, invite=body.invite, address=call.address)
@@ -132,7 +134,8 @@ async def log_in(call: Call, body: LogInBody) -> Tokens:
     """Begin a session.
 
     A wrong password and an unknown address get the same answer, `401 unauthenticated`, after the same time.
-    The access token is for the `Authorization` header; the refresh token renews it before `refresh_expires_at`.
+    Too many failed attempts get `429 too_many_requests`; right passwords do not count.
+    Send the access token in the `Authorization` header.  Renew it with the refresh token before `refresh_expires_at`.
     """
     return await call.drive.auth.ask(
         LogIn(
@@ -165,21 +168,21 @@ async def refresh_token(call: Call, body: RefreshBody) -> Tokens:
 
 @routes.post("/v1/logout", needs=Scope.ACCOUNT, status=204)
 async def log_out(call: Call) -> None:
-    """End this session; its tokens stop working at once."""
+    """End this session.  Its tokens stop working at once."""
     await call.drive.auth.ask(LogOut(call.session))
 
 
 @routes.get("/v1/me", needs=Scope.ACCOUNT)
 async def get_me(call: Call) -> UserView:
-    """The account, with how much it uses."""
-    return _user(await call.drive.auth.ask(GetUser(call.owner)))
+    """Return the account and its usage."""
+    return _user(await call.drive.auth.ask(GetUser(call.session)))
 
 
 @routes.patch("/v1/me", needs=Scope.ACCOUNT, raises=[Invalid, EmailTaken, Forbidden, TooManyRequests])
 async def update_me(call: Call, body: UpdateMeBody) -> UserView:
     """Change the e-mail address or the password.
 
-    A new password ends every other session.  `403 forbidden` when the current password is wrong.
+    A new password ends every other session.  A wrong current password gets `403 forbidden`.
     """
     user = await call.drive.auth.ask(
         UpdateUser(
@@ -207,8 +210,8 @@ async def delete_me(call: Call, body: DeleteMeBody) -> None:
 
 @routes.get("/v1/sessions", needs=Scope.ACCOUNT)
 async def list_sessions(call: Call) -> SessionList:
-    """The sessions that are alive."""
-    sessions = await call.drive.auth.ask(ListSessions(call.owner))
+    """List the active sessions."""
+    sessions = await call.drive.auth.ask(ListSessions(call.session))
     current = call.session.session_id
     return SessionList(sessions=[_session(session, current) for session in sessions])
 
@@ -216,7 +219,7 @@ async def list_sessions(call: Call) -> SessionList:
 @routes.delete("/v1/sessions/{session_id}", needs=Scope.ACCOUNT, status=204, raises=[NotFound])
 async def end_session(call: Call, session_id: SessionId) -> None:
     """End one session."""
-    await call.drive.auth.ask(EndSession(user_id=call.owner, session_id=session_id))
+    await call.drive.auth.ask(EndSession(by=call.session, session_id=session_id))
 
 
 def _user(user: User) -> UserView:
