@@ -38,7 +38,9 @@ Size = Annotated[int, Meta(ge=0, le=2**62)]
 Seconds = Annotated[float, Meta(gt=0, le=315_360_000)]
 # A limit on a string has a description: what the error says the value must be.
 Word = Annotated[str, Meta(min_length=1, description="a string that is not empty")]
-Bucket = Annotated[str, Meta(min_length=3, max_length=63, description="a string of 3 to 63 characters")]
+Bucket = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9_.-]{3,63}\Z", description="3 to 63 letters, digits, '.', '-' and '_'")
+]
 Prefix = Annotated[str, Meta(pattern=r"^([^/]+/)*\Z", description="empty, or end in '/' and not begin with one")]
 Subject = Annotated[
     str,
@@ -117,6 +119,18 @@ class Catalog(Table, frozen=True):
     pool_size: Annotated[int, Meta(ge=1, le=1000)] = 10
 
 
+StoreFault = Literal[
+    "unsigned-writes",
+    "unsigned-deletes",
+    "unsigned-reads",
+    "loose-signatures",
+    "copies",
+    "public-acls",
+    "ignored-overrides",
+]
+"""What a faulty S3 store lets people do without a right; see docs/operations.md."""
+
+
 class S3(Table, frozen=True):
     endpoint: str = ""
     public_endpoint: str = ""
@@ -130,6 +144,7 @@ class S3(Table, frozen=True):
     secret_key: Secret = ""
     secret_key_file: FilePath = ""
     ca_file: FilePath = ""
+    accept_faults: list[StoreFault] = []
 
 
 class Blobs(Table, frozen=True):
@@ -139,6 +154,7 @@ class Blobs(Table, frozen=True):
     max_upload_bytes: Annotated[int, Meta(ge=1, le=2**62)] = 5_497_558_138_880
     upload_ttl: Annotated[float, Meta(ge=1, le=604_800)] = 3600.0
     download_ttl: Annotated[float, Meta(ge=1, le=604_800)] = 900.0
+    download_ttl_max: Annotated[float, Meta(ge=1, le=604_800)] = 86_400.0
     s3: S3 = S3()
 
 

@@ -18,8 +18,9 @@ from urllib.parse import urlsplit
 import msgspec
 
 from godrive import network
-from godrive.config import Actors, Config, Table, marked
+from godrive.config import S3, Actors, Config, Table, marked
 from godrive.errors import ConfigError
+from godrive.paths import is_file
 
 Warn = Callable[[str], None]
 
@@ -33,6 +34,29 @@ def check(config: Config) -> None:
     for path, setting in settings().items():
         setting.convert(value_of(config, path), "")
     _check(config)
+
+
+def check_s3(s3: S3) -> None:
+    """Check the table ``[blobs.s3]``, wherever it came from.  Raises ``ConfigError``."""
+    for path, setting in settings().items():
+        if path[:2] == ("blobs", "s3"):
+            setting.convert(getattr(s3, path[2]), "")
+    _check_url("blobs.s3.endpoint", s3.endpoint, network.url)
+    _check_url("blobs.s3.public_endpoint", s3.public_endpoint, network.base_url)
+    if bool(s3.access_key) != bool(s3.secret_key):
+        raise ConfigError(
+            "blobs.s3.secret_key and blobs.s3.access_key must be given together, or neither",
+            field="blobs.s3.secret_key",
+            hint="Without both, the role of the process is used.",
+        )
+    if s3.ca_file:
+        try:
+            found, reason = is_file(Path(s3.ca_file)), "there is no such file"
+        except OSError as error:
+            found, reason = False, error.strerror or str(error)
+        if not found:
+            detail = f"blobs.s3.ca_file names {s3.ca_file}, which cannot be read: {reason}"
+            raise ConfigError(detail, field="blobs.s3.ca_file")
 
 
 def load(
@@ -238,13 +262,7 @@ def _check(config: Config) -> None:
     must(server.host, "server.host", "must not be empty")
     host_rule = f"must be an address, a host name, or '*' for every address, not {server.host!r}"
     must(_is(network.bind_addresses, server.host), "server.host", host_rule)
-    for dotted, url, parse in (
-        ("server.public_url", server.public_url, network.base_url),
-        ("blobs.s3.endpoint", blobs.s3.endpoint, network.url),
-        ("blobs.s3.public_endpoint", blobs.s3.public_endpoint, network.base_url),
-    ):
-        must(not url or _is(network.url, url), dotted, f"must be http(s)://host[/path] without a query, not {url!r}")
-        must(not url or _is(parse, url), dotted, f"must name a host that clients can reach, not {url!r}")
+    _check_url("server.public_url", server.public_url, network.base_url)
     for origin in server.cors_origins:
         rule = f"must list '*', 'null' or scheme://host[:port] without a path or a wildcard, not {origin!r}"
         must(_is(network.origin, origin), "server.cors_origins", rule)
@@ -255,11 +273,11 @@ def _check(config: Config) -> None:
     at_once = config.actors.auth.concurrency
     rule = f"must be 0 or greater than {hashing}; otherwise queued log-ins can block authenticated requests"
     must(not at_once or at_once > hashing, "actors.auth.concurrency", rule)
+    rule = "must not be over blobs.download_ttl_max"
+    must(blobs.download_ttl <= blobs.download_ttl_max, "blobs.download_ttl", rule)
     if config.catalog.driver == "postgres":
         must(config.catalog.dsn, "catalog.dsn", "must be given when catalog.driver is 'postgres'")
-    if blobs.driver == "s3":
-        both = bool(blobs.s3.access_key) == bool(blobs.s3.secret_key)
-        must(both, "blobs.s3.secret_key", "and blobs.s3.access_key must be given together, or neither")
+    check_s3(blobs.s3)
     servers = [url.strip() for url in nats.url.split(",")] if nats.url else []
     must(all(map(_is_nats_url, servers)), "nats.url", "must be nats://host[:port], several separated by commas")
     must(bool(nats.tls_cert_file) == bool(nats.tls_key_file), "nats.tls_key_file", "and nats.tls_cert_file go together")
@@ -273,6 +291,14 @@ def _check(config: Config) -> None:
             must(config.catalog.driver != "sqlite", f"actors.{name}.location", here.format("catalog.driver 'sqlite'"))
         if name == "storage":
             must(blobs.driver == "s3", f"actors.{name}.location", here.format(f"blobs.driver {blobs.driver!r}"))
+
+
+def _check_url(dotted: str, url: str, parse: Callable[[str], object]) -> None:
+    """Raises ``ConfigError`` unless *url* is empty, a URL to begin others with, and understood by *parse*."""
+    if url and not _is(network.url, url):
+        raise ConfigError(f"{dotted} must be http(s)://host[/path] without a query, not {url!r}", field=dotted)
+    if url and not _is(parse, url):
+        raise ConfigError(f"{dotted} must name a host that clients can reach, not {url!r}", field=dotted)
 
 
 def _is(parse: Callable[[str], object], text: str) -> bool:
@@ -294,6 +320,8 @@ def _is_nats_url(url: str) -> bool:
 def _expected(type_: Any) -> str:
     """What the value of a setting must be, in words."""
     bare, metas = (get_args(type_)[0], type_.__metadata__) if get_origin(type_) is Annotated else (type_, ())
+    if get_origin(bare) is list and get_origin(get_args(bare)[0]) is Literal:
+        return f"a list of {_expected(get_args(bare)[0])}"
     if get_origin(bare) is Literal:
         *most, last = (repr(choice) for choice in get_args(bare))
         return f"{', '.join(most)} or {last}"

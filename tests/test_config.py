@@ -342,7 +342,11 @@ BOTH = "blobs.s3.secret_key and blobs.s3.access_key must be given together, or n
          "queued log-ins can block authenticated requests"),
         ("[blobs.s3]\nprefix = 'x'", "blobs.s3.prefix must be empty, or end in '/' and not begin with one, "
          "not 'x' ({path})"),
-        ("[blobs.s3]\nbucket = 'ab'", "blobs.s3.bucket must be a string of 3 to 63 characters, not 'ab' ({path})"),
+        ("[blobs.s3]\nbucket = 'ab'", "blobs.s3.bucket must be 3 to 63 letters, digits, '.', '-' and '_', "
+         "not 'ab' ({path})"),
+        ("[blobs.s3]\naccept_faults = ['all']", "blobs.s3.accept_faults must be a list of 'unsigned-writes', "
+         "'unsigned-deletes', 'unsigned-reads', 'loose-signatures', 'copies', 'public-acls' or 'ignored-overrides', "
+         "not ['all'] ({path})"),
         ("[auth]\nissuer = ''", "auth.issuer must be a string that is not empty, not '' ({path})"),
         ("[nats]\nnamespace = 'a b'", "nats.namespace must be words of letters, digits, '_' and '-', "
          "with dots between them, not 'a b' ({path})"),

@@ -16,7 +16,7 @@ from godrive.blobs.sniffing import HEAD, sniff
 from godrive.clock import Clock
 from godrive.config import Blobs
 from godrive.credentials import UrlSigner
-from godrive.errors import Gone, NotFound, StorageFull, TooLarge, UploadFinished
+from godrive.errors import Gone, Invalid, NotFound, StorageFull, TooLarge, UploadFinished
 from godrive.messages.storage import (
     Admit,
     CheckStore,
@@ -36,12 +36,13 @@ from godrive.model import BlobInfo, ObjectKey, Page, SignedRequest, UploadState
 from godrive.principal import user_of
 from godrive.runtime import Actor
 
-DEFAULT_MIME = "application/octet-stream"
-
 SLOWEST = 131_072
 """Bytes a second of the slowest client that is waited for when its bytes go straight to the store: 1 Mbit/s."""
 SHORTEST, LONGEST = 10.0, 86_400.0
 """Seconds for which any such client is waited for, at least and at most."""
+
+UNREVOCABLE_TTL = 900.0
+"""The longest validity in seconds of a download URL that a store signed: no change of rights ends it."""
 
 _PROBE = ObjectKey("00000000/00000000-0000-7000-8000-000000000000")
 """A well-formed key that is never made: asking for it shows whether the store answers."""
@@ -85,7 +86,7 @@ class StorageActor(Actor[Storage]):
             return await self._presigner.presign_put(
                 upload.object_key,
                 size=upload.size_bytes,
-                mime=upload.mime or DEFAULT_MIME,
+                mime=upload.mime,
                 sha256=upload.sha256,
                 expires_at=upload.created_at + timedelta(seconds=self._config.upload_ttl),
             )
@@ -102,18 +103,31 @@ class StorageActor(Actor[Storage]):
 
     @SignGet.handler
     async def sign_get(self, ask: SignGet) -> SignedRequest:
-        file, expires_at = ask.content.file, self._in(self._config.download_ttl)
+        file, expires_at = ask.content.file, self._in(self._lifetime(ask.expires_in))
         if self._presigner is not None:
             return await self._presigner.presign_get(
                 ask.content.object_key,
                 filename=file.name,
                 mime=file.mime,
-                inline=ask.inline,
                 expires_at=expires_at,
+                method="HEAD" if ask.head else "GET",
             )
         claims = {"v": str(file.version_id), "user": user_of(ask.by)} | ({"inline": "1"} if ask.inline else {})
         url = self._urls.sign("GET", f"/v1/files/{file.id}/content", claims, expires_at=expires_at)
-        return SignedRequest(method="GET", url=url, headers={}, expires_at=expires_at)
+        return SignedRequest(method="HEAD" if ask.head else "GET", url=url, headers={}, expires_at=expires_at)
+
+    def _lifetime(self, expires_in: float | None) -> float:
+        """Seconds of validity.  A URL that the store signed cannot be revoked, so it lasts 900 at most."""
+        longest = self._config.download_ttl_max
+        if self._presigner is not None:
+            longest = min(longest, UNREVOCABLE_TTL)
+        if expires_in is None:
+            return min(self._config.download_ttl, longest)
+        if not 0 < expires_in <= longest:
+            raise Invalid(
+                f"A download URL is valid for more than 0 and at most {longest:g} seconds.", field="expires_in"
+            )
+        return expires_in
 
     @HeadBlob.handler
     async def head_blob(self, ask: HeadBlob) -> BlobInfo:

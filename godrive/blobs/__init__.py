@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterable, AsyncIterator
 from datetime import datetime
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from godrive.errors import Invalid, UploadFinished
 from godrive.model import BlobInfo, ObjectKey, SignedRequest
@@ -131,7 +131,7 @@ class Presigner(Protocol):
         ...
 
     async def presign_get(
-        self, key: ObjectKey, *, filename: str, mime: str, inline: bool, expires_at: datetime
+        self, key: ObjectKey, *, filename: str, mime: str, expires_at: datetime, method: Literal["GET", "HEAD"] = "GET"
     ) -> SignedRequest:
-        """A request that reads the blob, served under *filename*."""
+        """A request that reads the blob, served as an attachment named *filename*, or its headers with HEAD."""
         ...

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from godrive.blobs import split_key
+from godrive.blobs.body_check import BodyCheck
 from godrive.blobs.failures import failures
 from godrive.blobs.objects import Objects
 from godrive.blobs.staged_write import BATCH, StagedWrite, share
@@ -32,7 +33,7 @@ from godrive.model import BlobInfo, ObjectKey
 
 T = TypeVar("T")
 
-PIECE = 256 * 1024
+CHUNK = 256 * 1024
 """Bytes that one step of ``get`` yields at most."""
 
 _LISTED_AT_ONCE = 500
@@ -104,12 +105,14 @@ class DiskBlobStore:
         objects = self._objects
         await self._claim(size or 0)
         batch = share(BATCH, sum(map(len, self._arriving.values())) if size is None or size > BATCH else 0)
-        arrival = StagedWrite(StagingFile(objects.staging), size, batch=batch, disk=self._disk, digests=self._digests)
+        arrival = StagedWrite(
+            StagingFile(objects.staging), BodyCheck(size, sha256), batch=batch, disk=self._disk, digests=self._digests
+        )
         arriving = self._arriving.setdefault(key, [])
         arriving.append(arrival)
         try:
             await arrival.receive(body)
-            return await arrival.publish(objects.shards, key, sha256, mime)
+            return await arrival.publish(objects.shards, key, mime)
         except BaseException:
             await self._clear(arrival)
             raise
@@ -130,19 +133,23 @@ class DiskBlobStore:
         self._claimed += size
 
     async def _clear(self, arrival: StagedWrite) -> None:
-        """Clear away a failed put, to the end even when whoever put it is cancelled once more."""
-        leaving = asyncio.create_task(arrival.abandon())
+        """Clean up a failed put, to the end even if the caller is cancelled again."""
+
+        async def abandon() -> None:
+            with suppress(OSError):  # the next sweep removes what stays
+                await arrival.abandon()
+
+        leaving = asyncio.create_task(abandon())
         self._leaving.add(leaving)
         leaving.add_done_callback(self._leaving.discard)
-        with suppress(OSError):  # what cannot be removed now is for the next sweep
-            await asyncio.shield(leaving)
+        await asyncio.wait([leaving])
 
     async def get(self, key: ObjectKey, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         """See :meth:`godrive.blobs.BlobStore.get`."""
         fd = await self.open_file(key)
         try:
             while end is None or start < end:
-                wanted = PIECE if end is None else min(PIECE, end - start)
+                wanted = CHUNK if end is None else min(CHUNK, end - start)
                 piece = await self._run(os.pread, fd, wanted, start)
                 if not piece:
                     return

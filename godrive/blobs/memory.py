@@ -1,4 +1,4 @@
-"""Blobs in memory: for tests, and for drives that are thrown away."""
+"""Blobs in memory: for tests and throw-away drives."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from collections.abc import AsyncIterable, AsyncIterator
 from datetime import datetime
 
 from godrive.blobs import BlobExists, split_key
+from godrive.blobs.body_check import BodyCheck
 from godrive.clock import Clock, SystemClock
-from godrive.errors import DigestMismatch, LengthMismatch, NotFound, StorageFull
+from godrive.errors import NotFound, StorageFull
 from godrive.model import BlobInfo, ETag, ObjectKey
 
-PIECE = 256 * 1024
-"""Bytes that one step of ``get`` yields at most."""
+CHUNK = 256 * 1024
+"""The largest chunk that ``get`` yields."""
 
 
 class MemoryBlobStore:
-    """Keeps blobs for as long as the object lives; *capacity* is the bytes it has room for."""
+    """Keeps blobs for as long as the object lives.  *capacity* is its size in bytes."""
 
     def __init__(self, *, clock: Clock | None = None, capacity: int | None = None) -> None:
         self._clock = clock or SystemClock()
@@ -27,10 +28,10 @@ class MemoryBlobStore:
         self.quarantined: dict[ObjectKey, bytes] = {}
 
     async def open(self) -> None:
-        """Nothing to prepare."""
+        """Does nothing."""
 
     async def close(self) -> None:
-        """Nothing to release: what was stored is still there when opened again."""
+        """Does nothing: the blobs are still there when the store is opened again."""
 
     async def put(
         self,
@@ -41,27 +42,24 @@ class MemoryBlobStore:
         sha256: str | None = None,
         mime: str | None = None,
     ) -> BlobInfo:
-        """See :meth:`godrive.blobs.BlobStore.put`; the whole body is held, of course."""
+        """See :meth:`godrive.blobs.BlobStore.put`.  The whole body is held in memory."""
         split_key(key)
-        received = bytearray()
+        received, check = bytearray(), BodyCheck(size, sha256)
         self._arriving.setdefault(key, []).append(received)
         try:
             async for chunk in body:
                 received += chunk
-                if size is not None and len(received) > size:
-                    raise LengthMismatch(f"More than the declared {size} bytes came.")
+                check.count(len(chunk))
                 if self._capacity is not None and self._used + len(received) > self._capacity:
                     raise StorageFull
-            if size is not None and len(received) < size:
-                raise LengthMismatch(f"Only {len(received)} of the declared {size} bytes came.")
-            return self._publish(key, bytes(received), sha256, mime)
+            check.end()
+            return self._publish(key, bytes(received), check, mime)
         finally:
             self._forget(key, received)
 
-    def _publish(self, key: ObjectKey, data: bytes, sha256: str | None, mime: str | None) -> BlobInfo:
+    def _publish(self, key: ObjectKey, data: bytes, check: BodyCheck, mime: str | None) -> BlobInfo:
         digest = hashlib.sha256(data).hexdigest()
-        if sha256 is not None and sha256 != digest:
-            raise DigestMismatch(f"The bytes that came have the SHA-256 {digest}.")
+        check.compare(digest)
         if key in self._blobs:
             raise BlobExists(digest)
         info = BlobInfo(
@@ -86,8 +84,8 @@ class MemoryBlobStore:
     async def get(self, key: ObjectKey, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         """See :meth:`godrive.blobs.BlobStore.get`."""
         data = memoryview(self._find(key)[1])[start:end]
-        for offset in range(0, len(data), PIECE):
-            yield bytes(data[offset : offset + PIECE])
+        for offset in range(0, len(data), CHUNK):
+            yield bytes(data[offset : offset + CHUNK])
 
     async def head(self, key: ObjectKey) -> BlobInfo:
         """See :meth:`godrive.blobs.BlobStore.head`."""
@@ -119,17 +117,17 @@ class MemoryBlobStore:
                 yield self._blobs[key][0]
 
     async def quarantine(self, key: ObjectKey) -> None:
-        """See :meth:`godrive.blobs.BlobStore.quarantine`; the bytes go to ``quarantined``."""
+        """See :meth:`godrive.blobs.BlobStore.quarantine`.  The bytes go to ``quarantined``."""
         data = self._take(key)
         if data is not None:
             self.quarantined[key] = data
 
     async def sweep_staging(self, before: datetime) -> int:
-        """An unfinished put leaves nothing behind here."""
+        """See :meth:`godrive.blobs.BlobStore.sweep_staging`.  An unfinished put leaves nothing."""
         return 0
 
     async def free_bytes(self) -> int | None:
-        """What is left of the capacity."""
+        """The capacity that is left."""
         return None if self._capacity is None else max(0, self._capacity - self._used)
 
     def receiving(self, key: ObjectKey) -> int | None:

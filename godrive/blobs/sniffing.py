@@ -6,10 +6,11 @@ import re
 
 import puremagic
 
+from godrive.blobs.disposition import UNKNOWN
+
 HEAD = 4096
 """Bytes that are enough to tell."""
 
-UNKNOWN = "application/octet-stream"
 TEXT = "text/plain"
 
 _ZIP = b"PK\x03\x04"

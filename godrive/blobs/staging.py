@@ -31,8 +31,9 @@ from typing import NamedTuple
 
 from godrive.blobs import BlobExists, split_key
 from godrive.blobs.attributes import describe, note
+from godrive.blobs.body_check import BodyCheck
 from godrive.blobs.folders import Shards
-from godrive.errors import DigestMismatch, UploadFinished
+from godrive.errors import UploadFinished
 from godrive.model import BlobInfo, ObjectKey
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -102,7 +103,7 @@ class StagingFile:
             self._hash.update(chunk)
 
     def finish(
-        self, rest: Sequence[bytes | memoryview], shards: Shards, key: ObjectKey, sha256: str | None, mime: str | None
+        self, rest: Sequence[bytes | memoryview], shards: Shards, key: ObjectKey, check: BodyCheck, mime: str | None
     ) -> BlobInfo:
         """Add *rest* and make it all the blob of *key*, durably; afterwards nothing is staged.
 
@@ -112,8 +113,7 @@ class StagingFile:
             self.write(rest)
             self.digest(rest)
             digest = self._hash.hexdigest()
-            if sha256 is not None and sha256 != digest:
-                raise DigestMismatch(f"The bytes that came have the SHA-256 {digest}.")
+            check.compare(digest)
             return self.publish(shards, key, digest, mime)
         finally:
             self.discard()

@@ -46,7 +46,7 @@ async def signed(config: Config, clock: Clock, report: Report, *, set_cors: bool
         await store.open()
         digest = hashlib.sha256(SAMPLE).hexdigest()
         put = await store.presign_put(key, size=len(SAMPLE), mime="text/plain", sha256=digest, expires_at=until)
-        get = await store.presign_get(key, filename="doctor.txt", mime="text/plain", inline=False, expires_at=until)
+        get = await store.presign_get(key, filename="doctor.txt", mime="text/plain", expires_at=until)
         try:
             async with store.client.session(within=WITHIN) as client:
                 status, said = await _send(client, put, clock, report)

@@ -34,7 +34,11 @@ class SignPut(Ask[Storage, SignedRequest]):
 
 
 class SignGet(Ask[Storage, SignedRequest]):
-    """The request by which anyone who holds it reads the file, for a while.
+    """The request by which anyone who holds it reads the file, or only its headers (*head*).
+
+    It is valid for *expires_in* seconds; ``None`` is the default of the
+    configuration.  Only a store that this server answers for honours *inline*.
+    Raises ``Invalid`` for a time over the maximum.
 
     A URL of this server acts for the user behind *by* and ends with their
     right.  A URL of an S3 store cannot be revoked.
@@ -43,6 +47,8 @@ class SignGet(Ask[Storage, SignedRequest]):
     by: Principal
     content: Content
     inline: bool = False
+    head: bool = False
+    expires_in: float | None = None
 
 
 class HeadBlob(Ask[Storage, BlobInfo]):

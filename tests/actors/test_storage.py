@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Literal
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
@@ -165,12 +166,12 @@ class ReachableStore(MemoryBlobStore):
         )
 
     async def presign_get(
-        self, key: ObjectKey, *, filename: str, mime: str, inline: bool, expires_at: datetime
+        self, key: ObjectKey, *, filename: str, mime: str, expires_at: datetime, method: Literal["GET", "HEAD"] = "GET"
     ) -> SignedRequest:
         return SignedRequest(
-            method="GET",
+            method=method,
             url=f"http://store.test/{key}",
-            headers={"filename": filename, "mime": mime, "inline": str(inline)},
+            headers={"filename": filename, "mime": mime},
             expires_at=expires_at,
         )
 
@@ -182,11 +183,40 @@ async def test_a_store_that_clients_reach_signs_its_own_requests(drive_class: ty
         put = await drive.storage.ask(SignPut(acting(owner.id), pending))
         content = await content_of(drive, owner)
         get = await drive.storage.ask(SignGet(acting(owner.id), content, inline=True))
+        head = await drive.storage.ask(SignGet(acting(owner.id), content, head=True))
     assert put.url == f"http://store.test/{pending.object_key}"
-    assert put.headers == {"size": "5", "mime": "application/octet-stream", "sha256": "0" * 64}
+    assert put.headers == {"size": "5", "mime": "", "sha256": "0" * 64}
     assert put.expires_at == pending.expires_at
     assert get.url == f"http://store.test/{content.object_key}"
-    assert get.headers == {"filename": "a.txt", "mime": "application/octet-stream", "inline": "True"}
+    assert get.headers == {"filename": "a.txt", "mime": "application/octet-stream"}
+    assert (get.method, head.method) == ("GET", "HEAD")
+
+
+async def test_a_download_url_lives_as_long_as_was_asked_for_up_to_the_maximum(
+    drive: GoDrive, owner: User, clock: ManualClock
+) -> None:
+    content, longest = await content_of(drive, owner), drive.config.blobs.download_ttl_max
+    for seconds in (1.0, longest):
+        signed = await drive.storage.ask(SignGet(acting(owner.id), content, expires_in=seconds))
+        assert signed.expires_at == clock.now() + timedelta(seconds=seconds)
+    for seconds in (0.0, -1.0, longest + 1, float("inf")):
+        with pytest.raises(Invalid) as refused:
+            await drive.storage.ask(SignGet(acting(owner.id), content, expires_in=seconds))
+        assert refused.value.field == "expires_in"
+
+
+async def test_a_url_that_the_store_signed_ends_after_900_seconds_at_most(
+    drive_class: type[GoDrive], clock: ManualClock
+) -> None:
+    blobs = {"download_ttl": 3600.0, "download_ttl_max": 7200.0}
+    async with open_drive(drive_class=drive_class, blob_store=ReachableStore(), blobs=blobs, clock=clock) as drive:
+        owner = await sign_up(drive)
+        content = await content_of(drive, owner)
+        assert (await drive.storage.ask(SignGet(acting(owner.id), content))).expires_at == clock.now() + timedelta(
+            seconds=900
+        )
+        with pytest.raises(Invalid, match="at most 900"):
+            await drive.storage.ask(SignGet(acting(owner.id), content, expires_in=901))
 
 
 @pytest.mark.parametrize(("size", "seconds"), [(0, 10.0), (600 * 131_072, 600.0), (1 << 41, 86_400.0)])

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from godrive.blobs.disposition import may_be_shown
-from godrive.blobs.sniffing import HEAD, UNKNOWN, is_utf_8, sniff
+from godrive.blobs.disposition import UNKNOWN, may_be_shown
+from godrive.blobs.sniffing import HEAD, is_utf_8, sniff
 
 STARTS = """
 BM MZ PK GIF89a GIF87a ID3 OggS RIFF fLaC FLV BZh II* MM Rar! 7z %!PS %PDF <html> <!DOCTYPE <?xml <svg #!/bin/sh CWS

@@ -8,9 +8,11 @@ from typing import Any
 
 import anyio
 
+from godrive.blobs.disposition import UNKNOWN
 from godrive.blobs.layout import Layout
-from godrive.blobs.s3.body import MIB, PART_SIZE, Body
+from godrive.blobs.s3.body import MIB, PART_SIZE, PartReader
 from godrive.blobs.s3.client import BODY_DEADLINE, DEADLINE, S3Client
+from godrive.blobs.s3.exposure import refuse
 from godrive.blobs.s3.faults import code_of
 from godrive.blobs.s3.info import plain_etag
 from godrive.blobs.s3.probe import Capabilities, probe
@@ -23,8 +25,6 @@ COPY_LIMIT = 5 * 1024 * MIB
 """Bytes that one CopyObject moves at most (Amazon S3 API reference)."""
 
 COPY_PART = 512 * MIB
-
-DEFAULT_MIME = "application/octet-stream"
 
 
 class Bucket:
@@ -50,19 +50,24 @@ class Bucket:
         self.layout = Layout(settings.prefix)
         self.capabilities = capabilities or Capabilities()
         self._probed = capabilities is not None
+        self._accepted = settings.accept_faults
         self.part = part
         self._copy_limit = copy_limit
         self._copy_part = copy_part
-        self.arriving: dict[ObjectKey, list[Body]] = {}
+        self.arriving: dict[ObjectKey, list[PartReader]] = {}
         self._locks: dict[ObjectKey, tuple[anyio.Lock, int]] = {}
 
     async def open(self) -> None:
-        """Connect, make or check the bucket, find out what the store honours."""
+        """Connect, make or check the bucket, and find out what the store honours.
+
+        Raises ``ConfigError``, also for a fault of the store that is not accepted.
+        """
         await self.client.open()
         if not self._probed:
             with self.client.refusals_are_mistakes():
                 self.capabilities = await probe(self.client, self.layout)
             self._probed = True
+        refuse(self.capabilities.faults, self._accepted)
 
     async def close(self) -> None:
         """See :meth:`godrive.blobs.BlobStore.close`."""
@@ -114,7 +119,7 @@ class Bucket:
         if head["ContentLength"] <= self._copy_limit:
             await self.client.call("copy_object", Key=target, deadline=BODY_DEADLINE, **same)
             return
-        multipart = await self.begin(target, head.get("ContentType", DEFAULT_MIME), head.get("Metadata", {}))
+        multipart = await self.begin(target, head.get("ContentType", UNKNOWN), head.get("Metadata", {}))
         try:
             parts = []
             for number, first in enumerate(range(0, head["ContentLength"], self._copy_part), start=1):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
-import re
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack
 from datetime import datetime
-from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 import anyio
@@ -23,8 +22,10 @@ from godrive.blobs.s3.sdk import client_config, make_session
 from godrive.blobs.s3.signing import UNSIGNED, Credentials, presign
 from godrive.clock import Clock
 from godrive.config import S3
+from godrive.configfile import check_s3
 from godrive.errors import ConfigError, StoreUnavailable
-from godrive.paths import is_file
+
+T = TypeVar("T")
 
 ATTEMPTS = 3
 """Tries of one request, all within its deadline."""
@@ -40,18 +41,7 @@ class S3Client:
     """Calls the internal endpoint, and signs URLs for the public one."""
 
     def __init__(self, settings: S3, clock: Clock, *, deadline: float = DEADLINE) -> None:
-        for name, endpoint in (("endpoint", settings.endpoint), ("public_endpoint", settings.public_endpoint)):
-            if endpoint and (urlsplit(endpoint).scheme not in {"http", "https"} or not urlsplit(endpoint).netloc):
-                raise ConfigError(f"blobs.s3.{name} is not an http(s) URL: {endpoint!r}.", field=f"blobs.s3.{name}")
-        if bool(settings.access_key) != bool(settings.secret_key):
-            raise ConfigError(
-                "blobs.s3.access_key and blobs.s3.secret_key go together; without both, the process's role is used.",
-                field="blobs.s3",
-            )
-        if not re.fullmatch(r"[\w.-]{3,63}", settings.bucket, re.ASCII):
-            raise ConfigError(f"blobs.s3.bucket is no name for a bucket: {settings.bucket!r}.", field="blobs.s3.bucket")
-        if settings.ca_file:
-            _check_file(settings.ca_file)
+        check_s3(settings)
         self.bucket = settings.bucket
         self._settings = settings
         self._clock = clock
@@ -130,14 +120,25 @@ class S3Client:
         """The time that signatures are made with."""
         return self._clock.now()
 
+    @property
+    def region(self) -> str:
+        """The region that signatures name."""
+        return self._settings.region
+
+    def url(self, key: str, *, internal: bool = False) -> str:
+        """The unsigned URL of *key*, or of the bucket if *key* is empty."""
+        return (self._internal if internal else self._public) + quote(key, safe="/-_.~")
+
     def session(self, *, within: float | None = None) -> aiohttp.ClientSession:
-        """A plain HTTP client that trusts who the system trusts, and who the store's own client does."""
+        """A plain HTTP client that trusts the system's certificate authorities and ``ca_file``."""
         trust: ssl.SSLContext | bool = True
         if any(url.startswith("https:") for url in (self._internal, self._public)):
             trust = ssl.create_default_context()
             trust.load_verify_locations(get_cert_path(self._settings.ca_file or True))
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=trust), timeout=aiohttp.ClientTimeout(total=within or self.deadline)
+            connector=aiohttp.TCPConnector(ssl=trust),
+            timeout=aiohttp.ClientTimeout(total=within or self.deadline),
+            auto_decompress=False,
         )
 
     async def call(self, operation: str, *, deadline: float | None = None, **arguments: Any) -> Any:
@@ -192,24 +193,26 @@ class S3Client:
         query: dict[str, str] | None = None,
         payload: str = UNSIGNED,
         internal: bool = False,
+        now: datetime | None = None,
     ) -> str:
         """A URL that allows *method* on *key* of the bucket and nothing else.
 
-        Of the public endpoint, unless it is for *internal* use.
+        It leads to the public endpoint, or to the *internal* one for our own use.
         """
         return presign(
             method,
             (self._internal if internal else self._public) + key,
-            credentials=await self._frozen_credentials(),
+            credentials=await self.credentials(),
             region=self._settings.region,
-            now=self._clock.now(),
+            now=now or self._clock.now(),
             expires_at=expires_at,
             headers=headers,
             query=query,
             payload=payload,
         )
 
-    async def _frozen_credentials(self) -> Credentials:
+    async def credentials(self) -> Credentials:
+        """The access key that requests are signed with now."""
         if self._settings.access_key:
             return Credentials(self._settings.access_key, self._settings.secret_key)
         try:
@@ -233,6 +236,19 @@ class _RefusalsAreMistakes:
             raise mistake from error
 
 
+async def all_of(*calls: Awaitable[T]) -> list[T]:
+    """Await all, to the end even if one fails, then raise the first error.
+
+    Cancelling a call does not stop the store from executing it, so cleaning up
+    after cancelled calls would race with them.
+    """
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if not isinstance(result, BaseException)]
+
+
 async def _insist(request: Any) -> Any:
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -250,12 +266,3 @@ def _bucket_url(endpoint: str, bucket: str, path_style: bool) -> str:
     if path_style:
         return f"{parts.scheme}://{parts.netloc}{path}/{bucket}/"
     return f"{parts.scheme}://{bucket}.{parts.netloc}{path}/"
-
-
-def _check_file(path: str) -> None:
-    try:
-        found, reason = is_file(Path(path)), "there is no such file"
-    except OSError as error:
-        found, reason = False, error.strerror or str(error)
-    if not found:
-        raise ConfigError(f"blobs.s3.ca_file names {path}, which cannot be read: {reason}.", field="blobs.s3.ca_file")

@@ -1,9 +1,10 @@
-"""What the store at hand honours, found out by trying it: names and versions of stores tell little."""
+"""What the store at hand honours, found by trying it: names and versions of stores tell little."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,64 +13,100 @@ from typing import TypeVar
 from urllib.parse import quote
 
 import aiohttp
-from yarl import URL
 
 from godrive.blobs.layout import Layout
-from godrive.blobs.s3.client import S3Client
+from godrive.blobs.s3.client import S3Client, all_of
+from godrive.blobs.s3.exposure import BUSY, find_exposures
 from godrive.blobs.s3.faults import is_passing
+from godrive.blobs.s3.plain_http import Answer, exchange
+from godrive.blobs.s3.signing import UNSIGNED
+from godrive.config import StoreFault
 from godrive.errors import DriveError, StoreUnavailable, UploadFinished
 from godrive.model import new_id
 
 T = TypeVar("T")
 
 _COPY_CONDITIONS = ("x-amz-copy-source-if-match", "x-amz-copy-if-match")
-"""A condition on the source of a copy, as S3 calls it and as Ceph does."""
+"""A condition on the source of a copy, as S3 names it and as Ceph does."""
 
 _NO_ETAG = "none"
 
-_BUSY = (429, 502, 503, 504)
+_EVERYBODY = 'uri="http://acs.amazonaws.com/groups/global/AllUsers"'
+_PUBLIC: tuple[Mapping[str, str], ...] = ({"x-amz-acl": "public-read"}, {"x-amz-grant-read": _EVERYBODY})
+
+_ALWAYS_OVERRIDDEN = {
+    "Content-Type": "response-content-type",
+    "Content-Disposition": "response-content-disposition",
+}
+"""Headers of a download that every signed GET sets, and the parameter that does."""
+
+_HARMLESS = {
+    "Cache-Control": "private, no-cache",
+    "Content-Encoding": "identity",
+    "Content-Language": "und",
+    "Expires": "Thu, 01 Jan 1970 00:00:00 GMT",
+}
+"""Headers that a client may add to its PUT unsigned and that the store may serve later, and values to serve instead."""
+
+_SENT = {
+    "Content-Type": "text/html",
+    "Content-Disposition": "inline",
+    "Cache-Control": "public, max-age=31536000",
+    "Content-Encoding": "gzip",
+    "Content-Language": "tlh",
+    "Expires": "Fri, 01 Jan 2100 00:00:00 GMT",
+}
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a store may or may not do.
+    """What a store honours.
 
     ``conditional_put``: ``If-None-Match: *`` keeps a PUT from overwriting.
-    ``conditional_complete``: the same of CompleteMultipartUpload.
-    ``signed_digest``: a URL signed for a SHA-256 takes that body only.
+    ``conditional_complete``: the same for CompleteMultipartUpload.
+    ``signed_digest``: a URL signed for a SHA-256 accepts that body only.
     ``checksums``: a wrong ``x-amz-checksum-sha256`` is refused, and a right one kept.
-    ``guards``: what a URL has to sign beside, so that no client adds to its PUT
-    what nobody signed; ``None`` where nothing keeps them from it.
+    ``guards``: headers to sign into each PUT, so that a client cannot add its own.
+    ``overrides``: parameters to sign into each GET, so that headers which a
+    client added to its PUT are not served.
+    ``faults``: what the store lets people do without a right, each with the evidence.
     """
 
     conditional_put: bool = False
     conditional_complete: bool = False
     signed_digest: bool = False
     checksums: bool = False
-    guards: Mapping[str, str] | None = field(default_factory=dict)
+    guards: Mapping[str, str] = field(default_factory=dict)
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    faults: Mapping[StoreFault, str] = field(default_factory=dict)
 
     @property
     def direct(self) -> bool:
-        """Whether a client's PUT may lead to the blob itself: nothing that it sends later can change it."""
-        return self.conditional_put and self.guards is not None
+        """Whether a client's PUT may write the blob itself, because nothing it sends later can change it."""
+        return self.conditional_put and "copies" not in self.faults
 
 
 async def probe(client: S3Client, layout: Layout) -> Capabilities:
-    """Try each thing on an object of its own, which is gone afterwards, all at once.
+    """Try everything concurrently, on objects below ``probe/`` that are deleted afterwards.
 
-    Raises ``StoreUnavailable`` also when the store lets us not write at all.
+    Raises ``StoreUnavailable``, also if the store does not let us write.
     """
-    try:
-        async with asyncio.TaskGroup() as group:  # when one fails, the others are waited for: they clear away
-            put = group.create_task(_try(client, layout, _refuses_second_put))
-            complete = group.create_task(_try(client, layout, _refuses_completion))
-            digest = group.create_task(_try(client, layout, _holds_to_digest))
-            sums = group.create_task(_try(client, layout, _checks_sums))
-            guards = group.create_task(_try(client, layout, _find_guards))
-    except ExceptionGroup as failed:
-        first = failed.exceptions[0]
-        raise first from first.__cause__
-    return Capabilities(put.result(), complete.result(), digest.result(), sums.result(), guards.result())
+    put = asyncio.create_task(_try(client, layout, _refuses_second_put))
+    complete = asyncio.create_task(_try(client, layout, _refuses_completion))
+    digest = asyncio.create_task(_try(client, layout, _holds_to_digest))
+    sums = asyncio.create_task(_try(client, layout, _checks_sums))
+    urls = asyncio.create_task(_try(client, layout, _probe_signed_urls))
+    exposed = asyncio.create_task(find_exposures(client, f"{layout.probes}{new_id()}/"))
+    await all_of(put, complete, digest, sums, urls, exposed)
+    return Capabilities(
+        conditional_put=put.result(),
+        conditional_complete=complete.result(),
+        signed_digest=digest.result(),
+        checksums=sums.result(),
+        guards=urls.result().guards,
+        overrides=urls.result().overrides,
+        faults=urls.result().faults | exposed.result(),
+    )
 
 
 async def _try(client: S3Client, layout: Layout, test: Callable[[S3Client, str], Awaitable[T]]) -> T:
@@ -111,56 +148,10 @@ async def _refuses_completion(client: S3Client, key: str) -> bool:
 async def _holds_to_digest(client: S3Client, key: str) -> bool:
     digest = hashlib.sha256(b"probe").hexdigest()
     headers = {"x-amz-content-sha256": digest}
-    until = client.now() + timedelta(minutes=1)
-    url = await client.presign("PUT", key, expires_at=until, headers=headers, payload=digest, internal=True)
-    refused = await _send(client, url, b"other", headers) in range(400, 500)
-    return refused and await _send(client, url, b"probe", headers) == 200
-
-
-async def _find_guards(client: S3Client, key: str) -> dict[str, str] | None:
-    """See :attr:`Capabilities.guards`.
-
-    A store that looks at signed headers only lets the holder of a URL add
-    others.  ``x-amz-copy-source`` turns the PUT into a copy of whatever our
-    keys can read, over what is there (CVE-2026-54330 and its like);
-    ``x-amz-acl`` shows the blob to the world.  A header that is signed cannot
-    be another one: so the copy is given a condition that no source fulfils.
-    """
-    target = f"{key}-copy"
-    try:
-        if not await _copies(client, key, target, {}):
-            return {}
-        for condition in _COPY_CONDITIONS:
-            guards = {condition: _NO_ETAG, "x-amz-acl": "private"}
-            if await _copies(client, key, target, guards) is False:
-                return guards
-        return None
-    finally:
-        await client.call("delete_object", Key=target)
-
-
-async def _copies(client: S3Client, source: str, target: str, guards: dict[str, str]) -> bool | None:
-    """Whether a URL that signs *guards* can be made to copy; ``None`` when it cannot even be used to put."""
-    until = client.now() + timedelta(minutes=1)
-    url = await client.presign("PUT", target, expires_at=until, headers=guards, internal=True)
-    if await _send(client, url, b"put", guards) != 200:
-        return None
-    await _send(client, url, b"", {**guards, "x-amz-copy-source": f"/{client.bucket}/{quote(source)}"})
-    head = await client.call("head_object", Key=target)
-    return bool(head["ContentLength"] == len(b"probe"))
-
-
-async def _send(client: S3Client, url: str, body: bytes, headers: dict[str, str]) -> int:
-    try:
-        async with (
-            client.session() as session,
-            session.put(URL(url, encoded=True), data=body, headers=headers) as answer,
-        ):
-            if answer.status in _BUSY:  # that says nothing about the request
-                raise StoreUnavailable(f"The store answers {answer.status}.")
-            return answer.status
-    except (aiohttp.ClientError, TimeoutError) as error:
-        raise StoreUnavailable("The store does not answer.", hint=str(error)) from error
+    async with client.session() as session:
+        url = await _presign(client, "PUT", key, headers=headers, payload=digest)
+        held = not (await _send(session, "PUT", url, headers, b"other")).ok
+        return held and (await _send(session, "PUT", url, headers, b"probe")).ok
 
 
 async def _checks_sums(client: S3Client, key: str) -> bool:
@@ -178,8 +169,153 @@ async def _checks_sums(client: S3Client, key: str) -> bool:
     return False
 
 
+@dataclass
+class _SignedUrls:
+    """What was found out about signed URLs."""
+
+    guards: dict[str, str] = field(default_factory=dict)
+    overrides: dict[str, str] = field(default_factory=dict)
+    faults: dict[StoreFault, str] = field(default_factory=dict)
+
+
+async def _probe_signed_urls(client: S3Client, key: str) -> _SignedUrls:
+    found, target = _SignedUrls(), f"{key}-target"
+    try:
+        async with client.session() as session:
+            if not await _accepts(client, session, target, {}):
+                raise StoreUnavailable(
+                    "The store refuses a PUT with a signed URL.",
+                    hint="Compare the clocks, and let no proxy at blobs.s3.endpoint change Host, path or headers.",
+                )
+            await _guard_copies(client, session, key, target, found)
+            await _guard_acls(client, session, target, found)
+            await _guard_headers(client, session, target, found)
+    finally:
+        await client.call("delete_object", Key=target)
+    return found
+
+
+async def _guard_copies(
+    client: S3Client, session: aiohttp.ClientSession, source: str, target: str, found: _SignedUrls
+) -> None:
+    """Find a guard against ``x-amz-copy-source``.
+
+    A store that looks at signed headers only lets the holder of a URL add
+    others.  This one turns the PUT into a copy of any object that our keys can
+    read, over the object that is there (CVE-2026-54330 and its like).  A header
+    that is signed cannot have another value, so the guard is a condition that
+    no source of a copy fulfils.
+    """
+
+    async def copies(guards: dict[str, str]) -> bool:
+        url = await _presign(client, "PUT", target, headers=guards)
+        if not (await _send(session, "PUT", url, guards, b"put")).ok:
+            return True  # a guard that also refuses the plain PUT is none
+        source_header = {"x-amz-copy-source": f"/{client.bucket}/{quote(source)}"}
+        await _send(session, "PUT", url, {**guards, **source_header}, b"")
+        head = await client.call("head_object", Key=target)
+        return bool(head["ContentLength"] == len(b"probe"))
+
+    if not await copies({}):
+        return
+    for condition in _COPY_CONDITIONS:
+        if not await copies({condition: _NO_ETAG}):
+            found.guards[condition] = _NO_ETAG
+            return
+    found.faults["copies"] = "PUT with a signed URL and x-amz-copy-source, which nobody signed"
+
+
+async def _guard_acls(client: S3Client, session: aiohttp.ClientSession, target: str, found: _SignedUrls) -> None:
+    """Find a guard against headers that show the object to everybody."""
+    plain = client.url(target, internal=True)
+
+    async def published(guards: dict[str, str]) -> Mapping[str, str] | None:
+        url = await _presign(client, "PUT", target, headers=guards)
+        for grant in _PUBLIC:
+            await client.call("delete_object", Key=target)
+            await _send(session, "PUT", url, {**guards, **grant}, b"acl")
+            if (await _send(session, "GET", plain)).ok:
+                return grant
+        return None
+
+    await _send(session, "PUT", await _presign(client, "PUT", target, headers=found.guards), found.guards, b"acl")
+    if (await _send(session, "GET", plain)).ok:
+        return  # everybody can read the bucket anyway, which is a fault of its own
+    if (grant := await published(found.guards)) is None:
+        return
+    guarded = {**found.guards, "x-amz-acl": "private"}
+    if await published(guarded) is None and await _accepts(client, session, target, guarded):
+        found.guards = guarded
+    else:
+        found.faults["public-acls"] = f"PUT with a signed URL and {next(iter(grant))}, which nobody signed"
+
+
+async def _guard_headers(client: S3Client, session: aiohttp.ClientSession, target: str, found: _SignedUrls) -> None:
+    """Find how to keep the headers of a client's PUT out of later downloads."""
+    url = await _presign(client, "PUT", target, headers=found.guards)
+    kept: list[str] = []
+    for sent in (_SENT, *({name: value} for name, value in _SENT.items())):
+        if (await _send(session, "PUT", url, {**found.guards, **sent}, gzip.compress(b"headers"))).ok:
+            served = (await _send(session, "GET", await _presign(client, "GET", target))).headers
+            kept += [name for name, value in sent.items() if served.get(name) == value]
+            if sent is _SENT:
+                break
+    for name, parameter in _ALWAYS_OVERRIDDEN.items():
+        if name in kept and not await _overrides(client, session, target, {parameter: "a/b"}, name):
+            found.faults["ignored-overrides"] = f"GET with {parameter} served what the client had sent"
+    for name, harmless in _HARMLESS.items():
+        if name not in kept:
+            continue
+        override = {f"response-{name.lower()}": harmless}
+        if await _overrides(client, session, target, override, name):
+            found.overrides |= override
+        else:
+            found.guards[name] = harmless
+    if not await _accepts(client, session, target, found.guards):
+        for name in _HARMLESS:
+            found.guards.pop(name, None)
+        found.faults["ignored-overrides"] = "neither signed PUTs nor signed GETs keep out headers that a client adds"
+
+
+async def _overrides(
+    client: S3Client, session: aiohttp.ClientSession, key: str, override: dict[str, str], name: str
+) -> bool:
+    answer = await _send(session, "GET", await _presign(client, "GET", key, query=override))
+    return answer.ok and answer.headers.get(name) != _SENT[name]
+
+
+async def _accepts(client: S3Client, session: aiohttp.ClientSession, key: str, guards: dict[str, str]) -> bool:
+    url = await _presign(client, "PUT", key, headers=guards)
+    return (await _send(session, "PUT", url, guards, b"put")).ok
+
+
+async def _presign(
+    client: S3Client,
+    method: str,
+    key: str,
+    *,
+    headers: dict[str, str] | None = None,
+    query: dict[str, str] | None = None,
+    payload: str = UNSIGNED,
+) -> str:
+    until = client.now() + timedelta(hours=1)  # longer than clocks may differ
+    return await client.presign(
+        method, key, expires_at=until, headers=headers, query=query, payload=payload, internal=True
+    )
+
+
+async def _send(
+    session: aiohttp.ClientSession, method: str, url: str, headers: Mapping[str, str] | None = None, body: bytes = b""
+) -> Answer:
+    """One request.  Raises ``StoreUnavailable`` for a busy store too, whose refusal proves nothing."""
+    answer = await exchange(session, method, url, headers, body)
+    if answer.status in BUSY:
+        raise StoreUnavailable(f"The store answers {answer.status} while it is probed.")
+    return answer
+
+
 def _declined(error: DriveError) -> bool:
-    """``False``: it answered "not implemented" in one of its many forms.  An outage says nothing, and is raised."""
+    """``False``: it answered "not implemented" in one of many forms.  An outage proves nothing, and is raised."""
     cause = error.__cause__
     if isinstance(error, StoreUnavailable) and (cause is None or is_passing(cause)):
         raise error

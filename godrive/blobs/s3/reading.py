@@ -13,7 +13,7 @@ from godrive.blobs.s3.info import blob_info, listed_info
 from godrive.errors import NotFound, RangeNotSatisfiable, StoreUnavailable
 from godrive.model import BlobInfo, ObjectKey
 
-PIECE = 256 * 1024
+CHUNK = 256 * 1024
 """Bytes that one step of ``get`` yields at most."""
 
 RESUMES = 3
@@ -87,7 +87,7 @@ class Reading(Bucket):
 async def _piece(body: Any, deadline: float) -> bytes:
     try:
         with anyio.fail_after(deadline):
-            return bytes(await body.read(PIECE))
+            return bytes(await body.read(CHUNK))
     except TimeoutError:
         raise StoreUnavailable("The store stopped sending.") from None
     except FAULTS as error:

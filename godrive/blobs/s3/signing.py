@@ -1,9 +1,9 @@
-"""Signed URLs: AWS Signature Version 4 in the query, as S3 reads it.
+"""Presigned URLs: AWS Signature Version 4 in the query.
 
-A pure function, because each intent and each download needs one: it takes a
-tenth of the time of the SDK's, with which the tests compare it.  Only what is
-listed in *headers* and *query* is signed, so nothing is asked of a client that
-the answer to its intent does not say.
+A pure function of our own, because every intent and every download needs one
+and the SDK's takes ten times as long.  The tests compare the two.  It signs
+exactly *headers* and *query*, so a client must send nothing that the answer to
+its intent does not name.
 
 Source: Amazon S3 API reference, "Authenticating Requests: Using Query
 Parameters (AWS Signature Version 4)".
@@ -22,20 +22,25 @@ from urllib.parse import quote
 from godrive.errors import Invalid
 
 LONGEST = timedelta(days=7)
-"""A URL signed for longer is refused by the stores."""
+"""The longest validity that stores accept."""
 
 UNSIGNED = "UNSIGNED-PAYLOAD"
 
-_ALGORITHM = "AWS4-HMAC-SHA256"
+ALGORITHM = "AWS4-HMAC-SHA256"
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """What requests are signed with; *token* goes with keys that expire."""
+    """An access key.  *token* belongs to temporary ones."""
 
     access_key: str
     secret_key: str
     token: str | None = None
+
+
+def scope_of(now: datetime, region: str) -> str:
+    """The scope of a signature: day, region and service."""
+    return f"{now:%Y%m%d}/{region}/s3/aws4_request"
 
 
 def presign(
@@ -52,10 +57,10 @@ def presign(
 ) -> str:
     """*url* with a signature that allows *method* with exactly *headers* and *query* until *expires_at*.
 
-    *payload* is the SHA-256 of the body in hex where only that body may be
-    sent; it has to go along as the header ``x-amz-content-sha256``.  The path
-    of *url* is given unquoted.  Raises ``Invalid`` for a time that no store
-    accepts: not in the future, or further away than a week.
+    *payload* is the SHA-256 of the body in hexadecimal if only that body may be
+    sent; *headers* must then contain it as ``x-amz-content-sha256``.  The path
+    of *url* is unquoted.  Raises ``Invalid`` unless *expires_at* is in the
+    future and at most a week away.
     """
     seconds = int((expires_at - now).total_seconds())
     if not 0 < seconds <= LONGEST.total_seconds():
@@ -65,10 +70,10 @@ def presign(
     signed = {"host": host} | {name.lower(): " ".join(value.split()) for name, value in (headers or {}).items()}
     names = ";".join(sorted(signed))
     stamp = f"{now:%Y%m%dT%H%M%SZ}"
-    scope = f"{stamp[:8]}/{region}/s3/aws4_request"
+    scope = scope_of(now, region)
     arguments = {
         **(query or {}),
-        "X-Amz-Algorithm": _ALGORITHM,
+        "X-Amz-Algorithm": ALGORITHM,
         "X-Amz-Credential": f"{credentials.access_key}/{scope}",
         "X-Amz-Date": stamp,
         "X-Amz-Expires": str(seconds),
@@ -81,7 +86,7 @@ def presign(
     search = "&".join(f"{name}={value}" for name, value in pairs)
     lines = "".join(f"{name}:{signed[name]}\n" for name in sorted(signed))
     request = f"{method}\n{path}\n{search}\n{lines}\n{names}\n{payload}"
-    to_sign = f"{_ALGORITHM}\n{stamp}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
+    to_sign = f"{ALGORITHM}\n{stamp}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
     signature = _hmac(_key(credentials.secret_key, stamp[:8], region), to_sign).hex()
     return f"{scheme}://{host}{path}?{search}&X-Amz-Signature={signature}"
 

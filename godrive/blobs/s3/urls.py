@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
+from typing import Literal
 
-from godrive.blobs.disposition import content_disposition
-from godrive.blobs.s3.bucket import DEFAULT_MIME, Bucket
+from godrive.blobs.disposition import content_disposition, inert
+from godrive.blobs.s3.bucket import Bucket
 from godrive.blobs.s3.info import DIGEST_KEY, UNVERIFIED, checksum
 from godrive.blobs.s3.signing import UNSIGNED
 from godrive.model import ObjectKey, SignedRequest
 
+_TEXT = re.compile(r"text/.*|application/(.*[+-])?(json|xml|javascript|ecmascript|x-www-form-urlencoded|yaml|graphql)")
+
 
 class Urls(Bucket):
-    """See :class:`~godrive.blobs.Presigner`.  A URL lives no longer than the credentials it was signed with."""
+    """See :class:`~godrive.blobs.Presigner`.  A URL ends with the credentials that signed it."""
 
     async def presign_put(
         self, key: ObjectKey, *, size: int, mime: str, sha256: str | None, expires_at: datetime
     ) -> SignedRequest:
         """See :meth:`godrive.blobs.Presigner.presign_put`.
 
-        The signature covers key, length and type, and where the store honours
-        them the digest and that nothing is overwritten.  What the metadata says
-        of the digest is signed too, and what keeps a client from making the PUT
-        something else: some stores take headers that are not.
+        The signature covers the key, the length, the type if one was declared,
+        the metadata and the guards, and, if the store honours them, the digest
+        and ``If-None-Match: *``.
         """
         honours = self.capabilities
-        headers = {"Content-Type": mime or DEFAULT_MIME, "Content-Length": str(size)}
+        headers = {"Content-Length": str(size)}
+        if mime:
+            headers["Content-Type"] = _that_clients_keep(mime)
         if honours.conditional_put:
             headers["If-None-Match"] = "*"
         digest = UNVERIFIED
@@ -34,19 +39,39 @@ class Urls(Bucket):
         elif sha256 is not None and honours.checksums:
             headers["x-amz-checksum-sha256"] = checksum(sha256)
         headers[f"x-amz-meta-{DIGEST_KEY}"] = digest
-        headers |= honours.guards or {}
+        headers |= honours.guards
         place = self.layout.object(key) if honours.direct else self.layout.arrival(key)
         payload = headers.get("x-amz-content-sha256", UNSIGNED)
         url = await self.client.presign("PUT", place, expires_at=expires_at, headers=headers, payload=payload)
         return SignedRequest(method="PUT", url=url, headers=headers, expires_at=expires_at)
 
     async def presign_get(
-        self, key: ObjectKey, *, filename: str, mime: str, inline: bool, expires_at: datetime
+        self, key: ObjectKey, *, filename: str, mime: str, expires_at: datetime, method: Literal["GET", "HEAD"] = "GET"
     ) -> SignedRequest:
-        """See :meth:`godrive.blobs.Presigner.presign_get`; type and name come from here, not from the upload."""
+        """See :meth:`godrive.blobs.Presigner.presign_get`.
+
+        The download has the type and the name that are signed here, whatever
+        the client sent.  The store adds no header that stops a browser from
+        running it, so it is always an attachment and never of a type that runs
+        scripts.
+        """
         query = {
-            "response-content-disposition": content_disposition(filename, mime, inline=inline),
-            "response-content-type": mime or DEFAULT_MIME,
+            "response-content-disposition": content_disposition(filename, mime),
+            "response-content-type": inert(mime),
+            **self.capabilities.overrides,
         }
-        url = await self.client.presign("GET", self.layout.object(key), expires_at=expires_at, query=query)
-        return SignedRequest(method="GET", url=url, headers={}, expires_at=expires_at)
+        url = await self.client.presign(method, self.layout.object(key), expires_at=expires_at, query=query)
+        return SignedRequest(method=method, url=url, headers={}, expires_at=expires_at)
+
+
+def _that_clients_keep(mime: str) -> str:
+    """The type to sign for *mime*: with a charset if it is of text.
+
+    OkHttp, Dart's http and others add ``; charset=utf-8`` to the type of a
+    string that has none, which would invalidate the signature.  The charset says
+    nothing about the file: a download has the type that was declared.
+    """
+    kind = mime.partition(";")[0].strip().lower()
+    if _TEXT.fullmatch(kind) and "charset" not in mime.lower():
+        return f"{mime}; charset=utf-8"
+    return mime

@@ -10,8 +10,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from godrive.blobs.s3.body import Body, part_size
-from godrive.blobs.s3.bucket import DEFAULT_MIME, Bucket
+from godrive.blobs.disposition import UNKNOWN
+from godrive.blobs.s3.body import PartReader, part_size
+from godrive.blobs.s3.bucket import Bucket
 from godrive.blobs.s3.client import BODY_DEADLINE
 from godrive.blobs.s3.info import DIGEST_KEY, WRITER_KEY, blob_info
 from godrive.errors import NotFound, UploadFinished
@@ -27,7 +28,7 @@ class Writing(Bucket):
         return max(body.received for body in bodies) if bodies else None
 
     @contextmanager
-    def _receive(self, key: ObjectKey, body: Body) -> Iterator[None]:
+    def _receive(self, key: ObjectKey, body: PartReader) -> Iterator[None]:
         self.arriving.setdefault(key, []).append(body)
         try:
             yield
@@ -51,8 +52,8 @@ class Writing(Bucket):
         that got lost may have been a yes.  What is there then is whole.
         """
         self.layout.object(key)
-        arriving = Body(body, size=size, sha256=sha256)
-        kind = mime or DEFAULT_MIME
+        arriving = PartReader(body, size=size, sha256=sha256)
+        kind = mime or UNKNOWN
         with self._receive(key, arriving):
             async with aclosing(arriving.parts(lambda number: part_size(number, size, smallest=self.part))) as parts:
                 held = await _first_two(parts)

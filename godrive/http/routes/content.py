@@ -10,8 +10,8 @@ from aiohttp import hdrs, web
 from msgspec import Meta
 
 from godrive import transfer
-from godrive.blobs.disposition import content_disposition, may_be_shown
-from godrive.blobs.sniffing import HEAD, UNKNOWN, is_utf_8
+from godrive.blobs.disposition import UNKNOWN, content_disposition, may_be_shown
+from godrive.blobs.sniffing import HEAD, is_utf_8
 from godrive.drive import GoDrive
 from godrive.errors import (
     DigestMismatch,

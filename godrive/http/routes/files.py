@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from aiohttp import hdrs, web
@@ -52,9 +52,17 @@ class FilesQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class DownloadQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``inline`` asks for a URL that a browser may show rather than save, for types where that is safe."""
+    """What the URL is for and how long it is valid."""
 
-    inline: bool = False
+    inline: Annotated[
+        bool, Meta(description="A browser may display the file, if its type is safe and this server sends the bytes.")
+    ] = False
+    method: Annotated[
+        Literal["GET", "HEAD"], Meta(description="The request that the URL is for. An S3 store distinguishes them.")
+    ] = "GET"
+    expires_in: (
+        Annotated[float, Meta(gt=0, description="Seconds that the URL is valid, at most 900 with an S3 store.")] | None
+    ) = None
 
 
 class RenameBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -204,7 +212,15 @@ async def restore_file(call: Call, file_id: FileId, body: RestoreBody | None) ->
 async def download_file(call: Call, file_id: FileId, query: DownloadQuery) -> Download:
     """A URL for the file's bytes."""
     content = await call.drive.metadata.ask(OpenContent(call.by, file_id))
-    signed = await call.drive.storage.ask(SignGet(by=call.by, content=content, inline=query.inline))
+    signed = await call.drive.storage.ask(
+        SignGet(
+            by=call.by,
+            content=content,
+            inline=query.inline,
+            head=query.method == hdrs.METH_HEAD,
+            expires_in=query.expires_in,
+        )
+    )
     return Download(url=signed.url, expires_at=signed.expires_at)
 
 

@@ -58,7 +58,7 @@ async def test_a_mistake_is_named(s3_settings: S3, changes: dict[str, Any], word
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"secret_key": ""}, "go together"),
+        ({"secret_key": ""}, "must be given together"),
         ({"endpoint": "127.0.0.1:9000"}, "blobs.s3.endpoint"),
         ({"public_endpoint": "files.example"}, "blobs.s3.public_endpoint"),
         ({"prefix": "drive"}, "blobs.s3.prefix"),

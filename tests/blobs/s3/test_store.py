@@ -25,7 +25,7 @@ from godrive.blobs.layout import Layout
 from godrive.blobs.s3 import S3BlobStore, reading
 from godrive.blobs.s3.body import MAX_PARTS, MIB, part_size
 from godrive.blobs.s3.probe import Capabilities
-from godrive.blobs.s3.reading import PIECE
+from godrive.blobs.s3.reading import CHUNK
 from godrive.config import S3
 from godrive.errors import (
     ConfigError,
@@ -40,6 +40,14 @@ from godrive.errors import (
 from godrive.model import ObjectKey, new_id
 
 pytestmark = pytest.mark.anyio
+
+
+OVERRIDES = {
+    "response-cache-control": "private, no-cache",
+    "response-content-encoding": "identity",
+    "response-content-language": "und",
+    "response-expires": "Thu, 01 Jan 1970 00:00:00 GMT",
+}
 
 
 def new_key() -> ObjectKey:
@@ -68,12 +76,17 @@ def soon() -> datetime:
     return datetime.now(UTC) + timedelta(hours=1)
 
 
-async def test_the_probe_finds_what_ceph_honours_and_leaves_nothing(s3_store: S3BlobStore) -> None:
+async def test_the_probe_finds_what_ceph_honours_and_leaves_nothing(s3_settings: S3) -> None:
+    s3_store = S3BlobStore(s3_settings)
+    await s3_store.open()
     guards = {"x-amz-copy-if-match": "none", "x-amz-acl": "private"}
-    assert s3_store.capabilities == Capabilities(conditional_put=True, signed_digest=True, guards=guards)
+    assert s3_store.capabilities == Capabilities(
+        conditional_put=True, signed_digest=True, guards=guards, overrides=OVERRIDES
+    )
     answer = await s3_store.client.call("list_objects_v2")
     assert "Contents" not in answer
     assert await unfinished(s3_store) == 0
+    await s3_store.close()
 
 
 async def test_a_large_body_goes_up_in_parts_whole_and_with_its_digest(s3_store: S3BlobStore) -> None:
@@ -251,9 +264,9 @@ async def test_any_prefix_is_one_that_signed_urls_lead_to(s3_settings: S3, prefi
 
 
 @pytest.mark.parametrize("prefix", ["drive", "/", "/drive/", "a//b/"])
-def test_a_prefix_that_does_not_end_in_one_slash_is_refused(prefix: str) -> None:
+def test_a_prefix_that_does_not_end_in_one_slash_is_refused(s3_settings: S3, prefix: str) -> None:
     with pytest.raises(ConfigError, match="prefix"):
-        Layout(prefix)
+        S3BlobStore(replace(s3_settings, prefix=prefix))
 
 
 async def test_objects_over_the_limit_of_one_copy_are_copied_in_parts(s3_settings: S3) -> None:
@@ -335,7 +348,7 @@ async def test_a_download_that_breaks_off_does_not_go_on_with_the_bytes_of_anoth
     s3_store: S3BlobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ours never change; those of somebody who has the keys of the bucket may."""
-    key, first, other = new_key(), b"1" * (2 * PIECE), b"2" * (2 * PIECE)
+    key, first, other = new_key(), b"1" * (2 * CHUNK), b"2" * (2 * CHUNK)
     await s3_store.put(key, pieces(first))
     read_piece = reading._piece
 

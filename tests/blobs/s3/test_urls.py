@@ -79,7 +79,7 @@ async def test_a_signed_put_works_once(s3_store: S3BlobStore, client: aiohttp.Cl
     assert await send(client, request, b"first") == 200
     assert await send(client, request, b"other") == 412
     info = await s3_store.head(key)
-    assert (info.size_bytes, info.mime, info.sha256) == (5, "text/plain", None)
+    assert (info.size_bytes, info.sha256) == (5, None)
     assert await read(s3_store, key) == b"first"
 
 
@@ -185,7 +185,7 @@ async def test_an_expired_url_does_nothing(s3_settings: S3, client: aiohttp.Clie
 async def test_nothing_is_signed_that_the_intent_does_not_name(s3_store: S3BlobStore) -> None:
     request = await sign(s3_store, new_key(), 5)
     assert request.headers == {
-        "Content-Type": "text/plain",
+        "Content-Type": "text/plain; charset=utf-8",
         "Content-Length": "5",
         "If-None-Match": "*",
         "x-amz-meta-godrive-sha256": "unverified",
@@ -242,7 +242,7 @@ async def test_a_download_is_named_as_the_file_and_typed_as_we_say(
     key = new_key()
     await send(client, await sign(s3_store, key, 9), b"<script/>")
     request = await s3_store.presign_get(
-        key, filename='Größe "1";+ü.txt', mime="application/octet-stream", inline=False, expires_at=soon()
+        key, filename='Größe "1";+ü.txt', mime="application/octet-stream", expires_at=soon()
     )
     async with client.get(request.url, headers={"Range": "bytes=1-6"}) as answer:
         assert answer.status == 206
@@ -255,19 +255,93 @@ async def test_a_download_is_named_as_the_file_and_typed_as_we_say(
         assert answer.status == 403
 
 
-@pytest.mark.parametrize(("mime", "shown"), [("image/png", True), ("text/html", False), ("image/svg+xml", False)])
-async def test_a_download_that_would_run_scripts_is_not_shown_even_when_asked(
-    s3_store: S3BlobStore, client: aiohttp.ClientSession, mime: str, shown: bool
+@pytest.mark.parametrize(
+    ("mime", "served"),
+    [
+        ("image/png", "image/png"),
+        ("text/plain; charset=iso-8859-1", "text/plain; charset=iso-8859-1"),
+        ("text/html", "application/octet-stream"),
+        ("Text/HTML ; charset=utf-8", "application/octet-stream"),
+        ("image/svg+xml", "application/octet-stream"),
+        ("image/png, text/html", "application/octet-stream"),
+        ("", "application/octet-stream"),
+    ],
+)
+async def test_a_download_is_an_attachment_that_no_browser_runs(
+    s3_store: S3BlobStore, client: aiohttp.ClientSession, mime: str, served: str
 ) -> None:
     key = new_key()
     await send(client, await sign(s3_store, key, 9), b"<script/>")
-    request = await s3_store.presign_get(key, filename="a", mime=mime, inline=True, expires_at=soon())
+    request = await s3_store.presign_get(key, filename="a", mime=mime, expires_at=soon())
     async with client.get(request.url) as answer:
-        assert answer.headers["Content-Disposition"].startswith("inline" if shown else "attachment")
+        assert answer.headers["Content-Type"] == served
+        assert answer.headers["Content-Disposition"] == 'attachment; filename="a"'
+
+
+async def test_headers_that_a_client_adds_to_its_upload_are_not_served(
+    s3_store: S3BlobStore, client: aiohttp.ClientSession
+) -> None:
+    key = new_key()
+    added = {
+        "Content-Encoding": "gzip",
+        "Cache-Control": "public, max-age=31536000",
+        "Content-Language": "tlh",
+        "Expires": "Fri, 01 Jan 2100 00:00:00 GMT",
+        "Content-Disposition": "inline",
+    }
+    assert await send(client, await sign(s3_store, key, 5), b"hello", added) == 200
+    request = await s3_store.presign_get(key, filename="a", mime="text/plain", expires_at=soon())
+    async with client.get(request.url) as answer:
+        assert await answer.read() == b"hello"
+        assert not {answer.headers.get(name) for name in added} & set(added.values())
+        assert answer.headers["Cache-Control"] == "private, no-cache"
+
+
+async def test_a_url_for_head_is_signed_for_head(s3_store: S3BlobStore, client: aiohttp.ClientSession) -> None:
+    key = new_key()
+    await send(client, await sign(s3_store, key, 5), b"hello")
+    request = await s3_store.presign_get(key, filename="a", mime="text/plain", expires_at=soon(), method="HEAD")
+    async with client.request(request.method, request.url) as answer:
+        assert (answer.status, answer.headers["Content-Length"]) == (200, "5")
+    async with client.get(request.url) as answer:
+        assert answer.status == 403
+
+
+def as_okhttp_sends(content_type: str) -> str:
+    """OkHttp adds a charset to the type of a string, if it has none; so do Dart's http and others."""
+    return content_type if "charset=" in content_type else f"{content_type}; charset=utf-8"
+
+
+@pytest.mark.parametrize("mime", ["text/plain", "text/csv; header=present", "application/json", "application/ld+json"])
+async def test_a_type_of_text_is_signed_as_clients_send_it(
+    s3_store: S3BlobStore, client: aiohttp.ClientSession, mime: str
+) -> None:
+    request = await s3_store.presign_put(new_key(), size=5, mime=mime, sha256=None, expires_at=soon())
+    content_type = request.headers["Content-Type"]
+    assert as_okhttp_sends(content_type) == content_type
+    assert await send(client, request, b"hello", {"Content-Type": as_okhttp_sends(content_type)}) == 200
+
+
+@pytest.mark.parametrize("mime", ["image/png", "text/plain; charset=iso-8859-1", "application/vnd.ms-excel"])
+async def test_a_type_that_clients_leave_alone_is_signed_as_it_is(s3_store: S3BlobStore, mime: str) -> None:
+    request = await s3_store.presign_put(new_key(), size=5, mime=mime, sha256=None, expires_at=soon())
+    assert request.headers["Content-Type"] == mime
+
+
+@pytest.mark.parametrize("sent", [{}, {"Content-Type": "text/html"}, {"Content-Type": "application/octet-stream"}])
+async def test_without_a_declared_type_a_client_may_send_any(
+    s3_store: S3BlobStore, client: aiohttp.ClientSession, sent: dict[str, str]
+) -> None:
+    key = new_key()
+    request = await s3_store.presign_put(key, size=5, mime="", sha256=None, expires_at=soon())
+    assert "Content-Type" not in request.headers
+    assert await send(client, request, b"hello", sent) == 200
+    assert (await s3_store.head(key)).mime is None
 
 
 async def test_where_nothing_keeps_a_client_from_copying_its_url_never_leads_to_the_blob(s3_settings: S3) -> None:
-    store = S3BlobStore(s3_settings, capabilities=Capabilities(conditional_put=True, guards=None))
+    capabilities = Capabilities(conditional_put=True, faults={"copies": "PUT"})
+    store = S3BlobStore(replace(s3_settings, accept_faults=["copies"]), capabilities=capabilities)
     await store.open()
     key = new_key()
     assert urlsplit((await sign(store, key, 5)).url).path.endswith(store.layout.arrival(key))
