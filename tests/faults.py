@@ -82,11 +82,11 @@ class FaultyCatalog:
     async def close(self) -> None:
         await self._catalog.close()
 
-    async def read(self, operation: Callable[[Tx], Awaitable[T]]) -> T:
-        return await self.faults.run(lambda: self._catalog.read(operation))
+    async def read(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False) -> T:
+        return await self.faults.run(lambda: self._catalog.read(operation, chore=chore))
 
-    async def write(self, operation: Callable[[Tx], Awaitable[T]]) -> T:
-        return await self.faults.run(lambda: self._catalog.write(operation))
+    async def write(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False) -> T:
+        return await self.faults.run(lambda: self._catalog.write(operation, chore=chore))
 
 
 class FaultyBlobs:

@@ -1,14 +1,13 @@
-"""Users, sessions, files, uploads: rows, and the rules that hold between them.
+"""The engines that run transactions, on SQLite and on PostgreSQL.
 
-A rule is written once, as an ``async`` function over a :class:`Tx` (modules
-``users``, ``sessions``, ``files``, ``uploads``, ``trash``, ``housekeeping``).
-An engine (``sqlite``, ``postgres``) decides how a transaction is run::
+A rule (``godrive.rules``) is written once, as an ``async`` function over a
+:class:`Tx`.  An engine (``sqlite``, ``postgres``) decides how a transaction is
+run::
 
     file = await catalog.read(lambda tx: files.get(tx, owner_id, file_id))
-    tombstone = await catalog.write(lambda tx: trash.put(tx, owner_id, file_id, now, purge_at))
 
-SQL is the part that SQLite 3.40 and PostgreSQL 15 have in common, with
-``$1`` placeholders.  Instants are stored as integer microseconds since 1970.
+SQL is the subset that SQLite 3.40 and PostgreSQL 15 share, with ``$1``
+placeholders.  Instants are stored as integer microseconds since 1970.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ Row = Sequence[Any]
 
 
 class Tx(Protocol):
-    """One transaction.  Statements see what came before them in the same one.
+    """One transaction.  A statement sees the effects of those before it.
 
-    Text or a number that the database cannot hold is ``Invalid``.
+    Raises ``Invalid`` for text or a number that the database cannot store.
     """
 
     @property
     def outbox(self) -> bool:
-        """Whether changes of files leave events."""
+        """Whether changes of files write events."""
         ...
 
     async def one(self, sql: str, *values: Any) -> Row | None:
@@ -47,44 +46,47 @@ class Tx(Protocol):
         ...
 
     async def run_each(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        """Run the statement with each row of values, in one round trip where there is one to make."""
+        """Run the statement with each row of values, in one round trip if the database is remote."""
         ...
 
     async def lock(self, *user_ids: UserId) -> None:
         """Let no other transaction change what these users own until this one ends.
 
-        Rules that check and then write (names, quota) begin with it.
+        Rules that check before they write (names, quota) begin with it.
         """
 
 
 class Catalog(Protocol):
     """Runs operations in transactions.
 
-    ``StoreUnavailable`` when the database is down, ``StorageFull`` when it has
-    no room.  An operation may be run again from the start (a serialisation
-    failure, a batch that could not be committed), so it must have no effect
-    but through its ``Tx``.
+    Raises ``StoreUnavailable`` when the database is down, ``StorageFull`` when
+    it has no room.  An operation may be run again from the start (a
+    serialisation failure, a batch that could not be committed), so it must have
+    no effect except through its ``Tx``.
+
+    Reads, writes and chores do not wait for each other's connections.  *chore*
+    marks the operations of housekeeping.
     """
 
     async def open(self) -> None:
-        """Connect, and bring the schema up to date.  ``ConfigError`` when that cannot be done."""
+        """Connect, and bring the schema up to date.  Raises ``ConfigError`` if that is impossible."""
 
     async def close(self) -> None:
-        """Finish what is under way and disconnect; again is harmless."""
+        """Finish the operations in progress and disconnect.  Idempotent."""
 
-    async def read(self, operation: Callable[[Tx], Awaitable[T]]) -> T:
-        """Run a read-only operation; it does not wait for writes.
+    async def read(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False) -> T:
+        """Run a read-only operation.  It does not wait for writes.
 
-        It sees every write that returned before it.  Of several statements
-        each sees at least what the one before it saw.
+        It sees every write that returned before it began.  Each of several
+        statements sees at least what the one before it saw.
         """
         ...
 
-    async def write(self, operation: Callable[[Tx], Awaitable[T]]) -> T:
+    async def write(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False) -> T:
         """Run an operation atomically.  When this returns, its effect is durable.
 
         Operations that wait together may share one commit; one that raises is
-        rolled back alone.  When the database fails in the middle of a commit,
-        the outcome is unknown and the answer ``StoreUnavailable``.
+        rolled back alone.  If the database fails in the middle of a commit, the
+        outcome is unknown and the error ``StoreUnavailable``.
         """
         ...

@@ -1,19 +1,21 @@
 """The catalog in a PostgreSQL database, which several gateways may share.
 
-Theory of operation.  The rules take the owner's row before they rely on what
-they have read (``Tx.lock``), and leave to the indices who has a name; so what
-they check holds until they commit, whichever gateway another writer came
-through.  The isolation is READ COMMITTED: a statement sees what was committed
-when it began.
+Theory of operation.  The isolation level is READ COMMITTED: a statement sees
+what was committed when it began.  So a rule locks the owner's row before it
+relies on what it has read (``Tx.lock``), and leaves it to the indices to keep
+names unique.  Then what it checks holds until it commits, also against writers
+of other gateways.
 
-A read is its statements with no transaction around them, for that would cost two
-round trips more than the one it needs.  Writes that wait together share a
-transaction (``postgres_group``).
+A read is its statements without a transaction around them, which would cost
+two more round trips.  Writes that wait together share a transaction
+(``group_commit``), without savepoints, which would cost what is saved.  If one of
+them raises, all are rolled back and each runs again alone.  Reads, writes and chores have connections of their own
+(``postgres_pool``), so a writer that waits for a lock delays no reader.
 
-What another transaction, a restart of the server or a failover spoils is run
-again from the start, for a few seconds; then the caller gets
-``StoreUnavailable``.  The one thing never repeated is a ``COMMIT`` whose answer
-was lost, for it may have happened: that is ``StoreUnavailable`` at once.
+An operation that fails because of another transaction, a restart of the server
+or a failover is run again from the start for a few seconds; then the caller
+gets ``StoreUnavailable``.  A ``COMMIT`` whose answer was lost is never repeated,
+because it may have happened: that is ``StoreUnavailable`` at once.
 """
 
 from __future__ import annotations
@@ -21,13 +23,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from godrive import config
 from godrive.catalog import Row, Tx, migrations
+from godrive.catalog.group_commit import GroupCommit, Operation, Outcome
 from godrive.catalog.postgres_errors import is_lost, is_raced, refused, translate, unavailable
-from godrive.catalog.postgres_group import GroupCommit, Operation
-from godrive.catalog.postgres_pool import Connection, Pool
+from godrive.catalog.postgres_pool import Connection, Pool, Use
 from godrive.errors import DriveError, StoreUnavailable
 from godrive.model import UserId
 
@@ -39,18 +42,20 @@ WORDS = {
     "clustered": "",
     "nonce": "replace(gen_random_uuid()::text, '-', '')",
 }
+# One operation that waits for a lock must not delay the rest of its batch for long.
 _BEGIN_TOGETHER = "BEGIN; SET LOCAL lock_timeout = '100ms'"
 _COLUMNS = (
     "SELECT attname FROM pg_attribute WHERE attrelid = 'schema_versions'::regclass AND attnum > 0 AND NOT attisdropped"
 )
 _MIGRATION_LOCK = int.from_bytes(b"godrive")
+_MOST_WRITES = 64
 _PATIENCE = 5.0
 _SHORTEST_DELAY = 0.01
 _LONGEST_DELAY = 0.5
 
 
 class PostgresTx:
-    """A transaction, or for a read just a connection."""
+    """A transaction; for a read, only a connection."""
 
     def __init__(self, connection: Connection, *, outbox: bool) -> None:
         self._connection = connection
@@ -70,21 +75,25 @@ class PostgresTx:
         await self._connection.executemany(sql, rows)
 
     async def lock(self, *user_ids: UserId) -> None:
-        # In order of id: two that take several do not wait for one another.
+        # In the order of ids, so that two transactions that lock several users cannot deadlock.
         await self._connection.execute("SELECT 1 FROM users WHERE id = ANY($1) ORDER BY id FOR UPDATE", user_ids)
 
 
 class PostgresCatalog:
     """A catalog in the database of ``catalog.dsn``, with at most ``catalog.pool_size`` connections.
 
-    *outbox* has every change of a file leave an event in the same transaction.
+    With *outbox*, each change of a file writes an event in the same transaction.
     """
 
     def __init__(self, settings: config.Catalog, *, outbox: bool = False) -> None:
         self._outbox = outbox
         self._pool = Pool(settings.dsn, settings.pool_size)
         self._open = False
-        self._group = GroupCommit(self._together, self._alone)
+        self._writes = self._group(Use.WRITE)
+        self._chores = self._group(Use.CHORE)
+
+    def _group(self, use: Use) -> GroupCommit:
+        return GroupCommit(partial(self._together, use), partial(self._alone, use), most=_MOST_WRITES)
 
     async def open(self) -> None:
         try:
@@ -96,38 +105,40 @@ class PostgresCatalog:
 
     async def close(self) -> None:
         self._open = False
-        await self._group.drain()
+        await self._writes.drain()
+        await self._chores.drain()
         await self._pool.close()
 
-    async def read(self, operation: Callable[[Tx], Awaitable[T]]) -> T:
+    async def read(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False) -> T:
         self._check_open()
+        use = Use.CHORE if chore else Use.READ
 
         async def attempt() -> T:
-            async with self._pool.hold(to_read=True) as connection:
+            async with self._pool.hold(use) as connection:
                 return await operation(PostgresTx(connection, outbox=self._outbox))
 
         return await self._persist(attempt)
 
-    async def write(self, operation: Callable[[Tx], Awaitable[T]]) -> T:
+    async def write(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False) -> T:
         self._check_open()
-        return await self._group.run(operation)
+        return await (self._chores if chore else self._writes).run(operation)
 
-    async def _together(self, operations: list[Operation]) -> list[Any] | None:
+    async def _together(self, use: Use, operations: list[Operation]) -> list[Outcome] | None:
         try:
-            return await self._transact(operations, _BEGIN_TOGETHER)
+            return [(value, None) for value in await self._transact(use, operations, _BEGIN_TOGETHER)]
         except DriveError as error:
             if len(operations) == 1 or isinstance(error, StoreUnavailable):
                 raise
-        except Exception:  # noqa: S110 - what it was will be seen again when each is run alone
+        except Exception:  # noqa: S110 - raised again when the operation that failed runs alone
             pass
         return None
 
-    async def _alone(self, operation: Operation) -> Any:
-        (value,) = await self._persist(lambda: self._transact([operation], "BEGIN"))
+    async def _alone(self, use: Use, operation: Operation) -> Any:
+        (value,) = await self._persist(lambda: self._transact(use, [operation], "BEGIN"))
         return value
 
-    async def _transact(self, operations: list[Operation], begin: str) -> list[Any]:
-        async with self._pool.hold() as connection:
+    async def _transact(self, use: Use, operations: list[Operation], begin: str) -> list[Any]:
+        async with self._pool.hold(use) as connection:
             await connection.execute(begin)
             try:
                 tx = PostgresTx(connection, outbox=self._outbox)
@@ -145,7 +156,7 @@ class PostgresCatalog:
             return values
 
     async def _migrate(self) -> None:
-        async with self._pool.hold() as connection, connection.transaction():
+        async with self._pool.hold(Use.WRITE) as connection, connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock($1)", _MIGRATION_LOCK)
             await connection.execute(migrations.NOTE_TABLE)
             migrations.check_table({row[0] for row in await connection.fetch(_COLUMNS)})
@@ -160,7 +171,7 @@ class PostgresCatalog:
             raise StoreUnavailable("The catalog is closed.")
 
     async def _persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Make attempts until one succeeds, none can, or patience is at an end."""
+        """Repeat the attempt until it succeeds, cannot succeed, or ``_PATIENCE`` seconds have passed."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _PATIENCE
         delay = _SHORTEST_DELAY

@@ -1,15 +1,16 @@
-"""Connections to PostgreSQL: a few, kept open, made again when the server was away.
+"""Connections to PostgreSQL: a bounded number, kept open, replaced when the server has been away.
 
-asyncpg has a pool of its own, which asks the server to reset a connection each
-time it is given back: a round trip that every operation would pay for.  Ours
-leave nothing to reset.
+asyncpg has a pool of its own.  It returns each connection in a task, runs a hook
+to reset it (our connections leave nothing to reset), and lends any connection to
+anyone.  This one costs less for each operation, and keeps connections for
+reads, writes and chores apart, so that none of them waits for another.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from contextlib import suppress
+from enum import Enum, auto
 from types import TracebackType
 from typing import TypeAlias
 
@@ -22,7 +23,7 @@ CONNECT_TIMEOUT = 5.0
 STATEMENT_TIMEOUT = 30.0
 _SETTINGS = {
     "application_name": "godrive",
-    "jit": "off",  # it pays for reports, not for lookups
+    "jit": "off",  # it pays off for reports and not for lookups
     "statement_timeout": "30s",
     "lock_timeout": "10s",
     "idle_in_transaction_session_timeout": "60s",
@@ -32,9 +33,9 @@ Connection: TypeAlias = asyncpg.Connection
 
 
 async def connect(dsn: str, *, timeout: float | None = STATEMENT_TIMEOUT) -> Connection:
-    """A connection with our settings, each statement prepared once and answered within *timeout* seconds.
+    """A connection with our settings, which prepares each statement once and limits it to *timeout* seconds.
 
-    Raises what asyncpg does, and OSError.
+    Raises what asyncpg raises, and OSError.
     """
     connection: Connection = await asyncpg.connect(
         dsn,
@@ -47,27 +48,47 @@ async def connect(dsn: str, *, timeout: float | None = STATEMENT_TIMEOUT) -> Con
     return connection
 
 
+class Use(Enum):
+    """What a connection is used for."""
+
+    READ = auto()
+    WRITE = auto()
+    CHORE = auto()
+
+
+def shares(size: int) -> list[tuple[set[Use], int]]:
+    """How *size* connections are divided: one for chores, a third for writes but two if possible, the rest for reads.
+
+    With two connections, writes and chores share one; with one, everything does.
+    """
+    if size == 1:
+        return [(set(Use), 1)]
+    if size == 2:
+        return [({Use.READ}, 1), ({Use.WRITE, Use.CHORE}, 1)]
+    writes = max(min(2, size - 2), (size - 1) // 3)
+    return [({Use.READ}, size - 1 - writes), ({Use.WRITE}, writes), ({Use.CHORE}, 1)]
+
+
 class Pool:
-    """At most *size* connections, of which one is never lent to those who only read (where there is more than one)."""
+    """At most *size* connections, divided by :func:`shares`."""
 
     def __init__(self, dsn: str, size: int) -> None:
         self._dsn = dsn
-        self._size = size
-        self._places = asyncio.Semaphore(size)
-        self._reading_places = asyncio.Semaphore(max(1, size - 1))
+        self._shares = [(asyncio.Semaphore(most), most) for _, most in shares(size)]
+        self._places = {use: self._shares[n][0] for n, (uses, _) in enumerate(shares(size)) for use in uses}
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
         self.closed = False
 
-    def hold(self, *, to_read: bool = False) -> _Hold:
+    def hold(self, use: Use) -> _Hold:
         """A connection for the length of an ``async with``, for one operation at a time.
 
-        Raises as :func:`connect`, ``TimeoutError`` when none gets free, ``StoreUnavailable`` once closed.
+        Raises as :func:`connect`, ``TimeoutError`` if none becomes free, ``StoreUnavailable`` once closed.
         """
-        return _Hold(self, (self._reading_places, self._places) if to_read else (self._places,))
+        return _Hold(self, self._places[use])
 
     async def take(self) -> Connection:
-        """A connection, for whoever has a place."""
+        """A connection.  The caller must hold a place."""
         if self.closed:
             raise StoreUnavailable("The catalog is closed.")
         while self._idle:
@@ -80,7 +101,7 @@ class Pool:
         return connection
 
     def give_back(self, connection: Connection, *, broken: bool) -> None:
-        """Keep it for the next, unless it is *broken*, closed or in the middle of something."""
+        """Keep the connection for later use, unless it is *broken*, closed or in a transaction."""
         self._busy.discard(connection)
         if broken or self.closed or connection.is_closed() or connection.is_in_transaction():
             connection.terminate()
@@ -88,14 +109,15 @@ class Pool:
             self._idle.append(connection)
 
     async def close(self) -> None:
-        """Let what is under way finish, for a while, and disconnect; again is harmless."""
+        """Wait a while for operations in progress, then disconnect.  Idempotent."""
         if self.closed:
             return
         self.closed = True
         with suppress(TimeoutError):
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                for _ in range(self._size):
-                    await self._places.acquire()
+                for places, most in self._shares:
+                    for _ in range(most):
+                        await places.acquire()
         for connection in self._busy:
             connection.terminate()
         while self._idle:
@@ -103,37 +125,30 @@ class Pool:
 
 
 class _Hold:
-    __slots__ = ("_connection", "_entered", "_places", "_pool")
+    __slots__ = ("_connection", "_places", "_pool")
 
-    def __init__(self, pool: Pool, places: Sequence[asyncio.Semaphore]) -> None:
+    def __init__(self, pool: Pool, places: asyncio.Semaphore) -> None:
         self._pool = pool
         self._places = places
-        self._entered = 0
 
     async def __aenter__(self) -> Connection:
+        if self._places.locked():
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                await self._places.acquire()
+        else:
+            await self._places.acquire()
         try:
-            for place in self._places:
-                if place.locked():
-                    async with asyncio.timeout(CONNECT_TIMEOUT):
-                        await place.acquire()
-                else:
-                    await place.acquire()
-                self._entered += 1
             self._connection = await self._pool.take()
         except BaseException:
-            self._leave()
+            self._places.release()
             raise
         return self._connection
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Cancelled in the middle of a statement, a connection still waits for its answer.
+        # After a cancellation in the middle of a statement, the connection still waits for the answer.
         cut_off = error is not None and not isinstance(error, Exception)
         lost = error is not None and (isinstance(error, StoreUnavailable) or is_lost(error))
         self._pool.give_back(self._connection, broken=cut_off or lost)
-        self._leave()
-
-    def _leave(self) -> None:
-        for place in self._places[: self._entered]:
-            place.release()
+        self._places.release()

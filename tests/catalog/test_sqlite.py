@@ -20,8 +20,9 @@ import aiosqlite
 import anyio
 import pytest
 
-from godrive.catalog import Tx, sqlite, sqlite_file
-from godrive.catalog.sqlite import SqliteCatalog, SqliteTx
+from godrive.catalog import Tx, sqlite_file, sqlite_reads
+from godrive.catalog.sqlite import SqliteCatalog
+from godrive.catalog.sqlite_tx import SqliteTx
 from godrive.errors import Conflict, StorageFull, StoreUnavailable
 from godrive.model import Sort
 from godrive.rules import files, upload_chores
@@ -79,7 +80,7 @@ class Where:
         self.near: list[bool] = []
 
     async def __call__(self, tx: Tx) -> int:
-        self.near.append(isinstance(tx, sqlite.SqliteTx))
+        self.near.append(isinstance(tx, SqliteTx))
         row = await tx.one(
             "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1) SELECT COUNT(*) FROM n",
             self.rows,
@@ -99,9 +100,9 @@ class Machine:
     """A clock and a disk, for reads on the loop to look at."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now, self.reads = 1000.0, sqlite.disk_reads()
-        monkeypatch.setattr(sqlite, "time", SimpleNamespace(perf_counter=lambda: self.now))
-        monkeypatch.setattr(sqlite, "disk_reads", lambda: self.reads)
+        self.now, self.reads = 1000.0, sqlite_reads.disk_reads()
+        monkeypatch.setattr(sqlite_reads, "time", SimpleNamespace(perf_counter=lambda: self.now))
+        monkeypatch.setattr(sqlite_reads, "disk_reads", lambda: self.reads)
 
     async def wait_for_disk(self, tx: Tx) -> None:
         self.now += 0.01
@@ -141,6 +142,36 @@ async def test_a_large_read_does_not_hold_up_the_small_ones(catalog: SqliteCatal
         await catalog.read(small)
     assert not large.done()
     assert await large == 3_000_000
+
+
+async def test_reads_go_on_while_the_writer_waits_for_the_disk(catalog: SqliteCatalog) -> None:
+    begun, synced = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    async def sync(tx: Tx) -> None:
+        loop.call_soon_threadsafe(begun.set)
+        assert synced.wait(60)
+
+    writing = asyncio.ensure_future(catalog.write(sync))
+    try:
+        await begun.wait()
+        waiting = [asyncio.ensure_future(catalog.write(partial(add, name=str(n)))) for n in range(300)]
+        assert [await catalog.read(Where(rows)) for rows in (1, 200_000)] == [1, 200_000]
+        assert [await catalog.read(Where(rows), chore=True) for rows in (1, 200_000)] == [1, 200_000]
+        assert not any(write.done() for write in waiting)
+    finally:
+        synced.set()
+    await asyncio.gather(writing, *waiting)
+
+
+async def test_large_reads_of_chores_take_no_thread_of_the_others(catalog: SqliteCatalog) -> None:
+    chores = [asyncio.ensure_future(catalog.read(Where(30_000_000), chore=True)) for _ in range(8)]
+    await asyncio.sleep(0)
+    assert await catalog.read(Where(200_000)) == 200_000
+    assert not any(chore.done() for chore in chores)
+    for chore in chores:
+        chore.cancel()
+    await asyncio.wait(chores)
 
 
 async def test_an_operation_that_waits_for_something_else_is_a_bug(catalog: SqliteCatalog) -> None:
@@ -230,7 +261,7 @@ async def test_a_writer_that_lost_its_connection_makes_another(catalog: SqliteCa
     await catalog.write(partial(add, name="a"))
 
     async def fatal(tx: Tx) -> None:
-        assert isinstance(tx, sqlite.SqliteTx)
+        assert isinstance(tx, SqliteTx)
         await add(tx, "lost")
         tx.connection.close()
 

@@ -1,0 +1,119 @@
+"""Writes that wait together, in one commit.
+
+A commit costs more than the statements in it: a round trip to the server, a
+flush of the disk.  So writes that arrive while the last batch is being
+committed form the next one, and the rate rises with the load.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from godrive.catalog import Tx
+from godrive.errors import DriveError, StoreUnavailable
+
+T = TypeVar("T")
+
+Operation = Callable[[Tx], Awaitable[Any]]
+Outcome = tuple[Any, BaseException | None]
+"""The value of an operation, or the error that it raised."""
+
+Waiting = tuple[Operation, asyncio.Future[Any]]
+
+
+class GroupCommit:
+    """Gathers writes into batches of at most *most*, one batch at a time.
+
+    *together* runs a batch in one transaction and returns the outcome of each
+    operation, or ``None`` if nothing was done and each must run *alone*, beside
+    the batches that follow.  It raises if the outcome of the batch is unknown.
+    """
+
+    def __init__(
+        self,
+        together: Callable[[list[Operation]], Awaitable[list[Outcome] | None]],
+        alone: Callable[[Operation], Awaitable[Any]] | None = None,
+        *,
+        most: int,
+    ) -> None:
+        self._together = together
+        self._alone = alone
+        self._most = most
+        self._waiting: list[Waiting] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._running = False
+
+    async def run(self, operation: Callable[[Tx], Awaitable[T]]) -> T:
+        """The operation's value, once it is committed.  Cancelling the wait does not cancel the operation."""
+        reply: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._waiting.append((operation, reply))
+        if not self._running:
+            self._running = True
+            self._spawn(self._run_all())
+        return await reply
+
+    async def drain(self) -> None:
+        """Wait until every operation that was begun has ended."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run_all(self) -> None:
+        try:
+            while self._waiting:
+                batch = self._waiting[: self._most]
+                del self._waiting[: self._most]
+                await self._run_batch(batch)
+        finally:
+            self._running = False
+
+    async def _run_batch(self, batch: list[Waiting]) -> None:
+        outcomes: list[Outcome] | None
+        try:
+            outcomes = await self._together([operation for operation, _ in batch])
+        except BaseException as error:
+            for _, reply in batch:
+                _settle(reply, (None, error))
+            if not isinstance(error, Exception):
+                raise
+            return
+        if outcomes is None:
+            for operation, reply in batch:
+                self._spawn(self._run_alone(operation, reply))
+            return
+        for (_, reply), outcome in zip(batch, outcomes, strict=True):
+            _settle(reply, outcome)
+
+    async def _run_alone(self, operation: Operation, reply: asyncio.Future[Any]) -> None:
+        assert self._alone is not None  # noqa: S101 - without it, *together* never returns None
+        try:
+            value = await self._alone(operation)
+        except BaseException as error:
+            _settle(reply, (None, error))
+            if not isinstance(error, Exception):
+                raise
+        else:
+            _settle(reply, (value, None))
+
+
+def _settle(reply: asyncio.Future[Any], outcome: Outcome) -> None:
+    """Pass the outcome on.  Each reply gets an error object of its own, because each is raised elsewhere."""
+    value, error = outcome
+    if reply.done():  # the caller no longer waits
+        return
+    if error is None:
+        reply.set_result(value)
+    elif isinstance(error, DriveError):
+        reply.set_exception(
+            type(error)(error.detail, field=error.field, hint=error.hint, retry_after=error.retry_after)
+        )
+    elif isinstance(error, Exception):
+        reply.set_exception(error)
+    else:
+        reply.set_exception(StoreUnavailable("The catalog was stopped."))

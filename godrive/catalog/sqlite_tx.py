@@ -1,0 +1,111 @@
+"""Transactions on SQLite: on a connection of this thread, or over aiosqlite on one of its own."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import cache
+from typing import Any, cast
+
+import aiosqlite
+
+from godrive.catalog import Row, Tx
+from godrive.errors import Invalid
+from godrive.model import UserId
+
+Operation = Callable[[Tx], Awaitable[Any]]
+
+
+@cache
+def _positional(sql: str) -> tuple[str, tuple[int, ...] | None]:
+    """The statement with ``?`` for ``$1``, and which value goes where; ``None`` if they are in order already.
+
+    To SQLite, ``$1`` and ``?1`` are names, and Python 3.12 deprecates a sequence of values for names.
+    """
+    order = tuple(int(number) - 1 for number in re.findall(r"\$(\d+)", sql))
+    in_order = order == tuple(range(len(order)))
+    return re.sub(r"\$\d+", "?", sql), None if in_order else order
+
+
+def bind(sql: str, values: Sequence[Any]) -> tuple[str, Sequence[Any]]:
+    """The statement and its values as ``sqlite3`` takes them."""
+    statement, order = _positional(sql)
+    return statement, values if order is None else [values[index] for index in order]
+
+
+def _unstorable() -> Invalid:
+    return Invalid("A text or number in the request cannot be stored.")
+
+
+class SqliteTx:
+    """A transaction on a connection that this thread uses.  Its statements never suspend."""
+
+    def __init__(self, connection: sqlite3.Connection, *, outbox: bool) -> None:
+        self.connection = connection
+        self.outbox = outbox
+
+    def _execute(self, sql: str, values: Sequence[Any]) -> sqlite3.Cursor:
+        try:
+            return self.connection.execute(*bind(sql, values))
+        except (UnicodeEncodeError, OverflowError):
+            raise _unstorable() from None
+
+    async def one(self, sql: str, *values: Any) -> Row | None:
+        return cast("Row | None", self._execute(sql, values).fetchone())
+
+    async def all(self, sql: str, *values: Any) -> list[Row]:
+        return self._execute(sql, values).fetchall()
+
+    async def run(self, sql: str, *values: Any) -> int:
+        return self._execute(sql, values).rowcount
+
+    async def run_each(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        for values in rows:
+            self._execute(sql, values)
+
+    async def lock(self, *user_ids: UserId) -> None:
+        """A no-op: there is only one writer."""
+
+    def perform(self, operation: Operation) -> Any:
+        """Run an operation from beginning to end without suspending."""
+        steps = cast("Coroutine[Any, Any, Any]", operation(self))
+        try:
+            steps.send(None)
+        except StopIteration as end:
+            return end.value
+        steps.close()
+        raise RuntimeError("An operation of the catalog may await nothing but its transaction.")
+
+    def end(self) -> None:
+        """Roll back what has not been committed."""
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
+
+
+class ThreadTx:
+    """A transaction whose statements run in the thread of an aiosqlite connection.  For reads only."""
+
+    def __init__(self, connection: aiosqlite.Connection, *, outbox: bool) -> None:
+        self._connection = connection
+        self.outbox = outbox
+
+    async def one(self, sql: str, *values: Any) -> Row | None:
+        return next(iter(await self.all(sql, *values)), None)
+
+    async def all(self, sql: str, *values: Any) -> list[Row]:
+        try:
+            return list(await self._connection.execute_fetchall(*bind(sql, values)))
+        except (UnicodeEncodeError, OverflowError):
+            raise _unstorable() from None
+
+    async def run(self, sql: str, *values: Any) -> int:
+        await self.all(sql, *values)
+        return 0  # a read changes nothing
+
+    async def run_each(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        for values in rows:
+            await self.all(sql, *values)
+
+    async def lock(self, *user_ids: UserId) -> None:
+        """A no-op: a snapshot does not change."""
