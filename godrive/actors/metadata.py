@@ -20,20 +20,20 @@ from godrive.principal import Verb, user_of
 from godrive.rules import access, files, housekeeping, idempotency, outbox, trash, upload_chores, uploads  # noqa: F401 - registers them
 from godrive.rules.page_tokens import PageTokens
 from godrive.rules.registry import RULES, Env, Rule
-from godrive.runtime import Actor, Ask
+from godrive.runtime import Actor, Ask, Lane
 
 
 def _handler(rule: Rule) -> Callable[[MetadataActor, Ask[Metadata, Any]], Coroutine[Any, Any, Any]]:
     """The handler that runs the rule."""
-    run = rule.run
+    run, chore = rule.run, rule.message.lane is Lane.CHORE
 
     async def read(self: MetadataActor, ask: Ask[Metadata, Any]) -> Any:
         env = self.env()
-        return await self.catalog.read(lambda tx: run(tx, ask, env))
+        return await self.catalog.read(lambda tx: run(tx, ask, env), chore=chore)
 
     async def write(self: MetadataActor, ask: Ask[Metadata, Any]) -> Any:
         env = self.env()
-        return await self.catalog.write(lambda tx: run(tx, ask, env))
+        return await self.catalog.write(lambda tx: run(tx, ask, env), chore=chore)
 
     return write if rule.writes else read
 
