@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -34,6 +36,39 @@ async def test_the_commands_of_the_page_work(site: Site, ann: Person, tmp_path: 
     assert "Hello, drive." in shown
     assert '"name":"letter.txt"' in shown
     assert "problem" not in shown
+
+
+EXAMPLE = re.compile(r"<!-- (\w+) (\d+) -->\n\s*```json\n(.*?)```", re.DOTALL)
+VARYING = [
+    (re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}"), "<id>"),
+    (re.compile(r"[0-9a-f]{8}/<id>"), "<key>"),
+    (re.compile(r"^\d{4}-\d\d-\d\dT[\d:.]+Z$"), "<instant>"),
+    (re.compile(r"^http://[^/]+(/[^?]+)\?.*"), r"<url>\1"),
+    (re.compile(r"^[0-9a-f]{32}$"), "<request>"),
+]
+
+
+def generalized(value: Any) -> Any:
+    """The value with what differs from one server to the next replaced by what it is."""
+    if isinstance(value, dict):
+        return {name: generalized(inner) for name, inner in value.items()}
+    for pattern, kind in VARYING if isinstance(value, str) else ():
+        value = pattern.sub(kind, value)
+    return value
+
+
+async def test_the_answers_of_the_page_are_those_of_the_server(ann: Person) -> None:
+    content = b"Hello, drive.\n"
+    body = {"filename": "notes.txt", "mime": "text/plain", "size_bytes": len(content)}
+    intent = await ann("POST", "/v1/files/upload-intent", body)
+    put = await ann("PUT", intent.json["upload_url"], data=content, headers=intent.json["headers"])
+    answers = {"begin_upload": intent, "put_content": put, "list_files": await ann("GET", "/v1/files?limit=0")}
+    examples = EXAMPLE.findall(PAGE)
+    assert sorted(name for name, _, _ in examples) == sorted(answers)
+    assert PAGE.count("```json") == len(examples)
+    for name, status, example in examples:
+        assert answers[name].status == int(status)
+        assert generalized(answers[name].json) == generalized(json.loads(example))
 
 
 def test_every_code_is_in_the_table_with_its_status() -> None:
