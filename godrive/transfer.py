@@ -6,10 +6,13 @@ between the caller and the blob store of this process.
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from godrive.blobs import BlobExists
 from godrive.blobs.sniffing import HEAD, sniff
 from godrive.errors import (
     DeliveryError,
@@ -23,7 +26,7 @@ from godrive.errors import (
 )
 from godrive.messages.files import OpenContent
 from godrive.messages.ingest import CommitUpload
-from godrive.messages.storage import Admit
+from godrive.messages.storage import Admit, DigestBlob, HeadBlob
 from godrive.messages.uploads import BeginUpload, FailUpload, TouchUpload
 from godrive.model import BlobInfo, Content, File, FileId, OnConflict, Spot, Upload, UploadState, VersionId
 from godrive.principal import Principal
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
 
 Pieces = AsyncIterable[bytes | memoryview]
 """A body as it arrives.  A piece must not change while it is in use, which is until the next one is asked for."""
+
+_LARGE_PIECE = 16_384
+"""Bytes of a piece from which on it is digested in a thread."""
 
 TOUCH_EVERY = 10.0
 """Seconds after which the upload's row learns that bytes are still arriving."""
@@ -74,19 +80,23 @@ async def receive_upload(drive: GoDrive, by: Principal, upload: Upload, body: Pi
     not what was declared end the upload: ``LengthMismatch``, ``DigestMismatch``.
     Raises ``UploadFinished`` or ``Gone`` when it has ended, ``StorageFull``,
     ``StoreUnavailable``, ``NameTaken``, and what *body* raises.
+
+    An upload that has its bytes already returns its file if these are the same:
+    a client whose answer was lost sends them again.
     """
-    check_pending(upload)
+    check_open(upload)
+    if upload.state is UploadState.COMMITTED:
+        return await _answer_again(drive, by, upload, await _digest(body, at_most=upload.size_bytes))
     arriving = _Arriving(drive, by, upload, body)
     try:
         mime = None if upload.mime else sniff(await arriving.peek(HEAD), upload.name)
         blob = await drive.blobs.put(
             upload.object_key, arriving, size=upload.size_bytes, sha256=upload.sha256, mime=mime
         )
+    except BlobExists as error:  # the commit of another put is still under way, or was cut off
+        return await _answer_again(drive, by, upload, error.sha256)
     except UploadFinished:
-        # The bytes are there.  Unless another put is about to commit them, nobody else will soon.
-        with suppress(DriveError):
-            await drive.ingest.ask(CommitUpload(by, upload.id))
-        raise
+        return await _answer_again(drive, by, upload, None)
     except (LengthMismatch, DigestMismatch) as error:
         await _reject(drive, by, upload, error)
         raise
@@ -114,12 +124,47 @@ async def read(
         yield piece
 
 
-def check_pending(upload: Upload) -> None:
-    """Raises ``UploadFinished`` or ``Gone`` unless the upload waits for its bytes."""
-    if upload.state is UploadState.COMMITTED:
-        raise UploadFinished("The upload already has its bytes.")
-    if upload.state is not UploadState.PENDING:
+def check_open(upload: Upload) -> None:
+    """Raises ``Gone`` if the upload ended without a file."""
+    if upload.state not in {UploadState.PENDING, UploadState.COMMITTED}:
         raise Gone(upload.reason or "The upload has ended.")
+
+
+async def _answer_again(drive: GoDrive, by: Principal, upload: Upload, digest: str | None) -> File:
+    """The file of an upload that has its bytes already, for a sender of bytes of that *digest*.
+
+    Commits the upload if no one has.  Raises ``UploadFinished`` if the bytes are not the same.
+    """
+    if digest is not None and digest == await _stored_digest(drive, upload):
+        return await drive.ingest.ask(CommitUpload(by, upload.id))
+    with suppress(DriveError):
+        await drive.ingest.ask(CommitUpload(by, upload.id))
+    raise UploadFinished("The upload already has its bytes, and these are not the same.")
+
+
+async def _stored_digest(drive: GoDrive, upload: Upload) -> str | None:
+    """The digest of the stored bytes; ``None`` if they were purged."""
+    try:
+        blob = await drive.storage.ask(HeadBlob(upload.object_key))
+        if blob.sha256 is not None:
+            return blob.sha256
+        return await drive.storage.ask(DigestBlob(upload.object_key))
+    except NotFound:
+        return None
+
+
+async def _digest(body: Pieces, *, at_most: int) -> str | None:
+    """The digest of the whole body; ``None`` if it is longer than *at_most* bytes."""
+    digest, received = hashlib.sha256(), 0
+    async for piece in body:
+        received += len(piece)
+        if received > at_most:
+            return None
+        if len(piece) < _LARGE_PIECE:
+            digest.update(piece)
+        else:
+            await asyncio.to_thread(digest.update, piece)
+    return digest.hexdigest()
 
 
 async def _reject(drive: GoDrive, by: Principal, upload: Upload, error: DriveError) -> None:

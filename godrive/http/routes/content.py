@@ -31,13 +31,14 @@ from godrive.http.api.conditions import is_unmodified, wanted_span
 from godrive.http.api.media_types import parse_media_type
 from godrive.http.api.operations import SIGNED, Routes
 from godrive.http.api.problems import Malformed, RequestTimeout, UnsupportedMediaType, problem
+from godrive.http.api.reading import entity_tags
 from godrive.http.app_keys import METRICS
 from godrive.http.observe.middleware import meet_expectation
 from godrive.http.routes.uploads import Completed
 from godrive.http.wire.request_body import RequestBody
 from godrive.http.wire.sendfile import send
 from godrive.messages.uploads import GetUpload
-from godrive.model import Content, File, FileId, Upload, UploadId, UserId, VersionId
+from godrive.model import Content, File, FileId, Upload, UploadId, UploadState, UserId, VersionId
 from godrive.principal import SignedUrl, Verb
 from godrive.runtime import request_id
 
@@ -68,12 +69,14 @@ class GetQuery(msgspec.Struct, frozen=True, kw_only=True):
     "/v1/uploads/{upload_id}/content",
     needs=SIGNED,
     status=201,
+    also=[200],
     raises=[
         UrlInvalid,
         NotFound,
         Gone,
         UploadFinished,
         NameTaken,
+        PreconditionFailed,
         LengthMismatch,
         DigestMismatch,
         Invalid,
@@ -88,11 +91,12 @@ async def put_content(call: Call, upload_id: UploadId, query: PutQuery) -> Compl
 
     The answer is the file. `Expect: 100-continue` is answered once nothing but the bytes is missing.
     Bytes that differ from the declaration end the upload. After an interruption, send them again to the same URL.
+    If the answer was lost, do the same: `200` with the file if the bytes are the same, else `409 upload_finished`.
     """
     request, drive = call.request, call.drive
     by = SignedUrl(user_id=query.user, verb=Verb.CREATE, target_id=upload_id)
     upload = await drive.metadata.ask(GetUpload(by, upload_id))
-    transfer.check_pending(upload)
+    transfer.check_open(upload)
     _check_headers(request, upload)
     if hdrs.EXPECT in request.headers and (refusal := await meet_expectation(request)) is not None:
         return refusal
@@ -105,6 +109,8 @@ async def put_content(call: Call, upload_id: UploadId, query: PutQuery) -> Compl
     if body.last:
         request.content.feed_eof()  # or aiohttp would wait for the body to come
         call.headers[hdrs.CONNECTION] = "close"
+    if upload.state is UploadState.COMMITTED:
+        call.status = 200
     call.locate(f"/v1/files/{file.id}")
     call.headers[hdrs.ETAG] = f'"{file.etag}"'
     return Completed(file=file)
@@ -157,11 +163,15 @@ async def expect_later(request: web.Request) -> None:
 
 
 def _check_headers(request: web.Request, upload: Upload) -> None:
-    headers = request.headers
+    headers, committed = request.headers, upload.state is UploadState.COMMITTED
+    if committed and entity_tags(request, hdrs.IF_NONE_MATCH) == []:
+        raise PreconditionFailed("The upload already has its bytes.", field=hdrs.IF_NONE_MATCH)
     length = request.content_length
     if length is None and hdrs.TRANSFER_ENCODING not in headers:
         length = 0
     if length is not None and length != upload.size_bytes:
+        if committed:
+            raise UploadFinished("The upload already has its bytes, and these are not the same.")
         raise LengthMismatch(
             f"The upload was declared to have {upload.size_bytes} bytes, not {length}.", field=hdrs.CONTENT_LENGTH
         )

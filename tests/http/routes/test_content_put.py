@@ -16,9 +16,11 @@ from urllib.parse import urlsplit
 import aiohttp
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from godrive.errors import StoreUnavailable
-from godrive.model import ObjectKey, UploadId
+from godrive.messages.janitor import Sweep
+from godrive.model import BlobInfo, ObjectKey, UploadId
 from godrive.testing import chunks
 from tests.http.client import Answer, Json, Person, Site, parse
 from tests.http.conftest import Exchange, OpenSite
@@ -145,9 +147,12 @@ async def test_the_body_is_asked_for_only_when_nothing_else_is_missing(ann: Pers
     wanted = head(intent, Content_Length=5, Expect="100-continue", Connection="close")
     invited = await first_answer(site, wanted + b"12345")
     assert invited.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 ")
-    again = await first_answer(site, wanted)
-    assert again.startswith(b"HTTP/1.1 409 ")
-    assert parse(again).json["code"] == "upload_finished"
+    again = await first_answer(site, wanted + b"54321")  # whether they are the same is seen from the bytes alone
+    assert again.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 409 ")
+    longer = await first_answer(site, head(intent, Content_Length=6, Expect="100-continue"))
+    assert longer.startswith(b"HTTP/1.1 409 ")
+    new = await first_answer(site, head(intent, Content_Length=5, Expect="100-continue", If_None_Match="*"))
+    assert new.startswith(b"HTTP/1.1 412 ")
 
 
 async def test_what_is_wrong_with_a_body_that_was_asked_for_is_said(ann: Person, site: Site) -> None:
@@ -354,12 +359,76 @@ async def test_of_many_puts_at_once_one_wins_and_the_others_are_told(ann: Person
     assert [(await ann("GET", url)).content] == won
 
 
-async def test_bytes_that_lie_there_uncommitted_are_committed_by_the_next_put(ann: Person, site: Site) -> None:
+@pytest.mark.parametrize(("again", "status"), [(b"first", 201), (b"other", 409)])
+async def test_bytes_that_lie_there_uncommitted_are_committed_by_the_next_put(
+    ann: Person, site: Site, again: bytes, status: int
+) -> None:
     intent = await announce(ann, 5)
     await site.drive.blobs.put(ObjectKey(intent["object_key"]), chunks(b"first"), size=5)
-    answer = await send(ann, intent, b"other")
-    assert (answer.status, answer.json["code"]) == (409, "upload_finished")
+    answer = await send(ann, intent, again)
+    assert answer.status == status
     assert (await state(ann, intent))["state"] == "committed"
+    assert await names(ann) == ["a.bin"]
+
+
+@pytest.mark.parametrize("size", [0, 5, 100_000, 5 * MIB + 1])
+async def test_the_same_bytes_again_get_the_file_and_others_are_refused(ann: Person, size: int) -> None:
+    content = os.urandom(size)
+    intent = await announce(ann, size)
+    first = await send(ann, intent, content)
+    again = await send(ann, intent, content)
+    assert (first.status, again.status) == (201, 200)
+    assert again.json == first.json
+    assert (again.headers["ETag"], again.headers["Location"]) == (first.headers["ETag"], first.headers["Location"])
+    del intent["headers"]["Content-Length"]
+    chunked = await send(ann, intent, chunks(content, 50_000))
+    assert (chunked.status, chunked.json) == (200, first.json)
+    for other in (os.urandom(size), content + b"x", content[:-1]):
+        if other != content:
+            answer = await send(ann, intent, chunks(other, 50_000))
+            assert (answer.status, answer.json["code"]) == (409, "upload_finished")
+    assert await names(ann) == ["a.bin"]
+
+
+async def test_the_same_bytes_again_get_the_file_as_it_is_by_now(ann: Person, site: Site) -> None:
+    intent = await announce(ann, 5)
+    file = (await send(ann, intent, b"12345")).json["file"]
+    await ann("PATCH", f"/v1/files/{file['id']}", {"name": "b.bin"})
+    renamed = await send(ann, intent, b"12345")
+    assert (renamed.status, renamed.json["file"]["name"]) == (200, "b.bin")
+    await ann("DELETE", f"/v1/files/{file['id']}")
+    trashed = await send(ann, intent, b"12345")
+    assert trashed.status == 200
+    assert trashed.json["file"]["trashed_at"] is not None
+    await ann("DELETE", f"/v1/trash/{file['id']}")
+    await site.drive.janitor.ask(Sweep())
+    purged = await send(ann, intent, b"12345")
+    assert purged.status in (409, 410)
+    assert await names(ann) == []
+
+
+async def test_a_store_that_keeps_no_digest_reads_the_bytes_to_compare(
+    ann: Person, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    intent = await announce(ann, 5)
+    assert (await send(ann, intent, b"12345")).status == 201
+    head_of = site.drive.blobs.head
+
+    async def forgetful(key: ObjectKey) -> BlobInfo:
+        return replace(await head_of(key), sha256=None)
+
+    monkeypatch.setattr(site.drive.blobs, "head", forgetful)
+    assert (await send(ann, intent, b"12345")).status == 200
+    assert (await send(ann, intent, b"54321")).status == 409
+
+
+@pytest.mark.parametrize("size", [1000, 3 * MIB])
+async def test_of_the_same_bytes_put_many_times_at_once_every_put_gets_the_file(ann: Person, size: int) -> None:
+    content = os.urandom(size)
+    intent = await announce(ann, size)
+    answers = await asyncio.gather(*(send(ann, intent, content) for _ in range(6)))
+    assert {answer.status for answer in answers} <= {200, 201}
+    assert len({answer.content for answer in answers}) == 1
     assert await names(ann) == ["a.bin"]
 
 

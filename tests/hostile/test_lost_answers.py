@@ -1,0 +1,308 @@
+"""A proxy that loses each first answer, and a client that sends the same request again, on every mutating route.
+
+The server has done what was asked when the answer is lost.  The second answer
+must be the first one again, or say that it is done; nothing is done twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import aiohttp
+import pytest
+
+from godrive.http.app import OPERATIONS
+from tests.http.client import Answer, Json, Person, Site, parse
+from tests.http.conftest import _open_site
+
+pytestmark = pytest.mark.anyio
+
+BYTES = b"bytes of the file"
+PASSWORD = "correct horse"
+NO_HEADERS: Mapping[str, str] = {}
+
+
+class LosingProxy:
+    """Passes requests on, one for each connection, and cuts the connection instead of passing the answer on once."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.losing = False
+        self.lost: list[Answer] = []
+
+    @asynccontextmanager
+    async def listen(self) -> AsyncIterator[int]:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        async with server:
+            yield server.sockets[0].getsockname()[1]
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self.port)
+        sending = asyncio.create_task(_pass_on(reader, upstream_writer))
+        received = await upstream_reader.read()  # the client sends "Connection: close"
+        sending.cancel()
+        upstream_writer.close()
+        if self.losing:
+            self.losing = False
+            self.lost.append(parse(received))
+            writer.transport.abort()
+            return
+        writer.write(received)
+        await writer.drain()
+        writer.close()
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65_536):
+        writer.write(data)
+        await writer.drain()
+
+
+class Stubborn:
+    """A person whose first answer to each request is lost, and who sends the same again."""
+
+    def __init__(self, person: Person, proxy: LosingProxy, port: int) -> None:
+        self.person = person
+        self.proxy = proxy
+        self.port = port
+
+    async def __call__(
+        self, method: str, path: str, body: Any = None, *, data: bytes = b"", headers: Mapping[str, str] = NO_HEADERS
+    ) -> tuple[Answer, Answer]:
+        """The answer that was lost, and the one to the same request sent again."""
+        content = data if body is None else json.dumps(body).encode()
+        lines = [f"{method} {path} HTTP/1.1", "Host: proxy", "Connection: close", f"Content-Length: {len(content)}"]
+        lines += [f"Authorization: Bearer {self.person.token}"]
+        lines += ["Content-Type: application/json"] * (body is not None)
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        request = "\r\n".join(lines).encode() + b"\r\n\r\n" + content
+        self.proxy.losing = True
+        assert await self._exchange(request) == b""
+        return self.proxy.lost[-1], parse(await self._exchange(request))
+
+    async def _exchange(self, request: bytes) -> bytes:
+        """Send the request on a connection of its own.  No client library: some send again by themselves."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(request)
+        try:
+            return await reader.read()
+        except ConnectionResetError:
+            return b""
+        finally:
+            writer.close()
+
+
+@dataclass
+class Scene:
+    """A person behind a losing proxy, and the same person straight at the server."""
+
+    ann: Person
+    stubborn: Stubborn
+    site: Site
+    ids: dict[str, str] = field(default_factory=dict)
+
+    async def intent(self, name: str = "new.txt") -> Json:
+        body = {"filename": name, "size_bytes": len(BYTES), "mime": "text/plain"}
+        answer: Json = (await self.ann("POST", "/v1/files/upload-intent", body)).json
+        return answer
+
+
+@pytest.fixture
+async def scene() -> AsyncIterator[Scene]:
+    """Somebody with a file and one in the trash."""
+    async with _open_site() as site, aiohttp.ClientSession() as http:
+        proxy = LosingProxy(site.port)
+        async with proxy.listen() as port:
+            ann = await Person(http, site.url).enter()
+            file, trashed = await ann.upload("a.txt", BYTES), await ann.upload("b.txt", BYTES)
+            await ann("DELETE", f"/v1/files/{trashed['id']}")
+            yield Scene(ann, Stubborn(ann, proxy, port), site, {"file": file["id"], "trashed": trashed["id"]})
+
+
+def check_same(lost: Answer, again: Answer) -> None:
+    assert (again.status, again.content) == (lost.status, lost.content)
+    for name in ("etag", "location"):
+        assert again.headers.get(name) == lost.headers.get(name)
+
+
+async def sign_up(scene: Scene) -> None:
+    """The second answer says that the account is there; logging in works."""
+    account = {"email": "bob@example.org", "password": PASSWORD}
+    lost, again = await scene.stubborn("POST", "/v1/signup", account)
+    assert (lost.status, again.status, again.json["code"]) == (201, 409, "email_taken")
+    assert (await scene.ann("POST", "/v1/login", account)).status == 200
+
+
+async def log_in(scene: Scene) -> None:
+    """A second session begins; the lost one is listed and can be ended."""
+    lost, again = await scene.stubborn("POST", "/v1/login", {"email": "ann@example.org", "password": PASSWORD})
+    assert (lost.status, again.status) == (200, 200)
+    assert len((await scene.ann("GET", "/v1/sessions")).json["sessions"]) == 3
+
+
+async def refresh_token(scene: Scene) -> None:
+    """The same refresh token comes again, and the session goes on."""
+    lost, again = await scene.stubborn(
+        "POST", "/v1/token/refresh", {"refresh_token": scene.ann.tokens["refresh_token"]}
+    )
+    assert (lost.status, again.status) == (200, 200)
+    assert again.json["refresh_token"] == lost.json["refresh_token"]
+    scene.ann.token = again.json["token"]
+    assert (await scene.ann("GET", "/v1/me")).status == 200
+    newer = await scene.ann("POST", "/v1/token/refresh", {"refresh_token": again.json["refresh_token"]})
+    assert newer.status == 200
+
+
+async def log_out(scene: Scene) -> None:
+    """The second answer says that there is no session any more."""
+    lost, again = await scene.stubborn("POST", "/v1/logout")
+    assert (lost.status, again.status) == (204, 401)
+
+
+async def update_me(scene: Scene) -> None:
+    """A new address is set again; after a new password the old one is wrong."""
+    lost, again = await scene.stubborn("PATCH", "/v1/me", {"current_password": PASSWORD, "email": "new@example.org"})
+    check_same(lost, again)
+    change = {"current_password": PASSWORD, "password": "another horse"}
+    lost, again = await scene.stubborn("PATCH", "/v1/me", change)
+    assert (lost.status, again.status) == (200, 403)
+    account = {"email": "new@example.org", "password": "another horse"}
+    assert (await scene.ann("POST", "/v1/login", account)).status == 200
+
+
+async def delete_me(scene: Scene) -> None:
+    """The second answer says that there is no session any more."""
+    lost, again = await scene.stubborn("DELETE", "/v1/me", {"password": PASSWORD})
+    assert (lost.status, again.status) == (204, 401)
+
+
+async def end_session(scene: Scene) -> None:
+    """The session has ended, and is not found the second time."""
+    await scene.ann("POST", "/v1/login", {"email": "ann@example.org", "password": PASSWORD})
+    (other,) = [s["id"] for s in (await scene.ann("GET", "/v1/sessions")).json["sessions"] if not s["current"]]
+    lost, again = await scene.stubborn("DELETE", f"/v1/sessions/{other}")
+    assert lost.status == 204
+    assert again.status in (204, 404)
+
+
+async def begin_upload(scene: Scene) -> None:
+    """With a key the same intent comes again; without one there are two, of which one expires."""
+    body = {"filename": "new.txt", "size_bytes": 5}
+    lost, again = await scene.stubborn("POST", "/v1/files/upload-intent", body, headers={"Idempotency-Key": "k"})
+    check_same(lost, again)
+    assert len((await scene.ann("GET", "/v1/uploads?state=pending")).json["uploads"]) == 1
+    lost, again = await scene.stubborn("POST", "/v1/files/upload-intent", body)
+    assert (lost.status, again.status) == (200, 200)
+    assert lost.json["upload_id"] != again.json["upload_id"]
+
+
+async def put_content(scene: Scene) -> None:
+    """The same bytes get the file again, and other bytes do not."""
+    intent = await scene.intent()
+    target = intent["upload_url"].removeprefix(scene.ann.url)
+    lost, again = await scene.stubborn("PUT", target, data=BYTES)
+    assert (lost.status, again.status) == (201, 200)
+    assert again.json == lost.json
+    assert again.headers["etag"] == lost.headers["etag"]
+    assert again.headers["location"] == lost.headers["location"]
+    other = await scene.ann("PUT", intent["upload_url"], data=BYTES[::-1])
+    assert (other.status, other.json["code"]) == (409, "upload_finished")
+    new = await scene.ann("PUT", intent["upload_url"], data=BYTES, headers={"If-None-Match": "*"})
+    assert (new.status, new.json["code"]) == (412, "precondition_failed")
+
+
+async def complete_upload(scene: Scene) -> None:
+    """The same file comes again."""
+    intent = await scene.intent()
+    await scene.site.drive.blobs.put(intent["object_key"], _pieces(), size=len(BYTES))
+    lost, again = await scene.stubborn("POST", f"/v1/uploads/{intent['upload_id']}/complete")
+    assert lost.status == 200
+    check_same(lost, again)
+
+
+async def abort_upload(scene: Scene) -> None:
+    """The same upload comes again."""
+    intent = await scene.intent()
+    lost, again = await scene.stubborn("DELETE", f"/v1/uploads/{intent['upload_id']}")
+    assert lost.status == 200
+    check_same(lost, again)
+
+
+async def rename_file(scene: Scene) -> None:
+    """The name is what it was set to; with ``If-Match`` a key gets the first answer again."""
+    path = f"/v1/files/{scene.ids['file']}"
+    lost, again = await scene.stubborn("PATCH", path, {"name": "c.txt"})
+    assert lost.status == 200
+    check_same(lost, again)
+    headers = {"If-Match": again.headers["etag"], "Idempotency-Key": "k"}
+    lost, again = await scene.stubborn("PATCH", path, {"name": "d.txt"}, headers=headers)
+    assert lost.status == 200
+    check_same(lost, again)
+    headers = {"If-Match": again.headers["etag"]}
+    lost, again = await scene.stubborn("PATCH", path, {"name": "e.txt"}, headers=headers)
+    assert (lost.status, again.status) == (200, 412)
+
+
+async def trash_file(scene: Scene) -> None:
+    """The purge date stays."""
+    lost, again = await scene.stubborn("DELETE", f"/v1/files/{scene.ids['file']}")
+    assert lost.status == 200
+    check_same(lost, again)
+
+
+async def restore_file(scene: Scene) -> None:
+    """The file is back."""
+    lost, again = await scene.stubborn("POST", f"/v1/files/{scene.ids['trashed']}/restore")
+    assert lost.status == 200
+    check_same(lost, again)
+
+
+async def purge_file(scene: Scene) -> None:
+    """With a key the answer comes again; without one the second says that the file is gone."""
+    path = f"/v1/trash/{scene.ids['trashed']}"
+    lost, again = await scene.stubborn("DELETE", path, headers={"Idempotency-Key": "k"})
+    assert lost.status == 204
+    check_same(lost, again)
+    assert (await scene.ann("DELETE", path)).status == 404
+
+
+async def empty_trash(scene: Scene) -> None:
+    """With a key the count comes again; without one there is nothing left to purge."""
+    lost, again = await scene.stubborn("DELETE", "/v1/trash", headers={"Idempotency-Key": "k"})
+    assert lost.json == {"purged": 1}
+    check_same(lost, again)
+    assert (await scene.ann("DELETE", "/v1/trash")).json == {"purged": 0}
+
+
+class Check(Protocol):
+    """One route: what its second answer must be, by its docstring."""
+
+    __name__: str
+
+    async def __call__(self, scene: Scene, /) -> None: ...
+
+
+ACCOUNTS: list[Check] = [sign_up, log_in, refresh_token, log_out, update_me, delete_me, end_session]
+UPLOADS: list[Check] = [begin_upload, put_content, complete_upload, abort_upload]
+FILES: list[Check] = [rename_file, trash_file, restore_file, purge_file, empty_trash]
+CHECKS = {check.__name__: check for check in (*ACCOUNTS, *UPLOADS, *FILES)}
+MUTATING = {operation.name for operation in OPERATIONS if operation.method != "GET"}
+
+
+def test_every_mutating_route_has_a_check() -> None:
+    assert CHECKS.keys() == MUTATING
+
+
+@pytest.mark.parametrize("name", CHECKS)
+async def test_a_lost_answer_can_be_had_again(name: str, scene: Scene) -> None:
+    await CHECKS[name](scene)
+    print(f"{name}: {CHECKS[name].__doc__}")
+
+
+async def _pieces() -> AsyncIterator[bytes]:
+    yield BYTES
