@@ -233,6 +233,15 @@ async def abort_upload(scene: Scene) -> None:
     check_same(lost, again)
 
 
+async def make_folder(scene: Scene) -> None:
+    """With a key the folder comes again; without one the second answer says that its name is taken."""
+    lost, again = await scene.stubborn("POST", "/v1/folders", {"name": "c"}, headers={"Idempotency-Key": "k"})
+    assert lost.status == 201
+    check_same(lost, again)
+    lost, again = await scene.stubborn("POST", "/v1/folders", {"name": "d"})
+    assert (lost.status, again.status, again.json["code"]) == (201, 409, "name_taken")
+
+
 async def rename_file(scene: Scene) -> None:
     """The name is what it was set to; with ``If-Match`` a key gets the first answer again."""
     path = f"/v1/files/{scene.ids['file']}"
@@ -289,7 +298,7 @@ class Check(Protocol):
 
 ACCOUNTS: list[Check] = [sign_up, log_in, refresh_token, log_out, update_me, delete_me, end_session]
 UPLOADS: list[Check] = [begin_upload, put_content, complete_upload, abort_upload]
-FILES: list[Check] = [rename_file, trash_file, restore_file, purge_file, empty_trash]
+FILES: list[Check] = [make_folder, rename_file, trash_file, restore_file, purge_file, empty_trash]
 CHECKS = {check.__name__: check for check in (*ACCOUNTS, *UPLOADS, *FILES)}
 MUTATING = {operation.name for operation in OPERATIONS if operation.method != "GET"}
 

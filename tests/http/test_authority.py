@@ -42,6 +42,8 @@ class Row:
     path: dict[str, str] = field(default_factory=dict)
     """Which of Ann's things the path names: keys of ``Ann.ids``."""
     body: Any = None
+    query: dict[str, str] = field(default_factory=dict)
+    """Values in braces, here and in the body, are keys of ``Ann.ids``."""
     tells: bool = False
     """Whether the owner's answer contains a canary: proof that others could have seen it."""
 
@@ -56,12 +58,23 @@ ROWS: dict[str, list[Row]] = {
     "delete_me": [Row(403, body={"password": "wrong horse"})],
     "list_sessions": [Row(200)],
     "end_session": [Row(204, {"session_id": "session"})],
-    "begin_upload": [Row(200, body={"filename": f"{CANARY}-new.txt", "size_bytes": 1})],
+    "begin_upload": [
+        Row(200, body={"filename": f"{CANARY}-new.txt", "size_bytes": 1}),
+        Row(200, body={"filename": f"{CANARY}-new.txt", "size_bytes": 1, "parent_id": "{folder}"}),
+    ],
     "list_uploads": [Row(200, tells=True)],
     "get_upload": [Row(200, {"upload_id": "pending"}, tells=True), Row(200, {"upload_id": "committed"}, tells=True)],
     "complete_upload": [Row(409, {"upload_id": "pending"}), Row(200, {"upload_id": "committed"}, tells=True)],
     "abort_upload": [Row(200, {"upload_id": "pending"}, tells=True), Row(409, {"upload_id": "committed"})],
-    "list_files": [Row(200, tells=True)],
+    "list_files": [
+        Row(200, tells=True),
+        Row(200, query={"parent_id": "root"}, tells=True),
+        Row(200, query={"parent_id": "{folder}"}),
+    ],
+    "make_folder": [
+        Row(201, body={"name": f"{CANARY}-new"}, tells=True),
+        Row(201, body={"name": f"{CANARY}-new", "parent_id": "{folder}"}, tells=True),
+    ],
     "get_file": [Row(200, {"file_id": "file"}, tells=True), Row(404, {"file_id": "trashed"})],
     "rename_file": [Row(200, {"file_id": "file"}, {"name": f"{CANARY}-renamed.txt"}, tells=True)],
     "trash_file": [Row(200, {"file_id": "file"})],
@@ -88,12 +101,30 @@ class Case:
     path: str
 
     def __str__(self) -> str:
-        return "-".join([self.operation.method, self.path, *self.row.path.values()])
+        body = self.row.body or {}
+        named = [*self.row.path.values(), *self.row.query.values(), *filter(None, [body.get("parent_id")])]
+        return "-".join([self.operation.method, self.path, *named])
+
+    @property
+    def names_a_thing(self) -> bool:
+        """Whether the request names something of Ann's."""
+        values = [*self.row.query.values(), *(self.row.body or {}).values()]
+        return bool(self.row.path) or any(str(value).startswith("{") for value in values)
 
     async def __call__(self, person: Person, owner: Ann, **options: Any) -> Answer:
         """Have *person* ask for what is *owner*'s."""
         target = self.path.format(**{name: owner.ids[key] for name, key in self.row.path.items()})
-        return await person(self.operation.method, target, options.pop("body", self.row.body), **options)
+        body = self.row.body and {name: _filled(value, owner, person) for name, value in self.row.body.items()}
+        query = {name: _filled(value, owner, person) for name, value in self.row.query.items()}
+        return await person(self.operation.method, target, body, params=query | options.pop("params", {}), **options)
+
+
+def _filled(value: Any, owner: Ann, person: Person) -> Any:
+    """The value with Ann's ids, and for others without the canary, which they cannot know."""
+    if not isinstance(value, str):
+        return value
+    known = value if person is owner.person else value.replace(CANARY, "other")
+    return known.format(**owner.ids) if known.startswith("{") else known
 
 
 def cases(*, needs: Literal["scope", "public", "signed"]) -> pytest.MarkDecorator:
@@ -143,7 +174,14 @@ async def settle(person: Person) -> Ann:
     (committed,) = [upload["id"] for upload in uploads if upload["file_id"] == file["id"]]
     (session,) = (await person("GET", "/v1/sessions")).json["sessions"]
     url = (await person("GET", f"/v1/files/{file['id']}/download")).json["url"]
-    ids = {"file": file["id"], "trashed": trashed["id"], "pending": pending["upload_id"], "committed": committed}
+    folder = (await person("POST", "/v1/folders", {"name": "folder"})).json
+    ids = {
+        "folder": folder["id"],
+        "file": file["id"],
+        "trashed": trashed["id"],
+        "pending": pending["upload_id"],
+        "committed": committed,
+    }
     return Ann(person, ids | {"session": session["id"]}, {"put_content": pending["upload_url"], "get_content": url})
 
 
@@ -211,9 +249,8 @@ async def test_without_a_credential_that_is_alive_nobody_gets_anything(
 @cases(needs="scope")
 async def test_another_user_finds_nothing_and_changes_nothing(case: Case, owner: Ann, bob: Person) -> None:
     before = await owner.state()
-    body = {"filename": "b.txt", "size_bytes": 1} if case.operation.name == "begin_upload" else case.row.body
-    answer = await case(bob, owner, body=body)
-    if case.operation.parameters:
+    answer = await case(bob, owner)
+    if case.names_a_thing:
         assert (answer.status, answer.json["code"]) == (404, "not_found")
     else:
         assert answer.status == case.row.status, answer.content  # about Bob's own things
