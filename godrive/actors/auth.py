@@ -140,7 +140,7 @@ class AuthActor(Actor[Auth]):
             "proxy_not_trusted",
             address=address,
             hint="Many accounts log in from this address, with forwarded headers that do not count. "
-            "If it is your proxy, add it to server.trusted_proxies.",
+            "If it is your proxy, add it to server.trusted_proxies and let it send X-Forwarded-For.",
         )
 
     @BeginSession.handler

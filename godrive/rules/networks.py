@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv6Address
 
 from godrive.catalog import Tx
 from godrive.model import UserId
+from godrive.network import client_address
+from godrive.network import network as parse_network
 from godrive.rules import rows
 
 KNOWN_FOR = 30 * 86_400.0
@@ -36,28 +38,22 @@ def networks(address: str) -> tuple[str, str]:
     Any other text stands for itself.
     """
     try:
-        parsed = ip_address(address.partition("%")[0])
+        parsed = client_address(address)
     except ValueError:
         return address, address
-    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is None:
+    if isinstance(parsed, IPv6Address):
         return parsed.exploded[:19], parsed.exploded[:14]
-    text = str((parsed.ipv4_mapped or parsed) if isinstance(parsed, IPv6Address) else parsed)
-    return text, text
+    return str(parsed), str(parsed)
 
 
 def is_within(network: str, ranges: Sequence[str]) -> bool:
     """Whether a network, as :func:`network` writes it, overlaps one of *ranges* (addresses or CIDR networks)."""
     try:
-        parsed: IPv4Network | IPv6Network = ip_network(f"{network}::/64" if ":" in network else network)
+        parsed = parse_network(f"{network}::/64" if ":" in network else network)
     except ValueError:
         return False
-    for text in ranges:
-        other = ip_network(text, strict=False)
-        if isinstance(other, IPv6Network) and (mapped := other.network_address.ipv4_mapped) and other.prefixlen == 128:
-            other = ip_network(mapped)
-        if parsed.version == other.version and parsed.overlaps(other):
-            return True
-    return False
+    others = map(parse_network, ranges)
+    return any(parsed.version == other.version and parsed.overlaps(other) for other in others)
 
 
 async def remember(tx: Tx, user_id: UserId, address: str, *, now: datetime, forwarded: bool = False) -> None:

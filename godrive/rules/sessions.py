@@ -1,4 +1,4 @@
-"""Sessions: log-ins that are alive.  A session that ended has no row."""
+"""Sessions: log-ins that have not ended.  A session that ended has no row."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ async def begin(
 ) -> Session:
     """Begin a session of *ttl* seconds.
 
-    Raises ``Unauthenticated`` unless the user is active and, where
-    *password_hash* is given, still has it: a password that was changed while
-    it was being checked opens nothing.
+    Raises ``Unauthenticated`` unless the user is active and, if *password_hash*
+    is given, still has it: a password that was changed during the check of the
+    old one does not log in.
     """
     await tx.lock(user_id)
     row = await tx.one("SELECT password_hash FROM users WHERE id = $1 AND state = 'active'", user_id)
@@ -67,7 +67,7 @@ async def begin(
 
 
 async def is_alive(tx: Tx, principal: UserSession, *, now: datetime) -> bool:
-    """Whether that session of that user has neither ended nor expired, and the user is active."""
+    """Whether that session of that user has not ended or expired, and the user is active."""
     row = await tx.one(
         "SELECT 1 FROM sessions s JOIN users u ON u.id = s.user_id "
         "WHERE s.id = $1 AND s.user_id = $2 AND s.expires_at > $3 AND u.state = 'active'",
@@ -135,7 +135,7 @@ async def refresh(
 
 
 async def list_alive(tx: Tx, user_id: UserId, *, now: datetime) -> list[Session]:
-    """The user's sessions that are alive, most recently used first."""
+    """The user's sessions that have not ended or expired, most recently used first."""
     found = await tx.all(
         f"SELECT {rows.SESSION} FROM sessions WHERE user_id = $1 AND expires_at > $2 "
         "ORDER BY last_used_at DESC, id DESC LIMIT 1000",
@@ -146,10 +146,10 @@ async def list_alive(tx: Tx, user_id: UserId, *, now: datetime) -> list[Session]
 
 
 async def end(tx: Tx, user_id: UserId, session_id: SessionId) -> bool:
-    """End one session of the user; whether there was one."""
+    """End one session of the user.  Returns whether there was one."""
     return await tx.run("DELETE FROM sessions WHERE id = $1 AND user_id = $2", session_id, user_id) > 0
 
 
 async def end_all(tx: Tx, user_id: UserId, *, keep: SessionId | None = None) -> int:
-    """End every session of the user but *keep*; how many."""
+    """End every session of the user but *keep*.  Returns how many."""
     return await tx.run("DELETE FROM sessions WHERE user_id = $1 AND id <> $2", user_id, keep or "")

@@ -1,4 +1,4 @@
-"""Accounts: who may have a drive, how much, and whether they still may."""
+"""Accounts: their e-mail addresses, passwords, quotas and states."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from godrive.model import SessionId, UploadState, User, UserId, UserState, Value
 from godrive.rules import networks, rows, sessions
 
 NO_ONE = UserId("")
-"""The id of no user."""
+"""An id that no user has."""
 
 _LONGEST_EXTERNAL_ID = 255
 _EXTERNAL = f"SELECT {rows.USER} FROM users WHERE external_id = $1"
@@ -20,7 +20,7 @@ _ACCOUNT = f"SELECT {rows.USER}, password_hash FROM users WHERE state <> 'delete
 
 
 class Account(Value):
-    """A user together with what a log-in is checked against."""
+    """A user and their password hash, which is empty for a user without a password."""
 
     user: User
     password_hash: str
@@ -29,7 +29,7 @@ class Account(Value):
 async def add(
     tx: Tx, *, email: str, password_hash: str, now: datetime, quota_bytes: int | None = None, invite: str | None = None
 ) -> User:
-    """Make a user; with *invite* that code is spent in the same transaction.
+    """Make a user.  An *invite* is used up in the same transaction.
 
     All spellings of an e-mail address are one (:mod:`godrive.email_address`).
     Raises ``Invalid`` (``email``, ``invite``), ``EmailTaken``.
@@ -102,7 +102,7 @@ def _quota(quota_bytes: int | None) -> int | None:
 
 
 async def get(tx: Tx, user_id: UserId) -> User:
-    """The user, with current usage.  Raises ``NotFound``, also for a deleted one."""
+    """The user, with current usage.  Raises ``NotFound``, also for a deleted user."""
     return (await account(tx, user_id)).user
 
 
@@ -132,7 +132,7 @@ async def highest_cost(tx: Tx) -> int:
 
 
 async def list_after(tx: Tx, *, after: str = "", limit: int = 500) -> list[User]:
-    """Users in order of id, those whose id is greater than *after*; deleted ones are left out."""
+    """Users whose id is greater than *after*, by id.  Deleted users are left out."""
     found = await tx.all(
         f"SELECT {rows.USER} FROM users WHERE id > $1 AND state <> 'deleted' ORDER BY id LIMIT $2", after, limit
     )
@@ -140,7 +140,7 @@ async def list_after(tx: Tx, *, after: str = "", limit: int = 500) -> list[User]
 
 
 async def set_state(tx: Tx, user_id: UserId, state: UserState, *, now: datetime) -> User:
-    """Enable or disable; disabling ends every session and every pending upload.  Raises ``NotFound``."""
+    """Enable or disable a user.  Disabling ends every session and every pending upload.  Raises ``NotFound``."""
     if state is UserState.DELETED:
         raise Conflict("A user is deleted with all that they own, not by a change of state.")
     user = await _change(tx, user_id, "state", state.value)
@@ -151,7 +151,7 @@ async def set_state(tx: Tx, user_id: UserId, state: UserState, *, now: datetime)
 
 
 async def _abort_uploads(tx: Tx, user_id: UserId, reason: str, now: datetime) -> None:
-    """End what is pending: its signed URLs are in the hands of others, and would bring files still."""
+    """Abort pending uploads: others may hold their signed URLs, which would still make files."""
     await tx.run(
         "UPDATE uploads SET state = $2, reason = $3, finished_at = $4, cleanup_at = $4 "
         "WHERE owner_id = $1 AND state = 'pending'",
@@ -171,7 +171,7 @@ async def set_password(tx: Tx, user_id: UserId, password_hash: str, *, keep: Ses
 
 
 async def refresh_hash(tx: Tx, user_id: UserId, *, before: str, after: str) -> None:
-    """Keep another hash of the same password; sessions go on.  A no-op when the password was changed meanwhile."""
+    """Store another hash of the same password.  Sessions go on.  A no-op if the password was changed meanwhile."""
     await tx.run(
         "UPDATE users SET password_hash = $3 WHERE id = $1 AND password_hash = $2",
         user_id,
@@ -192,7 +192,7 @@ async def set_email(tx: Tx, user_id: UserId, email: str) -> User:
 
 
 async def set_quota(tx: Tx, user_id: UserId, quota_bytes: int | None) -> User:
-    """Change the quota (``None``: no limit); nothing is deleted when usage is above it.  Raises ``NotFound``."""
+    """Change the quota (``None``: no limit).  Usage above it deletes nothing.  Raises ``NotFound``."""
     return await _change(tx, user_id, "quota_bytes", _quota(quota_bytes))
 
 
@@ -204,11 +204,11 @@ async def _change(tx: Tx, user_id: UserId, column: str, value: object) -> User:
 
 
 async def delete(tx: Tx, user_id: UserId, *, now: datetime) -> None:
-    """End the user; again is harmless.
+    """Delete the user.  Idempotent.
 
-    Sessions end, the e-mail is forgotten and free, pending uploads are aborted, and nothing
-    of theirs can be read from this moment.  Their entries are purged by the
-    next sweeps, a batch at a time, since there may be millions.
+    Sessions end, pending uploads are aborted, the e-mail address and the
+    external id become free, and no file of the user can be read any more.
+    Later sweeps purge the entries in batches, because there may be millions.
     """
     if not await tx.run(
         "UPDATE users SET state = 'deleted', external_id = NULL, email = '', email_key = '', password_hash = '' "
@@ -223,14 +223,14 @@ async def delete(tx: Tx, user_id: UserId, *, now: datetime) -> None:
 
 
 async def add_invite(tx: Tx, code: str, *, now: datetime, expires_at: datetime | None = None) -> None:
-    """Let whoever shows *code* sign up, once.  Only its digest is kept."""
+    """Let one person sign up with *code*.  Only its digest is stored.  Raises ``Conflict`` for a code that exists."""
     if not await tx.run(
         "INSERT INTO invites (digest, created_at, expires_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
         _digest(code),
         rows.micros(now),
         None if expires_at is None else rows.micros(expires_at),
     ):
-        raise Conflict("There is such an invitation already.")
+        raise Conflict("There is an invitation with that code already.")
 
 
 def _digest(code: str) -> str:

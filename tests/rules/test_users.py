@@ -46,6 +46,16 @@ async def test_all_spellings_of_an_address_are_one_account(rig: Rig, given: str,
     assert account.user.id == owner
 
 
+async def test_of_two_users_who_take_one_address_at_once_one_gets_it(rig: Rig) -> None:
+    owners = [await rig.user() for _ in range(8)]
+    changes = (rig.write(users.set_email, owner, "ann@example.org") for owner in owners)
+    outcomes = await asyncio.gather(*changes, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes].count(EmailTaken) == len(owners) - 1
+    account = await rig.read(users.find, "ann@example.org")
+    assert account is not None
+    assert account.user in outcomes
+
+
 async def test_what_is_no_address_finds_nobody(rig: Rig) -> None:
     await rig.user("ann@example.org")
     for text in ("", "ann", "@", "ann@", "\x00", "\ud800@b.c", "x" * 10_000):

@@ -20,27 +20,36 @@ class TrustedProxies:
         self._networks = list(map(network, networks))
 
     def address(self, request: web.Request) -> str:
-        """The client's address: the last hop that is not a trusted proxy.  Empty on a Unix socket.
+        """The client's address: the last hop that is not a trusted proxy.  Empty on a Unix socket."""
+        return self._walk(request)[0]
+
+    def disregards(self, request: web.Request) -> bool:
+        """Whether forwarded headers name a client that does not count, so that the address may be a proxy's.
+
+        The peer, or a hop before it, is not trusted; or it is, and says who its
+        client is in no way that is read.
+        """
+        return self._walk(request)[1]
+
+    def _walk(self, request: web.Request) -> tuple[str, bool]:
+        """The client's address, and whether a header names a client beyond it.
 
         The header is read from its end, because everything before the entry
         of a proxy we trust is what the client chose to say.
         """
         peer = request.remote or ""
-        if not self._networks or not self._trusts(peer):
-            return peer
-        hops = ",".join(request.headers.getall("X-Forwarded-For", [])).split(",")
-        for hop in reversed(hops):
-            candidate = _parse(hop.strip())
+        names_another = any(name in request.headers for name in FORWARDED)
+        hops = ",".join(request.headers.getall(FORWARDED[0], [])).split(",")
+        if not names_another or not self._trusts(peer):
+            return peer, names_another
+        while hops:
+            candidate = _parse(hops.pop().strip())
             if candidate is None:
-                return peer
+                return peer, True
             peer = str(candidate)
             if not self._trusts(peer):
-                return peer
-        return peer
-
-    def disregards(self, request: web.Request) -> bool:
-        """Whether the request names a client in forwarded headers, and comes from a peer that is not trusted."""
-        return any(name in request.headers for name in FORWARDED) and not self._trusts(request.remote or "")
+                return peer, bool(hops)
+        return peer, False
 
     def _trusts(self, address: str) -> bool:
         parsed = _parse(address)

@@ -33,3 +33,26 @@ def test_only_what_a_trusted_proxy_has_seen_itself_is_believed(peer: str, lines:
     headers = CIMultiDict([("X-Forwarded-For", line) for line in lines])
     request = make_mocked_request("GET", "/", headers=headers).clone(remote=peer)
     assert TrustedProxies(["10.0.0.0/8", "fd00::/8"]).address(request) == address
+
+
+@pytest.mark.parametrize(
+    ("peer", "headers", "disregarded"),
+    [
+        ("10.0.0.1", {}, False),
+        ("198.51.100.1", {}, False),
+        ("198.51.100.1", {"X-Forwarded-For": "203.0.113.5"}, True),
+        ("198.51.100.1", {"Forwarded": "for=203.0.113.5"}, True),
+        ("198.51.100.1", {"X-Real-IP": "203.0.113.5"}, True),
+        ("10.0.0.1", {"X-Forwarded-For": "203.0.113.5"}, False),
+        ("10.0.0.1", {"X-Forwarded-For": "10.0.0.3, 10.0.0.2"}, False),
+        ("10.0.0.1", {"X-Forwarded-For": "203.0.113.5, 198.51.100.1"}, True),
+        ("10.0.0.1", {"X-Forwarded-For": "nonsense"}, True),
+        ("10.0.0.1", {"Forwarded": "for=203.0.113.5"}, True),
+        ("10.0.0.1", {"X-Forwarded-For": "203.0.113.5", "X-Real-IP": "203.0.113.5"}, False),
+    ],
+)
+def test_a_client_that_forwarded_headers_name_in_vain_is_noticed(
+    peer: str, headers: dict[str, str], disregarded: bool
+) -> None:
+    request = make_mocked_request("GET", "/", headers=CIMultiDict(headers)).clone(remote=peer)
+    assert TrustedProxies(["10.0.0.0/8"]).disregards(request) == disregarded
