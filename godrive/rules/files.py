@@ -38,6 +38,7 @@ _HIDDEN_AT_ONCE = 64
 async def list_page(tx: Tx, ask: ListFiles, env: Env) -> Page[File]:
     """As ``ListFiles`` says.
 
+    A page of rows with very long names has fewer than ``limit``.
     Without a filter, or with a prefix in order of name, the cost is that of
     the page, whatever the size of the drive.  Any other filter reads the names
     until the page is full.
@@ -66,7 +67,8 @@ async def list_page(tx: Tx, ask: ListFiles, env: Env) -> Page[File]:
         after=ask.page is not None,
     )
     found = await tx.all(sql, *values, ask.limit + 1)
-    shown: Sequence[Row] = found[: ask.limit]
+    limit = rows.that_fit(found, ask.limit)
+    shown: Sequence[Row] = found[:limit]
     if folder is None and found and found[0][-1]:
         shown = await _visible(tx, shown)
     items = (
@@ -74,9 +76,9 @@ async def list_page(tx: Tx, ask: ListFiles, env: Env) -> Page[File]:
         if folder is None
         else [rows.live_file(owner_id, row) for row in shown]
     )
-    if len(found) <= ask.limit:
+    if len(found) <= limit:
         return Page(items=items)
-    id_, name, created_at, *_ = found[ask.limit - 1]
+    id_, name, created_at, *_ = found[limit - 1]
     by_name = ask.sort in (Sort.NAME, Sort.NAME_DESCENDING)
     return Page(items=items, next_page=env.tokens.make(scope, (search_key(name) if by_name else created_at, id_)))
 

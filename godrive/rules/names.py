@@ -74,5 +74,6 @@ def numbered(name: str, number: int) -> str:
 
 
 def _fits(name: str) -> bool:
-    characters = min(len(name), len(name_key(name)))
-    return characters <= MOST_NAME_CHARACTERS and len(name.encode()) <= MOST_NAME_BYTES
+    """Whether a name is short enough, also for the indices, which hold its NFC form."""
+    forms = (name, name_key(name))
+    return min(map(len, forms)) <= MOST_NAME_CHARACTERS and all(len(form.encode()) <= MOST_NAME_BYTES for form in forms)

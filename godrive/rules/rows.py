@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -113,6 +114,22 @@ def live_file(owner_id: UserId, row: Row) -> File:
         version_id=version_id,
         revision=revision,
     )
+
+
+TEXTS = 1, 6
+"""Where the texts of any length, name and type, are among these columns."""
+MOST_TEXT = 500_000
+"""Bytes of such texts in a page: all else in a thousand rows is as much, and a reply has 1 MiB."""
+
+
+def that_fit(found: Sequence[Row], limit: int, texts: Sequence[int] = TEXTS) -> int:
+    """How many of the rows one reply takes: at most *limit*, at least one, and fewer where *texts* are long."""
+    room = MOST_TEXT
+    for number, row in enumerate(found[:limit]):
+        room -= sum(len((row[text] or "").encode()) for text in texts)
+        if room < 0:
+            return max(number, 1)
+    return min(len(found), limit)
 
 
 FILE = LIVE + ", owner_id, trashed_at, purge_at"

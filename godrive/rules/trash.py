@@ -132,10 +132,11 @@ async def list_page(tx: Tx, ask: ListTrash, env: Env) -> Page[File]:
         *values,
         ask.limit + 1,
     )
-    items = [rows.file(row) for row in found[: ask.limit]]
-    if len(found) <= ask.limit:
+    limit = rows.that_fit(found, ask.limit)
+    items = [rows.file(row) for row in found[:limit]]
+    if len(found) <= limit:
         return Page(items=items)
-    position = (found[ask.limit - 1][rows.TRASHED_AT], items[-1].id)
+    position = (found[limit - 1][rows.TRASHED_AT], items[-1].id)
     return Page(items=items, next_page=env.tokens.make(scope, position))
 
 

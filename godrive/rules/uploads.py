@@ -49,8 +49,8 @@ from godrive.rules.registry import Env, rule
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MIME = re.compile(r"[!-~]+/[!-~]([ -~]*[!-~])?")
-_MOST_TEXT = 500_000
-"""Bytes of names, types and reasons in a page; all else in a thousand rows is as much, and a reply has 1 MiB."""
+_TEXTS = 3, 4, 15
+"""Where name, type and reason are among the columns :data:`rows.UPLOAD`."""
 
 _GET = f"SELECT {rows.UPLOAD} FROM uploads WHERE id = $1"
 _RESERVE = (
@@ -188,20 +188,10 @@ async def list_page(tx: Tx, ask: ListUploads, env: Env) -> Page[Upload]:
         *values,
         ask.limit + 1,
     )
-    items = _that_fit([rows.upload(row) for row in found[: ask.limit]])
+    items = [rows.upload(row) for row in found[: rows.that_fit(found, ask.limit, _TEXTS)]]
     if len(items) == len(found):
         return Page(items=items)
     return Page(items=items, next_page=env.tokens.make(scope, (rows.micros(items[-1].created_at), items[-1].id)))
-
-
-def _that_fit(items: list[Upload]) -> list[Upload]:
-    """The first, as many as one reply takes."""
-    room = _MOST_TEXT
-    for number, upload in enumerate(items):
-        room -= sum(len(text.encode()) for text in (upload.name, upload.mime, upload.reason or ""))
-        if room < 0:
-            return items[:number]
-    return items
 
 
 @rule(TouchUpload, writes=True)

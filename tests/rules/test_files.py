@@ -10,14 +10,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from godrive.bridge.nats import HEADROOM, LARGEST
 from godrive.errors import Invalid, NameTaken, NotFound, PreconditionFailed
-from godrive.messages.files import GetFile, MakeFolder, OpenContent
+from godrive.messages.files import GetFile, ListTrash, MakeFolder, OpenContent, TrashFile
 from godrive.messages.system import DropEvents, DueEvents
 from godrive.model import ETag, File, FileEventKind, FileId, In, OnConflict, Sort, UserId, VersionId
 from godrive.principal import SignedUrl, Verb
 from godrive.rules import files, users
 from godrive.rules.names import search_key
 from godrive.rules.page_tokens import PageTokens
+from godrive.runtime import codec
 from tests.contracts.rig import ROOT, Rig, host, inside
 
 pytestmark = pytest.mark.anyio
@@ -229,7 +231,7 @@ async def test_a_name_may_be_respelt_in_another_normal_form(rig: Rig) -> None:
         await rig.begin(owner, composed)
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", "a\x00", "a\n", "é" * 128, "\ud800"])
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", "a\x00", "a\n", "é" * 256, "\ud800"])
 async def test_a_rename_to_what_is_no_name_is_refused(rig: Rig, name: str) -> None:
     owner = await rig.user()
     file = await rig.file(owner)
@@ -385,3 +387,24 @@ async def test_a_change_number_rises_with_each_change_of_its_owner_and_of_nobody
         assert await rig.read(files.read_changes, some) == {owner: before[owner] for owner in some}
     nobody = UserId("nobody")
     assert await rig.read(files.read_changes, [nobody, owners[5]]) == {nobody: 0, owners[5]: before[owners[5]]}
+
+
+async def test_a_page_of_the_longest_names_fits_into_one_reply_and_hides_nothing(rig: Rig) -> None:
+    owner, count = await rig.user(), 520
+    made = [await rig.file(owner, f"{number:04}" + "\U0001f389" * 251) for number in range(count)]
+    for sort in Sort:
+        found, page = [], await rig.page(owner, sort=sort, limit=1000)
+        assert 1 < len(page.items) < count
+        while True:
+            assert len(codec.encode_reply(page)) <= LARGEST - HEADROOM
+            found += [file.id for file in page.items]
+            if page.next_page is None:
+                break
+            page = await rig.page(owner, sort=sort, limit=1000, page=page.next_page)
+        assert sorted(found) == sorted(file.id for file in made)
+    for file in made:
+        await rig.ask(TrashFile(host(owner), file.id))
+    trashed = await rig.ask(ListTrash(host(owner), limit=1000))
+    assert len(codec.encode_reply(trashed)) <= LARGEST - HEADROOM
+    rest = await rig.ask(ListTrash(host(owner), limit=1000, page=trashed.next_page))
+    assert len(trashed.items) + len(rest.items) == count

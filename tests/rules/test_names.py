@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from godrive.errors import Invalid
+from godrive.model import name_key
 from godrive.rules.names import MOST_NAME_CHARACTERS, after_prefix, check_name, numbered, search_key
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"], exclude_characters="/\\"), min_size=1)
@@ -28,7 +29,7 @@ NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"], exclude_
         "é" * 255,
         "🎉" * 255,
         "e\u0301" * 255,
-        "\u0958" * 255,
+        "\u0958" * 170,
         "\u202ea",
         "👩‍👩‍👧",
     ],
@@ -55,6 +56,8 @@ def test_a_name_is_taken_as_it_was_sent(name: str) -> None:
         "🎉" * 256,
         "e\u0301" * 256,
         "e\u0301\u0323" * 255,
+        "\u0958" * 255,
+        "\U0001d164" * 255,
         "\ud800",
     ],
 )
@@ -70,6 +73,16 @@ def test_a_name_is_taken_or_refused_by_field_and_nothing_else(name: str) -> None
         assert check_name(name) == name
     except Invalid as error:
         assert error.field == "name"  # noqa: PT017
+
+
+@given(NAMES.filter(lambda name: len(name) <= MOST_NAME_CHARACTERS))
+def test_what_the_indices_hold_of_a_name_fits_into_a_page_of_postgres(name: str) -> None:
+    try:
+        check_name(name)
+    except Invalid:
+        return
+    assert len(name_key(name).encode()) <= 1024
+    assert len(search_key(name).encode()) <= 2048
 
 
 @given(NAMES)

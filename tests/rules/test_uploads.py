@@ -426,7 +426,7 @@ async def test_uploads_are_listed_newest_first_by_state(rig: Rig) -> None:
 
 
 async def test_the_longest_page_there_can_be_fits_into_one_reply_and_hides_nothing(rig: Rig) -> None:
-    owner, long = await rig.user(), "\u200b" * 85
+    owner, long = await rig.user(), "\U0001f389" * 255
     ids = [f"{number:036}" for number in range(1000)]
 
     async def fill(tx: Tx) -> None:
