@@ -9,6 +9,8 @@ import re
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import SplitResult, urlsplit
 
+import idna
+
 Network = IPv4Network | IPv6Network
 
 ANY = "*"
@@ -28,7 +30,7 @@ def host(text: str) -> str:
         if bare != text:
             raise
     try:
-        name = bare.lower() if bare.isascii() else bare.encode("idna").decode("ascii")
+        name = bare.lower() if bare.isascii() else idna.encode(bare, uts46=True).decode("ascii")
     except UnicodeError:
         raise ValueError(f"{text!r} is not a host name") from None
     labels = name.removesuffix(".").split(".")

@@ -184,6 +184,7 @@ def test_base_url_is_the_public_one_or_that_of_the_socket(server: Server, base_u
         ("http://drive.example:80", "http://drive.example"),
         ("http://drive.example:443", "http://drive.example:443"),
         ("https://dr\u00f6ve.example", "https://xn--drve-6qa.example"),
+        ("https://fa\u00df.example", "https://xn--fa-hia.example"),  # as browsers send it: IDNA 2008, not 2003
         ("http://[0::1]:3000", "http://[::1]:3000"),
         ("tauri://localhost", "tauri://localhost"),
         ("capacitor://localhost", "capacitor://localhost"),
