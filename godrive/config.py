@@ -77,7 +77,9 @@ class Server(Table, frozen=True):
     trusted_proxies: list[str] = []
     cors_origins: list[str] = []
     max_body_bytes: Annotated[int, Meta(ge=1024, le=2**30)] = 1_048_576
+    memory_bytes: Annotated[int, Meta(ge=4 * 2**20, le=2**40)] = 67_108_864
     body_timeout: Seconds = 30.0
+    keepalive_timeout: Seconds = 150.0
     shutdown: Seconds = 10.0
 
     @property

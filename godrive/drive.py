@@ -20,6 +20,7 @@ from godrive.config import Config
 from godrive.configfile import check
 from godrive.credentials import Keyring, TokenSigner, UrlSigner
 from godrive.errors import DriveError, StoreUnavailable
+from godrive.memory import MemoryBudget
 from godrive.messages.auth import Auth
 from godrive.messages.ingest import Ingest
 from godrive.messages.janitor import Janitor, Swept
@@ -88,6 +89,8 @@ class GoDrive:
     ) -> None:
         self.config = config
         self.clock = clock or SystemClock()
+        self.memory = MemoryBudget(config.server.memory_bytes)
+        """The bytes that this process holds for clients: bodies on their way in, answers on their way out."""
         self._given_blobs = blobs
         self._given_catalog = catalog
         self.dead_letters: Counter[tuple[str, str]] = Counter()
@@ -220,7 +223,7 @@ class GoDrive:
             self._catalog = self._given_catalog or make_catalog(config)
             await _open_store(stack, self._catalog)
         if blobs_here:
-            self._blobs = self._given_blobs or make_blobs(config, self.clock)
+            self._blobs = self._given_blobs or make_blobs(config, self.clock, self.memory)
             await _open_store(stack, self._blobs)
         parts = Dependencies(
             config=config,

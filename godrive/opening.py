@@ -22,6 +22,7 @@ from godrive.clock import Clock
 from godrive.config import Config
 from godrive.credentials import Keyring
 from godrive.errors import ConfigError, refused
+from godrive.memory import MemoryBudget
 from godrive.paths import create_file, exists, make_path, open_or_create
 
 LAYOUT = "godrive 2"
@@ -107,7 +108,7 @@ def keeps_outbox(config: Config) -> bool:
     return bool(config.nats.url) and config.nats.publish_events
 
 
-def make_blobs(config: Config, clock: Clock) -> BlobStore:
+def make_blobs(config: Config, clock: Clock, memory: MemoryBudget | None = None) -> BlobStore:
     """The configured blob store, not opened yet.  A driver is imported only when it is used."""
     if config.blobs.driver == "s3":
         from godrive.blobs.s3 import S3BlobStore  # noqa: PLC0415
@@ -119,7 +120,7 @@ def make_blobs(config: Config, clock: Clock) -> BlobStore:
         return MemoryBlobStore(clock=clock)
     from godrive.blobs.disk import DiskBlobStore  # noqa: PLC0415
 
-    return DiskBlobStore(config.blobs_path, min_free_bytes=config.blobs.min_free_bytes)
+    return DiskBlobStore(config.blobs_path, min_free_bytes=config.blobs.min_free_bytes, memory=memory)
 
 
 def _read(path: Path) -> str | None:

@@ -122,6 +122,11 @@ class DriveServer(Server):
             self.command(), env=environment(), capture_output=True, text=True, timeout=within, check=False
         )
 
+    def cpu_seconds(self) -> float:
+        """Processor time that the process has used."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def resident_bytes(self) -> int:
         """Its memory: what no other process shares, and its part of what others do."""
         return memory_bytes(self.pid)

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "godrive"
 FLOORS: list[set[str]] = [
     # words
     {"errors"},
-    {"model", "clock", "email_address", "logger", "network", "paths"},
+    {"model", "clock", "email_address", "logger", "memory", "network", "paths"},
     {"config", "principal"},
     {"configfile"},
     # machinery: packages that do not know one another

@@ -29,12 +29,16 @@ from godrive.blobs.objects import Objects
 from godrive.blobs.staged_write import BATCH, StagedWrite, share
 from godrive.blobs.staging import StagingFile
 from godrive.errors import ConfigError, StorageFull, StoreUnavailable
+from godrive.memory import MemoryBudget
 from godrive.model import BlobInfo, ObjectKey
 
 T = TypeVar("T")
 
 CHUNK = 256 * 1024
 """Bytes that one step of ``get`` yields at most."""
+
+MEMORY = 64 << 20
+"""Bytes on their way to the disk, where nobody says how many there may be."""
 
 _LISTED_AT_ONCE = 500
 _FREE_KEPT = 1.0
@@ -46,16 +50,24 @@ class DiskBlobStore:
     One process at a time may write below *path*: whoever opens the store sees
     to that.  A put that would leave less than *min_free_bytes* to others on
     the file system, such as the catalog, is ``StorageFull`` before it begins.
-    With *named*, staging files have names even where they need none.
+    With *named*, staging files have names even where they need none.  Bytes
+    on their way to the disk count against *memory*.
     """
 
     def __init__(
-        self, path: Path | str, *, threads: int = 32, min_free_bytes: int | None = None, named: bool = False
+        self,
+        path: Path | str,
+        *,
+        threads: int = 32,
+        min_free_bytes: int | None = None,
+        named: bool = False,
+        memory: MemoryBudget | None = None,
     ) -> None:
         self._path = Path(path)
         self._threads = threads
         self._min_free_bytes = min_free_bytes
         self._named = named
+        self._memory = memory or MemoryBudget(MEMORY)
         self._opened: Objects | None = None
         self._arriving: dict[ObjectKey, list[StagedWrite]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
@@ -106,7 +118,12 @@ class DiskBlobStore:
         await self._claim(size or 0)
         batch = share(BATCH, sum(map(len, self._arriving.values())) if size is None or size > BATCH else 0)
         arrival = StagedWrite(
-            StagingFile(objects.staging), BodyCheck(size, sha256), batch=batch, disk=self._disk, digests=self._digests
+            StagingFile(objects.staging),
+            BodyCheck(size, sha256),
+            batch=batch,
+            disk=self._disk,
+            digests=self._digests,
+            memory=self._memory,
         )
         arriving = self._arriving.setdefault(key, [])
         arriving.append(arrival)
@@ -117,6 +134,7 @@ class DiskBlobStore:
             await self._clear(arrival)
             raise
         finally:
+            self._memory.report(arrival, 0)
             arriving.remove(arrival)
             if not arriving:
                 self._arriving.pop(key, None)

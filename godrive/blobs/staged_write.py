@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, Callable
 from concurrent.futures import Executor
+from functools import partial
 
 from godrive.blobs.body_check import BodyCheck
 from godrive.blobs.failures import failures
 from godrive.blobs.folders import Shards
 from godrive.blobs.staging import StagingFile
+from godrive.memory import LEAST, MemoryBudget
 from godrive.model import BlobInfo, ObjectKey
 
 _FEW = 2
@@ -34,18 +36,28 @@ class StagedWrite:
 
     One thread writes batches and another digests them while the next one
     arrives.  Only a few exist at a time, so memory does not grow with the size
-    of a body, and through :func:`share` hardly with the number of bodies.
+    of a body; :func:`share` and *memory* bound it for any number of bodies.
     """
 
     def __init__(
-        self, staged: StagingFile, check: BodyCheck, *, batch: int = BATCH, disk: Executor, digests: Executor
+        self,
+        staged: StagingFile,
+        check: BodyCheck,
+        *,
+        batch: int = BATCH,
+        disk: Executor,
+        digests: Executor,
+        memory: MemoryBudget,
     ) -> None:
         self.staged = staged
         self._check = check
         self._batch = batch
         self._disk = disk
         self._digests = digests
+        self._memory = memory
         self._executors: list[SerialExecutor] = []
+        self._collected = 0
+        self._is_receiving = True
         self._rest: Batch = []
         self._finishing: asyncio.Future[BlobInfo] | None = None
 
@@ -59,30 +71,49 @@ class StagedWrite:
         """Bytes still to be written, as far as that is known."""
         return max(self._check.size or 0, self.received) - self.staged.written
 
+    def held_bytes(self) -> int:
+        """Bytes that were received and are not written yet."""
+        return self._collected + max((executor.held for executor in self._executors), default=0)
+
+    def shed(self) -> None:
+        """Write what was collected now.  The memory is free once that is done."""
+        if self._is_receiving and self._rest:
+            self.staged.is_small = True
+            self._push()
+
     async def receive(self, body: AsyncIterable[bytes | memoryview]) -> None:
         """Receive *body*, and write all but the last batch.  Raises ``LengthMismatch``."""
-        async for batch in self._batches(body):
-            if not self._executors:
-                self._executors = [
-                    SerialExecutor(self._disk, self.staged.write_large),
-                    SerialExecutor(self._digests, self.staged.digest),
-                ]
-            for executor in self._executors:
-                await executor.settle(AHEAD - 1)
-                executor.push(batch)
+        try:
+            await self._collect(body)
+        finally:
+            self._is_receiving = False
         for executor in self._executors:
             await executor.settle(0)
 
-    async def _batches(self, body: AsyncIterable[bytes | memoryview]) -> AsyncIterator[Batch]:
-        collected = 0
+    async def _collect(self, body: AsyncIterable[bytes | memoryview]) -> None:
         async for chunk in body:
             self._check.count(len(chunk))
             self._rest.append(chunk)
-            collected += len(chunk)
-            if collected >= self._batch:
-                batch, self._rest, collected = self._rest, [], 0
-                yield batch
+            self._collected += len(chunk)
+            if self._collected > LEAST:
+                self._memory.report(self, self.held_bytes())
+            if self._collected >= self._batch:
+                for executor in self._executors:
+                    await executor.settle(AHEAD - 1)
+                if self._rest:  # unless it was shed meanwhile
+                    self._push()
         self._check.end()
+
+    def _push(self) -> None:
+        """Have the collected bytes written and digested."""
+        if not self._executors:
+            self._executors = [
+                SerialExecutor(self._disk, self.staged.write_large),
+                SerialExecutor(self._digests, self.staged.digest),
+            ]
+        for executor in self._executors:
+            executor.push(self._rest)
+        self._rest, self._collected = [], 0
 
     async def publish(self, shards: Shards, key: ObjectKey, mime: str | None) -> BlobInfo:
         """Make what was received the blob of *key*.  Raises as :meth:`StagingFile.finish` does."""
@@ -97,6 +128,7 @@ class StagedWrite:
     async def abandon(self) -> None:
         """Prevent the publication, unless it has happened, and remove the staging file."""
         self.staged.abandoned = True
+        self._rest, self._collected = [], 0
         for executor in self._executors:
             await executor.stop()
         if self._finishing is not None:
@@ -114,6 +146,8 @@ class SerialExecutor:
     """
 
     def __init__(self, pool: Executor, call: Callable[[Batch], None]) -> None:
+        self.held = 0
+        """Bytes in the calls that have not ended."""
         self._pool = pool
         self._call = call
         self._waiting: deque[Batch] = deque()
@@ -121,6 +155,7 @@ class SerialExecutor:
 
     def push(self, batch: Batch) -> None:
         """Queue a call with *batch*."""
+        self.held += _size(batch)
         self._waiting.append(batch)
         if self._running is None:
             self._next()
@@ -135,18 +170,28 @@ class SerialExecutor:
 
     async def stop(self) -> None:
         """Drop the queued calls and wait for the running one."""
-        self._waiting.clear()
+        self._drop()
         if self._running is not None:
             await asyncio.wait([self._running])
 
     def _next(self) -> None:
-        self._running = asyncio.get_running_loop().run_in_executor(self._pool, self._call, self._waiting.popleft())
-        self._running.add_done_callback(self._ended)
+        batch = self._waiting.popleft()
+        self._running = asyncio.get_running_loop().run_in_executor(self._pool, self._call, batch)
+        self._running.add_done_callback(partial(self._ended, _size(batch)))
 
-    def _ended(self, ended: asyncio.Future[None]) -> None:
+    def _ended(self, size: int, ended: asyncio.Future[None]) -> None:
+        self.held -= size
         if ended.exception() is not None:
-            self._waiting.clear()
+            self._drop()
         elif self._waiting:
             self._next()
         else:
             self._running = None
+
+    def _drop(self) -> None:
+        self.held -= sum(map(_size, self._waiting))
+        self._waiting.clear()
+
+
+def _size(batch: Batch) -> int:
+    return sum(map(len, batch))

@@ -61,6 +61,8 @@ class StagingFile:
     def __init__(self, folder: Staging) -> None:
         self.name = secrets.token_hex(16) if folder.named else ""
         self.abandoned = False
+        self.is_small = False
+        """Keep no buffer between two writes: the body comes slowly, or memory is short."""
         self.written = 0
         self._folder = folder
         self._fd: int | None = None
@@ -82,6 +84,9 @@ class StagingFile:
 
     def write_large(self, chunks: Sequence[bytes | memoryview]) -> None:
         """Add *chunks* to a file that may become large."""
+        if self.is_small:
+            self.write(chunks)
+            return
         if self._pieces is None:
             self._pieces = DirectWriter(self.open())
         for chunk in chunks:
@@ -89,10 +94,11 @@ class StagingFile:
             self.written += len(chunk)
 
     def write(self, chunks: Sequence[bytes | memoryview]) -> None:
-        """Add the last *chunks* to the file."""
+        """Add *chunks* to the file, and all that was kept back before."""
         fd = self.open()
         if self._pieces is not None:
             self._pieces.end()
+            self._pieces = None
         for chunk in chunks:
             _write(fd, memoryview(chunk))
             self.written += len(chunk)

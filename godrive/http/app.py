@@ -21,6 +21,7 @@ from godrive.http.routes import accounts, content, docs, files, folders, health,
 from godrive.http.routes.webhook import add_webhook_route
 from godrive.http.wire.addresses import TrustedProxies
 from godrive.http.wire.direct_body import DirectBodies
+from godrive.http.wire.fair_queue import Lanes
 
 _RESOURCES = (accounts, uploads, folders, files, trash, content, health)
 
@@ -49,17 +50,18 @@ def create_app(
     )
     app[DRIVE] = drive
     app[METRICS] = metrics
-    app[DIRECT_BODIES] = DirectBodies()
+    app[DIRECT_BODIES] = DirectBodies(drive.memory)
     app[PAGE_CACHE] = PageCache()
     # Made on demand: it costs more than all the rest of an application, and most processes never serve it.
     described: Callable[[], bytes] = cache(lambda: msgspec.json.encode(document(OPERATIONS, base_url=server.base_url)))
     app[DOCUMENT] = described
     app.on_response_prepare.append(on_prepare(server.origins))
+    lanes = Lanes()
     proxies = TrustedProxies(server.trusted_proxies)
     for operation in (*OPERATIONS, *docs.routes.operations):
         for path in (operation.path, operation.original):
             if path is not None:
-                handler = bind(operation, drive, proxies, original=path == operation.original)
+                handler = bind(operation, drive, proxies, lanes, original=path == operation.original)
                 expect = content.expect_later if operation.signed else meet_expectation
                 app.router.add_route(operation.method, path, handler, expect_handler=expect)
                 if operation.method == hdrs.METH_GET:

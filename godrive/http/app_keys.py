@@ -1,4 +1,4 @@
-"""What the handlers of an application find in it."""
+"""The keys of an application: what its handlers find in ``request.app``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ DRIVE: web.AppKey[GoDrive] = web.AppKey("drive")
 DOCUMENT: web.AppKey[Callable[[], bytes]] = web.AppKey("document")
 """Returns the OpenAPI document as it is sent; the first call makes it."""
 PAGE_CACHE: web.AppKey[PageCache] = web.AppKey("pages")
-DIRECT_BODIES: web.AppKey[DirectBodies] = web.AppKey("intakes")
+DIRECT_BODIES: web.AppKey[DirectBodies] = web.AppKey("direct_bodies")
 METRICS: web.AppKey[Metrics] = web.AppKey("metrics")
 """Count bytes of content with ``app[METRICS].bytes_in.inc(n)`` and ``bytes_out``."""

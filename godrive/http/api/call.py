@@ -18,11 +18,12 @@ from godrive.http.api.reading import (
     header_text,
     json_reader,
     query_reader,
-    read_body,
     read_id,
     strong_tags,
 )
 from godrive.http.wire.addresses import TrustedProxies
+from godrive.http.wire.fair_queue import FairQueue, Lanes
+from godrive.http.wire.request_body import read_body
 from godrive.model import ETag, UserId
 from godrive.principal import Caller, Scope, UserSession
 
@@ -30,6 +31,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 PUBLIC_BODY = 32_768
 """Bytes of the largest body that anyone may send: passwords and tokens are short, and the body is kept in memory."""
+
+LARGE_PAGE = 100
+"""Rows of a page up to which a read is a small one."""
 
 _VARY = "Authorization"
 _encoder = msgspec.json.Encoder()
@@ -104,8 +108,11 @@ class Call:
         self._by = await authenticate(self.request, self.drive, scope)
 
 
-def bind(operation: Operation, drive: GoDrive, proxies: TrustedProxies, *, original: bool = False) -> Handler:
+def bind(
+    operation: Operation, drive: GoDrive, proxies: TrustedProxies, lanes: Lanes, *, original: bool = False
+) -> Handler:
     """Return the aiohttp handler that serves *operation*."""
+    choose_lane = lane_chooser(operation, lanes)
     server = drive.config.server
     read_query = query_reader(operation.query) if operation.query is not None and not operation.signed else None
     read_signed = signature_reader(operation, drive) if operation.signed else None
@@ -130,9 +137,17 @@ def bind(operation: Operation, drive: GoDrive, proxies: TrustedProxies, *, origi
                 check_media_type(request)
                 body = await read_body(request, limit=longest, timeout=server.body_timeout)
             arguments["body"] = read_json(body)
-        if replays and IDEMPOTENCY_KEY in request.headers:
-            return await answer_once(request, body, drive.metadata, call.by, lambda: answer(call, arguments))
-        return await answer(call, arguments)
+        if choose_lane is None:
+            return await answer(call, arguments)
+        lane, key = choose_lane(arguments.get("query")), call.owner if scope is not None else call.address
+        if not lane.enter(key):
+            await lane.wait(key)
+        try:
+            if replays and IDEMPOTENCY_KEY in request.headers:
+                return await answer_once(request, body, drive.metadata, call.by, lambda: answer(call, arguments))
+            return await answer(call, arguments)
+        finally:
+            lane.leave(key)
 
     async def answer(call: Call, arguments: dict[str, Any]) -> web.StreamResponse:
         try:
@@ -149,6 +164,27 @@ def bind(operation: Operation, drive: GoDrive, proxies: TrustedProxies, *, origi
         return web.Response(body=content, status=call.status or status, headers=headers)
 
     return handle
+
+
+def lane_chooser(operation: Operation, lanes: Lanes) -> Callable[[Any], FairQueue] | None:
+    """Return what tells the lane of a request from its query; ``None`` for operations that wait for nobody.
+
+    Operations that stream bytes are bounded by descriptors and memory, and
+    public reads (health, metrics, documentation) answer from memory.
+    """
+    reads = operation.method == hdrs.METH_GET
+    if operation.signed or (operation.public and reads):
+        return None
+    if operation.public:
+        return lambda _query: lanes.logins
+    if not reads:
+        return lambda _query: lanes.writes
+    return lambda query: lanes.large_reads if _is_large(query) else lanes.reads
+
+
+def _is_large(query: Any) -> bool:
+    """Whether a read is of many rows, or looks through all the names of a drive."""
+    return (getattr(query, "limit", None) or 0) > LARGE_PAGE or bool(getattr(query, "q", None))
 
 
 def _fixed_headers(operation: Operation) -> dict[str, str]:

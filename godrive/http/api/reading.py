@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import types
 from collections.abc import Callable
@@ -10,12 +9,10 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 
 import msgspec
 from aiohttp import hdrs, web
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.web_protocol import RequestPayloadError
 
-from godrive.errors import Invalid, NotFound, PreconditionFailed, TooLarge
+from godrive.errors import Invalid, NotFound, PreconditionFailed
 from godrive.http.api.media_types import parse_media_type
-from godrive.http.api.problems import Malformed, RequestTimeout, UnsupportedMediaType
+from godrive.http.api.problems import Malformed, UnsupportedMediaType
 
 T = TypeVar("T")
 
@@ -26,33 +23,6 @@ _ETAG = re.compile(r'\s*(W/)?"([\x21\x23-\x7e\x80-\xff]*)"\s*(?:,|$)')
 _SHORT, _KNOWN = 64, 500
 _DIGITS = 18
 """More than any limit has, and fewer than a number that is slow to parse."""
-_BOM = b"\xef\xbb\xbf"
-
-
-async def read_body(request: web.Request, *, limit: int, timeout: float) -> bytes:
-    """The whole body of text, at most *limit* bytes, in at most *timeout* seconds, without a byte order mark.
-
-    Raises ``TooLarge``, ``RequestTimeout``, ``Malformed`` (it stopped half-way).
-    """
-    declared = request.content_length
-    if declared is not None and declared > limit:
-        raise TooLarge(f"The body may have at most {limit} bytes.")
-    content = request.content
-    try:
-        if content.is_eof():  # it came in one packet with the headers, as most do
-            body = content.read_nowait()
-        else:
-            async with asyncio.timeout(timeout):
-                body = await content.readany()
-                while not content.at_eof() and len(body) <= limit:
-                    body += await content.readany()
-    except TimeoutError:
-        raise RequestTimeout(f"The body did not arrive within {timeout:g} seconds.") from None
-    except (RequestPayloadError, HttpProcessingError, ConnectionError, EOFError):
-        raise Malformed("The body stopped half-way, or is not framed as HTTP says.") from None
-    if len(body) > limit:
-        raise TooLarge(f"The body may have at most {limit} bytes.")
-    return body.removeprefix(_BOM)  # editors and some clients add it (RFC 8259, section 8.1)
 
 
 def check_media_type(request: web.Request) -> None:

@@ -49,6 +49,7 @@ class Metrics(Collector):
         self._children = drive.children
         self._events = drive.bucket_events.counts
         self._dead_letters = drive.dead_letters
+        self._memory = drive.memory
         self._swept = drive.swept
         self._drive = drive
         self._uploads: dict[str, int] = {}
@@ -141,4 +142,8 @@ class Metrics(Collector):
             usage.add_metric(["bytes"], drift.bytes)
             usage.add_metric(["rows"], drift.rows)
             yield usage
+        yield GaugeMetricFamily("godrive_held_bytes", "Bytes held for clients.", self._memory.held)
+        yield CounterMetricFamily(
+            "godrive_memory_shed", "Times that a client's bytes were given up for want of memory.", self._memory.shed
+        )
         yield from (queued, in_flight, restarts, up, uploads, events, dead, swept)

@@ -22,9 +22,9 @@ from aiohttp import web
 from godrive.drive import GoDrive
 from godrive.errors import Unauthenticated
 from godrive.http.api.authentication import shows_secret
-from godrive.http.api.reading import read_body
 from godrive.http.observe.middleware import meet_expectation
 from godrive.http.observe.request_log import logger
+from godrive.http.wire.request_body import read_body
 
 PATH = "/v1/events/bucket"
 

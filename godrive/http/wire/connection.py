@@ -1,8 +1,10 @@
-"""One connection, with the manners that only the owner of the socket can have.
+"""One connection: what aiohttp's protocol does not do by itself.
 
-aiohttp answers what is not HTTP by itself, in plain text, and hangs up on a
-client that has said all it will.  :class:`Connection` answers both with a
-problem; all else is aiohttp's.
+aiohttp answers malformed requests in plain text, closes as soon as the client
+ends its side, and limits each header but not all of them.  :class:`Connection`
+answers malformed and incomplete requests with a problem, bounds a request head
+as a whole in size and time, and reports the bytes that it holds to the
+:class:`~godrive.memory.MemoryBudget`.
 """
 
 from __future__ import annotations
@@ -12,9 +14,9 @@ import socket
 from typing import Any, cast
 
 from aiohttp import hdrs, web
+from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
-from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
+from aiohttp.streams import StreamReader
 
 from godrive.errors import DriveError
 from godrive.http.api.problems import (
@@ -29,8 +31,10 @@ from godrive.http.api.problems import (
 )
 from godrive.http.observe.middleware import REQUEST_ID, identify
 from godrive.http.observe.request_log import logger
+from godrive.http.wire.aiohttp_internals import EMPTY_PAYLOAD, RequestPayloadError, parse_error, unread_bytes
 from godrive.http.wire.connection_limit import ConnectionLimit
-from godrive.http.wire.sendfile import STALLED
+from godrive.http.wire.sendfile import STALLED, UNSENT, WRITE_HIGH_WATER, limit_unsent
+from godrive.memory import MemoryBudget
 
 MAX_LINE = 8_190
 """Bytes of a request line."""
@@ -39,64 +43,184 @@ MAX_FIELD = 16_380
 """Bytes of one header."""
 
 MAX_HEAD = 65_536
-"""Bytes of a request line and headers that may wait for the rest of them."""
+"""Bytes of an incomplete request line and headers."""
+
+_PARSED = 2
+"""Bytes of memory for each byte of a request head: aiohttp keeps every header as bytes and as text."""
+
+_MANY_UNREAD = 65_536
+"""Bytes of a body that wait for their handler, from which they are reported."""
+
+_LARGE_HEAD = 2_048
+"""Bytes of a request head from which it is reported: aiohttp keeps the last request of a connection that is idle."""
+
+
+class _Sent:
+    """What aiohttp is given in place of a response that has been sent: it would keep that one, and its body."""
+
+    def __init__(self, *, keep_alive: bool) -> None:
+        self.keep_alive = keep_alive
+
+
+_SENT = {keep_alive: cast("web.StreamResponse", _Sent(keep_alive=keep_alive)) for keep_alive in (True, False)}
 
 
 class Connection(web.RequestHandler):
-    """One connection, in a *room* for so many.
+    """One connection among those of *limit*; what it keeps for the client counts against *memory*.
 
-    What is not HTTP, and what stops half-way, gets a problem before it is closed.
+    A request head has *head_timeout* seconds to arrive.
     """
 
-    __slots__ = ("_answered", "_body", "_head", "_room", "_wire")
+    __slots__ = (
+        "_answered",
+        "_body",
+        "_head",
+        "_head_timeout",
+        "_head_timer",
+        "_heads",
+        "_is_last",
+        "_limit",
+        "_memory",
+        "_wire",
+    )
 
-    def __init__(self, manager: web.Server, *, room: ConnectionLimit, **options: Any) -> None:
+    def __init__(
+        self,
+        manager: web.Server,
+        *,
+        limit: ConnectionLimit,
+        memory: MemoryBudget,
+        head_timeout: float,
+        **options: Any,
+    ) -> None:
         super().__init__(manager, **options)
         self._answered = 0
         self._body: StreamReader = EMPTY_PAYLOAD
         self._head = 0
-        self._room = room
+        self._head_timeout = head_timeout
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._heads = 0
+        self._is_last = False
+        self._limit = limit
+        self._memory = memory
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The client is there."""
-        self._wire = cast("asyncio.Transport", transport)  # aiohttp forgets it as soon as it is to be closed
-        if hasattr(socket, "TCP_USER_TIMEOUT"):  # the kernel gives up on one that takes nothing of what it asked for
-            transport.get_extra_info("socket").setsockopt(
-                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(STALLED * 1000)
-            )
+        """Begin: the client has connected."""
+        self._wire = cast("asyncio.Transport", transport)  # aiohttp drops its reference when it begins to close
+        self._wire.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        connected = transport.get_extra_info("socket")
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # the kernel gives up on a client that acknowledges nothing
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(STALLED * 1000))
+        limit_unsent(connected, UNSENT)
         super().connection_made(transport)
-        self._room.enter(self)
+        self._limit.enter(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """The client is gone."""
-        self._room.leave(self)
+        """End: the connection is closed."""
+        self._limit.leave(self)
+        self._stop_head_timer()
+        self._head = self._heads = 0
+        self._body = EMPTY_PAYLOAD
+        self._memory.report(self, 0)
         super().connection_lost(exc)
 
     def is_idle(self) -> bool:
-        """Whether every request has been answered, and the client has taken the answers.
+        """Whether every request has been answered and the client has taken the answers.
 
-        Until it has, closing frees nothing: the socket is kept for what still waits to be sent.
+        Until it has taken them, closing frees nothing: the kernel keeps the socket for what still has to be sent.
         """
         return self._has_answered() and not self._wire.get_write_buffer_size()
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether the answer that is sent next is the last."""
+        return self._is_last or self._close or self._force_close
+
+    def close_after_answer(self) -> None:
+        """Answer one more request, and say ``Connection: close`` with it."""
+        self._is_last = True
 
     def _has_answered(self) -> bool:
         return self._answered >= self._request_count
 
+    def held_bytes(self) -> int:
+        """Bytes of request heads, of a body that no handler has read, and of answers that the client has not taken.
+
+        An answer counts twice: once in the transport, once in the response that is being sent.
+        """
+        sent = self._wire.get_write_buffer_size()
+        return _PARSED * (self._head + self._heads) + unread_bytes(self._body) + 2 * sent
+
+    def shed(self) -> None:
+        """Cut the connection, so that the memory of all it holds is free at once."""
+        self._wire.abort()
+
+    def _report(self) -> None:
+        self._memory.report(self, self.held_bytes())
+
+    def pause_writing(self) -> None:
+        """The client does not take its answer."""
+        super().pause_writing()
+        self._report()
+
+    def resume_writing(self) -> None:
+        """The client has taken its answer."""
+        super().resume_writing()
+        self._report()
+
     def data_received(self, data: bytes) -> None:
-        """What the client sends."""
-        begun, in_head = self._request_count, self._is_in_head()
+        """Parse what the client has sent."""
+        begun, in_head, was_waiting = self._request_count, self._is_in_head(), self._waiter is not None
         self._receive(data)
         if self._messages:
             self._body = self._messages[-1][1]
-        if self._request_count > begun or not in_head:
-            self._head = 0
+        if self._request_count > begun:
+            if self._head or self._heads or len(data) > _LARGE_HEAD:
+                self._count_heads(self._request_count - begun, len(data), was_waiting=was_waiting)
+        elif in_head:
+            if data:  # aiohttp passes nothing to have what it kept back parsed
+                self._grow_head(len(data))
             return
-        self._head += len(data)
+        if unread_bytes(self._body) > _MANY_UNREAD:
+            self._report()
+
+    def _count_heads(self, requests: int, size: int, *, was_waiting: bool) -> None:
+        """Count the heads of *requests* that were parsed from at most *size* bytes and those before."""
+        message = self._messages[-1][0]
+        if requests == 1 and isinstance(message, RawRequestMessage):
+            size = sum(len(name) + len(value) for name, value in message.raw_headers)
+        self._heads = size if was_waiting else self._heads + size
+        if self._heads < _LARGE_HEAD:
+            self._heads = 0
+        self._head = 0
+        self._stop_head_timer()
+        self._report()
+
+    def _grow_head(self, size: int) -> None:
+        """Count bytes of a request head that is not complete."""
+        if not self._head:
+            self._head_timer = self._loop.call_later(self._head_timeout, self._expire_head)
+        self._head += size
         if self._head > MAX_HEAD and not self._close:
             self._refuse_head()
+        else:
+            self._report()
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _expire_head(self) -> None:
+        """Close a connection whose request head did not arrive in time, once what came before it is answered."""
+        self._head_timer = None
+        if self._has_answered():
+            self.force_close()
+        else:
+            self.close()
 
     def _is_in_head(self) -> bool:
-        """Whether what comes next belongs to the head of a request."""
+        """Whether the next byte belongs to the head of a request."""
         if self._upgraded:  # aiohttp keeps it, to a limit, until it has refused the upgrade
             return False
         if self._messages:
@@ -106,20 +230,19 @@ class Connection(web.RequestHandler):
         return self._body.is_eof()
 
     def _refuse_head(self) -> None:
-        """Answer it as what cannot be parsed: aiohttp has limits for one header and for their number only."""
-        error = HttpProcessingError(message="Too many headers")
-        self._messages.append((_ErrInfo(400, error, error.message), EMPTY_PAYLOAD))
+        """Answer a head that is too large: aiohttp limits each header and their number, but not their sum."""
+        self._messages.append(parse_error(HttpProcessingError(message="Too many headers")))
         self._request_count += 1
         self._close = True
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def _receive(self, data: bytes) -> None:
-        """Have it parsed.
+        """Pass *data* to aiohttp, also the rest of a body while the connection is closing.
 
-        Once a connection is to be closed, as all are when the server stops,
-        aiohttp drops whatever comes: a body that is on its way would never
-        end.  The request in hand gets the rest of its body all the same.
+        aiohttp drops all that arrives once a connection is to be closed, as
+        every connection is when the server stops, so that a body on its way
+        would never end.
         """
         request = self._current_request
         if not (self._close or self._force_close) or request is None or request.content.is_eof():
@@ -133,10 +256,10 @@ class Connection(web.RequestHandler):
             self._close, self._force_close = ending
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio lets it say to keep the transport
-        """The client will send no more: answer what it has asked, then close.
+        """Answer what the client has asked, then close: it has ended its side.
 
-        By itself asyncio closes at once, so that neither a client that ends
-        its side after a request nor one whose body fell short would be told.
+        asyncio by itself closes at once, so that a client which ends its side
+        after a request, or whose body fell short, would get no answer.
         """
         if self._has_answered():
             return False  # there is nothing to answer, or nobody left who waits for the rest of a body
@@ -145,9 +268,9 @@ class Connection(web.RequestHandler):
         return True
 
     def _end_body(self) -> None:
-        """Tell whoever reads the body of the last request, should it have fallen short."""
+        """Wake the reader of the last request's body, if the body has fallen short."""
         if self._parser is None or (self._request_in_progress and self._current_request is None):
-            return  # it was read long ago
+            return  # the body has been read
         if self._messages:
             body = self._messages[-1][1]
         elif self._current_request is not None:
@@ -161,8 +284,8 @@ class Connection(web.RequestHandler):
             body.set_exception(RequestPayloadError(error.message))
 
     def log_exception(self, *args: Any, **options: Any) -> None:
-        """What aiohttp has no answer to; that a client left in the middle of a body is nothing to report."""
-        if not isinstance(options.get("exc_info"), RequestPayloadError):
+        """Log what aiohttp could not answer, but not that a client left: that is no error of ours."""
+        if not isinstance(options.get("exc_info"), RequestPayloadError | ConnectionError):
             super().log_exception(*args, **options)
 
     def handle_error(
@@ -176,6 +299,8 @@ class Connection(web.RequestHandler):
         chosen = identify(request)
         if request.writer.output_size > 0:
             raise ConnectionResetError("An error after the answer had begun")
+        if isinstance(exc, ConnectionError):
+            raise exc  # the client left while it was asked for its body
         if isinstance(exc, UnicodeEncodeError) and hdrs.EXPECT in request.headers:
             # On a path that is not there aiohttp refuses by repeating the expectation: that fails unless it is Unicode.
             error: DriveError = ExpectationFailed(EXPECTATION)
@@ -193,13 +318,21 @@ class Connection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Send *resp*; what aiohttp refused before the application saw it, as a problem."""
+        """Send *resp*; send a refusal by aiohttp itself as a problem."""
         self._answered += 1
         if getattr(resp, "__http_exception__", False) and isinstance(resp, web.HTTPException) and resp.status >= 400:
             error, headers = of_http_exception(resp)
             resp = problem(error, identify(request))
             resp.headers.update(headers)
-        return await super().finish_response(request, resp, start_time)
+        if self.is_closing:
+            resp.force_close()  # tells the client, which then sends no other request here
+        sent, reset = await super().finish_response(request, resp, start_time)
+        body = request.content
+        if unread_bytes(body) and body.is_eof() and body.exception() is None:
+            body.read_nowait()  # nobody will, and aiohttp keeps it
+        if self._body is body and body.is_eof():
+            self._body = EMPTY_PAYLOAD
+        return _SENT[bool(sent.keep_alive)], reset
 
 
 def _unreadable(error: BaseException | None) -> DriveError:

@@ -1,78 +1,77 @@
-"""How many connections there may be: never so many that no file could be opened.
+"""A limit on the number of connections, so that files can always be opened.
 
-A connection costs whoever opens it nothing, and each takes a descriptor of this
-process, as every blob that is read or written does.  So connections get half
-of the descriptors: a crowd of them, idle or not, leaves uploads and downloads
-their files.
+A connection costs a client nothing, but it takes one of this process's file
+descriptors, as every blob that is read or written does.  See
+:mod:`godrive.http.wire.descriptors` for how descriptors are divided.
 """
 
 from __future__ import annotations
 
-import resource
+import asyncio
 from collections import OrderedDict
 from itertools import islice
 from typing import Protocol
 
-MOST = 16_384
-"""Connections, however many descriptors there are: memory has an end too."""
-
-_LOOKED_AT = 32
+_EXAMINED = 32
 
 
-class Guest(Protocol):
-    """What takes up room."""
+class Evictable(Protocol):
+    """A connection, as far as the limit needs to know."""
 
     def is_idle(self) -> bool:
-        """Whether nobody waits for anything on it, and it ends as soon as it is closed."""
+        """Whether no request is in progress, so that closing it loses nothing and frees its descriptor at once."""
         ...
 
     def force_close(self) -> None:
-        """End it now."""
+        """Close now."""
         ...
 
 
-def fitting() -> int:
-    """How many connections this process has room for."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MOST if soft == resource.RLIM_INFINITY else max(1, min(soft // 2, MOST))
-
-
 class ConnectionLimit:
-    """ConnectionLimit for *most* connections.
+    """At most *most* connections.
 
-    For one more, one that is idle has to go: of those that came first, or were
-    busy when last looked at, the first.  While none is, newcomers are sent away.
+    When full, close the oldest idle connection.  If none of the 32 oldest is
+    idle, refuse the new one.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._guests: OrderedDict[Guest, None] = OrderedDict()
+        self._connections: OrderedDict[Evictable, None] = OrderedDict()
+        self._on_empty: asyncio.Event | None = None
+
+    async def wait_empty(self) -> None:
+        """Wait until there is no connection."""
+        self._on_empty = asyncio.Event()
+        if self._connections:
+            await self._on_empty.wait()
 
     def __len__(self) -> int:
-        return len(self._guests)
+        return len(self._connections)
 
     def count_busy(self) -> int:
-        """How many connections have a request in hand."""
-        return sum(not guest.is_idle() for guest in self._guests)
+        """How many connections have a request in progress."""
+        return sum(not connection.is_idle() for connection in self._connections)
 
-    def enter(self, guest: Guest) -> None:
-        """Let it in, and close whatever is one too many: another, or the guest itself."""
-        if len(self._guests) >= self._most:
+    def enter(self, connection: Evictable) -> None:
+        """Count a new connection; close an idle one, or the new one, if there are too many."""
+        if len(self._connections) >= self._most:
             idle = self._find_idle()
             if idle is None:
-                guest.force_close()
+                connection.force_close()
                 return
             self.leave(idle)
             idle.force_close()
-        self._guests[guest] = None
+        self._connections[connection] = None
 
-    def leave(self, guest: Guest) -> None:
-        """It is gone; again is harmless."""
-        self._guests.pop(guest, None)
+    def leave(self, connection: Evictable) -> None:
+        """Count a connection no more.  Idempotent."""
+        self._connections.pop(connection, None)
+        if self._on_empty is not None and not self._connections:
+            self._on_empty.set()
 
-    def _find_idle(self) -> Guest | None:
-        for guest in list(islice(self._guests, _LOOKED_AT)):  # not all: a crowd comes fast
-            if guest.is_idle():
-                return guest
-            self._guests.move_to_end(guest)
+    def _find_idle(self) -> Evictable | None:
+        for connection in list(islice(self._connections, _EXAMINED)):  # not all: new ones may come quickly
+            if connection.is_idle():
+                return connection
+            self._connections.move_to_end(connection)
         return None

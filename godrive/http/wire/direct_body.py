@@ -1,11 +1,11 @@
-"""A large body taken straight from the transport.
+"""A large body, read straight from the transport.
 
 aiohttp's parser and reader copy each byte three times on its way to the
-handler.  Where a body's length is known nothing in it needs parsing, so for
-the length of a large body the transport is given another protocol, which lets
-the kernel write into the buffers that the store reads, aligned as a disk likes
-them.  Afterwards aiohttp has its connection back; its parser has not seen the
-body, so the connection ends with the answer.
+handler.  A body of known length needs no parsing, so while a large one is
+received the transport has another protocol: the kernel writes into the buffers
+that the store reads, at the alignment that direct writes need.  Then aiohttp
+gets its connection back.  Its parser has not seen the body, so the connection
+ends with the answer.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from contextlib import suppress
 from aiohttp.web_protocol import RequestHandler
 
 from godrive.blobs.staged_write import share
+from godrive.memory import MemoryBudget
 
 PIECE = 2 << 20
 """Bytes of one buffer, at most."""
@@ -29,15 +30,17 @@ _PAGE = mmap.PAGESIZE
 
 
 class DirectBodies:
-    """Those of one application: where there are many, each has smaller buffers."""
+    """The direct bodies of one application.  The more there are, the smaller are the buffers of the next."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: MemoryBudget) -> None:
         self._open = 0
+        self._memory = memory
 
     def begin(self, transport: asyncio.Transport, behind: RequestHandler, length: int, seen: int) -> DirectBody:
         """Take over a connection for what is left of a body of *length* bytes, of which *seen* have come."""
         self._open += 1
-        return DirectBody(transport, behind, length, seen, piece=share(PIECE, self._open), ended=self._ended)
+        piece = min(share(PIECE, self._open), self._memory.share(PIECE) & -_PAGE)
+        return DirectBody(transport, behind, length, seen, piece=piece, memory=self._memory, ended=self._ended)
 
     def _ended(self) -> None:
         self._open -= 1
@@ -57,11 +60,13 @@ class DirectBody(asyncio.BufferedProtocol):
         seen: int,
         *,
         piece: int,
+        memory: MemoryBudget,
         ended: Callable[[], None],
     ) -> None:
         self._transport = transport
         self._behind = behind
         self._piece = piece
+        self._memory = memory
         self._ended: Callable[[], None] | None = ended
         self._left = length - seen
         self._buffers: list[mmap.mmap] = []
@@ -75,13 +80,21 @@ class DirectBody(asyncio.BufferedProtocol):
         transport.set_protocol(self)
         transport.resume_reading()
 
+    def held_bytes(self) -> int:
+        """Bytes that have come and were not taken."""
+        return self._filled + sum(map(len, self._ready))
+
+    def shed(self) -> None:
+        """Cut the connection: the client may send the body again."""
+        self._transport.abort()
+
     @property
     def exhausted(self) -> bool:
         """Whether all has come and been taken."""
         return not self._left and not self._ready
 
     async def take(self, wait: float) -> memoryview | bytes:
-        """The next piece; after *wait* seconds whatever there is, which may be nothing.
+        """The next piece; after *wait* seconds all that has come, which may be nothing.
 
         Raises ``EOFError`` when the body will not be whole.
         """
@@ -91,21 +104,34 @@ class DirectBody(asyncio.BufferedProtocol):
             self._waiter = None
         if self._ready:
             piece = self._ready.popleft()
+            self._memory.report(self, self.held_bytes())
             self._flow()
             return piece
         if self._broken:
             raise EOFError
+        return self._take_partial()
+
+    def _take_partial(self) -> bytes:
+        """Copy what there is, and go on in a new mapping: a client that pauses holds no memory here."""
+        if not self._filled:
+            return b""
         some = bytes(self._buffer[: self._filled])
-        self._buffer = self._buffer[self._filled :]
+        offset = (self._filled - len(self._buffer)) % _PAGE  # the end of the buffer is the end of a page
+        self._buffers.clear()
+        self._buffer = self._new_buffer()[offset:]
         self._filled = 0
+        self._memory.report(self, self.held_bytes())
         return some
 
     def end(self) -> None:
-        """Give the connection back, for nothing more than the answer; again is harmless."""
+        """Give the connection back, for the answer and no other request.  Idempotent."""
         if self._ended is None:
             return
         self._ended()
         self._ended = None
+        self._ready.clear()
+        self._filled = 0
+        self._memory.report(self, 0)
         self._behind.close()
         if not self._transport.is_closing():
             self._transport.set_protocol(self._behind)
@@ -117,6 +143,7 @@ class DirectBody(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         self._filled += nbytes
         self._left -= nbytes
+        self._memory.report(self, self.held_bytes())
         if self._filled == len(self._buffer) or not self._left:
             self._ready.append(self._buffer[: self._filled])
             self._buffer = self._new_buffer() if self._left else memoryview(b"")
@@ -139,7 +166,7 @@ class DirectBody(asyncio.BufferedProtocol):
         self._behind.resume_writing()
 
     def _new_buffer(self) -> memoryview:
-        """One that nobody looks at any more, or a new one; a mapping cannot be resized while there are views of it."""
+        """A buffer without views, or a new one.  A mapping cannot be resized while there are views of it."""
         for buffer in self._buffers:
             with suppress(BufferError, OSError, SystemError, ValueError):
                 buffer.resize(self._piece)

@@ -1,4 +1,4 @@
-"""The bytes of an upload as they come in."""
+"""Request bodies as they come in: JSON as a whole, the bytes of an upload in pieces."""
 
 from __future__ import annotations
 
@@ -8,16 +8,80 @@ from contextlib import contextmanager
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.web_protocol import RequestPayloadError
 
+from godrive.errors import MailboxFull, TooLarge
 from godrive.http.api.problems import Malformed, RequestTimeout
-from godrive.http.app_keys import DIRECT_BODIES
+from godrive.http.app_keys import DIRECT_BODIES, DRIVE
+from godrive.http.wire.aiohttp_internals import RequestPayloadError
 from godrive.http.wire.direct_body import DirectBody
+from godrive.memory import MemoryBudget
 
 LARGE = 4 << 20
 """Bytes still to come from which they are taken straight from the transport."""
 
+READ_BUFFER = 262_144
+"""Bytes of an upload that may wait to be read before the client is held back."""
+
 _STEP = 1.0
+_BOM = b"\xef\xbb\xbf"
+"""Editors and some clients add it (RFC 8259, section 8.1)."""
+
+
+async def read_body(request: web.Request, *, limit: int, timeout: float) -> bytes:
+    """The whole body of text, at most *limit* bytes, in at most *timeout* seconds, without a byte order mark.
+
+    Raises ``TooLarge``, ``RequestTimeout``, ``Malformed`` (it stopped half-way),
+    and ``MailboxFull`` where other clients leave no memory for so large a body.
+    """
+    declared = request.content_length
+    if declared is not None and declared > limit:
+        raise TooLarge(f"The body may have at most {limit} bytes.")
+    with _interruptions():
+        if request.content.is_eof():  # it came in one packet with the headers, as most do
+            body = request.content.read_nowait()
+            if len(body) > limit:
+                raise TooLarge(f"The body may have at most {limit} bytes.")
+            return body.removeprefix(_BOM)
+        try:
+            async with asyncio.timeout(timeout):
+                return (await _Collected(request).read(limit)).removeprefix(_BOM)
+        except TimeoutError:
+            raise RequestTimeout(f"The body did not arrive within {timeout:g} seconds.") from None
+
+
+class _Collected:
+    """A body of which a part has come; joined only when it is whole."""
+
+    def __init__(self, request: web.Request) -> None:
+        self._content = request.content
+        self._transport = request.transport
+        self._memory: MemoryBudget = request.app[DRIVE].memory
+        self._held = 0
+
+    def held_bytes(self) -> int:
+        """Bytes that have come."""
+        return self._held
+
+    def shed(self) -> None:
+        """Cut the connection."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def read(self, limit: int) -> bytes:
+        """Collect all.  Raises ``TooLarge``, ``MailboxFull``."""
+        pieces: list[bytes] = []
+        try:
+            while not self._content.at_eof():
+                pieces.append(await self._content.readany())
+                self._held += len(pieces[-1])
+                if self._held > limit:
+                    raise TooLarge(f"The body may have at most {limit} bytes.")
+                self._memory.report(self, self._held)
+                if self._held > self._memory.share(limit):
+                    raise MailboxFull("Other requests leave no memory for so large a body.")
+            return b"".join(pieces)
+        finally:
+            self._memory.report(self, 0)
 
 
 class RequestBody:
@@ -30,18 +94,19 @@ class RequestBody:
         self._request = request
         self._content = request.content
         self._timeout = timeout
-        self._intake: DirectBody | None = None
+        self._direct: DirectBody | None = None
         self.received = 0
+        self._content.set_read_chunk_size(READ_BUFFER)
 
     def close(self) -> None:
-        """Give the connection back; again is harmless."""
-        if self._intake is not None:
-            self._intake.end()
+        """Give the connection back.  Idempotent."""
+        if self._direct is not None:
+            self._direct.end()
 
     @property
     def last(self) -> bool:
         """Whether the connection ends with the answer."""
-        return self._intake is not None
+        return self._direct is not None
 
     def __aiter__(self) -> RequestBody:
         return self
@@ -54,10 +119,10 @@ class RequestBody:
     async def _next(self) -> bytes | memoryview:
         chunk: bytes | memoryview = b""
         while not chunk:
-            if self._intake is not None:
-                if self._intake.exhausted:
+            if self._direct is not None:
+                if self._direct.exhausted:
                     raise StopAsyncIteration
-                chunk = await self._take(self._intake)
+                chunk = await self._take(self._direct)
             elif self._content.at_eof():
                 raise StopAsyncIteration
             elif not (chunk := self._buffered()) and not self._take_over():
@@ -74,17 +139,18 @@ class RequestBody:
         length, transport = self._request.content_length or 0, self._request.transport
         if length - self._content.total_bytes < LARGE or transport is None or transport.is_closing():
             return False
-        intakes = self._request.app[DIRECT_BODIES]
-        self._intake = intakes.begin(transport, self._request.protocol, length, self._content.total_bytes)
+        bodies = self._request.app[DIRECT_BODIES]
+        self._direct = bodies.begin(transport, self._request.protocol, length, self._content.total_bytes)
         return True
 
-    async def _take(self, intake: DirectBody) -> bytes | memoryview:
+    async def _take(self, body: DirectBody) -> bytes | memoryview:
         waited, step = 0.0, min(_STEP, self._timeout)
         with _interruptions():
-            while not (piece := await intake.take(step)):
+            while not (piece := await body.take(step)):
                 waited += step
                 if waited >= self._timeout:
                     raise self._silence()
+                step = min(2 * step, self._timeout - waited)
         return piece
 
     async def _read(self) -> bytes:

@@ -12,8 +12,10 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import socket as socket_module
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from aiohttp import web
 
@@ -29,8 +31,13 @@ PATIENCE = 0.01
 """Seconds a thread waits for a client that is quick: the way to the event loop and back takes longer than that one."""
 STALLED = 120.0
 """Seconds without progress after which a client is given up."""
+WRITE_HIGH_WATER = 16_384
+"""Bytes of answers that may wait for a client before the handler waits too."""
+UNSENT = 65_536
+"""Bytes of answers that the kernel takes before it can send them.  By itself it takes megabytes for each client."""
 
 _QUICK = 256 * 1024
+_UNLIMITED = 0x7FFF_FFFF
 
 
 async def send(
@@ -100,8 +107,10 @@ class _Sending:
     async def send(self, start: int, end: int) -> None:
         try:
             await self._send_headers()
-            socket = os.dup(self._transport.get_extra_info("socket").fileno())
+            connected = self._transport.get_extra_info("socket")
+            socket = os.dup(connected.fileno())
             self._open.append(socket)
+            limit_unsent(connected, _UNLIMITED)  # the bytes of a file stay in the page cache, and take no memory
             while start < end:
                 turn = min(end, start - start % TURN + TURN)
                 self._pushing = self._loop.run_in_executor(None, _push, socket, self._open[0], start, turn)
@@ -109,6 +118,7 @@ class _Sending:
                 start = self._pushing.result()
                 if start < turn:
                     await self._room(socket)
+            limit_unsent(connected, UNSENT)
         finally:
             # A descriptor that is closed while a thread still uses it may by then be somebody else's.
             if self._pushing is None or self._pushing.done():
@@ -126,7 +136,7 @@ class _Sending:
             async with asyncio.timeout(STALLED):
                 await writer.drain()
         finally:
-            self._transport.set_write_buffer_limits()
+            self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
         if self._transport.is_closing() or self._transport.get_write_buffer_size():
             raise ConnectionResetError("The client has gone.")
 
@@ -145,6 +155,12 @@ class _Sending:
             pushed.exception()
         while self._open:
             os.close(self._open.pop())
+
+
+def limit_unsent(connected: Any, size: int) -> None:
+    """Have the kernel take at most *size* bytes that it cannot send yet, where it can be told."""
+    if hasattr(socket_module, "TCP_NOTSENT_LOWAT"):
+        connected.setsockopt(socket_module.IPPROTO_TCP, socket_module.TCP_NOTSENT_LOWAT, size)
 
 
 def _wake(ready: asyncio.Future[None]) -> None:

@@ -1,4 +1,4 @@
-"""The application on a socket of its own."""
+"""Serve the application on a socket of its own."""
 
 from __future__ import annotations
 
@@ -9,27 +9,26 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import anyio
 from aiohttp import web
 
+from godrive.config import Server
 from godrive.drive import GoDrive
 from godrive.errors import AddressUnavailable, ConfigError, DriveError
 from godrive.http.app import create_app
 from godrive.http.observe.request_log import LogRequest
 from godrive.http.wire.connection import MAX_FIELD, MAX_LINE, Connection
-from godrive.http.wire.connection_limit import ConnectionLimit, fitting
+from godrive.http.wire.connection_limit import ConnectionLimit
+from godrive.http.wire.descriptors import most_connections
 from godrive.network import bind_addresses
 
-KEEPALIVE = 75.0
-"""Seconds a connection may be idle, and a request's headers may take to arrive."""
-
 LINGERING = 5.0
-"""Seconds for which a body that nobody wants is read on, so that the client gets to see the answer."""
+"""Seconds for which an unwanted body is read and dropped: closing at once would destroy the answer on its way."""
 
-READ_BUFFER = 262_144
-"""Bytes of a body that may wait to be read before the client is held back."""
+READ_BUFFER = 32_768
+"""Bytes of a body that may wait for a handler to read them.  An upload raises this once it is admitted."""
 
 _BACKLOG = 1_024
 
@@ -43,13 +42,15 @@ async def serve(
     log_request: LogRequest | None = None,
     lost_log_lines: Callable[[], int] | None = None,
     on_closing: Callable[[int], None] | None = None,
+    linger: float = 0.0,
 ) -> AsyncIterator[list[str]]:
     """Listen, by default as configured; the URLs that are listened on.  Port 0 is any that is free.
 
-    On exit no new connection is taken, idle ones are closed, and requests in
-    hand have ``server.shutdown`` seconds; *on_closing* is called with their
-    number.  Raises ``ConfigError``, and ``AddressUnavailable`` when the machine
-    does not have the address now.
+    On exit no new connection is accepted.  Every answer from then on says
+    ``Connection: close``.  Connections that stay idle for *linger* seconds are
+    closed, and requests in progress have ``server.shutdown`` seconds;
+    *on_closing* is called with their number.  Raises ``ConfigError``, and
+    ``AddressUnavailable`` when the machine does not have the address now.
     """
     server = drive.config.server
     host = server.host if host is None else host
@@ -62,9 +63,9 @@ async def serve(
     await runner.setup()
     try:
         assert runner.server is not None  # noqa: S101 - set-up has made it
-        room = ConnectionLimit(fitting())
+        limit = ConnectionLimit(most_connections())
         loop = asyncio.get_running_loop()
-        connect = partial(Connection, runner.server, loop=loop, room=room, **_settings())
+        connect = partial(Connection, runner.server, loop=loop, limit=limit, memory=drive.memory, **_settings(server))
         sockets = await _bind(host, port)
         listeners = [await loop.create_server(connect, sock=each, backlog=_BACKLOG) for each in sockets]
         try:
@@ -73,10 +74,25 @@ async def serve(
             for listener in listeners:
                 listener.close()
             if on_closing is not None:
-                on_closing(room.count_busy())
+                on_closing(limit.count_busy())
+            with anyio.CancelScope(shield=True):
+                await _say_goodbye(runner.server, limit, linger)
     finally:
         with anyio.CancelScope(shield=True):
             await runner.cleanup()
+
+
+async def _say_goodbye(server: web.Server, limit: ConnectionLimit, linger: float) -> None:
+    """Give clients the time to learn that the server stops.
+
+    A request that crosses the closing of its connection is lost, and HTTP/1.1
+    announces a closing only with an answer.  So idle connections stay open for
+    *linger* seconds: those of a busy proxy are used and closed in good order.
+    """
+    for connection in server.connections:
+        cast("Connection", connection).close_after_answer()
+    with anyio.move_on_after(linger):
+        await limit.wait_empty()
 
 
 async def _bind(host: str, port: int) -> list[socket.socket]:
@@ -133,12 +149,13 @@ def _refusal(host: str, port: int, error: OSError | ValueError) -> DriveError:
     return ConfigError(detail, hint="Choose others with --host and --port, or server.host and server.port.")
 
 
-def _settings() -> dict[str, Any]:
+def _settings(server: Server) -> dict[str, Any]:
     """Bodies are left compressed, as they were sent: unpacked, a small one could fill the memory."""
     return {
         "access_log": None,
         "auto_decompress": False,
-        "keepalive_timeout": KEEPALIVE,
+        "head_timeout": server.body_timeout,
+        "keepalive_timeout": server.keepalive_timeout,
         "lingering_time": LINGERING,
         "max_field_size": MAX_FIELD,
         "max_line_size": MAX_LINE,
@@ -147,7 +164,7 @@ def _settings() -> dict[str, Any]:
 
 
 def _reason(error: OSError) -> str:
-    """The system's message."""
+    """The system's error text, without the call that failed, which asyncio adds."""
     if error.errno is None or isinstance(error, socket.gaierror):
         return error.strerror or str(error)
     return os.strerror(error.errno)

@@ -12,7 +12,8 @@ import anyio
 import pytest
 
 from godrive.http.wire import connection, server
-from godrive.http.wire.connection_limit import MOST, ConnectionLimit, fitting
+from godrive.http.wire.connection_limit import ConnectionLimit
+from godrive.http.wire.descriptors import MOST, most_connections
 from tests.http.client import Person, parse
 
 pytestmark = pytest.mark.anyio
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.anyio
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-class Guest:
+class Fake:
     def __init__(self, *, idle: bool = True) -> None:
         self.idle = idle
         self.closed = False
@@ -34,7 +35,7 @@ class Guest:
 
 def test_one_too_many_ends_the_one_that_was_idle_longest() -> None:
     room = ConnectionLimit(2)
-    first, second, third, fourth = (Guest() for _ in range(4))
+    first, second, third, fourth = (Fake() for _ in range(4))
     for guest in (first, second, third, fourth):
         room.enter(guest)
     assert (first.closed, second.closed, third.closed, fourth.closed) == (True, True, False, False)
@@ -43,39 +44,39 @@ def test_one_too_many_ends_the_one_that_was_idle_longest() -> None:
 
 def test_a_busy_one_stays_and_while_all_are_busy_newcomers_are_sent_away() -> None:
     room = ConnectionLimit(2)
-    busy, idle = Guest(idle=False), Guest()
+    busy, idle = Fake(idle=False), Fake()
     room.enter(busy)
     room.enter(idle)
-    room.enter(other := Guest(idle=False))
+    room.enter(other := Fake(idle=False))
     assert (busy.closed, idle.closed) == (False, True)
-    room.enter(late := Guest())
+    room.enter(late := Fake())
     assert late.closed
     room.leave(late)
     room.leave(busy)
-    room.enter(Guest())
+    room.enter(Fake())
     assert not other.closed
 
 
 def test_a_crowd_of_busy_ones_is_looked_through_a_part_at_a_time() -> None:
     room = ConnectionLimit(100)
-    guests = [Guest(idle=number >= 90) for number in range(100)]
+    guests = [Fake(idle=number >= 90) for number in range(100)]
     for guest in guests:
         room.enter(guest)
     for _ in range(3):
-        room.enter(Guest())
+        room.enter(Fake())
     assert [guest.closed for guest in guests].count(True) == 1
 
 
 def test_half_of_the_files_that_may_be_open_are_left_for_files(monkeypatch: pytest.MonkeyPatch) -> None:
     for soft, most in ((1024, 512), (1 << 20, MOST), (resource.RLIM_INFINITY, MOST), (1, 1)):
         monkeypatch.setattr(resource, "getrlimit", lambda _, soft=soft: (soft, soft))
-        assert fitting() == most
+        assert most_connections() == most
 
 
 async def test_idle_connections_make_room_for_who_has_something_to_ask(
     open_site: Any, exchange: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "fitting", lambda: 2)
+    monkeypatch.setattr(server, "most_connections", lambda: 2)
     async with open_site() as site:
         silent = await anyio.connect_tcp("127.0.0.1", site.port)
         begun = await anyio.connect_tcp("127.0.0.1", site.port)
@@ -105,7 +106,7 @@ async def test_an_answer_that_is_not_taken_keeps_its_connection_counted(
             return await super().finish_response(*options)
 
     monkeypatch.setattr(server, "Connection", Watched)
-    monkeypatch.setattr(server, "fitting", lambda: 1)
+    monkeypatch.setattr(server, "most_connections", lambda: 1)
     loop = asyncio.get_running_loop()
     async with open_site() as site:
         with socket.socket() as slow, anyio.fail_after(10):

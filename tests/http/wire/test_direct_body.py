@@ -12,6 +12,7 @@ import pytest
 
 from godrive.blobs.staged_write import share
 from godrive.http.wire.direct_body import AHEAD, PIECE, DirectBodies, DirectBody
+from godrive.memory import MemoryBudget
 
 pytestmark = pytest.mark.anyio
 
@@ -51,11 +52,11 @@ class Line:
 
     def __init__(self, stream: anyio.abc.SocketStream, behind: Behind, transport: asyncio.Transport) -> None:
         self.stream, self.behind, self.transport = stream, behind, transport
-        self.intakes = DirectBodies()
+        self.bodies = DirectBodies(MemoryBudget(64 * MIB))
 
-    def intake(self, length: int, seen: int = 0) -> DirectBody:
+    def body(self, length: int, seen: int = 0) -> DirectBody:
         behind: Any = self.behind
-        return self.intakes.begin(self.transport, behind, length, seen)
+        return self.bodies.begin(self.transport, behind, length, seen)
 
 
 @pytest.fixture
@@ -70,11 +71,11 @@ async def line() -> AsyncIterator[Line]:
     server.close()
 
 
-async def take_all(intake: DirectBody) -> list[memoryview | bytes]:
+async def take_all(body: DirectBody) -> list[memoryview | bytes]:
     pieces = []
     with anyio.fail_after(10):
-        while not intake.exhausted:
-            pieces.append(await intake.take(1.0))
+        while not body.exhausted:
+            pieces.append(await body.take(1.0))
     return pieces
 
 
@@ -82,27 +83,27 @@ async def take_all(intake: DirectBody) -> list[memoryview | bytes]:
 @pytest.mark.parametrize("seen", [0, 1, 4095, 4096, 70_000])
 async def test_what_is_left_comes_whole_and_in_order(line: Line, length: int, seen: int) -> None:
     content = os.urandom(length)
-    intake = line.intake(length + seen, seen)
+    body = line.body(length + seen, seen)
     async with anyio.create_task_group() as client:
         client.start_soon(line.stream.send, content)
-        pieces = await take_all(intake)
-    intake.end()
+        pieces = await take_all(body)
+    body.end()
     assert b"".join(pieces) == content
 
 
 async def test_a_piece_keeps_its_bytes_for_as_long_as_a_part_of_it_is_kept(line: Line) -> None:
     content = os.urandom(12 * MIB)
-    intake = line.intake(len(content))
+    body = line.body(len(content))
     tails = []
     async with anyio.create_task_group() as client:
         client.start_soon(line.stream.send, content)
         offset = 0
-        while not intake.exhausted:
-            piece = await intake.take(1.0)
+        while not body.exhausted:
+            piece = await body.take(1.0)
             offset += len(piece)
             tails.append((offset, memoryview(piece)[-100:]))
             del piece
-    intake.end()
+    body.end()
     assert offset == len(content)
     for end, tail in tails:
         assert tail == content[end - 100 : end]
@@ -110,38 +111,38 @@ async def test_a_piece_keeps_its_bytes_for_as_long_as_a_part_of_it_is_kept(line:
 
 async def test_buffers_are_used_again_when_nobody_looks_at_them(line: Line) -> None:
     content = os.urandom(40 * MIB)
-    intake = line.intake(len(content))
+    body = line.body(len(content))
     async with anyio.create_task_group() as client:
         client.start_soon(line.stream.send, content)
         taken = 0
-        while not intake.exhausted:
-            taken += len(await intake.take(1.0))
-    intake.end()
+        while not body.exhausted:
+            taken += len(await body.take(1.0))
+    body.end()
     assert taken == len(content)
-    assert len(intake._buffers) <= AHEAD + 2
+    assert len(body._buffers) <= AHEAD + 2
 
 
 async def test_a_client_is_held_back_while_nothing_is_taken(line: Line) -> None:
     content = os.urandom(40 * MIB)
-    intake = line.intake(len(content))
+    body = line.body(len(content))
     async with anyio.create_task_group() as client:
         client.start_soon(line.stream.send, content)
         with anyio.fail_after(10):
             while line.transport.is_reading():
                 await anyio.lowlevel.checkpoint()
-        assert len(intake._buffers) == AHEAD + 1
-        assert b"".join(await take_all(intake)) == content
-    intake.end()
+        assert len(body._buffers) == AHEAD + 1
+        assert b"".join(await take_all(body)) == content
+    body.end()
 
 
 async def test_nothing_beyond_the_body_is_taken(line: Line) -> None:
     await_more = os.urandom(1000)
-    intake = line.intake(PIECE + 10)
+    body = line.body(PIECE + 10)
     async with anyio.create_task_group() as client:
         client.start_soon(line.stream.send, bytes(PIECE + 10) + await_more)
-        assert sum(map(len, await take_all(intake))) == PIECE + 10
+        assert sum(map(len, await take_all(body))) == PIECE + 10
     assert line.behind.received == b""
-    intake.end()
+    body.end()
     assert line.behind.closing
     with anyio.fail_after(10):
         while len(line.behind.received) < len(await_more):
@@ -150,37 +151,37 @@ async def test_nothing_beyond_the_body_is_taken(line: Line) -> None:
 
 
 async def test_a_slow_client_is_given_its_time_and_what_came_is_not_kept_waiting(line: Line) -> None:
-    intake = line.intake(2 * PIECE)
-    assert await intake.take(0.01) == b""
+    body = line.body(2 * PIECE)
+    assert await body.take(0.01) == b""
     for number in range(3):
         await line.stream.send(bytes([number]) * 10)
         some = b""
         with anyio.fail_after(10):
             while len(some) < 10:
-                some += await intake.take(0.01)
+                some += await body.take(0.01)
         assert some == bytes([number]) * 10
-    intake.end()
+    body.end()
 
 
 async def test_a_body_that_ends_half_way_gives_what_it_had_and_then_an_error(line: Line) -> None:
-    intake = line.intake(3 * PIECE)
+    body = line.body(3 * PIECE)
     await line.stream.send(bytes(PIECE + 5))
     await line.stream.send_eof()
     with anyio.fail_after(10):
-        assert await intake.take(10.0) == bytes(PIECE)
+        assert await body.take(10.0) == bytes(PIECE)
         with pytest.raises(EOFError):
-            await intake.take(10.0)
+            await body.take(10.0)
     assert not line.transport.is_closing()  # so that the answer can be sent
-    intake.end()
+    body.end()
 
 
 async def test_a_connection_that_breaks_is_known_to_those_behind(line: Line) -> None:
-    intake = line.intake(3 * PIECE)
+    body = line.body(3 * PIECE)
     line.transport.abort()
     with anyio.fail_after(10), pytest.raises(EOFError):
-        await intake.take(10.0)
+        await body.take(10.0)
     assert len(line.behind.lost) == 1
-    intake.end()
+    body.end()
 
 
 @pytest.mark.parametrize("users", [1, 4, 5, 10, 40, 1000])

@@ -12,7 +12,6 @@ import aiohttp
 import anyio
 import pytest
 
-from godrive.http.wire import server
 from tests.http.client import Person, Site, parse
 
 pytestmark = pytest.mark.anyio
@@ -282,11 +281,8 @@ async def test_http_1_0_is_answered_and_closed(exchange: Any) -> None:
     assert parse(await exchange(b"GET /health HTTP/1.0\r\n\r\n")).json["ok"] is True
 
 
-async def test_headers_that_never_end_end_the_connection(
-    open_site: Any, exchange: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server, "KEEPALIVE", 0.05)
-    async with open_site() as site:
+async def test_headers_that_never_end_end_the_connection(open_site: Any, exchange: Any) -> None:
+    async with open_site(server={"body_timeout": 0.05, "keepalive_timeout": 0.05}) as site:
         assert await exchange(b"GET /health HTTP/1.1\r\nHost: x\r\nA: ", port=site.port) == b""
         answered = await exchange(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", port=site.port)
         assert parse(answered).status == 200

@@ -1,0 +1,46 @@
+"""What we rely on of aiohttp beyond its documented interface.
+
+``tests/http/wire/test_aiohttp_internals.py`` fails when a module of ours uses
+another private attribute, when aiohttp no longer has one of these, and when
+the installed minor version is not in :data:`CHECKED`.  Before adding a version:
+read the differences in ``web_protocol.py``, ``base_protocol.py``, ``streams.py``
+and ``_http_parser.pyx``, run the tests, and raise the limit in pyproject.toml.
+"""
+
+from __future__ import annotations
+
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
+
+__all__ = ["CHECKED", "EMPTY_PAYLOAD", "HANDLER", "READER", "RequestPayloadError", "parse_error", "unread_bytes"]
+
+CHECKED = ("3.14",)
+"""The minor versions of aiohttp that were read and tested."""
+
+HANDLER = {
+    "_close": "no request is read after the current one",
+    "_current_request": "the request whose handler runs",
+    "_force_close": "the connection ends now",
+    "_loop": "the event loop",
+    "_messages": "parsed requests (message, body) that no handler has taken yet",
+    "_parser": "the HTTP parser; None once the connection is lost",
+    "_request_count": "how many requests have been parsed",
+    "_request_in_progress": "a handler runs, or its answer is being sent",
+    "_upgraded": "an upgrade was asked for; bytes are kept and not parsed",
+    "_waiter": "the future that start() waits on for the next request",
+}
+"""Attributes of ``RequestHandler`` that :class:`~godrive.http.wire.connection.Connection` reads or sets."""
+
+READER = {"_size": "bytes that were received and not read"}
+"""Attributes of ``StreamReader``."""
+
+
+def unread_bytes(body: StreamReader) -> int:
+    """Bytes of a body that were received and that no handler has read."""
+    return 0 if body is EMPTY_PAYLOAD else body._size
+
+
+def parse_error(error: HttpProcessingError) -> tuple[_ErrInfo, StreamReader]:
+    """An entry of ``_messages`` that has aiohttp answer *error*."""
+    return _ErrInfo(400, error, error.message), EMPTY_PAYLOAD
