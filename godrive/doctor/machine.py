@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from godrive.blobs.bounded_read import read_bounded
 from godrive.clock import Clock
 from godrive.config import Config
 from godrive.credentials import Keyring
@@ -144,7 +145,7 @@ async def server(config: Config, report: Report) -> None:
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session,
             session.get(url, allow_redirects=False) as answer,
         ):
-            status, body = answer.status, await answer.content.read(65_536)
+            status, body = answer.status, await read_bounded(answer.content)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         reason = str(error) or type(error).__name__
         report.warning(

@@ -10,10 +10,11 @@ import aiohttp
 import anyio
 import msgspec
 
+from godrive.blobs.bounded_read import read_bounded
 from godrive.clock import Clock
 from godrive.config import Actors, Config
 from godrive.doctor import Report
-from godrive.doctor.stores import SAMPLE, body, new_key
+from godrive.doctor.stores import SAMPLE, body, new_key, tolerant
 from godrive.errors import ConfigError, DriveError, StoreUnavailable
 from godrive.opening import keeps_outbox, make_blobs
 
@@ -88,7 +89,7 @@ async def _events(link: NatsLink, config: Config, clock: Clock, report: Report) 
     if config.blobs.driver == "disk":
         report.warning("events", "absent: a folder tells nobody what is put into it.", "Set ingest.events to 'none'.")
         return
-    subject, store, key = config.ingest.subject, make_blobs(config, clock), new_key()
+    subject, store, key = config.ingest.subject, make_blobs(tolerant(config), clock), new_key()
     name = os.fsencode(key.rpartition("/")[2])
     came = anyio.Event()
 
@@ -131,7 +132,7 @@ async def posted(config: Config, report: Report) -> None:
             with anyio.move_on_after(WITHIN):
                 while state != "active":
                     async with session.get(url, allow_redirects=False) as answer:
-                        state = _EVENTS.decode(await answer.content.read(1_000_000)).events
+                        state = _EVENTS.decode(await read_bounded(answer.content)).events
                     await anyio.sleep(EVERY)
     except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError, UnicodeError):
         report.warning("events", f"There is no telling: {url} does not say.", "Ask the server itself: GET /readyz.")

@@ -9,11 +9,14 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import closing
 from datetime import datetime
+from typing import get_args
+
+from msgspec.structs import replace
 
 from godrive.blobs import BlobStore
 from godrive.catalog import Catalog, migrations
 from godrive.clock import Clock
-from godrive.config import Config
+from godrive.config import Config, StoreFault
 from godrive.doctor import Report
 from godrive.errors import NotFound
 from godrive.messages.system import AcquireLease, ReleaseLease
@@ -110,9 +113,13 @@ async def blobs(config: Config, clock: Clock, report: Report) -> None:
     if config.blobs.driver == "disk" and not exists(config.blobs_path):
         report.ok(name, f"{config.blobs_path} is not there yet; the first start makes it.")
         return
-    store = make_blobs(config, clock)
+    store = make_blobs(tolerant(config), clock)
     key = new_key()
     try:
+        if config.blobs.driver == "s3" and (missing := await _missing_rights(store)):
+            rights = f"The access key lacks rights: {', '.join(missing)}."
+            report.failure(name, rights, f"Grant them on the bucket {config.blobs.s3.bucket} and on its objects.")
+            return
         await store.open()
         start = time.perf_counter()
         try:
@@ -131,6 +138,18 @@ async def blobs(config: Config, clock: Clock, report: Report) -> None:
             report.ok(name, f"{config.blobs.driver}: a blob came and went, its put took {milliseconds:.1f} ms.")
     finally:
         await store.close()
+
+
+async def _missing_rights(store: BlobStore) -> list[str]:
+    from godrive.blobs.s3 import S3BlobStore  # noqa: PLC0415 - needs aiobotocore
+
+    return await store.missing_rights() if isinstance(store, S3BlobStore) else []
+
+
+def tolerant(config: Config) -> Config:
+    """The configuration with every fault of an S3 store accepted, so that the store opens and can be examined."""
+    s3 = replace(config.blobs.s3, accept_faults=list(get_args(StoreFault)))
+    return replace(config, blobs=replace(config.blobs, s3=s3))
 
 
 def new_key() -> ObjectKey:

@@ -1,46 +1,43 @@
-"""Signed URLs of an S3 store, used as clients use them.
-
-Through the public endpoint, with nothing but the URL and its headers.
-"""
+"""Checks of an S3 store as its clients use it: through the public endpoint, with signed URLs and their headers only."""
 
 from __future__ import annotations
 
 import hashlib
-import re
 from datetime import UTC, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
-import aiohttp
 import msgspec
-from yarl import URL
 
 from godrive.clock import Clock
 from godrive.config import Config
 from godrive.doctor import Report
-from godrive.doctor.stores import SAMPLE, new_key
-from godrive.errors import NotFound
-from godrive.model import SignedRequest
+from godrive.doctor.stores import SAMPLE, new_key, tolerant
+from godrive.errors import NotFound, StoreUnavailable
+from godrive.model import SignedRequest, new_id
 
 if TYPE_CHECKING:
+    import aiohttp
+
     from godrive.blobs.s3 import S3BlobStore
+    from godrive.blobs.s3.plain_http import Answer
 
 WITHIN = 10.0
-"""Seconds in which the public endpoint should answer."""
+"""Seconds in which the public endpoint must answer."""
 
 _SKEW = 30.0
 _REFUSED_SKEW = 900.0
-_ENDPOINT_HINT = "Set blobs.s3.public_endpoint to what clients reach the store by; a proxy must keep the Host header."
+_ENDPOINT_HINT = "Set blobs.s3.public_endpoint to the URL by which clients reach the store; a proxy must keep Host."
 _NAME = "signed URLs"
 
 
 async def signed(config: Config, clock: Clock, report: Report, *, set_cors: bool) -> None:
-    """Whether clients can use what the store's URLs promise, and no more than that."""
+    """Check that clients can do what a signed URL is for, and nothing else."""
     if config.blobs.driver != "s3":
         return
     from godrive.blobs.s3 import S3BlobStore  # noqa: PLC0415 - needs aiobotocore
 
-    store = S3BlobStore(config.blobs.s3, clock=clock)
+    store = S3BlobStore(tolerant(config).blobs.s3, clock=clock)
     key, until = new_key(), clock.now() + timedelta(minutes=5)
     try:
         await store.open()
@@ -48,53 +45,61 @@ async def signed(config: Config, clock: Clock, report: Report, *, set_cors: bool
         put = await store.presign_put(key, size=len(SAMPLE), mime="text/plain", sha256=digest, expires_at=until)
         get = await store.presign_get(key, filename="doctor.txt", mime="text/plain", expires_at=until)
         try:
-            async with store.client.session(within=WITHIN) as client:
-                status, said = await _send(client, put, clock, report)
-                if status not in (200, 201, 204):
-                    report.failure(
-                        _NAME, f"A PUT to {_host(put)} was answered {status}: {said[:300]!r}.", _ENDPOINT_HINT
-                    )
+            async with store.client.session(within=WITHIN) as session:
+                answer = await _send(session, put)
+                _compare_clocks(answer, clock, report)
+                if not answer.ok:
+                    said = f"A PUT to {_host(put)} was answered {answer.status}: {answer.body[:300]!r}."
+                    report.failure(_NAME, said, _ENDPOINT_HINT)
                     return
-                try:
-                    await store.head(key)  # where a put ends in a place of its own, this is what publishes it
-                except NotFound:
-                    report.failure(_NAME, f"What was put to {_host(put)} is not in the store.", _ENDPOINT_HINT)
+                await store.head(key)  # publishes the blob if PUTs go to a place of their own
+                answer = await _send(session, get)
+                if answer.status != 200 or answer.body != SAMPLE:
+                    report.failure(_NAME, f"A GET from {_host(get)} was answered {answer.status}.", _ENDPOINT_HINT)
                     return
-                status, read = await _send(client, get)
-                if status != 200 or read != SAMPLE:
-                    report.failure(_NAME, f"A GET from {_host(get)} was answered {status}.", _ENDPOINT_HINT)
-                    return
-                await _abuse(client, put, get, report, copies=store.capabilities.guards is None)
+        except NotFound:
+            report.failure(_NAME, f"What was put to {_host(put)} is not in the store.", _ENDPOINT_HINT)
+            return
+        except StoreUnavailable as error:
+            report.failure(_NAME, f"{_host(put)} cannot be reached: {error.hint or error.detail}.", _ENDPOINT_HINT)
+            return
         finally:
             await store.delete(key)
-        await _cors(store, put, get, config, report, set_cors=set_cors)
-    except (aiohttp.ClientError, TimeoutError) as error:
-        report.failure(_NAME, f"{_host(put)} cannot be reached: {str(error) or 'it does not answer'}.", _ENDPOINT_HINT)
+        await _check_faults(store, config, report, _host(put))
+        await _check_versions(store, report)
+        await _check_cors(store, put, get, config, report, set_cors=set_cors)
     finally:
         await store.close()
 
 
-async def _abuse(
-    client: aiohttp.ClientSession, put: SignedRequest, get: SignedRequest, report: Report, *, copies: bool
-) -> None:
-    """What must not work; *copies* says that the store was found to take headers that nobody signed."""
-    forged = msgspec.structs.replace(put, url=re.sub(r"(?<=X-Amz-Signature=)\w", _another, put.url))
-    unsigned = msgspec.structs.replace(get, url=get.url.partition("?")[0])
-    if (await _send(client, forged))[0] < 300:
-        report.failure(_NAME, "A URL with a forged signature is taken.", "Let nobody write to it without a key.")
-    elif (await _send(client, unsigned))[0] < 300:
-        report.failure(_NAME, "Anyone can read the bucket.", "Let nobody read it without a key.")
-    elif copies:
-        report.failure(
-            _NAME,
-            "A client can turn its upload into a copy of whatever the access key can read, as in CVE-2026-54330.",
-            "Update the store; until then let the access key read this bucket only.",
+async def _check_faults(store: S3BlobStore, config: Config, report: Report, host: str) -> None:
+    """Report what the store lets people do without a right, at both of its endpoints."""
+    from godrive.blobs.s3.exposure import REMEDIES, find_exposures  # noqa: PLC0415 - needs aiobotocore
+
+    faults = dict(store.capabilities.faults)
+    if config.blobs.s3.public_endpoint:
+        prefix = f"{store.layout.probes}{new_id()}/"
+        faults = await find_exposures(store.client, prefix, internal=False) | faults
+    for fault, evidence in sorted(faults.items()):
+        detail = f"The store has the fault {fault}: {evidence}."
+        if fault in config.blobs.s3.accept_faults:
+            report.warning(_NAME, f"{detail} It is accepted in blobs.s3.accept_faults.", REMEDIES[fault])
+        else:
+            report.failure(_NAME, detail, REMEDIES[fault])
+    if not faults:
+        report.ok(_NAME, f"Clients can put and get at {host}, as signed and not otherwise.")
+
+
+async def _check_versions(store: S3BlobStore, report: Report) -> None:
+    if await store.keeps_versions():
+        report.warning(
+            "versions",
+            "The bucket keeps versions: the bytes of deleted files stay in it and take room.",
+            "Suspend versioning, or give the bucket a lifecycle rule that deletes noncurrent versions.",
         )
-    else:
-        report.ok(_NAME, f"Clients can put and get at {_host(put)}, as signed and not otherwise.")
 
 
-async def _cors(
+async def _check_cors(
     store: S3BlobStore, put: SignedRequest, get: SignedRequest, config: Config, report: Report, *, set_cors: bool
 ) -> None:
     from godrive.blobs.s3.cors import cors_rules  # noqa: PLC0415 - needs aiobotocore
@@ -103,8 +108,7 @@ async def _cors(
     if not origins:
         report.ok("CORS", "server.cors_origins is empty: no web page is to use the store.")
         return
-    if set_cors:
-        await store.put_cors(origins)
+    refused = await store.put_cors(origins) if set_cors else None
     for origin in origins:
         page = "https://page.example" if origin == "*" else origin
         for request in (put, get):
@@ -112,33 +116,30 @@ async def _cors(
             answer = await store.preflight(request.url, origin=page, method=request.method, headers=headers)
             if not answer.allowed:
                 rules = msgspec.json.encode(cors_rules(origins)).decode()
-                hint = f"godrive doctor --set-cors, or give the bucket these rules: {rules}"
-                report.failure("CORS", f"A page of {page} may not {request.method}: {answer.reason}.", hint)
+                detail, hint = (
+                    f"A page of {page} may not {request.method}: {answer.reason}.",
+                    "godrive doctor --set-cors",
+                )
+                if refused is not None:
+                    detail += f" The bucket takes no rules: {refused}"
+                    hint = "Change the CORS settings of the store itself"
+                report.failure("CORS", detail, f"{hint}, or give the bucket these rules: {rules}")
                 return
     report.ok("CORS", f"Pages of {', '.join(origins)} may put and get.")
 
 
-async def _send(
-    client: aiohttp.ClientSession, request: SignedRequest, clock: Clock | None = None, report: Report | None = None
-) -> tuple[int, bytes]:
-    """The answer's status and what it says; with a *report*, also how far the store's clock is from ours."""
-    async with client.request(
-        request.method,
-        URL(request.url, encoded=True),  # to the letter: every byte of it is signed
-        data=SAMPLE if request.method == "PUT" else None,
-        headers=request.headers,
-        allow_redirects=False,
-    ) as answer:
-        if clock is not None and report is not None:
-            _compare_clocks(answer, clock, report)
-        return answer.status, await answer.content.read(1_000_000)
+async def _send(session: aiohttp.ClientSession, request: SignedRequest) -> Answer:
+    from godrive.blobs.s3.plain_http import exchange  # noqa: PLC0415 - needs aiobotocore
+
+    body = SAMPLE if request.method == "PUT" else b""
+    return await exchange(session, request.method, request.url, request.headers, body)
 
 
-def _compare_clocks(answer: aiohttp.ClientResponse, clock: Clock, report: Report) -> None:
+def _compare_clocks(answer: Answer, clock: Clock, report: Report) -> None:
     """S3 refuses what was signed more than 15 minutes from its own time."""
     try:
         theirs = parsedate_to_datetime(answer.headers.get("Date", ""))
-    except ValueError:  # whatever answers there, it is no store
+    except ValueError:  # not the answer of a store
         return
     seconds = abs((clock.now() - theirs.astimezone(UTC)).total_seconds())
     detail = f"The store's clock is {seconds:.0f} seconds from ours."
@@ -148,10 +149,6 @@ def _compare_clocks(answer: aiohttp.ClientResponse, clock: Clock, report: Report
         report.warning("store clock", detail, "Set the clock that is wrong.")
     else:
         report.ok("store clock", detail)
-
-
-def _another(digit: re.Match[str]) -> str:
-    return "1" if digit[0] == "0" else "0"
 
 
 def _host(request: SignedRequest) -> str:

@@ -193,7 +193,7 @@ async def test_catalog_that_is_no_database_is_a_failure(used: Config) -> None:
 
 async def test_catalog_of_a_newer_release_is_a_failure(used: Config) -> None:
     with closing(sqlite3.connect(used.catalog_path)) as connection, connection:
-        connection.execute("INSERT INTO schema_versions (version, name) VALUES (999, 'later')")
+        connection.execute("INSERT INTO schema_versions (version, name, digest) VALUES (999, 'later', '')")
     finding = of(await findings(used), "catalog")
     assert finding.verdict is Verdict.FAILURE
     assert "999" in finding.detail

@@ -55,7 +55,9 @@ class S3Client:
         self._public = _bucket_url(settings.public_endpoint or internal, settings.bucket, settings.path_style)
 
     async def open(self) -> None:
-        """Make the client, and make or check the bucket.  Raises ``ConfigError``, ``StoreUnavailable``."""
+        """Make the client, and make or check the bucket.  Idempotent.  Raises ``ConfigError``, ``StoreUnavailable``."""
+        if self.is_open:
+            return
         settings = self._settings
         session = make_session(from_environment=not settings.access_key)
         config = client_config(settings, read_timeout=BODY_DEADLINE)
@@ -115,6 +117,11 @@ class S3Client:
         """Raises ``StoreUnavailable`` when the bucket is not there (any more)."""
         if not await self._has_bucket():
             raise StoreUnavailable(f"The bucket {self.bucket} is gone.", hint="Restore it, or make it again.")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether :meth:`open` has succeeded."""
+        return self._client is not None
 
     def now(self) -> datetime:
         """The time that signatures are made with."""

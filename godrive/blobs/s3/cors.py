@@ -1,4 +1,4 @@
-"""What the bucket lets browsers do, for ``godrive doctor``."""
+"""Settings of the bucket, for ``godrive doctor``."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+from botocore.exceptions import ClientError
 
 from godrive.blobs.s3.bucket import Bucket
 from godrive.errors import StoreUnavailable
 
 METHODS = ("GET", "HEAD", "PUT")
-"""What clients do with signed URLs."""
+"""Methods of signed URLs."""
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """How the store answered a browser's question; ``allowed`` is what the browser makes of it."""
+    """What a browser makes of the store's answer to a preflight request."""
 
     allowed: bool
     reason: str = ""
 
 
 def cors_rules(origins: Sequence[str]) -> dict[str, Any]:
-    """The rules a bucket needs so that pages of *origins* can use signed URLs, as the S3 API has them."""
+    """The rules that a bucket needs for pages of *origins* to use signed URLs, in the form of the S3 API."""
     return {
         "CORSRules": [
             {
@@ -39,17 +40,36 @@ def cors_rules(origins: Sequence[str]) -> dict[str, Any]:
 
 
 class Cors(Bucket):
-    """The bucket's CORS rules."""
+    """What the bucket is set to, beyond its objects."""
 
-    async def put_cors(self, origins: Sequence[str]) -> None:
-        """Set the rules of :func:`cors_rules`, in the place of any others."""
-        await self.client.call("put_bucket_cors", CORSConfiguration=cors_rules(origins))
+    async def keeps_versions(self) -> bool:
+        """Whether the bytes of deleted objects stay in the bucket as old versions."""
+        try:
+            answer = await self.client.call("get_bucket_versioning")
+        except StoreUnavailable as error:
+            if isinstance(error.__cause__, ClientError):
+                return False  # the store has no versions, or does not tell us
+            raise
+        return bool(answer.get("Status"))
+
+    async def put_cors(self, origins: Sequence[str]) -> str | None:
+        """Replace the bucket's rules by :func:`cors_rules`.  Returns the store's reason if it refuses.
+
+        Some stores have no rules for a bucket and one setting for all of them.
+        """
+        try:
+            await self.client.call("put_bucket_cors", CORSConfiguration=cors_rules(origins))
+        except StoreUnavailable as error:
+            if not isinstance(error.__cause__, ClientError):
+                raise
+            return error.detail
+        return None
 
     async def preflight(self, url: str, *, origin: str, method: str, headers: Sequence[str] = ()) -> Preflight:
-        """Ask what a browser would ask before it sends *method* with *headers* to *url* from a page of *origin*.
+        """Send the preflight request of a browser that wants to send *method* with *headers* from a page of *origin*.
 
-        *url* is of the public endpoint, with or without its signature.  Raises
-        ``StoreUnavailable`` when nothing answers there.
+        *url* leads to the public endpoint; its signature does not matter.
+        Raises ``StoreUnavailable`` if nothing answers there.
         """
         asked = {"Origin": origin, "Access-Control-Request-Method": method}
         if headers:

@@ -56,7 +56,31 @@ _ANSWERS: dict[str, type[DriveError]] = {
 _OUT = (502, 503, 504)
 """Answers of a proxy whose store is down, and of a store that is overloaded."""
 
-_RIGHTS = "The keys need the right to list the bucket, and to put, get and delete objects below blobs.s3.prefix."
+RIGHTS = {
+    "ListObjectsV2": "s3:ListBucket",
+    "PutObject": "s3:PutObject",
+    "CopyObject": "s3:PutObject and s3:GetObject",
+    "CreateMultipartUpload": "s3:PutObject",
+    "UploadPart": "s3:PutObject",
+    "UploadPartCopy": "s3:PutObject and s3:GetObject",
+    "CompleteMultipartUpload": "s3:PutObject",
+    "GetObject": "s3:GetObject",
+    "HeadObject": "s3:GetObject",
+    "DeleteObject": "s3:DeleteObject",
+    "ListMultipartUploads": "s3:ListBucketMultipartUploads",
+    "ListParts": "s3:ListMultipartUploadParts",
+    "AbortMultipartUpload": "s3:AbortMultipartUpload",
+    "CreateBucket": "s3:CreateBucket",
+    "PutBucketCors": "s3:PutBucketCORS",
+    "GetBucketVersioning": "s3:GetBucketVersioning",
+}
+"""The right that each operation needs."""
+
+_ALL_RIGHTS = (
+    "The access key needs s3:ListBucket and s3:ListBucketMultipartUploads on the bucket, and s3:GetObject, "
+    "s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload and s3:ListMultipartUploadParts below blobs.s3.prefix."
+)
+_DENIED = ("AccessDenied", "403")
 
 _MISTAKES = {
     "InvalidAccessKeyId": "The store does not know blobs.s3.access_key.",
@@ -66,8 +90,8 @@ _MISTAKES = {
     "RequestTimeTooSkewed": "The clock here and the store's differ by more than 15 minutes: set both by NTP.",
     "NoSuchBucket": "The bucket does not exist: make it, or set blobs.s3.create_bucket.",
     "InvalidBucketName": "blobs.s3.bucket is not a name that the store allows.",
-    "AccessDenied": _RIGHTS,
-    "403": _RIGHTS,
+    "AccessDenied": _ALL_RIGHTS,
+    "403": _ALL_RIGHTS,
     "AuthorizationHeaderMalformed": "blobs.s3.region is not the region of the store.",
     "PermanentRedirect": "blobs.s3.region or blobs.s3.endpoint is not that of the bucket.",
     "301": "blobs.s3.region or blobs.s3.endpoint is not that of the bucket.",
@@ -79,6 +103,11 @@ _MISTAKES = {
 def code_of(error: BaseException | None) -> str:
     """The store's own word for what went wrong, empty when it said nothing."""
     return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
+
+
+def is_denied(error: BaseException | None) -> bool:
+    """Whether the store denied the operation to our access key."""
+    return code_of(error) in _DENIED
 
 
 def is_outage(error: BaseException) -> bool:
@@ -111,6 +140,10 @@ def translate(error: Exception) -> DriveError:
     code = code_of(error)
     if kind := _ANSWERS.get(code):
         return kind()
+    if is_denied(error) and isinstance(error, ClientError):
+        right = RIGHTS.get(error.operation_name, "a right")
+        detail = f"The store denies {error.operation_name} ({code}): the access key lacks {right}."
+        return StoreUnavailable(detail, hint=_ALL_RIGHTS)
     if hint := _MISTAKES.get(code):
         return StoreUnavailable(f"The store refuses us: {code}.", hint=hint)
     if code:

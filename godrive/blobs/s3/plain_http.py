@@ -9,15 +9,13 @@ import aiohttp
 from multidict import CIMultiDictProxy
 from yarl import URL
 
+from godrive.blobs.bounded_read import read_bounded
 from godrive.errors import StoreUnavailable
-
-LARGEST = 1_000_000
-"""Bytes of an answer that are read."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to one request."""
+    """The answer to one request.  Of a long body it has the beginning."""
 
     status: int
     headers: CIMultiDictProxy[str]
@@ -40,11 +38,6 @@ async def exchange(
         async with session.request(
             method, URL(url, encoded=True), headers=headers, data=body or None, allow_redirects=False
         ) as answer:
-            read = bytearray()
-            async for piece in answer.content.iter_chunked(65_536):  # read(n) may return less than there is
-                read += piece
-                if len(read) > LARGEST:
-                    break
-            return Answer(answer.status, answer.headers, bytes(read))
+            return Answer(answer.status, answer.headers, await read_bounded(answer.content))
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise StoreUnavailable("The store does not answer.", hint=str(error) or type(error).__name__) from error

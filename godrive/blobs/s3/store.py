@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from godrive.blobs.s3.cors import Cors
 from godrive.blobs.s3.reading import Reading
+from godrive.blobs.s3.rights import Rights
 from godrive.blobs.s3.urls import Urls
 from godrive.blobs.s3.writing import Writing
 
 
-class S3BlobStore(Reading, Writing, Urls, Cors):
+class S3BlobStore(Reading, Writing, Urls, Cors, Rights):
     """A :class:`~godrive.blobs.BlobStore` that is also a :class:`~godrive.blobs.Presigner`.
 
     Takes the ``[blobs.s3]`` table, its keys resolved.  No more than two parts of

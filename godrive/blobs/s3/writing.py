@@ -133,18 +133,21 @@ class Writing(Bucket):
     async def sweep_staging(self, before: datetime) -> int:
         """See :meth:`godrive.blobs.BlobStore.sweep_staging`.
 
-        That is multipart uploads of ours to which nothing was added since.
-        What a client sent is never removed before it is published: the row
-        of its upload may still wait for it, and if none does it is an orphan.
+        Aborts multipart uploads of ours that have not grown since, deletes what
+        probes left, and publishes what clients sent.  It never deletes what a
+        client sent: its upload may still be pending, and if not it is an orphan.
         """
         swept = 0
         tokens = {"NextKeyMarker": "KeyMarker", "NextUploadIdMarker": "UploadIdMarker"}
-        for prefix in (self.layout.objects, self.layout.quarantined):
-            async for upload in self.client.pages("list_multipart_uploads", "Uploads", tokens, Prefix=prefix):
-                place, multipart = upload["Key"], upload["UploadId"]
-                if upload["Initiated"] < before and not await self._grew_since(before, place, multipart):
-                    await self.give_up(place, multipart)
-                    swept += 1
+        ours = (self.layout.objects, self.layout.quarantined, self.layout.probes)
+        # Without a prefix: MinIO lists nothing for a prefix that is not a whole key.
+        async for upload in self.client.pages("list_multipart_uploads", "Uploads", tokens):
+            place, multipart = upload["Key"], upload["UploadId"]
+            if not place.startswith(ours) or upload["Initiated"] >= before:
+                continue
+            if not await self._grew_since(before, place, multipart):
+                await self.give_up(place, multipart)
+                swept += 1
         following = {"NextContinuationToken": "ContinuationToken"}
         for prefix in (self.layout.incoming, self.layout.probes):
             async for entry in self.client.pages("list_objects_v2", "Contents", following, Prefix=prefix):

@@ -60,7 +60,7 @@ class FakeStore(RawTestServer):
     """Listens while it is entered."""
 
     def __init__(self) -> None:
-        super().__init__(self._answer)
+        super().__init__(self.answer)
         self.objects: dict[str, Object] = {}
         self.uploads: dict[tuple[str, str], dict[int, bytes]] = {}
         self.holes: list[Hole] = []
@@ -76,8 +76,10 @@ class FakeStore(RawTestServer):
         """Statuses of HEAD for some keys."""
         self.denied: set[str] = set()
         """Operations that the access key has no right to, as the SDK names them."""
-        self.cors: bool | None = True
-        """Lets every origin in: at once, after a PUT of rules (``False``), or although it has no rules (``None``)."""
+        self.cors = True
+        """Lets every origin in; set by a PUT of rules."""
+        self.cors_rules = True
+        """Has rules for a bucket."""
         self.versioned = False
         self.lists_uploads_by_prefix = True
         self.asked: list[str] = []
@@ -88,7 +90,7 @@ class FakeStore(RawTestServer):
             endpoint=str(self.make_url("/")).rstrip("/"), bucket=BUCKET, access_key=ACCESS_KEY, secret_key=SECRET_KEY
         )
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.headers.get("Expect") and request.transport is not None:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = await request.read()
@@ -102,7 +104,7 @@ class FakeStore(RawTestServer):
         if request.method == "OPTIONS":
             allowed = {"Access-Control-Allow-Origin": "*", "Access-Control-Allow-Methods": "GET, HEAD, PUT"}
             allowed["Access-Control-Allow-Headers"] = "*"
-            return web.Response(status=403 if self.cors is False else 200, headers=allowed)
+            return web.Response(status=200 if self.cors else 403, headers=allowed)
         path = unquote(request.raw_path.partition("?")[0])
         key = path.removeprefix(f"/{BUCKET}").removeprefix("/")
         operation = self._operation(request, key)
@@ -178,6 +180,11 @@ class FakeStore(RawTestServer):
         if len(payload) == 64 and payload != hashlib.sha256(body).hexdigest():
             raise Refused(400, "XAmzContentSHA256Mismatch")
 
+    @staticmethod
+    def make_object(body: bytes) -> Object:
+        """An object as nobody put it."""
+        return Object(body, {})
+
     # Objects
 
     def _PutObject(self, request: web.BaseRequest, key: str, body: bytes) -> web.Response:
@@ -241,7 +248,7 @@ class FakeStore(RawTestServer):
         return web.Response()
 
     def _PutBucketCors(self, request: web.BaseRequest, key: str, body: bytes) -> web.Response:
-        if self.cors is None:
+        if not self.cors_rules:
             raise Refused(501, "NotImplemented")
         self.cors = True
         return web.Response()

@@ -38,6 +38,7 @@ from godrive.errors import (
     UploadFinished,
 )
 from godrive.model import ObjectKey, new_id
+from tests.blobs.s3.fake_store import FakeStore
 
 pytestmark = pytest.mark.anyio
 
@@ -366,3 +367,25 @@ async def test_a_download_that_breaks_off_does_not_go_on_with_the_bytes_of_anoth
                 received += piece
     assert received == first[: len(received)]
     assert len(received) < len(first)
+
+
+async def test_multipart_uploads_are_swept_where_a_list_by_prefix_is_empty() -> None:
+    """As MinIO's is, for a prefix that is not a whole key."""
+    fake = FakeStore()
+    async with fake:
+        fake.lists_uploads_by_prefix = False
+        store = S3BlobStore(fake.settings, capabilities=Capabilities())
+        await store.open()
+        for place in (store.layout.object(new_key()), store.layout.quarantine(new_key()), "probe/left", "of/others"):
+            await store.begin(place, "text/plain", {})
+        assert await store.sweep_staging(soon()) == 3
+        assert [place for place, _ in fake.uploads] == ["of/others"]
+        await store.close()
+
+
+async def test_what_a_killed_probe_left_is_swept(s3_store: S3BlobStore) -> None:
+    await s3_store.client.call("put_object", Key="drive/probe/left/over", Body=b"probe")
+    await s3_store.begin("drive/probe/left", "text/plain", {})
+    assert await s3_store.sweep_staging(datetime.now(UTC) - timedelta(hours=1)) == 0
+    assert await s3_store.sweep_staging(soon()) == 2
+    assert "Contents" not in await s3_store.client.call("list_objects_v2")
