@@ -22,6 +22,7 @@ import pytest
 
 from godrive import __version__
 from godrive.cli import main
+from tests.cases import each
 from tests.drive_server import DriveServer, environment
 from tests.servers import Daemon, PostgresServer, answers, free_port
 
@@ -95,7 +96,7 @@ def test_version_is_said(run: Run) -> None:
     assert run("version") == (0, f"godrive {__version__}\n", "")
 
 
-@pytest.mark.parametrize(
+@each(
     "arguments",
     [(), ("swerve",), ("user",), ("user", "add"), ("serve", "--port", "x"), ("serve", "--only", "auth,http,x"),
      ("serve", "--only", ""), ("keys", "rotate", "--keep", "-1"), ("user", "set-quota", "a@b", "lots"),
@@ -120,7 +121,7 @@ COMMANDS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@each("command", COMMANDS)
 def test_help_of_each_command_says_what_it_does_and_no_option_is_guessed(run: Run, command: str) -> None:
     code, out, _ = run(*command.split(), "--help")
     assert code == 0
@@ -254,7 +255,7 @@ def test_quota_is_set_in_any_unit(run: Run, ann: str, size: str, quota: int | No
     assert users(run)[0]["quota_bytes"] == quota
 
 
-@pytest.mark.parametrize("size", ["", "-1", "0", "1.5G", "10X", "K", "9" * 30])
+@each("size", ["", "-1", "0", "1.5G", "10X", "K", "9" * 30])
 def test_quota_that_is_no_size_is_a_mistake(run: Run, size: str) -> None:
     code, _, err = run("user", "set-quota", "a@b", size)
     assert code == 2

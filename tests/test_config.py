@@ -13,6 +13,7 @@ import pytest
 from godrive.config import Actors, ActorTable, Auth, Blobs, Catalog, Config, Server
 from godrive.configfile import check, load, settings
 from godrive.errors import ConfigError
+from tests.cases import each
 
 ROOT = Path(__file__).parent.parent
 
@@ -72,7 +73,7 @@ def test_file_overrides_defaults_environment_the_file_and_flags_both(tmp_path: P
     assert (config.server.port, config.server.host, config.server.max_body_bytes) == (3, "b", 2048)
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "text", "read"),
     [
         ("GODRIVE_SERVER_PORT", " 81 ", lambda c: c.server.port == 81),
@@ -305,7 +306,7 @@ NATS = "nats.url must be nats://host[:port], several separated by commas"
 BOTH = "blobs.s3.secret_key and blobs.s3.access_key must be given together, or neither"
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "detail"),
     [
         ("[server]\nprot = 1", "server.prot is not a setting ({path}); did you mean port?"),

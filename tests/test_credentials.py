@@ -33,6 +33,7 @@ from godrive.credentials import (
 from godrive.errors import ConfigError, Unauthenticated, UrlInvalid
 from godrive.model import SessionId, UserId
 from godrive.principal import UserSession
+from tests.cases import each
 
 NOW = datetime(2030, 5, 17, 12, 30, 15, 999_999, tzinfo=UTC)
 KEYRING = Keyring({"k2": b"2" * 32, "k1": b"1" * 32})
@@ -178,9 +179,7 @@ def test_of_two_processes_that_make_a_secret_the_first_counts(tmp_path: Path, mo
     assert [entry.name for entry in tmp_path.iterdir()] == ["secret.key"]
 
 
-@pytest.mark.parametrize(
-    "text", ["", "# nothing\n", "a:00\n", "a\n", f"a:{'00' * 31}\n", f"a:{'zz' * 32}\n", f":{'00' * 32}\n", "é"]
-)
+@each("text", ["", "# nothing\n", "a:00\n", "a\n", f"a:{'00' * 31}\n", f"a:{'zz' * 32}\n", f":{'00' * 32}\n", "é"])
 def test_malformed_secret_is_refused_and_never_shown(tmp_path: Path, text: str) -> None:
     path = tmp_path / "secret.key"
     path.write_text(text, encoding="utf-8")
@@ -297,7 +296,7 @@ def test_forged_control_token_passes_so_that_the_forgeries_below_fail_for_their_
     assert TOKENS.verify_access(forge({"alg": "HS256", "typ": "JWT", "kid": "k1"}, key=KEYRING.keys["k1"]), now=NOW)
 
 
-@pytest.mark.parametrize(
+@each(
     "token",
     [
         forge(iss="other"),

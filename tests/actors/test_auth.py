@@ -42,6 +42,7 @@ from godrive.model import SessionId, Tokens, User, UserId, UserState
 from godrive.principal import HostUser, UserSession
 from godrive.rules import users
 from godrive.testing import ManualClock, open_drive, sign_up
+from tests.cases import each
 
 pytestmark = pytest.mark.anyio
 
@@ -98,7 +99,7 @@ async def test_who_signs_up_can_log_in_and_is_known_by_the_token(drive: GoDrive)
     assert await drive.auth.ask(GetUser(HostUser(user_id=user.id))) == user
 
 
-@pytest.mark.parametrize(
+@each(
     "email",
     ["", "ann", "@example.org", "ann@", "a nn@example.org", "ann@exa mple.org", "ann@@example.org", "ann@example..org",
      ".ann@example.org", "ann.@example.org", "a..n@example.org", "ann@-example.org", "ann@example-.org", "ann@.org",
@@ -114,7 +115,7 @@ async def test_what_is_not_an_email_address_is_refused_and_named(drive: GoDrive,
         await log_in(drive, email=email)
 
 
-@pytest.mark.parametrize(
+@each(
     ("given", "kept"),
     [
         (" ann+drive@Example.ORG ", "ann+drive@example.org"),
@@ -502,7 +503,7 @@ async def test_access_token_ends_when_it_says_so(drive: GoDrive, owner: User, cl
             await drive.auth.ask(Authenticate(tokens.token))
 
 
-@pytest.mark.parametrize("token", ["", "x", "a.b.c", "Bearer x", "\0", "é"])
+@each("token", ["", "x", "a.b.c", "Bearer x", "\0", "é"])
 async def test_token_that_is_none_is_refused(drive: GoDrive, token: str) -> None:
     with pytest.raises(Unauthenticated):
         await drive.auth.ask(Authenticate(token))

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from godrive.blobs.notifications import ObjectCreated, parse
 from godrive.errors import Invalid
 from godrive.model import ETag
+from tests.cases import each
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "bucket-events"
 FILES = sorted(FIXTURES.glob("*.jsonl"))
@@ -76,7 +77,7 @@ def test_a_confirmation_is_nothing_to_act_on() -> None:
     assert arrivals("aws-sns-confirmation-shape.jsonl") == [[]]
 
 
-@pytest.mark.parametrize(
+@each(
     "body",
     [
         b"",

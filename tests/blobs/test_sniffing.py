@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from godrive.blobs.disposition import UNKNOWN, may_be_shown
 from godrive.blobs.sniffing import HEAD, is_utf_8, sniff
+from tests.cases import each
 
 STARTS = """
 BM MZ PK GIF89a GIF87a ID3 OggS RIFF fLaC FLV BZh II* MM Rar! 7z %!PS %PDF <html> <!DOCTYPE <?xml <svg #!/bin/sh CWS
@@ -15,13 +16,13 @@ FWS MIME-Version:1.0 \ufeffBOM P6 SIMPLE wOFF true ftyp LZIP From: BEGIN:VCARD {
 """
 
 
-@pytest.mark.parametrize("start", STARTS.split())
+@each("start", STARTS.split())
 def test_bytes_that_are_text_are_text_whatever_they_begin_with(start: str) -> None:
     assert sniff(f"{start} invoice 2024\n".encode(), "notes") == "text/plain"
     assert sniff(f"{start} Grüße, 世界".encode(), "a.html") == "text/plain"
 
 
-@pytest.mark.parametrize(
+@each(
     ("head", "name", "mime"),
     [
         (b"a,b\n", "a.CSV", "text/csv"),

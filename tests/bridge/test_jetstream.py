@@ -26,6 +26,7 @@ from godrive.messages.ingest import Reconcile
 from godrive.runtime.supervision_events import ChildWaiting, DeadLetter
 from godrive.testing import ManualClock
 from tests.bridge.conftest import BUCKET, Scene, event
+from tests.cases import each
 from tests.conftest import require
 from tests.servers import NatsServer
 
@@ -495,7 +496,7 @@ async def test_while_there_is_no_server_the_child_waits_and_says_so_once(
     assert len(await scene.files()) == 1
 
 
-@pytest.mark.parametrize(
+@each(
     ("pattern", "subject", "expected"),
     [
         ("a.b", "a.b", True),

@@ -26,6 +26,7 @@ from godrive.catalog.sqlite_tx import SqliteTx
 from godrive.errors import Conflict, StorageFull, StoreUnavailable
 from godrive.model import Sort
 from godrive.rules import files, upload_chores
+from tests.cases import each
 
 pytestmark = pytest.mark.anyio
 
@@ -329,9 +330,9 @@ def test_a_full_disk_is_storage_full_and_reads_go_on_and_writes_come_back(tmp_pa
     assert seen["read_after"] == seen["written"] + 1
 
 
-@pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("in_folder", [False, True])
-@pytest.mark.parametrize("sort", list(Sort))
+@each("after", [False, True])
+@each("in_folder", [False, True])
+@each("sort", list(Sort))
 def test_a_page_is_read_in_the_order_of_an_index(path: Path, sort: Sort, in_folder: bool, after: bool) -> None:
     sqlite_file.prepare(path, allow_network_fs=True)
     sql = files.list_sql(sort, in_folder=in_folder, prefix=False, contains=False, after=after).replace("$", "?")

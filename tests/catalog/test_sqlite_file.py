@@ -15,6 +15,7 @@ import pytest
 from godrive.catalog import migrations, sqlite_file
 from godrive.catalog.migrations import Migration
 from godrive.errors import ConfigError, StorageFull
+from tests.cases import each
 
 MOUNTS = [
     "22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw",
@@ -45,7 +46,7 @@ def add_migration(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     monkeypatch.setattr(migrations, "migrations", lambda: steps)
 
 
-@pytest.mark.parametrize(
+@each(
     ("folder", "kind"),
     [
         ("/var/lib", None),

@@ -20,6 +20,7 @@ from godrive.blobs.memory import MemoryBlobStore
 from godrive.config import S3
 from godrive.errors import DigestMismatch, Invalid, LengthMismatch, NotFound, StoreUnavailable, UploadFinished
 from godrive.model import ObjectKey, new_id
+from tests.cases import each
 
 pytestmark = pytest.mark.anyio
 
@@ -110,9 +111,7 @@ async def test_blobs_with_different_bytes_have_different_etags(store: BlobStore)
     assert (await store.put(one, pieces(b"one"))).etag != (await store.put(other, pieces(b"two"))).etag
 
 
-@pytest.mark.parametrize(
-    ("start", "end"), [(0, 1), (0, None), (1, 2), (10, 300_000), (999_999, None), (5, 5), (999_000, 5_000_000)]
-)
+@each(("start", "end"), [(0, 1), (0, None), (1, 2), (10, 300_000), (999_999, None), (5, 5), (999_000, 5_000_000)])
 async def test_any_part_can_be_read(store: BlobStore, start: int, end: int | None) -> None:
     key, data = new_key(), os.urandom(1_000_000)
     await store.put(key, pieces(data), size=len(data))
@@ -357,7 +356,7 @@ async def test_the_room_left_is_a_size_or_unknown(store: BlobStore) -> None:
     assert free is None or free > 0
 
 
-@pytest.mark.parametrize(
+@each(
     "key",
     ["", "a", "a/", "/a", "a/b/c", "../a", "a/..", "a/.", "A/b", "a/b\n", "a/b\0", "a\\b", "ä/b", "a/" + "b" * 65],
 )

@@ -20,6 +20,7 @@ from godrive.rules import files, users
 from godrive.rules.names import search_key
 from godrive.rules.page_tokens import PageTokens
 from godrive.runtime import codec
+from tests.cases import each
 from tests.contracts.rig import ROOT, Rig, host, inside
 
 pytestmark = pytest.mark.anyio
@@ -70,7 +71,7 @@ async def test_files_that_come_while_pages_are_turned_shift_nothing(rig: Rig, so
     assert len(seen) == len(set(seen))
 
 
-@pytest.mark.parametrize(
+@each(
     ("options", "expected"),
     [
         ({"prefix": "A"}, {"A.txt", "a.md", "a_b", "ab"}),
@@ -87,7 +88,7 @@ async def test_files_that_come_while_pages_are_turned_shift_nothing(rig: Rig, so
         ({"prefix": "", "contains": ""}, set(NAMES)),
     ],
 )
-@pytest.mark.parametrize("sort", [Sort.NEWEST, Sort.NAME])
+@each("sort", [Sort.NEWEST, Sort.NAME])
 async def test_filters_compare_in_nfc_without_case_and_take_signs_as_they_are(
     rig: Rig, options: dict[str, Any], expected: set[str], sort: Sort
 ) -> None:
@@ -231,7 +232,7 @@ async def test_a_name_may_be_respelt_in_another_normal_form(rig: Rig) -> None:
         await rig.begin(owner, composed)
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", "a\x00", "a\n", "é" * 256, "\ud800"])
+@each("name", ["", ".", "..", "a/b", "a\\b", "a\x00", "a\n", "é" * 256, "\ud800"])
 async def test_a_rename_to_what_is_no_name_is_refused(rig: Rig, name: str) -> None:
     owner = await rig.user()
     file = await rig.file(owner)

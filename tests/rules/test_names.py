@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from godrive.errors import Invalid
 from godrive.model import name_key
 from godrive.rules.names import MOST_NAME_CHARACTERS, after_prefix, check_name, numbered, search_key
+from tests.cases import each
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"], exclude_characters="/\\"), min_size=1)
 
 
-@pytest.mark.parametrize(
+@each(
     "name",
     [
         "a",
@@ -38,7 +39,7 @@ def test_a_name_is_taken_as_it_was_sent(name: str) -> None:
     assert check_name(name) == name
 
 
-@pytest.mark.parametrize(
+@each(
     "name",
     [
         "",

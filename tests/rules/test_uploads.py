@@ -48,6 +48,7 @@ from godrive.model import (
 from godrive.rules import upload_chores
 from godrive.rules.registry import RULES
 from godrive.runtime import Ask, codec
+from tests.cases import each
 from tests.contracts.rig import SERVER, TTL, Rig, host, inside
 
 pytestmark = pytest.mark.anyio
@@ -171,7 +172,7 @@ async def test_an_upload_whose_folder_is_gone_makes_no_file(rig: Rig) -> None:
     assert (await rig.publish(upload)).parent_id == folder.id
 
 
-@pytest.mark.parametrize(
+@each(
     ("field", "options"),
     [
         ("name", {"name": ""}),
@@ -194,9 +195,7 @@ async def test_a_wrong_declaration_is_refused_by_field_and_reserves_nothing(
     assert (await rig.usage(owner)).used_bytes == 0
 
 
-@pytest.mark.parametrize(
-    "mime", ["text", "text/", "te xt/plain", "text/plain ", "text/plain\n", "text/\x00", "x/" + "y" * 300]
-)
+@each("mime", ["text", "text/", "te xt/plain", "text/plain ", "text/plain\n", "text/\x00", "x/" + "y" * 300])
 async def test_what_is_no_media_type_is_refused(rig: Rig, mime: str) -> None:
     owner = await rig.user()
     with pytest.raises(Invalid) as caught:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from godrive.errors import BY_CODE, DeliveryError, DriveError, Invalid
 from godrive.runtime import Ask, Contract, codec
+from tests.cases import each
 
 
 class Post(Contract, name="post"):
@@ -44,7 +45,7 @@ def test_a_reply_survives_the_wire() -> None:
     assert codec.decode_reply(Send, codec.encode_reply(reply)) == reply
 
 
-@pytest.mark.parametrize("kind", BY_CODE.values(), ids=lambda kind: kind.code)
+@each("kind", BY_CODE.values())
 def test_every_error_survives_the_wire(kind: type[DriveError]) -> None:
     error = kind("what", field="name", hint="do", retry_after=2.5)
     back = codec.decode_error(codec.encode_error(error))

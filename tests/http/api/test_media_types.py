@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from godrive.errors import Invalid
 from godrive.http.api.media_types import MediaType, parse_media_type
+from tests.cases import each
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "name", "parameters"),
     [
         ("text/plain", "text/plain", {}),
@@ -28,7 +29,7 @@ def test_a_media_type_is_its_name_and_its_parameters(text: str, name: str, param
     assert parse_media_type(text) == MediaType(name, tuple(parameters.items()))
 
 
-@pytest.mark.parametrize(
+@each(
     "text",
     [
         "",

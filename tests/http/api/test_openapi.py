@@ -20,6 +20,7 @@ from godrive.http.api.operations import Operation
 from godrive.http.app import OPERATIONS
 from godrive.http.wire.server import serve
 from godrive.testing import open_drive
+from tests.cases import each
 
 load_all_checks()
 
@@ -114,7 +115,7 @@ def test_the_server_keeps_what_the_description_promises(case: schemathesis.Case[
     case.call_and_validate(base_url=url, headers=known.headers, checks=PROMISES, timeout=20)
 
 
-@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+@each("operation", OPERATIONS)
 def test_what_may_be_wrong_with_any_request_is_described_for_each(operation: Operation, url: str) -> None:
     described = DOCUMENT["paths"][operation.path][operation.method.lower()]["responses"]
     path = re.sub(r"{\w+}", "x", operation.path)

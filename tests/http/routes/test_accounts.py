@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.cases import each
 from tests.http.client import Person, Site
 
 pytestmark = pytest.mark.anyio
@@ -51,7 +52,7 @@ async def test_a_wrong_password_and_an_unknown_address_get_the_same_answer(ann: 
     assert wrong.content == unknown.content
 
 
-@pytest.mark.parametrize(
+@each(
     ("body", "field"),
     [
         ({"email": "ann@example.org"}, "password"),
@@ -170,7 +171,7 @@ async def test_somebody_elses_session_is_not_found(ann: Person, bob: Person) -> 
     assert (await bob("GET", "/v1/me")).status == 200
 
 
-@pytest.mark.parametrize(
+@each(
     "header",
     [
         None,

@@ -18,6 +18,7 @@ import aiohttp
 import anyio
 import pytest
 
+from tests.cases import each
 from tests.http.client import Answer, Json, Person, Site, parse
 from tests.http.conftest import Exchange, OpenSite
 
@@ -215,7 +216,7 @@ async def test_a_range_counts_only_if_the_client_has_the_rest_of_the_same(ann: P
     assert await status(modified) == 206
 
 
-@pytest.mark.parametrize(
+@each(
     "name",
     [
         "a.txt",
@@ -243,7 +244,7 @@ async def test_any_name_reaches_the_client(ann: Person, name: str) -> None:
         assert said == f'attachment; filename="{name}"'
 
 
-@pytest.mark.parametrize("control", [*"\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"])
+@each("control", [*"\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"])
 async def test_a_name_is_saved_without_what_turns_the_direction_of_writing(ann: Person, control: str) -> None:
     names = {f"invoice{control}fdp.exe": "invoicefdp.exe", control * 3: "download", f"é{control}.txt": "é.txt"}
     for name, saved in names.items():
@@ -255,7 +256,7 @@ async def test_a_name_is_saved_without_what_turns_the_direction_of_writing(ann: 
         assert (await ann("GET", f"/v1/files/{file['id']}")).json["name"] == name
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "plain"),
     [("日本語.pdf", "download.pdf"), ("日本語", "download"), (".profile", ".profile"), (".größe", ".groe")],
 )

@@ -22,6 +22,7 @@ from godrive.errors import StoreUnavailable
 from godrive.messages.janitor import Sweep
 from godrive.model import BlobInfo, ObjectKey, UploadId
 from godrive.testing import chunks
+from tests.cases import each
 from tests.http.client import Answer, Json, Person, Site, parse
 from tests.http.conftest import Exchange, OpenSite
 
@@ -258,7 +259,7 @@ async def test_media_types_compare_as_media_types(ann: Person, declared: str, se
     assert (answer.status, answer.json.get("file", {}).get("mime")) == (201, declared), answer.content
 
 
-@pytest.mark.parametrize(
+@each(
     ("declared", "sent"),
     [
         ("text/plain", "text/html"),
@@ -276,7 +277,7 @@ async def test_another_media_type_is_refused(ann: Person, declared: str, sent: s
     assert (answer.status, answer.json["field"]) == (422, "Content-Type")
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "content", "mime"),
     [
         ("photo", b"\x89PNG\r\n\x1a\n" + bytes(100), "image/png"),

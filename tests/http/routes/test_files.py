@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.cases import each
 from tests.http.client import Person, Site
 
 pytestmark = pytest.mark.anyio
@@ -62,7 +63,7 @@ async def test_a_list_can_be_narrowed_and_sorted_by_name(ann: Person) -> None:
     assert await names(sort="created_at") == ["beta.txt", "Alpha.txt", "gamma.md"]
 
 
-@pytest.mark.parametrize(
+@each(
     ("query", "field"),
     [
         ("limit=0", "limit"),
@@ -257,8 +258,8 @@ async def test_a_missing_file_and_somebody_elses_are_not_found_alike(
     assert (await ann("GET", f"/v1/files/{file['id']}")).json == file
 
 
-@pytest.mark.parametrize(("method", "path", "body"), FILE_ROUTES)
-@pytest.mark.parametrize(
+@each(("method", "path", "body"), FILE_ROUTES)
+@each(
     "made_up",
     ["x", "%00", "%2e%2e", "..%2f..", "%ff", "%zz", "x" * 65, "x" * 7000, "%E2%82%AC", "{id}", "a%20b", "'--"],
 )
@@ -271,7 +272,7 @@ async def test_what_cannot_be_an_id_is_not_found(ann: Person, method: str, path:
     assert method == "HEAD" or answer.json["code"] == "not_found"
 
 
-@pytest.mark.parametrize(
+@each(
     ("method", "path", "body"),
     [
         *FILE_ROUTES,

@@ -8,6 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.cases import each
 from tests.http.client import Person, Site
 
 pytestmark = pytest.mark.anyio
@@ -96,7 +97,7 @@ async def test_uploads_are_listed_by_page_and_state(ann: Person, site: Site) -> 
     assert (await ann("GET", "/v1/uploads?state=lost")).json["field"] == "state"
 
 
-@pytest.mark.parametrize(
+@each(
     ("change", "field"),
     [
         ({"filename": "a/b"}, "filename"),

@@ -7,9 +7,10 @@ from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
 from godrive.http.wire.addresses import TrustedProxies
+from tests.cases import each
 
 
-@pytest.mark.parametrize(
+@each(
     ("peer", "lines", "address"),
     [
         ("198.51.100.1", ["203.0.113.5"], "198.51.100.1"),

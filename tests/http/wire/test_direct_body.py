@@ -13,6 +13,7 @@ import pytest
 from godrive.blobs.staged_write import share
 from godrive.http.wire.direct_body import AHEAD, PIECE, DirectBodies, DirectBody
 from godrive.memory import MemoryBudget
+from tests.cases import each
 
 pytestmark = pytest.mark.anyio
 
@@ -79,8 +80,8 @@ async def take_all(body: DirectBody) -> list[memoryview | bytes]:
     return pieces
 
 
-@pytest.mark.parametrize("length", [1, PIECE - 1, PIECE, PIECE + 1, 9 * MIB + 5])
-@pytest.mark.parametrize("seen", [0, 1, 4095, 4096, 70_000])
+@each("length", [1, PIECE - 1, PIECE, PIECE + 1, 9 * MIB + 5])
+@each("seen", [0, 1, 4095, 4096, 70_000])
 async def test_what_is_left_comes_whole_and_in_order(line: Line, length: int, seen: int) -> None:
     content = os.urandom(length)
     body = line.body(length + seen, seen)

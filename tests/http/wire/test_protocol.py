@@ -12,6 +12,7 @@ import aiohttp
 import anyio
 import pytest
 
+from tests.cases import each
 from tests.http.client import Person, Site, parse
 
 pytestmark = pytest.mark.anyio
@@ -69,7 +70,7 @@ async def test_a_sane_request_id_is_kept_and_another_replaced(stranger: Person) 
     assert len(ids) == 3
 
 
-@pytest.mark.parametrize(
+@each(
     "body",
     [b"{", b"nonsense", b'{"email":', b"\xff\xfe", b'{"email":"\xff"}', b'{"email":"\\ud800"}', LOGIN + b"{}", b"\0"],
 )
@@ -197,7 +198,7 @@ async def test_a_slow_body_times_out(open_site: Any, exchange: Any) -> None:
         assert parse(received).headers["connection"] == "close"
 
 
-@pytest.mark.parametrize(
+@each(
     ("request_", "status", "code"),
     [
         (b"nonsense\r\n\r\n", 400, "malformed"),
