@@ -167,9 +167,8 @@ def contracts_known_to(place: str) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("place", MAY_ASK)
-def test_nobody_talks_to_an_actor_it_may_not_ask(place: str) -> None:
-    assert contracts_known_to(place) <= MAY_ASK[place]
+def test_nobody_talks_to_an_actor_it_may_not_ask() -> None:
+    assert {place: known for place in MAY_ASK if (known := contracts_known_to(place) - MAY_ASK[place])} == {}
 
 
 def test_who_may_ask_whom_has_no_circle() -> None:

@@ -26,6 +26,7 @@ from godrive.model import FileId, ObjectKey, OnConflict, Upload, UploadId, UserI
 from godrive.runtime import codec
 from godrive.runtime.message import Ask, Contract, Message
 from godrive.tree import CONTRACTS
+from tests.cases import each
 
 MESSAGES = [message for contract in CONTRACTS for message in contract.messages.values()]
 ASKS = [message for message in MESSAGES if issubclass(message, Ask)]
@@ -67,40 +68,37 @@ def values(type_: inspect.Type) -> st.SearchStrategy[Any]:
             raise AssertionError(f"{type_} is not for the wire")
 
 
-def named(messages: list[Any]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("message", messages, ids=lambda message: message.__name__)
+@each("message", MESSAGES)
+def test_a_message_arrives_as_it_was_sent(message: type[Message[Any]]) -> None:
+    @settings(max_examples=10, deadline=None)
+    @given(sent=values(inspect.type_info(message)))
+    def arrives(sent: Message[Any]) -> None:
+        assert codec.decode(message.contract, message.__name__, codec.encode(sent)) == sent
+
+    arrives()
 
 
-@named(MESSAGES)
-@settings(max_examples=10, deadline=None)
-@given(data=st.data())
-def test_a_message_arrives_as_it_was_sent(message: type[Message[Any]], data: st.DataObject) -> None:
-    sent = data.draw(values(inspect.type_info(message)))
-    assert codec.decode(message.contract, message.__name__, codec.encode(sent)) == sent
+@each("message", ASKS)
+def test_a_reply_arrives_as_it_was_sent(message: type[Ask[Any, Any]]) -> None:
+    @settings(max_examples=10, deadline=None)
+    @given(sent=values(inspect.type_info(message.reply)))
+    def arrives(sent: Any) -> None:
+        assert codec.decode_reply(message, codec.encode_reply(sent)) == sent
+
+    arrives()
 
 
-@named(ASKS)
-@settings(max_examples=10, deadline=None)
-@given(data=st.data())
-def test_a_reply_arrives_as_it_was_sent(message: type[Ask[Any, Any]], data: st.DataObject) -> None:
-    sent = data.draw(values(inspect.type_info(message.reply)))
-    assert codec.decode_reply(message, codec.encode_reply(sent)) == sent
+def test_every_message_is_frozen() -> None:
+    assert [message.__name__ for message in MESSAGES if not message.__struct_config__.frozen] == []
 
 
-@named(MESSAGES)
-def test_a_message_is_frozen(message: type[Message[Any]]) -> None:
-    assert message.__struct_config__.frozen
+def test_every_message_says_what_it_does() -> None:
+    silent = [message for message in MESSAGES if message.__doc__ in {None, "", message.__base__.__doc__}]
+    assert silent == []
 
 
-@named(MESSAGES)
-def test_a_message_says_what_it_does(message: type[Message[Any]]) -> None:
-    assert message.__doc__
-    assert message.__doc__ != message.__base__.__doc__
-
-
-@named(MESSAGES)
-def test_a_message_waits_no_longer_than_somebody_would(message: type[Message[Any]]) -> None:
-    assert 0 < message.timeout <= 600
+def test_no_message_waits_longer_than_a_person_would() -> None:
+    assert {message.__name__: message.timeout for message in MESSAGES if not 0 < message.timeout <= 600} == {}
 
 
 def test_the_largest_batch_of_the_longest_uploads_fits_into_one_reply() -> None:
