@@ -276,6 +276,20 @@ def test_folders_of_tests_mirror_the_package() -> None:
     assert [str(folder) for folder in sorted(folders) if not (PACKAGE / folder).is_dir()] == []
 
 
+def test_nothing_is_shielded_by_asyncio() -> None:
+    """From Python 3.14 ``shield`` reports an inner error as unhandled when the outer wait was cancelled.
+
+    Make a task, and wait for it with ``asyncio.wait``.
+    """
+    shielding = [
+        name
+        for name, module in modules().items()
+        for node in ast.walk(module)
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == "asyncio.shield"
+    ]
+    assert shielding == []
+
+
 def test_no_module_is_named_after_nothing() -> None:
     nothing = {"utils", "util", "helpers", "helper", "common", "base", "misc", "manager"}
     assert [name for name in modules() if nothing.intersection(name.split("."))] == []

@@ -48,8 +48,11 @@ async def answer_once(
     try:
         response = await run()
     except BaseException:
-        with contextlib.suppress(DriveError):  # what went wrong first is what the client has to know
-            await asyncio.shield(metadata.ask(SettleKey(by, key)))
+        # A task of its own, because this one may be cancelled again.  Its error does not matter: the client has to
+        # know what went wrong first.  Not shield(), which from Python 3.14 reports such an error as unhandled.
+        freed = asyncio.ensure_future(metadata.ask(SettleKey(by, key)))
+        freed.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.wait([freed])
         raise
     stored = StoredReply(status=response.status, headers=dict(response.headers), body=_bytes(response))
     # It is done, and that is the answer, even if it could not be written down for next time.

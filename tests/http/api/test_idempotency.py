@@ -1,0 +1,69 @@
+"""A request that fails frees its idempotency key, also when its client leaves twice."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+
+from godrive.errors import StoreUnavailable
+from godrive.http.api.idempotency import IDEMPOTENCY_KEY, answer_once
+from godrive.messages.metadata import Metadata
+from godrive.model import UserId, new_id
+from godrive.principal import HostUser
+from godrive.runtime import Ask, Tell
+
+pytestmark = pytest.mark.anyio
+
+
+class Slow:
+    """Metadata that claims every key, and frees none: it fails once *released*."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.freeing = asyncio.Event()
+        self.released = asyncio.Event()
+        self.failed = asyncio.Event()
+
+    async def ask(self, message: Ask[Metadata, Any], *, timeout: float | None = None) -> Any:
+        self.asked.append(type(message).__name__)
+        if self.asked[-1] == "SettleKey":
+            self.freeing.set()
+            await self.released.wait()
+            self.failed.set()
+            raise StoreUnavailable
+        return None
+
+    def tell(self, message: Tell[Metadata]) -> None:
+        raise AssertionError
+
+
+async def test_an_error_of_what_nobody_waits_for_any_more_is_nobodys_and_the_first_error_counts() -> None:
+    loop, unhandled = asyncio.get_running_loop(), list[dict[str, Any]]()
+    loop.set_exception_handler(lambda _loop, context: unhandled.append(context))
+    metadata = Slow()
+    started = asyncio.Event()
+
+    async def run() -> web.StreamResponse:
+        started.set()
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+    request = make_mocked_request("POST", "/v1/files/upload-intent", headers={IDEMPOTENCY_KEY: "k"})
+    answering = asyncio.create_task(answer_once(request, b"", metadata, HostUser(user_id=UserId(new_id())), run))
+    await started.wait()
+    answering.cancel()
+    await metadata.freeing.wait()
+    answering.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await answering
+    metadata.released.set()
+    await metadata.failed.wait()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert metadata.asked == ["ClaimKey", "SettleKey"]
+    assert unhandled == []
+    loop.set_exception_handler(None)
