@@ -2,7 +2,7 @@
 
 Guessing is limited in three ways, and only failed attempts count:
 
-- for each address and account together, always;
+- for each address and account together;
 - for each address, whatever the account: for IPv6 the /64 that one client has,
   and more generously the /48 that one customer may have;
 - for each account, whatever the address, so that many addresses guess together
@@ -11,7 +11,8 @@ Guessing is limited in three ways, and only failed attempts count:
 An attacker can use up the last two for others: by failing at an account, or
 behind an address that many share.  So they are not enforced for an address
 that sessions of the account came from in the last 30 days: its owner gets in
-however many strangers fail.
+however many strangers fail.  At such an address the first limit is as high as
+that of an address, because the attacker may share it with the owner.
 
 Each process that runs the auth actor counts for itself.
 """
@@ -42,6 +43,7 @@ class LogInLimits:
         self._by_client = limiter(settings.attempts_per_address)
         self._by_customer = limiter(settings.attempts_per_address * WIDER)
         self._by_pair = limiter(settings.attempts_per_account)
+        self._by_known_pair = limiter(max(settings.attempts_per_account, settings.attempts_per_address))
         self._by_account = limiter(settings.attempts_per_account * STRANGERS)
         self._by_session = limiter(settings.attempts_per_account)
 
@@ -50,9 +52,10 @@ class LogInLimits:
 
         Raises ``TooManyRequests``.
         """
-        client = networks(address)[0]
+        pair = f"{networks(address)[0]} {account}"
         limits = [
-            Limit(self._by_pair, f"{client} {account}"),
+            Limit(self._by_pair, pair, enforced=not known),
+            Limit(self._by_known_pair, pair, enforced=known),
             Limit(self._by_account, account, enforced=not known),
         ]
         return attempt([*limits, *self._of_address(address, enforced=not known)])

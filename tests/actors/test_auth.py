@@ -391,12 +391,22 @@ async def test_account_under_attack_from_many_addresses_delays_strangers_and_not
     await log_in(drive, "another horse", address="198.51.100.2")
 
 
-async def test_known_address_may_not_guess_without_end(drive: GoDrive, owner: User) -> None:
+async def test_known_address_may_guess_more_and_not_without_end(drive: GoDrive, owner: User) -> None:
     await log_in(drive, address="192.0.2.1")
-    await guess(drive, "192.0.2.1", times=10)
+    await guess(drive, "192.0.2.1", times=29)
+    await log_in(drive, address="192.0.2.1")
+    await guess(drive, "192.0.2.1")
     with pytest.raises(TooManyRequests):
         await log_in(drive, address="192.0.2.1")
-    await log_in(drive, address="192.0.2.2")
+
+
+async def test_stranger_address_may_guess_as_often_as_the_account_allows(drive: GoDrive, owner: User) -> None:
+    await log_in(drive, address="192.0.2.1")
+    await guess(drive, "192.0.2.2", times=10)
+    with pytest.raises(TooManyRequests):
+        await log_in(drive, address="192.0.2.2")
+    for address in ("192.0.2.1", "192.0.2.3"):
+        await log_in(drive, address=address)
 
 
 async def test_all_spellings_of_an_address_share_one_limit(drive: GoDrive) -> None:

@@ -59,17 +59,20 @@ def tell(what: str, tried: Counter[int]) -> None:
     print(f"{what}: {', '.join(f'{count} times {status}' for status, count in sorted(tried.items()))}")
 
 
-async def test_one_attacker_who_never_stops_keeps_the_owner_out_from_nowhere() -> None:
+@pytest.mark.parametrize("shared", [False, True])
+async def test_one_attacker_who_never_stops_keeps_the_owner_out_from_nowhere(shared: bool) -> None:
     async with street() as at:
+        assert (await at.log_in("127.0.0.1")).status == 200
         tried, owner = Counter[int](), Counter[int]()
         for number in range(120):
-            tried[await at.guess("127.0.0.66")] += 1
+            tried[await at.guess("127.0.0.1" if shared else "127.0.0.66")] += 1
             if number % 8 == 0:
                 owner[(await at.log_in(f"127.0.1.{number}")).status] += 1
+                owner[(await at.log_in("127.0.0.1")).status] += 1
             at.site.clock.advance(5.5)
-        tell("one wrong password every 5.5 s", tried)
-    assert owner == {200: 15}
-    assert tried == {401: 110, 429: 10}
+        tell(f"one wrong password every 5.5 s, {'beside the owner' if shared else 'from elsewhere'}", tried)
+    assert owner == {200: 30}
+    assert tried == ({401: 120} if shared else {401: 110, 429: 10})
 
 
 async def test_many_attackers_guess_no_faster_than_three_and_delay_only_strangers() -> None:

@@ -8,6 +8,9 @@ from __future__ import annotations
 from godrive.errors import NotFound
 from godrive.http.api.call import Call
 from godrive.http.api.operations import PUBLIC, Routes
+from godrive.messages.auth import DeleteUser, GetUser, ListSessions, LogOut, UpdateUser
+from godrive.messages.users import EnsureUser, SetQuota
+from godrive.principal import ApiToken, HostUser, ShareLink, UserSession
 from godrive.runtime import Actor, Ask, Contract, Ref, Tell, Ticker
 
 
@@ -114,3 +117,13 @@ async def return_book(call: Call) -> None:
 @routes.delete("/books", needs=PUBLIC, status="204")  # E: arg-type "int"
 async def burn_books(call: Call) -> None:
     """Burn all books."""
+
+
+def wrong_authority(user: HostUser, session: UserSession, token: ApiToken, link: ShareLink) -> None:
+    LogOut(user)  # E: arg-type "expected "UserSession""
+    DeleteUser(token, "password")  # E: arg-type "expected "UserSession""
+    UpdateUser(link, "password")  # E: arg-type "expected "UserSession""
+    ListSessions(token)  # E: arg-type "expected "UserSession | HostUser""
+    SetQuota(session, user.user_id, None)  # E: arg-type "expected "System""
+    EnsureUser(user, "42")  # E: arg-type "expected "System""
+    GetUser()  # E: call-arg "by"
