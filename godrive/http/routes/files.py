@@ -61,7 +61,7 @@ class DownloadQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         Literal["GET", "HEAD"], Meta(description="The request that the URL is for. An S3 store distinguishes them.")
     ] = "GET"
     expires_in: (
-        Annotated[float, Meta(gt=0, description="Seconds that the URL is valid, at most 900 with an S3 store.")] | None
+        Annotated[int, Meta(ge=1, description="Seconds that the URL is valid, at most 900 with an S3 store.")] | None
     ) = None
 
 

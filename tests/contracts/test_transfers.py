@@ -1,0 +1,134 @@
+"""What a client sees of uploads and downloads, whether its URLs lead to this server or to an S3 store."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any
+
+import aiohttp
+import pytest
+
+from godrive.blobs import BlobStore
+from godrive.clock import SystemClock
+from godrive.config import S3
+from godrive.http.wire.server import serve
+from godrive.testing import open_drive
+from tests.daemon import free_port
+from tests.http.client import Answer, Person
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["disk", "s3"])
+async def ann(request: pytest.FixtureRequest) -> AsyncIterator[Person]:
+    """A user of a served drive whose bytes are in that store."""
+    store: BlobStore | None = None
+    if request.param == "s3":
+        gateway = request.getfixturevalue("ceph_gateway")
+        from godrive.blobs.s3 import S3BlobStore
+
+        store = S3BlobStore(
+            S3(
+                endpoint=gateway.endpoint,
+                bucket=f"t{uuid.uuid4().hex}",
+                access_key=gateway.access_key,
+                secret_key=gateway.secret_key,
+            )
+        )
+    port = free_port()
+    async with (
+        open_drive(
+            blob_store=store,
+            clock=SystemClock(),
+            server={"public_url": f"http://127.0.0.1:{port}"},
+            blobs={"driver": "memory" if store else "disk"},
+        ) as drive,
+        serve(drive, "127.0.0.1", port) as (url,),
+        aiohttp.ClientSession(auto_decompress=False) as http,
+    ):
+        yield await Person(http, url).enter()
+
+
+async def upload(ann: Person, name: str, content: bytes, *, mime: str = "", **added: str) -> dict[str, Any]:
+    """Send the bytes as the intent says, with headers that the client adds; the file."""
+    intent = await ann("POST", "/v1/files/upload-intent", {"filename": name, "mime": mime, "size_bytes": len(content)})
+    assert intent.status == 200, intent.json
+    headers = {**intent.json["headers"], **added}
+    async with ann.http.request(
+        intent.json["method"], intent.json["upload_url"], data=content, headers=headers
+    ) as sent:
+        assert sent.status in {200, 201}, await sent.text()
+    done = await ann("POST", f"/v1/uploads/{intent.json['upload_id']}/complete")
+    assert done.status == 200, done.json
+    file: dict[str, Any] = done.json["file"]
+    return file
+
+
+async def download(ann: Person, file: dict[str, Any], method: str = "GET", query: str = "") -> Answer:
+    """Ask for the URL, and use it without a token."""
+    link = await ann("GET", f"/v1/files/{file['id']}/download?method={method}{query}")
+    assert link.status == 200, link.json
+    return await Person(ann.http, "")(method, link.json["url"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "mime"),
+    [
+        ("report", b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj", "application/pdf"),
+        ("notes", b"just some words", "text/plain"),
+        ("blob", bytes(range(256)), "application/octet-stream"),
+        ("empty", b"", "application/octet-stream"),
+    ],
+)
+async def test_a_type_that_nobody_declared_is_found_in_the_bytes(
+    ann: Person, name: str, content: bytes, mime: str
+) -> None:
+    assert (await upload(ann, name, content))["mime"] == mime
+
+
+async def test_a_client_cannot_say_a_type_that_it_did_not_declare(ann: Person) -> None:
+    file = await upload(ann, "a", b"just some words", **{"Content-Type": "application/x-other"})
+    assert file["mime"] == "text/plain"
+
+
+@pytest.mark.parametrize("mime", ["text/plain", "application/json", "image/png"])
+async def test_a_client_that_adds_a_charset_to_text_can_upload(ann: Person, mime: str) -> None:
+    """As OkHttp, Dart's http and others do with a string."""
+    intent = {"filename": "a", "mime": mime, "size_bytes": 5}
+    answer = await ann("POST", "/v1/files/upload-intent", intent)
+    sent = answer.json["headers"].get("Content-Type", mime)
+    if "charset=" not in sent and not mime.startswith("image/"):
+        sent += "; charset=utf-8"
+    file = await upload(ann, "b", b"hello", mime=mime, **{"Content-Type": sent})
+    assert file["mime"] == mime
+
+
+@pytest.mark.parametrize("mime", ["text/plain; charset=iso-8859-1", "text/csv", "image/png"])
+async def test_a_download_has_the_type_that_was_declared_with_its_charset(ann: Person, mime: str) -> None:
+    answer = await download(ann, await upload(ann, "a", b"hello", mime=mime))
+    assert (answer.status, answer.content) == (200, b"hello")
+    assert answer.headers["Content-Type"] == mime
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="a"'
+    assert answer.headers["Cache-Control"] == "private, no-cache"
+
+
+async def test_the_headers_of_a_download_can_be_had_alone(ann: Person) -> None:
+    file = await upload(ann, "a", b"hello", mime="image/png")
+    answer = await download(ann, file, "HEAD")
+    assert (answer.status, answer.content) == (200, b"")
+    assert answer.headers["Content-Length"] == "5"
+    assert answer.headers["Content-Type"] == "image/png"
+
+
+async def test_the_lifetime_of_a_download_is_the_clients_to_say_up_to_a_maximum(ann: Person) -> None:
+    file = await upload(ann, "a", b"hello")
+    before = SystemClock().now()
+    link = await ann("GET", f"/v1/files/{file['id']}/download?expires_in=60")
+    lifetime = datetime.fromisoformat(link.json["expires_at"]) - before
+    assert 58 < lifetime.total_seconds() < 65
+    for wrong in ("0", "-1", "1000000", "1.5", "inf", "nan"):
+        refused = await ann("GET", f"/v1/files/{file['id']}/download?expires_in={wrong}")
+        assert (refused.status, refused.json["field"]) == (422, "expires_in")
+    assert (await ann("GET", f"/v1/files/{file['id']}/download?method=PUT")).status == 422
