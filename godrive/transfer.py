@@ -26,8 +26,8 @@ from godrive.errors import (
 )
 from godrive.messages.files import OpenContent
 from godrive.messages.ingest import CommitUpload
-from godrive.messages.storage import Admit, DigestBlob, HeadBlob
-from godrive.messages.uploads import BeginUpload, FailUpload, TouchUpload
+from godrive.messages.storage import Admit, DeleteBlob, DigestBlob, HeadBlob
+from godrive.messages.uploads import BeginUpload, FailUpload, GetUpload, TouchUpload
 from godrive.model import BlobInfo, Content, File, FileId, OnConflict, Spot, Upload, UploadState, VersionId
 from godrive.principal import Principal
 
@@ -42,6 +42,8 @@ _LARGE_PIECE = 16_384
 
 TOUCH_EVERY = 10.0
 """Seconds after which the upload's row learns that bytes are still arriving."""
+TOUCH_BYTES = 32 << 20
+"""Bytes after which it does, too: an upload that was aborted brings no more than these, which nobody is charged for."""
 
 
 async def receive(
@@ -75,8 +77,9 @@ async def receive(
 async def receive_upload(drive: GoDrive, by: Principal, upload: Upload, body: Pieces) -> File:
     """Store *body* as the bytes of a pending upload and publish it.
 
-    The row of the upload learns every :data:`TOUCH_EVERY` seconds that bytes
-    are arriving, so an upload that is under way does not expire.  Bytes that are
+    The row of the upload learns every :data:`TOUCH_EVERY` seconds and
+    :data:`TOUCH_BYTES` bytes that bytes are arriving, so an upload that is under
+    way does not expire, and one that was aborted stops.  Bytes that are
     not what was declared end the upload: ``LengthMismatch``, ``DigestMismatch``.
     Raises ``UploadFinished`` or ``Gone`` when it has ended, ``StorageFull``,
     ``StoreUnavailable``, ``NameTaken``, and what *body* raises.
@@ -100,7 +103,22 @@ async def receive_upload(drive: GoDrive, by: Principal, upload: Upload, body: Pi
     except (LengthMismatch, DigestMismatch) as error:
         await _reject(drive, by, upload, error)
         raise
-    return await commit(drive, by, upload, blob)
+    try:
+        return await commit(drive, by, upload, blob)
+    except Gone:
+        await _remove(drive, by, upload)
+        raise
+
+
+async def _remove(drive: GoDrive, by: Principal, upload: Upload) -> None:
+    """Delete the bytes of an upload that ended while they arrived: they are charged to nobody.
+
+    The janitor repeats what fails here.
+    """
+    with suppress(DriveError):
+        ended = await drive.metadata.ask(GetUpload(by, upload.id))
+        if ended.state not in {UploadState.PENDING, UploadState.COMMITTED}:
+            await drive.storage.ask(DeleteBlob(upload.object_key))
 
 
 async def commit(drive: GoDrive, by: Principal, upload: Upload, blob: BlobInfo) -> File:
@@ -188,6 +206,7 @@ class _Arriving:
         self._pieces = aiter(body)
         self._peeked = b""
         self._received = 0
+        self._told = 0
         self._touched_at = drive.clock.monotonic()
 
     async def peek(self, size: int) -> bytes:
@@ -210,8 +229,8 @@ class _Arriving:
             piece = await anext(self._pieces)
         self._received += len(piece)
         now = self._drive.clock.monotonic()
-        if now - self._touched_at >= TOUCH_EVERY:
-            self._touched_at = now
+        if now - self._touched_at >= TOUCH_EVERY or self._received - self._told >= TOUCH_BYTES:
+            self._touched_at, self._told = now, self._received
             with suppress(DeliveryError, StoreUnavailable):  # the next one will do
                 await self._drive.metadata.ask(TouchUpload(self._by, self._upload.id, self._received))
         return piece

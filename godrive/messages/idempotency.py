@@ -14,7 +14,8 @@ class ClaimKey(Ask[Metadata, StoredReply | None]):
     """Claim an idempotency key.  Returns ``None`` when it is new, else the answer that was given.
 
     Keys belong to the user behind *by*.  *fingerprint* is of the request;
-    another one raises ``IdempotencyMismatch``, one still being served ``Conflict``.
+    another one raises ``IdempotencyMismatch``, one still being served ``Conflict``,
+    a new one where too many are kept already ``QuotaExceeded``.
     """
 
     lane: ClassVar[Lane] = Lane.WRITE

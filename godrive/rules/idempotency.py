@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from godrive.catalog import Tx
-from godrive.errors import Conflict, IdempotencyMismatch, Invalid
+from godrive.errors import Conflict, IdempotencyMismatch, Invalid, QuotaExceeded
 from godrive.messages.idempotency import ClaimKey, SettleKey
 from godrive.model import StoredReply
 from godrive.principal import user_of
@@ -15,6 +15,13 @@ from godrive.rules.registry import Env, rule
 _LONGEST_KEY = 255
 _PATIENCE = 60.0
 """Seconds after which a claimed key counts as abandoned."""
+MOST_KEYS = 10_000
+"""Answers that are kept for one user: they take room in the database that no quota counts."""
+_FULL = (
+    "SELECT 1 FROM idempotency_keys WHERE owner_id = $1 AND NOT EXISTS "
+    "(SELECT 1 FROM idempotency_keys k WHERE k.owner_id = $1 AND k.key = $2) "
+    f"LIMIT 1 OFFSET {MOST_KEYS - 1}"
+)
 _KEPT_FOR = 86_400.0
 """Seconds for which an answer can be had again."""
 
@@ -26,6 +33,8 @@ async def claim_key(tx: Tx, ask: ClaimKey, env: Env) -> StoredReply | None:
     if not 1 <= len(key) <= _LONGEST_KEY:
         raise Invalid(f"An idempotency key has 1 to {_LONGEST_KEY} characters.", field="Idempotency-Key")
     expires_at = rows.later(env.now, _PATIENCE)
+    if await tx.one(_FULL, owner_id, key) is not None:
+        raise QuotaExceeded(f"At most {MOST_KEYS} answers are kept for a user.", field="Idempotency-Key")
     if await tx.run(
         "INSERT INTO idempotency_keys (owner_id, key, fingerprint, expires_at) VALUES ($1, $2, $3, $4) "
         "ON CONFLICT (owner_id, key) DO UPDATE SET fingerprint = $3, expires_at = $4, status = NULL, headers = NULL, "

@@ -7,13 +7,14 @@ from datetime import timedelta
 import anyio
 import pytest
 
-from godrive.errors import Conflict, IdempotencyMismatch, Invalid, NotFound
+from godrive.errors import Conflict, IdempotencyMismatch, Invalid, NotFound, QuotaExceeded
 from godrive.messages.idempotency import ClaimKey, SettleKey
 from godrive.messages.system import AcquireLease, FinishCleanup, Prune, RecountUsage, ReleaseLease
 from godrive.messages.uploads import FailUpload, GetUpload
 from godrive.model import Pruned, StoredReply, UserId
-from godrive.rules import sessions, upload_chores, users
+from godrive.rules import rows, sessions, upload_chores, users
 from godrive.rules.housekeeping import check_usage
+from godrive.rules.idempotency import MOST_KEYS
 from tests.contracts.rig import RETENTION, SERVER, TTL, Rig, host
 
 pytestmark = pytest.mark.anyio
@@ -49,6 +50,20 @@ async def test_a_settled_answer_stays(rig: Rig) -> None:
     assert await claim(rig, owner) == REPLY
     await settle(rig, owner, REPLY, key="never claimed")
     assert await claim(rig, owner, "never claimed") is None
+
+
+async def test_so_many_answers_are_kept_for_a_user_and_no_more(rig: Rig) -> None:
+    owner, other = await rig.user(), await rig.user()
+    kept = [(owner, str(number), rows.later(rig.now, 60)) for number in range(MOST_KEYS - 1)]
+    insert = "INSERT INTO idempotency_keys (owner_id, key, fingerprint, expires_at) VALUES ($1, $2, 'one', $3)"
+    await rig.catalog.write(lambda tx: tx.run_each(insert, kept))
+    assert await claim(rig, owner, "last") is None
+    with pytest.raises(QuotaExceeded) as caught:
+        await claim(rig, owner, "one too many")
+    assert caught.value.field == "Idempotency-Key"
+    await settle(rig, owner, REPLY, "last")
+    assert await claim(rig, owner, "last") == REPLY
+    assert await claim(rig, other) is None
 
 
 async def test_a_key_let_go_is_new_again(rig: Rig) -> None:

@@ -22,6 +22,7 @@ from godrive.errors import (
     Invalid,
     MailboxFull,
     NotFound,
+    QuotaExceeded,
     StoreUnavailable,
     TooLarge,
     Unauthenticated,
@@ -138,7 +139,7 @@ def errors_of(operation: Operation) -> set[type[DriveError]]:
     if operation.body is not None:
         errors |= {Invalid, TooLarge, RequestTimeout, UnsupportedMediaType}
     if operation.replays:
-        errors |= {Conflict, IdempotencyMismatch, Invalid}
+        errors |= {Conflict, IdempotencyMismatch, Invalid, QuotaExceeded}
     if not operation.public or operation.body is not None:
         errors |= {StoreUnavailable, DeliveryError, MailboxFull, AskTimeout, ActorCrashed}
     return errors

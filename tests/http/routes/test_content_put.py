@@ -18,7 +18,8 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
-from godrive.errors import StoreUnavailable
+from godrive import transfer
+from godrive.errors import NotFound, StoreUnavailable
 from godrive.messages.janitor import Sweep
 from godrive.model import BlobInfo, ObjectKey, UploadId
 from godrive.testing import chunks
@@ -502,7 +503,7 @@ async def test_a_catalog_that_is_away_for_a_moment_does_not_end_what_is_arriving
 ) -> None:
     intent, refused = await announce(ann, 30), anyio.Event()
 
-    async def away(operation: object) -> None:
+    async def away(operation: object, *, chore: bool = False) -> None:
         refused.set()
         raise StoreUnavailable
 
@@ -528,6 +529,32 @@ async def test_aborting_stops_an_upload_that_is_still_arriving(ann: Person, site
         answer = await put.answer()
     assert (answer.status, answer.json["code"]) == (410, "gone")
     assert site.drive.blobs.receiving(ObjectKey(intent["object_key"])) is None
+
+
+async def test_bytes_that_arrive_after_an_abort_do_not_stay(ann: Person, site: Site) -> None:
+    """The abort gave their quota back, so they would be charged to nobody."""
+    intent = await announce(ann, 30)
+    async with Halting(site, intent, 30) as put:
+        await put.send(bytes(10), seen=10)
+        await ann("DELETE", f"/v1/uploads/{intent['upload_id']}")
+        await put.stream.send(bytes(20))
+        answer = await put.answer()
+    assert (answer.status, answer.json["code"]) == (410, "gone")
+    with pytest.raises(NotFound):
+        await site.drive.blobs.head(ObjectKey(intent["object_key"]))
+
+
+async def test_an_aborted_upload_stops_after_some_bytes(
+    ann: Person, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "TOUCH_BYTES", 15)
+    intent = await announce(ann, 30)
+    async with Halting(site, intent, 30) as put:
+        await put.send(bytes(10), seen=10)
+        await ann("DELETE", f"/v1/uploads/{intent['upload_id']}")
+        await put.stream.send(bytes(10))
+        answer = await put.answer()
+    assert (answer.status, answer.json["code"]) == (410, "gone")
 
 
 async def test_a_connection_is_used_again_after_an_upload_and_not_after_an_unread_body(
