@@ -324,10 +324,10 @@ async def test_requests_in_hand_are_finished_when_the_server_stops(http: aiohttp
         ann = await Person(http, site.url).enter()
         read = site.drive.catalog.read
 
-        async def slow(operation: Any) -> Any:
+        async def slow(operation: Any, *, chore: bool = False) -> Any:
             reached.set()
             await release.wait()
-            return await read(operation)
+            return await read(operation, chore=chore)
 
         async def ask() -> None:
             answers.append((await ann("GET", "/v1/files")).status)
