@@ -32,20 +32,19 @@ from godrive.actors.concurrent import for_each
 from godrive.clock import Clock, ClockGuard
 from godrive.config import Config
 from godrive.errors import DriveError
+from godrive.lease import Lease
 from godrive.messages.janitor import Janitor, Sweep, Swept
 from godrive.messages.metadata import Metadata
 from godrive.messages.storage import DeleteBlob, ListBlobs, QuarantineBlob, Storage, SweepStaging
 from godrive.messages.system import (
-    AcquireLease,
     ClaimPurges,
     DueCleanups,
     FinishCleanup,
     FinishPurge,
     KnownKeys,
     Prune,
-    ReleaseLease,
 )
-from godrive.model import Cleanup, ObjectKey, Purge, new_id
+from godrive.model import Cleanup, ObjectKey, Purge
 from godrive.runtime import Actor, Ref
 
 T = TypeVar("T")
@@ -91,8 +90,7 @@ class JanitorActor(Actor[Janitor]):
         self._clock = clock
         self._guard = guard
         self._batch = config.janitor.batch
-        self._holder = new_id()
-        self._held_until = float("-inf")
+        self._lease = Lease(LEASE, LEASE_TTL, clock.monotonic)
         self._cursor = ""
         self._suspects: list[list[ObjectKey]] = []
 
@@ -100,7 +98,7 @@ class JanitorActor(Actor[Janitor]):
     async def sweep(self, ask: Sweep) -> Swept:
         count = _Count()
         with suppress(_LeaseLost):
-            async with self._lease():
+            async with self._alone():
                 for chore in (self._purge, self._clean, self._sweep_staging, self._find_orphans, self._prune):
                     try:
                         await chore(count)
@@ -191,20 +189,14 @@ class JanitorActor(Actor[Janitor]):
             raise _ClockInDoubt(doubt)
 
     @asynccontextmanager
-    async def _lease(self) -> AsyncIterator[None]:
+    async def _alone(self) -> AsyncIterator[None]:
         """Hold the lease, so that this is the only process that sweeps.  Raises ``_LeaseLost``."""
         await self._keep_lease()
         try:
             yield
         finally:
-            self._held_until = float("-inf")
-            with suppress(DriveError):  # the lease expires by itself
-                await self._metadata.ask(ReleaseLease(LEASE, self._holder))
+            await self._lease.release(self._metadata)
 
     async def _keep_lease(self) -> None:
-        now = self._clock.monotonic()
-        if now < self._held_until - LEASE_TTL / 2:
-            return
-        if not await self._metadata.ask(AcquireLease(LEASE, self._holder, LEASE_TTL)):
+        if not await self._lease.hold(self._metadata):
             raise _LeaseLost
-        self._held_until = now + LEASE_TTL

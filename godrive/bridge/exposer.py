@@ -17,18 +17,20 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 
+from godrive.backoff import Backoff
 from godrive.bridge.connection import NatsLink
+from godrive.bridge.failures import Failures
 from godrive.bridge.nats import ERROR, LARGEST, PING, REQUEST_ID, TIMEOUT, largest
 from godrive.errors import ActorCrashed, DriveError, Invalid, MailboxFull, TooLarge
 from godrive.runtime import Ask, Lane, OnEvent, Ref, Tell, codec, request_id
 from godrive.runtime.message import A, Message
-from godrive.runtime.supervision_events import ChildCrashed, ChildWaiting, DeadLetter, ignore
+from godrive.runtime.supervision_events import ChildCrashed, DeadLetter, ignore
 
 ROUND_TRIP = 2.0
 """Seconds within which a server answers, or else counts as unreachable."""
 
-RETRY_AFTER = 1.0
-"""Seconds until the next attempt to subscribe."""
+BACKOFF = Backoff(0.2, 5.0)
+"""Seconds between two attempts to subscribe."""
 
 MOST_IN_HAND = 1024
 """Messages of one lane in hand, unless the caller says otherwise."""
@@ -73,6 +75,8 @@ class Exposer(Generic[A]):
         self._limits = limits or dict.fromkeys(Lane, MOST_IN_HAND)
         self._in_hand: Counter[Lane] = Counter()
         self._on_event = on_event
+        self._failures = Failures(self.name, on_event, BACKOFF)
+        self._retry_after = BACKOFF.shortest
         self._stopping = anyio.Event()
 
     @property
@@ -97,6 +101,7 @@ class Exposer(Generic[A]):
                     if current is previous:
                         await self._pause()
                         continue
+                    self._failures.clear()
                     # The new subscription comes first, so that there is always one.
                     seen = generation
                     if previous is not None:
@@ -119,7 +124,7 @@ class Exposer(Generic[A]):
         return not self._stopping.is_set()
 
     async def _pause(self) -> None:
-        with anyio.move_on_after(RETRY_AFTER):
+        with anyio.move_on_after(self._retry_after):
             await self._stopping.wait()
 
     async def _subscribe(self, ref: Ref[A], asks: TaskGroup) -> tuple[Client, Subscription] | None:
@@ -138,7 +143,7 @@ class Exposer(Generic[A]):
             # when the server does not permit the subscription, which nats-py reports to no caller.
             await client.request(self._subject + PING, timeout=ROUND_TRIP)
         except (NatsError, OSError, TimeoutError) as error:
-            self._on_event(ChildWaiting(self.name, error))
+            self._retry_after = self._failures.note(error)
             if subscription is not None:
                 await self._end(client, subscription)
             return None

@@ -27,9 +27,11 @@ from nats.errors import TimeoutError as NatsTimeout
 from nats.js.api import AckPolicy, ConsumerConfig
 from nats.js.errors import ServerError
 
+from godrive.backoff import Backoff
 from godrive.bridge.bucket_events import BucketEventHandler
 from godrive.bridge.connection import NatsLink, answering
 from godrive.bridge.deadletters import DeadLetters
+from godrive.bridge.failures import Failures
 from godrive.bridge.streams import ensure_stream
 from godrive.config import Ingest
 from godrive.errors import ConfigError, DriveError, Invalid, StoreUnavailable
@@ -49,8 +51,9 @@ ACK_WAIT = 60.0
 """Seconds after which a message that was delivered and not answered is delivered again; longer than an ask takes."""
 
 LONGEST_DELAY = 60.0
-BACKOFF = (0.2, 5.0)
-"""Seconds between two attempts to get at the server: the first, and the most."""
+REDELIVERY = Backoff(1.0, LONGEST_DELAY)
+BACKOFF = Backoff(0.2, 5.0)
+"""Seconds between two attempts to consume."""
 
 MAX_AGE = timedelta(days=7).total_seconds()
 MAX_EVENTS = 1_000_000
@@ -76,28 +79,23 @@ class BucketEvents:
     ) -> None:
         self._link = link
         self._settings = settings
-        self._intake = handler
+        self._handler = handler
         self._on_event = on_event
         self._heartbeat = heartbeat
         self._ack_wait = ack_wait
         self._dead = DeadLetters(link, stream=settings.stream, namespace=namespace)
-        self._consuming = 0
+        self._failures = Failures("events", on_event, BACKOFF)
         self.listening = anyio.Event()
         """Set once messages can be received."""
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{settings.stream}.{settings.consumer}"
 
     async def run(self) -> None:
-        """Consume, and begin again after whatever goes wrong with the server; of a stretch of failures tell once."""
-        failures = 0
+        """Consume forever.  On error, back off and reconnect; report only the first of consecutive failures."""
         while True:
-            began = self._consuming
             try:
                 await self._consume()
             except (DriveError, NatsError, OSError, TimeoutError) as error:
-                failures = failures + 1 if self._consuming == began else 1
-                if failures == 1:
-                    self._on_event(ChildWaiting("events", error))
-                await anyio.sleep(min(BACKOFF[1], BACKOFF[0] * 2 ** (failures - 1)))
+                await anyio.sleep(self._failures.note(error))
 
     async def prepare(self) -> None:
         """Have the streams, and the consumer as it must be: one that was made otherwise would lose events unnoticed.
@@ -133,7 +131,7 @@ class BucketEvents:
         """Take messages.  Raises when the server goes, forgets us, or falls silent."""
         client = await self._link.client()
         await self.prepare()
-        self._consuming += 1
+        self._failures.clear()
         inbox = client.new_inbox()
         subscription = await client.subscribe(inbox)
         self.listening.set()
@@ -190,14 +188,14 @@ class BucketEvents:
 
     async def _act_on(self, message: Msg, deliveries: int) -> None:
         try:
-            await self._intake.take(message.data)
+            await self._handler.take(message.data)
         except Invalid as error:
             await self._bury(message, error.detail)
         except DriveError as error:
             if deliveries >= self._settings.max_deliver:
                 await self._bury(message, f"{error.code}: {error.detail}")
             else:
-                await message.nak(delay=min(LONGEST_DELAY, 2.0 ** (deliveries - 1)))
+                await message.nak(delay=REDELIVERY.after(deliveries))
         else:
             await message.ack()
 

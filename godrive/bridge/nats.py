@@ -26,12 +26,14 @@ from nats.aio.msg import Msg
 from nats.errors import ConnectionClosedError, NoRespondersError
 from nats.errors import Error as NatsError
 
+from godrive.backoff import Backoff
 from godrive.bridge.connection import NatsLink
+from godrive.bridge.failures import Failures
 from godrive.errors import AskTimeout, DeliveryError, DriveError, TooLarge
 from godrive.runtime import Ask, OnEvent, Tell, codec, request_id
 from godrive.runtime.message import A, Message
 from godrive.runtime.ref import misdirected
-from godrive.runtime.supervision_events import ChildWaiting, DeadLetter, ignore
+from godrive.runtime.supervision_events import DeadLetter, ignore
 
 R = TypeVar("R")
 
@@ -143,24 +145,27 @@ class NatsRef(Generic[A]):
 
 
 class Reconnector:
-    """The child that keeps the connection up; of each stretch without one it tells once."""
+    """The child that keeps the connection up: it looks every *every* seconds, and reports each outage once."""
 
     def __init__(self, link: NatsLink, *, on_event: OnEvent, every: float = 1.0) -> None:
         self._link = link
-        self._on_event = on_event
+        self._failures = Failures("nats", on_event, Backoff(every, every))
         self._every = every
 
     async def run(self) -> None:
-        """Look after the connection until cancelled."""
-        told = -1
+        """Reconnect forever."""
+        generation = self._link.generation
         while True:
             try:
                 await self._link.client()
             except DriveError as error:
-                if told != self._link.generation:
-                    self._on_event(ChildWaiting("nats", error))
-                told = self._link.generation
-            await anyio.sleep(self._every)
+                if self._link.generation != generation:  # it was up since the last look
+                    self._failures.clear()
+                generation = self._link.generation
+                await anyio.sleep(self._failures.note(error))
+            else:
+                self._failures.clear()
+                await anyio.sleep(self._every)
 
 
 def largest(client: Client) -> int:

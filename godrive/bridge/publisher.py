@@ -17,14 +17,16 @@ import msgspec
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 
+from godrive.backoff import Backoff
 from godrive.bridge.connection import NatsLink, answering
+from godrive.bridge.failures import Failures
 from godrive.bridge.streams import ensure_stream
 from godrive.errors import DriveError
+from godrive.lease import Lease
 from godrive.messages.metadata import Metadata
-from godrive.messages.system import AcquireLease, DropEvents, DueEvents
-from godrive.model import FileEvent, new_id
+from godrive.messages.system import DropEvents, DueEvents
+from godrive.model import FileEvent
 from godrive.runtime import OnEvent, Ref
-from godrive.runtime.supervision_events import ChildWaiting
 
 CHILD = "outbox"
 
@@ -32,7 +34,7 @@ BATCH = 100
 EVERY = 0.5
 """Seconds between two looks at an outbox that was empty."""
 
-BACKOFF = (0.5, 10.0)
+BACKOFF = Backoff(0.5, 10.0)
 MAX_AGE = 7 * 86_400.0
 MAX_EVENTS = 1_000_000
 REMEMBERED = 600.0
@@ -51,32 +53,27 @@ class Publisher:
         self._link = link
         self._subjects = f"{namespace}.events"
         self._stream = f"{namespace.replace('.', '_')}_EVENTS".upper()
-        self._on_event = on_event
-        self._holder = new_id()
-        self._held_until = float("-inf")
+        self._failures = Failures(CHILD, on_event, BACKOFF)
+        self._lease = Lease(LEASE, LEASE_TTL, lambda: anyio.current_time())  # noqa: PLW0108 - tests turn it
         self._had_stream = -1
         """The generation of the connection over which the stream was last seen."""
 
     async def run(self, metadata: Ref[Metadata]) -> None:
-        """Publish what comes, and try again whatever goes wrong outside; of a stretch of failures tell once."""
-        failures = 0
+        """Publish events forever.  On error, back off and retry."""
         while True:
             try:
                 published = await self.publish(metadata)
             except (DriveError, NatsError) as error:
-                failures += 1
-                if failures == 1:
-                    self._on_event(ChildWaiting(CHILD, error))
-                await anyio.sleep(min(BACKOFF[1], BACKOFF[0] * 2 ** (failures - 1)))
+                await anyio.sleep(self._failures.note(error))
             else:
-                failures = 0
+                self._failures.clear()
                 if published < BATCH:
                     await anyio.sleep(EVERY)
 
     async def publish(self, metadata: Ref[Metadata]) -> int:
         """Publish the oldest events; how many.  Raises ``StoreUnavailable``; what was published is not kept."""
         events = await metadata.ask(DueEvents(BATCH))
-        if not events or not await self._may_publish(metadata):
+        if not events or not await self._lease.hold(metadata):
             return 0
         js = (await self._link.client()).jetstream()
         await self._have_stream(js)
@@ -115,12 +112,3 @@ class Publisher:
     async def _send(self, js: JetStreamContext, event: FileEvent) -> None:
         with answering():
             await js.publish(f"{self._subjects}.{event.kind}", _encode(event), headers={"Nats-Msg-Id": event.id})
-
-    async def _may_publish(self, metadata: Ref[Metadata]) -> bool:
-        now = anyio.current_time()
-        if now < self._held_until - LEASE_TTL / 2:
-            return True
-        if not await metadata.ask(AcquireLease(LEASE, self._holder, LEASE_TTL)):
-            return False
-        self._held_until = now + LEASE_TTL
-        return True

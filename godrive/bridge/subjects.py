@@ -15,17 +15,20 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
+from godrive.backoff import Backoff
 from godrive.bridge.bucket_events import BucketEventHandler
 from godrive.bridge.connection import NatsLink, answering
+from godrive.bridge.failures import Failures
 from godrive.config import Ingest
 from godrive.errors import DriveError, Invalid
 from godrive.runtime import OnEvent
-from godrive.runtime.supervision_events import ChildWaiting, DeadLetter
+from godrive.runtime.supervision_events import DeadLetter
 
 AT_ONCE = 64
 MOST_WAITING = 8192
 MOST_WAITING_BYTES = 16 * 1024 * 1024
-RETRY_AFTER = 1.0
+BACKOFF = Backoff(0.2, 5.0)
+"""Seconds between two attempts to subscribe."""
 
 
 class PlainEvents:
@@ -37,23 +40,19 @@ class PlainEvents:
     def __init__(self, link: NatsLink, settings: Ingest, *, handler: BucketEventHandler, on_event: OnEvent) -> None:
         self._link = link
         self._settings = settings
-        self._intake = handler
+        self._handler = handler
         self._on_event = on_event
-        self._subscriptions = 0
+        self._failures = Failures("events", on_event, BACKOFF)
         self.listening = anyio.Event()
         """Set once messages can be received."""
 
     async def run(self) -> None:
-        """Listen, and subscribe again with every connection; of a stretch of failures tell once."""
-        told = -1
+        """Receive events forever.  Subscribe again with every connection; on error, back off and retry."""
         while True:
             try:
                 await self._listen()
             except (DriveError, NatsError) as error:
-                if told != self._subscriptions:
-                    told = self._subscriptions
-                    self._on_event(ChildWaiting("events", error))
-                await anyio.sleep(RETRY_AFTER)
+                await anyio.sleep(self._failures.note(error))
 
     async def _listen(self) -> None:
         """Take events over one connection; returns when there is a newer one."""
@@ -67,7 +66,7 @@ class PlainEvents:
                 pending_bytes_limit=MOST_WAITING_BYTES,
             )
             await client.flush()
-        self._subscriptions += 1
+        self._failures.clear()
         self.listening.set()
         try:
             async with anyio.create_task_group() as tasks:
@@ -90,7 +89,7 @@ class PlainEvents:
 
     async def _deal_with(self, message: Msg, room: anyio.Semaphore) -> None:
         try:
-            await self._intake.take(message.data)
+            await self._handler.take(message.data)
         except Invalid as error:
             self._on_event(DeadLetter("ingest", "bucket event", error.detail))
         except DriveError as error:

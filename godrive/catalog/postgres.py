@@ -21,12 +21,13 @@ because it may have happened: that is ``StoreUnavailable`` at once.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from itertools import count
 from typing import Any, TypeVar, cast
 
 from godrive import config
+from godrive.backoff import Backoff
 from godrive.catalog import Row, Tx, migrations
 from godrive.catalog.group_commit import GroupCommit, Operation, Outcome
 from godrive.catalog.postgres_errors import is_lost, is_raced, refused, translate, unavailable
@@ -50,8 +51,7 @@ _COLUMNS = (
 _MIGRATION_LOCK = int.from_bytes(b"godrive")
 _MOST_WRITES = 64
 _PATIENCE = 5.0
-_SHORTEST_DELAY = 0.01
-_LONGEST_DELAY = 0.5
+_BACKOFF = Backoff(0.01, 0.5)
 
 
 class PostgresTx:
@@ -174,8 +174,7 @@ class PostgresCatalog:
         """Repeat the attempt until it succeeds, cannot succeed, or ``_PATIENCE`` seconds have passed."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _PATIENCE
-        delay = _SHORTEST_DELAY
-        while True:
+        for failures in count(1):
             try:
                 return await attempt()
             except DriveError:
@@ -184,7 +183,7 @@ class PostgresCatalog:
                 if not (is_raced(error) or is_lost(error)):
                     answer = translate(error) if self._open else refused(error) or translate(error)
                     raise answer or error from error
-                if self._pool.closed or loop.time() + delay >= deadline:
+                if self._pool.closed or loop.time() + _BACKOFF.after(failures) >= deadline:
                     raise unavailable(error) from error
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
-            delay = min(delay * 2, _LONGEST_DELAY)
+            await asyncio.sleep(_BACKOFF.jittered(failures))
+        raise AssertionError("unreachable")

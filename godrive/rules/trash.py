@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 
+from godrive.backoff import Backoff
 from godrive.catalog import Row, Tx
 from godrive.messages.files import EmptyTrash, ListTrash, PurgeFile, RestoreFile, TrashFile
 from godrive.messages.system import ClaimPurges, FinishPurge, SettleTrash
@@ -42,6 +43,7 @@ from godrive.rules.names import search_key
 from godrive.rules.registry import Env, rule
 
 _LONGEST_PURGE_DELAY = 3600.0
+_PURGE_BACKOFF = Backoff(60.0, _LONGEST_PURGE_DELAY)
 _CHILDREN_AT_ONCE = 200
 """Rows that one statement of a purge moves on: a few milliseconds, so that no other writer waits."""
 
@@ -236,7 +238,7 @@ async def claim_purges(tx: Tx, ask: ClaimPurges, env: Env) -> list[Purge]:
     due = {row[0]: row for row in await _each(tx, _CLAIMABLE, file_ids, at, far)}
     await tx.run_each(
         "UPDATE entries SET state = 'purging', purge_attempts = purge_attempts + 1, next_purge_at = $2 WHERE id = $1",
-        [(id_, rows.later(env.now, _purge_delay(attempts))) for id_, attempts, *_ in due.values()],
+        [(id_, rows.later(env.now, _PURGE_BACKOFF.after(attempts + 1))) for id_, attempts, *_ in due.values()],
     )
     claimed = {file_id: Purge(file_id=file_id, object_keys=[]) for file_id in file_ids if file_id in due}
     for file_id, object_key in await _each(tx, _KEYS_TO_DELETE, list(claimed)):
@@ -264,10 +266,6 @@ async def _due(tx: Tx, limit: int, at: int, far: int) -> list[Row]:
         await tx.run(_FORGET_CLEARED)
         found += await _of_deleted_users(tx, limit - len(found), at)
     return found
-
-
-def _purge_delay(attempts: int) -> float:
-    return min(_LONGEST_PURGE_DELAY, 60.0 * 2.0 ** min(attempts, 30))
 
 
 async def _each(tx: Tx, sql: str, file_ids: Sequence[FileId], *values: object) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from godrive.backoff import Backoff
 from godrive.catalog import Tx
 from godrive.messages.system import DueCleanups, DueUploads, FinishCleanup, PostponeUploads, UploadCounts
 from godrive.model import Cleanup, ObjectKey, Upload, UploadId, UploadState
@@ -10,6 +11,7 @@ from godrive.rules.registry import Env, rule
 
 _LONGEST_CHECK_DELAY = 60.0
 _LONGEST_CLEANUP_DELAY = 3600.0
+_CLEANUP_BACKOFF = Backoff(60.0, _LONGEST_CLEANUP_DELAY)
 URL_MARGIN = 3600.0
 """Seconds for which a request may still be sending after its URL expired."""
 
@@ -39,9 +41,9 @@ async def due(tx: Tx, ask: DueUploads, env: Env) -> list[Upload]:
     found = [*await tx.all(_DUE, at, begun, far, ask.limit)]
     found += await tx.all(_SET_BACK, far, begun, far, ask.limit - len(found))
     due = [rows.upload(row) for row in found]
-    checks = []
+    backoff, checks = Backoff(max(ask.after, 1.0), _LONGEST_CHECK_DELAY), []
     for upload in due:
-        next_at = rows.later(env.now, _backoff(max(ask.after, 1.0), upload.attempts, _LONGEST_CHECK_DELAY))
+        next_at = rows.later(env.now, backoff.after(upload.attempts + 1))
         deadline = rows.micros(upload.expires_at)
         checks.append((upload.id, min(next_at, deadline) if deadline > at else next_at))
     await tx.run_each("UPDATE uploads SET attempts = attempts + 1, next_check_at = $2 WHERE id = $1", checks)
@@ -77,7 +79,7 @@ async def due_cleanups(tx: Tx, ask: DueCleanups, env: Env) -> list[Cleanup]:
     ]
     await tx.run_each(
         "UPDATE uploads SET cleanup_attempts = cleanup_attempts + 1, cleanup_at = $2 WHERE id = $1",
-        [(id_, rows.later(env.now, _backoff(60.0, attempts, _LONGEST_CLEANUP_DELAY))) for id_, _, attempts in found],
+        [(id_, rows.later(env.now, _CLEANUP_BACKOFF.after(attempts + 1))) for id_, _, attempts in found],
     )
     return [Cleanup(upload_id=UploadId(row[0]), object_key=ObjectKey(row[1])) for row in found]
 
@@ -104,8 +106,3 @@ async def counts(tx: Tx, ask: UploadCounts, env: Env) -> dict[str, int]:
     """As ``UploadCounts`` says."""
     found = {row[0]: row[1] for row in await tx.all("SELECT state, COUNT(*) FROM uploads GROUP BY state")}
     return {state.value: found.get(state.value, 0) for state in UploadState}
-
-
-def _backoff(shortest: float, attempts: int, longest: float) -> float:
-    """Seconds to wait after so many attempts: doubling, within bounds."""
-    return min(longest, shortest * 2.0 ** min(attempts, 30))

@@ -14,7 +14,6 @@ and the lifespan hooks of many frameworks do.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
@@ -23,6 +22,7 @@ from typing import Self
 import anyio
 from anyio.abc import TaskGroup
 
+from godrive.backoff import Backoff
 from godrive.runtime.actor import ActorCell, Crash, is_bug
 from godrive.runtime.child import ActorSpec, Child, ChildSpec, ChildState, ChildStatus
 from godrive.runtime.message import A
@@ -67,7 +67,7 @@ class Supervisor:
         *,
         intensity: int = 5,
         period: float = 30.0,
-        backoff: tuple[float, float] = (0.05, 5.0),
+        backoff: Backoff = Backoff(0.05, 5.0),  # noqa: B008 - frozen
         on_event: OnEvent = ignore,
     ) -> None:
         self._intensity = intensity
@@ -219,7 +219,7 @@ class Supervisor:
                 self._give_up(node, error)
                 return
             node.restarts += 1
-            await anyio.sleep(self._delay())
+            await anyio.sleep(self._backoff.jittered(len(self._restarts)))
 
     async def _life(self, node: _Node) -> BaseException | None:
         """Live one life of the child.  Returns the error that ended it."""
@@ -275,12 +275,6 @@ class Supervisor:
             self._restarts.popleft()
         self._restarts.append(now)
         return len(self._restarts) <= self._intensity
-
-    def _delay(self) -> float:
-        """Double with each recent restart, within the bounds; then a random half to all of it."""
-        shortest, longest = self._backoff
-        doubled: float = shortest * 2 ** min(len(self._restarts) - 1, 30)
-        return min(longest, doubled) * random.uniform(0.5, 1.0)
 
     def _give_up(self, node: _Node, error: BaseException | None) -> None:
         self._on_event(RestartsExhausted(node.spec.name, self._intensity, self._period))

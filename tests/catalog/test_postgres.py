@@ -97,7 +97,7 @@ async def test_names_are_in_the_same_order_whatever_language_the_database_speaks
 
 async def test_a_newer_schema_is_refused(dsn: str, catalog: PostgresCatalog) -> None:
     connection = await connect(dsn)
-    await connection.execute("INSERT INTO schema_versions VALUES (999, 'future')")
+    await connection.execute("INSERT INTO schema_versions VALUES (999, 'future', 'digest')")
     await connection.close()
     with pytest.raises(ConfigError, match="schema 999"):
         await PostgresCatalog(config.Catalog(dsn=dsn)).open()

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import anyio
 
+from godrive.backoff import Backoff
 from godrive.errors import Conflict, NotFound
 from godrive.runtime import Actor, ActorSpec, Ask, Contract, Event, Lane, Slots, Supervisor, Tell, request_id
 from godrive.runtime.supervision_events import ChildCrashed
@@ -120,7 +121,7 @@ class Script:
     def supervisor(self, *specs: object, intensity: int = 5) -> Supervisor:
         """One without back-off, that writes its events here."""
         children = specs or (self.actor(),)
-        return Supervisor(children, intensity=intensity, backoff=(0.0, 0.0), on_event=self.events.append)  # type: ignore[arg-type]
+        return Supervisor(children, intensity=intensity, backoff=Backoff(0.0, 0.0), on_event=self.events.append)  # type: ignore[arg-type]
 
 
 class StageActor(Actor[Stage]):

@@ -8,6 +8,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
+from godrive.backoff import Backoff
 from godrive.errors import ActorCrashed, AskTimeout, NotFound, StoreUnavailable
 from godrive.runtime import Actor, ActorSpec, Ask, ChildSpec, ChildState, Contract, GaveUp, Supervisor
 from godrive.runtime.supervision_events import ChildCrashed, ChildStarted, ChildStopped, DeadLetter, RestartsExhausted
@@ -245,7 +246,9 @@ async def test_more_crashes_than_the_intensity_and_the_supervisor_gives_up() -> 
 
 async def test_crashes_further_apart_than_the_period_are_forgiven() -> None:
     script = Script()
-    tree = Supervisor([script.actor()], intensity=1, period=0.0, backoff=(0.0, 0.0), on_event=script.events.append)
+    tree = Supervisor(
+        [script.actor()], intensity=1, period=0.0, backoff=Backoff(0.0, 0.0), on_event=script.events.append
+    )
     async with tree:
         for _ in range(10):
             with pytest.raises(ActorCrashed):
@@ -292,16 +295,28 @@ class Brittle(Actor[BrittleContract]):
         raise ValueError
 
 
-async def test_restarts_back_off_by_doubling_with_jitter_up_to_a_bound() -> None:
-    tree = Supervisor([], intensity=3000, backoff=(0.05, 5.0))
-    delays = []
-    for _ in range(2000):
-        tree._may_restart()
-        delays.append(tree._delay())
-    bounds = [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2]
-    assert all(bound / 2 <= delay <= bound for bound, delay in zip(bounds, delays, strict=False))
-    assert all(2.5 <= delay <= 5.0 for delay in delays[7:])
-    assert len({round(delay, 6) for delay in delays[7:]}) > 1000
+async def test_restarts_back_off_by_doubling_with_jitter_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    delays: list[float] = []
+    settled = anyio.Event()
+
+    async def sleep(seconds: float) -> None:
+        delays.append(seconds)
+        await checkpoint()
+
+    async def run() -> None:
+        if len(delays) == 12:
+            settled.set()
+            await settled_for_good.wait()
+        raise ValueError("a bug")
+
+    settled_for_good = anyio.Event()
+    monkeypatch.setattr(anyio, "sleep", sleep)
+    async with Supervisor([ChildSpec(name="task", run=run)], intensity=12, backoff=Backoff(0.05, 5.0)):
+        await settled.wait()
+    longest = [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0, 5.0, 5.0]
+    assert len(delays) == len(longest)
+    assert all(most / 2 <= delay <= most for delay, most in zip(delays, longest, strict=True))
+    assert len(set(delays[-5:])) > 1
 
 
 async def test_a_child_that_crashes_while_starting_again_is_tried_again() -> None:
@@ -372,7 +387,7 @@ async def test_a_listener_that_fails_takes_nothing_down_and_is_not_silent() -> N
     def listen(event: object) -> None:
         raise RuntimeError("the listener's own bug")
 
-    async with Supervisor([script.actor()], backoff=(0.0, 0.0), on_event=listen) as tree:
+    async with Supervisor([script.actor()], backoff=Backoff(0.0, 0.0), on_event=listen) as tree:
         with pytest.raises(ActorCrashed):
             await tree.ref(Stage).ask(Stumble())
         assert await tree.ref(Stage).ask(Say("on")) == "on 2"

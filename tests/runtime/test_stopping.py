@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 
+from godrive.backoff import Backoff
 from godrive.errors import DeliveryError
 from godrive.runtime import ActorSpec, ChildSpec, ChildState, Contract, GaveUp, Supervisor
 from godrive.runtime.supervision_events import ChildCrashed, ChildStarted, ChildStopped, DeadLetter, StopTimedOut
@@ -262,7 +263,7 @@ async def test_a_child_that_others_need_is_restarted_while_they_stop() -> None:
 
 async def test_stopping_while_a_child_waits_to_be_restarted_does_not_wait_for_that() -> None:
     script = Script()
-    stalled = Supervisor([script.actor()], backoff=(1e6, 1e6), on_event=script.events.append)
+    stalled = Supervisor([script.actor()], backoff=Backoff(1e6, 1e6), on_event=script.events.append)
     async with anyio.create_task_group() as asks, stalled as tree:
         with pytest.raises(DeliveryError):
             await tree.ref(Stage).ask(Stumble())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import ssl
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack
@@ -16,6 +15,7 @@ import anyio
 from botocore.exceptions import BotoCoreError, ParamValidationError
 from botocore.httpsession import get_cert_path
 
+from godrive.backoff import Backoff
 from godrive.blobs.s3.breaker import Breaker
 from godrive.blobs.s3.faults import FAULTS, as_config_error, code_of, is_outage, is_passing, translate
 from godrive.blobs.s3.sdk import client_config, make_session
@@ -28,6 +28,7 @@ from godrive.errors import ConfigError, StoreUnavailable
 T = TypeVar("T")
 
 ATTEMPTS = 3
+_BACKOFF = Backoff(0.05, 1.0, factor=4.0)
 """Tries of one request, all within its deadline."""
 
 DEADLINE = 10.0
@@ -263,7 +264,7 @@ async def _insist(request: Any) -> Any:
         except FAULTS as error:
             if attempt == ATTEMPTS or not is_passing(error):
                 raise
-        await anyio.sleep(0.05 * 4 ** (attempt - 1) * random.uniform(0.5, 1.0))
+        await anyio.sleep(_BACKOFF.jittered(attempt))
     raise AssertionError("unreachable")
 
 
