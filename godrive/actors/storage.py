@@ -37,7 +37,7 @@ from godrive.principal import user_of
 from godrive.runtime import Actor
 
 SLOWEST = 131_072
-"""Bytes a second of the slowest client that is waited for when its bytes go straight to the store: 1 Mbit/s."""
+"""Bytes a second of the slowest client that the lifetimes of URLs provide for: 1 Mbit/s."""
 SHORTEST, LONGEST = 10.0, 86_400.0
 """Seconds for which any such client is waited for, at least and at most."""
 
@@ -103,7 +103,7 @@ class StorageActor(Actor[Storage]):
 
     @SignGet.handler
     async def sign_get(self, ask: SignGet) -> SignedRequest:
-        file, expires_at = ask.content.file, self._in(self._lifetime(ask.expires_in))
+        file, expires_at = ask.content.file, self._in(self._lifetime(ask.expires_in, ask.content.file.size_bytes))
         if self._presigner is not None:
             return await self._presigner.presign_get(
                 ask.content.object_key,
@@ -116,13 +116,16 @@ class StorageActor(Actor[Storage]):
         url = self._urls.sign("GET", f"/v1/files/{file.id}/content", claims, expires_at=expires_at)
         return SignedRequest(method="HEAD" if ask.head else "GET", url=url, headers={}, expires_at=expires_at)
 
-    def _lifetime(self, expires_in: float | None) -> float:
-        """Seconds of validity.  A URL that the store signed cannot be revoked, so it lasts 900 at most."""
+    def _lifetime(self, expires_in: float | None, size_bytes: int) -> float:
+        """Seconds of validity: unless the client asks, long enough to pause and resume the download of a large file.
+
+        A URL that the store signed cannot be revoked, so it lasts 900 at most.
+        """
         longest = self._config.download_ttl_max
         if self._presigner is not None:
             longest = min(longest, UNREVOCABLE_TTL)
         if expires_in is None:
-            return min(self._config.download_ttl, longest)
+            return min(max(self._config.download_ttl, size_bytes / SLOWEST), longest)
         if not 0 < expires_in <= longest:
             raise Invalid(
                 f"A download URL is valid for more than 0 and at most {longest:g} seconds.", field="expires_in"

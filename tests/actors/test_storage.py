@@ -5,6 +5,7 @@ from typing import Literal
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+from msgspec.structs import replace
 
 from godrive.blobs.memory import MemoryBlobStore
 from godrive.drive import GoDrive
@@ -203,6 +204,21 @@ async def test_a_download_url_lives_as_long_as_was_asked_for_up_to_the_maximum(
         with pytest.raises(Invalid) as refused:
             await drive.storage.ask(SignGet(acting(owner.id), content, expires_in=seconds))
         assert refused.value.field == "expires_in"
+
+
+async def test_the_download_url_of_a_large_file_lives_as_long_as_its_bytes_may_take(
+    drive: GoDrive, owner: User, clock: ManualClock
+) -> None:
+    content, blobs = await content_of(drive, owner), drive.config.blobs
+    for size, seconds in (
+        (0, blobs.download_ttl),
+        (int(blobs.download_ttl) * 131_072, blobs.download_ttl),
+        (10_000 * 131_072, 10_000.0),
+        (1 << 50, blobs.download_ttl_max),
+    ):
+        large = replace(content, file=replace(content.file, size_bytes=size))
+        signed = await drive.storage.ask(SignGet(acting(owner.id), large))
+        assert signed.expires_at == clock.now() + timedelta(seconds=seconds)
 
 
 async def test_a_url_that_the_store_signed_ends_after_900_seconds_at_most(

@@ -27,6 +27,12 @@ def is_known(request: web.Request, etag: str) -> bool | None:
     return not known or any(tag == etag for _, tag in known)
 
 
+def check_absent(request: web.Request) -> None:
+    """Check a request to write what exists already.  Raises ``PreconditionFailed`` for ``If-None-Match: *``."""
+    if entity_tags(request, hdrs.IF_NONE_MATCH) == []:
+        raise PreconditionFailed("It exists already.", field=hdrs.IF_NONE_MATCH)
+
+
 def is_unmodified(request: web.Request, etag: ETag, modified_at: datetime) -> bool:
     """Whether the client has the current content, so that the answer is ``304``.
 

@@ -1,7 +1,7 @@
-"""``Idempotency-Key``: a request sent again is answered again, not done again.
+"""``Idempotency-Key``: a repeated request gets the first answer and is not carried out again.
 
-Only answers that say it was done are kept.  After an error the key is free,
-because nothing has changed and the next attempt may fare better.
+Only successful answers are kept.  After an error the key is free, because
+nothing has changed and the next attempt may succeed.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ async def answer_once(
     by: Principal,
     run: Callable[[], Awaitable[web.StreamResponse]],
 ) -> web.StreamResponse:
-    """The answer of *run*, or the one it gave to the first request with this key.
+    """Return the answer of *run*, or the kept answer to the first request with this key.
 
-    Raises ``IdempotencyMismatch`` when that was another request, ``Conflict``
-    while it is still being served, ``Invalid`` for a key we do not take.
+    Raises ``IdempotencyMismatch`` if the first request was another one,
+    ``Conflict`` while it is still being served, ``Invalid`` for a malformed key.
     """
     key = request.headers[IDEMPOTENCY_KEY]
     if _KEY.fullmatch(key) is None:
@@ -55,7 +55,7 @@ async def answer_once(
         await asyncio.wait([freed])
         raise
     stored = StoredReply(status=response.status, headers=dict(response.headers), body=_bytes(response))
-    # It is done, and that is the answer, even if it could not be written down for next time.
+    # The command was carried out, so this is the answer even if it cannot be kept.
     with contextlib.suppress(DriveError):
         await metadata.ask(SettleKey(by, key, stored))
     return response

@@ -1,10 +1,8 @@
-"""PageCache of lists that were sent before, for as long as they are still what would be sent.
+"""A cache of encoded pages of lists, valid until the list changes.
 
-People look at the same folder again and again, and clients ask all the time
-whether anything is new.  To read a page of twenty files, build them and encode
-them costs many times what it costs to see, by one number, that nothing has
-changed.  The number is asked for anew by every request, so a page from here is
-never out of date; the memory it takes is bounded.
+People open the same folder repeatedly, and clients poll for changes.  Reading
+and encoding a page costs many times as much as comparing one tag.  Every
+request reads the current tag, so a cached page is never out of date.
 """
 
 from __future__ import annotations
@@ -13,17 +11,17 @@ from collections import OrderedDict
 from collections.abc import Hashable
 
 CAPACITY = 8 * 1_048_576
-"""Bytes of pages, of all users together."""
+"""Bytes of pages of all users together."""
 
 LARGEST = 65_536
 """Bytes of the largest page that is kept."""
 
 MOST = 4_096
-"""Pages that are kept: the request for one may be larger than the page, and there are as many as people think of."""
+"""Most pages that are kept: the key of a page may be larger than the page, and clients choose keys."""
 
 
 class PageCache:
-    """Encoded pages by request, each with the number of changes that it shows."""
+    """Encoded pages by request, each with the tag of the list that it shows."""
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
@@ -31,7 +29,7 @@ class PageCache:
         self._pages: OrderedDict[Hashable, tuple[str, bytes]] = OrderedDict()
 
     def get(self, request: Hashable, tag: str) -> bytes | None:
-        """The page, unless something has changed since."""
+        """Return the page if it has this tag."""
         found = self._pages.get(request)
         if found is None or found[0] != tag:
             return None
@@ -39,7 +37,7 @@ class PageCache:
         return found[1]
 
     def put(self, request: Hashable, tag: str, page: bytes) -> None:
-        """Keep a page that was read after *tag* was, instead of those unused for longest."""
+        """Keep a page that was read after *tag*.  The least recently used pages go first."""
         _, old = self._pages.pop(request, ("", b""))
         self._size -= len(old)
         if len(page) > LARGEST:

@@ -16,14 +16,14 @@ from godrive.errors import DriveError, Invalid, NotFound, TooLarge, Unauthentica
 
 
 class Malformed(Invalid):
-    """The request cannot be read: not HTTP, not JSON, or not all of it came."""
+    """The request cannot be read: it is not HTTP, not JSON, or incomplete."""
 
     code = "malformed"
     title = "Malformed request"
 
 
 class MethodNotAllowed(DriveError):
-    """The path is known, but not with that method."""
+    """The path exists, but does not take that method."""
 
     code = "method_not_allowed"
     title = "Method not allowed"
@@ -37,7 +37,7 @@ class UnsupportedMediaType(DriveError):
 
 
 class RequestTimeout(DriveError):
-    """The body came too slowly."""
+    """The body arrived too slowly."""
 
     code = "request_timeout"
     title = "Request timed out"
@@ -71,14 +71,14 @@ class Internal(DriveError):
     title = "Internal error"
 
 
-EXPECTATION = "The only expectation that can be met is 100-continue."
+EXPECTATION = "The only supported expectation is 100-continue."
 
 _CLOSING = {"malformed", "request_timeout", "url_too_long", "headers_too_large"}
-"""After these nobody knows where the next request begins, so the connection ends."""
+"""After these the start of the next request is unknown, so the connection is closed."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An error.  ``code`` is stable; ``field`` names the input at fault; ``error`` is ``title`` again."""
+    """An error.  ``code`` is stable, ``field`` names the input at fault, ``error`` repeats ``title``."""
 
     type: str
     title: str
@@ -94,7 +94,7 @@ _encoder = msgspec.json.Encoder()
 
 
 def problem(error: DriveError, request_id: str) -> web.Response:
-    """The answer that *error* is."""
+    """Return *error* as an answer."""
     body = Problem(
         type=f"urn:godrive:problem:{error.code}",
         title=error.title,
@@ -103,7 +103,7 @@ def problem(error: DriveError, request_id: str) -> web.Response:
         code=error.code,
         error=error.title,
         request_id=request_id,
-        field=error.field and str(error.field),  # the names of headers are of a subclass that has no JSON form
+        field=error.field and str(error.field),  # header names are istr, which msgspec does not encode
     )
     headers = {hdrs.CONTENT_TYPE: "application/problem+json", hdrs.CACHE_CONTROL: "no-store"}
     if error.retry_after is not None:
@@ -117,13 +117,13 @@ def problem(error: DriveError, request_id: str) -> web.Response:
 
 
 def of_http_exception(exception: web.HTTPException) -> tuple[DriveError, dict[str, str]]:
-    """What aiohttp itself refuses, as an error of ours and the headers that go with it."""
+    """Return the error for a refusal by aiohttp, and the headers that belong to it."""
     match exception.status:
         case 404:
-            return NotFound("There is nothing at this path."), {}
+            return NotFound("This path does not exist."), {}
         case 405:
             allow = exception.headers.get(hdrs.ALLOW, "")
-            return MethodNotAllowed(f"This path takes {allow or 'no such method'}."), {hdrs.ALLOW: allow}
+            return MethodNotAllowed(f"This path takes {allow or 'another method'}."), {hdrs.ALLOW: allow}
         case 401:
             return Unauthenticated(), {}
         case 413:
@@ -133,4 +133,4 @@ def of_http_exception(exception: web.HTTPException) -> tuple[DriveError, dict[st
         case status if 400 <= status < 500:
             return Malformed(exception.reason), {}
         case _:
-            return Internal("This server made a mistake."), {}
+            return Internal("The server failed."), {}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import types
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from aiohttp import hdrs, web
@@ -172,10 +173,14 @@ def _invalid(error: msgspec.ValidationError) -> Invalid:
 
 
 def _parser(hint: Any) -> Callable[[str, str], Any]:
-    types_ = _types_of(hint)
-    if int in types_:
+    types_ = _types_of(hint) - {NoneType}
+    if types_ == {int}:
         return _integer
-    return _boolean if bool in types_ else _string
+    if types_ == {bool}:
+        return _boolean
+    if all(type_ is str or get_origin(type_) is Literal or issubclass(type_, str) for type_ in types_):
+        return _string
+    raise TypeError(f"A query cannot have a parameter of type {hint}")
 
 
 def _types_of(hint: Any) -> set[Any]:

@@ -55,7 +55,7 @@ def edge(metrics: Metrics, log_request: LogRequest | None) -> Middleware:
             response = _translate(request, exception)
         except Exception as error:
             logger().error("request_failed", method=request.method, route=metrics.route(request), exc_info=error)
-            response = _refuse(request, Internal("This server made a mistake."))
+            response = _refuse(request, Internal("The server failed."))
         seconds = time.perf_counter() - started
         metrics.observe(request, response.status, seconds)
         if log_request is not None:

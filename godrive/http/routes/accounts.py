@@ -131,7 +131,7 @@ async def sign_up(call: Call, body: SignUpBody) -> UserView:
     "/v1/login", needs=PUBLIC, original="/login", secret=True, raises=[Unauthenticated, Invalid, TooManyRequests]
 )
 async def log_in(call: Call, body: LogInBody) -> Tokens:
-    """Begin a session.
+    """Log in and begin a session.
 
     A wrong password and an unknown address get the same answer, `401 unauthenticated`, after the same time.
     Too many failed attempts get `429 too_many_requests`; right passwords do not count.

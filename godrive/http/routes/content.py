@@ -1,4 +1,4 @@
-"""The routes that move bytes: where the signed URLs of a store lead that clients cannot reach themselves."""
+"""The routes that move bytes: the targets of signed URLs, for a store that clients cannot reach themselves."""
 
 from __future__ import annotations
 
@@ -27,11 +27,10 @@ from godrive.errors import (
     UrlInvalid,
 )
 from godrive.http.api.call import Call
-from godrive.http.api.conditions import is_unmodified, wanted_span
+from godrive.http.api.conditions import check_absent, is_unmodified, wanted_span
 from godrive.http.api.media_types import parse_media_type
 from godrive.http.api.operations import SIGNED, Routes
 from godrive.http.api.problems import Malformed, RequestTimeout, UnsupportedMediaType, problem
-from godrive.http.api.reading import entity_tags
 from godrive.http.app_keys import METRICS
 from godrive.http.observe.middleware import meet_expectation
 from godrive.http.routes.uploads import Completed
@@ -125,9 +124,9 @@ async def put_content(call: Call, upload_id: UploadId, query: PutQuery) -> Compl
     raises=[UrlInvalid, NotFound, PreconditionFailed, RangeNotSatisfiable],
 )
 async def get_content(call: Call, file_id: FileId, query: GetQuery) -> web.StreamResponse:
-    """Read the bytes of a file, from the URL that its download gave.
+    """Read the bytes of a file from the URL of its download.
 
-    All of them, or with `Range` the part that is asked for.
+    All of them, or with `Range` a part. `Content-Type` is the type of the file.
     """
     request, drive = call.request, call.drive
     now = drive.clock.now()
@@ -159,13 +158,13 @@ async def get_content(call: Call, file_id: FileId, query: GetQuery) -> web.Strea
 
 
 async def expect_later(request: web.Request) -> None:
-    """The body is not asked for until the handler has checked all that comes before it."""
+    """Do not ask for the body before the handler has checked everything else."""
 
 
 def _check_headers(request: web.Request, upload: Upload) -> None:
     headers, committed = request.headers, upload.state is UploadState.COMMITTED
-    if committed and entity_tags(request, hdrs.IF_NONE_MATCH) == []:
-        raise PreconditionFailed("The upload already has its bytes.", field=hdrs.IF_NONE_MATCH)
+    if committed:
+        check_absent(request)
     length = request.content_length
     if length is None and hdrs.TRANSFER_ENCODING not in headers:
         length = 0

@@ -1,4 +1,4 @@
-"""Files: list, look at, rename, trash, restore, and the URL of their bytes."""
+"""Files: list, rename, trash, restore, and get the URL of their bytes."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ Name = Annotated[
 
 
 class FilesQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which files, and how many at a time."""
+    """Which files, and how many in a page."""
 
     parent_id: EntryId | None = None
     limit: Limit | None = None
     page: PageToken | None = None
     sort: Sort = Sort.NEWEST
-    q: Annotated[str, Meta(max_length=255, description="Names with this inside, without regard to case.")] | None = None
+    q: Annotated[str, Meta(max_length=255, description="Names that contain this, ignoring case.")] | None = None
     prefix: Annotated[str, Meta(max_length=255, description="Names that begin with this.")] | None = None
 
 
@@ -61,7 +61,15 @@ class DownloadQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         Literal["GET", "HEAD"], Meta(description="The request that the URL is for. An S3 store distinguishes them.")
     ] = "GET"
     expires_in: (
-        Annotated[int, Meta(ge=1, description="Seconds that the URL is valid, at most 900 with an S3 store.")] | None
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                description="Seconds that the URL is valid, up to the server's limit (with an S3 store 900). "
+                "By default 15 minutes, and longer for a large file.",
+            ),
+        ]
+        | None
     ) = None
 
 
@@ -72,7 +80,7 @@ class RenameBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class RestoreBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What to do when another file has taken the name meanwhile."""
+    """What to do if another file has the name by now."""
 
     on_conflict: OnConflict = OnConflict.FAIL
 
@@ -85,19 +93,19 @@ class FileList(msgspec.Struct, kw_only=True):
 
     @classmethod
     def of(cls, page: Page[File]) -> FileList:
-        """The page as it is sent."""
+        """The page as an answer."""
         return cls(files=page.items, next_page=page.next_page or UNSET)
 
 
 class Download(msgspec.Struct, kw_only=True):
-    """Where the bytes can be had, by anyone who holds the URL, until ``expires_at``."""
+    """Anyone who has ``url`` can read the bytes until ``expires_at``."""
 
     url: str
     expires_at: datetime
 
 
 class Trashed(msgspec.Struct, kw_only=True):
-    """The file is in the trash, and will be purged at ``purge_at``."""
+    """The file is in the trash and will be purged at ``purge_at``."""
 
     deleted: FileId
     trashed_at: datetime
@@ -108,7 +116,7 @@ class Trashed(msgspec.Struct, kw_only=True):
 async def list_files(call: Call, query: FilesQuery) -> FileList | web.Response:
     """List files, newest first unless `sort` says otherwise.
 
-    100 in a page, 20 on the root path, at most 1000.  `If-None-Match` with the ETag of the answer before gets `304`
+    100 in a page, 20 on the root path, at most 1000.  `If-None-Match` with the ETag of the last answer gets `304`
     while nothing has changed.
     """
     where = _place(query)
@@ -150,7 +158,7 @@ async def _read_page(call: Call, where: Place, query: FilesQuery) -> Page[File]:
 
 @routes.get("/v1/files/{file_id}", needs=Scope.FILES_READ, raises=[NotFound], conditional=True)
 async def get_file(call: Call, file_id: FileId) -> File | web.Response:
-    """One file.  `If-None-Match` with its ETag gets `304` while it is unchanged."""
+    """Get one file. `If-None-Match` with its ETag gets `304` while it is unchanged."""
     file = await call.drive.metadata.ask(GetFile(call.by, file_id))
     if is_known(call.request, file.etag):
         return web.Response(status=304, headers={hdrs.ETAG: f'"{file.etag}"', hdrs.CACHE_CONTROL: "private, no-cache"})
@@ -181,7 +189,7 @@ async def rename_file(call: Call, file_id: FileId, body: RenameBody) -> File:
     raises=[NotFound, PreconditionFailed],
 )
 async def trash_file(call: Call, file_id: FileId) -> Trashed:
-    """Move a file to the trash; again is harmless, and keeps the purge date."""
+    """Move a file to the trash. Idempotent: the purge date stays."""
     tombstone = await call.drive.metadata.ask(TrashFile(by=call.by, file_id=file_id, if_match=call.if_match))
     return Trashed(deleted=tombstone.file_id, trashed_at=tombstone.trashed_at, purge_at=tombstone.purge_at)
 
@@ -194,7 +202,7 @@ async def trash_file(call: Call, file_id: FileId) -> Trashed:
     raises=[NotFound, NameTaken, PreconditionFailed],
 )
 async def restore_file(call: Call, file_id: FileId, body: RestoreBody | None) -> File:
-    """Take a file out of the trash; of one that is not in it, a no-op."""
+    """Take a file out of the trash. Idempotent."""
     on_conflict = OnConflict.FAIL if body is None else body.on_conflict
     file = await call.drive.metadata.ask(
         RestoreFile(by=call.by, file_id=file_id, on_conflict=on_conflict, if_match=call.if_match)
@@ -210,7 +218,7 @@ async def restore_file(call: Call, file_id: FileId, body: RestoreBody | None) ->
     raises=[NotFound, Invalid, StoreUnavailable],
 )
 async def download_file(call: Call, file_id: FileId, query: DownloadQuery) -> Download:
-    """A URL for the file's bytes."""
+    """Get a URL of the file's bytes."""
     content = await call.drive.metadata.ask(OpenContent(call.by, file_id))
     signed = await call.drive.storage.ask(
         SignGet(

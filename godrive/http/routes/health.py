@@ -1,4 +1,4 @@
-"""Health: is it there, is it alive, is it ready, and its numbers."""
+"""Health: whether the server answers, is alive and is ready, and its metrics."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ CHECK_TIMEOUT = 2.0
 
 
 class Health(msgspec.Struct, kw_only=True):
-    """It answers; ``time`` is the server's."""
+    """The server answers; ``time`` is its clock."""
 
     ok: bool
     time: datetime
 
 
 class Alive(msgspec.Struct, kw_only=True):
-    """The event loop turns."""
+    """The event loop runs."""
 
     ok: bool
 
 
 class ChildView(msgspec.Struct, kw_only=True):
-    """A child of the supervision tree: its state, the messages that wait, those in hand, and its restarts."""
+    """A child of the supervision tree: its state, messages queued and in flight, and restarts."""
 
     name: str
     state: str
@@ -65,19 +65,19 @@ class Readiness(msgspec.Struct, kw_only=True):
 
 @routes.get("/v1/health", needs=PUBLIC, original="/health")
 async def health(call: Call) -> Health:
-    """The server answers."""
+    """Check that the server answers."""
     return Health(ok=True, time=call.drive.clock.now())
 
 
 @routes.get("/livez", needs=PUBLIC)
 async def livez(call: Call) -> Alive:
-    """The process is alive."""
+    """Check that the process is alive."""
     return Alive(ok=True)
 
 
 @routes.get("/readyz", needs=PUBLIC, also=[503])
 async def readyz(call: Call) -> Readiness:
-    """Whether requests can be served; `503` when not."""
+    """Check that requests can be served; `503` if not."""
     children = [
         ChildView(name=c.name, state=c.state, queued=c.queued, in_flight=c.in_flight, restarts=c.restarts)
         for c in call.drive.children()
@@ -96,7 +96,7 @@ async def readyz(call: Call) -> Readiness:
 
 @routes.get("/metrics", needs=PUBLIC, media_type=CONTENT_TYPE)
 async def metrics(call: Call) -> web.Response:
-    """Numbers for Prometheus."""
+    """Metrics for Prometheus."""
     try:
         uploads = await call.drive.metadata.ask(UploadCounts(), timeout=CHECK_TIMEOUT)
     except DriveError:
@@ -106,7 +106,7 @@ async def metrics(call: Call) -> web.Response:
 
 
 async def _check_catalog(call: Call, checks: dict[str, str]) -> None:
-    """Look for an upload that cannot exist: to be told so is proof of a catalog."""
+    """Look for an upload that cannot exist: the answer ``NotFound`` proves that the catalog works."""
     try:
         await call.drive.metadata.ask(FindUpload(System(part="readiness"), ObjectKey("readyz")), timeout=CHECK_TIMEOUT)
     except NotFound:

@@ -1,4 +1,4 @@
-"""The trash: what is in it, and emptying it."""
+"""The trash: list it, empty it, purge one entry."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ routes = Routes("trash")
 
 
 class PageQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How many at a time, and from where."""
+    """How many files in a page, and which page."""
 
     limit: Limit = 100
     page: PageToken | None = None
 
 
 class Purged(msgspec.Struct, kw_only=True):
-    """How many files are on their way out."""
+    """How many entries are being purged."""
 
     purged: int
 
@@ -50,5 +50,5 @@ async def empty_trash(call: Call) -> Purged:
     raises=[NotFound, PreconditionFailed],
 )
 async def purge_file(call: Call, file_id: FileId) -> None:
-    """Purge one file that is in the trash."""
+    """Purge one entry that is in the trash."""
     await call.drive.metadata.ask(PurgeFile(by=call.by, file_id=file_id, if_match=call.if_match))

@@ -36,12 +36,17 @@ routes = Routes("uploads")
 
 Digest = Annotated[
     str,
-    Meta(min_length=64, max_length=64, pattern="^[0-9a-fA-F]+$", description="In hex; other bytes are refused."),
+    Meta(
+        min_length=64,
+        max_length=64,
+        pattern="^[0-9a-fA-F]+$",
+        description="SHA-256 in hex. Other bytes are refused.",
+    ),
 ]
 
 
 class IntentBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What is to be uploaded.  Without ``mime`` the type is found out from the bytes."""
+    """The upload to announce.  Without ``mime`` the server determines the type from the bytes."""
 
     filename: Name
     size_bytes: Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -63,7 +68,7 @@ class Intent(msgspec.Struct, kw_only=True):
 
 
 class UploadView(msgspec.Struct, kw_only=True):
-    """An upload.  ``file_id`` once it is a file; ``reason`` when it never will be."""
+    """An upload.  It has a ``file_id`` once it is a file, and a ``reason`` if it failed."""
 
     id: UploadId
     state: UploadState
@@ -93,7 +98,7 @@ class Completed(msgspec.Struct, kw_only=True):
 
 
 class UploadsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which uploads, and how many at a time."""
+    """Which uploads, and how many in a page."""
 
     limit: Limit = 100
     page: PageToken | None = None
@@ -110,7 +115,7 @@ class UploadsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     raises=[Invalid, NotFound, NameTaken, TooLarge, QuotaExceeded, StorageFull, StoreUnavailable],
 )
 async def begin_upload(call: Call, body: IntentBody) -> Intent:
-    """Say what is to be uploaded, and learn where to send it.
+    """Announce an upload and get the URL for its bytes.
 
     The bytes are reserved from the quota until the upload ends.
     """
@@ -141,14 +146,14 @@ async def begin_upload(call: Call, body: IntentBody) -> Intent:
 
 @routes.get("/v1/uploads", needs=Scope.FILES_WRITE, raises=[Invalid])
 async def list_uploads(call: Call, query: UploadsQuery) -> UploadList:
-    """List uploads; those that ended stay for a day."""
+    """List uploads. Ended ones stay for a day."""
     page = await call.drive.metadata.ask(ListUploads(by=call.by, limit=query.limit, page=query.page, state=query.state))
     return UploadList(uploads=[_view(upload) for upload in page.items], next_page=page.next_page or UNSET)
 
 
 @routes.get("/v1/uploads/{upload_id}", needs=Scope.FILES_WRITE, raises=[NotFound])
 async def get_upload(call: Call, upload_id: UploadId) -> UploadView:
-    """How an upload is doing, with its file once there is one."""
+    """Get the state of an upload, with its file once there is one."""
     upload = await call.drive.metadata.ask(GetUpload(call.by, upload_id))
     view = _view(upload)
     if upload.state is UploadState.PENDING:
@@ -158,7 +163,7 @@ async def get_upload(call: Call, upload_id: UploadId) -> UploadView:
         try:
             view.file = await call.drive.metadata.ask(GetFile(call.by, upload.file_id))
         except NotFound:
-            view.file = UNSET  # it is in the trash, or purged
+            view.file = UNSET  # in the trash, or purged
     return view
 
 
@@ -168,14 +173,14 @@ async def get_upload(call: Call, upload_id: UploadId) -> UploadView:
     raises=[NotFound, Conflict, Gone, LengthMismatch, DigestMismatch, NameTaken, StoreUnavailable],
 )
 async def complete_upload(call: Call, upload_id: UploadId) -> Completed:
-    """Make the bytes that arrived a file, now; again gives the same answer."""
+    """Make the bytes that arrived a file now. Idempotent."""
     file = await call.drive.ingest.ask(CommitUpload(call.by, upload_id))
     return Completed(file=file)
 
 
 @routes.delete("/v1/uploads/{upload_id}", needs=Scope.FILES_WRITE, raises=[NotFound, UploadFinished])
 async def abort_upload(call: Call, upload_id: UploadId) -> UploadView:
-    """Give an upload up; again is harmless."""
+    """Abort an upload. Idempotent."""
     return _view(await call.drive.metadata.ask(AbortUpload(call.by, upload_id)))
 
 

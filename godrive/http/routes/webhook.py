@@ -1,15 +1,15 @@
 """Bucket events by HTTP: for stores that push (Ceph, MinIO, SeaweedFS, AWS SNS) and drives without NATS.
 
-The store shows ``ingest.webhook_token``, in the first way of these that it can:
+The store sends ``ingest.webhook_token`` in one of these ways:
 
 - ``Authorization: Bearer <token>`` (MinIO's ``auth_token``, SeaweedFS's ``bearer_token``);
-- user and password in the URL it pushes to, the password being the token (SNS, most HTTP clients);
-- ``?token=<token>`` (Ceph).  A query is written to the logs of proxies in
-  between, so this is for a network that is the operator's own; our log leaves it out.
+- as the password in the URL that it pushes to (SNS, most HTTP clients);
+- ``?token=<token>`` (Ceph).  Proxies may log the query, so use this on a
+  private network only; our log leaves the query out.
 
-Without a token configured there is no such route.  An event is a hint that
-makes the ingest actor ask the store, so whoever has the token can cause work,
-and nothing else.
+Without a configured token the route does not exist.  An event is a hint that
+makes the ingest actor ask the store, so the token allows to cause work and
+nothing else.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PATH = "/v1/events/bucket"
 
 
 class _Confirmation(msgspec.Struct, rename="pascal"):
-    """What SNS sends before it sends anything else."""
+    """The first message of SNS."""
 
     type: str = ""
     topic_arn: str = ""
@@ -39,7 +39,7 @@ class _Confirmation(msgspec.Struct, rename="pascal"):
 
 
 def add_webhook_route(app: web.Application, drive: GoDrive) -> None:
-    """Let stores push events to *drive*, if its configuration has a token for them."""
+    """Add the route, if the configuration of *drive* has a token for it."""
     token = drive.config.ingest.webhook_token
     if token:
         app.router.add_post(PATH, Webhook(drive, token).receive, expect_handler=meet_expectation)
@@ -56,7 +56,7 @@ class Webhook:
         self._log = logger()
 
     async def receive(self, request: web.Request) -> web.Response:
-        """204 when the event need not be sent again; 422 when it is none; 503 when it should be, later."""
+        """204 if the event was taken, 422 if it is malformed, 503 if the store should send it again later."""
         if not shows_secret(request, self._token):
             raise Unauthenticated("Show the token of ingest.webhook_token.")
         body = await read_body(request, limit=self._limit, timeout=self._timeout)
@@ -67,9 +67,9 @@ class Webhook:
     def _confirms(self, body: bytes) -> bool:
         """Whether SNS asks for a confirmation.
 
-        It is the operator who gives it: a server that fetches the URL in a
-        request fetches what anyone likes, from where only it can reach.  So
-        the log has the token, which is told to nobody else and good for that only.
+        The operator confirms: a server that fetches a URL from a request could
+        be made to fetch anything that only it can reach.  So the log has the
+        token, which is good for this confirmation only.
         """
         try:
             message = msgspec.json.decode(body, type=_Confirmation)

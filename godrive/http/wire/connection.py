@@ -307,7 +307,7 @@ class Connection(web.RequestHandler):
         elif status < 500:
             error = _unreadable(exc)
         else:
-            error = Internal("This server made a mistake.")
+            error = Internal("The server failed.")
             logger().error("request_failed", request_id=chosen, exc_info=exc)
         response = problem(error, chosen)
         response.headers[REQUEST_ID] = chosen

@@ -43,6 +43,20 @@ async def test_an_unchanged_list_is_not_sent_again_and_a_changed_one_is(ann: Per
     assert changed.headers["ETag"] != first.headers["ETag"]
 
 
+async def test_the_tag_of_a_list_is_of_its_owner_and_of_this_catalog(
+    ann: Person, bob: Person, http: Any, open_site: Any
+) -> None:
+    mine = await ann("GET", "/v1/files")
+    theirs = await bob("GET", "/v1/files", headers={"If-None-Match": mine.headers["ETag"]})
+    assert (theirs.status, theirs.json) == (200, {"files": []})
+    assert theirs.headers["ETag"] != mine.headers["ETag"]
+    for answer in (mine, theirs, await ann("GET", "/v1/files", headers={"If-None-Match": mine.headers["ETag"]})):
+        assert answer.headers["Vary"] == "Authorization"
+    async with open_site() as other:
+        elsewhere = await Person(http, other.url).enter()
+        assert (await elsewhere("GET", "/v1/files")).headers["ETag"] != mine.headers["ETag"]
+
+
 async def test_what_does_not_change_the_list_leaves_its_tag(ann: Person, bob: Person) -> None:
     file = await ann.upload("a.txt")
     tag = (await ann("GET", "/v1/files")).headers["ETag"]

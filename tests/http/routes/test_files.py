@@ -232,6 +232,36 @@ async def test_an_inline_download_is_asked_for_with_true_or_false(ann: Person, s
     assert (await ann("GET", f"/v1/files/{file['id']}/download?inline=1")).json["field"] == "inline"
 
 
+async def test_a_download_url_is_valid_for_as_long_as_was_asked_for(ann: Person, stranger: Person, site: Site) -> None:
+    file = await ann.upload("a.txt", b"12345")
+    path = f"/v1/files/{file['id']}/download"
+    asked = (await ann("GET", f"{path}?expires_in=60")).json
+    assert datetime.fromisoformat(asked["expires_at"]) == site.clock.now() + timedelta(seconds=60)
+    longest = int(site.drive.config.blobs.download_ttl_max)
+    for wrong in ("0", "-1", "1.5", "x", "", str(longest + 1), "nan", "inf", "1e3"):
+        answer = await ann("GET", f"{path}?expires_in={wrong}")
+        assert (answer.status, answer.json["field"]) == (422, "expires_in")
+    long = (await ann("GET", f"{path}?expires_in={longest}")).json["url"]
+    site.clock.advance(61)
+    assert (await stranger("GET", asked["url"])).status == 403
+    assert (await stranger("GET", long)).content == b"12345"
+
+
+async def test_the_root_can_be_listed_on_its_own(ann: Person) -> None:
+    folder = (await ann("POST", "/v1/folders", {"name": "folder"})).json
+    inside = await ann.upload("inside.txt", b"", parent_id=folder["id"])
+    top = await ann.upload("top.txt", b"", parent_id="root")
+
+    async def names(query: str) -> list[str]:
+        return [file["name"] for file in (await ann("GET", f"/v1/files?sort=name{query}")).json["files"]]
+
+    assert (inside["parent_id"], top["parent_id"]) == (folder["id"], None)
+    assert await names("&parent_id=root") == ["folder", "top.txt"]
+    assert await names(f"&parent_id={folder['id']}") == ["inside.txt"]
+    assert await names("") == ["inside.txt", "top.txt"]
+    assert (await ann("GET", "/v1/files?parent_id=")).json["field"] == "parent_id"
+
+
 FILE_ROUTES = [
     ("GET", "/v1/files/{id}", None),
     ("HEAD", "/v1/files/{id}", None),
