@@ -12,11 +12,15 @@ from copy import copy
 from http.client import HTTPConnection
 from typing import Any
 
+from tests.drive_server import DriveServer
+
 REQUEST = b"POST %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\n"
 JSON_LENGTH = 1_048_576
 PUT_LENGTH = 300_000
 ROWS = 1000
 _AT_ONCE = 16
+_QUIET_CPU = 0.2
+"""Seconds of processor time in a second, below which a server is at rest."""
 
 
 class User:
@@ -46,8 +50,10 @@ class User:
         other._connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
         return other
 
-    def close(self) -> None:
-        """Hang up."""
+    def __enter__(self) -> User:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
         self._connection.close()
 
     def begin_upload(self, name: str, size: int) -> str:
@@ -60,10 +66,9 @@ class User:
         """Have that many empty files, so that a list is long."""
 
         def add(first: int) -> None:
-            user = self.again()
-            for number in range(first, count, _AT_ONCE):
-                user("PUT", user.begin_upload(f"{number:04}-{'n' * 60}.txt", 0))
-            user.close()
+            with self.again() as user:
+                for number in range(first, count, _AT_ONCE):
+                    user("PUT", user.begin_upload(f"{number:04}-{'n' * 60}.txt", 0))
 
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             list(threads.map(add, range(_AT_ONCE)))
@@ -147,6 +152,21 @@ class Crowd:
         """An answer that nobody reads, and more requests with large headers behind it."""
         head = b"GET /health HTTP/1.1\r\nHost: x\r\nA: " + b"x" * 15_000 + b"\r\n\r\n"
         return self.unread_answer(number) + head * 32
+
+    def kept_head(self, _number: int) -> bytes:
+        """A whole request with 60 KiB of headers: aiohttp keeps it while the connection is idle."""
+        return self.head_60k(0) + b"\r\n"
+
+    def wait_until_served(self, server: DriveServer) -> None:
+        """Return once the server has done all that it was asked, which its processor time shows."""
+        deadline, before = time.monotonic() + 120, -1.0
+        while time.monotonic() < deadline:
+            now = server.cpu_seconds()
+            if now - before < _QUIET_CPU:
+                return
+            before = now
+            time.sleep(1)
+        raise TimeoutError("The server does not come to rest.")
 
     def _send(self, payload: bytes, *, unread: bool) -> None:
         client = socket.socket()
