@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger("godrive")
 
 HTTP = "http"
+
+LINGER = 1.0
+"""Seconds that idle connections stay open when the server stops, so that a proxy's request on one is not lost."""
+
 ROLES = (*Actors.__struct_fields__, HTTP)
 
 
@@ -115,7 +119,11 @@ async def _run(arguments: argparse.Namespace, config: Config, process_log: logs.
             if http:
                 log_request = _request_log(process_log)
                 server = serve(
-                    drive, log_request=log_request, lost_log_lines=lambda: process_log.writer.lost, on_closing=closing
+                    drive,
+                    log_request=log_request,
+                    lost_log_lines=lambda: process_log.writer.lost,
+                    on_closing=closing,
+                    linger=LINGER,
                 )
                 urls = await stack.enter_async_context(server)
             stop = anyio.Event()

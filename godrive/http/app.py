@@ -13,13 +13,14 @@ from godrive.http.api.call import bind
 from godrive.http.api.openapi import document
 from godrive.http.api.operations import Operation
 from godrive.http.api.page_cache import PageCache
-from godrive.http.app_keys import DIRECT_BODIES, DOCUMENT, DRIVE, METRICS, PAGE_CACHE
+from godrive.http.app_keys import DIRECT_BODIES, DOCUMENT, DRIVE, DUPLICATES, METRICS, PAGE_CACHE
 from godrive.http.observe.metrics import Metrics
 from godrive.http.observe.middleware import edge, meet_expectation, on_prepare
 from godrive.http.observe.request_log import LogRequest, log_to_logger
 from godrive.http.routes import accounts, content, docs, files, folders, health, trash, uploads
 from godrive.http.routes.webhook import add_webhook_route
 from godrive.http.wire.addresses import TrustedProxies
+from godrive.http.wire.descriptors import Duplicates, most_duplicates
 from godrive.http.wire.direct_body import DirectBodies
 from godrive.http.wire.fair_queue import Lanes
 
@@ -43,21 +44,23 @@ def create_app(
     *lost_log_lines* counts what a log that drops lines has dropped, for the metrics.
     """
     server = drive.config.server
+    log_request = (log_request or log_to_logger()) if drive.config.log.requests else None
+    proxies = TrustedProxies(server.trusted_proxies)
     metrics = Metrics(drive, lost_log_lines=lost_log_lines)
     app = web.Application(
-        middlewares=[edge(metrics, (log_request or log_to_logger()) if drive.config.log.requests else None)],
+        middlewares=[edge(metrics, log_request, proxies)],
         client_max_size=server.max_body_bytes,
     )
     app[DRIVE] = drive
     app[METRICS] = metrics
     app[DIRECT_BODIES] = DirectBodies(drive.memory)
+    app[DUPLICATES] = Duplicates(most_duplicates())
     app[PAGE_CACHE] = PageCache()
     # Made on demand: it costs more than all the rest of an application, and most processes never serve it.
     described: Callable[[], bytes] = cache(lambda: msgspec.json.encode(document(OPERATIONS, base_url=server.base_url)))
     app[DOCUMENT] = described
     app.on_response_prepare.append(on_prepare(server.origins))
     lanes = Lanes()
-    proxies = TrustedProxies(server.trusted_proxies)
     for operation in (*OPERATIONS, *docs.routes.operations):
         for path in (operation.path, operation.original):
             if path is not None:

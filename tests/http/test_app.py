@@ -173,22 +173,41 @@ async def test_a_browser_of_an_allowed_origin_may_ask_and_read_also_errors(
         stranger = Person(http, site.url)
 
         def shared(answer: Answer) -> bool:
-            assert answer.headers["Vary"] == "Origin"
+            assert "Origin" in ", ".join(answer.headers.getall("Vary"))
             assert answer.headers.get("Access-Control-Allow-Origin") in (None, ORIGIN)
             return any(name.lower().startswith("access-control") for name in answer.headers)
 
-        preflight = await stranger("OPTIONS", "/v1/uploads/x/content", headers=PREFLIGHT)
-        assert preflight.status == 204
-        assert shared(preflight)
-        assert "PUT" in preflight.headers["Access-Control-Allow-Methods"]
-        assert "Authorization" in preflight.headers["Access-Control-Allow-Headers"]
+        for asked in (
+            "authorization,content-type",
+            "cache-control, x-requested-with,pragma",
+            "traceparent,sentry-trace,baggage,if-modified-since",
+        ):
+            headers = {**PREFLIGHT, "Access-Control-Request-Headers": asked}
+            preflight = await stranger("OPTIONS", "/v1/uploads/x/content", headers=headers)
+            assert preflight.status == 204
+            assert shared(preflight)
+            assert "PUT" in preflight.headers["Access-Control-Allow-Methods"]
+            assert preflight.headers["Access-Control-Allow-Headers"] == asked
+            assert "Access-Control-Request-Headers" in ", ".join(preflight.headers.getall("Vary"))
+        for odd in ("", "a b", "a,,b", "x" * 10 + ";", "a:"):
+            headers = {**PREFLIGHT, "Access-Control-Request-Headers": odd}
+            answer = await stranger("OPTIONS", "/v1/uploads/x/content", headers=headers)
+            assert "Access-Control-Allow-Headers" not in answer.headers
         for path, status in (("/health", 200), ("/v1/me", 401), ("/nope", 404)):
             answer = await stranger("GET", path, headers={"Origin": ORIGIN})
             assert answer.status == status
             assert shared(answer)
             assert "ETag" in answer.headers["Access-Control-Expose-Headers"]
+            assert answer.headers["Access-Control-Allow-Credentials"] == "true"
             assert not shared(await stranger("GET", path, headers={"Origin": "https://other.example"}))
             assert not shared(await stranger("GET", path))
+
+
+async def test_any_origin_may_read_but_send_no_credentials(http: aiohttp.ClientSession, open_site: Any) -> None:
+    async with open_site(server={"cors_origins": ["*"]}) as site:
+        answer = await Person(http, site.url)("GET", "/health", headers={"Origin": ORIGIN})
+        assert answer.headers["Access-Control-Allow-Origin"] == ORIGIN
+        assert "Access-Control-Allow-Credentials" not in answer.headers
 
 
 async def test_without_configured_origins_no_other_site_may_read(stranger: Person) -> None:

@@ -21,6 +21,7 @@ from godrive.http.api.reading import (
     read_id,
     strong_tags,
 )
+from godrive.http.observe.request_log import USER
 from godrive.http.wire.addresses import TrustedProxies
 from godrive.http.wire.fair_queue import FairQueue, Lanes
 from godrive.http.wire.request_body import read_body
@@ -106,6 +107,7 @@ class Call:
     async def authenticate(self, scope: Scope) -> None:
         """Find out who acts.  Raises ``Unauthenticated``, and ``Forbidden`` unless they have *scope*."""
         self._by = await authenticate(self.request, self.drive, scope)
+        self.request[USER] = self._by.user_id
 
 
 def bind(

@@ -7,6 +7,7 @@ counting, so that is a few additions here; series are made when scraped.
 
 from __future__ import annotations
 
+import collections
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -44,6 +45,10 @@ class Metrics(Collector):
         self.registry = CollectorRegistry()
         self.bytes_in = Counter("godrive_content_bytes_in", "Bytes of content received.", registry=self.registry)
         self.bytes_out = Counter("godrive_content_bytes_out", "Bytes of content sent.", registry=self.registry)
+        self.unfinished: collections.Counter[str] = collections.Counter()
+        """Answers that the client did not get whole, by reason."""
+        self.damaged: collections.Counter[str] = collections.Counter()
+        """Reads of a blob that is ``missing``, or has another ``size`` than its file."""
         self._requests: dict[tuple[str, str, int], _Series] = {}
         self._routes: dict[web.AbstractRoute, str] = {}
         self._children = drive.children
@@ -56,8 +61,10 @@ class Metrics(Collector):
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
 
-    def observe(self, request: web.Request, status: int, seconds: float) -> None:
-        """Count one request."""
+    def observe(self, request: web.Request, status: int, seconds: float, ended: str | None = None) -> None:
+        """Count one request, and why its answer is not whole, if it is not."""
+        if ended is not None:
+            self.unfinished[ended] += 1
         route = self._routes.get(request.match_info.route) or self.route(request)
         key = (request.method, route, status)
         series = self._requests.get(key) or self._begin(key)
@@ -142,6 +149,14 @@ class Metrics(Collector):
             usage.add_metric(["bytes"], drift.bytes)
             usage.add_metric(["rows"], drift.rows)
             yield usage
+        for name, help_, label, counts in (
+            ("godrive_answers_unfinished", "Answers that the client did not get whole.", "reason", self.unfinished),
+            ("godrive_blobs_damaged", "Reads of blobs that are lost or damaged.", "kind", self.damaged),
+        ):
+            family = CounterMetricFamily(name, help_, labels=[label])
+            for value, count in counts.items():
+                family.add_metric([value], count)
+            yield family
         yield GaugeMetricFamily("godrive_held_bytes", "Bytes held for clients.", self._memory.held)
         yield CounterMetricFamily(
             "godrive_memory_shed", "Times that a client's bytes were given up for want of memory.", self._memory.shed

@@ -16,12 +16,22 @@ from random import getrandbits
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 from aiohttp.typedefs import Middleware
-from multidict import istr
+from multidict import CIMultiDict, istr
 
 from godrive.errors import DriveError
 from godrive.http.api.problems import EXPECTATION, ExpectationFailed, Internal, of_http_exception, problem
 from godrive.http.observe.metrics import Metrics
-from godrive.http.observe.request_log import LogRequest, logger
+from godrive.http.observe.request_log import (
+    CLIENT_LEFT,
+    CUT,
+    ENDED,
+    STATUS,
+    USER,
+    Answered,
+    LogRequest,
+    logger,
+)
+from godrive.http.wire.addresses import TrustedProxies
 from godrive.runtime import request_id
 
 REQUEST_ID = istr("X-Request-Id")
@@ -32,38 +42,66 @@ _EXPOSED = (
     "ETag, Location, Retry-After, WWW-Authenticate, X-Request-Id, Idempotency-Replayed, "
     "Content-Disposition, Content-Range, Accept-Ranges"
 )
-_HEADERS = "Authorization, Content-Type, If-Match, If-None-Match, If-Range, Range, Idempotency-Key, X-Request-Id"
+_HEADER_NAMES = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+([ \t]*,[ \t]*[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _PREFLIGHT_AGE = "7200"
+_NO_ANSWER = 499
+"""The status in the log, as nginx writes it, when the client left before there was an answer."""
 
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Hook = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 
 
-def edge(metrics: Metrics, log_request: LogRequest | None) -> Middleware:
+def edge(metrics: Metrics, log_request: LogRequest | None, proxies: TrustedProxies) -> Middleware:
     """The middleware of an application."""
 
     @web.middleware
     async def serve(request: web.Request, handler: Next) -> web.StreamResponse:
         started = time.perf_counter()
         chosen = identify(request)
+        response: web.StreamResponse | None
         try:
             response = await handler(request)
         except DriveError as error:
+            if has_begun(request):
+                logger().error("answer_cut", method=request.method, route=metrics.route(request), error=repr(error))
             response = _refuse(request, error)
         except web.HTTPException as exception:
             response = _translate(request, exception)
+        except ConnectionError:
+            request[ENDED] = CLIENT_LEFT
+            response = None
         except Exception as error:
             logger().error("request_failed", method=request.method, route=metrics.route(request), exc_info=error)
             response = _refuse(request, Internal("The server failed."))
         seconds = time.perf_counter() - started
-        metrics.observe(request, response.status, seconds)
+        ended = request.get(ENDED)
+        status = request.get(STATUS, _NO_ANSWER) if response is None else response.status
+        metrics.observe(request, status, seconds, ended)
         if log_request is not None:
-            with suppress(OSError):  # a full disk must not refuse reads by way of their log
-                log_request(request.method, _path(request), response.status, round(seconds, 6), chosen)
+            with suppress(OSError):  # a full disk must not refuse reads through their log
+                log_request(
+                    Answered(
+                        method=request.method,
+                        path=_path(request),
+                        status=status,
+                        seconds=round(seconds, 6),
+                        request_id=chosen,
+                        address=proxies.address(request),
+                        user=request.get(USER),
+                        ended=ended,
+                    )
+                )
+        if response is None:
+            raise ConnectionResetError("The answer is not whole.")
         return response
 
     return serve
+
+
+def has_begun(request: web.BaseRequest) -> bool:
+    """Whether a part of the answer has been sent."""
+    return request.writer.output_size > 0
 
 
 def identify(request: web.BaseRequest) -> str:
@@ -87,7 +125,11 @@ async def meet_expectation(request: web.Request) -> web.Response | None:
 
 
 def on_prepare(origins: Collection[str]) -> Hook:
-    """The hook that gives every response its common headers, those of CORS for an allowed origin among them."""
+    """The hook that gives every response its common headers, and those of CORS for an allowed origin.
+
+    *origins* are spelt as browsers send them; ``*`` allows any.  Only origins
+    that are listed may send credentials (cookies, HTTP authentication).
+    """
     allowed = frozenset(origins)
 
     async def prepare(request: web.Request, response: web.StreamResponse) -> None:
@@ -103,12 +145,22 @@ def on_prepare(origins: Collection[str]) -> Hook:
             return
         headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
         headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _EXPOSED
+        if origin in allowed:
+            headers[hdrs.ACCESS_CONTROL_ALLOW_CREDENTIALS] = "true"
         if request.method == hdrs.METH_OPTIONS and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers:
-            headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = headers.get(hdrs.ALLOW, _METHODS)
-            headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = _HEADERS
-            headers[hdrs.ACCESS_CONTROL_MAX_AGE] = _PREFLIGHT_AGE
+            _answer_preflight(request, headers)
 
     return prepare
+
+
+def _answer_preflight(request: web.Request, headers: CIMultiDict[str]) -> None:
+    """Allow what was asked for: which headers a request may have is for its route to judge, not for CORS."""
+    headers.add(hdrs.VARY, f"{hdrs.ACCESS_CONTROL_REQUEST_METHOD}, {hdrs.ACCESS_CONTROL_REQUEST_HEADERS}")
+    headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = headers.get(hdrs.ALLOW, _METHODS)
+    headers[hdrs.ACCESS_CONTROL_MAX_AGE] = _PREFLIGHT_AGE
+    asked = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, "")
+    if _HEADER_NAMES.fullmatch(asked):
+        headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = asked
 
 
 def _path(request: web.Request) -> str:
@@ -117,20 +169,21 @@ def _path(request: web.Request) -> str:
     return path if path.isascii() else path.encode("ascii", "backslashreplace").decode()
 
 
-def _refuse(request: web.Request, error: DriveError) -> web.Response:
-    if request.writer.output_size > 0:
-        # Part of an answer is out.  Ending the connection is the only way left to say that it is not whole.
+def _refuse(request: web.Request, error: DriveError) -> web.Response | None:
+    if has_begun(request):
+        # To end the connection is the only way left to say that the answer is not whole.
+        request[ENDED] = CUT
         if request.transport is not None:
             request.transport.close()
-        raise ConnectionResetError("An error after the answer had begun")
+        return None
     response = problem(error, request_id.get() or "")
     if not request.content.is_eof():
-        # A client that was refused may send its body or not: what comes next on this connection is anybody's guess.
+        # A client that was refused may send its body or not, so nobody knows what comes next on this connection.
         response.force_close()
     return response
 
 
-def _translate(request: web.Request, exception: web.HTTPException) -> web.StreamResponse:
+def _translate(request: web.Request, exception: web.HTTPException) -> web.StreamResponse | None:
     if exception.status < 400:
         return exception
     error, headers = of_http_exception(exception)
@@ -138,5 +191,6 @@ def _translate(request: web.Request, exception: web.HTTPException) -> web.Stream
     if request.method == hdrs.METH_OPTIONS and allow is not None:
         return web.Response(status=204, headers={hdrs.ALLOW: f"{allow},{hdrs.METH_OPTIONS}"})
     response = _refuse(request, error)
-    response.headers.update(headers)
+    if response is not None:
+        response.headers.update(headers)
     return response

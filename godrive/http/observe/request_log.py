@@ -14,13 +14,44 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import msgspec
+from aiohttp import web
 
 from godrive.logger import get_logger
 
 NAME = "godrive.http"
 
-LogRequest = Callable[[str, str, int, float, str], None]
-"""Called when a request has been answered: method, path, status, seconds, request id.  It must not block."""
+
+class Answered(msgspec.Struct, kw_only=True):
+    """One line of the request log.
+
+    ``address`` is the client's, as far as proxies can be trusted.  ``user`` is
+    absent where nobody is logged in.  ``ended`` is absent where the answer was
+    handed over whole; otherwise ``client_left`` or ``cut``.
+    """
+
+    method: str
+    path: str
+    status: int
+    seconds: float
+    request_id: str
+    address: str
+    user: str | None = None
+    ended: str | None = None
+
+
+LogRequest = Callable[[Answered], None]
+"""Called when a request has been answered, or its connection was lost.  It must not block."""
+
+USER: web.RequestKey[str] = web.RequestKey("user", str)
+"""The id of the user who sent the request, once it is known."""
+
+STATUS: web.RequestKey[int] = web.RequestKey("status", int)
+"""The status of an answer that is sent in pieces."""
+
+ENDED: web.RequestKey[str] = web.RequestKey("ended", str)
+"""Why the client did not get the whole answer: :data:`CLIENT_LEFT` or :data:`CUT`."""
+
+CLIENT_LEFT, CUT = "client_left", "cut"
 
 
 def logger() -> Any:
@@ -32,10 +63,26 @@ def log_to_logger() -> LogRequest:
     """Requests as events of the logger."""
     info = logger().info
 
-    def log(method: str, path: str, status: int, seconds: float, request_id: str) -> None:
-        info("request", method=method, path=path, status=status, seconds=seconds, request_id=request_id)
+    def log(answered: Answered) -> None:
+        info("request", **_fields(answered))
 
     return log
+
+
+def _fields(answered: Answered) -> dict[str, object]:
+    fields: dict[str, object] = {
+        "method": answered.method,
+        "path": answered.path,
+        "status": answered.status,
+        "seconds": answered.seconds,
+        "request_id": answered.request_id,
+        "address": answered.address,
+    }
+    if answered.user is not None:
+        fields["user"] = answered.user
+    if answered.ended is not None:
+        fields["ended"] = answered.ended
+    return fields
 
 
 class LogFile(Protocol):
@@ -53,19 +100,8 @@ class JsonLines:
         self._lines: list[bytes] = []
         self._encode = msgspec.json.Encoder().encode
 
-    def __call__(self, method: str, path: str, status: int, seconds: float, request_id: str) -> None:
-        line = self._encode(
-            {
-                "timestamp": datetime.now(UTC),
-                "level": "info",
-                "event": "request",
-                "method": method,
-                "path": path,
-                "status": status,
-                "seconds": seconds,
-                "request_id": request_id,
-            }
-        )
+    def __call__(self, answered: Answered) -> None:
+        line = self._encode({"timestamp": datetime.now(UTC), "level": "info", "event": "request", **_fields(answered)})
         if not self._lines:
             asyncio.get_running_loop().call_soon(self._write)
         self._lines.append(line)

@@ -33,9 +33,10 @@ from godrive.http.api.operations import SIGNED, Routes
 from godrive.http.api.problems import Malformed, RequestTimeout, UnsupportedMediaType, problem
 from godrive.http.app_keys import METRICS
 from godrive.http.observe.middleware import meet_expectation
+from godrive.http.observe.request_log import USER, logger
 from godrive.http.routes.uploads import Completed
 from godrive.http.wire.request_body import RequestBody
-from godrive.http.wire.sendfile import send
+from godrive.http.wire.sendfile import DamagedBlob, send
 from godrive.messages.uploads import GetUpload
 from godrive.model import Content, File, FileId, Upload, UploadId, UploadState, UserId, VersionId
 from godrive.principal import SignedUrl, Verb
@@ -94,6 +95,7 @@ async def put_content(call: Call, upload_id: UploadId, query: PutQuery) -> Compl
     """
     request, drive = call.request, call.drive
     by = SignedUrl(user_id=query.user, verb=Verb.CREATE, target_id=upload_id)
+    request[USER] = query.user
     upload = await drive.metadata.ask(GetUpload(by, upload_id))
     transfer.check_open(upload)
     _check_headers(request, upload)
@@ -131,6 +133,7 @@ async def get_content(call: Call, file_id: FileId, query: GetQuery) -> web.Strea
     request, drive = call.request, call.drive
     now = drive.clock.now()
     by = SignedUrl(user_id=query.user, verb=Verb.READ, target_id=file_id)
+    request[USER] = query.user
     content = await transfer.open_content(drive, by, file_id, version_id=query.v)
     file, size = content.file, content.file.size_bytes
     modified_at = file.updated_at.replace(microsecond=0)
@@ -152,9 +155,23 @@ async def get_content(call: Call, file_id: FileId, query: GetQuery) -> web.Strea
         response.set_status(206)
         response.headers[hdrs.CONTENT_RANGE] = f"bytes {start}-{end - 1}/{size}"
     if request.method != hdrs.METH_HEAD and start < end:
-        await send(request, response, drive.blobs, content.object_key, (start, end))
+        try:
+            await send(request, response, drive.blobs, content, (start, end))
+        except DamagedBlob as damaged:
+            _report(request, content, damaged.kind)
+            raise
+        except NotFound:
+            await transfer.open_content(drive, by, file_id, version_id=query.v)  # it may be purged by now
+            _report(request, content, "missing")
+            raise DamagedBlob("missing") from None
         request.app[METRICS].bytes_out.inc(end - start)
     return response
+
+
+def _report(request: web.Request, content: Content, kind: str) -> None:
+    """Count a blob that is not what its file says, and have an operator see it."""
+    request.app[METRICS].damaged[kind] += 1
+    logger().error("blob_damaged", kind=kind, object_key=content.object_key, file_id=content.file.id)
 
 
 async def expect_later(request: web.Request) -> None:

@@ -123,6 +123,7 @@ class Connection(web.RequestHandler):
         self._body = EMPTY_PAYLOAD
         self._memory.report(self, 0)
         super().connection_lost(exc)
+        self._messages.clear()  # the handler of the current request may keep this object for a while
 
     def is_idle(self) -> bool:
         """Whether every request has been answered and the client has taken the answers.

@@ -21,7 +21,9 @@ from aiohttp import web
 
 from godrive.blobs import BlobStore, FileBacked
 from godrive.errors import StoreUnavailable
-from godrive.model import ObjectKey
+from godrive.http.app_keys import DUPLICATES
+from godrive.http.observe.request_log import CLIENT_LEFT, ENDED, STATUS
+from godrive.model import Content, ObjectKey
 
 SMALL = 128 * 1024
 """Bytes up to which the detour does not pay: headers and content leave in one piece."""
@@ -37,33 +39,59 @@ UNSENT = 65_536
 """Bytes of answers that the kernel takes before it can send them.  By itself it takes megabytes for each client."""
 
 _QUICK = 256 * 1024
+_STEP = 256 * 1024
 _UNLIMITED = 0x7FFF_FFFF
 
 
-async def send(
-    request: web.Request, response: web.StreamResponse, blobs: BlobStore, key: ObjectKey, span: tuple[int, int]
-) -> None:
-    """Answer with the bytes of *span* (start, end beyond the last); *response* has its headers and is not begun.
+class DamagedBlob(StoreUnavailable):
+    """The blob of a file is lost, or has another size than the file."""
 
-    Raises ``NotFound`` and ``StoreUnavailable`` before anything is sent.
+    def __init__(self, kind: str) -> None:
+        super().__init__("The bytes of this file are lost or damaged.", hint="See blob_damaged in the log.")
+        self.kind = kind
+
+
+async def send(
+    request: web.Request, response: web.StreamResponse, blobs: BlobStore, content: Content, span: tuple[int, int]
+) -> None:
+    """Answer with the bytes of *span* (start, end beyond the last) of *content*.
+
+    *response* has its headers and is not begun.  Raises ``NotFound``,
+    ``StoreUnavailable`` and :class:`DamagedBlob` before anything is sent.
     Later there is only one way left to say that something is wrong, which is
-    to cut the connection.
+    to cut the connection.  If the client leaves, ``request[ENDED]`` says so.
     """
     transport = request.transport
     if transport is None:
         return
-    start, end = span
+    (start, end), key = span, content.object_key
+    duplicates = request.app[DUPLICATES]
     plain = transport.get_extra_info("sslcontext") is None
+    request[STATUS] = response.status
     try:
-        if plain and end - start > SMALL and isinstance(blobs, FileBacked):
-            file = await blobs.open_file(key)
-            await _Sending(request, response, transport, file).send(start, end)
+        if not isinstance(blobs, FileBacked) or end - start <= SMALL:
+            await _send_pieces(request, response, blobs.get(key, start=start, end=end), end - start)
+        elif plain and duplicates.take():
+            try:
+                file = await blobs.open_file(key)
+                await _Sending(request, response, transport, file).send(start, end, content.file.size_bytes)
+            finally:
+                duplicates.give_back()
         else:
-            pieces = blobs.get(key, start=start, end=end)
-            await _send_pieces(request, response, pieces, end - start)
+            await _send_pieces(request, response, _steps(blobs, key, start, end), end - start)
     except (ConnectionError, TimeoutError):
-        # The client has gone, or takes nothing: that is no error of ours.
+        request[ENDED] = CLIENT_LEFT
         transport.abort()
+
+
+async def _steps(blobs: BlobStore, key: ObjectKey, start: int, end: int) -> AsyncIterator[bytes]:
+    """The bytes in pieces, with the blob open only while one is read."""
+    while start < end:
+        piece = b"".join([each async for each in blobs.get(key, start=start, end=min(end, start + _STEP))])
+        if not piece:
+            return
+        start += len(piece)
+        yield piece
 
 
 async def _send_pieces(
@@ -71,6 +99,8 @@ async def _send_pieces(
 ) -> None:
     async with _closing(pieces):
         piece = await anext(pieces, b"")
+        if left <= SMALL and len(piece) < left:
+            raise DamagedBlob("size")
         await response.prepare(request)
         while piece:
             left -= len(piece)
@@ -78,7 +108,7 @@ async def _send_pieces(
                 await response.write(piece)
             piece = await anext(pieces, b"")
     if left:
-        raise StoreUnavailable("The blob ended early.")
+        raise DamagedBlob("size")
 
 
 @asynccontextmanager
@@ -104,8 +134,10 @@ class _Sending:
         self._open = [file]
         self._pushing: asyncio.Future[int] | None = None
 
-    async def send(self, start: int, end: int) -> None:
+    async def send(self, start: int, end: int, size: int) -> None:
         try:
+            if os.fstat(self._open[0]).st_size != size:
+                raise DamagedBlob("size")
             await self._send_headers()
             connected = self._transport.get_extra_info("socket")
             socket = os.dup(connected.fileno())
@@ -182,7 +214,7 @@ def _push(socket: int, file: int, start: int, end: int) -> int:
                 break
             continue
         if not sent:
-            raise StoreUnavailable("The blob ended early.")
+            raise DamagedBlob("size")
         start += sent
     return start
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import socket
@@ -18,6 +19,9 @@ import aiohttp
 import anyio
 import pytest
 
+from godrive.blobs.disk import DiskBlobStore
+from godrive.http import app
+from godrive.model import ObjectKey
 from tests.cases import each
 from tests.http.client import Answer, Json, Person, Site, parse
 from tests.http.conftest import Exchange, OpenSite
@@ -406,15 +410,73 @@ async def test_many_read_at_once(ann: Person) -> None:
 
 
 @pytest.mark.parametrize("size", [1000, 3 * MIB])
-async def test_a_blob_that_has_lost_bytes_never_passes_for_whole(
-    http: aiohttp.ClientSession, open_site: OpenSite, tmp_path: Path, size: int
+async def test_a_blob_that_is_short_or_lost_is_told_logged_and_counted(
+    http: aiohttp.ClientSession, open_site: OpenSite, tmp_path: Path, caplog: pytest.LogCaptureFixture, size: int
 ) -> None:
     async with open_site(blobs={"driver": "disk", "path": str(tmp_path / "blobs")}) as site:
         ann = await Person(http, site.url).enter()
         url = await url_of(ann, await ann.upload("a.bin", os.urandom(size)))
         (blob,) = [path for path in (tmp_path / "blobs" / "objects").rglob("*") if path.is_file()]
         os.truncate(blob, size // 2)
-        with pytest.raises(aiohttp.ClientError):
-            await get(ann, url)
-        blob.unlink()
-        assert (await get(ann, url)).status == 404
+        for kind in ("size", "missing"):
+            caplog.clear()
+            answer = await get(ann, url)
+            assert (answer.status, answer.json["code"]) == (503, "store_unavailable")
+            (event,) = [record.getMessage() for record in caplog.records if "blob_damaged" in record.getMessage()]
+            assert f"kind='{kind}'" in event
+            assert blob.name in event
+            numbers = (await ann("GET", "/metrics")).content.decode()
+            assert f'godrive_blobs_damaged_total{{kind="{kind}"}} 1.0' in numbers
+            blob.unlink(missing_ok=True)
+
+
+async def test_a_blob_that_ends_while_it_is_sent_cuts_the_answer_and_has_its_line_in_the_log(
+    http: aiohttp.ClientSession, open_site: OpenSite, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_site(blobs={"driver": "disk", "path": str(tmp_path / "blobs")}) as site:
+        ann = await Person(http, site.url).enter()
+        url = await url_of(ann, await ann.upload("a.bin", os.urandom(3 * MIB)))
+        (blob,) = [path for path in (tmp_path / "blobs" / "objects").rglob("*") if path.is_file()]
+        store = site.drive.blobs
+        assert isinstance(store, DiskBlobStore)
+        open_file = store.open_file
+
+        async def open_then_cut(key: ObjectKey) -> int:
+            """A file that has its size when it is opened, and loses half of it before it is read."""
+            opened = await open_file(key)
+            fstat = os.fstat
+
+            def lie(file: int) -> os.stat_result:
+                monkeypatch.undo()
+                os.truncate(blob, MIB)
+                return found
+
+            found = fstat(opened)
+            monkeypatch.setattr(os, "fstat", lie)
+            return opened
+
+        with pytest.MonkeyPatch.context() as monkeypatch, caplog.at_level(logging.INFO):
+            store.open_file = open_then_cut  # type: ignore[method-assign]
+            with pytest.raises(aiohttp.ClientError):
+                await get(ann, url)
+        lines = [record.getMessage() for record in caplog.records]
+        assert any("blob_damaged" in line for line in lines)
+        (line,) = [
+            line for line in lines if "event='request'" in line and "/content" in line and "method='GET'" in line
+        ]
+        assert "ended='cut'" in line
+        assert "status=200" in line
+        numbers = (await ann("GET", "/metrics")).content.decode()
+        assert 'godrive_answers_unfinished_total{reason="cut"} 1.0' in numbers
+
+
+async def test_a_download_without_a_duplicate_of_its_socket_is_whole_and_keeps_no_blob_open(
+    http: aiohttp.ClientSession, open_site: OpenSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "most_duplicates", lambda: 0)
+    async with open_site(blobs={"driver": "disk", "path": str(tmp_path / "blobs")}) as site:
+        ann = await Person(http, site.url).enter()
+        content = os.urandom(3 * MIB + 5)
+        url = await url_of(ann, await ann.upload("a.bin", content))
+        assert (await get(ann, url)).content == content
+        assert (await get(ann, url, Range="bytes=1000000-2999999")).content == content[1000000:3000000]

@@ -13,7 +13,7 @@ import pytest
 
 from godrive.http.wire import connection, server
 from godrive.http.wire.connection_limit import ConnectionLimit
-from godrive.http.wire.descriptors import MOST, most_connections
+from godrive.http.wire.descriptors import MOST, RESERVE, most_connections, most_duplicates
 from tests.http.client import Person, parse
 
 pytestmark = pytest.mark.anyio
@@ -67,8 +67,12 @@ def test_a_crowd_of_busy_ones_is_looked_through_a_part_at_a_time() -> None:
     assert [guest.closed for guest in guests].count(True) == 1
 
 
-def test_half_of_the_files_that_may_be_open_are_left_for_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    for soft, most in ((1024, 512), (1 << 20, MOST), (resource.RLIM_INFINITY, MOST), (1, 1)):
+def test_every_connection_has_a_descriptor_for_a_file_and_a_reserve_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    for soft in (64, 128, 256, 1024, 20_000):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, soft=soft: (soft, soft))
+        assert 2 * most_connections() + most_duplicates() <= soft - min(RESERVE, soft // 2)
+        assert most_connections() > soft // 8
+    for soft, most in ((1 << 20, MOST), (resource.RLIM_INFINITY, MOST), (1, 1)):
         monkeypatch.setattr(resource, "getrlimit", lambda _, soft=soft: (soft, soft))
         assert most_connections() == most
 

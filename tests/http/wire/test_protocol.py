@@ -6,18 +6,22 @@ import asyncio
 import json
 import logging
 import socket
+import struct
 from typing import Any
 
 import aiohttp
 import anyio
 import pytest
 
+from godrive.http.wire.server import serve
+from godrive.testing import open_drive
 from tests.cases import each
 from tests.http.client import Person, Site, parse
 
 pytestmark = pytest.mark.anyio
 
 PROBLEM = {"type", "title", "status", "detail", "code", "error", "request_id"}
+HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 LOGIN = b'{"email":"ann@example.org","password":"correct horse"}'
 
 
@@ -337,6 +341,51 @@ async def test_requests_in_hand_are_finished_when_the_server_stops(http: aiohttp
         await reached.wait()
         tasks.start_soon(_release_later, release)
     assert answers == [200]
+
+
+async def test_answers_of_a_server_that_stops_say_so_and_a_late_request_is_answered(open_site: Any) -> None:
+    """A request that comes while idle connections linger is not lost."""
+    async with anyio.create_task_group() as tasks, open_drive() as drive:
+        opened, stop, stopped = anyio.Event(), anyio.Event(), anyio.Event()
+        ports: list[int] = []
+
+        async def run() -> None:
+            async with serve(drive, "127.0.0.1", 0, linger=10) as (url,):
+                ports.append(int(url.rpartition(":")[2]))
+                opened.set()
+                await stop.wait()
+            stopped.set()
+
+        tasks.start_soon(run)
+        await opened.wait()
+        async with await anyio.connect_tcp("127.0.0.1", ports[0]) as client:
+            await client.send(HEALTH)
+            assert "connection" not in parse(await client.receive()).headers
+            stop.set()
+            await anyio.wait_all_tasks_blocked()
+            assert not stopped.is_set()
+            await client.send(HEALTH)
+            last = parse(await client.receive())
+            assert (last.status, last.headers["connection"]) == (200, "close")
+            with anyio.fail_after(5):
+                with pytest.raises(anyio.EndOfStream):
+                    await client.receive()
+                await stopped.wait()
+
+
+async def test_a_client_that_leaves_before_it_is_asked_for_its_body_is_no_error(
+    site: Site, ann: Person, caplog: pytest.LogCaptureFixture
+) -> None:
+    intent = await ann("POST", "/v1/files/upload-intent", {"filename": "a", "size_bytes": 99})
+    paths = ["/v1/login", intent.json["upload_url"].removeprefix(site.url)]
+    for method, path in zip(("POST", "PUT"), paths, strict=True):
+        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 99\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", site.port)) as client:
+            client.sendall(head.encode())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # leave with a reset
+        await anyio.wait_all_tasks_blocked()
+        assert (await ann("GET", "/health")).status == 200
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 async def _release_later(release: anyio.Event) -> None:
