@@ -38,17 +38,35 @@ async def test_a_client_in_python(stranger: Person, site: Site, tmp_path: Path) 
     assert await run(sys.executable, "usage.py", site.url, cwd=tmp_path) == "done\n"
 
 
-async def test_a_client_in_typescript(stranger: Person, site: Site, tmp_path: Path) -> None:
+async def install(folder: Path) -> None:
+    """Install the npm packages that the lock file names, or skip the test, which CI must not."""
     for program in ("node", "npm"):
         if shutil.which(program) is None:
             reason = f"{program} is missing: apt-get install nodejs npm"
             if os.environ.get("CI") == "true":
                 pytest.fail(reason)
             pytest.skip(reason)
+    shutil.copytree(CLIENTS, folder, dirs_exist_ok=True)
+    await run("npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", cwd=folder)
+
+
+async def test_a_client_in_typescript(stranger: Person, site: Site, tmp_path: Path) -> None:
+    await install(tmp_path)
     await write_document(stranger, tmp_path)
-    for name in ("package.json", "package-lock.json", "tsconfig.json", "usage.mts"):
-        shutil.copy(CLIENTS / name, tmp_path)
-    await run("npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", cwd=tmp_path)
     await run("npx", "openapi-typescript", "openapi.json", "--output", "schema.d.ts", cwd=tmp_path)
     await run("npx", "tsc", "--project", "tsconfig.json", cwd=tmp_path)
     assert await run("node", "out/usage.mjs", site.url, cwd=tmp_path) == "done\n"
+
+
+async def test_the_page_of_the_documentation_sends_a_put(ann: Person, tmp_path: Path) -> None:
+    await install(tmp_path)
+    file = tmp_path / "notes.txt"
+    file.write_bytes(b"Hello, drive.\n")
+    body = {"filename": "invoice\u202efdp.exe", "size_bytes": file.stat().st_size, "mime": "text/plain"}
+    intent = await ann("POST", "/v1/files/upload-intent", body)
+    shown = await run("node", "page.mjs", ann.url, intent.json["upload_url"], str(file), cwd=tmp_path)
+    assert shown.startswith("201 ")
+    assert "invoice\\u202efdp.exe" in shown
+    assert "\u202e" not in shown
+    (stored,) = (await ann("GET", "/v1/files")).json["files"]
+    assert (stored["size_bytes"], stored["mime"]) == (14, "text/plain")
