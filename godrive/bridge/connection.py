@@ -1,7 +1,7 @@
-"""The one connection to NATS that everything in a process shares.
+"""The one connection to NATS of a process, which all its parts share.
 
-It is made when it is first needed and comes back by itself; meanwhile whoever
-needs it is told ``StoreUnavailable`` instead of being kept waiting.
+It is made when it is first needed, and again whenever it is lost.  Meanwhile
+callers get ``StoreUnavailable`` and do not wait.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-from nats.aio.client import Client
-from nats.errors import ConnectionClosedError
 from nats.errors import Error as NatsError
 
+from godrive.bridge.nats_internals import PromptClient
 from godrive.config import Nats
 from godrive.errors import ConfigError, StoreUnavailable
 
@@ -24,20 +23,20 @@ CONNECT_TIMEOUT = 2.0
 """Seconds for one attempt at one server."""
 
 PATIENCE = 5.0
-"""Seconds that the first caller waits for a connection, over all servers."""
+"""Seconds that the first caller waits for a connection to any of the servers."""
 
 RECONNECT_WAIT = 0.25
 """Seconds between two attempts at the same server."""
 
 PING_INTERVAL = 10
-"""Seconds between two pings; when three in a row are not answered, the connection counts as lost."""
+"""Seconds between two pings.  After three without an answer, the connection counts as lost."""
 
 _REFUSED = ("authorization", "authentication", "permissions")
 
 
 @contextmanager
 def answering(*answers: type[Exception]) -> Iterator[None]:
-    """A server that does not do what it is asked is ``StoreUnavailable``; *answers* are let through as they are."""
+    """Turn failures of the server into ``StoreUnavailable``.  Exceptions of the types *answers* pass unchanged."""
     try:
         yield
     except answers:
@@ -46,60 +45,31 @@ def answering(*answers: type[Exception]) -> Iterator[None]:
         raise StoreUnavailable("NATS does not answer.", hint=str(error) or type(error).__name__) from error
 
 
-class _Client(Client):
-    """nats-py (2.16), but that what was not sent when the connection is lost is given up.
-
-    Left alone it would wait until the old server has taken it all, which one that
-    is cut off never does, before it looks for another; and what had not even been
-    written it would send to that one, to be done long after whoever asked was told
-    that it had failed.
-    """
-
-    def forget(self) -> None:
-        """Give up what has not been written."""
-        self._pending.clear()
-        self._pending_data_size = 0
-
-    def _hang_up(self) -> None:
-        """Give up what has been written and not been taken."""
-        if (writer := getattr(self._transport, "_io_writer", None)) is not None:
-            writer.transport.abort()
-
-    async def _attempt_reconnect(self) -> None:
-        self.forget()
-        self._hang_up()
-        await super()._attempt_reconnect()
-
-    async def _select_next_server(self) -> None:
-        self._hang_up()  # on one that took the connection, and then did not say that it is a server
-        await super()._select_next_server()
-
-
 class NatsLink:
-    """The connection described by the ``[nats]`` table, its secrets resolved."""
+    """The connection that the ``[nats]`` table describes, with its secrets resolved."""
 
     def __init__(self, settings: Nats, *, name: str = "godrive", patience: float = PATIENCE) -> None:
         self._settings = settings
         self._name = name
         self._patience = patience
-        self._client: _Client | None = None
+        self._client: PromptClient | None = None
         self._lock = anyio.Lock()
         self._last_error: Exception | None = None
         self.generation = 0
-        """Rises with every connection made, so that whoever subscribed can tell that the server may have forgotten."""
+        """Rises with every connection.  A subscriber compares it to learn that the server may have lost its state."""
         self._connected = anyio.Event()
 
     @property
-    def connected(self) -> Client | None:
-        """The client, while it is connected; never waits."""
+    def connected(self) -> PromptClient | None:
+        """The client, or ``None`` while it is not connected.  Never waits."""
         client = self._client
         return client if client is not None and client.is_connected else None
 
-    async def client(self) -> Client:
+    async def client(self) -> PromptClient:
         """The connected client.
 
         Raises ``StoreUnavailable`` while no server answers, ``ConfigError``
-        when one refuses us or a file of the settings cannot be used.
+        if a server refuses us or a file of the settings cannot be read.
         """
         client = self._client
         if client is not None and client.is_connected:
@@ -113,30 +83,27 @@ class NatsLink:
         return client
 
     async def newer_than(self, generation: int) -> None:
-        """Wait until a connection has been made after that one."""
+        """Wait for a connection newer than *generation*."""
         while self.generation <= generation:
             await self._connected.wait()
 
     async def close(self) -> None:
-        """Send what is queued and disconnect; again is harmless."""
+        """Send what is queued and disconnect.  Idempotent."""
         client, self._client = self._client, None
         if client is not None and not client.is_closed:
             if not client.is_connected:
-                # Nobody is there to send it to; nats-py (2.16) would write it to the closed transport all the same,
-                # fail, and leave its tasks behind.
+                # Without this, nats-py (2.16) writes what is queued to the closed transport, fails, and leaves its
+                # tasks running.
                 client.forget()
             with anyio.move_on_after(1, shield=True):
                 await client.close()
 
-    async def _connect(self) -> _Client:
+    async def _connect(self) -> PromptClient:
         options = self._options()
-        client = _Client()
+        client = PromptClient()
 
         async def lost() -> None:
-            # Replies go to a subscription that went with the connection: whoever waits for one would wait in vain.
-            for reply in list(client._resp_map.values()):
-                if not reply.done():
-                    reply.set_exception(ConnectionClosedError())
+            client.fail_requests()
 
         self._last_error = None
         connected = False
@@ -149,7 +116,7 @@ class NatsLink:
                     reconnect_time_wait=RECONNECT_WAIT,  # type: ignore[arg-type]
                     max_reconnect_attempts=-1,
                     ping_interval=PING_INTERVAL,
-                    pending_size=0,  # no publish waits for the server, nor is kept for when there is one
+                    pending_size=0,  # a publish without a connection fails, and is not kept for the next one
                     error_cb=self._on_error,
                     disconnected_cb=lost,
                     reconnected_cb=self._on_connected,
@@ -169,7 +136,7 @@ class NatsLink:
         return client
 
     async def _on_error(self, error: Exception) -> None:
-        # A refusal is followed by the server hanging up, which says less.
+        # After a refusal the server hangs up; keep the refusal, which says more.
         if not _is_refusal(self._last_error) or self.connected:
             self._last_error = error
 

@@ -11,7 +11,6 @@ from typing import Generic
 
 import anyio
 from anyio.abc import TaskGroup
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
@@ -21,6 +20,7 @@ from godrive.backoff import Backoff
 from godrive.bridge.connection import NatsLink
 from godrive.bridge.failures import Failures
 from godrive.bridge.nats import ERROR, LARGEST, PING, REQUEST_ID, TIMEOUT, largest
+from godrive.bridge.nats_internals import PromptClient
 from godrive.errors import ActorCrashed, DriveError, Invalid, MailboxFull, TooLarge
 from godrive.runtime import Ask, Lane, OnEvent, Ref, Tell, codec, request_id
 from godrive.runtime.message import A, Message
@@ -92,7 +92,7 @@ class Exposer(Generic[A]):
         """Serve *ref*, over one connection after another."""
         self._in_hand.clear()
         seen = 0
-        current: tuple[Client, Subscription] | None = None
+        current: tuple[PromptClient, Subscription] | None = None
         async with anyio.create_task_group() as asks:
             try:
                 while await self._newer_than(seen):
@@ -127,7 +127,7 @@ class Exposer(Generic[A]):
         with anyio.move_on_after(self._retry_after):
             await self._stopping.wait()
 
-    async def _subscribe(self, ref: Ref[A], asks: TaskGroup) -> tuple[Client, Subscription] | None:
+    async def _subscribe(self, ref: Ref[A], asks: TaskGroup) -> tuple[PromptClient, Subscription] | None:
         """Subscribe.  ``None`` if that failed."""
         client = self._link.connected
         if client is None:
@@ -149,18 +149,18 @@ class Exposer(Generic[A]):
             return None
         return client, subscription
 
-    async def _end(self, client: Client, subscription: Subscription) -> None:
+    async def _end(self, client: PromptClient, subscription: Subscription) -> None:
         """Unsubscribe, after receiving the messages that the server has sent already."""
         if not client.is_connected:
             return
         with anyio.move_on_after(ROUND_TRIP, shield=True), suppress(NatsError, OSError, TimeoutError):
-            await client._send_unsubscribe(subscription._id)
+            await client.stop_delivery(subscription)
             with suppress(NoRespondersError):
                 # drain() flushes too, but its ping overtakes the unsubscription.
                 await client.request(self._subject + PING, timeout=ROUND_TRIP)
             await subscription.drain()  # type: ignore[no-untyped-call]
 
-    async def _take(self, client: Client, ref: Ref[A], asks: TaskGroup, incoming: Msg) -> None:
+    async def _take(self, client: PromptClient, ref: Ref[A], asks: TaskGroup, incoming: Msg) -> None:
         name = incoming.subject.rpartition(".")[2]
         if name == PING:
             await _reply(client, incoming, b"")
@@ -201,12 +201,12 @@ class Exposer(Generic[A]):
             raise Invalid(f"{REQUEST_ID} is not an id.")
         return _Order(message, min(seconds, LONGEST_TIMEOUT), chosen)
 
-    async def _refuse(self, client: Client, incoming: Msg, error: DriveError) -> None:
+    async def _refuse(self, client: PromptClient, incoming: Msg, error: DriveError) -> None:
         name = incoming.subject.rpartition(".")[2]
         self._dead_letter(name if name in self._contract.messages else "unknown", error.code, None)
         await _reply_error(client, incoming, error)
 
-    async def _answer(self, client: Client, ref: Ref[A], incoming: Msg, order: _Order[A]) -> None:
+    async def _answer(self, client: PromptClient, ref: Ref[A], incoming: Msg, order: _Order[A]) -> None:
         message = order.message
         request_id.set(order.request_id)
         try:
@@ -235,11 +235,11 @@ class Exposer(Generic[A]):
         self._on_event(DeadLetter(self._contract.name, name, reason, chosen))
 
 
-async def _reply(client: Client, incoming: Msg, body: bytes, headers: dict[str, str] | None = None) -> None:
+async def _reply(client: PromptClient, incoming: Msg, body: bytes, headers: dict[str, str] | None = None) -> None:
     if incoming.reply.startswith("_INBOX."):
         with suppress(NatsError, OSError):  # the asker times out at its deadline
             await client.publish(incoming.reply, body, headers=headers)
 
 
-async def _reply_error(client: Client, incoming: Msg, error: DriveError) -> None:
+async def _reply_error(client: PromptClient, incoming: Msg, error: DriveError) -> None:
     await _reply(client, incoming, codec.encode_error(error), {ERROR: error.code})
