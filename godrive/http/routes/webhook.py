@@ -52,7 +52,7 @@ class Webhook:
         self._token = token.encode()
         self._limit = drive.config.server.max_body_bytes
         self._timeout = drive.config.server.body_timeout
-        self._intake = drive.bucket_events
+        self._handler = drive.bucket_events
         self._log = logger()
 
     async def receive(self, request: web.Request) -> web.Response:
@@ -61,7 +61,7 @@ class Webhook:
             raise Unauthenticated("Show the token of ingest.webhook_token.")
         body = await read_body(request, limit=self._limit, timeout=self._timeout)
         if not self._confirms(body):
-            await self._intake.take(body)
+            await self._handler.take(body)
         return web.Response(status=204)
 
     def _confirms(self, body: bytes) -> bool:
