@@ -13,6 +13,7 @@ clients may switch on, it crosses process borders unchanged, and one table,
     ├── Conflict                 the state of things forbids it
     │   ├── EmailTaken
     │   ├── NameTaken
+    │   ├── Cycle                a folder was to be moved into itself
     │   ├── UploadFinished       the upload already has its bytes
     │   └── IdempotencyMismatch  the key was used for another request
     ├── PreconditionFailed       If-Match did not match
@@ -100,6 +101,11 @@ class EmailTaken(Conflict):
 class NameTaken(Conflict):
     code = "name_taken"
     title = "Name is taken"
+
+
+class Cycle(Conflict):
+    code = "cycle"
+    title = "A folder cannot lie in itself"
 
 
 class UploadFinished(Conflict):
@@ -250,6 +256,7 @@ STATUS: dict[str, int] = {
     "conflict": 409,
     "email_taken": 409,
     "name_taken": 409,
+    "cycle": 409,
     "upload_finished": 409,
     "idempotency_mismatch": 409,
     "precondition_failed": 412,

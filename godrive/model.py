@@ -302,6 +302,7 @@ class FileEventKind(StrEnum):
 
     CREATED = "created"
     RENAMED = "renamed"
+    MOVED = "moved"
     TRASHED = "trashed"
     RESTORED = "restored"
     PURGED = "purged"

@@ -81,6 +81,24 @@ class RenameFile(Ask[Metadata, File]):
     by: Principal
     file_id: FileId
     name: str
+    on_conflict: OnConflict = OnConflict.FAIL
+    if_match: ETag | None = None
+
+
+class MoveFile(Ask[Metadata, File]):
+    """Put an entry, and all that is in it, into another folder, with *name* under another name.
+
+    Takes the same time whatever lies below the entry.  Raises ``NotFound`` (the
+    entry, or with the field ``parent_id`` the folder), ``Cycle`` (the folder is
+    the entry or lies in it), ``NameTaken``, ``Invalid``, ``PreconditionFailed``.
+    """
+
+    lane: ClassVar[Lane] = Lane.WRITE
+    by: Principal
+    file_id: FileId
+    where: Spot
+    name: str | None = None
+    on_conflict: OnConflict = OnConflict.FAIL
     if_match: ETag | None = None
 
 

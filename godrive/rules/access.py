@@ -190,9 +190,14 @@ def _root_of(by: Principal) -> FileId | None:
             return None
 
 
+async def lies_in(tx: Tx, entry_id: FileId, folder_id: FileId) -> bool:
+    """Whether the entry is that folder, or lies in it at any depth."""
+    return entry_id == folder_id or await tx.one(_ABOVE, entry_id, folder_id) is not None
+
+
 async def _covers(tx: Tx, by: Principal, entry_id: FileId) -> bool:
     """Whether the entry lies where *by* is confined to."""
     if isinstance(by, SignedUrl):
         return entry_id == by.target_id
     top = _root_of(by)
-    return top is None or entry_id == top or await tx.one(_ABOVE, entry_id, top) is not None
+    return top is None or await lies_in(tx, entry_id, top)

@@ -13,6 +13,10 @@ _TAKEN = "SELECT id FROM entries WHERE owner_id = $1 AND parent_id = $2 AND name
 _FOLDER = (
     "SELECT 1 FROM entries WHERE id = $1 AND owner_id = $2 AND state = 'live' AND kind = 'folder' AND {visible} = 1"
 )
+UNSETTLE = (
+    "INSERT INTO unsettled (folder_id, owner_id, after_created_at, after_id) VALUES ($1, $2, -1, '') "
+    "ON CONFLICT (folder_id) DO UPDATE SET after_created_at = -1, after_id = ''"
+)
 _PLACE = (
     "INSERT INTO entries (id, owner_id, list_state, parent_id, kind, name, name_key, search_key, mime, size_bytes, "
     "sha256, version_id, created_at, updated_at, revision, state) "
@@ -52,6 +56,11 @@ async def free_name(tx: Tx, folder: Folder, name: str, on_conflict: OnConflict, 
         else:
             free = middle
     return numbered(name, free)
+
+
+async def unsettle(tx: Tx, folder: File) -> None:
+    """Have the rows below the folder follow what is true of it now (see ``trash.settle``)."""
+    await tx.run(UNSETTLE, folder.id, folder.owner_id)
 
 
 async def place(tx: Tx, file: File) -> bool:

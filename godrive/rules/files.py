@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from functools import cache
 
 from godrive.catalog import Row, Tx
-from godrive.errors import Invalid
-from godrive.messages.files import GetFile, ListFiles, MakeFolder, OpenContent, RenameFile
+from godrive.errors import Cycle, Forbidden, Invalid
+from godrive.messages.files import GetFile, ListFiles, MakeFolder, MoveFile, OpenContent, RenameFile
 from godrive.model import (
     Content,
     File,
@@ -15,7 +15,6 @@ from godrive.model import (
     FileId,
     FileKind,
     ObjectKey,
-    OnConflict,
     Page,
     Sort,
     UserId,
@@ -25,13 +24,17 @@ from godrive.model import (
 )
 from godrive.principal import Verb
 from godrive.rules import changes, entries, rows
-from godrive.rules.access import VISIBLE, Folder, resolve, resolve_folder, resolve_place
+from godrive.rules.access import VISIBLE, Folder, lies_in, resolve, resolve_folder, resolve_place
 from godrive.rules.names import after_prefix, check_name, search_key
 from godrive.rules.registry import Env, rule
 
 _LONGEST_FILTER = 1000
 _VERSION = "SELECT id, mime, size_bytes, sha256, object_key FROM versions WHERE id = $1 AND file_id = $2"
 _HIDDEN_AT_ONCE = 64
+_MOVE = (
+    "UPDATE entries SET parent_id = $3, name = $4, name_key = $5, search_key = $6, list_state = kind, updated_at = $1, "
+    f"{changes.REVISE} WHERE id = $2 RETURNING {rows.LIVE}"
+)
 
 
 @rule(ListFiles)
@@ -192,19 +195,43 @@ async def rename(tx: Tx, ask: RenameFile, env: Env) -> File:
     if file.name == ask.name:
         return file
     parent = Folder(file.owner_id, file.parent_id)
-    await entries.free_name(tx, parent, ask.name, OnConflict.FAIL, but=file.id)
+    name = await entries.free_name(tx, parent, ask.name, ask.on_conflict, but=file.id)
     row = await tx.one(
         f"UPDATE entries SET name = $3, name_key = $4, search_key = $5, updated_at = $1, {changes.REVISE} "
         f"WHERE id = $2 RETURNING {rows.LIVE}",
         rows.micros(env.now),
         file.id,
-        ask.name,
-        name_key(ask.name),
-        search_key(ask.name),
+        name,
+        name_key(name),
+        search_key(name),
     )
     renamed = rows.live_file(file.owner_id, rows.found(row))
     await changes.record(tx, FileEventKind.RENAMED, file.owner_id, file.id, renamed, now=env.now)
     return renamed
+
+
+@rule(MoveFile, writes=True)
+async def move(tx: Tx, ask: MoveFile, env: Env) -> File:
+    """As ``MoveFile`` says.  The place and name that the entry has are a no-op."""
+    found = await resolve(tx, ask.by, ask.file_id, Verb.EDIT)
+    file, name = found.file, check_name(ask.name or found.file.name)
+    rows.check_match(file, ask.if_match)
+    target = await resolve_folder(tx, ask.by, ask.where, Verb.CREATE)
+    if target.owner_id != file.owner_id:
+        raise Forbidden("An entry cannot be moved to another owner.")
+    if (target.id, name) == (file.parent_id, file.name):
+        return file
+    if file.kind is FileKind.FOLDER and target.id is not None and await lies_in(tx, target.id, file.id):
+        raise Cycle("The folder cannot be moved into itself.", field="parent_id")
+    name = await entries.free_name(tx, target, name, ask.on_conflict, but=file.id)
+    row = await tx.one(_MOVE, rows.micros(env.now), file.id, target.key, name, name_key(name), search_key(name))
+    moved = rows.live_file(file.owner_id, rows.found(row))
+    # What was restored with its old folder, and has not been settled there, is settled here.
+    late = 0 if found.listed else moved.size_bytes
+    if not found.listed and moved.kind is FileKind.FOLDER:
+        await entries.unsettle(tx, moved)
+    await changes.record(tx, FileEventKind.MOVED, moved.owner_id, moved.id, moved, now=env.now, live=late, trash=-late)
+    return moved
 
 
 @rule(OpenContent)

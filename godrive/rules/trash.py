@@ -58,10 +58,6 @@ _RESTORE = (
     f"WHERE id = $2 RETURNING {rows.FILE}"
 )
 _IS_PLACE = f"SELECT 1 FROM entries WHERE id = $1 AND state = 'live' AND kind = 'folder' AND {VISIBLE} = 1"
-_UNSETTLE = (
-    "INSERT INTO unsettled (folder_id, owner_id, after_created_at, after_id) VALUES ($1, $2, -1, '') "
-    "ON CONFLICT (folder_id) DO UPDATE SET after_created_at = -1, after_id = ''"
-)
 _CHILDREN = (
     "SELECT id, kind, size_bytes, list_state, created_at FROM entries WHERE owner_id = $1 AND parent_id = $2 "
     "AND state = 'live' AND (created_at, id) > ($3, $4) ORDER BY created_at, id LIMIT $5"
@@ -113,7 +109,7 @@ async def put(tx: Tx, ask: TrashFile, env: Env) -> Tombstone:
 async def _moved(tx: Tx, kind: FileEventKind, file: File, now: datetime, *, to_trash: int) -> None:
     """Note that the entry went into the trash or came out of it; a folder is to be settled."""
     if file.kind is FileKind.FOLDER:
-        await tx.run(_UNSETTLE, file.id, file.owner_id)
+        await entries.unsettle(tx, file)
     await changes.record(tx, kind, file.owner_id, file.id, file, now=now, live=-to_trash, trash=to_trash)
 
 
@@ -178,7 +174,7 @@ async def settle(tx: Tx, ask: SettleTrash, env: Env) -> bool:
         "UPDATE entries SET list_state = $2 WHERE id = $1",
         [(id_, kind if shown else "hidden") for id_, kind, *_ in wrong],
     )
-    await tx.run_each(_UNSETTLE, [(id_, owner_id) for id_, kind, *_ in children if kind == "folder"])
+    await tx.run_each(entries.UNSETTLE, [(id_, owner_id) for id_, kind, *_ in children if kind == "folder"])
     if len(children) < ask.limit:
         await tx.run("DELETE FROM unsettled WHERE folder_id = $1", folder_id)
     else:

@@ -201,7 +201,7 @@ async def test_a_change_is_made_only_to_the_revision_that_was_seen(drive: GoDriv
     assert renamed.etag != file.etag
     stale = ETag(file.etag)
     with pytest.raises(PreconditionFailed):
-        await drive.metadata.ask(RenameFile(acting(owner.id), file.id, "c.txt", stale))
+        await drive.metadata.ask(RenameFile(acting(owner.id), file.id, "c.txt", if_match=stale))
     with pytest.raises(PreconditionFailed):
         await drive.metadata.ask(TrashFile(acting(owner.id), file.id, stale))
     await drive.metadata.ask(TrashFile(acting(owner.id), file.id, renamed.etag))

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, urlsplit
 from drive import AuthenticatedClient, Client
 from drive.api.accounts import log_in, sign_up
 from drive.api.content import get_content, put_content
-from drive.api.files import download_file, list_files, rename_file, trash_file
+from drive.api.files import download_file, list_files, trash_file, update_file
 from drive.api.trash import purge_file
 from drive.api.uploads import begin_upload
 from drive.models import (
@@ -20,10 +20,10 @@ from drive.models import (
     IntentBody,
     LogInBody,
     Problem,
-    RenameBody,
     SignUpBody,
     Tokens,
     Trashed,
+    UpdateBody,
     UserView,
 )
 from drive.types import File
@@ -68,7 +68,7 @@ part = get_content.sync(file.id, client=anyone, range_="bytes=0-4", **signed)
 assert isinstance(part, File), part
 assert part.payload.read() == b"Hello"
 
-refused = rename_file.sync(file.id, client=client, body=RenameBody(name="a.txt"), if_match='"another"')
+refused = update_file.sync(file.id, client=client, body=UpdateBody(name="a.txt"), if_match='"another"')
 assert isinstance(refused, Problem), refused
 assert (refused.status, refused.code) == (412, "precondition_failed")
 trashed = trash_file.sync(file.id, client=client)

@@ -76,7 +76,7 @@ ROWS: dict[str, list[Row]] = {
         Row(201, body={"name": f"{CANARY}-new", "parent_id": "{folder}"}, tells=True),
     ],
     "get_file": [Row(200, {"file_id": "file"}, tells=True), Row(404, {"file_id": "trashed"})],
-    "rename_file": [Row(200, {"file_id": "file"}, {"name": f"{CANARY}-renamed.txt"}, tells=True)],
+    "update_file": [Row(200, {"file_id": "file"}, {"name": f"{CANARY}-renamed.txt"}, tells=True)],
     "trash_file": [Row(200, {"file_id": "file"})],
     "restore_file": [Row(200, {"file_id": "trashed"}, tells=True)],
     "download_file": [Row(200, {"file_id": "file"}), Row(404, {"file_id": "trashed"})],

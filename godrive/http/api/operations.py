@@ -3,7 +3,7 @@
 The signature of a handler *is* the declaration::
 
     @routes.patch("/v1/files/{file_id}", needs=Scope.FILES_WRITE, raises=[NotFound, NameTaken], replays=True)
-    async def rename_file(call: Call, file_id: FileId, body: RenameBody) -> File:
+    async def update_file(call: Call, file_id: FileId, body: UpdateBody) -> File:
         "Rename a file."
 
 ``body`` is parsed as JSON and ``query`` from the query string, both by their

@@ -9,12 +9,21 @@ import msgspec
 from aiohttp import hdrs, web
 from msgspec import UNSET, Meta, UnsetType
 
-from godrive.errors import Invalid, NameTaken, NotFound, PreconditionFailed, StoreUnavailable
+from godrive.errors import Cycle, Invalid, NameTaken, NotFound, PreconditionFailed, StoreUnavailable
 from godrive.http.api.call import Call
 from godrive.http.api.conditions import is_known
 from godrive.http.api.operations import Routes
 from godrive.http.app_keys import PAGE_CACHE
-from godrive.messages.files import GetFile, ListFiles, OpenContent, RenameFile, RestoreFile, TagList, TrashFile
+from godrive.messages.files import (
+    GetFile,
+    ListFiles,
+    MoveFile,
+    OpenContent,
+    RenameFile,
+    RestoreFile,
+    TagList,
+    TrashFile,
+)
 from godrive.messages.storage import SignGet
 from godrive.model import Anywhere, File, FileId, In, OnConflict, Page, Place, Root, Sort, Spot
 from godrive.principal import Scope, authority
@@ -73,10 +82,12 @@ class DownloadQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     ) = None
 
 
-class RenameBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """The new name."""
+class UpdateBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A new name, another folder (`null` or `root` is the root), or both."""
 
-    name: Name
+    name: Name | UnsetType = UNSET
+    parent_id: EntryId | UnsetType | None = UNSET
+    on_conflict: OnConflict = OnConflict.FAIL
 
 
 class RestoreBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -170,13 +181,21 @@ async def get_file(call: Call, file_id: FileId) -> File | web.Response:
     needs=Scope.FILES_WRITE,
     replays=True,
     conditional=True,
-    raises=[NotFound, NameTaken, Invalid, PreconditionFailed],
+    raises=[NotFound, NameTaken, Cycle, Invalid, PreconditionFailed],
 )
-async def rename_file(call: Call, file_id: FileId, body: RenameBody) -> File:
-    """Rename a file."""
-    file = await call.drive.metadata.ask(
-        RenameFile(by=call.by, file_id=file_id, name=body.name, if_match=call.if_match)
-    )
+async def update_file(call: Call, file_id: FileId, body: UpdateBody) -> File:
+    """Rename a file or folder, or move it with all that is in it.
+
+    `409 cycle` when a folder is to be moved into itself.
+    """
+    name = None if isinstance(body.name, UnsetType) else body.name
+    if not isinstance(body.parent_id, UnsetType):
+        where, if_match = spot_of(body.parent_id), call.if_match
+        moved = await call.drive.metadata.ask(MoveFile(call.by, file_id, where, name, body.on_conflict, if_match))
+        return _tagged(call, moved)
+    if name is None:
+        raise Invalid("Give a name, a folder, or both.", field="name")
+    file = await call.drive.metadata.ask(RenameFile(call.by, file_id, name, body.on_conflict, call.if_match))
     return _tagged(call, file)
 
 
