@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +78,12 @@ def users(run: Run) -> list[dict[str, Any]]:
     return listed
 
 
-def spawn(*arguments: str | Path, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
+def spawn(*arguments: str | Path, folder: Path, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "godrive", *arguments],
         cwd=folder,
         env=environment() | env,
-        stdin=subprocess.DEVNULL,
+        input=stdin,
         capture_output=True,
         text=True,
         timeout=30,
@@ -116,7 +118,7 @@ def test_help_says_where_the_configuration_is_read_from(run: Run) -> None:
 
 COMMANDS = [
     "serve", "check-config", "user", "user add", "user list", "user disable", "user enable", "user set-password",
-    "user set-quota", "user invite", "sweep", "deadletters", "deadletters list", "deadletters replay",
+    "user set-quota", "user invite", "sweep", "recount", "deadletters", "deadletters list", "deadletters replay",
     "deadletters drop", "doctor", "keys", "keys create", "keys rotate", "catalog", "catalog copy", "version",
 ]  # fmt: skip
 
@@ -380,6 +382,20 @@ def test_what_root_makes_in_the_folder_of_a_service_belongs_to_the_service(
 
 
 @pytest.mark.slow
+def test_recount_corrects_a_usage_that_differs_from_the_files(tmp_path: Path) -> None:
+    made = spawn("user", "add", "ann@example.org", folder=tmp_path, stdin="correct horse\n")
+    assert made.returncode == 0, made.stderr
+    right = spawn("recount", "--check", folder=tmp_path)
+    assert (right.returncode, "is what their files add up to" in right.stdout) == (0, True)
+    with closing(sqlite3.connect(tmp_path / "data" / "godrive.db")) as catalog, catalog:
+        catalog.execute("UPDATE users SET live_bytes = 7, entry_count = 2")
+    wrong = spawn("recount", "--check", "--json", folder=tmp_path)
+    assert (wrong.returncode, json.loads(wrong.stdout)) == (1, {"bytes": 7, "rows": 2, "corrected": 0})
+    done = spawn("recount", folder=tmp_path)
+    assert (done.returncode, "7 bytes and 2 rows; 1 users were corrected" in done.stdout) == (0, True)
+    assert spawn("recount", "--check", folder=tmp_path).returncode == 0
+
+
 def test_sweep_of_an_empty_drive_says_so(tmp_path: Path) -> None:
     done = spawn("sweep", folder=tmp_path)
     assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["0", "purged"], "")
