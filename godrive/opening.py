@@ -5,7 +5,7 @@ A data folder belongs to one drive::
     LAYOUT           how the folder is laid out; a layout that this release does not know is refused
     lock             held by the process that serves from it; the folder of the blobs has one too, blobs.lock
     secret.key       the signing keys, mode 0600
-    godrive.db       the SQLite catalog
+    godrive.db       the SQLite catalog; beside it godrive.db-reserve, room for deletions on a full disk
     blobs/           the disk store
 """
 

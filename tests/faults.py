@@ -11,7 +11,7 @@ import anyio
 
 from godrive.blobs import BlobStore
 from godrive.catalog import Catalog, Tx
-from godrive.errors import StoreUnavailable
+from godrive.errors import DriveError, StoreUnavailable
 from godrive.model import BlobInfo, ObjectKey
 
 T = TypeVar("T")
@@ -81,6 +81,10 @@ class FaultyCatalog:
 
     async def close(self) -> None:
         await self._catalog.close()
+
+    @property
+    def problem(self) -> DriveError | None:
+        return self._catalog.problem
 
     async def read(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False) -> T:
         return await self.faults.run(lambda: self._catalog.read(operation, chore=chore))

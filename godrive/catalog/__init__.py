@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
+from godrive.errors import DriveError
 from godrive.model import UserId
 
 T = TypeVar("T")
@@ -49,6 +50,13 @@ class Tx(Protocol):
         """Run the statement with each row of values, in one round trip if the database is remote."""
         ...
 
+    async def grow(self) -> None:
+        """Say that this operation adds data.  Raises ``StorageFull`` while what room is left is for freeing room.
+
+        Rules that keep something new for a user begin with it; those that
+        delete, or let people in, do not.
+        """
+
     async def lock(self, *user_ids: UserId) -> None:
         """Let no other transaction change what these users own until this one ends.
 
@@ -73,6 +81,11 @@ class Catalog(Protocol):
 
     async def close(self) -> None:
         """Finish the operations in progress and disconnect.  Idempotent."""
+
+    @property
+    def problem(self) -> DriveError | None:
+        """Why writes fail, as far as is known: the last one did, or there is no room for more.  Costs no query."""
+        ...
 
     async def read(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False) -> T:
         """Run a read-only operation.  It does not wait for writes.

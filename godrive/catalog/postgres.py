@@ -32,7 +32,7 @@ from godrive.catalog import Row, Tx, migrations
 from godrive.catalog.group_commit import GroupCommit, Operation, Outcome
 from godrive.catalog.postgres_errors import is_lost, is_raced, refused, translate, unavailable
 from godrive.catalog.postgres_pool import Connection, Pool, Use
-from godrive.errors import DriveError, StoreUnavailable
+from godrive.errors import DriveError, StorageFull, StoreUnavailable
 from godrive.model import UserId
 
 T = TypeVar("T")
@@ -74,6 +74,9 @@ class PostgresTx:
     async def run_each(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         await self._connection.executemany(sql, rows)
 
+    async def grow(self) -> None:
+        """A no-op: the server refuses what does not fit."""
+
     async def lock(self, *user_ids: UserId) -> None:
         # In the order of ids, so that two transactions that lock several users cannot deadlock.
         await self._connection.execute("SELECT 1 FROM users WHERE id = ANY($1) ORDER BY id FOR UPDATE", user_ids)
@@ -89,6 +92,7 @@ class PostgresCatalog:
         self._outbox = outbox
         self._pool = Pool(settings.dsn, settings.pool_size)
         self._open = False
+        self.problem: DriveError | None = None
         self._writes = self._group(Use.WRITE)
         self._chores = self._group(Use.CHORE)
 
@@ -121,7 +125,13 @@ class PostgresCatalog:
 
     async def write(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False) -> T:
         self._check_open()
-        return await (self._chores if chore else self._writes).run(operation)
+        try:
+            value = await (self._chores if chore else self._writes).run(operation)
+        except (StorageFull, StoreUnavailable) as error:
+            self.problem = error
+            raise
+        self.problem = None
+        return value
 
     async def _together(self, use: Use, operations: list[Operation]) -> list[Outcome] | None:
         try:

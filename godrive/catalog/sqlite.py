@@ -30,14 +30,16 @@ import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar, cast
 
 from godrive.catalog import Tx, sqlite_file
 from godrive.catalog.group_commit import GroupCommit, Outcome
+from godrive.catalog.reserve import Reserve
 from godrive.catalog.sqlite_reads import LargeReads, SmallReads
 from godrive.catalog.sqlite_tx import Operation, SqliteTx
-from godrive.errors import StoreUnavailable
+from godrive.errors import DriveError, StorageFull, StoreUnavailable
 
 T = TypeVar("T")
 
@@ -57,6 +59,9 @@ class SqliteCatalog:
         self._allow_network_fs = allow_network_fs
         self._outbox = outbox
         self._open = False
+        self._reserve = Reserve(path)
+        self._is_tight = False
+        self._failure: DriveError | None = None
         self._writer: SqliteTx | None = None
         self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="godrive-catalog-write")
         self._writes = GroupCommit(self._together, most=_MOST_WRITES)
@@ -75,6 +80,7 @@ class SqliteCatalog:
 
     def _connect(self) -> sqlite3.Connection:
         sqlite_file.prepare(self._path, allow_network_fs=self._allow_network_fs)
+        self._is_tight = not self._reserve.make()
         self._writer = self._connect_writer()
         return sqlite_file.connect(self._path, timeout=0, cache_kib=16000, read_only=True)
 
@@ -97,6 +103,11 @@ class SqliteCatalog:
         for tx in (self._small, self._writer):
             if tx is not None:
                 tx.connection.close()
+
+    @property
+    def problem(self) -> DriveError | None:
+        is_full = self._is_tight and not self._reserve.has_room()
+        return sqlite_file.full(self._path) if is_full else self._failure
 
     async def read(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False) -> T:
         self._check_open()
@@ -122,10 +133,37 @@ class SqliteCatalog:
 
     def _commit(self, operations: list[Operation]) -> list[Outcome]:
         """Run the operations in one transaction, and return the value or error of each."""
+        if self._is_tight:
+            self._is_tight = not self._reserve.make()
+        outcomes, error = self._transact(operations)
+        if not self._is_tight and isinstance(self._known(error), StorageFull):
+            self._make_room()
+            outcomes, error = self._transact(operations)
+        if self._is_tight:
+            self._checkpoint()
+        self._failure = self._known(error)
+        return outcomes
+
+    def _make_room(self) -> None:
+        """Release the reserve.  From now on nothing may be added, until there is room for it again."""
+        self._is_tight = True
+        self._reserve.release()
+        self._checkpoint()
+        self._reserve.give_to_log()
+
+    def _checkpoint(self) -> None:
+        """Copy SQLite's log into the database, so that the next writes use the room of the log again."""
+        if self._writer is not None:
+            with suppress(sqlite3.Error):  # no room even for that
+                self._writer.connection.execute("PRAGMA wal_checkpoint(RESTART)")
+
+    def _transact(self, operations: list[Operation]) -> tuple[list[Outcome], BaseException | None]:
+        """The outcomes of one attempt, and the error that failed all of it, if there was one."""
         outcomes: list[Outcome] = []
         try:
             if self._writer is None:
                 self._writer = self._connect_writer()
+            self._writer.full = sqlite_file.full(self._path) if self._is_tight else None
             execute = self._writer.connection.execute
             execute("BEGIN IMMEDIATE")
             for operation in operations:
@@ -143,12 +181,15 @@ class SqliteCatalog:
             self._undo()
             failures = [own or self._failure(error) for _, own in outcomes]
             failures += [self._failure(error) for _ in operations[len(outcomes) :]]
-            return [(None, failure) for failure in failures]
-        return outcomes
+            return [(None, failure) for failure in failures], error
+        return outcomes, None
 
     def _failure(self, error: BaseException) -> BaseException:
         """The error of one operation whose batch failed."""
-        return (sqlite_file.translate(error, self._path) if isinstance(error, sqlite3.Error) else None) or error
+        return self._known(error) or error
+
+    def _known(self, error: BaseException | None) -> DriveError | None:
+        return sqlite_file.translate(error, self._path) if isinstance(error, sqlite3.Error) else None
 
     def _undo(self) -> None:
         """Roll back.  If even that fails, drop the connection; the next batch makes another."""

@@ -66,10 +66,15 @@ def translate(error: sqlite3.Error, path: Path) -> DriveError | None:
     """What an error of SQLite means to a caller; ``None`` when it is a bug of ours."""
     code = primary_code(error)
     if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(path)):
-        return StorageFull("The disk of the catalog is full.", hint=f"Make room on the file system of {path}.")
+        return full(path)
     if code == sqlite3.SQLITE_IOERR or code in _PASSING:
         return StoreUnavailable(f"The catalog cannot be used: {error}", hint=f"Check the disk and the file {path}.")
     return None
+
+
+def full(path: Path) -> StorageFull:
+    """The answer while the disk is full."""
+    return StorageFull("The disk of the catalog is full.", hint=f"Make room on the file system of {path}.")
 
 
 def _is_full(path: Path) -> bool:

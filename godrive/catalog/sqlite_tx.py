@@ -11,7 +11,7 @@ from typing import Any, cast
 import aiosqlite
 
 from godrive.catalog import Row, Tx
-from godrive.errors import Invalid
+from godrive.errors import Invalid, StorageFull
 from godrive.model import UserId
 
 Operation = Callable[[Tx], Awaitable[Any]]
@@ -44,6 +44,8 @@ class SqliteTx:
     def __init__(self, connection: sqlite3.Connection, *, outbox: bool) -> None:
         self.connection = connection
         self.outbox = outbox
+        self.full: StorageFull | None = None
+        """Why nothing may be added, if so."""
 
     def _execute(self, sql: str, values: Sequence[Any]) -> sqlite3.Cursor:
         try:
@@ -63,6 +65,10 @@ class SqliteTx:
     async def run_each(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         for values in rows:
             self._execute(sql, values)
+
+    async def grow(self) -> None:
+        if self.full is not None:
+            raise StorageFull(self.full.detail, hint=self.full.hint)
 
     async def lock(self, *user_ids: UserId) -> None:
         """A no-op: there is only one writer."""
@@ -106,6 +112,9 @@ class ThreadTx:
     async def run_each(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         for values in rows:
             await self.all(sql, *values)
+
+    async def grow(self) -> None:
+        """A no-op: a read adds nothing."""
 
     async def lock(self, *user_ids: UserId) -> None:
         """A no-op: a snapshot does not change."""

@@ -82,6 +82,7 @@ _INGEST = System(part="ingest")
 @rule(BeginUpload, writes=True)
 async def begin(tx: Tx, ask: BeginUpload, env: Env) -> Upload:
     """As ``BeginUpload`` says.  An empty ``mime`` is determined from the bytes later."""
+    await tx.grow()
     check_name(ask.name)
     if not 0 <= ask.size_bytes <= rows.MOST_BYTES:
         raise Invalid("That is not a size.", field="size_bytes")

@@ -34,6 +34,7 @@ async def add(
     All spellings of an e-mail address are one (:mod:`godrive.email_address`).
     Raises ``Invalid`` (``email``, ``invite``), ``EmailTaken``.
     """
+    await tx.grow()
     email = email_address.clean(email, utf8=True)
     user = User(id=UserId(new_id()), email=email, created_at=now, quota_bytes=_quota(quota_bytes))
     if invite is not None and not await tx.run(

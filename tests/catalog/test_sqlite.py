@@ -21,6 +21,7 @@ import anyio
 import pytest
 
 from godrive.catalog import Tx, sqlite_file, sqlite_reads
+from godrive.catalog.reserve import LOG, SIZE, Reserve
 from godrive.catalog.sqlite import SqliteCatalog
 from godrive.catalog.sqlite_tx import SqliteTx
 from godrive.errors import Conflict, StorageFull, StoreUnavailable
@@ -328,6 +329,85 @@ def test_a_full_disk_is_storage_full_and_reads_go_on_and_writes_come_back(tmp_pa
     assert seen["errors"] == ["StorageFull"] * 3
     assert seen["read_while_full"] == seen["written"]
     assert seen["read_after"] == seen["written"] + 1
+
+
+def refusing(code: int) -> Callable[[Tx], Awaitable[None]]:
+    """An operation to which SQLite answers with that code."""
+
+    async def operation(tx: Tx) -> None:
+        error = sqlite3.OperationalError("refused")
+        error.sqlite_errorcode = code
+        raise error
+
+    return operation
+
+
+async def test_a_catalog_that_cannot_be_written_says_so_until_it_can(catalog: SqliteCatalog) -> None:
+    assert catalog.problem is None
+    for code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR):
+        with pytest.raises(StoreUnavailable):
+            await catalog.write(refusing(code))
+        assert isinstance(catalog.problem, StoreUnavailable)
+        await catalog.write(partial(add, name=str(code)))
+        assert catalog.problem is None
+
+
+async def test_on_a_full_disk_nothing_is_added_until_there_is_room(
+    catalog: SqliteCatalog, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reserve = path.with_name("godrive.db-reserve")
+    assert reserve.stat().st_size == SIZE
+
+    async def grow(tx: Tx) -> None:
+        await tx.grow()
+        await add(tx, "new")
+
+    full = SimpleNamespace(f_bavail=0, f_frsize=1)
+    monkeypatch.setattr("godrive.catalog.reserve.os.statvfs", lambda _: full)
+    with pytest.raises(StorageFull):
+        await catalog.write(refusing(sqlite3.SQLITE_FULL))
+    assert not reserve.exists()
+    assert isinstance(catalog.problem, StorageFull)
+    together = catalog.write(partial(add, name="session")), catalog.write(grow)
+    outcomes = await asyncio.gather(*together, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [type(None), StorageFull]
+
+    monkeypatch.setattr(full, "f_bavail", 100 * SIZE)
+    assert catalog.problem is None
+    await catalog.write(grow)
+    assert reserve.stat().st_size == SIZE
+    assert await catalog.read(names) == ["new", "session"]
+
+
+async def test_a_log_that_got_the_reserve_is_read_after_a_crash(
+    catalog: SqliteCatalog, path: Path, tmp_path: Path
+) -> None:
+    await catalog.write(partial(add, name="before"))
+    Reserve(path).give_to_log()
+    await catalog.write(partial(add, name="after"))
+    crashed = tmp_path / "crashed"
+    crashed.mkdir()
+    for name in ("godrive.db", "godrive.db-wal"):  # as a crash leaves them: the index of the log is lost
+        shutil.copy(tmp_path / name, crashed / name)
+    assert (crashed / "godrive.db-wal").stat().st_size >= LOG
+    again = SqliteCatalog(crashed / "godrive.db")
+    await again.open()
+    assert await again.read(names) == ["after", "before"]
+    await again.close()
+
+
+async def test_a_file_system_that_sets_no_space_aside_refuses_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("godrive.catalog.reserve.os.posix_fallocate", refuse)
+    catalog = SqliteCatalog(path)
+    await catalog.open()
+    await catalog.write(lambda tx: tx.grow())
+    await catalog.close()
+    assert not path.with_name("godrive.db-reserve").exists()
 
 
 @each("after", [False, True])

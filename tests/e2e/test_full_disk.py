@@ -51,9 +51,9 @@ def small_disk(tmp_path: Path) -> Iterator[DriveServer]:
         shutil.rmtree(disk)
 
 
-def fill(server: DriveServer) -> Path:
+def fill(server: DriveServer, name: str = "filler") -> Path:
     """Take all the room there is, as seen by the server; the file to remove."""
-    filler = Path(f"/proc/{server.pid}/root{server.data.parent}/filler")
+    filler = Path(f"/proc/{server.pid}/root{server.data.parent}/{name}")
     with filler.open("wb", buffering=0) as file:
         piece = MIB
         while piece >= 1024:
@@ -163,3 +163,36 @@ async def test_free_space_below_the_reserve_refuses_an_upload_at_its_intent(driv
             await client.intent("a.bin", 1)
         assert refused.value.code == "storage_full"
         assert await client.files() == []
+
+
+async def test_on_a_full_disk_people_log_in_and_make_room(small_disk: DriveServer) -> None:
+    small_disk.tables["janitor"] = {"sweep_every": 0.2, "trash_grace": 0}
+    small_disk.start()
+    async with Client.connect(small_disk.url) as client:
+        await client.enter()
+        login = {"email": "ada@example.com", "password": "correct horse"}
+        content = os.urandom(MIB)
+        kept = [await client.upload(f"{number}.bin", content) for number in range(6)]
+        fill(small_disk)
+
+        with pytest.raises(Refused, match="storage_full"):  # until nothing more can be added
+            for number in range(100_000):
+                await client.intent(f"{number}", 0)
+        readiness = await client.http.get(f"{small_disk.url}/readyz")
+        assert (readiness.status, (await readiness.json())["checks"]["catalog"]) == (503, "storage_full")
+        with pytest.raises(Refused, match="storage_full"):
+            await client.request("POST", "/v1/signup", {"email": "bob@example.com", "password": "correct horse"})
+        for _ in range(20):
+            tokens = await client.request("POST", "/v1/login", login)
+            await client.request("POST", "/v1/token/refresh", {"refresh_token": tokens["refresh_token"]})
+        fill(small_disk, "second")
+        for file in kept:
+            await client.request("DELETE", f"/v1/files/{file['id']}")
+
+        with anyio.fail_after(30):  # the janitor purges them
+            while (await client.http.get(f"{small_disk.url}/readyz")).status != 200:
+                await anyio.sleep(0.05)
+        await client.upload("after.bin", b"there is room")
+    reasons = [line for line in small_disk.log.splitlines() if '"event":"storage_full"' in line]
+    assert len(reasons) == 1, reasons
+    assert "Make room" in reasons[0]

@@ -21,6 +21,7 @@ from multidict import CIMultiDict, istr
 from godrive.errors import DriveError
 from godrive.http.api.problems import EXPECTATION, ExpectationFailed, Internal, of_http_exception, problem
 from godrive.http.observe.metrics import Metrics
+from godrive.http.observe.outages import OutageLog
 from godrive.http.observe.request_log import (
     CLIENT_LEFT,
     CUT,
@@ -54,6 +55,7 @@ Hook = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 
 def edge(metrics: Metrics, log_request: LogRequest | None, proxies: TrustedProxies) -> Middleware:
     """The middleware of an application."""
+    outages = OutageLog()
 
     @web.middleware
     async def serve(request: web.Request, handler: Next) -> web.StreamResponse:
@@ -63,6 +65,7 @@ def edge(metrics: Metrics, log_request: LogRequest | None, proxies: TrustedProxi
         try:
             response = await handler(request)
         except DriveError as error:
+            outages.note(error)
             if has_begun(request):
                 logger().error("answer_cut", method=request.method, route=metrics.route(request), error=repr(error))
             response = _refuse(request, error)

@@ -14,6 +14,7 @@ from godrive.http.api.call import Call
 from godrive.http.api.operations import PUBLIC, Routes
 from godrive.http.app_keys import METRICS
 from godrive.http.observe.metrics import CONTENT_TYPE
+from godrive.messages.ingest import Ingest
 from godrive.messages.storage import CheckStore
 from godrive.messages.system import UploadCounts
 from godrive.messages.uploads import FindUpload
@@ -52,8 +53,9 @@ class ChildView(msgspec.Struct, kw_only=True):
 class Readiness(msgspec.Struct, kw_only=True):
     """``ready`` when every child here runs, and the ``checks`` (catalog, store, actors elsewhere) are all ``ok``.
 
-    ``events``: whether the store's events get to this process: ``active`` once
-    one has, before that ``absent``.  Without them files take seconds longer.
+    ``events``: whether the store's events reach this process: ``active`` once
+    one has, before that ``absent``; ``elsewhere`` when another process runs the
+    ingest actor and knows.  Without events files take seconds longer.
     """
 
     ready: bool
@@ -91,6 +93,8 @@ async def readyz(call: Call) -> Readiness:
     if not ready:
         call.status = 503
     events = call.drive.bucket_events.state
+    if events == "absent" and not any(child.name == Ingest.name for child in children):
+        events = "elsewhere"
     return Readiness(ready=ready, events=events, version=__version__, children=children, checks=checks)
 
 
@@ -106,11 +110,12 @@ async def metrics(call: Call) -> web.Response:
 
 
 async def _check_catalog(call: Call, checks: dict[str, str]) -> None:
-    """Look for an upload that cannot exist: the answer ``NotFound`` proves that the catalog works."""
+    """Look for an upload that does not exist, which proves that the catalog can be read; then see how writes go."""
     try:
         await call.drive.metadata.ask(FindUpload(System(part="readiness"), ObjectKey("readyz")), timeout=CHECK_TIMEOUT)
     except NotFound:
-        checks["catalog"] = "ok"
+        problem = call.drive.catalog_problem
+        checks["catalog"] = "ok" if problem is None else problem.code
     except DriveError as error:
         checks["catalog"] = error.code
 
