@@ -170,6 +170,13 @@ async def test_a_secret_that_was_named_is_made_at_the_first_start(tmp_path: Path
         assert drive.keyring == made
 
 
+async def test_a_secret_that_cannot_be_made_is_a_mistake(tmp_path: Path) -> None:
+    config = quick_config(tmp_path / "data", auth={"secret_file": str(tmp_path / "no" / "folder")})
+    with pytest.raises(ConfigError, match="no/folder cannot be written: No such file or directory"):
+        async with GoDrive(config):
+            pytest.fail("it opened")
+
+
 # Manners
 
 
