@@ -61,7 +61,7 @@ class SqliteCatalog:
         self._open = False
         self._reserve = Reserve(path)
         self._is_tight = False
-        self._failure: DriveError | None = None
+        self._last_failure: DriveError | None = None
         self._writer: SqliteTx | None = None
         self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="godrive-catalog-write")
         self._writes = GroupCommit(self._together, most=_MOST_WRITES)
@@ -107,7 +107,7 @@ class SqliteCatalog:
     @property
     def problem(self) -> DriveError | None:
         is_full = self._is_tight and not self._reserve.has_room()
-        return sqlite_file.full(self._path) if is_full else self._failure
+        return sqlite_file.full(self._path) if is_full else self._last_failure
 
     async def read(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False) -> T:
         self._check_open()
@@ -141,7 +141,7 @@ class SqliteCatalog:
             outcomes, error = self._transact(operations)
         if self._is_tight:
             self._checkpoint()
-        self._failure = self._known(error)
+        self._last_failure = self._known(error)
         return outcomes
 
     def _make_room(self) -> None:

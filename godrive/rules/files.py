@@ -166,6 +166,7 @@ async def get(tx: Tx, ask: GetFile, env: Env) -> File:
 @rule(MakeFolder, writes=True)
 async def make_folder(tx: Tx, ask: MakeFolder, env: Env) -> File:
     """As ``MakeFolder`` says."""
+    await tx.grow()
     check_name(ask.name)
     parent = await resolve_folder(tx, ask.by, ask.where, Verb.CREATE)
     await changes.check_rows(tx, parent.owner_id, env.config.auth)

@@ -13,7 +13,7 @@ import pytest
 from godrive.catalog import Catalog, Tx
 from godrive.catalog.sqlite import SqliteCatalog
 from godrive.drive import GoDrive
-from godrive.errors import NotFound
+from godrive.errors import DriveError, NotFound
 from godrive.messages.files import ListFiles, TrashFile
 from godrive.messages.metadata import Metadata
 from godrive.messages.system import UploadCounts
@@ -40,6 +40,10 @@ class Slow:
     chores: bool = False
     waiting: int = 0
     go_on: anyio.Event = field(default_factory=anyio.Event)
+
+    @property
+    def problem(self) -> DriveError | None:
+        return self.catalog.problem
 
     async def open(self) -> None:
         await self.catalog.open()
