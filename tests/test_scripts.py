@@ -56,6 +56,48 @@ def test_a_python_that_will_not_do_is_one_clear_line(clone: Path, tmp_path: Path
     assert hint in line
 
 
+def test_an_environment_is_made_again_when_its_python_has_changed(clone: Path, tmp_path: Path) -> None:
+    tag = tmp_path / "tag"
+    tag.write_text("cpython-311 linux")
+    (clone / ".venv" / "bin").mkdir(parents=True)
+    python = clone / ".venv" / "bin" / "python"
+    python.write_text(
+        f'#!/bin/sh\ncase "$*" in "-m godrive"*) echo it runs;; "-m pip"*) exit 1;; *) cat {tag};; esac\n'
+    )
+    (tmp_path / "bin").mkdir()
+    system = tmp_path / "bin" / "python3"
+    system.write_text('#!/bin/sh\ncase "$*" in *ensurepip*) exit 1;; esac\n')
+    for program in (python, system):
+        program.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+    environment.pop("PYTHON", None)
+    make_stamp = f'. "{clone}/scripts/venv.sh"; stamp > "{clone}/.venv/.run"'
+    subprocess.run(["sh", "-c", make_stamp, clone / "scripts" / "serve"], env=environment, check=True)
+
+    def serve() -> subprocess.CompletedProcess[str]:
+        command = [clone / "scripts" / "serve"]
+        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert serve().stdout == "it runs\n"
+    tag.write_text("cpython-313 linux")
+    done = serve()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "cannot make a virtual environment" in done.stderr
+    tag.write_text("cpython-311 linux")
+    environment["PYTHON"] = str(system)  # another interpreter than the one of the environment
+    assert serve().returncode == 2
+
+
+NEWER_THAN_DEBIAN_11 = ("--json", "--fail-with-body", "--url-query", "--variable", "--no-clobber", "--remove-on-error")
+"""Options of curl that its release 7.74 lacks."""
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/api.md", "docs/operations.md", "docs/embedding.md"])
+def test_commands_in_documents_work_with_the_curl_of_debian_11(document: str) -> None:
+    commands = [line for line in (REPOSITORY / document).read_text().splitlines() if "curl " in line]
+    assert [line for line in commands for option in NEWER_THAN_DEBIAN_11 if option in line] == []
+
+
 def test_everything_that_ci_installs_is_pinned() -> None:
     pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", (REPOSITORY / "constraints.txt").read_text(), re.MULTILINE))
     if Path(sys.prefix) != REPOSITORY / ".venv":
