@@ -67,9 +67,18 @@ async def names(tx: Tx) -> list[str]:
     return [row[0] for row in await tx.all("SELECT name FROM leases ORDER BY name")]
 
 
-@pytest.mark.parametrize("change", [("/t", "/absent"), ("postgres@", "nobody@"), ("postgresql://", "nonsense://")])
-async def test_a_dsn_that_leads_nowhere_is_a_config_error(dsn: str, change: tuple[str, str]) -> None:
-    catalog = PostgresCatalog(config.Catalog(dsn=dsn.replace(*change)))
+async def change(dsn: str, sql: str) -> None:
+    """Run a statement as another program would."""
+    connection = await connect(dsn)
+    try:
+        await connection.execute(sql)
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("wrong", [("/t", "/absent"), ("postgres@", "nobody@"), ("postgresql://", "nonsense://")])
+async def test_a_dsn_that_leads_nowhere_is_a_config_error(dsn: str, wrong: tuple[str, str]) -> None:
+    catalog = PostgresCatalog(config.Catalog(dsn=dsn.replace(*wrong)))
     with pytest.raises(ConfigError) as caught:
         await catalog.open()
     assert "catalog.dsn" in (caught.value.hint or "")
@@ -96,11 +105,21 @@ async def test_names_are_in_the_same_order_whatever_language_the_database_speaks
 
 
 async def test_a_newer_schema_is_refused(dsn: str, catalog: PostgresCatalog) -> None:
-    connection = await connect(dsn)
-    await connection.execute("INSERT INTO schema_versions VALUES (999, 'future', 'digest')")
-    await connection.close()
+    await change(dsn, "INSERT INTO schema_versions VALUES (999, 'future', 'x')")
     with pytest.raises(ConfigError, match="schema 999"):
         await PostgresCatalog(config.Catalog(dsn=dsn)).open()
+
+
+@pytest.mark.parametrize(
+    "sql", ["UPDATE schema_versions SET digest = 'x'", "ALTER TABLE schema_versions DROP COLUMN digest"]
+)
+async def test_a_schema_of_another_layout_is_refused_with_the_way_out(
+    dsn: str, catalog: PostgresCatalog, sql: str
+) -> None:
+    await change(dsn, sql)
+    with pytest.raises(ConfigError, match="layout this version cannot read") as caught:
+        await PostgresCatalog(config.Catalog(dsn=dsn)).open()
+    assert "empty data folder or database" in (caught.value.hint or "")
 
 
 async def test_gateways_that_start_together_make_one_schema(dsn: str) -> None:

@@ -25,9 +25,6 @@ from godrive.catalog.reserve import LOG, SIZE, Reserve
 from godrive.catalog.sqlite import SqliteCatalog
 from godrive.catalog.sqlite_tx import SqliteTx
 from godrive.errors import Conflict, StorageFull, StoreUnavailable
-from godrive.model import Sort
-from godrive.rules import files, upload_chores
-from tests.cases import each
 
 pytestmark = pytest.mark.anyio
 
@@ -410,33 +407,6 @@ async def test_a_file_system_that_sets_no_space_aside_refuses_nothing(
     assert not path.with_name("godrive.db-reserve").exists()
 
 
-@each("after", [False, True])
-@each("in_folder", [False, True])
-@each("sort", list(Sort))
-def test_a_page_is_read_in_the_order_of_an_index(path: Path, sort: Sort, in_folder: bool, after: bool) -> None:
-    sqlite_file.prepare(path, allow_network_fs=True)
-    sql = files.list_sql(sort, in_folder=in_folder, prefix=False, contains=False, after=after).replace("$", "?")
-    values = ["owner", *(["folder"] if in_folder else []), *([5, "id"] if after else []), 20]
-    with closing(sqlite_file.connect(path)) as connection:
-        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
-    equal = "owner_id=? AND " + ("parent_id=?" if in_folder else "list_state=?")
-    column = "search_key" if sort in (Sort.NAME, Sort.NAME_DESCENDING) else "created_at"
-    way = "<" if sort in (Sort.NEWEST, Sort.NAME_DESCENDING) else ">"
-    bound = f" AND ({column},id){way}(?,?)" if after else ""
-    assert plan[0].endswith(f"({equal}{bound})")
-    # The list of the whole drive also looks once whether a trashed tree is still to be marked.
-    rest = [] if in_folder else ["SCALAR SUBQUERY 1", "SEARCH t USING COVERING INDEX unsettled_owner (owner_id=?)"]
-    assert plan[1:] == rest
-
-
-def test_a_key_is_looked_up_in_its_own_index(path: Path) -> None:
-    sqlite_file.prepare(path, allow_network_fs=True)
-    sql = "SELECT name FROM entries WHERE id = ? AND owner_id = ? AND state = 'live'"
-    with closing(sqlite_file.connect(path)) as connection:
-        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", ["id", "owner"])]
-    assert plan == ["SEARCH entries USING INDEX sqlite_autoindex_entries_1 (id=?)"]
-
-
 async def test_a_large_read_that_is_cancelled_leaves_its_connection_fit_for_the_next(catalog: SqliteCatalog) -> None:
     reads = [asyncio.ensure_future(catalog.read(Where(3_000_000))) for _ in range(8)]
     await asyncio.sleep(0)
@@ -514,12 +484,3 @@ async def test_a_large_read_that_is_cancelled_as_it_connects_leaves_no_connectio
     await closing
     assert len(watched.made) == 1
     assert watched.closed == watched.made
-
-
-@pytest.mark.parametrize("sql", [upload_chores._DUE, upload_chores._SET_BACK])
-def test_pending_uploads_that_are_not_due_are_not_looked_at(path: Path, sql: str) -> None:
-    sqlite_file.prepare(path, allow_network_fs=True)
-    with closing(sqlite_file.connect(path)) as connection:
-        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql.replace('$', '?')}", [1, 2, 3, 4])]
-    assert len(plan) == 1, plan
-    assert plan[0].startswith("SEARCH uploads USING INDEX uploads_due (next_check_at")

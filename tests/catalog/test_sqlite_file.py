@@ -137,11 +137,25 @@ def test_no_migration_is_begun_without_room_for_the_copy(path: Path, monkeypatch
 def test_a_newer_schema_is_refused_with_what_to_do(path: Path) -> None:
     prepare(path)
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("INSERT INTO schema_versions VALUES (999, 'future')")
+        connection.execute("INSERT INTO schema_versions VALUES (999, 'future', 'x')")
     with pytest.raises(ConfigError, match="schema 999") as caught:
         prepare(path)
     assert caught.value.hint is not None
     assert "godrive version" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "sql", ["UPDATE schema_versions SET digest = 'x'", "ALTER TABLE schema_versions DROP COLUMN digest"]
+)
+def test_a_schema_of_another_layout_is_refused_with_the_way_out(path: Path, sql: str) -> None:
+    prepare(path)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(sql)
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match="layout this version cannot read") as caught:
+        prepare(path)
+    assert "empty data folder" in (caught.value.hint or "")
+    assert path.read_bytes() == before
 
 
 def test_a_connection_that_cannot_be_used_is_closed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
