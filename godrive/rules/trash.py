@@ -47,10 +47,18 @@ _PURGE_BACKOFF = Backoff(60.0, _LONGEST_PURGE_DELAY)
 _CHILDREN_AT_ONCE = 200
 """Rows that one statement of a purge moves on: a few milliseconds, so that no other writer waits."""
 
+_NOT_CLEARED = (  # now, but after the last emptying of the trash, or it would be taken for emptied
+    "(SELECT CASE WHEN u.trash_cleared_at >= $1 THEN u.trash_cleared_at + 1 ELSE $1 END "
+    "FROM users u WHERE u.id = entries.owner_id)"
+)
 _PUT = (
     "UPDATE entries SET state = 'trashed', list_state = 'hidden', updated_at = $1, purge_at = $3, next_purge_at = $3, "
-    "trashed_at = (SELECT CASE WHEN u.trash_cleared_at >= $1 THEN u.trash_cleared_at + 1 ELSE $1 END "  # or it is gone
-    f"FROM users u WHERE u.id = entries.owner_id), {changes.REVISE} WHERE id = $2 RETURNING {rows.FILE}"
+    f"trashed_at = {_NOT_CLEARED}, {changes.REVISE} WHERE id = $2 RETURNING {rows.FILE}"
+)
+_BOUND = (
+    f"UPDATE entries SET purge_at = $2, next_purge_at = $2, trashed_at = {_NOT_CLEARED} "
+    "WHERE state = 'trashed' AND next_purge_at > $2 AND trashed_at > $1 AND trashed_at > "
+    "COALESCE((SELECT u.trash_cleared_at FROM users u WHERE u.id = entries.owner_id), -1)"
 )
 _RESTORE = (
     "UPDATE entries SET state = 'live', list_state = kind, trashed_at = NULL, purge_at = NULL, next_purge_at = NULL, "
@@ -74,6 +82,13 @@ _FORGET_CLEARED = (
     "FROM entries e WHERE e.owner_id = users.id AND e.state = 'trashed' AND e.trashed_at <= users.trash_cleared_at)"
 )
 _IN_TRASH = "state = 'trashed' AND trashed_at > COALESCE((SELECT trash_cleared_at FROM users WHERE id = $1), -1)"
+
+_OWNED = "SELECT e.id, e.owner_id, e.list_state, e.size_bytes FROM users u JOIN entries e ON e.owner_id = u.id"
+_OF_DELETED = (
+    f"{_OWNED} AND e.list_state = 'file' WHERE u.state = 'deleted' UNION ALL "
+    f"{_OWNED} AND e.list_state = 'folder' WHERE u.state = 'deleted' UNION ALL "
+    f"{_OWNED} AND e.state = 'trashed' AND e.next_purge_at > $1 WHERE u.state = 'deleted' LIMIT $2"
+)
 
 _AT_ONCE = 50
 _PLACES = ", ".join(f"${number}" for number in range(1, _AT_ONCE + 1))
@@ -243,13 +258,8 @@ async def claim_purges(tx: Tx, ask: ClaimPurges, env: Env) -> list[Purge]:
 
 
 async def _bound_due_times(tx: Tx, env: Env) -> None:
-    """What was trashed by a clock that has since been set back becomes due its own interval from now."""
-    await tx.run(
-        "UPDATE entries SET purge_at = $1 + (purge_at - trashed_at), next_purge_at = $1 + (purge_at - trashed_at), "
-        "trashed_at = $1 WHERE state = 'trashed' AND next_purge_at > $2 AND trashed_at > $1",
-        rows.micros(env.now),
-        rows.later(env.now, env.config.janitor.trash_grace),
-    )
+    """What was trashed by a clock that has since been set back becomes due a grace period from now."""
+    await tx.run(_BOUND, rows.micros(env.now), rows.later(env.now, env.config.janitor.trash_grace))
 
 
 async def _due(tx: Tx, limit: int, at: int, far: int) -> list[Row]:
@@ -276,14 +286,11 @@ async def _each(tx: Tx, sql: str, file_ids: Sequence[FileId], *values: object) -
 
 async def _of_deleted_users(tx: Tx, limit: int, at: int) -> list[Row]:
     """Entries of deleted users, put into the trash to be purged at once, a sweep's worth at a time."""
-    columns = "SELECT e.id, e.owner_id, e.list_state, e.size_bytes FROM users u JOIN entries e ON e.owner_id = u.id"
-    found = await tx.all(
-        f"{columns} AND e.list_state = 'file' WHERE u.state = 'deleted' UNION ALL "
-        f"{columns} AND e.list_state = 'folder' WHERE u.state = 'deleted' UNION ALL "
-        f"{columns} AND e.state = 'trashed' AND e.next_purge_at > $1 WHERE u.state = 'deleted' LIMIT $2",
-        at,
-        limit,
-    )
+    owners = {row[1] for row in await tx.all(_OF_DELETED, at, limit)}
+    if not owners:
+        return []
+    await tx.lock(*owners)  # until then another sweep or a settling may change and charge the same entries
+    found = [row for row in await tx.all(_OF_DELETED, at, limit) if row[1] in owners]
     hidden = Counter[UserId]()
     for _, owner_id, list_state, size in found:
         if list_state != "hidden":
