@@ -73,9 +73,9 @@ _CHILDREN = (
 _DUE_TRASHED = "SELECT id, owner_id FROM entries WHERE state = 'trashed' AND next_purge_at <= $1 ORDER BY next_purge_at"
 _DUE_PURGING = "SELECT id, owner_id FROM entries WHERE state = 'purging' AND next_purge_at <= $1 ORDER BY next_purge_at"
 _SET_BACK = "SELECT id, owner_id FROM entries WHERE state = 'purging' AND next_purge_at > $1"
-_CLEARED = (
-    "SELECT e.id, e.owner_id FROM users u JOIN entries e ON e.owner_id = u.id AND e.state = 'trashed' "
-    "AND e.trashed_at <= u.trash_cleared_at WHERE u.trash_cleared_at IS NOT NULL"
+_CLEARED = (  # CROSS JOIN has SQLite begin with the few users, and not with all that is in the trash
+    "SELECT e.id, e.owner_id FROM users u CROSS JOIN entries e WHERE u.trash_cleared_at IS NOT NULL "
+    "AND e.owner_id = u.id AND e.state = 'trashed' AND e.trashed_at <= u.trash_cleared_at"
 )
 _FORGET_CLEARED = (
     "UPDATE users SET trash_cleared_at = NULL WHERE trash_cleared_at IS NOT NULL AND NOT EXISTS (SELECT 1 "
@@ -83,11 +83,16 @@ _FORGET_CLEARED = (
 )
 _IN_TRASH = "state = 'trashed' AND trashed_at > COALESCE((SELECT trash_cleared_at FROM users WHERE id = $1), -1)"
 
-_OWNED = "SELECT e.id, e.owner_id, e.list_state, e.size_bytes FROM users u JOIN entries e ON e.owner_id = u.id"
+_MOVE_OUT = (  # the second condition on the state is that of the index, which the query planner cannot infer
+    "UPDATE entries SET parent_id = '' WHERE parent_id = $1 AND state = 'trashed' AND state <> 'live'"
+)
+_OWNED = (
+    "SELECT e.id, e.owner_id, e.list_state, e.size_bytes FROM users u CROSS JOIN entries e "
+    "WHERE u.state = 'deleted' AND e.owner_id = u.id"
+)
 _OF_DELETED = (
-    f"{_OWNED} AND e.list_state = 'file' WHERE u.state = 'deleted' UNION ALL "
-    f"{_OWNED} AND e.list_state = 'folder' WHERE u.state = 'deleted' UNION ALL "
-    f"{_OWNED} AND e.state = 'trashed' AND e.next_purge_at > $1 WHERE u.state = 'deleted' LIMIT $2"
+    f"{_OWNED} AND e.list_state = 'file' UNION ALL {_OWNED} AND e.list_state = 'folder' UNION ALL "
+    f"{_OWNED} AND e.state = 'trashed' AND e.next_purge_at > $1 LIMIT $2"
 )
 
 _AT_ONCE = 50
@@ -353,7 +358,7 @@ async def _has_children(tx: Tx, owner_id: UserId, folder_id: FileId, now: dateti
 
     What was trashed by itself before is an entry of the trash in its own right: it moves to the root.
     """
-    await tx.run("UPDATE entries SET parent_id = '' WHERE parent_id = $1 AND state = 'trashed'", folder_id)
+    await tx.run(_MOVE_OUT, folder_id)
     children = await tx.all(_CHILDREN, owner_id, folder_id, -1, "", _CHILDREN_AT_ONCE)
     if children:
         await tx.run_each(

@@ -131,8 +131,9 @@ async def test_an_emptying_takes_what_was_listed_and_nothing_else_whatever_the_c
             rig.clock.jump(GRACE / 50 if step == "ahead" else -GRACE / 50)
         assert {file.id for file in await rig.binned(owner)} == {file.id for file in trashed}
         assert set(await rig.names(owner)) == {file.name for file in live}
-    rig.clock.advance(4000)  # what was claimed and not finished becomes due again
-    await rig.purge_all()
+    for _ in range(2):
+        rig.clock.advance(4000)  # what was claimed and not finished becomes due again within an hour
+        await rig.purge_all()
     left = {row[0] for row in await rig.rows("SELECT id FROM entries WHERE owner_id = $1", owner)}
     assert left == {file.id for file in live + trashed}
 

@@ -1,0 +1,243 @@
+"""How the databases find rows: by walking an index, in its order, whatever the size of the table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import pytest
+
+from godrive.catalog import Row, Tx
+from godrive.messages.files import (
+    EmptyTrash,
+    GetFile,
+    ListFiles,
+    ListTrash,
+    MakeFolder,
+    OpenContent,
+    PurgeFile,
+    RenameFile,
+    RestoreFile,
+    TrashFile,
+)
+from godrive.messages.metadata import Metadata
+from godrive.messages.system import ClaimPurges, DueCleanups, DueUploads, FinishPurge, Prune, SettleTrash
+from godrive.messages.uploads import AbortUpload, BeginUpload, FindUpload, ListUploads
+from godrive.model import OnConflict, Place, Sort, UploadState
+from godrive.rules import files, users
+from godrive.rules.registry import RULES
+from godrive.runtime import Ask
+from tests.contracts.rig import ANYWHERE, GRACE, ROOT, Rig, host, inside
+
+pytestmark = pytest.mark.anyio
+
+Statement = tuple[str, tuple[Any, ...]]
+
+
+class Recorded:
+    """A transaction that notes its statements."""
+
+    def __init__(self, tx: Tx) -> None:
+        self._tx = tx
+        self.outbox = tx.outbox
+        self.statements: list[Statement] = []
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        run = getattr(self._tx, name)
+
+        async def noted(*arguments: Any) -> Any:
+            if name == "run_each":
+                self.statements += [(arguments[0], tuple(values)) for values in arguments[1][:1]]
+            elif name != "lock":
+                self.statements.append((arguments[0], arguments[1:]))
+            return await run(*arguments)
+
+        return noted
+
+
+class Undone(Exception):
+    """What was recorded is not to be kept."""
+
+
+async def record(rig: Rig, ask: Ask[Metadata, Any]) -> list[Statement]:
+    """The statements that the rule of the message runs on the catalog as it is, which stays so."""
+    recorded: list[Recorded] = []
+
+    async def operation(tx: Tx) -> None:
+        recorded.append(Recorded(tx))
+        await RULES[type(ask)].run(cast("Tx", recorded[-1]), ask, rig.env)
+        raise Undone
+
+    with pytest.raises(Undone):
+        await rig.catalog.write(operation)
+    return recorded[-1].statements
+
+
+async def every_statement(rig: Rig) -> list[Statement]:
+    """What the rules run for each kind of list, look-up, change and chore."""
+    owner = await rig.user()
+    by, folder = host(owner), await rig.folder(owner)
+    inner = await rig.folder(owner, "inner", where=inside(folder))
+    for name in ("a", "b", "c"):
+        for where in (ROOT, inside(folder), inside(inner)):
+            await rig.file(owner, name, where=where)
+    trashed = [await rig.file(owner, f"trashed {number}") for number in range(3)]
+    for file in trashed:
+        await rig.trash(file)
+    file, upload = await rig.file(owner, "file"), await rig.begin(owner, "upload")
+    asks: list[Ask[Metadata, Any]] = []
+    places: list[Place] = [ROOT, inside(folder), ANYWHERE]
+    for place in places:
+        for sort in Sort:
+            for prefix, contains in ((None, None), ("a", None), (None, "a"), ("a", "a")):
+                asks.append(ListFiles(by, place, prefix=prefix, contains=contains, sort=sort))
+                page = await rig.page(owner, where=place, sort=sort, limit=1)
+                if prefix is None and contains is None:
+                    asks.append(ListFiles(by, place, sort=sort, page=page.next_page))
+    trash = await rig.ask(ListTrash(by, limit=1))
+    uploads = await rig.ask(ListUploads(by, limit=1))
+    asks += [
+        ListTrash(by),
+        ListTrash(by, page=trash.next_page),
+        ListUploads(by),
+        ListUploads(by, page=uploads.next_page),
+        ListUploads(by, state=UploadState.PENDING),
+        GetFile(by, file.id),
+        OpenContent(by, file.id),
+        MakeFolder(by, inside(inner), "new"),
+        RenameFile(by, file.id, "renamed"),
+        BeginUpload(by, inside(folder), "new", "a/b", 1),
+        BeginUpload(by, ROOT, "a", "a/b", 1, on_conflict=OnConflict.RENAME),
+        AbortUpload(by, upload.id),
+        FindUpload(by, upload.object_key),
+        TrashFile(by, folder.id),
+        TrashFile(by, file.id),
+        RestoreFile(by, trashed[0].id),
+        PurgeFile(by, trashed[0].id),
+        EmptyTrash(by),
+        DueUploads(10, 100),
+        DueCleanups(100),
+    ]
+    found = [statement for ask in asks for statement in await record(rig, ask)]
+    await rig.trash(folder)
+    found += await record(rig, SettleTrash(100))
+    found += await record(rig, ListFiles(by, ANYWHERE))
+    await rig.purge(folder)
+    rig.clock.advance(GRACE)
+    await rig.ask(EmptyTrash(by))
+    found += await record(rig, ClaimPurges(100))
+    for purge in await rig.ask(ClaimPurges(100)):
+        found += await record(rig, FinishPurge(purge.file_id))
+    await rig.write(users.delete, owner, now=rig.now)
+    found += await record(rig, ClaimPurges(100))
+    found += await record(rig, Prune(100))
+    found.append(("SELECT nonce FROM catalog", ()))
+    found += [(files._changes_sql(places), tuple("x" * places)) for places in (1, 2)]
+    return list({re.sub(r"\s+", " ", sql): (sql, values) for sql, values in found}.values())
+
+
+async def plan_of(rig: Rig, statement: Statement) -> list[str]:
+    """The steps of the plan, in the words of the database."""
+    sql, values = statement
+
+    async def explain(tx: Tx) -> list[Row]:
+        if is_postgres(rig):
+            await tx.all("SET LOCAL enable_seqscan = off")
+            await tx.all("SET LOCAL enable_bitmapscan = off")
+            await tx.all("SET LOCAL enable_sort = off")
+            return await tx.all(f"EXPLAIN {sql}", *values)
+        return await tx.all(f"EXPLAIN QUERY PLAN {sql}", *values)
+
+    found = await rig.catalog.write(explain)
+    return [str(row[0] if is_postgres(rig) else row[3]) for row in found]
+
+
+def is_postgres(rig: Rig) -> bool:
+    return type(rig.catalog).__name__ == "PostgresCatalog"
+
+
+PER_SERVER = {"catalog", "invites", "leases"}
+"""Tables whose size does not grow with what users keep."""
+WALKED = {
+    "sqlite_autoindex_unsettled_1",  # in its order, and the first row is enough
+    "users_cleared",  # partial: only the rows that a chore has to look at
+    "users_deleted",
+}
+"""Indices that a statement may read from one end to the other."""
+
+
+def fault(step: str) -> str:
+    """What is wrong with a step of a plan: a table read whole, or rows sorted."""
+    if re.search("TEMP B-TREE FOR .*ORDER BY", step) or re.search(r"\bSort\b", step):
+        return step
+    if whole := re.match(r"SCAN (\w+)$", step) or re.search(r"Seq Scan on (\w+)", step):
+        return "" if whole[1] in PER_SERVER or whole[1] == "up" else step
+    if walked := re.match(r"SCAN \w+ USING (?:COVERING )?INDEX (\w+)", step):
+        return "" if walked[1] in WALKED else step
+    return ""
+
+
+def is_sorted_search(sql: str) -> bool:
+    """Whether a statement finds names by their beginning, in order of time: no index has both.
+
+    It reads the rows with such names and sorts them, which costs what the search finds.
+    """
+    return "search_key >=" in sql and "ORDER BY created_at" in sql
+
+
+async def test_every_statement_walks_an_index(rig: Rig) -> None:
+    wrong: list[str] = []
+    statements = await every_statement(rig)
+    assert len(statements) > 60
+    for sql, values in statements:
+        plan = await plan_of(rig, (sql, values))
+        if is_sorted_search(sql):
+            assert any("search_key>" in step or "search_key >=" in step for step in plan), plan
+            plan = [step for step in plan if "ORDER BY" not in step and "Sort" not in step]
+        wrong += [f"{step}\n    {sql}" for step in plan if fault(step)]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("place", ["folder", "drive"])
+@pytest.mark.parametrize("sort", list(Sort))
+async def test_a_page_is_read_in_the_order_of_an_index_from_where_it_begins(
+    rig: Rig, sort: Sort, place: str, after: bool
+) -> None:
+    in_folder = place == "folder"
+    sql = files.list_sql(sort, in_folder=in_folder, prefix=False, contains=False, after=after)
+    by_name = sort in (Sort.NAME, Sort.NAME_DESCENDING)
+    values = ["owner", *(["folder"] if in_folder else []), *(["a" if by_name else 5, "id"] if after else []), 20]
+    plan = await plan_of(rig, (sql, tuple(values)))
+    indices = {
+        (True, True): "entries_folder_sorted",
+        (True, False): "entries_folder_created",
+        (False, True): "entries_sorted",
+        (False, False): "entries_pkey" if is_postgres(rig) else "PRIMARY KEY",
+    }
+    index = indices[in_folder, by_name]
+    assert any(index in step for step in plan), plan
+    column = "search_key" if by_name else "created_at"
+    if after:
+        assert any(re.search(rf"\({column}, ?id\) ?[<>]|ROW\({column}, id\) [<>]", step) for step in plan), plan
+    assert not any(map(fault, plan)), plan
+
+
+@pytest.mark.parametrize(
+    ("step", "wrong"),
+    [
+        ("SCAN entries", True),
+        ("SCAN entries USING INDEX entries_due", True),
+        ("SCAN entries USING COVERING INDEX entries_name", True),
+        ("USE TEMP B-TREE FOR ORDER BY", True),
+        ("USE TEMP B-TREE FOR LAST TERM OF ORDER BY", True),
+        ("  ->  Seq Scan on entries  (cost=0.00..1.00 rows=1 width=1)", True),
+        ("  ->  Incremental Sort  (cost=0.00..1.00 rows=1 width=1)", True),
+        ("SEARCH entries USING INDEX entries_due (next_purge_at<?)", False),
+        ("SCAN users USING INDEX users_deleted", False),
+        ("  ->  Index Scan using entries_pkey on entries  (cost=0.00..1.00 rows=1 width=1)", False),
+    ],
+)
+def test_a_plan_that_reads_a_table_or_sorts_is_told(step: str, wrong: bool) -> None:
+    assert bool(fault(step)) == wrong
