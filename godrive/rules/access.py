@@ -18,8 +18,8 @@ import msgspec
 
 from godrive.catalog import Row, Tx
 from godrive.errors import Forbidden, NotFound
-from godrive.model import Anywhere, File, FileId, FileKind, Place, Root, Spot, UserId, UserState
-from godrive.principal import SCOPE_OF, ApiToken, Principal, ShareLink, SignedUrl, System, Verb, user_of
+from godrive.model import Anywhere, File, FileId, FileKind, Place, Root, Spot, Upload, UserId, UserState
+from godrive.principal import SCOPE_OF, ApiToken, Principal, ShareLink, SignedUrl, System, UserSession, Verb, user_of
 from godrive.rules import rows
 
 # A correlated walk: `parent_id` is that of the entry in the outer statement.  UNION ends it should there be a cycle.
@@ -42,6 +42,7 @@ _ABOVE = (
     "WITH RECURSIVE up (id, parent_id) AS (SELECT id, parent_id FROM entries WHERE id = $1 UNION "
     "SELECT p.id, p.parent_id FROM up JOIN entries p ON p.id = up.parent_id) SELECT 1 FROM up WHERE id = $2"
 )
+_IS_ACTIVE = "SELECT 1 FROM users WHERE id = $1 AND state = 'active'"
 _ACTIVE = UserState.ACTIVE.value
 _READS = frozenset({Verb.READ})
 _OF_TRASHED = frozenset({Verb.DELETE, Verb.RESTORE, Verb.PURGE})
@@ -110,18 +111,21 @@ def _is_cleared(row: Row) -> bool:
 async def resolve_folder(tx: Tx, by: Principal, where: Spot, verb: Verb, *, lock: bool = True) -> Folder:
     """The folder, if *by* may do *verb* in it now.
 
-    Without *lock* the owner is not locked for a root, which nothing takes away.
-    Raises ``NotFound`` (``field`` is ``parent_id``) when *by* may not, and when
-    it is no folder; ``Forbidden`` as :func:`resolve`.
+    ``Root`` is the top of what *by* sees.  Without *lock* nothing is locked and
+    checked for the root of a drive, for a rule that will do both.  Raises
+    ``NotFound`` (``field`` is ``parent_id``) when *by* may not, and when it is
+    no folder; ``Forbidden`` as :func:`resolve`.
     """
-    if isinstance(where, Root):
-        _check_scope(by, verb)
-        owner_id = user_of(by)
-        if lock and verb not in _READS:
-            await tx.lock(owner_id)
-        return Folder(owner_id, _root_of(by))
+    folder_id = root_of(by) if isinstance(where, Root) else where.folder_id
+    if folder_id is None:
+        owner_id = _drive_of(by, verb)
+        if lock:
+            if verb not in _READS:
+                await tx.lock(owner_id)
+            await _check_active(tx, by, verb, owner_id)
+        return Folder(owner_id, None)
     try:
-        resolved = await resolve(tx, by, where.folder_id, verb)
+        resolved = await resolve(tx, by, folder_id, verb)
     except NotFound:
         raise _no_folder() from None
     if resolved.file.kind is not FileKind.FOLDER:
@@ -137,31 +141,53 @@ async def resolve_place(tx: Tx, by: Principal, where: Place, verb: Verb) -> Fold
     """As :func:`resolve_folder`; for ``Anywhere`` the user whose drive it is."""
     if not isinstance(where, Anywhere):
         return await resolve_folder(tx, by, where, verb)
-    return owner_of(by, verb)
+    return await owner_of(tx, by, verb)
 
 
-def owner_of(by: Principal, verb: Verb) -> UserId:
+async def owner_of(tx: Tx, by: Principal, verb: Verb) -> UserId:
     """The user in whose whole drive *by* may do *verb*.
 
-    Raises ``Forbidden`` for a principal that is confined to one folder, and
-    ``Invalid`` for the system, which has no drive.
+    Raises ``NotFound`` when the user is not active, ``Forbidden`` for a
+    principal that is confined to one entry, and ``Invalid`` for the system,
+    which has no drive.
     """
+    owner_id = _drive_of(by, verb)
+    await _check_active(tx, by, verb, owner_id)
+    return owner_id
+
+
+def _drive_of(by: Principal, verb: Verb) -> UserId:
     _check_scope(by, verb)
-    if _root_of(by) is not None:
-        raise Forbidden("This credential covers one folder only.")
+    if isinstance(by, SignedUrl) or root_of(by) is not None:
+        raise Forbidden("This credential covers one entry only.")
     return user_of(by)
 
 
-def check_owner(by: Principal, verb: Verb, owner_id: UserId, target_id: str) -> None:
-    """That *by* may do *verb* with a thing of *owner_id* that lies in no folder, such as an upload.
+async def _check_active(tx: Tx, by: Principal, verb: Verb, owner_id: UserId) -> None:
+    """Raises ``NotFound`` unless the user is active."""
+    # Auth has just found the session alive, which it is only while its user is active: a list needs no look-up.
+    if verb in _READS and isinstance(by, UserSession):
+        return
+    if await tx.one(_IS_ACTIVE, owner_id) is None:
+        raise NotFound("There is no such user.")
+
+
+async def check_upload(tx: Tx, by: Principal, verb: Verb, upload: Upload) -> None:
+    """That *by* may do *verb* with the upload: it is the user's own, and meant for where *by* is confined to.
 
     Raises ``NotFound``, ``Forbidden``.
     """
     _check_scope(by, verb)
-    if isinstance(by, System):
-        return
-    other_target = isinstance(by, SignedUrl) and by.target_id != target_id
-    if by.user_id != owner_id or other_target or isinstance(by, ShareLink):
+    match by:
+        case System():
+            covered = True
+        case ShareLink():
+            covered = False
+        case SignedUrl():
+            covered = upload.owner_id == by.user_id and upload.id == by.target_id
+        case _:
+            covered = upload.owner_id == by.user_id and await _covers(tx, by, upload.parent_id)
+    if not covered:
         raise NotFound("There is no such upload.")
 
 
@@ -179,7 +205,7 @@ def _check_scope(by: Principal, verb: Verb) -> None:
         raise Forbidden(f"This credential does not cover that: it needs the scope {SCOPE_OF[verb].value}.")
 
 
-def _root_of(by: Principal) -> FileId | None:
+def root_of(by: Principal) -> FileId | None:
     """The folder that is the top of all that *by* sees; ``None`` is the root of the drive."""
     match by:
         case ApiToken():
@@ -195,9 +221,9 @@ async def lies_in(tx: Tx, entry_id: FileId, folder_id: FileId) -> bool:
     return entry_id == folder_id or await tx.one(_ABOVE, entry_id, folder_id) is not None
 
 
-async def _covers(tx: Tx, by: Principal, entry_id: FileId) -> bool:
-    """Whether the entry lies where *by* is confined to."""
+async def _covers(tx: Tx, by: Principal, entry_id: FileId | None) -> bool:
+    """Whether the entry (``None`` is the root of the drive) lies where *by* is confined to."""
     if isinstance(by, SignedUrl):
         return entry_id == by.target_id
-    top = _root_of(by)
-    return top is None or await lies_in(tx, entry_id, top)
+    top = root_of(by)
+    return top is None or (entry_id is not None and await lies_in(tx, entry_id, top))

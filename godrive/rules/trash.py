@@ -22,6 +22,7 @@ from datetime import datetime
 
 from godrive.backoff import Backoff
 from godrive.catalog import Row, Tx
+from godrive.errors import NotFound
 from godrive.messages.files import EmptyTrash, ListTrash, PurgeFile, RestoreFile, TrashFile
 from godrive.messages.system import ClaimPurges, FinishPurge, SettleTrash
 from godrive.model import (
@@ -36,9 +37,9 @@ from godrive.model import (
     UserId,
     name_key,
 )
-from godrive.principal import Verb
+from godrive.principal import Principal, Verb
 from godrive.rules import changes, entries, rows
-from godrive.rules.access import VISIBLE, Folder, owner_of, resolve
+from godrive.rules.access import VISIBLE, Folder, owner_of, resolve, root_of
 from godrive.rules.names import search_key
 from godrive.rules.registry import Env, rule
 
@@ -137,7 +138,7 @@ async def _moved(tx: Tx, kind: FileEventKind, file: File, now: datetime, *, to_t
 async def list_page(tx: Tx, ask: ListTrash, env: Env) -> Page[File]:
     """As ``ListTrash`` says."""
     rows.check_limit(ask.limit)
-    owner_id = owner_of(ask.by, Verb.RESTORE)
+    owner_id = await owner_of(tx, ask.by, Verb.RESTORE)
     scope = ("trash", owner_id)
     values: list[object] = [owner_id]
     after = ""
@@ -168,12 +169,22 @@ async def restore(tx: Tx, ask: RestoreFile, env: Env) -> File:
     rows.check_match(file, ask.if_match)
     parent_id = file.parent_id
     if parent_id is not None and await tx.one(_IS_PLACE, parent_id) is None:
-        parent_id = None
+        parent_id = await _root_for(tx, ask.by, file)
     name = await entries.free_name(tx, Folder(file.owner_id, parent_id), file.name, ask.on_conflict)
     row = await tx.one(_RESTORE, rows.micros(env.now), file.id, parent_id or "", name, name_key(name), search_key(name))
     restored = rows.file(rows.found(row))
     await _moved(tx, FileEventKind.RESTORED, restored, env.now, to_trash=-restored.size_bytes)
     return restored
+
+
+async def _root_for(tx: Tx, by: Principal, file: File) -> FileId | None:
+    """Where an entry goes whose folder is gone: to the top of what *by* sees.  Raises ``NotFound``."""
+    top = root_of(by)
+    if top is None or top == file.id:
+        return None
+    if await tx.one(_IS_PLACE, top) is None:
+        raise NotFound("There is no folder to restore it to.")
+    return top
 
 
 @rule(SettleTrash, writes=True)
@@ -225,7 +236,7 @@ async def purge(tx: Tx, ask: PurgeFile, env: Env) -> None:
 @rule(EmptyTrash, writes=True)
 async def empty(tx: Tx, ask: EmptyTrash, env: Env) -> int:
     """As ``EmptyTrash`` says: one mark on the owner, whatever the number of entries."""
-    owner_id = owner_of(ask.by, Verb.PURGE)
+    owner_id = await owner_of(tx, ask.by, Verb.PURGE)
     await tx.lock(owner_id)
     row = await tx.one(f"SELECT COUNT(*), MAX(trashed_at) FROM entries WHERE owner_id = $1 AND {_IN_TRASH}", owner_id)
     count, last = rows.found(row, "user")

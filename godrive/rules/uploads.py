@@ -43,7 +43,7 @@ from godrive.model import (
 )
 from godrive.principal import Principal, System, Verb
 from godrive.rules import changes, entries, rows
-from godrive.rules.access import Folder, check_owner, owner_of, resolve_folder
+from godrive.rules.access import Folder, check_upload, owner_of, resolve_folder
 from godrive.rules.names import check_name
 from godrive.rules.registry import Env, rule
 
@@ -151,7 +151,7 @@ async def _no_room(tx: Tx, owner_id: UserId, limits: Auth) -> NotFound | QuotaEx
 async def load(tx: Tx, by: Principal, upload_id: UploadId, verb: Verb = Verb.CREATE) -> Upload:
     """The upload, if *by* may do *verb* with it.  Raises ``NotFound``, ``Forbidden``."""
     upload = rows.upload(rows.found(await tx.one(_GET, upload_id), "upload"))
-    check_owner(by, verb, upload.owner_id, upload_id)
+    await check_upload(tx, by, verb, upload)
     return upload
 
 
@@ -166,7 +166,7 @@ async def find(tx: Tx, ask: FindUpload, env: Env) -> Upload:
     """As ``FindUpload`` says."""
     row = await tx.one(f"SELECT {rows.UPLOAD} FROM uploads WHERE object_key = $1", ask.object_key)
     upload = rows.upload(rows.found(row, "upload"))
-    check_owner(ask.by, Verb.CREATE, upload.owner_id, upload.id)
+    await check_upload(tx, ask.by, Verb.CREATE, upload)
     return upload
 
 
@@ -174,7 +174,7 @@ async def find(tx: Tx, ask: FindUpload, env: Env) -> Upload:
 async def list_page(tx: Tx, ask: ListUploads, env: Env) -> Page[Upload]:
     """As ``ListUploads`` says.  A page of rows that are very long has fewer than ``limit``."""
     rows.check_limit(ask.limit)
-    owner_id = owner_of(ask.by, Verb.CREATE)
+    owner_id = await owner_of(tx, ask.by, Verb.CREATE)
     scope = ("uploads", owner_id, ask.state)
     values: list[object] = [owner_id]
     where = "owner_id = $1"
@@ -227,7 +227,7 @@ async def publish(tx: Tx, ask: PublishUpload, env: Env) -> File:
     if row is None:
         return await _published(tx, await load(tx, ask.by, ask.upload_id))
     upload, blob = rows.upload(row), ask.blob
-    check_owner(ask.by, Verb.CREATE, upload.owner_id, upload.id)
+    await check_upload(tx, ask.by, Verb.CREATE, upload)
     if blob.size_bytes != upload.size_bytes:
         raise LengthMismatch(f"{upload.size_bytes} bytes were declared, and {blob.size_bytes} arrived.")
     if upload.sha256 is not None and blob.sha256 is not None and upload.sha256 != blob.sha256:
