@@ -6,7 +6,7 @@ from godrive.catalog import Tx
 from godrive.errors import Conflict
 from godrive.messages.system import AcquireLease, Drift, KnownKeys, Prune, RecountUsage, ReleaseLease, UsageDrift
 from godrive.model import ObjectKey, Pruned, UserId
-from godrive.rules import networks, rows
+from godrive.rules import idempotency, networks, rows
 from godrive.rules.registry import Env, rule
 
 _KEYS_AT_ONCE = 50
@@ -42,6 +42,9 @@ async def prune(tx: Tx, ask: Prune, env: Env) -> Pruned:
             f"DELETE FROM {table} WHERE ({keys}) IN (SELECT {keys} FROM {table} WHERE {where} LIMIT $2)", before, limit
         )
 
+    # What a clock wrote that has since been set back would stay until then.
+    await tx.run("UPDATE uploads SET finished_at = $1 WHERE finished_at > $1", at)
+    await tx.run(idempotency.BOUND, rows.later(now, idempotency.PATIENCE), rows.later(now, idempotency.KEPT_FOR))
     known_since = rows.later(now, -networks.KNOWN_FOR)
     await drop("session_networks", "user_id, network", "last_seen_at <= $1", known_since)
     await drop("invites", "digest", "(expires_at <= $1 OR used_at <= $1)", rows.later(now, -retention))

@@ -13,7 +13,7 @@ from godrive.rules import rows
 from godrive.rules.registry import Env, rule
 
 _LONGEST_KEY = 255
-_PATIENCE = 60.0
+PATIENCE = 60.0
 """Seconds after which a claimed key counts as abandoned."""
 MOST_KEYS = 10_000
 """Answers that are kept for one user: they take room in the database that no quota counts."""
@@ -22,8 +22,11 @@ _FULL = (
     "(SELECT 1 FROM idempotency_keys k WHERE k.owner_id = $1 AND k.key = $2) "
     f"LIMIT 1 OFFSET {MOST_KEYS - 1}"
 )
-_KEPT_FOR = 86_400.0
+KEPT_FOR = 86_400.0
 """Seconds for which an answer can be had again."""
+
+BOUND = "UPDATE idempotency_keys SET expires_at = CASE WHEN status IS NULL THEN $1 ELSE $2 END WHERE expires_at > $2"
+"""SQL: let no key wait longer than from now."""
 
 
 @rule(ClaimKey, writes=True)
@@ -32,7 +35,7 @@ async def claim_key(tx: Tx, ask: ClaimKey, env: Env) -> StoredReply | None:
     owner_id, key, fingerprint = user_of(ask.by), ask.key, ask.fingerprint
     if not 1 <= len(key) <= _LONGEST_KEY:
         raise Invalid(f"An idempotency key has 1 to {_LONGEST_KEY} characters.", field="Idempotency-Key")
-    expires_at = rows.later(env.now, _PATIENCE)
+    expires_at = rows.later(env.now, PATIENCE)
     if await tx.one(_FULL, owner_id, key) is not None:
         raise QuotaExceeded(f"At most {MOST_KEYS} answers are kept for a user.", field="Idempotency-Key")
     if await tx.run(
@@ -76,5 +79,5 @@ async def settle_key(tx: Tx, ask: SettleKey, env: Env) -> None:
         stored.status,
         msgspec.json.encode(stored.headers).decode(),
         stored.body,
-        rows.later(env.now, _KEPT_FOR),
+        rows.later(env.now, KEPT_FOR),
     )

@@ -377,7 +377,7 @@ async def _has_children(tx: Tx, owner_id: UserId, folder_id: FileId, now: dateti
             [(child[0], rows.micros(now)) for child in children],
         )
         # What lies in them may still be listed, when the purge is faster than the settling.
-        await tx.run_each(_UNSETTLE, [(id_, owner_id) for id_, kind, *_ in children if kind == "folder"])
+        await tx.run_each(entries.UNSETTLE, [(id_, owner_id) for id_, kind, *_ in children if kind == "folder"])
         if size := sum(child[2] for child in children if child[3] != "hidden"):
             await changes.charge(tx, owner_id, live=-size, trash=size)
         await tx.run("UPDATE entries SET next_purge_at = $2 WHERE id = $1", folder_id, rows.micros(now))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
+import msgspec
+
 from godrive.backoff import Backoff
 from godrive.catalog import Tx
 from godrive.messages.system import DueCleanups, DueUploads, FinishCleanup, PostponeUploads, UploadCounts
@@ -10,6 +14,8 @@ from godrive.rules import rows
 from godrive.rules.registry import Env, rule
 
 _LONGEST_CHECK_DELAY = 60.0
+_LONGEST_LIFE = 8 * 86_400.0
+"""More than any upload lives: a week is the most that can be configured, and a PUT may take a day."""
 _LONGEST_CLEANUP_DELAY = 3600.0
 _CLEANUP_BACKOFF = Backoff(60.0, _LONGEST_CLEANUP_DELAY)
 URL_MARGIN = 3600.0
@@ -40,13 +46,22 @@ async def due(tx: Tx, ask: DueUploads, env: Env) -> list[Upload]:
     )
     found = [*await tx.all(_DUE, at, begun, far, ask.limit)]
     found += await tx.all(_SET_BACK, far, begun, far, ask.limit - len(found))
-    due = [rows.upload(row) for row in found]
+    longest, bound = rows.later(env.now, _LONGEST_LIFE), env.now + timedelta(seconds=env.config.blobs.upload_ttl)
+    due = [
+        # Bytes that came under such a clock moved the deadline there.
+        msgspec.structs.replace(upload, expires_at=bound) if rows.micros(upload.expires_at) > longest else upload
+        for upload in map(rows.upload, found)
+    ]
     backoff, checks = Backoff(max(ask.after, 1.0), _LONGEST_CHECK_DELAY), []
     for upload in due:
         next_at = rows.later(env.now, backoff.after(upload.attempts + 1))
         deadline = rows.micros(upload.expires_at)
-        checks.append((upload.id, min(next_at, deadline) if deadline > at else next_at))
-    await tx.run_each("UPDATE uploads SET attempts = attempts + 1, next_check_at = $2 WHERE id = $1", checks)
+        checks.append((upload.id, min(next_at, deadline) if deadline > at else next_at, longest, rows.micros(bound)))
+    await tx.run_each(
+        "UPDATE uploads SET attempts = attempts + 1, next_check_at = $2, "
+        "expires_at = CASE WHEN expires_at > $3 THEN $4 ELSE expires_at END WHERE id = $1",
+        checks,
+    )
     return due
 
 
@@ -93,7 +108,9 @@ async def finish_cleanup(tx: Tx, ask: FinishCleanup, env: Env) -> None:
     margin = round(URL_MARGIN * 1_000_000)
     await tx.run(
         "UPDATE uploads SET cleanup_attempts = 0, cleanup_at = CASE WHEN expires_at + $2 <= $3 THEN NULL "
-        "WHEN created_at > $3 THEN $3 + (expires_at - created_at) + $2 ELSE expires_at + $2 END "
+        "WHEN created_at > $3 THEN $3 + (expires_at - created_at) + $2 ELSE expires_at + $2 END, "
+        "expires_at = CASE WHEN created_at > $3 THEN $3 + (expires_at - created_at) ELSE expires_at END, "
+        "created_at = CASE WHEN created_at > $3 THEN $3 ELSE created_at END "
         "WHERE id = $1 AND cleanup_at IS NOT NULL",
         ask.upload_id,
         margin,
