@@ -17,7 +17,7 @@ import aiohttp
 import pytest
 
 from godrive.http.api.operations import Operation
-from godrive.http.app import OPERATIONS
+from godrive.http.app import OPERATIONS, create_app
 from godrive.http.routes import docs
 from godrive.messages.auth import Authenticate
 from godrive.model import UserId, UserState
@@ -116,7 +116,14 @@ class Case:
         target = self.path.format(**{name: owner.ids[key] for name, key in self.row.path.items()})
         body = self.row.body and {name: _filled(value, owner, person) for name, value in self.row.body.items()}
         query = {name: _filled(value, owner, person) for name, value in self.row.query.items()}
-        return await person(self.operation.method, target, body, params=query | options.pop("params", {}), **options)
+        query |= options.pop("params", {})
+        if self.operation.method == "GET":
+            head = await person("HEAD", target, params=query, **options)
+            answer = await person("GET", target, params=query, **options)
+            assert (head.status, head.content) == (answer.status, b"")
+            check_silent(head)
+            return answer
+        return await person(self.operation.method, target, body, params=query, **options)
 
 
 def _filled(value: Any, owner: Ann, person: Person) -> Any:
@@ -144,6 +151,18 @@ def test_every_route_has_a_row_and_every_row_a_route() -> None:
     for operation in OPERATIONS:
         assert all(row.path.keys() == set(operation.parameters) for row in ROWS[operation.name])
     assert all(operation.public for operation in docs.routes.operations)
+
+
+async def test_no_route_is_served_that_declares_nothing(site: Site) -> None:
+    declared = {
+        (method, path)
+        for operation in (*OPERATIONS, *docs.routes.operations)
+        for path in filter(None, (operation.path, operation.original))
+        for method in ([operation.method, "HEAD"] if operation.method == "GET" else [operation.method])
+    }
+    routes = create_app(site.drive).router.routes()
+    served = {(route.method, route.resource.canonical) for route in routes if route.resource is not None}
+    assert served == declared  # the webhook, which has a token of its own, is served only where one is configured
 
 
 @dataclass
