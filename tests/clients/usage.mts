@@ -28,9 +28,9 @@ const sent = await client.PUT("/v1/uploads/{upload_id}/content", {
   params: {
     path: { upload_id: intent.data.upload_id },
     query: {
-      ...Object.fromEntries(target.searchParams),
       size: Number(signed("size")),
       mime: signed("mime"),
+      user: signed("user"),
       expires: Number(signed("expires")),
       key: signed("key"),
       signature: signed("signature"),
