@@ -2,8 +2,8 @@
 
 A blob is immutable: a key is written once, whole or not at all, and then only
 read and deleted.  Every store passes ``tests/contracts/test_blob_store.py``.
-What only some stores can do is a protocol of its own (:class:`FileBacked`,
-:class:`Presigner`); ask with ``isinstance``.
+A capability of some stores is a protocol of its own (:class:`FileBacked`,
+:class:`Presigner`).  Test for it with ``isinstance``.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ def is_key(text: str) -> bool:
 
 
 def split_key(key: str) -> tuple[str, str]:
-    """The shard and the name that make up an object key: ``018f2c3a/018f2c3a-...``.
+    """Split an object key into its shard and name: ``018f2c3a/018f2c3a-...``.
 
-    Both are made of digits, small letters and hyphens, so a key cannot leave
-    the place it is used in, whatever the store.  Raises ``Invalid``.
+    Both consist of digits, lower-case letters and hyphens, so no key leads out
+    of its folder or prefix in any store.  Raises ``Invalid``.
     """
     match = _KEY.fullmatch(key)
     if match is None:
@@ -45,17 +45,17 @@ class BlobExists(UploadFinished):
 
 
 class BlobStore(Protocol):
-    """Where the bytes live.
+    """Stores blobs.
 
-    Every method may raise ``StoreUnavailable`` when the store is down.
+    Every method may raise ``StoreUnavailable`` while the store is down.
     Vendor errors never leave a driver.
     """
 
     async def open(self) -> None:
-        """Make or check what the store needs.  Raises ``ConfigError`` when it cannot serve."""
+        """Create or check what the store needs.  Raises ``ConfigError`` if it cannot serve."""
 
     async def close(self) -> None:
-        """Release everything; again is harmless."""
+        """Release all resources.  Idempotent."""
 
     async def put(
         self,
@@ -68,7 +68,7 @@ class BlobStore(Protocol):
     ) -> BlobInfo:
         """Store *body* under *key*, using a constant amount of memory.
 
-        A piece of *body* keeps its bytes for as long as anything refers to it.
+        A chunk of *body* must not change after it was yielded.
         When this returns the blob is durable, and its ``sha256`` is known.
         Raises ``UploadFinished`` when the key has a blob already (of several
         writers exactly one wins; a store that digests the body before it knows
@@ -81,53 +81,53 @@ class BlobStore(Protocol):
         ...
 
     def get(self, key: ObjectKey, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
-        """The bytes from *start* up to but not including *end*, in pieces.  Raises ``NotFound``."""
+        """The bytes from *start* up to but not including *end*, in chunks.  Raises ``NotFound``."""
         ...
 
     async def head(self, key: ObjectKey) -> BlobInfo:
-        """What is stored under *key*.  Raises ``NotFound``."""
+        """Describe the blob.  Raises ``NotFound``."""
         ...
 
     async def delete(self, key: ObjectKey) -> None:
-        """Remove the blob; a key without one is not an error."""
+        """Delete the blob.  Idempotent."""
 
     def list(self, *, after: str = "") -> AsyncIterator[BlobInfo]:
         """All blobs whose key is greater than *after*, in key order."""
         ...
 
     async def quarantine(self, key: ObjectKey) -> None:
-        """Set the blob aside where no reader finds it but an operator can; absent is not an error."""
+        """Move the blob where no reader finds it and an operator can.  Idempotent."""
 
     async def sweep_staging(self, before: datetime) -> int:
-        """Remove what unfinished puts left behind before that instant; how many."""
+        """Remove what unfinished puts left before that instant, and return how many."""
         ...
 
     async def free_bytes(self) -> int | None:
-        """Room left, or ``None`` where there is no telling."""
+        """Free space in bytes, or ``None`` if it is unknown."""
         ...
 
     def receiving(self, key: ObjectKey) -> int | None:
-        """Bytes received so far by a put in progress here, ``None`` when there is none."""
+        """Bytes received so far by a put in this process, or ``None`` if there is none."""
         ...
 
 
 @runtime_checkable
 class FileBacked(Protocol):
-    """A store whose blobs are files of this machine, so that the kernel can send them."""
+    """A store whose blobs are local files, so that the kernel can send them."""
 
     async def open_file(self, key: ObjectKey) -> int:
-        """A read-only file descriptor, the caller's to close.  Raises ``NotFound``."""
+        """A read-only file descriptor, which the caller closes.  Raises ``NotFound``."""
         ...
 
 
 @runtime_checkable
 class Presigner(Protocol):
-    """A store that clients reach themselves, by signed requests."""
+    """A store that clients reach directly, by signed requests."""
 
     async def presign_put(
         self, key: ObjectKey, *, size: int, mime: str, sha256: str | None, expires_at: datetime
     ) -> SignedRequest:
-        """A request that stores exactly *size* bytes of that type under *key*, once."""
+        """A request that stores exactly *size* bytes under *key*, once.  An empty *mime* allows any type."""
         ...
 
     async def presign_get(

@@ -1,6 +1,7 @@
-"""What is kept with the file of a blob: its digest and its type, in extended attributes.
+"""The digest and the type of a blob, in extended attributes of its file.
 
-On a file system without them a blob has neither; whoever needs the digest reads the blob.
+On a file system without extended attributes a blob has neither.  A caller that
+needs the digest reads the blob.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def note(fd: int, digest: str | None, mime: str | None) -> None:
-    """Keep digest and type with the open file, where the file system can."""
+    """Write digest and type to the open file, if the file system can."""
     for name, value in ((SHA256, digest), (MIME, mime)):
         if value is not None:
             try:
@@ -30,7 +31,7 @@ def note(fd: int, digest: str | None, mime: str | None) -> None:
 
 
 def noted(fd: int, name: str) -> str | None:
-    """What :func:`note` kept, ``None`` where there is nothing."""
+    """A value that :func:`note` wrote, or ``None``."""
     try:
         return os.getxattr(fd, name).decode()
     except OSError as error:
@@ -40,7 +41,7 @@ def noted(fd: int, name: str) -> str | None:
 
 
 def describe(key: ObjectKey, fd: int, digest: str | None, mime: str | None) -> BlobInfo:
-    """The blob in an open file.  Blobs are immutable, so time and size make a strong ETag."""
+    """Describe the blob in an open file.  Blobs are immutable, so time and size make a strong ETag."""
     status = os.fstat(fd)
     return BlobInfo(
         key=key,

@@ -3,11 +3,11 @@
 ::
 
     objects/018f2c3a/018f2c3a-...     a blob, under its key
-    staging/                          blobs on their way (see godrive.blobs.staging)
+    staging/                          unfinished writes (see godrive.blobs.staging)
     quarantine/018f2c3a.018f2c3a-...  set aside for an operator
 
-The shard of a key rises with time, so that blobs which arrive together lie in
-one folder and share its sync.
+The shard of a key increases with time, so blobs that arrive together are in one
+folder and share its fsync.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ from godrive.model import BlobInfo, ObjectKey
 T = TypeVar("T")
 
 CHUNK = 256 * 1024
-"""Bytes that one step of ``get`` yields at most."""
+"""The largest chunk that ``get`` yields."""
 
 MEMORY = 64 << 20
-"""Bytes on their way to the disk, where nobody says how many there may be."""
+"""The default budget for bytes that wait for the disk."""
 
 _LISTED_AT_ONCE = 500
 _FREE_KEPT = 1.0
 
 
 class DiskBlobStore:
-    """Keeps blobs below *path*; at most *threads* of them wait for the disk at once.
+    """Keeps blobs below *path*, with at most *threads* concurrent disk operations.
 
-    One process at a time may write below *path*: whoever opens the store sees
-    to that.  A put that would leave less than *min_free_bytes* to others on
-    the file system, such as the catalog, is ``StorageFull`` before it begins.
-    With *named*, staging files have names even where they need none.  Bytes
-    on their way to the disk count against *memory*.
+    One process at a time may write below *path*; the caller ensures that.  A
+    put that would leave less than *min_free_bytes* on the file system, which the
+    catalog may share, raises ``StorageFull`` before it begins.  With *named*,
+    staging files always have names.  Bytes that wait for the disk count against
+    *memory*.
     """
 
     def __init__(
@@ -75,20 +75,20 @@ class DiskBlobStore:
         self._claimed = 0
 
     async def open(self) -> None:
-        """Make the folders, and see that files in them can be made and linked.  Raises ``ConfigError``."""
+        """Create the folders, and test that files in them can be created and linked.  Raises ``ConfigError``."""
         try:
             self._opened = await asyncio.to_thread(Objects, self._path, named=self._named)
         except OSError as error:
             raise ConfigError(
                 f"Blobs cannot be kept in {self._path}: {error.strerror}.",
                 field="blobs.path",
-                hint="It must be a folder that this user may write to, on a file system with hard links.",
+                hint="It must be a folder that this user can write to, on a file system with hard links.",
             ) from error
         self._disk = ThreadPoolExecutor(self._threads, "blobs-disk")
         self._digests = ThreadPoolExecutor(os.cpu_count(), "blobs-sha256")
 
     async def close(self) -> None:
-        """Wait for what is being cleared away, then close every handle; again is harmless."""
+        """Wait for the clean-up of failed puts, then close every handle.  Idempotent."""
         if self._leaving:
             await asyncio.wait(self._leaving)
         opened, self._opened = self._opened, None
@@ -140,12 +140,12 @@ class DiskBlobStore:
                 self._arriving.pop(key, None)
 
     async def _claim(self, size: int) -> None:
-        """Count on room for so many bytes more.  Whoever claims must be in ``_arriving`` before anything else runs."""
+        """Reserve *size* bytes of free space.  The caller must register in ``_arriving`` before its next await."""
         if self._min_free_bytes is None:
             return
         most = size + self._min_free_bytes
         if await self.free_bytes() < most and await self._measure() < most:
-            raise StorageFull("There is no room left for that many bytes.", hint="Make room on the disk.")
+            raise StorageFull("The disk has no room for that many bytes.", hint="Free space on it.")
         measured_at, free = self._free
         self._free = measured_at, free - size
         self._claimed += size
@@ -188,11 +188,11 @@ class DiskBlobStore:
             raise
 
     async def head(self, key: ObjectKey) -> BlobInfo:
-        """See :meth:`godrive.blobs.BlobStore.head`; the digest where the file system has kept it."""
+        """See :meth:`godrive.blobs.BlobStore.head`.  Has the digest if the file system kept it."""
         return await self._run(self._objects.head, key)
 
     async def delete(self, key: ObjectKey) -> None:
-        """See :meth:`godrive.blobs.BlobStore.delete`; when this returns the blob will not come back."""
+        """See :meth:`godrive.blobs.BlobStore.delete`.  When this returns, the deletion is durable."""
         await self._run(self._objects.delete, key)
 
     async def list(self, *, after: str = "") -> AsyncIterator[BlobInfo]:
@@ -204,7 +204,7 @@ class DiskBlobStore:
                     yield info
 
     async def quarantine(self, key: ObjectKey) -> None:
-        """See :meth:`godrive.blobs.BlobStore.quarantine`; nothing there is ever overwritten."""
+        """See :meth:`godrive.blobs.BlobStore.quarantine`.  Overwrites nothing."""
         await self._run(self._objects.set_aside, key)
 
     async def sweep_staging(self, before: datetime) -> int:
@@ -213,14 +213,14 @@ class DiskBlobStore:
         return await self._run(self._objects.sweep, before.timestamp(), arriving)
 
     async def free_bytes(self) -> int:
-        """Room on the file system, less what puts in progress still have to write; as of at most a second ago."""
+        """Free space, minus what current puts have still to write.  At most a second old."""
         measured_at, free = self._free
         if not measured_at or time.monotonic() - measured_at > _FREE_KEPT:
             return await self._measure()
         return free
 
     async def _measure(self) -> int:
-        """What is written or claimed meanwhile may count twice for a moment, but never not at all."""
+        """Measure free space.  Bytes written or claimed meanwhile may count twice, never not at all."""
         missing, claimed = sum(arrival.missing for each in self._arriving.values() for arrival in each), self._claimed
         free = await self._run(self._objects.free_bytes)
         free -= missing + self._claimed - claimed

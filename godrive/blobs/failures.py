@@ -1,4 +1,4 @@
-"""Where the operating system's errors become ours."""
+"""Translates errors of the operating system into ours."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 @contextmanager
 def failures() -> Iterator[None]:
-    """A full disk is ``StorageFull``; everything else the system says is ``StoreUnavailable``."""
+    """Raise ``StorageFull`` for a full disk and ``StoreUnavailable`` for any other ``OSError``."""
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise StorageFull("There is no room left for blobs.", hint="Make room on the disk.") from error
+            raise StorageFull("The disk of the blobs is full.", hint="Free space on it.") from error
         raise StoreUnavailable(
-            f"The blob store failed: {error.strerror}.", hint="See the kernel's log for the disk's own words."
+            f"The blob store failed: {error.strerror}.", hint="The kernel's log has the reason."
         ) from error

@@ -1,9 +1,9 @@
-"""Folders held open, so that names are looked up below them and nowhere else.
+"""Folders held open, so that names are resolved below them and nowhere else.
 
-Everything here blocks and is called from threads.  A name is always a single
-part checked by :func:`godrive.blobs.split_key` or made by us, is opened below
-the handle of its folder, and links are not followed, so a link that somebody
-planted among the blobs leads nowhere.
+Everything here blocks and runs in threads.  A name is a single component that
+:func:`godrive.blobs.split_key` has checked or that we made.  It is opened
+relative to its folder's handle without following links, so a link planted among
+the blobs leads nowhere.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _REMEMBERED = 4096
 
 
 def open_folder(name: str, parent: int) -> int:
-    """A handle of the folder *name* below the handle *parent*."""
+    """Open the folder *name* below the handle *parent*."""
     return os.open(name, _FOLDER, dir_fd=parent)
 
 
 def make_folder(name: str, parent: int) -> None:
-    """Make sure of the folder *name*; when this returns its entry in *parent* is durable."""
-    with suppress(FileExistsError):  # whoever made it may not have come to the fsync yet
+    """Create the folder *name* unless it exists.  When this returns, its entry in *parent* is durable."""
+    with suppress(FileExistsError):  # the thread that created it may not have synced it yet
         os.mkdir(name, 0o700, dir_fd=parent)
         adopt(name, parent)
     os.fsync(parent)
@@ -36,12 +36,12 @@ def make_folder(name: str, parent: int) -> None:
 class Shard:
     """An open folder of blobs whose writers share their fsyncs.
 
-    An fsync covers every change made before it began.  So a thread that waited
-    for its turn needs none of its own if one has begun since it asked:
-    of many that wait, the first syncs for all.
+    An fsync covers every change made before it began.  So a thread that has
+    waited for its turn needs none of its own if one began since it asked: of
+    many waiting threads, the first syncs for all.
 
-    When one fails, it has failed for all who are in here: the kernel tells of
-    an error once, and lets the next fsync succeed without what was lost.
+    If one fails, it fails for all threads that hold this shard.  The kernel
+    reports an error once, and the next fsync succeeds without the lost data.
     """
 
     def __init__(self, fd: int) -> None:
@@ -53,7 +53,7 @@ class Shard:
         self._ended = 0
 
     def sync(self) -> None:
-        """When this returns, what the caller changed in this folder is durable."""
+        """Make the caller's changes in this folder durable."""
         wanted = self._begun + 1
         with self._turn:
             if self.failure is not None:
@@ -71,7 +71,7 @@ class Shard:
 
 
 class Shards:
-    """The shards below one folder, each open while somebody writes in it."""
+    """The shards below one folder, each open while a thread writes in it."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -81,10 +81,10 @@ class Shards:
 
     @contextmanager
     def enter(self, name: str, *, create: bool = False) -> Iterator[Shard]:
-        """Hold the shard open for writing.  Raises ``FileNotFoundError`` unless it is there or to be created."""
+        """Hold the shard open for writing.  Raises ``FileNotFoundError`` unless it exists or *create* is set."""
         with self._lock:
             if create and name not in self._durable:
-                self._make(name)  # also when it is open: who only deletes in it has not asked whether it is durable
+                self._make(name)  # even if it is open: a thread that only deletes in it has not made it durable
             shard = self._open.get(name)
             if shard is None or shard.failure is not None:
                 try:
@@ -113,7 +113,7 @@ class Shards:
         self._durable.add(name)
 
     def prune(self, name: str) -> None:
-        """Remove the shard if it is empty and nobody is about to write in it."""
+        """Remove the shard if it is empty and no thread holds it."""
         with self._lock:
             if name in self._open:
                 return

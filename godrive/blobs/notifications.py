@@ -1,7 +1,7 @@
-"""What stores say when an object was made, in every dialect, as one value.
+"""Parses the event of every store that an object was created into one value.
 
 =============  ==========================  ================  ============================
-who            source                      key               around it
+store          source                      key               envelope
 =============  ==========================  ================  ============================
 AWS            ``aws:s3``                  URL-encoded       nothing, SNS, SQS, both
 AWS            EventBridge                 as it is          ``detail``
@@ -12,7 +12,7 @@ SeaweedFS      the filer's webhook         a path            nothing
 =============  ==========================  ================  ============================
 
 Encoded means as in an HTML form: ``%2F`` for a slash and ``+`` for a space.
-An event is a hint and nothing more: whoever acts on one asks the store.
+An event is only a hint.  A caller that acts on one asks the store.
 
 Sources: Amazon S3 user guide, "Event message structure"; Ceph documentation,
 "Bucket Notifications"; MinIO ``internal/event``; RustFS ``crates/notify``;
@@ -32,22 +32,22 @@ from godrive.errors import Invalid
 from godrive.model import ETag, Value
 
 DEEPEST = 4
-"""Envelopes within envelopes that are opened: S3 in SNS in SQS is three."""
+"""The most nested envelopes.  S3 in SNS in SQS has three."""
 
 _BUCKETS = "/buckets/"
-"""Where SeaweedFS's filer keeps its buckets."""
+"""The folder of SeaweedFS's filer that has its buckets."""
 
 _LARGEST = 2**63 - 1
-"""What fits into a message to another process."""
+"""The largest integer in a message to another process."""
 
 _NOTHING_TO_DO = ("SubscriptionConfirmation", "UnsubscribeConfirmation")
 
 
 class ObjectCreated(Value):
-    """An object of a bucket has been written.
+    """An object of a bucket was written.
 
-    ``key`` is as the client of the store named it.  ``event_id`` tells two
-    events apart where the store says so, else it is empty.
+    ``key`` is the decoded key.  ``event_id`` distinguishes events; it is empty
+    if the store sends none.
     """
 
     bucket: str
@@ -106,9 +106,9 @@ class _FilerEvent(msgspec.Struct):
 
 
 def parse(body: bytes | str) -> list[ObjectCreated]:
-    """The arrivals that a store's message tells of; none where it tells of something else.
+    """The objects created according to a store's message.  Empty for other events.
 
-    Raises ``Invalid`` for what is not JSON, or of no shape known here.
+    Raises ``Invalid`` for anything but JSON in a known shape.
     """
     return _parse(body, DEEPEST)
 
@@ -140,7 +140,7 @@ def _read_record(record: Any, depth: int) -> list[ObjectCreated]:
     if depth and isinstance(record, dict) and "s3" not in record:
         if isinstance(inner := record.get("data"), dict):  # RustFS
             return _read_record(inner, depth - 1)
-        if isinstance(queued := record.get("body"), str):  # SQS, as AWS Lambda hands it on
+        if isinstance(queued := record.get("body"), str):  # SQS, as AWS Lambda passes it on
             return _parse(queued, depth - 1)
         if isinstance(topic := record.get("Sns"), dict):
             return _read({"TopicArn": "", **topic}, depth - 1)

@@ -1,4 +1,4 @@
-"""The folders of the disk store and what is done in them.  Everything here blocks and is called from threads."""
+"""The folders of the disk store.  Everything here blocks and runs in threads."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Objects:
     """Blobs, staging files and quarantine below one root.  Errors of the system come out as ``OSError``."""
 
     def __init__(self, root: Path, *, named: bool = False) -> None:
-        """Make what is missing, and try whether files can be made and linked; if need be, or so asked, by name."""
+        """Create missing folders, and test how files can be created and linked: unnamed ones unless *named*."""
         make_path(root)
         self._handles = [os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
         try:
@@ -43,12 +43,12 @@ class Objects:
             raise
 
     def close(self) -> None:
-        """Close every handle; again is harmless."""
+        """Close every handle.  Idempotent."""
         while self._handles:
             os.close(self._handles.pop())
 
     def open_file(self, key: ObjectKey) -> int:
-        """A read-only descriptor of the blob.  Raises ``NotFound``, also for what is no plain file."""
+        """A read-only descriptor of the blob.  Raises ``NotFound``, also for anything but a regular file."""
         shard, name = split_key(key)
         try:
             folder = open_folder(shard, self.objects)
@@ -66,7 +66,7 @@ class Objects:
         return fd
 
     def head(self, key: ObjectKey) -> BlobInfo:
-        """The blob, without reading it.  Raises ``NotFound``."""
+        """Describe the blob without reading it.  Raises ``NotFound``."""
         fd = self.open_file(key)
         try:
             return describe(key, fd, noted(fd, SHA256), noted(fd, MIME))
@@ -74,7 +74,7 @@ class Objects:
             os.close(fd)
 
     def heads(self, keys: Iterable[ObjectKey]) -> list[BlobInfo]:
-        """Those of the blobs that are there."""
+        """Describe those of the blobs that exist."""
         found = []
         for key in keys:
             with suppress(NotFound):
@@ -82,8 +82,8 @@ class Objects:
         return found
 
     def shards_after(self, after: str) -> list[str]:
-        """The shards that may have keys greater than *after*, in the order of their keys."""
-        # "a-b/x" comes before "a/x": the slash takes part.
+        """The shards that may have keys greater than *after*, in key order."""
+        # "a-b/x" sorts before "a/x", because the slash is part of the key.
         shards = (path.name for path in os.scandir(self.objects) if is_key(f"{path.name}/0"))
         return sorted((name for name in shards if f"{name}/~" > after), key=lambda name: f"{name}/")
 
@@ -102,7 +102,7 @@ class Objects:
         return sorted(ObjectKey(key) for key in keys if key > after and is_key(key))
 
     def delete(self, key: ObjectKey) -> None:
-        """Remove the blob, durably; absent is not an error."""
+        """Delete the blob durably.  Idempotent."""
         shard, name = split_key(key)
         with suppress(FileNotFoundError):
             with self.shards.enter(shard) as folder:
@@ -111,7 +111,7 @@ class Objects:
             self.shards.prune(shard)
 
     def set_aside(self, key: ObjectKey) -> None:
-        """Move the blob to the quarantine, where nothing is ever overwritten; absent is not an error."""
+        """Move the blob to the quarantine, durably, without overwriting anything.  Idempotent."""
         shard, name = split_key(key)
         aside = f"{shard}.{name}.{secrets.token_hex(4)}"
         with suppress(FileNotFoundError):
@@ -122,9 +122,9 @@ class Objects:
             self.shards.prune(shard)
 
     def sweep(self, before: float, arriving: Collection[str]) -> int:
-        """Remove staging files last written before that time, but for those *arriving*; how many.
+        """Remove staging files last written before that time and not *arriving*, and return how many.
 
-        A folder among them is somebody else's, and stays.
+        Leaves folders, which are not ours.
         """
         swept = 0
         for entry in os.scandir(self.staging.fd):
@@ -136,13 +136,13 @@ class Objects:
         return swept
 
     def free_bytes(self) -> int:
-        """Room on the file system for this user."""
+        """Free space on the file system for this user."""
         status = os.fstatvfs(self.objects)
         return status.f_bavail * status.f_frsize
 
 
 def _has_unnamed(staging: int) -> bool:
-    """Whether files can be made without a name and get one later: not on every file system, nor without /proc."""
+    """Whether unnamed files can be linked later, which needs a file system with O_TMPFILE, and /proc."""
     try:
         _try_link(Staging(staging, named=False))
     except OSError:

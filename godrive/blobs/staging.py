@@ -1,20 +1,19 @@
-"""A blob on its way to disk: a file in the staging folder until it is whole and durable.
+"""A blob being written: a file in the staging folder until it is whole and durable.
 
-Theory of operation.  The bytes go to a file in the staging folder: one without
-a name, where the file system has such, since it is the cheapest to make and a
-kill leaves nothing of it; else one with a name of chance.  When all have come,
-their digest is noted in an extended attribute, the file is synced, and only
-then does a hard link give it its final name, so that whatever moment the power
-goes, a final name has all of its bytes or does not exist.  A link, unlike a
-rename, fails when the name is taken: of several writers of a key one wins.
-Then the folder is synced, and the blob may be acknowledged.
+Theory of operation.  The bytes go to a file in the staging folder.  It has no
+name if the file system supports that, because such a file is cheapest to create
+and a kill leaves nothing of it; otherwise it has a random name.  When all bytes
+have arrived, their digest is written to an extended attribute, the file is
+synced, and then a hard link gives it its final name.  So after a power failure a
+final name has all of its bytes or does not exist.  A link, unlike a rename,
+fails if the name is taken, so of several writers of a key one wins.  Then the
+folder is synced, and the blob may be acknowledged.
 
-What is large is written past the page cache where the file system can.  That
-saves the copying; the sync at the end has nothing left to write, so that it
-does not hold up the syncs of small files beside it; and what is read often is
-not pushed out of memory by what is stored once.
+Large files are written past the page cache if the file system can.  That saves
+copying.  The final sync has nothing left to write, so it does not delay the
+syncs of small files.  And data that is read often stays in memory.
 
-Everything here blocks and is called from threads.
+Everything here blocks and runs in threads.
 """
 
 from __future__ import annotations
@@ -39,17 +38,17 @@ from godrive.model import BlobInfo, ObjectKey
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _UNNAMED = os.O_WRONLY | os.O_CLOEXEC | getattr(os, "O_TMPFILE", os.O_CREAT | os.O_EXCL)
 _DIRECT = getattr(os, "O_DIRECT", 0)
-_PIECE = 2 << 20
+_BUFFER = 2 << 20
 _BLOCK = 4096
-_DIRECT_AFTER = 16 * _PIECE
+_DIRECT_AFTER = 16 * _BUFFER
 
 
 class Abandoned(Exception):
-    """Whoever sent the bytes does not want them published any more."""
+    """The put was abandoned before its blob was published."""
 
 
 class Staging(NamedTuple):
-    """The staging folder, open, and whether its files have names."""
+    """The open staging folder, and whether its files have names."""
 
     fd: int
     named: bool
@@ -66,7 +65,7 @@ class StagingFile:
         self.written = 0
         self._folder = folder
         self._fd: int | None = None
-        self._pieces: DirectWriter | None = None
+        self._direct_writer: DirectWriter | None = None
         self._hash = hashlib.sha256()
 
     @property
@@ -75,7 +74,7 @@ class StagingFile:
         return self._fd is not None
 
     def open(self) -> int:
-        """The file's handle; the first call makes the file."""
+        """The file's handle.  The first call creates the file."""
         if self._fd is None:
             folder, named = self._folder
             name, flags = (self.name, _CREATE) if named else (".", _UNNAMED)
@@ -83,35 +82,35 @@ class StagingFile:
         return self._fd
 
     def write_large(self, chunks: Sequence[bytes | memoryview]) -> None:
-        """Add *chunks* to a file that may become large."""
+        """Append *chunks* to a file that may become large."""
         if self.is_small:
             self.write(chunks)
             return
-        if self._pieces is None:
-            self._pieces = DirectWriter(self.open())
+        if self._direct_writer is None:
+            self._direct_writer = DirectWriter(self.open())
         for chunk in chunks:
-            self._pieces.write(memoryview(chunk))
+            self._direct_writer.write(memoryview(chunk))
             self.written += len(chunk)
 
     def write(self, chunks: Sequence[bytes | memoryview]) -> None:
         """Add *chunks* to the file, and all that was kept back before."""
         fd = self.open()
-        if self._pieces is not None:
-            self._pieces.end()
-            self._pieces = None
+        if self._direct_writer is not None:
+            self._direct_writer.end()
+            self._direct_writer = None
         for chunk in chunks:
             _write(fd, memoryview(chunk))
             self.written += len(chunk)
 
     def digest(self, chunks: Sequence[bytes | memoryview]) -> None:
-        """Add *chunks* to the SHA-256."""
+        """Update the SHA-256 with *chunks*."""
         for chunk in chunks:
             self._hash.update(chunk)
 
     def finish(
         self, rest: Sequence[bytes | memoryview], shards: Shards, key: ObjectKey, check: BodyCheck, mime: str | None
     ) -> BlobInfo:
-        """Add *rest* and make it all the blob of *key*, durably; afterwards nothing is staged.
+        """Append *rest*, publish the file durably as the blob of *key*, and remove it from staging.
 
         Raises ``DigestMismatch``, ``UploadFinished``, :class:`Abandoned`.
         """
@@ -148,55 +147,55 @@ class StagingFile:
         return info
 
     def link(self, name: str, folder: int) -> None:
-        """Give the file that name in *folder*.  Raises ``FileExistsError``."""
+        """Link the file as *name* in *folder*.  Raises ``FileExistsError``."""
         if self._folder.named:
             os.link(self.name, name, src_dir_fd=self._folder.fd, dst_dir_fd=folder, follow_symlinks=False)
         else:
             os.link(f"/proc/self/fd/{self.open()}", name, dst_dir_fd=folder, follow_symlinks=True)
 
     def discard(self) -> None:
-        """Close the file and remove its staging name; again is harmless."""
+        """Close the file and remove its staging name.  Idempotent."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
-            self._pieces = None
+            self._direct_writer = None
             if self._folder.named:
                 with suppress(FileNotFoundError):
                     os.unlink(self.name, dir_fd=self._folder.fd)
 
 
 class DirectWriter:
-    """Writes a file in large pieces, from ``_DIRECT_AFTER`` bytes on past the page cache.
+    """Writes a file in large blocks, and past the page cache after ``_DIRECT_AFTER`` bytes.
 
-    The latter wants place, length and memory aligned.  A chunk that has that
-    by itself goes as it is, others through a buffer of ours.
+    Direct I/O needs aligned offset, length and memory.  An aligned chunk is
+    written as it is, others through an aligned buffer.
     """
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._buffer = memoryview(mmap.mmap(-1, _PIECE))  # a mapping is aligned to pages
+        self._buffer = memoryview(mmap.mmap(-1, _BUFFER))  # a mapping is aligned to pages
         self._filled = 0
         self._written = 0
         self._wanted = bool(_DIRECT)
         self._direct = False
-        self._choosy = False
+        self._unaligned_refused = False
 
     def write(self, chunk: memoryview) -> None:
-        """Add *chunk*; what does not fill a piece may stay behind."""
+        """Append *chunk*.  Bytes that do not fill the buffer may stay in it."""
         while chunk:
             blocks = len(chunk) - len(chunk) % _BLOCK
-            if blocks and not self._filled and not self._choosy:
+            if blocks and not self._filled and not self._unaligned_refused:
                 chunk = chunk[self._put(chunk[:blocks], ours=False) :]
                 continue
-            taken = min(len(chunk), _PIECE - self._filled)
+            taken = min(len(chunk), _BUFFER - self._filled)
             self._buffer[self._filled : self._filled + taken] = chunk[:taken]
             self._filled += taken
             chunk = chunk[taken:]
-            if self._filled == _PIECE:
+            if self._filled == _BUFFER:
                 self._flush()
 
     def end(self) -> None:
-        """Write what stayed behind; from here on the file's handle is an ordinary one."""
+        """Write what is in the buffer, and return the handle to ordinary I/O."""
         self._stop()
         self._flush()
 
@@ -207,7 +206,7 @@ class DirectWriter:
         self._filled = 0
 
     def _put(self, data: memoryview, *, ours: bool) -> int:
-        """Write some of *data*; how much, which is nothing when another way must be tried."""
+        """Write a part of *data* and return its length, which is 0 if direct I/O refused it."""
         if self._wanted and not self._direct and self._written >= _DIRECT_AFTER:
             self._direct = _set_direct(self._fd, True)
             self._wanted = self._direct
@@ -217,8 +216,8 @@ class DirectWriter:
             if error.errno != errno.EINVAL or not self._direct:
                 raise
             if ours:
-                self._stop()  # not on this file system after all
-            self._choosy = True
+                self._stop()  # this file system has no direct I/O after all
+            self._unaligned_refused = True
             return 0
         self._written += written
         if written % _BLOCK:
@@ -232,11 +231,11 @@ class DirectWriter:
 
 
 def _set_direct(fd: int, direct: bool) -> bool:
-    """Whether writes go past the page cache now."""
+    """Switch direct I/O, and return whether it is on."""
     flags = fcntl.fcntl(fd, fcntl.F_GETFL) & ~_DIRECT
     try:
         fcntl.fcntl(fd, fcntl.F_SETFL, flags | _DIRECT if direct else flags)
-    except OSError:  # EINVAL: this file system has only the ordinary way
+    except OSError:  # EINVAL: this file system has no direct I/O
         return False
     return direct
 

@@ -1,7 +1,7 @@
-"""``godrive doctor``: whether a drive can work with what it finds, and what to do where it cannot.
+"""``godrive doctor``: checks whether a drive can work in its environment, and says what to do if not.
 
-A check looks, tries for real, and leaves nothing behind.  What it raises is a
-finding too.
+A check tries the real operation and leaves nothing behind.  An error that it
+raises is a finding too.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from godrive.config import Config
 from godrive.errors import DriveError
 
 PATIENCE = 30.0
-"""Seconds that one check may take."""
+"""Time limit of one check in seconds."""
 
 EXTRAS = {"aiobotocore": "s3", "asyncpg": "postgres", "nats": "nats"}
-"""What has to be installed for a module that only some configurations need."""
+"""The extra to install for a module that only some configurations need."""
 
 TABLES = {
     "data folder": "server.data_dir",
@@ -34,11 +34,11 @@ TABLES = {
     "NATS": "[nats]",
     "server": "[server]",
 }
-"""Where to look when what went wrong says no more."""
+"""The settings to look at if an error has no hint."""
 
 
 class Verdict(StrEnum):
-    """``WARNING``: it works, but look at it.  ``FAILURE``: it does not work."""
+    """``WARNING``: it works, but needs attention.  ``FAILURE``: it does not work."""
 
     OK = "ok"
     WARNING = "warning"
@@ -46,7 +46,7 @@ class Verdict(StrEnum):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What one check found; ``hint`` is what to do about it."""
+    """The result of one check.  ``hint`` says what to do."""
 
     check: str
     verdict: Verdict
@@ -55,7 +55,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Report:
-    """What has been found so far; *tell* hears of each finding as it is made."""
+    """The findings so far.  *tell* is called with each new one."""
 
     def __init__(self, tell: Callable[[Finding], None] = lambda finding: None) -> None:
         self.findings: list[Finding] = []
@@ -63,19 +63,19 @@ class Report:
 
     @property
     def failed(self) -> bool:
-        """Whether anything does not work."""
+        """Whether there is a failure."""
         return any(finding.verdict is Verdict.FAILURE for finding in self.findings)
 
     def ok(self, check: str, detail: str) -> None:
-        """All is well."""
+        """Add a finding without a problem."""
         self._add(Finding(check, Verdict.OK, detail))
 
     def warning(self, check: str, detail: str, hint: str) -> None:
-        """It works, but."""
+        """Add a warning."""
         self._add(Finding(check, Verdict.WARNING, detail, hint))
 
     def failure(self, check: str, detail: str, hint: str) -> None:
-        """It does not work."""
+        """Add a failure."""
         self._add(Finding(check, Verdict.FAILURE, detail, hint))
 
     def _add(self, finding: Finding) -> None:
@@ -84,7 +84,7 @@ class Report:
 
 
 async def examine(config: Config, clock: Clock, report: Report, *, set_cors: bool = False) -> None:
-    """Check everything.  With *set_cors* the bucket is given the rules that browsers need."""
+    """Run every check.  With *set_cors*, set the CORS rules of the bucket that browsers need."""
     from godrive.doctor import machine, messaging, stores, urls  # noqa: PLC0415 - they use the words above
 
     checks: dict[str, Callable[[], Awaitable[None]]] = {

@@ -1,4 +1,4 @@
-"""What the machine has to offer: folders, room, a clock that is right, a server that can be reached."""
+"""Checks of the machine: folders, free space, clock, and the address of the server."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _AHEAD = 60.0
 
 
 async def configuration(config: Config, report: Report) -> None:
-    """What is allowed but seldom meant."""
+    """Warn about settings that are allowed but seldom intended."""
     name, server, before = "configuration", config.server, len(report.findings)
     url = urlsplit(server.base_url)
     if binds_every_address(server.host) and not server.public_url:
@@ -54,7 +54,7 @@ async def configuration(config: Config, report: Report) -> None:
 
 
 async def folders(config: Config, report: Report) -> None:
-    """The data folder and those that a key puts elsewhere."""
+    """Check the data folder, and folders that a setting puts elsewhere."""
     name, folder = "data folder", config.data_dir
     others = set()
     if config.catalog.driver == "sqlite":
@@ -78,7 +78,7 @@ async def folders(config: Config, report: Report) -> None:
 
 
 async def secret(config: Config, report: Report) -> None:
-    """The signing keys."""
+    """Check the signing keys."""
     path = config.secret_path
     if not exists(path):
         if config.auth.secret_file:
@@ -90,7 +90,7 @@ async def secret(config: Config, report: Report) -> None:
 
 
 async def space(config: Config, report: Report) -> None:
-    """Room on every file system that we write to."""
+    """Check free space on every file system that the server writes to."""
     places = {
         "the data folder": config.data_dir,
         "the catalog": config.catalog_path.parent,
@@ -120,7 +120,7 @@ async def space(config: Config, report: Report) -> None:
 
 
 async def clock(config: Config, clock: Clock, report: Report) -> None:
-    """Whether somebody keeps it right, and whether it has gone back."""
+    """Check that the clock is synchronised and has not gone back."""
     now = clock.now()
     for path in (config.layout_path, config.catalog_path, config.secret_path):
         if exists(path) and path.stat().st_mtime > now.timestamp() + _AHEAD:
@@ -138,7 +138,7 @@ async def clock(config: Config, clock: Clock, report: Report) -> None:
 
 
 async def server(config: Config, report: Report) -> None:
-    """Whether clients find the server where URLs say it is."""
+    """Check that the server answers at the address in its URLs."""
     url = f"{config.server.base_url}/health"
     try:
         async with (
@@ -165,7 +165,7 @@ async def server(config: Config, report: Report) -> None:
 
 
 def _existing(path: Path) -> Path:
-    """The path, or the nearest above that exists.  Raises ``ConfigError`` when that is no folder."""
+    """The path, or its nearest parent that exists.  Raises ``ConfigError`` if that is not a folder."""
     path = path.absolute()
     while not exists(path):
         path = path.parent
@@ -187,7 +187,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _is_synchronised() -> bool | None:
-    """Whether the kernel believes that its clock is kept right; ``None`` when there is no telling."""
+    """Whether the kernel's clock is synchronised, or ``None`` if that is unknown."""
     if sys.platform != "linux":
         return None
     # adjtimex(2) with modes = 0 only reads.  Its struct timex is of 208 bytes at most, TIME_ERROR is 5.

@@ -1,4 +1,4 @@
-"""NATS, for actors in other processes and for the store's events."""
+"""Checks of NATS and of the store's events."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from godrive.bridge.connection import NatsLink
 
 WITHIN = 5.0
-"""Seconds in which an event should come."""
+"""Time limit for an event in seconds."""
 
 EVERY = 0.2
-"""Seconds between two questions whether it has."""
+"""Seconds between two looks at ``/readyz``."""
 
 _ABSENT = "Have the bucket send its events there; without them uploads are found by looking, which takes seconds."
 
 
 class _Ready(msgspec.Struct):
-    """What we want to know of a server's ``/readyz``."""
+    """The part of ``/readyz`` that is read."""
 
     events: str
 
@@ -40,7 +40,7 @@ _EVENTS = msgspec.json.Decoder(_Ready)
 
 
 async def nats(config: Config, clock: Clock, report: Report) -> None:
-    """Whether NATS answers, keeps what it must, and carries the store's events."""
+    """Check that NATS answers, stores messages if it must, and delivers the store's events."""
     if not config.nats.url:
         return
     from godrive.bridge.connection import NatsLink, answering  # noqa: PLC0415 - needs nats-py
@@ -66,7 +66,7 @@ async def nats(config: Config, clock: Clock, report: Report) -> None:
 
 
 async def _jetstream(link: NatsLink, config: Config, report: Report) -> None:
-    """Whether it is there, and would keep what the store sends."""
+    """Check that JetStream answers and its stream covers the subject of the events."""
     from godrive.bridge.connection import answering  # noqa: PLC0415
     from godrive.bridge.streams import has_stream  # noqa: PLC0415
 
@@ -85,9 +85,9 @@ async def _jetstream(link: NatsLink, config: Config, report: Report) -> None:
 
 
 async def _events(link: NatsLink, config: Config, clock: Clock, report: Report) -> None:
-    """Store a blob, and listen beside the server for the event, so that the server misses nothing."""
+    """Store a blob and wait for its event, on a subscription of its own that takes nothing from the server."""
     if config.blobs.driver == "disk":
-        report.warning("events", "absent: a folder tells nobody what is put into it.", "Set ingest.events to 'none'.")
+        report.warning("events", "absent: the disk store sends no events.", "Set ingest.events to 'none'.")
         return
     subject, store, key = config.ingest.subject, make_blobs(tolerant(config), clock), new_key()
     name = os.fsencode(key.rpartition("/")[2])
@@ -123,7 +123,7 @@ async def _events(link: NatsLink, config: Config, clock: Clock, report: Report) 
 
 
 async def posted(config: Config, report: Report) -> None:
-    """Whether what the store posts gets to the server, which alone can tell: blobs have come and gone just now."""
+    """Check by ``/readyz`` that events of the blobs stored just now have reached the server's webhook."""
     if not config.ingest.webhook_token or config.blobs.driver != "s3":
         return
     url, state = f"{config.server.base_url}/readyz", None
@@ -135,7 +135,7 @@ async def posted(config: Config, report: Report) -> None:
                         state = _EVENTS.decode(await read_bounded(answer.content)).events
                     await anyio.sleep(EVERY)
     except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError, UnicodeError):
-        report.warning("events", f"There is no telling: {url} does not say.", "Ask the server itself: GET /readyz.")
+        report.warning("events", f"Unknown: {url} does not say.", "Start the server, and look at GET /readyz.")
         return
     if state == "active":
         report.ok("events", "active: the store posts to the server what it gets.")

@@ -1,4 +1,4 @@
-"""The stores, tried for real: a commit in the catalog, a blob that comes and goes."""
+"""Checks of the stores: a commit in the catalog, a blob that is put, read and deleted."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from godrive.rules.page_tokens import PageTokens
 from godrive.rules.registry import Env, perform
 
 SAMPLE = b"godrive doctor " * 1000
-"""What is put into the store and taken out again."""
+"""The content of the test blob."""
 
 _SLOW_COMMIT = 0.2
 
 
 async def catalog(config: Config, clock: Clock, report: Report) -> None:
-    """Whether the catalog opens, reads, and commits."""
+    """Check that the catalog opens, reads and commits."""
     name, is_file = "catalog", config.catalog.driver == "sqlite"
     if is_file and not exists(config.catalog_path):
         report.ok(name, f"{config.catalog_path} is not there yet; the first start makes it.")
@@ -78,17 +78,17 @@ async def _proxies(config: Config, store: Catalog, now: datetime, report: Report
 
 
 def _is_old(config: Config) -> bool:
-    """Whether opening would migrate.  Raises ``ConfigError`` when the schema is newer than we are."""
+    """Whether opening would migrate.  Raises ``ConfigError`` if the schema is newer than this release."""
     with closing(sqlite3.connect(f"{config.catalog_path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
         try:
             applied = dict(connection.execute(migrations.APPLIED).fetchall())
         except sqlite3.Error:
-            return False  # opening it says what is wrong
+            return False  # opening it gives the reason
     return bool(migrations.missing(applied))
 
 
 async def _is_old_database(config: Config) -> bool:
-    """The same of PostgreSQL; a database without a catalog is not old."""
+    """Whether opening would migrate a PostgreSQL catalog.  A database without one is not old."""
     from godrive.catalog.postgres_errors import is_lost, refused  # noqa: PLC0415 - needs asyncpg
     from godrive.catalog.postgres_pool import connect  # noqa: PLC0415 - needs asyncpg
 
@@ -108,7 +108,7 @@ async def _is_old_database(config: Config) -> bool:
 
 
 async def blobs(config: Config, clock: Clock, report: Report) -> None:
-    """Whether a blob can be put, read and deleted."""
+    """Check that a blob can be put, read and deleted."""
     name = "blob store"
     if config.blobs.driver == "disk" and not exists(config.blobs_path):
         report.ok(name, f"{config.blobs_path} is not there yet; the first start makes it.")
@@ -131,7 +131,7 @@ async def blobs(config: Config, clock: Clock, report: Report) -> None:
         finally:
             await store.delete(key)
         if content != SAMPLE or known.size_bytes != info.size_bytes:
-            report.failure(name, "What was read is not what was written.", "Do not use this store.")
+            report.failure(name, "The bytes read differ from those written.", "Do not use this store.")
         elif await _is_there(store, key):
             report.failure(name, "A blob that was deleted is still there.", "Let the access key delete objects.")
         else:
@@ -153,12 +153,12 @@ def tolerant(config: Config) -> Config:
 
 
 def new_key() -> ObjectKey:
-    """A key of the doctor's own, away from those of uploads."""
+    """A key that no upload has."""
     return ObjectKey(f"doctor/{os.urandom(16).hex()}")
 
 
 async def body() -> AsyncIterator[bytes]:
-    """The sample, as a body."""
+    """The sample as a body."""
     yield SAMPLE
 
 

@@ -1,4 +1,4 @@
-"""What stands between callers and a store that is down."""
+"""A circuit breaker in front of a store that is down."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ OPEN_FOR = 1.0
 
 
 class Breaker:
-    """Keeps requests from piling up in front of a store that is down.
+    """Refuses requests at once after :data:`FAILURES_TO_OPEN` failures in a row.
 
-    After a few failures in a row it answers for the store at once, and lets
-    one request through every :data:`OPEN_FOR` seconds; the first that succeeds
-    lets all through again.
+    Then it lets one request through every :data:`OPEN_FOR` seconds.  The first
+    success closes it.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -23,7 +22,7 @@ class Breaker:
         self._next_try = 0.0
 
     def check(self) -> None:
-        """Raises ``StoreUnavailable`` when there is no point in trying now."""
+        """Raises ``StoreUnavailable`` while the breaker is open."""
         if self._failures < FAILURES_TO_OPEN:
             return
         now = self._clock.monotonic()

@@ -1,4 +1,4 @@
-"""What all verbs of the store share: the bucket, its layout, what it honours, and one publisher at a time for a key."""
+"""The base of all operations: the bucket, its layout, what the store honours, and a lock for each key."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from godrive.errors import DriveError, NotFound, StoreUnavailable, UploadFinishe
 from godrive.model import ObjectKey
 
 COPY_LIMIT = 5 * 1024 * MIB
-"""Bytes that one CopyObject moves at most (Amazon S3 API reference)."""
+"""The most bytes that one CopyObject moves (Amazon S3 API reference)."""
 
 COPY_PART = 512 * MIB
 
 
 class Bucket:
-    """The part of :class:`~godrive.blobs.s3.store.S3BlobStore` below the verbs.
+    """The base of :class:`~godrive.blobs.s3.store.S3BlobStore`.
 
-    *capabilities* overrides what the probe at ``open`` finds out.  Bodies over
-    *part* bytes go up in parts; objects over *copy_limit* are copied in parts.
-    *deadline* is the seconds that one request without a body may take.
+    *capabilities* replaces the probe at ``open``.  Bodies over *part* bytes are
+    uploaded in parts, objects over *copy_limit* are copied in parts.  *deadline*
+    is the time limit in seconds of a request without a body.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Bucket:
 
     @asynccontextmanager
     async def publishing(self, key: ObjectKey) -> AsyncIterator[None]:
-        """Nobody else of this process publishes under *key* meanwhile."""
+        """Hold the lock of *key*, so that this process publishes it once at a time."""
         lock, users = self._locks.get(key, (anyio.Lock(), 0))
         self._locks[key] = lock, users + 1
         try:
@@ -89,8 +89,7 @@ class Bucket:
     async def look(self, bucket_key: str) -> dict[str, Any]:
         """The store's HEAD.  Raises ``NotFound``.
 
-        A 404 without a body does not say what is not there: that the bucket
-        itself is gone says nothing about the object.
+        A 404 without a body may mean that the bucket is gone, which is an outage.
         """
         options: dict[str, Any] = {"ChecksumMode": "ENABLED"} if self.capabilities.checksums else {}
         try:
@@ -101,19 +100,19 @@ class Bucket:
         return head
 
     async def look_if_any(self, bucket_key: str) -> dict[str, Any] | None:
-        """The store's HEAD, if there is such an object."""
+        """The store's HEAD, or ``None`` if there is no such object."""
         try:
             return await self.look(bucket_key)
         except NotFound:
             return None
 
     async def refuse_existing(self, bucket_key: str) -> None:
-        """Raises ``UploadFinished`` when the object is there already."""
+        """Raises ``UploadFinished`` if the object exists."""
         if await self.look_if_any(bucket_key) is not None:
             raise UploadFinished
 
     async def transfer(self, source: str, head: dict[str, Any], target: str) -> None:
-        """Have the store copy the object that *head* described, or raise ``UploadFinished`` if it changed since."""
+        """Copy the object that *head* describes.  Raises ``UploadFinished`` if it has changed since."""
         place = {"Bucket": self.client.bucket, "Key": source}
         same: dict[str, Any] = {"CopySource": place, "CopySourceIfMatch": head["ETag"]}
         if head["ContentLength"] <= self._copy_limit:
@@ -140,7 +139,7 @@ class Bucket:
             raise
 
     async def settle(self, key: ObjectKey) -> None:
-        """Publish what a client sent to ``incoming/``, unless that has happened.  Raises ``NotFound``."""
+        """Publish what a client sent to ``incoming/``.  Idempotent.  Raises ``NotFound``."""
         place, arrival = self.layout.object(key), self.layout.arrival(key)
         async with self.publishing(key):
             if await self.look_if_any(place) is None:
@@ -148,12 +147,12 @@ class Bucket:
         await self.client.call("delete_object", Key=arrival)
 
     async def begin(self, bucket_key: str, mime: str, metadata: dict[str, str]) -> str:
-        """A new multipart upload; its id."""
+        """Begin a multipart upload and return its id."""
         answer = await self.client.call("create_multipart_upload", Key=bucket_key, ContentType=mime, Metadata=metadata)
         return str(answer["UploadId"])
 
     async def join(self, bucket_key: str, multipart: str, parts: list[tuple[int, str]], **condition: str) -> None:
-        """Make the parts one object.  Raises ``NotFound`` when the upload has ended."""
+        """Join the parts to one object.  Raises ``NotFound`` if the multipart upload has ended."""
         listed = [{"PartNumber": number, "ETag": etag} for number, etag in sorted(parts)]
         try:
             await self.client.call(
@@ -165,12 +164,12 @@ class Bucket:
                 **condition,
             )
         except StoreUnavailable as error:
-            if code_of(error.__cause__) == "InternalError":  # Ceph's answer for an upload that was aborted
+            if code_of(error.__cause__) == "InternalError":  # how Ceph answers for an upload that was aborted
                 await self.client.call("list_parts", Key=bucket_key, UploadId=multipart)
             raise
 
     async def join_once(self, bucket_key: str, multipart: str, parts: list[tuple[int, str]]) -> None:
-        """Make the parts one object unless there is one; to be called while :meth:`publishing`."""
+        """Join the parts unless the object exists.  The caller holds :meth:`publishing`."""
         if self.capabilities.conditional_complete:
             await self.join(bucket_key, multipart, parts, IfNoneMatch="*")
         else:
@@ -178,7 +177,7 @@ class Bucket:
             await self.join(bucket_key, multipart, parts)
 
     async def send_part(self, bucket_key: str, multipart: str, number: int, data: bytes) -> str:
-        """Store one part; its ETag."""
+        """Store one part and return its ETag."""
         answer = await self.client.call(
             "upload_part",
             Key=bucket_key,
@@ -190,6 +189,6 @@ class Bucket:
         return plain_etag(answer["ETag"])
 
     async def give_up(self, bucket_key: str, multipart: str) -> None:
-        """Forget the parts, now if the store answers and else by the next sweep; also while being cancelled."""
+        """Abort the multipart upload, even while being cancelled.  If the store does not answer, a sweep aborts it."""
         with anyio.move_on_after(5, shield=True), suppress(DriveError):
             await self.client.call("abort_multipart_upload", Key=bucket_key, UploadId=multipart)

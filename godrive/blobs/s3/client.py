@@ -1,4 +1,4 @@
-"""The connection to the store: one pooled client, bounded retries, and a breaker in front of an outage."""
+"""The connection to the store: one pooled client, bounded retries, and a circuit breaker."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ T = TypeVar("T")
 
 ATTEMPTS = 3
 _BACKOFF = Backoff(0.05, 1.0, factor=4.0)
-"""Tries of one request, all within its deadline."""
+"""Attempts of one request, all within its deadline."""
 
 DEADLINE = 10.0
-"""Seconds that a request without a body may take, retries and all: less than an ask waits, so that it hears why."""
+"""Time limit in seconds of a request without a body, retries included.  An ask waits longer, so it gets the reason."""
 
 BODY_DEADLINE = 120.0
-"""Seconds for one request that carries a part, or that has the store move bytes itself."""
+"""Time limit in seconds of a request that sends a part, or that makes the store move bytes."""
 
 
 class S3Client:
@@ -82,7 +82,7 @@ class S3Client:
             await self._make_or_check_bucket()
 
     async def close(self) -> None:
-        """Drop the connections."""
+        """Close the connections."""
         await self._stack.aclose()
         self._client = None
 
@@ -95,19 +95,19 @@ class S3Client:
                 field="blobs.s3.bucket",
             )
         options: dict[str, Any] = {}
-        if self._settings.region != "us-east-1":  # the one region that must not be named
+        if self._settings.region != "us-east-1":  # the one region that must not be named here
             options["CreateBucketConfiguration"] = {"LocationConstraint": self._settings.region}
         try:
             await self.call("create_bucket", **options)
         except StoreUnavailable as error:
-            # Several processes start at once: another of them was first.
+            # Another process that starts at the same time was first.
             if code_of(error.__cause__) not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
                 raise
             await self._has_bucket()
 
     async def _has_bucket(self) -> bool:
         try:
-            await self.call("list_objects_v2", MaxKeys=1)  # unlike HEAD it says why not
+            await self.call("list_objects_v2", MaxKeys=1)  # unlike HEAD, its answer names the reason
         except StoreUnavailable as error:
             if code_of(error.__cause__) != "NoSuchBucket":
                 raise
@@ -115,7 +115,7 @@ class S3Client:
         return True
 
     async def check_bucket(self) -> None:
-        """Raises ``StoreUnavailable`` when the bucket is not there (any more)."""
+        """Raises ``StoreUnavailable`` if the bucket does not exist."""
         if not await self._has_bucket():
             raise StoreUnavailable(f"The bucket {self.bucket} is gone.", hint="Restore it, or make it again.")
 
@@ -125,7 +125,7 @@ class S3Client:
         return self._client is not None
 
     def now(self) -> datetime:
-        """The time that signatures are made with."""
+        """The time that signatures state."""
         return self._clock.now()
 
     @property
@@ -150,10 +150,10 @@ class S3Client:
         )
 
     async def call(self, operation: str, *, deadline: float | None = None, **arguments: Any) -> Any:
-        """Ask the store for *operation* on the bucket.
+        """Execute *operation* on the bucket.
 
-        Tried again after what passes, until *deadline* seconds are over (of the client, by default).
-        Raises the ``DriveError`` that :func:`translate` finds.
+        Retries passing failures within *deadline* seconds (by default that of
+        the client).  Raises the ``DriveError`` that :func:`translate` returns.
         """
         if self._client is None:
             raise StoreUnavailable("The store is not open.")
@@ -167,7 +167,7 @@ class S3Client:
             self._breaker.failed()
             raise StoreUnavailable(f"The store does not answer within {seconds:g} seconds.") from None
         except ParamValidationError:
-            raise  # ours: a bug
+            raise  # a bug of ours
         except FAULTS as error:
             if is_outage(error):
                 self._breaker.failed()
@@ -178,10 +178,10 @@ class S3Client:
         return answer
 
     async def pages(self, operation: str, result: str, tokens: dict[str, str], **arguments: Any) -> AsyncIterator[Any]:
-        """Every entry of a list that comes in pages.
+        """Every entry of a paged list.
 
-        *result* is the answer's list; *tokens* says which field of an answer
-        goes into which argument of the next call.
+        *result* names the answer's list.  *tokens* maps a field of an answer to
+        the argument of the next call that takes its value.
         """
         while True:
             answer = await self.call(operation, **arguments)
@@ -226,13 +226,13 @@ class S3Client:
         try:
             if self._credentials is None:
                 raise StoreUnavailable("There are no credentials for the store.")
-            frozen = await self._credentials.get_frozen_credentials()  # renews them when they are about to expire
+            frozen = await self._credentials.get_frozen_credentials()  # renews them before they expire
         except FAULTS as error:
             raise translate(error) from error
         return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
 
     def refusals_are_mistakes(self) -> _RefusalsAreMistakes:
-        """While starting, a refusal that waiting will not mend is the operator's to mend: ``ConfigError``."""
+        """A context in which a refusal that only the operator can change raises ``ConfigError``."""
         return _RefusalsAreMistakes()
 
 

@@ -1,4 +1,4 @@
-"""What a store's failure means to us: vendor errors end here."""
+"""Translates the errors of the SDK and the store into ours."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from godrive.errors import (
 
 CONNECTION_FAULTS = (HTTPClientError, ConnectionError, ResponseStreamingError, IncompleteReadError, aiohttp.ClientError)
 FAULTS = (ClientError, BotoCoreError, aiohttp.ClientError, OSError)
-"""Everything that a call to the store may raise because of the store."""
+"""Every error of a call that the store or the network causes."""
 
 _ANSWERS: dict[str, type[DriveError]] = {
     "404": NotFound,
@@ -84,11 +84,11 @@ _DENIED = ("AccessDenied", "403")
 
 _MISTAKES = {
     "InvalidAccessKeyId": "The store does not know blobs.s3.access_key.",
-    "SignatureDoesNotMatch": "blobs.s3.secret_key is not the one of blobs.s3.access_key.",
+    "SignatureDoesNotMatch": "blobs.s3.secret_key does not belong to blobs.s3.access_key.",
     "ExpiredToken": "The store's credentials have expired and were not renewed.",
     "InvalidToken": "The store refuses the session token of the credentials.",
-    "RequestTimeTooSkewed": "The clock here and the store's differ by more than 15 minutes: set both by NTP.",
-    "NoSuchBucket": "The bucket does not exist: make it, or set blobs.s3.create_bucket.",
+    "RequestTimeTooSkewed": "The clocks here and in the store differ by more than 15 minutes: synchronise both by NTP.",
+    "NoSuchBucket": "The bucket does not exist: create it, or set blobs.s3.create_bucket.",
     "InvalidBucketName": "blobs.s3.bucket is not a name that the store allows.",
     "AccessDenied": _ALL_RIGHTS,
     "403": _ALL_RIGHTS,
@@ -101,7 +101,7 @@ _MISTAKES = {
 
 
 def code_of(error: BaseException | None) -> str:
-    """The store's own word for what went wrong, empty when it said nothing."""
+    """The store's error code, or an empty string."""
     return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
 
 
@@ -126,12 +126,12 @@ def is_passing(error: BaseException) -> bool:
         status = int(_metadata(error).get("HTTPStatusCode", 0))
         if code_of(error) in {"SlowDown", "RequestTimeout"}:
             return True
-        return status >= 500 and status != 501 and code_of(error) not in _ANSWERS  # 501: never will
+        return status >= 500 and status != 501 and code_of(error) not in _ANSWERS  # 501 is permanent
     return isinstance(error, (*CONNECTION_FAULTS, OSError))
 
 
 def translate(error: Exception) -> DriveError:
-    """The error of ours that says the same."""
+    """The ``DriveError`` with the same meaning."""
     if isinstance(error, (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError)):
         return StoreUnavailable(
             "There are no credentials for the store.",
@@ -152,7 +152,7 @@ def translate(error: Exception) -> DriveError:
 
 
 def as_config_error(error: StoreUnavailable) -> ConfigError | None:
-    """The operator's mistake behind the refusal, if it is one that waiting will not mend."""
+    """The refusal as a mistake of the operator, or ``None`` if waiting may end it."""
     cause = error.__cause__
     if isinstance(cause, (NoCredentialsError, PartialCredentialsError)) or code_of(cause) in _MISTAKES:
         return ConfigError(error.detail, hint=error.hint, field="blobs.s3")

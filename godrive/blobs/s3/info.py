@@ -1,4 +1,4 @@
-"""What the store's answers say about a blob."""
+"""Reads a blob's description from the store's answers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from godrive.model import BlobInfo, ETag, ObjectKey
 
 DIGEST_KEY = "godrive-sha256"
-"""The user metadata that keeps the SHA-256 of a blob that went through us, or that the store held a client to."""
+"""User metadata: the SHA-256 of a blob, computed by us or enforced by the store."""
 
 UNVERIFIED = "unverified"
-"""Its value where nobody has compared: signed, so that a client cannot vouch for its own digest."""
+"""The signed value if nobody has verified a digest, so that a client cannot claim one."""
 
 WRITER_KEY = "godrive-writer"
-"""The user metadata that tells a put which answer came late from one that came first to another."""
+"""User metadata: the id of the put, which tells a put that succeeded without an answer from another that won."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
@@ -38,7 +38,7 @@ def blob_info(key: ObjectKey, head: dict[str, Any]) -> BlobInfo:
 
 
 def listed_info(key: ObjectKey, entry: dict[str, Any]) -> BlobInfo:
-    """From an entry of a list, which names neither digest nor type."""
+    """From an entry of a list, which has neither digest nor type."""
     return BlobInfo(
         key=key,
         size_bytes=entry["Size"],
@@ -48,12 +48,12 @@ def listed_info(key: ObjectKey, entry: dict[str, Any]) -> BlobInfo:
 
 
 def plain_etag(etag: str) -> ETag:
-    """Without the quotes of its HTTP form."""
+    """The ETag without its quotes."""
     return ETag(etag.strip('"'))
 
 
 def checksum(sha256: str) -> str:
-    """A SHA-256 as ``x-amz-checksum-sha256`` has it."""
+    """A SHA-256 in the form of ``x-amz-checksum-sha256``."""
     return base64.b64encode(bytes.fromhex(sha256)).decode()
 
 
@@ -62,6 +62,8 @@ def _sha256(head: dict[str, Any]) -> str | None:
     if _DIGEST.fullmatch(kept):
         return str(kept)
     verified = head.get("ChecksumSHA256", "")
-    if verified and "-" not in verified and head.get("ChecksumType") != "COMPOSITE":  # else it is of the parts' digests
+    if (
+        verified and "-" not in verified and head.get("ChecksumType") != "COMPOSITE"
+    ):  # otherwise it is a digest of the parts' digests
         return base64.b64decode(verified).hex()
     return None

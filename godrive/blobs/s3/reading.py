@@ -1,4 +1,4 @@
-"""Verbs that leave the store as it is: head, get, list."""
+"""Operations that change nothing: head, get, list."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from godrive.errors import NotFound, RangeNotSatisfiable, StoreUnavailable
 from godrive.model import BlobInfo, ObjectKey
 
 CHUNK = 256 * 1024
-"""Bytes that one step of ``get`` yields at most."""
+"""The largest chunk that ``get`` yields."""
 
 RESUMES = 3
-"""Times a download that breaks off goes on from where it was, without a byte in between."""
+"""How often a download that breaks off is resumed."""
 
 
 class Reading(Bucket):
@@ -26,8 +26,8 @@ class Reading(Bucket):
     async def head(self, key: ObjectKey) -> BlobInfo:
         """See :meth:`godrive.blobs.BlobStore.head`.
 
-        Where a client's PUT leads to a place of its own, this also publishes
-        what it has sent, so that its URL cannot change it any more.
+        If clients' PUTs lead below ``incoming/``, this also publishes what was
+        sent, so that its URL cannot change it any more.
         """
         place = self.layout.object(key)
         try:
@@ -39,7 +39,7 @@ class Reading(Bucket):
         return blob_info(key, await self.look(place))
 
     async def get(self, key: ObjectKey, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
-        """See :meth:`godrive.blobs.BlobStore.get`; a transfer that breaks off is taken up again."""
+        """See :meth:`godrive.blobs.BlobStore.get`.  A transfer that breaks off is resumed."""
         place = self.layout.object(key)
         if end is not None and end <= start:
             await self.look(place)
@@ -52,7 +52,7 @@ class Reading(Bucket):
             try:
                 answer = await self.client.call("get_object", Key=place, **wanted, **condition)
             except RangeNotSatisfiable:
-                return  # it begins behind the last byte
+                return  # it starts after the last byte
             condition = {"IfMatch": answer["ETag"]}
             body = answer["Body"]
             try:
@@ -80,7 +80,7 @@ class Reading(Bucket):
                 yield listed_info(key, entry)
 
     async def free_bytes(self) -> int | None:
-        """There is no telling."""
+        """Unknown."""
         return None
 
 

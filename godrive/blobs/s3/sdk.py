@@ -1,4 +1,4 @@
-"""The SDK, kept from what it does unasked: reading the environment, adding checksums, retrying on its own."""
+"""The SDK, configured not to read the environment, add checksums or retry by itself."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES
 from godrive.config import S3
 
 CONNECTIONS = 256
-"""At most; a download that goes through us holds one for as long as its client likes."""
+"""The most connections.  A download through this server holds one until its client has read it."""
 
 CONNECT_TIMEOUT = 3.0
 
 
 def make_session(*, from_environment: bool) -> AioSession:
-    """A session that reads variables and files of the AWS tools only when the configuration holds no keys."""
+    """A session that reads the variables and files of the AWS tools only if the configuration has no keys."""
     if from_environment:
         return AioSession()
     silent = {
@@ -30,14 +30,14 @@ def make_session(*, from_environment: bool) -> AioSession:
 
 
 def client_config(settings: S3, *, read_timeout: float) -> AioConfig:
-    """How requests are signed, addressed and sent."""
+    """The configuration of the SDK's client."""
     return AioConfig(
         signature_version="s3v4",
         s3={"addressing_style": "path" if settings.path_style else "virtual"},
-        # Newer SDKs add a CRC to each request and want one in each answer; many stores refuse or ignore it.
+        # Newer SDKs add a CRC to each request and expect one in each answer.  Many stores refuse or ignore it.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
-        retries={"total_max_attempts": 1},  # ours know the deadline
+        retries={"total_max_attempts": 1},  # our own retries respect the deadline
         connect_timeout=CONNECT_TIMEOUT,
         read_timeout=read_timeout,
         max_pool_connections=CONNECTIONS,

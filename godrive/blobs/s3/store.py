@@ -1,4 +1,4 @@
-"""The blob store in an S3 bucket, put together from its verbs."""
+"""The blob store in an S3 bucket, composed of its operations."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ from godrive.blobs.s3.writing import Writing
 class S3BlobStore(Reading, Writing, Urls, Cors, Rights):
     """A :class:`~godrive.blobs.BlobStore` that is also a :class:`~godrive.blobs.Presigner`.
 
-    Takes the ``[blobs.s3]`` table, its keys resolved.  No more than two parts of
-    a body are held at a time, 8 MiB each for bodies of up to 78 GiB.
+    Takes the ``[blobs.s3]`` table with its ``*_file`` keys resolved.  Holds at
+    most two parts of a body in memory, 8 MiB each for bodies of up to 78 GiB.
     """

@@ -1,4 +1,4 @@
-"""Verbs that change what is stored: put, delete, quarantine, sweep."""
+"""Operations that change what is stored: put, delete, quarantine, sweep."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Writing(Bucket):
     """See :class:`~godrive.blobs.BlobStore`."""
 
     def receiving(self, key: ObjectKey) -> int | None:
-        """See :meth:`godrive.blobs.BlobStore.receiving`; of puts through this process."""
+        """See :meth:`godrive.blobs.BlobStore.receiving`.  Counts puts through this process only."""
         bodies = self.arriving.get(key)
         return max(body.received for body in bodies) if bodies else None
 
@@ -48,8 +48,8 @@ class Writing(Bucket):
     ) -> BlobInfo:
         """See :meth:`godrive.blobs.BlobStore.put`.
 
-        ``StoreUnavailable`` is the exception to "nothing is stored": an answer
-        that got lost may have been a yes.  What is there then is whole.
+        After ``StoreUnavailable`` the blob may be stored, whole, because the
+        answer of the store may have been lost.
         """
         self.layout.object(key)
         arriving = PartReader(body, size=size, sha256=sha256)
@@ -88,7 +88,7 @@ class Writing(Bucket):
         self, key: ObjectKey, held: list[bytes], rest: AsyncIterator[bytes], mime: str, metadata: dict[str, str]
     ) -> None:
         place, writer = self.layout.object(key), new_id()
-        await self.refuse_existing(place)  # before many bytes are moved in vain
+        await self.refuse_existing(place)  # before many bytes are sent in vain
         multipart = await self.begin(place, mime, {WRITER_KEY: writer} | metadata)
         try:
             parts = [(1, await self.send_part(place, multipart, 1, held.pop(0)))]
@@ -112,7 +112,7 @@ class Writing(Bucket):
                     raise
 
     async def _is_of(self, writer: str, place: str) -> bool:
-        """Whether it was an earlier try of this very put that got through."""
+        """Whether an earlier attempt of this put has stored the object."""
         head = await self.look_if_any(place)
         return head is not None and head.get("Metadata", {}).get(WRITER_KEY) == writer
 
@@ -123,7 +123,7 @@ class Writing(Bucket):
             await self.client.call("delete_object", Key=self.layout.arrival(key))
 
     async def quarantine(self, key: ObjectKey) -> None:
-        """See :meth:`godrive.blobs.BlobStore.quarantine`; it moves below ``quarantine/``."""
+        """See :meth:`godrive.blobs.BlobStore.quarantine`.  The blob moves below ``quarantine/``."""
         place = self.layout.object(key)
         head = await self.look_if_any(place)
         if head is not None:
@@ -156,7 +156,7 @@ class Writing(Bucket):
                     if key is None:
                         await self.client.call("delete_object", Key=entry["Key"])
                     else:
-                        with suppress(NotFound):  # it was published or deleted meanwhile
+                        with suppress(NotFound):  # it has been published or deleted since
                             await self.settle(key)
                     swept += 1
         return swept
@@ -173,14 +173,14 @@ class Writing(Bucket):
 
 
 async def _first_two(parts: AsyncIterator[bytes]) -> list[bytes]:
-    """The first part, and the second if there is one: then the first is not all."""
+    """The first part, and the second if there is one."""
     held = [await anext(parts)]
     held += [part for part in [await anext(parts, None)] if part is not None]
     return held
 
 
 async def _meanwhile(sending: Coroutine[Any, Any, str], rest: AsyncIterator[bytes]) -> tuple[str, bytes | None]:
-    """Send one part while the next one comes in; the two of them are all that is held."""
+    """Send one part while the next one arrives.  No more than these two are in memory."""
     task = asyncio.create_task(sending)
     try:
         upcoming = await anext(rest, None)
