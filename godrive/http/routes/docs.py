@@ -25,7 +25,7 @@ _POLICY = (
 async def start(call: Call) -> web.Response:
     """Redirect to the documentation."""
     # Relative, so that it holds below any prefix of a proxy or a host application.
-    return web.Response(status=302, headers={hdrs.LOCATION: "docs", hdrs.CACHE_CONTROL: "no-cache"})
+    return web.Response(status=302, headers={hdrs.LOCATION: "./docs", hdrs.CACHE_CONTROL: "no-cache"})
 
 
 @routes.get("/openapi.json", needs=PUBLIC)

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_the_start_page_leads_to_the_documentation(stranger: Person, method: str) -> None:
     answer = await stranger(method, "/", allow_redirects=False)
-    assert (answer.status, answer.headers["Location"]) == (302, "docs")
+    assert (answer.status, answer.headers["Location"]) == (302, "./docs")
     shown = await stranger("GET", "/")
     assert (shown.status, shown.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
     assert b"docs.js" in shown.content
