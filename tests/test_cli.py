@@ -267,7 +267,7 @@ def test_quota_that_is_no_size_is_a_mistake(run: Run, size: str) -> None:
 @pytest.mark.parametrize("command", ["disable", "enable", "set-password"])
 def test_user_who_is_unknown_is_one_line(run: Run, ann: str, command: str) -> None:
     assert run("user", command, "bob@example.org", stdin=PASSWORD) == (
-        1, "", "godrive: Nobody has the e-mail address bob@example.org.\n"
+        1, "", "godrive: No user has the e-mail address bob@example.org.\n"
     )  # fmt: skip
     code, _, err = run("user", command, "no-such-id", stdin=PASSWORD)
     assert (code, err.count("\n")) == (1, 1)

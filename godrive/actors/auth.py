@@ -266,7 +266,7 @@ class AuthActor(Actor[Auth]):
     async def find_user(self, ask: FindUser) -> User:
         account = await self._catalog.read(lambda tx: users.find(tx, ask.email))
         if account is None:
-            raise NotFound(f"Nobody has the e-mail address {ask.email}.")
+            raise NotFound(f"No user has the e-mail address {ask.email}.")
         return account.user
 
     @ListUsers.handler

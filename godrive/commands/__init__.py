@@ -16,13 +16,13 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add(commands: Commands, name: str, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Add a command.  *text* says what it does, in the list of commands and in its own help."""
+    """Add a command.  *text* describes it in the list of commands and in its own help."""
     description = f"{text[0].upper()}{text[1:]}."
     return commands.add_parser(name, parents=parents, help=text, description=description, allow_abbrev=False)
 
 
 def add_group(commands: Commands, name: str, text: str) -> Commands:
-    """Add a command that only has commands of its own."""
+    """Add a command that only groups others."""
     return add(commands, name, text).add_subparsers(title="commands", metavar="COMMAND", required=True)
 
 

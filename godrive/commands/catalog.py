@@ -1,4 +1,4 @@
-"""``godrive catalog copy``: from SQLite to PostgreSQL, when one machine is no longer enough."""
+"""``godrive catalog copy``: copy the catalog from SQLite to PostgreSQL."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from godrive.errors import ConfigError
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the command."""
-    actions = add_group(commands, "catalog", "where users and files are kept")
+    actions = add_group(commands, "catalog", "copy the catalog of users and files")
     copy = add(
         actions,
         "copy",
         "copy the SQLite catalog of the data folder into the empty PostgreSQL database of catalog.dsn",
         shared,
     )
-    copy.add_argument("--json", action="store_true", help="the counts as JSON")
+    copy.add_argument("--json", action="store_true", help="print the counts as JSON")
     copy.set_defaults(run=_copy)
 
 
@@ -34,7 +34,9 @@ def _copy(arguments: argparse.Namespace) -> int:
     config: Config = arguments.configuration(arguments)
     source = config.catalog_path
     if not config.catalog.dsn:
-        raise ConfigError("catalog.dsn does not say where to copy to.", hint="It, or catalog.dsn_file, must be given.")
+        raise ConfigError(
+            "catalog.dsn is not set.", hint="Set catalog.dsn or catalog.dsn_file to the target of the copy."
+        )
     if not has_sqlite_catalog(config):
         raise ConfigError(f"There is no SQLite catalog at {source}.")
     shows = sys.stderr.isatty()
@@ -44,7 +46,7 @@ def _copy(arguments: argparse.Namespace) -> int:
             sys.stderr.write(f"\r\x1b[K{rows:>8} {table}")
 
     lock = FolderLock(config.lock_path)
-    lock.acquire()  # what a running server would still write would be missing from the copy
+    lock.acquire()  # the copy would miss what a running server writes meanwhile
     try:
         counts: dict[str, int] = {}
 

@@ -1,4 +1,4 @@
-"""``godrive check-config``: whether the configuration makes sense, and what it amounts to."""
+"""``godrive check-config``: check the configuration, and print what differs from the defaults."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from godrive.configfile import settings
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the command."""
-    parser = add(commands, "check-config", "check the configuration and say what differs from the defaults", shared)
-    parser.add_argument("--json", action="store_true", help="all of it as JSON, secrets left out")
+    parser = add(commands, "check-config", "check the configuration, and print what differs from the defaults", shared)
+    parser.add_argument("--json", action="store_true", help="print all settings as JSON, without secrets")
     parser.set_defaults(run=_check)
 
 
@@ -36,6 +36,6 @@ def _check(arguments: argparse.Namespace) -> int:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(shown)).decode() + "\n")
     else:
         differ = f"{len(changed)} settings differ" if len(changed) > 1 else f"{len(changed) or 'no'} setting differs"
-        sys.stdout.write(f"The configuration is fine; {differ} from the defaults.\n")
+        sys.stdout.write(f"The configuration is valid; {differ} from the defaults.\n")
         sys.stdout.writelines(changed)
     return 0

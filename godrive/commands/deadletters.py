@@ -1,4 +1,4 @@
-"""``godrive deadletters``: bucket events that could not be dealt with, and what to do about them."""
+"""``godrive deadletters``: list, replay and drop bucket events that could not be processed."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _SHOWN = 200
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the commands."""
-    actions = add_group(commands, "deadletters", "bucket events that could not be dealt with")
-    listing = add(actions, "list", "show them, oldest first", shared)
-    listing.add_argument("--json", action="store_true", help="one JSON object a line, with the whole body")
+    actions = add_group(commands, "deadletters", "list, replay and drop bucket events that could not be processed")
+    listing = add(actions, "list", "list the dead letters, oldest first", shared)
+    listing.add_argument("--json", action="store_true", help="print one JSON object per line, with the whole body")
     listing.set_defaults(run=_list)
-    replay = add(actions, "replay", "send them again as they came, and forget them", shared)
+    replay = add(actions, "replay", "publish dead letters again as they came, and remove them", shared)
     replay.set_defaults(run=_replay)
-    drop = add(actions, "drop", "forget them", shared)
+    drop = add(actions, "drop", "remove dead letters without processing them", shared)
     drop.set_defaults(run=_drop)
     for action in (replay, drop):
-        action.add_argument("number", type=int, nargs="*", help="the number that list shows")
-        action.add_argument("--all", action="store_true", help="every one there is now")
+        action.add_argument("number", type=int, nargs="*", help="the number in the list")
+        action.add_argument("--all", action="store_true", help="all dead letters")
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -55,7 +55,7 @@ def _drop(arguments: argparse.Namespace) -> int:
 
 def _each(arguments: argparse.Namespace, done: str, act: Callable[[DeadLetters, int], Awaitable[None]]) -> int:
     if not arguments.number and not arguments.all:
-        raise ConfigError("Which ones?", hint="Give the numbers that list shows, or --all.")
+        raise ConfigError("No dead letter is named.", hint="Give the numbers from the list, or --all.")
 
     async def act_on_each(letters: DeadLetters) -> None:
         numbers = [letter.number async for letter in letters.list()] if arguments.all else arguments.number
@@ -96,5 +96,5 @@ def _as_line(letter: Letter) -> str:
 
 
 def _shown(text: str) -> str:
-    """What strangers wrote, without what a terminal would obey."""
+    """The text with control characters replaced: a terminal would obey them, and strangers wrote it."""
     return "".join(mark if mark.isprintable() else "." for mark in text)

@@ -1,4 +1,4 @@
-"""``godrive doctor``: look at everything, and say what to do."""
+"""``godrive doctor``: check the installation, and say how to correct it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the command."""
-    text = "check everything the drive needs, and say what to do where it is not right"
+    text = "check everything the drive needs, and say how to correct what is wrong"
     parser = add(commands, "doctor", text, shared)
-    parser.add_argument("--json", action="store_true", help="the findings as JSON")
-    parser.add_argument("--set-cors", action="store_true", help="give the bucket the CORS rules that browsers need")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.add_argument("--set-cors", action="store_true", help="set the CORS rules of the bucket that browsers need")
     parser.set_defaults(run=_doctor)
 
 

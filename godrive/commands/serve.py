@@ -1,4 +1,4 @@
-"""``godrive serve``: the server, from the first line of log to the last."""
+"""``godrive serve``: run the server until a signal stops it."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ ROLES = (*Actors.__struct_fields__, HTTP)
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the command."""
     parser = add(commands, "serve", "run the server until SIGTERM or SIGINT", shared)
-    parser.add_argument("--host", help="the address to listen on (server.host)")
-    parser.add_argument("--port", type=int, help="the port to listen on; 0 for any that is free (server.port)")
+    parser.add_argument("--host", help="listen on this address (server.host)")
+    parser.add_argument("--port", type=int, help="listen on this port; 0 for any free one (server.port)")
     parser.add_argument(
         "--only",
         type=_parts,
         metavar="PART,...",
-        help=f"run only these parts here, and reach the other actors through NATS: {', '.join(ROLES)}",
+        help=f"run only these parts in this process; the other actors are reached through NATS: {', '.join(ROLES)}",
     )
     parser.set_defaults(run=_serve)
 
@@ -68,7 +68,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         }
     config: Config = arguments.configuration(arguments)
     if config.server.port == 0:
-        # URLs are signed for the port, so it must be known before anything else.
+        # URLs are signed for the port, so it must be known before the drive opens.
         config = msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, port=_free_port(config)))
     process_log = logs.configure(config.log)
     _raise_limit()
@@ -80,14 +80,14 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _raise_limit() -> None:
-    """Open as many files as is allowed: a process begins with few, for the sake of programs that call ``select``."""
+    """Raise the limit on open files to what is allowed.  It starts low, for programs that call ``select``."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):  # macOS names a limit that it does not grant
+    with suppress(OSError, ValueError):  # macOS reports a limit that it does not grant
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run to the end on a fast event loop, where there is one for this platform."""
+    """Run *main* to its end, on uvloop if it is installed."""
     try:
         import uvloop  # noqa: PLC0415
     except ImportError:
@@ -100,7 +100,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 async def _run(arguments: argparse.Namespace, config: Config, process_log: logs.ProcessLog, *, http: bool) -> None:
     reloader = Reloader(arguments, config, process_log)
     signals = Signals(on_reload=reloader.reload, on_end=partial(process_log.writer.drain, 0.5))
-    # Here and not above: other commands do without a web server.
+    # Imported here because other commands need no web server.
     from godrive.drive import GoDrive  # noqa: PLC0415
     from godrive.http.wire.server import serve  # noqa: PLC0415
 

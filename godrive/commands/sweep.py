@@ -1,4 +1,4 @@
-"""``godrive sweep``: what the janitor does by itself, now."""
+"""``godrive sweep``: run the chores of the janitor once."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from godrive.config import Config
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the command."""
-    text = "purge what is due and clear away leftovers, also beside a running server"
+    text = "purge what is due and remove leftovers; a server may be running"
     parser = add(commands, "sweep", text, shared)
-    parser.add_argument("--json", action="store_true", help="the counts as JSON")
+    parser.add_argument("--json", action="store_true", help="print the counts as JSON")
     parser.set_defaults(run=_sweep)
 
 

@@ -39,7 +39,7 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the commands."""
-    actions = add_group(commands, "user", "accounts")
+    actions = add_group(commands, "user", "manage accounts")
 
     def add(name: str, action: Action, text: str, *, who: bool = True) -> argparse.ArgumentParser:
         command = add_command(actions, name, text, shared)
@@ -48,19 +48,21 @@ def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
         command.set_defaults(run=_run, action=action)
         return command
 
-    password = "the password is asked for, or is the first line of standard input"  # noqa: S105
-    new = add("add", _add, f"make a user; {password}", who=False)
+    password = "the password is read from the terminal or from the first line of standard input"  # noqa: S105
+    new = add("add", _add, f"add a user; {password}", who=False)
     new.add_argument("email", metavar="EMAIL")
-    new.add_argument("--quota", type=_quota, metavar="SIZE", help="as for set-quota; the default is the server's")
-    add("list", _list, "list the users", who=False).add_argument("--json", action="store_true", help="as JSON")
-    add("disable", _disable, "let the user in no more, and end all sessions and uploads at once")
-    add("enable", _enable, "let the user in again")
-    add("set-password", _set_password, f"change the password and end all sessions; {password}")
-    add("set-quota", _set_quota, "change the quota").add_argument(
-        "quota", type=_quota, metavar="SIZE", help="bytes, or with K, M, G or T at the end (of 1024), or none"
+    new.add_argument(
+        "--quota", type=_quota, metavar="SIZE", help="the quota as for set-quota (default: auth.default_quota_bytes)"
     )
-    invite = add("invite", _invite, "make a code that lets one person sign up", who=False)
-    invite.add_argument("--days", type=float, default=7.0, help="how long it is good (default: 7)")
+    add("list", _list, "list the users", who=False).add_argument("--json", action="store_true", help="print JSON")
+    add("disable", _disable, "disable a user, and end all sessions and uploads at once")
+    add("enable", _enable, "enable a disabled user")
+    add("set-password", _set_password, f"set the password and end all sessions; {password}")
+    add("set-quota", _set_quota, "set the quota").add_argument(
+        "quota", type=_quota, metavar="SIZE", help="bytes, or a number with K, M, G or T (powers of 1024), or none"
+    )
+    invite = add("invite", _invite, "create an invitation code for one person", who=False)
+    invite.add_argument("--days", type=float, default=7.0, help="days until the code expires (default: 7)")
 
 
 def _quota(text: str) -> int:
@@ -77,7 +79,9 @@ def _run(arguments: argparse.Namespace) -> int:
     config: Config = arguments.configuration(arguments)
     makes = arguments.action in (_add, _invite)
     if config.catalog.driver == "sqlite" and not makes and not has_sqlite_catalog(config):
-        raise ConfigError(f"There is no drive in {config.data_dir}", hint="Choose another with --data-dir or --config.")
+        raise ConfigError(
+            f"There is no drive in {config.data_dir}", hint="Name another folder with --data-dir or --config."
+        )
 
     async def act() -> None:
         from godrive.blobs.memory import MemoryBlobStore  # noqa: PLC0415
@@ -147,10 +151,10 @@ async def _set_quota(drive: GoDrive, arguments: argparse.Namespace) -> None:
 
 async def _invite(drive: GoDrive, arguments: argparse.Namespace) -> None:
     if not 0 < arguments.days <= 3650:
-        raise Invalid("An invite is good for at most 3650 days.", field="days")
+        raise Invalid("An invitation expires after more than 0 and at most 3650 days.", field="days")
     code = await drive.auth.ask(Invite(_OPERATOR, drive.clock.now() + timedelta(days=arguments.days)))
     if drive.config.auth.signup != "invite":
-        sys.stderr.write(f"Invites are not asked for: auth.signup is {drive.config.auth.signup!r}.\n")
+        sys.stderr.write(f"Sign-up does not ask for an invitation: auth.signup is {drive.config.auth.signup!r}.\n")
     _say(code)
 
 
@@ -173,8 +177,8 @@ def _new_password() -> str:
         return password
     password = getpass.getpass("Password: ")
     check_new_password(password)
-    if getpass.getpass("The same again: ") != password:
-        raise Invalid("The passwords differ.", field="password")
+    if getpass.getpass("Repeat the password: ") != password:
+        raise Invalid("The passwords are not the same.", field="password")
     return password
 
 
