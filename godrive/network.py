@@ -6,6 +6,7 @@ Each function raises ``ValueError`` for text that could never match anything.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import SplitResult, urlsplit
 
@@ -53,6 +54,7 @@ def binds_every_address(text: str) -> bool:
     return bind_addresses(text)[-1] == "0.0.0.0"  # noqa: S104
 
 
+@lru_cache(maxsize=64)  # answers name it in Location
 def local_url(text: str, port: int) -> str:
     """The URL of a server on ``server.host``, as a client on the same machine reaches it."""
     address = "127.0.0.1" if text == ANY else host(text)
@@ -70,6 +72,7 @@ def url(text: str) -> str:
     return f"{parts.scheme}://{_in_url(address)}{port}{parts.path.rstrip('/')}"
 
 
+@lru_cache(maxsize=64)
 def base_url(text: str) -> str:
     """The same, for clients: its host is one that they can reach."""
     if urlsplit(url(text)).hostname in ("0.0.0.0", "::"):  # noqa: S104 - to refuse it
