@@ -47,6 +47,9 @@ class ClockGuard:
     After a jump, the clock is in doubt until it has run for *settle* seconds
     without another one: there is no telling which of the two times was wrong,
     and what was written meanwhile may carry either.
+
+    ``compared`` says whether someone has compared the clock with the time that
+    an earlier process recorded.
     """
 
     def __init__(self, clock: Clock, *, tolerance: float = TOLERANCE, settle: float = SETTLE) -> None:
@@ -56,20 +59,34 @@ class ClockGuard:
         self._difference = self._measure()
         self._jump = 0.0
         self._in_doubt_until = float("-inf")
+        self.compared = False
+
+    def distrust(self, jump: float) -> None:
+        """Put the clock in doubt, because it is *jump* seconds from where it should be."""
+        self._jump = jump
+        self._in_doubt_until = self._clock.monotonic() + self._settle
+
+    def trust(self) -> None:
+        """End the doubt, because an operator says that the clock is right."""
+        self._difference = self._measure()
+        self._in_doubt_until = float("-inf")
+        self.compared = True
 
     def doubt(self) -> str | None:
         """Why the clock is in doubt, for an operator to read; ``None`` when it is not."""
         before, self._difference = self._difference, self._measure()
         now = self._clock.monotonic()
         if abs(self._difference - before) > self._tolerance:
-            self._jump = self._difference - before
-            self._in_doubt_until = now + self._settle
+            self.distrust(self._difference - before)
         if now >= self._in_doubt_until:
             return None
         direction = "forwards" if self._jump > 0 else "backwards"
         by = timedelta(seconds=round(abs(self._jump)))
         left = timedelta(seconds=round(self._in_doubt_until - now))
-        return f"The clock jumped {direction} by {by}: nothing expires until it has run steadily for another {left}."
+        return (
+            f"The clock jumped {direction} by {by}, or the server was off: nothing expires until it has run steadily "
+            f"for another {left}. If the clock is right, run: godrive sweep --trust-clock"
+        )
 
     def _measure(self) -> float:
         return self._clock.now().timestamp() - self._clock.monotonic()

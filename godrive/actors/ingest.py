@@ -24,6 +24,7 @@ from enum import Enum, auto
 
 from msgspec.structs import replace
 
+from godrive.actors.clock_check import check_clock
 from godrive.actors.concurrent import for_each
 from godrive.clock import Clock, ClockGuard
 from godrive.config import Ingest as Settings
@@ -123,6 +124,8 @@ class IngestActor(Actor[Ingest]):
 
     @Reconcile.handler
     async def reconcile(self, ask: Reconcile) -> Reconciled:
+        if not self._guard.compared:
+            await check_clock(self._metadata, self._guard)
         count = _Count()
 
         async def settle(upload: Upload) -> None:

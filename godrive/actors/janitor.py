@@ -28,6 +28,7 @@ from typing import TypeVar
 
 from msgspec.structs import asdict
 
+from godrive.actors.clock_check import check_clock
 from godrive.actors.concurrent import for_each
 from godrive.clock import Clock, ClockGuard
 from godrive.config import Config
@@ -99,6 +100,7 @@ class JanitorActor(Actor[Janitor]):
         count = _Count()
         with suppress(_LeaseLost):
             async with self._alone():
+                await check_clock(self._metadata, self._guard, trust=ask.trust_clock)
                 for chore in (self._purge, self._clean, self._sweep_staging, self._find_orphans, self._prune):
                     try:
                         await chore(count)

@@ -18,6 +18,7 @@ def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     text = "purge what is due and remove leftovers; a server may be running"
     parser = add(commands, "sweep", text, shared)
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
+    parser.add_argument("--trust-clock", action="store_true", help="purge even if the clock seems to have jumped")
     parser.set_defaults(run=_sweep)
 
 
@@ -32,7 +33,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
         nonlocal failed
         async with GoDrive(config, on_event=logs.on_event, serving=False) as drive:
-            swept = await drive.janitor.ask(Sweep())
+            swept = await drive.janitor.ask(Sweep(trust_clock=arguments.trust_clock))
         failed = swept.failed
         if arguments.json:
             sys.stdout.write(msgspec.json.encode(swept).decode() + "\n")

@@ -33,6 +33,11 @@ class Swept(Value):
 
 
 class Sweep(Ask[Janitor, Swept]):
-    """Purge what is due (bytes first, then row), and clear away leftovers.  Safe to ask at any time."""
+    """Purge what is due (bytes first, then row), and clear away leftovers.  Safe to ask at any time.
+
+    *trust_clock* says that the clock is right even if it seems to have jumped.
+    """
+
+    trust_clock: bool = False
 
     timeout: ClassVar[float] = 600.0

@@ -160,6 +160,19 @@ class DropEvents(Ask[Metadata, None]):
     events: list[FileEvent]
 
 
+class NoteTime(Ask[Metadata, float]):
+    """The seconds since the time was last recorded, negative if the clock was set back; 0 if it never was.
+
+    Records it again, unless it lies more than *back* seconds before or
+    *forward* seconds after the recorded one.
+    """
+
+    lane: ClassVar[Lane] = Lane.CHORE
+
+    back: float = 1e12
+    forward: float = 1e12
+
+
 class AcquireLease(Ask[Metadata, bool]):
     """Whether *holder* may do what the lease is for during the next *ttl* seconds.  Its own lease it renews."""
 

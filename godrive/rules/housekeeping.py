@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from godrive.catalog import Tx
 from godrive.errors import Conflict
-from godrive.messages.system import AcquireLease, Drift, KnownKeys, Prune, RecountUsage, ReleaseLease, UsageDrift
+from godrive.messages.system import (
+    AcquireLease,
+    Drift,
+    KnownKeys,
+    NoteTime,
+    Prune,
+    RecountUsage,
+    ReleaseLease,
+    UsageDrift,
+)
 from godrive.model import ObjectKey, Pruned, UserId
 from godrive.rules import idempotency, networks, rows
 from godrive.rules.registry import Env, rule
@@ -121,6 +130,17 @@ async def recount_usage(tx: Tx, ask: RecountUsage, env: Env) -> int:
         kept = ", ".join(f"{column} = ${number}" for number, column in enumerate(_KEPT, 2))
         await tx.run(f"UPDATE users SET {kept} WHERE id = $1", user_id, *rows.found(row, "user"))
     return len(wrong)
+
+
+@rule(NoteTime, writes=True)
+async def note_time(tx: Tx, ask: NoteTime, env: Env) -> float:
+    """As ``NoteTime`` says."""
+    at = rows.micros(env.now)
+    (noted,) = rows.found(await tx.one("SELECT time_noted_at FROM catalog"), "catalog")
+    passed = (at - noted) / 1_000_000 if noted else 0.0
+    if -ask.back <= passed <= ask.forward:
+        await tx.run("UPDATE catalog SET time_noted_at = $1", at)
+    return passed
 
 
 @rule(AcquireLease, writes=True)

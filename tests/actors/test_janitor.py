@@ -30,7 +30,7 @@ from godrive.messages.janitor import Sweep, Swept
 from godrive.messages.metadata import Metadata
 from godrive.messages.system import AcquireLease, Drift, UsageDrift
 from godrive.messages.uploads import AbortUpload, BeginUpload, GetUpload
-from godrive.model import Anywhere, BlobInfo, File, ObjectKey, Root, User
+from godrive.model import Anywhere, BlobInfo, File, ObjectKey, Root, UploadState, User
 from godrive.runtime import Ask, Tell
 from godrive.testing import ManualClock, chunks, open_drive, quick_folder, sign_up, upload
 from tests.faults import Fault, Faults, FaultyBlobs
@@ -211,6 +211,59 @@ async def test_a_jump_of_the_clock_and_back_deletes_nothing(
             await drive.metadata.ask(RestoreFile(acting(owner.id), file.id))
         assert orphan in await keys(drive)
         assert (await drive.auth.ask(Refresh(session))).refresh_token
+
+
+@pytest.mark.parametrize("days", [40, 9, -1])
+async def test_a_clock_that_was_wrong_before_the_start_deletes_nothing(drive_class: type[GoDrive], days: int) -> None:
+    """As of a machine whose clock is set while it is off, or by a dead battery."""
+    with quick_folder() as folder:
+        options: dict[str, Any] = {"drive_class": drive_class, "data_dir": folder, "blobs": {"driver": "disk"}}
+        right = ManualClock()
+        async with open_drive(clock=right, **options) as drive:
+            owner = await sign_up(drive)
+            file = await trashed(drive, owner)
+            pending = await drive.metadata.ask(BeginUpload(acting(owner.id), Root(), "b.txt", "", 5))
+            await drive.janitor.ask(Sweep())
+        for _ in range(2):  # a second start does not make it right
+            wrong = ManualClock(right.now() + timedelta(days=days))
+            async with open_drive(clock=wrong, **options) as drive:
+                for _ in range(3):
+                    assert (await drive.ingest.ask(Reconcile())).expired == 0
+                    swept = await drive.janitor.ask(Sweep())
+                    assert (swept.purged, swept.held) == (0, 4)
+                    wrong.advance(60)
+        async with open_drive(clock=right, **options) as drive:
+            assert (await drive.janitor.ask(Sweep())).held == 0
+            await drive.metadata.ask(RestoreFile(acting(owner.id), file.id))
+            assert (await drive.metadata.ask(GetUpload(SYSTEM, pending.id))).state is UploadState.PENDING
+
+
+async def test_an_operator_may_vouch_for_a_clock_after_a_long_time_off(drive_class: type[GoDrive]) -> None:
+    with quick_folder() as folder:
+        options: dict[str, Any] = {"drive_class": drive_class, "data_dir": folder, "blobs": {"driver": "disk"}}
+        clock = ManualClock()
+        async with open_drive(clock=clock, **options) as drive:
+            await trashed(drive, await sign_up(drive))
+            await drive.janitor.ask(Sweep())
+        later = ManualClock(clock.now() + timedelta(days=40))
+        async with open_drive(clock=later, **options) as drive:
+            swept = await drive.janitor.ask(Sweep())
+            assert (swept.purged, swept.held) == (0, 4)
+            assert "godrive sweep --trust-clock" in swept.problem
+            swept = await drive.janitor.ask(Sweep(trust_clock=True))
+            assert (swept.purged, swept.held, swept.problem) == (1, 0, "")
+
+
+async def test_a_server_that_was_off_for_a_week_purges_at_once(drive_class: type[GoDrive]) -> None:
+    with quick_folder() as folder:
+        options: dict[str, Any] = {"drive_class": drive_class, "data_dir": folder, "blobs": {"driver": "disk"}}
+        options["janitor"] = {"trash_grace": 5 * DAY}
+        clock = ManualClock()
+        async with open_drive(clock=clock, **options) as drive:
+            await trashed(drive, await sign_up(drive))
+            await drive.janitor.ask(Sweep())
+        async with open_drive(clock=ManualClock(clock.now() + timedelta(days=7)), **options) as drive:
+            assert (await drive.janitor.ask(Sweep())).purged == 1
 
 
 async def test_a_jump_between_two_batches_ends_the_purge(drive_class: type[GoDrive], clock: ManualClock) -> None:

@@ -4,8 +4,10 @@
 -- {clustered} where the database can do it a table whose rows lie in the order of its primary key.
 
 -- One row.  nonce tells this catalog from every other: it is part of every validator that clients keep.
+-- time_noted_at is when the janitor last looked at the clock; 0 before.
 CREATE TABLE catalog (
-    nonce {text} NOT NULL
+    nonce {text} NOT NULL,
+    time_noted_at BIGINT NOT NULL DEFAULT 0
 );
 INSERT INTO catalog (nonce) VALUES ({nonce});
 
