@@ -95,6 +95,7 @@ class StagedWrite:
             self._check.count(len(chunk))
             self._rest.append(chunk)
             self._collected += len(chunk)
+            del chunk  # or it would be kept until the next one comes
             if self._collected > LEAST:
                 self._memory.report(self, self.held_bytes())
             if self._collected >= self._batch:
