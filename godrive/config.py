@@ -80,6 +80,8 @@ class Server(Table, frozen=True):
     memory_bytes: Annotated[int, Meta(ge=4 * 2**20, le=2**40)] = 67_108_864
     body_timeout: Seconds = 30.0
     keepalive_timeout: Seconds = 150.0
+    metrics_token: Secret = ""
+    metrics_token_file: FilePath = ""
     shutdown: Seconds = 10.0
 
     @property

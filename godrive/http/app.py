@@ -70,4 +70,5 @@ def create_app(
                 if operation.method == hdrs.METH_GET:
                     app.router.add_route(hdrs.METH_HEAD, path, handler, expect_handler=expect)
     add_webhook_route(app, drive)
+    health.remember(app, drive)
     return app

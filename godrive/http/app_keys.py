@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from godrive.drive import GoDrive
     from godrive.http.api.page_cache import PageCache
     from godrive.http.observe.metrics import Metrics
+    from godrive.http.observe.recent import Recent
     from godrive.http.wire.descriptors import Duplicates
     from godrive.http.wire.direct_body import DirectBodies
 
@@ -19,6 +20,8 @@ DOCUMENT: web.AppKey[Callable[[], bytes]] = web.AppKey("document")
 """Returns the OpenAPI document as it is sent; the first call makes it."""
 PAGE_CACHE: web.AppKey[PageCache] = web.AppKey("pages")
 DIRECT_BODIES: web.AppKey[DirectBodies] = web.AppKey("direct_bodies")
+CHECKS: web.AppKey[Recent[dict[str, str]]] = web.AppKey("checks")
+UPLOAD_COUNTS: web.AppKey[Recent[dict[str, int]]] = web.AppKey("upload_counts")
 DUPLICATES: web.AppKey[Duplicates] = web.AppKey("duplicates")
 METRICS: web.AppKey[Metrics] = web.AppKey("metrics")
 """Count bytes of content with ``app[METRICS].bytes_in.inc(n)`` and ``bytes_out``."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 
 import anyio
 import msgspec
 from aiohttp import hdrs, web
 
 from godrive import __version__
-from godrive.errors import DriveError, NotFound
+from godrive.drive import GoDrive
+from godrive.errors import DriveError, NotFound, Unauthenticated
+from godrive.http.api.authentication import shows_secret
 from godrive.http.api.call import Call
 from godrive.http.api.operations import PUBLIC, Routes
-from godrive.http.app_keys import METRICS
+from godrive.http.app_keys import CHECKS, METRICS, UPLOAD_COUNTS
 from godrive.http.observe.metrics import CONTENT_TYPE
+from godrive.http.observe.recent import Recent
 from godrive.messages.ingest import Ingest
 from godrive.messages.storage import CheckStore
 from godrive.messages.system import UploadCounts
@@ -25,6 +29,12 @@ routes = Routes("health")
 
 CHECK_TIMEOUT = 2.0
 """Seconds in which a store must answer to count as ready."""
+
+CHECK_EVERY, COUNT_EVERY = 1.0, 5.0
+"""Seconds for which readiness and the number of uploads are kept."""
+
+PATIENCE = 0.25
+"""Seconds to wait for an answer that is newer than the one that is kept."""
 
 
 class Health(msgspec.Struct, kw_only=True):
@@ -84,11 +94,10 @@ async def readyz(call: Call) -> Readiness:
         ChildView(name=c.name, state=c.state, queued=c.queued, in_flight=c.in_flight, restarts=c.restarts)
         for c in call.drive.children()
     ]
-    checks: dict[str, str] = {}
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_check_catalog, call, checks)
-        tasks.start_soon(_check_store, call, checks)
-        tasks.start_soon(_check_far_actors, call, checks)
+    checks = dict(await call.request.app[CHECKS].get())
+    problem = call.drive.catalog_problem
+    if problem is not None and checks["catalog"] == "ok":
+        checks["catalog"] = problem.code  # it can be read, but not written
     ready = all(child.state == "running" for child in children) and set(checks.values()) == {"ok"}
     if not ready:
         call.status = 503
@@ -98,35 +107,62 @@ async def readyz(call: Call) -> Readiness:
     return Readiness(ready=ready, events=events, version=__version__, children=children, checks=checks)
 
 
-@routes.get("/metrics", needs=PUBLIC, media_type=CONTENT_TYPE)
+@routes.get("/metrics", needs=PUBLIC, media_type=CONTENT_TYPE, raises=[Unauthenticated])
 async def metrics(call: Call) -> web.Response:
-    """Metrics for Prometheus."""
-    try:
-        uploads = await call.drive.metadata.ask(UploadCounts(), timeout=CHECK_TIMEOUT)
-    except DriveError:
-        uploads = {}  # a catalog that is down must not hide the rest
-    body = call.request.app[METRICS].render(uploads)
+    """Numbers for Prometheus. If the operator has set `server.metrics_token`, show it as bearer token."""
+    token = call.drive.config.server.metrics_token
+    if token and not shows_secret(call.request, token.encode()):
+        raise Unauthenticated("Show the token of server.metrics_token.")
+    app = call.request.app
+    body = app[METRICS].render(await app[UPLOAD_COUNTS].get())
     return web.Response(body=body, headers={hdrs.CONTENT_TYPE: CONTENT_TYPE, hdrs.CACHE_CONTROL: "no-store"})
 
 
-async def _check_catalog(call: Call, checks: dict[str, str]) -> None:
-    """Look for an upload that does not exist, which proves that the catalog can be read; then see how writes go."""
+def remember(app: web.Application, drive: GoDrive) -> None:
+    """Have readiness and metrics answer from memory: anyone may ask, as often as they like."""
+    app[CHECKS] = Recent(partial(_check, drive), every=CHECK_EVERY, patience=PATIENCE)
+    app[UPLOAD_COUNTS] = Recent(partial(_count_uploads, drive), every=COUNT_EVERY, patience=PATIENCE)
+
+    async def close(app: web.Application) -> None:
+        await app[CHECKS].close()
+        await app[UPLOAD_COUNTS].close()
+
+    app.on_cleanup.append(close)
+
+
+async def _count_uploads(drive: GoDrive) -> dict[str, int]:
     try:
-        await call.drive.metadata.ask(FindUpload(System(part="readiness"), ObjectKey("readyz")), timeout=CHECK_TIMEOUT)
+        return await drive.metadata.ask(UploadCounts(), timeout=CHECK_TIMEOUT)
+    except DriveError:
+        return {}  # a catalog that is down must not hide the other numbers
+
+
+async def _check(drive: GoDrive) -> dict[str, str]:
+    checks: dict[str, str] = {}
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_check_catalog, drive, checks)
+        tasks.start_soon(_check_store, drive, checks)
+        tasks.start_soon(_check_far_actors, drive, checks)
+    return checks
+
+
+async def _check_catalog(drive: GoDrive, checks: dict[str, str]) -> None:
+    """Look for an upload that cannot exist: the answer ``NotFound`` proves that the catalog works."""
+    try:
+        await drive.metadata.ask(FindUpload(System(part="readiness"), ObjectKey("readyz")), timeout=CHECK_TIMEOUT)
     except NotFound:
-        problem = call.drive.catalog_problem
-        checks["catalog"] = "ok" if problem is None else problem.code
+        checks["catalog"] = "ok"
     except DriveError as error:
         checks["catalog"] = error.code
 
 
-async def _check_far_actors(call: Call, checks: dict[str, str]) -> None:
-    checks |= await call.drive.reach(timeout=CHECK_TIMEOUT)
+async def _check_far_actors(drive: GoDrive, checks: dict[str, str]) -> None:
+    checks |= await drive.reach(timeout=CHECK_TIMEOUT)
 
 
-async def _check_store(call: Call, checks: dict[str, str]) -> None:
+async def _check_store(drive: GoDrive, checks: dict[str, str]) -> None:
     try:
-        await call.drive.storage.ask(CheckStore(), timeout=CHECK_TIMEOUT)
+        await drive.storage.ask(CheckStore(), timeout=CHECK_TIMEOUT)
         checks["store"] = "ok"
     except DriveError as error:
         checks["store"] = error.code
