@@ -14,6 +14,9 @@ from tests.servers import CephGateway, MissingProgram, NatsServer, PostgresServe
 pytest_plugins = ["tests.engines"]
 
 
+SLOW = {"e2e", "hostile"}
+"""Folders of tests that run the real process, which takes half a second to start."""
+
 _SERVERS = {"nats_server", "postgres_server", "ceph_gateway", "own_servers"}
 
 
@@ -36,8 +39,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before the marks select
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what asks for a server; a test that starts one by itself carries the mark in its source."""
+    """Mark folders, and what asks for a server; a test that starts one by itself carries the mark in its source."""
     for item in items:
+        if SLOW.intersection(item.path.parts):
+            item.add_marker("slow")
         if _SERVERS.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("servers")
 

@@ -144,6 +144,7 @@ def test_version_is_an_option_too(run: Run) -> None:
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+@pytest.mark.slow
 def test_streams_may_be_closed(tmp_path: Path, closed: str) -> None:
     command = f"{sys.executable} -m godrive user list {closed}"
     done = subprocess.run(
@@ -361,6 +362,7 @@ def test_a_key_is_made_once(run: Run, tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user: run the suite as root")
 @pytest.mark.parametrize("first", [("user", "invite"), ("keys", "create")])
 @pytest.mark.parametrize("made", ["data", "."])
+@pytest.mark.slow
 def test_what_root_makes_in_the_folder_of_a_service_belongs_to_the_service(
     made: str, first: tuple[str, ...], public_folder: Path
 ) -> None:

@@ -198,6 +198,7 @@ async def test_unknown_address_wrong_password_and_disabled_user_get_the_same_ans
     assert len(answers) == 1
 
 
+@pytest.mark.slow
 async def test_unknown_address_costs_the_same_time_as_a_wrong_password(drive_class: type[GoDrive]) -> None:
     async with open_drive(drive_class=drive_class, auth={"bcrypt_cost": 8, "attempts_per_account": 1000}) as drive:
         await sign_up(drive)
@@ -210,7 +211,7 @@ async def test_unknown_address_costs_the_same_time_as_a_wrong_password(drive_cla
                     await log_in(drive, "wrong horse", email)
                 taken.append(time.perf_counter() - start)
         fastest = [min(taken) for taken in times.values()]
-        assert max(fastest) < 3 * min(fastest)  # a check left out would be a hundred times faster
+        assert max(fastest) < 10 * min(fastest)  # a check left out would be a hundred times faster
 
 
 async def test_password_over_a_megabyte_is_only_wrong(drive: GoDrive, owner: User) -> None:

@@ -163,6 +163,7 @@ async def test_reads_go_on_while_the_writer_waits_for_the_disk(catalog: SqliteCa
     await asyncio.gather(writing, *waiting)
 
 
+@pytest.mark.slow
 async def test_large_reads_of_chores_take_no_thread_of_the_others(catalog: SqliteCatalog) -> None:
     chores = [asyncio.ensure_future(catalog.read(Where(30_000_000), chore=True)) for _ in range(8)]
     await asyncio.sleep(0)

@@ -51,6 +51,7 @@ def accepting(config: Config, *faults: StoreFault) -> Config:
     return replace(config, blobs=replace(config.blobs, s3=s3))
 
 
+@pytest.mark.slow
 async def test_a_store_without_faults_is_well_and_nothing_is_left_in_it(config: Config, fake: FakeStore) -> None:
     found = await findings(config)
     assert {finding.verdict for finding in found.values()} == {Verdict.OK}
@@ -90,6 +91,7 @@ async def test_a_fault_of_the_public_endpoint_alone_is_found(config: Config, fak
     )  # fmt: skip
 
 
+@pytest.mark.slow
 async def test_a_bucket_that_keeps_versions_is_a_warning(config: Config, fake: FakeStore) -> None:
     fake.versioned = True
     finding = (await findings(config))["versions"]
@@ -97,6 +99,7 @@ async def test_a_bucket_that_keeps_versions_is_a_warning(config: Config, fake: F
     assert "lifecycle" in finding.hint
 
 
+@pytest.mark.slow
 async def test_rules_are_set_and_tried(config: Config, fake: FakeStore) -> None:
     fake.cors = False
     assert (await findings(config))["CORS"].verdict is Verdict.FAILURE
@@ -104,6 +107,7 @@ async def test_rules_are_set_and_tried(config: Config, fake: FakeStore) -> None:
 
 
 @pytest.mark.parametrize("allows", [True, False])
+@pytest.mark.slow
 async def test_a_store_without_rules_for_a_bucket_is_judged_by_its_preflight(
     config: Config, fake: FakeStore, allows: bool
 ) -> None:

@@ -16,16 +16,6 @@ from tests.e2e.client import Client
 
 T = TypeVar("T")
 
-HERE = Path(__file__).parent
-
-
-@pytest.hookimpl(tryfirst=True)  # before the marks select
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test of the real process is slow: it takes half a second to start one."""
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker("slow")
-
 
 @pytest.fixture
 def drive_server(tmp_path: Path) -> Iterator[DriveServer]:

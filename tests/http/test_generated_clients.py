@@ -29,6 +29,7 @@ async def write_document(stranger: Person, folder: Path) -> None:
     (folder / "openapi.json").write_bytes((await stranger("GET", "/openapi.json")).content)
 
 
+@pytest.mark.slow
 async def test_a_client_in_python(stranger: Person, site: Site, tmp_path: Path) -> None:
     await write_document(stranger, tmp_path)
     (tmp_path / "config.yaml").write_text("post_hooks: []\n")
@@ -55,6 +56,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.skip(reason)
 
 
+@pytest.mark.slow
 async def test_a_client_in_typescript(stranger: Person, site: Site, workshop: Path) -> None:
     await write_document(stranger, workshop)
     await run("npx", "openapi-typescript", "openapi.json", "--output", "schema.d.ts", cwd=workshop)

@@ -148,6 +148,7 @@ async def test_a_store_without_faults_opens(fake: FakeStore) -> None:
 
 
 @pytest.mark.parametrize("hole", WRITES.values(), ids=WRITES)
+@pytest.mark.slow
 async def test_a_store_that_writes_what_nobody_signed_is_refused_until_it_is_accepted(
     fake: FakeStore, hole: Hole
 ) -> None:
@@ -169,6 +170,7 @@ async def test_a_start_names_the_request_that_was_accepted(fake: FakeStore) -> N
 
 
 @pytest.mark.parametrize(("fault", "hole"), OTHERS.values(), ids=OTHERS)
+@pytest.mark.slow
 async def test_other_things_that_nobody_signed_are_found(fake: FakeStore, fault: StoreFault, hole: Hole) -> None:
     fake.holes.append(hole)
     found = await faults(fake)
@@ -176,6 +178,7 @@ async def test_other_things_that_nobody_signed_are_found(fake: FakeStore, fault:
     assert fault in (await refusal(fake, found)).detail
 
 
+@pytest.mark.slow
 async def test_a_store_that_copies_is_guarded_and_one_that_nothing_guards_is_refused(fake: FakeStore) -> None:
     fake.copies = True
     assert (await probed(fake)).guards == {"x-amz-copy-source-if-match": "none"}
@@ -191,6 +194,7 @@ async def test_a_store_that_takes_an_unsigned_acl_is_guarded(fake: FakeStore) ->
 @pytest.mark.parametrize(
     ("parameter", "header"), [("response-content-encoding", "Content-Encoding"), ("response-expires", "Expires")]
 )
+@pytest.mark.slow
 async def test_a_header_that_signed_gets_cannot_override_is_signed_into_puts(
     fake: FakeStore, parameter: str, header: str
 ) -> None:

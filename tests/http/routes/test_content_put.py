@@ -498,6 +498,7 @@ async def test_while_bytes_arrive_the_deadline_moves_on_and_progress_is_seen(ann
         assert (await put.answer()).status == 201
 
 
+@pytest.mark.slow
 async def test_a_catalog_that_is_away_for_a_moment_does_not_end_what_is_arriving(
     ann: Person, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
