@@ -7,12 +7,14 @@ callers get ``StoreUnavailable`` and do not wait.
 from __future__ import annotations
 
 import ssl
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import anyio
+from nats.aio.client import RawCredentials
 from nats.errors import Error as NatsError
 
 from godrive.bridge.nats_internals import PromptClient
@@ -157,9 +159,12 @@ class NatsLink:
             options |= {"user": settings.user, "password": settings.password}
         if settings.token:
             options["token"] = settings.token
-        for option, path in (("nkeys_seed", settings.nkey_file), ("user_credentials", settings.creds_file)):
-            if path:
-                options[option] = _readable(path)
+        if settings.nkey_file:
+            seed = _edited(settings.nkey_file)
+            options |= {"nkeys_seed": settings.nkey_file} if seed is None else {"nkeys_seed_str": seed}
+        if settings.creds_file:
+            credentials = _edited(settings.creds_file)
+            options["user_credentials"] = settings.creds_file if credentials is None else RawCredentials(credentials)
         try:
             if settings.tls_ca_file or settings.tls_cert_file:
                 trust = ssl.create_default_context(cafile=settings.tls_ca_file or None)
@@ -175,9 +180,15 @@ def _is_refusal(error: Exception | None) -> bool:
     return error is not None and any(word in str(error).lower() for word in _REFUSED)
 
 
-def _readable(path: str) -> str:
+def _edited(path: str) -> str | None:
+    """The text of a file that has a byte order mark or CRLF, which nats-py does not expect; else ``None``.
+
+    nats-py reads other files itself, again at each reconnection.  Raises ``ConfigError``.
+    """
     try:
-        Path(path).read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.", field="nats") from None
-    return path
+        data = Path(path).read_bytes()
+        text = data.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(f"{path} cannot be read: {reason}.", field="nats") from None
+    return text.replace("\r\n", "\n") if b"\r\n" in data or data.startswith(BOM_UTF8) else None

@@ -71,6 +71,18 @@ def configured(tmp_path: Path, text: str) -> NatsServer:
     return NatsServer(arguments=("-c", str(path)))
 
 
+def test_credentials_may_have_passed_through_an_editor(tmp_path: Path) -> None:
+    plain = "-----BEGIN NATS USER JWT-----\nword\n------END NATS USER JWT------\n"
+    path = tmp_path / "godrive.creds"
+    for text, given in (
+        (plain, str(path)),  # nats-py reads it, again at each reconnection
+        ("\ufeff" + plain, plain),
+        (plain.replace("\n", "\r\n"), plain),
+    ):
+        path.write_bytes(text.encode())
+        assert NatsLink(Nats(url="nats://h", creds_file=str(path)))._options()["user_credentials"] == given
+
+
 @pytest.mark.servers
 async def test_nkey(tmp_path: Path) -> None:
     require(NatsServer)
@@ -80,6 +92,9 @@ async def test_nkey(tmp_path: Path) -> None:
     seed_file.write_bytes(seed)
     with configured(tmp_path, f"authorization {{ users = [ {{ nkey: {public} }} ] }}") as server:
         assert await works(Nats(url=server.url, nkey_file=str(seed_file)))
+        for edited in (b"\xef\xbb\xbf" + seed + b"\r\n", seed + b"\r\n\r\n"):
+            seed_file.write_bytes(edited)
+            assert await works(Nats(url=server.url, nkey_file=str(seed_file)))
         assert "refuses" in await refused(Nats(url=server.url))
 
 

@@ -196,3 +196,12 @@ async def test_on_a_full_disk_people_log_in_and_make_room(small_disk: DriveServe
     reasons = [line for line in small_disk.log.splitlines() if '"event":"storage_full"' in line]
     assert len(reasons) == 1, reasons
     assert "Make room" in reasons[0]
+
+
+async def test_a_start_on_a_full_disk_ends_with_1_since_a_restart_may_cure_it(small_disk: DriveServer) -> None:
+    fill_first = 'head -c 100m /dev/zero > "$0/filler" 2>/dev/null; exec "$@"'
+    disk = small_disk.data.parent
+    small_disk.prefix = (*small_disk.prefix, "sh", "-c", fill_first, str(disk))
+    done = small_disk.run()
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "No space left on device" in done.stderr or "full" in done.stderr

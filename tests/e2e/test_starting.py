@@ -38,6 +38,13 @@ def test_a_port_that_is_taken_is_named(drive_server: DriveServer) -> None:
     drive_server.start()
 
 
+def test_an_address_that_is_not_up_may_come_up_so_a_restart_makes_sense(drive_server: DriveServer) -> None:
+    drive_server.tables["server"]["host"] = "192.0.2.1"  # nobody has it (RFC 5737)
+    done = drive_server.run()
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "192.0.2.1" in done.stderr
+
+
 def test_a_data_folder_that_cannot_be_made_is_named(drive_server: DriveServer, tmp_path: Path) -> None:
     in_the_way = tmp_path / "file"
     in_the_way.write_text("not a folder")
