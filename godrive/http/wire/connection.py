@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from typing import Any, cast
 
 from aiohttp import hdrs, web
@@ -72,6 +73,7 @@ class Connection(web.RequestHandler):
     """
 
     __slots__ = (
+        "_active_at",
         "_answered",
         "_body",
         "_head",
@@ -94,6 +96,7 @@ class Connection(web.RequestHandler):
         **options: Any,
     ) -> None:
         super().__init__(manager, **options)
+        self._active_at = time.monotonic()
         self._answered = 0
         self._body: StreamReader = EMPTY_PAYLOAD
         self._head = 0
@@ -132,6 +135,14 @@ class Connection(web.RequestHandler):
         """
         return self._has_answered() and not self._wire.get_write_buffer_size()
 
+    def stalled_since(self) -> float | None:
+        """Since when the client has neither sent the rest of a request nor taken its answer."""
+        if self._wire.get_protocol() is not self:
+            return None  # a large body is coming in
+        request = self._current_request
+        waits_for_body = request is not None and not request.content.is_eof() and not unread_bytes(request.content)
+        return self._active_at if waits_for_body or self._wire.get_write_buffer_size() else None
+
     @property
     def is_closing(self) -> bool:
         """Whether the answer that is sent next is the last."""
@@ -167,10 +178,12 @@ class Connection(web.RequestHandler):
     def resume_writing(self) -> None:
         """The client has taken its answer."""
         super().resume_writing()
+        self._active_at = time.monotonic()
         self._report()
 
     def data_received(self, data: bytes) -> None:
         """Parse what the client has sent."""
+        self._active_at = time.monotonic()
         begun, in_head, was_waiting = self._request_count, self._is_in_head(), self._waiter is not None
         self._receive(data)
         if self._messages:

@@ -8,9 +8,13 @@ descriptors, as every blob that is read or written does.  See
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from itertools import islice
 from typing import Protocol
+
+PATIENCE = 5.0
+"""Seconds for which a full server waits for the rest of a request, or for its answer to be taken."""
 
 _EXAMINED = 32
 
@@ -22,8 +26,16 @@ class Evictable(Protocol):
         """Whether no request is in progress, so that closing it loses nothing and frees its descriptor at once."""
         ...
 
+    def stalled_since(self) -> float | None:
+        """Since when the server waits for the client, on ``time.monotonic``; ``None`` while it does not."""
+        ...
+
     def force_close(self) -> None:
         """Close now."""
+        ...
+
+    def shed(self) -> None:
+        """Close now, whatever has not been sent."""
         ...
 
 
@@ -31,7 +43,9 @@ class ConnectionLimit:
     """At most *most* connections.
 
     When full, close the oldest idle connection.  If none of the 32 oldest is
-    idle, refuse the new one.
+    idle, cut the one of them that has made the server wait for longest, if that
+    is :data:`PATIENCE` seconds: requests that are never finished must not keep
+    others out.  Else refuse the new one.
     """
 
     def __init__(self, most: int) -> None:
@@ -54,13 +68,9 @@ class ConnectionLimit:
 
     def enter(self, connection: Evictable) -> None:
         """Count a new connection; close an idle one, or the new one, if there are too many."""
-        if len(self._connections) >= self._most:
-            idle = self._find_idle()
-            if idle is None:
-                connection.force_close()
-                return
-            self.leave(idle)
-            idle.force_close()
+        if len(self._connections) >= self._most and not self._make_room():
+            connection.force_close()
+            return
         self._connections[connection] = None
 
     def leave(self, connection: Evictable) -> None:
@@ -69,9 +79,19 @@ class ConnectionLimit:
         if self._on_empty is not None and not self._connections:
             self._on_empty.set()
 
-    def _find_idle(self) -> Evictable | None:
+    def _make_room(self) -> bool:
+        longest, stalled = time.monotonic() - PATIENCE, None
         for connection in list(islice(self._connections, _EXAMINED)):  # not all: new ones may come quickly
             if connection.is_idle():
-                return connection
+                self.leave(connection)
+                connection.force_close()
+                return True
             self._connections.move_to_end(connection)
-        return None
+            since = connection.stalled_since()
+            if since is not None and since <= longest:
+                longest, stalled = since, connection
+        if stalled is None:
+            return False
+        self.leave(stalled)
+        stalled.shed()
+        return True

@@ -6,13 +6,14 @@ import asyncio
 import resource
 import socket
 import sys
+import time
 from typing import Any
 
 import anyio
 import pytest
 
-from godrive.http.wire import connection, server
-from godrive.http.wire.connection_limit import ConnectionLimit
+from godrive.http.wire import connection, connection_limit, server
+from godrive.http.wire.connection_limit import PATIENCE, ConnectionLimit
 from godrive.http.wire.descriptors import MOST, RESERVE, most_connections, most_duplicates
 from tests.http.client import Person, parse
 
@@ -22,15 +23,23 @@ HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 class Fake:
-    def __init__(self, *, idle: bool = True) -> None:
+    def __init__(self, *, idle: bool = True, stalled_for: float | None = None) -> None:
         self.idle = idle
+        self.since = None if stalled_for is None else time.monotonic() - stalled_for
         self.closed = False
+        self.is_cut = False
 
     def is_idle(self) -> bool:
         return self.idle
 
+    def stalled_since(self) -> float | None:
+        return self.since
+
     def force_close(self) -> None:
         self.closed = True
+
+    def shed(self) -> None:
+        self.is_cut = True
 
 
 def test_one_too_many_ends_the_one_that_was_idle_longest() -> None:
@@ -55,6 +64,36 @@ def test_a_busy_one_stays_and_while_all_are_busy_newcomers_are_sent_away() -> No
     room.leave(busy)
     room.enter(Fake())
     assert not other.closed
+
+
+def test_of_busy_ones_the_one_that_kept_the_server_waiting_for_longest_is_cut() -> None:
+    limit = ConnectionLimit(4)
+    busy, quick, slow, slower = (
+        Fake(idle=False, stalled_for=stalled) for stalled in (None, PATIENCE / 2, 2 * PATIENCE, 3 * PATIENCE)
+    )
+    late = [Fake(idle=False) for _ in range(3)]
+    for each in (busy, quick, slow, slower, *late):
+        limit.enter(each)
+    assert [each.is_cut for each in (busy, quick, slow, slower)] == [False, False, True, True]
+    assert [each.closed for each in late] == [False, False, True]
+
+
+async def test_log_ins_that_are_half_sent_and_answers_that_nobody_reads_do_not_keep_others_out(
+    open_site: Any, exchange: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "most_connections", lambda: 2)
+    monkeypatch.setattr(connection_limit, "PATIENCE", 0.0)
+    half = b"POST /v1/login HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
+    async with (
+        open_site() as site,
+        await anyio.connect_tcp("127.0.0.1", site.port) as one,
+        await anyio.connect_tcp("127.0.0.1", site.port) as other,
+    ):
+        await one.send(half)
+        await other.send(half)
+        await anyio.wait_all_tasks_blocked()
+        answer = await exchange(HEALTH[:-2] + b"Connection: close\r\n\r\n", port=site.port)
+        assert parse(answer).status == 200
 
 
 def test_a_crowd_of_busy_ones_is_looked_through_a_part_at_a_time() -> None:
