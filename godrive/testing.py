@@ -19,6 +19,7 @@ from godrive.drive import GoDrive
 from godrive.errors import DriveError
 from godrive.messages.auth import SignUp
 from godrive.model import File, OnConflict, Root, Spot, User, UserId
+from godrive.paths import is_folder
 from godrive.principal import HostUser
 from godrive.runtime import Ask, OnEvent, Ref, Tell, codec
 from godrive.runtime.message import A
@@ -106,7 +107,7 @@ def quick_config(data_dir: Path | str, **tables: Mapping[str, Any]) -> Config:
 
 def quick_folder() -> tempfile.TemporaryDirectory[str]:
     """A temporary folder, in memory where the machine has a file system for that: syncing is what takes time."""
-    return tempfile.TemporaryDirectory(prefix="godrive-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)  # noqa: S108
+    return tempfile.TemporaryDirectory(prefix="godrive-", dir="/dev/shm" if is_folder(Path("/dev/shm")) else None)  # noqa: S108
 
 
 @asynccontextmanager

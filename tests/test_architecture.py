@@ -133,6 +133,19 @@ def test_no_import_points_up_or_across() -> None:
     assert wrong == []
 
 
+def test_the_system_is_asked_in_a_way_that_tells_no_from_may_not_look() -> None:
+    """From Python 3.14 these answer False where a folder may not be searched: use ``godrive.paths``."""
+    wrong = [
+        f"{name}:{node.lineno}"
+        for name, tree in modules().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("exists", "is_file", "is_dir", "isfile", "isdir", "lexists")
+    ]
+    assert wrong == []
+
+
 def test_nothing_but_the_tree_knows_the_actors() -> None:
     knowing = {package_of(name) for name in modules() for imported in ours(name) if package_of(imported) == "actors"}
     assert knowing == {"actors", "tree"}

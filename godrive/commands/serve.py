@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import resource
 import socket
 from collections.abc import Coroutine, Sequence
@@ -23,6 +24,7 @@ from godrive.commands.signals import Signals, ignore_until_ready
 from godrive.config import Actors, Config
 from godrive.errors import ConfigError
 from godrive.network import bind_addresses, binds_every_address
+from godrive.paths import exists
 
 if TYPE_CHECKING:
     from godrive.drive import GoDrive
@@ -110,6 +112,7 @@ async def _run(arguments: argparse.Namespace, config: Config, process_log: logs.
             what = _count(requests, "request")
             _say(process_log, f"Waiting {config.server.shutdown:g} s at most for {what}. Ctrl-C again ends at once.")
 
+    _warn_of_root(config)
     with anyio.CancelScope() as starting:
         signals.on_stop = starting.cancel
         async with AsyncExitStack() as stack:
@@ -133,6 +136,14 @@ async def _run(arguments: argparse.Namespace, config: Config, process_log: logs.
             if not http:
                 closing(0)
     log.info("stopped", signal=signals.received)
+
+
+def _warn_of_root(config: Config) -> None:
+    """Say that files will belong to root in a folder of another user."""
+    folder = config.data_dir
+    if os.geteuid() == 0 and exists(folder) and (owner := folder.stat().st_uid) != 0:
+        hint = "Run the server as the owner of the data folder, who could not read the files that root writes."
+        log.warning("running_as_root", data_dir=str(folder), owner=owner, hint=hint)
 
 
 def _request_log(process_log: logs.ProcessLog) -> LogRequest | None:

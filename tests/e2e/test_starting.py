@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
+
+import pytest
 
 from tests.drive_server import DriveServer
 from tests.servers import free_port
@@ -43,6 +46,16 @@ def test_an_address_that_is_not_up_may_come_up_so_a_restart_makes_sense(drive_se
     done = drive_server.run()
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "192.0.2.1" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may serve the folder of another user: run the suite as root")
+def test_root_is_told_that_the_data_folder_belongs_to_another_user(drive_server: DriveServer) -> None:
+    drive_server.data.mkdir(parents=True)
+    os.chown(drive_server.data, 1234, 2345)
+    drive_server.start()
+    drive_server.stop()
+    (line,) = [line for line in drive_server.log.splitlines() if "running_as_root" in line]
+    assert '"owner":1234' in line
 
 
 def test_a_data_folder_that_cannot_be_made_is_named(drive_server: DriveServer, tmp_path: Path) -> None:
