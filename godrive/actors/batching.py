@@ -1,4 +1,4 @@
-"""Lookups that share their way to the database."""
+"""Combines concurrent look-ups into one read (as a DataLoader does)."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ _PATIENCE = 1.0
 
 
 class Batcher(Generic[K, V]):
-    """Looks keys up with *read*, which takes several at once and answers for each.
+    """Looks keys up with *read*, which takes several keys and returns a value for each.
 
-    A round trip costs more than the row it is made for.  So whoever asks while a
-    read is under way waits for the next one, which is for all who came meanwhile.
-    A read answers none but those who asked before it began: it shows each of them
-    every write that had been acknowledged.  Where reads never wait for anything,
-    nobody waits for another's.
+    A round trip costs more than the row it fetches.  So callers that arrive during
+    a read wait for the next one, which serves all of them.  A read serves only
+    callers that arrived before it began, so each sees every write that had been
+    acknowledged.  A read that never suspends (SQLite) runs at once, in the caller.
 
-    One that takes longer than a second holds up nobody who asks after that, and
-    one that fails for a reason of somebody's own is made again for each alone.
+    After 1 s, a slow read stops delaying new callers.  If a batch fails, each key
+    is retried alone, so one bad key cannot fail the others.
     """
 
     def __init__(self, read: Callable[[list[K]], Awaitable[dict[K, V]]]) -> None:
@@ -36,7 +35,7 @@ class Batcher(Generic[K, V]):
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def get(self, key: K) -> V:
-        """What *read* answers for the key."""
+        """The value of the key."""
         loop = asyncio.get_running_loop()
         if loop.time() < self._until:
             reply: asyncio.Future[V | None] = loop.create_future()
@@ -66,9 +65,9 @@ class Batcher(Generic[K, V]):
             except StoreUnavailable as error:
                 for _, reply in batch:
                     if not reply.done():
-                        reply.set_exception(copy(error))  # each who waits raises it elsewhere
+                        reply.set_exception(copy(error))  # a copy each, because each caller raises it elsewhere
             except Exception:
-                for _, reply in batch:  # whose fault it was is seen again when each is read alone
+                for _, reply in batch:  # each key is read again, alone
                     if not reply.done():
                         reply.set_result(None)
             else:

@@ -1,4 +1,4 @@
-"""The drive and what is outside of its process: actors elsewhere, bucket events in, domain events out.
+"""Connects the drive to other processes: actors elsewhere, bucket events in, domain events out.
 
-A module that needs NATS is imported only where NATS is configured.
+Modules that need NATS are imported only where NATS is configured.
 """

@@ -1,8 +1,8 @@
-"""From a bucket event to the ingest actor: one way in, however the event came.
+"""Passes bucket events to the ingest actor, whichever way they came.
 
-An event only makes things faster.  What it says is not believed: the ingest
-actor asks the store.  So a lost event costs seconds, until the reconciler
-looks, and a doubled, late or forged one costs nothing but the asking.
+An event only makes publication faster.  The ingest actor does not believe it,
+but asks the store.  So a lost event costs the seconds until the reconciler runs,
+and a repeated, late or forged event costs one HEAD.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from godrive.model import ObjectKey, new_id
 from godrive.runtime import Ref
 
 PROBE_FOR = 10.0
-"""Seconds in which an event is there, or does not come."""
+"""Seconds after which the event of a probe counts as lost."""
 
 FOREIGN = "foreign"
-"""The count of events for other buckets, or for keys that are not blobs of this drive."""
+"""The count of events for other buckets, or for keys that no blob of this drive can have."""
 
 MALFORMED = "malformed"
-"""The count of messages that no known store sends."""
+"""The count of messages that are no bucket event of any known store."""
 
 
 class BucketEventHandler:
-    """Takes bucket events of the bucket in *settings* and tells the ingest actor.
+    """Passes events of the bucket in *settings* to the ingest actor.
 
-    ``counts`` is how many there were of each outcome: ``published``,
+    ``counts`` has the number of events by outcome: ``published``,
     ``rejected``, ``ignored``, :data:`FOREIGN`, :data:`MALFORMED`.
     """
 
@@ -48,14 +48,14 @@ class BucketEventHandler:
 
     @property
     def state(self) -> str:
-        """``active`` once any event has come in, before that ``absent``: shown, never assumed."""
+        """``active`` once an event has been received, ``absent`` before."""
         return "active" if self.counts.total() > self.counts[MALFORMED] else "absent"
 
     async def take(self, body: bytes) -> None:
-        """Act on a message of the store.  When this returns, it need not be sent again.
+        """Act on a message of the store.  Once this returns, the message need not be sent again.
 
-        Raises ``Invalid`` for one that no store sends: sending it again is no
-        use.  Any other ``DriveError`` passes, and so does what caused it.
+        Raises ``Invalid`` for a malformed message, which is useless to repeat.
+        Any other ``DriveError`` is temporary: repeat the message later.
         """
         try:
             arrivals = notifications.parse(body)
@@ -78,11 +78,11 @@ class BucketEventHandler:
     def _object_key(self, arrival: ObjectCreated) -> ObjectKey | None:
         if arrival.bucket != self._bucket:
             return None
-        # Releases of one store differ in whether keys are encoded; ours are the same either way but for slashes.
+        # Releases of one store differ in whether they encode keys.  Ours contain nothing to encode except slashes.
         return self._layout.object_key(arrival.key) or self._layout.object_key(unquote_plus(arrival.key))
 
     async def probe(self, blobs: BlobStore, *, within: float = PROBE_FOR) -> bool:
-        """Whether the store's events get here: store a blob of one byte, wait for its event, delete it.
+        """Whether events of the store arrive: store a blob of one byte, wait for its event, delete it.
 
         Raises ``StoreUnavailable``.
         """

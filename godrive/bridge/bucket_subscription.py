@@ -1,4 +1,4 @@
-"""The child that takes bucket events from NATS in, as the configuration says how."""
+"""The child that receives bucket events from NATS, by the way that the configuration names."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def bucket_events(
     blobs: BlobStore | None,
     on_event: OnEvent,
 ) -> Callable[[], Coroutine[Any, Any, None]]:
-    """What the child runs.
+    """The coroutine function of the child.
 
-    Where the store is in this process too, and clients reach it themselves, a
-    probe finds out whether its events get here, and says so when they do not.
+    If the store is used by this process and clients upload to it directly, a
+    probe tests whether its events arrive, and reports it if they do not.
     """
 
     async def run() -> None:
@@ -56,8 +56,8 @@ async def _probe(handler: BucketEventHandler, blobs: BlobStore, on_event: OnEven
         if await handler.probe(blobs):
             return
         raise StoreUnavailable(
-            "The store's events do not get here: a file appears when its upload is completed, or reconciled.",
-            hint="Have the bucket notify of s3:ObjectCreated:*, or set ingest.events to 'none'.",
+            "No event of the store arrives: a file appears when its upload is completed or reconciled.",
+            hint="Configure the bucket to send s3:ObjectCreated:* events, or set ingest.events to 'none'.",
         )
     except DriveError as error:
         on_event(ChildWaiting(CHILD, error))

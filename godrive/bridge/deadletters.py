@@ -1,4 +1,4 @@
-"""Bucket events that could not be dealt with, kept where an operator sees them."""
+"""Keeps bucket events that could not be handled, for an operator to see."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_AGE = 30 * 86_400.0
 MAX_LETTERS = 100_000
 
 _HEADROOM = 4096
-"""Bytes of the server's limit for a message that are left for headers."""
+"""Bytes of the server's message limit that are reserved for headers."""
 
 _REASON = "Godrive-Reason"
 _SUBJECT = "Godrive-Subject"
@@ -27,7 +27,7 @@ _DELIVERIES = "Godrive-Deliveries"
 
 
 class Letter(Value):
-    """An event that is kept: by ``number``, with what it was sent to and why it died."""
+    """A stored event: its ``number``, the subject it was sent to, and why it failed."""
 
     number: int
     subject: str
@@ -40,8 +40,8 @@ class Letter(Value):
 class DeadLetters:
     """The dead letters of one stream, in a stream of their own: ``<stream>_DEAD``.
 
-    Kept for 30 days, 100 000 at most.  Every method raises
-    ``StoreUnavailable`` when NATS does not answer.
+    They are kept for 30 days, at most 100 000 of them.  Every method raises
+    ``StoreUnavailable`` if NATS does not answer.
     """
 
     def __init__(self, link: NatsLink, *, stream: str, namespace: str) -> None:
@@ -51,15 +51,15 @@ class DeadLetters:
         self._subject = f"{namespace}.dead.{stream}"
 
     async def prepare(self) -> None:
-        """Have the stream."""
+        """Create the stream if absent."""
         js = await self._jetstream()
         with answering():
             await ensure_stream(js, self._stream, self._subject, max_age=MAX_AGE, max_msgs=MAX_LETTERS)
 
     async def bury(self, message: Msg, reason: str) -> None:
-        """Keep a message, the end of one that leaves no room for the reason cut off.
+        """Store a message, truncated if it leaves no room for the reason.
 
-        When this returns it is stored; again within two minutes it is kept once.
+        Idempotent for two minutes: the server drops the repetition.
         """
         metadata = message.metadata
         headers = {
@@ -68,7 +68,7 @@ class DeadLetters:
             _DELIVERIES: str(metadata.num_delivered),
             "Nats-Msg-Id": f"{self._origin}.{metadata.sequence.stream}.{metadata.timestamp.timestamp()}",
         }
-        await self.prepare()  # where somebody listens without a stream, no server says that there is none
+        await self.prepare()  # if someone subscribes to the subject, a missing stream is not an error
         client = await self._link.client()
         body = message.data[: client.max_payload - _HEADROOM]
         with answering():
@@ -92,13 +92,13 @@ class DeadLetters:
         try:
             with answering(NotFoundError, BadRequestError):
                 return _letter(await js.get_msg(self._stream, seq=number))
-        except (NotFoundError, BadRequestError):  # the latter of what cannot be a number
+        except (NotFoundError, BadRequestError):  # the latter for a number that no letter can have
             raise NotFound(f"There is no dead letter {number}.") from None
 
     async def replay(self, number: int) -> None:
-        """Send a letter again where it was sent first, and drop it.
+        """Send a letter again to its original subject, and delete it.
 
-        Raises ``NotFound``, and ``Conflict`` when no stream keeps its subject now.
+        Raises ``NotFound``, and ``Conflict`` if no stream has that subject.
         """
         letter = await self.get(number)
         js = await self._jetstream()
@@ -106,11 +106,13 @@ class DeadLetters:
             with answering(NoStreamResponseError):
                 await js.publish(letter.subject, letter.body)
         except NoStreamResponseError:
-            raise Conflict(f"No stream keeps {letter.subject}: start the ingest process, which makes it.") from None
+            raise Conflict(
+                f"No stream has the subject {letter.subject}: start the ingest process, which creates it."
+            ) from None
         await self.drop(number)
 
     async def drop(self, number: int) -> None:
-        """Forget a letter.  Raises ``NotFound``."""
+        """Delete a letter.  Raises ``NotFound``."""
         await self.get(number)
         js = await self._jetstream()
         with answering():
@@ -133,6 +135,6 @@ def _letter(found: RawStreamMsg) -> Letter:
 
 
 def _one_line(reason: str) -> str:
-    """Fit for a header: short, ASCII, nothing that ends a line."""
+    """The reason as a header value: short, ASCII, without line breaks."""
     line = " ".join(reason.split()).encode("ascii", "backslashreplace").decode()
     return "".join(mark for mark in line if mark.isprintable())[:500]

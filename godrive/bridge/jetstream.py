@@ -1,15 +1,14 @@
-"""Bucket events in, from JetStream: a durable pull consumer that outlives the broker's memory.
+"""Receives bucket events from JetStream, with a durable pull consumer that survives a broker without memory.
 
-Theory of operation.  Stream and consumer are made when they are not there, at
-the start and whenever the server has been away: it may have lost its disk.
-Messages are asked for in batches, with heartbeats in between; a subscription
-on which nothing at all is heard for two heartbeats is thrown away and made
-again, because after a reconnect it may be dead without knowing
-(nats-io/nats.py#234).  A message is acknowledged when the ingest actor has
-committed what it says; a failure that may pass puts it off, longer each time;
-one that has failed too often, or that no store sends, becomes a dead letter.
-How often is counted here and not by the server, which would only stop
-delivering what nobody then looks at.
+Theory of operation.  The stream and the consumer are created if absent, at the
+start and after every outage of the server, because it may have lost its disk.
+Messages are pulled in batches, with heartbeats in between.  A subscription that
+is silent for two heartbeats is replaced, because after a reconnect it may be
+dead without an error (nats-io/nats.py#234).  A message is acknowledged once the
+ingest actor has committed it.  A temporary failure delays the message, longer
+each time.  A message that has failed too often, or is malformed, becomes a dead
+letter.  Failures are counted here and not by the server, which would stop
+delivery without keeping the message where an operator sees it.
 """
 
 from __future__ import annotations
@@ -39,16 +38,16 @@ from godrive.runtime import OnEvent
 from godrive.runtime.supervision_events import ChildWaiting, DeadLetter
 
 AT_ONCE = 64
-"""Messages asked for and dealt with at a time."""
+"""Messages pulled and handled at a time."""
 
 HEARTBEAT = 2.0
-"""Seconds between two signs of life of the server while there is nothing to deliver."""
+"""Seconds between two heartbeats of the server while it has nothing to deliver."""
 
 EXPIRES = 30.0
-"""Seconds after which a request for messages is made anew."""
+"""Seconds after which a pull request expires and is repeated."""
 
 ACK_WAIT = 60.0
-"""Seconds after which a message that was delivered and not answered is delivered again; longer than an ask takes."""
+"""Seconds after which an unacknowledged message is delivered again; longer than an ask can take."""
 
 LONGEST_DELAY = 60.0
 REDELIVERY = Backoff(1.0, LONGEST_DELAY)
@@ -64,7 +63,7 @@ _HEARTBEAT, _NO_MESSAGES, _EXPIRED = "100", "404", "408"
 
 
 class BucketEvents:
-    """The child that takes bucket events from JetStream; it ends only when cancelled."""
+    """The child that receives bucket events from JetStream.  It ends only when cancelled."""
 
     def __init__(
         self,
@@ -86,7 +85,7 @@ class BucketEvents:
         self._dead = DeadLetters(link, stream=settings.stream, namespace=namespace)
         self._failures = Failures("events", on_event, BACKOFF)
         self.listening = anyio.Event()
-        """Set once messages can be received."""
+        """Set once messages can arrive."""
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{settings.stream}.{settings.consumer}"
 
     async def run(self) -> None:
@@ -98,7 +97,7 @@ class BucketEvents:
                 await anyio.sleep(self._failures.note(error))
 
     async def prepare(self) -> None:
-        """Have the streams, and the consumer as it must be: one that was made otherwise would lose events unnoticed.
+        """Create the streams and the consumer if absent.  A consumer with other options would lose events silently.
 
         Raises ``ConfigError``, ``StoreUnavailable``.
         """
@@ -128,7 +127,7 @@ class BucketEvents:
         await self._dead.prepare()
 
     async def _consume(self) -> None:
-        """Take messages.  Raises when the server goes, forgets us, or falls silent."""
+        """Pull messages.  Raises when the server is lost, silent, or no longer knows the consumer."""
         client = await self._link.client()
         await self.prepare()
         self._failures.clear()
@@ -143,7 +142,7 @@ class BucketEvents:
                 await _forget(subscription)
 
     async def _take_batch(self, client: Client, subscription: Subscription, inbox: str) -> None:
-        """Ask for messages, and deal with them until the request is used up or expires."""
+        """Send one pull request, and handle its messages until it is fulfilled or expires."""
         request = {
             "batch": AT_ONCE,
             "expires": _nanoseconds(EXPIRES),
@@ -159,18 +158,18 @@ class BucketEvents:
                         break
                     handlers.start_soon(self._deal_with, message)
             except (DriveError, NatsError) as error:
-                failure = error  # once what was received is dealt with
+                failure = error  # raised once the messages that were received are handled
         if failure is not None:
             raise failure
 
     async def _hear(self, subscription: Subscription) -> Msg | None:
-        """The next message, or ``None`` when the request has ended.  Raises ``StoreUnavailable``."""
+        """The next message, or ``None`` if the request has ended.  Raises ``StoreUnavailable``."""
         while True:
             try:
                 message = await subscription.next_msg(timeout=2 * self._heartbeat)
             except NatsTimeout:
-                raise StoreUnavailable("Nothing is heard of the JetStream consumer.") from None
-            if message.reply:  # where to acknowledge it: no word of the server's, whatever its headers say
+                raise StoreUnavailable("The JetStream consumer is silent.") from None
+            if message.reply:  # only a message has a subject to acknowledge it, whatever the headers say
                 return message
             status = (message.headers or {}).get("Status")
             if status in {_NO_MESSAGES, _EXPIRED}:
@@ -181,9 +180,9 @@ class BucketEvents:
     async def _deal_with(self, message: Msg) -> None:
         deliveries = message.metadata.num_delivered
         try:
-            with suppress(NatsError):  # then it is delivered again
+            with suppress(NatsError):  # the server delivers it again
                 await self._act_on(message, deliveries)
-        except DriveError as error:  # not even buried
+        except DriveError as error:  # not even the dead letter could be stored
             self._on_event(ChildWaiting("dead letters", error))
 
     async def _act_on(self, message: Msg, deliveries: int) -> None:

@@ -1,18 +1,19 @@
-"""Actors in other processes: a ref that goes out over NATS.
+"""Refs to actors of other processes, over NATS.
 
-An ask is a request to ``<namespace>.<actor>.<Message>``; every process that
+An ask is a request to ``<namespace>.<actor>.<Message>``.  Every process that
 runs the actor subscribes to ``<namespace>.<actor>.*`` in one queue group (see
-``exposer``), so exactly one of them gets it.  The body is the message as the
-codec writes it.  ``Godrive-Timeout`` says how many seconds are left, and not
-until when: clocks of two machines differ.  ``Godrive-Request-Id`` goes with it
-where there is one.  The reply's body is the reply; with ``Godrive-Error``,
-which is the code, it is the error.  A tell is published and not answered.
+``exposer``), so exactly one of them receives it.  The body is the message as
+the codec writes it.  The header ``Godrive-Timeout`` has the seconds that are
+left, and not an instant, because the clocks of two machines differ.
+``Godrive-Request-Id`` has the id of the request, if there is one.  The body of
+the reply is the reply, or with the header ``Godrive-Error`` (the code) the
+error.  A tell is published and not answered.
 
-Delivery is at most once.  Nothing here asks a second time: where a message may
-have been handled already, the asker gets ``AskTimeout``, or ``DeliveryError``
-when the connection was lost meanwhile; the outcome is unknown, and repeating an
-idempotent command is up to it.  Where it was certainly not handled (no
-connection, or nobody runs the actor) the asker is told so at once.
+Delivery is at most once: nothing here repeats a message.  If the message may
+have been handled, the asker gets ``AskTimeout``, or ``DeliveryError`` if the
+connection was lost meanwhile.  The outcome is then unknown, and the asker may
+repeat an idempotent command.  If it was certainly not handled (no connection,
+or no process runs the actor), the asker gets ``DeliveryError`` at once.
 """
 
 from __future__ import annotations
@@ -42,27 +43,27 @@ REQUEST_ID = "Godrive-Request-Id"
 ERROR = "Godrive-Error"
 
 PING = "ping"
-"""What follows the actor in the subject that asks whether anybody runs it; no message is written so."""
+"""The last token of the subject that asks whether any process runs the actor.  No message has this name."""
 
 LARGEST = 1_048_576
-"""Bytes of a message or reply, at most; the server's own limit (``max_payload``) may be lower."""
+"""The most bytes of a message or reply.  The server's limit (``max_payload``) may be lower."""
 
 HEADROOM = 1024
-"""Bytes of the server's limit that are left for headers."""
+"""Bytes of the server's limit that are reserved for headers."""
 
 
 MOST_UNSENT = 16 * LARGEST
-"""Bytes that may wait for a server that has stopped to take them; then asks fail until it goes on."""
+"""Bytes that may wait for a server that stopped reading.  Beyond that, asks fail until it reads again."""
 
 
 class NatsRef(Generic[A]):
     """A ref to an actor of another process.
 
-    Errors are those of a near actor, and ``DeliveryError`` (``unavailable``)
-    when there is no connection or nobody runs the actor, ``TooLarge`` for a
-    message that is over the limit.  A peer that dies with the message in hand
-    is an ``AskTimeout``.  A tell that cannot be sent is a dead letter, or,
-    where that is known at once, a ``DeliveryError``.
+    It raises what a local ref raises, ``DeliveryError`` (``unavailable``) if there
+    is no connection or no process runs the actor, and ``TooLarge`` for a message
+    over the limit.  If the peer dies with the message in hand, the ask ends with
+    ``AskTimeout``.  A tell that cannot be sent raises ``DeliveryError`` if that is
+    known at once, and is a dead letter otherwise.
     """
 
     def __init__(self, contract: type[A], link: NatsLink, *, namespace: str, on_event: OnEvent = ignore) -> None:
@@ -97,7 +98,7 @@ class NatsRef(Generic[A]):
         if seconds <= 0:
             raise self._timed_out()
         if self._telling:
-            await asyncio.wait(self._telling)  # what was told before comes first
+            await asyncio.wait(self._telling)  # keep the order of messages: earlier tells first
         try:
             return await client.request(self._subject + name, body, timeout=seconds, headers=headers)
         except NoRespondersError:
@@ -123,8 +124,8 @@ class NatsRef(Generic[A]):
         client, body = self._client(), codec.encode(message)
         if len(body) > largest(client):
             raise TooLarge(
-                f"{type(message).__name__} is {len(body)} bytes, and NATS takes {largest(client)} from us.",
-                hint="Raise max_payload of the NATS server, where that is the limit.",
+                f"{type(message).__name__} is {len(body)} bytes, over the limit of {largest(client)}.",
+                hint="If max_payload of the NATS server is the limit, raise it.",
             )
         headers = {TIMEOUT: f"{seconds:.6f}"}
         if (chosen := request_id.get()) is not None:
@@ -169,5 +170,5 @@ class Reconnector:
 
 
 def largest(client: Client) -> int:
-    """Bytes of a body, at most, that the server on the other end takes."""
+    """The most bytes of a body that the connected server accepts."""
     return min(LARGEST, client.max_payload - HEADROOM)

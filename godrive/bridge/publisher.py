@@ -1,13 +1,13 @@
-"""Domain events out: what happened to files, from the catalog's outbox to JetStream.
+"""Publishes domain events, about changes of files, from the outbox of the catalog to JetStream.
 
-A row of the outbox was written in the transaction of the change it tells of,
-and goes when the server has stored its event.  So each event is published at
-least once, and those of one owner in order.  ``Nats-Msg-Id`` is the event's
-id: the server drops a repetition of the last ten minutes, and a subscriber
-that must act only once keeps the ids it has seen.
+A row of the outbox is written in the transaction of the change, and deleted
+once the server has stored the event.  So each event is published at least once,
+and the events of one owner in order.  ``Nats-Msg-Id`` is the id of the event:
+the server drops repetitions within ten minutes, and a subscriber that must act
+only once remembers the ids that it has seen.
 
-An event goes to ``<namespace>.events.<kind>``; the stream that keeps them for a
-week is made when it is not there.
+An event goes to ``<namespace>.events.<kind>``.  The stream that keeps events for
+a week is created if absent.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ CHILD = "outbox"
 
 BATCH = 100
 EVERY = 0.5
-"""Seconds between two looks at an outbox that was empty."""
+"""Seconds until an outbox that was empty is read again."""
 
 BACKOFF = Backoff(0.5, 10.0)
 MAX_AGE = 7 * 86_400.0
 MAX_EVENTS = 1_000_000
 REMEMBERED = 600.0
-"""Seconds for which the server knows an event again."""
+"""Seconds for which the server recognises a repeated event."""
 
 LEASE, LEASE_TTL = "outbox", 30.0
-"""One process publishes at a time: two would keep the order only as long as the server remembers."""
+"""One process publishes at a time.  With two, the order would hold only while the server recognises repetitions."""
 
 _encode = msgspec.json.Encoder().encode
 
 
 class Publisher:
-    """The child that publishes; it ends only when cancelled."""
+    """The child that publishes.  It ends only when cancelled."""
 
     def __init__(self, link: NatsLink, *, namespace: str, on_event: OnEvent) -> None:
         self._link = link
@@ -71,7 +71,10 @@ class Publisher:
                     await anyio.sleep(EVERY)
 
     async def publish(self, metadata: Ref[Metadata]) -> int:
-        """Publish the oldest events; how many.  Raises ``StoreUnavailable``; what was published is not kept."""
+        """Publish the oldest events.  Returns their number.
+
+        Raises ``StoreUnavailable``; events published before that are not published again.
+        """
         events = await metadata.ask(DueEvents(BATCH))
         if not events or not await self._lease.hold(metadata):
             return 0
@@ -91,10 +94,10 @@ class Publisher:
         return len(stored)
 
     async def _have_stream(self, js: JetStreamContext) -> None:
-        """Make sure of the stream with each connection, and after each failure.
+        """Create the stream if absent, with each connection and after each failure.
 
-        That it is not there need not be heard: where anybody listens to the
-        subject without a stream, a publish is not refused but waits in vain.
+        Its absence is not always an error: if someone subscribes to the subject
+        without a stream, a publish is not refused but times out.
         """
         generation = self._link.generation
         if self._had_stream != generation:

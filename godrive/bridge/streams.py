@@ -1,4 +1,4 @@
-"""JetStream streams of ours: made when they are not there, left as they are when they are."""
+"""Our JetStream streams: created if absent, otherwise not changed."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _SUBJECTS_OVERLAP = 10065
 async def ensure_stream(
     js: JetStreamContext, name: str, subject: str, *, max_age: float, max_msgs: int, **options: Any
 ) -> None:
-    """Have a stream *name* that keeps what is published to *subject*.
+    """Create the stream *name* for *subject* if absent.
 
-    *max_age* is seconds.  Raises ``ConfigError`` when one of that name keeps
-    other subjects, or another one this subject; the NATS client's errors when
-    the server cannot be asked.
+    *max_age* is in seconds.  Raises ``ConfigError`` if a stream of that name has
+    other subjects, or another stream has this one; errors of the NATS client if
+    the server does not answer.
     """
     if not await has_stream(js, name, subject):
         await _make(js, name, subject, max_age=max_age, max_msgs=max_msgs, **options)
 
 
 async def has_stream(js: JetStreamContext, name: str, subject: str) -> bool:
-    """Whether there is a stream of that name.  Raises ``ConfigError`` when it keeps other subjects."""
+    """Whether there is a stream of that name.  Raises ``ConfigError`` if it has other subjects."""
     try:
         info = await js.stream_info(name)
     except NotFoundError:
@@ -54,7 +54,7 @@ async def _make(js: JetStreamContext, name: str, subject: str, **options: Any) -
         await js.add_stream(config)
     except BadRequestError as error:
         if error.err_code == _NAME_IN_USE:
-            return  # another process was faster
+            return  # another process created it meanwhile
         if error.err_code == _SUBJECTS_OVERLAP:
             raise ConfigError(
                 f"Another JetStream stream keeps {subject}, so {name} cannot.",
@@ -64,7 +64,7 @@ async def _make(js: JetStreamContext, name: str, subject: str, **options: Any) -
 
 
 def covers(pattern: str, subject: str) -> bool:
-    """Whether a subject with wildcards takes everything that *subject* takes."""
+    """Whether *pattern* matches every subject that *subject*, which may have wildcards too, matches."""
     wanted = subject.split(".")
     offered = pattern.split(".")
     for position, word in enumerate(offered):

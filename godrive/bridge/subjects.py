@@ -1,8 +1,8 @@
-"""Bucket events in, from a plain NATS subject, as MinIO sends them when nobody told it of JetStream.
+"""Receives bucket events from a plain NATS subject, as MinIO sends them without JetStream.
 
-Nothing is kept here: an event that is sent while nobody listens is gone, and
-one that cannot be dealt with is counted and reported, not stored.  The
-reconciler makes up for both.
+Nothing is stored here.  An event that is sent while no process listens is lost,
+and one that cannot be handled is counted and reported.  The reconciler finds the
+uploads of both.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ BACKOFF = Backoff(0.2, 5.0)
 
 
 class PlainEvents:
-    """The child that takes bucket events from a subject; it ends only when cancelled.
+    """The child that receives bucket events from a subject.  It ends only when cancelled.
 
-    Processes that listen at the same time share the events between them.
+    Several processes share the events: each event goes to one of them.
     """
 
     def __init__(self, link: NatsLink, settings: Ingest, *, handler: BucketEventHandler, on_event: OnEvent) -> None:
@@ -44,7 +44,7 @@ class PlainEvents:
         self._on_event = on_event
         self._failures = Failures("events", on_event, BACKOFF)
         self.listening = anyio.Event()
-        """Set once messages can be received."""
+        """Set once messages can arrive."""
 
     async def run(self) -> None:
         """Receive events forever.  Subscribe again with every connection; on error, back off and retry."""
@@ -55,7 +55,7 @@ class PlainEvents:
                 await anyio.sleep(self._failures.note(error))
 
     async def _listen(self) -> None:
-        """Take events over one connection; returns when there is a newer one."""
+        """Receive events over one connection.  Returns when there is a newer one."""
         client = await self._link.client()
         generation = self._link.generation
         with answering():
@@ -85,7 +85,7 @@ class PlainEvents:
                 await room.acquire()
                 tasks.start_soon(self._deal_with, message, room)
         except NatsError:
-            tasks.cancel_scope.cancel()  # the connection is gone for good: make another
+            tasks.cancel_scope.cancel()  # the connection is closed: subscribe over another one
 
     async def _deal_with(self, message: Msg, room: anyio.Semaphore) -> None:
         try:

@@ -1,7 +1,7 @@
-"""From SQLite to PostgreSQL, in one go.
+"""Copies a catalog from SQLite to PostgreSQL.
 
-One snapshot of the one becomes one transaction of the other: until the counts
-agree nothing is there, and the source is only read.
+One snapshot of the source is written in one transaction of the target, which
+commits only if the row counts agree.  The source is only read.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What PostgreSQL's errors mean to a caller, and which of them pass by themselves."""
+"""Classifies errors of PostgreSQL: which ones pass by themselves, and what the others mean to a caller."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ _LOST = (
     CannotConnectNowError,
     IdleInTransactionSessionTimeoutError,
     TooManyConnectionsError,
-    ReadOnlySQLTransactionError,  # the other half of a pair that has not taken over yet
+    ReadOnlySQLTransactionError,  # a standby that has not been promoted yet
     InternalClientError,  # the connection died while asyncpg was busy with it
 )
 _RACED = (
     SerializationError,
     DeadlockDetectedError,
     LockNotAvailableError,
-    UniqueViolationError,  # somebody else was first: looking again, the rule sees them
+    UniqueViolationError,  # another transaction was first; run again, the rule sees its row
     InvalidCachedStatementError,  # the schema has changed under a prepared statement
 )
 _REFUSED = (
@@ -60,19 +60,19 @@ _CHECK = "Check catalog.dsn and the rights of its user."
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether the server is away, or has ended the connection."""
+    """Whether the server is unreachable or has closed the connection."""
     if isinstance(error, InterfaceError):
         return not isinstance(error, ClientDataError | ClientConfigurationError)
     return isinstance(error, _LOST)
 
 
 def is_raced(error: BaseException) -> bool:
-    """Whether another transaction was in the way: run again from the start, the operation sees what that one did."""
+    """Whether another transaction interfered.  Run again from the start, the operation sees its effects."""
     return isinstance(error, _RACED)
 
 
 def unavailable(error: BaseException) -> StoreUnavailable:
-    """The answer while the server is away."""
+    """The error for callers while the server is unreachable."""
     return StoreUnavailable(
         f"The database does not answer: {error or type(error).__name__}",
         hint="Check that PostgreSQL runs and that catalog.dsn leads to it.",
@@ -80,20 +80,20 @@ def unavailable(error: BaseException) -> StoreUnavailable:
 
 
 def translate(error: BaseException) -> DriveError | None:
-    """What an error that no repetition will mend means to a caller; ``None`` when it is a bug of ours."""
+    """The error for callers when repeating the operation does not help.  ``None`` for a bug of ours."""
     if isinstance(error, DataError | ClientDataError):
         return Invalid("A text or number in the request cannot be stored.")
     if isinstance(error, DiskFullError):
         return StorageFull("The disk of the database is full.", hint="Make room on the disk of the PostgreSQL server.")
     if isinstance(error, InsufficientResourcesError | OperatorInterventionError | PostgresSystemError):
         return unavailable(error)
-    if isinstance(error, _REFUSED):  # it has let us in before, and will when the operator has mended it
+    if isinstance(error, _REFUSED):  # it accepted us before, and will again once the operator has fixed it
         return StoreUnavailable(f"The database refuses us: {error}", hint=_CHECK)
     return None
 
 
 def refused(error: BaseException) -> ConfigError | None:
-    """What an operator has to mend before the catalog can be opened; ``None`` when it is something else."""
+    """The error for an operator, who must fix the configuration first.  ``None`` for other errors."""
     if isinstance(error, _REFUSED + _UNREADABLE):
         return ConfigError(f"The database refuses us: {error}", hint=_CHECK)
     return None

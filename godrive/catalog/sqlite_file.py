@@ -1,4 +1,4 @@
-"""The database file of the SQLite catalog: where it may lie, how it is opened, migrated and copied."""
+"""The database file of the SQLite catalog: checking its location, opening, migrating and copying it."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _STATISTICS = {
     "entries_purging": "1000 1",
     "sqlite_autoindex_entries_1": "100000 1",
 }
-"""What the planner is told of the indices of entries: rows, then rows for each value of one column, of two, and so on.
+"""Statistics of the indices of entries: rows, then rows for each value of one column, of two, and so on.
 
 Without it SQLite reads a folder in the order of the whole drive, and skips.
 Being told once, it plans the same for ever, whatever the data
 (https://sqlite.org/lang_analyze.html, section 4.1).
 """
 BUSY_TIMEOUT = 5.0
-"""Seconds that a writer waits for another process, the command line for one, to finish."""
+"""Seconds that a writer waits for another process, such as a command."""
 
 _NETWORK = re.compile(
     r"nfs\d?|cifs|smb\w*|9p|afs|ceph|glusterfs|lustre|ncpfs|fuse\..*(ssh|gluster|s3|rclone|ceph|dav).*"
@@ -58,12 +58,12 @@ _PASSING = _NEEDS_OPERATOR | {
 
 
 def primary_code(error: sqlite3.Error) -> int:
-    """SQLite's result code, without its extension; that of a plain error where there is none."""
+    """The primary result code of SQLite; that of a generic error if there is none."""
     return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)) & 0xFF
 
 
 def translate(error: sqlite3.Error, path: Path) -> DriveError | None:
-    """What an error of SQLite means to a caller; ``None`` when it is a bug of ours."""
+    """The error for callers.  ``None`` for a bug of ours."""
     code = primary_code(error)
     if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(path)):
         return full(path)
@@ -107,14 +107,14 @@ def connect(
         connection.execute("PRAGMA journal_size_limit=67108864")
         if read_only:
             connection.execute("PRAGMA query_only=1")
-    except sqlite3.Error:  # the file is no database
+    except sqlite3.Error:  # the file is not a database
         connection.close()
         raise
     return connection
 
 
 def prepare(path: Path, *, allow_network_fs: bool) -> None:
-    """Make the file when absent, check it, and bring its schema up to date.
+    """Create the file if absent, check it, and bring its schema up to date.
 
     Raises ``ConfigError``, ``StorageFull``, ``StoreUnavailable``.
     """
@@ -151,7 +151,7 @@ def prepare(path: Path, *, allow_network_fs: bool) -> None:
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """All in one transaction: of one that fails, nothing is left when the connection is closed."""
+    """Migrate in one transaction, so that a failed migration leaves nothing behind."""
     connection.execute("BEGIN IMMEDIATE")
     tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if tables and "schema_versions" not in tables:
@@ -193,7 +193,7 @@ def copy(path: Path, target: Path) -> None:
 
 
 def _network_file_system(folder: Path) -> str | None:
-    """The type of the file system that holds *folder*, if it is one that is reached over a network (Linux only)."""
+    """The type of the file system of *folder* if it is a network file system (Linux only)."""
     try:
         mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
     except OSError:
@@ -202,7 +202,7 @@ def _network_file_system(folder: Path) -> str | None:
 
 
 def network_kind(folder: str, mounts: list[str]) -> str | None:
-    """As told by the lines of ``mountinfo`` (see proc(5)): the longest mount point that holds *folder* counts."""
+    """The same, from the lines of ``mountinfo`` (see proc(5)): the longest mount point that contains *folder*."""
     best, kind = "", ""
     for line in mounts:
         left, _, right = line.partition(" - ")

@@ -1,9 +1,8 @@
-"""Messages, replies and errors as bytes: the only module that serialises them.
+"""Encodes messages, replies and errors.  No other module serialises them.
 
-The form is MessagePack.  A message travels without its name, which is part of
-the subject it is sent to.  A message that is unknown or malformed is its
-sender's fault, ``Invalid``; a reply that is malformed is not the asker's, and
-a ``DeliveryError``.
+The format is MessagePack.  The name of a message is not part of its bytes but of
+the subject that it is sent to.  An unknown or malformed message is ``Invalid``,
+because its sender is at fault; a malformed reply is a ``DeliveryError``.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from godrive.runtime.message import Ask, Contract, Message, Tell
 
 _encoder = msgspec.msgpack.Encoder()
 
-# Bad UTF-8 and bottomless nesting are not msgspec's own errors.
+# msgspec raises no error of its own for invalid UTF-8 and for deep nesting.
 _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -62,7 +61,7 @@ def encode_reply(value: Any) -> bytes:
 
 
 def decode_reply(message: type[Ask[Any, Any]], data: bytes) -> Any:
-    """The reply to an ask of that type.  Raises ``DeliveryError`` when it is not one."""
+    """The reply to an ask of that type.  Raises ``DeliveryError`` if it is malformed."""
     try:
         return _decoder(message.reply).decode(data)
     except _MALFORMED as error:
@@ -75,7 +74,7 @@ def encode_error(error: DriveError) -> bytes:
 
 
 def decode_error(data: bytes) -> DriveError:
-    """The error that was sent; of an unknown code, a plain ``DriveError``."""
+    """The error that was sent; a plain ``DriveError`` if its code is unknown."""
     try:
         wire = _error_decoder.decode(data)
     except _MALFORMED as error:

@@ -1,4 +1,4 @@
-"""What a supervisor reports; the host decides whether to log, count or ignore it."""
+"""Events of a supervisor.  The host decides whether to log, count or ignore them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class ChildStarted:
-    """The child is up and takes messages."""
+    """The child has started and accepts messages."""
 
     child: str
 
 
 @dataclass(frozen=True, slots=True)
 class ChildCrashed:
-    """The child raised something that is not an answer: a bug.  ``doing`` is the message in hand, or the hook.
+    """The child raised an exception that is not a reply: a bug.  ``doing`` is the message in hand, or the hook.
 
-    With several messages in hand there may be several of these for one restart.
+    With several messages in hand, several of these may precede one restart.
     """
 
     child: str
@@ -29,7 +29,7 @@ class ChildCrashed:
 
 @dataclass(frozen=True, slots=True)
 class ChildStopped:
-    """The child ended in good order.  One that crashed or had to be cancelled did not."""
+    """The child ended in order: it neither crashed nor had to be cancelled."""
 
     child: str
 
@@ -47,8 +47,9 @@ class RestartsExhausted:
 class DeadLetter:
     """A message that no handler will see.
 
-    ``reason``: ``expired`` in the mailbox, ``stopped`` with its actor, or
-    refused on its way in: ``unknown``, ``malformed``, ``oversize``.
+    ``reason`` is ``expired`` (in the mailbox), ``stopped`` (with its actor),
+    ``unavailable`` (a tell that could not be sent), or the code of the error with
+    which an exposer refused it.
     """
 
     actor: str
@@ -59,7 +60,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class StopTimedOut:
-    """The child did not stop within its ``shutdown`` seconds, or as long as the host let it, and was cancelled."""
+    """The child did not stop within its ``shutdown`` seconds, or the host cut that short, and it was cancelled."""
 
     child: str
 
@@ -74,7 +75,7 @@ class Ticked:
 
 @dataclass(frozen=True, slots=True)
 class TickFailed:
-    """A ticker's message was answered with an error; it asks again at the next tick."""
+    """A ticker's message was answered with an error.  The ticker asks again at the next tick."""
 
     child: str
     error: BaseException
@@ -82,7 +83,7 @@ class TickFailed:
 
 @dataclass(frozen=True, slots=True)
 class ChildWaiting:
-    """The child cannot do its work for now, and tries again by itself; told once for each stretch."""
+    """The child cannot do its work for now, and retries by itself.  Sent once for each run of failures."""
 
     child: str
     error: BaseException
@@ -103,11 +104,11 @@ OnEvent = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """The listener of a host that does not listen."""
+    """The default listener: it ignores every event."""
 
 
 def guarded(on_event: OnEvent) -> OnEvent:
-    """A listener that fails takes nothing down with it: the event loop's exception handler is told."""
+    """Wrap a listener so that an exception it raises goes to the event loop's exception handler and no further."""
 
     def report(event: Event) -> None:
         try:

@@ -1,6 +1,6 @@
-"""Time as a message: a child that asks one thing at an interval.
+"""Time as a message: a child that asks the same message at an interval.
 
-Tests never wait for a ticker; they ask the same message themselves.
+Tests do not wait for a ticker but ask the message themselves.
 """
 
 from __future__ import annotations
