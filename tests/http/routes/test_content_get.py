@@ -422,7 +422,9 @@ async def test_a_blob_that_is_short_or_lost_is_told_logged_and_counted(
             caplog.clear()
             answer = await get(ann, url)
             assert (answer.status, answer.json["code"]) == (503, "store_unavailable")
-            (event,) = [record.getMessage() for record in caplog.records if "blob_damaged" in record.getMessage()]
+            (event,) = [
+                record.getMessage() for record in caplog.records if "event='blob_damaged'" in record.getMessage()
+            ]
             assert f"kind='{kind}'" in event
             assert blob.name in event
             numbers = (await ann("GET", "/metrics")).content.decode()
