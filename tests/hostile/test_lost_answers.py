@@ -242,9 +242,13 @@ async def make_folder(scene: Scene) -> None:
     assert (lost.status, again.status, again.json["code"]) == (201, 409, "name_taken")
 
 
-async def rename_file(scene: Scene) -> None:
-    """The name is what it was set to; with ``If-Match`` a key gets the first answer again."""
+async def update_file(scene: Scene) -> None:
+    """Name and place are what they were set to; with ``If-Match`` a key gets the first answer again."""
     path = f"/v1/files/{scene.ids['file']}"
+    folder = (await scene.ann("POST", "/v1/folders", {"name": "folder"})).json
+    lost, again = await scene.stubborn("PATCH", path, {"parent_id": folder["id"]})
+    assert (lost.status, lost.json["parent_id"]) == (200, folder["id"])
+    check_same(lost, again)
     lost, again = await scene.stubborn("PATCH", path, {"name": "c.txt"})
     assert lost.status == 200
     check_same(lost, again)
@@ -298,7 +302,7 @@ class Check(Protocol):
 
 ACCOUNTS: list[Check] = [sign_up, log_in, refresh_token, log_out, update_me, delete_me, end_session]
 UPLOADS: list[Check] = [begin_upload, put_content, complete_upload, abort_upload]
-FILES: list[Check] = [make_folder, rename_file, trash_file, restore_file, purge_file, empty_trash]
+FILES: list[Check] = [make_folder, update_file, trash_file, restore_file, purge_file, empty_trash]
 CHECKS = {check.__name__: check for check in (*ACCOUNTS, *UPLOADS, *FILES)}
 MUTATING = {operation.name for operation in OPERATIONS if operation.method != "GET"}
 
