@@ -278,6 +278,17 @@ async def test_another_user_finds_nothing_and_changes_nothing(case: Case, owner:
     assert await owner.state() == before
 
 
+async def test_nothing_gets_into_the_folder_of_another_user(owner: Ann, bob: Person) -> None:
+    before, folder = await owner.state(), owner.ids["folder"]
+    file = await bob.upload("b.txt")
+    moved = await bob("PATCH", f"/v1/files/{file['id']}", {"parent_id": folder})
+    assert (moved.status, moved.json["code"]) == (404, "not_found")
+    check_silent(moved)
+    assert (await bob("GET", f"/v1/files/{file['id']}")).json == file
+    assert (await owner.person("GET", f"/v1/files?parent_id={folder}")).json == {"files": []}
+    assert await owner.state() == before
+
+
 @cases(needs="scope")
 async def test_a_token_reaches_only_the_routes_of_its_scopes(case: Case, owner: Ann, site: Site) -> None:
     before = await owner.state()
