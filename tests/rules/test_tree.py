@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from godrive.catalog import Tx
-from godrive.errors import NotFound
-from godrive.messages.files import EmptyTrash, OpenContent, PurgeFile, RestoreFile, TrashFile
+from godrive.errors import Cycle, NotFound
+from godrive.messages.files import EmptyTrash, MoveFile, OpenContent, PurgeFile, RestoreFile, TrashFile
 from godrive.messages.metadata import Metadata
 from godrive.messages.system import ClaimPurges, FinishPurge, SettleTrash
 from godrive.model import File, FileId, FileKind, OnConflict, Place, Sort, Spot, UserId
@@ -42,13 +42,13 @@ class Node:
         return self.file.kind is FileKind.FOLDER
 
     @property
+    def path(self) -> list[Node]:
+        """The node and all above it."""
+        return [self] if self.parent is None else [self, *self.parent.path]
+
+    @property
     def visible(self) -> bool:
-        node: Node | None = self
-        while node is not None:
-            if node.end:
-                return False
-            node = node.parent
-        return True
+        return not any(node.end for node in self.path)
 
 
 class Life:
@@ -84,6 +84,22 @@ class Life:
         if (node := self.some(end="", visible=True)) is not None:
             await self.rig.trash(node.file)
             node.end = "trashed"
+
+    async def move(self) -> None:
+        """A file or a folder to another folder, if that does not lie in it."""
+        node, target = self.some(end="", visible=True), self.some(end="", visible=True)
+        if target is not None and not target.is_folder:
+            target = None
+        if node is None:
+            return
+        where = ROOT if target is None else inside(target.file)
+        ask = MoveFile(by=host(self.owner), file_id=node.file.id, where=where, on_conflict=OnConflict.RENAME)
+        if node.is_folder and target is not None and node in target.path:
+            with pytest.raises(Cycle):
+                await self.rig.ask(ask)
+            return
+        assert (await self.rig.ask(ask)).parent_id == (target and target.file.id)
+        node.parent = target
 
     async def restore(self) -> None:
         if (node := self.some(end="trashed")) is not None:
@@ -137,8 +153,8 @@ class Life:
 
     async def step(self) -> None:
         actions = [self.add, self.trash, self.trash, self.restore, self.restore, self.settle, self.settle, self.purge]
-        actions += [self.claim, self.empty, self.settle_to_the_end]
-        weights = [3, 3, 3, 3, 3, 4, 4, 1, 2, 0.3, 1]
+        actions += [self.claim, self.empty, self.settle_to_the_end, self.move]
+        weights = [3, 3, 3, 3, 3, 4, 4, 1, 2, 0.3, 1, 4]
         await self.chance.choices(actions, weights)[0]()
         self.rig.clock.advance(self.chance.choice([0, 0, 1]))
         await self.compare()
