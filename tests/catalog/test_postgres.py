@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from functools import partial
 
 import anyio
@@ -26,13 +27,13 @@ from godrive.errors import (
     StoreUnavailable,
     Unauthenticated,
 )
-from godrive.messages.system import ClaimPurges
+from godrive.messages.system import ClaimPurges, FinishPurge, SettleTrash
 from godrive.messages.uploads import BeginUpload, PublishUpload
-from godrive.model import File, Sort, Upload, UserId
+from godrive.model import File, OnConflict, Sort, Upload, UserId
 from godrive.rules import sessions, users
 from godrive.rules.registry import RULES
 from tests.conftest import require
-from tests.contracts.rig import GRACE, ROOT, SERVER, Rig, host
+from tests.contracts.rig import GRACE, ROOT, SERVER, Rig, host, inside
 from tests.servers import PostgresServer
 
 pytestmark = pytest.mark.anyio
@@ -260,6 +261,69 @@ async def test_a_file_that_another_gateway_is_restoring_is_not_purged(contested:
     assert (await restore).trashed_at is None
     assert await claim == []
     assert await one.names(contested.owner) == ["a.txt"]
+
+
+async def test_what_two_gateways_do_to_a_tree_at_once_is_counted_once(contested: Contested) -> None:
+    one, other, owner = contested.one, contested.other, contested.owner
+    outer = await one.folder(owner, "outer")
+    inner = await one.folder(owner, "inner", where=inside(outer))
+    for number in range(6):
+        await one.file(owner, f"{number}", where=inside(outer if number % 2 else inner))
+
+    async def settle(rig: Rig) -> None:
+        for _ in range(40):
+            await rig.ask(SettleTrash(limit=1))
+
+    async def change(rig: Rig, folder: File) -> None:
+        for _ in range(8):
+            with suppress(NotFound):  # the folder above it is in the trash
+                await rig.trash(folder)
+                await rig.restore(folder, on_conflict=OnConflict.RENAME)
+
+    async with anyio.create_task_group() as tasks:
+        for rig in (one, other):
+            tasks.start_soon(settle, rig)
+            tasks.start_soon(change, rig, outer)
+            tasks.start_soon(change, rig, inner)
+    for folder in (outer, inner):
+        await one.restore(folder, on_conflict=OnConflict.RENAME)
+    await one.settle()
+    assert await one.drift() == 0
+    assert (await one.usage(owner)).live_bytes == 70
+    assert len(await one.names(owner)) == 7
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_a_tree_that_two_gateways_purge_at_once_goes_once(contested: Contested, deleted: bool) -> None:
+    one, other, owner = contested.one, contested.other, contested.owner
+    outer = await one.folder(owner, "outer")
+    inner = await one.folder(owner, "inner", where=inside(outer))
+    for number in range(10):
+        await one.file(owner, f"{number}", where=inside(outer if number % 2 else inner))
+    if deleted:
+        await one.write(users.delete, owner, now=one.now)
+    else:
+        for entry in (outer, contested.file):
+            await one.trash(entry)
+            await one.purge(entry)
+
+    async def sweep(rig: Rig) -> None:
+        for _ in range(8):
+            for purge in await rig.ask(ClaimPurges(limit=4)):
+                await rig.ask(FinishPurge(file_id=purge.file_id))
+            await rig.ask(SettleTrash(limit=2))
+
+    async with anyio.create_task_group() as tasks:
+        for rig in (one, other, one, other):
+            tasks.start_soon(sweep, rig)
+    assert await one.drift() == 0
+    one.clock.advance(4000)
+    await one.settle()
+    await one.purge_all()
+    assert await one.drift() == 0
+    kept = "SELECT live_bytes, trash_bytes, version_bytes, entry_count FROM users WHERE id = $1"
+    assert await one.rows(kept, owner) == [(0, 0, 0, 0)]
+    assert await one.rows("SELECT id FROM entries UNION ALL SELECT folder_id FROM unsettled") == []
 
 
 async def test_a_password_that_another_gateway_is_changing_begins_no_session(contested: Contested) -> None:
