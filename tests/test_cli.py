@@ -24,6 +24,7 @@ import pytest
 
 from godrive import __version__
 from godrive.cli import main
+from godrive.credentials import check_password
 from tests.cases import each
 from tests.drive_server import DriveServer, environment
 from tests.servers import Daemon, PostgresServer, answers, free_port
@@ -233,6 +234,18 @@ def test_wrong_configuration_is_one_line_and_exit_code_2(run: Run, tmp_path: Pat
 
 
 # Users
+
+
+def test_password_is_the_first_line_as_any_editor_writes_it(run: Run) -> None:
+    for number, stdin in enumerate((f"\ufeff{PASSWORD}\r\n", f"{PASSWORD}\r\nmore", PASSWORD)):
+        assert run("user", "add", f"{number}@example.org", stdin=stdin)[0] == 0
+    hashes = password_hashes(Path("data/godrive.db"))
+    assert [check_password(PASSWORD, hashed) for hashed in hashes] == [True] * 3
+
+
+def password_hashes(path: Path) -> list[str]:
+    with closing(sqlite3.connect(path)) as database:
+        return [row[0] for row in database.execute("SELECT password_hash FROM users")]
 
 
 def test_user_who_is_added_is_listed_and_may_be_named_by_address_or_id(run: Run, ann: str) -> None:

@@ -172,7 +172,7 @@ def _name(user: User) -> str:
 
 def _new_password() -> str:
     if not sys.stdin.isatty():
-        password = sys.stdin.readline().rstrip("\r\n")
+        password = sys.stdin.readline().rstrip("\r\n").removeprefix("\ufeff")
         check_new_password(password)
         return password
     password = getpass.getpass("Password: ")
