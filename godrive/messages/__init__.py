@@ -1,1 +1,1 @@
-"""What may be said to each actor.  Importing a contract is the right to talk to that actor."""
+"""The messages of each actor.  A module that imports a contract may send messages to that actor."""

@@ -1,4 +1,4 @@
-"""What may be said to the auth actor by and for people: sign-up, log-in, sessions, the own account."""
+"""Messages to the auth actor about one user: sign-up, log-in, sessions, account."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from godrive.principal import HostUser, UserSession
 from godrive.runtime import Ask, Contract, Lane
 
 AccountHolder: TypeAlias = UserSession | HostUser
-"""Who may manage an account: no token and no link can."""
+"""A principal that may manage an account.  API tokens and links may not."""
 
 
 class Auth(Contract, name="auth"):
@@ -17,7 +17,7 @@ class Auth(Contract, name="auth"):
 
 
 class SignUp(Ask[Auth, User]):
-    """Make a user, as the sign-up policy allows.
+    """Create a user, subject to the sign-up policy.
 
     Raises ``Invalid`` (e-mail, password, invite), ``EmailTaken``, ``Forbidden``
     (sign-up is closed), ``TooManyRequests``.
@@ -33,10 +33,10 @@ class SignUp(Ask[Auth, User]):
 class LogIn(Ask[Auth, Tokens]):
     """Begin a session.
 
-    *forwarded* says that the request named another client in headers of a
-    proxy that is not trusted, so *address* may be the proxy's.  Raises
-    ``Unauthenticated``, the same and after the same time whether the e-mail or
-    the password is wrong, or ``TooManyRequests``.
+    *forwarded* means that an untrusted proxy named another client in its
+    headers, so *address* may be the address of the proxy.  Raises
+    ``Unauthenticated`` (with the same text and after the same time for an
+    unknown address and for a wrong password), ``TooManyRequests``.
     """
 
     lane: ClassVar[Lane] = Lane.WRITE
@@ -48,7 +48,7 @@ class LogIn(Ask[Auth, Tokens]):
 
 
 class BeginSession(Ask[Auth, Tokens]):
-    """Begin a session of a user whom the host application has authenticated.
+    """Begin a session of a user that the host application has authenticated.
 
     Raises ``Unauthenticated`` unless the user is active.
     """
@@ -60,11 +60,11 @@ class BeginSession(Ask[Auth, Tokens]):
 
 
 class Refresh(Ask[Auth, Tokens]):
-    """Renew a session; the refresh token is replaced by a new one.
+    """Renew a session and replace its refresh token.
 
-    For 30 seconds the client that asked (by its User-Agent, from any address)
-    may send the replaced token again, and gets the same refresh token.  Any
-    other reuse ends the session.  Raises ``Unauthenticated``.
+    For 30 seconds, the same User-Agent (from any address) may send the replaced
+    token again and gets the same new refresh token.  Any other reuse ends the
+    session.  Raises ``Unauthenticated``.
     """
 
     lane: ClassVar[Lane] = Lane.WRITE
@@ -75,30 +75,30 @@ class Refresh(Ask[Auth, Tokens]):
 
 
 class Authenticate(Ask[Auth, UserSession]):
-    """Who the bearer of this access token is, now.  Raises ``Unauthenticated``."""
+    """Return the session that this access token belongs to.  Raises ``Unauthenticated`` once it has ended."""
 
     token: str
 
 
 class LogOut(Ask[Auth, None]):
-    """End the session that asks.  Idempotent."""
+    """End the session *by*.  Idempotent."""
 
     lane: ClassVar[Lane] = Lane.WRITE
     by: UserSession
 
 
 class GetUser(Ask[Auth, User]):
-    """The user that *by* acts for, with current usage.  Raises ``NotFound``."""
+    """Return the user behind *by*, with current usage.  Raises ``NotFound``."""
 
     by: AccountHolder
 
 
 class UpdateUser(Ask[Auth, User]):
-    """Change e-mail or password, given the current password.
+    """Change the e-mail address or the password.  Requires the current password.
 
-    A new password ends every session but the one that asks.  Raises
-    ``Forbidden`` (wrong password), ``Unauthenticated`` (the session has ended
-    meanwhile), ``Invalid``, ``EmailTaken``, ``TooManyRequests``.
+    A new password ends every session except *by*.  Raises ``Forbidden`` (wrong
+    password), ``Unauthenticated`` (the session has ended), ``Invalid``,
+    ``EmailTaken``, ``TooManyRequests``.
     """
 
     lane: ClassVar[Lane] = Lane.WRITE
@@ -110,9 +110,9 @@ class UpdateUser(Ask[Auth, User]):
 
 
 class DeleteUser(Ask[Auth, None]):
-    """End the user: all sessions at once, all files to be purged.
+    """Delete the user: end all sessions at once and schedule the purge of all files.
 
-    Raises ``Forbidden`` (wrong password), ``Unauthenticated`` (the session has ended meanwhile), ``TooManyRequests``.
+    Raises ``Forbidden`` (wrong password), ``Unauthenticated`` (the session has ended), ``TooManyRequests``.
     """
 
     lane: ClassVar[Lane] = Lane.WRITE
@@ -122,7 +122,7 @@ class DeleteUser(Ask[Auth, None]):
 
 
 class ListSessions(Ask[Auth, list[Session]]):
-    """The user's sessions that are alive, most recently used first."""
+    """List the active sessions of the user, most recently used first."""
 
     by: AccountHolder
 

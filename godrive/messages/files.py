@@ -1,4 +1,4 @@
-"""What may be said to the metadata actor about files, folders and the trash."""
+"""Messages to the metadata actor about files, folders and the trash."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from godrive.runtime import Ask, Lane
 
 
 class ListFiles(Ask[Metadata, Page[File]]):
-    """Live entries, a page at a time.
+    """List live entries, one page at a time.
 
-    ``Root`` and ``In`` list the entries of one folder, exactly.  ``Anywhere``
-    lists the files of the whole drive: it never shows what is in the trash, may
-    omit for some seconds what was just restored with its folder, and its pages
-    may then be short, even empty, with a ``next_page``.
+    ``Root`` and ``In`` list exactly the entries of one folder.  ``Anywhere``
+    lists the files of the whole drive.  It never shows trashed files, but for
+    some seconds it may omit files that were just restored with their folder;
+    its pages may then be short or empty and still have a ``next_page``.
 
-    *prefix* limits to names that begin with it, *contains* to names with it
-    inside; both compare in NFC, without case.  Raises ``NotFound`` (the
-    folder), ``Invalid`` (a page token that this list did not give).
+    *prefix* selects names that begin with it, *contains* names that contain it;
+    both compare in NFC and ignore case.  Raises ``NotFound`` (the folder),
+    ``Invalid`` (the page token belongs to another list).
     """
 
     by: Principal
@@ -45,11 +45,11 @@ class ListFiles(Ask[Metadata, Page[File]]):
 
 
 class TagList(Ask[Metadata, ETag]):
-    """The tag of the lists of the drive that *where* belongs to: the same tag, the same lists.
+    """Return the tag of the lists of the drive that contains *where*.  Equal tags mean equal lists.
 
-    What is listed after this ask is at least as new as the tag.  A tag names
-    the owner and the catalog, and none is ever given twice for different lists,
-    not even after a backup was restored.
+    A list read after this ask is at least as new as the tag.  A tag names the
+    owner and the catalog.  No tag is used for two different lists, not even
+    after a backup was restored.
     """
 
     by: Principal
@@ -57,14 +57,14 @@ class TagList(Ask[Metadata, ETag]):
 
 
 class GetFile(Ask[Metadata, File]):
-    """One live entry.  Raises ``NotFound`` unless *by* may read it."""
+    """Return one live entry.  Raises ``NotFound`` unless *by* may read it."""
 
     by: Principal
     file_id: FileId
 
 
 class MakeFolder(Ask[Metadata, File]):
-    """Make a folder.  Raises ``NotFound`` (the parent), ``NameTaken``, ``Invalid``, ``QuotaExceeded``."""
+    """Create a folder.  Raises ``NotFound`` (the parent), ``NameTaken``, ``Invalid``, ``QuotaExceeded``."""
 
     lane: ClassVar[Lane] = Lane.WRITE
 
@@ -74,7 +74,7 @@ class MakeFolder(Ask[Metadata, File]):
 
 
 class RenameFile(Ask[Metadata, File]):
-    """Give an entry another name.  Raises ``NotFound``, ``NameTaken``, ``Invalid``, ``PreconditionFailed``."""
+    """Rename an entry.  Raises ``NotFound``, ``NameTaken``, ``Invalid``, ``PreconditionFailed``."""
 
     lane: ClassVar[Lane] = Lane.WRITE
 
@@ -86,10 +86,10 @@ class RenameFile(Ask[Metadata, File]):
 
 
 class MoveFile(Ask[Metadata, File]):
-    """Put an entry, and all that is in it, into another folder, with *name* under another name.
+    """Move an entry, with its contents, to another folder.  With *name*, rename it too.
 
-    Takes the same time whatever lies below the entry.  Raises ``NotFound`` (the
-    entry, or with the field ``parent_id`` the folder), ``Cycle`` (the folder is
+    Takes constant time, whatever the folder contains.  Raises ``NotFound`` (the
+    entry; with ``field`` ``parent_id``, the folder), ``Cycle`` (the folder is
     the entry or lies in it), ``NameTaken``, ``Invalid``, ``PreconditionFailed``.
     """
 
@@ -103,9 +103,9 @@ class MoveFile(Ask[Metadata, File]):
 
 
 class TrashFile(Ask[Metadata, Tombstone]):
-    """Move an entry, and all that is in it, to the trash.  Idempotent: the first purge date stays.
+    """Move an entry, with its contents, to the trash.  Idempotent: the first purge date stays.
 
-    Takes the same time whatever lies below the entry.  Raises ``NotFound``, ``PreconditionFailed``.
+    Takes constant time, whatever the folder contains.  Raises ``NotFound``, ``PreconditionFailed``.
     """
 
     lane: ClassVar[Lane] = Lane.WRITE
@@ -116,7 +116,7 @@ class TrashFile(Ask[Metadata, Tombstone]):
 
 
 class ListTrash(Ask[Metadata, Page[File]]):
-    """The entries that were moved to the trash, most recent first; what lies in them is not listed."""
+    """List the entries in the trash, most recently trashed first, without the contents of folders."""
 
     by: Principal
     limit: int = 100
@@ -124,10 +124,10 @@ class ListTrash(Ask[Metadata, Page[File]]):
 
 
 class RestoreFile(Ask[Metadata, File]):
-    """Take an entry, and all that is in it, out of the trash: to its folder, or to the root when that is gone.
+    """Restore an entry, with its contents, to its folder, or to the root if the folder is gone.
 
-    An entry that is not in the trash is returned as it is.  Raises ``NotFound``
-    (also once its purge has begun), ``NameTaken``, ``PreconditionFailed``.
+    Idempotent: an entry that is not in the trash is returned unchanged.  Raises
+    ``NotFound`` (also once its purge has begun), ``NameTaken``, ``PreconditionFailed``.
     """
 
     lane: ClassVar[Lane] = Lane.WRITE
@@ -139,7 +139,7 @@ class RestoreFile(Ask[Metadata, File]):
 
 
 class PurgeFile(Ask[Metadata, None]):
-    """Begin the purge of an entry in the trash.  It leaves every list at once.
+    """Begin to purge an entry in the trash.  It disappears from every list at once.
 
     Raises ``NotFound``, ``PreconditionFailed``.
     """
@@ -152,9 +152,9 @@ class PurgeFile(Ask[Metadata, None]):
 
 
 class EmptyTrash(Ask[Metadata, int]):
-    """Begin the purge of what is in the trash.  Returns the number of entries that the trash listed.
+    """Begin to purge all entries in the trash.  Returns the number of entries that the trash listed.
 
-    Takes a bounded time: entries beyond the first thousand leave the trash within the next seconds.
+    Takes bounded time: entries after the first 1000 disappear within the next seconds.
     """
 
     lane: ClassVar[Lane] = Lane.WRITE
@@ -163,11 +163,11 @@ class EmptyTrash(Ask[Metadata, int]):
 
 
 class OpenContent(Ask[Metadata, Content]):
-    """Where a live file's bytes lie: the one way to any read of them.
+    """Return a live file with the object key of its bytes.  Every read of bytes goes through this message.
 
-    *version_id* asks for one version instead of the current one.  Raises
-    ``NotFound`` unless *by* may read the file now: also for a file in the
-    trash, a purged one, a folder, and when the user behind *by* is disabled.
+    *version_id* selects a version other than the current one.  Raises
+    ``NotFound`` unless *by* may read the file now, and for a trashed or purged
+    file, a folder, and a disabled user.
     """
 
     by: Principal

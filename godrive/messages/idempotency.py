@@ -1,4 +1,4 @@
-"""What may be said to the metadata actor about requests that are sent again."""
+"""Messages to the metadata actor about idempotency keys."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from godrive.runtime import Ask, Lane
 
 
 class ClaimKey(Ask[Metadata, StoredReply | None]):
-    """Claim an idempotency key.  Returns ``None`` when it is new, else the answer that was given.
+    """Claim an idempotency key.  Returns ``None`` if it is new, otherwise the stored answer.
 
-    Keys belong to the user behind *by*.  *fingerprint* is of the request;
-    another one raises ``IdempotencyMismatch``, one still being served ``Conflict``,
-    a new one where too many are kept already ``QuotaExceeded``.
+    Keys belong to the user behind *by*.  *fingerprint* identifies the request.
+    Raises ``IdempotencyMismatch`` (the key has another fingerprint), ``Conflict``
+    (the first request is still being served), ``QuotaExceeded`` (the user has
+    too many keys).
     """
 
     lane: ClassVar[Lane] = Lane.WRITE
@@ -26,7 +27,7 @@ class ClaimKey(Ask[Metadata, StoredReply | None]):
 
 
 class SettleKey(Ask[Metadata, None]):
-    """Keep the answer for a claimed key.  Without one, release the key."""
+    """Store the answer for a claimed key.  Without an answer, release the key."""
 
     lane: ClassVar[Lane] = Lane.WRITE
 

@@ -1,4 +1,4 @@
-"""What may be said to the ingest actor: it turns bytes that arrived into files."""
+"""Messages to the ingest actor, which turns received bytes into files."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Ingest(Contract, name="ingest"):
 
 
 class CommitUpload(Ask[Ingest, File]):
-    """Compare what arrived with what was declared and publish it.  Idempotent: returns the same file.
+    """Compare the bytes with the declaration and publish the file.  Idempotent: returns the same file.
 
-    *blob* is what the store has, where the asker has just put it.  Without it
-    the store is asked.  Raises ``NotFound`` unless *by* may work on the upload,
+    *blob* describes the stored bytes, if the caller has just stored them;
+    otherwise the actor sends a HEAD to the store.  Raises ``NotFound`` unless *by* may work on the upload,
     ``Conflict`` (no bytes yet), ``Gone``, ``LengthMismatch``, ``DigestMismatch``,
-    ``NameTaken``.  The mismatches end the upload.
+    ``NameTaken``.  A mismatch ends the upload.
     """
 
     lane: ClassVar[Lane] = Lane.WRITE
@@ -31,7 +31,7 @@ class CommitUpload(Ask[Ingest, File]):
 
 
 class Outcome(StrEnum):
-    """What became of a bucket event."""
+    """The result of a bucket event."""
 
     PUBLISHED = "published"
     REJECTED = "rejected"
@@ -39,12 +39,12 @@ class Outcome(StrEnum):
 
 
 class IngestBlob(Ask[Ingest, Outcome]):
-    """A store says that a blob arrived.
+    """Process a store's event that a blob arrived.
 
-    ``PUBLISHED`` (now or before), ``REJECTED`` (not what was declared: the
-    upload has failed), or ``IGNORED`` (a key that no upload is waiting for, or
-    one that cannot be published yet, which the reconciler tries again).
-    The event is only a hint: the store's HEAD decides.
+    Returns ``PUBLISHED`` (now or earlier), ``REJECTED`` (the bytes differ from
+    the declaration, and the upload has failed), or ``IGNORED`` (no pending
+    upload has that key, or it cannot be published yet and the reconciler will
+    retry).  The event is only a hint: the store's HEAD decides.
     """
 
     lane: ClassVar[Lane] = Lane.CHORE
@@ -54,10 +54,10 @@ class IngestBlob(Ask[Ingest, Outcome]):
 
 
 class Reconciled(Value):
-    """Counts of one reconciliation.  ``postponed`` were not checked, because a store is out.
+    """Counts of one reconciliation.  ``postponed`` counts uploads not checked because of an outage.
 
-    ``problem`` is the first failure that an operator should see: an upload that
-    ended, an object that the store refuses, or the outage.
+    ``problem`` is the first failure for the operator: a failed upload, an
+    object that the store refuses, or the outage.
     """
 
     checked: int = 0
@@ -69,11 +69,11 @@ class Reconciled(Value):
 
 
 class Reconcile(Ask[Ingest, Reconciled]):
-    """Publish or end every pending upload that is due, by the store's HEAD alone.
+    """Publish or end every pending upload that is due, according to the store's HEAD.
 
     An upload that cannot be published yet (its name is taken, the store
     refuses the object) stays pending and is retried with growing delays until
-    its deadline.  An outage ends the reconciliation and counts as no attempt.
+    its deadline.  An outage ends the reconciliation and does not count as an attempt.
     """
 
     lane: ClassVar[Lane] = Lane.CHORE

@@ -1,4 +1,4 @@
-"""What may be said to the janitor: sweep."""
+"""Messages to the janitor."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from godrive.runtime import Ask, Contract, Lane
 
 
 class Janitor(Contract, name="janitor", lane=Lane.CHORE):
-    """Removes what has outlived its use."""
+    """Deletes what has expired."""
 
 
 class Swept(Value):
     """Results of a sweep.
 
-    ``failed`` counts the items that the next sweep tries again, ``held`` the
-    chores that wait because the clock jumped; ``problem`` is the first reason.
+    ``failed`` counts the items that the next sweep retries, ``held`` the chores
+    held back because the clock jumped; ``problem`` is the first reason.
     """
 
     purged: int = 0
@@ -33,9 +33,9 @@ class Swept(Value):
 
 
 class Sweep(Ask[Janitor, Swept]):
-    """Purge what is due (bytes first, then row), and clear away leftovers.  Safe to ask at any time.
+    """Purge what is due (bytes first, then rows) and remove leftovers.  Safe at any time.
 
-    *trust_clock* says that the clock is right even if it seems to have jumped.
+    *trust_clock* confirms that the clock is right although it seems to have jumped.
     """
 
     trust_clock: bool = False

@@ -1,4 +1,4 @@
-"""The contract of the metadata actor.  Its messages are in ``files``, ``uploads`` and ``system``, by subject."""
+"""The contract of the metadata actor.  Its messages are in ``files``, ``uploads``, ``idempotency`` and ``system``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may be said to the storage actor: blobs and signed requests.  Bytes are never a message."""
+"""Messages to the storage actor: blobs and signed requests.  Messages never carry the bytes of files."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ class Storage(Contract, name="storage"):
 
 
 class Admit(Ask[Storage, float]):
-    """Whether a blob of that size may come.  Raises ``TooLarge``, ``StorageFull``, ``StoreUnavailable``.
+    """Check that the store accepts a blob of that size.  Raises ``TooLarge``, ``StorageFull``, ``StoreUnavailable``.
 
-    The reply is for how many seconds after the end of its URL it may still be
-    on its way where nobody sees it: none where it comes through this server.
+    Returns the seconds that a PUT may still run after its URL has expired
+    without this server seeing it; 0 if the bytes pass through this server.
     """
 
     size_bytes: int
 
 
 class SignPut(Ask[Storage, SignedRequest]):
-    """The request by which the client sends the bytes of a pending upload.
+    """Return the signed request that sends the bytes of a pending upload.
 
-    A URL of this server acts for the user behind *by* and ends with their right.
+    A URL of this server acts for the user behind *by* and stops working when
+    that user loses the right.
     """
 
     by: Principal
@@ -34,14 +35,13 @@ class SignPut(Ask[Storage, SignedRequest]):
 
 
 class SignGet(Ask[Storage, SignedRequest]):
-    """The request by which anyone who holds it reads the file, or only its headers (*head*).
+    """Return a signed request that reads the file, or only its headers (*head*).  Anyone may send it.
 
-    It is valid for *expires_in* seconds; ``None`` is the default of the
-    configuration.  Only a store that this server answers for honours *inline*.
-    Raises ``Invalid`` for a time over the maximum.
+    It is valid for *expires_in* seconds; ``None`` means the configured default.
+    An S3 store ignores *inline*.  Raises ``Invalid`` for a time over the maximum.
 
-    A URL of this server acts for the user behind *by* and ends with their
-    right.  A URL of an S3 store cannot be revoked.
+    A URL of this server acts for the user behind *by* and stops working when
+    that user loses the right.  A URL of an S3 store cannot be revoked.
     """
 
     by: Principal
@@ -52,10 +52,10 @@ class SignGet(Ask[Storage, SignedRequest]):
 
 
 class HeadBlob(Ask[Storage, BlobInfo]):
-    """What the store has under the key.  Raises ``NotFound``.
+    """Return what the store knows of the blob.  Raises ``NotFound``.
 
-    It waits long, for of a large blob the store may first have to make a copy
-    that no URL leads to, or to compute the digest.
+    The timeout is long: for a large blob, the store may first copy it to a key
+    that no URL can write, or compute the digest.
     """
 
     lane: ClassVar[Lane] = Lane.WRITE
@@ -65,7 +65,7 @@ class HeadBlob(Ask[Storage, BlobInfo]):
 
 
 class DigestBlob(Ask[Storage, str]):
-    """The blob's SHA-256 in hexadecimal, by reading it: for a store that keeps none.  Raises ``NotFound``."""
+    """Read the blob and return its SHA-256 in hex, for a store that keeps none.  Raises ``NotFound``."""
 
     lane: ClassVar[Lane] = Lane.CHORE
     object_key: ObjectKey
@@ -74,7 +74,7 @@ class DigestBlob(Ask[Storage, str]):
 
 
 class SniffBlob(Ask[Storage, str]):
-    """The blob's media type, by its first bytes and the file's *name*.  Raises ``NotFound``."""
+    """Determine the media type from the first bytes and the file's *name*.  Raises ``NotFound``."""
 
     lane: ClassVar[Lane] = Lane.WRITE
     object_key: ObjectKey
@@ -82,20 +82,20 @@ class SniffBlob(Ask[Storage, str]):
 
 
 class Received(Ask[Storage, int | None]):
-    """Bytes received so far by a put in progress, ``None`` when there is none."""
+    """Return the bytes received so far by a PUT in progress; ``None`` if there is no such PUT."""
 
     object_key: ObjectKey
 
 
 class DeleteBlob(Ask[Storage, None]):
-    """Remove the blob; again is harmless."""
+    """Delete the blob.  Idempotent."""
 
     lane: ClassVar[Lane] = Lane.CHORE
     object_key: ObjectKey
 
 
 class ListBlobs(Ask[Storage, Page[BlobInfo]]):
-    """Blobs in key order, a page at a time; *after* is the last key of the page before."""
+    """List blobs in key order, one page at a time.  *after* is the last key of the previous page."""
 
     lane: ClassVar[Lane] = Lane.CHORE
     limit: int
@@ -103,20 +103,20 @@ class ListBlobs(Ask[Storage, Page[BlobInfo]]):
 
 
 class QuarantineBlob(Ask[Storage, None]):
-    """Set a blob aside that no row refers to; an operator decides."""
+    """Move a blob that no row refers to into quarantine, where an operator can inspect it.  Idempotent."""
 
     lane: ClassVar[Lane] = Lane.CHORE
     object_key: ObjectKey
 
 
 class SweepStaging(Ask[Storage, int]):
-    """Remove what puts left unfinished for more than *age* seconds; how many."""
+    """Delete the remains of interrupted PUTs older than *age* seconds.  Returns their number."""
 
     lane: ClassVar[Lane] = Lane.CHORE
     age: float
 
 
 class CheckStore(Ask[Storage, None]):
-    """Raises ``StoreUnavailable`` unless the store answers."""
+    """Check that the store answers.  Raises ``StoreUnavailable``."""
 
     lane: ClassVar[Lane] = Lane.CHORE

@@ -1,7 +1,7 @@
-"""What the parts of the server say to the metadata actor for chores that are nobody's request.
+"""Messages that the server's own parts send to the metadata actor for housekeeping.
 
-No message here is about an entry that a user names, so none carries a
-principal: each works on whatever is due, whoever owns it.
+None of them names an entry on behalf of a user, so none carries a principal:
+each works on everything that is due, for all owners.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from godrive.runtime import Ask, Lane
 
 
 class DueUploads(Ask[Metadata, list[Upload]]):
-    """Pending uploads whose next check is due, longest due first.
+    """Claim the pending uploads whose next check is due, longest due first.
 
-    The first check is *after* seconds after the intent.  Each call counts an
-    attempt and puts the next check off, doubling up to a minute, at the latest to the deadline.
+    The first check is due *after* seconds after the intent.  Each call counts
+    an attempt and postpones the next check.  The delay doubles up to a minute,
+    and the last check is at the deadline.
     """
 
     lane: ClassVar[Lane] = Lane.CHORE
@@ -37,7 +38,7 @@ class DueUploads(Ask[Metadata, list[Upload]]):
 
 
 class PostponeUploads(Ask[Metadata, None]):
-    """The store was out when these were due: check them again *after* seconds from now, and count no attempt."""
+    """Check these uploads again in *after* seconds and count no attempt, because the store was down."""
 
     lane: ClassVar[Lane] = Lane.CHORE
 
@@ -46,9 +47,9 @@ class PostponeUploads(Ask[Metadata, None]):
 
 
 class DueCleanups(Ask[Metadata, list[Cleanup]]):
-    """Ended uploads whose bytes are to be removed now.  Each call counts an attempt and puts the next off.
+    """Claim the ended uploads whose bytes must be deleted now.  Each call counts an attempt and postpones the next.
 
-    An upload is listed once soon after its end, and again once its URL can no longer be used.
+    An upload is returned soon after its end, and again after its URL has expired.
     """
 
     lane: ClassVar[Lane] = Lane.CHORE
@@ -57,7 +58,7 @@ class DueCleanups(Ask[Metadata, list[Cleanup]]):
 
 
 class FinishCleanup(Ask[Metadata, None]):
-    """The bytes of that upload are gone.  Idempotent."""
+    """Record that the bytes of the upload are deleted.  Idempotent."""
 
     lane: ClassVar[Lane] = Lane.CHORE
 
@@ -65,7 +66,7 @@ class FinishCleanup(Ask[Metadata, None]):
 
 
 class ClaimPurges(Ask[Metadata, list[Purge]]):
-    """Entries whose grace period is over.  Once claimed they cannot be restored.  Each call counts an attempt."""
+    """Claim entries whose grace period is over; they can no longer be restored.  Each call counts an attempt."""
 
     lane: ClassVar[Lane] = Lane.CHORE
 
@@ -73,10 +74,10 @@ class ClaimPurges(Ask[Metadata, list[Purge]]):
 
 
 class FinishPurge(Ask[Metadata, None]):
-    """The bytes are gone: drop the rows and release the bytes from the quota.  Idempotent.
+    """Delete the rows of an entry whose bytes are deleted, and release its quota.  Idempotent.
 
-    A folder goes when nothing is left in it; until then this puts some of what
-    is in it on the way, and the folder comes back with the next ``ClaimPurges``.
+    A folder is deleted once it is empty.  Before that, each call schedules the
+    purge of some of its children, and a later ``ClaimPurges`` returns the folder again.
     """
 
     lane: ClassVar[Lane] = Lane.CHORE
@@ -85,7 +86,7 @@ class FinishPurge(Ask[Metadata, None]):
 
 
 class SettleTrash(Ask[Metadata, bool]):
-    """Carry a trashing or restoring of a folder some rows further down its tree.  Returns whether more is left."""
+    """Propagate the trashing or restoring of folders to *limit* more rows below.  Returns whether any are left."""
 
     lane: ClassVar[Lane] = Lane.CHORE
 
@@ -95,7 +96,7 @@ class SettleTrash(Ask[Metadata, bool]):
 
 
 class KnownKeys(Ask[Metadata, list[ObjectKey]]):
-    """Those of the keys that a row refers to."""
+    """Return those of the keys that a row refers to."""
 
     lane: ClassVar[Lane] = Lane.CHORE
 
@@ -103,7 +104,7 @@ class KnownKeys(Ask[Metadata, list[ObjectKey]]):
 
 
 class Prune(Ask[Metadata, Pruned]):
-    """Drop expired sessions and keys, ended uploads past their retention, deleted users with nothing left."""
+    """Delete expired sessions and keys, ended uploads past their retention, and deleted users without files."""
 
     lane: ClassVar[Lane] = Lane.CHORE
 
@@ -111,13 +112,13 @@ class Prune(Ask[Metadata, Pruned]):
 
 
 class UploadCounts(Ask[Metadata, dict[str, int]]):
-    """Number of uploads by state."""
+    """Return the number of uploads by state."""
 
     lane: ClassVar[Lane] = Lane.CHORE
 
 
 class Drift(Value):
-    """How far the kept usage of all users differs from their rows: zero, or a bug."""
+    """The difference between the stored usage of all users and their rows.  Not zero means a bug."""
 
     bytes: int
     rows: int
@@ -127,7 +128,7 @@ class Drift(Value):
 
 
 class UsageDrift(Ask[Metadata, Drift]):
-    """Compare the kept usage of all users with their rows.  Reads every row."""
+    """Compare the stored usage of all users with their rows.  Reads every row."""
 
     lane: ClassVar[Lane] = Lane.CHORE
 
@@ -135,7 +136,7 @@ class UsageDrift(Ask[Metadata, Drift]):
 
 
 class RecountUsage(Ask[Metadata, int]):
-    """Set the kept usage of some users whose rows add up to something else.  Returns their number, 0 when all agree."""
+    """Correct the stored usage of at most *limit* users.  Returns their number; 0 when all usage is correct."""
 
     lane: ClassVar[Lane] = Lane.CHORE
 
@@ -145,7 +146,7 @@ class RecountUsage(Ask[Metadata, int]):
 
 
 class DueEvents(Ask[Metadata, list[FileEvent]]):
-    """The oldest events that are not published yet, in order.  None where the catalog keeps no outbox."""
+    """Return the oldest unpublished events, in order.  Empty if the catalog keeps no outbox."""
 
     lane: ClassVar[Lane] = Lane.CHORE
 
@@ -153,7 +154,7 @@ class DueEvents(Ask[Metadata, list[FileEvent]]):
 
 
 class DropEvents(Ask[Metadata, None]):
-    """Those events are published.  Idempotent."""
+    """Delete published events from the outbox.  Idempotent."""
 
     lane: ClassVar[Lane] = Lane.CHORE
 
@@ -161,10 +162,10 @@ class DropEvents(Ask[Metadata, None]):
 
 
 class NoteTime(Ask[Metadata, float]):
-    """The seconds since the time was last recorded, negative if the clock was set back; 0 if it never was.
+    """Return the seconds since the recorded time: negative if the clock was set back, 0 if no time was recorded.
 
-    Records it again, unless it lies more than *back* seconds before or
-    *forward* seconds after the recorded one.
+    Records the current time, unless it is more than *back* seconds before or
+    *forward* seconds after the recorded time.
     """
 
     lane: ClassVar[Lane] = Lane.CHORE
@@ -174,7 +175,7 @@ class NoteTime(Ask[Metadata, float]):
 
 
 class AcquireLease(Ask[Metadata, bool]):
-    """Whether *holder* may do what the lease is for during the next *ttl* seconds.  Its own lease it renews."""
+    """Acquire or renew the lease for *ttl* seconds.  Returns false while another holder has it."""
 
     lane: ClassVar[Lane] = Lane.CHORE
 
@@ -184,7 +185,7 @@ class AcquireLease(Ask[Metadata, bool]):
 
 
 class ReleaseLease(Ask[Metadata, None]):
-    """Release the lease.  Does nothing when *holder* does not have it."""
+    """Release the lease.  Idempotent: does nothing unless *holder* has it."""
 
     lane: ClassVar[Lane] = Lane.CHORE
 

@@ -1,4 +1,4 @@
-"""What may be said to the metadata actor about uploads."""
+"""Messages to the metadata actor about uploads."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from godrive.runtime import Ask, Lane
 
 
 class BeginUpload(Ask[Metadata, Upload]):
-    """Make the row of an upload and reserve its bytes.
+    """Create the row of an upload and reserve its bytes from the quota.
 
     The upload expires *in_transit* seconds after its URL, because a PUT that
     began in time may still be running.  Raises ``Invalid``, ``NameTaken``,
-    ``QuotaExceeded`` (``field`` names what is exhausted), ``NotFound`` (the folder).
+    ``QuotaExceeded`` (``field`` names the limit), ``NotFound`` (the folder).
     """
 
     lane: ClassVar[Lane] = Lane.WRITE
@@ -41,21 +41,21 @@ class BeginUpload(Ask[Metadata, Upload]):
 
 
 class GetUpload(Ask[Metadata, Upload]):
-    """One upload.  Raises ``NotFound`` unless *by* may work on it."""
+    """Return one upload.  Raises ``NotFound`` unless *by* may work on it."""
 
     by: Principal
     upload_id: UploadId
 
 
 class FindUpload(Ask[Metadata, Upload]):
-    """The upload that the key was made for.  Raises ``NotFound``."""
+    """Return the upload that owns the object key.  Raises ``NotFound``."""
 
     by: Principal
     object_key: ObjectKey
 
 
 class ListUploads(Ask[Metadata, Page[Upload]]):
-    """The uploads of the user behind *by*, newest first.  Ended ones stay for the retention time."""
+    """List the uploads of the user behind *by*, newest first.  Ended uploads are kept for the retention time."""
 
     by: Principal
     limit: int = 100
@@ -64,9 +64,9 @@ class ListUploads(Ask[Metadata, Page[Upload]]):
 
 
 class TouchUpload(Ask[Metadata, Upload]):
-    """Bytes are arriving: note how many (never fewer than before) and move the deadline on.
+    """Record how many bytes have arrived (the number never decreases) and extend the deadline.
 
-    Raises ``NotFound``, ``Gone`` or ``UploadFinished`` when the upload has ended.
+    Raises ``NotFound``, or ``Gone`` or ``UploadFinished`` if the upload has ended.
     """
 
     lane: ClassVar[Lane] = Lane.WRITE
@@ -77,10 +77,10 @@ class TouchUpload(Ask[Metadata, Upload]):
 
 
 class PublishUpload(Ask[Metadata, File]):
-    """Make the upload a file.  This is the only way a file comes to be.  Idempotent: returns the same file.
+    """Turn the upload into a file.  No other message creates a file.  Idempotent: returns the same file.
 
-    One transaction: file, version, usage and upload row.  Raises ``NotFound``,
-    ``Gone`` (it ended otherwise), ``LengthMismatch``, ``DigestMismatch``, ``NameTaken``.
+    File, version, usage and upload row change in one transaction.  Raises
+    ``NotFound``, ``Gone`` (the upload ended without a file), ``LengthMismatch``, ``DigestMismatch``, ``NameTaken``.
     """
 
     lane: ClassVar[Lane] = Lane.WRITE
@@ -91,9 +91,9 @@ class PublishUpload(Ask[Metadata, File]):
 
 
 class FailUpload(Ask[Metadata, Upload]):
-    """End a pending upload without a file, release its reserved bytes and schedule the removal of what arrived.
+    """End a pending upload without a file, release its reserved bytes and schedule the deletion of received bytes.
 
-    *state* is ``FAILED`` or ``EXPIRED``.  An ended upload is returned as it is.
+    *state* is ``FAILED`` or ``EXPIRED``.  Idempotent: an ended upload is returned unchanged.
     """
 
     lane: ClassVar[Lane] = Lane.WRITE
@@ -105,7 +105,7 @@ class FailUpload(Ask[Metadata, Upload]):
 
 
 class AbortUpload(Ask[Metadata, Upload]):
-    """Give the upload up.  Idempotent.  Raises ``NotFound``, ``UploadFinished`` (it is a file)."""
+    """Abort the upload.  Idempotent.  Raises ``NotFound``, ``UploadFinished`` (it is a file)."""
 
     lane: ClassVar[Lane] = Lane.WRITE
 

@@ -1,7 +1,7 @@
-"""What an operator or a host application may say to the auth actor about all users.
+"""Messages to the auth actor for administration, from an operator or a host application.
 
-They act as ``System``: the sign-up policy does not bind them, and no password
-is asked for.
+They act as ``System``: the sign-up policy does not apply, and no password is
+required.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from godrive.runtime import Ask, Lane
 
 
 class AddUser(Ask[Auth, User]):
-    """Make a user with a password.  ``quota_bytes`` of ``None`` is no limit.  Raises ``Invalid``, ``EmailTaken``."""
+    """Create a user with a password.  ``quota_bytes`` ``None`` means no limit.  Raises ``Invalid``, ``EmailTaken``."""
 
     lane: ClassVar[Lane] = Lane.WRITE
     by: System
@@ -26,12 +26,12 @@ class AddUser(Ask[Auth, User]):
 
 
 class EnsureUser(Ask[Auth, User]):
-    """The user whom the host application knows as *external_id*, made when there is none.  Idempotent.
+    """Return the user with *external_id*, the host application's id, and create it if it does not exist.  Idempotent.
 
-    *email* and *quota_bytes* count only when the user is made.  Without a
-    password the user cannot log in: the host application authenticates them and
-    acts as ``HostUser``.  Raises ``Invalid``; ``EmailTaken`` when another user
-    has that address, because an address alone does not prove who someone is.
+    *email* and *quota_bytes* only apply when the user is created.  The user has
+    no password and cannot log in: the host application authenticates them and
+    acts as ``HostUser``.  Raises ``Invalid``, ``EmailTaken`` (another user has
+    that address, and an address alone does not prove an identity).
     """
 
     lane: ClassVar[Lane] = Lane.WRITE
@@ -42,14 +42,14 @@ class EnsureUser(Ask[Auth, User]):
 
 
 class FindUser(Ask[Auth, User]):
-    """The user with that e-mail address, in any spelling.  Raises ``NotFound``."""
+    """Return the user with that e-mail address, in any equivalent spelling.  Raises ``NotFound``."""
 
     by: System
     email: str
 
 
 class ListUsers(Ask[Auth, list[User]]):
-    """Users by id, a page of those whose id is greater than *after*.  Empty after the last."""
+    """List users in order of id, starting after *after*.  Returns an empty list after the last user."""
 
     by: System
     after: str = ""
@@ -57,9 +57,9 @@ class ListUsers(Ask[Auth, list[User]]):
 
 
 class SetUserState(Ask[Auth, User]):
-    """Enable a user, or disable them, which ends their sessions and uploads at once.  Idempotent.
+    """Enable or disable a user.  Disabling ends all sessions and uploads at once.  Idempotent.
 
-    Raises ``NotFound``, ``Conflict`` (deleting is not a change of state).
+    Raises ``NotFound``, ``Conflict`` (the state ``deleted`` cannot be set here).
     """
 
     lane: ClassVar[Lane] = Lane.WRITE
@@ -78,7 +78,7 @@ class SetPassword(Ask[Auth, User]):
 
 
 class SetQuota(Ask[Auth, User]):
-    """Change the quota of a user; ``None`` is no limit.  Nothing is deleted.  Raises ``NotFound``, ``Invalid``."""
+    """Change the quota of a user; ``None`` means no limit.  Nothing is deleted.  Raises ``NotFound``, ``Invalid``."""
 
     lane: ClassVar[Lane] = Lane.WRITE
     by: System
@@ -87,7 +87,7 @@ class SetQuota(Ask[Auth, User]):
 
 
 class RemoveUser(Ask[Auth, None]):
-    """End a user: all sessions at once, all files to be purged.  Idempotent."""
+    """Delete a user: end all sessions at once and schedule the purge of all files.  Idempotent."""
 
     lane: ClassVar[Lane] = Lane.WRITE
     by: System
@@ -95,7 +95,7 @@ class RemoveUser(Ask[Auth, None]):
 
 
 class Invite(Ask[Auth, str]):
-    """Make a code that lets one person sign up, until *expires_at*."""
+    """Create an invitation code.  One person can sign up with it, until *expires_at*."""
 
     lane: ClassVar[Lane] = Lane.WRITE
     by: System
