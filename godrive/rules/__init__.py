@@ -1,1 +1,1 @@
-"""What is true of a drive: rules in SQL that both engines share.  A rule takes its message and a transaction."""
+"""The rules of a drive, in SQL for both engines.  A rule takes a transaction and a message."""

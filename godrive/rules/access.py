@@ -1,15 +1,15 @@
-"""Who may do what with which entry: the one place that decides it.
+"""Authorization: the only module that decides what a principal may do with an entry.
 
-Theory of operation.  An entry is visible when neither it nor any folder above
-it is in the trash.  Only the entry that was trashed carries a mark, so this is
-a walk from the entry to the root, made in the statement that reads the entry:
-an entry of the root costs nothing more, one at depth 10 some 17 microseconds
-(SQLite).  Who asks and what for is compared with what was read, and whatever
-does not fit gets the same ``NotFound`` as an entry that does not exist.
+Theory of operation.  An entry is visible if neither it nor any folder above it
+is in the trash.  Only the trashed entry itself carries a mark, so the statement
+that reads an entry also walks from it to the root.  The walk costs nothing for
+an entry of the root, and about 17 microseconds at depth 10 (SQLite).  An entry
+that the principal may not use gets the same ``NotFound`` as one that does not
+exist.
 
-A rule gets a :class:`Resolved` or a :class:`Folder` from here and never an
-owner and an id.  With a verb that writes, the rows of the owner are locked
-first, so what was resolved holds until the transaction ends.
+Rules take a :class:`Resolved` or a :class:`Folder` from here, never an owner
+and an id.  For a verb that writes, the rows of the owner are locked first, so
+the decision holds until the transaction ends.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from godrive.model import Anywhere, File, FileId, FileKind, Place, Root, Spot, U
 from godrive.principal import SCOPE_OF, ApiToken, Principal, ShareLink, SignedUrl, System, UserSession, Verb, user_of
 from godrive.rules import rows
 
-# A correlated walk: `parent_id` is that of the entry in the outer statement.  UNION ends it should there be a cycle.
+# A correlated walk: `parent_id` is that of the entry in the outer statement.  UNION ends the walk if there is a cycle.
 VISIBLE = (
     "CASE WHEN entries.parent_id = '' THEN 1 ELSE ("
     "WITH RECURSIVE up (id, parent_id, state) AS ("
@@ -50,10 +50,10 @@ _OF_LIVE = frozenset(Verb) - {Verb.PURGE}
 
 
 class Resolved(msgspec.Struct, frozen=True, gc=False):
-    """An entry that the principal may use as it asked to.
+    """An entry on which the principal may perform the verb.
 
-    *trashed* says that it is in the trash, *listed* that it counts as live in
-    the usage and in the list of the whole drive, which may follow later.
+    *trashed*: the entry is in the trash.  *listed*: its bytes count as live,
+    and the list of the whole drive shows it; this may lag behind *trashed*.
     """
 
     file: File
@@ -62,27 +62,27 @@ class Resolved(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def owner_id(self) -> UserId:
-        """Whose rows, quota and locks the entry belongs to."""
+        """The owner, whose quota and lock apply."""
         return self.file.owner_id
 
 
 class Folder(msgspec.Struct, frozen=True, gc=False):
-    """A folder that the principal may use as it asked to.  The root has no *id*."""
+    """A folder on which the principal may perform the verb.  The root has no *id*."""
 
     owner_id: UserId
     id: FileId | None
 
     @property
     def key(self) -> str:
-        """The folder as the column ``parent_id`` has it."""
+        """The value of the column ``parent_id`` for entries of this folder."""
         return self.id or ""
 
 
 async def resolve(tx: Tx, by: Principal, entry_id: FileId, verb: Verb) -> Resolved:
-    """The entry, if *by* may do *verb* with it now.
+    """Return the entry if *by* may perform *verb* on it now.
 
-    Raises ``NotFound`` when it may not, and when there is no such entry;
-    ``Forbidden`` when *by* may do no such thing with any entry.
+    Raises ``NotFound`` if it may not or the entry does not exist, ``Forbidden``
+    if *by* may not perform *verb* on any entry.
     """
     _check_scope(by, verb)
     if verb not in _READS and not isinstance(by, System):
@@ -103,18 +103,18 @@ async def resolve(tx: Tx, by: Principal, entry_id: FileId, verb: Verb) -> Resolv
 
 
 def _is_cleared(row: Row) -> bool:
-    """Whether the trash was emptied after the entry came into it: then its purge has begun."""
+    """Whether the trash was emptied after the entry was trashed, so that its purge has begun."""
     cleared_at, trashed_at = row[_CLEARED_AT], row[rows.TRASHED_AT]
     return cleared_at is not None and trashed_at <= cleared_at
 
 
 async def resolve_folder(tx: Tx, by: Principal, where: Spot, verb: Verb, *, lock: bool = True) -> Folder:
-    """The folder, if *by* may do *verb* in it now.
+    """Return the folder if *by* may perform *verb* in it now.
 
-    ``Root`` is the top of what *by* sees.  Without *lock* nothing is locked and
-    checked for the root of a drive, for a rule that will do both.  Raises
-    ``NotFound`` (``field`` is ``parent_id``) when *by* may not, and when it is
-    no folder; ``Forbidden`` as :func:`resolve`.
+    ``Root`` is the topmost folder that *by* can see.  Without *lock*, the root
+    of a drive is neither locked nor checked, because the caller does both.
+    Raises ``NotFound`` (``field`` is ``parent_id``) if *by* may not or the entry
+    is not a folder, ``Forbidden`` as :func:`resolve`.
     """
     folder_id = root_of(by) if isinstance(where, Root) else where.folder_id
     if folder_id is None:
@@ -138,18 +138,17 @@ def _no_folder() -> NotFound:
 
 
 async def resolve_place(tx: Tx, by: Principal, where: Place, verb: Verb) -> Folder | UserId:
-    """As :func:`resolve_folder`; for ``Anywhere`` the user whose drive it is."""
+    """Like :func:`resolve_folder`.  For ``Anywhere``, return the owner of the drive."""
     if not isinstance(where, Anywhere):
         return await resolve_folder(tx, by, where, verb)
     return await owner_of(tx, by, verb)
 
 
 async def owner_of(tx: Tx, by: Principal, verb: Verb) -> UserId:
-    """The user in whose whole drive *by* may do *verb*.
+    """Return the user in whose whole drive *by* may perform *verb*.
 
-    Raises ``NotFound`` when the user is not active, ``Forbidden`` for a
-    principal that is confined to one entry, and ``Invalid`` for the system,
-    which has no drive.
+    Raises ``NotFound`` if the user is not active, ``Forbidden`` for a principal
+    that is confined to one entry, ``Invalid`` for the system, which has no drive.
     """
     owner_id = _drive_of(by, verb)
     await _check_active(tx, by, verb, owner_id)
@@ -165,7 +164,7 @@ def _drive_of(by: Principal, verb: Verb) -> UserId:
 
 async def _check_active(tx: Tx, by: Principal, verb: Verb, owner_id: UserId) -> None:
     """Raises ``NotFound`` unless the user is active."""
-    # Auth has just found the session alive, which it is only while its user is active: a list needs no look-up.
+    # The auth actor has just checked the session, and a disabled user has none, so a list needs no look-up.
     if verb in _READS and isinstance(by, UserSession):
         return
     if await tx.one(_IS_ACTIVE, owner_id) is None:
@@ -173,9 +172,10 @@ async def _check_active(tx: Tx, by: Principal, verb: Verb, owner_id: UserId) -> 
 
 
 async def check_upload(tx: Tx, by: Principal, verb: Verb, upload: Upload) -> None:
-    """That *by* may do *verb* with the upload: it is the user's own, and meant for where *by* is confined to.
+    """Check that *by* may perform *verb* on the upload.
 
-    Raises ``NotFound``, ``Forbidden``.
+    The upload must belong to the user, and its folder must lie in the folder
+    that *by* is confined to.  Raises ``NotFound``, ``Forbidden``.
     """
     _check_scope(by, verb)
     match by:
@@ -202,11 +202,11 @@ def _check_scope(by: Principal, verb: Verb) -> None:
         case _:
             return
     if not allowed:
-        raise Forbidden(f"This credential does not cover that: it needs the scope {SCOPE_OF[verb].value}.")
+        raise Forbidden(f"This credential lacks the scope {SCOPE_OF[verb].value}.")
 
 
 def root_of(by: Principal) -> FileId | None:
-    """The folder that is the top of all that *by* sees; ``None`` is the root of the drive."""
+    """Return the topmost folder that *by* can see; ``None`` is the root of the drive."""
     match by:
         case ApiToken():
             return by.folder_id
@@ -222,7 +222,7 @@ async def lies_in(tx: Tx, entry_id: FileId, folder_id: FileId) -> bool:
 
 
 async def _covers(tx: Tx, by: Principal, entry_id: FileId | None) -> bool:
-    """Whether the entry (``None`` is the root of the drive) lies where *by* is confined to."""
+    """Whether the entry (``None``: the root) lies in the folder that *by* is confined to."""
     if isinstance(by, SignedUrl):
         return entry_id == by.target_id
     top = root_of(by)

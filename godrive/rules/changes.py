@@ -1,10 +1,9 @@
-"""What every change of a drive leaves behind: usage, the owner's change number, and an event.
+"""Record a change of a drive: usage, the owner's change number, and an event.
 
-The change number of an owner stands for all that their lists show: the same
-number, the same lists.  It is the time of the change in microseconds, or one
-more than the last where that is not greater.  So it rises, and a catalog that
-was restored from a backup gives none again that it gave before.  Revisions of
-entries are made the same way.
+While an owner's change number is the same, their lists are the same.  A new
+number is the time of the change in microseconds, or the last number plus one if
+that is greater.  Therefore it always rises, and a catalog restored from a
+backup never repeats a number.  Revisions of entries work the same way.
 """
 
 from __future__ import annotations
@@ -43,9 +42,9 @@ async def record(
     entries: int = 0,
     uploads: int = 0,
 ) -> None:
-    """Note one change: add to the owner's usage, raise their change number, leave an event of *kind*.
+    """Record one change: add to the owner's usage, raise their change number, write an event of *kind*.
 
-    Without *kind* the change shows in lists but is no event of its own.
+    Without *kind*, the change affects lists but writes no event.
     """
     await tx.run(_CHANGE, owner_id, live, trash, versions, reserved, entries, uploads, rows.micros(now))
     if kind is not None and file_id is not None:
@@ -55,12 +54,12 @@ async def record(
 async def charge(
     tx: Tx, owner_id: UserId, *, live: int = 0, trash: int = 0, reserved: int = 0, uploads: int = 0
 ) -> None:
-    """Add to the usage of an owner where no list shows it."""
+    """Add to the usage of an owner without changing their lists."""
     await tx.run(f"{_CHARGE} WHERE id = $1", owner_id, live, trash, 0, reserved, 0, uploads)
 
 
 async def check_rows(tx: Tx, owner_id: UserId, limits: Auth) -> None:
-    """Raises ``QuotaExceeded`` when the owner has as many entries as one may have."""
+    """Raises ``QuotaExceeded`` if the owner has reached the limit of entries."""
     row = rows.found(await tx.one("SELECT entry_count + upload_count FROM users WHERE id = $1", owner_id), "user")
     if row[0] >= limits.max_entries:
         raise QuotaExceeded(f"A drive has at most {limits.max_entries} files and folders.", field="entries")

@@ -1,4 +1,4 @@
-"""What the rules of files, uploads and trash share: find the place for an entry, and put one there."""
+"""Find a free name for an entry and insert its row, for the rules of files, uploads and trash."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _PLACE = (
 
 
 def name_taken(name: str) -> NameTaken:
-    """The error for a name that another entry has."""
+    """Return the error for a name that another entry has."""
     return NameTaken(f"There is an entry named {name!r} already.", field="name")
 
 
 async def free_name(tx: Tx, folder: Folder, name: str, on_conflict: OnConflict, *, but: FileId | None = None) -> str:
-    """The name, or where another entry than *but* has it what *on_conflict* says.
+    """Return *name*, or if an entry other than *but* has it, act as *on_conflict* says.
 
-    Nothing reserves the name: lock the owner before, or be ready to ask again.
-    A free number is found by doubling and then halving, so ten thousand files
-    of one name take a few look-ups.
+    The name is not reserved: the caller must hold the owner's lock or retry.
+    A galloping search finds a free number, so 10 000 files with one name take
+    few look-ups.
     """
 
     async def is_taken(candidate: str) -> bool:
@@ -59,12 +59,12 @@ async def free_name(tx: Tx, folder: Folder, name: str, on_conflict: OnConflict, 
 
 
 async def unsettle(tx: Tx, folder: File) -> None:
-    """Have the rows below the folder follow what is true of it now (see ``trash.settle``)."""
+    """Schedule the update of the rows below the folder (see ``trash.settle``)."""
     await tx.run(UNSETTLE, folder.id, folder.owner_id)
 
 
 async def place(tx: Tx, file: File) -> bool:
-    """Make the row of a new entry.  Returns whether its name was free."""
+    """Insert the row of a new entry.  Returns whether its name was free."""
     placed = await tx.run(
         _PLACE,
         file.id,

@@ -1,4 +1,4 @@
-"""Live entries: list, get, make folders, rename, and the one way to their bytes."""
+"""Live entries: list, get, create folders, rename, move, and open for reading."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ _MOVE = (
 async def list_page(tx: Tx, ask: ListFiles, env: Env) -> Page[File]:
     """As ``ListFiles`` says.
 
-    A page of rows with very long names has fewer than ``limit``.
-    Without a filter, or with a prefix in order of name, the cost is that of
-    the page, whatever the size of the drive.  Any other filter reads the names
-    until the page is full.
+    If names are very long, a page has fewer than ``limit`` rows.  Without a
+    filter, or with a prefix and in order of name, the cost depends on the page
+    only, not on the size of the drive.  Any other filter scans the names until
+    the page is full.
     """
     rows.check_limit(ask.limit)
     place = await resolve_place(tx, ask.by, ask.where, Verb.READ)
@@ -88,10 +88,10 @@ async def list_page(tx: Tx, ask: ListFiles, env: Env) -> Page[File]:
 
 @cache
 def list_sql(sort: Sort, *, in_folder: bool, prefix: bool, contains: bool, after: bool) -> str:
-    """The statement for one kind of list.  There are few, so each is prepared once.
+    """Return the statement for one kind of list.  There are few kinds, so each statement is prepared once.
 
-    The list of a whole drive ends each row with whether a folder of the owner
-    is still being carried into the trash, so that its rows may not be shown.
+    In the list of a whole drive, the last column tells whether any folder of the
+    owner is unsettled, so that rows must be checked for a trashed ancestor.
     """
     column = "search_key" if sort in (Sort.NAME, Sort.NAME_DESCENDING) else "created_at"
     down = sort in (Sort.NEWEST, Sort.NAME_DESCENDING)
@@ -115,7 +115,7 @@ def list_sql(sort: Sort, *, in_folder: bool, prefix: bool, contains: bool, after
 
 
 async def _visible(tx: Tx, found: Sequence[Row]) -> list[Row]:
-    """Those of the rows that lie in no folder that is in the trash."""
+    """Return the rows that have no ancestor in the trash."""
     parents = {row[5] for row in found if row[5]}
     hidden: set[str] = set()
     places = ", ".join(f"${number}" for number in range(1, _HIDDEN_AT_ONCE + 1))
@@ -126,20 +126,20 @@ async def _visible(tx: Tx, found: Sequence[Row]) -> list[Row]:
 
 
 def _chunks(values: list[str], size: int) -> list[list[str]]:
-    """The values in lists of exactly *size*, the last filled up with its last value."""
+    """Split the values into lists of exactly *size*.  The last list repeats its last value."""
     chunks = [values[start : start + size] for start in range(0, len(values), size)]
     return [chunk + chunk[-1:] * (size - len(chunk)) for chunk in chunks]
 
 
 def _filter(text: str, field: str) -> str:
-    """A filter as it is compared.  Raises ``Invalid`` for what no name can contain."""
+    """Return the search key of a filter.  Raises ``Invalid`` if no name can match it."""
     if len(text) > _LONGEST_FILTER or "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
         raise Invalid(f"No name can match this {field}.", field=field)
     return search_key(text)
 
 
 async def read_changes(tx: Tx, owner_ids: Sequence[UserId]) -> dict[UserId, int]:
-    """The change number of each owner, zero for one that does not exist."""
+    """Return the change number of each owner; 0 for an owner that does not exist."""
     places = 1 << (len(owner_ids) - 1).bit_length()  # a power of two: few statements, each prepared once
     found = await tx.all(_changes_sql(places), *owner_ids, *[owner_ids[-1]] * (places - len(owner_ids)))
     numbers: dict[UserId, int] = dict.fromkeys(owner_ids, 0)
@@ -153,7 +153,7 @@ def _changes_sql(places: int) -> str:
 
 
 async def read_nonce(tx: Tx) -> str:
-    """What tells this catalog from every other."""
+    """Return the random id of this catalog."""
     return str(rows.found(await tx.one("SELECT nonce FROM catalog"), "catalog")[0])
 
 
@@ -189,7 +189,7 @@ async def make_folder(tx: Tx, ask: MakeFolder, env: Env) -> File:
 
 @rule(RenameFile, writes=True)
 async def rename(tx: Tx, ask: RenameFile, env: Env) -> File:
-    """As ``RenameFile`` says.  The name that the entry has is a no-op."""
+    """As ``RenameFile`` says.  Renaming to the current name does nothing."""
     check_name(ask.name)
     file = (await resolve(tx, ask.by, ask.file_id, Verb.EDIT)).file
     rows.check_match(file, ask.if_match)
@@ -213,7 +213,7 @@ async def rename(tx: Tx, ask: RenameFile, env: Env) -> File:
 
 @rule(MoveFile, writes=True)
 async def move(tx: Tx, ask: MoveFile, env: Env) -> File:
-    """As ``MoveFile`` says.  The place and name that the entry has are a no-op."""
+    """As ``MoveFile`` says.  Moving to the current folder and name does nothing."""
     found = await resolve(tx, ask.by, ask.file_id, Verb.EDIT)
     file, name = found.file, check_name(ask.name or found.file.name)
     rows.check_match(file, ask.if_match)
@@ -227,7 +227,7 @@ async def move(tx: Tx, ask: MoveFile, env: Env) -> File:
     name = await entries.free_name(tx, target, name, ask.on_conflict, but=file.id)
     row = await tx.one(_MOVE, rows.micros(env.now), file.id, target.key, name, name_key(name), search_key(name))
     moved = rows.live_file(file.owner_id, rows.found(row))
-    # What was restored with its old folder, and has not been settled there, is settled here.
+    # The entry was restored with its old folder but not yet settled, so its usage is settled now.
     late = 0 if found.listed else moved.size_bytes
     if not found.listed and moved.kind is FileKind.FOLDER:
         await entries.unsettle(tx, moved)
@@ -237,7 +237,7 @@ async def move(tx: Tx, ask: MoveFile, env: Env) -> File:
 
 @rule(OpenContent)
 async def open_content(tx: Tx, ask: OpenContent, env: Env) -> Content:
-    """As ``OpenContent`` says.  The file's size, type and digest are those of the version that was asked for."""
+    """As ``OpenContent`` says.  The file has the size, type and digest of the requested version."""
     file = (await resolve(tx, ask.by, ask.file_id, Verb.READ)).file
     row = rows.found(await tx.one(_VERSION, ask.version_id or file.version_id or "", file.id))
     version_id, mime, size_bytes, sha256, object_key = row

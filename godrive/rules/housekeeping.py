@@ -1,4 +1,4 @@
-"""What keeps the catalog small and correct: known keys, leases, pruning, drift of the usage."""
+"""Housekeeping of the catalog: known object keys, leases, pruning, and drift of the usage."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _USERS_AT_ONCE = 50
 
 @rule(KnownKeys)
 async def known_keys(tx: Tx, ask: KnownKeys, env: Env) -> list[ObjectKey]:
-    """As ``KnownKeys`` says: keys of versions, of pending uploads, and of ended ones whose bytes are still to go."""
+    """As ``KnownKeys`` says: keys of versions, of pending uploads, and of ended uploads with bytes to delete."""
     places = ", ".join(f"${number}" for number in range(1, _KEYS_AT_ONCE + 1))
     sql = (
         f"SELECT object_key FROM versions WHERE object_key IN ({places}) UNION "
@@ -51,7 +51,7 @@ async def prune(tx: Tx, ask: Prune, env: Env) -> Pruned:
             f"DELETE FROM {table} WHERE ({keys}) IN (SELECT {keys} FROM {table} WHERE {where} LIMIT $2)", before, limit
         )
 
-    # What a clock wrote that has since been set back would stay until then.
+    # If the clock has been set back, instants in the future would keep these rows for too long.
     await tx.run("UPDATE uploads SET finished_at = $1 WHERE finished_at > $1", at)
     await tx.run(idempotency.BOUND, rows.later(now, idempotency.PATIENCE), rows.later(now, idempotency.KEPT_FOR))
     known_since = rows.later(now, -networks.KNOWN_FOR)
@@ -93,7 +93,7 @@ _KEPT = {
     "entry_count": "n.number",
     "upload_count": "r.number",
 }
-"""What is kept of a user, and what of the sums it must equal."""
+"""The stored columns of a user, and the sum that each must equal."""
 _DIFFERENCE = {
     unit: " + ".join(f"ABS(u.{kept} - COALESCE({sum_}, 0))" for kept, sum_ in _KEPT.items() if kept.endswith(unit))
     for unit in ("bytes", "count")
@@ -114,7 +114,7 @@ async def _drift(tx: Tx) -> Drift:
 
 
 async def check_usage(tx: Tx) -> None:
-    """Raises ``Conflict`` when the kept usage differs from the rows."""
+    """Raises ``Conflict`` if the stored usage differs from the rows."""
     if drift := await _drift(tx):
         raise Conflict(f"The usage of the users differs from their files by {drift.bytes} bytes and {drift.rows} rows.")
 
@@ -147,8 +147,8 @@ async def note_time(tx: Tx, ask: NoteTime, env: Env) -> float:
 async def acquire_lease(tx: Tx, ask: AcquireLease, env: Env) -> bool:
     """As ``AcquireLease`` says.
 
-    A lease that ends much later than *ttl* from now was given by a clock that
-    has since been set back.  It does not count: it might last for years.
+    A lease that ends much later than *ttl* from now was written before the
+    clock was set back.  It is ignored, because it could last for years.
     """
     changed = await tx.run(
         "INSERT INTO leases (name, holder, expires_at) VALUES ($1, $2, $3) "

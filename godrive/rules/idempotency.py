@@ -1,4 +1,4 @@
-"""Idempotency keys: the answer that the first request with a key was given."""
+"""Idempotency keys: the stored answer to the first request with a key."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ _LONGEST_KEY = 255
 PATIENCE = 60.0
 """Seconds after which a claimed key counts as abandoned."""
 MOST_KEYS = 10_000
-"""Answers that are kept for one user: they take room in the database that no quota counts."""
+"""The most answers stored for one user, because the quota does not count their bytes."""
 _FULL = (
     "SELECT 1 FROM idempotency_keys WHERE owner_id = $1 AND NOT EXISTS "
     "(SELECT 1 FROM idempotency_keys k WHERE k.owner_id = $1 AND k.key = $2) "
     f"LIMIT 1 OFFSET {MOST_KEYS - 1}"
 )
 KEPT_FOR = 86_400.0
-"""Seconds for which an answer can be had again."""
+"""Seconds for which an answer is kept."""
 
 BOUND = "UPDATE idempotency_keys SET expires_at = CASE WHEN status IS NULL THEN $1 ELSE $2 END WHERE expires_at > $2"
-"""SQL: let no key wait longer than from now."""
+"""SQL: shorten expiries that are too far ahead because the clock was set back."""
 
 
 @rule(ClaimKey, writes=True)
 async def claim_key(tx: Tx, ask: ClaimKey, env: Env) -> StoredReply | None:
-    """As ``ClaimKey`` says.  A key that is never settled may be claimed again after a minute."""
+    """As ``ClaimKey`` says.  A claim that is not settled expires after a minute."""
     owner_id, key, fingerprint = user_of(ask.by), ask.key, ask.fingerprint
     if not 1 <= len(key) <= _LONGEST_KEY:
         raise Invalid(f"An idempotency key has 1 to {_LONGEST_KEY} characters.", field="Idempotency-Key")
     expires_at = rows.later(env.now, PATIENCE)
     if await tx.one(_FULL, owner_id, key) is not None:
-        raise QuotaExceeded(f"At most {MOST_KEYS} answers are kept for a user.", field="Idempotency-Key")
+        raise QuotaExceeded(f"A user can have at most {MOST_KEYS} stored idempotency keys.", field="Idempotency-Key")
     if await tx.run(
         "INSERT INTO idempotency_keys (owner_id, key, fingerprint, expires_at) VALUES ($1, $2, $3, $4) "
         "ON CONFLICT (owner_id, key) DO UPDATE SET fingerprint = $3, expires_at = $4, status = NULL, headers = NULL, "
@@ -66,7 +66,7 @@ async def claim_key(tx: Tx, ask: ClaimKey, env: Env) -> StoredReply | None:
 
 @rule(SettleKey, writes=True)
 async def settle_key(tx: Tx, ask: SettleKey, env: Env) -> None:
-    """As ``SettleKey`` says.  The answer is kept for a day.  A key that is not claimed is left alone."""
+    """As ``SettleKey`` says.  The answer is kept for a day.  A key that is not claimed is unchanged."""
     owner_id, key, stored = user_of(ask.by), ask.key, ask.stored
     if stored is None:
         await tx.run("DELETE FROM idempotency_keys WHERE owner_id = $1 AND key = $2 AND status IS NULL", owner_id, key)

@@ -41,10 +41,10 @@ def check_name(name: str) -> str:
 
 
 def search_key(name: str) -> str:
-    """Return what names are searched and sorted by: NFC, without case (Unicode 15, section 3.13, D145).
+    """Return the key that names are searched and sorted by: NFC, case-folded (Unicode 15, section 3.13, D145).
 
-    The Turkish dotted capital and dotless small I count as ``i``: default case
-    folding keeps them apart, but who types ``istanbul`` wants both.
+    The Turkish dotted capital and dotless small I count as ``i``.  Default case
+    folding keeps them apart, but a search for ``istanbul`` should find both.
     """
     folded = name_key(name_key(name).casefold())
     return folded if folded.isascii() else name_key(_DOTTED_I.sub("i", folded))
@@ -60,7 +60,7 @@ def after_prefix(prefix: str) -> str | None:
 
 
 def numbered(name: str, number: int) -> str:
-    """Return ``a.txt`` as ``a (1).txt``.  A name that gets too long loses the end of its stem."""
+    """Return ``a.txt`` as ``a (1).txt``.  A name that becomes too long loses the end of its stem."""
     stem, dot, suffix = name.rpartition(".")
     if not stem or len(suffix) > _LONGEST_SUFFIX:
         stem, tail = name, f" ({number})"

@@ -1,8 +1,8 @@
 """The networks that sessions of an account come from.
 
-Failed log-ins to an account make it slow for strangers to try more of them.
-The owner must not be a stranger, so every log-in and every refresh records its
-network here, and the record outlives the session.
+After many failed log-ins to an account, further attempts from unknown networks
+are delayed.  The owner must not be delayed, so every log-in and refresh records
+its network here.  The record outlives the session.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from godrive.network import network as parse_network
 from godrive.rules import rows
 
 KNOWN_FOR = 30 * 86_400.0
-"""Seconds after its last use that a network counts as one of the account's own."""
+"""Seconds after its last use for which a network counts as known to the account."""
 
 MANY_ACCOUNTS = 3
-"""Accounts that an untrusted proxy brings before an operator is told of it."""
+"""Accounts behind one untrusted proxy from which on the operator gets a warning."""
 
 MOST = 64
-"""Networks kept for one account: those used last."""
+"""Networks kept for each account, most recently used first."""
 
 
 def network(address: str) -> str:
-    """What counts as one client: an IPv4 address, or the /64 of an IPv6 address (RFC 6177)."""
+    """Return the network that counts as one client: an IPv4 address or an IPv6 /64 (RFC 6177)."""
     return networks(address)[0]
 
 
 def networks(address: str) -> tuple[str, str]:
-    """What counts as one client, and what one customer may hold at most: for IPv6 the /64 and the /48 (RFC 6177).
+    """Return the network of one client and of one customer: for IPv6, the /64 and the /48 (RFC 6177).
 
-    Any other text stands for itself.
+    For IPv4, and for text that is not an address, both are the text itself.
     """
     try:
         parsed = client_address(address)
@@ -57,9 +57,9 @@ def is_within(network: str, ranges: Sequence[str]) -> bool:
 
 
 async def remember(tx: Tx, user_id: UserId, address: str, *, now: datetime, forwarded: bool = False) -> None:
-    """Record that a session of the user came from this address; an empty one is no address.
+    """Record that a session of the user came from this address.  An empty address is ignored.
 
-    *forwarded* says that the request had passed a proxy that is not trusted.
+    *forwarded* means that the request passed an untrusted proxy.
     """
     if not address:
         return
@@ -93,7 +93,7 @@ async def is_known(tx: Tx, user_id: UserId, address: str, *, now: datetime) -> b
 
 
 async def shared(tx: Tx, *, now: datetime) -> list[tuple[str, int]]:
-    """Networks from which an untrusted proxy brought many accounts in the last 30 days, and how many accounts."""
+    """Return the untrusted proxies that many accounts used in the last 30 days, with the number of accounts."""
     found = await tx.all(
         "SELECT network, COUNT(*) FROM session_networks WHERE forwarded = 1 AND last_seen_at > $1 "
         "GROUP BY network HAVING COUNT(*) >= $2 ORDER BY COUNT(*) DESC, network LIMIT 100",
@@ -104,7 +104,7 @@ async def shared(tx: Tx, *, now: datetime) -> list[tuple[str, int]]:
 
 
 async def is_shared(tx: Tx, address: str) -> bool:
-    """Whether an untrusted proxy brought many accounts from the network of this address."""
+    """Whether this address is an untrusted proxy that many accounts use."""
     found = await tx.all(
         "SELECT 1 FROM session_networks WHERE forwarded = 1 AND network = $1 LIMIT $2", network(address), MANY_ACCOUNTS
     )

@@ -1,9 +1,9 @@
 """Events about files for other programs.
 
-An event is written in the transaction of its change and dropped once it has
-been published, so it is published at least once, and never for a change that
-was rolled back.  The rules write them with the owner locked, so ``seq`` rises
-in the order in which one owner's changes were committed.
+An event is written in the transaction of its change and deleted after it has
+been published.  So it is published at least once, and never for a change that
+was rolled back.  Rules write events while they hold the owner's lock, so the
+``seq`` of one owner's events rises in the order of commits.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _decode = msgspec.json.Decoder(File).decode
 async def note(
     tx: Tx, kind: FileEventKind, owner_id: UserId, file_id: FileId, file: File | None, *, now: datetime
 ) -> None:
-    """Leave an event, where the catalog keeps an outbox."""
+    """Write an event, if the catalog keeps an outbox."""
     if tx.outbox:
         await tx.run(
             "INSERT INTO outbox (event_id, kind, owner_id, file_id, at, file) VALUES ($1, $2, $3, $4, $5, $6)",

@@ -1,11 +1,10 @@
-"""Page tokens: where the page before ended, signed, so that no client can make one.
+"""Page tokens: the signed position at which the previous page ended.
 
-A token is ``base64url(mac || position)``.  The keyed BLAKE2b (RFC 7693) covers
-the position and the *scope*: which list, whose, in what order, by what filter.
-A token that was edited or is shown to another list is therefore ``Invalid``.
+A token is ``base64url(mac || position)``.  The MAC, a keyed BLAKE2b (RFC 7693),
+covers the position and the *scope*: the list, its owner, order and filter.  A
+token that was edited, or that belongs to another list, is ``Invalid``.
 
-The newest key signs and all verify, so that a list that is being paged survives
-a rotation of the keys.
+The newest key signs and every key verifies, so tokens survive a key rotation.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ _LONGEST = 2048
 _WORD = re.compile(r"[A-Za-z0-9_-]*", re.ASCII)
 
 Position = tuple[int | str, str]
-"""The sort key and the id of the last item: every page begins after one."""
+"""The sort key and the id of the last item of a page.  The next page begins after it."""
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Position)
 
 
 class PageTokens:
-    """Makes and reads ``next_page``.  *keys* are secrets of 16 to 64 bytes, kept over restarts; the first signs."""
+    """Makes and reads ``next_page``.  *keys* are secrets of 16 to 64 bytes, kept across restarts.  The first signs."""
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         if not keys or not all(16 <= len(key) <= 64 for key in keys):

@@ -1,12 +1,12 @@
-"""Rules by message: what the metadata actor runs for each.
+"""The rules of the metadata actor, by message.
 
 A rule takes a transaction, its message and the :class:`Env` of this run::
 
     @rule(RenameFile, writes=True)
     async def rename(tx: Tx, ask: RenameFile, env: Env) -> File: ...
 
-A rule may be run more than once (see ``Catalog``), so all its effects go
-through *tx*, and everything else that it needs to know is in *env*.
+The catalog may retry a rule (see ``Catalog``), so a rule has no effects except
+through *tx*, and takes its time and configuration from *env*.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ M = TypeVar("M")
 
 
 class Env(msgspec.Struct, frozen=True, gc=False):
-    """What a rule knows beside its message: the time, the configuration, and how page tokens are signed."""
+    """The inputs of a rule besides its message: time, configuration and page-token keys."""
 
     now: datetime
     config: Config
@@ -36,7 +36,7 @@ class Env(msgspec.Struct, frozen=True, gc=False):
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """A rule and how it is run: in a transaction that *writes*, or beside all others."""
+    """A rule, and whether it needs a transaction that *writes*."""
 
     message: type[Ask[Metadata, Any]]
     run: Callable[[Tx, Any, Env], Awaitable[Any]]
@@ -44,11 +44,11 @@ class Rule(msgspec.Struct, frozen=True):
 
 
 RULES: dict[type[Ask[Metadata, Any]], Rule] = {}
-"""Every rule, once the modules of the package are imported."""
+"""All rules, after the modules of the package are imported."""
 
 
 async def perform(catalog: Catalog, ask: Ask[Metadata, R], env: Env) -> R:
-    """Run the rule of *ask* in a transaction of its own, past the actor."""
+    """Run the rule of *ask* in its own transaction, without the actor."""
     found = RULES[type(ask)]
     run = catalog.write if found.writes else catalog.read
     reply: R = await run(lambda tx: found.run(tx, ask, env))
@@ -60,9 +60,9 @@ def rule(
 ) -> Callable[[Callable[[Tx, M, Env], Awaitable[R]]], Callable[[Tx, M, Env], Awaitable[R]]]:
     """Register the decorated function as the rule of *message*.
 
-    The type checker compares the replies.  Raises ``TypeError`` at import when
-    the function takes another message, when the message has a rule already, and
-    when a rule that writes would take a slot of reads.
+    The type checker compares the reply types.  Raises ``TypeError`` at import if
+    the function takes another message, if the message already has a rule, or if
+    a rule that writes is in the lane of reads.
     """
 
     def register(function: Callable[[Tx, M, Env], Awaitable[R]]) -> Callable[[Tx, M, Env], Awaitable[R]]:

@@ -1,4 +1,4 @@
-"""Between rows and values: instants as integers, columns in one order, and how to build from them."""
+"""Convert rows to values: column lists, the values built from them, and instants as integers."""
 
 from __future__ import annotations
 
@@ -31,32 +31,32 @@ from godrive.model import (
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 MOST_BYTES = 2**53
-"""No size is above this (8 PiB): sums of sizes stay far from the ends of a 64-bit integer."""
+"""The largest size (8 PiB), so that sums of sizes fit into a 64-bit integer."""
 
 KINDS = {kind.value: kind for kind in FileKind}
 
 
 def micros(instant: datetime) -> int:
-    """Microseconds since 1970."""
+    """Return microseconds since 1970."""
     return (instant - EPOCH) // MICROSECOND
 
 
 def later(instant: datetime, seconds: float) -> int:
-    """Microseconds since 1970, *seconds* after the instant."""
+    """Return the instant plus *seconds*, in microseconds since 1970."""
     return micros(instant) + round(seconds * 1_000_000)
 
 
 def instant(value: int) -> datetime:
-    """The instant of so many microseconds since 1970.
+    """Return the instant for a number of microseconds since 1970.
 
-    By way of a float, which is the fastest and exact until the year 2106: so
-    long, numbers of seconds lie less than a microsecond apart.
+    The conversion through a float is the fastest.  It is exact until the year
+    2106, because until then the floats are less than a microsecond apart.
     """
     return datetime.fromtimestamp(value / 1_000_000, UTC)
 
 
 def maybe_instant(value: int | None) -> datetime | None:
-    """As :func:`instant`, of a column that may be empty."""
+    """Like :func:`instant`, for a column that may be NULL."""
     return None if value is None else instant(value)
 
 
@@ -64,7 +64,7 @@ USER = "id, email, created_at, state, quota_bytes, live_bytes, trash_bytes, vers
 
 
 def user(row: Row) -> User:
-    """From the columns :data:`USER`."""
+    """Build a user from the columns :data:`USER`."""
     return User(
         id=UserId(row[0]),
         email=row[1],
@@ -80,7 +80,7 @@ SESSION = "id, user_id, created_at, last_used_at, expires_at, generation, addres
 
 
 def session(row: Row) -> Session:
-    """From the columns :data:`SESSION`."""
+    """Build a session from the columns :data:`SESSION`."""
     return Session(
         id=SessionId(row[0]),
         user_id=UserId(row[1]),
@@ -97,7 +97,7 @@ LIVE = "id, name, created_at, updated_at, kind, parent_id, mime, size_bytes, sha
 
 
 def live_file(owner_id: UserId, row: Row) -> File:
-    """From the columns :data:`LIVE` of a live entry.  A list builds many: cells not needed are not read."""
+    """Build a live entry from the columns :data:`LIVE`.  Faster than :func:`file`, for lists."""
     id_, name, created_at, updated_at, kind, parent_id, mime, size_bytes, sha256, version_id, revision = row
     created = instant(created_at)
     return File(
@@ -117,13 +117,13 @@ def live_file(owner_id: UserId, row: Row) -> File:
 
 
 TEXTS = 1, 6
-"""Where the texts of any length, name and type, are among these columns."""
+"""The indices of the columns with long text, name and media type."""
 MOST_TEXT = 500_000
-"""Bytes of such texts in a page: all else in a thousand rows is as much, and a reply has 1 MiB."""
+"""The most bytes of such text in a page.  The rest of 1000 rows is as large, and a reply has at most 1 MiB."""
 
 
 def that_fit(found: Sequence[Row], limit: int, texts: Sequence[int] = TEXTS) -> int:
-    """How many of the rows one reply takes: at most *limit*, at least one, and fewer where *texts* are long."""
+    """Return how many of the rows fit into one reply: 1 to *limit*, fewer if *texts* are long."""
     room = MOST_TEXT
     for number, row in enumerate(found[:limit]):
         room -= sum(len((row[text] or "").encode()) for text in texts)
@@ -134,11 +134,11 @@ def that_fit(found: Sequence[Row], limit: int, texts: Sequence[int] = TEXTS) -> 
 
 FILE = LIVE + ", owner_id, trashed_at, purge_at"
 OWNER, TRASHED_AT = 11, 12
-"""Where these are among the columns :data:`FILE`."""
+"""Indices among the columns :data:`FILE`."""
 
 
 def file(row: Row) -> File:
-    """From the columns :data:`FILE`, of an entry in whatever state."""
+    """Build an entry in any state from the columns :data:`FILE`."""
     return File(
         id=FileId(row[0]),
         owner_id=UserId(row[11]),
@@ -158,7 +158,7 @@ def file(row: Row) -> File:
 
 
 def with_version(file: File, version_id: VersionId, mime: str, size_bytes: int, sha256: str | None) -> File:
-    """The file as it was with another version's bytes."""
+    """Return the file with the bytes of another version."""
     return msgspec.structs.replace(file, version_id=version_id, mime=mime, size_bytes=size_bytes, sha256=sha256)
 
 
@@ -169,7 +169,7 @@ UPLOAD = (
 
 
 def upload(row: Row) -> Upload:
-    """From the columns :data:`UPLOAD`."""
+    """Build an upload from the columns :data:`UPLOAD`."""
     return Upload(
         id=UploadId(row[0]),
         owner_id=UserId(row[1]),
@@ -192,7 +192,7 @@ def upload(row: Row) -> Upload:
 
 
 def found(row: Row | None, what: str = "file") -> Row:
-    """The row.  Raises ``NotFound`` when there is none."""
+    """Return the row.  Raises ``NotFound`` if there is none."""
     if row is None:
         raise NotFound(f"There is no such {what}.")
     return row
@@ -205,7 +205,7 @@ def check_match(file: File, if_match: ETag | None) -> None:
 
 
 def check_limit(limit: int, most: int = 1000) -> int:
-    """The limit of a page.  Raises ``Invalid`` unless it is between 1 and *most*."""
+    """Return the page limit.  Raises ``Invalid`` unless it is between 1 and *most*."""
     if not 1 <= limit <= most:
         raise Invalid(f"A page has between 1 and {most} items.", field="limit")
     return limit

@@ -11,16 +11,16 @@ from godrive.principal import UserSession
 from godrive.rules import networks, rows
 
 MOST = 1000
-"""Sessions of one user: a new one ends the one unused for longest."""
+"""The most sessions of one user.  A new session ends the least recently used one."""
 
 GRACE = timedelta(seconds=30)
-"""How long after a refresh the client that asked for it may ask again, because it lost the answer."""
+"""How long after a refresh the same client may repeat it, because the answer may have been lost."""
 
 _LONGEST_NOTE = 512
 
 
 def _note(text: str) -> str:
-    """A text that a client sent, as the catalog can hold it: valid Unicode without NUL, cut to 512 characters."""
+    """Return client text that the catalog can store: valid Unicode without NUL, cut to 512 characters."""
     return text.encode(errors="replace").decode().replace("\0", "")[:_LONGEST_NOTE]
 
 
@@ -37,9 +37,9 @@ async def begin(
 ) -> Session:
     """Begin a session of *ttl* seconds.
 
-    Raises ``Unauthenticated`` unless the user is active and, if *password_hash*
-    is given, still has it: a password that was changed during the check of the
-    old one does not log in.
+    Raises ``Unauthenticated`` if the user is not active, or if the stored hash
+    is no longer *password_hash*: a log-in fails if the password was changed
+    while the old one was being checked.
     """
     await tx.lock(user_id)
     row = await tx.one("SELECT password_hash FROM users WHERE id = $1 AND state = 'active'", user_id)
@@ -67,7 +67,7 @@ async def begin(
 
 
 async def is_alive(tx: Tx, principal: UserSession, *, now: datetime) -> bool:
-    """Whether that session of that user has not ended or expired, and the user is active."""
+    """Whether the session has neither ended nor expired, and its user is active."""
     row = await tx.one(
         "SELECT 1 FROM sessions s JOIN users u ON u.id = s.user_id "
         "WHERE s.id = $1 AND s.user_id = $2 AND s.expires_at > $3 AND u.state = 'active'",
@@ -90,13 +90,13 @@ async def refresh(
     user_agent: str = "",
     forwarded: bool = False,
 ) -> Session | None:
-    """Move the session from *generation* to the next, and its end to *ttl* seconds from now.
+    """Advance the session from *generation* to the next, and extend it to *ttl* seconds from now.
 
-    The predecessor of the current generation gets the session as it is when
-    the same *user_agent* asks within :data:`GRACE` of the refresh: the answer
-    was lost, or two tabs asked at once.  Any other reuse ends the session.
-    Returns ``None`` when the session has ended or ends now; raising would undo
-    the end.
+    If the previous generation is used again by the same *user_agent* within
+    :data:`GRACE` of the refresh, the session is returned unchanged, because the
+    answer may have been lost or two tabs may have refreshed at once.  Any other
+    reuse ends the session.  Returns ``None`` if the session has ended or ends
+    now; raising would roll back the end.
     """
     address, user_agent = _note(address), _note(user_agent)
     row = await tx.one(
@@ -135,7 +135,7 @@ async def refresh(
 
 
 async def list_alive(tx: Tx, user_id: UserId, *, now: datetime) -> list[Session]:
-    """The user's sessions that have not ended or expired, most recently used first."""
+    """Return the active sessions of the user, most recently used first."""
     found = await tx.all(
         f"SELECT {rows.SESSION} FROM sessions WHERE user_id = $1 AND expires_at > $2 "
         "ORDER BY last_used_at DESC, id DESC LIMIT 1000",
@@ -151,5 +151,5 @@ async def end(tx: Tx, user_id: UserId, session_id: SessionId) -> bool:
 
 
 async def end_all(tx: Tx, user_id: UserId, *, keep: SessionId | None = None) -> int:
-    """End every session of the user but *keep*.  Returns how many."""
+    """End every session of the user except *keep*.  Returns their number."""
     return await tx.run("DELETE FROM sessions WHERE user_id = $1 AND id <> $2", user_id, keep or "")

@@ -1,17 +1,18 @@
 """The trash: put an entry in, list, restore, purge.
 
-Theory of operation.  ``live -> trashed -> purging``: from the last there is no
-return, for the bytes may be gone already.  Only the entry that was trashed
-changes its state, whatever lies below it; ``access`` finds out on the way to
-the root.  Two things of the rows below follow in the background, some rows at a
-time (:func:`settle`): ``list_state``, by which the list of the whole drive and
-the search find rows, and with it whether their bytes count as live or as trash.
-Their sum is exact at every instant.
+Theory of operation.  An entry goes ``live -> trashed -> purging``.  Purging is
+final, because bytes may already be deleted.  Trashing changes the state of the
+trashed entry only, not of the rows below it; ``access`` finds a trashed ancestor
+on its walk to the root.  Two properties of the rows below follow in the
+background, in batches (:func:`settle`): ``list_state``, which the list of the
+whole drive and the search use, and whether the bytes count as live or as trash.
+The sum of both is always exact.
 
-A folder that waits for that is in ``unsettled`` with how far it came.  A batch
-sets its children to what is true now and enqueues every folder among them, so
-the last change of a tree that is trashed and restored and trashed again wins.
-A purge goes down the tree in the same way and removes the rows from below.
+The table ``unsettled`` holds the folders that wait for this, with their
+progress.  A batch updates some children to the current state of the folder and
+adds the folders among them to the table.  So if a tree is trashed, restored and
+trashed again, the last change wins.  A purge descends the tree in the same way
+and deletes rows from the bottom up.
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ from godrive.rules.registry import Env, rule
 _LONGEST_PURGE_DELAY = 3600.0
 _PURGE_BACKOFF = Backoff(60.0, _LONGEST_PURGE_DELAY)
 _CHILDREN_AT_ONCE = 200
-"""Rows that one statement of a purge moves on: a few milliseconds, so that no other writer waits."""
+"""Children that one statement of a purge processes.  It takes milliseconds, so other writers do not wait."""
 
-_NOT_CLEARED = (  # now, but after the last emptying of the trash, or it would be taken for emptied
+_NOT_CLEARED = (  # now, or just after the last emptying of the trash, which must not include this entry
     "(SELECT CASE WHEN u.trash_cleared_at >= $1 THEN u.trash_cleared_at + 1 ELSE $1 END "
     "FROM users u WHERE u.id = entries.owner_id)"
 )
@@ -74,7 +75,7 @@ _CHILDREN = (
 _DUE_TRASHED = "SELECT id, owner_id FROM entries WHERE state = 'trashed' AND next_purge_at <= $1 ORDER BY next_purge_at"
 _DUE_PURGING = "SELECT id, owner_id FROM entries WHERE state = 'purging' AND next_purge_at <= $1 ORDER BY next_purge_at"
 _SET_BACK = "SELECT id, owner_id FROM entries WHERE state = 'purging' AND next_purge_at > $1"
-_CLEARED = (  # CROSS JOIN has SQLite begin with the few users, and not with all that is in the trash
+_CLEARED = (  # CROSS JOIN makes SQLite begin with the few users, not with the whole trash
     "SELECT e.id, e.owner_id FROM users u CROSS JOIN entries e WHERE u.trash_cleared_at IS NOT NULL "
     "AND e.owner_id = u.id AND e.state = 'trashed' AND e.trashed_at <= u.trash_cleared_at"
 )
@@ -84,7 +85,7 @@ _FORGET_CLEARED = (
 )
 _IN_TRASH = "state = 'trashed' AND trashed_at > COALESCE((SELECT trash_cleared_at FROM users WHERE id = $1), -1)"
 
-_MOVE_OUT = (  # the second condition on the state is that of the index, which the query planner cannot infer
+_MOVE_OUT = (  # the second condition repeats that of the index, because the query planner cannot infer it
     "UPDATE entries SET parent_id = '' WHERE parent_id = $1 AND state = 'trashed' AND state <> 'live'"
 )
 _OWNED = (
@@ -128,7 +129,7 @@ async def put(tx: Tx, ask: TrashFile, env: Env) -> Tombstone:
 
 
 async def _moved(tx: Tx, kind: FileEventKind, file: File, now: datetime, *, to_trash: int) -> None:
-    """Note that the entry went into the trash or came out of it; a folder is to be settled."""
+    """Record that the entry was trashed or restored.  Schedule the settling of a folder."""
     if file.kind is FileKind.FOLDER:
         await entries.unsettle(tx, file)
     await changes.record(tx, kind, file.owner_id, file.id, file, now=now, live=-to_trash, trash=to_trash)
@@ -178,12 +179,12 @@ async def restore(tx: Tx, ask: RestoreFile, env: Env) -> File:
 
 
 async def _root_for(tx: Tx, by: Principal, file: File) -> FileId | None:
-    """Where an entry goes whose folder is gone: to the top of what *by* sees.  Raises ``NotFound``."""
+    """Return the folder for an entry whose own folder is gone: the topmost that *by* sees.  Raises ``NotFound``."""
     top = root_of(by)
     if top is None or top == file.id:
         return None
     if await tx.one(_IS_PLACE, top) is None:
-        raise NotFound("There is no folder to restore it to.")
+        raise NotFound("The folder of the file no longer exists.")
     return top
 
 
@@ -196,7 +197,7 @@ async def settle(tx: Tx, ask: SettleTrash, env: Env) -> bool:
     folder_id, owner_id = FileId(row[0]), UserId(row[1])
     await tx.lock(owner_id)
     job = await tx.one("SELECT after_created_at, after_id FROM unsettled WHERE folder_id = $1", folder_id)
-    if job is None:  # another process has done it meanwhile
+    if job is None:  # another process has settled it
         return True
     shown = await tx.one(_IS_PLACE, folder_id) is not None
     children = await tx.all(_CHILDREN, owner_id, folder_id, *job, ask.limit)
@@ -235,7 +236,7 @@ async def purge(tx: Tx, ask: PurgeFile, env: Env) -> None:
 
 @rule(EmptyTrash, writes=True)
 async def empty(tx: Tx, ask: EmptyTrash, env: Env) -> int:
-    """As ``EmptyTrash`` says: one mark on the owner, whatever the number of entries."""
+    """As ``EmptyTrash`` says.  Marks the owner, so the cost does not depend on the number of entries."""
     owner_id = await owner_of(tx, ask.by, Verb.PURGE)
     await tx.lock(owner_id)
     row = await tx.one(f"SELECT COUNT(*), MAX(trashed_at) FROM entries WHERE owner_id = $1 AND {_IN_TRASH}", owner_id)
@@ -249,10 +250,9 @@ async def empty(tx: Tx, ask: EmptyTrash, env: Env) -> int:
 async def claim_purges(tx: Tx, ask: ClaimPurges, env: Env) -> list[Purge]:
     """As ``ClaimPurges`` says.
 
-    Several versions may share a blob.  Its key is given with an entry only
-    when every other that refers to it is on its way out too, so the blob goes
-    with the last of them.  A key that is given twice is deleted twice, which
-    does nothing.
+    Several versions may share a blob.  Its key is returned with an entry only if
+    every other entry that refers to it is being purged too, so the blob is
+    deleted with the last of them.  Deleting a key twice is harmless.
     """
     at, far = rows.micros(env.now), rows.later(env.now, _LONGEST_PURGE_DELAY)
     await _bound_due_times(tx, env)
@@ -261,7 +261,7 @@ async def claim_purges(tx: Tx, ask: ClaimPurges, env: Env) -> list[Purge]:
         return []
     await tx.lock(*{UserId(owner_id) for _, owner_id in found})
     file_ids = list(dict.fromkeys(FileId(file_id) for file_id, _ in found))
-    # Before they were locked, their owner may have restored some, and another sweep claimed some.
+    # Before the lock, the owner may have restored some entries, and another sweep may have claimed some.
     due = {row[0]: row for row in await _each(tx, _CLAIMABLE, file_ids, at, far)}
     await tx.run_each(
         "UPDATE entries SET state = 'purging', purge_attempts = purge_attempts + 1, next_purge_at = $2 WHERE id = $1",
@@ -274,12 +274,12 @@ async def claim_purges(tx: Tx, ask: ClaimPurges, env: Env) -> list[Purge]:
 
 
 async def _bound_due_times(tx: Tx, env: Env) -> None:
-    """What was trashed by a clock that has since been set back becomes due a grace period from now."""
+    """Make entries trashed before the clock was set back due after one grace period from now."""
     await tx.run(_BOUND, rows.micros(env.now), rows.later(env.now, env.config.janitor.trash_grace))
 
 
 async def _due(tx: Tx, limit: int, at: int, far: int) -> list[Row]:
-    """The (id, owner) of entries to purge."""
+    """Return (id, owner) of the entries to purge."""
     found: list[Row] = []
     for sql, *values in ((_DUE_TRASHED, at), (_DUE_PURGING, at), (_SET_BACK, far), (_CLEARED,)):
         if len(found) < limit:
@@ -291,7 +291,7 @@ async def _due(tx: Tx, limit: int, at: int, far: int) -> list[Row]:
 
 
 async def _each(tx: Tx, sql: str, file_ids: Sequence[FileId], *values: object) -> list[Row]:
-    """The rows for all these files, a statement for each fifty."""
+    """Return the rows for all files, with one statement for every 50."""
     found: list[Row] = []
     for start in range(0, len(file_ids), _AT_ONCE):
         some = [*file_ids[start : start + _AT_ONCE]]
@@ -301,11 +301,11 @@ async def _each(tx: Tx, sql: str, file_ids: Sequence[FileId], *values: object) -
 
 
 async def _of_deleted_users(tx: Tx, limit: int, at: int) -> list[Row]:
-    """Entries of deleted users, put into the trash to be purged at once, a sweep's worth at a time."""
+    """Trash up to *limit* entries of deleted users, due for purging now, and return (id, owner) of each."""
     owners = {row[1] for row in await tx.all(_OF_DELETED, at, limit)}
     if not owners:
         return []
-    await tx.lock(*owners)  # until then another sweep or a settling may change and charge the same entries
+    await tx.lock(*owners)  # before the lock, another sweep or a settling may change the same entries
     found = [row for row in await tx.all(_OF_DELETED, at, limit) if row[1] in owners]
     hidden = Counter[UserId]()
     for _, owner_id, list_state, size in found:
@@ -323,7 +323,7 @@ async def _of_deleted_users(tx: Tx, limit: int, at: int) -> list[Row]:
 
 @rule(FinishPurge, writes=True)
 async def finish_purge(tx: Tx, ask: FinishPurge, env: Env) -> None:
-    """As ``FinishPurge`` says.  An entry that is not being purged is left alone."""
+    """As ``FinishPurge`` says.  Does nothing for an entry that is not being purged."""
     row = await tx.one("SELECT owner_id, kind, parent_id FROM entries WHERE id = $1 AND state = 'purging'", ask.file_id)
     if row is None:
         return
@@ -343,7 +343,7 @@ async def finish_purge(tx: Tx, ask: FinishPurge, env: Env) -> None:
             trash_bytes += size_bytes
         else:
             version_bytes += size_bytes
-    top = gone[1] is not None  # what was in a folder goes without an event of its own
+    top = gone[1] is not None  # the contents of a purged folder get no events
     await changes.record(
         tx,
         FileEventKind.PURGED if top else None,
@@ -365,9 +365,9 @@ async def finish_purge(tx: Tx, ask: FinishPurge, env: Env) -> None:
 
 
 async def _has_children(tx: Tx, owner_id: UserId, folder_id: FileId, now: datetime) -> bool:
-    """Whether something is left in a folder that is being purged; some of it is put on the way.
+    """Begin to purge some children of the folder.  Returns whether it has any children.
 
-    What was trashed by itself before is an entry of the trash in its own right: it moves to the root.
+    Children that were trashed on their own remain in the trash: their parent becomes the root.
     """
     await tx.run(_MOVE_OUT, folder_id)
     children = await tx.all(_CHILDREN, owner_id, folder_id, -1, "", _CHILDREN_AT_ONCE)
@@ -376,7 +376,7 @@ async def _has_children(tx: Tx, owner_id: UserId, folder_id: FileId, now: dateti
             "UPDATE entries SET state = 'purging', list_state = 'hidden', next_purge_at = $2 WHERE id = $1",
             [(child[0], rows.micros(now)) for child in children],
         )
-        # What lies in them may still be listed, when the purge is faster than the settling.
+        # Their contents may still be listed if the purge overtakes the settling.
         await tx.run_each(entries.UNSETTLE, [(id_, owner_id) for id_, kind, *_ in children if kind == "folder"])
         if size := sum(child[2] for child in children if child[3] != "hidden"):
             await changes.charge(tx, owner_id, live=-size, trash=size)

@@ -1,4 +1,4 @@
-"""What is due for uploads by itself: checks of those that are pending, the removal of what ended ones left."""
+"""Background work for uploads: checks of pending uploads, and cleanup after ended ones."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from godrive.rules.registry import Env, rule
 
 _LONGEST_CHECK_DELAY = 60.0
 _LONGEST_LIFE = 8 * 86_400.0
-"""More than any upload lives: a week is the most that can be configured, and a PUT may take a day."""
+"""More than the longest life of an upload: at most a week is configurable, and a PUT may take a day."""
 _LONGEST_CLEANUP_DELAY = 3600.0
 _CLEANUP_BACKOFF = Backoff(60.0, _LONGEST_CLEANUP_DELAY)
 URL_MARGIN = 3600.0
-"""Seconds for which a request may still be sending after its URL expired."""
+"""Seconds for which a PUT may still be running after its URL has expired."""
 
-_WAITING = (  # two ranges of one index: a single condition for both would read all that is pending
+_WAITING = (  # two ranges of one index; a single OR condition would read all pending rows
     f"SELECT {rows.UPLOAD} FROM uploads WHERE state = 'pending' AND next_check_at {{}} $1 "
     "AND (created_at <= $2 OR created_at > $3) ORDER BY next_check_at LIMIT $4"
 )
@@ -30,11 +30,11 @@ _DUE, _SET_BACK = _WAITING.format("<="), _WAITING.format(">")
 
 @rule(DueUploads, writes=True)
 async def due(tx: Tx, ask: DueUploads, env: Env) -> list[Upload]:
-    """As ``DueUploads`` says.  A write: it counts the attempts.
+    """As ``DueUploads`` says.  A write, because it counts attempts.
 
-    A check that is further ahead than any delay was put off by a clock that
-    has since been set back, so it is due.  A deadline from such a clock becomes
-    one of the same length from now.
+    If a check is further ahead than the longest delay, the clock has been set
+    back since, so the check is due.  A deadline from before the clock was set
+    back becomes a deadline of the same length from now.
     """
     at, far = rows.micros(env.now), rows.later(env.now, _LONGEST_CHECK_DELAY)
     begun = rows.later(env.now, -ask.after)
@@ -48,7 +48,7 @@ async def due(tx: Tx, ask: DueUploads, env: Env) -> list[Upload]:
     found += await tx.all(_SET_BACK, far, begun, far, ask.limit - len(found))
     longest, bound = rows.later(env.now, _LONGEST_LIFE), env.now + timedelta(seconds=env.config.blobs.upload_ttl)
     due = [
-        # Bytes that came under such a clock moved the deadline there.
+        # Bytes that arrived before the clock was set back extended the deadline too far.
         msgspec.structs.replace(upload, expires_at=bound) if rows.micros(upload.expires_at) > longest else upload
         for upload in map(rows.upload, found)
     ]
@@ -77,9 +77,9 @@ async def postpone(tx: Tx, ask: PostponeUploads, env: Env) -> None:
 
 @rule(DueCleanups, writes=True)
 async def due_cleanups(tx: Tx, ask: DueCleanups, env: Env) -> list[Cleanup]:
-    """As ``DueCleanups`` says.  A write: it counts the attempts.
+    """As ``DueCleanups`` says.  A write, because it counts attempts.
 
-    A cleanup that is put off beyond any delay, and beyond the end of its URL, was put off by a wrong clock.
+    A cleanup further ahead than the longest delay, and after the end of its URL, was scheduled by a wrong clock.
     """
     columns = "SELECT id, object_key, cleanup_attempts FROM uploads WHERE cleanup_at"
     found = await tx.all(f"{columns} <= $1 ORDER BY cleanup_at LIMIT $2", rows.micros(env.now), ask.limit)
@@ -101,9 +101,9 @@ async def due_cleanups(tx: Tx, ask: DueCleanups, env: Env) -> list[Cleanup]:
 
 @rule(FinishCleanup, writes=True)
 async def finish_cleanup(tx: Tx, ask: FinishCleanup, env: Env) -> None:
-    """As ``FinishCleanup`` says.  The first time it becomes due again when the URL is dead, then never.
+    """As ``FinishCleanup`` says.  The first call schedules a second cleanup after the URL expires; the second is final.
 
-    The URL of an upload that a clock of the future began lives its own length from now.
+    If the upload began before the clock was set back, its URL is assumed to live its full length from now.
     """
     margin = round(URL_MARGIN * 1_000_000)
     await tx.run(

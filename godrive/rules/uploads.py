@@ -1,8 +1,7 @@
-"""Uploads: from intent to file, or to their end.
+"""Uploads: from the intent to a file, or to a failure.
 
-An upload is pending until exactly one of publish, fail and abort changes its
-row; the same statement that leaves ``pending`` tells who did it, so there is
-no moment between looking and doing.
+Exactly one of publish, fail and abort moves an upload out of ``pending``.  One
+statement checks the state and changes it, so two of them cannot race.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ from godrive.rules.registry import Env, rule
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MIME = re.compile(r"[!-~]+/[!-~]([ -~]*[!-~])?")
 _TEXTS = 3, 4, 15
-"""Where name, type and reason are among the columns :data:`rows.UPLOAD`."""
+"""The indices of name, media type and reason among the columns :data:`rows.UPLOAD`."""
 
 _GET = f"SELECT {rows.UPLOAD} FROM uploads WHERE id = $1"
 _RESERVE = (
@@ -58,7 +57,7 @@ _RESERVE = (
     "WHERE id = $1 AND state = 'active' AND upload_count < $3 AND entry_count + upload_count < $4 "
     "AND (quota_bytes IS NULL OR live_bytes + trash_bytes + version_bytes + reserved_bytes + $2 <= quota_bytes)"
 )
-_BEGIN = (  # one statement, where the database is a network away
+_BEGIN = (  # one statement, because the database may be a network away
     "INSERT INTO uploads (id, owner_id, object_key, name, mime, size_bytes, created_at, expires_at, sha256, parent_id, "
     "on_conflict, state, next_check_at) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'pending', $7 "
     "WHERE $11 = 'rename' OR NOT EXISTS (SELECT 1 FROM entries "
@@ -85,9 +84,9 @@ async def begin(tx: Tx, ask: BeginUpload, env: Env) -> Upload:
     await tx.grow()
     check_name(ask.name)
     if not 0 <= ask.size_bytes <= rows.MOST_BYTES:
-        raise Invalid("That is not a size.", field="size_bytes")
+        raise Invalid(f"A size is between 0 and {rows.MOST_BYTES} bytes.", field="size_bytes")
     if ask.mime and (len(ask.mime) > 255 or not _MIME.fullmatch(ask.mime)):
-        raise Invalid("That is not a media type.", field="mime")
+        raise Invalid("A media type looks like text/plain and has at most 255 characters.", field="mime")
     if ask.sha256 is not None and not _SHA256.fullmatch(ask.sha256):
         raise Invalid("A SHA-256 digest is 64 hexadecimal digits in lower case.", field="sha256")
     folder = await _folder(tx, ask)
@@ -123,7 +122,7 @@ async def begin(tx: Tx, ask: BeginUpload, env: Env) -> Upload:
     )
     if not begun:
         raise entries.name_taken(ask.name)
-    # Last, because it locks the owner's row: another upload of theirs waits no longer than this commit takes.
+    # Last, because it locks the owner's row: their other uploads wait only for this commit.
     limits = env.config.auth
     if not await tx.run(_RESERVE, upload.owner_id, upload.size_bytes, limits.max_pending_uploads, limits.max_entries):
         raise await _no_room(tx, upload.owner_id, limits)
@@ -131,7 +130,7 @@ async def begin(tx: Tx, ask: BeginUpload, env: Env) -> Upload:
 
 
 async def _folder(tx: Tx, ask: BeginUpload) -> Folder:
-    """Where the file is to lie.  Nothing is locked for an upload into the root, which cannot go away."""
+    """Return the folder of the file.  An upload into the root takes no lock, because the root cannot be deleted."""
     if isinstance(ask.where, Root):
         return await resolve_folder(tx, ask.by, ask.where, Verb.CREATE, lock=False)
     return await resolve_folder(tx, ask.by, ask.where, Verb.CREATE)
@@ -142,14 +141,14 @@ async def _no_room(tx: Tx, owner_id: UserId, limits: Auth) -> NotFound | QuotaEx
     if row is None:
         return NotFound("There is no such user.")
     if row[0] >= limits.max_pending_uploads:
-        return QuotaExceeded(f"At most {limits.max_pending_uploads} uploads may be pending.", field="uploads")
+        return QuotaExceeded(f"A user can have at most {limits.max_pending_uploads} pending uploads.", field="uploads")
     if row[0] + row[1] >= limits.max_entries:
         return QuotaExceeded(f"A drive has at most {limits.max_entries} files and folders.", field="entries")
-    return QuotaExceeded("The file does not fit into what is left of the quota.", field="size_bytes")
+    return QuotaExceeded("The file exceeds the remaining quota.", field="size_bytes")
 
 
 async def load(tx: Tx, by: Principal, upload_id: UploadId, verb: Verb = Verb.CREATE) -> Upload:
-    """The upload, if *by* may do *verb* with it.  Raises ``NotFound``, ``Forbidden``."""
+    """Return the upload if *by* may perform *verb* on it.  Raises ``NotFound``, ``Forbidden``."""
     upload = rows.upload(rows.found(await tx.one(_GET, upload_id), "upload"))
     await check_upload(tx, by, verb, upload)
     return upload
@@ -172,7 +171,7 @@ async def find(tx: Tx, ask: FindUpload, env: Env) -> Upload:
 
 @rule(ListUploads)
 async def list_page(tx: Tx, ask: ListUploads, env: Env) -> Page[Upload]:
-    """As ``ListUploads`` says.  A page of rows that are very long has fewer than ``limit``."""
+    """As ``ListUploads`` says.  If rows are very long, a page has fewer than ``limit``."""
     rows.check_limit(ask.limit)
     owner_id = await owner_of(tx, ask.by, Verb.CREATE)
     scope = ("uploads", owner_id, ask.state)
@@ -197,7 +196,7 @@ async def list_page(tx: Tx, ask: ListUploads, env: Env) -> Page[Upload]:
 
 @rule(TouchUpload, writes=True)
 async def touch(tx: Tx, ask: TouchUpload, env: Env) -> Upload:
-    """As ``TouchUpload`` says.  The deadline becomes a full lifetime from now, never earlier than it was."""
+    """As ``TouchUpload`` says.  The new deadline is a full lifetime from now, but never earlier than the old one."""
     upload = await load(tx, ask.by, ask.upload_id)
     row = await tx.one(
         "UPDATE uploads SET received_bytes = CASE WHEN received_bytes < $2 THEN $2 ELSE received_bytes END, "
@@ -220,7 +219,7 @@ def _ended(upload: Upload) -> UploadFinished | Gone:
 
 @rule(PublishUpload, writes=True)
 async def publish(tx: Tx, ask: PublishUpload, env: Env) -> File:
-    """As ``PublishUpload`` says.  Raises ``Gone`` also when the folder it was meant for is gone."""
+    """As ``PublishUpload`` says.  Raises ``Gone`` also if the target folder no longer exists."""
     file_id, version_id = FileId(new_id()), VersionId(new_id())
     at = rows.micros(env.now)
     row = await tx.one(_COMMIT, ask.upload_id, at, file_id)
@@ -231,7 +230,7 @@ async def publish(tx: Tx, ask: PublishUpload, env: Env) -> File:
     if blob.size_bytes != upload.size_bytes:
         raise LengthMismatch(f"{upload.size_bytes} bytes were declared, and {blob.size_bytes} arrived.")
     if upload.sha256 is not None and blob.sha256 is not None and upload.sha256 != blob.sha256:
-        raise DigestMismatch("The bytes are not those whose digest was declared.")
+        raise DigestMismatch("The SHA-256 of the bytes differs from the declared one.")
     folder = await _meant_for(tx, upload)
     file = File(
         id=file_id,
@@ -243,11 +242,11 @@ async def publish(tx: Tx, ask: PublishUpload, env: Env) -> File:
         parent_id=folder.id,
         mime=upload.mime or blob.mime or "application/octet-stream",
         size_bytes=upload.size_bytes,
-        sha256=blob.sha256,  # what the store or we have seen, never what was only claimed
+        sha256=blob.sha256,  # verified by the store or by this server, never the declared value
         version_id=version_id,
         revision=at,
     )
-    while not await entries.place(tx, file):  # the index decides who has a name, so no lock is needed for it
+    while not await entries.place(tx, file):  # the unique index decides who gets a name, so this needs no lock
         name = await entries.free_name(tx, folder, upload.name, upload.on_conflict)
         file = msgspec.structs.replace(file, name=name)
     await tx.run(_VERSION, version_id, file_id, upload.object_key, file.mime, file.size_bytes, file.sha256, at)
@@ -267,22 +266,22 @@ async def publish(tx: Tx, ask: PublishUpload, env: Env) -> File:
 
 
 async def _meant_for(tx: Tx, upload: Upload) -> Folder:
-    """The folder that the upload was begun for.  It was resolved for who began it; now it must still be there."""
+    """Return the target folder.  The principal was checked when the upload began; now the folder must still exist."""
     if upload.parent_id is None:
         return Folder(upload.owner_id, None)
     try:
         return await resolve_folder(tx, _INGEST, spot(upload.parent_id), Verb.CREATE)
     except NotFound:
-        raise Gone("The folder that the upload was meant for is gone.") from None
+        raise Gone("The folder of the upload no longer exists.") from None
 
 
 async def _published(tx: Tx, upload: Upload) -> File:
-    """The file that an ended upload became, as it is now."""
+    """Return the current state of the file that a committed upload became."""
     if upload.state is not UploadState.COMMITTED:
         raise _ended(upload)
     row = await tx.one(f"SELECT {rows.FILE} FROM entries WHERE id = $1 AND state <> 'purging'", upload.file_id)
     if row is None:
-        raise Gone("The upload became a file that no longer exists.")
+        raise Gone("The file of the upload was deleted.")
     return rows.file(row)
 
 
@@ -302,7 +301,7 @@ async def abort(tx: Tx, ask: AbortUpload, env: Env) -> Upload:
 
 
 async def _end(tx: Tx, ask: FailUpload, env: Env) -> Upload:
-    """End the upload if it is pending; the upload as it is then."""
+    """End the upload if it is pending.  Returns its resulting state."""
     upload = await load(tx, ask.by, ask.upload_id)
     row = await tx.one(_END, upload.id, ask.state.value, ask.reason, rows.micros(env.now))
     if row is None:

@@ -29,9 +29,9 @@ class Account(Value):
 async def add(
     tx: Tx, *, email: str, password_hash: str, now: datetime, quota_bytes: int | None = None, invite: str | None = None
 ) -> User:
-    """Make a user.  An *invite* is used up in the same transaction.
+    """Create a user.  The same transaction marks *invite* as used.
 
-    All spellings of an e-mail address are one (:mod:`godrive.email_address`).
+    Equivalent spellings of an e-mail address are one address (:mod:`godrive.email_address`).
     Raises ``Invalid`` (``email``, ``invite``), ``EmailTaken``.
     """
     await tx.grow()
@@ -53,7 +53,7 @@ async def add(
 async def ensure(
     tx: Tx, *, external_id: str, now: datetime, email: str | None = None, quota_bytes: int | None = None
 ) -> User:
-    """The user with that id in the host application, made when there is none.
+    """Return the user with that id in the host application, and create it if it does not exist.
 
     Raises ``Invalid`` (``external_id``, ``email``, ``quota_bytes``), ``EmailTaken``.
     """
@@ -77,7 +77,7 @@ async def ensure(
 
 
 async def _insert(tx: Tx, user: User, password_hash: str) -> bool:
-    """Whether the user could be added: their e-mail address and external id were free."""
+    """Insert the user.  Returns false if the e-mail address or the external id is taken."""
     added = await tx.run(
         "INSERT INTO users (id, external_id, email, email_key, password_hash, state, created_at, quota_bytes) "
         "VALUES ($1, $2, $3, $4, $5, 'active', $6, $7) ON CONFLICT DO NOTHING",
@@ -98,34 +98,34 @@ def _taken() -> EmailTaken:
 
 def _quota(quota_bytes: int | None) -> int | None:
     if quota_bytes is not None and not 0 <= quota_bytes <= rows.MOST_BYTES:
-        raise Invalid("That is not a quota.", field="quota_bytes")
+        raise Invalid(f"A quota is between 0 and {rows.MOST_BYTES} bytes.", field="quota_bytes")
     return quota_bytes
 
 
 async def get(tx: Tx, user_id: UserId) -> User:
-    """The user, with current usage.  Raises ``NotFound``, also for a deleted user."""
+    """Return the user, with current usage.  Raises ``NotFound``, also for a deleted user."""
     return (await account(tx, user_id)).user
 
 
 async def account(tx: Tx, user_id: UserId) -> Account:
-    """The user with their password hash.  Raises ``NotFound``."""
+    """Return the user with their password hash.  Raises ``NotFound``."""
     row = rows.found(await tx.one(_ACCOUNT + "id = $1", user_id), "user")
     return Account(user=rows.user(row), password_hash=row[-1])
 
 
 async def find(tx: Tx, email: str) -> Account | None:
-    """The account of that e-mail address, in any state but deleted; ``None`` when there is none."""
+    """Return the account with that e-mail address, in any state except deleted, or ``None``."""
     try:
         email = email_address.clean(email, utf8=True)
     except Invalid:
         return None
-    # The second condition is that of the index, which the query planner cannot infer.
+    # The second condition repeats that of the index, because the query planner cannot infer it.
     row = await tx.one(_ACCOUNT + "email_key = $1 AND email_key <> ''", email_address.key(email))
     return None if row is None else Account(user=rows.user(row), password_hash=row[-1])
 
 
 async def highest_cost(tx: Tx) -> int:
-    """The highest cost of a password hash that any user has; 0 when no one has a password."""
+    """Return the highest cost of any stored password hash; 0 if no user has a password."""
     row = await tx.one(
         "SELECT substr(password_hash, 5, 2) FROM users ORDER BY substr(password_hash, 5, 2) DESC LIMIT 1"
     )
@@ -133,7 +133,7 @@ async def highest_cost(tx: Tx) -> int:
 
 
 async def list_after(tx: Tx, *, after: str = "", limit: int = 500) -> list[User]:
-    """Users whose id is greater than *after*, by id.  Deleted users are left out."""
+    """Return users with an id greater than *after*, in order of id, without deleted users."""
     found = await tx.all(
         f"SELECT {rows.USER} FROM users WHERE id > $1 AND state <> 'deleted' ORDER BY id LIMIT $2", after, limit
     )
@@ -143,7 +143,7 @@ async def list_after(tx: Tx, *, after: str = "", limit: int = 500) -> list[User]
 async def set_state(tx: Tx, user_id: UserId, state: UserState, *, now: datetime) -> User:
     """Enable or disable a user.  Disabling ends every session and every pending upload.  Raises ``NotFound``."""
     if state is UserState.DELETED:
-        raise Conflict("A user is deleted with all that they own, not by a change of state.")
+        raise Conflict("The state cannot be set to deleted: delete the user instead.")
     user = await _change(tx, user_id, "state", state.value)
     if state is UserState.DISABLED:
         await sessions.end_all(tx, user_id)
@@ -152,7 +152,7 @@ async def set_state(tx: Tx, user_id: UserId, state: UserState, *, now: datetime)
 
 
 async def _abort_uploads(tx: Tx, user_id: UserId, reason: str, now: datetime) -> None:
-    """Abort pending uploads: others may hold their signed URLs, which would still make files."""
+    """Abort pending uploads, because their signed URLs could still create files."""
     await tx.run(
         "UPDATE uploads SET state = $2, reason = $3, finished_at = $4, cleanup_at = $4 "
         "WHERE owner_id = $1 AND state = 'pending'",
@@ -172,7 +172,7 @@ async def set_password(tx: Tx, user_id: UserId, password_hash: str, *, keep: Ses
 
 
 async def refresh_hash(tx: Tx, user_id: UserId, *, before: str, after: str) -> None:
-    """Store another hash of the same password.  Sessions go on.  A no-op if the password was changed meanwhile."""
+    """Store another hash of the same password.  Sessions go on.  Does nothing if the password was changed meanwhile."""
     await tx.run(
         "UPDATE users SET password_hash = $3 WHERE id = $1 AND password_hash = $2",
         user_id,
@@ -193,7 +193,7 @@ async def set_email(tx: Tx, user_id: UserId, email: str) -> User:
 
 
 async def set_quota(tx: Tx, user_id: UserId, quota_bytes: int | None) -> User:
-    """Change the quota (``None``: no limit).  Usage above it deletes nothing.  Raises ``NotFound``."""
+    """Change the quota (``None``: no limit).  Deletes nothing if usage exceeds it.  Raises ``NotFound``."""
     return await _change(tx, user_id, "quota_bytes", _quota(quota_bytes))
 
 
