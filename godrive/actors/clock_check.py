@@ -1,4 +1,4 @@
-"""Compare the clock with what the catalog remembers of it."""
+"""Compare the clock with the time recorded in the catalog."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from godrive.messages.system import NoteTime
 from godrive.runtime import Ref
 
 MOST_IDLE = 8 * 86_400.0
-"""Seconds from one process to the next after which the clock is in doubt: it is wrong, or the server was off."""
+"""The longest gap between two processes, in seconds.  After a longer one the clock is in doubt."""
 
 
 async def check_clock(metadata: Ref[Metadata], guard: ClockGuard, *, trust: bool = False) -> None:
-    """Record the time in the catalog, for the next process to compare with.
+    """Record the time in the catalog, so that the next process can compare its clock.
 
-    The first time in a process, compare it with what was recorded last: a clock
-    that was wrong before the process started does not jump while it runs.  With
-    *trust*, an operator vouches for the clock.
+    The first call in a process compares the clock with the recorded time first,
+    because a clock that was wrong before the process started does not jump while
+    it runs.  With *trust*, an operator confirms that the clock is right.
     """
     if trust:
         guard.trust()
     if guard.doubt() is not None:
-        return  # keep what was recorded before
+        return  # keep the earlier record
     if guard.compared:
         await metadata.ask(NoteTime())
         return

@@ -1,4 +1,4 @@
-"""Many items, a few at a time."""
+"""Run an action for many items with limited concurrency."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 async def for_each(items: Iterable[T], act: Callable[[T], Awaitable[None]], *, at_most: int) -> None:
-    """Await ``act(item)`` for every item, at most that many at once.
+    """Await ``act(item)`` for every item, at most *at_most* at a time.
 
-    An exception of *act* cancels the rest; one that should not, *act* must catch.
+    An exception from *act* cancels the remaining items and is raised in an exception group.
     """
     queue = iter(items)
 

@@ -7,7 +7,7 @@ publishes in one catalog transaction.  Publishing is idempotent, so an event may
 be lost, duplicated or late, and the process may be killed at any time: the row
 stays pending, and the reconciler repeats the HEAD until the row's deadline.
 
-An upload ends by its deadline whatever the store answers for it.  Only an
+An upload ends at its deadline, whatever the store answers.  Only an
 outage of the store or the catalog postpones the end, because the bytes may be
 there; it does not count as an attempt of the upload.
 
@@ -50,7 +50,7 @@ from godrive.principal import Principal, System
 from godrive.runtime import Actor, Ref
 
 SYSTEM = System(part="ingest")
-"""On whose authority uploads are settled that nobody asks for."""
+"""The principal for uploads that the server settles without a request."""
 
 AT_ONCE = 16
 """Uploads that a reconciliation settles concurrently."""
@@ -67,7 +67,7 @@ class _Settled(Enum):
 
 
 class _Refused(Exception):
-    """The store answers, but not for this object."""
+    """The store is up, but fails for this object."""
 
     def __init__(self, error: DriveError) -> None:
         super().__init__(error)
@@ -211,7 +211,7 @@ class IngestActor(Actor[Ingest]):
         return _Settled.FAILED
 
     def _is_overdue(self, upload: Upload) -> bool:
-        """Whether the deadline has passed.  After a jump of the clock that is not known for a while."""
+        """Whether the deadline has passed.  False while the clock is in doubt after a jump."""
         return self._guard.doubt() is None and self._clock.now() >= upload.expires_at
 
     async def _publish(self, by: Principal, upload_id: UploadId, blob: BlobInfo) -> File:
@@ -238,7 +238,7 @@ class IngestActor(Actor[Ingest]):
             raise Conflict("No bytes have arrived yet.") from None
 
     async def _head(self, upload: Upload) -> BlobInfo:
-        """The store's HEAD, and what must be read from the bytes because the store cannot say it.
+        """The store's HEAD, completed with what only the bytes can tell.
 
         That is the digest, if one was declared and the store did not verify
         it, and the media type, if none was declared.

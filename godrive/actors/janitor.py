@@ -51,7 +51,7 @@ from godrive.runtime import Actor, Ref
 T = TypeVar("T")
 
 AT_ONCE = 8
-"""Items that a chore works on at the same time; few, because requests of clients come first."""
+"""Items that a chore processes concurrently; few, because client requests have priority."""
 
 LEASE = "sweep"
 LEASE_TTL = 30.0
@@ -62,11 +62,11 @@ ORPHAN_PAGES = 10
 
 
 class _LeaseLost(Exception):
-    """Another process sweeps now."""
+    """Another process holds the lease."""
 
 
 class _ClockInDoubt(Exception):
-    """The clock jumped, so nothing may be deleted because its time has come."""
+    """The clock jumped, so nothing may be deleted because of its age."""
 
 
 class _Count(Counter[str]):
@@ -80,7 +80,7 @@ class _Count(Counter[str]):
 
 
 class JanitorActor(Actor[Janitor]):
-    """Sweeps."""
+    """Runs the chores of a sweep."""
 
     def __init__(
         self, metadata: Ref[Metadata], storage: Ref[Storage], config: Config, clock: Clock, guard: ClockGuard

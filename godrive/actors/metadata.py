@@ -1,7 +1,7 @@
-"""The metadata actor: runs the rule of each message in a transaction of the catalog.
+"""The metadata actor runs the rule of each message in a catalog transaction.
 
-The rules are in ``godrive.rules``.  A rule may be run more than once, so the
-actor reads the clock before it begins.
+The rules are in ``godrive.rules``.  The catalog may retry a transaction, so the
+actor reads the clock once, before the transaction begins.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from godrive.runtime import Actor, Ask, Lane
 
 
 def _handler(rule: Rule) -> Callable[[MetadataActor, Ask[Metadata, Any]], Coroutine[Any, Any, Any]]:
-    """The handler that runs the rule."""
+    """Return a handler that runs *rule*."""
     run, chore = rule.run, rule.message.lane is Lane.CHORE
 
     async def read(self: MetadataActor, ask: Ask[Metadata, Any]) -> Any:
@@ -41,9 +41,9 @@ def _handler(rule: Rule) -> Callable[[MetadataActor, Ask[Metadata, Any]], Corout
 class MetadataActor(Actor[Metadata]):
     """Owns files, uploads and the trash.
 
-    It keeps nothing between messages, so any number may be under way: reads
-    run beside writes, writes that wait together share one commit, and look-ups
-    of change numbers that wait together share one statement.
+    The actor keeps no state between messages, so it handles many at once.
+    Reads run concurrently with writes, queued writes share one commit, and
+    queued look-ups of change numbers share one statement.
     """
 
     def __init__(self, catalog: Catalog, config: Config, clock: Clock, tokens: PageTokens) -> None:
@@ -58,7 +58,7 @@ class MetadataActor(Actor[Metadata]):
         vars()[_rule.message.action] = _rule.message.handler(_handler(_rule))
 
     def env(self) -> Env:
-        """What a rule that runs now knows beside its message."""
+        """Return the time, configuration and page-token keys for a rule that runs now."""
         return Env(self._clock.now(), self._config, self._tokens)
 
     @TagList.handler
@@ -69,7 +69,7 @@ class MetadataActor(Actor[Metadata]):
         return ETag(f"{owner_id}.{self._nonce}.{await self._changes.get(owner_id)}")
 
     async def _drive_of(self, ask: TagList) -> UserId:
-        """Whose drive the place belongs to; a folder is looked up, and must be one that *by* may read."""
+        """Return the owner of the place.  Raises ``NotFound`` for a folder that *by* may not read."""
         if isinstance(ask.where, In):
             where = ask.where
             folder = await self.catalog.read(lambda tx: access.resolve_folder(tx, ask.by, where, Verb.READ))

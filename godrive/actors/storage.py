@@ -1,7 +1,6 @@
-"""The storage actor: the blob store behind messages, and the signed requests that lead to it.
+"""The storage actor owns the blob store and signs the requests that move bytes.
 
-It decides who may bring and fetch bytes and how; the bytes themselves go
-through the signed requests and never through a mailbox.
+The bytes themselves travel in signed requests, never through a mailbox.
 """
 
 from __future__ import annotations
@@ -37,28 +36,28 @@ from godrive.principal import user_of
 from godrive.runtime import Actor
 
 SLOWEST = 131_072
-"""Bytes a second of the slowest client that the lifetimes of URLs provide for: 1 Mbit/s."""
+"""The slowest supported client, in bytes per second (1 Mbit/s).  URL lifetimes allow for it."""
 SHORTEST, LONGEST = 10.0, 86_400.0
-"""Seconds for which any such client is waited for, at least and at most."""
+"""Bounds, in seconds, of the time that a PUT to the store may go on after its URL has expired."""
 
 UNREVOCABLE_TTL = 900.0
-"""The longest validity in seconds of a download URL that a store signed: no change of rights ends it."""
+"""The longest validity, in seconds, of a download URL signed for an S3 store, because it cannot be revoked."""
 
 _PROBE = ObjectKey("00000000/00000000-0000-7000-8000-000000000000")
-"""A well-formed key that is never made: asking for it shows whether the store answers."""
+"""A well-formed key that never exists.  A HEAD for it shows whether the store answers."""
 
 
 class StorageActor(Actor[Storage]):
     """Owns the blob store.
 
-    A store that clients reach themselves (a :class:`Presigner`) signs its own
-    requests; for any other the requests lead back to this server:
+    If clients can reach the store (it is a :class:`Presigner`), it signs its
+    own URLs.  Otherwise the URLs lead to this server:
     ``PUT /v1/uploads/{id}/content`` and ``GET /v1/files/{id}/content``.
     """
 
     def __init__(self, blobs: BlobStore, config: Blobs, clock: Clock, urls: UrlSigner) -> None:
         self._blobs = blobs
-        self._presigner = blobs if isinstance(blobs, Presigner) else None  # asked once: it takes long to find out
+        self._presigner = blobs if isinstance(blobs, Presigner) else None  # once: slow for a protocol
         self._config = config
         self._clock = clock
         self._urls = urls
@@ -66,11 +65,11 @@ class StorageActor(Actor[Storage]):
     @Admit.handler
     async def admit(self, ask: Admit) -> float:
         if ask.size_bytes > self._config.max_upload_bytes:
-            raise TooLarge(f"At most {self._config.max_upload_bytes} bytes are taken.", field="size_bytes")
+            raise TooLarge(f"A file can have at most {self._config.max_upload_bytes} bytes.", field="size_bytes")
         free = await self._blobs.free_bytes()
         if free is not None and free - ask.size_bytes < self._config.min_free_bytes:
             raise StorageFull(
-                "There is no room for that many bytes.",
+                "The store has not enough free space for this file.",
                 hint=f"{free} bytes are free, of which blobs.min_free_bytes keeps {self._config.min_free_bytes}.",
             )
         return 0.0 if self._presigner is None else min(max(SHORTEST, ask.size_bytes / SLOWEST), LONGEST)
@@ -97,7 +96,7 @@ class StorageActor(Actor[Storage]):
             expires_at=upload.expires_at,
         )
         headers = {"Content-Length": str(upload.size_bytes)}
-        if upload.mime:  # without one, the type is found out from the bytes
+        if upload.mime:  # otherwise the type is determined from the bytes
             headers["Content-Type"] = upload.mime
         return SignedRequest(method="PUT", url=url, headers=headers, expires_at=upload.expires_at)
 
@@ -117,9 +116,11 @@ class StorageActor(Actor[Storage]):
         return SignedRequest(method="HEAD" if ask.head else "GET", url=url, headers={}, expires_at=expires_at)
 
     def _lifetime(self, expires_in: float | None, size_bytes: int) -> float:
-        """Seconds of validity: unless the client asks, long enough to pause and resume the download of a large file.
+        """Return the validity of a download URL in seconds.
 
-        A URL that the store signed cannot be revoked, so it lasts 900 at most.
+        The default is long enough for a slow client to pause and resume the
+        download of a large file.  A URL for an S3 store is valid for at most
+        :data:`UNREVOCABLE_TTL` seconds.
         """
         longest = self._config.download_ttl_max
         if self._presigner is not None:
