@@ -1,1 +1,1 @@
-"""What is seen of requests from outside: request ids, metrics, the request log."""
+"""Observation of requests: request ids, metrics, and the request log."""

@@ -1,8 +1,8 @@
-"""Numbers for Prometheus, in a registry of the application's own: two drives in one process do not mix.
+"""Prometheus metrics, in a separate registry for each application, so two drives in one process do not mix.
 
 Requests are labelled by route template, never by path, so the number of
-series is bounded by the number of routes.  Every request pays for its
-counting, so that is a few additions here; series are made when scraped.
+series is bounded by the number of routes.  Counting a request takes only a few
+additions; the series are built when Prometheus scrapes them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Series:
 
 
 class Metrics(Collector):
-    """Counts requests and bytes; looks at the drive's actors when scraped."""
+    """Counts requests and bytes, and reads the state of the drive's actors when scraped."""
 
     def __init__(self, drive: GoDrive, *, lost_log_lines: Callable[[], int] | None = None) -> None:
         self._lost_log_lines = lost_log_lines
@@ -46,9 +46,9 @@ class Metrics(Collector):
         self.bytes_in = Counter("godrive_content_bytes_in", "Bytes of content received.", registry=self.registry)
         self.bytes_out = Counter("godrive_content_bytes_out", "Bytes of content sent.", registry=self.registry)
         self.unfinished: collections.Counter[str] = collections.Counter()
-        """Answers that the client did not get whole, by reason."""
+        """Incomplete answers, by reason."""
         self.damaged: collections.Counter[str] = collections.Counter()
-        """Reads of a blob that is ``missing``, or has another ``size`` than its file."""
+        """Reads of a blob that is ``missing`` or has the wrong ``size``."""
         self._requests: dict[tuple[str, str, int], _Series] = {}
         self._routes: dict[web.AbstractRoute, str] = {}
         self._children = drive.children
@@ -62,7 +62,7 @@ class Metrics(Collector):
         ProcessCollector(registry=self.registry)
 
     def observe(self, request: web.Request, status: int, seconds: float, ended: str | None = None) -> None:
-        """Count one request, and why its answer is not whole, if it is not."""
+        """Count one request.  *ended* is the reason for an incomplete answer."""
         if ended is not None:
             self.unfinished[ended] += 1
         route = self._routes.get(request.match_info.route) or self.route(request)
@@ -73,25 +73,25 @@ class Metrics(Collector):
         series.buckets[bisect_left(_BOUNDS, seconds)] += 1
 
     def route(self, request: web.Request) -> str:
-        """The template of the route, ``unmatched`` where there is none."""
+        """Return the template of the route; ``unmatched`` if there is none."""
         route = request.match_info.route
         if route.resource is None:
             return "unmatched"
         return self._routes.setdefault(route, route.resource.canonical)
 
     def render(self, uploads: dict[str, int]) -> bytes:
-        """The exposition, given the number of uploads by state."""
+        """Return the metrics as text.  *uploads* is the number of uploads by state."""
         self._uploads = uploads
         return generate_latest(self.registry)
 
     def collect(self) -> Iterator[Metric]:
-        """The series, as they stand."""
+        """Yield the current series."""
         yield from self._collect_requests()
         yield from self._collect_drive()
 
     def _begin(self, key: tuple[str, str, int]) -> _Series:
         method, route, status = key
-        # The methods that clients make up are without number.
+        # Clients can invent any number of methods.
         return self._requests.setdefault((method if method in _METHODS else "other", route, status), _Series())
 
     def _collect_requests(self) -> Iterator[Metric]:
@@ -115,10 +115,10 @@ class Metrics(Collector):
         yield latency
 
     def _collect_drive(self) -> Iterator[Metric]:
-        queued = GaugeMetricFamily("godrive_mailbox_depth", "Messages that wait.", labels=["actor"])
+        queued = GaugeMetricFamily("godrive_mailbox_depth", "Messages queued.", labels=["actor"])
         in_flight = GaugeMetricFamily("godrive_messages_in_flight", "Messages being handled.", labels=["actor"])
         restarts = CounterMetricFamily("godrive_actor_restarts", "Restarts after a crash.", labels=["actor"])
-        up = GaugeMetricFamily("godrive_actor_up", "Whether it takes messages.", labels=["actor"])
+        up = GaugeMetricFamily("godrive_actor_up", "1 if the actor accepts messages.", labels=["actor"])
         for child in self._children():
             queued.add_metric([child.name], child.queued)
             in_flight.add_metric([child.name], child.in_flight)
@@ -131,34 +131,34 @@ class Metrics(Collector):
         for outcome, count in self._events.items():
             events.add_metric([outcome], count)
         dead = CounterMetricFamily(
-            "godrive_dead_letters", "Messages that no handler saw, or that were refused.", labels=["actor", "message"]
+            "godrive_dead_letters", "Messages that were not handled, or were refused.", labels=["actor", "message"]
         )
         for (actor, message), count in self._dead_letters.items():
             dead.add_metric([actor, message], count)
-        swept = CounterMetricFamily("godrive_swept", "What the janitor did, or failed to do for now.", labels=["what"])
+        swept = CounterMetricFamily("godrive_swept", "Items that the janitor processed or failed to.", labels=["what"])
         for what, count in self._swept.items():
             swept.add_metric([what], count)
         if self._lost_log_lines is not None:
-            lost = CounterMetricFamily("godrive_log_lines_lost", "Lines that the log has dropped.")
+            lost = CounterMetricFamily("godrive_log_lines_lost", "Log lines dropped.")
             lost.add_metric([], self._lost_log_lines())
             yield lost
         if (drift := self._drive.usage_drift) is not None:
             usage = GaugeMetricFamily(
-                "godrive_usage_drift", "How far the kept usage of users differs from their files.", labels=["unit"]
+                "godrive_usage_drift", "Difference between the stored usage of users and their files.", labels=["unit"]
             )
             usage.add_metric(["bytes"], drift.bytes)
             usage.add_metric(["rows"], drift.rows)
             yield usage
         for name, help_, label, counts in (
-            ("godrive_answers_unfinished", "Answers that the client did not get whole.", "reason", self.unfinished),
-            ("godrive_blobs_damaged", "Reads of blobs that are lost or damaged.", "kind", self.damaged),
+            ("godrive_answers_unfinished", "Incomplete answers.", "reason", self.unfinished),
+            ("godrive_blobs_damaged", "Reads of missing or damaged blobs.", "kind", self.damaged),
         ):
             family = CounterMetricFamily(name, help_, labels=[label])
             for value, count in counts.items():
                 family.add_metric([value], count)
             yield family
-        yield GaugeMetricFamily("godrive_held_bytes", "Bytes held for clients.", self._memory.held)
+        yield GaugeMetricFamily("godrive_held_bytes", "Bytes buffered for clients.", self._memory.held)
         yield CounterMetricFamily(
-            "godrive_memory_shed", "Times that a client's bytes were given up for want of memory.", self._memory.shed
+            "godrive_memory_shed", "Requests dropped because the memory budget was exhausted.", self._memory.shed
         )
         yield from (queued, in_flight, restarts, up, uploads, events, dead, swept)

@@ -1,8 +1,8 @@
-"""What every request goes through: an id, errors as problems, CORS, numbers, one line of log.
+"""The middleware: request ids, problem details, CORS, metrics, and the request log.
 
-One middleware, because each costs every request; and one hook on the start of
-a response, because an answer that streams has sent its headers before the
-middleware sees it again.
+It is one middleware, because each middleware costs time for every request.  A
+hook at the start of a response sets the headers, because a streaming answer has
+sent its headers before the middleware sees it again.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ _HEADER_NAMES = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+([ \t]*,[ \t]*[!#$%&'*+.
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _PREFLIGHT_AGE = "7200"
 _NO_ANSWER = 499
-"""The status in the log, as nginx writes it, when the client left before there was an answer."""
+"""The status logged if the client left before the answer, as nginx does."""
 
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Hook = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 
 
 def edge(metrics: Metrics, log_request: LogRequest | None, proxies: TrustedProxies) -> Middleware:
-    """The middleware of an application."""
+    """Return the middleware of an application."""
     outages = OutageLog()
 
     @web.middleware
@@ -82,7 +82,7 @@ def edge(metrics: Metrics, log_request: LogRequest | None, proxies: TrustedProxi
         status = request.get(STATUS, _NO_ANSWER) if response is None else response.status
         metrics.observe(request, status, seconds, ended)
         if log_request is not None:
-            with suppress(OSError):  # a full disk must not refuse reads through their log
+            with suppress(OSError):  # the log may be on the full disk, and must not fail requests
                 log_request(
                     Answered(
                         method=request.method,
@@ -96,42 +96,42 @@ def edge(metrics: Metrics, log_request: LogRequest | None, proxies: TrustedProxi
                     )
                 )
         if response is None:
-            raise ConnectionResetError("The answer is not whole.")
+            raise ConnectionResetError("The answer is incomplete.")
         return response
 
     return serve
 
 
 def has_begun(request: web.BaseRequest) -> bool:
-    """Whether a part of the answer has been sent."""
+    """Whether part of the answer has been sent."""
     return request.writer.output_size > 0
 
 
 def identify(request: web.BaseRequest) -> str:
-    """Keep the client's id of the request when it is sane, make one otherwise, and set it for all that follows."""
+    """Set the request id: the client's if it is valid, otherwise a new one.  Returns it."""
     chosen = request.headers.get(REQUEST_ID)
     if chosen is None or _SANE_ID.fullmatch(chosen) is None:
-        chosen = f"{getrandbits(128):032x}"  # to be told apart, not to be kept secret
+        chosen = f"{getrandbits(128):032x}"  # unique, not secret
     request_id.set(chosen)
     return chosen
 
 
 async def meet_expectation(request: web.Request) -> web.Response | None:
-    """Ask for the body of a client that waits to be asked (RFC 9110, section 10.1.1); refuse other expectations."""
+    """Answer ``Expect: 100-continue`` (RFC 9110, section 10.1.1).  Refuse other expectations."""
     if request.version < HttpVersion11:
         return None
     if request.headers[hdrs.EXPECT].lower() != "100-continue":
         return problem(ExpectationFailed(EXPECTATION), identify(request))
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    request.writer.output_size = 0  # what tells whether the answer has begun
+    request.writer.output_size = 0  # has_begun() must not count the interim answer
     return None
 
 
 def on_prepare(origins: Collection[str]) -> Hook:
-    """The hook that gives every response its common headers, and those of CORS for an allowed origin.
+    """Return the hook that sets the common headers of every response, and the CORS headers for an allowed origin.
 
-    *origins* are spelt as browsers send them; ``*`` allows any.  Only origins
-    that are listed may send credentials (cookies, HTTP authentication).
+    *origins* are spelled as browsers send them; ``*`` allows any origin.  Only
+    listed origins may send credentials (cookies, HTTP authentication).
     """
     allowed = frozenset(origins)
 
@@ -157,7 +157,7 @@ def on_prepare(origins: Collection[str]) -> Hook:
 
 
 def _answer_preflight(request: web.Request, headers: CIMultiDict[str]) -> None:
-    """Allow what was asked for: which headers a request may have is for its route to judge, not for CORS."""
+    """Allow every requested header: routes validate headers, CORS does not need to."""
     headers.add(hdrs.VARY, f"{hdrs.ACCESS_CONTROL_REQUEST_METHOD}, {hdrs.ACCESS_CONTROL_REQUEST_HEADERS}")
     headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = headers.get(hdrs.ALLOW, _METHODS)
     headers[hdrs.ACCESS_CONTROL_MAX_AGE] = _PREFLIGHT_AGE
@@ -167,21 +167,21 @@ def _answer_preflight(request: web.Request, headers: CIMultiDict[str]) -> None:
 
 
 def _path(request: web.Request) -> str:
-    """The path as it came, so that no line of a log can be forged by it, and without the query, which may be secret."""
+    """Return the raw path, so that it cannot forge log lines, without the query, which may contain secrets."""
     path = request.rel_url.raw_path
     return path if path.isascii() else path.encode("ascii", "backslashreplace").decode()
 
 
 def _refuse(request: web.Request, error: DriveError) -> web.Response | None:
     if has_begun(request):
-        # To end the connection is the only way left to say that the answer is not whole.
+        # Closing the connection is the only way left to signal an incomplete answer.
         request[ENDED] = CUT
         if request.transport is not None:
             request.transport.close()
         return None
     response = problem(error, request_id.get() or "")
     if not request.content.is_eof():
-        # A client that was refused may send its body or not, so nobody knows what comes next on this connection.
+        # The client may or may not send its body now, so the next request on this connection could not be found.
         response.force_close()
     return response
 

@@ -1,4 +1,4 @@
-"""Log why a store fails: each reason once a minute, however many requests it fails."""
+"""Log why a store fails, each reason at most once a minute."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from godrive.errors import DriveError, StorageFull, StoreUnavailable
 from godrive.http.observe.request_log import logger
 
 INTERVAL = 60.0
-"""Seconds between two lines with the same reason."""
+"""Seconds between two log lines with the same reason."""
 
 _MOST_REASONS = 100
 
 
 class OutageLog:
-    """The reasons that were logged, and when."""
+    """Remembers which reasons were logged, and when."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -23,7 +23,7 @@ class OutageLog:
         self._silent: dict[tuple[str, str], int] = {}
 
     def note(self, error: DriveError) -> None:
-        """Log *error* if it says that a store is down or full, and has not been logged within the last minute."""
+        """Log *error* if it means that a store is down or full, and was not logged within the last minute."""
         if not isinstance(error, StoreUnavailable | StorageFull):
             return
         reason, now = (error.code, error.detail), self._now()

@@ -1,4 +1,4 @@
-"""Answers from memory to questions that cost something, for routes that anyone may call."""
+"""Cache the results of costly checks, for routes that anyone may call."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ T = TypeVar("T")
 
 
 class Recent(Generic[T]):
-    """What *ask* returned last.
+    """Caches the last result of *ask*.
 
-    It is asked again when that is *every* seconds old, once for all who want to
-    know.  They wait for it, but if there is an older answer for *patience*
-    seconds only; then they get the older one.  *ask* must not fail.
+    When the result is *every* seconds old, the next caller starts a new *ask*,
+    and all callers share it.  Without an older result they wait until it
+    returns.  Otherwise they wait at most *patience* seconds, and then get the
+    older result.  *ask* must not raise.
     """
 
     def __init__(self, ask: Callable[[], Awaitable[T]], *, every: float, patience: float) -> None:
@@ -26,7 +27,7 @@ class Recent(Generic[T]):
         self._asking: asyncio.Task[T] | None = None
 
     async def get(self) -> T:
-        """The answer."""
+        """Return the cached result, or a new one."""
         known = self._answer
         if known is not None and time.monotonic() - known[0] < self._every:
             return known[1]
@@ -45,7 +46,7 @@ class Recent(Generic[T]):
             self._asking = None
 
     async def close(self) -> None:
-        """Stop asking."""
+        """Cancel a running *ask*."""
         if self._asking is not None:
             self._asking.cancel()
             await asyncio.wait([self._asking])

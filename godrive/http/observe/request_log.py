@@ -1,8 +1,8 @@
 """The request log, and the logger of this package.
 
-Every request makes one event, so the time to write it counts.
-:class:`JsonLines` is for the owner of the process: it makes the same lines as
-a configured structlog in a fraction of the time.
+Every request writes one event, so writing must be fast.  :class:`JsonLines`
+writes the same lines as structlog in a fraction of the time, for a process that
+owns its log.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ NAME = "godrive.http"
 class Answered(msgspec.Struct, kw_only=True):
     """One line of the request log.
 
-    ``address`` is the client's, as far as proxies can be trusted.  ``user`` is
-    absent where nobody is logged in.  ``ended`` is absent where the answer was
-    handed over whole; otherwise ``client_left`` or ``cut``.
+    ``address`` is the client's address, as reported by trusted proxies.
+    ``user`` is absent for requests without a user.  ``ended`` is absent if the
+    answer is complete; otherwise it is ``client_left`` or ``cut``.
     """
 
     method: str
@@ -40,16 +40,16 @@ class Answered(msgspec.Struct, kw_only=True):
 
 
 LogRequest = Callable[[Answered], None]
-"""Called when a request has been answered, or its connection was lost.  It must not block."""
+"""Called after a request was answered or its connection was lost.  Must not block."""
 
 USER: web.RequestKey[str] = web.RequestKey("user", str)
-"""The id of the user who sent the request, once it is known."""
+"""The id of the user of the request, once it is known."""
 
 STATUS: web.RequestKey[int] = web.RequestKey("status", int)
-"""The status of an answer that is sent in pieces."""
+"""The status of a streaming answer."""
 
 ENDED: web.RequestKey[str] = web.RequestKey("ended", str)
-"""Why the client did not get the whole answer: :data:`CLIENT_LEFT` or :data:`CUT`."""
+"""The reason for an incomplete answer: :data:`CLIENT_LEFT` or :data:`CUT`."""
 
 CLIENT_LEFT, CUT = "client_left", "cut"
 
@@ -60,7 +60,7 @@ def logger() -> Any:
 
 
 def log_to_logger() -> LogRequest:
-    """Requests as events of the logger."""
+    """Return a callback that writes requests to the logger."""
     info = logger().info
 
     def log(answered: Answered) -> None:
@@ -86,14 +86,14 @@ def _fields(answered: Answered) -> dict[str, object]:
 
 
 class LogFile(Protocol):
-    """Where lines go."""
+    """The destination of log lines."""
 
     def write(self, lines: bytes, /) -> object:
-        """Take whole lines.  It must not block: requests wait for it."""
+        """Write complete lines.  Must not block, because requests wait for it."""
 
 
 class JsonLines:
-    """Requests as lines of JSON in *file*, written once per turn of the event loop."""
+    """Writes requests to *file* as lines of JSON, once per iteration of the event loop."""
 
     def __init__(self, file: LogFile) -> None:
         self._file = file

@@ -1,4 +1,4 @@
-"""Routes of accounts: sign-up, log-in, tokens, sessions, and the own account."""
+"""Account routes: sign-up, log-in, tokens, sessions, and the account of the caller."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Secret = Annotated[str, Meta(min_length=1, max_length=1024)]
 
 
 class SignUpBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A new account.  ``invite`` is required where sign-up is by invitation."""
+    """A new account.  ``invite`` is required if sign-up is by invitation."""
 
     email: Email
     password: Password
@@ -70,7 +70,7 @@ class DeleteMeBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class UsageView(msgspec.Struct, kw_only=True):
-    """Bytes charged to a user; ``used_bytes`` is the sum of the others."""
+    """Bytes charged to a user.  ``used_bytes`` is the sum of the other fields."""
 
     used_bytes: int
     live_bytes: int
@@ -80,7 +80,7 @@ class UsageView(msgspec.Struct, kw_only=True):
 
 
 class UserView(msgspec.Struct, kw_only=True):
-    """A user.  ``quota_bytes`` is ``null`` for no limit."""
+    """A user.  ``quota_bytes`` is ``null`` if there is no limit."""
 
     id: UserId
     email: str
@@ -118,7 +118,7 @@ class SessionList(msgspec.Struct, kw_only=True):
 async def sign_up(call: Call, body: SignUpBody) -> UserView:
     """Create an account.
 
-    Answers `403 forbidden` where sign-up is closed.
+    Returns `403 forbidden` if sign-up is closed.
     """
     user = await call.drive.auth.ask(
         SignUp(email=body.email, password=body.password, invite=body.invite, address=call.address)
@@ -134,7 +134,7 @@ async def log_in(call: Call, body: LogInBody) -> Tokens:
     """Log in and begin a session.
 
     A wrong password and an unknown address get the same answer, `401 unauthenticated`, after the same time.
-    Too many failed attempts get `429 too_many_requests`; right passwords do not count.
+    After too many failed attempts the answer is `429 too_many_requests`.  Successful log-ins do not count.
     Send the access token in the `Authorization` header.  Renew it with the refresh token before `refresh_expires_at`.
     """
     return await call.drive.auth.ask(
@@ -152,9 +152,9 @@ async def log_in(call: Call, body: LogInBody) -> Tokens:
 async def refresh_token(call: Call, body: RefreshBody) -> Tokens:
     """Renew a session.
 
-    The answer holds a new refresh token, which replaces the one you sent.  If the answer is lost, send the same
-    token again within 30 seconds, with the same `User-Agent`: you get the same refresh token.  Any other reuse of a
-    replaced token ends the session.
+    The answer contains a new refresh token, which replaces the one you sent.  If the answer is lost, send the same
+    token again within 30 seconds and with the same `User-Agent` to get the same new refresh token.  Any other reuse
+    of a replaced token ends the session.
     """
     return await call.drive.auth.ask(
         Refresh(
@@ -182,7 +182,7 @@ async def get_me(call: Call) -> UserView:
 async def update_me(call: Call, body: UpdateMeBody) -> UserView:
     """Change the e-mail address or the password.
 
-    A new password ends every other session.  A wrong current password gets `403 forbidden`.
+    A new password ends every other session.  The answer to a wrong current password is `403 forbidden`.
     """
     user = await call.drive.auth.ask(
         UpdateUser(

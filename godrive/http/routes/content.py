@@ -1,4 +1,4 @@
-"""The routes that move bytes: the targets of signed URLs, for a store that clients cannot reach themselves."""
+"""The routes that move bytes: targets of signed URLs, if clients cannot reach the store directly."""
 
 from __future__ import annotations
 
@@ -46,23 +46,23 @@ routes = Routes("content")
 
 _POLICY = "default-src 'none'; sandbox"
 _MEDIA_POLICY = "default-src 'none'; media-src 'self'; sandbox"
-"""A browser shows audio and video in a page of its own, whose player reads the same URL again."""
+"""For audio and video, because the browser's player reads the URL again from its own page."""
 
 
 class PutQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """What the URL of an upload is signed for."""
+    """The signed parameters of an upload URL."""
 
     size: Annotated[int, Meta(ge=0, description="The length of the body in bytes.")]
-    mime: Annotated[str, Meta(description="The media type that the intent declared; empty if it declared none.")]
+    mime: Annotated[str, Meta(description="The media type declared in the intent; empty if none was declared.")]
     user: Annotated[UserId, Meta(description="The user on whose authority the URL acts.")]
 
 
 class GetQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """What the URL of a download is signed for."""
+    """The signed parameters of a download URL."""
 
     v: Annotated[VersionId, Meta(description="The version of the file.")]
     user: Annotated[UserId, Meta(description="The user on whose authority the URL acts.")]
-    inline: Annotated[Literal["1"], Meta(description="The answer may be shown by a browser.")] | None = None
+    inline: Annotated[Literal["1"], Meta(description="A browser may display the file.")] | None = None
 
 
 @routes.put(
@@ -89,9 +89,10 @@ class GetQuery(msgspec.Struct, frozen=True, kw_only=True):
 async def put_content(call: Call, upload_id: UploadId, query: PutQuery) -> Completed | web.Response:
     """Send the bytes of an upload to the URL of its intent.
 
-    The answer is the file. `Expect: 100-continue` is answered once nothing but the bytes is missing.
-    Bytes that differ from the declaration end the upload. After an interruption, send them again to the same URL.
-    If the answer was lost, do the same: `200` with the file if the bytes are the same, else `409 upload_finished`.
+    Returns the file. For a request with `Expect: 100-continue`, the server checks everything else before it asks for
+    the bytes. If the bytes differ from the declaration, the upload fails. After an interruption, send all bytes again
+    to the same URL. If the answer was lost, do the same: the answer is `200` with the file if the bytes are the same,
+    otherwise `409 upload_finished`.
     """
     request, drive = call.request, call.drive
     by = SignedUrl(user_id=query.user, verb=Verb.CREATE, target_id=upload_id)
@@ -108,7 +109,7 @@ async def put_content(call: Call, upload_id: UploadId, query: PutQuery) -> Compl
         body.close()
         request.app[METRICS].bytes_in.inc(body.received)
     if body.last:
-        request.content.feed_eof()  # or aiohttp would wait for the body to come
+        request.content.feed_eof()  # otherwise aiohttp would wait for the rest of the body
         call.headers[hdrs.CONNECTION] = "close"
     if upload.state is UploadState.COMMITTED:
         call.status = 200
@@ -128,7 +129,7 @@ async def put_content(call: Call, upload_id: UploadId, query: PutQuery) -> Compl
 async def get_content(call: Call, file_id: FileId, query: GetQuery) -> web.StreamResponse:
     """Read the bytes of a file from the URL of its download.
 
-    All of them, or with `Range` a part. `Content-Type` is the type of the file.
+    Returns all bytes, or a part if the request has `Range`. `Content-Type` is the media type of the file.
     """
     request, drive = call.request, call.drive
     now = drive.clock.now()
@@ -161,7 +162,7 @@ async def get_content(call: Call, file_id: FileId, query: GetQuery) -> web.Strea
             _report(request, content, damaged.kind)
             raise
         except NotFound:
-            await transfer.open_content(drive, by, file_id, version_id=query.v)  # it may be purged by now
+            await transfer.open_content(drive, by, file_id, version_id=query.v)  # raises if it was purged meanwhile
             _report(request, content, "missing")
             raise DamagedBlob("missing") from None
         request.app[METRICS].bytes_out.inc(end - start)
@@ -169,13 +170,13 @@ async def get_content(call: Call, file_id: FileId, query: GetQuery) -> web.Strea
 
 
 def _report(request: web.Request, content: Content, kind: str) -> None:
-    """Count a blob that is not what its file says, and have an operator see it."""
+    """Count and log a blob that does not match its file."""
     request.app[METRICS].damaged[kind] += 1
     logger().error("blob_damaged", kind=kind, object_key=content.object_key, file_id=content.file.id)
 
 
 async def expect_later(request: web.Request) -> None:
-    """Do not ask for the body before the handler has checked everything else."""
+    """Leave ``Expect: 100-continue`` to the handler, which first checks everything else."""
 
 
 def _check_headers(request: web.Request, upload: Upload) -> None:
@@ -192,9 +193,9 @@ def _check_headers(request: web.Request, upload: Upload) -> None:
             f"The upload was declared to have {upload.size_bytes} bytes, not {length}.", field=hdrs.CONTENT_LENGTH
         )
     if headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower() != "identity":
-        raise UnsupportedMediaType("The bytes are stored as they come: not encoded.", field=hdrs.CONTENT_ENCODING)
+        raise UnsupportedMediaType("The content must not be encoded.", field=hdrs.CONTENT_ENCODING)
     if hdrs.CONTENT_RANGE in headers:
-        raise Malformed("A PUT brings all of the content.", field=hdrs.CONTENT_RANGE)
+        raise Malformed("A PUT must send the whole content.", field=hdrs.CONTENT_RANGE)
     sent = headers.get(hdrs.CONTENT_TYPE)
     if upload.mime and sent is not None and not _agree(upload.mime, sent):
         raise Invalid(f"The upload was declared as {upload.mime}.", field=hdrs.CONTENT_TYPE)
@@ -202,17 +203,17 @@ def _check_headers(request: web.Request, upload: Upload) -> None:
 
 def _agree(declared: str, sent: str) -> bool:
     if declared.strip().lower() == sent.strip().lower():
-        return True  # also if neither is a media type by the letter
+        return True  # also if neither is a valid media type
     try:
         type_ = parse_media_type(sent)
-        # Unspecified bytes contradict no type, and are what generated clients send.
+        # Generated clients send application/octet-stream, which contradicts no type.
         return type_.name == UNKNOWN or parse_media_type(declared).agrees_with(type_)
     except Invalid:
         return False
 
 
 async def _content_type(drive: GoDrive, content: Content, *, inline: bool) -> str:
-    """The type of the content; of text that a browser shows with its charset, if the bytes prove that it is UTF-8."""
+    """Return the media type.  For inline text, add the charset if the first bytes are valid UTF-8."""
     mime = content.file.mime or UNKNOWN
     try:
         media_type = parse_media_type(mime)
@@ -225,7 +226,7 @@ async def _content_type(drive: GoDrive, content: Content, *, inline: bool) -> st
 
 
 def _headers(file: File, modified_at: datetime, *, inline: bool) -> dict[str, str]:
-    """The headers of every answer but the type; a browser must not run what a user stored."""
+    """Return the headers of every answer, except the type.  A browser must not execute user content."""
     media = inline and file.mime.lower().startswith(("audio/", "video/"))
     return {
         hdrs.CONTENT_DISPOSITION: content_disposition(file.name, file.mime, inline=inline),

@@ -1,4 +1,4 @@
-"""The description of the API: ``openapi.json``, and a page that shows it without a request to any other host."""
+"""The OpenAPI document, and a page that shows it without requests to other hosts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _POLICY = (
 @routes.get("/", needs=PUBLIC, status=302)
 async def start(call: Call) -> web.Response:
     """Redirect to the documentation."""
-    # Relative, so that it holds below any prefix of a proxy or a host application.
+    # Relative, so that it works below any prefix of a proxy or a host application.
     return web.Response(status=302, headers={hdrs.LOCATION: "./docs", hdrs.CACHE_CONTROL: "no-cache"})
 
 
@@ -36,13 +36,13 @@ async def openapi_json(call: Call) -> web.Response:
 
 @routes.get("/docs", needs=PUBLIC, media_type="text/html")
 async def docs_page(call: Call) -> web.Response:
-    """The page that shows the document."""
+    """The documentation page."""
     return _sent(call, _asset("docs.html"), "text/html; charset=utf-8")
 
 
 @routes.get("/docs/docs.css", needs=PUBLIC, media_type="text/css")
 async def docs_style(call: Call) -> web.Response:
-    """The style of the page."""
+    """The style sheet of the page."""
     return _sent(call, _asset("docs.css"), "text/css; charset=utf-8")
 
 

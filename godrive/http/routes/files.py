@@ -1,4 +1,4 @@
-"""Files: list, rename, trash, restore, and get the URL of their bytes."""
+"""Files and folders: list, rename, move, trash, restore, and get download URLs."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _LISTED = {hdrs.CONTENT_TYPE: "application/json", hdrs.CACHE_CONTROL: "private, 
 _encoder = msgspec.json.Encoder()
 
 ROOT = "root"
-"""The id by which requests name the root."""
+"""The id of the root in requests."""
 
-Limit = Annotated[int, Meta(ge=1, le=1000, description="Rows in a page.")]
-PageToken = Annotated[str, Meta(max_length=2048, description="The `next_page` of the page before.")]
-EntryId = Annotated[str, Meta(pattern=r"^[0-9A-Za-z_-]{1,64}$(?!\n)")]  # in Python, $ lets a last newline pass
+Limit = Annotated[int, Meta(ge=1, le=1000, description="The most rows in a page.")]
+PageToken = Annotated[str, Meta(max_length=2048, description="The `next_page` of the previous page.")]
+EntryId = Annotated[str, Meta(pattern=r"^[0-9A-Za-z_-]{1,64}$(?!\n)")]  # $ also matches before a last newline
 Name = Annotated[
     str,
     Meta(
@@ -50,7 +50,7 @@ Name = Annotated[
 
 
 class FilesQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which files, and how many in a page."""
+    """Selects files and the size of a page."""
 
     parent_id: EntryId | None = None
     limit: Limit | None = None
@@ -61,21 +61,21 @@ class FilesQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class DownloadQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the URL is for and how long it is valid."""
+    """Options of the URL."""
 
     inline: Annotated[
-        bool, Meta(description="A browser may display the file, if its type is safe and this server sends the bytes.")
+        bool, Meta(description="Let a browser display the file, if its type is safe and this server sends the bytes.")
     ] = False
     method: Annotated[
-        Literal["GET", "HEAD"], Meta(description="The request that the URL is for. An S3 store distinguishes them.")
+        Literal["GET", "HEAD"], Meta(description="The method of the request. With S3, a URL is valid for one method.")
     ] = "GET"
     expires_in: (
         Annotated[
             int,
             Meta(
                 ge=1,
-                description="Seconds that the URL is valid, up to the server's limit (with an S3 store 900). "
-                "By default 15 minutes, and longer for a large file.",
+                description="Validity of the URL in seconds, up to the server's limit (900 with an S3 store). "
+                "The default is 15 minutes, or more for a large file.",
             ),
         ]
         | None
@@ -83,7 +83,7 @@ class DownloadQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class UpdateBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A new name, another folder (`null` or `root` is the root), or both."""
+    """A new name, a new parent folder (`null` or `root` for the root), or both."""
 
     name: Name | UnsetType = UNSET
     parent_id: EntryId | UnsetType | None = UNSET
@@ -91,20 +91,20 @@ class UpdateBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class RestoreBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What to do if another file has the name by now."""
+    """What to do if another file has the name now."""
 
     on_conflict: OnConflict = OnConflict.FAIL
 
 
 class FileList(msgspec.Struct, kw_only=True):
-    """One page of files; ``next_page`` is absent on the last."""
+    """One page of files.  ``next_page`` is absent on the last page."""
 
     files: list[File]
     next_page: str | UnsetType = UNSET
 
     @classmethod
     def of(cls, page: Page[File]) -> FileList:
-        """The page as an answer."""
+        """Convert a page to an answer."""
         return cls(files=page.items, next_page=page.next_page or UNSET)
 
 
@@ -125,10 +125,10 @@ class Trashed(msgspec.Struct, kw_only=True):
 
 @routes.get("/v1/files", needs=Scope.FILES_READ, original="/files", raises=[Invalid, NotFound], conditional=True)
 async def list_files(call: Call, query: FilesQuery) -> FileList | web.Response:
-    """List files, newest first unless `sort` says otherwise.
+    """List files, newest first by default.
 
-    100 in a page, 20 on the root path, at most 1000.  `If-None-Match` with the ETag of the last answer gets `304`
-    while nothing has changed.
+    With `parent_id`, list the entries of one folder; without, all files of the drive.  A page has 100 rows by default
+    (20 on the root path) and at most 1000.  A request with `If-None-Match` gets `304` while nothing has changed.
     """
     where = _place(query)
     tag = await call.drive.metadata.ask(TagList(call.by, where))
@@ -144,12 +144,12 @@ async def list_files(call: Call, query: FilesQuery) -> FileList | web.Response:
 
 
 def _place(query: FilesQuery) -> Place:
-    """What is to be listed: one folder, the root, or without `parent_id` all files of the drive."""
+    """Return the place to list: a folder, the root, or without `parent_id` the whole drive."""
     return Anywhere() if query.parent_id is None else spot_of(query.parent_id)
 
 
 def spot_of(parent_id: str | None) -> Spot:
-    """The folder of that id.  The root has the id `root`, or none."""
+    """Return the folder with that id.  ``None`` and ``root`` are the root."""
     return Root() if parent_id in (None, ROOT) else In(folder_id=FileId(parent_id))
 
 
@@ -169,7 +169,7 @@ async def _read_page(call: Call, where: Place, query: FilesQuery) -> Page[File]:
 
 @routes.get("/v1/files/{file_id}", needs=Scope.FILES_READ, raises=[NotFound], conditional=True)
 async def get_file(call: Call, file_id: FileId) -> File | web.Response:
-    """Get one file. `If-None-Match` with its ETag gets `304` while it is unchanged."""
+    """Get one file. A request with `If-None-Match` gets `304` while the file is unchanged."""
     file = await call.drive.metadata.ask(GetFile(call.by, file_id))
     if is_known(call.request, file.etag):
         return web.Response(status=304, headers={hdrs.ETAG: f'"{file.etag}"', hdrs.CACHE_CONTROL: "private, no-cache"})
@@ -184,9 +184,9 @@ async def get_file(call: Call, file_id: FileId) -> File | web.Response:
     raises=[NotFound, NameTaken, Cycle, Invalid, PreconditionFailed],
 )
 async def update_file(call: Call, file_id: FileId, body: UpdateBody) -> File:
-    """Rename a file or folder, or move it with all that is in it.
+    """Rename or move a file or folder.
 
-    `409 cycle` when a folder is to be moved into itself.
+    A folder moves with its contents. The answer is `409 cycle` if the new parent is the folder itself or lies in it.
     """
     name = None if isinstance(body.name, UnsetType) else body.name
     if not isinstance(body.parent_id, UnsetType):
@@ -194,7 +194,7 @@ async def update_file(call: Call, file_id: FileId, body: UpdateBody) -> File:
         moved = await call.drive.metadata.ask(MoveFile(call.by, file_id, where, name, body.on_conflict, if_match))
         return _tagged(call, moved)
     if name is None:
-        raise Invalid("Give a name, a folder, or both.", field="name")
+        raise Invalid("Send a name, a parent_id, or both.", field="name")
     file = await call.drive.metadata.ask(RenameFile(call.by, file_id, name, body.on_conflict, call.if_match))
     return _tagged(call, file)
 
@@ -208,7 +208,7 @@ async def update_file(call: Call, file_id: FileId, body: UpdateBody) -> File:
     raises=[NotFound, PreconditionFailed],
 )
 async def trash_file(call: Call, file_id: FileId) -> Trashed:
-    """Move a file to the trash. Idempotent: the purge date stays."""
+    """Move a file or folder to the trash. Idempotent: the first purge date stays."""
     tombstone = await call.drive.metadata.ask(TrashFile(by=call.by, file_id=file_id, if_match=call.if_match))
     return Trashed(deleted=tombstone.file_id, trashed_at=tombstone.trashed_at, purge_at=tombstone.purge_at)
 
@@ -221,7 +221,7 @@ async def trash_file(call: Call, file_id: FileId) -> Trashed:
     raises=[NotFound, NameTaken, PreconditionFailed],
 )
 async def restore_file(call: Call, file_id: FileId, body: RestoreBody | None) -> File:
-    """Take a file out of the trash. Idempotent."""
+    """Restore a file or folder from the trash. Idempotent."""
     on_conflict = OnConflict.FAIL if body is None else body.on_conflict
     file = await call.drive.metadata.ask(
         RestoreFile(by=call.by, file_id=file_id, on_conflict=on_conflict, if_match=call.if_match)
@@ -237,7 +237,7 @@ async def restore_file(call: Call, file_id: FileId, body: RestoreBody | None) ->
     raises=[NotFound, Invalid, StoreUnavailable],
 )
 async def download_file(call: Call, file_id: FileId, query: DownloadQuery) -> Download:
-    """Get a URL of the file's bytes."""
+    """Get a URL for the bytes of a file."""
     content = await call.drive.metadata.ask(OpenContent(call.by, file_id))
     signed = await call.drive.storage.ask(
         SignGet(

@@ -1,4 +1,4 @@
-"""Folders: make them.  What is in one is listed by ``GET /v1/files?parent_id=``; all else they share with files."""
+"""Create folders.  ``GET /v1/files?parent_id=`` lists a folder; all other operations are those of files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ routes = Routes("files")
 
 
 class FolderBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """The name of the new folder, and the folder that it lies in; without `parent_id`, or with `root`, the root."""
+    """The name and the parent of the new folder.  Without `parent_id`, or with `root`, the parent is the root."""
 
     name: Name
     parent_id: EntryId | None = None
@@ -31,7 +31,7 @@ class FolderBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     raises=[Invalid, NotFound, NameTaken, QuotaExceeded],
 )
 async def make_folder(call: Call, body: FolderBody) -> File:
-    """Make a folder."""
+    """Create a folder."""
     folder = await call.drive.metadata.ask(MakeFolder(call.by, spot_of(body.parent_id), body.name))
     call.locate(f"/v1/files/{folder.id}")
     call.headers[hdrs.ETAG] = f'"{folder.etag}"'

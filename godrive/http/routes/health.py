@@ -28,13 +28,13 @@ from godrive.principal import System
 routes = Routes("health")
 
 CHECK_TIMEOUT = 2.0
-"""Seconds in which a store must answer to count as ready."""
+"""Seconds within which a store must answer to count as ready."""
 
 CHECK_EVERY, COUNT_EVERY = 1.0, 5.0
-"""Seconds for which readiness and the number of uploads are kept."""
+"""Seconds for which the results of the checks and the number of uploads are cached."""
 
 PATIENCE = 0.25
-"""Seconds to wait for an answer that is newer than the one that is kept."""
+"""Seconds to wait for a new result before the cached one is returned."""
 
 
 class Health(msgspec.Struct, kw_only=True):
@@ -61,11 +61,11 @@ class ChildView(msgspec.Struct, kw_only=True):
 
 
 class Readiness(msgspec.Struct, kw_only=True):
-    """``ready`` when every child here runs, and the ``checks`` (catalog, store, actors elsewhere) are all ``ok``.
+    """``ready`` if every child of this process runs and all ``checks`` (catalog, store, remote actors) are ``ok``.
 
-    ``events``: whether the store's events reach this process: ``active`` once
-    one has, before that ``absent``; ``elsewhere`` when another process runs the
-    ingest actor and knows.  Without events files take seconds longer.
+    ``events`` is ``active`` once an event of the store has reached this process,
+    ``absent`` before, and ``elsewhere`` if another process runs the ingest
+    actor.  Without events, a file appears some seconds later.
     """
 
     ready: bool
@@ -89,7 +89,7 @@ async def livez(call: Call) -> Alive:
 
 @routes.get("/readyz", needs=PUBLIC, also=[503])
 async def readyz(call: Call) -> Readiness:
-    """Check that requests can be served; `503` if not."""
+    """Check that the server can serve requests. If not, the status is `503`."""
     children = [
         ChildView(name=c.name, state=c.state, queued=c.queued, in_flight=c.in_flight, restarts=c.restarts)
         for c in call.drive.children()
@@ -97,7 +97,7 @@ async def readyz(call: Call) -> Readiness:
     checks = dict(await call.request.app[CHECKS].get())
     problem = call.drive.catalog_problem
     if problem is not None and checks["catalog"] == "ok":
-        checks["catalog"] = problem.code  # it can be read, but not written
+        checks["catalog"] = problem.code  # reads work, but writes fail
     ready = all(child.state == "running" for child in children) and set(checks.values()) == {"ok"}
     if not ready:
         call.status = 503
@@ -109,17 +109,17 @@ async def readyz(call: Call) -> Readiness:
 
 @routes.get("/metrics", needs=PUBLIC, media_type=CONTENT_TYPE, raises=[Unauthenticated])
 async def metrics(call: Call) -> web.Response:
-    """Numbers for Prometheus. If the operator has set `server.metrics_token`, show it as bearer token."""
+    """Get metrics in the Prometheus format. Send `server.metrics_token` as bearer token, if the operator has set it."""
     token = call.drive.config.server.metrics_token
     if token and not shows_secret(call.request, token.encode()):
-        raise Unauthenticated("Show the token of server.metrics_token.")
+        raise Unauthenticated("The token of server.metrics_token is required.")
     app = call.request.app
     body = app[METRICS].render(await app[UPLOAD_COUNTS].get())
     return web.Response(body=body, headers={hdrs.CONTENT_TYPE: CONTENT_TYPE, hdrs.CACHE_CONTROL: "no-store"})
 
 
 def remember(app: web.Application, drive: GoDrive) -> None:
-    """Have readiness and metrics answer from memory: anyone may ask, as often as they like."""
+    """Cache the results for readiness and metrics, because anyone may request them at any rate."""
     app[CHECKS] = Recent(partial(_check, drive), every=CHECK_EVERY, patience=PATIENCE)
     app[UPLOAD_COUNTS] = Recent(partial(_count_uploads, drive), every=COUNT_EVERY, patience=PATIENCE)
 
@@ -147,7 +147,7 @@ async def _check(drive: GoDrive) -> dict[str, str]:
 
 
 async def _check_catalog(drive: GoDrive, checks: dict[str, str]) -> None:
-    """Look for an upload that cannot exist: the answer ``NotFound`` proves that the catalog works."""
+    """Look up an upload that cannot exist.  ``NotFound`` proves that the catalog works."""
     try:
         await drive.metadata.ask(FindUpload(System(part="readiness"), ObjectKey("readyz")), timeout=CHECK_TIMEOUT)
     except NotFound:

@@ -16,14 +16,14 @@ routes = Routes("trash")
 
 
 class PageQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How many files in a page, and which page."""
+    """Selects a page and its size."""
 
     limit: Limit = 100
     page: PageToken | None = None
 
 
 class Purged(msgspec.Struct, kw_only=True):
-    """How many entries are being purged."""
+    """The number of entries that are being purged."""
 
     purged: int
 
@@ -37,7 +37,7 @@ async def list_trash(call: Call, query: PageQuery) -> FileList:
 
 @routes.delete("/v1/trash", needs=Scope.FILES_DELETE, replays=True)
 async def empty_trash(call: Call) -> Purged:
-    """Purge everything in the trash."""
+    """Empty the trash: purge all entries in it."""
     return Purged(purged=await call.drive.metadata.ask(EmptyTrash(call.by)))
 
 
@@ -50,5 +50,5 @@ async def empty_trash(call: Call) -> Purged:
     raises=[NotFound, PreconditionFailed],
 )
 async def purge_file(call: Call, file_id: FileId) -> None:
-    """Purge one entry that is in the trash."""
+    """Purge one entry in the trash."""
     await call.drive.metadata.ask(PurgeFile(by=call.by, file_id=file_id, if_match=call.if_match))

@@ -1,4 +1,4 @@
-"""Uploads: from the intent to the file."""
+"""Uploads: intent, state, completion and abort."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Digest = Annotated[
         min_length=64,
         max_length=64,
         pattern="^[0-9a-fA-F]+$",
-        description="SHA-256 in hex. Other bytes are refused.",
+        description="SHA-256 in hex. The server refuses bytes with another digest.",
     ),
 ]
 
@@ -68,7 +68,7 @@ class Intent(msgspec.Struct, kw_only=True):
 
 
 class UploadView(msgspec.Struct, kw_only=True):
-    """An upload.  It has a ``file_id`` once it is a file, and a ``reason`` if it failed."""
+    """An upload.  A committed upload has a ``file_id``, a failed one a ``reason``."""
 
     id: UploadId
     state: UploadState
@@ -85,7 +85,7 @@ class UploadView(msgspec.Struct, kw_only=True):
 
 
 class UploadList(msgspec.Struct, kw_only=True):
-    """One page of uploads, newest first; ``next_page`` is absent on the last."""
+    """One page of uploads, newest first.  ``next_page`` is absent on the last page."""
 
     uploads: list[UploadView]
     next_page: str | UnsetType = UNSET
@@ -98,7 +98,7 @@ class Completed(msgspec.Struct, kw_only=True):
 
 
 class UploadsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which uploads, and how many in a page."""
+    """Selects uploads and the size of a page."""
 
     limit: Limit = 100
     page: PageToken | None = None
@@ -117,7 +117,7 @@ class UploadsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 async def begin_upload(call: Call, body: IntentBody) -> Intent:
     """Announce an upload and get the URL for its bytes.
 
-    The bytes are reserved from the quota until the upload ends.
+    The server reserves the bytes from the quota until the upload ends.
     """
     in_transit = await call.drive.storage.ask(Admit(body.size_bytes))
     upload = await call.drive.metadata.ask(
@@ -146,14 +146,14 @@ async def begin_upload(call: Call, body: IntentBody) -> Intent:
 
 @routes.get("/v1/uploads", needs=Scope.FILES_WRITE, raises=[Invalid])
 async def list_uploads(call: Call, query: UploadsQuery) -> UploadList:
-    """List uploads. Ended ones stay for a day."""
+    """List uploads. Ended uploads are listed for a day."""
     page = await call.drive.metadata.ask(ListUploads(by=call.by, limit=query.limit, page=query.page, state=query.state))
     return UploadList(uploads=[_view(upload) for upload in page.items], next_page=page.next_page or UNSET)
 
 
 @routes.get("/v1/uploads/{upload_id}", needs=Scope.FILES_WRITE, raises=[NotFound])
 async def get_upload(call: Call, upload_id: UploadId) -> UploadView:
-    """Get the state of an upload, with its file once there is one."""
+    """Get the state of an upload, and its file once it exists."""
     upload = await call.drive.metadata.ask(GetUpload(call.by, upload_id))
     view = _view(upload)
     if upload.state is UploadState.PENDING:
@@ -173,7 +173,7 @@ async def get_upload(call: Call, upload_id: UploadId) -> UploadView:
     raises=[NotFound, Conflict, Gone, LengthMismatch, DigestMismatch, NameTaken, StoreUnavailable],
 )
 async def complete_upload(call: Call, upload_id: UploadId) -> Completed:
-    """Make the bytes that arrived a file now. Idempotent."""
+    """Publish the file now that the store has its bytes. Idempotent."""
     file = await call.drive.ingest.ask(CommitUpload(call.by, upload_id))
     return Completed(file=file)
 

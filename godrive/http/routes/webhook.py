@@ -1,4 +1,4 @@
-"""Bucket events by HTTP: for stores that push (Ceph, MinIO, SeaweedFS, AWS SNS) and drives without NATS.
+"""Bucket events over HTTP, for stores that push them (Ceph, MinIO, SeaweedFS, AWS SNS) and drives without NATS.
 
 The store sends ``ingest.webhook_token`` in one of these ways:
 
@@ -7,9 +7,9 @@ The store sends ``ingest.webhook_token`` in one of these ways:
 - ``?token=<token>`` (Ceph).  Proxies may log the query, so use this on a
   private network only; our log leaves the query out.
 
-Without a configured token the route does not exist.  An event is a hint that
-makes the ingest actor ask the store, so the token allows to cause work and
-nothing else.
+Without a configured token the route does not exist.  An event is only a hint,
+which makes the ingest actor send a HEAD to the store.  So a stolen token can
+cause work, but nothing else.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PATH = "/v1/events/bucket"
 
 
 class _Confirmation(msgspec.Struct, rename="pascal"):
-    """The first message of SNS."""
+    """The first message that SNS sends to a subscriber."""
 
     type: str = ""
     topic_arn: str = ""
@@ -39,14 +39,14 @@ class _Confirmation(msgspec.Struct, rename="pascal"):
 
 
 def add_webhook_route(app: web.Application, drive: GoDrive) -> None:
-    """Add the route, if the configuration of *drive* has a token for it."""
+    """Add the route, if the drive has a webhook token."""
     token = drive.config.ingest.webhook_token
     if token:
         app.router.add_post(PATH, Webhook(drive, token).receive, expect_handler=meet_expectation)
 
 
 class Webhook:
-    """The handler."""
+    """Handles the events that a store sends."""
 
     def __init__(self, drive: GoDrive, token: str) -> None:
         self._token = token.encode()
@@ -56,20 +56,20 @@ class Webhook:
         self._log = logger()
 
     async def receive(self, request: web.Request) -> web.Response:
-        """204 if the event was taken, 422 if it is malformed, 503 if the store should send it again later."""
+        """Return 204 if the event was accepted, 422 if it is malformed, 503 if the store must send it again later."""
         if not shows_secret(request, self._token):
-            raise Unauthenticated("Show the token of ingest.webhook_token.")
+            raise Unauthenticated("The token of ingest.webhook_token is required.")
         body = await read_body(request, limit=self._limit, timeout=self._timeout)
         if not self._confirms(body):
             await self._handler.take(body)
         return web.Response(status=204)
 
     def _confirms(self, body: bytes) -> bool:
-        """Whether SNS asks for a confirmation.
+        """Whether the message asks to confirm a subscription.
 
-        The operator confirms: a server that fetches a URL from a request could
-        be made to fetch anything that only it can reach.  So the log has the
-        token, which is good for this confirmation only.
+        The operator must confirm it.  If the server fetched the URL in the
+        message, an attacker could make it fetch internal URLs.  So the server
+        logs the token, which is valid for this confirmation only.
         """
         try:
             message = msgspec.json.decode(body, type=_Confirmation)
