@@ -513,7 +513,22 @@ def test_human_is_told_where_it_listens(tmp_path: Path) -> None:
     finally:
         server.stop(signal.SIGINT)
     assert server.status == 0
-    assert "stopped" in log.read_text()
+    first, second, *_, last = log.read_text().splitlines()
+    assert first == f"GoDrive {__version__} listens on http://127.0.0.1:{port}"
+    assert second == f"The URLs that it hands out begin with http://127.0.0.1:{port}"
+    assert "stopped" in last
+
+
+def test_a_server_without_a_public_url_on_every_address_says_what_its_urls_are_good_for(tmp_path: Path) -> None:
+    port, log = free_port(), tmp_path / "log"
+    server = daemon(tmp_path, "--port", str(port), "--host", "0.0.0.0")
+    try:
+        server.wait_until(lambda: "public_url_not_set" in log.read_text())
+    finally:
+        server.stop()
+    (warning,) = [json.loads(line) for line in log.read_text().splitlines() if "public_url_not_set" in line]
+    assert warning["urls_begin_with"] == f"http://127.0.0.1:{port}"
+    assert "GODRIVE_SERVER_PUBLIC_URL" in warning["hint"]
 
 
 @pytest.mark.slow

@@ -170,8 +170,9 @@ def _log_actors(drive: GoDrive) -> None:
 
 def _announce(config: Config, urls: Sequence[str], process_log: logs.ProcessLog) -> None:
     base_url = config.server.base_url
-    log.info("listening", urls=urls, public_url=base_url, version=__version__)
-    if process_log.is_human and urls:
+    if not process_log.is_human:
+        log.info("listening", urls=urls, public_url=base_url, version=__version__)
+    elif urls:
         _say(process_log, f"GoDrive {__version__} listens on {' and '.join(urls)}")
         _say(process_log, f"The URLs that it hands out begin with {base_url}")
     if urls and not config.server.public_url and binds_every_address(config.server.host):
