@@ -54,11 +54,10 @@ class FairQueue:
 
     async def wait(self, key: Hashable) -> None:
         """Take a turn when it comes.  Raises ``MailboxFull`` after :data:`PATIENCE` seconds, or if too many wait."""
-        queue = self._waiting.setdefault(key, deque())
-        if len(queue) >= MOST_WAITING:
+        if len(self._waiting.get(key, ())) >= MOST_WAITING:
             raise MailboxFull("Too many requests of yours wait already.")
         turn = asyncio.get_running_loop().create_future()
-        queue.append(turn)
+        self._waiting.setdefault(key, deque()).append(turn)
         try:
             await asyncio.wait([turn], timeout=PATIENCE)
         except BaseException:
