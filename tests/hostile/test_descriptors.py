@@ -13,7 +13,7 @@ import pytest
 from tests.drive_server import DriveServer
 from tests.hostile.crowd import User
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 SIZE = 6_000_000
 TRANSFERS = 40

@@ -14,7 +14,7 @@ import pytest
 from tests.drive_server import DriveServer
 from tests.hostile.crowd import ROWS, User, crowd
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 MIB = 1 << 20
 CONNECTIONS = int(os.environ.get("GODRIVE_TEST_CONNECTIONS", "500"))
