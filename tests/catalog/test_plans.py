@@ -15,6 +15,7 @@ from godrive.messages.files import (
     ListFiles,
     ListTrash,
     MakeFolder,
+    MoveFile,
     OpenContent,
     PurgeFile,
     RenameFile,
@@ -49,7 +50,7 @@ class Recorded:
         async def noted(*arguments: Any) -> Any:
             if name == "run_each":
                 self.statements += [(arguments[0], tuple(values)) for values in arguments[1][:1]]
-            elif name != "lock":
+            elif name in ("one", "all", "run"):
                 self.statements.append((arguments[0], arguments[1:]))
             return await run(*arguments)
 
@@ -78,7 +79,7 @@ async def every_statement(rig: Rig) -> list[Statement]:
     """What the rules run for each kind of list, look-up, change and chore."""
     owner = await rig.user()
     by, folder = host(owner), await rig.folder(owner)
-    inner = await rig.folder(owner, "inner", where=inside(folder))
+    inner, elsewhere = await rig.folder(owner, "inner", where=inside(folder)), await rig.folder(owner, "elsewhere")
     for name in ("a", "b", "c"):
         for where in (ROOT, inside(folder), inside(inner)):
             await rig.file(owner, name, where=where)
@@ -107,6 +108,7 @@ async def every_statement(rig: Rig) -> list[Statement]:
         OpenContent(by, file.id),
         MakeFolder(by, inside(inner), "new"),
         RenameFile(by, file.id, "renamed"),
+        MoveFile(by, folder.id, inside(elsewhere)),
         BeginUpload(by, inside(folder), "new", "a/b", 1),
         BeginUpload(by, ROOT, "a", "a/b", 1, on_conflict=OnConflict.RENAME),
         AbortUpload(by, upload.id),

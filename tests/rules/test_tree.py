@@ -21,12 +21,10 @@ from godrive.model import File, FileId, FileKind, OnConflict, Place, Sort, Spot,
 from godrive.rules import files, rows, users
 from godrive.rules.registry import RULES
 from godrive.runtime import Ask
+from godrive.tree import SETTLED_AT_ONCE
 from tests.contracts.rig import ROOT, Rig, host, inside
 
 pytestmark = pytest.mark.anyio
-
-SETTLE_AT_ONCE = 200
-"""Rows that the drive settles in one transaction."""
 
 
 @dataclass
@@ -364,7 +362,7 @@ async def test_a_tree_of_100_000_is_trashed_and_restored_and_no_other_writer_wai
             took = time.perf_counter() - start
             assert took < 0.25, took
             start = time.perf_counter()
-            await rig.settle(SETTLE_AT_ONCE)
+            await rig.settle(SETTLED_AT_ONCE)
             print(
                 f"\n{type(rig.catalog).__name__}: {change.__name__} {took * 1000:.1f} ms, settled in "
                 f"{time.perf_counter() - start:.1f} s, other writers waited {max(waits) * 1000:.0f} ms at most, "
