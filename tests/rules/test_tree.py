@@ -342,19 +342,23 @@ async def test_a_tree_of_100_000_is_trashed_and_restored_and_no_other_writer_wai
     owner, other = await rig.user(), await rig.user()
     folder = await rig.folder(owner, "huge")
     await fill(rig, folder, folders=100, files=1000)
+    alone: list[float] = []
     waits: list[float] = []
     done = asyncio.Event()
 
-    async def write() -> None:
-        number = 0
-        while not done.is_set():
-            start = time.perf_counter()
-            await rig.begin(other, f"{number}")
-            waits.append(time.perf_counter() - start)
-            number += 1
-            await asyncio.sleep(0.005)
+    async def write(taken: list[float]) -> None:
+        start = time.perf_counter()
+        await rig.begin(other, f"{len(alone)} {len(waits)}")
+        taken.append(time.perf_counter() - start)
+        await asyncio.sleep(0.005)
 
-    writer = asyncio.ensure_future(write())
+    async def keep_writing() -> None:
+        while not done.is_set():
+            await write(waits)
+
+    for _ in range(50):
+        await write(alone)
+    writer = asyncio.ensure_future(keep_writing())
     try:
         for change in (rig.trash, rig.restore):
             start = time.perf_counter()
@@ -366,15 +370,20 @@ async def test_a_tree_of_100_000_is_trashed_and_restored_and_no_other_writer_wai
             print(
                 f"\n{type(rig.catalog).__name__}: {change.__name__} {took * 1000:.1f} ms, settled in "
                 f"{time.perf_counter() - start:.1f} s, other writers waited {max(waits) * 1000:.0f} ms at most, "
-                f"{sorted(waits)[len(waits) * 99 // 100] * 1000:.0f} ms at the 99th percentile of {len(waits)}"
+                f"{most(waits) * 1000:.0f} ms at the 95th percentile of {len(waits)}, {most(alone) * 1000:.0f} ms alone"
             )
     finally:
         done.set()
         await writer
-    assert sorted(waits)[len(waits) * 95 // 100] < 0.25  # a busy machine delays a few of them
+    assert most(waits) < max(0.25, 10 * most(alone))  # a busy machine delays them all
     assert len((await rig.page(owner, limit=1000)).items) == 1000
     assert (await rig.usage(owner)).live_bytes == 100_000
     assert await rig.drift() == 0
+
+
+def most(waits: list[float]) -> float:
+    """What all but a twentieth of them take at most."""
+    return sorted(waits)[len(waits) * 95 // 100]
 
 
 async def fill(rig: Rig, top: File, *, folders: int, files: int) -> None:
