@@ -52,7 +52,7 @@ CONCURRENCY: dict[type[Contract], dict[Lane, int]] = {
 AUDIT_EVERY = 3600.0
 """Seconds between comparisons of the kept usage with the rows, which reads every row."""
 
-SETTLE_EVERY, SETTLED_AT_ONCE = 0.5, 256
+SETTLE_EVERY, SETTLED_AT_ONCE = 0.5, 128
 """Seconds between looks for folders whose trashing or restoring is to be carried down, and rows in one step of it."""
 
 
