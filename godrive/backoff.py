@@ -1,4 +1,4 @@
-"""Exponential back-off: how long to wait before the next attempt."""
+"""Exponential back-off."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ _MOST_DOUBLINGS = 60
 
 @dataclass(frozen=True)
 class Backoff:
-    """Delays that begin at *shortest* seconds and are multiplied by *factor*, up to *longest*."""
+    """Delays that begin at *shortest* seconds and grow by *factor* up to *longest* seconds."""
 
     shortest: float
     longest: float
     factor: float = 2.0
 
     def after(self, failures: int) -> float:
-        """Seconds to wait after that many failures in a row, at least one."""
+        """Return the seconds to wait after *failures* (1 or more) consecutive failures."""
         return min(self.longest, self.shortest * self.factor ** min(failures - 1, _MOST_DOUBLINGS))
 
     def jittered(self, failures: int) -> float:
-        """Between half and all of :meth:`after`, at random, so that many who failed together do not retry together."""
+        """Return a random delay between half and all of :meth:`after`, so that clients do not retry in step."""
         return self.after(failures) * random.uniform(0.5, 1.0)

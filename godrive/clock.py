@@ -1,4 +1,4 @@
-"""Time as a dependency, so that tests can set it."""
+"""The clock as a dependency, so that tests can control time."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 TOLERANCE = 60.0
-"""Seconds by which the wall clock may leave the monotonic clock between two readings; NTP corrects by less."""
+"""Seconds by which the clocks may diverge between two readings.  NTP corrects by less."""
 
 SETTLE = 86_400.0
-"""Seconds without another jump after which a wall clock that jumped is trusted again."""
+"""Seconds without another jump after which the wall clock is trusted again."""
 
 _BOOT_TIME = getattr(time, "CLOCK_BOOTTIME", None)
 
 
 class Clock(Protocol):
-    """Where the time comes from.
+    """A source of time.
 
-    ``now`` is wall time (aware, UTC, microseconds), for instants that are stored.
-    ``monotonic`` is seconds that never go back, for intervals.
+    ``now`` returns wall time (aware UTC, with microseconds), for stored instants.
+    ``monotonic`` returns seconds that never decrease, for intervals.
     """
 
     def now(self) -> datetime: ...
@@ -34,22 +34,21 @@ class SystemClock:
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
-        # Linux stops CLOCK_MONOTONIC while the machine sleeps, and a laptop that wakes up has not had its clock set.
+        # Linux stops CLOCK_MONOTONIC during sleep, so waking up would look like a jump of the wall clock.
         return time.monotonic() if _BOOT_TIME is None else time.clock_gettime(_BOOT_TIME)
 
 
 class ClockGuard:
-    """Tells whether the wall clock may decide about what cannot be undone.
+    """Detects jumps of the wall clock, so that nothing is deleted because of a wrong time.
 
-    The two clocks run at the same pace, so their difference is constant unless
-    someone sets the wall clock.  A difference that changes by more than
-    *tolerance* seconds between two readings is a jump, forwards or backwards.
-    After a jump, the clock is in doubt until it has run for *settle* seconds
-    without another one: there is no telling which of the two times was wrong,
-    and what was written meanwhile may carry either.
+    Both clocks run at the same rate, so their difference is constant unless the
+    wall clock is set.  A change of the difference by more than *tolerance*
+    seconds between two readings is a jump, forwards or backwards.  After a jump,
+    the clock is in doubt until it has run for *settle* seconds without another
+    one, because either of the two times may be wrong, and rows may contain both.
 
-    ``compared`` says whether someone has compared the clock with the time that
-    an earlier process recorded.
+    ``compared`` is true once the clock was compared with the time that an
+    earlier process recorded.
     """
 
     def __init__(self, clock: Clock, *, tolerance: float = TOLERANCE, settle: float = SETTLE) -> None:
@@ -62,18 +61,18 @@ class ClockGuard:
         self.compared = False
 
     def distrust(self, jump: float) -> None:
-        """Put the clock in doubt, because it is *jump* seconds from where it should be."""
+        """Put the clock in doubt, because it is *jump* seconds away from the expected time."""
         self._jump = jump
         self._in_doubt_until = self._clock.monotonic() + self._settle
 
     def trust(self) -> None:
-        """End the doubt, because an operator says that the clock is right."""
+        """End the doubt, because an operator confirmed the clock."""
         self._difference = self._measure()
         self._in_doubt_until = float("-inf")
         self.compared = True
 
     def doubt(self) -> str | None:
-        """Why the clock is in doubt, for an operator to read; ``None`` when it is not."""
+        """Return why the clock is in doubt, as a sentence for the operator; ``None`` if it is not."""
         before, self._difference = self._difference, self._measure()
         now = self._clock.monotonic()
         if abs(self._difference - before) > self._tolerance:

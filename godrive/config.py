@@ -1,10 +1,10 @@
 """Configuration: one frozen struct per table of ``config.toml``.
 
-Sizes are bytes and durations seconds.  An empty string means "the default
-place" or "not used", as the comment in ``config.toml`` says.
+Sizes are bytes and durations seconds.  An empty string means the default
+location or "not used", as the comment in ``config.toml`` says.
 
-What a value may be is part of its type, and is checked where configuration
-comes in from outside: :mod:`godrive.configfile`.
+The types constrain the values.  :mod:`godrive.configfile` checks them when it
+reads a configuration.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from godrive import network
 
 
 def marked(type_: Any, mark: str) -> bool:
-    """Whether a key of that type is a ``secret`` or a ``path``."""
+    """Whether the type has the mark ``secret`` or ``path``."""
     return any((meta.extra or {}).get(mark) for meta in getattr(type_, "__metadata__", ()))
 
 
 Secret = Annotated[str, Meta(extra={"secret": True})]
-"""A value that is never shown."""
+"""A value that is never displayed."""
 FilePath = Annotated[str, Meta(extra={"path": True})]
-"""A path; in a file it counts from that file's folder, elsewhere from the working directory."""
+"""A path, relative to the folder of the configuration file, or elsewhere to the working directory."""
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 LARGEST_BATCH = 1000
-"""Things that go to another process in one message, which has a limit."""
+"""The most items in one message, because the size of a message is limited."""
 Batch = Annotated[int, Meta(ge=1, le=LARGEST_BATCH)]
 CountOrAuto = Annotated[int, Meta(ge=0, le=4096)]
 Size = Annotated[int, Meta(ge=0, le=2**62)]
 Seconds = Annotated[float, Meta(gt=0, le=315_360_000)]
-# A limit on a string has a description: what the error says the value must be.
+# The description of a string is the text of the error: what the value must be.
 Word = Annotated[str, Meta(min_length=1, description="a string that is not empty")]
 Bucket = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9_.-]{3,63}\Z", description="3 to 63 letters, digits, '.', '-' and '_'")
@@ -59,7 +59,7 @@ StreamName = Annotated[
 
 
 class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of the tables: keys we do not know are refused, never ignored; secrets are not shown."""
+    """Base class of the tables.  Unknown keys are refused, and ``repr`` hides secrets."""
 
     def __repr__(self) -> str:
         values = ((item.name, item.type, getattr(self, item.name)) for item in msgspec.structs.fields(self))
@@ -86,12 +86,12 @@ class Server(Table, frozen=True):
 
     @property
     def base_url(self) -> str:
-        """What every absolute URL begins with, without a slash at its end."""
+        """The start of every absolute URL, without a slash at the end."""
         return network.base_url(self.public_url) if self.public_url else network.local_url(self.host, self.port)
 
     @property
     def origins(self) -> frozenset[str]:
-        """``cors_origins``, spelt as browsers send them."""
+        """``cors_origins`` as browsers send them."""
         return frozenset(map(network.origin, self.cors_origins))
 
 
@@ -132,7 +132,7 @@ StoreFault = Literal[
     "public-acls",
     "ignored-overrides",
 ]
-"""What a faulty S3 store lets people do without a right; see docs/operations.md."""
+"""What a faulty S3 store allows without permission; see docs/operations.md."""
 
 
 class S3(Table, frozen=True):
@@ -234,22 +234,22 @@ class Config(Table, frozen=True):
 
     @classmethod
     def embedded(cls, data_dir: str | os.PathLike[str]) -> Config:
-        """The defaults, with everything that is kept below *data_dir*.  Reads no file and no environment."""
+        """Return the defaults, with all data below *data_dir*.  Reads no file and no environment."""
         return cls(server=Server(data_dir=os.fspath(data_dir)))
 
     @property
     def data_dir(self) -> Path:
-        """The folder that holds all there is, unless a key puts a part of it elsewhere."""
+        """The folder for all data, unless a key moves a part elsewhere."""
         return Path(self.server.data_dir)
 
     @property
     def layout_path(self) -> Path:
-        """The stamp that says which layout the data folder has."""
+        """The file with the layout number of the data folder."""
         return self.data_dir / "LAYOUT"
 
     @property
     def lock_path(self) -> Path:
-        """The file that the one server of the data folder holds locked."""
+        """The lock file of the data folder."""
         return self.data_dir / "lock"
 
     @property
@@ -269,5 +269,5 @@ class Config(Table, frozen=True):
 
     @property
     def blobs_lock_path(self) -> Path:
-        """The file that the one server of the disk store holds locked; another than that of a data folder there."""
+        """The lock file of the disk store; its name differs from that of a data folder in the same place."""
         return self.blobs_path / "blobs.lock"

@@ -1,4 +1,4 @@
-"""GoDrive as a value: stores opened, actors running, refs in hand, for the length of an ``async with``."""
+"""The drive: an async context manager that opens the stores, runs the actors and holds their refs."""
 
 from __future__ import annotations
 
@@ -45,21 +45,22 @@ class GoDrive:
         async with GoDrive(Config.embedded("./data")) as drive:
             user = await drive.auth.ask(SignUp("ann@example.org", "correct horse"))
 
-    *blobs* and *catalog* replace the configured stores (they are opened and
-    closed all the same), *clock* the machine's.  *on_event* is told about
-    crashes, restarts and dead letters; it must not block.  A drive that is not
-    *serving* leaves the data folder's lock to one that is, and does nothing by
-    itself: it reconciles and sweeps when asked to.
+    *blobs* and *catalog* replace the configured stores; the drive opens and
+    closes them.  *clock* replaces the clock of the machine.  *on_event* is
+    called for crashes, restarts and dead letters, and must not block.  A drive
+    that is not *serving* does not lock the data folder and starts no periodic
+    work: it reconciles and sweeps only on request.
 
-    On entry: the folder and its lock, the signing keys, the stores, then the
-    actors, in the order storage, metadata, auth, ingest, janitor.  On exit the
-    reverse: each actor finishes the messages in hand, then the stores close.
-    Entering raises ``ConfigError`` for what an operator can put right, and
-    ``StoreUnavailable``.  An exception of the body comes out as itself; a
-    tree that gives up cancels the body and raises ``godrive.runtime.GaveUp``.
+    Entering locks the data folder, loads the signing keys, opens the stores and
+    starts the actors (storage, metadata, auth, ingest, janitor).  Exiting does
+    the reverse: each actor finishes its current messages, then the stores close.
+    Entering raises ``ConfigError`` for a mistake that an operator can correct,
+    and ``StoreUnavailable``.  An exception in the body propagates unchanged.  If
+    the supervisor gives up, it cancels the body and raises
+    ``godrive.runtime.GaveUp``.
 
-    It sets up no signal handler and no logging, reads no environment, and
-    keeps nothing global: two drives live in one process side by side.
+    A drive installs no signal handler, sets up no logging, reads no environment
+    and has no global state, so a process can contain several drives.
     """
 
     config: Config
@@ -69,7 +70,7 @@ class GoDrive:
     """Signs and verifies the URLs that lead to this server's own content routes."""
 
     bucket_events: BucketEventHandler
-    """Takes bucket events, however they come, to the ingest actor."""
+    """Passes bucket events from any source to the ingest actor."""
 
     auth: Ref[Auth]
     metadata: Ref[Metadata]
@@ -90,15 +91,15 @@ class GoDrive:
         self.config = config
         self.clock = clock or SystemClock()
         self.memory = MemoryBudget(config.server.memory_bytes)
-        """The bytes that this process holds for clients: bodies on their way in, answers on their way out."""
+        """The budget of bytes that this process buffers for clients: request bodies and answers."""
         self._given_blobs = blobs
         self._given_catalog = catalog
         self.dead_letters: Counter[tuple[str, str]] = Counter()
-        """How many messages no handler saw, by actor and message."""
+        """The number of dead letters, by actor and message."""
         self.usage_drift: Drift | None = None
-        """How far the kept usage differed from the rows at the last comparison, ``None`` before the first."""
+        """The result of the last comparison of stored usage with the rows; ``None`` before the first."""
         self.swept: Counter[str] = Counter()
-        """What the janitor of this process has done by itself, and ``failed`` to do, by kind."""
+        """Counts of items processed by this process's periodic sweeps, by kind; ``failed`` counts failures."""
         self._on_event = self._counting(guarded(on_event))
         self._serving = serving
         self._blobs: BlobStore | None = None
@@ -109,21 +110,21 @@ class GoDrive:
 
     @property
     def blobs(self) -> BlobStore:
-        """The blob store.  Raises ``StoreUnavailable`` where another process has it."""
+        """The blob store.  Raises ``StoreUnavailable`` if only another process has it."""
         if self._blobs is None:
             raise StoreUnavailable("This process keeps no blobs.", hint="Run the storage actor in it.")
         return self._blobs
 
     @property
     def catalog(self) -> Catalog:
-        """The catalog.  Raises ``StoreUnavailable`` where another process has it."""
+        """The catalog.  Raises ``StoreUnavailable`` if only another process has it."""
         if self._catalog is None:
             raise StoreUnavailable("This process has no catalog.", hint="Run the metadata or auth actor in it.")
         return self._catalog
 
     @property
     def catalog_problem(self) -> DriveError | None:
-        """Why writes to the catalog of this process fail, as far as is known."""
+        """Why writes to this process's catalog currently fail, or ``None``."""
         return None if self._catalog is None else self._catalog.problem
 
     def _counting(self, on_event: OnEvent) -> OnEvent:
@@ -141,11 +142,11 @@ class GoDrive:
         return count
 
     def children(self) -> list[ChildStatus]:
-        """How every child of this process is, in start order."""
+        """Return the status of every child of this process, in start order."""
         return [] if self._supervisor is None else self._supervisor.children()
 
     def ref(self, contract: type[A]) -> Ref[A]:
-        """The ref of that actor, wherever it runs."""
+        """Return the ref of that actor, local or remote."""
         if is_local(self.config, contract):
             if self._supervisor is None:
                 raise RuntimeError("the drive is not open")
@@ -153,7 +154,7 @@ class GoDrive:
         return self._far(contract)
 
     async def reach(self, *, timeout: float) -> dict[str, str]:
-        """For each actor of another process, whether one answers: ``ok``, or the code of the error."""
+        """Ping each remote actor.  Returns ``ok`` or the code of the error by name of the actor."""
         found: dict[str, str] = {}
 
         async def ping(contract: type[Contract]) -> None:
@@ -177,7 +178,7 @@ class GoDrive:
         return NatsRef(contract, self._link, namespace=self.config.nats.namespace, on_event=self._on_event)
 
     async def start(self) -> None:
-        """Open the drive where an ``async with`` does not fit.  Close it with :meth:`stop`, from any task."""
+        """Open the drive without ``async with``.  Close it with :meth:`stop`, from any task."""
         await self._begin(hosted=False)
 
     async def stop(self) -> None:
@@ -219,7 +220,7 @@ class GoDrive:
             open_data_folder(config)
             self._lock(stack, config.lock_path)
         if folder_here:
-            self._lock(stack, config.blobs_lock_path)  # to another drive all that is in there would be orphans
+            self._lock(stack, config.blobs_lock_path)  # another drive would treat these blobs as orphans
         self.keyring = load_keyring(config)
         self.urls = UrlSigner(self.keyring, config.server.base_url)
         if config.nats.url:
@@ -246,7 +247,7 @@ class GoDrive:
             link=self._link,
         )
         self._supervisor = Supervisor(tree(parts, serving=self._serving), on_event=self._on_event)
-        # Refs first: an actor that starts may already ask one that runs.
+        # Before the actors start, because a starting actor may already send messages.
         self.auth, self.metadata, self.storage = self.ref(Auth), self.ref(Metadata), self.ref(Storage)
         self.ingest, self.janitor = self.ref(Ingest), self.ref(Janitor)
         self.bucket_events = BucketEventHandler(self.ingest, config.blobs.s3)
@@ -257,14 +258,14 @@ class GoDrive:
             stack.push_async_callback(self._supervisor.stop)
 
     def _lock(self, stack: AsyncExitStack, path: Path) -> None:
-        """Be the one process that serves from the folder of *path*, until the end."""
+        """Lock the folder of *path* until the drive closes, so that no other process serves from it."""
         if self._serving:
             lock = FolderLock(path)
             lock.acquire()
             stack.callback(lock.release)
 
     async def _connect(self, stack: AsyncExitStack) -> NatsLink:
-        """The connection to NATS; a server that is not there yet is waited for while everything else runs."""
+        """Connect to NATS.  If the server is down, start anyway and reconnect in the background."""
         from godrive.bridge.connection import NatsLink  # noqa: PLC0415 - needs nats-py
 
         link = NatsLink(self.config.nats)
@@ -277,7 +278,7 @@ class GoDrive:
 
 
 async def _open_store(stack: AsyncExitStack, store: Catalog | BlobStore) -> None:
-    """Open now, and close on the way out: also after an opening that failed, and when cancelled."""
+    """Open the store, and register its close, which also runs if opening fails or is cancelled."""
 
     async def close() -> None:
         with anyio.CancelScope(shield=True):

@@ -1,38 +1,38 @@
-"""Every error GoDrive raises on purpose.
+"""All expected errors of GoDrive.
 
-A :class:`DriveError` is an answer, not a bug: it has a stable ``code`` that
-clients may switch on, it crosses process borders unchanged, and one table,
-:data:`STATUS`, gives the HTTP status of every code.  Anything that is not a
-``DriveError`` is a defect and crashes the actor that raised it.
+A :class:`DriveError` is an answer, not a bug.  It has a stable ``code`` that
+clients may switch on, and it passes unchanged between processes.  The table
+:data:`STATUS` gives the HTTP status of every code.  Any other exception is a
+bug and crashes the actor that raised it.
 
 ::
 
     DriveError
-    ├── NotFound                 missing, or not yours: the same answer
-    ├── Gone                     existed and ended: an expired or aborted upload
-    ├── Conflict                 the state of things forbids it
+    ├── NotFound                 missing, or not yours (the same answer)
+    ├── Gone                     has ended: an expired or aborted upload
+    ├── Conflict                 the current state forbids it
     │   ├── EmailTaken
     │   ├── NameTaken
-    │   ├── Cycle                a folder was to be moved into itself
+    │   ├── Cycle                the folder would lie in itself
     │   ├── UploadFinished       the upload already has its bytes
     │   └── IdempotencyMismatch  the key was used for another request
     ├── PreconditionFailed       If-Match did not match
-    ├── Invalid                  the request is malformed; names the field
+    ├── Invalid                  a value is invalid; names the field
     │   ├── LengthMismatch       more or fewer bytes than declared
-    │   └── DigestMismatch       other bytes than declared
-    ├── Unauthenticated          nobody, or nobody we know
-    ├── Forbidden                somebody, but not allowed
+    │   └── DigestMismatch       the SHA-256 differs from the declared one
+    ├── Unauthenticated          no credential, or not a valid one
+    ├── Forbidden                authenticated, but not allowed
     │   └── UrlInvalid           forged, expired or foreign signed URL
     ├── TooLarge                 over a limit of this server
     ├── RangeNotSatisfiable      a byte range outside the content
     ├── QuotaExceeded            over the owner's quota
-    ├── StorageFull              the disk is full; reads go on
-    ├── TooManyRequests          slow down
+    ├── StorageFull              the disk is full; reads still work
+    ├── TooManyRequests          rate limit exceeded
     ├── StoreUnavailable         database or blob store is down
     ├── ConfigError              an operator's mistake; exit code 2
-    ├── AddressUnavailable       the machine lacks an address to listen on, for now
+    ├── AddressUnavailable       the listen address does not exist yet
     └── DeliveryError            the message may not have arrived
-        ├── AskTimeout           unknown, not failed
+        ├── AskTimeout           the outcome is unknown
         ├── MailboxFull
         └── ActorCrashed
 """
@@ -46,9 +46,9 @@ from typing import Any, ClassVar
 class DriveError(Exception):
     """Base of all expected errors.
 
-    *detail* is one sentence for the person who sent the request, *field* the
-    name of the input at fault, *hint* what an operator can do about it, and
-    *retry_after* the seconds after which another attempt makes sense.
+    *detail* is one sentence for the user, *field* the name of the invalid
+    input, *hint* a remedy for the operator, and *retry_after* the seconds to
+    wait before another attempt.
     """
 
     code: ClassVar[str] = "error"
@@ -71,7 +71,7 @@ class DriveError(Exception):
 
     @property
     def status(self) -> int:
-        """The HTTP status of the answer that this error is."""
+        """The HTTP status for this error."""
         return STATUS.get(self.code, 500)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -196,11 +196,11 @@ class AddressUnavailable(DriveError):
 
 
 def refused(what: str, error: OSError, *, hint: str | None = None) -> DriveError:
-    """The error for a refusal of the system: *what* happened, and why.
+    """Return the error for a failed system call.  *what* says what failed.
 
-    A mistake (``ConfigError``, after which the program exits with 2) unless a
-    restart may cure it: a full disk, a limit on open files, a network file
-    system that does not answer.
+    If a restart may help (a full disk, a limit on open files, an unreachable
+    network file system), it is ``StorageFull`` or ``StoreUnavailable``.
+    Otherwise it is ``ConfigError``, for which the program exits with code 2.
     """
     detail = f"{what}: {error.strerror or error}."
     if error.errno in _FULL:
@@ -247,7 +247,7 @@ def _tree(root: type[DriveError]) -> dict[str, type[DriveError]]:
 
 
 BY_CODE: dict[str, type[DriveError]] = _tree(DriveError)
-"""Every error class by its code: how an edge finds the class of an error that came over the wire."""
+"""All error classes by code, to rebuild an error from another process."""
 
 STATUS: dict[str, int] = {
     "error": 500,
@@ -287,7 +287,7 @@ STATUS: dict[str, int] = {
     "headers_too_large": 431,
     "internal": 500,
 }
-"""The HTTP status of every code: of those above, and of those that the HTTP edge adds."""
+"""The HTTP status of every code, including those that the HTTP edge adds."""
 
 
 def _rebuild(code: str, detail: str, field: str | None, hint: str | None, retry_after: float | None) -> DriveError:

@@ -1,8 +1,8 @@
-"""The values everybody speaks in: ids, users, files, uploads, pages.
+"""The values that all modules share: ids, users, files, uploads, pages.
 
-All are frozen structs that survive a trip through the codec.  Instants are
-aware UTC, sizes are bytes.  A ``parent_id`` of ``None`` in a value means that
-the entry lies in the root; a message says where with a :data:`Place`.
+All are frozen structs that the codec can encode.  Instants are aware UTC, sizes
+are bytes.  In a value, ``parent_id`` ``None`` means the root; messages use a
+:data:`Place` instead.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ T = TypeVar("T")
 
 
 def new_id() -> str:
-    """A UUIDv7 (RFC 9562, section 5.7): 48 bits of milliseconds, then 74 random bits."""
+    """Return a UUIDv7 (RFC 9562, section 5.7): 48 bits of milliseconds and 74 random bits."""
     millis = time.time_ns() // 1_000_000
     tail = int.from_bytes(os.urandom(10), "big")
     value = (millis & 0xFFFF_FFFF_FFFF) << 80 | tail
     value = value & ~(0xF << 76) | 7 << 76
     value = value & ~(0x3 << 62) | 2 << 62
-    digits = f"{value:032x}"  # by hand, for half the price of a UUID object: every request makes a few
+    digits = f"{value:032x}"  # twice as fast as a UUID object; every request creates several
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def name_key(name: str) -> str:
-    """What makes two names the same: their NFC form (Unicode Annex 15)."""
+    """Return the key by which names are compared: the NFC form (Unicode Annex 15)."""
     return unicodedata.normalize("NFC", name)
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
 class _ValueMeta(msgspec.StructMeta):
-    """Makes every value frozen and keyword-only without each having to say so."""
+    """Makes every value frozen and keyword-only."""
 
     def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> Any:
         return super().__new__(mcls, name, bases, namespace, frozen=True, kw_only=True, **options)
@@ -64,7 +64,7 @@ class UserState(StrEnum):
 
 
 class Usage(Value):
-    """Bytes charged to an owner; ``used`` is their sum (live + trash + versions + reserved)."""
+    """Bytes charged to an owner.  ``used_bytes`` is the sum of all fields."""
 
     live_bytes: int = 0
     trash_bytes: int = 0
@@ -77,9 +77,9 @@ class Usage(Value):
 
 
 class User(Value):
-    """A person with a drive.  ``quota_bytes`` of ``None`` is no limit.
+    """A person with a drive.  ``quota_bytes`` ``None`` means no limit.
 
-    A user of a host application has its id there as *external_id*, and may have no *email* (empty).
+    For a user of a host application, *external_id* is the id there, and *email* may be empty.
     """
 
     id: UserId
@@ -92,7 +92,7 @@ class User(Value):
 
 
 class Session(Value):
-    """One log-in, alive until it expires or is ended; ``generation`` counts its refreshes."""
+    """One log-in, active until it expires or is ended.  ``generation`` counts its refreshes."""
 
     id: SessionId
     user_id: UserId
@@ -105,7 +105,7 @@ class Session(Value):
 
 
 class Tokens(Value):
-    """What a log-in buys: a short access token and the refresh token that renews it."""
+    """The result of a log-in: a short-lived access token, and the refresh token that renews it."""
 
     token: str
     expires_at: datetime
@@ -121,10 +121,10 @@ class FileKind(StrEnum):
 class File(Value):
     """An entry of a drive: a file with its current version, or a folder.
 
-    ``revision`` rises with every change of the entry and is never given twice,
-    not even after a backup was restored, so ``etag`` is what ``If-Match``
-    compares.  ``content_etag`` names the bytes: blobs are immutable, so it is
-    the version's id.
+    ``revision`` rises with every change of the entry and never repeats, not even
+    after a backup was restored.  ``etag``, for ``If-Match``, is derived from it.
+    ``content_etag`` identifies the bytes: it is the id of the version, because
+    blobs are immutable.
     """
 
     id: FileId
@@ -152,14 +152,14 @@ class File(Value):
 
 
 class Content(Value):
-    """A file together with where the bytes of its current version lie."""
+    """A file and the object key of its bytes."""
 
     file: File
     object_key: ObjectKey
 
 
 class Tombstone(Value):
-    """A file in the trash: restorable until ``purge_at``, then its bytes go, then its row."""
+    """An entry in the trash.  It can be restored until ``purge_at``; then its bytes and its row are deleted."""
 
     file_id: FileId
     trashed_at: datetime
@@ -167,7 +167,7 @@ class Tombstone(Value):
 
 
 class UploadState(StrEnum):
-    """``pending`` is the only state that is not final; it has a deadline (``expires_at``)."""
+    """The states of an upload.  All except ``pending`` are final; ``pending`` ends at ``expires_at``."""
 
     PENDING = "pending"
     COMMITTED = "committed"
@@ -181,35 +181,35 @@ class Root(Value, tag="root"):
 
 
 class In(Value, tag="in"):
-    """The folder with that id."""
+    """The folder *folder_id*."""
 
     folder_id: FileId
 
 
 class Anywhere(Value, tag="anywhere"):
-    """The whole drive, whatever the folder."""
+    """The whole drive, at any depth."""
 
 
 Spot: TypeAlias = Root | In
-"""Where one entry can lie."""
+"""The parent of an entry."""
 Place: TypeAlias = Root | In | Anywhere
-"""What a list can be of."""
+"""What a list covers."""
 
 
 def spot(folder_id: FileId | None) -> Spot:
-    """The place of an entry whose ``parent_id`` is *folder_id*."""
+    """Return the parent of an entry whose ``parent_id`` is *folder_id*."""
     return Root() if folder_id is None else In(folder_id=folder_id)
 
 
 class OnConflict(StrEnum):
-    """What to do when the name is taken: refuse, or number the new one (``a (1).txt``)."""
+    """What to do if the name is taken: fail, or number the new name (``a (1).txt``)."""
 
     FAIL = "fail"
     RENAME = "rename"
 
 
 class Upload(Value):
-    """The row behind an upload intent: what was declared, and how it ended."""
+    """An upload: what the intent declared, its state, and its result."""
 
     id: UploadId
     owner_id: UserId
@@ -231,7 +231,7 @@ class Upload(Value):
 
 
 class BlobInfo(Value):
-    """What a store knows of one blob; ``sha256`` (hex) where it keeps one."""
+    """What a store knows about a blob.  ``sha256`` (hex) and ``mime`` are ``None`` if the store keeps none."""
 
     key: ObjectKey
     size_bytes: int
@@ -242,7 +242,7 @@ class BlobInfo(Value):
 
 
 class SignedRequest(Value):
-    """A request that anyone may send until ``expires_at``, with exactly these ``headers``."""
+    """A request that anyone can send until ``expires_at``, with exactly these ``headers``."""
 
     method: str
     url: str
@@ -251,7 +251,7 @@ class SignedRequest(Value):
 
 
 class Page(Value, Generic[T]):
-    """One page of a list; ``next_page`` is opaque and absent on the last."""
+    """One page of a list.  ``next_page`` is an opaque token, ``None`` on the last page."""
 
     items: list[T]
     next_page: str | None = None
@@ -274,14 +274,14 @@ class Cleanup(Value):
 
 
 class Purge(Value):
-    """A file on its way out and the blobs that nothing else refers to."""
+    """An entry to purge, and the blobs that no other entry refers to."""
 
     file_id: FileId
     object_keys: list[ObjectKey]
 
 
 class Pruned(Value):
-    """How many rows of each kind had outlived their use."""
+    """The number of rows of each kind that were deleted because they had expired."""
 
     sessions: int = 0
     uploads: int = 0
@@ -290,7 +290,7 @@ class Pruned(Value):
 
 
 class StoredReply(Value):
-    """The answer that was given to the first request with an idempotency key."""
+    """The stored answer to the first request with an idempotency key."""
 
     status: int
     headers: dict[str, str]
@@ -298,7 +298,7 @@ class StoredReply(Value):
 
 
 class FileEventKind(StrEnum):
-    """What happened to a file, for those outside who want to know."""
+    """The kind of a domain event."""
 
     CREATED = "created"
     RENAMED = "renamed"
@@ -309,7 +309,7 @@ class FileEventKind(StrEnum):
 
 
 class FileEvent(Value):
-    """One change of a file, in the order of ``seq`` for each owner; ``file`` is how it was right after."""
+    """One change of an entry.  For each owner, ``seq`` gives the order.  ``file`` is the state after the change."""
 
     seq: int
     id: str

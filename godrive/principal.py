@@ -1,9 +1,8 @@
-"""Who acts, and what they may do at most.
+"""Principals: who acts, and the most that they may do.
 
-Every message about files names its principal in the field ``by``.  A principal
-says on whose authority a request comes; what that principal may do with one
-entry is decided by ``godrive.rules.access`` when the rule runs, so that a right
-that has ended meanwhile does not count.
+Every message about files names its principal in the field ``by``.
+``godrive.rules.access`` decides what the principal may do with an entry when
+the rule runs, so a right that was revoked meanwhile does not apply.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from godrive.model import FileId, SessionId, UserId, Value
 
 
 class Scope(StrEnum):
-    """A group of operations.  A route names the one that it needs."""
+    """A group of operations.  Each route declares the scope that it requires."""
 
     FILES_READ = "files:read"
     FILES_WRITE = "files:write"
@@ -25,7 +24,7 @@ class Scope(StrEnum):
     SHARE = "share"
     ADMIN = "admin"
     ACCOUNT = "account"
-    """The account itself: password, sessions, deletion.  Only a session has it; no token can be given it."""
+    """The account itself: password, sessions, deletion.  Only a session has it; no token can."""
 
 
 class Verb(StrEnum):
@@ -36,13 +35,13 @@ class Verb(StrEnum):
     CREATE = "create"
     """Put a new entry into the folder."""
     EDIT = "edit"
-    """Rename it, or change what is known of it."""
+    """Rename or move the entry, or change its metadata."""
     DELETE = "delete"
     """Move it to the trash."""
     RESTORE = "restore"
-    """Take it out of the trash."""
+    """Restore it from the trash."""
     PURGE = "purge"
-    """Destroy what is in the trash."""
+    """Delete it permanently from the trash."""
 
 
 SCOPE_OF: dict[Verb, Scope] = {
@@ -57,20 +56,20 @@ SCOPE_OF: dict[Verb, Scope] = {
 
 
 class UserSession(Value, tag="session"):
-    """A user, by one of their sessions."""
+    """A user with a session."""
 
     user_id: UserId
     session_id: SessionId
 
 
 class HostUser(Value, tag="host"):
-    """A user whom the application that embeds the drive has authenticated itself."""
+    """A user that the embedding application has authenticated."""
 
     user_id: UserId
 
 
 class ApiToken(Value, tag="token"):
-    """A user, by a token that covers only *scopes*, and with *folder_id* only what lies in that folder."""
+    """A user with an API token.  It covers only *scopes*, and with *folder_id* only the contents of that folder."""
 
     user_id: UserId
     token_id: str
@@ -79,7 +78,7 @@ class ApiToken(Value, tag="token"):
 
 
 class ShareLink(Value, tag="link"):
-    """Anyone who holds the link that *user_id* made: *verbs* on *entry_id* and what lies in it."""
+    """Anyone with the link that *user_id* created.  It covers *verbs* on *entry_id* and its contents."""
 
     user_id: UserId
     link_id: str
@@ -88,9 +87,9 @@ class ShareLink(Value, tag="link"):
 
 
 class SignedUrl(Value, tag="url"):
-    """Anyone who holds a URL that this server signed for *user_id*: one *verb* on one entry or upload.
+    """Anyone with a URL that this server signed for *user_id*.  It covers one *verb* on one entry or upload.
 
-    The right is that of the user at the time of use: it ends with theirs.
+    The URL only works while the user has the right themselves.
     """
 
     user_id: UserId
@@ -99,31 +98,31 @@ class SignedUrl(Value, tag="url"):
 
 
 class System(Value, tag="system"):
-    """The server itself: *part* (ingest, janitor, operator) says which of its parts, for the log."""
+    """The server itself.  *part* (ingest, janitor, operator) is for the log."""
 
     part: str
 
 
 Caller: TypeAlias = UserSession | ApiToken
-"""A principal that a bearer token stands for."""
+"""A principal authenticated by a bearer token."""
 
 
 def credential_id(by: Caller) -> str:
-    """What the right of *by* hangs on: when that session or token ends, so does the right."""
+    """Return the id of the session or token that *by* depends on."""
     return by.session_id if isinstance(by, UserSession) else by.token_id
 
 
 Principal: TypeAlias = UserSession | HostUser | ApiToken | ShareLink | SignedUrl | System
-"""Who acts.  ``None`` is not one of them: no message can leave its authority out."""
+"""Who acts.  ``None`` is not allowed, so every message states its authority."""
 
 
 def user_of(by: Principal) -> UserId:
-    """The user on whose authority *by* acts.  Raises ``Invalid`` for the system, which has no drive."""
+    """Return the user for whom *by* acts.  Raises ``Invalid`` for the system, which has no drive."""
     if isinstance(by, System):
-        raise Invalid("The system has no files of its own: name a folder.")
+        raise Invalid("The system has no drive of its own: name a folder.")
     return by.user_id
 
 
 def authority(by: Principal) -> Hashable:
-    """What decides which entries *by* sees, as a key for caches: the same for all sessions of a user."""
+    """Return a cache key for the entries that *by* can see.  All sessions of a user share it."""
     return by.user_id if isinstance(by, UserSession | HostUser) else by

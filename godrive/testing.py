@@ -1,4 +1,4 @@
-"""For tests, ours and those of applications that embed a drive: time by hand, actors over the wire, quick drives."""
+"""Tools for tests of GoDrive and of embedding applications: a manual clock, loopback refs, and quick drives."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ R = TypeVar("R")
 
 
 class ManualClock:
-    """A clock that stands still until it is moved.
+    """A clock that only moves when a test moves it.
 
-    It starts at the machine's time unless told otherwise, since files on disk
-    are stamped with that.
+    By default it starts at the time of the machine, because that is the time
+    of files on disk.
     """
 
     def __init__(self, start: datetime | None = None) -> None:
@@ -47,19 +47,19 @@ class ManualClock:
         return self._monotonic
 
     def advance(self, seconds: float) -> None:
-        """Let that much time pass.  Raises ValueError for less than none."""
+        """Advance both clocks by *seconds*.  Raises ``ValueError`` if it is negative."""
         if seconds < 0:
             raise ValueError("time does not run backwards")
         self._now += timedelta(seconds=seconds)
         self._monotonic += seconds
 
     def jump(self, seconds: float) -> None:
-        """Set the wall clock by that much, forwards or backwards, as an operator or NTP does."""
+        """Change the wall clock by *seconds*, forwards or backwards, as an operator or NTP does."""
         self._now += timedelta(seconds=seconds)
 
 
 class LoopbackRef(Generic[A]):
-    """A ref that treats a near actor as a far one: every message, reply and error is encoded and decoded again."""
+    """A ref that encodes and decodes every message, reply and error, as if the actor were remote."""
 
     def __init__(self, contract: type[A], ref: Ref[A]) -> None:
         self._contract = contract
@@ -82,7 +82,7 @@ class LoopbackRef(Generic[A]):
 
 
 class LoopbackDrive(GoDrive):
-    """A drive whose actors know one another, and are known to you, by :class:`LoopbackRef` only."""
+    """A drive with a :class:`LoopbackRef` for every actor."""
 
     def ref(self, contract: type[A]) -> Ref[A]:
         return LoopbackRef(contract, super().ref(contract))
@@ -93,11 +93,11 @@ QUICK: Mapping[str, Mapping[str, Any]] = {
     "auth": {"bcrypt_cost": 4},
     "blobs": {"driver": "memory", "min_free_bytes": 0},
 }
-"""How :func:`open_drive` differs from the defaults."""
+"""The settings of :func:`open_drive` that differ from the defaults."""
 
 
 def quick_config(data_dir: Path | str, **tables: Mapping[str, Any]) -> Config:
-    """A configuration for tests: :data:`QUICK`, with *tables* laid over it.  Raises msgspec.ValidationError."""
+    """Return :data:`QUICK` with the keys of *tables* replaced.  Raises ``msgspec.ValidationError``."""
     laid: dict[str, dict[str, Any]] = {}
     for layer in (QUICK, {"server": {"data_dir": str(data_dir)}}, tables):
         for name, table in layer.items():
@@ -106,7 +106,7 @@ def quick_config(data_dir: Path | str, **tables: Mapping[str, Any]) -> Config:
 
 
 def quick_folder() -> tempfile.TemporaryDirectory[str]:
-    """A temporary folder, in memory where the machine has a file system for that: syncing is what takes time."""
+    """Return a temporary folder, in memory if possible, because syncing a disk is slow."""
     return tempfile.TemporaryDirectory(prefix="godrive-", dir="/dev/shm" if is_folder(Path("/dev/shm")) else None)  # noqa: S108
 
 
@@ -122,15 +122,15 @@ async def open_drive(
     drive_class: type[GoDrive] = GoDrive,
     **tables: Mapping[str, Any],
 ) -> AsyncIterator[GoDrive]:
-    """A drive that is quick to open and leaves nothing behind::
+    """Open a temporary drive in a few milliseconds::
 
         async with open_drive(auth={"signup": "closed"}) as drive: ...
 
-    Blobs are in memory, the catalog in a temporary folder (*data_dir* keeps
-    it), the clock is a :class:`ManualClock`, hashing costs next to nothing.
-    Nothing happens by itself unless *serving*: ask ``Reconcile`` and
-    ``Sweep``.  *tables* are those of ``config.toml``, so the stores that
-    ``GoDrive`` takes are called *blob_store* and *catalog_store* here.
+    Blobs are in memory, the catalog is in a temporary folder (or in *data_dir*,
+    which is kept), the clock is a :class:`ManualClock`, and password hashes are
+    cheap.  There is no periodic work unless *serving*: send ``Reconcile`` and
+    ``Sweep`` instead.  *tables* are the tables of ``config.toml``; the arguments
+    for stores are therefore called *blob_store* and *catalog_store*.
     """
     with quick_folder() as folder:
         config = quick_config(data_dir or folder, **tables)
@@ -146,7 +146,7 @@ async def open_drive(
 
 
 async def sign_up(drive: GoDrive, email: str = "ann@example.org", password: str = "correct horse") -> User:  # noqa: S107
-    """A user of the drive."""
+    """Create a user."""
     return await drive.auth.ask(SignUp(email, password))
 
 
@@ -161,7 +161,7 @@ async def upload(
     sha256: str | None = None,
     on_conflict: OnConflict = OnConflict.FAIL,
 ) -> File:
-    """A file of that user."""
+    """Create a file of the user."""
     return await receive(
         drive,
         HostUser(user_id=owner_id),
@@ -176,6 +176,6 @@ async def upload(
 
 
 async def chunks(content: bytes, size: int = 65_536) -> AsyncIterator[bytes]:
-    """The bytes as a body that arrives in pieces."""
+    """Yield the bytes as a body in pieces."""
     for start in range(0, len(content), size):
         yield content[start : start + size]

@@ -1,7 +1,7 @@
-"""The one way in and out for bytes: every route, protocol and embedder brings and takes them through here.
+"""Store and read the bytes of files.  Every route, protocol and embedder uses these functions.
 
-Control goes through the actors' mailboxes, bytes go past them, straight
-between the caller and the blob store of this process.
+Control messages go through the actors' mailboxes.  Bytes go directly between
+the caller and the blob store of this process.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ if TYPE_CHECKING:
     from godrive.drive import GoDrive
 
 Pieces = AsyncIterable[bytes | memoryview]
-"""A body as it arrives.  A piece must not change while it is in use, which is until the next one is asked for."""
+"""A body in pieces.  A piece must not change until the next one is requested."""
 
 _LARGE_PIECE = 16_384
-"""Bytes of a piece from which on it is digested in a thread."""
+"""Pieces of at least this many bytes are hashed in a thread."""
 
 TOUCH_EVERY = 10.0
-"""Seconds after which the upload's row learns that bytes are still arriving."""
+"""The longest interval, in seconds, between updates of the upload's row while bytes arrive."""
 TOUCH_BYTES = 32 << 20
-"""Bytes after which it does, too: an upload that was aborted brings no more than these, which nobody is charged for."""
+"""The most bytes between updates.  An aborted upload receives at most this many uncharged bytes more."""
 
 
 async def receive(
@@ -58,11 +58,11 @@ async def receive(
     sha256: str | None = None,
     on_conflict: OnConflict = OnConflict.FAIL,
 ) -> File:
-    """Store *body* as a new file of *size* bytes.  When this returns, file and bytes are durable.
+    """Store *body* as a new file of *size* bytes.  When this function returns, the file is durable.
 
-    Without *mime* the type is determined from the bytes.  With *sha256* (hex)
-    other bytes are refused.  Raises what ``Admit``, ``BeginUpload`` and
-    :func:`receive_upload` raise.
+    Without *mime*, the type is determined from the bytes.  With *sha256* (hex),
+    bytes with another digest are refused.  Raises what ``Admit``, ``BeginUpload``
+    and :func:`receive_upload` raise.
     """
     in_transit = await drive.storage.ask(Admit(size))
     upload = await drive.metadata.ask(
@@ -77,15 +77,16 @@ async def receive(
 async def receive_upload(drive: GoDrive, by: Principal, upload: Upload, body: Pieces) -> File:
     """Store *body* as the bytes of a pending upload and publish it.
 
-    The row of the upload learns every :data:`TOUCH_EVERY` seconds and
-    :data:`TOUCH_BYTES` bytes that bytes are arriving, so an upload that is under
-    way does not expire, and one that was aborted stops.  Bytes that are
-    not what was declared end the upload: ``LengthMismatch``, ``DigestMismatch``.
-    Raises ``UploadFinished`` or ``Gone`` when it has ended, ``StorageFull``,
-    ``StoreUnavailable``, ``NameTaken``, and what *body* raises.
+    While bytes arrive, the row of the upload is updated every
+    :data:`TOUCH_EVERY` seconds and :data:`TOUCH_BYTES` bytes, so a running
+    upload does not expire and an aborted one stops.  If the bytes differ from
+    the declaration, the upload fails with ``LengthMismatch`` or
+    ``DigestMismatch``.  Raises ``UploadFinished`` or ``Gone`` if the upload has
+    ended, ``StorageFull``, ``StoreUnavailable``, ``NameTaken``, and what *body*
+    raises.
 
-    An upload that has its bytes already returns its file if these are the same:
-    a client whose answer was lost sends them again.
+    Idempotent: if the upload already has the same bytes, its file is returned,
+    because a client that lost the answer sends them again.
     """
     check_open(upload)
     if upload.state is UploadState.COMMITTED:
@@ -96,7 +97,7 @@ async def receive_upload(drive: GoDrive, by: Principal, upload: Upload, body: Pi
         blob = await drive.blobs.put(
             upload.object_key, arriving, size=upload.size_bytes, sha256=upload.sha256, mime=mime
         )
-    except BlobExists as error:  # the commit of another put is still under way, or was cut off
+    except BlobExists as error:  # another PUT has stored the bytes and is committing them, or was interrupted
         return await _answer_again(drive, by, upload, error.sha256)
     except UploadFinished:
         return await _answer_again(drive, by, upload, None)
@@ -111,9 +112,9 @@ async def receive_upload(drive: GoDrive, by: Principal, upload: Upload, body: Pi
 
 
 async def _remove(drive: GoDrive, by: Principal, upload: Upload) -> None:
-    """Delete the bytes of an upload that ended while they arrived: they are charged to nobody.
+    """Delete the bytes of an upload that ended while they arrived, because they are charged to no quota.
 
-    The janitor repeats what fails here.
+    If this fails, the janitor retries it.
     """
     with suppress(DriveError):
         ended = await drive.metadata.ask(GetUpload(by, upload.id))
@@ -129,14 +130,14 @@ async def commit(drive: GoDrive, by: Principal, upload: Upload, blob: BlobInfo) 
 async def open_content(
     drive: GoDrive, by: Principal, file_id: FileId, *, version_id: VersionId | None = None
 ) -> Content:
-    """Where the bytes of a file lie that *by* may read now.  Raises ``NotFound``, ``Forbidden``."""
+    """Return the file, with its object key, if *by* may read it now.  Raises ``NotFound``, ``Forbidden``."""
     return await drive.metadata.ask(OpenContent(by, file_id, version_id))
 
 
 async def read(
     drive: GoDrive, by: Principal, file_id: FileId, *, start: int = 0, end: int | None = None
 ) -> AsyncIterator[bytes]:
-    """The bytes of a file from *start* to before *end*, in pieces.  Raises ``NotFound``, ``StoreUnavailable``."""
+    """Yield the bytes of a file from *start* to before *end*.  Raises ``NotFound``, ``StoreUnavailable``."""
     content = await open_content(drive, by, file_id)
     async for piece in drive.blobs.get(content.object_key, start=start, end=end):
         yield piece
@@ -149,9 +150,9 @@ def check_open(upload: Upload) -> None:
 
 
 async def _answer_again(drive: GoDrive, by: Principal, upload: Upload, digest: str | None) -> File:
-    """The file of an upload that has its bytes already, for a sender of bytes of that *digest*.
+    """Return the file of an upload that already has its bytes, if their digest is *digest*.
 
-    Commits the upload if no one has.  Raises ``UploadFinished`` if the bytes are not the same.
+    Commits the upload if that is still pending.  Raises ``UploadFinished`` if the digest differs.
     """
     if digest is not None and digest == await _stored_digest(drive, upload):
         return await drive.ingest.ask(CommitUpload(by, upload.id))
@@ -161,7 +162,7 @@ async def _answer_again(drive: GoDrive, by: Principal, upload: Upload, digest: s
 
 
 async def _stored_digest(drive: GoDrive, upload: Upload) -> str | None:
-    """The digest of the stored bytes; ``None`` if they were purged."""
+    """Return the digest of the stored bytes; ``None`` if they were purged."""
     try:
         blob = await drive.storage.ask(HeadBlob(upload.object_key))
         if blob.sha256 is not None:
@@ -172,7 +173,7 @@ async def _stored_digest(drive: GoDrive, upload: Upload) -> str | None:
 
 
 async def _digest(body: Pieces, *, at_most: int) -> str | None:
-    """The digest of the whole body; ``None`` if it is longer than *at_most* bytes."""
+    """Return the digest of the whole body; ``None`` if it is longer than *at_most* bytes."""
     digest, received = hashlib.sha256(), 0
     async for piece in body:
         received += len(piece)
@@ -186,7 +187,7 @@ async def _digest(body: Pieces, *, at_most: int) -> str | None:
 
 
 async def _reject(drive: GoDrive, by: Principal, upload: Upload, error: DriveError) -> None:
-    """End the upload for that reason, unless another put brings, or has brought, the right bytes."""
+    """Fail the upload, unless another PUT has stored, or is storing, its bytes."""
     with suppress(DriveError):
         if drive.blobs.receiving(upload.object_key) is not None:
             return
@@ -197,7 +198,7 @@ async def _reject(drive: GoDrive, by: Principal, upload: Upload, error: DriveErr
 
 
 class _Arriving:
-    """The pieces of a body, some of which may be looked at before they are taken."""
+    """Iterates over a body, allows to peek at its start, and updates the row of the upload."""
 
     def __init__(self, drive: GoDrive, by: Principal, upload: Upload, body: Pieces) -> None:
         self._drive = drive
@@ -210,7 +211,7 @@ class _Arriving:
         self._touched_at = drive.clock.monotonic()
 
     async def peek(self, size: int) -> bytes:
-        """The first *size* bytes, or all there are.  They are still to come when iterated."""
+        """Return the first *size* bytes, or all if there are fewer, without consuming them."""
         while len(self._peeked) < size:
             try:
                 self._peeked += await anext(self._pieces)
@@ -231,6 +232,6 @@ class _Arriving:
         now = self._drive.clock.monotonic()
         if now - self._touched_at >= TOUCH_EVERY or self._received - self._told >= TOUCH_BYTES:
             self._touched_at, self._told = now, self._received
-            with suppress(DeliveryError, StoreUnavailable):  # the next one will do
+            with suppress(DeliveryError, StoreUnavailable):  # the next update succeeds
                 await self._drive.metadata.ask(TouchUpload(self._by, self._upload.id, self._received))
         return piece

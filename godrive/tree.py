@@ -1,6 +1,6 @@
-"""The supervision tree: what runs in this process, in start order, and where the rest is.
+"""The supervision tree: the children of this process in start order.
 
-The only place that reads where an actor runs.
+This module alone reads where each actor runs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from godrive.bridge.connection import NatsLink
 
 CONTRACTS: tuple[type[Contract], ...] = (Storage, Metadata, Auth, Ingest, Janitor)
-"""Every actor, in start order; they stop in reverse."""
+"""All actors, in start order.  They stop in reverse order."""
 
 CONCURRENCY: dict[type[Contract], dict[Lane, int]] = {
     Storage: {Lane.READ: 128, Lane.WRITE: 64, Lane.CHORE: 32},
@@ -46,14 +46,14 @@ CONCURRENCY: dict[type[Contract], dict[Lane, int]] = {
     Ingest: {Lane.READ: 8, Lane.WRITE: 32, Lane.CHORE: 32},
     Janitor: dict.fromkeys(Lane, 1),
 }
-"""Messages of each lane that an actor handles at once, unless the configuration says otherwise."""
+"""Messages that an actor handles concurrently in each lane, unless configured otherwise."""
 
 
 AUDIT_EVERY = 3600.0
-"""Seconds between comparisons of the kept usage with the rows, which reads every row."""
+"""Seconds between comparisons of the stored usage with the rows, which reads every row."""
 
 SETTLE_EVERY, SETTLED_AT_ONCE = 0.5, 128
-"""Seconds between looks for folders whose trashing or restoring is to be carried down, and rows in one step of it."""
+"""Seconds between checks for unsettled folders, and rows that one step settles."""
 
 
 def _never(reply: Any) -> bool:
@@ -61,14 +61,14 @@ def _never(reply: Any) -> bool:
 
 
 class Refs(Protocol):
-    """Finds the ref of an actor, near or far."""
+    """Returns the ref of an actor, local or remote."""
 
     def __call__(self, contract: type[A]) -> Ref[A]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dependencies:
-    """What actors are built from.  A store is here when an actor of this process needs it."""
+    """The dependencies of actors.  A store is ``None`` if no actor of this process needs it."""
 
     config: Config
     clock: Clock
@@ -81,26 +81,26 @@ class Dependencies:
     bucket_events: Callable[[], BucketEventHandler]
     on_event: OnEvent
     link: NatsLink | None
-    """The connection to NATS, where one is configured."""
+    """The connection to NATS, if one is configured."""
 
 
 def is_local(config: Config, contract: type[Contract]) -> bool:
-    """Whether that actor runs in this process."""
+    """Whether the actor runs in this process."""
     return _table(config, contract).location == "local"
 
 
 def needs_catalog(config: Config) -> bool:
-    """Whether an actor of this process works on the catalog."""
+    """Whether an actor of this process uses the catalog."""
     return is_local(config, Metadata) or is_local(config, Auth)
 
 
 def needs_blobs(config: Config) -> bool:
-    """Whether an actor of this process works on the blob store."""
+    """Whether an actor of this process uses the blob store."""
     return is_local(config, Storage)
 
 
 def tree(parts: Dependencies, *, serving: bool) -> list[ActorSpec | ChildSpec]:
-    """The children of this process; tickers, and what takes messages in, only when it is *serving*."""
+    """Return the children of this process.  Without *serving*, there are no tickers, exposers and subscriptions."""
     config, clock, ref = parts.config, parts.clock, parts.ref
     children: list[ActorSpec | ChildSpec] = []
     if parts.link is not None:
@@ -140,9 +140,9 @@ def tree(parts: Dependencies, *, serving: bool) -> list[ActorSpec | ChildSpec]:
     if (catalog := parts.catalog) is not None:
         actor(Metadata, lambda: MetadataActor(catalog, config, clock, parts.tokens))
         actor(Auth, lambda: AuthActor(catalog, config.auth, clock, parts.signer))
-    guard = ClockGuard(clock)  # outlives the crash of an actor, and with it the memory of a jump
+    guard = ClockGuard(clock)  # shared, so that a crash of an actor does not forget a jump
     actor(Ingest, lambda: IngestActor(ref(Metadata), ref(Storage), config.ingest, clock, guard))
-    # The next sweep continues one that was cut short, so stopping need not wait for it.
+    # The next sweep continues an interrupted one, so stopping does not wait for it.
     actor(Janitor, lambda: JanitorActor(ref(Metadata), ref(Storage), config, clock, guard), shutdown=1.0)
     ticker("settler", Metadata, SettleTrash(SETTLED_AT_ONCE), SETTLE_EVERY, has_more=bool)
     ticker("auditor", Metadata, UsageDrift(), AUDIT_EVERY)
@@ -167,7 +167,7 @@ def tree(parts: Dependencies, *, serving: bool) -> list[ActorSpec | ChildSpec]:
 
 
 def _exposer(parts: Dependencies, link: NatsLink, contract: type[Contract]) -> ChildSpec:
-    """Lets other processes ask the actor.  It stops before any actor does."""
+    """Return the child that lets other processes ask the actor.  It stops before the actors do."""
     from godrive.bridge.exposer import Exposer  # noqa: PLC0415 - needs nats-py
 
     lanes = _lanes(parts.config, contract)
@@ -186,7 +186,7 @@ def _exposer(parts: Dependencies, link: NatsLink, contract: type[Contract]) -> C
 
 
 def _lanes(config: Config, contract: type[Contract]) -> dict[Lane, Slots]:
-    """The slots of each lane of that actor."""
+    """Return the slots of each lane of the actor."""
     table = _table(config, contract)
     return {lane: Slots(table.concurrency or most, table.capacity) for lane, most in CONCURRENCY[contract].items()}
 
