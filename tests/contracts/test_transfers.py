@@ -21,7 +21,7 @@ from tests.http.client import Answer, Person
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=["disk", "s3"])
+@pytest.fixture(params=["disk", pytest.param("s3", marks=pytest.mark.servers)])
 async def ann(request: pytest.FixtureRequest) -> AsyncIterator[Person]:
     """A user of a served drive whose bytes are in that store."""
     store: BlobStore | None = None
