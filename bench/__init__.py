@@ -1,1 +1,1 @@
-"""How fast GoDrive is, as ratios to what it stands on, measured on the same machine in the same run."""
+"""Benchmarks: ratios of GoDrive to simple references, measured on the same machine in the same run."""

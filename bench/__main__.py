@@ -1,4 +1,4 @@
-"""``python -m bench [--quick] [NAME ...]``: measure, print, compare with the run before, keep."""
+"""``python -m bench [--quick] [NAME ...]``: run benchmarks, print and store the results, compare with the last run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.servers import MissingProgram
 
 
 def measures(*, quick: bool) -> dict[str, Callable[[], Result | list[Result]]]:
-    """Everything that can be measured, by name."""
+    """Return all benchmarks by name."""
     requests, standing, transfer = Requests(quick=quick), Standing(quick=quick), Transfer(quick=quick)
     asks, distributed = Asks(quick=quick), Distributed(quick=quick)
     return {
@@ -38,12 +38,12 @@ def measures(*, quick: bool) -> dict[str, Callable[[], Result | list[Result]]]:
 
 
 def main() -> int:
-    """Run what was asked for; 1 when a mark was missed."""
+    """Run the selected benchmarks.  Returns 1 if a goal was missed."""
     parser = argparse.ArgumentParser("scripts/bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="short rounds and small files: a look, not a measurement")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(measures(quick=True))}")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are ended
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # raises, so that the servers are stopped
     known = measures(quick=options.quick)
     unknown = [name for name in options.names if name not in known]
     if unknown:

@@ -1,9 +1,9 @@
-"""What an ask costs: near, beside a bare future's round trip; over NATS, beside a bare request.
+"""The cost of an ask: local against the round trip of a bare future, over NATS against a bare request.
 
-The round trip of a bare future is what every design pays for that has one
-task answer another: a future that wakes the server, and one that brings the
-reply back.  An ask adds the bound, the deadline, the request id, the
-dispatch and the crash that must not get lost.
+The round trip of a bare future is the least cost of any design in which one
+task answers another: one future wakes the server, another carries the reply.
+An ask adds the bound, the deadline, the request id, the dispatch and the
+handling of crashes.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from tests.servers import MissingProgram, NatsServer
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 Measure = Callable[[int], Awaitable[float]]
-"""Do it that many times, one after another; microseconds for one."""
+"""Repeats an operation that many times in sequence, and returns microseconds for one."""
 
 NEAR_MARK = 3.0
 FAR_MARK = 2.5
 
 
 class Echo(Contract, name="echo"):
-    """Says what it hears."""
+    """Returns the number that it receives."""
 
 
 class Say(Ask[Echo, int]):
@@ -45,7 +45,7 @@ class Say(Ask[Echo, int]):
 
 
 class EchoActor(Actor[Echo]):
-    """Says it."""
+    """The actor."""
 
     @Say.handler
     async def say(self, ask: Say) -> int:

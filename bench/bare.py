@@ -1,4 +1,4 @@
-"""What everything is compared with: ``python -m bench.bare PORT``, aiohttp and uvloop and nothing else."""
+"""The reference server: ``python -m bench.bare PORT`` runs aiohttp and uvloop with a constant answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The larger stores: PostgreSQL beside SQLite, an upload by S3 and an event, memory with everything configured."""
+"""Larger deployments: PostgreSQL against SQLite, uploads through S3 and events, memory with all of them configured."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.servers import CephGateway, NatsServer, PostgresServer
 MIB = 1024 * 1024
 
 LEFT_ALONE = merged(stage.OPEN_GATE, {"ingest": {"reconcile_after": 3600.0}})
-"""Intents that nobody follows up, thousands of them, are not looked for while others are measured."""
+"""Disables the reconciler, which would otherwise check thousands of abandoned intents during the measurements."""
 
 
 class Distributed:
@@ -37,7 +37,7 @@ class Distributed:
         self.uploads = 40 if quick else 300
 
     def postgres(self) -> list[Result]:
-        """List and intent with PostgreSQL, synced to disk, against SQLite: the same rows, the same requests."""
+        """List and intent with PostgreSQL (synced to disk) against SQLite, with the same rows and requests."""
         with stage.folder() as place, PostgresServer(durable=True) as database:
             with stage.drive(place, LEFT_ALONE) as sqlite:
                 ada = stage.person(sqlite)
@@ -71,7 +71,7 @@ class Distributed:
         return Result(name, median_of(ours / base for ours, base in pairs), "sqlite", 0.5, parts=parts)
 
     def events(self) -> Result:
-        """From intent to listed, by S3 and an event on JetStream, over what the store's own PUT takes."""
+        """Seconds from intent to listed, with S3 and JetStream events, minus those of the PUT itself."""
         with ExitStack() as stack:
             store, broker = stack.enter_context(CephGateway()), stack.enter_context(NatsServer())
             server = stack.enter_context(stage.drive(stack.enter_context(stage.folder()), self._tables(store, broker)))
@@ -94,7 +94,7 @@ class Distributed:
         )
 
     async def _uploads(self, server: DriveServer, broker: NatsServer, token: str) -> list[tuple[float, float]]:
-        """For each upload the seconds from intent to listed, and those of the PUT alone."""
+        """Return, for each upload, the seconds from intent to listed and those of the PUT alone."""
         client = await nats.connect(broker.url)
         stream = client.jetstream()
         headers = {"Authorization": f"Bearer {token}"}
@@ -131,7 +131,7 @@ class Distributed:
 
 
 def event(url: str) -> bytes:
-    """What MinIO publishes when an object has arrived at *url*."""
+    """Return the event that MinIO publishes for an object at *url*."""
     _, bucket, key = urlsplit(url).path.split("/", 2)
     record = {
         "eventVersion": "2.0",

@@ -1,4 +1,4 @@
-"""What a measurement found, how it is shown, kept, and compared with the run before."""
+"""Results of benchmarks: format, store, and compare with the last run."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Result:
-    """One number.
+    """One result.
 
-    *mark* is what it should reach, from below where *lower* is better.
-    *parts* are the numbers it was made of, by name.
+    *mark* is the goal; with *lower*, smaller values are better.  *parts* are
+    the numbers that the result was computed from, by name.
     """
 
     name: str
@@ -38,17 +38,17 @@ class Result:
 
 
 def median_of(values: Iterable[float]) -> float:
-    """The median: one disturbed round does not move it."""
+    """Return the median, which one disturbed round does not change."""
     return statistics.median(values)
 
 
 def number(value: float) -> str:
-    """Three digits that matter."""
+    """Format with three significant digits."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def line(result: Result, before: Result | None) -> str:
-    """A result as one line, with what became of it since the run before."""
+    """Format a result as one line, with the change since the last run."""
     mark = ""
     if result.mark is not None:
         sign = "<=" if result.lower else ">="
@@ -63,12 +63,12 @@ def _change(old: float, new: float) -> str:
 
 
 def machine() -> dict[str, str | int]:
-    """What the numbers depend on."""
+    """Describe the machine."""
     return {"python": platform.python_version(), "system": platform.platform(), "cores": os.cpu_count() or 0}
 
 
 def previous(results: Path = RESULTS) -> dict[str, Result]:
-    """For each name the result of the latest run that has it."""
+    """Return the latest stored result of each name."""
     found: dict[str, Result] = {}
     for path in sorted(results.glob("*.json")):
         for entry in json.loads(path.read_text())["results"]:
@@ -77,7 +77,7 @@ def previous(results: Path = RESULTS) -> dict[str, Result]:
 
 
 def save(results: list[Result], *, quick: bool, folder: Path = RESULTS) -> Path:
-    """Write the run down; where."""
+    """Store the results.  Returns the path."""
     now = datetime.now(UTC)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{now:%Y%m%dT%H%M%S}{'-quick' if quick else ''}.json"
@@ -87,6 +87,6 @@ def save(results: list[Result], *, quick: bool, folder: Path = RESULTS) -> Path:
 
 
 def say(text: str) -> None:
-    """One line to whoever watches."""
+    """Print one line at once."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Requests a second, against the bare handler: lists, intents, small uploads."""
+"""Requests per second against the bare handler: lists, intents, small uploads."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Results = list[Result]
 
 
 class Requests:
-    """Rounds of bare handler and GoDrive in turn, so that what disturbs one disturbs the other."""
+    """Alternates rounds of the bare handler and GoDrive, so that a disturbance affects both."""
 
     def __init__(self, *, quick: bool) -> None:
         self.rounds = 2 if quick else 6
@@ -59,7 +59,7 @@ class Requests:
         return self.ratio("list, 20 rows of 100 000", 0.30, ours, base)
 
     def intent(self) -> Result:
-        """``POST /v1/files/upload-intent``; to a new server each time, which has no intents that nobody followed up."""
+        """``POST /v1/files/upload-intent``, to a new server each time, without pending uploads from before."""
 
         def load() -> Load:
             with stage.folder() as place, stage.drive(place) as server:
@@ -81,9 +81,9 @@ class Requests:
         return base, ours
 
     def uploads(self) -> Results:
-        """4 KiB: intent, PUT, durable and listed, 32 at a time.  One upload counts as one.
+        """Uploads of 4 KiB, 32 concurrently: intent, PUT, durable and listed.  One upload counts as one.
 
-        Against the bare handler, and against the disk when it syncs one file for each and has nothing else to do.
+        Compared with the bare handler, and with a disk that only syncs one file for each upload.
         """
         base, disk, ours, p50, p99 = [], [], [], [], []
         with stage.bare() as bare, stage.folder() as place, stage.drive(place) as server:

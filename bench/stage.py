@@ -1,4 +1,4 @@
-"""What is measured: servers with users and files in them, and what they are compared with."""
+"""The servers of the benchmarks, with users and files, and the servers to compare with."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.servers import Daemon, answers, free_port
 PASSWORD = "correct horse battery"
 
 OPEN_GATE: Tables = {"auth": {"attempts_per_address": 1_000_000, "attempts_per_account": 1_000_000}}
-"""The defaults, but for limits that keep a single client from making a load."""
+"""The defaults, except for limits that would restrict the load from a single client."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def log_in(server: DriveServer, who: Person) -> Person:
 
 
 def upload_one(server: DriveServer, who: Person, name: str, content: bytes) -> dict[str, Any]:
-    """A file, by the front door."""
+    """Upload a file through the API."""
     body = {"filename": name, "mime": "text/plain", "size_bytes": len(content)}
     intent = request(server, "POST", "/v1/files/upload-intent", body, who.token)
     connection = HTTPConnection("127.0.0.1", server.port, timeout=60)

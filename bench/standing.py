@@ -1,4 +1,4 @@
-"""How it stands: memory when idle, time to start, lists of many files, lists while passwords are hashed."""
+"""Idle memory, start time, lists of many files, and lists during password hashing."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Small files made durable, and nothing else: ``python -m bench.synced FOLDER SECONDS``, what the disk has to give.
+"""The speed of the disk: ``python -m bench.synced FOLDER SECONDS`` creates small durable files, and nothing else.
 
-Each of 32 threads makes a file of 4 KiB, syncs it and links it to its name; the
-folder is not even synced.  Prints how many a second there were.
+Each of 32 threads writes files of 4 KiB, syncs and links them, without a sync
+of the folder.  Prints the number of files per second.
 """
 
 from __future__ import annotations

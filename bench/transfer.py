@@ -1,4 +1,4 @@
-"""One big file up and down, against nginx on the same disk."""
+"""Upload and download of one large file, against nginx on the same disk."""
 
 from __future__ import annotations
 

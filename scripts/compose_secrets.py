@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Make the secrets of compose.yaml, once: a folder for each container, which mounts no other.
+"""Create the secrets of compose.yaml once, in a separate folder for each container.
 
-Runs in a container before all others.  A file that exists is never changed, so
-that the next start finds the same passwords.
+Runs in a container before all others.  Existing files are never changed, so the
+next start finds the same passwords.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ WEBHOOK = "http://gateway:8080/v1/events/bucket"
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file that only its folder protects: each image has a user of its own."""
+    """Write a file with mode 0444, because each image runs as another user.  Only the folder protects it."""
     draft = path.with_suffix(".draft")
     draft.write_text(text, encoding="utf-8")
     draft.chmod(0o444)
@@ -25,14 +25,14 @@ def write(path: Path, text: str) -> None:
 
 
 def keep(path: Path, text: str) -> str:
-    """The content of the file, which is *text* if it did not exist."""
+    """Return the content of the file.  Creates it with *text* if it does not exist."""
     if not path.exists():
         write(path, text)
     return path.read_text(encoding="utf-8")
 
 
 def make(root: Path) -> None:
-    """Make what is missing below *root*.  All secrets are hexadecimal, so that they need no escaping anywhere."""
+    """Create missing files below *root*.  All secrets are hexadecimal, so they need no escaping."""
     for name in ("godrive", "postgres", "nats", "store"):
         (root / name).mkdir(mode=0o755, exist_ok=True)
     ours = root / "godrive"
