@@ -87,7 +87,7 @@ def _write_error(line: str) -> None:
     except OSError:  # replaced by a stream in memory
         sys.stderr.write(line)
         return
-    writer = LogWriter(fd)  # a pipe that nobody reads must not keep the process from ending
+    writer = LogWriter(fd)  # a pipe without a reader must not prevent the process from exiting
     writer.write(line.encode(errors="backslashreplace"))
     writer.drain()
 

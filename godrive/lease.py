@@ -1,4 +1,4 @@
-"""A lease in the catalog: among several processes, one at a time does a job."""
+"""A lease in the catalog, so that only one of several processes does a job at a time."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from godrive.runtime import Ref
 
 
 class Lease:
-    """The lease called *name*, for *ttl* seconds at a time as *monotonic* counts them.
+    """The lease *name*, valid for *ttl* seconds of the clock *monotonic* after each renewal.
 
-    A process that is killed keeps the others from the job for at most *ttl*
-    seconds.
+    A killed process blocks the others for at most *ttl* seconds.
     """
 
     def __init__(self, name: str, ttl: float, monotonic: Callable[[], float]) -> None:
@@ -27,7 +26,7 @@ class Lease:
         self._held_until = float("-inf")
 
     async def hold(self, metadata: Ref[Metadata]) -> bool:
-        """Whether this process holds the lease.  Acquires it, and renews it once it is half over."""
+        """Acquire the lease, or renew it after half its time.  Returns whether this process holds it."""
         now = self._monotonic()
         if now < self._held_until - self._ttl / 2:
             return True
@@ -37,7 +36,7 @@ class Lease:
         return True
 
     async def release(self, metadata: Ref[Metadata]) -> None:
-        """Let another process have the lease.  If that fails, it expires by itself."""
+        """Release the lease.  If that fails, it expires after its time."""
         self._held_until = float("-inf")
         with suppress(DriveError):
             await metadata.ask(ReleaseLease(name=self._name, holder=self._holder))

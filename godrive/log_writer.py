@@ -1,13 +1,13 @@
-"""Write a log without ever waiting for its reader.
+"""Write a log without blocking.
 
-A pipe that nobody reads, a terminal stopped with Ctrl-S and a disk that hangs
-all block ``write(2)``.  :class:`LogWriter` therefore only appends to a buffer;
-a thread of its own makes the system calls.  The buffer is bounded: while it is
-full, lines are dropped and counted, and once the reader has caught up one line
-says how many are missing.
+A pipe without a reader, a terminal stopped with Ctrl-S and a hanging disk all
+block ``write(2)``.  Therefore :class:`LogWriter` only appends to a buffer, and
+a separate thread makes the system calls.  The buffer is bounded: while it is
+full, lines are dropped and counted.  Once the reader has caught up, one line
+reports how many were lost.
 
-The thread is a daemon, so that a blocked one does not keep the process from
-ending.
+The thread is a daemon, so that a blocked thread does not prevent the process
+from exiting.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 BUFFER = 4 * 1024 * 1024
-"""Bytes that may wait for the reader."""
+"""The size of the buffer in bytes."""
 
 DRAIN = 2.0
-"""Seconds that a process waits at its end for the reader to take the rest."""
+"""Seconds that an exiting process waits until the buffer is written."""
 
 _PIECE = 64 * 1024
 
@@ -74,7 +74,7 @@ class LogWriter:
         """Do nothing: loggers call this after each line.  See :meth:`drain`."""
 
     def drain(self, within: float = DRAIN) -> bool:
-        """Wait until the buffer is empty, at most *within* seconds; whether it is."""
+        """Wait at most *within* seconds until the buffer is empty.  Returns whether it is."""
         with self._changed:
             return self._changed.wait_for(lambda: self._held == 0 and not self._has_news(), within)
 
@@ -129,7 +129,7 @@ def _write(fd: int, data: bytes) -> bytes:
     while data:
         try:
             data = data[os.write(fd, data) :]
-        except BlockingIOError:  # somebody who shares the descriptor has made it non-blocking
+        except BlockingIOError:  # another process that shares the descriptor made it non-blocking
             poll = select.poll()
             poll.register(fd, select.POLLOUT)
             poll.poll()

@@ -1,15 +1,15 @@
-"""One budget for all bytes that are held for clients.
+"""One budget for all bytes buffered for clients.
 
-Theory of operation.  Each client by itself is bounded: a head, a body, an
-answer have limits of their own.  Their number is not, so the sum is bounded
-here.  Whatever keeps bytes for a client is a :class:`Holder` and reports how
-many.  When the sum passes the limit, holders are told to shed what they hold:
-first those above the average, of them those without progress for longest.  An
-upload sheds by writing to disk what it has collected; an unfinished request
-head and an answer that is not read shed by ending their connection.
+Theory of operation.  The head, body and answer of each request have limits, but
+the number of clients has none, so this module bounds the sum.  An object that
+buffers bytes for a client is a :class:`Holder` and reports how many.  When the
+sum exceeds the limit, holders must shed their bytes: those above the average,
+and of these the ones without progress for the longest time first.  An upload
+sheds by writing its buffer to disk; an unfinished request head and an unread
+answer shed by closing their connection.
 
-A report may be stale, because not every decrease is seen.  So the sum only
-triggers the work; before anything is shed every holder is counted again.
+Reports may be stale, because not every decrease is reported.  So before any
+holder sheds, all are counted again.
 """
 
 from __future__ import annotations
@@ -19,40 +19,40 @@ from collections import OrderedDict
 from typing import Protocol
 
 LEAST = 16_384
-"""Bytes that a share never goes below, so that an ordinary request is served however many others there are."""
+"""The smallest share in bytes, so that an ordinary request is always served."""
 
 _PART = 8
-"""A share is at most this part of what is free, so that one client leaves room for the next."""
+"""A share is at most 1/8 of the free budget, so that each client leaves some for the next."""
 
 _COUNTED_FOR = 0.5
-"""Seconds for which a count is good enough to tell a share."""
+"""Seconds for which a count is recent enough to compute shares."""
 
 
 class Holder(Protocol):
-    """Something that keeps bytes for a client."""
+    """An object that buffers bytes for a client."""
 
     def held_bytes(self) -> int:
-        """The bytes that it keeps now."""
+        """Return the number of bytes buffered now."""
         ...
 
     def shed(self) -> None:
-        """Give them up, now or as soon as they are written somewhere else."""
+        """Release the bytes, now or as soon as they are written elsewhere."""
         ...
 
 
 class MemoryBudget:
-    """At most *limit* bytes, but for the shares of :data:`LEAST` bytes."""
+    """A budget of *limit* bytes.  Shares of :data:`LEAST` bytes may exceed it."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.held = 0
         self.shed = 0
-        """How many times a holder had to give up its bytes."""
+        """The number of times that a holder had to shed."""
         self._holders: OrderedDict[Holder, int] = OrderedDict()
         self._counted_at = 0.0
 
     def report(self, holder: Holder, size: int) -> None:
-        """*holder* keeps *size* bytes from now on."""
+        """Record that *holder* now buffers *size* bytes."""
         self.held += size - self._holders.pop(holder, 0)
         if size:
             self._holders[holder] = size
@@ -60,7 +60,7 @@ class MemoryBudget:
                 self._reclaim()
 
     def share(self, most: int) -> int:
-        """How many bytes one more client may have kept for it, of the *most* that it may need."""
+        """Return the number of bytes, at most *most*, that may be buffered for one more client."""
         share = (self.limit - self.held) // _PART
         if share < most and time.monotonic() - self._counted_at > _COUNTED_FOR:
             self._count()
@@ -68,7 +68,7 @@ class MemoryBudget:
         return min(most, max(share, LEAST))
 
     def _count(self) -> None:
-        """Correct every report.  A holder that keeps less than before has made progress, so it comes last in line."""
+        """Correct every report.  A holder whose bytes decreased has made progress, so it becomes the last to shed."""
         self._counted_at = time.monotonic()
         for holder, reported in list(self._holders.items()):
             size = holder.held_bytes()
@@ -83,7 +83,7 @@ class MemoryBudget:
                 self._holders.move_to_end(holder)
 
     def _reclaim(self) -> None:
-        """Have holders shed until a quarter of the limit is free, so that this is not done for every packet."""
+        """Let holders shed until a quarter of the limit is free, so that not every packet causes this work."""
         self._count()
         if self.held <= self.limit:
             return

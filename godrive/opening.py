@@ -1,11 +1,11 @@
-"""What a drive keeps and where: the data folder, the signing keys, the catalog, the blobs.
+"""Open the parts of a drive: the data folder, the signing keys, the catalog, the blobs.
 
 A data folder belongs to one drive::
 
-    LAYOUT           how the folder is laid out; a layout that this release does not know is refused
-    lock             held by the process that serves from it; the folder of the blobs has one too, blobs.lock
+    LAYOUT           the layout number; an unknown layout is refused
+    lock             locked by the serving process; the folder of the blobs has blobs.lock
     secret.key       the signing keys, mode 0600
-    godrive.db       the SQLite catalog; beside it godrive.db-reserve, room for deletions on a full disk
+    godrive.db       the SQLite catalog; godrive.db-reserve keeps space for deletions on a full disk
     blobs/           the disk store
 """
 
@@ -30,9 +30,9 @@ LAYOUT = "godrive 2"
 
 
 def open_data_folder(config: Config) -> None:
-    """Make the data folder, or check its stamp.
+    """Create the data folder, or check its stamp.
 
-    Raises ``ConfigError``, or another ``DriveError`` for a failure that may pass.
+    Raises ``ConfigError``, or another ``DriveError`` for a temporary failure.
     """
     folder = config.data_dir
     try:
@@ -57,14 +57,14 @@ def open_data_folder(config: Config) -> None:
 
 
 class FolderLock:
-    """The lock of a folder.  One process holds it, until it releases it or dies."""
+    """The lock of a folder, which one process holds until it releases it or dies."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._fd: int | None = None
 
     def acquire(self) -> None:
-        """Take the lock.  Raises ``ConfigError`` when another server has it."""
+        """Acquire the lock.  Raises ``ConfigError`` if another server holds it."""
         try:
             make_path(self._path.parent)
             self._fd = open_or_create(self._path)
@@ -77,21 +77,21 @@ class FolderLock:
             raise refused(f"{self._path} cannot be locked", error) from None
 
     def release(self) -> None:
-        """Release the lock.  Idempotent.  The file stays: without it two processes could each lock one."""
+        """Release the lock.  Idempotent.  The file remains, or two processes could lock two different files."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
 
 
 def load_keyring(config: Config) -> Keyring:
-    """The signing keys of ``auth.secret_file`` or of the data folder; made when absent.  Raises ``ConfigError``."""
+    """Load the signing keys, or create them if the file does not exist.  Raises ``ConfigError``."""
     if not config.auth.secret_file:
         open_data_folder(config)
     return Keyring.load_or_create(config.secret_path)
 
 
 def make_catalog(config: Config) -> Catalog:
-    """The configured catalog, not opened yet.  A driver is imported only when it is used."""
+    """Return the configured catalog, not opened yet.  Imports only the driver that is used."""
     if config.catalog.driver == "postgres":
         from godrive.catalog.postgres import PostgresCatalog  # noqa: PLC0415
 
@@ -104,12 +104,12 @@ def make_catalog(config: Config) -> Catalog:
 
 
 def keeps_outbox(config: Config) -> bool:
-    """Whether events about files are published, and so have to be kept until they are."""
+    """Whether events about files are published, and therefore stored until then."""
     return bool(config.nats.url) and config.nats.publish_events
 
 
 def make_blobs(config: Config, clock: Clock, memory: MemoryBudget | None = None) -> BlobStore:
-    """The configured blob store, not opened yet.  A driver is imported only when it is used."""
+    """Return the configured blob store, not opened yet.  Imports only the driver that is used."""
     if config.blobs.driver == "s3":
         from godrive.blobs.s3 import S3BlobStore  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""Password hashing in threads, so that log-ins take neither the event loop nor the machine from other requests."""
+"""Hash passwords in threads, so that log-ins block neither the event loop nor other requests."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _Turn = asyncio.Future[None]
 
 
 class HashPool:
-    """Threads that only hash: *threads* at once (0: one per core), at most *waiting* more in line.
+    """A pool of *threads* hashing threads (0: one per core) with a queue of *waiting* passwords.
 
-    Clients take turns, and a client that has fewer passwords in line pushes out
-    the newest of the client that has most: one client cannot keep others from
-    logging in.  On Linux the threads run at lower priority.  bcrypt releases
-    the interpreter lock.
+    Clients take turns.  If the queue is full, a password of a client with fewer
+    queued passwords replaces the newest one of the client with the most, so one
+    client cannot prevent others from logging in.  On Linux the threads run at
+    lower priority.  bcrypt releases the interpreter lock.
     """
 
     def __init__(self, *, cost: int, threads: int, waiting: int) -> None:
@@ -39,16 +39,16 @@ class HashPool:
         self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="hash", initializer=_be_nice)
 
     async def hash(self, password: str, *, client: str = "") -> str:
-        """A new hash of the password.  Raises ``TooManyRequests`` when too many are in line."""
+        """Return a new hash of the password.  Raises ``TooManyRequests`` if the queue is full."""
         return await self._run(client, lambda: hash_password(password, self._cost))
 
     async def check(self, password: str, hashed: str | None, *, cost: int = 0, client: str = "") -> bool:
-        """Whether *hashed* is the hash of that password; ``False`` without a hash.
+        """Return whether *hashed* is a hash of the password; ``False`` without a hash.
 
-        A ``False`` takes as long as a check at *cost* (at least the pool's own),
-        whether there is no hash or one of a lower cost: time does not tell an
-        unknown account from a known one.  Raises ``TooManyRequests`` when too
-        many are in line.
+        A failed check takes as long as a check at *cost* (at least the cost of
+        the pool), also without a hash or with a cheaper one.  So the time does
+        not reveal whether an account exists.  Raises ``TooManyRequests`` if the
+        queue is full.
         """
         cost = max(cost, self._cost)
 
@@ -58,14 +58,14 @@ class HashPool:
                 return False
             matches = check_password(password, hashed)
             if not matches:
-                for step in range(cost_of(hashed), cost):  # each costs twice the one before: the sum is 2 ** cost
+                for step in range(cost_of(hashed), cost):  # each step doubles the cost: the sum is 2 ** cost
                     check_password(password, dummy_hash(step))
             return matches
 
         return await self._run(client, job)
 
     def close(self) -> None:
-        """Start no more hashes; those that run end by themselves."""
+        """Cancel queued hashes.  Running ones finish in the background."""
         for line in self._lines.values():
             for turn in line:
                 turn.cancel()
@@ -83,7 +83,7 @@ class HashPool:
             self._pass_on()
 
     async def _wait_in_line(self, client: str) -> None:
-        """Return when a thread is free for the caller."""
+        """Wait until a thread is free for the caller."""
         if sum(map(len, self._lines.values())) >= self._waiting:
             self._make_room(client)
         turn: _Turn = asyncio.get_running_loop().create_future()
@@ -92,13 +92,13 @@ class HashPool:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self._pass_on()  # the thread was free for a caller that had left
+                self._pass_on()  # the cancelled caller had just got the thread
             else:
                 self._leave(client, turn)
             raise
 
     def _make_room(self, client: str) -> None:
-        """Push out the newest of the client that has most in line, or raise ``TooManyRequests``."""
+        """Drop the newest password of the client with the most, or raise ``TooManyRequests``."""
         error = TooManyRequests("Too many passwords are being checked.")
         longest = max(self._lines, key=lambda name: len(self._lines[name]), default=client)
         if longest == client or len(self._lines[longest]) <= len(self._lines.get(client, ())) + 1:
@@ -115,7 +115,7 @@ class HashPool:
                 del self._lines[client]
 
     def _pass_on(self) -> None:
-        """Give the thread that is free now to the first in line of the client whose turn it is."""
+        """Give the free thread to the next client."""
         if not self._lines:
             self._running -= 1
             return
@@ -128,6 +128,6 @@ class HashPool:
 
 
 def _be_nice() -> None:
-    if sys.platform == "linux":  # where a thread has a priority of its own
+    if sys.platform == "linux":  # where each thread has its own priority
         thread = threading.get_native_id()
         os.setpriority(os.PRIO_PROCESS, thread, min(os.getpriority(os.PRIO_PROCESS, thread) + 10, 19))

@@ -1,20 +1,20 @@
-"""Which attempts to log in are refused unchecked.
+"""Limits on log-in attempts.  An attempt over a limit is refused without a check.
 
-Guessing is limited in three ways, and only failed attempts count:
+Three limits count failed attempts:
 
 - for each address and account together;
-- for each address, whatever the account: for IPv6 the /64 that one client has,
-  and more generously the /48 that one customer may have;
-- for each account, whatever the address, so that many addresses guess together
-  no faster than a few.
+- for each address and all accounts: for IPv6 the /64 of one client, and with a
+  higher limit the /48 of one customer;
+- for each account and all addresses, so that many addresses together cannot
+  guess faster than a few.
 
-An attacker can use up the last two for others: by failing at an account, or
-behind an address that many share.  So they are not enforced for an address
-that sessions of the account came from in the last 30 days: its owner gets in
-however many strangers fail.  At such an address the first limit is as high as
-that of an address, because the attacker may share it with the owner.
+An attacker can exhaust the last two for others: by failing at an account, or
+from an address that many share.  So they are not enforced for an address from
+which a session of the account came in the last 30 days, and the owner can log
+in.  For such an address the first limit is as high as that of an address,
+because the attacker may share the address with the owner.
 
-Each process that runs the auth actor counts for itself.
+Each process that runs the auth actor counts separately.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from godrive.clock import Clock
 from godrive.rules.networks import networks
 
 WIDER = 8
-"""How many times more may fail from an IPv6 /48 than from one /64 of it."""
+"""The limit of an IPv6 /48, as a multiple of that of a /64."""
 
 STRANGERS = 3
-"""How many times more may fail at an account from all addresses than from one."""
+"""The limit of an account for all addresses, as a multiple of that for one address."""
 
 
 class LogInLimits:
-    """Counts failed log-ins, and sign-ups, within ``auth.attempts_window``."""
+    """Counts failed log-ins and sign-ups within ``auth.attempts_window``."""
 
     def __init__(self, settings: config.Auth, clock: Clock) -> None:
         def limiter(limit: int) -> RateLimiter:
@@ -48,7 +48,7 @@ class LogInLimits:
         self._by_session = limiter(settings.attempts_per_account)
 
     def log_in(self, address: str, account: str, *, known: bool) -> AbstractContextManager[Attempt]:
-        """An attempt at *account*, which may be the e-mail address of no user; *known* lifts the shared limits.
+        """Begin an attempt to log in to *account*, which need not exist.  *known* lifts the shared limits.
 
         Raises ``TooManyRequests``.
         """
@@ -61,18 +61,18 @@ class LogInLimits:
         return attempt([*limits, *self._of_address(address, enforced=not known)])
 
     def sign_up(self, address: str) -> AbstractContextManager[Attempt]:
-        """An attempt to sign up.  Raises ``TooManyRequests``."""
+        """Begin an attempt to sign up.  Raises ``TooManyRequests``."""
         return attempt(self._of_address(address))
 
     def confirm(self, session_id: str) -> AbstractContextManager[Attempt]:
-        """A session's attempt to give its user's password.  No one outside of the session can use up this limit.
+        """Begin a session's attempt to confirm the password.  Only the session itself can exhaust this limit.
 
         Raises ``TooManyRequests``.
         """
         return attempt([Limit(self._by_session, session_id)])
 
     def _of_address(self, address: str, *, enforced: bool = True) -> list[Limit]:
-        if not address:  # an application that embeds the drive may not know it
+        if not address:  # an embedding application may not know it
             return []
         client, customer = networks(address)
         return [Limit(self._by_client, client, enforced), Limit(self._by_customer, customer, enforced)]

@@ -1,4 +1,4 @@
-"""Passwords: who knows one, how often they may guess, and what the log says of those who guess wrong."""
+"""Check passwords, limit failed attempts, and log them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from godrive.rules import networks, users
 
 
 class Passwords:
-    """Checks passwords, within limits, in threads of their own."""
+    """Hashes and checks passwords in threads, within limits."""
 
     def __init__(self, catalog: Catalog, settings: config.Auth, clock: Clock) -> None:
         self._catalog = catalog
@@ -25,31 +25,31 @@ class Passwords:
         self._hashes = HashPool(cost=settings.bcrypt_cost, threads=settings.hash_threads, waiting=settings.hash_waiting)
 
     def close(self) -> None:
-        """Check no more passwords."""
+        """Stop checking passwords."""
         self._hashes.close()
 
     async def hash(self, password: str, address: str = "") -> str:
-        """A new hash of the password.  Raises ``TooManyRequests`` when the server is busy with others."""
+        """Return a new hash of the password.  Raises ``TooManyRequests`` if the queue is full."""
         return await self._hashes.hash(password, client=networks.networks(address)[1])
 
     async def sign_up(self, password: str, address: str) -> str:
-        """As :meth:`hash`, and count it for the limits of the address.  Raises ``TooManyRequests``."""
+        """Like :meth:`hash`, and count the attempt for the address.  Raises ``TooManyRequests``."""
         with self._limits.sign_up(address) as attempt:
             hashed = await self.hash(password, address)
             attempt.counts = True
         return hashed
 
     async def log_in(self, email: str, password: str, address: str) -> users.Account:
-        """The active account with that e-mail address and password.
+        """Return the active account with that e-mail address and password.
 
-        Raises ``Unauthenticated``, the same after the same time whether the
-        account does not exist, is disabled or has another password, or
-        ``TooManyRequests``.  Every failure is one line of the log.
+        Raises ``TooManyRequests``, or ``Unauthenticated`` with the same text and
+        after the same time, whether the account does not exist, is disabled or
+        has another password.  Logs every failure.
         """
 
         async def look(tx: Tx) -> tuple[users.Account | None, bool, int]:
             account = await users.find(tx, email)
-            user_id = account.user.id if account else users.NO_ONE  # the same reads, whether or not there is one
+            user_id = account.user.id if account else users.NO_ONE  # the same reads, whether or not the account exists
             known = await networks.is_known(tx, user_id, address, now=self._clock.now())
             return account, known, await users.highest_cost(tx)
 
@@ -73,8 +73,8 @@ class Passwords:
     async def confirm(self, by: UserSession, password: str, address: str) -> None:
         """Require the user's current password, so that a stolen token alone cannot change the account.
 
-        The limit is the session's own: strangers who fail to log in cannot use
-        it up.  Raises ``Forbidden``, ``TooManyRequests``.
+        Each session has its own limit, which strangers cannot exhaust.  Raises
+        ``Forbidden``, ``TooManyRequests``.
         """
         account = await self._catalog.read(lambda tx: users.account(tx, by.user_id))
         with self._limits.confirm(by.session_id) as attempt:
@@ -93,16 +93,16 @@ class Passwords:
 
 
 def refused() -> Unauthenticated:
-    """The one answer to an unknown e-mail address, a wrong password and a disabled user."""
+    """Return the error for an unknown e-mail address, a wrong password and a disabled user."""
     return Unauthenticated("The e-mail address or the password is wrong.")
 
 
 def _report(reason: str, address: str, account: users.Account | None) -> None:
-    """Log a failed log-in.  Programs that ban addresses read this line: docs/operations.md promises its form."""
+    """Log a failed log-in.  fail2ban reads this line, and docs/operations.md documents its format."""
     who = {} if account is None else {"user": account.user.id}
     get_logger("godrive.auth").warning("log_in_failed", address=_one_word(address), reason=reason, **who)
 
 
 def _one_word(address: str) -> str:
-    """The address with nothing in it that could end or forge a field of the line."""
+    """Return the address without characters that could end or forge a field of the line."""
     return "".join(character if character.isalnum() or character in ".:%-_" else "?" for character in address[:64])

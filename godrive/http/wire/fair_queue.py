@@ -1,15 +1,15 @@
-"""Turns at the drive, shared fairly among those who want them.
+"""Fair queueing of requests.
 
-Theory of operation.  An actor's mailbox is first come, first served: whoever
-sends most would be served most, and everybody else would wait behind.  So
-requests queue here, before any mailbox, and at most *slots* of them are under
-way at once.  Each key (a user, or the address of a stranger) has a queue of
-its own; free slots go to the queues in turn.  One key never has more than half
-of the slots, so that a newcomer finds one free.
+Theory of operation.  The mailbox of an actor is first come, first served, so a
+client with many requests would delay all others.  Therefore requests queue
+here, before any mailbox, and at most *slots* of them run concurrently.  Each
+key (a user, or the address of an unauthenticated client) has its own queue, and
+free slots go to the queues in turn.  One key never has more than half of the
+slots, so that a new client finds a free one.
 
-Reads, large reads, writes and log-ins have slots of their own
-(:class:`Lanes`): a slow disk delays no read, a storm of log-ins delays no
-user, and small requests overtake large ones.
+Reads, large reads, writes and log-ins have separate slots (:class:`Lanes`), so
+a slow disk delays no read, many log-ins delay no user, and small requests
+overtake large ones.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from collections.abc import Hashable
 from godrive.errors import MailboxFull
 
 READS, LARGE_READS, WRITES, LOGINS = 64, 2, 256, 64
-"""Requests under way at once.  Two large reads fill the event loop; writes are committed in groups, so many are few."""
+"""Concurrent requests.  Two large reads fill the event loop; many writes are cheap, because they share commits."""
 
 MOST_WAITING = 512
-"""Requests of one key that may wait."""
+"""The most queued requests of one key."""
 
 PATIENCE = 10.0
-"""Seconds that a request waits for its turn before it is refused."""
+"""Seconds after which a queued request is refused."""
 
 
 class FairQueue:
-    """At most *slots* turns at once; those who wait take turns by key."""
+    """Admits at most *slots* requests at once, and queues the others by key."""
 
     def __init__(self, slots: int) -> None:
         self._free = slots
@@ -41,11 +41,11 @@ class FairQueue:
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for their turn."""
+        """The number of queued requests."""
         return sum(map(len, self._waiting.values()))
 
     def enter(self, key: Hashable) -> bool:
-        """Take a turn if there is a free one; else :meth:`wait`."""
+        """Take a free slot.  Returns false if the caller must :meth:`wait`."""
         if self._free and self._taken[key] < self._most and key not in self._waiting:
             self._free -= 1
             self._taken[key] += 1
@@ -53,9 +53,9 @@ class FairQueue:
         return False
 
     async def wait(self, key: Hashable) -> None:
-        """Take a turn when it comes.  Raises ``MailboxFull`` after :data:`PATIENCE` seconds, or if too many wait."""
+        """Wait for a slot.  Raises ``MailboxFull`` after :data:`PATIENCE` seconds, or if the queue is full."""
         if len(self._waiting.get(key, ())) >= MOST_WAITING:
-            raise MailboxFull("Too many requests of yours wait already.")
+            raise MailboxFull("Too many of your requests are queued.")
         turn = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, deque()).append(turn)
         try:
