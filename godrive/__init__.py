@@ -1,8 +1,8 @@
 """GoDrive: the storage backend behind a drive, in one asyncio process of supervised actors.
 
-What an application that embeds a drive begins with is here; what may be asked
-is in ``godrive.messages``, what comes back in ``godrive.model``, what may be
-raised in ``godrive.errors``, and the HTTP application in ``godrive.http``.
+This package exports what an embedding application needs first.  Messages are in
+``godrive.messages``, replies in ``godrive.model``, errors in ``godrive.errors``,
+and the HTTP application is in ``godrive.http``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is exported when it is first used, so that ``godrive.errors`` costs no database driver."""
+    """Import exported names on first use, so that importing ``godrive.errors`` imports no database driver."""
     modules = {"Config": "godrive.config", "DriveError": "godrive.errors", "GoDrive": "godrive.drive"}
     if name not in modules:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

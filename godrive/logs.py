@@ -1,7 +1,7 @@
-"""Logging for the program.  A host that embeds the library sets up its own.
+"""Logging for the program.  An embedding application sets up its own.
 
-Events with fields, one a line: coloured text on a terminal, JSON elsewhere.
-Warnings and errors that other libraries report through ``logging`` join them.
+Each event is one line with fields: coloured text on a terminal, JSON elsewhere.
+Warnings and errors that other libraries log through ``logging`` are included.
 Logging never blocks and never fails: see :mod:`godrive.log_writer`.
 """
 
@@ -43,7 +43,7 @@ log = structlog.get_logger("godrive")
 
 
 def level_number(name: str) -> int:
-    """The level of that name as ``logging`` counts it."""
+    """Return the number of a level in ``logging``."""
     return logging.getLevelNamesMapping()[name.upper()]
 
 
@@ -58,7 +58,7 @@ class ProcessLog:
     def set_level(self, name: str) -> None:
         """Log events of this level and above from now on."""
         self.level = level_number(name)
-        # Of other libraries only what is wrong: at lower levels some write down the secrets they sign with.
+        # Other libraries: warnings and errors only, because at lower levels some log signing secrets.
         logging.getLogger().setLevel(max(self.level, logging.WARNING))
 
     def enables(self, level: int) -> bool:
@@ -67,7 +67,7 @@ class ProcessLog:
 
 
 def configure(settings: Log, stream: TextIO = sys.stdout) -> ProcessLog:
-    """Log to *stream* from now on, in this process.  The rest of the buffer is written when the process ends."""
+    """Log to *stream* from now on.  When the process exits, it writes the rest of the buffer."""
     process_log = ProcessLog(settings, stream)
 
     def drop_below_level(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:

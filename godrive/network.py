@@ -1,6 +1,6 @@
-"""Addresses, networks, origins and URLs as they stand in a configuration, in the one spelling that compares.
+"""Normalise the addresses, networks, origins and URLs of a configuration.
 
-Each function raises ``ValueError`` for text that could never match anything.
+Each function raises ``ValueError`` for text that could never match.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 
 
 def host(text: str) -> str:
-    """A host name in lower case and ASCII, or an IP address without brackets, in its shortest form."""
+    """Return a host name in lower case and ASCII, or an IP address in its shortest form, without brackets."""
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     try:
         return str(ip_address(bare))
@@ -42,7 +42,7 @@ def host(text: str) -> str:
 
 
 def bind_addresses(text: str) -> list[str]:
-    """The addresses to listen on for ``server.host``: for every address, one for each family."""
+    """Return the addresses to listen on for ``server.host``; for every address, one of each family."""
     if text == ANY:
         return ["::", "0.0.0.0"]  # noqa: S104 - what the operator has asked for
     address = host(text)
@@ -56,14 +56,14 @@ def binds_every_address(text: str) -> bool:
 
 @lru_cache(maxsize=64)  # answers name it in Location
 def local_url(text: str, port: int) -> str:
-    """The URL of a server on ``server.host``, as a client on the same machine reaches it."""
+    """Return the URL of a server on ``server.host`` for a client on the same machine."""
     address = "127.0.0.1" if text == ANY else host(text)
     address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104
     return f"http://{_in_url(address)}:{port}"
 
 
 def url(text: str) -> str:
-    """An ``http(s)`` URL that a path can be appended to: no query, no credentials, no slash at its end."""
+    """Return an ``http(s)`` URL to append a path to, without query, credentials and final slash."""
     parts = _split(text)
     if parts.scheme not in _DEFAULT_PORTS or parts.hostname is None:
         raise ValueError(f"{text!r} is not an http(s) URL")
@@ -74,17 +74,17 @@ def url(text: str) -> str:
 
 @lru_cache(maxsize=64)
 def base_url(text: str) -> str:
-    """The same, for clients: its host is one that they can reach."""
+    """Like :func:`url`, but refuse hosts that clients cannot reach."""
     if urlsplit(url(text)).hostname in ("0.0.0.0", "::"):  # noqa: S104 - to refuse it
         raise ValueError(f"{text!r} names no address that a client can reach")
     return url(text)
 
 
 def origin(text: str) -> str:
-    """An origin as browsers send it (RFC 6454, section 6.2): lower case, ASCII, without the default port.
+    """Return an origin as browsers send it (RFC 6454, section 6.2): lower case, ASCII, without the default port.
 
-    ``*`` and ``null`` stand for themselves.  Schemes of applications
-    (``tauri://localhost``) are taken as they are.
+    ``*`` and ``null`` are returned unchanged.  Schemes of applications
+    (``tauri://localhost``) are allowed.
     """
     if text in (ANY, "null"):
         return text
@@ -96,7 +96,7 @@ def origin(text: str) -> str:
 
 
 def network(text: str) -> Network:
-    """An address or a network.  IPv4 within IPv6 becomes IPv4, as the addresses of clients do."""
+    """Return an address or a network.  IPv4-mapped IPv6 becomes IPv4, as for addresses of clients."""
     parsed = ip_network(text, strict=False)
     if isinstance(parsed, IPv6Network) and parsed.prefixlen >= 96:
         mapped = parsed.network_address.ipv4_mapped
@@ -106,7 +106,7 @@ def network(text: str) -> Network:
 
 
 def client_address(text: str) -> IPv4Address | IPv6Address:
-    """An address of a client, to compare with a :func:`network`."""
+    """Return the address of a client, to compare with a :func:`network`."""
     parsed = ip_address(text.partition("%")[0])
     return (parsed.ipv4_mapped or parsed) if isinstance(parsed, IPv6Address) else parsed
 
@@ -121,5 +121,5 @@ def _split(text: str) -> SplitResult:
 
 
 def _in_url(address: str) -> str:
-    """A host as it stands in a URL (RFC 3986, section 3.2.2; RFC 6874 for the zone of an address)."""
+    """Return a host for a URL (RFC 3986, section 3.2.2; RFC 6874 for the zone of an address)."""
     return f"[{address.replace('%', '%25')}]" if ":" in address else address

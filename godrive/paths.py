@@ -1,11 +1,11 @@
-"""Look at paths and write small files, with an error wherever the system gives one.
+"""Check paths and write small files, without hiding errors of the system.
 
-``Path.exists`` and its kin answer ``False`` from Python 3.14 on when a folder
-may not be searched.  A decision that hangs on the answer (make a key, take the
-defaults) must not be made then, so these functions raise ``OSError``.
+From Python 3.14 on, ``Path.exists`` and similar methods return ``False`` if a
+folder may not be searched.  That must not lead to a new key or to the defaults,
+so these functions raise ``OSError``.
 
-What root makes gets the owner of its folder.  So a service with an account of
-its own can use what an operator has prepared for it as root.
+Files created by root get the owner of their folder, so that a service with its
+own account can use files that an operator has created as root.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from pathlib import Path
 
 
 def exists(path: Path) -> bool:
-    """Whether there is anything at *path*.  Raises ``OSError`` when the system does not tell."""
+    """Whether *path* exists.  Raises ``OSError`` if that is unknown."""
     return _mode(path) is not None
 
 
 def is_file(path: Path) -> bool:
-    """Whether *path* is a regular file, or a link to one.  Raises ``OSError`` when the system does not tell."""
+    """Whether *path* is a regular file, or a link to one.  Raises ``OSError`` if that is unknown."""
     mode = _mode(path)
     return mode is not None and stat.S_ISREG(mode)
 
 
 def is_folder(path: Path) -> bool:
-    """Whether *path* is a folder, or a link to one.  Raises ``OSError`` when the system does not tell."""
+    """Whether *path* is a folder, or a link to one.  Raises ``OSError`` if that is unknown."""
     mode = _mode(path)
     return mode is not None and stat.S_ISDIR(mode)
 
@@ -42,7 +42,7 @@ def _mode(path: Path) -> int | None:
 
 
 def create_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Make the file, durably: whole or not at all.  Raises ``FileExistsError`` when it exists."""
+    """Create the file, durably and atomically.  Raises ``FileExistsError`` if it exists."""
     draft = _write_draft(path, data, mode)
     try:
         adopt(draft.name, path.parent)
@@ -53,9 +53,9 @@ def create_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Replace the content of the file, durably: whole or not at all.  Its owner, group and mode stay.
+    """Replace the content of the file, durably and atomically.  Owner, group and mode do not change.
 
-    A link stays a link: the file that it names is replaced.
+    If *path* is a link, its target is replaced.
     """
     path = Path(os.path.realpath(path))
     before = path.stat()
@@ -77,13 +77,13 @@ def sync_folder(folder: Path) -> None:
 
 
 def _link(draft: Path, path: Path) -> None:
-    """Give the draft its name, unless the name is taken."""
+    """Link the draft to *path*, unless *path* exists."""
     try:
         path.hardlink_to(draft)
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK) or exists(path):
             raise
-        draft.replace(path)  # a file system without links, where two processes at once may each write one
+        draft.replace(path)  # no hard links on this file system, so two processes could both write the file
 
 
 def _write_draft(path: Path, data: bytes, mode: int, owner: os.stat_result | None = None) -> Path:
@@ -106,7 +106,7 @@ def _write_draft(path: Path, data: bytes, mode: int, owner: os.stat_result | Non
 
 
 def open_or_create(path: Path) -> int:
-    """A handle of the file for reading and writing; made with mode 0600 when absent."""
+    """Open the file for reading and writing.  Creates it with mode 0600 if it does not exist."""
     try:
         return os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -116,7 +116,7 @@ def open_or_create(path: Path) -> int:
 
 
 def make_path(path: Path, mode: int = 0o700) -> None:
-    """Make a folder and those above it, durably, unless they exist."""
+    """Create a folder and its parents, durably, unless they exist."""
     if is_folder(path):
         return
     if path == path.parent:
@@ -133,14 +133,14 @@ def make_path(path: Path, mode: int = 0o700) -> None:
 
 
 def adopt(name: str, folder: Path | int) -> None:
-    """As root, give what was just made in *folder* to the owner of the folder."""
+    """As root, change the owner of a new entry of *folder* to the owner of the folder."""
     if os.geteuid() != 0:
         return
     handle = folder if isinstance(folder, int) else os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         owner = os.fstat(handle)
         if owner.st_uid != 0:
-            with suppress(PermissionError):  # root of a container that may not change owners
+            with suppress(PermissionError):  # root in a container may not be allowed to change owners
                 os.chown(name, owner.st_uid, owner.st_gid, dir_fd=handle, follow_symlinks=False)
     finally:
         if handle is not folder:

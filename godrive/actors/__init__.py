@@ -1,1 +1,1 @@
-"""What the actors do.  A module here imports contracts of other actors, never the actors themselves."""
+"""The actors.  A module here imports the contracts of other actors, never the actors themselves."""

@@ -1,4 +1,4 @@
-"""Limits on failed attempts: at most so many of each key within a sliding window."""
+"""Limit failed attempts of each key within a sliding window."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from godrive.clock import Clock
 from godrive.errors import TooManyRequests
 
 _PENDING_WAIT = 1.0
-"""Seconds after which to come back when attempts under way, which may yet succeed, use up the limit."""
+"""Seconds to wait if running attempts, which may still succeed, exhaust the limit."""
 
 
 @dataclass(eq=False)
@@ -22,10 +22,10 @@ class _Record:
 class RateLimiter:
     """Counts the failed attempts of each key (an address, an account) in the last *window* seconds.
 
-    An attempt under way counts as failed until it ends, so many guesses at once
-    are no more than many in a row.  Refused attempts do not count, so a client
-    that comes back when told to is let in.  Remembers the *capacity* keys that
-    tried last: memory is bounded however many keys there are.
+    A running attempt counts as failed until it ends, so concurrent guesses have
+    no advantage.  Refused attempts do not count, so a client that waits as long
+    as ``Retry-After`` says is admitted.  Only the *capacity* keys with the
+    latest attempts are stored, so memory is bounded.
     """
 
     def __init__(self, limit: int, window: float, clock: Clock, *, capacity: int = 10_000) -> None:
@@ -36,11 +36,11 @@ class RateLimiter:
         self._records: dict[str, _Record] = {}
 
     def __len__(self) -> int:
-        """How many keys are remembered."""
+        """Return the number of stored keys."""
         return len(self._records)
 
     def wait(self, key: str) -> float:
-        """Seconds until the key may try again: 0 when it may now."""
+        """Return the seconds until the key may try again; 0 if it may now."""
         record = self._records.get(key)
         if record is None:
             return 0.0
@@ -51,16 +51,16 @@ class RateLimiter:
         return 0.0 if len(failed_at) + record.pending < self._limit else _PENDING_WAIT
 
     def start(self, key: str) -> _Record:
-        """Begin an attempt, whether or not the key should wait; pass the result to :meth:`finish`."""
+        """Begin an attempt, even if the key should wait.  Pass the result to :meth:`finish`."""
         record = self._records.pop(key, None) or _Record()
-        self._records[key] = record  # last, because it tried last
+        self._records[key] = record  # the latest attempt comes last
         record.pending += 1
         if len(self._records) > self._capacity:
             del self._records[next(iter(self._records))]
         return record
 
     def finish(self, key: str, record: _Record, *, failed: bool) -> None:
-        """End an attempt, and count it if it *failed*."""
+        """End an attempt.  Count it if it *failed*."""
         now = self._clock.monotonic()
         record.pending -= 1
         record.failed_at = [at for at in record.failed_at if at > now - self._window]
@@ -72,7 +72,7 @@ class RateLimiter:
 
 @dataclass(frozen=True)
 class Limit:
-    """One limit that an attempt counts for; it is refused for this limit only when *enforced*."""
+    """A limit that an attempt counts for.  Only an *enforced* limit refuses attempts."""
 
     limiter: RateLimiter
     key: str
@@ -80,16 +80,16 @@ class Limit:
 
 
 class Attempt:
-    """An attempt under way; it counts for its limits when *counts* is set."""
+    """A running attempt.  It counts for its limits if *counts* is set."""
 
     def __init__(self) -> None:
         self.counts = False
 
 
 def attempt(limits: Sequence[Limit]) -> AbstractContextManager[Attempt]:
-    """Begin an attempt that counts for all *limits*, as a context manager to enter at once.
+    """Return a context manager for an attempt that counts for all *limits*.  Enter it at once.
 
-    Raises ``TooManyRequests`` with the time after which all of them allow it.
+    Raises ``TooManyRequests`` with the time after which all limits allow it.
     """
     wait = max((limit.limiter.wait(limit.key) for limit in limits if limit.enforced), default=0.0)
     if wait > 0:

@@ -1,4 +1,4 @@
-"""Which sessions are alive, as of less than a second ago."""
+"""Cache which sessions and tokens are valid."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ C = TypeVar("C", bound=Caller)
 
 
 class SessionCache(Generic[C]):
-    """Asks *read* whether a credential is alive, at most once in *max_age* seconds for each.
+    """Calls *read* to check a credential, at most once in *max_age* seconds for each.
 
-    The key is the id of the credential: of the session, or of the token.  The
-    age of an answer counts from the question, so no answer is older than
-    *max_age*.  Callers that ask for the same one at the same time share a read.
+    The key is the id of the session or token.  The age of a result counts from
+    the start of the read, so no result is older than *max_age*.  Concurrent
+    callers with the same credential share a read.
     """
 
     def __init__(
@@ -36,29 +36,29 @@ class SessionCache(Generic[C]):
         self._reads: dict[str, asyncio.Task[bool]] = {}
 
     def __len__(self) -> int:
-        """How many credentials are remembered."""
+        """Return the number of cached credentials."""
         return len(self._alive_at)
 
     def is_fresh(self, by: C) -> bool:
-        """Whether the credential was alive so recently that there is no need to ask."""
+        """Whether the cache knows that the credential is valid."""
         alive_at = self._alive_at.get(credential_id(by))
         return alive_at is not None and self._clock.monotonic() - alive_at < self._max_age
 
     async def check(self, by: C) -> bool:
-        """Whether the credential is alive."""
+        """Return whether the credential is valid."""
         if self.is_fresh(by):
             return True
         key = credential_id(by)
         read = self._reads.get(key)
         if read is None:
             read = self._reads[key] = asyncio.create_task(self._ask(key, by))
-            read.add_done_callback(lambda done: done.cancelled() or done.exception())  # no one may be left to take it
+            read.add_done_callback(lambda done: done.cancelled() or done.exception())  # all callers may have left
         # Not shield(): from Python 3.14 it reports an error as unhandled when the caller has left meanwhile.
         await asyncio.wait([read])
         return read.result()
 
     def forget(self, key: str | None = None) -> None:
-        """Ask again before saying that this credential (or any) is alive; a read under way does not count."""
+        """Forget the result for this credential (or for all), including that of a running read."""
         if key is None:
             self._alive_at.clear()
             self._reads.clear()
@@ -71,7 +71,7 @@ class SessionCache(Generic[C]):
         try:
             alive = await self._read(by)
             if alive and self._reads.get(key) is me:
-                self._alive_at.pop(key, None)  # put last: it was asked last
+                self._alive_at.pop(key, None)  # the latest result comes last
                 self._alive_at[key] = asked_at
                 if len(self._alive_at) > self._capacity:
                     del self._alive_at[next(iter(self._alive_at))]

@@ -65,7 +65,7 @@ class Call:
 
     @property
     def session(self) -> UserSession:
-        """Who acts, where only a session may.  Raises ``Forbidden``."""
+        """The session of the request, for operations that accept no other principal.  Raises ``Forbidden``."""
         if not isinstance(self.by, UserSession):
             raise Forbidden("Log in: a token cannot do this.")
         return self.by
@@ -82,7 +82,7 @@ class Call:
 
     @property
     def forwarded(self) -> bool:
-        """Whether a proxy that is not trusted says that it speaks for another client."""
+        """Whether an untrusted proxy named another client in its headers."""
         return self._proxies.disregards(self.request)
 
     @property

@@ -63,7 +63,7 @@ class ConnectionLimit:
         return len(self._connections)
 
     def count_busy(self) -> int:
-        """How many connections have a request in progress."""
+        """Return the number of connections with a request in progress."""
         return sum(not connection.is_idle() for connection in self._connections)
 
     def enter(self, connection: Evictable) -> None:
@@ -74,7 +74,7 @@ class ConnectionLimit:
         self._connections[connection] = None
 
     def leave(self, connection: Evictable) -> None:
-        """Count a connection no more.  Idempotent."""
+        """Stop counting a connection.  Idempotent."""
         self._connections.pop(connection, None)
         if self._on_empty is not None and not self._connections:
             self._on_empty.set()

@@ -1,4 +1,4 @@
-"""How the file descriptors of this process are divided.
+"""Divide the file descriptors of this process.
 
 A connection takes one.  An upload in progress takes one more, for its staging
 file; so does a download, for the blob.  That makes two for each connection.  A
@@ -27,13 +27,13 @@ def _for_clients() -> int | None:
 
 
 def most_duplicates() -> int:
-    """How many downloads may have a duplicate of their socket."""
+    """Return how many downloads may duplicate their socket."""
     clients = _for_clients()
     return MOST_DUPLICATES if clients is None else min(clients // 8, MOST_DUPLICATES)
 
 
 def most_connections() -> int:
-    """How many connections may each have a file open."""
+    """Return how many connections may each have a file open."""
     clients = _for_clients()
     return MOST if clients is None else max(1, min((clients - most_duplicates()) // 2, MOST))
 

@@ -37,7 +37,7 @@ class DirectBodies:
         self._memory = memory
 
     def begin(self, transport: asyncio.Transport, behind: RequestHandler, length: int, seen: int) -> DirectBody:
-        """Take over a connection for what is left of a body of *length* bytes, of which *seen* have come."""
+        """Take over a connection for the rest of a body of *length* bytes, after *seen* received bytes."""
         self._open += 1
         piece = min(share(PIECE, self._open), self._memory.share(PIECE) & -_PAGE)
         return DirectBody(transport, behind, length, seen, piece=piece, memory=self._memory, ended=self._ended)
@@ -47,7 +47,7 @@ class DirectBodies:
 
 
 class DirectBody(asyncio.BufferedProtocol):
-    """What is left of a body of *length* bytes, of which *seen* have come; in pieces as they fill up.
+    """The rest of a body of *length* bytes, after *seen* received bytes, in pieces as they fill up.
 
     It takes over in ``__init__``; ``end`` must be called, whatever happens.
     """

@@ -50,7 +50,7 @@ async def read_body(request: web.Request, *, limit: int, timeout: float) -> byte
 
 
 class _Collected:
-    """A body of which a part has come; joined only when it is whole."""
+    """A partly received body.  The parts are joined once it is complete."""
 
     def __init__(self, request: web.Request) -> None:
         self._content = request.content
@@ -130,7 +130,7 @@ class RequestBody:
         return chunk
 
     def _buffered(self) -> bytes:
-        """What has come already.  Reading it may let aiohttp parse on, so there may be more after it."""
+        """Return the bytes received so far.  Reading them may let aiohttp parse more."""
         with _interruptions():
             return self._content.read_nowait()
 
