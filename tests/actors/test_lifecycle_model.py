@@ -271,7 +271,7 @@ class Lifecycle(RuleBasedStateMachine):
             trash_bytes=sum(len(item.content) for group in (self.trash, self.purging) for item in group.values()),
             reserved_bytes=sum(len(upload.content) for upload in self.pending.values()),
         )
-        assert self.do(self.drive.metadata.ask, UsageDrift()) == 0
+        assert not self.do(self.drive.metadata.ask, UsageDrift())
 
 
 TestLifecycle = Lifecycle.TestCase
