@@ -1,8 +1,8 @@
-"""An application with a drive of its own.
+"""An application that embeds a drive.
 
 Run it with ``python examples/embedded.py``, then open http://127.0.0.1:8090/.
-The drive's API is below /drive/, beside the pages of the application, which
-asks the drive's actors directly.
+The API of the drive is below /drive/, beside the pages of the application,
+which sends messages directly to the actors of the drive.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ DRIVE = web.AppKey("drive", GoDrive)
 
 
 async def front_page(request: web.Request) -> web.Response:
-    """A page of the application, about the drive."""
+    """A page of the application that shows data of the drive."""
     uploads = await request.app[DRIVE].metadata.ask(UploadCounts())
     return web.Response(text=f"{uploads['committed']} files came today, {uploads['pending']} are on their way.\n")
 
 
 @asynccontextmanager
 async def application(data_dir: Path, port: int) -> AsyncIterator[str]:
-    """The application and its drive, served; where."""
+    """Serve the application with its drive.  Yields the URL."""
     url = f"http://{HOST}:{port}"
-    # Signed URLs lead to where the drive is mounted, so it has to know.
+    # Signed URLs begin with the URL at which the drive is mounted.
     config = Config(server=Server(data_dir=str(data_dir), public_url=f"{url}/drive"))
     async with GoDrive(config) as drive:
         app = web.Application()

@@ -204,7 +204,7 @@ def refused(what: str, error: OSError, *, hint: str | None = None) -> DriveError
     """
     detail = f"{what}: {error.strerror or error}."
     if error.errno in _FULL:
-        return StorageFull(detail, hint="Make room.")
+        return StorageFull(detail, hint="Free space on the disk.")
     if error.errno in _PASSING:
         return StoreUnavailable(detail)
     return ConfigError(detail, hint=hint)

@@ -75,7 +75,7 @@ class AuthActor(Actor[Auth]):
             raise Forbidden("Sign-up is closed on this server.")
         invite = ask.invite if self._settings.signup == "invite" else None
         if self._settings.signup == "invite" and not invite:
-            raise Invalid("Signing up takes an invite.", field="invite")
+            raise Invalid("Sign-up on this server requires an invitation.", field="invite")
         email = self._new_email(ask.email)
         check_new_password(ask.password)
         password_hash = await self._passwords.sign_up(ask.password, ask.address)

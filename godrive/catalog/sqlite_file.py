@@ -145,7 +145,7 @@ def prepare(path: Path, *, allow_network_fs: bool) -> None:
         if primary_code(error) in _NEEDS_OPERATOR:
             raise ConfigError(
                 f"The catalog {path} cannot be opened: {error}.",
-                hint="It is no database, or damaged, or not ours to write: check catalog.path, or restore a backup.",
+                hint="It is not a database, damaged, or not writable: check catalog.path, or restore a backup.",
             ) from error
         raise known from error
 

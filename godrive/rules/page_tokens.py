@@ -52,7 +52,7 @@ class PageTokens:
             if any(genuine) and _text(raw) == token:  # base64 has several spellings of the same bytes
                 position: Position = _decoder.decode(body)
                 return position
-        raise Invalid("The page token is not from this list.", field="page")
+        raise Invalid("The page token does not belong to this list.", field="page")
 
 
 def _mac(key: bytes, scope: tuple[object, ...], body: bytes) -> bytes:

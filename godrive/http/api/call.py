@@ -97,7 +97,7 @@ class Call:
         if tags is None:
             return None
         if len(tags) > 1:
-            raise Invalid("Give one entity tag.", field=hdrs.IF_MATCH)
+            raise Invalid("Send exactly one entity tag.", field=hdrs.IF_MATCH)
         return ETag(tags[0])
 
     def locate(self, path: str) -> None:

@@ -30,7 +30,7 @@ def is_known(request: web.Request, etag: str) -> bool | None:
 def check_absent(request: web.Request) -> None:
     """Check a request to write what exists already.  Raises ``PreconditionFailed`` for ``If-None-Match: *``."""
     if entity_tags(request, hdrs.IF_NONE_MATCH) == []:
-        raise PreconditionFailed("It exists already.", field=hdrs.IF_NONE_MATCH)
+        raise PreconditionFailed("The content already exists.", field=hdrs.IF_NONE_MATCH)
 
 
 def is_unmodified(request: web.Request, etag: ETag, modified_at: datetime) -> bool:

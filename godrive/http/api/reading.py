@@ -42,7 +42,7 @@ def check_media_type(request: web.Request) -> None:
     if name != "application/json" and not (name.startswith("application/") and name.endswith("+json")):
         raise UnsupportedMediaType("The body must be application/json.", field=hdrs.CONTENT_TYPE)
     if not media_type.may_be_utf_8:
-        raise UnsupportedMediaType("JSON is UTF-8.", field=hdrs.CONTENT_TYPE)
+        raise UnsupportedMediaType("The body must be UTF-8.", field=hdrs.CONTENT_TYPE)
 
 
 def json_reader(type_: type[T], *, required: bool) -> Callable[[bytes], T | None]:
@@ -52,7 +52,7 @@ def json_reader(type_: type[T], *, required: bool) -> Callable[[bytes], T | None
     def read(body: bytes) -> T | None:
         if not body:
             if required:
-                raise Malformed("A JSON body is needed.")
+                raise Malformed("A JSON body is required.")
             return None
         try:
             return decoder.decode(body)
@@ -88,9 +88,9 @@ def query_reader(type_: type[T]) -> Callable[[web.Request], T]:
         for name, text in request.query.items():
             parser = parsers.get(name)
             if parser is None:
-                raise Invalid("There is no such query parameter.", field=_ascii(name))
+                raise Invalid("Unknown query parameter.", field=_ascii(name))
             if name in values:
-                raise Invalid("The query parameter is given more than once.", field=name)
+                raise Invalid("The query parameter must not be repeated.", field=name)
             values[name] = parser(name, check_text(name, text))
         try:
             return msgspec.convert(values, type_)

@@ -65,7 +65,7 @@ class FairQueue:
             raise
         if not turn.done():
             self._give_up(key, turn)
-            raise MailboxFull(f"No turn came within {PATIENCE:g} seconds.")
+            raise MailboxFull(f"The request was queued for {PATIENCE:g} seconds without being served.")
 
     def leave(self, key: Hashable) -> None:
         """End a turn, and begin that of the next in line."""

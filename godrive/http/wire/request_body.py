@@ -78,7 +78,7 @@ class _Collected:
                     raise TooLarge(f"The body may have at most {limit} bytes.")
                 self._memory.report(self, self._held)
                 if self._held > self._memory.share(limit):
-                    raise MailboxFull("Other requests leave no memory for so large a body.")
+                    raise MailboxFull("There is not enough free memory for this body now.")
             return b"".join(pieces)
         finally:
             self._memory.report(self, 0)
@@ -170,4 +170,4 @@ def _interruptions() -> Iterator[None]:
     try:
         yield
     except (RequestPayloadError, HttpProcessingError, ConnectionError, EOFError):
-        raise Malformed("The body stopped half-way, or is not framed as HTTP says.") from None
+        raise Malformed("The body is incomplete, or its HTTP framing is invalid.") from None
