@@ -10,7 +10,7 @@ How a key is written once, in a store that overwrites by nature:
   first ``head`` of the blob publishes it by a copy that no URL leads to.  A later
   PUT to the URL changes nothing and is swept.
 - Some stores let the holder of a URL turn its PUT into a copy, which ignores
-  ``If-None-Match``, by adding a header that nobody signed.  Then the URL signs a
+  ``If-None-Match``, by adding an unsigned header.  Then the URL signs a
   condition that no copy fulfils.  If no condition helps, the blob is published
   by a copy, and the store has a fault that the operator must accept.
 - Few stores make CompleteMultipartUpload or CopyObject conditional.  If

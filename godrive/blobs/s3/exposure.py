@@ -29,8 +29,8 @@ _ATTEMPTS = 3
 REMEDIES: Mapping[StoreFault, str] = {
     "unsigned-writes": "Update the store, or give GoDrive an access key of its own (not root) whose policy denies "
     "s3:PutObject where s3:x-amz-content-sha256 is like STREAMING-*, and make the bucket private.",
-    "unsigned-deletes": "Make the bucket private: no policy or ACL may let everybody delete.",
-    "unsigned-reads": "Make the bucket private: no policy or ACL may let everybody read or list.",
+    "unsigned-deletes": "Make the bucket private: no policy or ACL may allow public deletes.",
+    "unsigned-reads": "Make the bucket private: no policy or ACL may allow public reads or lists.",
     "loose-signatures": "Update the store: it must verify all of what a URL was signed for.",
     "copies": "Update the store; until then let the access key read this bucket only.",
     "public-acls": "Disable ACLs for the bucket, or deny s3:PutObjectAcl to the access key.",

@@ -1,4 +1,4 @@
-"""Requests that a store must refuse, because nobody signed them.
+"""Requests that a store must refuse, because they are not validly signed.
 
 Every signed URL names the access key and the scope, but not the secret.  A
 store that accepts them in place of a signature lets the holder of one URL write

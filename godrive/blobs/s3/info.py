@@ -13,7 +13,7 @@ DIGEST_KEY = "godrive-sha256"
 """User metadata: the SHA-256 of a blob, computed by us or enforced by the store."""
 
 UNVERIFIED = "unverified"
-"""The signed value if nobody has verified a digest, so that a client cannot claim one."""
+"""The signed value if the digest was not verified, so that a client cannot claim one."""
 
 WRITER_KEY = "godrive-writer"
 """User metadata: the id of the put, which tells a put that succeeded without an answer from another that won."""

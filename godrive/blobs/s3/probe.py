@@ -222,11 +222,11 @@ async def _guard_copies(
         if not await copies({condition: _NO_ETAG}):
             found.guards[condition] = _NO_ETAG
             return
-    found.faults["copies"] = "PUT with a signed URL and x-amz-copy-source, which nobody signed"
+    found.faults["copies"] = "PUT with a signed URL and an unsigned x-amz-copy-source"
 
 
 async def _guard_acls(client: S3Client, session: aiohttp.ClientSession, target: str, found: _SignedUrls) -> None:
-    """Find a guard against headers that show the object to everybody."""
+    """Find a guard against headers that make the object public."""
     plain = client.url(target, internal=True)
 
     async def published(guards: dict[str, str]) -> Mapping[str, str] | None:
@@ -240,14 +240,14 @@ async def _guard_acls(client: S3Client, session: aiohttp.ClientSession, target: 
 
     await _send(session, "PUT", await _presign(client, "PUT", target, headers=found.guards), found.guards, b"acl")
     if (await _send(session, "GET", plain)).ok:
-        return  # everybody can read the bucket anyway, which is a fault of its own
+        return  # the bucket is public anyway, which is a separate fault
     if (grant := await published(found.guards)) is None:
         return
     guarded = {**found.guards, "x-amz-acl": "private"}
     if await published(guarded) is None and await _accepts(client, session, target, guarded):
         found.guards = guarded
     else:
-        found.faults["public-acls"] = f"PUT with a signed URL and {next(iter(grant))}, which nobody signed"
+        found.faults["public-acls"] = f"PUT with a signed URL and an unsigned {next(iter(grant))}"
 
 
 async def _guard_headers(client: S3Client, session: aiohttp.ClientSession, target: str, found: _SignedUrls) -> None:

@@ -169,7 +169,7 @@ def bind(
 
 
 def lane_chooser(operation: Operation, lanes: Lanes) -> Callable[[Any], FairQueue] | None:
-    """Return what tells the lane of a request from its query; ``None`` for operations that wait for nobody.
+    """Return the function that chooses the lane of a request by its query; ``None`` for operations without a queue.
 
     Operations that stream bytes are bounded by descriptors and memory, and
     public reads (health, metrics, documentation) answer from memory.

@@ -113,7 +113,7 @@ def check_text(name: str, text: str) -> str:
 
 
 def read_id(request: web.Request, name: str) -> str:
-    """Return an id from the path.  Raises ``NotFound`` for what cannot be one of ours."""
+    """Return an id from the path.  Raises ``NotFound`` for text that cannot be an id."""
     value = request.match_info[name]
     if _ID.fullmatch(value) is None:
         raise NotFound()

@@ -276,7 +276,7 @@ class Connection(web.RequestHandler):
         after a request, or whose body fell short, would get no answer.
         """
         if self._has_answered():
-            return False  # there is nothing to answer, or nobody left who waits for the rest of a body
+            return False  # there is nothing to answer, or no handler waits for the rest of a body
         self.close()
         self._end_body()
         return True
@@ -298,7 +298,7 @@ class Connection(web.RequestHandler):
             body.set_exception(RequestPayloadError(error.message))
 
     def log_exception(self, *args: Any, **options: Any) -> None:
-        """Log what aiohttp could not answer, but not that a client left: that is no error of ours."""
+        """Log requests that aiohttp could not answer, except those whose client disconnected."""
         if not isinstance(options.get("exc_info"), RequestPayloadError | ConnectionError):
             super().log_exception(*args, **options)
 
@@ -343,7 +343,7 @@ class Connection(web.RequestHandler):
         sent, reset = await super().finish_response(request, resp, start_time)
         body = request.content
         if unread_bytes(body) and body.is_eof() and body.exception() is None:
-            body.read_nowait()  # nobody will, and aiohttp keeps it
+            body.read_nowait()  # otherwise aiohttp keeps it in memory
         if self._body is body and body.is_eof():
             self._body = EMPTY_PAYLOAD
         return _SENT[bool(sent.keep_alive)], reset

@@ -152,7 +152,7 @@ class _Sending:
                     await self._room(socket)
             limit_unsent(connected, UNSENT)
         finally:
-            # A descriptor that is closed while a thread still uses it may by then be somebody else's.
+            # If a descriptor is closed while a thread uses it, its number may be reused for another file.
             if self._pushing is None or self._pushing.done():
                 self._close()
             else:
