@@ -15,7 +15,7 @@ overtake large ones.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Hashable
 
 from godrive.errors import MailboxFull
@@ -36,7 +36,7 @@ class FairQueue:
     def __init__(self, slots: int) -> None:
         self._free = slots
         self._most = max(1, slots // 2)
-        self._taken: Counter[Hashable] = Counter()
+        self._taken: dict[Hashable, int] = {}
         self._waiting: OrderedDict[Hashable, deque[asyncio.Future[None]]] = OrderedDict()
 
     @property
@@ -46,9 +46,10 @@ class FairQueue:
 
     def enter(self, key: Hashable) -> bool:
         """Take a free slot.  Returns false if the caller must :meth:`wait`."""
-        if self._free and self._taken[key] < self._most and key not in self._waiting:
+        taken = self._taken.get(key, 0)
+        if self._free and taken < self._most and key not in self._waiting:
             self._free -= 1
-            self._taken[key] += 1
+            self._taken[key] = taken + 1
             return True
         return False
 
@@ -70,8 +71,10 @@ class FairQueue:
     def leave(self, key: Hashable) -> None:
         """End a turn, and begin that of the next in line."""
         self._free += 1
-        self._taken[key] -= 1
-        if not self._taken[key]:
+        taken = self._taken[key] - 1
+        if taken:
+            self._taken[key] = taken
+        else:
             del self._taken[key]
         if self._waiting:
             self._begin_next()
@@ -80,12 +83,13 @@ class FairQueue:
         for key in list(self._waiting):
             if not self._free:
                 return
-            if self._taken[key] >= self._most:
+            taken = self._taken.get(key, 0)
+            if taken >= self._most:
                 continue
             queue = self._waiting[key]
             queue.popleft().set_result(None)
             self._free -= 1
-            self._taken[key] += 1
+            self._taken[key] = taken + 1
             if queue:
                 self._waiting.move_to_end(key)
             else:
