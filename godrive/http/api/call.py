@@ -171,10 +171,13 @@ def bind(
 def lane_chooser(operation: Operation, lanes: Lanes) -> Callable[[Any], FairQueue] | None:
     """Return the function that chooses the lane of a request by its query; ``None`` for operations without a queue.
 
-    Operations that stream bytes are bounded by descriptors and memory, and
-    public reads (health, metrics, documentation) answer from memory.
+    Operations that stream bytes are bounded by descriptors and memory.  Public
+    reads (health, documentation) answer from memory; those that are costly
+    nevertheless (metrics, readiness) have a lane.
     """
     reads = operation.method == hdrs.METH_GET
+    if operation.costly:
+        return lambda _query: lanes.reports
     if operation.signed or (operation.public and reads):
         return None
     if operation.public:

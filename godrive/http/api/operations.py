@@ -62,6 +62,7 @@ class Options(TypedDict, total=False):
     replays: bool
     secret: bool
     conditional: bool
+    costly: bool
     fields: Mapping[str, str]
     raises: Sequence[type[DriveError]]
     media_type: str
@@ -76,6 +77,7 @@ class Operation:
     operation in the first GoDrive, at the root.  *replays* answers a repeated
     ``Idempotency-Key`` with the first answer.  *secret* answers must not be
     cached anywhere.  *conditional* honours ``If-Match`` or ``If-None-Match``.
+    *costly* public reads wait in a lane of their own.
     *also* are other statuses that come with the same answer.  *fields* maps
     the names that actors use to those of the request.
     """
@@ -90,6 +92,7 @@ class Operation:
     replays: bool = False
     secret: bool = False
     conditional: bool = False
+    costly: bool = False
     fields: Mapping[str, str] = field(default_factory=dict)
     raises: Sequence[type[DriveError]] = ()
     media_type: str = "application/json"

@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 
 from godrive import __version__
 from godrive.drive import GoDrive
-from godrive.errors import DriveError, NotFound, Unauthenticated
+from godrive.errors import DriveError, MailboxFull, NotFound, Unauthenticated
 from godrive.http.api.authentication import shows_secret
 from godrive.http.api.call import Call
 from godrive.http.api.operations import PUBLIC, Routes
@@ -87,7 +87,7 @@ async def livez(call: Call) -> Alive:
     return Alive(ok=True)
 
 
-@routes.get("/readyz", needs=PUBLIC, also=[503])
+@routes.get("/readyz", needs=PUBLIC, costly=True, also=[503])
 async def readyz(call: Call) -> Readiness:
     """Check that the server can serve requests. If not, the status is `503`."""
     children = [
@@ -107,7 +107,7 @@ async def readyz(call: Call) -> Readiness:
     return Readiness(ready=ready, events=events, version=__version__, children=children, checks=checks)
 
 
-@routes.get("/metrics", needs=PUBLIC, media_type=CONTENT_TYPE, raises=[Unauthenticated])
+@routes.get("/metrics", needs=PUBLIC, costly=True, media_type=CONTENT_TYPE, raises=[Unauthenticated, MailboxFull])
 async def metrics(call: Call) -> web.Response:
     """Get metrics in the Prometheus format. Send `server.metrics_token` as bearer token, if the operator has set it."""
     token = call.drive.config.server.metrics_token
