@@ -154,7 +154,7 @@ def preload(database: Path, *, files: int, users: int, like: str) -> list[str]:
         for index in range(files):
             ids = {"id": f"{index:08x}{entry['id'][8:]}", "version_id": f"{index:08x}{version['id'][8:]}"}
             name = f"document {index:08d}.txt"
-            moment = {"created_at": now - files + index, "updated_at": now - files + index}
+            moment = dict.fromkeys(("created_at", "updated_at", "modified_at"), now - files + index)
             names = {"name": name, "name_key": name, "search_key": name}
             yield entry | ids | names | moment | {"owner_id": owners[index % users]}
 

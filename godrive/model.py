@@ -121,6 +121,9 @@ class FileKind(StrEnum):
 class File(Value):
     """An entry of a drive: a file with its current version, or a folder.
 
+    ``modified_at`` is when the content was last modified, as the client says; by
+    default, when it was uploaded.  A folder has the time of its creation.
+
     ``revision`` rises with every change of the entry and never repeats, not even
     after a backup was restored.  ``etag``, for ``If-Match``, is derived from it.
     ``content_etag`` identifies the bytes: it is the id of the version, because
@@ -132,6 +135,7 @@ class File(Value):
     name: str
     created_at: datetime
     updated_at: datetime
+    modified_at: datetime
     kind: FileKind = FileKind.FILE
     parent_id: FileId | None = None
     mime: str = "application/octet-stream"
@@ -220,6 +224,7 @@ class Upload(Value):
     created_at: datetime
     expires_at: datetime
     sha256: str | None = None
+    modified_at: datetime | None = None
     parent_id: FileId | None = None
     on_conflict: OnConflict = OnConflict.FAIL
     state: UploadState = UploadState.PENDING
@@ -301,6 +306,7 @@ class FileEventKind(StrEnum):
     """The kind of a domain event."""
 
     CREATED = "created"
+    UPDATED = "updated"
     RENAMED = "renamed"
     MOVED = "moved"
     TRASHED = "trashed"

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import suppress
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from godrive.blobs import BlobExists
@@ -57,18 +58,20 @@ async def receive(
     mime: str = "",
     sha256: str | None = None,
     on_conflict: OnConflict = OnConflict.FAIL,
+    modified_at: datetime | None = None,
 ) -> File:
     """Store *body* as a new file of *size* bytes.  When this function returns, the file is durable.
 
     Without *mime*, the type is determined from the bytes.  With *sha256* (hex),
-    bytes with another digest are refused.  Raises what ``Admit``, ``BeginUpload``
+    bytes with another digest are refused.  *modified_at* is the time of the content,
+    by default that of the upload.  Raises what ``Admit``, ``BeginUpload``
     and :func:`receive_upload` raise.
     """
     in_transit = await drive.storage.ask(Admit(size))
     upload = await drive.metadata.ask(
         BeginUpload(
             by, where, name, mime, size, sha256=sha256.lower() if sha256 else None, on_conflict=on_conflict,
-            in_transit=in_transit,
+            in_transit=in_transit, modified_at=modified_at,
         )
     )  # fmt: skip
     return await receive_upload(drive, by, upload, body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import ClassVar
 
 from godrive.messages.metadata import Metadata
@@ -98,6 +99,24 @@ class MoveFile(Ask[Metadata, File]):
     file_id: FileId
     where: Spot
     name: str | None = None
+    on_conflict: OnConflict = OnConflict.FAIL
+    if_match: ETag | None = None
+
+
+class UpdateFile(Ask[Metadata, File]):
+    """Change several properties of an entry in one transaction; those that are ``None`` stay.
+
+    *modified_at* is when the content was last modified.  *where* and *name* act
+    as in ``MoveFile`` and ``RenameFile``, and raise the same errors.
+    """
+
+    lane: ClassVar[Lane] = Lane.WRITE
+
+    by: Principal
+    file_id: FileId
+    where: Spot | None = None
+    name: str | None = None
+    modified_at: datetime | None = None
     on_conflict: OnConflict = OnConflict.FAIL
     if_match: ETag | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import ClassVar
 
 from godrive.messages.metadata import Metadata
@@ -23,7 +24,8 @@ from godrive.runtime import Ask, Lane
 class BeginUpload(Ask[Metadata, Upload]):
     """Create the row of an upload and reserve its bytes from the quota.
 
-    The upload expires *in_transit* seconds after its URL, because a PUT that
+    *modified_at* is when the client last modified the content; by default, the time of
+    the upload.  The upload expires *in_transit* seconds after its URL, because a PUT that
     began in time may still be running.  Raises ``Invalid``, ``NameTaken``,
     ``QuotaExceeded`` (``field`` names the limit), ``NotFound`` (the folder).
     """
@@ -38,6 +40,7 @@ class BeginUpload(Ask[Metadata, Upload]):
     sha256: str | None = None
     on_conflict: OnConflict = OnConflict.FAIL
     in_transit: float = 0.0
+    modified_at: datetime | None = None
 
 
 class GetUpload(Ask[Metadata, Upload]):

@@ -19,8 +19,8 @@ UNSETTLE = (
 )
 _PLACE = (
     "INSERT INTO entries (id, owner_id, list_state, parent_id, kind, name, name_key, search_key, mime, size_bytes, "
-    "sha256, version_id, created_at, updated_at, revision, state) "
-    "VALUES ($1, $2, $3, $4, $3, $5, $6, $7, $8, $9, $10, $11, $12, $12, $12, 'live') "
+    "sha256, version_id, created_at, updated_at, revision, modified_at, state) "
+    "VALUES ($1, $2, $3, $4, $3, $5, $6, $7, $8, $9, $10, $11, $12, $12, $12, $13, 'live') "
     "ON CONFLICT DO NOTHING"
 )
 
@@ -79,5 +79,6 @@ async def place(tx: Tx, file: File) -> bool:
         file.sha256,
         file.version_id,
         rows.micros(file.created_at),
+        rows.micros(file.modified_at),
     )
     return placed > 0

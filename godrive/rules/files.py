@@ -7,7 +7,7 @@ from functools import cache
 
 from godrive.catalog import Row, Tx
 from godrive.errors import Cycle, Forbidden, Invalid
-from godrive.messages.files import GetFile, ListFiles, MakeFolder, MoveFile, OpenContent, RenameFile
+from godrive.messages.files import GetFile, ListFiles, MakeFolder, MoveFile, OpenContent, RenameFile, UpdateFile
 from godrive.model import (
     Content,
     File,
@@ -18,7 +18,6 @@ from godrive.model import (
     Page,
     Sort,
     UserId,
-    VersionId,
     name_key,
     new_id,
 )
@@ -29,12 +28,14 @@ from godrive.rules.names import after_prefix, check_name, search_key
 from godrive.rules.registry import Env, rule
 
 _LONGEST_FILTER = 1000
-_VERSION = "SELECT id, mime, size_bytes, sha256, object_key FROM versions WHERE id = $1 AND file_id = $2"
+_VERSION = "SELECT id, mime, size_bytes, sha256, modified_at, object_key FROM versions WHERE id = $1 AND file_id = $2"
 _HIDDEN_AT_ONCE = 64
 _MOVE = (
     "UPDATE entries SET parent_id = $3, name = $4, name_key = $5, search_key = $6, list_state = kind, updated_at = $1, "
     f"{changes.REVISE} WHERE id = $2 RETURNING {rows.LIVE}"
 )
+
+_DATE = f"UPDATE entries SET modified_at = $3, updated_at = $1, {changes.REVISE} WHERE id = $2 RETURNING {rows.LIVE}"
 
 
 @rule(ListFiles)
@@ -176,6 +177,7 @@ async def make_folder(tx: Tx, ask: MakeFolder, env: Env) -> File:
         name=ask.name,
         created_at=env.now,
         updated_at=env.now,
+        modified_at=env.now,
         kind=FileKind.FOLDER,
         parent_id=parent.id,
         mime="",
@@ -235,12 +237,31 @@ async def move(tx: Tx, ask: MoveFile, env: Env) -> File:
     return moved
 
 
+@rule(UpdateFile, writes=True)
+async def update(tx: Tx, ask: UpdateFile, env: Env) -> File:
+    """As ``UpdateFile`` says.  Setting the current values does nothing."""
+    modified_at = None if ask.modified_at is None else rows.check_modified_at(ask.modified_at)
+    if ask.where is not None:
+        place = MoveFile(ask.by, ask.file_id, ask.where, ask.name, ask.on_conflict, ask.if_match)
+        file = await move(tx, place, env)
+    elif ask.name is not None:
+        file = await rename(tx, RenameFile(ask.by, ask.file_id, ask.name, ask.on_conflict, ask.if_match), env)
+    else:
+        file = (await resolve(tx, ask.by, ask.file_id, Verb.EDIT)).file
+        rows.check_match(file, ask.if_match)
+    if modified_at is None or modified_at == file.modified_at:
+        return file
+    row = await tx.one(_DATE, rows.micros(env.now), file.id, rows.micros(modified_at))
+    dated = rows.live_file(file.owner_id, rows.found(row))
+    await changes.record(tx, FileEventKind.UPDATED, file.owner_id, file.id, dated, now=env.now)
+    return dated
+
+
 @rule(OpenContent)
 async def open_content(tx: Tx, ask: OpenContent, env: Env) -> Content:
     """As ``OpenContent`` says.  The file has the size, type and digest of the requested version."""
     file = (await resolve(tx, ask.by, ask.file_id, Verb.READ)).file
     row = rows.found(await tx.one(_VERSION, ask.version_id or file.version_id or "", file.id))
-    version_id, mime, size_bytes, sha256, object_key = row
-    if version_id != file.version_id:
-        file = rows.with_version(file, VersionId(version_id), mime, size_bytes, sha256)
-    return Content(file=file, object_key=ObjectKey(object_key))
+    if row[0] != file.version_id:
+        file = rows.with_version(file, row)
+    return Content(file=file, object_key=ObjectKey(row[-1]))

@@ -33,6 +33,9 @@ MICROSECOND = timedelta(microseconds=1)
 MOST_BYTES = 2**53
 """The largest size (8 PiB), so that sums of sizes fit into a 64-bit integer."""
 
+_NEAR, _FAR = 0, 2**32 * 1_000_000
+"""Between these, the conversion through a float is exact: 1970 and 2106."""
+
 KINDS = {kind.value: kind for kind in FileKind}
 
 
@@ -53,6 +56,19 @@ def instant(value: int) -> datetime:
     2106, because until then the floats are less than a microsecond apart.
     """
     return datetime.fromtimestamp(value / 1_000_000, UTC)
+
+
+def any_instant(value: int) -> datetime:
+    """Like :func:`instant`, and exact for every year.  For instants that clients choose."""
+    return instant(value) if _NEAR <= value < _FAR else EPOCH + value * MICROSECOND
+
+
+def check_modified_at(modified_at: datetime) -> datetime:
+    """Return the time in UTC.  Raises ``Invalid`` if it is outside the years 1 to 9999."""
+    try:
+        return modified_at.astimezone(UTC)
+    except OverflowError:
+        raise Invalid("The time must lie in the years 1 to 9999 in UTC.", field="modified_at") from None
 
 
 def maybe_instant(value: int | None) -> datetime | None:
@@ -93,12 +109,14 @@ def session(row: Row) -> Session:
     )
 
 
-LIVE = "id, name, created_at, updated_at, kind, parent_id, mime, size_bytes, sha256, version_id, revision"
+LIVE = "id, name, created_at, updated_at, kind, parent_id, mime, size_bytes, sha256, version_id, revision, modified_at"
 
 
 def live_file(owner_id: UserId, row: Row) -> File:
     """Build a live entry from the columns :data:`LIVE`.  Faster than :func:`file`, for lists."""
-    id_, name, created_at, updated_at, kind, parent_id, mime, size_bytes, sha256, version_id, revision = row
+    id_, name, created_at, updated_at, kind, parent_id, mime, size_bytes, sha256, version_id, revision, modified_at = (
+        row
+    )
     created = instant(created_at)
     return File(
         id=id_,
@@ -106,6 +124,7 @@ def live_file(owner_id: UserId, row: Row) -> File:
         name=name,
         created_at=created,
         updated_at=created if updated_at == created_at else instant(updated_at),
+        modified_at=created if modified_at == created_at else any_instant(modified_at),
         kind=KINDS[kind],
         parent_id=parent_id or None,
         mime=mime,
@@ -133,7 +152,7 @@ def that_fit(found: Sequence[Row], limit: int, texts: Sequence[int] = TEXTS) -> 
 
 
 FILE = LIVE + ", owner_id, trashed_at, purge_at"
-OWNER, TRASHED_AT = 11, 12
+OWNER, TRASHED_AT = 12, 13
 """Indices among the columns :data:`FILE`."""
 
 
@@ -141,30 +160,39 @@ def file(row: Row) -> File:
     """Build an entry in any state from the columns :data:`FILE`."""
     return File(
         id=FileId(row[0]),
-        owner_id=UserId(row[11]),
+        owner_id=UserId(row[12]),
         name=row[1],
         created_at=instant(row[2]),
         updated_at=instant(row[3]),
+        modified_at=any_instant(row[11]),
         kind=KINDS[row[4]],
         parent_id=FileId(row[5]) if row[5] else None,
         mime=row[6],
         size_bytes=row[7],
         sha256=row[8],
         version_id=VersionId(row[9]) if row[9] else None,
-        trashed_at=maybe_instant(row[12]),
-        purge_at=maybe_instant(row[13]),
+        trashed_at=maybe_instant(row[13]),
+        purge_at=maybe_instant(row[14]),
         revision=row[10],
     )
 
 
-def with_version(file: File, version_id: VersionId, mime: str, size_bytes: int, sha256: str | None) -> File:
-    """Return the file with the bytes of another version."""
-    return msgspec.structs.replace(file, version_id=version_id, mime=mime, size_bytes=size_bytes, sha256=sha256)
+def with_version(file: File, row: Row) -> File:
+    """Return the file with the bytes of another version: its id, type, size, digest and time."""
+    version_id, mime, size_bytes, sha256, modified_at, *_ = row
+    return msgspec.structs.replace(
+        file,
+        version_id=VersionId(version_id),
+        mime=mime,
+        size_bytes=size_bytes,
+        sha256=sha256,
+        modified_at=any_instant(modified_at),
+    )
 
 
 UPLOAD = (
     "id, owner_id, object_key, name, mime, size_bytes, created_at, expires_at, sha256, parent_id, on_conflict, "
-    "state, received_bytes, finished_at, attempts, reason, file_id"
+    "state, received_bytes, finished_at, attempts, reason, file_id, modified_at"
 )
 
 
@@ -188,6 +216,7 @@ def upload(row: Row) -> Upload:
         attempts=row[14],
         reason=row[15],
         file_id=FileId(row[16]) if row[16] else None,
+        modified_at=None if row[17] is None else any_instant(row[17]),
     )
 
 

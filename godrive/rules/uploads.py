@@ -59,7 +59,8 @@ _RESERVE = (
 )
 _BEGIN = (  # one statement, because the database may be a network away
     "INSERT INTO uploads (id, owner_id, object_key, name, mime, size_bytes, created_at, expires_at, sha256, parent_id, "
-    "on_conflict, state, next_check_at) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'pending', $7 "
+    "on_conflict, state, next_check_at, modified_at) "
+    "SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'pending', $7, $13 "
     "WHERE $11 = 'rename' OR NOT EXISTS (SELECT 1 FROM entries "
     "WHERE owner_id = $2 AND parent_id = $10 AND name_key = $12 AND state = 'live')"
 )
@@ -72,8 +73,8 @@ _COMMIT = (
     f"WHERE id = $1 AND state = 'pending' RETURNING {rows.UPLOAD}"
 )
 _VERSION = (
-    "INSERT INTO versions (id, file_id, object_key, mime, size_bytes, sha256, created_at) "
-    "VALUES ($1, $2, $3, $4, $5, $6, $7)"
+    "INSERT INTO versions (id, file_id, object_key, mime, size_bytes, sha256, created_at, modified_at) "
+    "VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"
 )
 _INGEST = System(part="ingest")
 
@@ -102,6 +103,7 @@ async def begin(tx: Tx, ask: BeginUpload, env: Env) -> Upload:
         created_at=env.now,
         expires_at=rows.instant(expires_at),
         sha256=ask.sha256,
+        modified_at=ask.modified_at and rows.check_modified_at(ask.modified_at),
         parent_id=folder.id,
         on_conflict=ask.on_conflict,
     )
@@ -119,6 +121,7 @@ async def begin(tx: Tx, ask: BeginUpload, env: Env) -> Upload:
         folder.key,
         upload.on_conflict.value,
         name_key(upload.name),
+        None if upload.modified_at is None else rows.micros(upload.modified_at),
     )
     if not begun:
         raise entries.name_taken(ask.name)
@@ -238,6 +241,7 @@ async def publish(tx: Tx, ask: PublishUpload, env: Env) -> File:
         name=upload.name,
         created_at=env.now,
         updated_at=env.now,
+        modified_at=upload.modified_at or env.now,
         kind=FileKind.FILE,
         parent_id=folder.id,
         mime=upload.mime or blob.mime or "application/octet-stream",
@@ -249,7 +253,10 @@ async def publish(tx: Tx, ask: PublishUpload, env: Env) -> File:
     while not await entries.place(tx, file):  # the unique index decides who gets a name, so this needs no lock
         name = await entries.free_name(tx, folder, upload.name, upload.on_conflict)
         file = msgspec.structs.replace(file, name=name)
-    await tx.run(_VERSION, version_id, file_id, upload.object_key, file.mime, file.size_bytes, file.sha256, at)
+    modified_at = rows.micros(file.modified_at)
+    await tx.run(
+        _VERSION, version_id, file_id, upload.object_key, file.mime, file.size_bytes, file.sha256, at, modified_at
+    )
     await changes.record(
         tx,
         FileEventKind.CREATED,

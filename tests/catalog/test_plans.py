@@ -21,6 +21,7 @@ from godrive.messages.files import (
     RenameFile,
     RestoreFile,
     TrashFile,
+    UpdateFile,
 )
 from godrive.messages.metadata import Metadata
 from godrive.messages.system import ClaimPurges, DueCleanups, DueUploads, FinishPurge, Prune, SettleTrash
@@ -109,6 +110,7 @@ async def every_statement(rig: Rig) -> list[Statement]:
         MakeFolder(by, inside(inner), "new"),
         RenameFile(by, file.id, "renamed"),
         MoveFile(by, folder.id, inside(elsewhere)),
+        UpdateFile(by, file.id, modified_at=rig.now),
         BeginUpload(by, inside(folder), "new", "a/b", 1),
         BeginUpload(by, ROOT, "a", "a/b", 1, on_conflict=OnConflict.RENAME),
         AbortUpload(by, upload.id),

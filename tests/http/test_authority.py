@@ -76,7 +76,10 @@ ROWS: dict[str, list[Row]] = {
         Row(201, body={"name": f"{CANARY}-new", "parent_id": "{folder}"}, tells=True),
     ],
     "get_file": [Row(200, {"file_id": "file"}, tells=True), Row(404, {"file_id": "trashed"})],
-    "update_file": [Row(200, {"file_id": "file"}, {"name": f"{CANARY}-renamed.txt"}, tells=True)],
+    "update_file": [
+        Row(200, {"file_id": "file"}, {"name": f"{CANARY}-renamed.txt"}, tells=True),
+        Row(200, {"file_id": "file"}, {"modified_at": "2001-02-03T04:05:06Z"}, tells=True),
+    ],
     "trash_file": [Row(200, {"file_id": "file"})],
     "restore_file": [Row(200, {"file_id": "trashed"}, tells=True)],
     "download_file": [Row(200, {"file_id": "file"}), Row(404, {"file_id": "trashed"})],

@@ -270,7 +270,7 @@ async def test_a_purge_takes_every_version_and_gives_its_bytes_back(rig: Rig) ->
     owner = await rig.user()
     file = await rig.file(owner, size=10)
     current = await content(rig, file)
-    await rig.run("INSERT INTO versions VALUES ('older', $1, '00000000/older', '', 7, NULL, 0)", file.id)
+    await rig.run("INSERT INTO versions VALUES ('older', $1, '00000000/older', '', 7, NULL, 0, 0)", file.id)
     assert await rig.ask(RecountUsage()) == 1
     usage = await rig.usage(owner)
     assert (usage.live_bytes, usage.version_bytes) == (10, 7)

@@ -390,8 +390,8 @@ async def fill(rig: Rig, top: File, *, folders: int, files: int) -> None:
     """Put so many folders with so many files each into a folder, past the rules."""
     columns = (
         "INSERT INTO entries (id, owner_id, list_state, parent_id, kind, name, name_key, search_key, mime, size_bytes, "
-        "version_id, created_at, updated_at, revision, state) "
-        "VALUES ($1, $2, $3, $4, $3, $5, $5, $5, '', $6, $7, $8, $8, $8, 'live')"
+        "version_id, created_at, updated_at, modified_at, revision, state) "
+        "VALUES ($1, $2, $3, $4, $3, $5, $5, $5, '', $6, $7, $8, $8, $8, $8, 'live')"
     )
     at = rows.micros(rig.now)
 
@@ -407,8 +407,8 @@ async def fill(rig: Rig, top: File, *, folders: int, files: int) -> None:
             ],
         )
         await tx.run_each(
-            "INSERT INTO versions (id, file_id, object_key, mime, size_bytes, created_at) "
-            "VALUES ($1, $1, $1, '', 1, 0)",
+            "INSERT INTO versions (id, file_id, object_key, mime, size_bytes, created_at, modified_at) "
+            "VALUES ($1, $1, $1, '', 1, 0, 0)",
             [(file_id,) for file_id in inner],
         )
 

@@ -78,6 +78,7 @@ CREATE INDEX session_networks_forwarded ON session_networks (network, user_id) W
 -- has another state than live; an entry is visible when no folder above it has.
 -- list_state: file and folder in the lists of the whole drive, hidden when it is in the trash, by itself or with a
 -- folder.  Below a folder it follows the truth within seconds (unsettled); live_bytes and trash_bytes follow it exactly.
+-- modified_at is when the content was last modified, as the client says; by default when it was uploaded.
 -- The key is the order of the list that is asked for most, so a page of it is one or two reads of the disk.
 CREATE TABLE entries (
     id {text} NOT NULL UNIQUE,
@@ -94,6 +95,7 @@ CREATE TABLE entries (
     version_id {text},
     created_at BIGINT NOT NULL,
     updated_at BIGINT NOT NULL,
+    modified_at BIGINT NOT NULL,
     revision BIGINT NOT NULL,
     state {text} NOT NULL,
     trashed_at BIGINT,
@@ -129,7 +131,8 @@ CREATE TABLE versions (
     mime {text} NOT NULL,
     size_bytes BIGINT NOT NULL,
     sha256 {text},
-    created_at BIGINT NOT NULL
+    created_at BIGINT NOT NULL,
+    modified_at BIGINT NOT NULL
 );
 CREATE INDEX versions_file ON versions (file_id, created_at);
 CREATE INDEX versions_object ON versions (object_key);
@@ -143,6 +146,7 @@ CREATE TABLE uploads (
     mime {text} NOT NULL,
     size_bytes BIGINT NOT NULL,
     sha256 {text},
+    modified_at BIGINT,
     on_conflict {text} NOT NULL,
     state {text} NOT NULL,
     received_bytes BIGINT NOT NULL DEFAULT 0,

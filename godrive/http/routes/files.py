@@ -23,6 +23,7 @@ from godrive.messages.files import (
     RestoreFile,
     TagList,
     TrashFile,
+    UpdateFile,
 )
 from godrive.messages.storage import SignGet
 from godrive.model import Anywhere, File, FileId, In, OnConflict, Page, Place, Root, Sort, Spot
@@ -39,6 +40,9 @@ ROOT = "root"
 Limit = Annotated[int, Meta(ge=1, le=1000, description="The most rows in a page.")]
 PageToken = Annotated[str, Meta(max_length=2048, description="The `next_page` of the previous page.")]
 EntryId = Annotated[str, Meta(pattern=r"^[0-9A-Za-z_-]{1,64}$(?!\n)")]  # $ also matches before a last newline
+ModifiedAt = Annotated[
+    datetime, Meta(tz=True, description="When the content was last modified: RFC 3339, rounded to the microsecond.")
+]
 Name = Annotated[
     str,
     Meta(
@@ -83,10 +87,11 @@ class DownloadQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class UpdateBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A new name, a new parent folder (`null` or `root` for the root), or both."""
+    """A new name, a new parent folder (`null` or `root` for the root), another time of modification."""
 
     name: Name | UnsetType = UNSET
     parent_id: EntryId | UnsetType | None = UNSET
+    modified_at: ModifiedAt | UnsetType = UNSET
     on_conflict: OnConflict = OnConflict.FAIL
 
 
@@ -184,19 +189,25 @@ async def get_file(call: Call, file_id: FileId) -> File | web.Response:
     raises=[NotFound, NameTaken, Cycle, Invalid, PreconditionFailed],
 )
 async def update_file(call: Call, file_id: FileId, body: UpdateBody) -> File:
-    """Rename or move a file or folder.
+    """Rename or move a file or folder, or set its time of modification.
 
-    A folder moves with its contents. The answer is `409 cycle` if the new parent is the folder itself or lies in it.
+    All changes are made, or none. A folder moves with its contents. The answer is `409 cycle` if the new parent is the
+    folder itself or lies in it.
     """
     name = None if isinstance(body.name, UnsetType) else body.name
-    if not isinstance(body.parent_id, UnsetType):
-        where, if_match = spot_of(body.parent_id), call.if_match
-        moved = await call.drive.metadata.ask(MoveFile(call.by, file_id, where, name, body.on_conflict, if_match))
-        return _tagged(call, moved)
-    if name is None:
-        raise Invalid("Send a name, a parent_id, or both.", field="name")
-    file = await call.drive.metadata.ask(RenameFile(call.by, file_id, name, body.on_conflict, call.if_match))
-    return _tagged(call, file)
+    where = None if isinstance(body.parent_id, UnsetType) else spot_of(body.parent_id)
+    modified_at = None if isinstance(body.modified_at, UnsetType) else body.modified_at
+    by, on_conflict, if_match = call.by, body.on_conflict, call.if_match
+    change: UpdateFile | MoveFile | RenameFile
+    if modified_at is not None:
+        change = UpdateFile(by, file_id, where, name, modified_at, on_conflict, if_match)
+    elif where is not None:
+        change = MoveFile(by, file_id, where, name, on_conflict, if_match)
+    elif name is not None:
+        change = RenameFile(by, file_id, name, on_conflict, if_match)
+    else:
+        raise Invalid("Send what to change: a name, a parent_id, a modified_at.", field="name")
+    return _tagged(call, await call.drive.metadata.ask(change))
 
 
 @routes.delete(

@@ -24,7 +24,7 @@ from godrive.errors import (
 )
 from godrive.http.api.call import Call
 from godrive.http.api.operations import Routes
-from godrive.http.routes.files import EntryId, Limit, Name, PageToken, spot_of
+from godrive.http.routes.files import EntryId, Limit, ModifiedAt, Name, PageToken, spot_of
 from godrive.messages.files import GetFile
 from godrive.messages.ingest import CommitUpload
 from godrive.messages.storage import Admit, Received, SignPut
@@ -53,6 +53,7 @@ class IntentBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     mime: Annotated[str, Meta(max_length=255)] = ""
     sha256: Digest | None = None
     parent_id: EntryId | None = None
+    modified_at: ModifiedAt | None = None
     on_conflict: OnConflict = OnConflict.FAIL
 
 
@@ -130,6 +131,7 @@ async def begin_upload(call: Call, body: IntentBody) -> Intent:
             sha256=body.sha256.lower() if body.sha256 else None,
             on_conflict=body.on_conflict,
             in_transit=in_transit,
+            modified_at=body.modified_at,
         )
     )
     signed = await call.drive.storage.ask(SignPut(call.by, upload))

@@ -131,6 +131,22 @@ async def test_renaming_changes_the_etag_and_if_match_guards_it(ann: Person) -> 
     assert (await ann("PATCH", path, {"name": "c.txt"}, headers={"If-Match": "*"})).status == 200
 
 
+async def test_the_time_of_modification_is_kept_and_can_be_set(ann: Person) -> None:
+    intent = {"filename": "a", "size_bytes": 1, "modified_at": "1999-12-31T23:00:00.123456789-01:00"}
+    url = (await ann("POST", "/v1/files/upload-intent", intent)).json["upload_url"]
+    file = (await ann("PUT", url, data=b"a")).json["file"]
+    assert file["modified_at"] == "2000-01-01T00:00:00.123457Z"
+    path = f"/v1/files/{file['id']}"
+    change = {"modified_at": "1987-06-05T04:03:02Z", "name": "b"}
+    changed = await ann("PATCH", path, change, headers={"If-Match": f'"{file["id"]}.{file["revision"]}"'})
+    assert (changed.json["modified_at"], changed.json["name"]) == ("1987-06-05T04:03:02Z", "b")
+    assert (await ann("GET", path)).json == changed.json
+    for wrong in ("1987-06-05T04:03:02", "1987-06-05", "0001-01-01T00:00:00+01:00", 7, None):
+        refused = await ann("PATCH", path, {"modified_at": wrong})
+        assert (refused.status, refused.json["field"]) == (422, "modified_at"), wrong
+    assert (await ann("GET", path)).json == changed.json
+
+
 async def test_if_match_guards_the_way_to_the_trash_and_back_and_out(ann: Person) -> None:
     file = await ann.upload("a.txt")
     path = f"/v1/files/{file['id']}"
