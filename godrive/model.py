@@ -315,7 +315,10 @@ class FileEventKind(StrEnum):
 
 
 class FileEvent(Value):
-    """One change of an entry.  For each owner, ``seq`` gives the order.  ``file`` is the state after the change."""
+    """One change of an entry.  For each owner, ``seq`` gives the order.  ``file`` is the state after the change.
+
+    ``seq`` is the change number, and ``id`` names the owner and the number.
+    """
 
     seq: int
     id: str

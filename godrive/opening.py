@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from godrive.blobs import BlobStore
-from godrive.catalog import Catalog
+from godrive.catalog import Catalog, Sinks
 from godrive.clock import Clock
 from godrive.config import Config
 from godrive.credentials import Keyring
@@ -92,19 +92,18 @@ def load_keyring(config: Config) -> Keyring:
 
 def make_catalog(config: Config) -> Catalog:
     """Return the configured catalog, not opened yet.  Imports only the driver that is used."""
+    sinks = Sinks(nats=keeps_outbox(config))
     if config.catalog.driver == "postgres":
         from godrive.catalog.postgres import PostgresCatalog  # noqa: PLC0415
 
-        return PostgresCatalog(config.catalog, outbox=keeps_outbox(config))
+        return PostgresCatalog(config.catalog, sinks=sinks)
     from godrive.catalog.sqlite import SqliteCatalog  # noqa: PLC0415
 
-    return SqliteCatalog(
-        config.catalog_path, allow_network_fs=config.catalog.allow_network_fs, outbox=keeps_outbox(config)
-    )
+    return SqliteCatalog(config.catalog_path, allow_network_fs=config.catalog.allow_network_fs, sinks=sinks)
 
 
 def keeps_outbox(config: Config) -> bool:
-    """Whether events about files are published, and therefore stored until then."""
+    """Whether events about files are published, and therefore kept until then."""
     return bool(config.nats.url) and config.nats.publish_events
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from godrive import config
-from godrive.catalog import Catalog, Tx
+from godrive.catalog import Catalog, Sinks, Tx
 from godrive.testing import quick_folder
 from tests.contracts.rig import Rig
 from tests.servers import PostgresServer
@@ -35,11 +35,11 @@ async def catalog(request: pytest.FixtureRequest) -> AsyncIterator[Catalog]:
         if request.param == "sqlite":
             from godrive.catalog.sqlite import SqliteCatalog
 
-            made = SqliteCatalog(Path(folder) / "godrive.db", outbox=True)
+            made = SqliteCatalog(Path(folder) / "godrive.db", sinks=Sinks(nats=True))
         else:
             from godrive.catalog.postgres import PostgresCatalog
 
-            made = PostgresCatalog(config.Catalog(dsn=request.getfixturevalue("database")), outbox=True)
+            made = PostgresCatalog(config.Catalog(dsn=request.getfixturevalue("database")), sinks=Sinks(nats=True))
         await made.open()
         try:
             if request.param == "postgres":

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from godrive.actors.batching import Batcher
-from godrive.catalog import Catalog
+from godrive.catalog import Catalog, Tx
 from godrive.clock import Clock
 from godrive.config import Config
 from godrive.messages.files import TagList
@@ -22,6 +22,12 @@ from godrive.rules.page_tokens import PageTokens
 from godrive.rules.registry import RULES, Env, Rule
 from godrive.runtime import Actor, Ask, Lane
 
+OnChange = Callable[[set[UserId]], None]
+
+
+def _ignore(changed: set[UserId]) -> None:
+    """For a drive in which nobody waits for changes."""
+
 
 def _handler(rule: Rule) -> Callable[[MetadataActor, Ask[Metadata, Any]], Coroutine[Any, Any, Any]]:
     """Return a handler that runs *rule*."""
@@ -32,8 +38,19 @@ def _handler(rule: Rule) -> Callable[[MetadataActor, Ask[Metadata, Any]], Corout
         return await self.catalog.read(lambda tx: run(tx, ask, env), chore=chore)
 
     async def write(self: MetadataActor, ask: Ask[Metadata, Any]) -> Any:
-        env = self.env()
-        return await self.catalog.write(lambda tx: run(tx, ask, env), chore=chore)
+        env, changed = self.env(), set[UserId]()
+
+        async def operation(tx: Tx) -> Any:
+            tx.changed.clear()
+            reply = await run(tx, ask, env)
+            if tx.changed:
+                changed.update(tx.changed)
+            return reply
+
+        reply = await self.catalog.write(operation, chore=chore)
+        if changed:
+            self.on_change(changed)
+        return reply
 
     return write if rule.writes else read
 
@@ -43,11 +60,15 @@ class MetadataActor(Actor[Metadata]):
 
     The actor keeps no state between messages, so it handles many at once.
     Reads run concurrently with writes, queued writes share one commit, and
-    queued look-ups of change numbers share one statement.
+    queued look-ups of change numbers share one statement.  After a commit,
+    *on_change* is called with the owners of the changes.
     """
 
-    def __init__(self, catalog: Catalog, config: Config, clock: Clock, tokens: PageTokens) -> None:
+    def __init__(
+        self, catalog: Catalog, config: Config, clock: Clock, tokens: PageTokens, on_change: OnChange = _ignore
+    ) -> None:
         self.catalog = catalog
+        self.on_change = on_change
         self._config = config
         self._clock = clock
         self._tokens = tokens

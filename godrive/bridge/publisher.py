@@ -1,7 +1,7 @@
-"""Publishes domain events, about changes of files, from the outbox of the catalog to JetStream.
+"""Publishes domain events, about changes of files, from the log of changes to JetStream.
 
-A row of the outbox is written in the transaction of the change, and deleted
-once the server has stored the event.  So each event is published at least once,
+A row of the log is written in the transaction of the change, and marked once
+the server has stored the event.  So each event is published at least once,
 and the events of one owner in order.  ``Nats-Msg-Id`` is the id of the event:
 the server drops repetitions within ten minutes, and a subscriber that must act
 only once remembers the ids that it has seen.
@@ -24,7 +24,7 @@ from godrive.bridge.streams import ensure_stream
 from godrive.errors import DriveError
 from godrive.lease import Lease
 from godrive.messages.metadata import Metadata
-from godrive.messages.system import DropEvents, DueEvents
+from godrive.messages.system import DueEvents, MarkPublished
 from godrive.model import FileEvent
 from godrive.runtime import OnEvent, Ref
 
@@ -32,7 +32,7 @@ CHILD = "outbox"
 
 BATCH = 100
 EVERY = 0.5
-"""Seconds until an outbox that was empty is read again."""
+"""Seconds until the log is read again after everything was published."""
 
 BACKOFF = Backoff(0.5, 10.0)
 MAX_AGE = 7 * 86_400.0
@@ -90,7 +90,7 @@ class Publisher:
                 self._had_stream = -1
             if stored:
                 with anyio.CancelScope(shield=True):
-                    await metadata.ask(DropEvents(stored))
+                    await metadata.ask(MarkPublished(stored))
         return len(stored)
 
     async def _have_stream(self, js: JetStreamContext) -> None:

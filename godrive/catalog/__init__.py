@@ -15,12 +15,25 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
+import msgspec
+
 from godrive.errors import DriveError
 from godrive.model import UserId
 
 T = TypeVar("T")
 
 Row = Sequence[Any]
+
+
+class Sinks(msgspec.Struct, frozen=True):
+    """Receivers for which a catalog keeps changes until each has them."""
+
+    nats: bool = False
+    webhook: bool = False
+    """The webhook of the operator, for all users."""
+
+
+NO_SINKS = Sinks()
 
 
 class Tx(Protocol):
@@ -30,8 +43,13 @@ class Tx(Protocol):
     """
 
     @property
-    def outbox(self) -> bool:
-        """Whether changes of files write events."""
+    def sinks(self) -> Sinks:
+        """For whom changes are kept."""
+        ...
+
+    @property
+    def changed(self) -> set[UserId]:
+        """The owners of the recorded changes.  A hint for those who wait for changes, not part of the transaction."""
         ...
 
     async def one(self, sql: str, *values: Any) -> Row | None:

@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 from godrive import config
-from godrive.catalog import Tx, migrations, sqlite_file
+from godrive.catalog import NO_SINKS, Tx, migrations, sqlite_file
 from godrive.catalog.postgres import PostgresCatalog, PostgresTx
 from godrive.catalog.postgres_errors import is_lost, is_raced, translate, unavailable
 from godrive.catalog.postgres_pool import Connection, connect
@@ -29,11 +29,10 @@ _TABLES = (
     "versions",
     "uploads",
     "idempotency_keys",
-    "outbox",
+    "changes",
 )
 """All but leases, which belong to running processes."""
 
-_MADE_BY_THE_DATABASE = {"seq"}
 _AT_ONCE = 5000
 
 
@@ -64,7 +63,7 @@ async def copy_catalog(
                 reader.execute("BEGIN")
                 async with connection.transaction():
                     copied = await _copy(reader, connection, on_progress)
-                    await check(PostgresTx(connection, outbox=False))
+                    await check(PostgresTx(connection, sinks=NO_SINKS))
                     return copied
         finally:
             await connection.close()
@@ -85,9 +84,7 @@ async def _copy(
     copied: dict[str, int] = {}
     for table in _TABLES:
         copied[table] = 0
-        columns = [
-            row[1] for row in reader.execute(f"PRAGMA table_info({table})") if row[1] not in _MADE_BY_THE_DATABASE
-        ]
+        columns = [row[1] for row in reader.execute(f"PRAGMA table_info({table})")]
         batches = _batches(reader, table, columns)
         while batch := await asyncio.to_thread(next, batches, None):
             await connection.copy_records_to_table(table, records=batch, columns=columns)
@@ -98,8 +95,7 @@ async def _copy(
 
 
 def _batches(reader: sqlite3.Connection, table: str, columns: list[str]) -> Iterator[list[tuple[object, ...]]]:
-    order = "ORDER BY seq" if table == "outbox" else ""
-    cursor = reader.execute(f"SELECT {', '.join(columns)} FROM {table} {order}")
+    cursor = reader.execute(f"SELECT {', '.join(columns)} FROM {table}")
     while batch := cursor.fetchmany(_AT_ONCE):
         yield batch
 

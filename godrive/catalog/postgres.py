@@ -28,7 +28,7 @@ from typing import Any, TypeVar, cast
 
 from godrive import config
 from godrive.backoff import Backoff
-from godrive.catalog import Row, Tx, migrations
+from godrive.catalog import NO_SINKS, Row, Sinks, Tx, migrations
 from godrive.catalog.group_commit import GroupCommit, Operation, Outcome
 from godrive.catalog.postgres_errors import is_lost, is_raced, refused, translate, unavailable
 from godrive.catalog.postgres_pool import Connection, Pool, Use
@@ -39,7 +39,6 @@ T = TypeVar("T")
 
 WORDS = {
     "text": 'TEXT COLLATE "C"',
-    "serial": "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
     "clustered": "",
     "nonce": "replace(gen_random_uuid()::text, '-', '')",
 }
@@ -57,9 +56,10 @@ _BACKOFF = Backoff(0.01, 0.5)
 class PostgresTx:
     """A transaction; for a read, only a connection."""
 
-    def __init__(self, connection: Connection, *, outbox: bool) -> None:
+    def __init__(self, connection: Connection, *, sinks: Sinks) -> None:
         self._connection = connection
-        self.outbox = outbox
+        self.sinks = sinks
+        self.changed: set[UserId] = set()
 
     async def one(self, sql: str, *values: Any) -> Row | None:
         return cast("Row | None", await self._connection.fetchrow(sql, *values))
@@ -85,11 +85,11 @@ class PostgresTx:
 class PostgresCatalog:
     """A catalog in the database of ``catalog.dsn``, with at most ``catalog.pool_size`` connections.
 
-    With *outbox*, each change of a file writes an event in the same transaction.
+    It keeps changes for *sinks*.
     """
 
-    def __init__(self, settings: config.Catalog, *, outbox: bool = False) -> None:
-        self._outbox = outbox
+    def __init__(self, settings: config.Catalog, *, sinks: Sinks = NO_SINKS) -> None:
+        self._sinks = sinks
         self._pool = Pool(settings.dsn, settings.pool_size)
         self._open = False
         self.problem: DriveError | None = None
@@ -119,7 +119,7 @@ class PostgresCatalog:
 
         async def attempt() -> T:
             async with self._pool.hold(use) as connection:
-                return await operation(PostgresTx(connection, outbox=self._outbox))
+                return await operation(PostgresTx(connection, sinks=self._sinks))
 
         return await self._persist(attempt)
 
@@ -151,7 +151,7 @@ class PostgresCatalog:
         async with self._pool.hold(use) as connection:
             await connection.execute(begin)
             try:
-                tx = PostgresTx(connection, outbox=self._outbox)
+                tx = PostgresTx(connection, sinks=self._sinks)
                 values = [await operation(tx) for operation in operations]
             except Exception:
                 if not connection.is_closed():

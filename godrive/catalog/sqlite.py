@@ -34,7 +34,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar, cast
 
-from godrive.catalog import Tx, sqlite_file
+from godrive.catalog import NO_SINKS, Sinks, Tx, sqlite_file
 from godrive.catalog.group_commit import GroupCommit, Outcome
 from godrive.catalog.reserve import Reserve
 from godrive.catalog.sqlite_reads import LargeReads, SmallReads
@@ -51,13 +51,13 @@ _MOST_LARGE_CHORES = 1
 class SqliteCatalog:
     """A catalog in the file *path*, which is created if absent.
 
-    With *outbox*, each change of a file writes an event in the same transaction.
+    It keeps changes for *sinks*.
     """
 
-    def __init__(self, path: Path, *, allow_network_fs: bool = False, outbox: bool = False) -> None:
+    def __init__(self, path: Path, *, allow_network_fs: bool = False, sinks: Sinks = NO_SINKS) -> None:
         self._path = path
         self._allow_network_fs = allow_network_fs
-        self._outbox = outbox
+        self._sinks = sinks
         self._open = False
         self._reserve = Reserve(path)
         self._is_tight = False
@@ -65,8 +65,8 @@ class SqliteCatalog:
         self._writer: SqliteTx | None = None
         self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="godrive-catalog-write")
         self._writes = GroupCommit(self._together, most=_MOST_WRITES)
-        self._large = LargeReads(self._connect_reader, most=_MOST_LARGE_READS, outbox=outbox)
-        self._large_chores = LargeReads(self._connect_reader, most=_MOST_LARGE_CHORES, outbox=outbox)
+        self._large = LargeReads(self._connect_reader, most=_MOST_LARGE_READS, sinks=sinks)
+        self._large_chores = LargeReads(self._connect_reader, most=_MOST_LARGE_CHORES, sinks=sinks)
 
     async def open(self) -> None:
         loop = asyncio.get_running_loop()
@@ -75,7 +75,7 @@ class SqliteCatalog:
         except BaseException:
             self._write_thread.shutdown(wait=False)
             raise
-        self._small = SmallReads(connection, outbox=self._outbox)
+        self._small = SmallReads(connection, sinks=self._sinks)
         self._open = True
 
     def _connect(self) -> sqlite3.Connection:
@@ -85,7 +85,7 @@ class SqliteCatalog:
         return sqlite_file.connect(self._path, timeout=0, cache_kib=16000, read_only=True)
 
     def _connect_writer(self) -> SqliteTx:
-        return SqliteTx(sqlite_file.connect(self._path, cache_kib=8000), outbox=self._outbox)
+        return SqliteTx(sqlite_file.connect(self._path, cache_kib=8000), sinks=self._sinks)
 
     def _connect_reader(self) -> sqlite3.Connection:
         return sqlite_file.connect(self._path, read_only=True)

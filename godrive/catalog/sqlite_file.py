@@ -16,7 +16,6 @@ from godrive.paths import adopt, open_or_create, sync_folder
 
 WORDS = {
     "text": "TEXT",
-    "serial": "INTEGER PRIMARY KEY AUTOINCREMENT",
     "clustered": "WITHOUT ROWID",
     "nonce": "lower(hex(randomblob(16)))",
 }

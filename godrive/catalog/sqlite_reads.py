@@ -21,7 +21,7 @@ from typing import Any
 
 import aiosqlite
 
-from godrive.catalog import sqlite_file
+from godrive.catalog import Sinks, sqlite_file
 from godrive.catalog.group_commit import Outcome
 from godrive.catalog.sqlite_tx import Operation, SqliteTx, ThreadTx
 
@@ -42,8 +42,8 @@ def disk_reads() -> int:
 class SmallReads(SqliteTx):
     """Reads on the thread of the event loop."""
 
-    def __init__(self, connection: sqlite3.Connection, *, outbox: bool) -> None:
-        super().__init__(connection, outbox=outbox)
+    def __init__(self, connection: sqlite3.Connection, *, sinks: Sinks) -> None:
+        super().__init__(connection, sinks=sinks)
         self._steps = 0
         self._until = 0.0
         self._limited = False
@@ -94,10 +94,10 @@ class SmallReads(SqliteTx):
 class LargeReads:
     """Reads in threads, at most *most* at once, each on a connection made by *connect*."""
 
-    def __init__(self, connect: Callable[[], sqlite3.Connection], *, most: int, outbox: bool) -> None:
+    def __init__(self, connect: Callable[[], sqlite3.Connection], *, most: int, sinks: Sinks) -> None:
         self._connect = connect
         self._most = most
-        self._outbox = outbox
+        self._sinks = sinks
         self._places = asyncio.Semaphore(most)
         self._idle: list[aiosqlite.Connection] = []
         self._returns: set[asyncio.Task[None]] = set()
@@ -111,7 +111,7 @@ class LargeReads:
             await asyncio.wait([lent])
             connection = lent.result()
             await connection.execute_fetchall("BEGIN")
-            return await operation(ThreadTx(connection, outbox=self._outbox))
+            return await operation(ThreadTx(connection, sinks=self._sinks))
         finally:
             self._returns.add(task := loop.create_task(self._give_back(lent)))
             task.add_done_callback(self._returns.discard)

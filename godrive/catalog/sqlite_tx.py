@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import aiosqlite
 
-from godrive.catalog import Row, Tx
+from godrive.catalog import Row, Sinks, Tx
 from godrive.errors import Invalid, StorageFull
 from godrive.model import UserId
 
@@ -41,9 +41,10 @@ def _unstorable() -> Invalid:
 class SqliteTx:
     """A transaction on a connection that this thread uses.  Its statements never suspend."""
 
-    def __init__(self, connection: sqlite3.Connection, *, outbox: bool) -> None:
+    def __init__(self, connection: sqlite3.Connection, *, sinks: Sinks) -> None:
         self.connection = connection
-        self.outbox = outbox
+        self.sinks = sinks
+        self.changed: set[UserId] = set()
         self.full: StorageFull | None = None
         """Why nothing may be added, if so."""
 
@@ -92,9 +93,10 @@ class SqliteTx:
 class ThreadTx:
     """A transaction whose statements run in the thread of an aiosqlite connection.  For reads only."""
 
-    def __init__(self, connection: aiosqlite.Connection, *, outbox: bool) -> None:
+    def __init__(self, connection: aiosqlite.Connection, *, sinks: Sinks) -> None:
         self._connection = connection
-        self.outbox = outbox
+        self.sinks = sinks
+        self.changed: set[UserId] = set()
 
     async def one(self, sql: str, *values: Any) -> Row | None:
         return next(iter(await self.all(sql, *values)), None)

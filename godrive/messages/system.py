@@ -146,15 +146,15 @@ class RecountUsage(Ask[Metadata, int]):
 
 
 class DueEvents(Ask[Metadata, list[FileEvent]]):
-    """Return the oldest unpublished events, in order.  Empty if the catalog keeps no outbox."""
+    """Return the oldest changes that NATS does not have yet, in order.  Empty if none are published."""
 
     lane: ClassVar[Lane] = Lane.CHORE
 
     limit: int
 
 
-class DropEvents(Ask[Metadata, None]):
-    """Delete published events from the outbox.  Idempotent."""
+class MarkPublished(Ask[Metadata, None]):
+    """Record that NATS has these events.  Idempotent."""
 
     lane: ClassVar[Lane] = Lane.CHORE
 

@@ -1,30 +1,55 @@
-"""Record a change of a drive: usage, the owner's change number, and an event.
+"""Record a change of a drive: usage, the owner's change number, and a row of the log.
 
 While an owner's change number is the same, their lists are the same.  A new
 number is the time of the change in microseconds, or the last number plus one if
 that is greater.  Therefore it always rises, and a catalog restored from a
 backup never repeats a number.  Revisions of entries work the same way.
+
+The log has one row for each change that a client may want to know: of one
+entry, or of the top of a tree.  The row has the change number, which is raised
+under the lock of the owner's row.  So for one owner, the order of the numbers is
+the order of the commits, and a reader that has seen a number never misses a
+lower one.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
 
+import msgspec
+
 from godrive.catalog import Tx
 from godrive.config import Auth
 from godrive.errors import QuotaExceeded
-from godrive.model import File, FileEventKind, FileId, UserId
-from godrive.rules import outbox, rows
+from godrive.model import File, FileEventKind, FileId, FileKind, UserId
+from godrive.rules import rows
 
 _CHARGE = (
     "UPDATE users SET live_bytes = live_bytes + $2, trash_bytes = trash_bytes + $3, "
     "version_bytes = version_bytes + $4, reserved_bytes = reserved_bytes + $5, "
     "entry_count = entry_count + $6, upload_count = upload_count + $7"
 )
-_CHANGE = f"{_CHARGE}, changes = CASE WHEN changes < $8 THEN $8 ELSE changes + 1 END WHERE id = $1"
+_CHANGE = (
+    f"{_CHARGE}, changes = CASE WHEN changes < $8 THEN $8 ELSE changes + 1 END, log_rows = log_rows + $9 "
+    "WHERE id = $1 RETURNING changes"
+)
+_LOG = (
+    "INSERT INTO changes (owner_id, change, at, what, entry_id, kind, parent_id, from_id, published, delivered, file) "
+    "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
+)
 
 REVISE = "revision = CASE WHEN revision < $1 THEN $1 ELSE revision + 1 END"
 """SQL: the next revision of an entry.  ``$1`` is the time in microseconds."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Trace(msgspec.Struct, frozen=True, gc=False):
+    """What the log says about an entry: its kind, its folder, and its folder before the change (``''``: the root)."""
+
+    kind: FileKind
+    parent_id: str
+    from_id: str
 
 
 async def record(
@@ -35,6 +60,7 @@ async def record(
     file: File | None,
     *,
     now: datetime,
+    trace: Trace | None = None,
     live: int = 0,
     trash: int = 0,
     versions: int = 0,
@@ -42,13 +68,35 @@ async def record(
     entries: int = 0,
     uploads: int = 0,
 ) -> None:
-    """Record one change: add to the owner's usage, raise their change number, write an event of *kind*.
+    """Record one change: add to the owner's usage, raise their change number, write a row of the log.
 
-    Without *kind*, the change affects lists but writes no event.
+    *file* is the state after the change.  *trace* is required without *file*, or
+    if the entry has changed its folder.  Without *kind*, the change affects
+    lists but is not in the log.
     """
-    await tx.run(_CHANGE, owner_id, live, trash, versions, reserved, entries, uploads, rows.micros(now))
-    if kind is not None and file_id is not None:
-        await outbox.note(tx, kind, owner_id, file_id, file, now=now)
+    at, logged = rows.micros(now), kind is not None and file_id is not None
+    values = live, trash, versions, reserved, entries, uploads, at, int(logged)
+    (change,) = rows.found(await tx.one(_CHANGE, owner_id, *values), "user")
+    tx.changed.add(owner_id)
+    if kind is None or file_id is None:
+        return
+    if trace is None:
+        assert file is not None  # noqa: S101 - a caller without a file gives a trace
+        trace = Trace(file.kind, file.parent_id or "", file.parent_id or "")
+    await tx.run(
+        _LOG,
+        owner_id,
+        change,
+        at,
+        kind.value,
+        file_id,
+        trace.kind.value,
+        trace.parent_id,
+        trace.from_id,
+        0 if tx.sinks.nats else 1,
+        0 if tx.sinks.webhook else 1,
+        _encode(file).decode() if tx.sinks.nats and file is not None else None,
+    )
 
 
 async def charge(

@@ -233,7 +233,10 @@ async def move(tx: Tx, ask: MoveFile, env: Env) -> File:
     late = 0 if found.listed else moved.size_bytes
     if not found.listed and moved.kind is FileKind.FOLDER:
         await entries.unsettle(tx, moved)
-    await changes.record(tx, FileEventKind.MOVED, moved.owner_id, moved.id, moved, now=env.now, live=late, trash=-late)
+    trace = changes.Trace(moved.kind, target.key, file.parent_id or "")
+    await changes.record(
+        tx, FileEventKind.MOVED, moved.owner_id, moved.id, moved, now=env.now, trace=trace, live=late, trash=-late
+    )
     return moved
 
 

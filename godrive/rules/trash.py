@@ -122,17 +122,20 @@ async def put(tx: Tx, ask: TrashFile, env: Env) -> Tombstone:
         row = await tx.one(_PUT, rows.micros(env.now), file.id, rows.later(env.now, grace))
         trashed = rows.file(rows.found(row))
         size = file.size_bytes if found.listed else 0
-        await _moved(tx, FileEventKind.TRASHED, trashed, env.now, to_trash=size)
+        await _moved(tx, FileEventKind.TRASHED, trashed, file.parent_id, env.now, to_trash=size)
         file = trashed
     assert file.trashed_at is not None and file.purge_at is not None  # noqa: S101, PT018 - so is every trashed row
     return Tombstone(file_id=file.id, trashed_at=file.trashed_at, purge_at=file.purge_at)
 
 
-async def _moved(tx: Tx, kind: FileEventKind, file: File, now: datetime, *, to_trash: int) -> None:
+async def _moved(
+    tx: Tx, kind: FileEventKind, file: File, from_id: FileId | None, now: datetime, *, to_trash: int
+) -> None:
     """Record that the entry was trashed or restored.  Schedule the settling of a folder."""
     if file.kind is FileKind.FOLDER:
         await entries.unsettle(tx, file)
-    await changes.record(tx, kind, file.owner_id, file.id, file, now=now, live=-to_trash, trash=to_trash)
+    trace = changes.Trace(file.kind, file.parent_id or "", from_id or "")
+    await changes.record(tx, kind, file.owner_id, file.id, file, now=now, trace=trace, live=-to_trash, trash=to_trash)
 
 
 @rule(ListTrash)
@@ -174,7 +177,7 @@ async def restore(tx: Tx, ask: RestoreFile, env: Env) -> File:
     name = await entries.free_name(tx, Folder(file.owner_id, parent_id), file.name, ask.on_conflict)
     row = await tx.one(_RESTORE, rows.micros(env.now), file.id, parent_id or "", name, name_key(name), search_key(name))
     restored = rows.file(rows.found(row))
-    await _moved(tx, FileEventKind.RESTORED, restored, env.now, to_trash=-restored.size_bytes)
+    await _moved(tx, FileEventKind.RESTORED, restored, file.parent_id, env.now, to_trash=-restored.size_bytes)
     return restored
 
 
@@ -343,7 +346,7 @@ async def finish_purge(tx: Tx, ask: FinishPurge, env: Env) -> None:
             trash_bytes += size_bytes
         else:
             version_bytes += size_bytes
-    top = gone[1] is not None  # the contents of a purged folder get no events
+    top = gone[1] is not None  # the contents of a purged folder are not in the log
     await changes.record(
         tx,
         FileEventKind.PURGED if top else None,
@@ -351,6 +354,7 @@ async def finish_purge(tx: Tx, ask: FinishPurge, env: Env) -> None:
         ask.file_id,
         None,
         now=env.now,
+        trace=changes.Trace(FileKind(row[1]), parent_id, parent_id),
         trash=-trash_bytes,
         versions=-version_bytes,
         entries=-1,

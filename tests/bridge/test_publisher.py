@@ -19,7 +19,7 @@ from godrive.errors import NameTaken, StoreUnavailable
 from godrive.messages.files import PurgeFile, RenameFile, RestoreFile, TrashFile
 from godrive.messages.janitor import Sweep
 from godrive.messages.metadata import Metadata
-from godrive.messages.system import AcquireLease, DropEvents, DueEvents
+from godrive.messages.system import AcquireLease, DueEvents, MarkPublished
 from godrive.model import FileEvent
 from godrive.runtime import Ask, Event, Ref, Tell
 from godrive.runtime.supervision_events import ChildWaiting
@@ -96,7 +96,7 @@ async def test_what_was_published_but_not_dropped_is_published_again_and_kept_on
         """The process ends between the two."""
 
         async def ask(self, message: Ask[Metadata, Any], *, timeout: float | None = None) -> Any:
-            if isinstance(message, DropEvents):
+            if isinstance(message, MarkPublished):
                 raise StoreUnavailable
             return await drive.metadata.ask(message, timeout=timeout)
 

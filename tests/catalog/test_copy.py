@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from godrive import config
-from godrive.catalog import Catalog, sqlite_file
+from godrive.catalog import Catalog, Sinks, sqlite_file
 from godrive.catalog.copy import copy_catalog
 from godrive.catalog.postgres import PostgresCatalog
 from godrive.catalog.sqlite import SqliteCatalog
@@ -73,7 +73,7 @@ async def seen(rig: Rig, catalog: Catalog) -> list[object]:
 
 
 async def test_a_copy_shows_the_same_and_goes_on(tmp_path: Path, postgres_server: PostgresServer) -> None:
-    source = SqliteCatalog(tmp_path / "godrive.db", outbox=True)
+    source = SqliteCatalog(tmp_path / "godrive.db", sinks=Sinks(nats=True))
     await source.open()
     rig = Rig(source)
     await fill(rig)
@@ -87,10 +87,10 @@ async def test_a_copy_shows_the_same_and_goes_on(tmp_path: Path, postgres_server
     )
     assert copied == {
         "users": 3, "invites": 1, "sessions": 3, "session_networks": 3, "entries": 18, "unsettled": 3, "versions": 15,
-        "uploads": 21, "idempotency_keys": 3, "outbox": 24,
+        "uploads": 21, "idempotency_keys": 3, "changes": 24,
     }  # fmt: skip
     assert dict(told) == copied
-    target = PostgresCatalog(settings, outbox=True)
+    target = PostgresCatalog(settings, sinks=Sinks(nats=True))
     await target.open()
     assert await seen(rig, target) == await seen(rig, source)
     assert await Rig(target).drift() == 0

@@ -42,7 +42,7 @@ class Recorded:
 
     def __init__(self, tx: Tx) -> None:
         self._tx = tx
-        self.outbox = tx.outbox
+        self.sinks, self.changed = tx.sinks, tx.changed
         self.statements: list[Statement] = []
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from godrive.bridge.nats import HEADROOM, LARGEST
 from godrive.errors import Invalid, NameTaken, NotFound, PreconditionFailed
 from godrive.messages.files import GetFile, ListTrash, MakeFolder, OpenContent, TrashFile
-from godrive.messages.system import DropEvents, DueEvents
+from godrive.messages.system import DueEvents, MarkPublished
 from godrive.model import ETag, File, FileEventKind, FileId, In, OnConflict, Sort, UserId, VersionId
 from godrive.principal import SignedUrl, Verb
 from godrive.rules import files, users
@@ -355,8 +355,8 @@ async def test_each_change_of_a_file_leaves_one_event_in_order(rig: Rig) -> None
     assert [event.seq for event in events] == sorted({event.seq for event in events})
     assert {(event.owner_id, event.file_id) for event in events} == {(owner, file.id)}
     assert [event.file for event in events[:2]] == [file, renamed]
-    await rig.ask(DropEvents(events=events[:4]))
-    await rig.ask(DropEvents(events=events[:4]))
+    await rig.ask(MarkPublished(events=events[:4]))
+    await rig.ask(MarkPublished(events=events[:4]))
     assert await rig.ask(DueEvents(limit=1)) == events[4:5]
 
 

@@ -209,7 +209,7 @@ class Counted:
         self.trips = 0
 
     def __getattr__(self, name: str) -> Any:
-        if name != "outbox":
+        if name not in ("sinks", "changed"):
             self.trips += 1
         return getattr(self._tx, name)
 

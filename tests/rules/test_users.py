@@ -330,7 +330,7 @@ async def test_looking_for_a_user_walks_an_index(tmp_path: Path) -> None:
         await users.highest_cost(explaining)
         await networks.is_known(explaining, UserId("user"), "192.0.2.1", now=datetime.now(UTC))
 
-    catalog = SqliteCatalog(tmp_path / "godrive.db", outbox=False)
+    catalog = SqliteCatalog(tmp_path / "godrive.db")
     await catalog.open()
     await catalog.read(look)
     await catalog.close()

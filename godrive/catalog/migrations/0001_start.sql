@@ -1,6 +1,6 @@
 -- Users, sessions, entries (files and folders), versions, uploads, and what keeps them honest.
 -- Instants are microseconds since 1970, sizes bytes, '' is the root as a parent.
--- {text} is text compared byte by byte, {serial} a key that rises with every insert,
+-- {text} is text compared byte by byte,
 -- {clustered} where the database can do it a table whose rows lie in the order of its primary key.
 
 -- One row.  nonce tells this catalog from every other: it is part of every validator that clients keep.
@@ -12,6 +12,7 @@ CREATE TABLE catalog (
 INSERT INTO catalog (nonce) VALUES ({nonce});
 
 -- changes is the number of the last change to what the lists of a user show: the same number, the same lists.
+-- log_rows counts the user's rows in the table changes; those up to the number log_start have been deleted.
 -- What came into the trash no later than trash_cleared_at is on its way out.
 -- A user of a host application has an external_id; such a user may have no e-mail address and no password ('').
 CREATE TABLE users (
@@ -30,6 +31,8 @@ CREATE TABLE users (
     entry_count BIGINT NOT NULL DEFAULT 0,
     upload_count BIGINT NOT NULL DEFAULT 0,
     changes BIGINT NOT NULL DEFAULT 0,
+    log_rows BIGINT NOT NULL DEFAULT 0,
+    log_start BIGINT NOT NULL DEFAULT 0,
     trash_cleared_at BIGINT
 );
 CREATE INDEX users_cleared ON users (id) WHERE trash_cleared_at IS NOT NULL;
@@ -178,15 +181,27 @@ CREATE TABLE idempotency_keys (
 );
 CREATE INDEX idempotency_keys_expiry ON idempotency_keys (expires_at);
 
-CREATE TABLE outbox (
-    seq {serial},
-    event_id {text} NOT NULL,
-    kind {text} NOT NULL,
+-- The log of changes: one row for each change of an entry, or of the top of a tree, written in its transaction.
+-- change is the number that the change gave to users.changes.  It is raised under the lock of the user's row, so the
+-- order of numbers is the order of commits.  parent_id is the folder of the entry after the change, from_id the one
+-- before it.  published is 0 until NATS has the event, delivered is 0 until the webhook for all users has it.
+-- file is the state after the change, kept until the event is published.
+CREATE TABLE changes (
     owner_id {text} NOT NULL,
-    file_id {text} NOT NULL,
+    change BIGINT NOT NULL,
     at BIGINT NOT NULL,
-    file {text}
-);
+    what {text} NOT NULL,
+    entry_id {text} NOT NULL,
+    kind {text} NOT NULL,
+    parent_id {text} NOT NULL,
+    from_id {text} NOT NULL,
+    published INTEGER NOT NULL,
+    delivered INTEGER NOT NULL,
+    file {text},
+    PRIMARY KEY (owner_id, change)
+) {clustered};
+CREATE INDEX changes_unpublished ON changes (change, owner_id) WHERE published = 0;
+CREATE INDEX changes_undelivered ON changes (change, owner_id) WHERE delivered = 0;
 
 CREATE TABLE leases (
     name {text} PRIMARY KEY,
