@@ -10,6 +10,7 @@ from collections.abc import Callable
 from bench.ask import Asks
 from bench.clients import MissingClientError
 from bench.distributed import Distributed
+from bench.fairness import Fairness
 from bench.report import Result, line, previous, save, say
 from bench.requests import Requests
 from bench.standing import Standing
@@ -20,7 +21,7 @@ from tests.servers import MissingProgram
 def measures(*, quick: bool) -> dict[str, Callable[[], Result | list[Result]]]:
     """Return all benchmarks by name."""
     requests, standing, transfer = Requests(quick=quick), Standing(quick=quick), Transfer(quick=quick)
-    asks, distributed = Asks(quick=quick), Distributed(quick=quick)
+    asks, distributed, fairness = Asks(quick=quick), Distributed(quick=quick), Fairness(quick=quick)
     return {
         "ask": asks.near,
         "far": asks.far,
@@ -31,6 +32,7 @@ def measures(*, quick: bool) -> dict[str, Callable[[], Result | list[Result]]]:
         "transfer": transfer.run,
         "depth": standing.depth,
         "storm": standing.storm,
+        "fairness": fairness.run,
         "postgres": distributed.postgres,
         "events": distributed.events,
         "full": distributed.rest,

@@ -73,15 +73,6 @@ class User:
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             list(threads.map(add, range(_AT_ONCE)))
 
-    def latencies(self, count: int, path: str = "/v1/files?limit=20") -> list[float]:
-        """Seconds that each of *count* requests took, the fastest first."""
-        taken = []
-        for _ in range(count):
-            begun = time.perf_counter()
-            self("GET", path)
-            taken.append(time.perf_counter() - begun)
-        return sorted(taken)
-
 
 class Crowd:
     """Connections that are opened and never finish what they began."""

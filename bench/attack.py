@@ -1,4 +1,4 @@
-"""A process of clients that repeat one request: ``python -m tests.hostile.attack PORT CONNECTIONS REQUEST``.
+"""A process of clients that repeat one request: ``python -m bench.attack PORT CONNECTIONS REQUEST``.
 
 It runs at a low priority, so that it takes no processor time from the user whose waits are measured.  It prints a line
 when every connection is open, and ends with its standard input.
@@ -40,4 +40,4 @@ async def main(port: int, connections: int, request: bytes) -> None:
 
 if __name__ == "__main__":
     os.nice(10)
-    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3].encode().decode("unicode_escape").encode()))
+    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3].encode()))
