@@ -26,6 +26,9 @@ ObjectKey = NewType("ObjectKey", str)
 ETag = NewType("ETag", str)
 """An opaque strong validator, without the quotes of its HTTP form."""
 
+PropertyValue: TypeAlias = str | int | float | bool
+"""The value of a property that a client keeps with an entry."""
+
 T = TypeVar("T")
 
 
@@ -145,6 +148,8 @@ class File(Value):
     trashed_at: datetime | None = None
     purge_at: datetime | None = None
     revision: int = 1
+    favorite: bool = False
+    properties: dict[str, PropertyValue] = msgspec.field(default_factory=dict)
 
     @property
     def etag(self) -> ETag:

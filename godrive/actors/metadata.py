@@ -17,7 +17,7 @@ from godrive.messages.files import TagList
 from godrive.messages.metadata import Metadata
 from godrive.model import ETag, In, UserId
 from godrive.principal import Verb, user_of
-from godrive.rules import access, files, housekeeping, idempotency, outbox, trash, upload_chores, uploads  # noqa: F401 - registers them
+from godrive.rules import access, files, housekeeping, idempotency, marks, outbox, trash, upload_chores, uploads  # noqa: F401 - registers them
 from godrive.rules.page_tokens import PageTokens
 from godrive.rules.registry import RULES, Env, Rule
 from godrive.runtime import Actor, Ask, Lane

@@ -25,6 +25,7 @@ _TABLES = (
     "sessions",
     "session_networks",
     "entries",
+    "properties",
     "unsettled",
     "versions",
     "uploads",

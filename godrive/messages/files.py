@@ -14,6 +14,7 @@ from godrive.model import (
     OnConflict,
     Page,
     Place,
+    PropertyValue,
     Sort,
     Spot,
     Tombstone,
@@ -74,51 +75,30 @@ class MakeFolder(Ask[Metadata, File]):
     name: str
 
 
-class RenameFile(Ask[Metadata, File]):
-    """Rename an entry.  Raises ``NotFound``, ``NameTaken``, ``Invalid``, ``PreconditionFailed``."""
-
-    lane: ClassVar[Lane] = Lane.WRITE
-
-    by: Principal
-    file_id: FileId
-    name: str
-    on_conflict: OnConflict = OnConflict.FAIL
-    if_match: ETag | None = None
-
-
-class MoveFile(Ask[Metadata, File]):
-    """Move an entry, with its contents, to another folder.  With *name*, rename it too.
-
-    Takes constant time, whatever the folder contains.  Raises ``NotFound`` (the
-    entry; with ``field`` ``parent_id``, the folder), ``Cycle`` (the folder is
-    the entry or lies in it), ``NameTaken``, ``Invalid``, ``PreconditionFailed``.
-    """
-
-    lane: ClassVar[Lane] = Lane.WRITE
-    by: Principal
-    file_id: FileId
-    where: Spot
-    name: str | None = None
-    on_conflict: OnConflict = OnConflict.FAIL
-    if_match: ETag | None = None
-
-
 class UpdateFile(Ask[Metadata, File]):
-    """Change several properties of an entry in one transaction; those that are ``None`` stay.
+    """Rename an entry, move it with its contents, or change what a client keeps with it, in one transaction.
 
-    *modified_at* is when the content was last modified.  *where* and *name* act
-    as in ``MoveFile`` and ``RenameFile``, and raise the same errors.
+    What is ``None`` stays as it is.  A move takes constant time, whatever the
+    folder contains.  *modified_at* is when the content was last modified.
+    *properties* are merged: a value of ``None`` removes the
+    property.  An update that changes nothing leaves the ETag as it is.
+
+    Raises ``NotFound`` (the entry; with ``field`` ``parent_id``, the folder),
+    ``Cycle`` (the folder is the entry or lies in it), ``NameTaken``,
+    ``Invalid``, ``PreconditionFailed``.
     """
 
     lane: ClassVar[Lane] = Lane.WRITE
 
     by: Principal
     file_id: FileId
-    where: Spot | None = None
     name: str | None = None
-    modified_at: datetime | None = None
+    where: Spot | None = None
     on_conflict: OnConflict = OnConflict.FAIL
     if_match: ETag | None = None
+    modified_at: datetime | None = None
+    favorite: bool | None = None
+    properties: dict[str, PropertyValue | None] | None = None
 
 
 class TrashFile(Ask[Metadata, Tombstone]):
@@ -179,6 +159,28 @@ class EmptyTrash(Ask[Metadata, int]):
     lane: ClassVar[Lane] = Lane.WRITE
 
     by: Principal
+
+
+class ListFavorites(Ask[Metadata, Page[File]]):
+    """List the favorite files and folders of the drive, newest first.  Nothing in the trash is listed."""
+
+    by: Principal
+    limit: int = 100
+    page: str | None = None
+
+
+class ListByProperty(Ask[Metadata, Page[File]]):
+    """List the files and folders that have the property *key*, newest first.  With *value*, only those with that value.
+
+    Numbers are equal if their values are (``1`` and ``1.0``); a text never equals
+    a number.  Nothing in the trash is listed.  Raises ``Invalid``.
+    """
+
+    by: Principal
+    key: str
+    value: PropertyValue | None = None
+    limit: int = 100
+    page: str | None = None
 
 
 class OpenContent(Ask[Metadata, Content]):

@@ -7,7 +7,7 @@ from functools import cache
 
 from godrive.catalog import Row, Tx
 from godrive.errors import Cycle, Forbidden, Invalid
-from godrive.messages.files import GetFile, ListFiles, MakeFolder, MoveFile, OpenContent, RenameFile, UpdateFile
+from godrive.messages.files import GetFile, ListFiles, MakeFolder, OpenContent, UpdateFile
 from godrive.model import (
     Content,
     File,
@@ -16,6 +16,7 @@ from godrive.model import (
     FileKind,
     ObjectKey,
     Page,
+    Root,
     Sort,
     UserId,
     name_key,
@@ -24,18 +25,21 @@ from godrive.model import (
 from godrive.principal import Verb
 from godrive.rules import changes, entries, rows
 from godrive.rules.access import VISIBLE, Folder, lies_in, resolve, resolve_folder, resolve_place
+from godrive.rules.marks import describe
 from godrive.rules.names import after_prefix, check_name, search_key
 from godrive.rules.registry import Env, rule
 
 _LONGEST_FILTER = 1000
 _VERSION = "SELECT id, mime, size_bytes, sha256, modified_at, object_key FROM versions WHERE id = $1 AND file_id = $2"
 _HIDDEN_AT_ONCE = 64
+_RENAME = (
+    f"UPDATE entries SET name = $3, name_key = $4, search_key = $5, updated_at = $1, {changes.REVISE} "
+    f"WHERE id = $2 RETURNING {rows.LIVE}"
+)
 _MOVE = (
     "UPDATE entries SET parent_id = $3, name = $4, name_key = $5, search_key = $6, list_state = kind, updated_at = $1, "
     f"{changes.REVISE} WHERE id = $2 RETURNING {rows.LIVE}"
 )
-
-_DATE = f"UPDATE entries SET modified_at = $3, updated_at = $1, {changes.REVISE} WHERE id = $2 RETURNING {rows.LIVE}"
 
 
 @rule(ListFiles)
@@ -189,75 +193,66 @@ async def make_folder(tx: Tx, ask: MakeFolder, env: Env) -> File:
     return folder
 
 
-@rule(RenameFile, writes=True)
-async def rename(tx: Tx, ask: RenameFile, env: Env) -> File:
-    """As ``RenameFile`` says.  Renaming to the current name does nothing."""
-    check_name(ask.name)
-    file = (await resolve(tx, ask.by, ask.file_id, Verb.EDIT)).file
-    rows.check_match(file, ask.if_match)
-    if file.name == ask.name:
-        return file
-    parent = Folder(file.owner_id, file.parent_id)
-    name = await entries.free_name(tx, parent, ask.name, ask.on_conflict, but=file.id)
-    row = await tx.one(
-        f"UPDATE entries SET name = $3, name_key = $4, search_key = $5, updated_at = $1, {changes.REVISE} "
-        f"WHERE id = $2 RETURNING {rows.LIVE}",
-        rows.micros(env.now),
-        file.id,
-        name,
-        name_key(name),
-        search_key(name),
-    )
-    renamed = rows.live_file(file.owner_id, rows.found(row))
-    await changes.record(tx, FileEventKind.RENAMED, file.owner_id, file.id, renamed, now=env.now)
-    return renamed
-
-
-@rule(MoveFile, writes=True)
-async def move(tx: Tx, ask: MoveFile, env: Env) -> File:
-    """As ``MoveFile`` says.  Moving to the current folder and name does nothing."""
+@rule(UpdateFile, writes=True)
+async def update(tx: Tx, ask: UpdateFile, env: Env) -> File:
+    """As ``UpdateFile`` says."""
+    if ask.name is not None:
+        check_name(ask.name)
     found = await resolve(tx, ask.by, ask.file_id, Verb.EDIT)
-    file, name = found.file, check_name(ask.name or found.file.name)
+    file = before = found.file
     rows.check_match(file, ask.if_match)
-    target = await resolve_folder(tx, ask.by, ask.where, Verb.CREATE)
+    late = 0
+    if ask.where is not None:
+        file = await _move(tx, ask, env, file)
+        if file is not before and not found.listed:
+            # The entry was restored with its old folder but not yet settled, so its usage is settled now.
+            late = file.size_bytes
+            if file.kind is FileKind.FOLDER:
+                await entries.unsettle(tx, file)
+    elif ask.name not in (None, file.name):
+        file = await _rename(tx, ask, env, file)
+    file = await describe(tx, ask, env, file)
+    if file is before:
+        return file
+    await changes.record(
+        tx,
+        _kind_of(before, file),
+        file.owner_id,
+        file.id,
+        file,
+        now=env.now,
+        trace=changes.Trace(file.kind, file.parent_id or "", before.parent_id or ""),
+        live=late,
+        trash=-late,
+    )
+    return file
+
+
+def _kind_of(before: File, after: File) -> FileEventKind:
+    if before.parent_id != after.parent_id:
+        return FileEventKind.MOVED
+    return FileEventKind.UPDATED if before.name == after.name else FileEventKind.RENAMED
+
+
+async def _rename(tx: Tx, ask: UpdateFile, env: Env, file: File) -> File:
+    parent = Folder(file.owner_id, file.parent_id)
+    name = await entries.free_name(tx, parent, ask.name or file.name, ask.on_conflict, but=file.id)
+    row = await tx.one(_RENAME, rows.micros(env.now), file.id, name, name_key(name), search_key(name))
+    return rows.live_file(file.owner_id, rows.found(row))
+
+
+async def _move(tx: Tx, ask: UpdateFile, env: Env, file: File) -> File:
+    target = await resolve_folder(tx, ask.by, ask.where or Root(), Verb.CREATE)
     if target.owner_id != file.owner_id:
         raise Forbidden("An entry cannot be moved to another owner.")
+    name = ask.name or file.name
     if (target.id, name) == (file.parent_id, file.name):
         return file
     if file.kind is FileKind.FOLDER and target.id is not None and await lies_in(tx, target.id, file.id):
         raise Cycle("The folder cannot be moved into itself.", field="parent_id")
     name = await entries.free_name(tx, target, name, ask.on_conflict, but=file.id)
     row = await tx.one(_MOVE, rows.micros(env.now), file.id, target.key, name, name_key(name), search_key(name))
-    moved = rows.live_file(file.owner_id, rows.found(row))
-    # The entry was restored with its old folder but not yet settled, so its usage is settled now.
-    late = 0 if found.listed else moved.size_bytes
-    if not found.listed and moved.kind is FileKind.FOLDER:
-        await entries.unsettle(tx, moved)
-    trace = changes.Trace(moved.kind, target.key, file.parent_id or "")
-    await changes.record(
-        tx, FileEventKind.MOVED, moved.owner_id, moved.id, moved, now=env.now, trace=trace, live=late, trash=-late
-    )
-    return moved
-
-
-@rule(UpdateFile, writes=True)
-async def update(tx: Tx, ask: UpdateFile, env: Env) -> File:
-    """As ``UpdateFile`` says.  Setting the current values does nothing."""
-    modified_at = None if ask.modified_at is None else rows.check_modified_at(ask.modified_at)
-    if ask.where is not None:
-        place = MoveFile(ask.by, ask.file_id, ask.where, ask.name, ask.on_conflict, ask.if_match)
-        file = await move(tx, place, env)
-    elif ask.name is not None:
-        file = await rename(tx, RenameFile(ask.by, ask.file_id, ask.name, ask.on_conflict, ask.if_match), env)
-    else:
-        file = (await resolve(tx, ask.by, ask.file_id, Verb.EDIT)).file
-        rows.check_match(file, ask.if_match)
-    if modified_at is None or modified_at == file.modified_at:
-        return file
-    row = await tx.one(_DATE, rows.micros(env.now), file.id, rows.micros(modified_at))
-    dated = rows.live_file(file.owner_id, rows.found(row))
-    await changes.record(tx, FileEventKind.UPDATED, file.owner_id, file.id, dated, now=env.now)
-    return dated
+    return rows.live_file(file.owner_id, rows.found(row))
 
 
 @rule(OpenContent)

@@ -2,8 +2,8 @@
 
 A rule takes a transaction, its message and the :class:`Env` of this run::
 
-    @rule(RenameFile, writes=True)
-    async def rename(tx: Tx, ask: RenameFile, env: Env) -> File: ...
+    @rule(UpdateFile, writes=True)
+    async def update(tx: Tx, ask: UpdateFile, env: Env) -> File: ...
 
 The catalog may retry a rule (see ``Catalog``), so a rule has no effects except
 through *tx*, and takes its time and configuration from *env*.

@@ -16,6 +16,7 @@ from godrive.model import (
     FileKind,
     ObjectKey,
     OnConflict,
+    PropertyValue,
     Session,
     SessionId,
     Upload,
@@ -35,6 +36,8 @@ MOST_BYTES = 2**53
 
 _NEAR, _FAR = 0, 2**32 * 1_000_000
 """Between these, the conversion through a float is exact: 1970 and 2106."""
+read_properties = msgspec.json.Decoder(dict[str, PropertyValue]).decode
+"""Parse the column ``properties``."""
 
 KINDS = {kind.value: kind for kind in FileKind}
 
@@ -109,14 +112,18 @@ def session(row: Row) -> Session:
     )
 
 
-LIVE = "id, name, created_at, updated_at, kind, parent_id, mime, size_bytes, sha256, version_id, revision, modified_at"
+LIVE = (
+    "id, name, created_at, updated_at, kind, parent_id, mime, size_bytes, sha256, version_id, revision, modified_at, "
+    "favorite, properties"
+)
 
 
 def live_file(owner_id: UserId, row: Row) -> File:
     """Build a live entry from the columns :data:`LIVE`.  Faster than :func:`file`, for lists."""
-    id_, name, created_at, updated_at, kind, parent_id, mime, size_bytes, sha256, version_id, revision, modified_at = (
-        row
-    )
+    (
+        id_, name, created_at, updated_at, kind, parent_id, mime, size_bytes, sha256, version_id, revision, modified_at,
+        favorite, properties,
+    ) = row  # fmt: skip
     created = instant(created_at)
     return File(
         id=id_,
@@ -132,11 +139,13 @@ def live_file(owner_id: UserId, row: Row) -> File:
         sha256=sha256,
         version_id=version_id,
         revision=revision,
+        favorite=favorite == 1,
+        properties=read_properties(properties) if properties else {},
     )
 
 
-TEXTS = 1, 6
-"""The indices of the columns with long text, name and media type."""
+TEXTS = 1, 6, 13
+"""The indices of the columns with long text: name, media type and properties."""
 MOST_TEXT = 500_000
 """The most bytes of such text in a page.  The rest of 1000 rows is as large, and a reply has at most 1 MiB."""
 
@@ -152,7 +161,7 @@ def that_fit(found: Sequence[Row], limit: int, texts: Sequence[int] = TEXTS) -> 
 
 
 FILE = LIVE + ", owner_id, trashed_at, purge_at"
-OWNER, TRASHED_AT = 12, 13
+OWNER, TRASHED_AT = 14, 15
 """Indices among the columns :data:`FILE`."""
 
 
@@ -160,7 +169,7 @@ def file(row: Row) -> File:
     """Build an entry in any state from the columns :data:`FILE`."""
     return File(
         id=FileId(row[0]),
-        owner_id=UserId(row[12]),
+        owner_id=UserId(row[OWNER]),
         name=row[1],
         created_at=instant(row[2]),
         updated_at=instant(row[3]),
@@ -171,9 +180,11 @@ def file(row: Row) -> File:
         size_bytes=row[7],
         sha256=row[8],
         version_id=VersionId(row[9]) if row[9] else None,
-        trashed_at=maybe_instant(row[13]),
-        purge_at=maybe_instant(row[14]),
+        trashed_at=maybe_instant(row[TRASHED_AT]),
+        purge_at=maybe_instant(row[TRASHED_AT + 1]),
         revision=row[10],
+        favorite=row[12] == 1,
+        properties=read_properties(row[13]) if row[13] else {},
     )
 
 

@@ -338,6 +338,7 @@ async def finish_purge(tx: Tx, ask: FinishPurge, env: Env) -> None:
     if gone is None:
         return
     await tx.run("DELETE FROM unsettled WHERE folder_id = $1", ask.file_id)
+    await tx.run("DELETE FROM properties WHERE entry_id = $1", ask.file_id)
     trash_bytes = version_bytes = 0
     for id_, size_bytes in await tx.all(
         "DELETE FROM versions WHERE file_id = $1 RETURNING id, size_bytes", ask.file_id

@@ -28,7 +28,7 @@ from godrive.errors import (
     StoreUnavailable,
 )
 from godrive.messages.auth import GetUser
-from godrive.messages.files import ListFiles, PurgeFile, RenameFile, TrashFile
+from godrive.messages.files import ListFiles, PurgeFile, TrashFile, UpdateFile
 from godrive.messages.ingest import CommitUpload, IngestBlob, Outcome, Reconcile, Reconciled
 from godrive.messages.janitor import Sweep
 from godrive.messages.uploads import AbortUpload, BeginUpload, GetUpload
@@ -244,7 +244,7 @@ async def test_a_name_taken_meanwhile_can_be_freed_and_the_commit_tried_again(dr
     with pytest.raises(NameTaken):
         await drive.ingest.ask(CommitUpload(SYSTEM, second.id))
     assert await state(drive, second) is UploadState.PENDING
-    await drive.metadata.ask(RenameFile(acting(owner.id), file.id, "b.txt"))
+    await drive.metadata.ask(UpdateFile(acting(owner.id), file.id, "b.txt"))
     assert (await drive.ingest.ask(CommitUpload(SYSTEM, second.id))).name == "a.txt"
 
 

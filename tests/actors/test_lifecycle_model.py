@@ -21,9 +21,9 @@ from godrive.messages.files import (
     ListTrash,
     OpenContent,
     PurgeFile,
-    RenameFile,
     RestoreFile,
     TrashFile,
+    UpdateFile,
 )
 from godrive.messages.ingest import CommitUpload, Reconcile
 from godrive.messages.janitor import Sweep
@@ -193,7 +193,7 @@ class Lifecycle(RuleBasedStateMachine):
         others = {same(other.name) for id_, other in self.live.items() if id_ != file_id}
         error = NotFound if item is None else NameTaken if same(name) in others else None
         if (
-            self.expect(error, self.drive.metadata.ask, RenameFile(acting(self.owner), file_id, name))
+            self.expect(error, self.drive.metadata.ask, UpdateFile(acting(self.owner), file_id, name))
             and item is not None
         ):
             self.live[file_id] = replace(item, name=name)

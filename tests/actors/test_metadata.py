@@ -26,9 +26,9 @@ from godrive.messages.files import (
     ListTrash,
     OpenContent,
     PurgeFile,
-    RenameFile,
     RestoreFile,
     TrashFile,
+    UpdateFile,
 )
 from godrive.messages.idempotency import ClaimKey, SettleKey
 from godrive.messages.ingest import CommitUpload
@@ -180,7 +180,7 @@ async def test_a_strangers_file_is_not_found_by_any_message(drive: GoDrive, owne
     pending = await begin(drive, owner, "b.txt")
     asks: list[Ask[Metadata, Any]] = [
         GetFile(acting(stranger.id), file.id),
-        RenameFile(acting(stranger.id), file.id, "mine.txt"),
+        UpdateFile(acting(stranger.id), file.id, "mine.txt"),
         TrashFile(acting(stranger.id), file.id),
         RestoreFile(acting(stranger.id), file.id),
         PurgeFile(acting(stranger.id), file.id),
@@ -197,11 +197,11 @@ async def test_a_strangers_file_is_not_found_by_any_message(drive: GoDrive, owne
 
 
 async def test_a_change_is_made_only_to_the_revision_that_was_seen(drive: GoDrive, owner: User, file: File) -> None:
-    renamed = await drive.metadata.ask(RenameFile(acting(owner.id), file.id, "b.txt", if_match=file.etag))
+    renamed = await drive.metadata.ask(UpdateFile(acting(owner.id), file.id, "b.txt", if_match=file.etag))
     assert renamed.etag != file.etag
     stale = ETag(file.etag)
     with pytest.raises(PreconditionFailed):
-        await drive.metadata.ask(RenameFile(acting(owner.id), file.id, "c.txt", if_match=stale))
+        await drive.metadata.ask(UpdateFile(acting(owner.id), file.id, "c.txt", if_match=stale))
     with pytest.raises(PreconditionFailed):
         await drive.metadata.ask(TrashFile(acting(owner.id), file.id, stale))
     await drive.metadata.ask(TrashFile(acting(owner.id), file.id, renamed.etag))

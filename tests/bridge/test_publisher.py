@@ -16,7 +16,7 @@ from godrive.bridge.publisher import BATCH, LEASE_TTL, REMEMBERED, Publisher
 from godrive.config import Nats
 from godrive.drive import GoDrive
 from godrive.errors import NameTaken, StoreUnavailable
-from godrive.messages.files import PurgeFile, RenameFile, RestoreFile, TrashFile
+from godrive.messages.files import PurgeFile, RestoreFile, TrashFile, UpdateFile
 from godrive.messages.janitor import Sweep
 from godrive.messages.metadata import Metadata
 from godrive.messages.system import AcquireLease, DueEvents, MarkPublished
@@ -56,7 +56,7 @@ async def test_the_whole_life_of_a_file_is_told(
 ) -> None:
     owner = (await sign_up(drive)).id
     file = await upload(drive, owner, "a.txt", b"hello")
-    await drive.metadata.ask(RenameFile(acting(owner), file.id, "b.txt"))
+    await drive.metadata.ask(UpdateFile(acting(owner), file.id, "b.txt"))
     await drive.metadata.ask(TrashFile(acting(owner), file.id))
     await drive.metadata.ask(RestoreFile(acting(owner), file.id))
     await drive.metadata.ask(TrashFile(acting(owner), file.id))
@@ -81,7 +81,7 @@ async def test_a_change_that_was_refused_is_not_told(
     await upload(drive, owner, "a.txt")
     file = await upload(drive, owner, "b.txt")
     with pytest.raises(NameTaken):
-        await drive.metadata.ask(RenameFile(acting(owner), file.id, "a.txt"))
+        await drive.metadata.ask(UpdateFile(acting(owner), file.id, "a.txt"))
     assert await outbox.publish(drive.metadata) == 2
     assert [kind for kind, _ in await published(link, namespace)] == ["created", "created"]
 
@@ -183,7 +183,7 @@ async def test_the_events_of_each_owner_are_in_order(
     async def live(owner: Any) -> None:
         file = await upload(drive, owner, "0.txt")
         for number in range(1, 40):
-            await drive.metadata.ask(RenameFile(acting(owner), file.id, f"{number}.txt"))
+            await drive.metadata.ask(UpdateFile(acting(owner), file.id, f"{number}.txt"))
 
     async with anyio.create_task_group() as tasks:
         for owner in owners:

@@ -17,9 +17,9 @@ from godrive.messages.files import (
     ListTrash,
     MakeFolder,
     PurgeFile,
-    RenameFile,
     RestoreFile,
     TrashFile,
+    UpdateFile,
 )
 from godrive.messages.metadata import Metadata
 from godrive.messages.system import ClaimPurges, FinishPurge, SettleTrash, UsageDrift
@@ -160,7 +160,7 @@ class Rig:
         return await self.ask(GetFile(by=host(owner), file_id=file_id))
 
     async def rename(self, file: File, name: str, **options: Any) -> File:
-        return await self.ask(RenameFile(by=host(file.owner_id), file_id=file.id, name=name, **options))
+        return await self.ask(UpdateFile(by=host(file.owner_id), file_id=file.id, name=name, **options))
 
     async def trash(self, file: File, **options: Any) -> Tombstone:
         return await self.ask(TrashFile(by=host(file.owner_id), file_id=file.id, **options))

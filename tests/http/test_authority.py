@@ -80,6 +80,8 @@ ROWS: dict[str, list[Row]] = {
         Row(200, {"file_id": "file"}, {"name": f"{CANARY}-renamed.txt"}, tells=True),
         Row(200, {"file_id": "file"}, {"modified_at": "2001-02-03T04:05:06Z"}, tells=True),
     ],
+    "list_favorites": [Row(200)],
+    "list_by_property": [Row(200, query={"key": "color"})],
     "trash_file": [Row(200, {"file_id": "file"})],
     "restore_file": [Row(200, {"file_id": "trashed"}, tells=True)],
     "download_file": [Row(200, {"file_id": "file"}), Row(404, {"file_id": "trashed"})],

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from godrive.errors import DriveError, NameTaken, QuotaExceeded
-from godrive.messages.files import PurgeFile, RenameFile, RestoreFile, TrashFile
+from godrive.messages.files import PurgeFile, RestoreFile, TrashFile, UpdateFile
 from godrive.messages.uploads import AbortUpload
 from godrive.model import FileId, OnConflict, Sort, Upload, UserId, name_key
 from tests.contracts.rig import Rig, host
@@ -93,7 +93,7 @@ class Life:
         file_id = self.chance.choice(list(model.live))
         others = {name_key(other) for key, other in model.live.items() if key != file_id}
         try:
-            await self.rig.ask(RenameFile(by=self.by, file_id=file_id, name=name))
+            await self.rig.ask(UpdateFile(by=self.by, file_id=file_id, name=name))
         except NameTaken:
             assert name_key(name) in others
         else:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from godrive.errors import Invalid, NameTaken, NotFound, PreconditionFailed
-from godrive.messages.files import MoveFile, OpenContent, UpdateFile
+from godrive.messages.files import OpenContent, UpdateFile
 from godrive.messages.system import DueEvents
 from godrive.model import ETag, FileEventKind, FileId
 from tests.cases import each
@@ -38,7 +38,7 @@ async def test_a_rename_a_move_and_the_trash_do_not_change_it(rig: Rig) -> None:
     folder = await rig.folder(owner)
     file = await rig.file(owner, modified_at=TAKEN)
     rig.clock.advance(1)
-    moved = await rig.ask(MoveFile(host(owner), (await rig.rename(file, "b")).id, inside(folder)))
+    moved = await rig.ask(UpdateFile(host(owner), (await rig.rename(file, "b")).id, where=inside(folder)))
     await rig.trash(moved)
     restored = await rig.restore(moved)
     assert restored.modified_at == moved.modified_at == TAKEN
@@ -65,19 +65,19 @@ async def test_time_name_and_place_change_together_or_not_at_all(rig: Rig) -> No
     owner, other = await rig.user(), await rig.user()
     folder, file = await rig.folder(owner), await rig.file(owner)
     await rig.file(owner, "taken", where=inside(folder))
-    refused = UpdateFile(host(owner), file.id, inside(folder), "taken", TAKEN)
+    refused = UpdateFile(host(owner), file.id, "taken", inside(folder), modified_at=TAKEN)
     with pytest.raises(NameTaken):
         await rig.ask(refused)
     with pytest.raises(PreconditionFailed):
-        await rig.ask(UpdateFile(host(owner), file.id, None, "b", TAKEN, if_match=ETag("other")))
+        await rig.ask(UpdateFile(host(owner), file.id, "b", modified_at=TAKEN, if_match=ETag("other")))
     with pytest.raises(NotFound):
         await rig.ask(UpdateFile(host(other), file.id, modified_at=TAKEN))
     with pytest.raises(NotFound):
         await rig.ask(UpdateFile(host(owner), FileId("none"), modified_at=TAKEN))
     assert await rig.get(owner, file.id) == file
-    changed = await rig.ask(UpdateFile(host(owner), file.id, inside(folder), "free", TAKEN))
+    changed = await rig.ask(UpdateFile(host(owner), file.id, "free", inside(folder), modified_at=TAKEN))
     assert (changed.parent_id, changed.name, changed.modified_at) == (folder.id, "free", TAKEN)
-    back = await rig.ask(UpdateFile(host(owner), file.id, ROOT, None, TAKEN + timedelta(1)))
+    back = await rig.ask(UpdateFile(host(owner), file.id, where=ROOT, modified_at=TAKEN + timedelta(1)))
     assert (back.parent_id, back.name, back.modified_at) == (None, "free", TAKEN + timedelta(1))
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from godrive.catalog import Tx
 from godrive.errors import Cycle, NotFound
-from godrive.messages.files import EmptyTrash, MoveFile, OpenContent, PurgeFile, RestoreFile, TrashFile
+from godrive.messages.files import EmptyTrash, OpenContent, PurgeFile, RestoreFile, TrashFile, UpdateFile
 from godrive.messages.metadata import Metadata
 from godrive.messages.system import ClaimPurges, FinishPurge, SettleTrash
 from godrive.model import File, FileId, FileKind, OnConflict, Place, Sort, Spot, UserId
@@ -91,7 +91,7 @@ class Life:
         if node is None:
             return
         where = ROOT if target is None else inside(target.file)
-        ask = MoveFile(by=host(self.owner), file_id=node.file.id, where=where, on_conflict=OnConflict.RENAME)
+        ask = UpdateFile(by=host(self.owner), file_id=node.file.id, where=where, on_conflict=OnConflict.RENAME)
         if node.is_folder and target is not None and node in target.path:
             with pytest.raises(Cycle):
                 await self.rig.ask(ask)

@@ -82,6 +82,7 @@ CREATE INDEX session_networks_forwarded ON session_networks (network, user_id) W
 -- list_state: file and folder in the lists of the whole drive, hidden when it is in the trash, by itself or with a
 -- folder.  Below a folder it follows the truth within seconds (unsettled); live_bytes and trash_bytes follow it exactly.
 -- modified_at is when the content was last modified, as the client says; by default when it was uploaded.
+-- properties is a JSON object, NULL when it is empty; the table properties is its index.
 -- The key is the order of the list that is asked for most, so a page of it is one or two reads of the disk.
 CREATE TABLE entries (
     id {text} NOT NULL UNIQUE,
@@ -100,6 +101,8 @@ CREATE TABLE entries (
     updated_at BIGINT NOT NULL,
     modified_at BIGINT NOT NULL,
     revision BIGINT NOT NULL,
+    favorite INTEGER NOT NULL DEFAULT 0,
+    properties {text},
     state {text} NOT NULL,
     trashed_at BIGINT,
     purge_at BIGINT,
@@ -115,6 +118,18 @@ CREATE INDEX entries_folder_ended ON entries (parent_id) WHERE state <> 'live';
 CREATE INDEX entries_trash ON entries (owner_id, trashed_at, id) WHERE state = 'trashed';
 CREATE INDEX entries_due ON entries (next_purge_at) WHERE state = 'trashed';
 CREATE INDEX entries_purging ON entries (next_purge_at) WHERE state = 'purging';
+CREATE INDEX entries_favorite ON entries (owner_id, id) WHERE favorite = 1 AND list_state <> 'hidden';
+
+-- Finds entries by a property.  value is the JSON of the value; a number that is whole is written as an integer.
+CREATE TABLE properties (
+    entry_id {text} NOT NULL,
+    key {text} NOT NULL,
+    owner_id {text} NOT NULL,
+    value {text} NOT NULL,
+    PRIMARY KEY (entry_id, key)
+) {clustered};
+CREATE INDEX properties_key ON properties (owner_id, key, entry_id);
+CREATE INDEX properties_value ON properties (owner_id, key, value, entry_id);
 
 -- Folders that went into the trash, or came out of it, and whose children have still to follow in list_state:
 -- those after (after_created_at, after_id).

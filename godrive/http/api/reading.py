@@ -70,7 +70,7 @@ def query_reader(type_: type[T]) -> Callable[[web.Request], T]:
     Short queries repeat, so their values are kept.
     """
     parsers = {name: _parser(hint) for name, hint in get_type_hints(type_, include_extras=True).items()}
-    known: dict[str, T] = {"": msgspec.convert({}, type_)}
+    known: dict[str, T] = {}
 
     def read(request: web.Request) -> T:
         raw = request.rel_url.raw_query_string

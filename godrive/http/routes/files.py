@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from aiohttp import hdrs, web
@@ -17,22 +17,22 @@ from godrive.http.app_keys import PAGE_CACHE
 from godrive.messages.files import (
     GetFile,
     ListFiles,
-    MoveFile,
     OpenContent,
-    RenameFile,
     RestoreFile,
     TagList,
     TrashFile,
     UpdateFile,
 )
 from godrive.messages.storage import SignGet
-from godrive.model import Anywhere, File, FileId, In, OnConflict, Page, Place, Root, Sort, Spot
+from godrive.model import Anywhere, File, FileId, In, OnConflict, Page, Place, PropertyValue, Root, Sort, Spot
 from godrive.principal import Scope, authority
 
 routes = Routes("files")
 
 _LISTED = {hdrs.CONTENT_TYPE: "application/json", hdrs.CACHE_CONTROL: "private, no-cache"}
 _encoder = msgspec.json.Encoder()
+
+T = TypeVar("T")
 
 ROOT = "root"
 """The id of the root in requests."""
@@ -87,12 +87,23 @@ class DownloadQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class UpdateBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A new name, a new parent folder (`null` or `root` for the root), another time of modification."""
+    """What to change: the name, the parent folder (`null` or `root` for the root), what the client keeps with it."""
 
     name: Name | UnsetType = UNSET
     parent_id: EntryId | UnsetType | None = UNSET
     modified_at: ModifiedAt | UnsetType = UNSET
     on_conflict: OnConflict = OnConflict.FAIL
+    favorite: bool | UnsetType = UNSET
+    properties: (
+        Annotated[
+            dict[str, PropertyValue | None],
+            Meta(
+                description="Properties to set. `null` removes one. At most 64 texts, numbers and booleans; a key has "
+                "1 to 64 of the characters `A-Z a-z 0-9 _ . : -`, a text at most 1024 bytes."
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class RestoreBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -158,6 +169,11 @@ def spot_of(parent_id: str | None) -> Spot:
     return Root() if parent_id in (None, ROOT) else In(folder_id=FileId(parent_id))
 
 
+def given(value: T | UnsetType) -> T | None:
+    """Return the value of a field; ``None`` if the body does not have the field."""
+    return None if isinstance(value, UnsetType) else value
+
+
 async def _read_page(call: Call, where: Place, query: FilesQuery) -> Page[File]:
     return await call.drive.metadata.ask(
         ListFiles(
@@ -189,25 +205,27 @@ async def get_file(call: Call, file_id: FileId) -> File | web.Response:
     raises=[NotFound, NameTaken, Cycle, Invalid, PreconditionFailed],
 )
 async def update_file(call: Call, file_id: FileId, body: UpdateBody) -> File:
-    """Rename or move a file or folder, or set its time of modification.
+    """Rename or move a file or folder, set its time of modification or its properties, mark it as a favorite.
 
     All changes are made, or none. A folder moves with its contents. The answer is `409 cycle` if the new parent is the
     folder itself or lies in it.
     """
-    name = None if isinstance(body.name, UnsetType) else body.name
-    where = None if isinstance(body.parent_id, UnsetType) else spot_of(body.parent_id)
-    modified_at = None if isinstance(body.modified_at, UnsetType) else body.modified_at
-    by, on_conflict, if_match = call.by, body.on_conflict, call.if_match
-    change: UpdateFile | MoveFile | RenameFile
-    if modified_at is not None:
-        change = UpdateFile(by, file_id, where, name, modified_at, on_conflict, if_match)
-    elif where is not None:
-        change = MoveFile(by, file_id, where, name, on_conflict, if_match)
-    elif name is not None:
-        change = RenameFile(by, file_id, name, on_conflict, if_match)
-    else:
-        raise Invalid("Send what to change: a name, a parent_id, a modified_at.", field="name")
-    return _tagged(call, await call.drive.metadata.ask(change))
+    if body == UpdateBody(on_conflict=body.on_conflict):
+        raise Invalid("Send what to change: name, parent_id, modified_at, properties or favorite.", field="name")
+    file = await call.drive.metadata.ask(
+        UpdateFile(
+            by=call.by,
+            file_id=file_id,
+            name=given(body.name),
+            where=None if isinstance(body.parent_id, UnsetType) else spot_of(body.parent_id),
+            on_conflict=body.on_conflict,
+            if_match=call.if_match,
+            modified_at=given(body.modified_at),
+            favorite=given(body.favorite),
+            properties=given(body.properties),
+        )
+    )
+    return _tagged(call, file)
 
 
 @routes.delete(
