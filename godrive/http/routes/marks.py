@@ -26,7 +26,7 @@ class PropertyQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     key: Annotated[str, Meta(min_length=1, max_length=64, description="The key of the property.")]
     value: (
-        Annotated[str, Meta(max_length=8192, description='The value as JSON: `"draft"`, `5`, `true`. Absent: any.')]
+        Annotated[str, Meta(max_length=1200, description='The value as JSON: `"draft"`, `5`, `true`. Absent: any.')]
         | None
     ) = None
     limit: Limit = 100
