@@ -12,7 +12,7 @@ from godrive.catalog import Catalog
 from godrive.catalog.postgres import PostgresCatalog
 from godrive.catalog.sqlite import SqliteCatalog
 from godrive.errors import NameTaken
-from godrive.messages.files import MoveFile
+from godrive.messages.files import UpdateFile
 from godrive.model import UserId
 from tests.contracts.rig import GRACE, Rig, host, inside
 
@@ -26,7 +26,7 @@ async def test_every_change_of_an_entry_leaves_one_row_with_its_folders(rig: Rig
     a, b = await rig.folder(owner, "a"), await rig.folder(owner, "b")
     file = await rig.file(owner, "x", where=inside(a))
     await rig.rename(file, "y")
-    await rig.ask(MoveFile(host(owner), file.id, inside(b)))
+    await rig.ask(UpdateFile(host(owner), file.id, where=inside(b)))
     await rig.trash(b)
     await rig.settle()
     await rig.restore(b)

@@ -40,13 +40,13 @@ async def update(rig: Rig, file: File, **options: Any) -> File:
 async def found(
     rig: Rig, owner: UserId, key: str, value: PropertyValue | None = None, *, limit: int = 100
 ) -> list[str]:
-    """The names of all entries with the property, by way of as many pages as it takes."""
+    """The names of all entries with the property, sorted, by way of as many pages as it takes."""
     page = await rig.ask(ListByProperty(host(owner), key, value, limit))
     names = [file.name for file in page.items]
     while page.next_page is not None:
         page = await rig.ask(ListByProperty(host(owner), key, value, limit, page.next_page))
         names += [file.name for file in page.items]
-    return names
+    return sorted(names)  # entries of one millisecond have no order
 
 
 async def favorites(rig: Rig, owner: UserId, *, limit: int = 100) -> list[str]:
@@ -55,7 +55,7 @@ async def favorites(rig: Rig, owner: UserId, *, limit: int = 100) -> list[str]:
     while page.next_page is not None:
         page = await rig.ask(ListFavorites(host(owner), limit, page.next_page))
         names += [file.name for file in page.items]
-    return names
+    return sorted(names)  # entries of one millisecond have no order
 
 
 async def index_rows(rig: Rig) -> list[Row]:
@@ -113,8 +113,8 @@ async def test_a_property_is_found_by_key_and_by_value_in_pages(rig: Rig) -> Non
     for number, value in enumerate(values):
         await update(rig, await rig.file(owner, f"{number}"), properties={"n": value})
     await update(rig, await rig.file(stranger, "other"), properties={"n": 1})
-    assert await found(rig, owner, "n", limit=2) == ["4", "3", "2", "1", "0"]
-    assert await found(rig, owner, "n", 1, limit=1) == ["1", "0"]
+    assert await found(rig, owner, "n", limit=2) == ["0", "1", "2", "3", "4"]
+    assert await found(rig, owner, "n", 1, limit=1) == ["0", "1"]
     assert await found(rig, owner, "n", "1") == ["2"]
     assert await found(rig, owner, "n", True) == ["3"]
     assert await found(rig, owner, "m") == []
@@ -127,14 +127,14 @@ async def test_favorites_include_folders_and_nothing_from_the_trash(rig: Rig) ->
     folder = await update(rig, await rig.folder(owner), favorite=True, properties={"k": 1})
     inner = await update(rig, await rig.file(owner, "inner", where=inside(folder)), favorite=True, properties={"k": 1})
     await update(rig, await rig.file(owner, "top"), favorite=True, properties={"k": 1})
-    assert await favorites(rig, owner, limit=1) == ["top", "inner", "folder"]
+    assert await favorites(rig, owner, limit=1) == ["folder", "inner", "top"]
     await rig.trash(folder)
     assert await favorites(rig, owner) == ["top"] == await found(rig, owner, "k")
     await rig.settle()
     assert await favorites(rig, owner) == ["top"] == await found(rig, owner, "k")
     await rig.restore(folder)
     await rig.settle()
-    assert await favorites(rig, owner) == ["top", "inner", "folder"] == await found(rig, owner, "k")
+    assert await favorites(rig, owner) == ["folder", "inner", "top"] == await found(rig, owner, "k")
     assert (await rig.get(owner, inner.id)).favorite
 
 
