@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bench import stage
 from bench.clients import Load, wrk
+from bench.load import PREPARED
 from bench.report import Result, median_of
 from tests.drive_server import DriveServer, environment
 
@@ -27,6 +28,9 @@ function request()
         ["Authorization"] = "Bearer TOKEN"}, body)
 end
 """
+
+CONNECTIONS = 32
+"""Concurrent uploads."""
 
 Rates = list[float]
 Results = list[Result]
@@ -93,10 +97,10 @@ class Requests:
                 base.append(wrk(bare, seconds=self.seconds).rate)
                 disk.append(self._synced(place))
                 found = self._upload(server, people)
-                ours.append(found["uploads"] / found["seconds"])
+                ours.append(found["units"] / found["seconds"])
                 p50.append(found["p50"] * 1000)
                 p99.append(found["p99"] * 1000)
-                sent += found["uploads"]
+                sent += found["units"] + PREPARED * CONNECTIONS
             listed = sum(self._count(server, someone) for someone in people)
             if listed != sent:
                 raise RuntimeError(f"{sent} were uploaded, {listed} are listed")
@@ -113,22 +117,23 @@ class Requests:
 
     def _upload(self, server: DriveServer, people: Sequence[stage.Person]) -> dict[str, float]:
         order = {
+            "row": "upload",
             "port": server.port,
             "tokens": [someone.token for someone in people],
-            "connections": 32,
+            "connections": CONNECTIONS,
             "seconds": self.seconds,
             "size": 4096,
         }
         done = subprocess.run(
-            [sys.executable, "-m", "bench.uploader"],
-            input=json.dumps(order),
+            [sys.executable, "-m", "bench.load"],
+            input=json.dumps(order) + "\n\n",
             capture_output=True,
             text=True,
             check=True,
             env=environment(),
             timeout=60 + self.seconds,
         )
-        found: dict[str, float] = json.loads(done.stdout)
+        found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
         if found["refused"]:
             raise RuntimeError(f"{found['refused']} requests were refused")
         return found

@@ -1,0 +1,225 @@
+"""``python -m bench.versus OTHER [--rounds N] [ROW ...]``: this tree against another checkout, in alternating rounds.
+
+OTHER is a worktree with a ``.venv`` of its own.  For each row and each round a
+server of either tree carries the same load.  The ratios are medians of the
+rounds, this tree to the other: rate, and CPU time of the server for a unit.
+Then each server runs once more under a profile function that counts the calls
+of Python functions: a number that no noise of the machine changes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import stage
+from bench.clients import curl
+from bench.report import number, say
+from tests.drive_server import REPOSITORY, DriveServer, environment
+
+CONNECTIONS, USERS, SMALL, MIB = 16, 4, 4096, 1 << 20
+BIG = 256
+UNITS_COUNTED = 400
+ROWS = ("list", "rename", "intent", "upload", "big")
+
+Function = tuple[str, str, int]
+
+
+class Tree(DriveServer):
+    """A server of the checkout in *tree*."""
+
+    def __init__(self, tree: Path, place: Path, counts: Path | None = None) -> None:
+        super().__init__(place, tables=stage.OPEN_GATE, quick=False)
+        self._tree = tree
+        self._counts = counts
+
+    def command(self) -> list[str | Path]:
+        program = super().command()
+        program[0] = self._tree / ".venv" / "bin" / "python"
+        if self._counts is not None:
+            program[1:3] = [Path(__file__).with_name("counted.py"), self._counts]
+        return ["env", f"PYTHONPATH={self._tree}", *program]
+
+
+@dataclass(frozen=True)
+class Round:
+    """One load: units a second, and seconds of CPU time for a unit."""
+
+    rate: float
+    cpu: float
+
+
+@contextmanager
+def client(server: DriveServer, row: str, **bounds: float) -> Iterator[subprocess.Popen[str]]:
+    """A load that is prepared, and begins when it reads a line."""
+    people = [stage.person(server, f"person-{index}") for index in range(USERS)]
+    tokens = [person.token for person in people]
+    order = {"row": row, "port": server.port, "tokens": tokens, "connections": CONNECTIONS, "size": SMALL} | bounds
+    with subprocess.Popen(
+        [sys.executable, "-m", "bench.load"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        cwd=REPOSITORY,
+    ) as process:
+        _tell(process, json.dumps(order))
+        _hear(process)
+        yield process
+
+
+def _tell(process: subprocess.Popen[str], line: str = "") -> None:
+    assert process.stdin is not None
+    process.stdin.write(line + "\n")
+    process.stdin.flush()
+
+
+def _hear(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise RuntimeError("the load has failed")
+    return line
+
+
+def _finish(process: subprocess.Popen[str]) -> dict[str, Any]:
+    _tell(process)
+    found: dict[str, Any] = json.loads(_hear(process))
+    if found["refused"]:
+        raise RuntimeError(f"{found['refused']} requests were refused")
+    return found
+
+
+def small(tree: Path, row: str, seconds: float) -> Round:
+    """One round of a row of small requests."""
+    with stage.folder() as place, Tree(tree, place) as server, client(server, row, seconds=seconds) as load:
+        before = server.cpu_seconds()
+        found = _finish(load)
+        used = server.cpu_seconds() - before
+    return Round(found["units"] / found["seconds"], used / found["units"])
+
+
+def big(tree: Path, source: Path) -> Round:
+    """One upload of a large file."""
+    with stage.folder() as place, Tree(tree, place) as server:
+        ada = stage.person(server)
+        stage.upload_one(server, ada, "warm.bin", b"warm")
+        body = {"filename": "big.bin", "mime": "application/octet-stream", "size_bytes": BIG * MIB}
+        intent = stage.request(server, "POST", "/v1/files/upload-intent", body, ada.token)
+        headers = [part for name, value in intent["headers"].items() for part in ("-H", f"{name}: {value}")]
+        before = server.cpu_seconds()
+        seconds = curl("-T", str(source), *headers, intent["upload_url"])
+        return Round(1 / seconds, server.cpu_seconds() - before)
+
+
+def count(tree: Path, row: str) -> Counter[Function]:
+    """The calls of each Python function in :data:`UNITS_COUNTED` units."""
+    with stage.folder() as place:
+        counts = place / "counts.json"
+        with Tree(tree, place, counts) as server, client(server, row, units=UNITS_COUNTED) as load:
+            _counted(server, counts)
+            _finish(load)
+            found = _counted(server, counts)
+    calls: Counter[Function] = Counter()
+    for file, name, line, number_of_calls in found:
+        calls[file.removeprefix(f"{tree}/"), name, line] += number_of_calls
+    return calls
+
+
+def _counted(server: DriveServer, counts: Path) -> list[Any]:
+    os.kill(server.pid, signal.SIGUSR2)
+    deadline = time.monotonic() + 10
+    while not counts.exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError("the server has not written its counts")
+        time.sleep(0.01)
+    found: list[Any] = json.loads(counts.read_text())
+    counts.unlink()
+    return found
+
+
+def compare(row: str, other: Path, *, rounds: int, seconds: float) -> None:
+    """Run one row in alternating rounds and print the ratios."""
+    ours: list[Round] = []
+    theirs: list[Round] = []
+    with stage.folder() as place:
+        source = place / "source.bin"
+        if row == "big":
+            source.write_bytes(os.urandom(MIB) * BIG)
+        for index in range(rounds):
+            order = [(REPOSITORY, ours), (other, theirs)]
+            for tree, found in order if index % 2 else reversed(order):
+                found.append(big(tree, source) if row == "big" else small(tree, row, seconds))
+    rate = statistics.median(a.rate / b.rate for a, b in zip(ours, theirs, strict=True))
+    cpu = statistics.median(a.cpu / b.cpu for a, b in zip(ours, theirs, strict=True))
+    say(
+        f"{row:<8} rate {rate:5.2f} ({_median(theirs, 'rate')} -> {_median(ours, 'rate')} /s)   "
+        f"CPU {cpu:5.2f} ({_median(theirs, 'cpu', 1e6)} -> {_median(ours, 'cpu', 1e6)} us)"
+    )
+
+
+def _median(found: list[Round], name: str, factor: float = 1) -> str:
+    return number(statistics.median(getattr(each, name) for each in found) * factor)
+
+
+def compare_calls(row: str, other: Path, *, verbose: bool) -> None:
+    """Count calls in both trees and print them for one unit."""
+    theirs, ours = count(other, row), count(REPOSITORY, row)
+    parts = [
+        f"{label} {_per_unit(theirs, mine)} -> {_per_unit(ours, mine)}"
+        for label, mine in (("calls", False), ("calls of ours", True))
+    ]
+    say(f"{row:<8} {', '.join(parts)}, functions of ours {_functions(theirs)} -> {_functions(ours)}")
+    if verbose:
+        for function in sorted(ours, key=lambda each: -ours[each]):
+            if ours[function] > UNITS_COUNTED // 20:
+                file, name, line = function
+                say(f"  {ours[function] / UNITS_COUNTED:7.2f}  {file.rpartition('site-packages/')[2]}:{line} {name}")
+
+
+def _is_ours(function: Function) -> bool:
+    return function[0].startswith("godrive/")
+
+
+def _per_unit(calls: Counter[Function], mine: bool) -> str:
+    total = sum(made for function, made in calls.items() if _is_ours(function) or not mine)
+    return f"{total / UNITS_COUNTED:.0f}"
+
+
+def _functions(calls: Counter[Function]) -> int:
+    """The number of functions that at least every other unit calls."""
+    return sum(_is_ours(function) and made >= UNITS_COUNTED // 2 for function, made in calls.items())
+
+
+def main() -> None:
+    """Compare the selected rows."""
+    parser = argparse.ArgumentParser("python -m bench.versus", description=__doc__)
+    parser.add_argument("other", type=Path)
+    parser.add_argument("--rounds", type=int, default=5, help="0: count calls only")
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--verbose", action="store_true", help="print the calls of each function")
+    parser.add_argument("rows", nargs="*", choices=[*ROWS, []], metavar="ROW", help=f"one of {', '.join(ROWS)}")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # raises, so that the servers are stopped
+    other = options.other.resolve()
+    for row in options.rows or ROWS:
+        if options.rounds:
+            compare(row, other, rounds=options.rounds, seconds=options.seconds)
+        if row != "big":
+            compare_calls(row, other, verbose=options.verbose)
+
+
+if __name__ == "__main__":
+    main()
