@@ -7,6 +7,7 @@ actor reads the clock once, before the transaction begins.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from godrive.actors.batching import Batcher
@@ -16,7 +17,7 @@ from godrive.config import Config
 from godrive.messages.files import TagList
 from godrive.messages.metadata import Metadata
 from godrive.model import ETag, In, UserId
-from godrive.principal import Verb, user_of
+from godrive.principal import Principal, Verb, user_of
 from godrive.rules import access, files, housekeeping, idempotency, marks, outbox, trash, upload_chores, uploads  # noqa: F401 - registers them
 from godrive.rules.page_tokens import PageTokens
 from godrive.rules.registry import RULES, Env, Rule
@@ -84,18 +85,14 @@ class MetadataActor(Actor[Metadata]):
 
     @TagList.handler
     async def tag_list(self, ask: TagList) -> ETag:
-        owner_id = await self._drive_of(ask)
+        owner_id = await self._owner_of(ask.by, ask.where) if isinstance(ask.where, In) else user_of(ask.by)
         if not self._nonce:
             self._nonce = await self.catalog.read(files.read_nonce)
         return ETag(f"{owner_id}.{self._nonce}.{await self._changes.get(owner_id)}")
 
-    async def _drive_of(self, ask: TagList) -> UserId:
-        """Return the owner of the place.  Raises ``NotFound`` for a folder that *by* may not read."""
-        if isinstance(ask.where, In):
-            where = ask.where
-            folder = await self.catalog.read(lambda tx: access.resolve_folder(tx, ask.by, where, Verb.READ))
-            return folder.owner_id
-        return user_of(ask.by)
+    async def _owner_of(self, by: Principal, where: In) -> UserId:
+        """Return the owner of the folder.  Raises ``NotFound`` if *by* may not read it."""
+        return (await self.catalog.read(lambda tx: access.resolve_folder(tx, by, where, Verb.READ))).owner_id
 
     async def _read_changes(self, owner_ids: list[UserId]) -> dict[UserId, int]:
-        return await self.catalog.read(lambda tx: files.read_changes(tx, owner_ids))
+        return await self.catalog.read(partial(files.read_changes, owner_ids=owner_ids))

@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 from godrive.catalog import migrations
-from godrive.catalog.sqlite_tx import bind
+from godrive.catalog.sqlite_tx import positional
 from godrive.errors import ConfigError, DriveError, StorageFull, StoreUnavailable, refused
 from godrive.paths import adopt, open_or_create, sync_folder
 
@@ -164,7 +164,8 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     for step in steps:
         for statement in step.statements(WORDS):
             connection.execute(statement)
-        connection.execute(*bind(migrations.NOTE, (step.version, step.name, step.digest)))
+        note, arrange = positional(migrations.NOTE)
+        connection.execute(note, arrange((step.version, step.name, step.digest)))
     if steps:
         connection.execute("ANALYZE")  # which makes the table for statistics
         connection.execute("DELETE FROM sqlite_stat1")

@@ -78,6 +78,7 @@ class SmallReads(SqliteTx):
             try:
                 return self.perform(operation), None
             finally:
+                self._limited = False
                 self.end()
         except sqlite3.OperationalError as error:
             if sqlite_file.primary_code(error) not in (sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_BUSY):
@@ -85,10 +86,6 @@ class SmallReads(SqliteTx):
             return None
         finally:
             self._is_late()
-
-    def end(self) -> None:
-        self._limited = False
-        super().end()
 
 
 class LargeReads:

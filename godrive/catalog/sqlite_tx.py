@@ -6,6 +6,7 @@ import re
 import sqlite3
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import cache
+from operator import itemgetter
 from typing import Any, cast
 
 import aiosqlite
@@ -18,20 +19,14 @@ Operation = Callable[[Tx], Awaitable[Any]]
 
 
 @cache
-def _positional(sql: str) -> tuple[str, tuple[int, ...] | None]:
-    """The statement with ``?`` for ``$1``, and which value goes where; ``None`` if they are in order already.
+def positional(sql: str) -> tuple[str, Callable[[Sequence[Any]], tuple[Any, ...]]]:
+    """The statement with ``?`` for ``$1``, and a function that puts its values in the order of the marks.
 
     To SQLite, ``$1`` and ``?1`` are names, and Python 3.12 deprecates a sequence of values for names.
     """
-    order = tuple(int(number) - 1 for number in re.findall(r"\$(\d+)", sql))
-    in_order = order == tuple(range(len(order)))
-    return re.sub(r"\$\d+", "?", sql), None if in_order else order
-
-
-def bind(sql: str, values: Sequence[Any]) -> tuple[str, Sequence[Any]]:
-    """The statement and its values as ``sqlite3`` takes them."""
-    statement, order = _positional(sql)
-    return statement, values if order is None else [values[index] for index in order]
+    order = [int(number) - 1 for number in re.findall(r"\$(\d+)", sql)]
+    arrange = tuple if order == list(range(len(order))) else itemgetter(*order)
+    return re.sub(r"\$\d+", "?", sql), arrange
 
 
 def _unstorable() -> Invalid:
@@ -49,8 +44,9 @@ class SqliteTx:
         """Why nothing may be added, if so."""
 
     def _execute(self, sql: str, values: Sequence[Any]) -> sqlite3.Cursor:
+        statement, arrange = positional(sql)
         try:
-            return self.connection.execute(*bind(sql, values))
+            return self.connection.execute(statement, arrange(values))
         except (UnicodeEncodeError, OverflowError):
             raise _unstorable() from None
 
@@ -102,8 +98,9 @@ class ThreadTx:
         return next(iter(await self.all(sql, *values)), None)
 
     async def all(self, sql: str, *values: Any) -> list[Row]:
+        statement, arrange = positional(sql)
         try:
-            return list(await self._connection.execute_fetchall(*bind(sql, values)))
+            return list(await self._connection.execute_fetchall(statement, arrange(values)))
         except (UnicodeEncodeError, OverflowError):
             raise _unstorable() from None
 

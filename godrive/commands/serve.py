@@ -148,15 +148,15 @@ def _warn_of_root(config: Config) -> None:
 
 def _request_log(process_log: logs.ProcessLog) -> LogRequest | None:
     """Where requests are logged: straight to the file as JSON, which is faster, or by the logger."""
-    from godrive.http.observe.request_log import JsonLines  # noqa: PLC0415
+    from godrive.http.observe.request_log import Answered, JsonLines  # noqa: PLC0415
 
     if process_log.is_human:
         return None
     write = JsonLines(process_log.writer)
 
-    def log_request(*request: Any) -> None:
-        if process_log.enables(logging.INFO):
-            write(*request)
+    def log_request(answered: Answered) -> None:
+        if process_log.level <= logging.INFO:
+            write(answered)
 
     return log_request
 

@@ -148,7 +148,8 @@ async def read_changes(tx: Tx, owner_ids: Sequence[UserId]) -> dict[UserId, int]
     places = 1 << (len(owner_ids) - 1).bit_length()  # a power of two: few statements, each prepared once
     found = await tx.all(_changes_sql(places), *owner_ids, *[owner_ids[-1]] * (places - len(owner_ids)))
     numbers: dict[UserId, int] = dict.fromkeys(owner_ids, 0)
-    numbers.update((row[0], row[1]) for row in found)
+    for owner_id, number in found:
+        numbers[owner_id] = number
     return numbers
 
 

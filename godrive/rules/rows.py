@@ -154,7 +154,8 @@ def that_fit(found: Sequence[Row], limit: int, texts: Sequence[int] = TEXTS) -> 
     """Return how many of the rows fit into one reply: 1 to *limit*, fewer if *texts* are long."""
     room = MOST_TEXT
     for number, row in enumerate(found[:limit]):
-        room -= sum(len((row[text] or "").encode()) for text in texts)
+        for text in texts:
+            room -= len((row[text] or "").encode())
         if room < 0:
             return max(number, 1)
     return min(len(found), limit)

@@ -194,7 +194,7 @@ class ActorCell:
                     self._dead_letter(envelope, "expired")
                     envelope.fail(AskTimeout(f"The {self.name} actor did not reach the message in time."))
                     continue
-                if service.running < service.concurrency and not mailbox.idle:
+                if service.running < service.concurrency and not mailbox.takers:
                     self._spawn(tasks, actor, service)
                 request_id.set(envelope.request_id)
                 self.in_flight += 1

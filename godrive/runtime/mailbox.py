@@ -64,24 +64,20 @@ class Mailbox:
         self.closed = False
         self.deadlines = Deadlines()
         self._queue: deque[Envelope] = deque()
-        self._takers: deque[asyncio.Future[None]] = deque()
+        self.takers: deque[asyncio.Future[None]] = deque()
+        """Those that wait for a message."""
         self._putters: dict[asyncio.Future[bool], Envelope] = {}
         self._streak = 0
 
     def __len__(self) -> int:
         return len(self._queue)
 
-    @property
-    def idle(self) -> bool:
-        """Whether a taker waits for a message."""
-        return bool(self._takers)
-
     def offer(self, envelope: Envelope) -> bool:
         """Put without waiting.  ``False`` if full or closed."""
         if self.closed or len(self._queue) >= self.capacity:
             return False
         self._queue.append(envelope)
-        if self._takers:
+        if self.takers:
             self._wake()
         return True
 
@@ -117,21 +113,21 @@ class Mailbox:
                 continue
             self._streak = 0
             taker: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._takers.append(taker)
+            self.takers.append(taker)
             try:
                 await taker
             except BaseException:
                 if not taker.cancelled():
                     self._wake()  # this taker was woken for a message: wake another one instead
-                elif taker in self._takers:
-                    self._takers.remove(taker)
+                elif taker in self.takers:
+                    self.takers.remove(taker)
                 raise
         return None
 
     def pause(self) -> None:
         """Return ``None`` to every taker, and keep the envelopes."""
         self.paused = True
-        while self._takers:
+        while self.takers:
             self._wake()
 
     def resume(self) -> None:
@@ -167,8 +163,8 @@ class Mailbox:
         return envelope
 
     def _wake(self) -> None:
-        while self._takers:
-            taker = self._takers.popleft()
+        while self.takers:
+            taker = self.takers.popleft()
             if not taker.done():
                 taker.set_result(None)
                 return

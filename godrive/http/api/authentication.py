@@ -29,8 +29,8 @@ async def authenticate(request: web.Request, drive: GoDrive, scope: Scope) -> Ca
 
     Raises ``Unauthenticated``, and ``Forbidden`` unless the token has *scope*.
     """
-    token = _bearer(request)
-    if not token or not token.isascii():
+    scheme, token = _authorization(request)
+    if scheme != "bearer" or not token or not token.isascii():
         raise Unauthenticated("Send an access token: Authorization: Bearer <token>.")
     by: Caller = await drive.auth.ask(Authenticate(token))
     if isinstance(by, ApiToken) and scope not in by.scopes:
@@ -64,20 +64,15 @@ def shows_secret(request: web.Request, secret: bytes) -> bool:
     All that was shown is compared, each in constant time; at least the empty text of an absent query.
     """
     shown = [request.query.get("token", "")]
-    bearer = _bearer(request)
-    if bearer is not None:
-        shown.append(bearer)
+    scheme, value = _authorization(request)
+    if scheme == "bearer":
+        shown.append(value)
     candidates = [text.encode(errors="surrogateescape") for text in shown]
     password = _basic_password(request)
     if password is not None:
         candidates.append(password)
     matches = [hmac.compare_digest(candidate, secret) for candidate in candidates]
     return any(matches)
-
-
-def _bearer(request: web.Request) -> str | None:
-    scheme, value = _authorization(request)
-    return value if scheme == "bearer" else None
 
 
 def _basic_password(request: web.Request) -> bytes | None:

@@ -21,12 +21,12 @@ from godrive.http.api.reading import (
     read_id,
     strong_tags,
 )
-from godrive.http.observe.request_log import USER
+from godrive.http.observe.request_log import findings
 from godrive.http.wire.addresses import TrustedProxies
 from godrive.http.wire.fair_queue import FairQueue, Lanes
 from godrive.http.wire.request_body import read_body
 from godrive.model import ETag, UserId
-from godrive.principal import Caller, Scope, UserSession
+from godrive.principal import Caller, UserSession
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -43,10 +43,13 @@ _encoder = msgspec.json.Encoder()
 class Call:
     """What a handler knows of the request beside its arguments; ``headers`` go into the answer.
 
+    ``by`` is who acts, and has the scope that the operation needs; it is not set for operations that need no scope.
     ``original`` is true for a request to one of the root paths of the first GoDrive.
     """
 
-    __slots__ = ("_by", "_proxies", "drive", "headers", "original", "request", "status")
+    __slots__ = ("_proxies", "by", "drive", "headers", "original", "request", "status")
+
+    by: Caller
 
     def __init__(self, request: web.Request, drive: GoDrive, proxies: TrustedProxies, *, original: bool) -> None:
         self.request = request
@@ -54,14 +57,7 @@ class Call:
         self.original = original
         self.headers: dict[str, str] = {}
         self.status: int | None = None
-        self._by: Caller | None = None
         self._proxies = proxies
-
-    @property
-    def by(self) -> Caller:
-        """Who acts, and has the scope that the operation needs.  Operations that need no scope must not ask."""
-        assert self._by is not None  # noqa: S101
-        return self._by
 
     @property
     def session(self) -> UserSession:
@@ -104,17 +100,12 @@ class Call:
         """Set ``Location`` to the URL of what was created."""
         self.headers[hdrs.LOCATION] = f"{self.drive.config.server.base_url}{path}"
 
-    async def authenticate(self, scope: Scope) -> None:
-        """Find out who acts.  Raises ``Unauthenticated``, and ``Forbidden`` unless they have *scope*."""
-        self._by = await authenticate(self.request, self.drive, scope)
-        self.request[USER] = self._by.user_id
-
 
 def bind(
     operation: Operation, drive: GoDrive, proxies: TrustedProxies, lanes: Lanes, *, original: bool = False
 ) -> Handler:
     """Return the aiohttp handler that serves *operation*."""
-    choose_lane = lane_chooser(operation, lanes)
+    usual, large = lanes_of(operation, lanes)
     server = drive.config.server
     read_query = query_reader(operation.query) if operation.query is not None and not operation.signed else None
     read_signed = signature_reader(operation, drive) if operation.signed else None
@@ -127,8 +118,11 @@ def bind(
     async def handle(request: web.Request) -> web.StreamResponse:
         call = Call(request, drive, proxies, original=original)
         if scope is not None:
-            await call.authenticate(scope)
-        arguments: dict[str, Any] = {name: read_id(request, name) for name in parameters}
+            call.by = await authenticate(request, drive, scope)
+            findings.get().user = call.by.user_id
+        arguments: dict[str, Any] = {}
+        for name in parameters:
+            arguments[name] = read_id(request, name)
         if read_signed is not None:
             arguments["query"] = read_signed(request, arguments)
         elif read_query is not None:
@@ -139,9 +133,10 @@ def bind(
                 check_media_type(request)
                 body = await read_body(request, limit=longest, timeout=server.body_timeout)
             arguments["body"] = read_json(body)
-        if choose_lane is None:
+        if usual is None:
             return await answer(call, arguments)
-        lane, key = choose_lane(arguments.get("query")), call.owner if scope is not None else call.address
+        lane = usual if large is None or not is_large(arguments["query"]) else large
+        key = call.by.user_id if scope is not None else call.address
         if not lane.enter(key):
             await lane.wait(key)
         try:
@@ -168,26 +163,27 @@ def bind(
     return handle
 
 
-def lane_chooser(operation: Operation, lanes: Lanes) -> Callable[[Any], FairQueue] | None:
-    """Return the function that chooses the lane of a request by its query; ``None`` for operations without a queue.
+def lanes_of(operation: Operation, lanes: Lanes) -> tuple[FairQueue | None, FairQueue | None]:
+    """Return the lane of an operation, and that of its large requests if it can have any.
 
-    Operations that stream bytes are bounded by descriptors and memory.  Public
-    reads (health, documentation) answer from memory; those that are costly
-    nevertheless (metrics, readiness) have a lane.
+    Operations that stream bytes have none: they are bounded by descriptors and
+    memory.  Neither have public reads (health, documentation), which answer from
+    memory, except those that are costly nevertheless (metrics, readiness).
     """
     reads = operation.method == hdrs.METH_GET
     if operation.costly:
-        return lambda _query: lanes.reports
+        return lanes.reports, None
     if operation.signed or (operation.public and reads):
-        return None
+        return None, None
     if operation.public:
-        return lambda _query: lanes.logins
+        return lanes.logins, None
     if not reads:
-        return lambda _query: lanes.writes
-    return lambda query: lanes.large_reads if _is_large(query) else lanes.reads
+        return lanes.writes, None
+    pages = operation.query is not None and not {"limit", "q"}.isdisjoint(operation.query.__struct_fields__)
+    return lanes.reads, lanes.large_reads if pages else None
 
 
-def _is_large(query: Any) -> bool:
+def is_large(query: Any) -> bool:
     """Whether a read is of many rows, or looks through all the names of a drive."""
     return (getattr(query, "limit", None) or 0) > LARGE_PAGE or bool(getattr(query, "q", None))
 

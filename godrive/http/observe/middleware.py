@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Awaitable, Callable, Collection
-from contextlib import suppress
 from random import getrandbits
 
 from aiohttp import hdrs, web
@@ -25,11 +24,10 @@ from godrive.http.observe.outages import OutageLog
 from godrive.http.observe.request_log import (
     CLIENT_LEFT,
     CUT,
-    ENDED,
-    STATUS,
-    USER,
     Answered,
+    Findings,
     LogRequest,
+    findings,
     logger,
 )
 from godrive.http.wire.addresses import TrustedProxies
@@ -61,6 +59,8 @@ def edge(metrics: Metrics, log_request: LogRequest | None, proxies: TrustedProxi
     async def serve(request: web.Request, handler: Next) -> web.StreamResponse:
         started = time.perf_counter()
         chosen = identify(request)
+        found = Findings()
+        findings.set(found)
         response: web.StreamResponse | None
         try:
             response = await handler(request)
@@ -72,17 +72,16 @@ def edge(metrics: Metrics, log_request: LogRequest | None, proxies: TrustedProxi
         except web.HTTPException as exception:
             response = _translate(request, exception)
         except ConnectionError:
-            request[ENDED] = CLIENT_LEFT
+            found.ended = CLIENT_LEFT
             response = None
         except Exception as error:
             logger().error("request_failed", method=request.method, route=metrics.route(request), exc_info=error)
             response = _refuse(request, Internal("The server failed."))
         seconds = time.perf_counter() - started
-        ended = request.get(ENDED)
-        status = request.get(STATUS, _NO_ANSWER) if response is None else response.status
-        metrics.observe(request, status, seconds, ended)
+        status = (found.status or _NO_ANSWER) if response is None else response.status
+        metrics.observe(request, status, seconds, found.ended)
         if log_request is not None:
-            with suppress(OSError):  # the log may be on the full disk, and must not fail requests
+            try:  # noqa: SIM105 - suppress() costs three calls for each request
                 log_request(
                     Answered(
                         method=request.method,
@@ -91,10 +90,12 @@ def edge(metrics: Metrics, log_request: LogRequest | None, proxies: TrustedProxi
                         seconds=round(seconds, 6),
                         request_id=chosen,
                         address=proxies.address(request),
-                        user=request.get(USER),
-                        ended=ended,
+                        user=found.user,
+                        ended=found.ended,
                     )
                 )
+            except OSError:
+                pass  # the log may be on the full disk, and must not fail requests
         if response is None:
             raise ConnectionResetError("The answer is incomplete.")
         return response
@@ -175,7 +176,7 @@ def _path(request: web.Request) -> str:
 def _refuse(request: web.Request, error: DriveError) -> web.Response | None:
     if has_begun(request):
         # Closing the connection is the only way left to signal an incomplete answer.
-        request[ENDED] = CUT
+        findings.get().ended = CUT
         if request.transport is not None:
             request.transport.close()
         return None

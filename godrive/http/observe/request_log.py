@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import msgspec
-from aiohttp import web
+from msgspec.structs import asdict
 
 from godrive.logger import get_logger
 
@@ -42,16 +43,22 @@ class Answered(msgspec.Struct, kw_only=True):
 LogRequest = Callable[[Answered], None]
 """Called after a request was answered or its connection was lost.  Must not block."""
 
-USER: web.RequestKey[str] = web.RequestKey("user", str)
-"""The id of the user of the request, once it is known."""
-
-STATUS: web.RequestKey[int] = web.RequestKey("status", int)
-"""The status of a streaming answer."""
-
-ENDED: web.RequestKey[str] = web.RequestKey("ended", str)
-"""The reason for an incomplete answer: :data:`CLIENT_LEFT` or :data:`CUT`."""
-
 CLIENT_LEFT, CUT = "client_left", "cut"
+
+
+class Findings(msgspec.Struct):
+    """What the log should know about a request, and only its handler finds out."""
+
+    user: str | None = None
+    """The id of the user."""
+    status: int | None = None
+    """The status of a streaming answer."""
+    ended: str | None = None
+    """The reason for an incomplete answer: :data:`CLIENT_LEFT` or :data:`CUT`."""
+
+
+findings: ContextVar[Findings] = ContextVar("findings")
+"""The findings of the current request.  A context variable costs less than a key of the request."""
 
 
 def logger() -> Any:
@@ -64,25 +71,25 @@ def log_to_logger() -> LogRequest:
     info = logger().info
 
     def log(answered: Answered) -> None:
-        info("request", **_fields(answered))
+        info("request", **{name: value for name, value in asdict(answered).items() if value is not None})
 
     return log
 
 
-def _fields(answered: Answered) -> dict[str, object]:
-    fields: dict[str, object] = {
-        "method": answered.method,
-        "path": answered.path,
-        "status": answered.status,
-        "seconds": answered.seconds,
-        "request_id": answered.request_id,
-        "address": answered.address,
-    }
-    if answered.user is not None:
-        fields["user"] = answered.user
-    if answered.ended is not None:
-        fields["ended"] = answered.ended
-    return fields
+class _Line(msgspec.Struct, omit_defaults=True):
+    """A line as it is written: the fields of :class:`Answered` after those of every event."""
+
+    timestamp: datetime
+    level: str
+    event: str
+    method: str
+    path: str
+    status: int
+    seconds: float
+    request_id: str
+    address: str
+    user: str | None = None
+    ended: str | None = None
 
 
 class LogFile(Protocol):
@@ -101,7 +108,21 @@ class JsonLines:
         self._encode = msgspec.json.Encoder().encode
 
     def __call__(self, answered: Answered) -> None:
-        line = self._encode({"timestamp": datetime.now(UTC), "level": "info", "event": "request", **_fields(answered)})
+        line = self._encode(
+            _Line(
+                datetime.now(UTC),
+                "info",
+                "request",
+                answered.method,
+                answered.path,
+                answered.status,
+                answered.seconds,
+                answered.request_id,
+                answered.address,
+                answered.user,
+                answered.ended,
+            )
+        )
         if not self._lines:
             asyncio.get_running_loop().call_soon(self._write)
         self._lines.append(line)

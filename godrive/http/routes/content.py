@@ -33,7 +33,7 @@ from godrive.http.api.operations import SIGNED, Routes
 from godrive.http.api.problems import Malformed, RequestTimeout, UnsupportedMediaType, problem
 from godrive.http.app_keys import METRICS
 from godrive.http.observe.middleware import meet_expectation
-from godrive.http.observe.request_log import USER, logger
+from godrive.http.observe.request_log import findings, logger
 from godrive.http.routes.uploads import Completed
 from godrive.http.wire.request_body import RequestBody
 from godrive.http.wire.sendfile import DamagedBlob, send
@@ -96,7 +96,7 @@ async def put_content(call: Call, upload_id: UploadId, query: PutQuery) -> Compl
     """
     request, drive = call.request, call.drive
     by = SignedUrl(user_id=query.user, verb=Verb.CREATE, target_id=upload_id)
-    request[USER] = query.user
+    findings.get().user = query.user
     upload = await drive.metadata.ask(GetUpload(by, upload_id))
     transfer.check_open(upload)
     _check_headers(request, upload)
@@ -134,7 +134,7 @@ async def get_content(call: Call, file_id: FileId, query: GetQuery) -> web.Strea
     request, drive = call.request, call.drive
     now = drive.clock.now()
     by = SignedUrl(user_id=query.user, verb=Verb.READ, target_id=file_id)
-    request[USER] = query.user
+    findings.get().user = query.user
     content = await transfer.open_content(drive, by, file_id, version_id=query.v)
     file, size = content.file, content.file.size_bytes
     modified_at = file.updated_at.replace(microsecond=0)

@@ -21,7 +21,7 @@ class TrustedProxies:
 
     def address(self, request: web.Request) -> str:
         """The client's address: the last hop that is not a trusted proxy.  Empty on a Unix socket."""
-        return self._walk(request)[0]
+        return self._walk(request)[0] if self._networks else request.remote or ""
 
     def disregards(self, request: web.Request) -> bool:
         """Whether forwarded headers name a client that does not count, so that the address may be a proxy's.

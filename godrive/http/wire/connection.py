@@ -195,7 +195,7 @@ class Connection(web.RequestHandler):
             if data:  # aiohttp passes nothing to have what it kept back parsed
                 self._grow_head(len(data))
             return
-        if unread_bytes(self._body) > _MANY_UNREAD:
+        if self._body is not EMPTY_PAYLOAD and unread_bytes(self._body) > _MANY_UNREAD:
             self._report()
 
     def _count_heads(self, requests: int, size: int, *, was_waiting: bool) -> None:
@@ -341,12 +341,18 @@ class Connection(web.RequestHandler):
         if self.is_closing:
             resp.force_close()  # tells the client, which then sends no other request here
         sent, reset = await super().finish_response(request, resp, start_time)
-        body = request.content
-        if unread_bytes(body) and body.is_eof() and body.exception() is None:
-            body.read_nowait()  # otherwise aiohttp keeps it in memory
-        if self._body is body and body.is_eof():
-            self._body = EMPTY_PAYLOAD
+        if request.content is not EMPTY_PAYLOAD:
+            self._forget(request.content)
         return _SENT[bool(sent.keep_alive)], reset
+
+    def _forget(self, body: StreamReader) -> None:
+        """Drop the rest of a body whose request has been answered; otherwise aiohttp keeps it in memory."""
+        if not body.is_eof():
+            return
+        if unread_bytes(body) and body.exception() is None:
+            body.read_nowait()
+        if self._body is body:
+            self._body = EMPTY_PAYLOAD
 
 
 def _unreadable(error: BaseException | None) -> DriveError:

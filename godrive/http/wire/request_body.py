@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -23,6 +21,8 @@ READ_BUFFER = 262_144
 """Bytes of an upload that may wait to be read before the client is held back."""
 
 _STEP = 1.0
+_INTERRUPTIONS = (RequestPayloadError, HttpProcessingError, ConnectionError, EOFError)
+"""What aiohttp raises for a body that will not be whole."""
 _BOM = b"\xef\xbb\xbf"
 """Editors and some clients add it (RFC 8259, section 8.1)."""
 
@@ -36,17 +36,20 @@ async def read_body(request: web.Request, *, limit: int, timeout: float) -> byte
     declared = request.content_length
     if declared is not None and declared > limit:
         raise TooLarge(f"The body may have at most {limit} bytes.")
-    with _interruptions():
-        if request.content.is_eof():  # it came in one packet with the headers, as most do
-            body = request.content.read_nowait()
+    content = request.content
+    try:
+        if content.is_eof():  # it came in one packet with the headers, as most do
+            body = content.read_nowait()
             if len(body) > limit:
                 raise TooLarge(f"The body may have at most {limit} bytes.")
-            return body.removeprefix(_BOM)
-        try:
+        else:
             async with asyncio.timeout(timeout):
-                return (await _Collected(request).read(limit)).removeprefix(_BOM)
-        except TimeoutError:
-            raise RequestTimeout(f"The body did not arrive within {timeout:g} seconds.") from None
+                body = await _Collected(request).read(limit)
+    except TimeoutError:
+        raise RequestTimeout(f"The body did not arrive within {timeout:g} seconds.") from None
+    except _INTERRUPTIONS:
+        raise _interrupted() from None
+    return body.removeprefix(_BOM)
 
 
 class _Collected:
@@ -131,8 +134,10 @@ class RequestBody:
 
     def _buffered(self) -> bytes:
         """Return the bytes received so far.  Reading them may let aiohttp parse more."""
-        with _interruptions():
+        try:
             return self._content.read_nowait()
+        except _INTERRUPTIONS:
+            raise _interrupted() from None
 
     def _take_over(self) -> bool:
         """Take the rest straight from the transport, if it is much."""
@@ -145,29 +150,28 @@ class RequestBody:
 
     async def _take(self, body: DirectBody) -> bytes | memoryview:
         waited, step = 0.0, min(_STEP, self._timeout)
-        with _interruptions():
+        try:
             while not (piece := await body.take(step)):
                 waited += step
                 if waited >= self._timeout:
                     raise self._silence()
                 step = min(2 * step, self._timeout - waited)
+        except _INTERRUPTIONS:
+            raise _interrupted() from None
         return piece
 
     async def _read(self) -> bytes:
         try:
-            with _interruptions():
-                async with asyncio.timeout(self._timeout):
-                    return await self._content.readany()
+            async with asyncio.timeout(self._timeout):
+                return await self._content.readany()
         except TimeoutError:
             raise self._silence() from None
+        except _INTERRUPTIONS:
+            raise _interrupted() from None
 
     def _silence(self) -> RequestTimeout:
         return RequestTimeout(f"No byte of the body came for {self._timeout:g} seconds.")
 
 
-@contextmanager
-def _interruptions() -> Iterator[None]:
-    try:
-        yield
-    except (RequestPayloadError, HttpProcessingError, ConnectionError, EOFError):
-        raise Malformed("The body is incomplete, or its HTTP framing is invalid.") from None
+def _interrupted() -> Malformed:
+    return Malformed("The body is incomplete, or its HTTP framing is invalid.")

@@ -22,7 +22,7 @@ from aiohttp import web
 from godrive.blobs import BlobStore, FileBacked
 from godrive.errors import StoreUnavailable
 from godrive.http.app_keys import DUPLICATES
-from godrive.http.observe.request_log import CLIENT_LEFT, ENDED, STATUS
+from godrive.http.observe.request_log import CLIENT_LEFT, findings
 from godrive.model import Content, ObjectKey
 
 SMALL = 128 * 1024
@@ -59,7 +59,7 @@ async def send(
     *response* has its headers and is not begun.  Raises ``NotFound``,
     ``StoreUnavailable`` and :class:`DamagedBlob` before anything is sent.
     Later there is only one way left to say that something is wrong, which is
-    to cut the connection.  If the client leaves, ``request[ENDED]`` says so.
+    to cut the connection.  If the client leaves, the findings say so.
     """
     transport = request.transport
     if transport is None:
@@ -67,7 +67,8 @@ async def send(
     (start, end), key = span, content.object_key
     duplicates = request.app[DUPLICATES]
     plain = transport.get_extra_info("sslcontext") is None
-    request[STATUS] = response.status
+    found = findings.get()
+    found.status = response.status
     try:
         if not isinstance(blobs, FileBacked) or end - start <= SMALL:
             await _send_pieces(request, response, blobs.get(key, start=start, end=end), end - start)
@@ -80,7 +81,7 @@ async def send(
         else:
             await _send_pieces(request, response, _steps(blobs, key, start, end), end - start)
     except (ConnectionError, TimeoutError):
-        request[ENDED] = CLIENT_LEFT
+        found.ended = CLIENT_LEFT
         transport.abort()
 
 

@@ -9,7 +9,7 @@ import anyio
 import msgspec
 import pytest
 
-from godrive.http.api.call import LARGE_PAGE, lane_chooser
+from godrive.http.api.call import LARGE_PAGE, is_large, lanes_of
 from godrive.http.app import OPERATIONS
 from godrive.http.wire import fair_queue
 from godrive.http.wire.fair_queue import Lanes
@@ -22,30 +22,36 @@ pytestmark = pytest.mark.anyio
 def test_every_operation_waits_in_the_lane_of_its_kind_or_for_nobody() -> None:
     lanes = Lanes()
     for operation in OPERATIONS:
-        choose = lane_chooser(operation, lanes)
+        usual, _ = lanes_of(operation, lanes)
         if operation.name in {"metrics", "readyz"}:
-            assert choose is not None, operation.name
-            assert choose(None) is lanes.reports, operation.name
-            continue
-        if operation.signed or (operation.public and operation.method == "GET"):
-            assert choose is None, operation.name
-            continue
-        assert choose is not None, operation.name
-        query = None if operation.query is None else msgspec.convert({}, operation.query)
-        expected = lanes.logins if operation.public else lanes.reads if operation.method == "GET" else lanes.writes
-        assert choose(query) is expected, operation.name
+            assert usual is lanes.reports, operation.name
+        elif operation.signed or (operation.public and operation.method == "GET"):
+            assert usual is None, operation.name
+        else:
+            expected = lanes.logins if operation.public else lanes.reads if operation.method == "GET" else lanes.writes
+            assert usual is expected, operation.name
+
+
+def test_every_read_with_pages_or_a_search_has_a_lane_for_large_ones() -> None:
+    lanes = Lanes()
+    large = {operation.name for operation in OPERATIONS if lanes_of(operation, lanes)[1] is lanes.large_reads}
+    paged = {
+        operation.name
+        for operation in OPERATIONS
+        if operation.query is not None
+        and not operation.signed
+        and {"limit", "q"} & set(operation.query.__struct_fields__)
+    }
+    assert large == paged >= {"list_files", "list_uploads", "list_trash"}
 
 
 @pytest.mark.parametrize(
     ("asked", "large"), [({"limit": LARGE_PAGE}, False), ({"limit": LARGE_PAGE + 1}, True), ({"q": "a"}, True)]
 )
 def test_long_pages_and_searches_are_large(asked: dict[str, Any], large: bool) -> None:
-    lanes = Lanes()
     (operation,) = [each for each in OPERATIONS if each.name == "list_files"]
-    choose = lane_chooser(operation, lanes)
-    assert choose is not None
     assert operation.query is not None
-    assert choose(msgspec.convert(asked, operation.query)) is (lanes.large_reads if large else lanes.reads)
+    assert is_large(msgspec.convert(asked, operation.query)) is large
 
 
 async def test_a_large_read_holds_up_another_but_no_small_one(
