@@ -112,6 +112,7 @@ class Auth(Table, frozen=True):
     default_quota_bytes: Size = 0
     max_entries: Annotated[int, Meta(ge=1, le=1_000_000_000)] = 1_000_000
     max_pending_uploads: Count = 10_000
+    max_versions: Annotated[int, Meta(ge=1, le=1_000_000_000)] = 1_000_000
 
 
 class Catalog(Table, frozen=True):
@@ -178,6 +179,8 @@ class Ingest(Table, frozen=True):
 class Janitor(Table, frozen=True):
     sweep_every: Seconds = 60.0
     trash_grace: Annotated[float, Meta(ge=0, le=315_360_000)] = 2_592_000.0
+    versions_kept: Annotated[int, Meta(ge=0, le=1000)] = 10
+    version_retention: Annotated[float, Meta(ge=0, le=315_360_000)] = 2_592_000.0
     upload_retention: Annotated[float, Meta(ge=0, le=315_360_000)] = 86_400.0
     orphan_age: Annotated[float, Meta(ge=0, le=315_360_000)] = 86_400.0
     batch: Batch = 500

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 import unicodedata
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Generic, NewType, TypeAlias, TypeVar
 
@@ -30,6 +30,9 @@ PropertyValue: TypeAlias = str | int | float | bool
 """The value of a property that a client keeps with an entry."""
 
 T = TypeVar("T")
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 def new_id() -> str:
@@ -159,6 +162,11 @@ class File(Value):
     def content_etag(self) -> ETag:
         return ETag(str(self.version_id))
 
+    @property
+    def is_new(self) -> bool:
+        """Whether the entry has not changed since it was created."""
+        return self.revision == (self.created_at - _EPOCH) // _MICROSECOND
+
 
 class Content(Value):
     """A file and the object key of its bytes."""
@@ -211,14 +219,22 @@ def spot(folder_id: FileId | None) -> Spot:
 
 
 class OnConflict(StrEnum):
-    """What to do if the name is taken: fail, or number the new name (``a (1).txt``)."""
+    """What to do if the name is taken: fail, number the new name (``a (1).txt``), or replace.
+
+    To replace puts the new bytes into the file of that name, as a new version.
+    A folder is never replaced: the name is then taken.
+    """
 
     FAIL = "fail"
     RENAME = "rename"
+    REPLACE = "replace"
 
 
 class Upload(Value):
-    """An upload: what the intent declared, its state, and its result."""
+    """An upload: what the intent declared, its state, and its result.
+
+    *if_match* is the entity tag that the file must have for the upload to replace it.
+    """
 
     id: UploadId
     owner_id: UserId
@@ -238,6 +254,7 @@ class Upload(Value):
     attempts: int = 0
     reason: str | None = None
     file_id: FileId | None = None
+    if_match: ETag | None = None
 
 
 class BlobInfo(Value):

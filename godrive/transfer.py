@@ -29,7 +29,7 @@ from godrive.messages.files import OpenContent
 from godrive.messages.ingest import CommitUpload
 from godrive.messages.storage import Admit, DeleteBlob, DigestBlob, HeadBlob
 from godrive.messages.uploads import BeginUpload, FailUpload, GetUpload, TouchUpload
-from godrive.model import BlobInfo, Content, File, FileId, OnConflict, Spot, Upload, UploadState, VersionId
+from godrive.model import BlobInfo, Content, ETag, File, FileId, OnConflict, Spot, Upload, UploadState, VersionId
 from godrive.principal import Principal
 
 if TYPE_CHECKING:
@@ -59,8 +59,9 @@ async def receive(
     sha256: str | None = None,
     on_conflict: OnConflict = OnConflict.FAIL,
     modified_at: datetime | None = None,
+    if_match: ETag | None = None,
 ) -> File:
-    """Store *body* as a new file of *size* bytes.  When this function returns, the file is durable.
+    """Store *body* as a file of *size* bytes.  When this function returns, the file is durable.
 
     Without *mime*, the type is determined from the bytes.  With *sha256* (hex),
     bytes with another digest are refused.  *modified_at* is the time of the content,
@@ -71,7 +72,7 @@ async def receive(
     upload = await drive.metadata.ask(
         BeginUpload(
             by, where, name, mime, size, sha256=sha256.lower() if sha256 else None, on_conflict=on_conflict,
-            in_transit=in_transit, modified_at=modified_at,
+            in_transit=in_transit, modified_at=modified_at, if_match=if_match,
         )
     )  # fmt: skip
     return await receive_upload(drive, by, upload, body)

@@ -37,6 +37,7 @@ from godrive.errors import (
     LengthMismatch,
     NameTaken,
     NotFound,
+    PreconditionFailed,
     StorageFull,
     StoreUnavailable,
 )
@@ -51,6 +52,9 @@ from godrive.runtime import Actor, Ref
 
 SYSTEM = System(part="ingest")
 """The principal for uploads that the server settles without a request."""
+
+_FINAL = (LengthMismatch, DigestMismatch, PreconditionFailed)
+"""Errors of publishing that no later attempt can avoid, so that the upload fails."""
 
 AT_ONCE = 16
 """Uploads that a reconciliation settles concurrently."""
@@ -116,7 +120,7 @@ class IngestActor(Actor[Ingest]):
             if upload.state is not UploadState.PENDING:
                 return Outcome.IGNORED
             await self._publish(SYSTEM, upload.id, await self._head(upload))
-        except (LengthMismatch, DigestMismatch):
+        except _FINAL:
             return Outcome.REJECTED
         except (NotFound, Gone, NameTaken):
             return Outcome.IGNORED
@@ -160,7 +164,7 @@ class IngestActor(Actor[Ingest]):
             except NotFound:
                 return await self._expire(upload)
             await self._publish(SYSTEM, upload.id, blob)
-        except (LengthMismatch, DigestMismatch) as error:
+        except _FINAL as error:
             count.note(upload, error)
             return _Settled.FAILED
         except (StoreUnavailable, StorageFull, DeliveryError) as error:
@@ -217,7 +221,7 @@ class IngestActor(Actor[Ingest]):
     async def _publish(self, by: Principal, upload_id: UploadId, blob: BlobInfo) -> File:
         try:
             return await self._metadata.ask(PublishUpload(by, upload_id, blob))
-        except (LengthMismatch, DigestMismatch) as error:
+        except _FINAL as error:
             await self._reject(upload_id, error)
             raise
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 from godrive.messages.metadata import Metadata
 from godrive.model import (
     BlobInfo,
+    ETag,
     File,
     ObjectKey,
     OnConflict,
@@ -26,8 +27,10 @@ class BeginUpload(Ask[Metadata, Upload]):
 
     *modified_at* is when the client last modified the content; by default, the time of
     the upload.  The upload expires *in_transit* seconds after its URL, because a PUT that
-    began in time may still be running.  Raises ``Invalid``, ``NameTaken``,
-    ``QuotaExceeded`` (``field`` names the limit), ``NotFound`` (the folder).
+    began in time may still be running.  With *if_match*, the upload must
+    replace a file that has this tag, now and when it is published.  Raises
+    ``Invalid``, ``NameTaken``, ``PreconditionFailed``, ``QuotaExceeded``
+    (``field`` names the limit), ``NotFound`` (the folder).
     """
 
     lane: ClassVar[Lane] = Lane.WRITE
@@ -41,6 +44,7 @@ class BeginUpload(Ask[Metadata, Upload]):
     on_conflict: OnConflict = OnConflict.FAIL
     in_transit: float = 0.0
     modified_at: datetime | None = None
+    if_match: ETag | None = None
 
 
 class GetUpload(Ask[Metadata, Upload]):
@@ -80,10 +84,12 @@ class TouchUpload(Ask[Metadata, Upload]):
 
 
 class PublishUpload(Ask[Metadata, File]):
-    """Turn the upload into a file.  No other message creates a file.  Idempotent: returns the same file.
+    """Turn the upload into a file, or into a new version of one.  Idempotent: returns the same file.
 
-    File, version, usage and upload row change in one transaction.  Raises
-    ``NotFound``, ``Gone`` (the upload ended without a file), ``LengthMismatch``, ``DigestMismatch``, ``NameTaken``.
+    File, version, usage and upload row change in one transaction.  An upload
+    that replaces names a place: if no file has the name any more, a file is
+    created.  Raises ``NotFound``, ``Gone`` (the upload ended without a file),
+    ``LengthMismatch``, ``DigestMismatch``, ``NameTaken``, ``PreconditionFailed``.
     """
 
     lane: ClassVar[Lane] = Lane.WRITE

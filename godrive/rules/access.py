@@ -84,7 +84,7 @@ async def resolve(tx: Tx, by: Principal, entry_id: FileId, verb: Verb) -> Resolv
     Raises ``NotFound`` if it may not or the entry does not exist, ``Forbidden``
     if *by* may not perform *verb* on any entry.
     """
-    _check_scope(by, verb)
+    check_scope(by, verb)
     if verb not in _READS and not isinstance(by, System):
         await tx.lock(by.user_id)
     row = rows.found(await tx.one(_ENTRY, entry_id))
@@ -156,7 +156,7 @@ async def owner_of(tx: Tx, by: Principal, verb: Verb) -> UserId:
 
 
 def _drive_of(by: Principal, verb: Verb) -> UserId:
-    _check_scope(by, verb)
+    check_scope(by, verb)
     if isinstance(by, SignedUrl) or root_of(by) is not None:
         raise Forbidden("This credential covers one entry only.")
     return user_of(by)
@@ -177,7 +177,7 @@ async def check_upload(tx: Tx, by: Principal, verb: Verb, upload: Upload) -> Non
     The upload must belong to the user, and its folder must lie in the folder
     that *by* is confined to.  Raises ``NotFound``, ``Forbidden``.
     """
-    _check_scope(by, verb)
+    check_scope(by, verb)
     match by:
         case System():
             covered = True
@@ -191,7 +191,8 @@ async def check_upload(tx: Tx, by: Principal, verb: Verb, upload: Upload) -> Non
         raise NotFound("There is no such upload.")
 
 
-def _check_scope(by: Principal, verb: Verb) -> None:
+def check_scope(by: Principal, verb: Verb) -> None:
+    """Raises ``Forbidden`` if *by* may not perform *verb* on any entry."""
     match by:
         case ApiToken():
             allowed = SCOPE_OF[verb] in by.scopes

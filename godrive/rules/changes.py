@@ -27,10 +27,14 @@ from godrive.rules import rows
 _CHARGE = (
     "UPDATE users SET live_bytes = live_bytes + $2, trash_bytes = trash_bytes + $3, "
     "version_bytes = version_bytes + $4, reserved_bytes = reserved_bytes + $5, "
-    "entry_count = entry_count + $6, upload_count = upload_count + $7"
+    "entry_count = entry_count + $6, upload_count = upload_count + $7, version_count = version_count + $8"
+)
+_ROOM = (
+    "SELECT upload_count, entry_count, version_count, quota_bytes, "
+    "live_bytes + trash_bytes + version_bytes + reserved_bytes FROM users WHERE id = $1"
 )
 _CHANGE = (
-    f"{_CHARGE}, changes = CASE WHEN changes < $8 THEN $8 ELSE changes + 1 END, log_rows = log_rows + $9 "
+    f"{_CHARGE}, changes = CASE WHEN changes < $9 THEN $9 ELSE changes + 1 END, log_rows = log_rows + $10 "
     "WHERE id = $1 RETURNING changes"
 )
 _LOG = (
@@ -67,15 +71,17 @@ async def record(
     reserved: int = 0,
     entries: int = 0,
     uploads: int = 0,
+    version_rows: int = 0,
 ) -> None:
     """Record one change: add to the owner's usage, raise their change number, write a row of the log.
 
+    *versions* are bytes of earlier versions, *version_rows* their number.
     *file* is the state after the change.  *trace* is required without *file*, or
     if the entry has changed its folder.  Without *kind*, the change affects
     lists but is not in the log.
     """
     at, logged = rows.micros(now), kind is not None and file_id is not None
-    values = live, trash, versions, reserved, entries, uploads, at, int(logged)
+    values = live, trash, versions, reserved, entries, uploads, version_rows, at, int(logged)
     (change,) = rows.found(await tx.one(_CHANGE, owner_id, *values), "user")
     tx.changed.add(owner_id)
     if kind is None or file_id is None:
@@ -100,14 +106,52 @@ async def record(
 
 
 async def charge(
-    tx: Tx, owner_id: UserId, *, live: int = 0, trash: int = 0, reserved: int = 0, uploads: int = 0
+    tx: Tx,
+    owner_id: UserId,
+    *,
+    live: int = 0,
+    trash: int = 0,
+    versions: int = 0,
+    reserved: int = 0,
+    uploads: int = 0,
+    version_rows: int = 0,
 ) -> None:
     """Add to the usage of an owner without changing their lists."""
-    await tx.run(f"{_CHARGE} WHERE id = $1", owner_id, live, trash, 0, reserved, 0, uploads)
+    await tx.run(f"{_CHARGE} WHERE id = $1", owner_id, live, trash, versions, reserved, 0, uploads, version_rows)
 
 
-async def check_rows(tx: Tx, owner_id: UserId, limits: Auth) -> None:
-    """Raises ``QuotaExceeded`` if the owner has reached the limit of entries."""
-    row = rows.found(await tx.one("SELECT entry_count + upload_count FROM users WHERE id = $1", owner_id), "user")
-    if row[0] >= limits.max_entries:
-        raise QuotaExceeded(f"A drive has at most {limits.max_entries} files and folders.", field="entries")
+async def check_room(
+    tx: Tx,
+    owner_id: UserId,
+    limits: Auth,
+    *,
+    entries: int = 0,
+    uploads: int = 0,
+    versions: int = 0,
+    size: int | None = None,
+) -> None:
+    """Raises ``QuotaExceeded`` unless the owner may have so many more rows and, if *size* is given, more bytes.
+
+    ``field`` of the error names the limit: ``uploads``, ``entries``, ``versions`` or ``size_bytes``.
+    A pending upload counts as the entry and as the version that it may become.
+    """
+    row = rows.found(await tx.one(_ROOM, owner_id), "user")
+    pending, entry_count, version_count, quota_bytes, used_bytes = row
+    limit = limits.max_pending_uploads
+    if uploads and pending + uploads > limit:
+        raise QuotaExceeded(f"A user can have at most {limit} pending uploads.", field="uploads")
+    limit = limits.max_entries
+    if entries and pending + entry_count + entries > limit:
+        raise QuotaExceeded(
+            f"A drive has at most {limit} files and folders: {pending + entry_count + entries - limit} too many.",
+            field="entries",
+        )
+    limit = limits.max_versions
+    if versions and pending + version_count + versions > limit:
+        raise QuotaExceeded(f"A drive has at most {limit} earlier versions of files.", field="versions")
+    if size is not None and quota_bytes is not None and used_bytes + size > quota_bytes:
+        raise QuotaExceeded(
+            f"This needs {size} bytes, and the quota has {max(quota_bytes - used_bytes, 0)} left: "
+            f"{used_bytes + size - quota_bytes} bytes are missing.",
+            field="size_bytes",
+        )

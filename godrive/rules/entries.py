@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from godrive.catalog import Tx
-from godrive.errors import NameTaken
+from godrive.errors import Invalid, NameTaken
 from godrive.model import File, FileId, OnConflict, name_key
 from godrive.rules import rows
-from godrive.rules.access import Folder
+from godrive.rules.access import Folder, Resolved
 from godrive.rules.names import numbered, search_key
 
 _TAKEN = "SELECT id FROM entries WHERE owner_id = $1 AND parent_id = $2 AND name_key = $3 AND state = 'live'"
-_FOLDER = (
-    "SELECT 1 FROM entries WHERE id = $1 AND owner_id = $2 AND state = 'live' AND kind = 'folder' AND {visible} = 1"
+_FIND = (
+    f"SELECT {rows.LIVE}, list_state FROM entries "
+    "WHERE owner_id = $1 AND parent_id = $2 AND name_key = $3 AND state = 'live'"
 )
 UNSETTLE = (
     "INSERT INTO unsettled (folder_id, owner_id, after_created_at, after_id) VALUES ($1, $2, -1, '') "
@@ -30,6 +31,14 @@ def name_taken(name: str) -> NameTaken:
     return NameTaken(f"There is an entry named {name!r} already.", field="name")
 
 
+async def find(tx: Tx, folder: Folder, name: str) -> Resolved | None:
+    """Return the live entry of the folder that has the name."""
+    row = await tx.one(_FIND, folder.owner_id, folder.key, name_key(name))
+    if row is None:
+        return None
+    return Resolved(rows.live_file(folder.owner_id, row[:-1]), trashed=False, listed=row[-1] != "hidden")
+
+
 async def free_name(tx: Tx, folder: Folder, name: str, on_conflict: OnConflict, *, but: FileId | None = None) -> str:
     """Return *name*, or if an entry other than *but* has it, act as *on_conflict* says.
 
@@ -37,6 +46,9 @@ async def free_name(tx: Tx, folder: Folder, name: str, on_conflict: OnConflict, 
     A galloping search finds a free number, so 10 000 files with one name take
     few look-ups.
     """
+
+    if on_conflict is OnConflict.REPLACE:
+        raise Invalid("Only the bytes of an upload can replace a file.", field="on_conflict")
 
     async def is_taken(candidate: str) -> bool:
         row = await tx.one(_TAKEN, folder.owner_id, folder.key, name_key(candidate))

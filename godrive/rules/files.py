@@ -175,7 +175,7 @@ async def make_folder(tx: Tx, ask: MakeFolder, env: Env) -> File:
     await tx.grow()
     check_name(ask.name)
     parent = await resolve_folder(tx, ask.by, ask.where, Verb.CREATE)
-    await changes.check_rows(tx, parent.owner_id, env.config.auth)
+    await changes.check_room(tx, parent.owner_id, env.config.auth, entries=1)
     folder = File(
         id=FileId(new_id()),
         owner_id=parent.owner_id,

@@ -76,7 +76,8 @@ _SUMS = (
     "FROM users u LEFT JOIN (SELECT e.owner_id, "
     "SUM(CASE WHEN v.id = e.version_id AND e.list_state <> 'hidden' THEN v.size_bytes ELSE 0 END) AS live, "
     "SUM(CASE WHEN v.id = e.version_id AND e.list_state = 'hidden' THEN v.size_bytes ELSE 0 END) AS trash, "
-    "SUM(CASE WHEN v.id = e.version_id THEN 0 ELSE v.size_bytes END) AS version "
+    "SUM(CASE WHEN v.id = e.version_id THEN 0 ELSE v.size_bytes END) AS version, "
+    "SUM(CASE WHEN v.id = e.version_id THEN 0 ELSE 1 END) AS number "
     "FROM entries e JOIN versions v ON v.file_id = e.id {where} GROUP BY e.owner_id) s ON s.owner_id = u.id "
     "LEFT JOIN (SELECT e.owner_id, COUNT(*) AS number FROM entries e {where} GROUP BY e.owner_id) n "
     "ON n.owner_id = u.id "
@@ -92,6 +93,7 @@ _KEPT = {
     "reserved_bytes": "r.reserved",
     "entry_count": "n.number",
     "upload_count": "r.number",
+    "version_count": "s.number",
 }
 """The stored columns of a user, and the sum that each must equal."""
 _DIFFERENCE = {

@@ -204,7 +204,7 @@ def with_version(file: File, row: Row) -> File:
 
 UPLOAD = (
     "id, owner_id, object_key, name, mime, size_bytes, created_at, expires_at, sha256, parent_id, on_conflict, "
-    "state, received_bytes, finished_at, attempts, reason, file_id, modified_at"
+    "state, received_bytes, finished_at, attempts, reason, file_id, modified_at, if_match"
 )
 
 
@@ -229,6 +229,7 @@ def upload(row: Row) -> Upload:
         reason=row[15],
         file_id=FileId(row[16]) if row[16] else None,
         modified_at=None if row[17] is None else any_instant(row[17]),
+        if_match=row[18],
     )
 
 
@@ -240,8 +241,10 @@ def found(row: Row | None, what: str = "file") -> Row:
 
 
 def check_match(file: File, if_match: ETag | None) -> None:
-    """Raises ``PreconditionFailed`` unless *if_match* is absent, ``*`` or the ETag (RFC 9110, section 13.1.1)."""
-    if if_match is not None and if_match not in ("*", file.etag):
+    """Raises ``PreconditionFailed`` unless *if_match* is absent, ``*``, or the ETag of the entry or of its content."""
+    if if_match is None or if_match in ("*", file.etag):
+        return
+    if file.version_id is None or if_match != file.content_etag:
         raise PreconditionFailed("The file has changed since that ETag was given.")
 
 

@@ -339,7 +339,7 @@ async def finish_purge(tx: Tx, ask: FinishPurge, env: Env) -> None:
         return
     await tx.run("DELETE FROM unsettled WHERE folder_id = $1", ask.file_id)
     await tx.run("DELETE FROM properties WHERE entry_id = $1", ask.file_id)
-    trash_bytes = version_bytes = 0
+    trash_bytes = version_bytes = version_rows = 0
     for id_, size_bytes in await tx.all(
         "DELETE FROM versions WHERE file_id = $1 RETURNING id, size_bytes", ask.file_id
     ):
@@ -347,6 +347,7 @@ async def finish_purge(tx: Tx, ask: FinishPurge, env: Env) -> None:
             trash_bytes += size_bytes
         else:
             version_bytes += size_bytes
+            version_rows += 1
     top = gone[1] is not None  # the contents of a purged folder are not in the log
     await changes.record(
         tx,
@@ -358,6 +359,7 @@ async def finish_purge(tx: Tx, ask: FinishPurge, env: Env) -> None:
         trace=changes.Trace(FileKind(row[1]), parent_id, parent_id),
         trash=-trash_bytes,
         versions=-version_bytes,
+        version_rows=-version_rows,
         entries=-1,
     )
     if parent_id:

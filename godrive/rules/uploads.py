@@ -12,7 +12,17 @@ import msgspec
 
 from godrive.catalog import Tx
 from godrive.config import Auth
-from godrive.errors import DigestMismatch, Gone, Invalid, LengthMismatch, NotFound, QuotaExceeded, UploadFinished
+from godrive.errors import (
+    DigestMismatch,
+    Gone,
+    Invalid,
+    LengthMismatch,
+    NameTaken,
+    NotFound,
+    PreconditionFailed,
+    QuotaExceeded,
+    UploadFinished,
+)
 from godrive.messages.uploads import (
     AbortUpload,
     BeginUpload,
@@ -24,25 +34,26 @@ from godrive.messages.uploads import (
     TouchUpload,
 )
 from godrive.model import (
+    ETag,
     File,
     FileEventKind,
     FileId,
     FileKind,
     ObjectKey,
+    OnConflict,
     Page,
     Root,
     Upload,
     UploadId,
     UploadState,
-    UserId,
     VersionId,
     name_key,
     new_id,
     spot,
 )
 from godrive.principal import Principal, System, Verb
-from godrive.rules import changes, entries, rows
-from godrive.rules.access import Folder, check_upload, owner_of, resolve_folder
+from godrive.rules import changes, entries, rows, versions
+from godrive.rules.access import Folder, Resolved, check_scope, check_upload, owner_of, resolve_folder
 from godrive.rules.names import check_name
 from godrive.rules.registry import Env, rule
 
@@ -54,15 +65,16 @@ _TEXTS = 3, 4, 15
 _GET = f"SELECT {rows.UPLOAD} FROM uploads WHERE id = $1"
 _RESERVE = (
     "UPDATE users SET reserved_bytes = reserved_bytes + $2, upload_count = upload_count + 1 "
-    "WHERE id = $1 AND state = 'active' AND upload_count < $3 AND entry_count + upload_count < $4 "
+    "WHERE id = $1 AND state = 'active' AND upload_count < $3 "
+    "AND entry_count + upload_count < $4 AND version_count + upload_count < $5 "
     "AND (quota_bytes IS NULL OR live_bytes + trash_bytes + version_bytes + reserved_bytes + $2 <= quota_bytes)"
 )
 _BEGIN = (  # one statement, because the database may be a network away
     "INSERT INTO uploads (id, owner_id, object_key, name, mime, size_bytes, created_at, expires_at, sha256, parent_id, "
-    "on_conflict, state, next_check_at, modified_at) "
-    "SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'pending', $7, $13 "
-    "WHERE $11 = 'rename' OR NOT EXISTS (SELECT 1 FROM entries "
-    "WHERE owner_id = $2 AND parent_id = $10 AND name_key = $12 AND state = 'live')"
+    "on_conflict, state, next_check_at, modified_at, if_match) "
+    "SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'pending', $7, $13, $14 "
+    "WHERE $11 = 'rename' OR NOT EXISTS (SELECT 1 FROM entries WHERE owner_id = $2 AND parent_id = $10 "
+    "AND name_key = $12 AND state = 'live' AND ($11 = 'fail' OR kind = 'folder'))"
 )
 _END = (
     "UPDATE uploads SET state = $2, reason = $3, finished_at = $4, cleanup_at = $4 "
@@ -72,10 +84,8 @@ _COMMIT = (
     "UPDATE uploads SET state = 'committed', finished_at = $2, received_bytes = size_bytes, file_id = $3 "
     f"WHERE id = $1 AND state = 'pending' RETURNING {rows.UPLOAD}"
 )
-_VERSION = (
-    "INSERT INTO versions (id, file_id, object_key, mime, size_bytes, sha256, created_at, modified_at) "
-    "VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"
-)
+_REPLACED = "UPDATE uploads SET file_id = $2 WHERE id = $1"
+_NO_LIMIT = 2**62
 _INGEST = System(part="ingest")
 
 
@@ -90,7 +100,14 @@ async def begin(tx: Tx, ask: BeginUpload, env: Env) -> Upload:
         raise Invalid("A media type looks like text/plain and has at most 255 characters.", field="mime")
     if ask.sha256 is not None and not _SHA256.fullmatch(ask.sha256):
         raise Invalid("A SHA-256 digest is 64 hexadecimal digits in lower case.", field="sha256")
+    replaces = ask.on_conflict is OnConflict.REPLACE
+    if replaces:
+        check_scope(ask.by, Verb.EDIT)
+    elif ask.if_match is not None:
+        raise Invalid("Only an upload with the on_conflict `replace` can have If-Match.", field="on_conflict")
     folder = await _folder(tx, ask)
+    if ask.if_match is not None:
+        _check_target(await entries.find(tx, folder, ask.name), ask.name, ask.if_match)
     upload_id, blob_id = new_id(), new_id()
     expires_at = rows.later(env.now, env.config.blobs.upload_ttl + ask.in_transit)
     upload = Upload(
@@ -106,6 +123,7 @@ async def begin(tx: Tx, ask: BeginUpload, env: Env) -> Upload:
         modified_at=ask.modified_at and rows.check_modified_at(ask.modified_at),
         parent_id=folder.id,
         on_conflict=ask.on_conflict,
+        if_match=ask.if_match,
     )
     begun = await tx.run(
         _BEGIN,
@@ -122,14 +140,33 @@ async def begin(tx: Tx, ask: BeginUpload, env: Env) -> Upload:
         upload.on_conflict.value,
         name_key(upload.name),
         None if upload.modified_at is None else rows.micros(upload.modified_at),
+        upload.if_match,
     )
     if not begun:
         raise entries.name_taken(ask.name)
     # Last, because it locks the owner's row: their other uploads wait only for this commit.
     limits = env.config.auth
-    if not await tx.run(_RESERVE, upload.owner_id, upload.size_bytes, limits.max_pending_uploads, limits.max_entries):
-        raise await _no_room(tx, upload.owner_id, limits)
+    if not await tx.run(
+        _RESERVE,
+        upload.owner_id,
+        upload.size_bytes,
+        limits.max_pending_uploads,
+        limits.max_entries,
+        limits.max_versions if replaces else _NO_LIMIT,
+    ):
+        raise await _no_room(tx, upload, limits)
     return upload
+
+
+def _check_target(target: Resolved | None, name: str, if_match: ETag | None) -> None:
+    """Check what has the name, for an upload that replaces.  Raises ``NameTaken``, ``PreconditionFailed``."""
+    if target is None:
+        if if_match is not None:
+            raise PreconditionFailed("There is no file of that name.")
+    elif target.file.kind is FileKind.FOLDER:
+        raise NameTaken(f"{name!r} is a folder, which a file cannot replace.", field="name")
+    else:
+        rows.check_match(target.file, if_match)
 
 
 async def _folder(tx: Tx, ask: BeginUpload) -> Folder:
@@ -139,15 +176,18 @@ async def _folder(tx: Tx, ask: BeginUpload) -> Folder:
     return await resolve_folder(tx, ask.by, ask.where, Verb.CREATE)
 
 
-async def _no_room(tx: Tx, owner_id: UserId, limits: Auth) -> NotFound | QuotaExceeded:
-    row = await tx.one("SELECT upload_count, entry_count FROM users WHERE id = $1 AND state = 'active'", owner_id)
-    if row is None:
+async def _no_room(tx: Tx, upload: Upload, limits: Auth) -> NotFound | QuotaExceeded:
+    """Return the reason why nothing was reserved."""
+    owner_id, replaces = upload.owner_id, upload.on_conflict is OnConflict.REPLACE
+    if await tx.one("SELECT 1 FROM users WHERE id = $1 AND state = 'active'", owner_id) is None:
         return NotFound("There is no such user.")
-    if row[0] >= limits.max_pending_uploads:
-        return QuotaExceeded(f"A user can have at most {limits.max_pending_uploads} pending uploads.", field="uploads")
-    if row[0] + row[1] >= limits.max_entries:
-        return QuotaExceeded(f"A drive has at most {limits.max_entries} files and folders.", field="entries")
-    return QuotaExceeded("The file exceeds the remaining quota.", field="size_bytes")
+    try:
+        await changes.check_room(
+            tx, owner_id, limits, uploads=1, entries=1, versions=1 if replaces else 0, size=upload.size_bytes
+        )
+    except QuotaExceeded as error:
+        return error
+    return QuotaExceeded("The file exceeds the remaining quota.", field="size_bytes")  # freed a moment ago
 
 
 async def load(tx: Tx, by: Principal, upload_id: UploadId, verb: Verb = Verb.CREATE) -> Upload:
@@ -250,13 +290,16 @@ async def publish(tx: Tx, ask: PublishUpload, env: Env) -> File:
         version_id=version_id,
         revision=at,
     )
-    while not await entries.place(tx, file):  # the unique index decides who gets a name, so this needs no lock
-        name = await entries.free_name(tx, folder, upload.name, upload.on_conflict)
-        file = msgspec.structs.replace(file, name=name)
-    modified_at = rows.micros(file.modified_at)
-    await tx.run(
-        _VERSION, version_id, file_id, upload.object_key, file.mime, file.size_bytes, file.sha256, at, modified_at
-    )
+    replaces = upload.on_conflict is OnConflict.REPLACE
+    while True:
+        if replaces and (target := await _target(tx, upload, folder)) is not None:
+            return await _replace(tx, upload, target, file, env)
+        if await entries.place(tx, file):  # the unique index decides who gets a name, so this needs no lock
+            break
+        if not replaces:
+            name = await entries.free_name(tx, folder, upload.name, upload.on_conflict)
+            file = msgspec.structs.replace(file, name=name)
+    await versions.add(tx, file, upload.object_key)
     await changes.record(
         tx,
         FileEventKind.CREATED,
@@ -270,6 +313,26 @@ async def publish(tx: Tx, ask: PublishUpload, env: Env) -> File:
         uploads=-1,
     )
     return file
+
+
+async def _target(tx: Tx, upload: Upload, folder: Folder) -> Resolved | None:
+    """Return the file to replace, with its owner locked; ``None`` if nothing has the name.
+
+    Does not lock if nothing has the name: whoever inserts that name now may wait for the lock while this transaction
+    waits for the unique index.  Raises ``NameTaken``, ``PreconditionFailed``.
+    """
+    target = await entries.find(tx, folder, upload.name)
+    if target is not None:
+        await tx.lock(upload.owner_id)
+        target = await entries.find(tx, folder, upload.name)
+    _check_target(target, upload.name, upload.if_match)
+    return target
+
+
+async def _replace(tx: Tx, upload: Upload, target: Resolved, content: File, env: Env) -> File:
+    """Put the bytes of the upload into the file *target*, as a new version."""
+    await tx.run(_REPLACED, upload.id, target.file.id)
+    return await versions.replace(tx, target, content, upload.object_key, env, reserved=-upload.size_bytes, uploads=-1)
 
 
 async def _meant_for(tx: Tx, upload: Upload) -> Folder:

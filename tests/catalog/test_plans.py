@@ -25,12 +25,12 @@ from godrive.messages.files import (
 )
 from godrive.messages.metadata import Metadata
 from godrive.messages.system import ClaimPurges, DueCleanups, DueUploads, FinishPurge, Prune, SettleTrash
-from godrive.messages.uploads import AbortUpload, BeginUpload, FindUpload, ListUploads
-from godrive.model import OnConflict, Place, Sort, UploadState
+from godrive.messages.uploads import AbortUpload, BeginUpload, FindUpload, ListUploads, PublishUpload
+from godrive.model import ETag, OnConflict, Place, Sort, UploadState
 from godrive.rules import files, users
 from godrive.rules.registry import RULES
 from godrive.runtime import Ask
-from tests.contracts.rig import ANYWHERE, GRACE, ROOT, Rig, host, inside
+from tests.contracts.rig import ANYWHERE, GRACE, ROOT, SERVER, Rig, host, inside
 
 pytestmark = pytest.mark.anyio
 
@@ -88,6 +88,7 @@ async def every_statement(rig: Rig) -> list[Statement]:
     for file in trashed:
         await rig.trash(file)
     file, upload = await rig.file(owner, "file"), await rig.begin(owner, "upload")
+    replacing = await rig.begin(owner, "file", on_conflict=OnConflict.REPLACE)
     asks: list[Ask[Metadata, Any]] = []
     places: list[Place] = [ROOT, inside(folder), ANYWHERE]
     for place in places:
@@ -116,6 +117,8 @@ async def every_statement(rig: Rig) -> list[Statement]:
         ListByProperty(by, "a", 1),
         BeginUpload(by, inside(folder), "new", "a/b", 1),
         BeginUpload(by, ROOT, "a", "a/b", 1, on_conflict=OnConflict.RENAME),
+        BeginUpload(by, inside(folder), "a", "a/b", 1, on_conflict=OnConflict.REPLACE, if_match=ETag("*")),
+        PublishUpload(SERVER, replacing.id, rig.blob(replacing)),
         AbortUpload(by, upload.id),
         FindUpload(by, upload.object_key),
         TrashFile(by, folder.id),

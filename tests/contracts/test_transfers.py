@@ -51,9 +51,12 @@ async def ann(request: pytest.FixtureRequest) -> AsyncIterator[Person]:
         yield await Person(http, url).enter()
 
 
-async def upload(ann: Person, name: str, content: bytes, *, mime: str = "", **added: str) -> dict[str, Any]:
+async def upload(
+    ann: Person, name: str, content: bytes, *, mime: str = "", on_conflict: str = "fail", **added: str
+) -> dict[str, Any]:
     """Send the bytes as the intent says, with headers that the client adds; the file."""
-    intent = await ann("POST", "/v1/files/upload-intent", {"filename": name, "mime": mime, "size_bytes": len(content)})
+    body = {"filename": name, "mime": mime, "size_bytes": len(content), "on_conflict": on_conflict}
+    intent = await ann("POST", "/v1/files/upload-intent", body)
     assert intent.status == 200, intent.json
     headers = {**intent.json["headers"], **added}
     async with ann.http.request(
@@ -112,6 +115,17 @@ async def test_a_download_has_the_type_that_was_declared_with_its_charset(ann: P
     assert answer.headers["Content-Type"] == mime
     assert answer.headers["Content-Disposition"] == 'attachment; filename="a"'
     assert answer.headers["Cache-Control"] == "private, no-cache"
+
+
+async def test_a_replaced_file_has_its_new_bytes_and_old_urls_the_old_ones(ann: Person) -> None:
+    old = await upload(ann, "a", b"hello", mime="text/plain")
+    link = await ann("GET", f"/v1/files/{old['id']}/download")
+    new = await upload(ann, "a", b"{}", mime="application/json", on_conflict="replace")
+    assert new["id"] == old["id"]
+    answer = await download(ann, new)
+    assert (answer.content, answer.headers["Content-Type"]) == (b"{}", "application/json")
+    answer = await Person(ann.http, "")("GET", link.json["url"])
+    assert (answer.content, answer.headers["Content-Type"]) == (b"hello", "text/plain")
 
 
 async def test_the_headers_of_a_download_can_be_had_alone(ann: Person) -> None:

@@ -28,14 +28,23 @@ class Model:
     live: dict[FileId, str] = field(default_factory=dict)
     trashed: dict[FileId, str] = field(default_factory=dict)
     sizes: dict[FileId, int] = field(default_factory=dict)
+    earlier: dict[FileId, list[int]] = field(default_factory=dict)
     pending: dict[str, Upload] = field(default_factory=dict)
 
     @property
     def used(self) -> int:
-        return sum(self.sizes.values()) + sum(upload.size_bytes for upload in self.pending.values())
+        return (
+            sum(self.sizes.values())
+            + sum(map(sum, self.earlier.values()))
+            + sum(upload.size_bytes for upload in self.pending.values())
+        )
+
+    def named(self, name: str) -> FileId | None:
+        """The live file of that name."""
+        return next((key for key, other in self.live.items() if name_key(other) == name_key(name)), None)
 
     def taken(self, name: str) -> bool:
-        return name_key(name) in map(name_key, self.live.values())
+        return self.named(name) is not None
 
 
 class Life:
@@ -63,7 +72,7 @@ class Life:
             assert model.taken(name)
         else:
             assert model.used + size <= QUOTA
-            assert on_conflict is OnConflict.RENAME or not model.taken(name)
+            assert on_conflict is not OnConflict.FAIL or not model.taken(name)
             model.pending[upload.id] = upload
 
     async def publish(self) -> None:
@@ -77,7 +86,11 @@ class Life:
             assert upload.on_conflict is OnConflict.FAIL
             assert model.taken(upload.name)
             return
-        assert not model.taken(file.name)
+        if upload.on_conflict is OnConflict.REPLACE and (old := model.named(upload.name)) is not None:
+            assert file.id == old
+            model.earlier.setdefault(old, []).append(model.sizes[old])
+        else:
+            assert not model.taken(file.name)
         del model.pending[upload.id]
         model.live[file.id], model.sizes[file.id] = file.name, file.size_bytes
 
@@ -108,7 +121,7 @@ class Life:
             model.trashed[file_id] = model.live.pop(file_id)
 
     async def restore(self) -> None:
-        model, on_conflict = self.model, self.chance.choice(list(OnConflict))
+        model, on_conflict = self.model, self.chance.choice([OnConflict.FAIL, OnConflict.RENAME])
         if not model.trashed:
             return
         file_id = self.chance.choice(list(model.trashed))
@@ -132,6 +145,7 @@ class Life:
             await self.rig.ask(RestoreFile(by=self.by, file_id=file_id))
         assert file_id in {purge.file_id for purge in await self.rig.purge_all()}
         del model.trashed[file_id], model.sizes[file_id]
+        model.earlier.pop(file_id, None)
 
     async def compare(self) -> None:
         rig, model = self.rig, self.model
@@ -141,6 +155,7 @@ class Life:
         usage = await rig.usage(self.owner)
         assert usage.live_bytes == sum(model.sizes[file_id] for file_id in model.live)
         assert usage.trash_bytes == sum(model.sizes[file_id] for file_id in model.trashed)
+        assert usage.version_bytes == sum(map(sum, model.earlier.values()))
         assert usage.reserved_bytes == sum(upload.size_bytes for upload in model.pending.values())
         assert await rig.drift() == 0
 

@@ -407,8 +407,8 @@ async def fill(rig: Rig, top: File, *, folders: int, files: int) -> None:
             ],
         )
         await tx.run_each(
-            "INSERT INTO versions (id, file_id, object_key, mime, size_bytes, created_at, modified_at) "
-            "VALUES ($1, $1, $1, '', 1, 0, 0)",
+            "INSERT INTO versions (id, file_id, revision, object_key, mime, size_bytes, created_at, modified_at) "
+            "VALUES ($1, $1, 0, $1, '', 1, 0, 0)",
             [(file_id,) for file_id in inner],
         )
 

@@ -11,6 +11,7 @@ CREATE TABLE catalog (
 );
 INSERT INTO catalog (nonce) VALUES ({nonce});
 
+-- version_bytes and version_count are those of earlier versions; the current one of a file is in live_bytes or trash_bytes.
 -- changes is the number of the last change to what the lists of a user show: the same number, the same lists.
 -- log_rows counts the user's rows in the table changes; those up to the number log_start have been deleted.
 -- What came into the trash no later than trash_cleared_at is on its way out.
@@ -30,6 +31,7 @@ CREATE TABLE users (
     reserved_bytes BIGINT NOT NULL DEFAULT 0,
     entry_count BIGINT NOT NULL DEFAULT 0,
     upload_count BIGINT NOT NULL DEFAULT 0,
+    version_count BIGINT NOT NULL DEFAULT 0,
     changes BIGINT NOT NULL DEFAULT 0,
     log_rows BIGINT NOT NULL DEFAULT 0,
     log_start BIGINT NOT NULL DEFAULT 0,
@@ -142,18 +144,29 @@ CREATE TABLE unsettled (
 CREATE INDEX unsettled_owner ON unsettled (owner_id);
 
 -- A version is one state of a file's bytes.  Several may share a blob, so the key is not unique here.
+-- revision is that of the file when it got these bytes: the order of versions, whatever the clock does.
+-- An earlier version has replaced_at, and until it is named review_at: when retention looks at it next.
+-- next_purge_at is set once the version is claimed for removal, never to return; its quota is released with the row.
 CREATE TABLE versions (
     id {text} PRIMARY KEY,
     file_id {text} NOT NULL,
+    revision BIGINT NOT NULL,
     object_key {text} NOT NULL,
     mime {text} NOT NULL,
     size_bytes BIGINT NOT NULL,
     sha256 {text},
     created_at BIGINT NOT NULL,
-    modified_at BIGINT NOT NULL
+    modified_at BIGINT NOT NULL,
+    name {text},
+    replaced_at BIGINT,
+    review_at BIGINT,
+    next_purge_at BIGINT,
+    purge_attempts INTEGER NOT NULL DEFAULT 0
 );
-CREATE INDEX versions_file ON versions (file_id, created_at);
+CREATE UNIQUE INDEX versions_file ON versions (file_id, revision);
 CREATE INDEX versions_object ON versions (object_key);
+CREATE INDEX versions_review ON versions (review_at) WHERE review_at IS NOT NULL;
+CREATE INDEX versions_purging ON versions (next_purge_at) WHERE next_purge_at IS NOT NULL;
 
 CREATE TABLE uploads (
     id {text} PRIMARY KEY,
@@ -166,6 +179,7 @@ CREATE TABLE uploads (
     sha256 {text},
     modified_at BIGINT,
     on_conflict {text} NOT NULL,
+    if_match {text},
     state {text} NOT NULL,
     received_bytes BIGINT NOT NULL DEFAULT 0,
     created_at BIGINT NOT NULL,

@@ -111,7 +111,7 @@ async def put_content(call: Call, upload_id: UploadId, query: PutQuery) -> Compl
     if body.last:
         request.content.feed_eof()  # otherwise aiohttp would wait for the rest of the body
         call.headers[hdrs.CONNECTION] = "close"
-    if upload.state is UploadState.COMMITTED:
+    if upload.state is UploadState.COMMITTED or not file.is_new:
         call.status = 200
     call.locate(f"/v1/files/{file.id}")
     call.headers[hdrs.ETAG] = f'"{file.etag}"'

@@ -16,6 +16,7 @@ from godrive.errors import (
     LengthMismatch,
     NameTaken,
     NotFound,
+    PreconditionFailed,
     QuotaExceeded,
     StorageFull,
     StoreUnavailable,
@@ -112,13 +113,16 @@ class UploadsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     original="/files/upload-intent",
     secret=True,
     replays=True,
+    conditional=True,
     fields={"name": "filename"},
-    raises=[Invalid, NotFound, NameTaken, TooLarge, QuotaExceeded, StorageFull, StoreUnavailable],
+    raises=[Invalid, NotFound, NameTaken, PreconditionFailed, TooLarge, QuotaExceeded, StorageFull, StoreUnavailable],
 )
 async def begin_upload(call: Call, body: IntentBody) -> Intent:
     """Announce an upload and get the URL for its bytes.
 
-    The server reserves the bytes from the quota until the upload ends.
+    The server reserves the bytes from the quota until the upload ends. With `on_conflict` `replace`, the bytes become
+    a new version of the file of that name. `If-Match` then names the entity tag that this file must have, now and when
+    the bytes have arrived.
     """
     in_transit = await call.drive.storage.ask(Admit(body.size_bytes))
     upload = await call.drive.metadata.ask(
@@ -132,6 +136,7 @@ async def begin_upload(call: Call, body: IntentBody) -> Intent:
             on_conflict=body.on_conflict,
             in_transit=in_transit,
             modified_at=body.modified_at,
+            if_match=call.if_match,
         )
     )
     signed = await call.drive.storage.ask(SignPut(call.by, upload))
@@ -172,7 +177,7 @@ async def get_upload(call: Call, upload_id: UploadId) -> UploadView:
 @routes.post(
     "/v1/uploads/{upload_id}/complete",
     needs=Scope.FILES_WRITE,
-    raises=[NotFound, Conflict, Gone, LengthMismatch, DigestMismatch, NameTaken, StoreUnavailable],
+    raises=[NotFound, Conflict, Gone, LengthMismatch, DigestMismatch, NameTaken, PreconditionFailed, StoreUnavailable],
 )
 async def complete_upload(call: Call, upload_id: UploadId) -> Completed:
     """Publish the file now that the store has its bytes. Idempotent."""

@@ -80,6 +80,43 @@ async def test_other_bytes_than_declared_fail_the_upload_with_a_reason(ann: Pers
     assert (await ann("GET", "/v1/files")).json["files"] == []
 
 
+async def replace(ann: Person, content: bytes, **headers: str) -> tuple[int, dict[str, Any]]:
+    """Upload bytes that replace those of a.txt; the status and body of the PUT, or of the refused intent."""
+    body = {**INTENT, "size_bytes": len(content), "on_conflict": "replace"}
+    intent = await ann("POST", "/v1/files/upload-intent", body, headers=headers)
+    if intent.status != 200:
+        return intent.status, intent.json
+    sent = await ann("PUT", intent.json["upload_url"], data=content, headers=intent.json["headers"])
+    return sent.status, sent.json
+
+
+async def test_an_upload_can_replace_the_bytes_of_a_file(ann: Person) -> None:
+    status, created = await replace(ann, b"hello")
+    assert status == 201
+    status, replaced = await replace(ann, b"goodbye")
+    assert (status, replaced["file"]["id"]) == (200, created["file"]["id"])
+    assert (await ann("GET", "/v1/files")).json["files"] == [replaced["file"]]
+    usage = (await ann("GET", "/v1/me")).json["usage"]
+    assert (usage["live_bytes"], usage["version_bytes"]) == (7, 5)
+
+
+async def test_an_upload_replaces_only_the_version_that_its_client_has_seen(ann: Person) -> None:
+    await replace(ann, b"one")
+    seen = (await ann("GET", "/v1/files")).json["files"][0]
+    tag = (await ann("GET", f"/v1/files/{seen['id']}")).headers["ETag"]
+    body = {**INTENT, "on_conflict": "replace"}
+    slow = (await ann("POST", "/v1/files/upload-intent", body, headers={"If-Match": tag})).json
+    assert (await replace(ann, b"two", **{"If-Match": tag}))[0] == 200
+    assert (await replace(ann, b"six", **{"If-Match": tag}))[1]["code"] == "precondition_failed"
+    late = await ann("PUT", slow["upload_url"], data=b"hello", headers=slow["headers"])
+    assert (late.status, late.json["code"]) == (412, "precondition_failed")
+    upload = (await ann("GET", f"/v1/uploads/{slow['upload_id']}")).json
+    assert upload["state"] == "failed"
+    assert (await ann("GET", "/v1/me")).json["usage"]["reserved_bytes"] == 0
+    plain = await ann("POST", "/v1/files/upload-intent", INTENT, headers={"If-Match": tag})
+    assert (plain.status, plain.json["field"]) == (422, "on_conflict")
+
+
 async def test_uploads_are_listed_by_page_and_state(ann: Person, site: Site) -> None:
     ids = []
     for number in range(3):
