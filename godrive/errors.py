@@ -18,6 +18,7 @@ bug and crashes the actor that raised it.
     │   └── IdempotencyMismatch  the key was used for another request
     ├── PreconditionFailed       If-Match did not match
     ├── Invalid                  a value is invalid; names the field
+    │   ├── TooDeep              too many folders above an entry
     │   ├── LengthMismatch       more or fewer bytes than declared
     │   └── DigestMismatch       the SHA-256 differs from the declared one
     ├── Unauthenticated          no credential, or not a valid one
@@ -126,6 +127,11 @@ class PreconditionFailed(DriveError):
 class Invalid(DriveError):
     code = "invalid"
     title = "Invalid request"
+
+
+class TooDeep(Invalid):
+    code = "too_deep"
+    title = "Too many levels of folders"
 
 
 class LengthMismatch(Invalid):
@@ -261,6 +267,7 @@ STATUS: dict[str, int] = {
     "idempotency_mismatch": 409,
     "precondition_failed": 412,
     "invalid": 422,
+    "too_deep": 422,
     "length_mismatch": 422,
     "digest_mismatch": 422,
     "unauthenticated": 401,

@@ -142,6 +142,7 @@ class File(Value):
     created_at: datetime
     updated_at: datetime
     modified_at: datetime
+    etag: ETag
     kind: FileKind = FileKind.FILE
     parent_id: FileId | None = None
     mime: str = "application/octet-stream"
@@ -153,10 +154,6 @@ class File(Value):
     revision: int = 1
     favorite: bool = False
     properties: dict[str, PropertyValue] = msgspec.field(default_factory=dict)
-
-    @property
-    def etag(self) -> ETag:
-        return ETag(f"{self.id}.{self.revision}")
 
     @property
     def content_etag(self) -> ETag:
@@ -203,14 +200,28 @@ class In(Value, tag="in"):
     folder_id: FileId
 
 
+class At(Value, tag="at"):
+    """The entry at *path*, a sequence of names that begins below the topmost folder that the principal can see.
+
+    The empty path is that folder itself.  No path leads to an entry in the
+    trash.  If the path is that of a folder in which a message creates
+    something, *parents* creates the folders that are missing.
+    """
+
+    path: tuple[str, ...]
+    parents: bool = False
+
+
 class Anywhere(Value, tag="anywhere"):
     """The whole drive, at any depth."""
 
 
-Spot: TypeAlias = Root | In
+Spot: TypeAlias = Root | In | At
 """The parent of an entry."""
-Place: TypeAlias = Root | In | Anywhere
+Place: TypeAlias = Root | In | At | Anywhere
 """What a list covers."""
+Which: TypeAlias = FileId | At
+"""An entry: its id, or its path."""
 
 
 def spot(folder_id: FileId | None) -> Spot:

@@ -60,6 +60,8 @@ def values(type_: inspect.Type) -> st.SearchStrategy[Any]:
             return st.frozensets(values(item), max_size=3)
         case inspect.ListType(item_type=item):
             return st.lists(values(item), max_size=3)
+        case inspect.VarTupleType(item_type=item):
+            return st.lists(values(item), max_size=3).map(tuple)
         case inspect.DictType(key_type=key, value_type=value):
             return st.dictionaries(values(key), values(value), max_size=3)
         case inspect.StructType(cls=cls, fields=fields):

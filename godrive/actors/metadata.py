@@ -16,9 +16,20 @@ from godrive.clock import Clock
 from godrive.config import Config
 from godrive.messages.files import TagList
 from godrive.messages.metadata import Metadata
-from godrive.model import ETag, In, UserId
+from godrive.model import At, ETag, In, UserId
 from godrive.principal import Principal, Verb, user_of
-from godrive.rules import access, files, housekeeping, idempotency, marks, outbox, trash, upload_chores, uploads  # noqa: F401 - registers them
+from godrive.rules import (  # noqa: F401 - registers them
+    access,
+    files,
+    folders,
+    housekeeping,
+    idempotency,
+    marks,
+    outbox,
+    trash,
+    upload_chores,
+    uploads,
+)
 from godrive.rules.page_tokens import PageTokens
 from godrive.rules.registry import RULES, Env, Rule
 from godrive.runtime import Actor, Ask, Lane
@@ -85,12 +96,12 @@ class MetadataActor(Actor[Metadata]):
 
     @TagList.handler
     async def tag_list(self, ask: TagList) -> ETag:
-        owner_id = await self._owner_of(ask.by, ask.where) if isinstance(ask.where, In) else user_of(ask.by)
+        owner_id = await self._owner_of(ask.by, ask.where) if isinstance(ask.where, In | At) else user_of(ask.by)
         if not self._nonce:
             self._nonce = await self.catalog.read(files.read_nonce)
         return ETag(f"{owner_id}.{self._nonce}.{await self._changes.get(owner_id)}")
 
-    async def _owner_of(self, by: Principal, where: In) -> UserId:
+    async def _owner_of(self, by: Principal, where: In | At) -> UserId:
         """Return the owner of the folder.  Raises ``NotFound`` if *by* may not read it."""
         return (await self.catalog.read(lambda tx: access.resolve_folder(tx, by, where, Verb.READ))).owner_id
 

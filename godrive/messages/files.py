@@ -19,6 +19,7 @@ from godrive.model import (
     Spot,
     Tombstone,
     VersionId,
+    Which,
 )
 from godrive.principal import Principal
 from godrive.runtime import Ask, Lane
@@ -62,7 +63,7 @@ class GetFile(Ask[Metadata, File]):
     """Return one live entry.  Raises ``NotFound`` unless *by* may read it."""
 
     by: Principal
-    file_id: FileId
+    file_id: Which
 
 
 class MakeFolder(Ask[Metadata, File]):
@@ -91,7 +92,7 @@ class UpdateFile(Ask[Metadata, File]):
     lane: ClassVar[Lane] = Lane.WRITE
 
     by: Principal
-    file_id: FileId
+    file_id: Which
     name: str | None = None
     where: Spot | None = None
     on_conflict: OnConflict = OnConflict.FAIL
@@ -110,7 +111,7 @@ class TrashFile(Ask[Metadata, Tombstone]):
     lane: ClassVar[Lane] = Lane.WRITE
 
     by: Principal
-    file_id: FileId
+    file_id: Which
     if_match: ETag | None = None
 
 
@@ -192,5 +193,5 @@ class OpenContent(Ask[Metadata, Content]):
     """
 
     by: Principal
-    file_id: FileId
+    file_id: Which
     version_id: VersionId | None = None

@@ -3,9 +3,10 @@
 Theory of operation.  An entry is visible if neither it nor any folder above it
 is in the trash.  Only the trashed entry itself carries a mark, so the statement
 that reads an entry also walks from it to the root.  The walk costs nothing for
-an entry of the root, and about 17 microseconds at depth 10 (SQLite).  An entry
-that the principal may not use gets the same ``NotFound`` as one that does not
-exist.
+an entry of the root, and about 17 microseconds at depth 10 (SQLite).  A path is
+walked down from the topmost folder that the principal can see, by names of live
+entries only, also in one statement.  An entry that the principal may not use
+gets the same ``NotFound`` as one that does not exist.
 
 Rules take a :class:`Resolved` or a :class:`Folder` from here, never an owner
 and an id.  For a verb that writes, the rows of the owner are locked first, so
@@ -14,31 +15,69 @@ the decision holds until the transaction ends.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from godrive.catalog import Row, Tx
-from godrive.errors import Forbidden, NotFound
-from godrive.model import Anywhere, File, FileId, FileKind, Place, Root, Spot, Upload, UserId, UserState
+from godrive.errors import Forbidden, NameTaken, NotFound
+from godrive.model import (
+    Anywhere,
+    At,
+    File,
+    FileId,
+    FileKind,
+    In,
+    Place,
+    Spot,
+    Upload,
+    UserId,
+    UserState,
+    Which,
+    name_key,
+)
 from godrive.principal import SCOPE_OF, ApiToken, Principal, ShareLink, SignedUrl, System, UserSession, Verb, user_of
 from godrive.rules import rows
+from godrive.rules.names import check_depth, check_path
 
 # A correlated walk: `parent_id` is that of the entry in the outer statement.  UNION ends the walk if there is a cycle.
-VISIBLE = (
-    "CASE WHEN entries.parent_id = '' THEN 1 ELSE ("
+_UP = (
     "WITH RECURSIVE up (id, parent_id, state) AS ("
     "SELECT p.id, p.parent_id, p.state FROM entries p WHERE p.id = entries.parent_id UNION "
     "SELECT p.id, p.parent_id, p.state FROM up JOIN entries p ON p.id = up.parent_id WHERE up.state = 'live') "
-    "SELECT COALESCE(MIN(CASE WHEN state = 'live' THEN 1 ELSE 0 END), 0) FROM up) END"
 )
+_LIVE = "COALESCE(MIN(CASE WHEN state = 'live' THEN 1 ELSE 0 END), 0)"
+VISIBLE = f"CASE WHEN entries.parent_id = '' THEN 1 ELSE ({_UP} SELECT {_LIVE} FROM up) END"
 """SQL: 1 when no folder above the row of ``entries`` is in the trash, else 0."""
+ABOVE = (
+    f"CASE WHEN entries.parent_id = '' THEN 0 ELSE ({_UP} SELECT CASE WHEN {_LIVE} = 1 THEN COUNT(*) ELSE -1 END "
+    "FROM up) END"
+)
+"""SQL: the number of folders above the row of ``entries``, or -1 if one of them is in the trash."""
 
 _ENTRY = (
-    f"SELECT {rows.FILE}, list_state, state, {VISIBLE}, (SELECT u.state FROM users u WHERE u.id = entries.owner_id), "
+    f"SELECT {rows.FILE}, list_state, height, state, {ABOVE}, "
+    "(SELECT u.state FROM users u WHERE u.id = entries.owner_id), "
     "(SELECT u.trash_cleared_at FROM users u WHERE u.id = entries.owner_id) "
     "FROM entries WHERE id = $1"
 )
-_LIST_STATE, _STATE, _VISIBLE, _OWNER_STATE, _CLEARED_AT = -5, -4, -3, -2, -1
-_ABOVE = (
+_LIST_STATE, _HEIGHT, _STATE, _DEPTH, _OWNER_STATE, _CLEARED_AT = -6, -5, -4, -3, -2, -1
+# The names after the first are in $4, each behind its length in four digits.  The subquery makes PostgreSQL look each
+# name up; it might answer a join by reading all entries of the owner for each level.
+_LENGTH = "CAST(substr($4, down.at, 4) AS INTEGER)"
+_WALK = (
+    "WITH RECURSIVE down (entry_id, level, at) AS (SELECT id, 1, 1 FROM entries "
+    "WHERE owner_id = $1 AND parent_id = $2 AND name_key = $3 AND state = 'live' UNION ALL "
+    "SELECT (SELECT e.id FROM entries e WHERE e.owner_id = $1 AND e.parent_id = down.entry_id "
+    f"AND e.name_key = substr($4, down.at + 4, {_LENGTH}) AND e.state = 'live'), "
+    f"down.level + 1, down.at + 4 + {_LENGTH} FROM down WHERE down.entry_id IS NOT NULL AND down.level < $5) "
+    f"SELECT {rows.FILE}, list_state, height, level, (SELECT u.state FROM users u WHERE u.id = $1) "
+    "FROM down JOIN entries ON entries.id = down.entry_id "
+    "WHERE level = (SELECT MAX(level) FROM down WHERE entry_id IS NOT NULL)"
+)
+"""SQL: the last entry on a path that exists, and how many names lead to it."""
+_ROOT = "SELECT created_at FROM users WHERE id = $1"
+_LIES_IN = (
     "WITH RECURSIVE up (id, parent_id) AS (SELECT id, parent_id FROM entries WHERE id = $1 UNION "
     "SELECT p.id, p.parent_id FROM up JOIN entries p ON p.id = up.parent_id) SELECT 1 FROM up WHERE id = $2"
 )
@@ -54,11 +93,15 @@ class Resolved(msgspec.Struct, frozen=True, gc=False):
 
     *trashed*: the entry is in the trash.  *listed*: its bytes count as live,
     and the list of the whole drive shows it; this may lag behind *trashed*.
+    *depth* is the number of names in its path from the root of the drive,
+    *height* at least the number of levels below it.
     """
 
     file: File
     trashed: bool
     listed: bool
+    depth: int
+    height: int
 
     @property
     def owner_id(self) -> UserId:
@@ -67,10 +110,15 @@ class Resolved(msgspec.Struct, frozen=True, gc=False):
 
 
 class Folder(msgspec.Struct, frozen=True, gc=False):
-    """A folder on which the principal may perform the verb.  The root has no *id*."""
+    """A folder on which the principal may perform the verb.  The root has no *id*.
+
+    *depth* and *height* are those of :class:`Resolved`, 0 for the root.
+    """
 
     owner_id: UserId
     id: FileId | None
+    depth: int = 0
+    height: int = 0
 
     @property
     def key(self) -> str:
@@ -78,12 +126,20 @@ class Folder(msgspec.Struct, frozen=True, gc=False):
         return self.id or ""
 
 
-async def resolve(tx: Tx, by: Principal, entry_id: FileId, verb: Verb) -> Resolved:
+async def resolve(tx: Tx, by: Principal, which: Which, verb: Verb) -> Resolved:
     """Return the entry if *by* may perform *verb* on it now.
 
-    Raises ``NotFound`` if it may not or the entry does not exist, ``Forbidden``
-    if *by* may not perform *verb* on any entry.
+    The root of a drive can be read, as an entry with the id ``root``.  Raises
+    ``NotFound`` if *by* may not or the entry does not exist, ``Forbidden`` if
+    *by* may not perform *verb* on any entry or the entry is the root,
+    ``Invalid`` and ``TooDeep`` for a path that no entry can have.
     """
+    if isinstance(which, At):
+        return await _resolve_path(tx, by, which, verb)
+    return await _resolve_id(tx, by, which, verb)
+
+
+async def _resolve_id(tx: Tx, by: Principal, entry_id: FileId, verb: Verb) -> Resolved:
     check_scope(by, verb)
     if verb not in _READS and not isinstance(by, System):
         await tx.lock(by.user_id)
@@ -95,10 +151,11 @@ async def resolve(tx: Tx, by: Principal, entry_id: FileId, verb: Verb) -> Resolv
     elif row[rows.OWNER] != by.user_id or row[_OWNER_STATE] != _ACTIVE or not await _covers(tx, by, entry_id):
         raise NotFound("There is no such file.")
     file, state = rows.file(row), row[_STATE]
-    if state == "live" and row[_VISIBLE] and verb in _OF_LIVE:
-        return Resolved(file, trashed=False, listed=row[_LIST_STATE] != "hidden")
+    depth, height = row[_DEPTH] + 1, row[_HEIGHT]
+    if state == "live" and depth and verb in _OF_LIVE:
+        return Resolved(file, False, row[_LIST_STATE] != "hidden", depth, height)
     if state == "trashed" and verb in _OF_TRASHED and not _is_cleared(row):
-        return Resolved(file, trashed=True, listed=False)
+        return Resolved(file, True, False, depth, height)
     raise NotFound("There is no such file in the trash." if verb is Verb.PURGE else "There is no such file.")
 
 
@@ -108,15 +165,68 @@ def _is_cleared(row: Row) -> bool:
     return cleared_at is not None and trashed_at <= cleared_at
 
 
+async def _resolve_path(tx: Tx, by: Principal, at: At, verb: Verb) -> Resolved:
+    found, level = await _walk(tx, by, at.path, verb)
+    if level < len(at.path):
+        raise NotFound("There is no such file.")
+    if verb not in _OF_LIVE:
+        raise NotFound("There is no such file in the trash.")
+    if isinstance(found, Resolved):
+        return found
+    if verb not in _READS:
+        raise Forbidden("The root of a drive cannot be changed.")
+    row = rows.found(await tx.one(_ROOT, found.owner_id), "user")
+    return Resolved(rows.root(found.owner_id, row[0]), trashed=False, listed=True, depth=0, height=0)
+
+
+async def _walk(tx: Tx, by: Principal, path: Sequence[str], verb: Verb) -> tuple[Resolved | Folder, int]:
+    """Return the last entry on the path that exists, and the number of names that lead to it.
+
+    With no name at all that is the topmost entry that *by* sees: a ``Folder`` if it is the root of the drive.
+    """
+    keys = [name_key(name) for name in check_path(path)]
+    top: Resolved | Folder
+    top_id = root_of(by)
+    if top_id is None:
+        top = Folder(_drive_of(by, verb), None)
+        if verb not in _READS:
+            await tx.lock(top.owner_id)
+        start = ""
+    else:
+        top = await _resolve_id(tx, by, top_id, verb)
+        if top.trashed:
+            raise NotFound("There is no such file.")
+        start = top_id
+    row = None
+    if keys:
+        rest = "".join([f"{len(key):04}{key}" for key in keys[1:]])
+        row = await tx.one(_WALK, top.owner_id, start, keys[0], rest, len(keys))
+    if row is None:
+        if top_id is None:
+            await _check_active(tx, by, verb, top.owner_id)
+        return top, 0
+    list_state, height, level, owner_state = row[-4:]
+    if owner_state != _ACTIVE:
+        raise NotFound("There is no such file.")
+    return Resolved(rows.file(row), False, list_state != "hidden", top.depth + level, height), level
+
+
 async def resolve_folder(tx: Tx, by: Principal, where: Spot, verb: Verb, *, lock: bool = True) -> Folder:
     """Return the folder if *by* may perform *verb* in it now.
 
     ``Root`` is the topmost folder that *by* can see.  Without *lock*, the root
     of a drive is neither locked nor checked, because the caller does both.
-    Raises ``NotFound`` (``field`` is ``parent_id``) if *by* may not or the entry
-    is not a folder, ``Forbidden`` as :func:`resolve`.
+    Never creates a folder; ``folders.target`` does.  Raises ``NotFound``
+    (``field`` is ``parent_id`` or ``path``) if *by* may not or the entry is not
+    a folder, ``TooDeep`` if *verb* creates and nothing can lie deeper, and the
+    errors of :func:`resolve`.
     """
-    folder_id = root_of(by) if isinstance(where, Root) else where.folder_id
+    if isinstance(where, At) and where.path:
+        folder, missing = await reach(tx, by, where, verb)
+        if missing:
+            raise _no_folder("path")
+        return folder
+    folder_id = where.folder_id if isinstance(where, In) else root_of(by)
     if folder_id is None:
         owner_id = _drive_of(by, verb)
         if lock:
@@ -125,16 +235,38 @@ async def resolve_folder(tx: Tx, by: Principal, where: Spot, verb: Verb, *, lock
             await _check_active(tx, by, verb, owner_id)
         return Folder(owner_id, None)
     try:
-        resolved = await resolve(tx, by, folder_id, verb)
+        resolved = await _resolve_id(tx, by, folder_id, verb)
     except NotFound:
-        raise _no_folder() from None
+        raise _no_folder("parent_id") from None
+    return _folder(resolved, verb, "parent_id")
+
+
+async def reach(tx: Tx, by: Principal, at: At, verb: Verb) -> tuple[Folder, Sequence[str]]:
+    """Return the last folder on the path that exists, and the names on the path that are missing below it.
+
+    Raises as :func:`resolve_folder`, and ``NameTaken`` if with *parents* a file is in the way.
+    """
+    try:
+        found, level = await _walk(tx, by, at.path, verb)
+    except NotFound:
+        raise _no_folder("path") from None
+    if isinstance(found, Folder):
+        return found, at.path
+    if at.parents and found.file.kind is FileKind.FILE:
+        raise NameTaken(f"{found.file.name!r} is a file, not a folder.", field="path")
+    return _folder(found, verb, "path"), at.path[level:]
+
+
+def _folder(resolved: Resolved, verb: Verb, field: str) -> Folder:
     if resolved.file.kind is not FileKind.FOLDER:
-        raise _no_folder()
-    return Folder(resolved.owner_id, resolved.file.id)
+        raise _no_folder(field)
+    if verb is Verb.CREATE:
+        check_depth(resolved.depth + 1, field)
+    return Folder(resolved.owner_id, resolved.file.id, resolved.depth, resolved.height)
 
 
-def _no_folder() -> NotFound:
-    return NotFound("There is no such folder.", field="parent_id")
+def _no_folder(field: str) -> NotFound:
+    return NotFound("There is no such folder.", field=field)
 
 
 async def resolve_place(tx: Tx, by: Principal, where: Place, verb: Verb) -> Folder | UserId:
@@ -219,7 +351,7 @@ def root_of(by: Principal) -> FileId | None:
 
 async def lies_in(tx: Tx, entry_id: FileId, folder_id: FileId) -> bool:
     """Whether the entry is that folder, or lies in it at any depth."""
-    return entry_id == folder_id or await tx.one(_ABOVE, entry_id, folder_id) is not None
+    return entry_id == folder_id or await tx.one(_LIES_IN, entry_id, folder_id) is not None
 
 
 async def _covers(tx: Tx, by: Principal, entry_id: FileId | None) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from godrive.catalog import Tx
 from godrive.errors import Invalid, NameTaken
 from godrive.model import File, FileId, OnConflict, name_key
@@ -11,7 +13,7 @@ from godrive.rules.names import numbered, search_key
 
 _TAKEN = "SELECT id FROM entries WHERE owner_id = $1 AND parent_id = $2 AND name_key = $3 AND state = 'live'"
 _FIND = (
-    f"SELECT {rows.LIVE}, list_state FROM entries "
+    f"SELECT {rows.LIVE}, list_state, height FROM entries "
     "WHERE owner_id = $1 AND parent_id = $2 AND name_key = $3 AND state = 'live'"
 )
 UNSETTLE = (
@@ -20,15 +22,23 @@ UNSETTLE = (
 )
 _PLACE = (
     "INSERT INTO entries (id, owner_id, list_state, parent_id, kind, name, name_key, search_key, mime, size_bytes, "
-    "sha256, version_id, created_at, updated_at, revision, modified_at, state) "
-    "VALUES ($1, $2, $3, $4, $3, $5, $6, $7, $8, $9, $10, $11, $12, $12, $12, $13, 'live') "
+    "sha256, version_id, created_at, updated_at, revision, modified_at, height, state) "
+    "VALUES ($1, $2, $3, $4, $3, $5, $6, $7, $8, $9, $10, $11, $12, $12, $12, $13, $14, 'live') "
     "ON CONFLICT DO NOTHING"
+)
+_RAISE = (  # ends at the first folder that is high enough, because those above it are higher
+    "WITH RECURSIVE up (entry_id, parent_id, height) AS ("
+    "SELECT id, parent_id, CAST($2 AS INTEGER) FROM entries WHERE id = $1 AND height < $2 UNION ALL "
+    "SELECT p.id, p.parent_id, up.height + 1 FROM up JOIN entries p ON p.id = up.parent_id "
+    "WHERE p.height < up.height + 1) "
+    "UPDATE entries SET height = (SELECT up.height FROM up WHERE up.entry_id = entries.id) "
+    "WHERE id IN (SELECT entry_id FROM up)"
 )
 
 
-def name_taken(name: str) -> NameTaken:
+def name_taken(name: str, field: str = "name") -> NameTaken:
     """Return the error for a name that another entry has."""
-    return NameTaken(f"There is an entry named {name!r} already.", field="name")
+    return NameTaken(f"There is an entry named {name!r} already.", field=field)
 
 
 async def find(tx: Tx, folder: Folder, name: str) -> Resolved | None:
@@ -36,7 +46,8 @@ async def find(tx: Tx, folder: Folder, name: str) -> Resolved | None:
     row = await tx.one(_FIND, folder.owner_id, folder.key, name_key(name))
     if row is None:
         return None
-    return Resolved(rows.live_file(folder.owner_id, row[:-1]), trashed=False, listed=row[-1] != "hidden")
+    file = rows.live_file(folder.owner_id, row[:-2])
+    return Resolved(file, trashed=False, listed=row[-2] != "hidden", depth=folder.depth + 1, height=row[-1])
 
 
 async def free_name(tx: Tx, folder: Folder, name: str, on_conflict: OnConflict, *, but: FileId | None = None) -> str:
@@ -75,10 +86,31 @@ async def unsettle(tx: Tx, folder: File) -> None:
     await tx.run(UNSETTLE, folder.id, folder.owner_id)
 
 
-async def place(tx: Tx, file: File) -> bool:
-    """Insert the row of a new entry.  Returns whether its name was free."""
-    placed = await tx.run(
-        _PLACE,
+async def place(tx: Tx, folder: Folder, file: File, *, height: int = 0) -> bool:
+    """Insert the row of a new entry of the folder.  Returns whether its name was free."""
+    placed = await tx.run(_PLACE, *_values(file, height))
+    if placed:
+        await raise_height(tx, folder, height + 1)
+    return placed > 0
+
+
+async def place_chain(tx: Tx, chain: Sequence[File]) -> None:
+    """Insert the rows of new folders, each in the one before it, the first in a folder that is new too."""
+    await tx.run_each(_PLACE, [_values(file, len(chain) - number) for number, file in enumerate(chain, 1)])
+
+
+async def raise_height(tx: Tx, folder: Folder, height: int) -> None:
+    """Note that the folder now has *height* levels below it.  The caller holds the owner's lock.
+
+    Every rule that puts an entry into a folder must call this: the height is
+    what tells whether a folder can be moved without lying too deep.
+    """
+    if folder.id is not None and folder.height < height:
+        await tx.run(_RAISE, folder.id, height)
+
+
+def _values(file: File, height: int) -> tuple[object, ...]:
+    return (
         file.id,
         file.owner_id,
         file.kind.value,
@@ -92,5 +124,5 @@ async def place(tx: Tx, file: File) -> bool:
         file.version_id,
         rows.micros(file.created_at),
         rows.micros(file.modified_at),
+        height,
     )
-    return placed > 0

@@ -1,4 +1,4 @@
-"""Live entries: list, get, create folders, rename, move, and open for reading."""
+"""Live entries: list, get, rename, move, and open for reading."""
 
 from __future__ import annotations
 
@@ -7,26 +7,24 @@ from functools import cache
 
 from godrive.catalog import Row, Tx
 from godrive.errors import Cycle, Forbidden, Invalid
-from godrive.messages.files import GetFile, ListFiles, MakeFolder, OpenContent, UpdateFile
+from godrive.messages.files import GetFile, ListFiles, OpenContent, UpdateFile
 from godrive.model import (
     Content,
     File,
     FileEventKind,
-    FileId,
     FileKind,
     ObjectKey,
     Page,
-    Root,
     Sort,
+    Spot,
     UserId,
     name_key,
-    new_id,
 )
 from godrive.principal import Verb
-from godrive.rules import changes, entries, rows
-from godrive.rules.access import VISIBLE, Folder, lies_in, resolve, resolve_folder, resolve_place
+from godrive.rules import changes, entries, folders, rows
+from godrive.rules.access import VISIBLE, Folder, Resolved, lies_in, resolve, resolve_place
 from godrive.rules.marks import describe
-from godrive.rules.names import after_prefix, check_name, search_key
+from godrive.rules.names import after_prefix, check_depth, check_name, search_key
 from godrive.rules.registry import Env, rule
 
 _LONGEST_FILTER = 1000
@@ -169,31 +167,6 @@ async def get(tx: Tx, ask: GetFile, env: Env) -> File:
     return (await resolve(tx, ask.by, ask.file_id, Verb.READ)).file
 
 
-@rule(MakeFolder, writes=True)
-async def make_folder(tx: Tx, ask: MakeFolder, env: Env) -> File:
-    """As ``MakeFolder`` says."""
-    await tx.grow()
-    check_name(ask.name)
-    parent = await resolve_folder(tx, ask.by, ask.where, Verb.CREATE)
-    await changes.check_room(tx, parent.owner_id, env.config.auth, entries=1)
-    folder = File(
-        id=FileId(new_id()),
-        owner_id=parent.owner_id,
-        name=ask.name,
-        created_at=env.now,
-        updated_at=env.now,
-        modified_at=env.now,
-        kind=FileKind.FOLDER,
-        parent_id=parent.id,
-        mime="",
-        revision=rows.micros(env.now),
-    )
-    if not await entries.place(tx, folder):
-        raise entries.name_taken(ask.name)
-    await changes.record(tx, FileEventKind.CREATED, folder.owner_id, folder.id, folder, now=env.now, entries=1)
-    return folder
-
-
 @rule(UpdateFile, writes=True)
 async def update(tx: Tx, ask: UpdateFile, env: Env) -> File:
     """As ``UpdateFile`` says."""
@@ -204,7 +177,7 @@ async def update(tx: Tx, ask: UpdateFile, env: Env) -> File:
     rows.check_match(file, ask.if_match)
     late = 0
     if ask.where is not None:
-        file = await _move(tx, ask, env, file)
+        file = await _move(tx, ask, ask.where, env, found)
         if file is not before and not found.listed:
             # The entry was restored with its old folder but not yet settled, so its usage is settled now.
             late = file.size_bytes
@@ -242,8 +215,9 @@ async def _rename(tx: Tx, ask: UpdateFile, env: Env, file: File) -> File:
     return rows.live_file(file.owner_id, rows.found(row))
 
 
-async def _move(tx: Tx, ask: UpdateFile, env: Env, file: File) -> File:
-    target = await resolve_folder(tx, ask.by, ask.where or Root(), Verb.CREATE)
+async def _move(tx: Tx, ask: UpdateFile, where: Spot, env: Env, found: Resolved) -> File:
+    file = found.file
+    target = await folders.target(tx, ask.by, where, env)
     if target.owner_id != file.owner_id:
         raise Forbidden("An entry cannot be moved to another owner.")
     name = ask.name or file.name
@@ -251,8 +225,10 @@ async def _move(tx: Tx, ask: UpdateFile, env: Env, file: File) -> File:
         return file
     if file.kind is FileKind.FOLDER and target.id is not None and await lies_in(tx, target.id, file.id):
         raise Cycle("The folder cannot be moved into itself.", field="parent_id")
+    check_depth(target.depth + 1 + found.height, "parent_id")
     name = await entries.free_name(tx, target, name, ask.on_conflict, but=file.id)
     row = await tx.one(_MOVE, rows.micros(env.now), file.id, target.key, name, name_key(name), search_key(name))
+    await entries.raise_height(tx, target, found.height + 1)
     return rows.live_file(file.owner_id, rows.found(row))
 
 

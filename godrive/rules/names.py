@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
-from godrive.errors import Invalid
+from godrive.errors import Invalid, TooDeep
 from godrive.model import name_key
 
 MOST_NAME_CHARACTERS = 255
 MOST_NAME_BYTES = 1024
+MOST_DEPTH = 1024
+"""The most names in a path, from the root of the drive to an entry."""
 _LONGEST_SUFFIX = 16
 
 _DOTTED_I = re.compile("\u0131|i\u0307+")
 
 
-def check_name(name: str) -> str:
+def check_name(name: str, field: str = "name") -> str:
     """Return the name as it was sent.
 
-    Raises ``Invalid`` unless it is 1 to 255 characters and at most 1024 bytes
+    Raises ``Invalid`` for *field* unless it is 1 to 255 characters and at most 1024 bytes
     of UTF-8 without ``/``, ``\\``, NUL or control characters, and neither
     ``.`` nor ``..``.  Characters are counted in NFC, so that a name fits
     whichever normal form a client uses.
@@ -26,18 +29,32 @@ def check_name(name: str) -> str:
     try:
         fits = len(name) >= 1 and _fits(name)
     except UnicodeEncodeError:
-        raise Invalid("A name must be valid Unicode.", field="name") from None
+        raise Invalid("A name must be valid Unicode.", field=field) from None
     if not fits:
         raise Invalid(
-            f"A name has 1 to {MOST_NAME_CHARACTERS} characters and at most {MOST_NAME_BYTES} bytes.", field="name"
+            f"A name has 1 to {MOST_NAME_CHARACTERS} characters and at most {MOST_NAME_BYTES} bytes.", field=field
         )
     if name in (".", ".."):
-        raise Invalid(f"{name!r} is not a name.", field="name")
+        raise Invalid(f"{name!r} is not a name.", field=field)
     if "/" in name or "\\" in name:
-        raise Invalid("A name must not contain a slash or a backslash.", field="name")
+        raise Invalid("A name must not contain a slash or a backslash.", field=field)
     if not name.isprintable() and any(unicodedata.category(char) == "Cc" for char in name):
-        raise Invalid("A name must not contain control characters.", field="name")
+        raise Invalid("A name must not contain control characters.", field=field)
     return name
+
+
+def check_path(path: Sequence[str]) -> Sequence[str]:
+    """Return the path as it was sent.  Raises ``Invalid`` for a name that no entry can have, ``TooDeep``."""
+    check_depth(len(path), "path")
+    for name in path:
+        check_name(name, "path")
+    return path
+
+
+def check_depth(depth: int, field: str) -> None:
+    """Raises ``TooDeep`` for *field* if a path from the root of a drive would have too many names."""
+    if depth > MOST_DEPTH:
+        raise TooDeep(f"A path has at most {MOST_DEPTH} names.", field=field)
 
 
 def search_key(name: str) -> str:

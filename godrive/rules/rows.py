@@ -38,6 +38,8 @@ _NEAR, _FAR = 0, 2**32 * 1_000_000
 """Between these, the conversion through a float is exact: 1970 and 2106."""
 read_properties = msgspec.json.Decoder(dict[str, PropertyValue]).decode
 """Parse the column ``properties``."""
+ROOT_ID = FileId("root")
+"""The id of the root of a drive, in values.  Messages say ``Root`` or ``At``."""
 
 KINDS = {kind.value: kind for kind in FileKind}
 
@@ -139,6 +141,7 @@ def live_file(owner_id: UserId, row: Row) -> File:
         sha256=sha256,
         version_id=version_id,
         revision=revision,
+        etag=ETag(f"{id_}.{revision}"),
         favorite=favorite == 1,
         properties=read_properties(properties) if properties else {},
     )
@@ -184,8 +187,31 @@ def file(row: Row) -> File:
         trashed_at=maybe_instant(row[TRASHED_AT]),
         purge_at=maybe_instant(row[TRASHED_AT + 1]),
         revision=row[10],
+        etag=ETag(f"{row[0]}.{row[10]}"),
         favorite=row[12] == 1,
         properties=read_properties(row[13]) if row[13] else {},
+    )
+
+
+def etag(file_id: FileId, revision: int) -> ETag:
+    """Return the ETag of an entry."""
+    return ETag(f"{file_id}.{revision}")
+
+
+def root(owner_id: UserId, created_at: int) -> File:
+    """Return the root of a drive as an entry.  It never changes."""
+    at = instant(created_at)
+    return File(
+        id=ROOT_ID,
+        owner_id=owner_id,
+        name="",
+        created_at=at,
+        updated_at=at,
+        modified_at=at,
+        kind=FileKind.FOLDER,
+        mime="",
+        revision=created_at,
+        etag=ETag(f"{owner_id}.{created_at}"),
     )
 
 

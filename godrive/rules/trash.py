@@ -40,8 +40,8 @@ from godrive.model import (
 )
 from godrive.principal import Principal, Verb
 from godrive.rules import changes, entries, rows
-from godrive.rules.access import VISIBLE, Folder, owner_of, resolve, root_of
-from godrive.rules.names import search_key
+from godrive.rules.access import ABOVE, VISIBLE, Folder, owner_of, resolve, root_of
+from godrive.rules.names import check_depth, search_key
 from godrive.rules.registry import Env, rule
 
 _LONGEST_PURGE_DELAY = 3600.0
@@ -68,6 +68,7 @@ _RESTORE = (
     f"WHERE id = $2 RETURNING {rows.FILE}"
 )
 _IS_PLACE = f"SELECT 1 FROM entries WHERE id = $1 AND state = 'live' AND kind = 'folder' AND {VISIBLE} = 1"
+_PLACE = f"SELECT {ABOVE}, height FROM entries WHERE id = $1 AND state = 'live' AND kind = 'folder'"
 _CHILDREN = (
     "SELECT id, kind, size_bytes, list_state, created_at FROM entries WHERE owner_id = $1 AND parent_id = $2 "
     "AND state = 'live' AND (created_at, id) > ($3, $4) ORDER BY created_at, id LIMIT $5"
@@ -171,24 +172,31 @@ async def restore(tx: Tx, ask: RestoreFile, env: Env) -> File:
     if not found.trashed:
         return file
     rows.check_match(file, ask.if_match)
-    parent_id = file.parent_id
-    if parent_id is not None and await tx.one(_IS_PLACE, parent_id) is None:
-        parent_id = await _root_for(tx, ask.by, file)
-    name = await entries.free_name(tx, Folder(file.owner_id, parent_id), file.name, ask.on_conflict)
-    row = await tx.one(_RESTORE, rows.micros(env.now), file.id, parent_id or "", name, name_key(name), search_key(name))
+    folder = await _live_folder(tx, file, file.parent_id) or await _root_for(tx, ask.by, file)
+    check_depth(folder.depth + 1 + found.height, "parent_id")
+    name = await entries.free_name(tx, folder, file.name, ask.on_conflict)
+    row = await tx.one(_RESTORE, rows.micros(env.now), file.id, folder.key, name, name_key(name), search_key(name))
     restored = rows.file(rows.found(row))
+    await entries.raise_height(tx, folder, found.height + 1)
     await _moved(tx, FileEventKind.RESTORED, restored, file.parent_id, env.now, to_trash=-restored.size_bytes)
     return restored
 
 
-async def _root_for(tx: Tx, by: Principal, file: File) -> FileId | None:
+async def _live_folder(tx: Tx, file: File, folder_id: FileId | None) -> Folder | None:
+    """Return the folder of the owner of *file* (``None`` is the root), or ``None`` if it is not live."""
+    if folder_id is None:
+        return Folder(file.owner_id, None)
+    row = await tx.one(_PLACE, folder_id)
+    return None if row is None or row[0] < 0 else Folder(file.owner_id, folder_id, row[0] + 1, row[1])
+
+
+async def _root_for(tx: Tx, by: Principal, file: File) -> Folder:
     """Return the folder for an entry whose own folder is gone: the topmost that *by* sees.  Raises ``NotFound``."""
     top = root_of(by)
-    if top is None or top == file.id:
-        return None
-    if await tx.one(_IS_PLACE, top) is None:
+    folder = await _live_folder(tx, file, None if top == file.id else top)
+    if folder is None:
         raise NotFound("The folder of the file no longer exists.")
-    return top
+    return folder
 
 
 @rule(SettleTrash, writes=True)

@@ -21,6 +21,7 @@ from godrive.errors import (
     NotFound,
     PreconditionFailed,
     QuotaExceeded,
+    TooDeep,
     UploadFinished,
 )
 from godrive.messages.uploads import (
@@ -42,7 +43,6 @@ from godrive.model import (
     ObjectKey,
     OnConflict,
     Page,
-    Root,
     Upload,
     UploadId,
     UploadState,
@@ -52,7 +52,7 @@ from godrive.model import (
     spot,
 )
 from godrive.principal import Principal, System, Verb
-from godrive.rules import changes, entries, rows, versions
+from godrive.rules import changes, entries, folders, rows, versions
 from godrive.rules.access import Folder, Resolved, check_scope, check_upload, owner_of, resolve_folder
 from godrive.rules.names import check_name
 from godrive.rules.registry import Env, rule
@@ -105,7 +105,8 @@ async def begin(tx: Tx, ask: BeginUpload, env: Env) -> Upload:
         check_scope(ask.by, Verb.EDIT)
     elif ask.if_match is not None:
         raise Invalid("Only an upload with the on_conflict `replace` can have If-Match.", field="on_conflict")
-    folder = await _folder(tx, ask)
+    # An upload into the root takes no lock, because the root cannot be deleted.
+    folder = await folders.target(tx, ask.by, ask.where, env, lock=False)
     if ask.if_match is not None:
         _check_target(await entries.find(tx, folder, ask.name), ask.name, ask.if_match)
     upload_id, blob_id = new_id(), new_id()
@@ -167,13 +168,6 @@ def _check_target(target: Resolved | None, name: str, if_match: ETag | None) -> 
         raise NameTaken(f"{name!r} is a folder, which a file cannot replace.", field="name")
     else:
         rows.check_match(target.file, if_match)
-
-
-async def _folder(tx: Tx, ask: BeginUpload) -> Folder:
-    """Return the folder of the file.  An upload into the root takes no lock, because the root cannot be deleted."""
-    if isinstance(ask.where, Root):
-        return await resolve_folder(tx, ask.by, ask.where, Verb.CREATE, lock=False)
-    return await resolve_folder(tx, ask.by, ask.where, Verb.CREATE)
 
 
 async def _no_room(tx: Tx, upload: Upload, limits: Auth) -> NotFound | QuotaExceeded:
@@ -289,12 +283,13 @@ async def publish(tx: Tx, ask: PublishUpload, env: Env) -> File:
         sha256=blob.sha256,  # verified by the store or by this server, never the declared value
         version_id=version_id,
         revision=at,
+        etag=rows.etag(file_id, at),
     )
     replaces = upload.on_conflict is OnConflict.REPLACE
     while True:
         if replaces and (target := await _target(tx, upload, folder)) is not None:
             return await _replace(tx, upload, target, file, env)
-        if await entries.place(tx, file):  # the unique index decides who gets a name, so this needs no lock
+        if await entries.place(tx, folder, file):  # the unique index decides who gets a name, so this needs no lock
             break
         if not replaces:
             name = await entries.free_name(tx, folder, upload.name, upload.on_conflict)
@@ -343,6 +338,8 @@ async def _meant_for(tx: Tx, upload: Upload) -> Folder:
         return await resolve_folder(tx, _INGEST, spot(upload.parent_id), Verb.CREATE)
     except NotFound:
         raise Gone("The folder of the upload no longer exists.") from None
+    except TooDeep:
+        raise Gone("The folder of the upload was moved to where nothing can lie in it.") from None
 
 
 async def _published(tx: Tx, upload: Upload) -> File:

@@ -51,7 +51,7 @@ VARYING = [
 def generalized(value: Any) -> Any:
     """The value with what differs from one server to the next replaced by what it is."""
     if isinstance(value, dict):
-        varying = {"revision": "<revision>"}
+        varying = {"revision": "<revision>", "etag": "<etag>"}
         return {name: varying.get(name) or generalized(inner) for name, inner in value.items()}
     for pattern, kind in VARYING if isinstance(value, str) else ():
         value = pattern.sub(kind, value)

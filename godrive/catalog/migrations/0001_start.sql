@@ -85,6 +85,7 @@ CREATE INDEX session_networks_forwarded ON session_networks (network, user_id) W
 -- folder.  Below a folder it follows the truth within seconds (unsettled); live_bytes and trash_bytes follow it exactly.
 -- modified_at is when the content was last modified, as the client says; by default when it was uploaded.
 -- properties is a JSON object, NULL when it is empty; the table properties is its index.
+-- height is at least the number of levels below the entry: it rises when something is put in, and never falls.
 -- The key is the order of the list that is asked for most, so a page of it is one or two reads of the disk.
 CREATE TABLE entries (
     id {text} NOT NULL UNIQUE,
@@ -105,6 +106,7 @@ CREATE TABLE entries (
     revision BIGINT NOT NULL,
     favorite INTEGER NOT NULL DEFAULT 0,
     properties {text},
+    height INTEGER NOT NULL DEFAULT 0,
     state {text} NOT NULL,
     trashed_at BIGINT,
     purge_at BIGINT,

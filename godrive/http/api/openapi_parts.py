@@ -14,8 +14,8 @@ RFC 3339 in UTC, sizes are bytes. Every answer carries `X-Request-Id`; one that 
 """
 
 FILE = """\
-A file. `revision` rises with every change. `version_id` names the bytes. `trashed_at` and `purge_at` are set while
-the file is in the trash: since when, and until when it can be restored.
+A file or a folder. `etag`, for `If-Match`, is opaque and changes with every change. `version_id` names the bytes.
+`trashed_at` and `purge_at` are set while the file is in the trash: since when, and until when it can be restored.
 """
 
 TAGS = {
