@@ -183,6 +183,8 @@ class Janitor(Table, frozen=True):
     version_retention: Annotated[float, Meta(ge=0, le=315_360_000)] = 2_592_000.0
     upload_retention: Annotated[float, Meta(ge=0, le=315_360_000)] = 86_400.0
     orphan_age: Annotated[float, Meta(ge=0, le=315_360_000)] = 86_400.0
+    change_retention: Annotated[float, Meta(ge=0, le=315_360_000)] = 2_592_000.0
+    changes_per_user: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 1_000_000
     batch: Batch = 500
 
 

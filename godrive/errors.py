@@ -10,6 +10,7 @@ bug and crashes the actor that raised it.
     DriveError
     ├── NotFound                 missing, or not yours (the same answer)
     ├── Gone                     has ended: an expired or aborted upload
+    │   └── CursorReset          read the drive anew: the log of changes does not reach back to the cursor
     ├── Conflict                 the current state forbids it
     │   ├── EmailTaken
     │   ├── NameTaken
@@ -87,6 +88,11 @@ class NotFound(DriveError):
 class Gone(DriveError):
     code = "gone"
     title = "Gone"
+
+
+class CursorReset(Gone):
+    code = "cursor_reset"
+    title = "The cursor no longer names a place in the log of changes"
 
 
 class Conflict(DriveError):
@@ -259,6 +265,7 @@ STATUS: dict[str, int] = {
     "error": 500,
     "not_found": 404,
     "gone": 410,
+    "cursor_reset": 410,
     "conflict": 409,
     "email_taken": 409,
     "name_taken": 409,

@@ -21,10 +21,11 @@ def database(postgres_server: PostgresServer) -> str:
 
 
 async def empty(tx: Tx) -> None:
-    """Delete all rows and keep the schema."""
+    """Delete all rows and keep the schema, and the row with which a new catalog begins."""
     tables = await tx.all("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
     names = ", ".join(row[0] for row in tables if row[0] != "schema_versions")
-    await tx.all(f"TRUNCATE {names} RESTART IDENTITY")
+    await tx.all(f"TRUNCATE {names}")
+    await tx.run("INSERT INTO catalog (nonce) VALUES (replace(gen_random_uuid()::text, '-', ''))")
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.servers)])

@@ -57,6 +57,7 @@ The bridge brings events in (ingest) and takes the outbox out (metadata).
 
 SUBJECTS = {
     "files": "metadata",
+    "changes": "metadata",
     "uploads": "metadata",
     "system": "metadata",
     "idempotency": "metadata",

@@ -44,8 +44,9 @@ from godrive.messages.system import (
     FinishPurge,
     KnownKeys,
     Prune,
+    PruneLog,
 )
-from godrive.model import Cleanup, ObjectKey, Purge
+from godrive.model import Cleanup, ObjectKey, Purge, UserId
 from godrive.runtime import Actor, Ref
 
 T = TypeVar("T")
@@ -59,6 +60,10 @@ LEASE_TTL = 30.0
 
 ORPHAN_PAGES = 10
 """Batches of blobs that one sweep examines; the next sweep continues from there."""
+
+
+LOG_PAGES = 100
+"""Groups of owners whose log of changes one sweep examines; the next sweep continues from there."""
 
 
 class _LeaseLost(Exception):
@@ -94,6 +99,15 @@ class JanitorActor(Actor[Janitor]):
         self._lease = Lease(LEASE, LEASE_TTL, clock.monotonic)
         self._cursor = ""
         self._suspects: list[list[ObjectKey]] = []
+        self._log_of = UserId("")
+        self._chores = (
+            self._purge,
+            self._clean,
+            self._sweep_staging,
+            self._find_orphans,
+            self._prune,
+            self._prune_log,
+        )
 
     @Sweep.handler
     async def sweep(self, ask: Sweep) -> Swept:
@@ -101,7 +115,7 @@ class JanitorActor(Actor[Janitor]):
         with suppress(_LeaseLost):
             async with self._alone():
                 await check_clock(self._metadata, self._guard, trust=ask.trust_clock)
-                for chore in (self._purge, self._clean, self._sweep_staging, self._find_orphans, self._prune):
+                for chore in self._chores:
                     try:
                         await chore(count)
                     except _ClockInDoubt as doubt:
@@ -163,6 +177,16 @@ class JanitorActor(Actor[Janitor]):
             pruned = await self._metadata.ask(Prune(self._batch))
             count.update(asdict(pruned))
             full = max(asdict(pruned).values()) >= self._batch
+
+    async def _prune_log(self, count: _Count) -> None:
+        for _ in range(LOG_PAGES):
+            self._need_steady_clock()
+            await self._keep_lease()
+            pruned = await self._metadata.ask(PruneLog(self._log_of, self._batch))
+            count["changes"] += pruned.changes
+            self._log_of = pruned.after or UserId("")
+            if pruned.after is None:
+                return
 
     async def _until_none(
         self, due: Callable[[], Awaitable[list[T]]], act: Callable[[T], Awaitable[None]], name: str, count: _Count

@@ -20,10 +20,12 @@ from godrive.model import At, ETag, In, UserId
 from godrive.principal import Principal, Verb, user_of
 from godrive.rules import (  # noqa: F401 - registers them
     access,
+    feed,
     files,
     folders,
     housekeeping,
     idempotency,
+    log_chores,
     marks,
     outbox,
     trash,

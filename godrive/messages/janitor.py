@@ -27,6 +27,7 @@ class Swept(Value):
     uploads: int = 0
     idempotency_keys: int = 0
     users: int = 0
+    changes: int = 0
     failed: int = 0
     held: int = 0
     problem: str = ""

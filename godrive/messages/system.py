@@ -18,6 +18,7 @@ from godrive.model import (
     Purge,
     Upload,
     UploadId,
+    UserId,
     Value,
 )
 from godrive.runtime import Ask, Lane
@@ -159,6 +160,28 @@ class MarkPublished(Ask[Metadata, None]):
     lane: ClassVar[Lane] = Lane.CHORE
 
     events: list[FileEvent]
+
+
+class ChangeNumbers(Ask[Metadata, dict[UserId, int]]):
+    """Return the number of the last change of each owner, for those who wait for changes."""
+
+    owner_ids: list[UserId]
+
+
+class PrunedLog(Value):
+    """How many changes were deleted, and the owner after whom the next call continues; ``None`` at the end."""
+
+    changes: int
+    after: UserId | None
+
+
+class PruneLog(Ask[Metadata, PrunedLog]):
+    """Delete at most *limit* changes that are too old or too many, of the next owners after *after*."""
+
+    lane: ClassVar[Lane] = Lane.CHORE
+
+    after: UserId
+    limit: int
 
 
 class NoteTime(Ask[Metadata, float]):

@@ -42,7 +42,7 @@ from godrive.model import (
     UserId,
 )
 from godrive.principal import HostUser, System
-from godrive.rules import files, folders, housekeeping, idempotency, outbox, trash, uploads, users  # noqa: F401 - register rules
+from godrive.rules import feed, files, folders, housekeeping, idempotency, log_chores, outbox, trash, uploads, users  # noqa: F401 - register rules
 from godrive.rules.page_tokens import PageTokens
 from godrive.rules.registry import Env, perform
 from godrive.runtime import Ask
