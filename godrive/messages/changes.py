@@ -2,10 +2,51 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from godrive.messages.metadata import Metadata
-from godrive.model import ChangePage
+from godrive.model import File, FileId, FileKind, Value
 from godrive.principal import Principal
 from godrive.runtime import Ask
+
+
+class ChangeKind(StrEnum):
+    """What a change did, as clients see it.
+
+    ``moved`` means a new name or a new folder.  ``removed`` means that the
+    entry has left what the client may see.
+    """
+
+    CREATED = "created"
+    UPDATED = "updated"
+    MOVED = "moved"
+    TRASHED = "trashed"
+    RESTORED = "restored"
+    PURGED = "purged"
+    REMOVED = "removed"
+
+
+class Change(Value):
+    """One change of an entry, or of the top of a tree.
+
+    *entry* is the current state, absent if the client cannot see it any more.
+    *cursor* is the position after this change.
+    """
+
+    change: ChangeKind
+    id: FileId
+    kind: FileKind
+    cursor: str
+    entry: File | None = None
+
+
+class ChangePage(Value):
+    """Some changes, and the cursor after them.  *number* is the change number that the cursor stands for."""
+
+    changes: list[Change]
+    cursor: str
+    has_more: bool
+    number: int
 
 
 class ListChanges(Ask[Metadata, ChangePage]):

@@ -18,9 +18,9 @@ from hashlib import blake2b
 
 from godrive.catalog import Row, Tx
 from godrive.errors import CursorReset, Invalid
-from godrive.messages.changes import ListChanges
+from godrive.messages.changes import Change, ChangeKind, ChangePage, ListChanges
 from godrive.messages.system import ChangeNumbers
-from godrive.model import Change, ChangeKind, ChangePage, FileEventKind, FileId, FileKind, Root, UserId
+from godrive.model import FileEventKind, FileId, FileKind, Root, UserId
 from godrive.principal import Verb
 from godrive.rules import files, rows
 from godrive.rules.access import VISIBLE, resolve_folder

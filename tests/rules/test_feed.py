@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from godrive.errors import CursorReset, Forbidden, Invalid
-from godrive.messages.changes import ListChanges
+from godrive.messages.changes import Change, ChangeKind, ChangePage, ListChanges
 from godrive.messages.files import UpdateFile
 from godrive.messages.system import ChangeNumbers, DueEvents, MarkPublished, PruneLog
-from godrive.model import Change, ChangeKind, ChangePage, File, UserId
+from godrive.model import File, UserId
 from godrive.principal import ApiToken, Principal, Scope
 from godrive.rules import users
 from tests.contracts.rig import GRACE, Rig, host, inside
