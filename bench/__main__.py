@@ -13,6 +13,7 @@ from bench.distributed import Distributed
 from bench.fairness import Fairness
 from bench.report import Result, line, previous, save, say
 from bench.requests import Requests
+from bench.settle import Settle
 from bench.standing import Standing
 from bench.transfer import Transfer
 from tests.servers import MissingProgram
@@ -33,6 +34,7 @@ def measures(*, quick: bool) -> dict[str, Callable[[], Result | list[Result]]]:
         "depth": standing.depth,
         "storm": standing.storm,
         "fairness": fairness.run,
+        "settle": Settle(quick=quick).run,
         "postgres": distributed.postgres,
         "events": distributed.events,
         "full": distributed.rest,

@@ -23,7 +23,7 @@ from godrive.tree import CONTRACTS
 
 async def until_answered(ref: NatsRef[Any]) -> None:
     """Until a process that runs the actor answers."""
-    with anyio.fail_after(20):
+    with anyio.fail_after(30):
         while True:
             try:
                 await ref.ping(timeout=1)

@@ -392,7 +392,7 @@ async def test_a_drive_that_serves_reconciles_by_itself(tmp_path: Path) -> None:
         owner = await sign_up(drive)
         pending = await drive.metadata.ask(BeginUpload(acting(owner.id), Root(), "a.txt", "", 5))
         await drive.blobs.put(pending.object_key, chunks(b"hello, and more than was declared"))
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             await asked.wait()
             while (await drive.metadata.ask(GetUpload(SYSTEM, pending.id))).state is UploadState.PENDING:
                 await anyio.lowlevel.checkpoint()
@@ -411,7 +411,7 @@ async def test_what_the_janitor_does_by_itself_is_told_and_counted(tmp_path: Pat
         file = await upload(drive, owner.id, "a.txt", b"hello")
         await drive.metadata.ask(TrashFile(acting(owner.id), file.id))
         await drive.metadata.ask(PurgeFile(acting(owner.id), file.id))
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             await told.wait()
         assert (drive.swept["purged"], drive.swept["failed"]) == (1, 0)
         assert b'godrive_swept_total{what="purged"} 1.0' in Metrics(drive).render({})
@@ -433,7 +433,7 @@ async def test_a_tick_that_fails_is_reported_and_the_next_one_comes(tmp_path: Pa
     config = quick_config(tmp_path, ingest={"reconcile_every": 0.01})
     catalog = Down(SqliteCatalog(tmp_path / "godrive.db"))
     async with GoDrive(config, catalog=catalog, on_event=on_event) as drive:
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             await failed.wait()
         assert [child.restarts for child in drive.children() if child.name == "reconciler"] == [0]
 

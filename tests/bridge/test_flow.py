@@ -88,7 +88,7 @@ class Client:
         return (await self._drive.metadata.ask(ListFiles(acting(self._owner), Anywhere(), limit=1000))).items
 
     async def until_listed(self, count: int) -> list[File]:
-        with anyio.fail_after(20):
+        with anyio.fail_after(30):
             while len(found := await self.files()) < count:
                 await anyio.sleep(0.01)  # nobody tells a client
         return found
@@ -118,7 +118,7 @@ async def test_a_file_is_listed_soon_after_its_bytes_are_in_the_store(  # noqa: 
         aiohttp.ClientSession() as http,
     ):
         client = Client(drive, (await sign_up(drive)).id, http)
-        with anyio.fail_after(20):
+        with anyio.fail_after(30):
             while drive.bucket_events.state == "absent":
                 await anyio.sleep(0.01)  # the probe at the start
         for number in range(10):

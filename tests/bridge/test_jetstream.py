@@ -87,7 +87,7 @@ async def jetstream(link: NatsLink) -> JetStreamContext:
 async def acknowledged(link: NatsLink, settings: Ingest) -> None:
     """Until the server has nothing more to deliver."""
     js = await jetstream(link)
-    with anyio.fail_after(20):
+    with anyio.fail_after(30):
         while True:
             info = await js.consumer_info(settings.stream, settings.consumer)
             if not info.num_pending and not info.num_ack_pending:
@@ -350,7 +350,7 @@ async def test_a_server_that_forgot_everything_gets_stream_and_consumer_again(
             generation = link.generation
             server.start()
             await link.newer_than(generation - 1)
-            with anyio.fail_after(20):
+            with anyio.fail_after(30):
                 while not await has_consumer(link, settings):
                     await anyio.sleep(0.05)  # for the server
             await (await jetstream(link)).publish(settings.subject, last)
@@ -485,7 +485,7 @@ async def test_while_there_is_no_server_the_child_waits_and_says_so_once(
         tasks.start_soon(consumer.events.run)
         await scene.until(ChildWaiting)
         with server:
-            with anyio.fail_after(20):
+            with anyio.fail_after(30):
                 while not await has_consumer(link, settings):
                     await anyio.sleep(0.05)
             await (await jetstream(link)).publish(settings.subject, message)

@@ -277,13 +277,13 @@ async def test_a_serving_drive_publishes_by_itself_also_after_an_outage(namespac
         async with open_drive(serving=True, on_event=on_event, nats=tables) as drive:
             owner = (await sign_up(drive)).id
             await upload(drive, owner, "a.txt")
-            with anyio.fail_after(20):
+            with anyio.fail_after(30):
                 while await drive.metadata.ask(DueEvents(1)):
                     await anyio.sleep(0.05)  # nobody tells
             assert len(await published(link, namespace)) == 1
             server.wipe()
             await upload(drive, owner, "b.txt")
-            with anyio.fail_after(20):
+            with anyio.fail_after(30):
                 await waiting.wait()
             server.start()
             with anyio.fail_after(30):

@@ -50,7 +50,7 @@ class Listener:
         """Until a message that is for nobody has come through."""
         before = self.bucket_events.counts["foreign"]
         client = await self._link.client()
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while self.bucket_events.counts["foreign"] == before:
                 await client.publish(self._subject, event("objects/readme"))
                 await anyio.sleep(0.02)  # a subject does not say who listens

@@ -207,7 +207,7 @@ class Contested:
             assert row is not None
             return int(row[0])
 
-        with anyio.fail_after(20):
+        with anyio.fail_after(30):
             while await self.one.read(blocked) < count:
                 await anyio.sleep(0.01)  # the server tells nobody
 
@@ -384,7 +384,7 @@ async def test_a_gateway_waits_while_another_makes_the_schema(dsn: str) -> None:
     late = PostgresCatalog(config.Catalog(dsn=dsn))
     opening = asyncio.ensure_future(late.open())
     waiting = "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'"
-    with anyio.fail_after(20):
+    with anyio.fail_after(30):
         while not await connection.fetchval(waiting):
             await anyio.sleep(0.01)  # the server tells nobody
     assert await connection.fetchval("SELECT to_regclass('users')") is None
@@ -501,7 +501,7 @@ async def test_operations_that_take_their_time_leave_connections_for_the_others(
     stuck = [asyncio.ensure_future(RUNS[slow](catalog, hold)) for _ in range(8)]  # twice as many as connections
     await begun.wait()
     try:
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             if slow != "writes":
                 await asyncio.gather(*[catalog.write(partial(add, name=str(n))) for n in range(20)])
             if slow != "reads":

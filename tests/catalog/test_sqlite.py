@@ -58,7 +58,7 @@ async def test_writes_go_on_after_a_connection_was_lost_and_for_a_while_there_wa
 
     folder, aside = path.parent, path.parent.with_name("aside")
     folder.rename(aside)
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         with pytest.raises(sqlite3.Error):
             await catalog.write(lose)
         with pytest.raises(StoreUnavailable):

@@ -61,7 +61,7 @@ async def test_a_client_that_stalls_is_let_go_and_the_others_never_wait(
         async with anyio.create_task_group() as stalled:
             for intent in intents:
                 stalled.start_soon(stall, intent)
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 await client.upload("quick.bin", b"quick")
         assert [file["name"] for file in await client.files()] == ["quick.bin"]
 

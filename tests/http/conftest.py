@@ -83,7 +83,7 @@ def exchange(site: Site) -> Exchange:
         stream = await anyio.connect_tcp("127.0.0.1", port or site.port)
         received = b""
         async with stream:
-            with anyio.fail_after(10):
+            with anyio.fail_after(30):
                 await stream.send(data)
                 if half_close:
                     await stream.send_eof()

@@ -108,7 +108,7 @@ async def _send(port: int, data: bytes) -> Any:
 async def _exchange(port: int, data: bytes) -> bytes:
     received = b""
     async with await anyio.connect_tcp("127.0.0.1", port) as stream:
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             try:
                 await stream.send(data)
                 await stream.send_eof()

@@ -388,7 +388,7 @@ async def test_a_client_that_leaves_half_way_leaves_nothing_open(ann: Person, si
         return [name for name, times in found.items() if "/objects/0" in name or (times > 1 and "socket" in name)]
 
     async def all_closed() -> None:
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while open_twice_or_blob():
                 await anyio.lowlevel.checkpoint()
 

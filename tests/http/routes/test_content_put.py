@@ -74,7 +74,7 @@ async def first_answer(site: Site, data: bytes) -> bytes:
     stream = await anyio.connect_tcp("127.0.0.1", site.port)
     received = b""
     async with stream:
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             await stream.send(data)
             while True:
                 received += await stream.receive()
@@ -216,7 +216,7 @@ async def test_a_stream_without_end_is_cut_off_at_the_first_byte_too_many(ann: P
     async with stream:
         await stream.send(head(intent, Transfer_Encoding="chunked"))
         chunk = b"%x\r\n%s\r\n" % (50_000, bytes(50_000))
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             await stream.send(chunk * 3)
             assert (await stream.receive()).startswith(b"HTTP/1.1 422 ")
 
@@ -328,7 +328,7 @@ async def test_a_client_that_falls_silent_is_timed_out_and_may_come_again(
         stream = await anyio.connect_tcp("127.0.0.1", site.port)
         async with stream:
             await stream.send(head(intent, Content_Length=size) + bytes(size // 2))
-            with anyio.fail_after(10):
+            with anyio.fail_after(30):
                 answer = parse(await stream.receive())
         assert (answer.status, answer.json["code"]) == (408, "request_timeout")
         assert answer.headers["connection"] == "close"
@@ -342,7 +342,7 @@ async def test_a_client_that_hangs_up_after_the_last_byte_has_its_file(ann: Pers
         stream = await anyio.connect_tcp("127.0.0.1", site.port)
         await stream.send(head(intent, Content_Length=size) + bytes(size))
         await stream.aclose()
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while (await state(ann, intent))["state"] != "committed":
                 await anyio.lowlevel.checkpoint()
     assert sorted(await names(ann)) == ["0.bin", "1.bin"]
@@ -452,12 +452,12 @@ class Halting:
         """Send *content* and wait until the store has been given *seen* bytes in all."""
         await self.stream.send(content)
         key = ObjectKey(self.intent["object_key"])
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while (self.site.drive.blobs.receiving(key) or 0) < seen:
                 await anyio.lowlevel.checkpoint()
 
     async def answer(self) -> Answer:
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             return parse(await self.stream.receive())
 
 
@@ -514,7 +514,7 @@ async def test_a_catalog_that_is_away_for_a_moment_does_not_end_what_is_arriving
         with monkeypatch.context() as patch:
             patch.setattr(site.drive.catalog, "write", away)
             await put.send(bytes(10), seen=20)
-            with anyio.fail_after(10):
+            with anyio.fail_after(30):
                 await refused.wait()
         await put.send(bytes(10), seen=0)
         assert (await put.answer()).status == 201
@@ -590,7 +590,7 @@ async def test_after_a_connection_breaks_the_url_works_again(ann: Person, site: 
         await put.send(content[: size // 2], seen=size // 8)
         raw = put.stream.extra(anyio.abc.SocketAttribute.raw_socket)
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         while site.drive.blobs.receiving(ObjectKey(intent["object_key"])) is not None:
             await anyio.lowlevel.checkpoint()
     assert (await send(ann, intent, content)).status == 201

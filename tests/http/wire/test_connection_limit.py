@@ -125,7 +125,7 @@ async def test_idle_connections_make_room_for_who_has_something_to_ask(
         begun = await anyio.connect_tcp("127.0.0.1", site.port)
         await begun.send(HEALTH[:-2])
         async with silent, begun:
-            with anyio.fail_after(10):
+            with anyio.fail_after(30):
                 assert parse(await exchange(HEALTH, port=site.port, half_close=True)).status == 200
                 with pytest.raises(anyio.EndOfStream):
                     await silent.receive()
@@ -152,7 +152,7 @@ async def test_an_answer_that_is_not_taken_keeps_its_connection_counted(
     monkeypatch.setattr(server, "most_connections", lambda: 1)
     loop = asyncio.get_running_loop()
     async with open_site() as site:
-        with socket.socket() as slow, anyio.fail_after(10):
+        with socket.socket() as slow, anyio.fail_after(30):
             slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             slow.connect(("127.0.0.1", site.port))
             slow.setblocking(False)
@@ -189,7 +189,7 @@ async def test_who_takes_nothing_of_the_answers_is_given_up(open_site: Any, monk
             client.setblocking(False)
             asked = HEALTH.replace(b"health", b"openapi.json") * 50
             await asyncio.get_running_loop().sock_sendall(client, asked)
-            with anyio.fail_after(10):
+            with anyio.fail_after(30):
                 await lost.wait()
 
 

@@ -74,7 +74,7 @@ async def line() -> AsyncIterator[Line]:
 
 async def take_all(body: DirectBody) -> list[memoryview | bytes]:
     pieces = []
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         while not body.exhausted:
             pieces.append(await body.take(1.0))
     return pieces
@@ -128,7 +128,7 @@ async def test_a_client_is_held_back_while_nothing_is_taken(line: Line) -> None:
     body = line.body(len(content))
     async with anyio.create_task_group() as client:
         client.start_soon(line.stream.send, content)
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while line.transport.is_reading():
                 await anyio.lowlevel.checkpoint()
         assert len(body._buffers) == AHEAD + 1
@@ -145,7 +145,7 @@ async def test_nothing_beyond_the_body_is_taken(line: Line) -> None:
     assert line.behind.received == b""
     body.end()
     assert line.behind.closing
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         while len(line.behind.received) < len(await_more):
             await anyio.lowlevel.checkpoint()
     assert line.behind.received == await_more
@@ -157,7 +157,7 @@ async def test_a_slow_client_is_given_its_time_and_what_came_is_not_kept_waiting
     for number in range(3):
         await line.stream.send(bytes([number]) * 10)
         some = b""
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while len(some) < 10:
                 some += await body.take(0.01)
         assert some == bytes([number]) * 10
@@ -168,7 +168,7 @@ async def test_a_body_that_ends_half_way_gives_what_it_had_and_then_an_error(lin
     body = line.body(3 * PIECE)
     await line.stream.send(bytes(PIECE + 5))
     await line.stream.send_eof()
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         assert await body.take(10.0) == bytes(PIECE)
         with pytest.raises(EOFError):
             await body.take(10.0)
@@ -179,7 +179,7 @@ async def test_a_body_that_ends_half_way_gives_what_it_had_and_then_an_error(lin
 async def test_a_connection_that_breaks_is_known_to_those_behind(line: Line) -> None:
     body = line.body(3 * PIECE)
     line.transport.abort()
-    with anyio.fail_after(10), pytest.raises(EOFError):
+    with anyio.fail_after(30), pytest.raises(EOFError):
         await body.take(10.0)
     assert len(line.behind.lost) == 1
     body.end()

@@ -178,7 +178,7 @@ async def test_a_request_and_the_end_of_the_client_may_come_at_once(site: Site, 
         client.shutdown(socket.SHUT_WR)  # before the server has had a turn
         client.setblocking(False)
         received = b""
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while piece := await asyncio.get_running_loop().sock_recv(client, 65_536):
                 received += piece
     assert parse(received).status == status
@@ -367,7 +367,7 @@ async def test_answers_of_a_server_that_stops_say_so_and_a_late_request_is_answe
             await client.send(HEALTH)
             last = parse(await client.receive())
             assert (last.status, last.headers["connection"]) == (200, "close")
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 with pytest.raises(anyio.EndOfStream):
                     await client.receive()
                 await stopped.wait()
