@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import select
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
@@ -25,6 +26,8 @@ DRAIN = 2.0
 """Seconds that an exiting process waits until the buffer is written."""
 
 _PIECE = 64 * 1024
+_GATHER = 0.02
+"""Seconds from one write to the next.  Whenever the thread wakes up, it contends with the event loop for the GIL."""
 
 
 def _no_notice(_lost: int) -> bytes:
@@ -95,6 +98,7 @@ class LogWriter:
                 self._pieces.clear()
             for lines in _cut_up(taken):
                 self._put(lines)
+            time.sleep(_GATHER)
 
     def _put(self, lines: bytes) -> None:
         """Write *lines*, after a notice of the losses before them; count what the system refuses."""

@@ -6,6 +6,7 @@ import hmac
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from itertools import chain
 from urllib.parse import quote
 
 from godrive.credentials.base64url import base64url
@@ -73,7 +74,10 @@ class UrlSigner:
 
 
 def _canonical(query: Mapping[str, str]) -> str:
-    return "&".join(f"{_escape(name)}={_escape(value)}" for name, value in sorted(query.items()))
+    pairs = sorted(query.items())
+    if _PLAIN.fullmatch("".join(chain.from_iterable(pairs))) is None:
+        pairs = [(_escape(name), _escape(value)) for name, value in pairs]
+    return "&".join(map("=".join, pairs))
 
 
 def _escape(text: str) -> str:

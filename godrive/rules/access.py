@@ -56,10 +56,9 @@ ABOVE = (
 """SQL: the number of folders above the row of ``entries``, or -1 if one of them is in the trash."""
 
 _ENTRY = (
-    f"SELECT {rows.FILE}, list_state, height, state, {ABOVE}, "
-    "(SELECT u.state FROM users u WHERE u.id = entries.owner_id), "
-    "(SELECT u.trash_cleared_at FROM users u WHERE u.id = entries.owner_id) "
-    "FROM entries WHERE id = $1"
+    f"SELECT {', '.join(f'entries.{column}' for column in rows.FILE.split(', '))}, entries.list_state, entries.height, "
+    f"entries.state, {ABOVE}, users.state, users.trash_cleared_at "
+    "FROM entries LEFT JOIN users ON users.id = entries.owner_id WHERE entries.id = $1"
 )
 _LIST_STATE, _HEIGHT, _STATE, _DEPTH, _OWNER_STATE, _CLEARED_AT = -6, -5, -4, -3, -2, -1
 # The names after the first are in $4, each behind its length in four digits.  The subquery makes PostgreSQL look each

@@ -92,5 +92,7 @@ def numbered(name: str, number: int) -> str:
 
 def _fits(name: str) -> bool:
     """Whether a name is short enough, also for the indices, which hold its NFC form."""
+    if name.isascii():
+        return len(name) <= MOST_NAME_CHARACTERS
     forms = (name, name_key(name))
     return min(map(len, forms)) <= MOST_NAME_CHARACTERS and all(len(form.encode()) <= MOST_NAME_BYTES for form in forms)

@@ -121,7 +121,7 @@ LIVE = (
 
 
 def live_file(owner_id: UserId, row: Row) -> File:
-    """Build a live entry from the columns :data:`LIVE`.  Faster than :func:`file`, for lists."""
+    """Build a live entry from the columns :data:`LIVE`."""
     (
         id_, name, created_at, updated_at, kind, parent_id, mime, size_bytes, sha256, version_id, revision, modified_at,
         favorite, properties,
@@ -171,26 +171,11 @@ OWNER, TRASHED_AT = 14, 15
 
 def file(row: Row) -> File:
     """Build an entry in any state from the columns :data:`FILE`."""
-    return File(
-        id=FileId(row[0]),
-        owner_id=UserId(row[OWNER]),
-        name=row[1],
-        created_at=instant(row[2]),
-        updated_at=instant(row[3]),
-        modified_at=any_instant(row[11]),
-        kind=KINDS[row[4]],
-        parent_id=FileId(row[5]) if row[5] else None,
-        mime=row[6],
-        size_bytes=row[7],
-        sha256=row[8],
-        version_id=VersionId(row[9]) if row[9] else None,
-        trashed_at=maybe_instant(row[TRASHED_AT]),
-        purge_at=maybe_instant(row[TRASHED_AT + 1]),
-        revision=row[10],
-        etag=ETag(f"{row[0]}.{row[10]}"),
-        favorite=row[12] == 1,
-        properties=read_properties(row[13]) if row[13] else {},
-    )
+    found = live_file(UserId(row[OWNER]), row[:OWNER])
+    if row[TRASHED_AT] is None:
+        return found
+    trashed_at, purge_at = row[TRASHED_AT : TRASHED_AT + 2]
+    return msgspec.structs.replace(found, trashed_at=instant(trashed_at), purge_at=maybe_instant(purge_at))
 
 
 def etag(file_id: FileId, revision: int) -> ETag:

@@ -133,25 +133,28 @@ def bind(
                 check_media_type(request)
                 body = await read_body(request, limit=longest, timeout=server.body_timeout)
             arguments["body"] = read_json(body)
-        if usual is None:
-            return await answer(call, arguments)
-        lane = usual if large is None or not is_large(arguments["query"]) else large
-        key = call.by.user_id if scope is not None else call.address
-        if not lane.enter(key):
-            await lane.wait(key)
+        lane, key = usual, ""
+        if lane is not None:
+            if large is not None and is_large(arguments["query"]):
+                lane = large
+            key = call.by.user_id if scope is not None else call.address
+            if not lane.enter(key):
+                await lane.wait(key)
         try:
             if replays and IDEMPOTENCY_KEY in request.headers:
                 return await answer_once(request, body, drive.metadata, call.by, lambda: answer(call, arguments))
-            return await answer(call, arguments)
-        finally:
-            lane.leave(key)
-
-    async def answer(call: Call, arguments: dict[str, Any]) -> web.StreamResponse:
-        try:
-            value = await handler(call, **arguments)
+            return render(call, await handler(call, **arguments))
         except DriveError as error:
             error.field = fields.get(error.field or "", error.field)
             raise
+        finally:
+            if lane is not None:
+                lane.leave(key)
+
+    async def answer(call: Call, arguments: dict[str, Any]) -> web.StreamResponse:
+        return render(call, await handler(call, **arguments))
+
+    def render(call: Call, value: Any) -> web.StreamResponse:
         if sends_responses and (type(value) is web.Response or isinstance(value, web.StreamResponse)):
             if scope is not None:
                 value.headers[hdrs.VARY] = _VARY

@@ -143,11 +143,6 @@ class Connection(web.RequestHandler):
         waits_for_body = request is not None and not request.content.is_eof() and not unread_bytes(request.content)
         return self._active_at if waits_for_body or self._wire.get_write_buffer_size() else None
 
-    @property
-    def is_closing(self) -> bool:
-        """Whether the answer that is sent next is the last."""
-        return self._is_last or self._close or self._force_close
-
     def close_after_answer(self) -> None:
         """Answer one more request, and say ``Connection: close`` with it."""
         self._is_last = True
@@ -188,14 +183,15 @@ class Connection(web.RequestHandler):
         self._receive(data)
         if self._messages:
             self._body = self._messages[-1][1]
+        unread = 0 if self._body is EMPTY_PAYLOAD else unread_bytes(self._body)
         if self._request_count > begun:
-            if self._head or self._heads or len(data) > _LARGE_HEAD:
+            if self._head or self._heads or len(data) - unread > _LARGE_HEAD:
                 self._count_heads(self._request_count - begun, len(data), was_waiting=was_waiting)
         elif in_head:
             if data:  # aiohttp passes nothing to have what it kept back parsed
                 self._grow_head(len(data))
             return
-        if self._body is not EMPTY_PAYLOAD and unread_bytes(self._body) > _MANY_UNREAD:
+        if unread > _MANY_UNREAD:
             self._report()
 
     def _count_heads(self, requests: int, size: int, *, was_waiting: bool) -> None:
@@ -338,7 +334,7 @@ class Connection(web.RequestHandler):
             error, headers = of_http_exception(resp)
             resp = problem(error, identify(request))
             resp.headers.update(headers)
-        if self.is_closing:
+        if self._is_last or self._close or self._force_close:
             resp.force_close()  # tells the client, which then sends no other request here
         sent, reset = await super().finish_response(request, resp, start_time)
         if request.content is not EMPTY_PAYLOAD:
