@@ -39,6 +39,7 @@ from godrive.messages.metadata import Metadata
 from godrive.messages.storage import DeleteBlob, ListBlobs, QuarantineBlob, Storage, SweepStaging
 from godrive.messages.system import (
     ClaimPurges,
+    ClearCopies,
     DueCleanups,
     FinishCleanup,
     FinishPurge,
@@ -135,6 +136,9 @@ class JanitorActor(Actor[Janitor]):
             self._need_steady_clock()
             return await self._metadata.ask(ClaimPurges(self._batch))
 
+        self._need_steady_clock()
+        while await self._metadata.ask(ClearCopies()):
+            await self._keep_lease()
         await self._until_none(claim, purge, "purged", count)
 
     async def _clean(self, count: _Count) -> None:

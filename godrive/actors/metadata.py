@@ -29,11 +29,12 @@ from godrive.rules import (  # noqa: F401 - registers them
     marks,
     outbox,
     trash,
+    tree_copies,
     upload_chores,
     uploads,
 )
 from godrive.rules.page_tokens import PageTokens
-from godrive.rules.registry import RULES, Env, Rule
+from godrive.rules.registry import PROCEDURES, RULES, Env, Rule
 from godrive.runtime import Actor, Ask, Lane
 
 OnChange = Callable[[set[UserId]], None]
@@ -69,6 +70,16 @@ def _handler(rule: Rule) -> Callable[[MetadataActor, Ask[Metadata, Any]], Corout
     return write if rule.writes else read
 
 
+def _procedure(message: type[Ask[Metadata, Any]]) -> Callable[[MetadataActor, Ask[Metadata, Any]], Any]:
+    """Return a handler that runs the procedure of *message*."""
+    run = PROCEDURES[message]
+
+    async def handle(self: MetadataActor, ask: Ask[Metadata, Any]) -> Any:
+        return await run(self.catalog, ask, self.env)
+
+    return handle
+
+
 class MetadataActor(Actor[Metadata]):
     """Owns files, uploads and the trash.
 
@@ -91,6 +102,8 @@ class MetadataActor(Actor[Metadata]):
 
     for _rule in RULES.values():
         vars()[_rule.message.action] = _rule.message.handler(_handler(_rule))
+    for _message in PROCEDURES:
+        vars()[_message.action] = _message.handler(_procedure(_message))
 
     def env(self) -> Env:
         """Return the time, configuration and page-token keys for a rule that runs now."""

@@ -27,6 +27,8 @@ _TABLES = (
     "entries",
     "properties",
     "unsettled",
+    "copies",
+    "uncopied",
     "versions",
     "uploads",
     "idempotency_keys",

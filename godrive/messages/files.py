@@ -102,6 +102,31 @@ class UpdateFile(Ask[Metadata, File]):
     properties: dict[str, PropertyValue | None] | None = None
 
 
+class CopyFile(Ask[Metadata, File]):
+    """Copy an entry, with its contents, into the folder *where*, by default its own.  With *name*, under that name.
+
+    The copy shares the bytes and counts with its full size.  It has the current
+    version of each file only.  It appears whole or not at all, however the
+    server ends.  A large tree takes several transactions, between which others
+    write.  What is moved or trashed in the source meanwhile may be missing.
+
+    Raises ``NotFound`` (the entry; with ``field`` ``parent_id``, the folder),
+    ``Cycle`` (the folder is the entry or lies in it), ``NameTaken``, ``TooDeep``,
+    ``QuotaExceeded``, ``TooManyRequests`` (the owner copies other large trees),
+    ``Invalid``, ``PreconditionFailed``, ``Forbidden`` (the entry is the root).
+    """
+
+    lane: ClassVar[Lane] = Lane.WRITE
+    timeout: ClassVar[float] = 600.0
+
+    by: Principal
+    file_id: Which
+    where: Spot | None = None
+    name: str | None = None
+    on_conflict: OnConflict = OnConflict.FAIL
+    if_match: ETag | None = None
+
+
 class TrashFile(Ask[Metadata, Tombstone]):
     """Move an entry, with its contents, to the trash.  Idempotent: the first purge date stays.
 

@@ -26,6 +26,15 @@ class ClaimKey(Ask[Metadata, StoredReply | None]):
     fingerprint: str
 
 
+class RenewKey(Ask[Metadata, None]):
+    """Keep a claimed key while its request is still being served.  Idempotent."""
+
+    lane: ClassVar[Lane] = Lane.WRITE
+
+    by: Principal
+    key: str
+
+
 class SettleKey(Ask[Metadata, None]):
     """Store the answer for a claimed key.  Without an answer, release the key."""
 

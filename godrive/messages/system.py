@@ -96,6 +96,12 @@ class SettleTrash(Ask[Metadata, bool]):
     timeout: ClassVar[float] = 60.0
 
 
+class ClearCopies(Ask[Metadata, bool]):
+    """Begin to purge one copy of a tree that is not being built any more.  Returns whether there was one."""
+
+    lane: ClassVar[Lane] = Lane.CHORE
+
+
 class KnownKeys(Ask[Metadata, list[ObjectKey]]):
     """Return those of the keys that a row refers to."""
 

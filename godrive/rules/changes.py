@@ -113,11 +113,13 @@ async def charge(
     trash: int = 0,
     versions: int = 0,
     reserved: int = 0,
+    entries: int = 0,
     uploads: int = 0,
     version_rows: int = 0,
 ) -> None:
     """Add to the usage of an owner without changing their lists."""
-    await tx.run(f"{_CHARGE} WHERE id = $1", owner_id, live, trash, versions, reserved, 0, uploads, version_rows)
+    values = live, trash, versions, reserved, entries, uploads, version_rows
+    await tx.run(f"{_CHARGE} WHERE id = $1", owner_id, *values)
 
 
 async def check_room(

@@ -82,16 +82,19 @@ _SUMS = (
     "LEFT JOIN (SELECT e.owner_id, COUNT(*) AS number FROM entries e {where} GROUP BY e.owner_id) n "
     "ON n.owner_id = u.id "
     "LEFT JOIN (SELECT e.owner_id, SUM(e.size_bytes) AS reserved, COUNT(*) AS number FROM uploads e "
-    "{where} {and_} e.state = 'pending' GROUP BY e.owner_id) r ON r.owner_id = u.id"
+    "{where} {and_} e.state = 'pending' GROUP BY e.owner_id) r ON r.owner_id = u.id "
+    "LEFT JOIN (SELECT e.owner_id, SUM(e.reserved_bytes) AS reserved, SUM(e.built_bytes) AS built, "
+    "SUM(e.reserved_entries - e.built_entries) AS missing FROM copies e {where} GROUP BY e.owner_id) c "
+    "ON c.owner_id = u.id"
 )
 _ALL = _SUMS.format(where="", and_="WHERE")
 _ONE = _SUMS.format(where="WHERE e.owner_id = $1", and_="AND") + " WHERE u.id = $1"
 _KEPT = {
     "live_bytes": "s.live",
-    "trash_bytes": "s.trash",
+    "trash_bytes": "s.trash - COALESCE(c.built, 0)",  # what is built of a copy counts as reserved
     "version_bytes": "s.version",
-    "reserved_bytes": "r.reserved",
-    "entry_count": "n.number",
+    "reserved_bytes": "COALESCE(r.reserved, 0) + COALESCE(c.reserved, 0)",
+    "entry_count": "n.number + COALESCE(c.missing, 0)",
     "upload_count": "r.number",
     "version_count": "s.number",
 }

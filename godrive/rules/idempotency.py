@@ -6,7 +6,7 @@ import msgspec
 
 from godrive.catalog import Tx
 from godrive.errors import Conflict, IdempotencyMismatch, Invalid, QuotaExceeded
-from godrive.messages.idempotency import ClaimKey, SettleKey
+from godrive.messages.idempotency import ClaimKey, RenewKey, SettleKey
 from godrive.model import StoredReply
 from godrive.principal import user_of
 from godrive.rules import rows
@@ -14,7 +14,7 @@ from godrive.rules.registry import Env, rule
 
 _LONGEST_KEY = 255
 PATIENCE = 60.0
-"""Seconds after which a claimed key counts as abandoned."""
+"""Seconds after which a claimed key counts as abandoned, unless it is renewed."""
 MOST_KEYS = 10_000
 """The most answers stored for one user, because the quota does not count their bytes."""
 _FULL = (
@@ -62,6 +62,17 @@ async def claim_key(tx: Tx, ask: ClaimKey, env: Env) -> StoredReply | None:
     if status is None:
         raise Conflict("The first request with that idempotency key is still being served.", retry_after=1.0)
     return StoredReply(status=status, headers=msgspec.json.decode(headers, type=dict[str, str]), body=bytes(body))
+
+
+@rule(RenewKey, writes=True)
+async def renew_key(tx: Tx, ask: RenewKey, env: Env) -> None:
+    """As ``RenewKey`` says."""
+    await tx.run(
+        "UPDATE idempotency_keys SET expires_at = $3 WHERE owner_id = $1 AND key = $2 AND status IS NULL",
+        user_of(ask.by),
+        ask.key,
+        rows.later(env.now, PATIENCE),
+    )
 
 
 @rule(SettleKey, writes=True)

@@ -46,9 +46,15 @@ class Rule(msgspec.Struct, frozen=True):
 RULES: dict[type[Ask[Metadata, Any]], Rule] = {}
 """All rules, after the modules of the package are imported."""
 
+PROCEDURES: dict[type[Ask[Metadata, Any]], Callable[[Catalog, Any, Callable[[], Env]], Awaitable[Any]]] = {}
+"""What takes several transactions, by message."""
+
 
 async def perform(catalog: Catalog, ask: Ask[Metadata, R], env: Env) -> R:
-    """Run the rule of *ask* in its own transaction, without the actor."""
+    """Run the rule of *ask* in its own transaction, or its procedure, without the actor."""
+    if type(ask) in PROCEDURES:
+        result: R = await PROCEDURES[type(ask)](catalog, ask, lambda: env)
+        return result
     found = RULES[type(ask)]
     run = catalog.write if found.writes else catalog.read
     reply: R = await run(lambda tx: found.run(tx, ask, env))
@@ -73,6 +79,31 @@ def rule(
         if writes and message.lane is Lane.READ:
             raise TypeError(f"{message.__name__} writes, so it must not be in the lane of reads")
         RULES[message] = Rule(message=message, run=function, writes=writes)
+        return function
+
+    return register
+
+
+def procedure(
+    message: type[Ask[Metadata, R]],
+) -> Callable[
+    [Callable[[Catalog, M, Callable[[], Env]], Awaitable[R]]], Callable[[Catalog, M, Callable[[], Env]], Awaitable[R]]
+]:
+    """Register the decorated function as the procedure of *message*, for work that takes several transactions.
+
+    It gets a function that returns the :class:`Env` of the moment.  If the
+    process dies between two transactions, what the procedure has done so far
+    must be invisible, and something must remove it.
+    """
+
+    def register(
+        function: Callable[[Catalog, M, Callable[[], Env]], Awaitable[R]],
+    ) -> Callable[[Catalog, M, Callable[[], Env]], Awaitable[R]]:
+        if message in PROCEDURES or message in RULES:
+            raise TypeError(f"{message.__name__} has a rule already")
+        if get_type_hints(function).get("ask") is not message:
+            raise TypeError(f"{function.__qualname__} must take `ask: {message.__name__}`")
+        PROCEDURES[message] = function
         return function
 
     return register

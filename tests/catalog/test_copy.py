@@ -12,12 +12,12 @@ from godrive.catalog.copy import copy_catalog
 from godrive.catalog.postgres import PostgresCatalog
 from godrive.catalog.sqlite import SqliteCatalog
 from godrive.errors import Conflict, StoreUnavailable
-from godrive.messages.files import ListTrash, OpenContent
+from godrive.messages.files import CopyFile, ListTrash, OpenContent, UpdateFile
 from godrive.messages.idempotency import ClaimKey, SettleKey
 from godrive.messages.system import DueEvents
 from godrive.messages.uploads import FailUpload, ListUploads
 from godrive.model import StoredReply
-from godrive.rules import housekeeping, networks, sessions, users
+from godrive.rules import housekeeping, networks, sessions, tree_copies, users
 from tests.conftest import require
 from tests.contracts.rig import SERVER, Rig, host, inside
 from tests.servers import PostgresServer
@@ -44,6 +44,9 @@ async def fill(rig: Rig) -> None:
         reply = StoredReply(status=200, headers={"a": "b"}, body=bytes(range(256)))
         await rig.ask(SettleKey(by=host(owner), key="key", stored=reply))
     await rig.write(users.add_invite, "code", now=rig.now)
+    source = await rig.folder(owner, "source")
+    await rig.ask(UpdateFile(by=host(owner), file_id=source.id, properties={"color": "red"}))
+    await rig.write(tree_copies.begin, CopyFile(by=host(owner), file_id=source.id, name="copy"), 1, 0, rig.env)
 
 
 async def seen(rig: Rig, catalog: Catalog) -> list[object]:
@@ -86,8 +89,8 @@ async def test_a_copy_shows_the_same_and_goes_on(tmp_path: Path, postgres_server
         on_progress=lambda table, rows: told.append((table, rows)),
     )
     assert copied == {
-        "users": 3, "invites": 1, "sessions": 3, "session_networks": 3, "entries": 18, "unsettled": 3, "versions": 15,
-        "uploads": 21, "idempotency_keys": 3, "changes": 24,
+        "users": 3, "invites": 1, "sessions": 3, "session_networks": 3, "entries": 20, "unsettled": 3, "copies": 1,
+        "uncopied": 1, "properties": 2, "versions": 15, "uploads": 21, "idempotency_keys": 3, "changes": 26,
     }  # fmt: skip
     assert dict(told) == copied
     target = PostgresCatalog(settings, sinks=Sinks(nats=True))
@@ -96,7 +99,7 @@ async def test_a_copy_shows_the_same_and_goes_on(tmp_path: Path, postgres_server
     assert await Rig(target).drift() == 0
     await Rig(target).file((await target.read(users.list_after))[0].id, "new")
     events = await Rig(target).ask(DueEvents(limit=100))
-    assert len(events) == 25
+    assert len(events) == 27
     await Rig(target).settle()
     assert await Rig(target).drift() == 0
     with pytest.raises(Conflict, match="already"):
@@ -122,7 +125,7 @@ async def test_a_copy_that_is_cut_off_leaves_nothing_and_can_be_made_again(tmp_p
         with pytest.raises(StoreUnavailable):
             await copy_catalog(tmp_path / "godrive.db", settings, check=housekeeping.check_usage, on_progress=cut)
         server.start()
-        assert (await copy_catalog(tmp_path / "godrive.db", settings, check=housekeeping.check_usage))["entries"] == 18
+        assert (await copy_catalog(tmp_path / "godrive.db", settings, check=housekeeping.check_usage))["entries"] == 20
 
 
 async def test_a_catalog_whose_sums_are_wrong_is_not_copied(tmp_path: Path, postgres_server: PostgresServer) -> None:

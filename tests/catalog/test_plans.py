@@ -8,9 +8,10 @@ from typing import Any, cast
 
 import pytest
 
-from godrive.catalog import Row, Tx
+from godrive.catalog import Catalog, Row, Tx
 from godrive.messages.changes import ListChanges
 from godrive.messages.files import (
+    CopyFile,
     EmptyTrash,
     GetFile,
     ListByProperty,
@@ -28,6 +29,7 @@ from godrive.messages.metadata import Metadata
 from godrive.messages.system import (
     ChangeNumbers,
     ClaimPurges,
+    ClearCopies,
     DueCleanups,
     DueEvents,
     DueUploads,
@@ -40,8 +42,8 @@ from godrive.messages.system import (
 from godrive.messages.uploads import AbortUpload, BeginUpload, FindUpload, ListUploads, PublishUpload
 from godrive.model import At, ETag, OnConflict, Place, Sort, UploadState, UserId
 from godrive.principal import ApiToken, Scope
-from godrive.rules import files, users
-from godrive.rules.registry import RULES
+from godrive.rules import copies, files, users
+from godrive.rules.registry import PROCEDURES, RULES
 from godrive.runtime import Ask
 from tests.contracts.rig import ANYWHERE, GRACE, ROOT, SERVER, Rig, host, inside
 
@@ -87,6 +89,26 @@ async def record(rig: Rig, ask: Ask[Metadata, Any]) -> list[Statement]:
     with pytest.raises(Undone):
         await rig.catalog.write(operation)
     return recorded[-1].statements
+
+
+async def record_steps(rig: Rig, ask: Ask[Metadata, Any]) -> list[Statement]:
+    """The statements that the procedure of the message runs."""
+    recorded: list[Recorded] = []
+
+    class Recording:
+        """The catalog, noting every statement."""
+
+        async def run(self, operation: Callable[[Tx], Awaitable[Any]], *, chore: bool = False) -> Any:
+            async def noted(tx: Tx) -> Any:
+                recorded.append(Recorded(tx))
+                return await operation(cast("Tx", recorded[-1]))
+
+            return await rig.catalog.write(noted, chore=chore)
+
+        read = write = run
+
+    await PROCEDURES[type(ask)](cast("Catalog", Recording()), ask, lambda: rig.env)
+    return [statement for tx in recorded for statement in tx.statements]
 
 
 async def every_statement(rig: Rig) -> list[Statement]:
@@ -155,6 +177,11 @@ async def every_statement(rig: Rig) -> list[Statement]:
         PruneLog(UserId(""), 100),
     ]
     found = [statement for ask in asks for statement in await record(rig, ask)]
+    found += await record_steps(rig, CopyFile(by, folder.id, name="small"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(copies, "MOST_AT_ONCE", 2)
+        found += await record_steps(rig, CopyFile(by, folder.id, name="large"))
+    found += await record(rig, ClearCopies())
     await rig.trash(folder)
     found += await record(rig, SettleTrash(100))
     found += await record(rig, ListFiles(by, ANYWHERE))
@@ -194,7 +221,7 @@ def is_postgres(rig: Rig) -> bool:
 
 PER_SERVER = {"catalog", "invites", "leases"}
 """Tables whose size does not grow with what users keep."""
-RECURSIVE = {"down", "o", "up"}
+RECURSIVE = {"below", "down", "o", "up"}
 """Tables that a statement makes for itself."""
 WALKED = {
     "changes_unpublished",  # partial: only what is not published yet

@@ -326,6 +326,40 @@ async def test_a_tree_that_two_gateways_purge_at_once_goes_once(contested: Conte
     assert await one.rows("SELECT id FROM entries UNION ALL SELECT folder_id FROM unsettled") == []
 
 
+async def test_a_copy_and_a_purge_by_two_gateways_keep_the_bytes_or_copy_nothing(contested: Contested) -> None:
+    one, other, owner = contested.one, contested.other, contested.owner
+    folders = [await one.folder(owner, f"{number}") for number in range(12)]
+    for folder in folders:
+        await one.file(owner, "file", where=inside(folder))
+    copied: list[File] = []
+    deleted: list[str] = []
+
+    async def copy(folder: File) -> None:
+        with suppress(NotFound):
+            copied.append(await one.copy(folder, name=f"copy of {folder.name}"))
+
+    async def purge(folder: File) -> None:
+        await other.trash(folder)
+        await other.purge(folder)
+        for purge in await other.ask(ClaimPurges(limit=4)):
+            deleted.extend(purge.object_keys)
+            await other.ask(FinishPurge(file_id=purge.file_id))
+
+    async with anyio.create_task_group() as tasks:
+        for folder in folders:
+            tasks.start_soon(copy, folder)
+            tasks.start_soon(purge, folder)
+    while claimed := await one.ask(ClaimPurges(limit=50)):
+        for item in claimed:
+            deleted.extend(item.object_keys)
+            await one.ask(FinishPurge(file_id=item.file_id))
+    await one.settle()
+    left = {row[0] for row in await one.rows("SELECT object_key FROM versions")}
+    assert len(left) == len(copied) + 1  # each copy has its file, and there is one more
+    assert not left & set(deleted)
+    assert await one.drift() == 0
+
+
 async def test_a_password_that_another_gateway_is_changing_begins_no_session(contested: Contested) -> None:
     rig, owner = contested.one, contested.owner
     await contested.rival.execute("UPDATE users SET password_hash = 'new' WHERE id = $1", owner)

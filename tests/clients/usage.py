@@ -9,11 +9,12 @@ from urllib.parse import parse_qsl, urlsplit
 from drive import AuthenticatedClient, Client
 from drive.api.accounts import log_in, sign_up
 from drive.api.content import get_content, put_content
-from drive.api.files import download_file, list_files, trash_file, update_file
+from drive.api.files import copy_file, download_file, list_files, trash_file, update_file
 from drive.api.trash import purge_file
 from drive.api.uploads import begin_upload
 from drive.models import (
     Completed,
+    CopyBody,
     Download,
     FileList,
     Intent,
@@ -26,6 +27,7 @@ from drive.models import (
     UpdateBody,
     UserView,
 )
+from drive.models import File as Entry
 from drive.types import File
 
 URL = sys.argv[1]
@@ -67,6 +69,10 @@ assert content.payload.read() == BYTES
 part = get_content.sync(file.id, client=anyone, range_="bytes=0-4", **signed)
 assert isinstance(part, File), part
 assert part.payload.read() == b"Hello"
+
+copied = copy_file.sync(file.id, client=client, body=CopyBody(name="copy.txt"))
+assert isinstance(copied, Entry), copied
+assert (copied.name, copied.size_bytes) == ("copy.txt", len(BYTES))
 
 refused = update_file.sync(file.id, client=client, body=UpdateBody(name="a.txt"), if_match='"another"')
 assert isinstance(refused, Problem), refused

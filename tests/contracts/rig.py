@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from godrive.catalog import Catalog, Tx
 from godrive.config import Blobs, Config, Janitor
 from godrive.messages.files import (
+    CopyFile,
     GetFile,
     ListFiles,
     ListTrash,
@@ -42,7 +43,19 @@ from godrive.model import (
     UserId,
 )
 from godrive.principal import HostUser, System
-from godrive.rules import feed, files, folders, housekeeping, idempotency, log_chores, outbox, trash, uploads, users  # noqa: F401 - register rules
+from godrive.rules import (  # noqa: F401 - register rules
+    feed,
+    files,
+    folders,
+    housekeeping,
+    idempotency,
+    log_chores,
+    outbox,
+    trash,
+    tree_copies,
+    uploads,
+    users,
+)
 from godrive.rules.page_tokens import PageTokens
 from godrive.rules.registry import Env, perform
 from godrive.runtime import Ask
@@ -161,6 +174,9 @@ class Rig:
 
     async def rename(self, file: File, name: str, **options: Any) -> File:
         return await self.ask(UpdateFile(by=host(file.owner_id), file_id=file.id, name=name, **options))
+
+    async def copy(self, file: File, **options: Any) -> File:
+        return await self.ask(CopyFile(by=host(file.owner_id), file_id=file.id, **options))
 
     async def trash(self, file: File, **options: Any) -> Tombstone:
         return await self.ask(TrashFile(by=host(file.owner_id), file_id=file.id, **options))

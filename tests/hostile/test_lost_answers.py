@@ -261,6 +261,18 @@ async def update_file(scene: Scene) -> None:
     assert (lost.status, again.status) == (200, 412)
 
 
+async def copy_file(scene: Scene) -> None:
+    """With a key the copy comes again; without one the second answer says that its name is taken."""
+    path = f"/v1/files/{scene.ids['file']}/copy"
+    body = {"on_conflict": "rename"}
+    lost, again = await scene.stubborn("POST", path, body, headers={"Idempotency-Key": "k"})
+    assert (lost.status, lost.json["name"]) == (201, "a (1).txt")
+    check_same(lost, again)
+    lost, again = await scene.stubborn("POST", path, {"name": "c.txt"})
+    assert (lost.status, again.status, again.json["code"]) == (201, 409, "name_taken")
+    assert len((await scene.ann("GET", "/v1/files")).json["files"]) == 3
+
+
 async def trash_file(scene: Scene) -> None:
     """The purge date stays."""
     lost, again = await scene.stubborn("DELETE", f"/v1/files/{scene.ids['file']}")
@@ -302,7 +314,7 @@ class Check(Protocol):
 
 ACCOUNTS: list[Check] = [sign_up, log_in, refresh_token, log_out, update_me, delete_me, end_session]
 UPLOADS: list[Check] = [begin_upload, put_content, complete_upload, abort_upload]
-FILES: list[Check] = [make_folder, update_file, trash_file, restore_file, purge_file, empty_trash]
+FILES: list[Check] = [make_folder, update_file, copy_file, trash_file, restore_file, purge_file, empty_trash]
 CHECKS = {check.__name__: check for check in (*ACCOUNTS, *UPLOADS, *FILES)}
 MUTATING = {operation.name for operation in OPERATIONS if operation.method != "GET"}
 

@@ -82,6 +82,11 @@ ROWS: dict[str, list[Row]] = {
     ],
     "list_favorites": [Row(200)],
     "list_by_property": [Row(200, query={"key": "color"})],
+    "copy_file": [
+        Row(201, {"file_id": "file"}, {"name": f"{CANARY}-copy.txt"}, tells=True),
+        Row(201, {"file_id": "file"}, {"parent_id": "{folder}"}, tells=True),
+        Row(404, {"file_id": "trashed"}, {"name": f"{CANARY}-copy.txt"}),
+    ],
     "trash_file": [Row(200, {"file_id": "file"})],
     "restore_file": [Row(200, {"file_id": "trashed"}, tells=True)],
     "download_file": [Row(200, {"file_id": "file"}), Row(404, {"file_id": "trashed"})],

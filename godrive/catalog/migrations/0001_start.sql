@@ -79,7 +79,8 @@ CREATE TABLE session_networks (
 CREATE INDEX session_networks_age ON session_networks (last_seen_at);
 CREATE INDEX session_networks_forwarded ON session_networks (network, user_id) WHERE forwarded = 1;
 
--- state: live -> trashed -> purging (claimed for removal, never to return).  Only the top of a tree that was trashed
+-- state: live -> trashed -> purging (claimed for removal, never to return), or building -> live or purging: the top of
+-- a copy (copies).  Only the top of a tree that was trashed
 -- has another state than live; an entry is visible when no folder above it has.
 -- list_state: file and folder in the lists of the whole drive, hidden when it is in the trash, by itself or with a
 -- folder.  Below a folder it follows the truth within seconds (unsettled); live_bytes and trash_bytes follow it exactly.
@@ -144,6 +145,30 @@ CREATE TABLE unsettled (
     after_id {text} NOT NULL
 );
 CREATE INDEX unsettled_owner ON unsettled (owner_id);
+
+-- Copies of trees that are being built below a top that is not live.  What is reserved was charged to the owner in
+-- advance; of that, what is built are rows below the top, and the top itself.
+CREATE TABLE copies (
+    id {text} PRIMARY KEY,
+    owner_id {text} NOT NULL,
+    reserved_bytes BIGINT NOT NULL,
+    reserved_entries BIGINT NOT NULL,
+    built_bytes BIGINT NOT NULL,
+    built_entries BIGINT NOT NULL,
+    expires_at BIGINT NOT NULL
+);
+CREATE INDEX copies_owner ON copies (owner_id);
+CREATE INDEX copies_expiry ON copies (expires_at);
+
+-- Folders of such copies whose children have still to be copied: those of the source after (after_created_at, after_id).
+CREATE TABLE uncopied (
+    copy_id {text} NOT NULL,
+    folder_id {text} NOT NULL,
+    source_id {text} NOT NULL,
+    after_created_at BIGINT NOT NULL,
+    after_id {text} NOT NULL,
+    PRIMARY KEY (copy_id, folder_id)
+) {clustered};
 
 -- A version is one state of a file's bytes.  Several may share a blob, so the key is not unique here.
 -- revision is that of the file when it got these bytes: the order of versions, whatever the clock does.

@@ -16,13 +16,15 @@ from aiohttp import hdrs, web
 from multidict import istr
 
 from godrive.errors import DriveError, Invalid
-from godrive.messages.idempotency import ClaimKey, SettleKey
+from godrive.messages.idempotency import ClaimKey, RenewKey, SettleKey
 from godrive.messages.metadata import Metadata
 from godrive.model import StoredReply
 from godrive.principal import Principal
 from godrive.runtime import Ref
 
 IDEMPOTENCY_KEY = istr("Idempotency-Key")
+RENEW_EVERY = 20.0
+"""Seconds between renewals of the key of a request that is being served: a third of what a claim lasts."""
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -45,6 +47,7 @@ async def answer_once(
     if claimed is not None:
         headers = {**claimed.headers, "Idempotency-Replayed": "true"}
         return web.Response(body=claimed.body or None, status=claimed.status, headers=headers)
+    renewal = _Renewal(metadata, RenewKey(by, key))
     try:
         response = await run()
     except BaseException:
@@ -54,11 +57,35 @@ async def answer_once(
         freed.add_done_callback(lambda done: done.cancelled() or done.exception())
         await asyncio.wait([freed])
         raise
+    finally:
+        renewal.end()
     stored = StoredReply(status=response.status, headers=dict(response.headers), body=_bytes(response))
     # The command was carried out, so this is the answer even if it cannot be kept.
     with contextlib.suppress(DriveError):
         await metadata.ask(SettleKey(by, key, stored))
     return response
+
+
+class _Renewal:
+    """Renews a claimed key until :meth:`end`.  Costs a timer, since most requests end sooner."""
+
+    def __init__(self, metadata: Ref[Metadata], message: RenewKey) -> None:
+        self._metadata = metadata
+        self._message = message
+        self._asked: asyncio.Task[None] | None = None
+        self._arm()
+
+    def _arm(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(RENEW_EVERY, self._renew)
+
+    def _renew(self) -> None:
+        self._asked = asyncio.ensure_future(self._metadata.ask(self._message))
+        self._asked.add_done_callback(lambda done: done.cancelled() or done.exception())  # the next one may succeed
+        self._arm()
+
+    def end(self) -> None:
+        """Stop renewing."""
+        self._timer.cancel()
 
 
 def _fingerprint(request: web.Request, body: bytes) -> str:

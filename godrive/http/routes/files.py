@@ -9,12 +9,22 @@ import msgspec
 from aiohttp import hdrs, web
 from msgspec import UNSET, Meta, UnsetType
 
-from godrive.errors import Cycle, Invalid, NameTaken, NotFound, PreconditionFailed, StoreUnavailable
+from godrive.errors import (
+    Cycle,
+    Invalid,
+    NameTaken,
+    NotFound,
+    PreconditionFailed,
+    QuotaExceeded,
+    StoreUnavailable,
+    TooManyRequests,
+)
 from godrive.http.api.call import Call
 from godrive.http.api.conditions import is_known
 from godrive.http.api.operations import Routes
 from godrive.http.app_keys import PAGE_CACHE
 from godrive.messages.files import (
+    CopyFile,
     GetFile,
     ListFiles,
     OpenContent,
@@ -104,6 +114,14 @@ class UpdateBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         ]
         | UnsetType
     ) = UNSET
+
+
+class CopyBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The folder of the copy (`null` or `root` for the root) and its name.  By default, those of the source."""
+
+    parent_id: EntryId | UnsetType | None = UNSET
+    name: Name | UnsetType = UNSET
+    on_conflict: OnConflict = OnConflict.FAIL
 
 
 class RestoreBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -226,6 +244,35 @@ async def update_file(call: Call, file_id: FileId, body: UpdateBody) -> File:
         )
     )
     return _tagged(call, file)
+
+
+@routes.post(
+    "/v1/files/{file_id}/copy",
+    needs=Scope.FILES_WRITE,
+    status=201,
+    replays=True,
+    conditional=True,
+    raises=[NotFound, NameTaken, Cycle, Invalid, PreconditionFailed, QuotaExceeded, TooManyRequests],
+)
+async def copy_file(call: Call, file_id: FileId, body: CopyBody | None) -> File:
+    """Copy a file or folder. Needs `files:read` too.
+
+    A folder is copied with its contents. The copy shares the bytes of its source and counts with its full size.
+    It has the current version of each file only. It appears whole or not at all. The answer comes when it has appeared.
+    """
+    body = body or CopyBody()
+    copied = await call.drive.metadata.ask(
+        CopyFile(
+            by=call.by,
+            file_id=file_id,
+            where=None if isinstance(body.parent_id, UnsetType) else spot_of(body.parent_id),
+            name=None if isinstance(body.name, UnsetType) else body.name,
+            on_conflict=body.on_conflict,
+            if_match=call.if_match,
+        )
+    )
+    call.locate(f"/v1/files/{copied.id}")
+    return _tagged(call, copied)
 
 
 @routes.delete(
