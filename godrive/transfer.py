@@ -7,44 +7,32 @@ the caller and the blob store of this process.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from godrive.arriving import Arriving, Pieces, digest_of
 from godrive.blobs import BlobExists
+from godrive.blobs.admission import check_admission
 from godrive.blobs.sniffing import HEAD, sniff
 from godrive.errors import (
-    DeliveryError,
     DigestMismatch,
     DriveError,
     Gone,
     LengthMismatch,
     NotFound,
-    StoreUnavailable,
     UploadFinished,
 )
 from godrive.messages.files import OpenContent
 from godrive.messages.ingest import CommitUpload
-from godrive.messages.storage import Admit, DeleteBlob, DigestBlob, HeadBlob
-from godrive.messages.uploads import BeginUpload, FailUpload, GetUpload, TouchUpload
+from godrive.messages.storage import DeleteBlob, DigestBlob, HeadBlob
+from godrive.messages.uploads import BeginUpload, FailUpload, GetUpload
 from godrive.model import BlobInfo, Content, ETag, File, FileId, OnConflict, Spot, Upload, UploadState, VersionId
 from godrive.principal import Principal
 
 if TYPE_CHECKING:
     from godrive.drive import GoDrive
-
-Pieces = AsyncIterable[bytes | memoryview]
-"""A body in pieces.  A piece must not change until the next one is requested."""
-
-_LARGE_PIECE = 16_384
-"""Pieces of at least this many bytes are hashed in a thread."""
-
-TOUCH_EVERY = 10.0
-"""The longest interval, in seconds, between updates of the upload's row while bytes arrive."""
-TOUCH_BYTES = 32 << 20
-"""The most bytes between updates.  An aborted upload receives at most this many uncharged bytes more."""
 
 
 async def receive(
@@ -54,7 +42,7 @@ async def receive(
     name: str,
     body: Pieces,
     *,
-    size: int,
+    size: int | None,
     mime: str = "",
     sha256: str | None = None,
     on_conflict: OnConflict = OnConflict.FAIL,
@@ -63,44 +51,82 @@ async def receive(
 ) -> File:
     """Store *body* as a file of *size* bytes.  When this function returns, the file is durable.
 
-    Without *mime*, the type is determined from the bytes.  With *sha256* (hex),
-    bytes with another digest are refused.  *modified_at* is the time of the content,
-    by default that of the upload.  Raises what ``Admit``, ``BeginUpload``
-    and :func:`receive_upload` raise.
+    ``None`` as *size* means that the length is not known before the end.
+    Raises what :func:`reserve` and :func:`receive_once` raise.
     """
-    in_transit = await drive.storage.ask(Admit(size))
-    upload = await drive.metadata.ask(
+    upload = await reserve(
+        drive, by, where, name, size=size, mime=mime, sha256=sha256, on_conflict=on_conflict, modified_at=modified_at,
+        if_match=if_match,
+    )
+    return await receive_once(drive, by, upload, body, grows=size is None)
+
+
+async def reserve(
+    drive: GoDrive,
+    by: Principal,
+    where: Spot,
+    name: str,
+    *,
+    size: int | None,
+    mime: str = "",
+    sha256: str | None = None,
+    on_conflict: OnConflict = OnConflict.FAIL,
+    modified_at: datetime | None = None,
+    if_match: ETag | None = None,
+) -> Upload:
+    """Begin an upload whose bytes come through this process.  :func:`receive_once` must follow.
+
+    Without *mime*, the type is determined from the bytes.  With *sha256* (hex),
+    bytes with another digest are refused.  *modified_at* is the time of the
+    content, by default that of the upload.  Raises ``TooLarge``,
+    ``StorageFull``, ``StoreUnavailable``, and what ``BeginUpload`` raises.
+    """
+    await check_admission(drive.blobs, drive.config.blobs, size or 0)
+    return await drive.metadata.ask(
         BeginUpload(
-            by, where, name, mime, size, sha256=sha256.lower() if sha256 else None, on_conflict=on_conflict,
-            in_transit=in_transit, modified_at=modified_at, if_match=if_match,
+            by, where, name, mime, size or 0, sha256=sha256.lower() if sha256 else None, on_conflict=on_conflict,
+            modified_at=modified_at, if_match=if_match,
         )
     )  # fmt: skip
-    return await receive_upload(drive, by, upload, body)
+
+
+async def receive_once(
+    drive: GoDrive, by: Principal, upload: Upload, body: Pieces, *, grows: bool = False, sha512: str | None = None
+) -> File:
+    """Store *body* as the bytes of an upload that has just begun and publish it.  If that fails, the upload ends.
+
+    If the body *grows*, its length is unknown; the bytes are reserved as they
+    arrive.  Raises what :func:`receive_upload` raises, and ``QuotaExceeded``.
+    """
+    try:
+        return await _receive(drive, by, upload, Arriving(drive, by, upload, body, grows=grows, sha512=sha512))
+    except BaseException as error:
+        reason = error.detail if isinstance(error, DriveError) else "The request ended before all bytes arrived."
+        await _to_the_end(_give_up(drive, by, upload, reason))
+        raise
 
 
 async def receive_upload(drive: GoDrive, by: Principal, upload: Upload, body: Pieces) -> File:
     """Store *body* as the bytes of a pending upload and publish it.
 
-    While bytes arrive, the row of the upload is updated every
-    :data:`TOUCH_EVERY` seconds and :data:`TOUCH_BYTES` bytes, so a running
-    upload does not expire and an aborted one stops.  If the bytes differ from
-    the declaration, the upload fails with ``LengthMismatch`` or
-    ``DigestMismatch``.  Raises ``UploadFinished`` or ``Gone`` if the upload has
-    ended, ``StorageFull``, ``StoreUnavailable``, ``NameTaken``, and what *body*
-    raises.
+    If the bytes differ from the declaration, the upload fails with
+    ``LengthMismatch`` or ``DigestMismatch``; after other errors, the bytes can be
+    sent again.  Raises ``UploadFinished`` or ``Gone`` if the upload has ended,
+    ``StorageFull``, ``StoreUnavailable``, ``NameTaken``, and what *body* raises.
 
     Idempotent: if the upload already has the same bytes, its file is returned,
     because a client that lost the answer sends them again.
     """
     check_open(upload)
     if upload.state is UploadState.COMMITTED:
-        return await _answer_again(drive, by, upload, await _digest(body, at_most=upload.size_bytes))
-    arriving = _Arriving(drive, by, upload, body)
+        return await _answer_again(drive, by, upload, await digest_of(body, at_most=upload.size_bytes))
+    return await _receive(drive, by, upload, Arriving(drive, by, upload, body))
+
+
+async def _receive(drive: GoDrive, by: Principal, upload: Upload, arriving: Arriving) -> File:
     try:
         mime = None if upload.mime else sniff(await arriving.peek(HEAD), upload.name)
-        blob = await drive.blobs.put(
-            upload.object_key, arriving, size=upload.size_bytes, sha256=upload.sha256, mime=mime
-        )
+        blob = await drive.blobs.put(upload.object_key, arriving, size=arriving.size, sha256=upload.sha256, mime=mime)
     except BlobExists as error:  # another PUT has stored the bytes and is committing them, or was interrupted
         return await _answer_again(drive, by, upload, error.sha256)
     except UploadFinished:
@@ -113,6 +139,19 @@ async def receive_upload(drive: GoDrive, by: Principal, upload: Upload, body: Pi
     except Gone:
         await _remove(drive, by, upload)
         raise
+
+
+async def _give_up(drive: GoDrive, by: Principal, upload: Upload, reason: str) -> None:
+    """End the upload, give back what it reserved, and delete its bytes.  The janitor repeats what fails here."""
+    with suppress(DriveError):
+        ended = await drive.metadata.ask(FailUpload(by, upload.id, reason))
+        if ended.state is not UploadState.COMMITTED:
+            await drive.storage.ask(DeleteBlob(upload.object_key))
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Run *work* to its end, also if the caller is cancelled again."""
+    await asyncio.wait([asyncio.ensure_future(work)])
 
 
 async def _remove(drive: GoDrive, by: Principal, upload: Upload) -> None:
@@ -176,20 +215,6 @@ async def _stored_digest(drive: GoDrive, upload: Upload) -> str | None:
         return None
 
 
-async def _digest(body: Pieces, *, at_most: int) -> str | None:
-    """Return the digest of the whole body; ``None`` if it is longer than *at_most* bytes."""
-    digest, received = hashlib.sha256(), 0
-    async for piece in body:
-        received += len(piece)
-        if received > at_most:
-            return None
-        if len(piece) < _LARGE_PIECE:
-            digest.update(piece)
-        else:
-            await asyncio.to_thread(digest.update, piece)
-    return digest.hexdigest()
-
-
 async def _reject(drive: GoDrive, by: Principal, upload: Upload, error: DriveError) -> None:
     """Fail the upload, unless another PUT has stored, or is storing, its bytes."""
     with suppress(DriveError):
@@ -199,43 +224,3 @@ async def _reject(drive: GoDrive, by: Principal, upload: Upload, error: DriveErr
             await drive.blobs.head(upload.object_key)
         except NotFound:
             await drive.metadata.ask(FailUpload(by, upload.id, error.detail))
-
-
-class _Arriving:
-    """Iterates over a body, allows to peek at its start, and updates the row of the upload."""
-
-    def __init__(self, drive: GoDrive, by: Principal, upload: Upload, body: Pieces) -> None:
-        self._drive = drive
-        self._by = by
-        self._upload = upload
-        self._pieces = aiter(body)
-        self._peeked = b""
-        self._received = 0
-        self._told = 0
-        self._touched_at = drive.clock.monotonic()
-
-    async def peek(self, size: int) -> bytes:
-        """Return the first *size* bytes, or all if there are fewer, without consuming them."""
-        while len(self._peeked) < size:
-            try:
-                self._peeked += await anext(self._pieces)
-            except StopAsyncIteration:
-                break
-        return self._peeked[:size]
-
-    def __aiter__(self) -> _Arriving:
-        return self
-
-    async def __anext__(self) -> bytes | memoryview:
-        piece: bytes | memoryview
-        if self._peeked:
-            piece, self._peeked = self._peeked, b""
-        else:
-            piece = await anext(self._pieces)
-        self._received += len(piece)
-        now = self._drive.clock.monotonic()
-        if now - self._touched_at >= TOUCH_EVERY or self._received - self._told >= TOUCH_BYTES:
-            self._touched_at, self._told = now, self._received
-            with suppress(DeliveryError, StoreUnavailable):  # the next update succeeds
-                await self._drive.metadata.ask(TouchUpload(self._by, self._upload.id, self._received))
-        return piece

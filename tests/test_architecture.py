@@ -31,6 +31,7 @@ FLOORS: list[set[str]] = [
     {"opening"},
     {"tree"},
     {"drive"},
+    {"arriving"},
     {"transfer"},
     # edges
     {"testing", "logs", "http", "doctor"},

@@ -28,6 +28,7 @@ from godrive.rules import (  # noqa: F401 - registers them
     log_chores,
     marks,
     outbox,
+    resizing,
     trash,
     tree_copies,
     upload_chores,

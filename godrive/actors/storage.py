@@ -11,11 +11,12 @@ from datetime import datetime, timedelta
 import anyio
 
 from godrive.blobs import BlobStore, Presigner
+from godrive.blobs.admission import check_admission
 from godrive.blobs.sniffing import HEAD, sniff
 from godrive.clock import Clock
 from godrive.config import Blobs
 from godrive.credentials import UrlSigner
-from godrive.errors import Gone, Invalid, NotFound, StorageFull, TooLarge, UploadFinished
+from godrive.errors import Gone, Invalid, NotFound, UploadFinished
 from godrive.messages.storage import (
     Admit,
     CheckStore,
@@ -64,14 +65,7 @@ class StorageActor(Actor[Storage]):
 
     @Admit.handler
     async def admit(self, ask: Admit) -> float:
-        if ask.size_bytes > self._config.max_upload_bytes:
-            raise TooLarge(f"A file can have at most {self._config.max_upload_bytes} bytes.", field="size_bytes")
-        free = await self._blobs.free_bytes()
-        if free is not None and free - ask.size_bytes < self._config.min_free_bytes:
-            raise StorageFull(
-                "The store has not enough free space for this file.",
-                hint=f"{free} bytes are free, of which blobs.min_free_bytes keeps {self._config.min_free_bytes}.",
-            )
+        await check_admission(self._blobs, self._config, ask.size_bytes)
         return 0.0 if self._presigner is None else min(max(SHORTEST, ask.size_bytes / SLOWEST), LONGEST)
 
     @SignPut.handler

@@ -83,6 +83,22 @@ class TouchUpload(Ask[Metadata, Upload]):
     received_bytes: int
 
 
+class ResizeUpload(Ask[Metadata, Upload]):
+    """Reserve *most* bytes for a pending upload, or what the quota leaves, but not fewer than *least*.
+
+    *least* is the number of bytes that have arrived; as with ``TouchUpload``, it
+    is recorded and the deadline extended.  Idempotent.  Raises ``QuotaExceeded``
+    (the reservation stays), ``Invalid``, and the errors of ``TouchUpload``.
+    """
+
+    lane: ClassVar[Lane] = Lane.WRITE
+
+    by: Principal
+    upload_id: UploadId
+    least: int
+    most: int
+
+
 class PublishUpload(Ask[Metadata, File]):
     """Turn the upload into a file, or into a new version of one.  Idempotent: returns the same file.
 

@@ -18,7 +18,7 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
-from godrive import transfer
+from godrive import arriving, transfer
 from godrive.errors import NotFound, StoreUnavailable
 from godrive.messages.janitor import Sweep
 from godrive.model import BlobInfo, ObjectKey, UploadId
@@ -548,7 +548,7 @@ async def test_bytes_that_arrive_after_an_abort_do_not_stay(ann: Person, site: S
 async def test_an_aborted_upload_stops_after_some_bytes(
     ann: Person, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "TOUCH_BYTES", 15)
+    monkeypatch.setattr(arriving, "TOUCH_BYTES", 15)
     intent = await announce(ann, 30)
     async with Halting(site, intent, 30) as put:
         await put.send(bytes(10), seen=10)
