@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from godrive.arriving import Arriving, Pieces, digest_of
 from godrive.blobs import BlobExists
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from godrive.drive import GoDrive
 
 
+Turn: TypeAlias = AbstractAsyncContextManager[None]
+NO_TURN: Turn = nullcontext()
+
+
 async def receive(
     drive: GoDrive,
     by: Principal,
@@ -55,7 +59,15 @@ async def receive(
     Raises what :func:`reserve` and :func:`receive_once` raise.
     """
     upload = await reserve(
-        drive, by, where, name, size=size, mime=mime, sha256=sha256, on_conflict=on_conflict, modified_at=modified_at,
+        drive,
+        by,
+        where,
+        name,
+        size=size,
+        mime=mime,
+        sha256=sha256,
+        on_conflict=on_conflict,
+        modified_at=modified_at,
         if_match=if_match,
     )
     return await receive_once(drive, by, upload, body, grows=size is None)
@@ -91,23 +103,31 @@ async def reserve(
 
 
 async def receive_once(
-    drive: GoDrive, by: Principal, upload: Upload, body: Pieces, *, grows: bool = False, sha512: str | None = None
+    drive: GoDrive,
+    by: Principal,
+    upload: Upload,
+    body: Pieces,
+    *,
+    grows: bool = False,
+    sha512: str | None = None,
+    turn: Turn = NO_TURN,
 ) -> File:
     """Store *body* as the bytes of an upload that has just begun and publish it.  If that fails, the upload ends.
 
     If the body *grows*, its length is unknown; the bytes are reserved as they
-    arrive.  Raises what :func:`receive_upload` raises, and ``QuotaExceeded``.
+    arrive.  *turn* is held while the file is published.  Raises what
+    :func:`receive_upload` raises, and ``QuotaExceeded``.
     """
     try:
-        return await _receive(drive, by, upload, Arriving(drive, by, upload, body, grows=grows, sha512=sha512))
+        return await _receive(drive, by, upload, Arriving(drive, by, upload, body, grows=grows, sha512=sha512), turn)
     except BaseException as error:
         reason = error.detail if isinstance(error, DriveError) else "The request ended before all bytes arrived."
         await _to_the_end(_give_up(drive, by, upload, reason))
         raise
 
 
-async def receive_upload(drive: GoDrive, by: Principal, upload: Upload, body: Pieces) -> File:
-    """Store *body* as the bytes of a pending upload and publish it.
+async def receive_upload(drive: GoDrive, by: Principal, upload: Upload, body: Pieces, *, turn: Turn = NO_TURN) -> File:
+    """Store *body* as the bytes of a pending upload and publish it, holding *turn* meanwhile.
 
     If the bytes differ from the declaration, the upload fails with
     ``LengthMismatch`` or ``DigestMismatch``; after other errors, the bytes can be
@@ -120,10 +140,10 @@ async def receive_upload(drive: GoDrive, by: Principal, upload: Upload, body: Pi
     check_open(upload)
     if upload.state is UploadState.COMMITTED:
         return await _answer_again(drive, by, upload, await digest_of(body, at_most=upload.size_bytes))
-    return await _receive(drive, by, upload, Arriving(drive, by, upload, body))
+    return await _receive(drive, by, upload, Arriving(drive, by, upload, body), turn)
 
 
-async def _receive(drive: GoDrive, by: Principal, upload: Upload, arriving: Arriving) -> File:
+async def _receive(drive: GoDrive, by: Principal, upload: Upload, arriving: Arriving, turn: Turn) -> File:
     try:
         mime = None if upload.mime else sniff(await arriving.peek(HEAD), upload.name)
         blob = await drive.blobs.put(upload.object_key, arriving, size=arriving.size, sha256=upload.sha256, mime=mime)
@@ -135,7 +155,8 @@ async def _receive(drive: GoDrive, by: Principal, upload: Upload, arriving: Arri
         await _reject(drive, by, upload, error)
         raise
     try:
-        return await commit(drive, by, upload, blob)
+        async with turn:
+            return await commit(drive, by, upload, blob)
     except Gone:
         await _remove(drive, by, upload)
         raise

@@ -15,16 +15,16 @@ from godrive.http.api.operations import Operation
 from godrive.http.api.page_cache import PageCache
 from godrive.http.app_keys import DIRECT_BODIES, DOCUMENT, DRIVE, DUPLICATES, METRICS, PAGE_CACHE
 from godrive.http.observe.metrics import Metrics
-from godrive.http.observe.middleware import edge, meet_expectation, on_prepare
+from godrive.http.observe.middleware import edge, expect_later, meet_expectation, on_prepare
 from godrive.http.observe.request_log import LogRequest, log_to_logger
-from godrive.http.routes import accounts, content, docs, files, folders, health, marks, trash, uploads
+from godrive.http.routes import accounts, content, docs, files, folders, health, incoming, marks, trash, uploads
 from godrive.http.routes.webhook import add_webhook_route
 from godrive.http.wire.addresses import TrustedProxies
 from godrive.http.wire.descriptors import Duplicates, most_duplicates
 from godrive.http.wire.direct_body import DirectBodies
 from godrive.http.wire.fair_queue import Lanes
 
-_RESOURCES = (accounts, uploads, folders, files, marks, trash, content, health)
+_RESOURCES = (accounts, uploads, folders, files, marks, trash, incoming, content, health)
 
 OPERATIONS: tuple[Operation, ...] = tuple(
     operation for resource in _RESOURCES for operation in resource.routes.operations
@@ -65,7 +65,7 @@ def create_app(
         for path in (operation.path, operation.original):
             if path is not None:
                 handler = bind(operation, drive, proxies, lanes, original=path == operation.original)
-                expect = content.expect_later if operation.signed else meet_expectation
+                expect = expect_later if operation.moves_bytes else meet_expectation
                 app.router.add_route(operation.method, path, handler, expect_handler=expect)
                 if operation.method == hdrs.METH_GET:
                     app.router.add_route(hdrs.METH_HEAD, path, handler, expect_handler=expect)

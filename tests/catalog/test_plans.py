@@ -39,7 +39,7 @@ from godrive.messages.system import (
     PruneLog,
     SettleTrash,
 )
-from godrive.messages.uploads import AbortUpload, BeginUpload, FindUpload, ListUploads, PublishUpload
+from godrive.messages.uploads import AbortUpload, BeginUpload, FindUpload, ListUploads, PublishUpload, ResizeUpload
 from godrive.model import At, ETag, OnConflict, Place, Sort, UploadState, UserId
 from godrive.principal import ApiToken, Scope
 from godrive.rules import copies, files, users
@@ -159,6 +159,7 @@ async def every_statement(rig: Rig) -> list[Statement]:
         BeginUpload(by, ROOT, "a", "a/b", 1, on_conflict=OnConflict.RENAME),
         BeginUpload(by, inside(folder), "a", "a/b", 1, on_conflict=OnConflict.REPLACE, if_match=ETag("*")),
         PublishUpload(SERVER, replacing.id, rig.blob(replacing)),
+        ResizeUpload(by, upload.id, 1, 2),
         AbortUpload(by, upload.id),
         FindUpload(by, upload.object_key),
         TrashFile(by, folder.id),

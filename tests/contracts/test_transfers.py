@@ -146,3 +146,35 @@ async def test_the_lifetime_of_a_download_is_the_clients_to_say_up_to_a_maximum(
         refused = await ann("GET", f"/v1/files/{file['id']}/download?expires_in={wrong}")
         assert (refused.status, refused.json["field"]) == (422, "expires_in")
     assert (await ann("GET", f"/v1/files/{file['id']}/download?method=PUT")).status == 422
+
+
+async def test_the_bytes_come_with_a_token_and_a_store_that_clients_reach_is_redirected_to(ann: Person) -> None:
+    content = bytes(range(256)) * 1000
+    file = await upload(ann, "a.bin", content)
+    path = f"/v1/files/{file['id']}/content"
+    first = await ann("GET", path, allow_redirects=False)
+    if first.status == 307:
+        assert first.headers["Cache-Control"] == "no-store"
+        for method in ("GET", "HEAD"):
+            asked = await ann(method, path, allow_redirects=False)
+            followed = await Person(ann.http, "")(method, asked.headers["Location"])  # without the token
+            assert followed.status == 200
+            assert followed.content == (content if method == "GET" else b"")
+    else:
+        assert (first.status, first.content) == (200, content)
+    direct = f"{path}?redirect=false"
+    whole = await ann("GET", direct)
+    assert (whole.status, whole.content) == (200, content)
+    assert whole.headers["Vary"] == "Authorization"
+    part = await ann("GET", direct, headers={"Range": "bytes=200-299"})
+    assert (part.status, part.content) == (206, content[200:300])
+    etag = {"If-None-Match": whole.headers["ETag"]}
+    assert (await ann("GET", direct, headers=etag)).status == 304
+    assert (await ann("GET", direct, headers={"If-Match": '"other"'})).status == 412
+    assert (await ann("GET", direct, headers={"Range": "bytes=999999-"})).status == 416
+    head = await ann("HEAD", direct)
+    assert (head.status, head.headers["Content-Length"], head.content) == (200, str(len(content)), b"")
+    nobody = await Person(ann.http, ann.url)("GET", direct)
+    assert (nobody.status, nobody.json["code"]) == (401, "unauthenticated")
+    wrong = await ann("GET", f"{path}?signature=x")
+    assert (wrong.status, wrong.json["code"]) == (403, "url_invalid")

@@ -43,7 +43,7 @@ def signature_reader(operation: Operation, drive: GoDrive) -> Callable[[web.Requ
 
     That function takes the request and the ids from its path, and raises ``UrlInvalid``.
     """
-    method, path, type_ = operation.method, operation.path, operation.query
+    method, path, type_ = operation.method, operation.path, operation.signed_query
     if type_ is None:
         raise TypeError(f"{operation.name} has no query type for what is signed")
     urls, clock = drive.urls, drive.clock

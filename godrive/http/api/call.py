@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Any
 
 import msgspec
 from aiohttp import hdrs, web
 
+from godrive.credentials import UrlSigner
 from godrive.drive import GoDrive
 from godrive.errors import DriveError, Forbidden, Invalid
 from godrive.http.api.authentication import authenticate, signature_reader
-from godrive.http.api.idempotency import IDEMPOTENCY_KEY, answer_once
-from godrive.http.api.operations import Operation
+from godrive.http.api.idempotency import IDEMPOTENCY_KEY, answer_once, describe_body
+from godrive.http.api.operations import SIGNED, Operation
 from godrive.http.api.reading import (
     check_media_type,
     header_text,
@@ -40,6 +41,26 @@ _VARY = "Authorization"
 _encoder = msgspec.json.Encoder()
 
 
+class Turn:
+    """A turn of *key* in *lane*, as an async context manager.
+
+    Entering raises ``MailboxFull`` if the turn does not come in time.
+    """
+
+    __slots__ = ("_key", "_lane")
+
+    def __init__(self, lane: FairQueue, key: Hashable) -> None:
+        self._lane = lane
+        self._key = key
+
+    async def __aenter__(self) -> None:
+        if not self._lane.enter(self._key):
+            await self._lane.wait(self._key)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lane.leave(self._key)
+
+
 class Call:
     """What a handler knows of the request beside its arguments; ``headers`` go into the answer.
 
@@ -47,7 +68,7 @@ class Call:
     ``original`` is true for a request to one of the root paths of the first GoDrive.
     """
 
-    __slots__ = ("_proxies", "by", "drive", "headers", "original", "request", "status")
+    __slots__ = ("_lane", "_proxies", "by", "drive", "headers", "original", "request", "status")
 
     by: Caller
 
@@ -57,6 +78,7 @@ class Call:
         self.original = original
         self.headers: dict[str, str] = {}
         self.status: int | None = None
+        self._lane: tuple[FairQueue, Hashable] | None = None
         self._proxies = proxies
 
     @property
@@ -96,6 +118,15 @@ class Call:
             raise Invalid("Send exactly one entity tag.", field=hdrs.IF_MATCH)
         return ETag(tags[0])
 
+    def turn(self) -> Turn:
+        """Return a turn in the lane of the request: hold it while actors are asked, and not while bytes move."""
+        assert self._lane is not None  # noqa: S101
+        return Turn(*self._lane)
+
+    def queue(self, lane: FairQueue, key: Hashable) -> None:
+        """Set the lane of the request, and who takes the turns."""
+        self._lane = lane, key
+
     def locate(self, path: str) -> None:
         """Set ``Location`` to the URL of what was created."""
         self.headers[hdrs.LOCATION] = f"{self.drive.config.server.base_url}{path}"
@@ -107,7 +138,8 @@ def bind(
     """Return the aiohttp handler that serves *operation*."""
     usual, large = lanes_of(operation, lanes)
     server = drive.config.server
-    read_query = query_reader(operation.query) if operation.query is not None and not operation.signed else None
+    takes_query = operation.query is not None and operation.needs is not SIGNED
+    read_query = query_reader(operation.query) if operation.query is not None and takes_query else None
     read_signed = signature_reader(operation, drive) if operation.signed else None
     read_json = json_reader(operation.body, required=operation.body_required) if operation.body is not None else None
     fixed = _fixed_headers(operation)
@@ -151,6 +183,35 @@ def bind(
             if lane is not None:
                 lane.leave(key)
 
+    async def handle_bytes(request: web.Request) -> web.StreamResponse:
+        """As above, for an operation that takes its turns itself.  A signature in the query decides alone."""
+        call = Call(request, drive, proxies, original=original)
+        arguments: dict[str, Any] = {name: read_id(request, name) for name in parameters}
+        assert usual is not None  # noqa: S101 - only public reads have no lane
+        if read_signed is not None and (scope is None or UrlSigner.SIGNATURE in request.query):
+            arguments["query"] = signed = read_signed(request, arguments)
+            findings.get().user = signed.user
+            call.queue(usual, signed.user)
+        else:
+            assert scope is not None  # noqa: S101 - an operation without a scope is signed
+            call.by = await authenticate(request, drive, scope)
+            findings.get().user = call.by.user_id
+            if read_query is not None:
+                arguments["query"] = read_query(request)
+            call.queue(usual, call.by.user_id)
+        try:
+            if replays and IDEMPOTENCY_KEY in request.headers:
+                said = describe_body(request)
+                response = await answer_once(request, said, drive.metadata, call.by, lambda: answer(call, arguments))
+            else:
+                response = render(call, await handler(call, **arguments))
+        except DriveError as error:
+            error.field = fields.get(error.field or "", error.field)
+            raise
+        if not request.content.is_eof():
+            response.force_close()  # the start of the next request is unknown
+        return response
+
     async def answer(call: Call, arguments: dict[str, Any]) -> web.StreamResponse:
         return render(call, await handler(call, **arguments))
 
@@ -163,20 +224,21 @@ def bind(
         content = None if status == 204 else _encoder.encode(value)
         return web.Response(body=content, status=call.status or status, headers=headers)
 
-    return handle
+    return handle_bytes if operation.moves_bytes else handle
 
 
 def lanes_of(operation: Operation, lanes: Lanes) -> tuple[FairQueue | None, FairQueue | None]:
     """Return the lane of an operation, and that of its large requests if it can have any.
 
-    Operations that stream bytes have none: they are bounded by descriptors and
-    memory.  Neither have public reads (health, documentation), which answer from
-    memory, except those that are costly nevertheless (metrics, readiness).
+    Public reads (health, documentation) have none: they answer from memory,
+    except those that are costly nevertheless (metrics, readiness).  Operations
+    that move bytes hold a turn only while they ask actors; their bytes are
+    bounded by descriptors and memory.
     """
     reads = operation.method == hdrs.METH_GET
     if operation.costly:
         return lanes.reports, None
-    if operation.signed or (operation.public and reads):
+    if operation.public and reads:
         return None, None
     if operation.public:
         return lanes.logins, None

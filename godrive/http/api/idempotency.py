@@ -16,6 +16,7 @@ from aiohttp import hdrs, web
 from multidict import istr
 
 from godrive.errors import DriveError, Invalid
+from godrive.http.api.digests import CONTENT_DIGEST, REPR_DIGEST
 from godrive.messages.idempotency import ClaimKey, RenewKey, SettleKey
 from godrive.messages.metadata import Metadata
 from godrive.model import StoredReply
@@ -86,6 +87,13 @@ class _Renewal:
     def end(self) -> None:
         """Stop renewing."""
         self._timer.cancel()
+
+
+def describe_body(request: web.Request) -> bytes:
+    """Return what a request says of a body that is not read before the key is claimed: its length and digests."""
+    headers = request.headers
+    said = (headers.get(name, "") for name in (hdrs.CONTENT_LENGTH, CONTENT_DIGEST, REPR_DIGEST))
+    return "\n".join(said).encode("utf-8", "surrogateescape")
 
 
 def _fingerprint(request: web.Request, body: bytes) -> str:

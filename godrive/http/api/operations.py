@@ -67,6 +67,8 @@ class Options(TypedDict, total=False):
     raises: Sequence[type[DriveError]]
     media_type: str
     also: Sequence[int]
+    content: Sequence[str]
+    by_url: type[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +81,10 @@ class Operation:
     cached anywhere.  *conditional* honours ``If-Match`` or ``If-None-Match``.
     *costly* public reads wait in a lane of their own.
     *also* are other statuses that come with the same answer.  *fields* maps
-    the names that actors use to those of the request.
+    the names that actors use to those of the request.  *content* are the media
+    types of a body that the handler reads in pieces; it takes its turns in a lane
+    itself.  *by_url* is the query of a URL that this server signed for the
+    operation: a request with a signature needs no token.
     """
 
     method: str
@@ -97,6 +102,8 @@ class Operation:
     raises: Sequence[type[DriveError]] = ()
     media_type: str = "application/json"
     also: Sequence[int] = ()
+    content: Sequence[str] = ()
+    by_url: type[Any] | None = None
     query: type[Any] | None = field(init=False, default=None)
     body: type[Any] | None = field(init=False, default=None)
     body_required: bool = field(init=False, default=False)
@@ -109,7 +116,7 @@ class Operation:
             raise TypeError(f"{self.method} {self.path}: needs a Scope, PUBLIC or SIGNED, not {self.needs!r}")
         hints = get_type_hints(self.handler, include_extras=True)
         found = {
-            "query": hints.get("query"),
+            "query": hints.get("query") if self.by_url is None else _without(self.by_url, hints["query"]),
             "body": _without(NoneType, hints.get("body")),
             "body_required": hints.get("body") is not None and NoneType not in _members(hints["body"]),
             "reply": _without(web.StreamResponse, hints["return"]),
@@ -134,8 +141,18 @@ class Operation:
 
     @property
     def signed(self) -> bool:
-        """Whether only a signed URL leads to it.  Such operations move bytes."""
-        return self.needs is SIGNED
+        """Whether a URL that this server signed leads to it.  Such operations move bytes."""
+        return self.needs is SIGNED or self.by_url is not None
+
+    @property
+    def signed_query(self) -> type[Any] | None:
+        """The type of what is signed in a URL of the operation."""
+        return self.query if self.needs is SIGNED else self.by_url
+
+    @property
+    def moves_bytes(self) -> bool:
+        """Whether the handler reads or writes bytes of files, and takes its turns in a lane itself."""
+        return self.signed or bool(self.content)
 
     @property
     def scope(self) -> Scope | None:

@@ -117,6 +117,13 @@ def identify(request: web.BaseRequest) -> str:
     return chosen
 
 
+async def expect_later(request: web.Request) -> web.Response | None:
+    """Leave ``Expect: 100-continue`` to the handler, which first checks everything else.  Refuse other expectations."""
+    if request.version >= HttpVersion11 and request.headers[hdrs.EXPECT].lower() != "100-continue":
+        return problem(ExpectationFailed(EXPECTATION), identify(request))
+    return None
+
+
 async def meet_expectation(request: web.Request) -> web.Response | None:
     """Answer ``Expect: 100-continue`` (RFC 9110, section 10.1.1).  Refuse other expectations."""
     if request.version < HttpVersion11:

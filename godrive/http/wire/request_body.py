@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from godrive.errors import MailboxFull, TooLarge
 from godrive.http.api.problems import Malformed, RequestTimeout
 from godrive.http.app_keys import DIRECT_BODIES, DRIVE
+from godrive.http.observe.middleware import meet_expectation
 from godrive.http.wire.aiohttp_internals import RequestPayloadError
 from godrive.http.wire.direct_body import DirectBody
 from godrive.memory import MemoryBudget
@@ -90,7 +91,9 @@ class _Collected:
 class RequestBody:
     """The body of a request, in pieces as they arrive.  ``close`` it, whatever happens.
 
-    *timeout* seconds without a byte raise ``RequestTimeout``, an end half-way ``Malformed``.
+    If the client waits for ``100 Continue``, it is sent when the first byte is
+    needed.  *timeout* seconds without a byte raise ``RequestTimeout``, an end
+    half-way ``Malformed``.
     """
 
     def __init__(self, request: web.Request, *, timeout: float) -> None:
@@ -98,18 +101,16 @@ class RequestBody:
         self._content = request.content
         self._timeout = timeout
         self._direct: DirectBody | None = None
+        self._is_awaited = hdrs.EXPECT in request.headers
         self.received = 0
         self._content.set_read_chunk_size(READ_BUFFER)
 
     def close(self) -> None:
-        """Give the connection back.  Idempotent."""
+        """Give the connection back.  Idempotent.  After a large body it ends with the answer."""
         if self._direct is not None:
             self._direct.end()
-
-    @property
-    def last(self) -> bool:
-        """Whether the connection ends with the answer."""
-        return self._direct is not None
+            if self._direct.exhausted:
+                self._content.feed_eof()  # otherwise aiohttp would wait for the rest of the body
 
     def __aiter__(self) -> RequestBody:
         return self
@@ -128,9 +129,19 @@ class RequestBody:
                 chunk = await self._take(self._direct)
             elif self._content.at_eof():
                 raise StopAsyncIteration
+            elif self._is_awaited:
+                await self._ask()
             elif not (chunk := self._buffered()) and not self._take_over():
                 chunk = await self._read()
         return chunk
+
+    async def _ask(self) -> None:
+        """Tell a client that waits for ``100 Continue`` to send the body (RFC 9110, section 10.1.1)."""
+        self._is_awaited = False
+        try:
+            await meet_expectation(self._request)
+        except _INTERRUPTIONS:
+            raise _interrupted() from None
 
     def _buffered(self) -> bytes:
         """Return the bytes received so far.  Reading them may let aiohttp parse more."""

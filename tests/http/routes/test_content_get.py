@@ -331,7 +331,7 @@ async def test_text_that_is_shown_says_its_charset_when_the_bytes_prove_it(
 async def test_a_url_ends_with_its_time_and_with_the_file(ann: Person, site: Site) -> None:
     file = await ann.upload("a.txt", DIGITS)
     url = await url_of(ann, file)
-    for forged in (url + "&inline=1", url.replace(file["id"], UNKNOWN), url.partition("?")[0]):
+    for forged in (url + "&inline=1", url.replace(file["id"], UNKNOWN), url[:-1]):
         answer = await get(ann, forged)
         assert (answer.status, answer.json["code"]) == (403, "url_invalid")
     await ann("DELETE", f"/v1/files/{file['id']}")

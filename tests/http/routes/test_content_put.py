@@ -18,7 +18,7 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
-from godrive import arriving, transfer
+from godrive import arriving
 from godrive.errors import NotFound, StoreUnavailable
 from godrive.messages.janitor import Sweep
 from godrive.model import BlobInfo, ObjectKey, UploadId
