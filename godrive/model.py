@@ -304,6 +304,22 @@ class Sort(StrEnum):
     NAME_DESCENDING = "-name"
 
 
+class FileType(StrEnum):
+    """A kind of entry, or a family of media types (``rules/file_types.py``)."""
+
+    FILE = "file"
+    FOLDER = "folder"
+    IMAGE = "image"
+    VIDEO = "video"
+    AUDIO = "audio"
+    TEXT = "text"
+    PDF = "pdf"
+    DOCUMENT = "document"
+    SPREADSHEET = "spreadsheet"
+    PRESENTATION = "presentation"
+    ARCHIVE = "archive"
+
+
 class Cleanup(Value):
     """Bytes of an upload that ended without a file."""
 

@@ -26,7 +26,7 @@ from godrive.messages.ingest import Ingest, Reconcile
 from godrive.messages.janitor import Janitor, Sweep
 from godrive.messages.metadata import Metadata
 from godrive.messages.storage import Storage
-from godrive.messages.system import SettleTrash, UsageDrift
+from godrive.messages.system import IndexNames, SettleTrash, UsageDrift
 from godrive.opening import keeps_outbox
 from godrive.rules.page_tokens import PageTokens
 from godrive.runtime import Actor, ActorSpec, Ask, ChildSpec, Contract, Lane, OnEvent, Ref, Slots, Ticker
@@ -54,6 +54,9 @@ AUDIT_EVERY = 3600.0
 
 SETTLE_EVERY, SETTLED_AT_ONCE = 0.5, 128
 """Seconds between checks for unsettled folders, and rows that one step settles."""
+
+INDEX_EVERY, INDEXED_AT_ONCE = 0.5, 128
+"""Seconds between checks for changed names, and names that one step indexes: 3 milliseconds, 10 at the most."""
 
 
 def _never(reply: Any) -> bool:
@@ -145,6 +148,7 @@ def tree(parts: Dependencies, *, serving: bool) -> list[ActorSpec | ChildSpec]:
     # The next sweep continues an interrupted one, so stopping does not wait for it.
     actor(Janitor, lambda: JanitorActor(ref(Metadata), ref(Storage), config, clock, guard), shutdown=1.0)
     ticker("settler", Metadata, SettleTrash(SETTLED_AT_ONCE), SETTLE_EVERY, has_more=bool)
+    ticker("indexer", Metadata, IndexNames(INDEXED_AT_ONCE), INDEX_EVERY, has_more=bool)
     ticker("auditor", Metadata, UsageDrift(), AUDIT_EVERY)
     ticker("reconciler", Ingest, Reconcile(), config.ingest.reconcile_every)
     ticker("sweeper", Janitor, Sweep(), config.janitor.sweep_every)

@@ -86,7 +86,7 @@ class FaultyCatalog:
     def problem(self) -> DriveError | None:
         return self._catalog.problem
 
-    async def read(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False) -> T:
+    async def read(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False, large: bool = False) -> T:
         return await self.faults.run(lambda: self._catalog.read(operation, chore=chore))
 
     async def write(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False) -> T:

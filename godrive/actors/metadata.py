@@ -27,8 +27,10 @@ from godrive.rules import (  # noqa: F401 - registers them
     idempotency,
     log_chores,
     marks,
+    name_index,
     outbox,
     resizing,
+    search,
     trash,
     tree_copies,
     upload_chores,
@@ -47,11 +49,11 @@ def _ignore(changed: set[UserId]) -> None:
 
 def _handler(rule: Rule) -> Callable[[MetadataActor, Ask[Metadata, Any]], Coroutine[Any, Any, Any]]:
     """Return a handler that runs *rule*."""
-    run, chore = rule.run, rule.message.lane is Lane.CHORE
+    run, chore, large = rule.run, rule.message.lane is Lane.CHORE, rule.large
 
     async def read(self: MetadataActor, ask: Ask[Metadata, Any]) -> Any:
         env = self.env()
-        return await self.catalog.read(lambda tx: run(tx, ask, env), chore=chore)
+        return await self.catalog.read(lambda tx: run(tx, ask, env), chore=chore, large=large)
 
     async def write(self: MetadataActor, ask: Ask[Metadata, Any]) -> Any:
         env, changed = self.env(), set[UserId]()

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+from godrive.catalog.name_search import NameSearch
 from godrive.errors import DriveError
 from godrive.model import UserId
 
@@ -50,6 +51,11 @@ class Tx(Protocol):
     @property
     def changed(self) -> set[UserId]:
         """The owners of the recorded changes.  A hint for those who wait for changes, not part of the transaction."""
+        ...
+
+    @property
+    def names(self) -> NameSearch:
+        """How this database finds names by what they contain."""
         ...
 
     async def one(self, sql: str, *values: Any) -> Row | None:
@@ -105,11 +111,12 @@ class Catalog(Protocol):
         """Why writes fail, as far as is known: the last one did, or there is no room for more.  Costs no query."""
         ...
 
-    async def read(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False) -> T:
+    async def read(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False, large: bool = False) -> T:
         """Run a read-only operation.  It does not wait for writes.
 
         It sees every write that returned before it began.  Each of several
-        statements sees at least what the one before it saw.
+        statements sees at least what the one before it saw.  *large*: it takes
+        milliseconds, so it must not run on the event loop.
         """
         ...
 

@@ -36,6 +36,9 @@ _TABLES = (
 )
 """All but leases, which belong to running processes."""
 
+_NUMBERS = "names_after"
+"""The column of users that belongs to the index of names, which the target makes anew."""
+
 _AT_ONCE = 5000
 
 
@@ -87,7 +90,7 @@ async def _copy(
     copied: dict[str, int] = {}
     for table in _TABLES:
         copied[table] = 0
-        columns = [row[1] for row in reader.execute(f"PRAGMA table_info({table})")]
+        columns = [row[1] for row in reader.execute(f"PRAGMA table_info({table})") if row[1] != _NUMBERS]
         batches = _batches(reader, table, columns)
         while batch := await asyncio.to_thread(next, batches, None):
             await connection.copy_records_to_table(table, records=batch, columns=columns)

@@ -28,7 +28,7 @@ from typing import Any, TypeVar, cast
 
 from godrive import config
 from godrive.backoff import Backoff
-from godrive.catalog import NO_SINKS, Row, Sinks, Tx, migrations
+from godrive.catalog import NO_SINKS, Row, Sinks, Tx, migrations, name_search
 from godrive.catalog.group_commit import GroupCommit, Operation, Outcome
 from godrive.catalog.postgres_errors import is_lost, is_raced, refused, translate, unavailable
 from godrive.catalog.postgres_pool import Connection, Pool, Use
@@ -41,6 +41,8 @@ WORDS = {
     "text": 'TEXT COLLATE "C"',
     "clustered": "",
     "nonce": "replace(gen_random_uuid()::text, '-', '')",
+    "number": "BIGINT",
+    **name_search.POSTGRES_WORDS,
 }
 # One operation that waits for a lock must not delay the rest of its batch for long.
 _BEGIN_TOGETHER = "BEGIN; SET LOCAL lock_timeout = '100ms'"
@@ -55,6 +57,8 @@ _BACKOFF = Backoff(0.01, 0.5)
 
 class PostgresTx:
     """A transaction; for a read, only a connection."""
+
+    names = name_search.POSTGRES
 
     def __init__(self, connection: Connection, *, sinks: Sinks) -> None:
         self._connection = connection
@@ -113,7 +117,7 @@ class PostgresCatalog:
         await self._chores.drain()
         await self._pool.close()
 
-    async def read(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False) -> T:
+    async def read(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False, large: bool = False) -> T:
         self._check_open()
         use = Use.CHORE if chore else Use.READ
 

@@ -109,13 +109,13 @@ class SqliteCatalog:
         is_full = self._is_tight and not self._reserve.has_room()
         return sqlite_file.full(self._path) if is_full else self._last_failure
 
-    async def read(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False) -> T:
+    async def read(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False, large: bool = False) -> T:
         self._check_open()
         try:
-            outcome = self._small.try_read(operation)
+            outcome = None if large else self._small.try_read(operation)
             if outcome is None:
-                large = self._large_chores if chore else self._large
-                return cast("T", await large.read(operation))
+                threads = self._large_chores if chore else self._large
+                return cast("T", await threads.read(operation))
         except sqlite3.Error as error:
             raise sqlite_file.translate(error, self._path) or error from error
         return cast("T", outcome[0])

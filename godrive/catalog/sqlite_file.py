@@ -9,7 +9,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from godrive.catalog import migrations
+from godrive.catalog import migrations, name_search
 from godrive.catalog.sqlite_tx import positional
 from godrive.errors import ConfigError, DriveError, StorageFull, StoreUnavailable, refused
 from godrive.paths import adopt, open_or_create, sync_folder
@@ -18,6 +18,8 @@ WORDS = {
     "text": "TEXT",
     "clustered": "WITHOUT ROWID",
     "nonce": "lower(hex(randomblob(16)))",
+    "number": "INTEGER",
+    **name_search.SQLITE_WORDS,
 }
 _STATISTICS = {
     "entries": "100000 1000 1000 1 1",
@@ -122,6 +124,7 @@ def prepare(path: Path, *, allow_network_fs: bool) -> None:
             f"This Python has SQLite {sqlite3.sqlite_version}; GoDrive needs {'.'.join(map(str, _OLDEST))} or newer.",
             hint="Use a newer Python or operating system, or PostgreSQL.",
         )
+    _check_full_text_search()
     if not allow_network_fs and (kind := _network_file_system(path.parent)):
         raise ConfigError(
             f"{path} is on a network file system ({kind}), where SQLite's locks cannot be relied on.",
@@ -147,6 +150,16 @@ def prepare(path: Path, *, allow_network_fs: bool) -> None:
                 hint="It is not a database, damaged, or not writable: check catalog.path, or restore a backup.",
             ) from error
         raise known from error
+
+
+def _check_full_text_search() -> None:
+    """Raises ``ConfigError`` if this SQLite was built without FTS5, which finds names."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        if connection.execute("SELECT 1 FROM pragma_module_list WHERE name = 'fts5'").fetchone() is None:
+            raise ConfigError(
+                f"This Python has SQLite {sqlite3.sqlite_version} without FTS5, which GoDrive searches names with.",
+                hint="Use the Python of your distribution or of python.org, or PostgreSQL.",
+            )
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import aiosqlite
 
-from godrive.catalog import Row, Sinks, Tx
+from godrive.catalog import Row, Sinks, Tx, name_search
 from godrive.errors import Invalid, StorageFull
 from godrive.model import UserId
 
@@ -35,6 +35,8 @@ def _unstorable() -> Invalid:
 
 class SqliteTx:
     """A transaction on a connection that this thread uses.  Its statements never suspend."""
+
+    names = name_search.SQLITE
 
     def __init__(self, connection: sqlite3.Connection, *, sinks: Sinks) -> None:
         self.connection = connection
@@ -88,6 +90,8 @@ class SqliteTx:
 
 class ThreadTx:
     """A transaction whose statements run in the thread of an aiosqlite connection.  For reads only."""
+
+    names = name_search.SQLITE
 
     def __init__(self, connection: aiosqlite.Connection, *, sinks: Sinks) -> None:
         self._connection = connection

@@ -11,6 +11,7 @@ from godrive.model import (
     ETag,
     File,
     FileId,
+    FileType,
     OnConflict,
     Page,
     Place,
@@ -45,6 +46,37 @@ class ListFiles(Ask[Metadata, Page[File]]):
     sort: Sort = Sort.NEWEST
     prefix: str | None = None
     contains: str | None = None
+
+
+class SearchFiles(Ask[Metadata, Page[File]]):
+    """Find live entries at any depth below *where*, one page at a time.
+
+    *text* is one or more words; a name matches if it contains all of them, in
+    any order, in NFC and without regard to case.  A word of one or two
+    characters must begin a word of the name.  Without *text*, the filters
+    select, and the newest comes first.
+
+    Of the newest 1000 matches, names that equal *text* come first, then those
+    that begin with it, those in which each word begins a word, and the others;
+    newest first among equals.  Older matches follow on later pages, ranked in
+    the same way, up to 1000 at a time.  A page may be short or empty and still
+    have a ``next_page``.
+
+    Every change that was acknowledged is seen, with the exceptions of the list
+    of the whole drive, and of more than 10 000 names that were added within
+    seconds.  Raises ``NotFound`` (the folder), ``Invalid``.
+    """
+
+    by: Principal
+    where: Spot
+    text: str | None = None
+    type: FileType | None = None
+    min_size: int | None = None
+    max_size: int | None = None
+    modified_after: datetime | None = None
+    modified_before: datetime | None = None
+    limit: int = 100
+    page: str | None = None
 
 
 class TagList(Ask[Metadata, ETag]):

@@ -102,6 +102,38 @@ class ClearCopies(Ask[Metadata, bool]):
     lane: ClassVar[Lane] = Lane.CHORE
 
 
+class IndexNames(Ask[Metadata, bool]):
+    """Bring the index of names up to date for at most *limit* changed entries.  Returns whether there were any."""
+
+    lane: ClassVar[Lane] = Lane.CHORE
+
+    limit: int
+
+    timeout: ClassVar[float] = 60.0
+
+
+class NameCheck(Value):
+    """The ids of the entries whose index is wrong, and the id at which the next check begins; ``""`` at the end."""
+
+    wrong: list[FileId]
+    next: str
+
+
+class CheckNames(Ask[Metadata, NameCheck]):
+    """Compare the index of names with the entries, *limit* ids after *after*.
+
+    Entries that wait to be indexed are left out.  With *correct*, those that are wrong are indexed anew.
+    """
+
+    lane: ClassVar[Lane] = Lane.CHORE
+
+    after: str = ""
+    limit: int = 1000
+    correct: bool = False
+
+    timeout: ClassVar[float] = 60.0
+
+
 class KnownKeys(Ask[Metadata, list[ObjectKey]]):
     """Return those of the keys that a row refers to."""
 

@@ -61,7 +61,7 @@ async def list_page(tx: Tx, ask: ListFiles, env: Env) -> Page[File]:
         values += [prefix, after_prefix(prefix) or "\U0010ffff" * 256]
     contains = _filter(ask.contains, "contains") if ask.contains else None
     if contains is not None:
-        values.append("%" + contains.replace("!", "!!").replace("%", "!%").replace("_", "!_") + "%")
+        values.append(f"%{literal(contains)}%")
     scope = ("files", owner_id, None if folder is None else folder.key, ask.sort.value, prefix, contains)
     if ask.page is not None:
         values += env.tokens.read(scope, ask.page)
@@ -76,7 +76,7 @@ async def list_page(tx: Tx, ask: ListFiles, env: Env) -> Page[File]:
     limit = rows.that_fit(found, ask.limit)
     shown: Sequence[Row] = found[:limit]
     if folder is None and found and found[0][-1]:
-        shown = await _visible(tx, shown)
+        shown = await visible(tx, shown)
     items = (
         [rows.live_file(owner_id, row[:-1]) for row in shown]
         if folder is None
@@ -117,21 +117,26 @@ def list_sql(sort: Sort, *, in_folder: bool, prefix: bool, contains: bool, after
     return f"SELECT {columns} FROM entries WHERE {where} ORDER BY {column} {way}, id {way} LIMIT ${next(number)}"
 
 
-async def _visible(tx: Tx, found: Sequence[Row]) -> list[Row]:
-    """Return the rows that have no ancestor in the trash."""
+async def visible(tx: Tx, found: Sequence[Row]) -> list[Row]:
+    """Return the rows, of columns that begin with ``rows.LIVE``, that have no ancestor in the trash."""
     parents = {row[5] for row in found if row[5]}
     hidden: set[str] = set()
     places = ", ".join(f"${number}" for number in range(1, _HIDDEN_AT_ONCE + 1))
     sql = f"SELECT id FROM entries WHERE id IN ({places}) AND (state <> 'live' OR {VISIBLE} = 0)"
-    for some in _chunks(sorted(parents), _HIDDEN_AT_ONCE):
+    for some in chunks(sorted(parents), _HIDDEN_AT_ONCE):
         hidden.update(row[0] for row in await tx.all(sql, *some))
     return [row for row in found if row[5] not in hidden]
 
 
-def _chunks(values: list[str], size: int) -> list[list[str]]:
+def chunks(values: list[str], size: int) -> list[list[str]]:
     """Split the values into lists of exactly *size*.  The last list repeats its last value."""
     chunks = [values[start : start + size] for start in range(0, len(values), size)]
     return [chunk + chunk[-1:] * (size - len(chunk)) for chunk in chunks]
+
+
+def literal(text: str) -> str:
+    """Return the pattern of ``LIKE ... ESCAPE '!'`` that is this text."""
+    return text.replace("!", "!!").replace("%", "!%").replace("_", "!_")
 
 
 def _filter(text: str, field: str) -> str:

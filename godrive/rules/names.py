@@ -15,6 +15,14 @@ MOST_DEPTH = 1024
 """The most names in a path, from the root of the drive to an entry."""
 _LONGEST_SUFFIX = 16
 
+WORD = "\x01"
+"""Marks the beginning of a word in the index.  No name contains it, since it is a control character."""
+
+_ASCII_WORD = re.compile("[0-9a-z]+|[^0-9a-z ]")
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+"""Thai, Lao, Tibetan, Burmese, Khmer, Japanese, Chinese, and Korean, where endings follow without a space."""
 _DOTTED_I = re.compile("\u0131|i\u0307+")
 
 
@@ -65,6 +73,41 @@ def search_key(name: str) -> str:
     """
     folded = name_key(name_key(name).casefold())
     return folded if folded.isascii() else name_key(_DOTTED_I.sub("i", folded))
+
+
+def begins_word(key: str, at: int) -> bool:
+    """Whether a word of the search key begins at that index.
+
+    A word begins at the first character of the name, at a letter or digit after
+    something else, at every letter of a script without spaces between words, and
+    at every symbol or punctuation mark.  A combining mark continues its word.
+    """
+    if at == 0:
+        return True
+    char = key[at]
+    if char.isalnum():
+        return not _continues(key[at - 1]) or (char > "\u0dff" and _UNSPACED.match(char) is not None)
+    return not char.isspace() and unicodedata.category(char)[0] not in "MC"
+
+
+def _continues(before: str) -> bool:
+    if before <= "\x7f" or before.isalnum():
+        return before.isalnum()
+    return unicodedata.category(before)[0] == "M" and not "\ufe00" <= before <= "\ufe0f"
+
+
+def index_text(key: str) -> str:
+    """Return what the index holds of a search key: the key, and the first two characters of each of its words.
+
+    The index finds three characters in a row.  The beginning of a word follows
+    two :data:`WORD`, so it is found by its first character, or by both.
+    """
+    if key.isascii():
+        starts = [word.start() for word in _ASCII_WORD.finditer(key)]
+    else:
+        starts = [at for at in range(len(key)) if begins_word(key, at)]
+    begins = dict.fromkeys(key[at : at + 2] for at in starts)
+    return key + "".join(f"{WORD}{WORD}{begin}" for begin in begins)
 
 
 def after_prefix(prefix: str) -> str | None:

@@ -14,6 +14,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
 from hashlib import blake2b
 from hmac import compare_digest
+from typing import TypeVar
 
 import msgspec
 
@@ -26,8 +27,10 @@ _WORD = re.compile(r"[A-Za-z0-9_-]*", re.ASCII)
 Position = tuple[int | str, str]
 """The sort key and the id of the last item of a page.  The next page begins after it."""
 
+P = TypeVar("P")
+
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Position)
+_decoder: msgspec.msgpack.Decoder[Position] = msgspec.msgpack.Decoder(Position)
 
 
 class PageTokens:
@@ -38,20 +41,26 @@ class PageTokens:
             raise ValueError("There must be a key, and every key must have 16 to 64 bytes.")
         self._keys = tuple(keys)
 
-    def make(self, scope: tuple[object, ...], position: Position) -> str:
+    def make(self, scope: tuple[object, ...], position: object) -> str:
         """Return the token of the page after *position*."""
         body = _encoder.encode(position)
         return _text(_mac(self._keys[0], scope, body) + body)
 
     def read(self, scope: tuple[object, ...], token: str) -> Position:
         """Return the position in a token.  Raises ``Invalid`` unless this server made it for the same scope."""
+        return self._read(_decoder, scope, token)
+
+    def read_as(self, type_: type[P], scope: tuple[object, ...], token: str) -> P:
+        """Like :meth:`read`, for a list with positions of another type."""
+        return self._read(msgspec.msgpack.Decoder(type_), scope, token)
+
+    def _read(self, decoder: msgspec.msgpack.Decoder[P], scope: tuple[object, ...], token: str) -> P:
         if len(token) <= _LONGEST and _WORD.fullmatch(token):
             raw = _bytes(token)
             mac, body = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
             genuine = [compare_digest(mac, _mac(key, scope, body)) for key in self._keys]
             if any(genuine) and _text(raw) == token:  # base64 has several spellings of the same bytes
-                position: Position = _decoder.decode(body)
-                return position
+                return decoder.decode(body)
         raise Invalid("The page token does not belong to this list.", field="page")
 
 

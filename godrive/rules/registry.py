@@ -36,11 +36,12 @@ class Env(msgspec.Struct, frozen=True, gc=False):
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """A rule, and whether it needs a transaction that *writes*."""
+    """A rule, and whether it needs a transaction that *writes*, or is a *large* read."""
 
     message: type[Ask[Metadata, Any]]
     run: Callable[[Tx, Any, Env], Awaitable[Any]]
     writes: bool
+    large: bool
 
 
 RULES: dict[type[Ask[Metadata, Any]], Rule] = {}
@@ -56,13 +57,15 @@ async def perform(catalog: Catalog, ask: Ask[Metadata, R], env: Env) -> R:
         result: R = await PROCEDURES[type(ask)](catalog, ask, lambda: env)
         return result
     found = RULES[type(ask)]
-    run = catalog.write if found.writes else catalog.read
-    reply: R = await run(lambda tx: found.run(tx, ask, env))
-    return reply
+    if found.writes:
+        reply: R = await catalog.write(lambda tx: found.run(tx, ask, env))
+        return reply
+    read: R = await catalog.read(lambda tx: found.run(tx, ask, env), large=found.large)
+    return read
 
 
 def rule(
-    message: type[Ask[Metadata, R]], *, writes: bool = False
+    message: type[Ask[Metadata, R]], *, writes: bool = False, large: bool = False
 ) -> Callable[[Callable[[Tx, M, Env], Awaitable[R]]], Callable[[Tx, M, Env], Awaitable[R]]]:
     """Register the decorated function as the rule of *message*.
 
@@ -78,7 +81,7 @@ def rule(
             raise TypeError(f"{function.__qualname__} must take `ask: {message.__name__}`")
         if writes and message.lane is Lane.READ:
             raise TypeError(f"{message.__name__} writes, so it must not be in the lane of reads")
-        RULES[message] = Rule(message=message, run=function, writes=writes)
+        RULES[message] = Rule(message=message, run=function, writes=writes, large=large)
         return function
 
     return register

@@ -51,7 +51,7 @@ class Slow:
     async def close(self) -> None:
         await self.catalog.close()
 
-    async def read(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False) -> T:
+    async def read(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False, large: bool = False) -> T:
         await self._hold(self.chores if chore else self.reads)
         return await self.catalog.read(operation, chore=chore)
 

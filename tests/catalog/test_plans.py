@@ -57,7 +57,7 @@ class Recorded:
 
     def __init__(self, tx: Tx) -> None:
         self._tx = tx
-        self.sinks, self.changed = tx.sinks, tx.changed
+        self.sinks, self.changed, self.names = tx.sinks, tx.changed, tx.names
         self.statements: list[Statement] = []
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:

@@ -90,6 +90,11 @@ ROWS: dict[str, list[Row]] = {
     "trash_file": [Row(200, {"file_id": "file"})],
     "restore_file": [Row(200, {"file_id": "trashed"}, tells=True)],
     "download_file": [Row(200, {"file_id": "file"}), Row(404, {"file_id": "trashed"})],
+    "search_files": [
+        Row(200, query={"q": CANARY}, tells=True),
+        Row(200, query={"type": "folder"}),
+        Row(200, query={"q": CANARY, "in": "{folder}"}),
+    ],
     "list_trash": [Row(200, tells=True)],
     "purge_file": [Row(204, {"file_id": "trashed"}), Row(404, {"file_id": "file"})],
     "empty_trash": [Row(200)],

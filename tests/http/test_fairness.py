@@ -34,7 +34,8 @@ INTENT = {"filename": "a.txt", "size_bytes": 1, "on_conflict": "rename"}
 LANES: dict[str, Request] = {
     "lists": (SLOTS, "GET", "/v1/files?limit=20", None),
     "long lists": (LARGE_READS, "GET", "/v1/files?limit=1000", None),
-    "searches": (LARGE_READS, "GET", "/v1/files?q=nnnnz", None),
+    "filters": (LARGE_READS, "GET", "/v1/files?q=nnnnz", None),
+    "searches": (LARGE_READS, "GET", "/v1/search?type=image", None),
     "intents": (SLOTS, "POST", "/v1/files/upload-intent", INTENT),
 }
 REPORT_LANES: dict[str, Request] = {

@@ -1,6 +1,6 @@
 -- Users, sessions, entries (files and folders), versions, uploads, and what keeps them honest.
 -- Instants are microseconds since 1970, sizes bytes, '' is the root as a parent.
--- {text} is text compared byte by byte,
+-- {text} is text compared byte by byte, {number} the type of a key that is a number,
 -- {clustered} where the database can do it a table whose rows lie in the order of its primary key.
 
 -- One row.  nonce tells this catalog from every other: it is part of every validator that clients keep.
@@ -15,6 +15,7 @@ INSERT INTO catalog (nonce) VALUES ({nonce});
 -- changes is the number of the last change to what the lists of a user show: the same number, the same lists.
 -- log_rows counts the user's rows in the table changes; those up to the number log_start have been deleted.
 -- What came into the trash no later than trash_cleared_at is on its way out.
+-- The rows of names of a user have the numbers after names_after.
 -- A user of a host application has an external_id; such a user may have no e-mail address and no password ('').
 CREATE TABLE users (
     id {text} PRIMARY KEY,
@@ -35,7 +36,8 @@ CREATE TABLE users (
     changes BIGINT NOT NULL DEFAULT 0,
     log_rows BIGINT NOT NULL DEFAULT 0,
     log_start BIGINT NOT NULL DEFAULT 0,
-    trash_cleared_at BIGINT
+    trash_cleared_at BIGINT,
+    names_after BIGINT
 );
 CREATE INDEX users_cleared ON users (id) WHERE trash_cleared_at IS NOT NULL;
 CREATE UNIQUE INDEX users_email ON users (email_key) WHERE email_key <> '';
@@ -135,6 +137,30 @@ CREATE TABLE properties (
 ) {clustered};
 CREATE INDEX properties_key ON properties (owner_id, key, entry_id);
 CREATE INDEX properties_value ON properties (owner_id, key, value, entry_id);
+
+-- The index of names follows entries in small batches (rules/name_index.py).
+-- unindexed: entries whose name, or whose place in the lists, has changed since they were indexed.  Triggers write it, so
+-- no statement that changes entries can forget to.  seq tells one change from the next where several may commit at once.
+CREATE TABLE unindexed (
+    owner_id {text} NOT NULL,
+    entry_id {text} NOT NULL,
+    seq BIGINT NOT NULL,
+    PRIMARY KEY (owner_id, entry_id, seq)
+) {clustered};
+{watch_entries};
+
+-- What is indexed of an entry.  The numbers of a user are consecutive and rise in order of time.
+-- text is the search key and the beginnings of its words (rules/names.py); '' while the entry is hidden.
+CREATE TABLE names (
+    number {number} PRIMARY KEY,
+    entry_id {text} NOT NULL UNIQUE,
+    text {text} NOT NULL
+);
+CREATE TABLE name_index (
+    id INTEGER PRIMARY KEY,
+    users BIGINT NOT NULL
+);
+{index_names};
 
 -- Folders that went into the trash, or came out of it, and whose children have still to follow in list_state:
 -- those after (after_created_at, after_id).

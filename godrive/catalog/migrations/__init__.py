@@ -1,10 +1,11 @@
 """The schema, as numbered steps that only go forward.
 
 A step is a file ``NNNN_name.sql`` of statements that end in ``;``.  What
-differs between databases is a ``{word}`` that the engine fills in.  Engines
-run all missing steps in one transaction and note each in the table
-``schema_versions`` with a digest of its file.  A catalog whose steps differ from
-ours was made by another program than this, and is refused.
+differs between databases is a ``{word}`` that the engine fills in; it may stand
+for several statements with a line ``;;`` between them.  Engines run all missing
+steps in one transaction and note each in the table ``schema_versions`` with a
+digest of its file.  A catalog whose steps differ from ours was made by another
+program than this, and is refused.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Migration:
     def statements(self, words: Mapping[str, str]) -> list[str]:
         """The step's statements in a database's own words."""
         lines = (line for line in self.script.splitlines() if not line.startswith("--"))
-        return [part.strip().format_map(words) for part in "\n".join(lines).split(";") if part.strip()]
+        parts = [part.strip().format_map(words) for part in "\n".join(lines).split(";") if part.strip()]
+        return [statement.strip() for part in parts for statement in part.split("\n;;\n")]
 
 
 @cache

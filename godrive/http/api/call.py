@@ -231,13 +231,14 @@ def lanes_of(operation: Operation, lanes: Lanes) -> tuple[FairQueue | None, Fair
     """Return the lane of an operation, and that of its large requests if it can have any.
 
     Public reads (health, documentation) have none: they answer from memory,
-    except those that are costly nevertheless (metrics, readiness).  Operations
-    that move bytes hold a turn only while they ask actors; their bytes are
-    bounded by descriptors and memory.
+    except those that are costly nevertheless (metrics, readiness).  Other costly
+    reads (search) are large whatever they ask for.  Operations that move bytes hold
+    a turn only while they ask actors; their bytes are bounded by descriptors and
+    memory.
     """
     reads = operation.method == hdrs.METH_GET
     if operation.costly:
-        return lanes.reports, None
+        return lanes.reports if operation.public else lanes.large_reads, None
     if operation.public and reads:
         return None, None
     if operation.public:

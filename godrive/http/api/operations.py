@@ -79,7 +79,7 @@ class Operation:
     operation in the first GoDrive, at the root.  *replays* answers a repeated
     ``Idempotency-Key`` with the first answer.  *secret* answers must not be
     cached anywhere.  *conditional* honours ``If-Match`` or ``If-None-Match``.
-    *costly* public reads wait in a lane of their own.
+    *costly* reads wait in the lane of reports if they are public, else in that of large reads.
     *also* are other statuses that come with the same answer.  *fields* maps
     the names that actors use to those of the request.  *content* are the media
     types of a body that the handler reads in pieces; it takes its turns in a lane

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import types
 from collections.abc import Callable
+from datetime import datetime
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -16,6 +17,7 @@ from godrive.http.api.media_types import parse_media_type
 from godrive.http.api.problems import Malformed, UnsupportedMediaType
 
 T = TypeVar("T")
+S = TypeVar("S", bound=msgspec.Struct)
 
 _ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _FIELD = re.compile(r"`\$\.?([^`]*)`$")
@@ -64,15 +66,16 @@ def json_reader(type_: type[T], *, required: bool) -> Callable[[bytes], T | None
     return read
 
 
-def query_reader(type_: type[T]) -> Callable[[web.Request], T]:
+def query_reader(type_: type[S]) -> Callable[[web.Request], S]:
     """Return a function that reads the query as *type_*, which is frozen: each parameter known, and given once.
 
     Short queries repeat, so their values are kept.
     """
-    parsers = {name: _parser(hint) for name, hint in get_type_hints(type_, include_extras=True).items()}
-    known: dict[str, T] = {}
+    hints = get_type_hints(type_, include_extras=True)
+    parsers = {field.encode_name: _parser(hints[field.name]) for field in msgspec.structs.fields(type_)}
+    known: dict[str, S] = {}
 
-    def read(request: web.Request) -> T:
+    def read(request: web.Request) -> S:
         raw = request.rel_url.raw_query_string
         found = known.get(raw)
         if found is None:
@@ -83,7 +86,7 @@ def query_reader(type_: type[T]) -> Callable[[web.Request], T]:
                 known[raw] = found
         return found
 
-    def parse(request: web.Request) -> T:
+    def parse(request: web.Request) -> S:
         values: dict[str, Any] = {}
         for name, text in request.query.items():
             parser = parsers.get(name)
@@ -178,7 +181,7 @@ def _parser(hint: Any) -> Callable[[str, str], Any]:
         return _integer
     if types_ == {bool}:
         return _boolean
-    if all(type_ is str or get_origin(type_) is Literal or issubclass(type_, str) for type_ in types_):
+    if all(type_ in (str, datetime) or get_origin(type_) is Literal or issubclass(type_, str) for type_ in types_):
         return _string
     raise TypeError(f"A query cannot have a parameter of type {hint}")
 

@@ -1,0 +1,312 @@
+"""Search: find entries by name at any depth, ranked.
+
+Theory of operation.  A search must not cost more on a large drive, so each page
+looks at a bounded number of names.  It takes one of three ways:
+
+*A folder with few entries below it* is walked from the top; all that is there is
+matched.  *With a text*, the index of names gives the newest names that contain
+its trigrams (``name_index``), and entries that are not indexed yet are matched
+one by one.  These candidates are a batch.  The batch is filtered, ranked and
+paged; then comes the next batch, of older names.  *Without a text*, the list of
+the whole drive is walked from the newest.  In the last two ways, a search in a
+folder keeps the entries whose parents lie in it.
+
+A page token holds the bounds of its batch as numbers of names, which do not
+change, and the rank of the last entry.  So an entry that does not change is
+found exactly once, whatever happens to others between two pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+import msgspec
+
+from godrive.catalog import Row, Tx
+from godrive.errors import Invalid
+from godrive.messages.files import SearchFiles
+from godrive.model import File, FileType, Page, UserId
+from godrive.principal import Verb
+from godrive.rules import file_types, files, rows
+from godrive.rules.access import Folder, resolve_folder
+from godrive.rules.name_index import NUMBERS, numbers_after
+from godrive.rules.names import WORD, begins_word, search_key
+from godrive.rules.registry import Env, rule
+
+RANKED = 1000
+"""Names that one batch takes from the index."""
+EXAMINED = 3000
+"""The same where filters may reject most of them; entries that a page without a text looks at."""
+BELOW = 3000
+"""Entries below a folder that is walked."""
+UNINDEXED = 10_000
+"""Entries that are not indexed yet, of which a search looks at the newest."""
+
+_LONGEST_TEXT = 1000
+_MOST_TRIGRAMS = 16
+_MOST_LIKES = 4
+_AT_ONCE = 64
+_PLACES = ", ".join(f"${number}" for number in range(1, _AT_ONCE + 1))
+_COLUMNS = "entries.id, entries.created_at, entries.search_key, entries.parent_id"
+_SHOWN = "entries.list_state <> 'hidden'"
+_ROWS = f"SELECT {rows.LIVE} FROM entries WHERE id IN ({_PLACES}) AND {_SHOWN} AND state = 'live'"
+_IS_UNSETTLED = "SELECT 1 FROM unsettled WHERE owner_id = $1 LIMIT 1"
+_BELOW = (
+    "WITH RECURSIVE below (id, kind) AS ("
+    "SELECT id, kind FROM entries WHERE owner_id = $1 AND parent_id = $2 AND state = 'live' UNION ALL "
+    "SELECT e.id, e.kind FROM below b CROSS JOIN entries e "
+    "WHERE b.kind = 'folder' AND e.owner_id = $1 AND e.parent_id = b.id AND e.state = 'live') "
+    "SELECT id FROM below LIMIT $3"
+)
+_COUNT_BELOW = f"SELECT COUNT(*) FROM ({_BELOW}) b"
+_LIE_IN = (
+    f"SELECT id FROM entries WHERE id IN ({_PLACES}) AND (id = ${_AT_ONCE + 1} OR EXISTS ("
+    "WITH RECURSIVE up (id) AS (SELECT entries.parent_id UNION SELECT p.parent_id FROM up JOIN entries p "
+    f"ON p.id = up.id) SELECT 1 FROM up WHERE id = ${_AT_ONCE + 1}))"
+)
+
+Match: TypeAlias = tuple[int, int, str]
+"""The rank, ``created_at`` and id of an entry."""
+
+
+class Position(msgspec.Struct, frozen=True, array_like=True):
+    """Where a page begins: after an entry of a batch.
+
+    The batch is the names with numbers above *lower* and below *upper*,
+    counted from the first number of the owner; 0 is no bound.  It begins at the
+    top if *rank* is negative.
+    """
+
+    upper: int = 0
+    lower: int = 0
+    rank: int = -1
+    created_at: int = 0
+    id: str = ""
+
+
+class Batch(msgspec.Struct):
+    """Entries to rank, as rows of an id, ``created_at``, search key and ``parent_id``."""
+
+    found: list[Row]
+    upper: int = 0
+    lower: int = 0
+    next: Position | None = None
+    """Where the next batch begins."""
+
+
+class Query:
+    """What to find, as SQL and as Python."""
+
+    def __init__(self, ask: SearchFiles) -> None:
+        self.text = _text(ask.text)
+        self.words = list(dict.fromkeys(self.text.split()))
+        self.has_filters = False
+        self.type = ask.type
+        self._terms: list[str] = []
+        self._values: list[object] = []
+        likes = sorted((word for word in self.words if len(word) > 2), key=len, reverse=True)[:_MOST_LIKES]
+        for word in likes:
+            self._add("entries.search_key LIKE {} ESCAPE '!'", f"%{files.literal(word)}%")
+        if ask.type is not None:
+            self.has_filters = True
+            self._terms.append(file_types.condition(ask.type))
+        for column, comparison, value in (
+            ("size_bytes", ">=", ask.min_size),
+            ("size_bytes", "<=", ask.max_size),
+            ("modified_at", ">=", None if ask.modified_after is None else rows.micros(ask.modified_after)),
+            ("modified_at", "<", None if ask.modified_before is None else rows.micros(ask.modified_before)),
+        ):
+            if value is not None:
+                self.has_filters = True
+                self._add(f"entries.{column} {comparison} {{}}", value)
+        if not self.words and not self.has_filters:
+            raise Invalid("Send a text to search for, or a filter.", field="text")
+
+    def _add(self, term: str, value: object) -> None:
+        self._terms.append(term)
+        self._values.append(value)
+
+    def where(self, *values: object) -> tuple[str, tuple[object, ...]]:
+        """Return the condition on ``entries``, and all values of a statement whose other values are these."""
+        places = iter(range(len(values) + 1, 100))
+        terms = [term.format(f"${next(places)}") if "{}" in term else term for term in self._terms]
+        return " AND ".join([_SHOWN, *terms]), (*values, *self._values)
+
+    def trigrams(self) -> list[str]:
+        """Return three characters in a row that a matching name has in the index: a few, spread over the text."""
+        found: dict[str, None] = {}
+        for word in self.words:
+            padded = word if len(word) > 2 else (WORD * (3 - len(word)) + word)
+            found.update(dict.fromkeys(padded[at : at + 3] for at in range(len(padded) - 2)))
+        every = list(found)
+        if len(every) <= _MOST_TRIGRAMS:
+            return every
+        return [every[at * (len(every) - 1) // (_MOST_TRIGRAMS - 1)] for at in range(_MOST_TRIGRAMS)]
+
+    def rank(self, key: str) -> int | None:
+        """Return 0 if the search key is the text, 1 if it begins with it, 2 if words do, else 3; ``None``: no match."""
+        if key.startswith(self.text):
+            return 0 if len(key) == len(self.text) or not self.text else 1
+        rank = 2
+        for word in self.words:
+            at = key.find(word)
+            if at < 0:
+                return None
+            while at >= 0 and not begins_word(key, at):
+                at = key.find(word, at + 1)
+            if at < 0:
+                if len(word) < 3:
+                    return None
+                rank = 3
+        return rank
+
+
+def _text(text: str | None) -> str:
+    text = " ".join((text or "").split())
+    if len(text) > _LONGEST_TEXT or "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
+        raise Invalid("No name can match this text.", field="text")
+    return " ".join(search_key(text).split())
+
+
+@rule(SearchFiles, large=True)
+async def search(tx: Tx, ask: SearchFiles, env: Env) -> Page[File]:
+    """As ``SearchFiles`` says."""
+    rows.check_limit(ask.limit)
+    query = Query(ask)
+    folder = await resolve_folder(tx, ask.by, ask.where, Verb.READ)
+    filters = (ask.type, ask.min_size, ask.max_size, ask.modified_after, ask.modified_before)
+    scope = ("search", folder.owner_id, folder.key, query.text, *filters)
+    at = Position() if ask.page is None else env.tokens.read_as(Position, scope, ask.page)
+    batch = await _batch(tx, folder, query, at, ask.limit)
+    matches = _ranked(query, batch.found, at)
+    found = await _rows(tx, [id_ for *_, id_ in matches[: ask.limit]])
+    fits = rows.that_fit(found, ask.limit)
+    next_ = batch.next
+    if len(matches) > ask.limit or fits < len(found):
+        last = found[fits - 1][0] if fits < len(found) else matches[ask.limit - 1][2]
+        rank, created_at, _ = next(match for match in matches if match[2] == last)
+        next_ = Position(batch.upper, batch.lower, rank, created_at, last)
+    shown: Sequence[Row] = found[:fits]
+    if shown and await tx.one(_IS_UNSETTLED, folder.owner_id) is not None:
+        shown = await files.visible(tx, shown)
+    items = [rows.live_file(folder.owner_id, row) for row in shown]
+    return Page(items=items, next_page=None if next_ is None else env.tokens.make(scope, next_))
+
+
+async def _batch(tx: Tx, folder: Folder, query: Query, at: Position, limit: int) -> Batch:
+    if folder.id is None:
+        small = False
+    else:
+        (count,) = rows.found(await tx.one(_COUNT_BELOW, folder.owner_id, folder.id, BELOW + 1))
+        small = count <= BELOW
+    if small:
+        where, values = query.where(folder.owner_id, folder.id, BELOW)
+        return Batch(
+            await tx.all(
+                f"SELECT {_COLUMNS} FROM ({_BELOW}) b CROSS JOIN entries WHERE entries.id = b.id AND {where}", *values
+            )
+        )
+    if query.words:
+        batch = await _from_index(
+            tx, folder.owner_id, query, at, EXAMINED if folder.id or query.has_filters else RANKED
+        )
+    else:
+        batch = await _from_list(tx, folder.owner_id, query, at, EXAMINED if folder.id else limit)
+    if folder.id is not None:
+        inside = await _parents_in(tx, folder.id, {row[3] for row in batch.found})
+        batch.found = [row for row in batch.found if row[3] in inside]
+    return batch
+
+
+async def _from_index(tx: Tx, owner_id: UserId, query: Query, at: Position, most: int) -> Batch:
+    """Return the batch at the position, of *most* names at the most.
+
+    What is not indexed is read first: what is indexed between the two
+    statements is then found twice and not missed.
+    """
+    after = await numbers_after(tx, owner_id)
+    top = at.upper or NUMBERS
+    where, values = query.where(owner_id, UNINDEXED)
+    noted = await tx.all(
+        f"SELECT {_COLUMNS}, n.number FROM (SELECT DISTINCT entry_id FROM unindexed WHERE owner_id = $1 "
+        "ORDER BY entry_id DESC LIMIT $2) u CROSS JOIN entries LEFT JOIN names n ON n.entry_id = entries.id "
+        f"WHERE entries.id = u.entry_id AND {where}",
+        *values,
+    )
+    found: dict[str, Row] = {}
+    lower = at.lower
+    if after is not None:
+        bounds = (after + lower, after + top, tx.names.value(query.trigrams()))
+        if at.rank < 0:
+            last = await tx.one(f"SELECT MIN(number), COUNT(*) FROM ({tx.names.candidates}) c", *bounds, most)
+            number, count = rows.found(last)
+            lower = number - after - 1 if count == most else 0
+        # Names may have been added since the first page of the batch.
+        where, values = query.where(after + lower, *bounds[1:], 2 * most)
+        found = {
+            row[0]: row
+            for row in await tx.all(
+                f"SELECT {_COLUMNS} FROM ({tx.names.candidates}) c CROSS JOIN entries "
+                f"WHERE entries.id = c.entry_id AND {where}",
+                *values,
+            )
+        }
+    for row in noted:
+        number = row[4] - after if row[4] is not None and after is not None else NUMBERS - 1
+        if lower < number < top:
+            found[row[0]] = row
+    return Batch(list(found.values()), at.upper, lower, Position(lower + 1) if lower else None)
+
+
+async def _from_list(tx: Tx, owner_id: UserId, query: Query, at: Position, limit: int) -> Batch:
+    """Return *limit* + 1 matches among the entries after the position, newest first."""
+    kinds = ["file", "folder"] if query.type is None else ["folder" if query.type is FileType.FOLDER else "file"]
+    start = (at.created_at, at.id) if at.rank >= 0 else (2**62, "")
+
+    def newest(columns: str, condition: str, most: str) -> str:
+        parts = [
+            f"SELECT {columns} FROM entries WHERE owner_id = $1 AND list_state = '{kind}' "
+            f"AND (created_at, id) < ($2, $3) AND {condition} ORDER BY created_at DESC, id DESC"
+            for kind in kinds
+        ]
+        if len(parts) == 1:
+            return f"{parts[0]} {most}"
+        joined = " UNION ALL ".join(
+            f"SELECT * FROM ({part} LIMIT $4) {kind}" for kind, part in zip("ab", parts, strict=True)
+        )
+        return f"SELECT * FROM ({joined}) both ORDER BY created_at DESC, id DESC {most}"
+
+    last = await tx.one(newest("created_at, id", "1 = 1", "LIMIT 1 OFFSET $4 - 1"), owner_id, *start, EXAMINED)
+    end = (-(2**62), "") if last is None else tuple(last)
+    where, values = query.where(owner_id, *start, limit + 1, *end)
+    found = await tx.all(newest(_COLUMNS, f"(created_at, id) >= ($5, $6) AND {where}", "LIMIT $4"), *values)
+    return Batch(found, next=None if last is None else Position(rank=0, created_at=last[0], id=last[1]))
+
+
+def _ranked(query: Query, found: Iterable[Row], at: Position) -> list[Match]:
+    """Return the matches after the position, in order."""
+    matches: list[Match] = []
+    for id_, created_at, key, *_ in found:
+        rank = query.rank(key)
+        if rank is not None and (rank > at.rank or (rank == at.rank and (created_at, id_) < (at.created_at, at.id))):
+            matches.append((rank, created_at, id_))
+    matches.sort(key=lambda match: match[1:], reverse=True)
+    matches.sort(key=lambda match: match[0])
+    return matches
+
+
+async def _parents_in(tx: Tx, folder_id: str, parents: set[str]) -> set[str]:
+    """Return those of the folders that are the folder or lie in it at any depth."""
+    inside: set[str] = set()
+    for some in files.chunks(sorted(parents), _AT_ONCE):
+        inside.update(row[0] for row in await tx.all(_LIE_IN, *some, folder_id))
+    return inside
+
+
+async def _rows(tx: Tx, ids: list[str]) -> list[Row]:
+    """Return the rows of the live entries among these, in order."""
+    found: dict[str, Row] = {}
+    for some in files.chunks(ids, _AT_ONCE):
+        found.update((row[0], row) for row in await tx.all(_ROWS, *some))
+    return [found[id_] for id_ in ids if id_ in found]
