@@ -20,6 +20,7 @@ from godrive.config import Config
 from godrive.configfile import check
 from godrive.credentials import Keyring, TokenSigner, UrlSigner
 from godrive.errors import DriveError, StoreUnavailable
+from godrive.known_callers import KnownCallers
 from godrive.memory import MemoryBudget
 from godrive.messages.auth import Auth
 from godrive.messages.ingest import Ingest
@@ -92,6 +93,8 @@ class GoDrive:
         self.clock = clock or SystemClock()
         self.memory = MemoryBudget(config.server.memory_bytes)
         """The budget of bytes that this process buffers for clients: request bodies and answers."""
+        self.known_callers = KnownCallers(self.clock)
+        """Who sent a token, if the auth actor runs in this process and has found out less than a second ago."""
         self._given_blobs = blobs
         self._given_catalog = catalog
         self.dead_letters: Counter[tuple[str, str]] = Counter()
@@ -239,6 +242,7 @@ class GoDrive:
             tokens=PageTokens(
                 [hmac.digest(key, b"godrive page tokens", "sha256") for key in self.keyring.keys.values()]
             ),
+            known_callers=self.known_callers,
             catalog=self._catalog,
             blobs=self._blobs,
             ref=self.ref,

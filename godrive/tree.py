@@ -21,6 +21,7 @@ from godrive.clock import Clock, ClockGuard
 from godrive.config import ActorTable, Config
 from godrive.credentials import TokenSigner, UrlSigner
 from godrive.errors import DriveError
+from godrive.known_callers import KnownCallers
 from godrive.messages.auth import Auth
 from godrive.messages.ingest import Ingest, Reconcile
 from godrive.messages.janitor import Janitor, Sweep
@@ -78,6 +79,7 @@ class Dependencies:
     urls: UrlSigner
     signer: TokenSigner
     tokens: PageTokens
+    known_callers: KnownCallers
     catalog: Catalog | None
     blobs: BlobStore | None
     ref: Refs
@@ -142,7 +144,7 @@ def tree(parts: Dependencies, *, serving: bool) -> list[ActorSpec | ChildSpec]:
         actor(Storage, lambda: StorageActor(blobs, config.blobs, clock, parts.urls))
     if (catalog := parts.catalog) is not None:
         actor(Metadata, lambda: MetadataActor(catalog, config, clock, parts.tokens))
-        actor(Auth, lambda: AuthActor(catalog, config.auth, clock, parts.signer))
+        actor(Auth, lambda: AuthActor(catalog, config.auth, clock, parts.signer, parts.known_callers))
     guard = ClockGuard(clock)  # shared, so that a crash of an actor does not forget a jump
     actor(Ingest, lambda: IngestActor(ref(Metadata), ref(Storage), config.ingest, clock, guard))
     # The next sweep continues an interrupted one, so stopping does not wait for it.

@@ -19,7 +19,7 @@ FLOORS: list[set[str]] = [
     {"errors"},
     {"backoff", "model", "clock", "email_address", "logger", "memory", "network", "paths"},
     {"config", "principal"},
-    {"configfile"},
+    {"configfile", "known_callers"},
     # machinery: packages that do not know one another
     {"runtime", "blobs", "catalog", "credentials", "log_writer"},
     # contracts

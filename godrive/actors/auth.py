@@ -18,6 +18,7 @@ from godrive.catalog import Catalog, Tx
 from godrive.clock import Clock
 from godrive.credentials import RefreshClaims, TokenSigner, check_new_password, needs_rehash
 from godrive.errors import Forbidden, Invalid, NotFound, TooManyRequests, Unauthenticated
+from godrive.known_callers import KnownCallers
 from godrive.logger import get_logger
 from godrive.messages.auth import (
     Auth,
@@ -56,13 +57,17 @@ _REPORTED_PROXIES = 100
 class AuthActor(Actor[Auth]):
     """Owns users and sessions."""
 
-    def __init__(self, catalog: Catalog, settings: config.Auth, clock: Clock, tokens: TokenSigner) -> None:
+    def __init__(
+        self, catalog: Catalog, settings: config.Auth, clock: Clock, tokens: TokenSigner, known: KnownCallers
+    ) -> None:
         self._catalog = catalog
         self._settings = settings
         self._clock = clock
         self._tokens = tokens
         self._passwords = Passwords(catalog, settings, clock)
         self._proxies: set[str] = set()
+        self._known = known
+        self._known.clear()
         self._liveness = SessionCache(self._is_alive, clock)
         self._verified: dict[str, tuple[UserSession, float]] = {}
 
@@ -171,7 +176,7 @@ class AuthActor(Actor[Auth]):
             )
         )
         if session is None:
-            self._liveness.forget(claims.session_id)
+            self._forget(claims.session_id)
             raise Unauthenticated("The session has ended.")
         return self._tokens_of(session)
 
@@ -191,6 +196,9 @@ class AuthActor(Actor[Auth]):
         if not self._liveness.is_fresh(principal) and not await self._liveness.check(principal):
             self._verified.pop(ask.token, None)
             raise Unauthenticated("The session has ended.")
+        valid_for = expires - now.timestamp()
+        until = min(self._liveness.fresh_until(principal), self._clock.monotonic() + valid_for)
+        self._known.keep(ask.token, principal, until=until)
         return principal
 
     @LogOut.handler
@@ -220,7 +228,7 @@ class AuthActor(Actor[Auth]):
             return user
 
         user = await self._catalog.write(change)
-        self._liveness.forget()
+        self._forget()
         return user
 
     @DeleteUser.handler
@@ -232,7 +240,7 @@ class AuthActor(Actor[Auth]):
             await users.delete(tx, ask.by.user_id, now=self._clock.now())
 
         await self._catalog.write(delete)
-        self._liveness.forget()
+        self._forget()
 
     @ListSessions.handler
     async def list_sessions(self, ask: ListSessions) -> list[Session]:
@@ -277,7 +285,7 @@ class AuthActor(Actor[Auth]):
     async def set_user_state(self, ask: SetUserState) -> User:
         now = self._clock.now()
         user = await self._catalog.write(lambda tx: users.set_state(tx, ask.user_id, ask.state, now=now))
-        self._liveness.forget()
+        self._forget()
         return user
 
     @SetPassword.handler
@@ -286,7 +294,7 @@ class AuthActor(Actor[Auth]):
         await self._catalog.read(lambda tx: users.get(tx, ask.user_id))  # before the work of a hash
         password_hash = await self._passwords.hash(ask.password)
         user = await self._catalog.write(lambda tx: users.set_password(tx, ask.user_id, password_hash))
-        self._liveness.forget()
+        self._forget()
         return user
 
     @SetQuota.handler
@@ -297,7 +305,7 @@ class AuthActor(Actor[Auth]):
     async def remove_user(self, ask: RemoveUser) -> None:
         now = self._clock.now()
         await self._catalog.write(lambda tx: users.delete(tx, ask.user_id, now=now))
-        self._liveness.forget()
+        self._forget()
 
     @Invite.handler
     async def invite(self, ask: Invite) -> str:
@@ -305,9 +313,14 @@ class AuthActor(Actor[Auth]):
         await self._catalog.write(lambda tx: users.add_invite(tx, code, now=now, expires_at=ask.expires_at))
         return code
 
+    def _forget(self, session_id: SessionId | None = None) -> None:
+        """Check that session, or all, again before the next use, because it may have ended."""
+        self._liveness.forget(session_id)
+        self._known.clear()
+
     async def _end(self, user_id: UserId, session_id: SessionId) -> bool:
         ended = await self._catalog.write(lambda tx: sessions.end(tx, user_id, session_id))
-        self._liveness.forget(session_id)
+        self._forget(session_id)
         return ended
 
     async def _is_alive(self, principal: UserSession) -> bool:

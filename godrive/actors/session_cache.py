@@ -41,8 +41,12 @@ class SessionCache(Generic[C]):
 
     def is_fresh(self, by: C) -> bool:
         """Whether the cache knows that the credential is valid."""
+        return self._clock.monotonic() < self.fresh_until(by)
+
+    def fresh_until(self, by: C) -> float:
+        """Return until when the cache knows that, by the monotonic clock; a moment in the past if it does not."""
         alive_at = self._alive_at.get(credential_id(by))
-        return alive_at is not None and self._clock.monotonic() - alive_at < self._max_age
+        return float("-inf") if alive_at is None else alive_at + self._max_age
 
     async def check(self, by: C) -> bool:
         """Return whether the credential is valid."""
