@@ -293,6 +293,7 @@ STATUS: dict[str, int] = {
     "overloaded": 503,
     "crashed": 500,
     "malformed": 400,
+    "range_not_supported": 400,
     "method_not_allowed": 405,
     "unsupported_media_type": 415,
     "request_timeout": 408,

@@ -87,7 +87,8 @@ class ShareLink(Value, tag="link"):
 
 
 class SignedUrl(Value, tag="url"):
-    """Anyone with a URL that this server signed for *user_id*.  It covers one *verb* on one entry or upload.
+    """Anyone with a URL that this server signed for *user_id*.  It covers one *verb* on one upload,
+    or on one entry and what lies in it.
 
     The URL only works while the user has the right themselves.
     """

@@ -32,7 +32,7 @@ FLOORS: list[set[str]] = [
     {"tree"},
     {"drive"},
     {"arriving"},
-    {"transfer"},
+    {"transfer", "archive"},
     # edges
     {"testing", "logs", "http", "doctor"},
     {"commands"},

@@ -26,6 +26,7 @@ from godrive.messages.storage import (
     ListBlobs,
     QuarantineBlob,
     Received,
+    SignArchive,
     SignGet,
     SignPut,
     SniffBlob,
@@ -96,7 +97,11 @@ class StorageActor(Actor[Storage]):
 
     @SignGet.handler
     async def sign_get(self, ask: SignGet) -> SignedRequest:
-        file, expires_at = ask.content.file, self._in(self._lifetime(ask.expires_in, ask.content.file.size_bytes))
+        longest = self._config.download_ttl_max
+        if self._presigner is not None:
+            longest = min(longest, UNREVOCABLE_TTL)
+        file = ask.content.file
+        expires_at = self._in(self._lifetime(ask.expires_in, file.size_bytes, longest))
         if self._presigner is not None:
             return await self._presigner.presign_get(
                 ask.content.object_key,
@@ -109,16 +114,19 @@ class StorageActor(Actor[Storage]):
         url = self._urls.sign("GET", f"/v1/files/{file.id}/content", claims, expires_at=expires_at)
         return SignedRequest(method="HEAD" if ask.head else "GET", url=url, headers={}, expires_at=expires_at)
 
-    def _lifetime(self, expires_in: float | None, size_bytes: int) -> float:
-        """Return the validity of a download URL in seconds.
+    @SignArchive.handler
+    async def sign_archive(self, ask: SignArchive) -> SignedRequest:
+        expires_at = self._in(self._lifetime(ask.expires_in, 0, self._config.download_ttl_max))
+        path, claims = f"/v1/files/{ask.folder_id}/zip", {"user": user_of(ask.by)}
+        url = self._urls.sign("GET", path, claims, expires_at=expires_at)
+        return SignedRequest(method="GET", url=url, headers={}, expires_at=expires_at)
+
+    def _lifetime(self, expires_in: float | None, size_bytes: int, longest: float) -> float:
+        """Return the validity of a download URL in seconds, at most *longest*.
 
         The default is long enough for a slow client to pause and resume the
-        download of a large file.  A URL for an S3 store is valid for at most
-        :data:`UNREVOCABLE_TTL` seconds.
+        download of a large file.
         """
-        longest = self._config.download_ttl_max
-        if self._presigner is not None:
-            longest = min(longest, UNREVOCABLE_TTL)
         if expires_in is None:
             return min(max(self._config.download_ttl, size_bytes / SLOWEST), longest)
         if not 0 < expires_in <= longest:

@@ -28,7 +28,7 @@ _ACTIVE = re.compile(
 )
 
 
-_TURNING = dict.fromkeys([0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)])
+TURNING = dict.fromkeys([0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)])
 """Characters that change the direction of writing, so that ``gpj.exe`` is shown as ``exe.jpg`` (Unicode TR 36, 2.3)."""
 
 
@@ -40,7 +40,7 @@ def content_disposition(filename: str, mime: str, *, inline: bool = False) -> st
     counts only for types that browsers display without running scripts: never
     HTML, SVG or XML.
     """
-    filename = filename.translate(_TURNING) or "download"
+    filename = filename.translate(TURNING) or "download"
     kind = "inline" if inline and may_be_shown(mime) else "attachment"
     plain = unicodedata.normalize("NFKD", filename).encode("ascii", "ignore").decode()
     plain = "".join(letter for letter in plain if letter.isprintable() and letter not in '"\\%;/').strip()

@@ -17,14 +17,27 @@ from godrive.http.app_keys import DIRECT_BODIES, DOCUMENT, DRIVE, DUPLICATES, ME
 from godrive.http.observe.metrics import Metrics
 from godrive.http.observe.middleware import edge, expect_later, meet_expectation, on_prepare
 from godrive.http.observe.request_log import LogRequest, log_to_logger
-from godrive.http.routes import accounts, content, docs, files, folders, health, incoming, marks, search, trash, uploads
+from godrive.http.routes import (
+    accounts,
+    archives,
+    content,
+    docs,
+    files,
+    folders,
+    health,
+    incoming,
+    marks,
+    search,
+    trash,
+    uploads,
+)
 from godrive.http.routes.webhook import add_webhook_route
 from godrive.http.wire.addresses import TrustedProxies
 from godrive.http.wire.descriptors import Duplicates, most_duplicates
 from godrive.http.wire.direct_body import DirectBodies
 from godrive.http.wire.fair_queue import Lanes
 
-_RESOURCES = (accounts, uploads, folders, files, marks, search, trash, incoming, content, health)
+_RESOURCES = (accounts, uploads, folders, files, marks, search, trash, incoming, content, archives, health)
 
 OPERATIONS: tuple[Operation, ...] = tuple(
     operation for resource in _RESOURCES for operation in resource.routes.operations

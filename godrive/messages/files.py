@@ -219,6 +219,18 @@ class EmptyTrash(Ask[Metadata, int]):
     by: Principal
 
 
+class ListContents(Ask[Metadata, Page[Content]]):
+    """List the entries of a folder by name, with the object keys of their bytes (empty for a folder).
+
+    Raises ``NotFound`` (the folder), ``Invalid`` (the page token belongs to another list).
+    """
+
+    by: Principal
+    where: Spot
+    limit: int = 100
+    page: str | None = None
+
+
 class ListFavorites(Ask[Metadata, Page[File]]):
     """List the favorite files and folders of the drive, newest first.  Nothing in the trash is listed."""
 

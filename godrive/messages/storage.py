@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from godrive.model import BlobInfo, Content, ObjectKey, Page, SignedRequest, Upload
+from godrive.model import BlobInfo, Content, FileId, ObjectKey, Page, SignedRequest, Upload
 from godrive.principal import Principal
 from godrive.runtime import Ask, Contract, Lane
 
@@ -48,6 +48,18 @@ class SignGet(Ask[Storage, SignedRequest]):
     content: Content
     inline: bool = False
     head: bool = False
+    expires_in: float | None = None
+
+
+class SignArchive(Ask[Storage, SignedRequest]):
+    """Return a signed request that reads a folder as a ZIP archive.  Anyone may send it.
+
+    The URL is always one of this server: it acts for the user behind *by* and
+    stops working when that user loses the right.  *expires_in* is as in ``SignGet``.
+    """
+
+    by: Principal
+    folder_id: FileId
     expires_in: float | None = None
 
 

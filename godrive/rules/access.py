@@ -355,7 +355,5 @@ async def lies_in(tx: Tx, entry_id: FileId, folder_id: FileId) -> bool:
 
 async def _covers(tx: Tx, by: Principal, entry_id: FileId | None) -> bool:
     """Whether the entry (``None``: the root) lies in the folder that *by* is confined to."""
-    if isinstance(by, SignedUrl):
-        return entry_id == by.target_id
-    top = root_of(by)
+    top = FileId(by.target_id) if isinstance(by, SignedUrl) else root_of(by)
     return top is None or (entry_id is not None and await lies_in(tx, entry_id, top))

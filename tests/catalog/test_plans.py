@@ -15,6 +15,7 @@ from godrive.messages.files import (
     EmptyTrash,
     GetFile,
     ListByProperty,
+    ListContents,
     ListFavorites,
     ListFiles,
     ListTrash,
@@ -135,6 +136,7 @@ async def every_statement(rig: Rig) -> list[Statement]:
                 if prefix is None and contains is None:
                     asks.append(ListFiles(by, place, sort=sort, page=page.next_page))
     trash = await rig.ask(ListTrash(by, limit=1))
+    contents = await rig.ask(ListContents(by, inside(folder), limit=1))
     uploads = await rig.ask(ListUploads(by, limit=1))
     asks += [
         ListTrash(by),
@@ -152,6 +154,8 @@ async def every_statement(rig: Rig) -> list[Statement]:
         UpdateFile(by, folder.id, where=inside(elsewhere)),
         UpdateFile(by, file.id, where=At(path=("folder", "one"), parents=True)),
         UpdateFile(by, file.id, modified_at=rig.now, favorite=True, properties={"a": 1, "b": None}),
+        ListContents(by, inside(folder)),
+        ListContents(by, inside(folder), page=contents.next_page),
         ListFavorites(by),
         ListByProperty(by, "a"),
         ListByProperty(by, "a", 1),

@@ -89,6 +89,7 @@ ROWS: dict[str, list[Row]] = {
     ],
     "trash_file": [Row(200, {"file_id": "file"})],
     "restore_file": [Row(200, {"file_id": "trashed"}, tells=True)],
+    "get_archive": [Row(200, {"file_id": "folder"})],
     "download_file": [Row(200, {"file_id": "file"}), Row(404, {"file_id": "trashed"})],
     "search_files": [
         Row(200, query={"q": CANARY}, tells=True),
@@ -219,7 +220,9 @@ async def settle(person: Person) -> Ann:
         "pending": pending["upload_id"],
         "committed": committed,
     }
-    return Ann(person, ids | {"session": session["id"]}, {"put_content": pending["upload_url"], "get_content": url})
+    archive = (await person("GET", f"/v1/files/{folder['id']}/download")).json["url"]
+    urls = {"put_content": pending["upload_url"], "get_content": url, "get_archive": archive}
+    return Ann(person, ids | {"session": session["id"]}, urls)
 
 
 @pytest.fixture
@@ -366,7 +369,7 @@ async def test_a_signed_route_serves_its_url_and_nothing_else(
     url = owner.urls[case.operation.name]
     theirs = (await settle(bob)).urls[case.operation.name]
     assert urlsplit(url).path == case.path.format(**{name: owner.ids[key] for name, key in case.row.path.items()})
-    other = owner.urls[{"put_content": "get_content", "get_content": "put_content"}[case.operation.name]]
+    other = next(signed for name, signed in owner.urls.items() if name != case.operation.name)
     mine = urlsplit(url)
     foreign = [mine._replace(query=urlsplit(signed).query).geturl() for signed in (theirs, other)]
     method = case.operation.method
@@ -407,11 +410,13 @@ async def test_a_signed_url_ends_with_the_right_of_who_made_it(
     elif end == "delete":
         assert (await owner.person("DELETE", "/v1/me", {"password": PASSWORD})).status == 204
     else:
-        await owner.person("DELETE", f"/v1/files/{owner.ids['file']}")
+        for id_ in ("file", "folder"):
+            await owner.person("DELETE", f"/v1/files/{owner.ids[id_]}")
     site.clock.advance(1.1)
-    answer = await stranger("GET", owner.urls["get_content"])
-    assert answer.status in (401, 403, 404)
-    check_silent(answer)
+    for name in ("get_content", "get_archive"):
+        answer = await stranger("GET", owner.urls[name])
+        assert answer.status in (401, 403, 404)
+        check_silent(answer)
     if end != "trash":
         answer = await stranger("PUT", owner.urls["put_content"], data=BYTES)
         assert answer.status in (401, 403, 404, 410)

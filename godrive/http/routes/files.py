@@ -33,8 +33,8 @@ from godrive.messages.files import (
     TrashFile,
     UpdateFile,
 )
-from godrive.messages.storage import SignGet
-from godrive.model import Anywhere, File, FileId, In, OnConflict, Page, Place, PropertyValue, Root, Sort, Spot
+from godrive.messages.storage import SignArchive, SignGet
+from godrive.model import Anywhere, File, FileId, FileKind, In, OnConflict, Page, Place, PropertyValue, Root, Sort, Spot
 from godrive.principal import Scope, authority
 
 routes = Routes("files")
@@ -313,8 +313,15 @@ async def restore_file(call: Call, file_id: FileId, body: RestoreBody | None) ->
     raises=[NotFound, Invalid, StoreUnavailable],
 )
 async def download_file(call: Call, file_id: FileId, query: DownloadQuery) -> Download:
-    """Get a URL for the bytes of a file."""
-    content = await call.drive.metadata.ask(OpenContent(call.by, file_id))
+    """Get a URL for the bytes of a file, or for a folder as a ZIP archive."""
+    try:
+        content = await call.drive.metadata.ask(OpenContent(call.by, file_id))
+    except NotFound:
+        folder = await call.drive.metadata.ask(GetFile(call.by, file_id))
+        if folder.kind is not FileKind.FOLDER:
+            raise
+        archive = await call.drive.storage.ask(SignArchive(call.by, folder.id, query.expires_in))
+        return Download(url=archive.url, expires_at=archive.expires_at)
     signed = await call.drive.storage.ask(
         SignGet(
             by=call.by,
