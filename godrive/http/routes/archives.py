@@ -89,7 +89,7 @@ async def _send(call: Call, archive: Archive, name: str) -> web.StreamResponse:
             hdrs.CONTENT_TYPE: ZIP,
             hdrs.CONTENT_DISPOSITION: content_disposition(f"{name}.zip", ZIP),
             hdrs.ACCEPT_RANGES: "none",
-            hdrs.CACHE_CONTROL: "private, no-store",
+            hdrs.CACHE_CONTROL: "no-store",
             hdrs.VARY: hdrs.AUTHORIZATION,
             "Content-Security-Policy": "default-src 'none'; sandbox",
         }
