@@ -24,8 +24,8 @@ def test_every_operation_waits_in_the_lane_of_its_kind_or_for_nobody() -> None:
     for operation in OPERATIONS:
         usual, _ = lanes_of(operation, lanes)
         if operation.costly:
-            assert usual is lanes.reports, operation.name
-        elif operation.signed or (operation.public and operation.method == "GET"):
+            assert usual is (lanes.reports if operation.public else lanes.large_reads), operation.name
+        elif operation.public and operation.method == "GET":
             assert usual is None, operation.name
         else:
             expected = lanes.logins if operation.public else lanes.reads if operation.method == "GET" else lanes.writes
@@ -40,7 +40,7 @@ def test_every_read_with_pages_or_a_search_has_a_lane_for_large_ones() -> None:
         operation.name
         for operation in OPERATIONS
         if operation.query is not None
-        and not (operation.signed or operation.costly)
+        and not operation.costly
         and {"limit", "q"} & set(operation.query.__struct_fields__)
     }
     assert large == paged >= {"list_files", "list_uploads", "list_trash"}
