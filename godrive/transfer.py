@@ -156,10 +156,13 @@ async def _receive(drive: GoDrive, by: Principal, upload: Upload, arriving: Arri
         raise
     try:
         async with turn:
-            return await commit(drive, by, upload, blob)
+            file = await commit(drive, by, upload, blob)
     except Gone:
         await _remove(drive, by, upload)
         raise
+    if file.version_id != VersionId(upload.id):
+        await _remove(drive, by, upload)  # the file had the same bytes already
+    return file
 
 
 async def _give_up(drive: GoDrive, by: Principal, upload: Upload, reason: str) -> None:
@@ -176,13 +179,15 @@ async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
 
 
 async def _remove(drive: GoDrive, by: Principal, upload: Upload) -> None:
-    """Delete the bytes of an upload that ended while they arrived, because they are charged to no quota.
+    """Delete the bytes of an upload that ended without them, because they are charged to no quota.
 
-    If this fails, the janitor retries it.
+    It was aborted while they arrived, or the file that it replaces has the same
+    bytes.  If this fails, the janitor retries it.
     """
     with suppress(DriveError):
         ended = await drive.metadata.ask(GetUpload(by, upload.id))
-        if ended.state not in {UploadState.PENDING, UploadState.COMMITTED}:
+        is_needed = ended.state is UploadState.PENDING or (ended.state is UploadState.COMMITTED and not ended.reason)
+        if not is_needed:
             await drive.storage.ask(DeleteBlob(upload.object_key))
 
 

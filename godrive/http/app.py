@@ -28,6 +28,7 @@ from godrive.http.routes import (
     incoming,
     marks,
     search,
+    storing,
     trash,
     uploads,
 )
@@ -37,7 +38,7 @@ from godrive.http.wire.descriptors import Duplicates, most_duplicates
 from godrive.http.wire.direct_body import DirectBodies
 from godrive.http.wire.fair_queue import Lanes
 
-_RESOURCES = (accounts, uploads, folders, files, marks, search, trash, incoming, content, archives, health)
+_RESOURCES = (accounts, uploads, folders, files, marks, search, trash, incoming, storing, content, archives, health)
 
 OPERATIONS: tuple[Operation, ...] = tuple(
     operation for resource in _RESOURCES for operation in resource.routes.operations

@@ -98,6 +98,14 @@ class GetFile(Ask[Metadata, File]):
     file_id: Which
 
 
+class FindFile(Ask[Metadata, File]):
+    """Return the live entry of the folder that has the name.  Raises ``NotFound`` unless *by* may read it."""
+
+    by: Principal
+    where: Spot
+    name: str
+
+
 class MakeFolder(Ask[Metadata, File]):
     """Create a folder.  Raises ``NotFound`` (the parent), ``NameTaken``, ``Invalid``, ``QuotaExceeded``."""
 

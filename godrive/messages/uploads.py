@@ -104,7 +104,8 @@ class PublishUpload(Ask[Metadata, File]):
 
     File, version, usage and upload row change in one transaction.  An upload
     that replaces names a place: if no file has the name any more, a file is
-    created.  Raises ``NotFound``, ``Gone`` (the upload ended without a file),
+    created; if the file has the same bytes and type already, no version is, and
+    the upload has a ``reason``.  Raises ``NotFound``, ``Gone`` (the upload ended without a file),
     ``LengthMismatch``, ``DigestMismatch``, ``NameTaken``, ``PreconditionFailed``.
     """
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from functools import cache
 
 from godrive.catalog import Row, Tx
-from godrive.errors import Cycle, Forbidden, Invalid
-from godrive.messages.files import GetFile, ListFiles, OpenContent, UpdateFile
+from godrive.errors import Cycle, Forbidden, Invalid, NotFound
+from godrive.messages.files import FindFile, GetFile, ListFiles, OpenContent, UpdateFile
 from godrive.model import (
     Content,
     File,
@@ -22,7 +22,7 @@ from godrive.model import (
 )
 from godrive.principal import Verb
 from godrive.rules import changes, entries, folders, rows
-from godrive.rules.access import VISIBLE, Folder, Resolved, lies_in, resolve, resolve_place
+from godrive.rules.access import VISIBLE, Folder, Resolved, lies_in, resolve, resolve_folder, resolve_place
 from godrive.rules.marks import describe
 from godrive.rules.names import after_prefix, check_depth, check_name, search_key
 from godrive.rules.registry import Env, rule
@@ -170,6 +170,15 @@ async def read_nonce(tx: Tx) -> str:
 async def get(tx: Tx, ask: GetFile, env: Env) -> File:
     """As ``GetFile`` says."""
     return (await resolve(tx, ask.by, ask.file_id, Verb.READ)).file
+
+
+@rule(FindFile)
+async def find(tx: Tx, ask: FindFile, env: Env) -> File:
+    """As ``FindFile`` says."""
+    found = await entries.find(tx, await resolve_folder(tx, ask.by, ask.where, Verb.READ), ask.name)
+    if found is None:
+        raise NotFound("There is no such file.")
+    return found.file
 
 
 @rule(UpdateFile, writes=True)

@@ -24,6 +24,7 @@ from godrive.errors import (
     TooDeep,
     UploadFinished,
 )
+from godrive.messages.files import UpdateFile
 from godrive.messages.uploads import (
     AbortUpload,
     BeginUpload,
@@ -54,6 +55,7 @@ from godrive.model import (
 from godrive.principal import Principal, System, Verb
 from godrive.rules import changes, entries, folders, rows, versions
 from godrive.rules.access import Folder, Resolved, check_scope, check_upload, owner_of, resolve_folder
+from godrive.rules.files import update
 from godrive.rules.names import check_name
 from godrive.rules.registry import Env, rule
 
@@ -85,6 +87,7 @@ _COMMIT = (
     f"WHERE id = $1 AND state = 'pending' RETURNING {rows.UPLOAD}"
 )
 _REPLACED = "UPDATE uploads SET file_id = $2 WHERE id = $1"
+_UNNEEDED = "UPDATE uploads SET file_id = $2, reason = $3, cleanup_at = $4 WHERE id = $1"
 _NO_LIMIT = 2**62
 _INGEST = System(part="ingest")
 
@@ -257,7 +260,8 @@ def _ended(upload: Upload) -> UploadFinished | Gone:
 @rule(PublishUpload, writes=True)
 async def publish(tx: Tx, ask: PublishUpload, env: Env) -> File:
     """As ``PublishUpload`` says.  Raises ``Gone`` also if the target folder no longer exists."""
-    file_id, version_id = FileId(new_id()), VersionId(new_id())
+    # The version has the id of the upload, so whoever sent the bytes can tell whether the file has them now.
+    file_id, version_id = FileId(new_id()), VersionId(ask.upload_id)
     at = rows.micros(env.now)
     row = await tx.one(_COMMIT, ask.upload_id, at, file_id)
     if row is None:
@@ -325,7 +329,15 @@ async def _target(tx: Tx, upload: Upload, folder: Folder) -> Resolved | None:
 
 
 async def _replace(tx: Tx, upload: Upload, target: Resolved, content: File, env: Env) -> File:
-    """Put the bytes of the upload into the file *target*, as a new version."""
+    """Put the bytes of the upload into the file *target*, as a new version, unless it has the same bytes and type."""
+    if (
+        target.file.sha256 is not None
+        and target.file.sha256 == content.sha256
+        and upload.mime in ("", target.file.mime)
+    ):
+        await tx.run(_UNNEEDED, upload.id, target.file.id, "The file has these bytes already.", rows.micros(env.now))
+        await changes.charge(tx, upload.owner_id, reserved=-upload.size_bytes, uploads=-1)
+        return await update(tx, UpdateFile(_INGEST, target.file.id, modified_at=upload.modified_at), env)
     await tx.run(_REPLACED, upload.id, target.file.id)
     return await versions.replace(tx, target, content, upload.object_key, env, reserved=-upload.size_bytes, uploads=-1)
 

@@ -52,6 +52,19 @@ const download = await client.GET("/v1/files/{file_id}/download", { params: { pa
 assert.ok(download.data);
 assert.equal(await (await fetch(download.data.url)).text(), "Hello, drive.\n");
 
+const posted = await client.POST("/v1/files", {
+  params: { query: { name: "one.txt" } },
+  body: "",
+  bodySerializer: () => bytes,
+  headers: { "Content-Type": "application/octet-stream" },
+});
+assert.ok(posted.data && "id" in posted.data);
+const content = await client.GET("/v1/files/{file_id}/content", {
+  params: { path: { file_id: posted.data.id } },
+  parseAs: "text",
+});
+assert.equal(content.data, "Hello, drive.\n");
+
 const taken = await client.PATCH("/v1/files/{file_id}", {
   params: { path: { file_id: file.id }, header: { "If-Match": '"another"' } },
   body: { name: "letter.txt" },

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import sys
 from urllib.parse import parse_qsl, urlsplit
+from urllib.request import urlopen
 
 from drive import AuthenticatedClient, Client
 from drive.api.accounts import log_in, sign_up
 from drive.api.content import get_content, put_content
-from drive.api.files import copy_file, download_file, list_files, trash_file, update_file
+from drive.api.files import copy_file, download_file, list_files, post_file, trash_file, update_file
 from drive.api.trash import purge_file
 from drive.api.uploads import begin_upload
 from drive.models import (
@@ -20,6 +21,7 @@ from drive.models import (
     Intent,
     IntentBody,
     LogInBody,
+    PostFileFilesBody,
     Problem,
     SignUpBody,
     Tokens,
@@ -62,13 +64,19 @@ assert [entry.name for entry in listed.files] == ["notes.txt"]
 
 download = download_file.sync(file.id, client=client)
 assert isinstance(download, Download), download
-signed = query_of(download.url)
-content = get_content.sync(file.id, client=anyone, **signed)
+with urlopen(download.url) as response:
+    assert response.read() == BYTES
+content = get_content.sync(file.id, client=client)
 assert isinstance(content, File), content
 assert content.payload.read() == BYTES
-part = get_content.sync(file.id, client=anyone, range_="bytes=0-4", **signed)
+part = get_content.sync(file.id, client=client, range_="bytes=0-4")
 assert isinstance(part, File), part
 assert part.payload.read() == b"Hello"
+
+form = PostFileFilesBody(file=[File(payload=io.BytesIO(b"two"), file_name="two.txt", mime_type="text/plain")])
+forms = post_file.sync(client=client, body=form)
+assert isinstance(forms, FileList), forms
+assert [(entry.name, entry.mime) for entry in forms.files] == [("two.txt", "text/plain")]
 
 copied = copy_file.sync(file.id, client=client, body=CopyBody(name="copy.txt"))
 assert isinstance(copied, Entry), copied

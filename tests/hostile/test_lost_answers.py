@@ -216,6 +216,22 @@ async def put_content(scene: Scene) -> None:
     assert (new.status, new.json["code"]) == (412, "precondition_failed")
 
 
+async def post_file(scene: Scene) -> None:
+    """The same bytes get the file again, with the digest or without; to number a new name takes a key."""
+    lost, again = await scene.stubborn("POST", "/v1/files?name=new.txt", data=BYTES)
+    assert (lost.status, again.status, again.json) == (201, 200, lost.json)
+    assert again.headers["location"] == lost.headers["location"]
+    lost, again = await scene.stubborn("POST", "/v1/files?name=other.txt&on_conflict=replace", data=BYTES)
+    assert (lost.status, again.status, again.json) == (201, 200, lost.json)
+    rename, key = "/v1/files?name=new.txt&on_conflict=rename", {"Idempotency-Key": "k"}
+    lost, again = await scene.stubborn("POST", rename, data=BYTES, headers=key)
+    assert (lost.status, lost.json["name"]) == (201, "new (1).txt")
+    check_same(lost, again)
+    absent = {"If-None-Match": "*"}
+    lost, again = await scene.stubborn("POST", "/v1/files?name=third.txt", data=BYTES, headers=absent)
+    assert (lost.status, again.status) == (201, 412)
+
+
 async def complete_upload(scene: Scene) -> None:
     """The same file comes again."""
     intent = await scene.intent()
@@ -313,7 +329,7 @@ class Check(Protocol):
 
 
 ACCOUNTS: list[Check] = [sign_up, log_in, refresh_token, log_out, update_me, delete_me, end_session]
-UPLOADS: list[Check] = [begin_upload, put_content, complete_upload, abort_upload]
+UPLOADS: list[Check] = [begin_upload, put_content, post_file, complete_upload, abort_upload]
 FILES: list[Check] = [make_folder, update_file, copy_file, trash_file, restore_file, purge_file, empty_trash]
 CHECKS = {check.__name__: check for check in (*ACCOUNTS, *UPLOADS, *FILES)}
 MUTATING = {operation.name for operation in OPERATIONS if operation.method != "GET"}

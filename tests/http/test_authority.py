@@ -99,6 +99,10 @@ ROWS: dict[str, list[Row]] = {
     "list_trash": [Row(200, tells=True)],
     "purge_file": [Row(204, {"file_id": "trashed"}), Row(404, {"file_id": "file"})],
     "empty_trash": [Row(200)],
+    "post_file": [
+        Row(201, query={"name": f"{CANARY}-new.txt"}, tells=True),
+        Row(201, query={"name": f"{CANARY}-new.txt", "parent_id": "{folder}"}, tells=True),
+    ],
     "put_content": [Row(201, {"upload_id": "pending"}, tells=True)],
     "get_content": [Row(200, {"file_id": "file"}, tells=True)],
     "health": [Row(200)],

@@ -29,7 +29,7 @@ from godrive.errors import (
     UrlInvalid,
 )
 from godrive.http.api.openapi_parts import DESCRIPTION, FILE, HEADERS, PARAMETERS, SECURITY, TAGS
-from godrive.http.api.operations import Operation
+from godrive.http.api.operations import SIGNED, Operation
 from godrive.http.api.problems import (
     ExpectationFailed,
     HeadersTooLarge,
@@ -47,12 +47,13 @@ _REF = "#/components/schemas/{name}"
 _PROBLEM = "application/problem+json"
 _BYTES = "application/octet-stream"
 _BINARY: Json = {"type": "string", "format": "binary"}
+_FORM: Json = {"type": "object", "properties": {"file": {"type": "array", "items": _BINARY}}}
 _ANY_REQUEST = (Malformed, UrlTooLong, ExpectationFailed, HeadersTooLarge, Internal)
 
 
 def document(operations: Sequence[Operation], *, base_url: str) -> Json:
     """The document for *operations* on the server at *base_url*."""
-    types = {type_ for o in operations for type_ in (o.query, o.body, o.reply)} - {None, NoneType}
+    types = {type_ for o in operations for type_ in (o.query, o.body, *o.replies)} - {None, NoneType}
     ordered = sorted(types, key=str)
     schemas, components = msgspec.json.schema_components([*ordered, Problem], ref_template=_REF)
     _dress(components)
@@ -134,7 +135,7 @@ def errors_of(operation: Operation) -> set[type[DriveError]]:
         errors |= {UrlInvalid}
     if operation.parameters:
         errors |= {NotFound}
-    if (operation.query is not None and not operation.signed) or operation.conditional:
+    if (operation.query is not None and operation.needs is not SIGNED) or operation.conditional:
         errors |= {Invalid}
     if operation.body is not None:
         errors |= {Invalid, TooLarge, RequestTimeout, UnsupportedMediaType}
@@ -161,15 +162,15 @@ def _operation(operation: Operation, known: dict[Any, Json], components: dict[st
             "required": operation.body_required,
             "content": {"application/json": {"schema": known[operation.body]}},
         }
-    elif operation.signed and operation.method == "PUT":
-        described["requestBody"] = {"required": True, "content": {_BYTES: {"schema": _BINARY}}}
+    elif operation.content:
+        content = {name: {"schema": _FORM if name.startswith("multipart/") else _BINARY} for name in operation.content}
+        described["requestBody"] = {"required": True, "content": content}
     return described
 
 
 def _security(operation: Operation) -> list[Json]:
-    if operation.scope is not None:
-        return [{"token": [operation.scope.value]}]
-    return [{"signature": []}] if operation.signed else []
+    token: list[Json] = [] if operation.scope is None else [{"token": [operation.scope.value]}]
+    return [*token, {"signature": []}] if operation.signed else token
 
 
 def _description(operation: Operation) -> str:
@@ -186,9 +187,12 @@ def _parameters(operation: Operation, components: dict[str, Json]) -> Iterable[J
         described = components[operation.query.__name__]
         for name, schema in described["properties"].items():
             yield _query_parameter(name, schema, required=name in described.get("required", ()))
-    if operation.signed:
-        names = ("expires", "key", "signature", *(("Range", "IfRange") if operation.method == "GET" else ()))
-        yield from ({"$ref": f"#/components/parameters/{name}"} for name in names)
+    names = ["expires", "key", "signature"] if operation.needs is SIGNED else []
+    if operation.moves_bytes and operation.method == "GET":
+        names += ["Range", "IfRange"]
+    elif operation.content and operation.conditional:
+        names += ["ContentDigest", "ReprDigest", "ModifiedAt", "IfAbsent"]
+    yield from ({"$ref": f"#/components/parameters/{name}"} for name in names)
     if operation.conditional:
         yield {"$ref": f"#/components/parameters/{'IfNoneMatch' if operation.method == 'GET' else 'IfMatch'}"}
     if operation.replays:
@@ -217,9 +221,11 @@ def _success(operation: Operation, known: dict[Any, Json], components: dict[str,
     if operation.status == 201:
         headers.append("Location")
     success: Json = {"description": "Done.", "headers": _header_refs(headers)}
-    if operation.reply in known:
-        success["description"] = components[operation.reply.__name__].get("description", "Done.")
-        success["content"] = {operation.media_type: {"schema": known[operation.reply]}}
+    replies = [reply for reply in operation.replies if reply in known]
+    if replies:
+        success["description"] = components[replies[0].__name__].get("description", "Done.")
+        schema = known[replies[0]] if len(replies) == 1 else {"anyOf": [known[reply] for reply in replies]}
+        success["content"] = {operation.media_type: {"schema": schema}}
     elif operation.status != 204:
         binary = operation.media_type == _BYTES
         success["content"] = {operation.media_type: {"schema": _BINARY if binary else {"type": "string"}}}

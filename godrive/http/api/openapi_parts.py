@@ -23,7 +23,7 @@ TAGS = {
     "uploads": "From an intent to a file: announce the upload, send the bytes, complete it.",
     "files": "List, rename, trash, restore and download files.",
     "trash": "Deleted files, until they are purged.",
-    "content": "The bytes of files, by the signed URLs that an intent and a download answer with.",
+    "content": "The bytes of files: with a token, or by the signed URLs that an intent and a download answer with.",
     "health": "State of the server, for its operator.",
 }
 
@@ -82,6 +82,30 @@ PARAMETERS: dict[str, Any] = {
         "name": "If-None-Match",
         "in": "header",
         "description": "Answer `304` if this ETag is still current.",
+        "schema": {"type": "string"},
+    },
+    "IfAbsent": {
+        "name": "If-None-Match",
+        "in": "header",
+        "description": "`*`: do it only if there is nothing at the place.",
+        "schema": {"type": "string", "enum": ["*"]},
+    },
+    "ContentDigest": {
+        "name": "Content-Digest",
+        "in": "header",
+        "description": "Digests that the bytes must have (RFC 9530): `sha-256=:<base64>:`, `sha-512=:<base64>:`.",
+        "schema": {"type": "string"},
+    },
+    "ReprDigest": {
+        "name": "Repr-Digest",
+        "in": "header",
+        "description": "The same as `Content-Digest`.",
+        "schema": {"type": "string"},
+    },
+    "ModifiedAt": {
+        "name": "X-Modified-At",
+        "in": "header",
+        "description": "When the content was last modified (RFC 3339). The default is the time of the upload.",
         "schema": {"type": "string"},
     },
     "Range": {

@@ -160,6 +160,11 @@ class Operation:
         return self.needs if isinstance(self.needs, Scope) else None
 
     @property
+    def replies(self) -> tuple[Any, ...]:
+        """The types of its answers."""
+        return () if self.reply is None else _members(self.reply)
+
+    @property
     def summary(self) -> str:
         """The first sentence of the handler's docstring."""
         return _docstring(self.handler).partition("\n")[0].rstrip(".")

@@ -1,0 +1,254 @@
+"""Store files in one request with a token: by path, by parent and name, or from an HTML form."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from datetime import UTC, datetime
+from typing import Annotated, NamedTuple
+
+import msgspec
+from aiohttp import hdrs, web
+from multidict import istr
+
+from godrive import transfer
+from godrive.arriving import Pieces, digest_of
+from godrive.blobs.disposition import UNKNOWN
+from godrive.errors import (
+    DigestMismatch,
+    DriveError,
+    Gone,
+    Invalid,
+    LengthMismatch,
+    NameTaken,
+    NotFound,
+    PreconditionFailed,
+    QuotaExceeded,
+    StorageFull,
+    TooLarge,
+)
+from godrive.http.api.call import Call
+from godrive.http.api.digests import Digests, read_digests
+from godrive.http.api.media_types import MediaType, parse_media_type
+from godrive.http.api.operations import Routes
+from godrive.http.api.problems import Malformed, RequestTimeout, UnsupportedMediaType
+from godrive.http.api.reading import entity_tags
+from godrive.http.routes.files import EntryId, FileList, Name, spot_of
+from godrive.http.routes.incoming import BYTES, check_whole, length_of, receiving
+from godrive.http.wire.form import read_form
+from godrive.messages.files import FindFile
+from godrive.model import At, ETag, File, FileKind, OnConflict, Root, Spot, VersionId
+from godrive.principal import Scope
+
+routes = Routes("files")
+
+FORM = "multipart/form-data"
+MODIFIED_AT = istr("X-Modified-At")
+_FIELDS = {"mime": hdrs.CONTENT_TYPE, "size_bytes": hdrs.CONTENT_LENGTH, "modified_at": MODIFIED_AT}
+_RAISES = [
+    DigestMismatch,
+    Gone,
+    Invalid,
+    LengthMismatch,
+    Malformed,
+    NameTaken,
+    NotFound,
+    PreconditionFailed,
+    QuotaExceeded,
+    RequestTimeout,
+    StorageFull,
+    TooLarge,
+    UnsupportedMediaType,
+]
+_instant = msgspec.json.Decoder(Annotated[datetime, msgspec.Meta(tz=True)])
+
+
+class PostQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where the file goes.  `name` is required, except for a form, whose files have names."""
+
+    parent_id: EntryId | None = None
+    name: Name | None = None
+    on_conflict: OnConflict = OnConflict.FAIL
+    parents: bool = False
+
+
+class Offer(NamedTuple):
+    """What the headers of a request say of the bytes."""
+
+    size: int | None
+    mime: str
+    digests: Digests
+    modified_at: datetime | None
+    if_match: ETag | None
+    must_be_new: bool
+    on_conflict: OnConflict
+
+
+@routes.post(
+    "/v1/files",
+    needs=Scope.FILES_WRITE,
+    content=[BYTES, FORM],
+    status=201,
+    also=[200],
+    replays=True,
+    conditional=True,
+    fields=_FIELDS,
+    raises=_RAISES,
+)
+async def post_file(call: Call, query: PostQuery) -> File | FileList:
+    """Store the bytes of the body as a file, or the files of an HTML form.
+
+    The name is that of `name`, or for a form those of its files; the answer to a form is a list. A file name with
+    slashes, as of a directory that a browser sends, is a path below the root; `parents` creates its folders.
+    If a file of a form is refused, the files before it stay.
+    """
+    where, offer = spot_of(query.parent_id), read_offer(call, query.on_conflict)
+    boundary = _boundary(call.request)
+    if boundary is not None:
+        if query.name is not None:
+            raise Invalid("The files of a form have names of their own.", field="name")
+        return await _store_form(call, where, query, offer, boundary)
+    if query.name is None:
+        raise Invalid("Say the name of the file.", field="name")
+    return await store(call, where, query.name, offer)
+
+
+async def store(call: Call, where: Spot, name: str, offer: Offer) -> File:
+    """Store the body of the request as the file *name* of a folder, and set the headers of the answer."""
+    async with receiving(call) as body:
+        file, is_new = await _store(call, where, name, offer, body)
+    if not is_new:
+        call.status = 200
+    call.locate(f"/v1/files/{file.id}")
+    call.headers[hdrs.ETAG] = f'"{file.etag}"'
+    return file
+
+
+async def _store(call: Call, where: Spot, name: str, offer: Offer, body: Pieces) -> tuple[File, bool]:
+    """Store *body*.  Returns the file, and whether it is a new one."""
+    try:
+        async with call.turn():
+            upload = await transfer.reserve(
+                call.drive,
+                call.by,
+                where,
+                name,
+                size=offer.size,
+                mime=offer.mime,
+                sha256=offer.digests.sha256,
+                on_conflict=offer.on_conflict,
+                modified_at=offer.modified_at,
+                if_match=offer.if_match,
+            )
+    except (NameTaken, PreconditionFailed) as refused:
+        known = None if offer.must_be_new else await _stored_before(call, where, name, offer, body)
+        if known is None:
+            raise _refusal(refused, offer) from None
+        return known, False
+    try:
+        file = await transfer.receive_once(
+            call.drive,
+            call.by,
+            upload,
+            body,
+            grows=offer.size is None,
+            sha512=offer.digests.sha512,
+            turn=call.turn(),
+        )
+    except NameTaken as refused:
+        raise _refusal(refused, offer) from None
+    return file, file.is_new and file.version_id == VersionId(upload.id)
+
+
+def _refusal(refused: DriveError, offer: Offer) -> DriveError:
+    if offer.must_be_new and isinstance(refused, NameTaken) and refused.field == "name":
+        return PreconditionFailed("There is a file of that name.", field=hdrs.IF_NONE_MATCH)
+    return refused
+
+
+async def _stored_before(call: Call, where: Spot, name: str, offer: Offer, body: Pieces) -> File | None:
+    """Return the file that has the name, if the bytes of the request are its bytes.
+
+    Then the client did not get the answer to an earlier request, and sends it
+    again (RFC 9110, section 13.1.1).
+    """
+    try:
+        async with call.turn():
+            file = await call.drive.metadata.ask(FindFile(call.by, where, name))
+    except DriveError:
+        return None
+    sha256 = offer.digests.sha256
+    if file.kind is FileKind.FOLDER or offer.size not in (None, file.size_bytes) or sha256 not in (None, file.sha256):
+        return None
+    return file if await digest_of(body, at_most=file.size_bytes) == file.sha256 else None
+
+
+async def _store_form(call: Call, where: Spot, query: PostQuery, offer: Offer, boundary: str) -> FileList:
+    if offer.digests != Digests() or offer.if_match is not None:
+        raise Invalid("Digests and If-Match are for one file, not for a form.", field=hdrs.CONTENT_TYPE)
+    stored: list[File] = []
+    async with receiving(call) as body, aclosing(read_form(body, boundary)) as form:
+        async for part in form:
+            folder, name = _place(where, part.name, parents=query.parents)
+            mime = "" if part.mime == UNKNOWN else part.mime
+            try:
+                file, _ = await _store(call, folder, name, offer._replace(size=None, mime=mime), part)
+            except DriveError as error:
+                error.detail = f"{error.detail} (the file {part.name!a}; {len(stored)} before it were stored)"
+                raise
+            stored.append(file)
+    return FileList(files=stored)
+
+
+def _place(where: Spot, name: str, *, parents: bool) -> tuple[Spot, str]:
+    """Return the folder and the name of a file of a form.  A name with slashes is a path below the root."""
+    *folders, last = name.split("/")
+    if folders and isinstance(where, Root):
+        return At(path=tuple(folders), parents=parents), last
+    return where, name
+
+
+def read_offer(call: Call, on_conflict: OnConflict) -> Offer:
+    """Read the headers of a request that stores bytes.  Raises ``Invalid``, ``Malformed``, ``UnsupportedMediaType``."""
+    request = call.request
+    check_whole(request)
+    if_match = ETag("*") if entity_tags(request, hdrs.IF_MATCH) == [] else call.if_match
+    absent = entity_tags(request, hdrs.IF_NONE_MATCH)
+    if absent:
+        raise Invalid("Only * is supported here.", field=hdrs.IF_NONE_MATCH)
+    if absent is not None and if_match is not None:
+        raise PreconditionFailed("A file cannot be absent and match.", field=hdrs.IF_NONE_MATCH)
+    mime = request.headers.get(hdrs.CONTENT_TYPE, "").strip()
+    return Offer(
+        size=length_of(request),
+        mime="" if mime.lower() == UNKNOWN else mime,
+        digests=read_digests(request),
+        modified_at=_modified_at(request),
+        if_match=if_match,
+        must_be_new=absent is not None,
+        on_conflict=on_conflict if absent is None else OnConflict.FAIL,
+    )
+
+
+def _modified_at(request: web.Request) -> datetime | None:
+    text = request.headers.get(MODIFIED_AT)
+    if text is None:
+        return None
+    try:
+        instant: datetime = _instant.decode(msgspec.json.encode(text))
+        return instant.astimezone(UTC)
+    except (msgspec.DecodeError, UnicodeEncodeError, OverflowError):
+        raise Invalid(
+            "Must be a time as in RFC 3339, with its offset: 2026-01-31T12:00:00Z.", field=MODIFIED_AT
+        ) from None
+
+
+def _boundary(request: web.Request) -> str | None:
+    """Return the boundary of a form; ``None`` for other bodies.  Raises ``Malformed``."""
+    sent = request.headers.get(hdrs.CONTENT_TYPE)
+    if sent is None or not sent.lower().lstrip().startswith(FORM):
+        return None
+    form: MediaType = parse_media_type(sent)
+    boundary = dict(form.parameters).get("boundary", "")
+    if not 1 <= len(boundary) <= 70 or not boundary.isascii():
+        raise Malformed("The form has no valid boundary.", field=hdrs.CONTENT_TYPE)
+    return boundary
