@@ -28,7 +28,10 @@ from godrive.messages.janitor import Janitor, Swept
 from godrive.messages.metadata import Metadata
 from godrive.messages.storage import Storage
 from godrive.messages.system import Drift
+from godrive.messages.users import EnsureUser
+from godrive.model import User, UserId
 from godrive.opening import FolderLock, load_keyring, make_blobs, make_catalog, open_data_folder
+from godrive.principal import System
 from godrive.rules.page_tokens import PageTokens
 from godrive.runtime import ChildStatus, Contract, Event, OnEvent, Ref, Supervisor
 from godrive.runtime.message import A
@@ -38,6 +41,7 @@ from godrive.tree import CONTRACTS, Dependencies, is_local, needs_blobs, needs_c
 if TYPE_CHECKING:
     from godrive.bridge.connection import NatsLink
     from godrive.bridge.nats import NatsRef
+    from godrive.files import Files
 
 
 class GoDrive:
@@ -143,6 +147,19 @@ class GoDrive:
             on_event(event)
 
         return count
+
+    def files(self, user_id: UserId) -> Files:
+        """Return the files and folders of a user, by path."""
+        from godrive.files import Files  # noqa: PLC0415 - it stands on the drive
+
+        return Files(self, user_id)
+
+    async def user(self, external_id: str, email: str | None = None) -> User:
+        """Return the user of the host application with that id there, and create them the first time.
+
+        Raises ``EmailTaken`` if another user has the address, ``Invalid``.
+        """
+        return await self.auth.ask(EnsureUser(System(part="host"), external_id, email))
 
     def children(self) -> list[ChildStatus]:
         """Return the status of every child of this process, in start order."""

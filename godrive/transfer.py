@@ -28,7 +28,7 @@ from godrive.messages.files import OpenContent
 from godrive.messages.ingest import CommitUpload
 from godrive.messages.storage import DeleteBlob, DigestBlob, HeadBlob
 from godrive.messages.uploads import BeginUpload, FailUpload, GetUpload
-from godrive.model import BlobInfo, Content, ETag, File, FileId, OnConflict, Spot, Upload, UploadState, VersionId
+from godrive.model import BlobInfo, Content, ETag, File, OnConflict, Spot, Upload, UploadState, VersionId, Which
 from godrive.principal import Principal
 
 if TYPE_CHECKING:
@@ -197,14 +197,14 @@ async def commit(drive: GoDrive, by: Principal, upload: Upload, blob: BlobInfo) 
 
 
 async def open_content(
-    drive: GoDrive, by: Principal, file_id: FileId, *, version_id: VersionId | None = None
+    drive: GoDrive, by: Principal, file_id: Which, *, version_id: VersionId | None = None
 ) -> Content:
     """Return the file, with its object key, if *by* may read it now.  Raises ``NotFound``, ``Forbidden``."""
     return await drive.metadata.ask(OpenContent(by, file_id, version_id))
 
 
 async def read(
-    drive: GoDrive, by: Principal, file_id: FileId, *, start: int = 0, end: int | None = None
+    drive: GoDrive, by: Principal, file_id: Which, *, start: int = 0, end: int | None = None
 ) -> AsyncIterator[bytes]:
     """Yield the bytes of a file from *start* to before *end*.  Raises ``NotFound``, ``StoreUnavailable``."""
     content = await open_content(drive, by, file_id)

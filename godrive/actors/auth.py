@@ -266,8 +266,9 @@ class AuthActor(Actor[Auth]):
     @EnsureUser.handler
     async def ensure_user(self, ask: EnsureUser) -> User:
         email, now = None if ask.email is None else self._new_email(ask.email), self._clock.now()
+        quota = (self._settings.default_quota_bytes or None) if ask.quota_bytes is None else ask.quota_bytes
         return await self._catalog.write(
-            lambda tx: users.ensure(tx, external_id=ask.external_id, email=email, now=now, quota_bytes=ask.quota_bytes)
+            lambda tx: users.ensure(tx, external_id=ask.external_id, email=email, now=now, quota_bytes=quota)
         )
 
     @FindUser.handler

@@ -28,8 +28,8 @@ class AddUser(Ask[Auth, User]):
 class EnsureUser(Ask[Auth, User]):
     """Return the user with *external_id*, the host application's id, and create it if it does not exist.  Idempotent.
 
-    *email* and *quota_bytes* only apply when the user is created.  The user has
-    no password and cannot log in: the host application authenticates them and
+    *email* and *quota_bytes* (by default ``auth.default_quota_bytes``) only apply
+    when the user is created.  The user has no password and cannot log in: the host application authenticates them and
     acts as ``HostUser``.  Raises ``Invalid``, ``EmailTaken`` (another user has
     that address, and an address alone does not prove an identity).
     """
