@@ -83,6 +83,8 @@ class Server(Table, frozen=True):
     metrics_token: Secret = ""
     metrics_token_file: FilePath = ""
     shutdown: Seconds = 10.0
+    max_waiting: Annotated[int, Meta(ge=1, le=100_000)] = 8_192
+    max_waiting_per_user: Annotated[int, Meta(ge=1, le=100_000)] = 32
 
     @property
     def base_url(self) -> str:

@@ -37,6 +37,7 @@ from godrive.runtime import ChildStatus, Contract, Event, OnEvent, Ref, Supervis
 from godrive.runtime.message import A
 from godrive.runtime.supervision_events import ChildWaiting, DeadLetter, Ticked, guarded, ignore
 from godrive.tree import CONTRACTS, Dependencies, is_local, needs_blobs, needs_catalog, tree
+from godrive.watch import ChangeWatch
 
 if TYPE_CHECKING:
     from godrive.bridge.connection import NatsLink
@@ -99,6 +100,8 @@ class GoDrive:
         """The budget of bytes that this process buffers for clients: request bodies and answers."""
         self.known_callers = KnownCallers(self.clock)
         """Who sent a token, if the auth actor runs in this process and has found out less than a second ago."""
+        self.watch = ChangeWatch()
+        """Wakes those who wait for changes."""
         self._given_blobs = blobs
         self._given_catalog = catalog
         self.dead_letters: Counter[tuple[str, str]] = Counter()
@@ -264,6 +267,7 @@ class GoDrive:
             blobs=self._blobs,
             ref=self.ref,
             bucket_events=lambda: self.bucket_events,
+            watch=self.watch,
             on_event=self._on_event,
             link=self._link,
         )

@@ -33,6 +33,7 @@ from godrive.rules.page_tokens import PageTokens
 from godrive.runtime import Actor, ActorSpec, Ask, ChildSpec, Contract, Lane, OnEvent, Ref, Slots, Ticker
 from godrive.runtime.message import A, R
 from godrive.runtime.supervision_events import Ticked, TickFailed
+from godrive.watch import ChangeWatch
 
 if TYPE_CHECKING:
     from godrive.bridge.connection import NatsLink
@@ -52,6 +53,9 @@ CONCURRENCY: dict[type[Contract], dict[Lane, int]] = {
 
 AUDIT_EVERY = 3600.0
 """Seconds between comparisons of the stored usage with the rows, which reads every row."""
+
+WATCH = "watch"
+"""The child that looks for changes on behalf of those who wait."""
 
 SETTLE_EVERY, SETTLED_AT_ONCE = 0.5, 128
 """Seconds between checks for unsettled folders, and rows that one step settles."""
@@ -84,6 +88,7 @@ class Dependencies:
     blobs: BlobStore | None
     ref: Refs
     bucket_events: Callable[[], BucketEventHandler]
+    watch: ChangeWatch
     on_event: OnEvent
     link: NatsLink | None
     """The connection to NATS, if one is configured."""
@@ -143,7 +148,7 @@ def tree(parts: Dependencies, *, serving: bool) -> list[ActorSpec | ChildSpec]:
     if (blobs := parts.blobs) is not None:
         actor(Storage, lambda: StorageActor(blobs, config.blobs, clock, parts.urls))
     if (catalog := parts.catalog) is not None:
-        actor(Metadata, lambda: MetadataActor(catalog, config, clock, parts.tokens))
+        actor(Metadata, lambda: MetadataActor(catalog, config, clock, parts.tokens, parts.watch.notice))
         actor(Auth, lambda: AuthActor(catalog, config.auth, clock, parts.signer, parts.known_callers))
     guard = ClockGuard(clock)  # shared, so that a crash of an actor does not forget a jump
     actor(Ingest, lambda: IngestActor(ref(Metadata), ref(Storage), config.ingest, clock, guard))
@@ -153,6 +158,8 @@ def tree(parts: Dependencies, *, serving: bool) -> list[ActorSpec | ChildSpec]:
     ticker("indexer", Metadata, IndexNames(INDEXED_AT_ONCE), INDEX_EVERY, has_more=bool)
     ticker("auditor", Metadata, UsageDrift(), AUDIT_EVERY)
     ticker("reconciler", Ingest, Reconcile(), config.ingest.reconcile_every)
+    if serving:
+        children.append(ChildSpec(name=WATCH, run=lambda: _watch(parts)))
     ticker("sweeper", Janitor, Sweep(), config.janitor.sweep_every)
     if serving and parts.link is not None and config.ingest.events != "none" and is_local(config, Ingest):
         from godrive.bridge.bucket_subscription import CHILD, bucket_events  # noqa: PLC0415 - needs nats-py
@@ -170,6 +177,13 @@ def tree(parts: Dependencies, *, serving: bool) -> list[ActorSpec | ChildSpec]:
     if serving and parts.link is not None:
         children += [_exposer(parts, parts.link, contract) for contract in CONTRACTS if is_local(config, contract)]
     return children
+
+
+async def _watch(parts: Dependencies) -> None:
+    def on_error(error: DriveError) -> None:
+        parts.on_event(TickFailed(WATCH, error))
+
+    await parts.watch.run(parts.ref(Metadata), parts.ref(Auth), on_error)
 
 
 def _exposer(parts: Dependencies, link: NatsLink, contract: type[Contract]) -> ChildSpec:

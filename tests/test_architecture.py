@@ -25,7 +25,7 @@ FLOORS: list[set[str]] = [
     # contracts
     {"messages"},
     # behaviour: the rules of a drive, and two packages that do not know one another
-    {"rules", "lease"},
+    {"rules", "lease", "watch"},
     {"actors", "bridge"},
     # the whole
     {"opening"},
@@ -51,6 +51,7 @@ MAY_ASK: dict[str, set[str]] = {
     "actors.janitor": {"janitor", "metadata", "storage"},
     "bridge": {"ingest", "metadata"},
     "lease": {"metadata"},
+    "watch": {"auth", "metadata"},
 }
 """Importing a contract is the right to talk to its actor; an actor imports its own to be it.
 

@@ -126,7 +126,7 @@ def test_the_largest_batch_of_the_longest_uploads_fits_into_one_reply() -> None:
 
 def test_every_message_says_who_acts() -> None:
     """All but the chores of the server itself, and those by which people become somebody."""
-    anonymous = {"SignUp", "LogIn", "Refresh", "Authenticate"}
+    anonymous = {"SignUp", "LogIn", "Refresh", "Authenticate", "FindEnded"}
     about_blobs = {name for name in Storage.messages if name not in {"SignPut", "SignGet"}}
     chores = {name for name, message in Metadata.messages.items() if message.__module__ == system.__name__}
     chores |= {"IngestBlob", "Reconcile", "Sweep"}

@@ -26,6 +26,7 @@ from godrive.messages.auth import (
     BeginSession,
     DeleteUser,
     EndSession,
+    FindEnded,
     GetUser,
     ListSessions,
     LogIn,
@@ -200,6 +201,11 @@ class AuthActor(Actor[Auth]):
         until = min(self._liveness.fresh_until(principal), self._clock.monotonic() + valid_for)
         self._known.keep(ask.token, principal, until=until)
         return principal
+
+    @FindEnded.handler
+    async def find_ended(self, ask: FindEnded) -> list[str]:
+        now = self._clock.now()
+        return await self._catalog.read(lambda tx: sessions.find_ended(tx, ask.callers, now=now))
 
     @LogOut.handler
     async def log_out(self, ask: LogOut) -> None:

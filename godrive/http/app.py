@@ -13,13 +13,14 @@ from godrive.http.api.call import bind
 from godrive.http.api.openapi import document
 from godrive.http.api.operations import Operation
 from godrive.http.api.page_cache import PageCache
-from godrive.http.app_keys import DIRECT_BODIES, DOCUMENT, DRIVE, DUPLICATES, METRICS, PAGE_CACHE
+from godrive.http.app_keys import DIRECT_BODIES, DOCUMENT, DRIVE, DUPLICATES, METRICS, PAGE_CACHE, WAITS
 from godrive.http.observe.metrics import Metrics
 from godrive.http.observe.middleware import edge, expect_later, meet_expectation, on_prepare
 from godrive.http.observe.request_log import LogRequest, log_to_logger
 from godrive.http.routes import (
     accounts,
     archives,
+    changes,
     content,
     docs,
     files,
@@ -37,8 +38,23 @@ from godrive.http.wire.addresses import TrustedProxies
 from godrive.http.wire.descriptors import Duplicates, most_duplicates
 from godrive.http.wire.direct_body import DirectBodies
 from godrive.http.wire.fair_queue import Lanes
+from godrive.http.wire.waits import Waits
 
-_RESOURCES = (accounts, uploads, folders, files, marks, search, trash, incoming, storing, content, archives, health)
+_RESOURCES = (
+    accounts,
+    uploads,
+    folders,
+    files,
+    marks,
+    search,
+    trash,
+    incoming,
+    storing,
+    content,
+    archives,
+    changes,
+    health,
+)
 
 OPERATIONS: tuple[Operation, ...] = tuple(
     operation for resource in _RESOURCES for operation in resource.routes.operations
@@ -70,6 +86,12 @@ def create_app(
     app[DIRECT_BODIES] = DirectBodies(drive.memory)
     app[DUPLICATES] = Duplicates(most_duplicates())
     app[PAGE_CACHE] = PageCache()
+    app[WAITS] = waits = Waits(drive.watch, most=server.max_waiting, per_user=server.max_waiting_per_user)
+
+    async def end_waits(_app: web.Application) -> None:
+        waits.close()
+
+    app.on_shutdown.append(end_waits)
     # Made on demand: it costs more than all the rest of an application, and most processes never serve it.
     described: Callable[[], bytes] = cache(lambda: msgspec.json.encode(document(OPERATIONS, base_url=server.base_url)))
     app[DOCUMENT] = described

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from godrive.http.observe.recent import Recent
     from godrive.http.wire.descriptors import Duplicates
     from godrive.http.wire.direct_body import DirectBodies
+    from godrive.http.wire.waits import Waits
 
 DRIVE: web.AppKey[GoDrive] = web.AppKey("drive")
 DOCUMENT: web.AppKey[Callable[[], bytes]] = web.AppKey("document")
@@ -23,5 +24,6 @@ DIRECT_BODIES: web.AppKey[DirectBodies] = web.AppKey("direct_bodies")
 CHECKS: web.AppKey[Recent[dict[str, str]]] = web.AppKey("checks")
 UPLOAD_COUNTS: web.AppKey[Recent[dict[str, int]]] = web.AppKey("upload_counts")
 DUPLICATES: web.AppKey[Duplicates] = web.AppKey("duplicates")
+WAITS: web.AppKey[Waits] = web.AppKey("waits")
 METRICS: web.AppKey[Metrics] = web.AppKey("metrics")
 """Count bytes of content with ``app[METRICS].bytes_in.inc(n)`` and ``bytes_out``."""

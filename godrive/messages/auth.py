@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, TypeAlias
 
 from godrive.model import Session, SessionId, Tokens, User
-from godrive.principal import HostUser, UserSession
+from godrive.principal import Caller, HostUser, UserSession
 from godrive.runtime import Ask, Contract, Lane
 
 AccountHolder: TypeAlias = UserSession | HostUser
@@ -78,6 +78,12 @@ class Authenticate(Ask[Auth, UserSession]):
     """Return the session that this access token belongs to.  Raises ``Unauthenticated`` once it has ended."""
 
     token: str
+
+
+class FindEnded(Ask[Auth, list[str]]):
+    """Return the ids of those sessions and tokens that have ended or whose user is not active."""
+
+    callers: list[Caller]
 
 
 class LogOut(Ask[Auth, None]):

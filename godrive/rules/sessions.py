@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from godrive.catalog import Tx
 from godrive.errors import Unauthenticated
 from godrive.model import Session, SessionId, UserId, new_id
-from godrive.principal import UserSession
+from godrive.principal import Caller, UserSession, credential_id
 from godrive.rules import networks, rows
 
 MOST = 1000
@@ -17,6 +18,14 @@ GRACE = timedelta(seconds=30)
 """How long after a refresh the same client may repeat it, because the answer may have been lost."""
 
 _LONGEST_NOTE = 512
+_AT_ONCE = 50
+_PLACES = ", ".join(f"${number}" for number in range(2, _AT_ONCE + 2))
+_ALIVE = (
+    "SELECT s.id FROM sessions s JOIN users u ON u.id = s.user_id "
+    f"WHERE s.id IN ({_PLACES}) AND s.expires_at > $1 AND u.state = 'active' "
+    f"UNION ALL SELECT u.id FROM users u WHERE u.id IN ({_PLACES}) AND u.state = 'active'"
+)
+"""The active ones of some sessions and users.  Their ids differ."""
 
 
 def _note(text: str) -> str:
@@ -76,6 +85,17 @@ async def is_alive(tx: Tx, principal: UserSession, *, now: datetime) -> bool:
         rows.micros(now),
     )
     return row is not None
+
+
+async def find_ended(tx: Tx, callers: Sequence[Caller], *, now: datetime) -> list[str]:
+    """Return the ids of the credentials that have ended or whose user is not active."""
+    keys = [caller.session_id if isinstance(caller, UserSession) else caller.user_id for caller in callers]
+    alive: set[str] = set()
+    for start in range(0, len(keys), _AT_ONCE):
+        some = [*keys[start : start + _AT_ONCE]]
+        some += some[-1:] * (_AT_ONCE - len(some))
+        alive.update(row[0] for row in await tx.all(_ALIVE, rows.micros(now), *some))
+    return [credential_id(caller) for caller, key in zip(callers, keys, strict=True) if key not in alive]
 
 
 async def refresh(

@@ -9,11 +9,13 @@ from urllib.request import urlopen
 
 from drive import AuthenticatedClient, Client
 from drive.api.accounts import log_in, sign_up
+from drive.api.changes import list_changes
 from drive.api.content import get_content, put_content
 from drive.api.files import copy_file, download_file, list_files, post_file, trash_file, update_file
 from drive.api.trash import purge_file
 from drive.api.uploads import begin_upload
 from drive.models import (
+    ChangeList,
     Completed,
     CopyBody,
     Download,
@@ -89,4 +91,10 @@ trashed = trash_file.sync(file.id, client=client)
 assert isinstance(trashed, Trashed)
 assert trashed.deleted == file.id
 assert purge_file.sync_detailed(file.id, client=client).status_code == 204
+since = list_changes.sync(client=client)
+assert isinstance(since, ChangeList), since
+trash_file.sync(copied.id, client=client)
+changed = list_changes.sync(client=client, cursor=since.cursor, wait=20)
+assert isinstance(changed, ChangeList), changed
+assert [(change.change, change.id) for change in changed.changes] == [("trashed", copied.id)]
 print("done")

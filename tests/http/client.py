@@ -39,7 +39,7 @@ class Person:
         self.tokens: Json = {}
 
     async def __call__(self, method: str, path: str, json: Any = None, **options: Any) -> Answer:
-        """Send a request; *path* may be a whole URL."""
+        """Send a request; *path* may be a whole URL.  Of a stream of events, return the first block."""
         headers = dict(options.pop("headers", {}))
         if self.token is not None:
             headers.setdefault("Authorization", f"Bearer {self.token}")
@@ -47,7 +47,9 @@ class Person:
         if isinstance(options.get("data"), bytes):
             options["data"] = io.BytesIO(options["data"])
         async with self.http.request(method, target, json=json, headers=headers, **options) as response:
-            return Answer(response.status, response.headers, await response.read())
+            endless = response.content_type == "text/event-stream" and method == "GET"
+            content = await (response.content.readuntil(b"\n\n") if endless else response.read())
+            return Answer(response.status, response.headers, content)
 
     async def enter(self, email: str = "ann@example.org", password: str = "correct horse") -> Person:
         """Sign up if need be, and log in."""

@@ -146,6 +146,7 @@ def bind(
     scope, replays, status, handler = operation.scope, operation.replays, operation.status, operation.handler
     longest = min(server.max_body_bytes, PUBLIC_BODY) if scope is None else server.max_body_bytes
     parameters, fields, sends_responses = operation.parameters, operation.fields, operation.sends_responses
+    waits = operation.waits
 
     async def handle(request: web.Request) -> web.StreamResponse:
         call = Call(request, drive, proxies, original=original)
@@ -170,7 +171,10 @@ def bind(
             if large is not None and is_large(arguments["query"]):
                 lane = large
             key = call.by.user_id if scope is not None else call.address
-            if not lane.enter(key):
+            if waits:
+                call.queue(lane, key)
+                lane = None
+            elif not lane.enter(key):
                 await lane.wait(key)
         try:
             if replays and IDEMPOTENCY_KEY in request.headers:

@@ -63,6 +63,7 @@ class Options(TypedDict, total=False):
     secret: bool
     conditional: bool
     costly: bool
+    waits: bool
     fields: Mapping[str, str]
     raises: Sequence[type[DriveError]]
     media_type: str
@@ -79,7 +80,8 @@ class Operation:
     operation in the first GoDrive, at the root.  *replays* answers a repeated
     ``Idempotency-Key`` with the first answer.  *secret* answers must not be
     cached anywhere.  *conditional* honours ``If-Match`` or ``If-None-Match``.
-    *costly* reads wait in the lane of reports if they are public, else in that of large reads.
+    *costly* reads wait in the lane of reports if they are public, else in that of large reads.  An operation
+    that *waits* for changes takes its turns itself (``Call.turn``).
     *also* are other statuses that come with the same answer.  *fields* maps
     the names that actors use to those of the request.  *content* are the media
     types of a body that the handler reads in pieces; it takes its turns in a lane
@@ -98,6 +100,7 @@ class Operation:
     secret: bool = False
     conditional: bool = False
     costly: bool = False
+    waits: bool = False
     fields: Mapping[str, str] = field(default_factory=dict)
     raises: Sequence[type[DriveError]] = ()
     media_type: str = "application/json"

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections.abc import Callable
 from typing import Any, cast
 
 from aiohttp import hdrs, web
@@ -84,6 +85,7 @@ class Connection(web.RequestHandler):
         "_limit",
         "_memory",
         "_wire",
+        "on_leave",
     )
 
     def __init__(
@@ -106,6 +108,8 @@ class Connection(web.RequestHandler):
         self._is_last = False
         self._limit = limit
         self._memory = memory
+        self.on_leave: Callable[[], None] | None = None
+        """Called when the client ends its side or is lost, for a handler that waits."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin: the client has connected."""
@@ -121,6 +125,7 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """End: the connection is closed."""
         self._limit.leave(self)
+        self._tell_of_leaving()
         self._stop_head_timer()
         self._head = self._heads = 0
         self._body = EMPTY_PAYLOAD
@@ -273,9 +278,14 @@ class Connection(web.RequestHandler):
         """
         if self._has_answered():
             return False  # there is nothing to answer, or no handler waits for the rest of a body
+        self._tell_of_leaving()
         self.close()
         self._end_body()
         return True
+
+    def _tell_of_leaving(self) -> None:
+        if self.on_leave is not None:
+            self.on_leave()
 
     def _end_body(self) -> None:
         """Wake the reader of the last request's body, if the body has fallen short."""

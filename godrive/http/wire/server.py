@@ -18,6 +18,7 @@ from godrive.config import Server
 from godrive.drive import GoDrive
 from godrive.errors import AddressUnavailable, ConfigError, DriveError
 from godrive.http.app import create_app
+from godrive.http.app_keys import WAITS
 from godrive.http.observe.request_log import LogRequest
 from godrive.http.wire.connection import MAX_FIELD, MAX_LINE, Connection
 from godrive.http.wire.connection_limit import ConnectionLimit
@@ -46,7 +47,8 @@ async def serve(
 ) -> AsyncIterator[list[str]]:
     """Listen, by default as configured; the URLs that are listened on.  Port 0 is any that is free.
 
-    On exit no new connection is accepted.  Every answer from then on says
+    On exit no new connection is accepted, and requests that wait for changes
+    are answered at once.  Every answer from then on says
     ``Connection: close``.  Connections that stay idle for *linger* seconds are
     closed, and requests in progress have ``server.shutdown`` seconds;
     *on_closing* is called with their number.  Raises ``ConfigError``, and
@@ -55,8 +57,9 @@ async def serve(
     server = drive.config.server
     host = server.host if host is None else host
     port = server.port if port is None else port
+    app = create_app(drive, log_request=log_request, lost_log_lines=lost_log_lines)
     runner = web.AppRunner(
-        create_app(drive, log_request=log_request, lost_log_lines=lost_log_lines),
+        app,
         access_log=None,
         shutdown_timeout=server.shutdown,
     )
@@ -73,6 +76,7 @@ async def serve(
         finally:
             for listener in listeners:
                 listener.close()
+            app[WAITS].close()
             if on_closing is not None:
                 on_closing(limit.count_busy())
             with anyio.CancelScope(shield=True):
