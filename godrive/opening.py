@@ -112,7 +112,7 @@ def make_blobs(config: Config, clock: Clock, memory: MemoryBudget | None = None)
     if config.blobs.driver == "s3":
         from godrive.blobs.s3 import S3BlobStore  # noqa: PLC0415
 
-        return S3BlobStore(config.blobs.s3, clock=clock)
+        return S3BlobStore(config.blobs.s3, clock=clock, memory=memory)
     if config.blobs.driver == "memory":
         from godrive.blobs.memory import MemoryBlobStore  # noqa: PLC0415
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import os
 import uuid
 from collections.abc import AsyncIterator
 from datetime import datetime
@@ -14,7 +17,7 @@ from godrive.blobs import BlobStore
 from godrive.clock import SystemClock
 from godrive.config import S3
 from godrive.http.wire.server import serve
-from godrive.testing import open_drive
+from godrive.testing import chunks, open_drive
 from tests.daemon import free_port
 from tests.http.client import Answer, Person
 
@@ -178,3 +181,28 @@ async def test_the_bytes_come_with_a_token_and_a_store_that_clients_reach_is_red
     assert (nobody.status, nobody.json["code"]) == (401, "unauthenticated")
     wrong = await ann("GET", f"{path}?signature=x")
     assert (wrong.status, wrong.json["code"]) == (403, "url_invalid")
+
+
+@pytest.mark.parametrize("size", [0, 5, 9 << 20])
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_one_request_stores_a_file_whatever_the_store(ann: Person, size: int, chunked: bool) -> None:
+    content = os.urandom(size)
+    sent = chunks(content, 100_000) if chunked else io.BytesIO(content)
+    answer = await ann("POST", "/v1/files?name=a.bin", data=sent)
+    assert answer.status == 201, answer.content
+    file = answer.json
+    assert (file["size_bytes"], file["sha256"]) == (size, hashlib.sha256(content).hexdigest())
+    assert (await ann("GET", f"/v1/files/{file['id']}/content?redirect=false")).content == content
+    assert (await ann("GET", "/v1/me")).json["usage"]["reserved_bytes"] == 0
+    wrong = {"Content-Digest": "sha-512=:" + "A" * 86 + "==:"}
+    refused = await ann("POST", "/v1/files?name=b.bin", data=io.BytesIO(content), headers=wrong)
+    assert (refused.status, refused.json["code"]) == (422, "digest_mismatch")
+    assert [entry["name"] for entry in (await ann("GET", "/v1/files")).json["files"]] == ["a.bin"]
+
+
+async def test_a_form_stores_its_files_whatever_the_store(ann: Person) -> None:
+    data = aiohttp.FormData()
+    for name, content in (("a.txt", b"one"), ("b.txt", b"")):
+        data.add_field("file", content, filename=name)
+    answer = await ann("POST", "/v1/files", data=data)
+    assert [(file["name"], file["size_bytes"]) for file in answer.json["files"]] == [("a.txt", 3), ("b.txt", 0)]

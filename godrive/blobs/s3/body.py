@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterable, Callable
+import sys
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 
 from godrive.blobs.body_check import BodyCheck
-from godrive.errors import TooLarge
+from godrive.errors import MailboxFull, TooLarge
+from godrive.memory import LEAST, MemoryBudget
 
 MIB = 1024 * 1024
 MAX_PARTS = 10_000
@@ -19,10 +23,25 @@ _DOUBLE_EVERY = MAX_PARTS // 4
 
 
 class PartReader:
-    """Reads *chunks* in parts and checks them against the declared *size* and *sha256*."""
+    """Reads *chunks* in parts and checks them against the declared *size* and *sha256*.
 
-    def __init__(self, chunks: AsyncIterable[bytes | memoryview], *, size: int | None, sha256: str | None) -> None:
+    The part that is being collected and the one before it, which is being sent,
+    count against *memory*.  If memory is short, reading raises ``MailboxFull``.
+    """
+
+    def __init__(
+        self,
+        chunks: AsyncIterable[bytes | memoryview],
+        *,
+        size: int | None,
+        sha256: str | None,
+        memory: MemoryBudget | None = None,
+    ) -> None:
         self._chunks = chunks
+        self._memory = memory or MemoryBudget(sys.maxsize)
+        self._held = bytearray()
+        self._sent = 0
+        self._limit = asyncio.timeout(None)
         self._check = BodyCheck(size, sha256)
         self._digest = hashlib.sha256()
 
@@ -36,6 +55,28 @@ class PartReader:
         """The digest of what was received so far, in hexadecimal."""
         return self._digest.hexdigest()
 
+    def held_bytes(self) -> int:
+        """Bytes of the part that is being collected, and of the one that was yielded last."""
+        return len(self._held) + self._sent
+
+    def shed(self) -> None:
+        """Give up the body: the client may send it again."""
+        with suppress(RuntimeError):  # it has ended
+            self._limit.reschedule(asyncio.get_running_loop().time())
+
+    @asynccontextmanager
+    async def receiving(self) -> AsyncIterator[None]:
+        """Hold memory for the body.  Everything that reads it must run within.  Raises ``MailboxFull``."""
+        try:
+            async with self._limit:
+                yield
+        except TimeoutError:
+            if not self._limit.expired():
+                raise
+            raise MailboxFull("There is not enough free memory for this body now.") from None
+        finally:
+            self._memory.report(self, 0)
+
     async def parts(self, length: Callable[[int], int]) -> AsyncGenerator[bytes]:
         """Parts of *length(number)* bytes, the last one shorter.  An empty body is one empty part.
 
@@ -44,14 +85,19 @@ class PartReader:
         """
         number = 1
         wanted = length(number)
-        held = bytearray()
+        held = self._held
         async for chunk in self._chunks:
             self._check.count(len(chunk))
             self._digest.update(chunk)
             held += chunk
+            if len(held) > LEAST:
+                self._memory.report(self, self.held_bytes())
             while len(held) > wanted:  # a part of exactly *wanted* bytes may be the last, so it waits for more
-                yield bytes(held[:wanted])
+                self._sent = wanted
+                part = bytes(held[:wanted])
                 del held[:wanted]
+                yield part
+                del part
                 number += 1
                 wanted = length(number)
         self._check.end()

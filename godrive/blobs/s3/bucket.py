@@ -19,6 +19,7 @@ from godrive.blobs.s3.probe import Capabilities, probe
 from godrive.clock import Clock, SystemClock
 from godrive.config import S3
 from godrive.errors import DriveError, NotFound, StoreUnavailable, UploadFinished
+from godrive.memory import MemoryBudget
 from godrive.model import ObjectKey
 
 COPY_LIMIT = 5 * 1024 * MIB
@@ -32,7 +33,8 @@ class Bucket:
 
     *capabilities* replaces the probe at ``open``.  Bodies over *part* bytes are
     uploaded in parts, objects over *copy_limit* are copied in parts.  *deadline*
-    is the time limit in seconds of a request without a body.
+    is the time limit in seconds of a request without a body.  Bodies on their way
+    count against *memory*.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Bucket:
         copy_limit: int = COPY_LIMIT,
         copy_part: int = COPY_PART,
         deadline: float = DEADLINE,
+        memory: MemoryBudget | None = None,
     ) -> None:
         self.client = S3Client(settings, clock or SystemClock(), deadline=deadline)
         self.layout = Layout(settings.prefix)
@@ -52,6 +55,7 @@ class Bucket:
         self._probed = capabilities is not None
         self._accepted = settings.accept_faults
         self.part = part
+        self.memory = memory
         self._copy_limit = copy_limit
         self._copy_part = copy_part
         self.arriving: dict[ObjectKey, list[PartReader]] = {}

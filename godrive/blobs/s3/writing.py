@@ -52,10 +52,13 @@ class Writing(Bucket):
         answer of the store may have been lost.
         """
         self.layout.object(key)
-        arriving = PartReader(body, size=size, sha256=sha256)
+        arriving = PartReader(body, size=size, sha256=sha256, memory=self.memory)
         kind = mime or UNKNOWN
         with self._receive(key, arriving):
-            async with aclosing(arriving.parts(lambda number: part_size(number, size, smallest=self.part))) as parts:
+            async with (
+                arriving.receiving(),
+                aclosing(arriving.parts(lambda number: part_size(number, size, smallest=self.part))) as parts,
+            ):
                 held = await _first_two(parts)
                 if len(held) == 1:
                     await self._put_whole(key, held.pop(), kind, arriving.sha256)

@@ -21,7 +21,7 @@ from aiohttp import web
 
 from godrive.blobs import BlobStore, FileBacked
 from godrive.errors import StoreUnavailable
-from godrive.http.app_keys import DUPLICATES
+from godrive.http.app_keys import DRIVE, DUPLICATES
 from godrive.http.observe.request_log import CLIENT_LEFT, findings
 from godrive.model import Content, ObjectKey
 
@@ -40,6 +40,8 @@ UNSENT = 65_536
 
 _QUICK = 256 * 1024
 _STEP = 256 * 1024
+_STORE_STEP = 2 << 20
+"""Bytes that are asked of a store at once: each request to it takes a while."""
 _UNLIMITED = 0x7FFF_FFFF
 
 
@@ -70,25 +72,28 @@ async def send(
     found = findings.get()
     found.status = response.status
     try:
-        if not isinstance(blobs, FileBacked) or end - start <= SMALL:
+        is_file = isinstance(blobs, FileBacked)
+        if end - start <= SMALL:
             await _send_pieces(request, response, blobs.get(key, start=start, end=end), end - start)
-        elif plain and duplicates.take():
+        elif isinstance(blobs, FileBacked) and plain and duplicates.take():
             try:
                 file = await blobs.open_file(key)
                 await _Sending(request, response, transport, file).send(start, end, content.file.size_bytes)
             finally:
                 duplicates.give_back()
         else:
-            await _send_pieces(request, response, _steps(blobs, key, start, end), end - start)
+            memory = request.app[DRIVE].memory
+            step = _STEP if is_file else memory.share(_STORE_STEP)
+            await _send_pieces(request, response, _steps(blobs, key, start, end, step), end - start)
     except (ConnectionError, TimeoutError):
         found.ended = CLIENT_LEFT
         transport.abort()
 
 
-async def _steps(blobs: BlobStore, key: ObjectKey, start: int, end: int) -> AsyncIterator[bytes]:
-    """The bytes in pieces, with the blob open only while one is read."""
+async def _steps(blobs: BlobStore, key: ObjectKey, start: int, end: int, step: int) -> AsyncIterator[bytes]:
+    """The bytes in pieces, with the blob open only while one is read: a slow client holds no connection to a store."""
     while start < end:
-        piece = b"".join([each async for each in blobs.get(key, start=start, end=min(end, start + _STEP))])
+        piece = b"".join([each async for each in blobs.get(key, start=start, end=min(end, start + step))])
         if not piece:
             return
         start += len(piece)
