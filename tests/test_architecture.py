@@ -60,6 +60,7 @@ The bridge brings events in (ingest) and takes the outbox out (metadata).
 
 SUBJECTS = {
     "files": "metadata",
+    "batches": "metadata",
     "changes": "metadata",
     "uploads": "metadata",
     "system": "metadata",

@@ -20,6 +20,7 @@ from godrive.model import At, ETag, In, UserId
 from godrive.principal import Principal, Verb, user_of
 from godrive.rules import (  # noqa: F401 - registers them
     access,
+    batches,
     contents,
     feed,
     files,

@@ -81,6 +81,13 @@ class Tx(Protocol):
         delete, or let people in, do not.
         """
 
+    async def attempt(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """The value of *operation*, whose statements are of this transaction.
+
+        If it raises a ``DriveError``, its statements are undone and those before it stay.
+        """
+        ...
+
     async def lock(self, *user_ids: UserId) -> None:
         """Let no other transaction change what these users own until this one ends.
 

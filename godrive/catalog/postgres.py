@@ -81,6 +81,16 @@ class PostgresTx:
     async def grow(self) -> None:
         """A no-op: the server refuses what does not fit."""
 
+    async def attempt(self, operation: Callable[[], Awaitable[T]]) -> T:
+        await self._connection.execute("SAVEPOINT attempt")
+        try:
+            value = await operation()
+        except DriveError:
+            await self._connection.execute("ROLLBACK TO attempt; RELEASE attempt")
+            raise
+        await self._connection.execute("RELEASE attempt")
+        return value
+
     async def lock(self, *user_ids: UserId) -> None:
         # In the order of ids, so that two transactions that lock several users cannot deadlock.
         await self._connection.execute("SELECT 1 FROM users WHERE id = ANY($1) ORDER BY id FOR UPDATE", user_ids)

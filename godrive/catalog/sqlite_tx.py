@@ -7,13 +7,15 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import cache
 from operator import itemgetter
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import aiosqlite
 
 from godrive.catalog import Row, Sinks, Tx, name_search
-from godrive.errors import Invalid, StorageFull
+from godrive.errors import DriveError, Invalid, StorageFull
 from godrive.model import UserId
+
+T = TypeVar("T")
 
 Operation = Callable[[Tx], Awaitable[Any]]
 
@@ -69,6 +71,18 @@ class SqliteTx:
         if self.full is not None:
             raise StorageFull(self.full.detail, hint=self.full.hint)
 
+    async def attempt(self, operation: Callable[[], Awaitable[T]]) -> T:
+        execute = self.connection.execute
+        execute("SAVEPOINT attempt")
+        try:
+            return await operation()
+        except DriveError:
+            execute("ROLLBACK TO attempt")
+            raise
+        finally:
+            if self.connection.in_transaction:  # a full disk has ended it
+                execute("RELEASE attempt")
+
     async def lock(self, *user_ids: UserId) -> None:
         """A no-op: there is only one writer."""
 
@@ -118,6 +132,9 @@ class ThreadTx:
 
     async def grow(self) -> None:
         """A no-op: a read adds nothing."""
+
+    async def attempt(self, operation: Callable[[], Awaitable[T]]) -> T:
+        return await operation()  # a read has nothing to undo
 
     async def lock(self, *user_ids: UserId) -> None:
         """A no-op: a snapshot does not change."""

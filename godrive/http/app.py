@@ -20,6 +20,7 @@ from godrive.http.observe.request_log import LogRequest, log_to_logger
 from godrive.http.routes import (
     accounts,
     archives,
+    batch,
     changes,
     content,
     docs,
@@ -45,6 +46,7 @@ _RESOURCES = (
     uploads,
     folders,
     files,
+    batch,
     marks,
     search,
     trash,

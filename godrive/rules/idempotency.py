@@ -17,6 +17,12 @@ PATIENCE = 60.0
 """Seconds after which a claimed key counts as abandoned, unless it is renewed."""
 MOST_KEYS = 10_000
 """The most answers stored for one user, because the quota does not count their bytes."""
+LARGE, MOST_LARGE = 65_536, 50
+"""Bytes from which an answer is large, and the most large answers stored for one user: those of long batches."""
+_DROP_LARGE = (
+    "DELETE FROM idempotency_keys WHERE owner_id = $1 AND key IN (SELECT key FROM idempotency_keys "
+    f"WHERE owner_id = $1 AND LENGTH(body) >= {LARGE} ORDER BY expires_at DESC LIMIT {MOST_KEYS} OFFSET {MOST_LARGE})"
+)
 _FULL = (
     "SELECT 1 FROM idempotency_keys WHERE owner_id = $1 AND NOT EXISTS "
     "(SELECT 1 FROM idempotency_keys k WHERE k.owner_id = $1 AND k.key = $2) "
@@ -77,7 +83,10 @@ async def renew_key(tx: Tx, ask: RenewKey, env: Env) -> None:
 
 @rule(SettleKey, writes=True)
 async def settle_key(tx: Tx, ask: SettleKey, env: Env) -> None:
-    """As ``SettleKey`` says.  The answer is kept for a day.  A key that is not claimed is unchanged."""
+    """As ``SettleKey`` says.  A key that is not claimed is unchanged.
+
+    The answer is kept for a day, a large one at most until newer ones displace it.
+    """
     owner_id, key, stored = user_of(ask.by), ask.key, ask.stored
     if stored is None:
         await tx.run("DELETE FROM idempotency_keys WHERE owner_id = $1 AND key = $2 AND status IS NULL", owner_id, key)
@@ -92,3 +101,5 @@ async def settle_key(tx: Tx, ask: SettleKey, env: Env) -> None:
         stored.body,
         rows.later(env.now, KEPT_FOR),
     )
+    if len(stored.body) >= LARGE:
+        await tx.run(_DROP_LARGE, owner_id)

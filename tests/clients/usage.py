@@ -11,10 +11,12 @@ from drive import AuthenticatedClient, Client
 from drive.api.accounts import log_in, sign_up
 from drive.api.changes import list_changes
 from drive.api.content import get_content, put_content
-from drive.api.files import copy_file, download_file, list_files, post_file, trash_file, update_file
+from drive.api.files import copy_file, download_file, list_files, post_file, run_batch, trash_file, update_file
 from drive.api.trash import purge_file
 from drive.api.uploads import begin_upload
 from drive.models import (
+    BatchBody,
+    BatchResults,
     ChangeList,
     Completed,
     CopyBody,
@@ -23,6 +25,8 @@ from drive.models import (
     Intent,
     IntentBody,
     LogInBody,
+    MkdirStep,
+    MoveStep,
     PostFileFilesBody,
     Problem,
     SignUpBody,
@@ -83,6 +87,13 @@ assert [(entry.name, entry.mime) for entry in forms.files] == [("two.txt", "text
 copied = copy_file.sync(file.id, client=client, body=CopyBody(name="copy.txt"))
 assert isinstance(copied, Entry), copied
 assert (copied.name, copied.size_bytes) == ("copy.txt", len(BYTES))
+
+batch = BatchBody(
+    operations=[MkdirStep(op="mkdir", name="folder"), MoveStep(op="move", id=copied.id, parent_path="folder")]
+)
+done_batch = run_batch.sync(client=client, body=batch)
+assert isinstance(done_batch, BatchResults), done_batch
+assert [result.status for result in done_batch.results] == [201, 200]
 
 refused = update_file.sync(file.id, client=client, body=UpdateBody(name="a.txt"), if_match='"another"')
 assert isinstance(refused, Problem), refused

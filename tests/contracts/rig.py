@@ -44,6 +44,7 @@ from godrive.model import (
 )
 from godrive.principal import HostUser, System
 from godrive.rules import (  # noqa: F401 - register rules
+    batches,
     feed,
     files,
     folders,

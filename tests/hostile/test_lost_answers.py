@@ -289,6 +289,31 @@ async def copy_file(scene: Scene) -> None:
     assert len((await scene.ann("GET", "/v1/files")).json["files"]) == 3
 
 
+async def run_batch(scene: Scene) -> None:
+    """With a key the results come again; without one they say what was done before."""
+    file, trashed = scene.ids["file"], scene.ids["trashed"]
+    steps = [
+        {"op": "mkdir", "name": "c"},
+        {"op": "copy", "id": file, "parent_path": "c"},
+        {"op": "purge", "id": trashed},
+    ]
+    for atomic in (False, True):
+        body = {"operations": steps, "atomic": atomic}
+        lost, again = await scene.stubborn("POST", "/v1/batch", body, headers={"Idempotency-Key": f"{atomic}"})
+        assert lost.status == (409 if atomic else 200)  # the second time, the folder is there already
+        if atomic:
+            assert (again.status, again.json["field"]) == (lost.status, "operations[0].name")
+        else:
+            assert [result["status"] for result in lost.json["results"]] == [201, 201, 204]
+            check_same(lost, again)
+    lost, again = await scene.stubborn("POST", "/v1/batch", {"operations": steps})
+    assert [result["status"] for result in again.json["results"]] == [409, 409, 404]
+    body = {"operations": [{"op": "mkdir", "name": "d"}, {"op": "trash", "id": file}], "atomic": True}
+    lost, again = await scene.stubborn("POST", "/v1/batch", body, headers={"Idempotency-Key": "k"})
+    assert [result["status"] for result in lost.json["results"]] == [201, 200]
+    check_same(lost, again)
+
+
 async def trash_file(scene: Scene) -> None:
     """The purge date stays."""
     lost, again = await scene.stubborn("DELETE", f"/v1/files/{scene.ids['file']}")
@@ -330,7 +355,7 @@ class Check(Protocol):
 
 ACCOUNTS: list[Check] = [sign_up, log_in, refresh_token, log_out, update_me, delete_me, end_session]
 UPLOADS: list[Check] = [begin_upload, put_content, post_file, complete_upload, abort_upload]
-FILES: list[Check] = [make_folder, update_file, copy_file, trash_file, restore_file, purge_file, empty_trash]
+FILES: list[Check] = [make_folder, update_file, copy_file, run_batch, trash_file, restore_file, purge_file, empty_trash]
 CHECKS = {check.__name__: check for check in (*ACCOUNTS, *UPLOADS, *FILES)}
 MUTATING = {operation.name for operation in OPERATIONS if operation.method != "GET"}
 

@@ -89,6 +89,15 @@ ROWS: dict[str, list[Row]] = {
         Row(201, {"file_id": "file"}, {"parent_id": "{folder}"}, tells=True),
         Row(404, {"file_id": "trashed"}, {"name": f"{CANARY}-copy.txt"}),
     ],
+    "run_batch": [
+        Row(200, body={"operations": [{"op": "rename", "id": "{file}", "name": f"{CANARY}-renamed.txt"}]}, tells=True),
+        Row(200, body={"operations": [{"op": "copy", "id": "{file}", "parent_id": "{folder}"}]}, tells=True),
+        Row(200, body={"operations": [{"op": "move", "path": f"{CANARY}.txt", "parent_id": "{folder}"}]}, tells=True),
+        Row(200, body={"operations": [{"op": "trash", "id": "{file}"}]}, tells=True),
+        Row(200, body={"operations": [{"op": "restore", "id": "{trashed}"}]}, tells=True),
+        Row(200, body={"operations": [{"op": "purge", "id": "{trashed}"}]}),
+        Row(200, body={"operations": [{"op": "mkdir", "name": f"{CANARY}-new"}]}, tells=True),
+    ],
     "trash_file": [Row(200, {"file_id": "file"})],
     "restore_file": [Row(200, {"file_id": "trashed"}, tells=True)],
     "get_archive": [Row(200, {"file_id": "folder"})],
@@ -158,6 +167,10 @@ class Case:
 
 def _filled(value: Any, owner: Ann, person: Person) -> Any:
     """The value with Ann's ids, and for others without the canary, which they cannot know."""
+    if isinstance(value, list):
+        return [_filled(item, owner, person) for item in value]
+    if isinstance(value, dict):
+        return {name: _filled(item, owner, person) for name, item in value.items()}
     if not isinstance(value, str):
         return value
     known = value if person is owner.person else value.replace(CANARY, "other")
@@ -166,7 +179,7 @@ def _filled(value: Any, owner: Ann, person: Person) -> Any:
 
 def cases(*, needs: Literal["scope", "public", "signed"]) -> pytest.MarkDecorator:
     """Parametrize a test with the rows of these routes."""
-    wanted = {"scope": lambda o: o.scope is not None, "public": lambda o: o.public, "signed": lambda o: o.signed}[needs]
+    wanted = {"scope": lambda o: bool(o.scopes), "public": lambda o: o.public, "signed": lambda o: o.signed}[needs]
     found = [
         Case(operation, row, path)
         for operation in filter(wanted, OPERATIONS)
@@ -331,7 +344,7 @@ async def test_a_token_reaches_only_the_routes_of_its_scopes(case: Case, owner: 
         str(owner.person.token),
         site.drive.auth,
     )
-    given = frozenset(Scope) - {case.operation.scope, Scope.ACCOUNT}
+    given = frozenset(Scope) - case.operation.scopes - {Scope.ACCOUNT}
 
     class Tokens:
         """Auth that knows one API token and passes everything else on."""
@@ -389,7 +402,7 @@ async def test_a_signed_route_serves_its_url_and_nothing_else(
     for person in (stranger, bob, owner.person):  # a session does not make up for a signature
         for attempt in (*altered(url), *foreign):
             answer = await person(method, attempt, data=BYTES if method == "PUT" else None)
-            if case.operation.scope is not None and "signature=" not in attempt:  # then the token decides
+            if case.operation.scopes and "signature=" not in attempt:  # then the token decides
                 assert answer.status == (401 if person is stranger else 422 if "?" in attempt else answer.status)
                 assert person is owner.person or answer.status >= 400
                 check_silent(answer) if person is not owner.person else None

@@ -24,10 +24,10 @@ from godrive.messages.auth import Authenticate
 from godrive.principal import ApiToken, Caller, Scope
 
 
-async def authenticate(request: web.Request, drive: GoDrive, scope: Scope) -> Caller:
+async def authenticate(request: web.Request, drive: GoDrive, scopes: frozenset[Scope]) -> Caller:
     """Return who sent the request, by its bearer token.
 
-    Raises ``Unauthenticated``, and ``Forbidden`` unless the token has *scope*.
+    Raises ``Unauthenticated``, and ``Forbidden`` unless the token has one of *scopes*.
     """
     scheme, token = _authorization(request)
     if scheme != "bearer" or not token or not token.isascii():
@@ -35,8 +35,8 @@ async def authenticate(request: web.Request, drive: GoDrive, scope: Scope) -> Ca
     by: Caller | None = drive.known_callers.get(token)
     if by is None:
         by = await drive.auth.ask(Authenticate(token))
-    if isinstance(by, ApiToken) and scope not in by.scopes:
-        raise Forbidden(f"The token does not have the scope {scope.value}.")
+    if isinstance(by, ApiToken) and scopes.isdisjoint(by.scopes):
+        raise Forbidden(f"The token does not have the scope {' or '.join(sorted(scopes))}.")
     return by
 
 

@@ -22,6 +22,7 @@ from godrive.http.api.reading import (
     read_id,
     strong_tags,
 )
+from godrive.http.api.turns import InTurn
 from godrive.http.observe.request_log import findings
 from godrive.http.wire.addresses import TrustedProxies
 from godrive.http.wire.fair_queue import FairQueue, Lanes
@@ -68,9 +69,11 @@ class Call:
     ``original`` is true for a request to one of the root paths of the first GoDrive.
     """
 
-    __slots__ = ("_lane", "_proxies", "by", "drive", "headers", "original", "request", "status")
+    __slots__ = ("_lane", "_proxies", "by", "drive", "headers", "lanes", "original", "request", "status")
 
     by: Caller
+    lanes: Lanes
+    """The queues for the pieces of a paced operation; not set for others."""
 
     def __init__(self, request: web.Request, drive: GoDrive, proxies: TrustedProxies, *, original: bool) -> None:
         self.request = request
@@ -143,15 +146,15 @@ def bind(
     read_signed = signature_reader(operation, drive) if operation.signed else None
     read_json = json_reader(operation.body, required=operation.body_required) if operation.body is not None else None
     fixed = _fixed_headers(operation)
-    scope, replays, status, handler = operation.scope, operation.replays, operation.status, operation.handler
-    longest = min(server.max_body_bytes, PUBLIC_BODY) if scope is None else server.max_body_bytes
+    scopes, replays, status, handler = operation.scopes, operation.replays, operation.status, operation.handler
+    longest = min(server.max_body_bytes, PUBLIC_BODY) if not scopes else server.max_body_bytes
     parameters, fields, sends_responses = operation.parameters, operation.fields, operation.sends_responses
-    waits = operation.waits
+    waits, paced = operation.waits, operation.paced
 
     async def handle(request: web.Request) -> web.StreamResponse:
         call = Call(request, drive, proxies, original=original)
-        if scope is not None:
-            call.by = await authenticate(request, drive, scope)
+        if scopes:
+            call.by = await authenticate(request, drive, scopes)
             findings.get().user = call.by.user_id
         arguments: dict[str, Any] = {}
         for name in parameters:
@@ -166,11 +169,13 @@ def bind(
                 check_media_type(request)
                 body = await read_body(request, limit=longest, timeout=server.body_timeout)
             arguments["body"] = read_json(body)
+        if paced:
+            call.lanes = lanes
         lane, key = usual, ""
         if lane is not None:
             if large is not None and is_large(arguments["query"]):
                 lane = large
-            key = call.by.user_id if scope is not None else call.address
+            key = call.by.user_id if scopes else call.address
             if waits:
                 call.queue(lane, key)
                 lane = None
@@ -178,7 +183,8 @@ def bind(
                 await lane.wait(key)
         try:
             if replays and IDEMPOTENCY_KEY in request.headers:
-                return await answer_once(request, body, drive.metadata, call.by, lambda: answer(call, arguments))
+                metadata = InTurn(drive.metadata, lanes.writes, call.by.user_id) if paced else drive.metadata
+                return await answer_once(request, body, metadata, call.by, lambda: answer(call, arguments))
             return render(call, await handler(call, **arguments))
         except DriveError as error:
             error.field = fields.get(error.field or "", error.field)
@@ -192,13 +198,13 @@ def bind(
         call = Call(request, drive, proxies, original=original)
         arguments: dict[str, Any] = {name: read_id(request, name) for name in parameters}
         assert usual is not None  # noqa: S101 - only public reads have no lane
-        if read_signed is not None and (scope is None or UrlSigner.SIGNATURE in request.query):
+        if read_signed is not None and (not scopes or UrlSigner.SIGNATURE in request.query):
             arguments["query"] = signed = read_signed(request, arguments)
             findings.get().user = signed.user
             call.queue(usual, signed.user)
         else:
-            assert scope is not None  # noqa: S101 - an operation without a scope is signed
-            call.by = await authenticate(request, drive, scope)
+            assert scopes  # noqa: S101 - an operation without a scope is signed
+            call.by = await authenticate(request, drive, scopes)
             findings.get().user = call.by.user_id
             if read_query is not None:
                 arguments["query"] = read_query(request)
@@ -206,7 +212,8 @@ def bind(
         try:
             if replays and IDEMPOTENCY_KEY in request.headers:
                 said = describe_body(request)
-                response = await answer_once(request, said, drive.metadata, call.by, lambda: answer(call, arguments))
+                metadata = InTurn(drive.metadata, usual, call.by.user_id)
+                response = await answer_once(request, said, metadata, call.by, lambda: answer(call, arguments))
             else:
                 response = render(call, await handler(call, **arguments))
         except DriveError as error:
@@ -221,7 +228,7 @@ def bind(
 
     def render(call: Call, value: Any) -> web.StreamResponse:
         if sends_responses and (type(value) is web.Response or isinstance(value, web.StreamResponse)):
-            if scope is not None:
+            if scopes:
                 value.headers[hdrs.VARY] = _VARY
             return value
         headers = fixed | call.headers if call.headers else fixed
@@ -238,12 +245,12 @@ def lanes_of(operation: Operation, lanes: Lanes) -> tuple[FairQueue | None, Fair
     except those that are costly nevertheless (metrics, readiness).  Other costly
     reads (search) are large whatever they ask for.  Operations that move bytes hold
     a turn only while they ask actors; their bytes are bounded by descriptors and
-    memory.
+    memory.  Paced operations have none either: they take their turns themselves.
     """
     reads = operation.method == hdrs.METH_GET
     if operation.costly:
         return lanes.reports if operation.public else lanes.large_reads, None
-    if operation.public and reads:
+    if operation.paced or (operation.public and reads):
         return None, None
     if operation.public:
         return lanes.logins, None
@@ -260,9 +267,9 @@ def is_large(query: Any) -> bool:
 
 def _fixed_headers(operation: Operation) -> dict[str, str]:
     """The headers of every JSON answer of *operation*; a private one depends on who asks (RFC 9110, section 12.5.5)."""
-    secret = operation.secret or operation.scope is None
+    secret = operation.secret or not operation.scopes
     headers: dict[str, str] = {hdrs.CACHE_CONTROL: "no-store" if secret else "private, no-cache"}
-    if operation.scope is not None:
+    if operation.scopes:
         headers[hdrs.VARY] = _VARY
     if operation.status != 204:
         headers[hdrs.CONTENT_TYPE] = operation.media_type

@@ -129,7 +129,7 @@ def _fill(schema: Json) -> None:
 def errors_of(operation: Operation) -> set[type[DriveError]]:
     """Every error that the operation may answer with: those that it declares, and those that its inputs imply."""
     errors: set[type[DriveError]] = {*operation.raises, *_ANY_REQUEST}
-    if operation.scope is not None:
+    if operation.scopes:
         errors |= {Unauthenticated, Forbidden}
     if operation.signed:
         errors |= {UrlInvalid}
@@ -169,14 +169,14 @@ def _operation(operation: Operation, known: dict[Any, Json], components: dict[st
 
 
 def _security(operation: Operation) -> list[Json]:
-    token: list[Json] = [] if operation.scope is None else [{"token": [operation.scope.value]}]
+    token: list[Json] = [{"token": [scope.value]} for scope in sorted(operation.scopes)]
     return [*token, {"signature": []}] if operation.signed else token
 
 
 def _description(operation: Operation) -> str:
     parts = [operation.description] if operation.description else []
-    if operation.scope is not None:
-        parts.append(f"Needs the scope `{operation.scope.value}`.")
+    if operation.scopes:
+        parts.append(f"Needs the scope {' or '.join(f'`{scope.value}`' for scope in sorted(operation.scopes))}.")
     return "\n\n".join(parts)
 
 

@@ -51,7 +51,7 @@ class Open(Enum):
 PUBLIC: Literal[Open.PUBLIC] = Open.PUBLIC
 SIGNED: Literal[Open.SIGNED] = Open.SIGNED
 
-Needs: TypeAlias = Scope | Open
+Needs: TypeAlias = Scope | Open | frozenset[Scope]
 
 
 class Options(TypedDict, total=False):
@@ -64,6 +64,7 @@ class Options(TypedDict, total=False):
     conditional: bool
     costly: bool
     waits: bool
+    paced: bool
     fields: Mapping[str, str]
     raises: Sequence[type[DriveError]]
     media_type: str
@@ -76,12 +77,14 @@ class Options(TypedDict, total=False):
 class Operation:
     """One method on one path.
 
-    *needs* is what the request must show.  *original* is the path of the same
+    *needs* is what the request must show: a scope, one of several scopes, a
+    signed URL, or nothing.  *original* is the path of the same
     operation in the first GoDrive, at the root.  *replays* answers a repeated
     ``Idempotency-Key`` with the first answer.  *secret* answers must not be
     cached anywhere.  *conditional* honours ``If-Match`` or ``If-None-Match``.
     *costly* reads wait in the lane of reports if they are public, else in that of large reads.  An operation
     that *waits* for changes takes its turns itself (``Call.turn``).
+    *paced* operations work in small pieces, and take a turn in one of ``Call.lanes`` for each.
     *also* are other statuses that come with the same answer.  *fields* maps
     the names that actors use to those of the request.  *content* are the media
     types of a body that the handler reads in pieces; it takes its turns in a lane
@@ -101,6 +104,7 @@ class Operation:
     conditional: bool = False
     costly: bool = False
     waits: bool = False
+    paced: bool = False
     fields: Mapping[str, str] = field(default_factory=dict)
     raises: Sequence[type[DriveError]] = ()
     media_type: str = "application/json"
@@ -115,7 +119,7 @@ class Operation:
     sends_responses: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.needs, Scope | Open):
+        if not isinstance(self.needs, Scope | Open | frozenset):
             raise TypeError(f"{self.method} {self.path}: needs a Scope, PUBLIC or SIGNED, not {self.needs!r}")
         hints = get_type_hints(self.handler, include_extras=True)
         found = {
@@ -158,9 +162,11 @@ class Operation:
         return self.signed or bool(self.content)
 
     @property
-    def scope(self) -> Scope | None:
-        """The scope that the caller's credential must have, if it needs one."""
-        return self.needs if isinstance(self.needs, Scope) else None
+    def scopes(self) -> frozenset[Scope]:
+        """The scopes of which the caller's credential must have one.  Empty if it needs no token."""
+        if isinstance(self.needs, Open):
+            return frozenset()
+        return self.needs if isinstance(self.needs, frozenset) else frozenset({self.needs})
 
     @property
     def replies(self) -> tuple[Any, ...]:

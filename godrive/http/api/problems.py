@@ -93,9 +93,9 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 _encoder = msgspec.json.Encoder()
 
 
-def problem(error: DriveError, request_id: str) -> web.Response:
-    """Return *error* as an answer."""
-    body = Problem(
+def describe(error: DriveError, request_id: str) -> Problem:
+    """Return the description of *error*."""
+    return Problem(
         type=f"urn:godrive:problem:{error.code}",
         title=error.title,
         status=error.status,
@@ -105,12 +105,16 @@ def problem(error: DriveError, request_id: str) -> web.Response:
         request_id=request_id,
         field=error.field and str(error.field),  # header names are istr, which msgspec does not encode
     )
+
+
+def problem(error: DriveError, request_id: str) -> web.Response:
+    """Return *error* as an answer."""
     headers = {hdrs.CONTENT_TYPE: "application/problem+json", hdrs.CACHE_CONTROL: "no-store"}
     if error.retry_after is not None:
         headers[hdrs.RETRY_AFTER] = str(max(1, math.ceil(error.retry_after)))
     if error.status == 401:
         headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="godrive"'
-    response = web.Response(body=_encoder.encode(body), status=error.status, headers=headers)
+    response = web.Response(body=_encoder.encode(describe(error, request_id)), status=error.status, headers=headers)
     if error.code in _CLOSING:
         response.force_close()
     return response

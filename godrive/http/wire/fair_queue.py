@@ -7,7 +7,7 @@ key (a user, or the address of an unauthenticated client) has its own queue, and
 free slots go to the queues in turn.  One key never has more than half of the
 slots, so that a new client finds a free one.
 
-Reads, large reads, writes, log-ins and reports have separate slots (:class:`Lanes`), so
+Reads, large reads, writes, batches, log-ins and reports have separate slots (:class:`Lanes`), so
 a slow disk delays no read, many log-ins delay no user, and small requests
 overtake large ones.
 """
@@ -20,9 +20,9 @@ from collections.abc import Hashable
 
 from godrive.errors import MailboxFull
 
-READS, LARGE_READS, WRITES, LOGINS, REPORTS = 64, 2, 256, 64, 2
-"""Concurrent requests.  Two large reads, or two reports of the server's state, fill the event loop; many writes are
-cheap, because they share commits."""
+READS, LARGE_READS, WRITES, BATCHES, LOGINS, REPORTS = 64, 2, 256, 4, 64, 2
+"""Concurrent requests, or pieces of batches.  Two large reads, or two reports of the server's state, fill the event
+loop; a few pieces fill a commit; many writes are cheap, because they share commits."""
 
 MOST_WAITING = 512
 """The most queued requests of one key."""
@@ -113,5 +113,6 @@ class Lanes:
         self.reads = FairQueue(READS)
         self.large_reads = FairQueue(LARGE_READS)
         self.writes = FairQueue(WRITES)
+        self.batches = FairQueue(BATCHES)
         self.logins = FairQueue(LOGINS)
         self.reports = FairQueue(REPORTS)

@@ -29,6 +29,8 @@ async def test_a_byte_order_mark_before_json_does_not_matter(ann: Person) -> Non
         "/v1/files/upload-intent": ("POST", {"filename": "b.txt", "size_bytes": 0}, 200),
         f"/v1/files/{file['id']}": ("PATCH", {"name": "c.txt"}, 200),
         f"/v1/files/{file['id']}/restore": ("POST", {"on_conflict": "rename"}, 200),
+        f"/v1/files/{file['id']}/copy": ("POST", {"name": "d.txt"}, 201),
+        "/v1/batch": ("POST", {"operations": []}, 200),
         "/v1/folders": ("POST", {"name": "folder"}, 201),
         "/v1/signup": ("POST", {**ACCOUNT, "email": "bob@example.org"}, 201),
     }
