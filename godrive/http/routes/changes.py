@@ -199,7 +199,7 @@ class _Stream:
         now = asyncio.get_running_loop().time()
         if now >= self._check_at:
             self._check_at = now + KEEP_ALIVE
-            await authenticate(self._call.request, self._call.drive, Scope.FILES_READ)
+            await authenticate(self._call.request, self._call.drive, frozenset({Scope.FILES_READ}))
 
     async def _send(self, data: bytes) -> None:
         """Send, and wait until the client has taken all but what the socket buffers.  Raises ``ConnectionError``."""
