@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Any, Generic, NewType, TypeAlias, TypeVar
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from typing_extensions import dataclass_transform
 
 UserId = NewType("UserId", str)
@@ -133,7 +134,7 @@ class File(Value):
     ``revision`` rises with every change of the entry and never repeats, not even
     after a backup was restored.  ``etag``, for ``If-Match``, is derived from it.
     ``content_etag`` identifies the bytes: it is the id of the version, because
-    blobs are immutable.
+    blobs are immutable.  ``path`` is set in the answer to a request by path.
     """
 
     id: FileId
@@ -154,6 +155,7 @@ class File(Value):
     revision: int = 1
     favorite: bool = False
     properties: dict[str, PropertyValue] = msgspec.field(default_factory=dict)
+    path: str | UnsetType = UNSET
 
     @property
     def content_etag(self) -> ETag:
@@ -170,6 +172,13 @@ class Content(Value):
 
     file: File
     object_key: ObjectKey
+
+
+class Ensured(Value):
+    """A folder, and whether it was *created* now."""
+
+    folder: File
+    created: bool
 
 
 class Tombstone(Value):

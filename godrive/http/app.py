@@ -13,6 +13,7 @@ from godrive.http.api.call import bind
 from godrive.http.api.openapi import document
 from godrive.http.api.operations import Operation
 from godrive.http.api.page_cache import PageCache
+from godrive.http.api.paths import PARAMETER
 from godrive.http.app_keys import DIRECT_BODIES, DOCUMENT, DRIVE, DUPLICATES, METRICS, PAGE_CACHE, WAITS
 from godrive.http.observe.metrics import Metrics
 from godrive.http.observe.middleware import edge, expect_later, meet_expectation, on_prepare
@@ -29,6 +30,7 @@ from godrive.http.routes import (
     health,
     incoming,
     marks,
+    paths,
     search,
     storing,
     trash,
@@ -45,6 +47,7 @@ _RESOURCES = (
     accounts,
     uploads,
     folders,
+    paths,
     files,
     batch,
     marks,
@@ -104,9 +107,10 @@ def create_app(
             if path is not None:
                 handler = bind(operation, drive, proxies, lanes, original=path == operation.original)
                 expect = expect_later if operation.moves_bytes else meet_expectation
-                app.router.add_route(operation.method, path, handler, expect_handler=expect)
+                pattern = path.replace(f"{{{PARAMETER}}}", f"{{{PARAMETER}:(?s:.*)}}")
+                app.router.add_route(operation.method, pattern, handler, expect_handler=expect)
                 if operation.method == hdrs.METH_GET:
-                    app.router.add_route(hdrs.METH_HEAD, path, handler, expect_handler=expect)
+                    app.router.add_route(hdrs.METH_HEAD, pattern, handler, expect_handler=expect)
     add_webhook_route(app, drive)
     health.remember(app, drive)
     return app

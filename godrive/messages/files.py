@@ -8,6 +8,7 @@ from typing import ClassVar
 from godrive.messages.metadata import Metadata
 from godrive.model import (
     Content,
+    Ensured,
     ETag,
     File,
     FileId,
@@ -107,7 +108,23 @@ class FindFile(Ask[Metadata, File]):
 
 
 class MakeFolder(Ask[Metadata, File]):
-    """Create a folder.  Raises ``NotFound`` (the parent), ``NameTaken``, ``Invalid``, ``QuotaExceeded``."""
+    """Create a folder.
+
+    Raises ``NotFound`` (the parent), ``NameTaken``, ``Invalid``, ``TooDeep``, ``QuotaExceeded``.
+    """
+
+    lane: ClassVar[Lane] = Lane.WRITE
+
+    by: Principal
+    where: Spot
+    name: str
+
+
+class EnsureFolder(Ask[Metadata, Ensured]):
+    """Return the folder of that name, and create it if there is none.  Idempotent.
+
+    Raises as ``MakeFolder``; ``NameTaken`` if a file has the name.
+    """
 
     lane: ClassVar[Lane] = Lane.WRITE
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from godrive.catalog import Tx
-from godrive.messages.files import MakeFolder
-from godrive.model import At, File, FileEventKind, FileId, FileKind, Spot, UserId, new_id
+from godrive.messages.files import EnsureFolder, MakeFolder
+from godrive.model import At, Ensured, File, FileEventKind, FileId, FileKind, Spot, UserId, new_id
 from godrive.principal import Principal, Verb
 from godrive.rules import changes, entries, rows
 from godrive.rules.access import Folder, reach, resolve_folder
@@ -17,11 +17,29 @@ async def make_folder(tx: Tx, ask: MakeFolder, env: Env) -> File:
     """As ``MakeFolder`` says."""
     await tx.grow()
     check_name(ask.name)
+    return await _make(tx, await target(tx, ask.by, ask.where, env), ask.name, env)
+
+
+@rule(EnsureFolder, writes=True)
+async def ensure_folder(tx: Tx, ask: EnsureFolder, env: Env) -> Ensured:
+    """As ``EnsureFolder`` says."""
+    await tx.grow()
+    check_name(ask.name)
     parent = await target(tx, ask.by, ask.where, env)
-    await changes.check_room(tx, parent.owner_id, env.config.auth, entries=1)
-    folder = _new(parent.owner_id, parent.id, ask.name, env)
-    if not await entries.place(tx, parent, folder):
+    # The owner is locked, so nobody else creates a folder.  A file may still get the name; then _make raises.
+    found = await entries.find(tx, parent, ask.name)
+    if found is None:
+        return Ensured(folder=await _make(tx, parent, ask.name, env), created=True)
+    if found.file.kind is not FileKind.FOLDER:
         raise entries.name_taken(ask.name)
+    return Ensured(folder=found.file, created=False)
+
+
+async def _make(tx: Tx, parent: Folder, name: str, env: Env) -> File:
+    await changes.check_room(tx, parent.owner_id, env.config.auth, entries=1)
+    folder = _new(parent.owner_id, parent.id, name, env)
+    if not await entries.place(tx, parent, folder):
+        raise entries.name_taken(name)
     await changes.record(tx, FileEventKind.CREATED, folder.owner_id, folder.id, folder, now=env.now, entries=1)
     return folder
 

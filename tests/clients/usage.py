@@ -11,7 +11,18 @@ from drive import AuthenticatedClient, Client
 from drive.api.accounts import log_in, sign_up
 from drive.api.changes import list_changes
 from drive.api.content import get_content, put_content
-from drive.api.files import copy_file, download_file, list_files, post_file, run_batch, trash_file, update_file
+from drive.api.files import (
+    copy_file,
+    download_file,
+    get_by_path,
+    list_children,
+    list_files,
+    make_folder,
+    post_file,
+    run_batch,
+    trash_file,
+    update_file,
+)
 from drive.api.trash import purge_file
 from drive.api.uploads import begin_upload
 from drive.models import (
@@ -22,6 +33,8 @@ from drive.models import (
     CopyBody,
     Download,
     FileList,
+    FolderBody,
+    GetByPathChildren,
     Intent,
     IntentBody,
     LogInBody,
@@ -67,6 +80,15 @@ file = done.file
 listed = list_files.sync(client=client, limit=10)
 assert isinstance(listed, FileList)
 assert [entry.name for entry in listed.files] == ["notes.txt"]
+
+folder = make_folder.sync(client=client, body=FolderBody(path="a/b", parents=True, exist_ok=True))
+assert isinstance(folder, Entry), folder
+by_path = get_by_path.sync("notes.txt", client=client)
+assert isinstance(by_path, Entry), by_path
+assert (by_path.id, by_path.path) == (file.id, "notes.txt")
+children = get_by_path.sync("a", client=client, children=GetByPathChildren.TRUE)
+assert isinstance(children, FileList), children
+assert children == list_children.sync(str(folder.parent_id), client=client)
 
 download = download_file.sync(file.id, client=client)
 assert isinstance(download, Download), download

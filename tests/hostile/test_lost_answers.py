@@ -256,6 +256,9 @@ async def make_folder(scene: Scene) -> None:
     check_same(lost, again)
     lost, again = await scene.stubborn("POST", "/v1/folders", {"name": "d"})
     assert (lost.status, again.status, again.json["code"]) == (201, 409, "name_taken")
+    lost, again = await scene.stubborn("POST", "/v1/folders", {"path": "e/f", "parents": True, "exist_ok": True})
+    assert (lost.status, again.status) == (201, 200)
+    assert again.json == lost.json
 
 
 async def update_file(scene: Scene) -> None:
@@ -275,6 +278,27 @@ async def update_file(scene: Scene) -> None:
     headers = {"If-Match": again.headers["etag"]}
     lost, again = await scene.stubborn("PATCH", path, {"name": "e.txt"}, headers=headers)
     assert (lost.status, again.status) == (200, 412)
+
+
+async def update_by_path(scene: Scene) -> None:
+    """As by id; once the name is another, nothing is at the path, and a key gets the first answer again."""
+    path = "/v1/files/by-path/a.txt"
+    lost, again = await scene.stubborn("PATCH", path, {"favorite": True})
+    assert lost.status == 200
+    check_same(lost, again)
+    lost, again = await scene.stubborn("PATCH", path, {"name": "b.txt"}, headers={"Idempotency-Key": "k"})
+    assert (lost.status, lost.json["name"]) == (200, "b.txt")
+    check_same(lost, again)
+    assert (await scene.ann("PATCH", path, {"name": "b.txt"})).status == 404
+
+
+async def trash_by_path(scene: Scene) -> None:
+    """With a key the answer comes again; without one nothing is at the path."""
+    path = "/v1/files/by-path/a.txt"
+    lost, again = await scene.stubborn("DELETE", path, headers={"Idempotency-Key": "k"})
+    assert (lost.status, lost.json["deleted"]) == (200, scene.ids["file"])
+    check_same(lost, again)
+    assert (await scene.ann("DELETE", path)).status == 404
 
 
 async def copy_file(scene: Scene) -> None:
@@ -356,7 +380,8 @@ class Check(Protocol):
 ACCOUNTS: list[Check] = [sign_up, log_in, refresh_token, log_out, update_me, delete_me, end_session]
 UPLOADS: list[Check] = [begin_upload, put_content, post_file, complete_upload, abort_upload]
 FILES: list[Check] = [make_folder, update_file, copy_file, run_batch, trash_file, restore_file, purge_file, empty_trash]
-CHECKS = {check.__name__: check for check in (*ACCOUNTS, *UPLOADS, *FILES)}
+PATHS: list[Check] = [update_by_path, trash_by_path]
+CHECKS = {check.__name__: check for check in (*ACCOUNTS, *UPLOADS, *FILES, *PATHS)}
 MUTATING = {operation.name for operation in OPERATIONS if operation.method != "GET"}
 
 

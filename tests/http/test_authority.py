@@ -77,6 +77,14 @@ ROWS: dict[str, list[Row]] = {
         Row(201, body={"name": f"{CANARY}-new"}, tells=True),
         Row(201, body={"name": f"{CANARY}-new", "parent_id": "{folder}"}, tells=True),
     ],
+    "list_children": [Row(200, {"file_id": "folder"})],
+    "get_by_path": [
+        Row(200, {"path": "path"}, tells=True),
+        Row(200, {"path": "folder_path"}, query={"children": "true"}),
+        Row(404, {"path": "trashed_path"}),
+    ],
+    "update_by_path": [Row(200, {"path": "path"}, {"name": f"{CANARY}-renamed.txt"}, tells=True)],
+    "trash_by_path": [Row(200, {"path": "path"}), Row(404, {"path": "trashed_path"})],
     "get_file": [Row(200, {"file_id": "file"}, tells=True), Row(404, {"file_id": "trashed"})],
     "update_file": [
         Row(200, {"file_id": "file"}, {"name": f"{CANARY}-renamed.txt"}, tells=True),
@@ -237,7 +245,7 @@ async def settle(person: Person) -> Ann:
     (committed,) = [upload["id"] for upload in uploads if upload["file_id"] == file["id"]]
     (session,) = (await person("GET", "/v1/sessions")).json["sessions"]
     url = (await person("GET", f"/v1/files/{file['id']}/download")).json["url"]
-    folder = (await person("POST", "/v1/folders", {"name": "folder"})).json
+    folder = (await person("POST", "/v1/folders", {"name": "the-folder-of-ann"})).json
     ids = {
         "cursor": cursor,
         "folder": folder["id"],
@@ -245,6 +253,9 @@ async def settle(person: Person) -> Ann:
         "trashed": trashed["id"],
         "pending": pending["upload_id"],
         "committed": committed,
+        "folder_path": "the-folder-of-ann",
+        "path": f"{CANARY}.txt",
+        "trashed_path": f"{CANARY}-trashed.txt",
     }
     archive = (await person("GET", f"/v1/files/{folder['id']}/download")).json["url"]
     urls = {"put_content": pending["upload_url"], "get_content": url, "get_archive": archive}

@@ -14,6 +14,7 @@ from godrive.errors import DriveError, Forbidden, Invalid
 from godrive.http.api.authentication import authenticate, signature_reader
 from godrive.http.api.idempotency import IDEMPOTENCY_KEY, answer_once, describe_body
 from godrive.http.api.operations import SIGNED, Operation
+from godrive.http.api.paths import PARAMETER, read_path
 from godrive.http.api.reading import (
     check_media_type,
     header_text,
@@ -158,7 +159,7 @@ def bind(
             findings.get().user = call.by.user_id
         arguments: dict[str, Any] = {}
         for name in parameters:
-            arguments[name] = read_id(request, name)
+            arguments[name] = read_path(request) if name == PARAMETER else read_id(request, name)
         if read_signed is not None:
             arguments["query"] = read_signed(request, arguments)
         elif read_query is not None:
@@ -196,7 +197,9 @@ def bind(
     async def handle_bytes(request: web.Request) -> web.StreamResponse:
         """As above, for an operation that takes its turns itself.  A signature in the query decides alone."""
         call = Call(request, drive, proxies, original=original)
-        arguments: dict[str, Any] = {name: read_id(request, name) for name in parameters}
+        arguments: dict[str, Any] = {
+            name: read_path(request) if name == PARAMETER else read_id(request, name) for name in parameters
+        }
         assert usual is not None  # noqa: S101 - only public reads have no lane
         if read_signed is not None and (not scopes or UrlSigner.SIGNATURE in request.query):
             arguments["query"] = signed = read_signed(request, arguments)

@@ -17,6 +17,7 @@ from godrive.errors import (
     PreconditionFailed,
     QuotaExceeded,
     StoreUnavailable,
+    TooDeep,
     TooManyRequests,
 )
 from godrive.http.api.call import Call
@@ -34,7 +35,22 @@ from godrive.messages.files import (
     UpdateFile,
 )
 from godrive.messages.storage import SignArchive, SignGet
-from godrive.model import Anywhere, File, FileId, FileKind, In, OnConflict, Page, Place, PropertyValue, Root, Sort, Spot
+from godrive.model import (
+    Anywhere,
+    At,
+    File,
+    FileId,
+    FileKind,
+    In,
+    OnConflict,
+    Page,
+    Place,
+    PropertyValue,
+    Root,
+    Sort,
+    Spot,
+    Which,
+)
 from godrive.principal import Scope, authority
 
 routes = Routes("files")
@@ -63,15 +79,20 @@ Name = Annotated[
 ]
 
 
-class FilesQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ChildrenQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Selects files and the size of a page."""
 
-    parent_id: EntryId | None = None
     limit: Limit | None = None
     page: PageToken | None = None
     sort: Sort = Sort.NEWEST
     q: Annotated[str, Meta(max_length=255, description="Names that contain this, ignoring case.")] | None = None
     prefix: Annotated[str, Meta(max_length=255, description="Names that begin with this.")] | None = None
+
+
+class FilesQuery(ChildrenQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Selects files of one folder, or of the whole drive."""
+
+    parent_id: EntryId | None = None
 
 
 class DownloadQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -164,12 +185,28 @@ async def list_files(call: Call, query: FilesQuery) -> FileList | web.Response:
     With `parent_id`, list the entries of one folder; without, all files of the drive.  A page has 100 rows by default
     (20 on the root path) and at most 1000.  A request with `If-None-Match` gets `304` while nothing has changed.
     """
-    where = _place(query)
+    return await list_entries(call, _place(query), query)
+
+
+@routes.get(
+    "/v1/files/{file_id}/children",
+    needs=Scope.FILES_READ,
+    raises=[Invalid, NotFound],
+    conditional=True,
+    fields={"parent_id": "file_id"},
+)
+async def list_children(call: Call, file_id: FileId, query: ChildrenQuery) -> FileList | web.Response:
+    """List the entries of one folder; the id `root` is that of the root. The same as `GET /v1/files?parent_id=`."""
+    return await list_entries(call, spot_of(file_id), query)
+
+
+async def list_entries(call: Call, where: Place, query: ChildrenQuery) -> web.Response:
+    """Answer with one page of the place, or with 304."""
     tag = await call.drive.metadata.ask(TagList(call.by, where))
     headers = {hdrs.ETAG: f'W/"{tag}"', **_LISTED}
     if is_known(call.request, tag):
         return web.Response(status=304, headers=headers)
-    cache, request = call.request.app[PAGE_CACHE], (authority(call.by), call.original, query)
+    cache, request = call.request.app[PAGE_CACHE], (authority(call.by), call.original, where, query)
     body = cache.get(request, tag)
     if body is None:
         body = _encoder.encode(FileList.of(await _read_page(call, where, query)))
@@ -192,7 +229,7 @@ def given(value: T | UnsetType) -> T | None:
     return None if isinstance(value, UnsetType) else value
 
 
-async def _read_page(call: Call, where: Place, query: FilesQuery) -> Page[File]:
+async def _read_page(call: Call, where: Place, query: ChildrenQuery) -> Page[File]:
     return await call.drive.metadata.ask(
         ListFiles(
             by=call.by,
@@ -208,11 +245,21 @@ async def _read_page(call: Call, where: Place, query: FilesQuery) -> Page[File]:
 
 @routes.get("/v1/files/{file_id}", needs=Scope.FILES_READ, raises=[NotFound], conditional=True)
 async def get_file(call: Call, file_id: FileId) -> File | web.Response:
-    """Get one file. A request with `If-None-Match` gets `304` while the file is unchanged."""
-    file = await call.drive.metadata.ask(GetFile(call.by, file_id))
+    """Get one file or folder. A request with `If-None-Match` gets `304` while it is unchanged."""
+    return await get_entry(call, which_of(file_id))
+
+
+def which_of(file_id: FileId) -> Which:
+    """Return the entry with that id.  ``root`` is the root."""
+    return At(path=()) if file_id == ROOT else file_id
+
+
+async def get_entry(call: Call, which: Which) -> File | web.Response:
+    """Answer with the entry, or with 304."""
+    file = await call.drive.metadata.ask(GetFile(call.by, which))
     if is_known(call.request, file.etag):
         return web.Response(status=304, headers={hdrs.ETAG: f'"{file.etag}"', hdrs.CACHE_CONTROL: "private, no-cache"})
-    return _tagged(call, file)
+    return tagged(call, file)
 
 
 @routes.patch(
@@ -220,7 +267,7 @@ async def get_file(call: Call, file_id: FileId) -> File | web.Response:
     needs=Scope.FILES_WRITE,
     replays=True,
     conditional=True,
-    raises=[NotFound, NameTaken, Cycle, Invalid, PreconditionFailed],
+    raises=[NotFound, NameTaken, Cycle, Invalid, TooDeep, PreconditionFailed],
 )
 async def update_file(call: Call, file_id: FileId, body: UpdateBody) -> File:
     """Rename or move a file or folder, set its time of modification or its properties, mark it as a favorite.
@@ -228,12 +275,17 @@ async def update_file(call: Call, file_id: FileId, body: UpdateBody) -> File:
     All changes are made, or none. A folder moves with its contents. The answer is `409 cycle` if the new parent is the
     folder itself or lies in it.
     """
+    return await update_entry(call, which_of(file_id), body)
+
+
+async def update_entry(call: Call, which: Which, body: UpdateBody) -> File:
+    """Change the entry, and answer with it."""
     if body == UpdateBody(on_conflict=body.on_conflict):
         raise Invalid("Send what to change: name, parent_id, modified_at, properties or favorite.", field="name")
     file = await call.drive.metadata.ask(
         UpdateFile(
             by=call.by,
-            file_id=file_id,
+            file_id=which,
             name=given(body.name),
             where=None if isinstance(body.parent_id, UnsetType) else spot_of(body.parent_id),
             on_conflict=body.on_conflict,
@@ -243,7 +295,7 @@ async def update_file(call: Call, file_id: FileId, body: UpdateBody) -> File:
             properties=given(body.properties),
         )
     )
-    return _tagged(call, file)
+    return tagged(call, file)
 
 
 @routes.post(
@@ -272,7 +324,7 @@ async def copy_file(call: Call, file_id: FileId, body: CopyBody | None) -> File:
         )
     )
     call.locate(f"/v1/files/{copied.id}")
-    return _tagged(call, copied)
+    return tagged(call, copied)
 
 
 @routes.delete(
@@ -285,7 +337,12 @@ async def copy_file(call: Call, file_id: FileId, body: CopyBody | None) -> File:
 )
 async def trash_file(call: Call, file_id: FileId) -> Trashed:
     """Move a file or folder to the trash. Idempotent: the first purge date stays."""
-    tombstone = await call.drive.metadata.ask(TrashFile(by=call.by, file_id=file_id, if_match=call.if_match))
+    return await trash_entry(call, which_of(file_id))
+
+
+async def trash_entry(call: Call, which: Which) -> Trashed:
+    """Trash the entry."""
+    tombstone = await call.drive.metadata.ask(TrashFile(by=call.by, file_id=which, if_match=call.if_match))
     return Trashed(deleted=tombstone.file_id, trashed_at=tombstone.trashed_at, purge_at=tombstone.purge_at)
 
 
@@ -294,7 +351,7 @@ async def trash_file(call: Call, file_id: FileId) -> Trashed:
     needs=Scope.FILES_DELETE,
     replays=True,
     conditional=True,
-    raises=[NotFound, NameTaken, PreconditionFailed],
+    raises=[NotFound, NameTaken, TooDeep, PreconditionFailed],
 )
 async def restore_file(call: Call, file_id: FileId, body: RestoreBody | None) -> File:
     """Restore a file or folder from the trash. Idempotent."""
@@ -302,7 +359,7 @@ async def restore_file(call: Call, file_id: FileId, body: RestoreBody | None) ->
     file = await call.drive.metadata.ask(
         RestoreFile(by=call.by, file_id=file_id, on_conflict=on_conflict, if_match=call.if_match)
     )
-    return _tagged(call, file)
+    return tagged(call, file)
 
 
 @routes.get(
@@ -334,6 +391,7 @@ async def download_file(call: Call, file_id: FileId, query: DownloadQuery) -> Do
     return Download(url=signed.url, expires_at=signed.expires_at)
 
 
-def _tagged(call: Call, file: File) -> File:
+def tagged(call: Call, file: File) -> File:
+    """Return the entry, with its ETag in the headers."""
     call.headers[hdrs.ETAG] = f'"{file.etag}"'
     return file

@@ -136,3 +136,48 @@ async def test_a_validator_of_one_user_never_fits_another(ann: Person, stranger:
         assert "authorization" in answer.headers["Vary"].lower()
         same = await ann("GET", "/v1/files", params=query, headers={"If-None-Match": answer.headers["ETag"]})
         assert same.status == 304
+
+
+async def test_a_folder_is_made_by_path(ann: Person) -> None:
+    missing = await ann("POST", "/v1/folders", {"path": "a/b/c"})
+    assert (missing.status, missing.json["field"]) == (404, "path")
+    made = await ann("POST", "/v1/folders", {"path": "a/b/c/", "parents": True})
+    assert (made.status, made.json["name"], made.json["path"]) == (201, "c", "a/b/c")
+    assert made.headers["Location"].endswith(f"/v1/files/{made.json['id']}")
+    taken = await ann("POST", "/v1/folders", {"path": "a/b/c", "parents": True})
+    assert (taken.status, taken.json["code"]) == (409, "name_taken")
+    beside = await ann("POST", "/v1/folders", {"path": "a/b/d"})
+    assert (beside.status, beside.json["parent_id"]) == (201, made.json["parent_id"])
+
+
+async def test_a_folder_that_exists_is_fine_if_the_client_says_so(ann: Person) -> None:
+    for body in ({"name": "a"}, {"path": "b/c", "parents": True}):
+        made = await ann("POST", "/v1/folders", {**body, "exist_ok": True})
+        again = await ann("POST", "/v1/folders", {**body, "exist_ok": True})
+        assert (made.status, again.status) == (201, 200)
+        assert again.json == made.json
+        assert again.headers["ETag"] == made.headers["ETag"]
+        assert "Location" not in again.headers
+    await ann.upload("file")
+    for body in ({"name": "file"}, {"path": "file"}, {"path": "file/a", "parents": True}):
+        refused = await ann("POST", "/v1/folders", {**body, "exist_ok": True})
+        assert (refused.status, refused.json["code"]) == (409, "name_taken")
+
+
+async def test_a_body_that_names_no_folder_is_refused(ann: Person) -> None:
+    for body, field in (
+        ({}, "name"),
+        ({"parent_id": "root"}, "name"),
+        ({"path": "a", "name": "b"}, "name"),
+        ({"path": "a", "parent_id": "root"}, "parent_id"),
+        ({"path": ""}, "path"),
+        ({"path": "/"}, "name"),
+        ({"path": "/a"}, "path"),
+        ({"path": "a//b"}, "path"),
+        ({"path": "../a"}, "path"),
+        ({"path": "a/.."}, "name"),
+        ({"path": "a" * 8191}, "path"),
+        ({"path": "/".join("a" * 1025), "parents": True}, "path"),
+    ):
+        answer = await ann("POST", "/v1/folders", body)
+        assert (answer.status, answer.json["field"]) == (422, field), body
