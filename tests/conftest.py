@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,9 @@ pytest_plugins = ["tests.engines"]
 
 SLOW = {"e2e", "hostile"}
 """Folders of tests that run the real process, which takes half a second to start."""
+
+_NOT_QUICK = SLOW | {"test_schemathesis.py"}
+"""Folders and files of slow tests only, which a quick run does not even import."""
 
 _SERVERS = {"nats_server", "postgres_server", "ceph_gateway", "own_servers"}
 
@@ -35,6 +39,11 @@ def pytest_configure(config: pytest.Config) -> None:
         shared.follow()
     else:
         shared.lead()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out what has nothing for a quick run."""
+    return True if config.getoption("quick") and collection_path.name in _NOT_QUICK else None
 
 
 @pytest.hookimpl(tryfirst=True)  # before the marks select

@@ -20,7 +20,7 @@ from typing import ClassVar, Self
 
 from tests.guard import Guard, guard
 
-READY_WITHIN = 30.0
+READY_WITHIN = 60.0
 """Seconds that a server may take to start; the usual is under two."""
 
 _BELOW_EPHEMERAL = range(20_000, 32_000)

@@ -127,6 +127,11 @@ class DriveServer(Server):
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def is_asleep(self) -> bool:
+        """Whether no thread of the process runs, waits for a processor or waits for the disk."""
+        threads = Path(f"/proc/{self.pid}/task").glob("*/stat")
+        return all(thread.read_text().rpartition(") ")[2][0] == "S" for thread in threads)
+
     def resident_bytes(self) -> int:
         """Its memory: what no other process shares, and its part of what others do."""
         return memory_bytes(self.pid)

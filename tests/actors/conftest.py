@@ -13,6 +13,15 @@ from tests.nats_drive import NatsDrive
 from tests.servers import NatsServer
 
 
+def over_nats(server: NatsServer) -> type[GoDrive]:
+    """A drive whose actors reach one another through that server."""
+
+    class OverNats(NatsDrive):
+        server_url = server.url
+
+    return OverNats
+
+
 @pytest.fixture(
     params=[
         pytest.param(GoDrive, id="local"),
@@ -23,14 +32,7 @@ from tests.servers import NatsServer
 def drive_class(request: pytest.FixtureRequest) -> type[GoDrive]:
     """How the actors reach one another."""
     chosen: type[GoDrive] = request.param
-    if chosen is not NatsDrive:
-        return chosen
-    server: NatsServer = request.getfixturevalue("nats_server")
-
-    class OverNats(NatsDrive):
-        server_url = server.url
-
-    return OverNats
+    return over_nats(request.getfixturevalue("nats_server")) if chosen is NatsDrive else chosen
 
 
 @pytest.fixture

@@ -26,12 +26,19 @@ from godrive.messages.system import Drift, UploadCounts, UsageDrift
 from godrive.messages.uploads import AbortUpload, BeginUpload
 from godrive.model import Anywhere, File, FileId, Root, Upload, User
 from godrive.testing import ManualClock, chunks, open_drive, quick_folder, sign_up
+from tests.actors.conftest import over_nats
 from tests.faults import Bug, Fault, Faults, FaultyBlobs, FaultyCatalog
 from tests.principals import SYSTEM, acting
 
 pytestmark = pytest.mark.anyio
 
 CONTENT = b"what was acknowledged is never lost" * 100
+
+
+@pytest.fixture(params=["local", pytest.param("nats", marks=pytest.mark.servers)])
+def drive_class(request: pytest.FixtureRequest) -> type[GoDrive]:
+    """Without a transport, and with the one that can fail most; another that only encodes shows nothing more."""
+    return GoDrive if request.param == "local" else over_nats(request.getfixturevalue("nats_server"))
 
 
 @dataclass

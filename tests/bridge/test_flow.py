@@ -17,7 +17,6 @@ import pytest
 from aiohttp import web
 from msgspec import convert
 
-from godrive.blobs.s3 import S3BlobStore
 from godrive.bridge.connection import NatsLink
 from godrive.config import S3
 from godrive.drive import GoDrive
@@ -29,6 +28,7 @@ from godrive.model import Anywhere, File, Root, Upload, UserId
 from godrive.runtime import Event
 from godrive.runtime.supervision_events import ChildWaiting
 from godrive.testing import ManualClock, open_drive, sign_up
+from tests.ceph import ProbedOnce
 from tests.principals import acting
 from tests.servers import CephGateway, NatsServer
 from tests.topics import Sns
@@ -103,7 +103,7 @@ async def test_a_file_is_listed_soon_after_its_bytes_are_in_the_store(  # noqa: 
     namespace: str,
     events: str,
 ) -> None:
-    store = S3BlobStore(convert(bucket, S3))
+    store = ProbedOnce(convert(bucket, S3))
     await store.open()
     await Sns(ceph_gateway).push(bucket["bucket"], carrier())
     told: list[Event] = []
@@ -138,7 +138,7 @@ async def test_with_every_event_lost_every_upload_is_listed_all_the_same(
     }
     clock = ManualClock()
     async with (
-        open_drive(blob_store=S3BlobStore(convert(bucket, S3)), clock=clock, **tables) as drive,
+        open_drive(blob_store=ProbedOnce(convert(bucket, S3)), clock=clock, **tables) as drive,
         aiohttp.ClientSession() as http,
     ):
         client = Client(drive, (await sign_up(drive)).id, http)

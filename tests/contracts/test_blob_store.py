@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
@@ -17,7 +16,6 @@ import pytest
 from godrive.blobs import BlobExists, BlobStore, FileBacked, split_key
 from godrive.blobs.disk import DiskBlobStore
 from godrive.blobs.memory import MemoryBlobStore
-from godrive.config import S3
 from godrive.errors import DigestMismatch, Invalid, LengthMismatch, NotFound, StoreUnavailable, UploadFinished
 from godrive.model import ObjectKey, new_id
 from tests.cases import each
@@ -37,15 +35,9 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         made = DiskBlobStore(tmp_path / "blobs", named=request.param == "disk-named")
     else:
         gateway = request.getfixturevalue("ceph_gateway")
-        from godrive.blobs.s3 import S3BlobStore
+        from tests.ceph import ProbedOnce, own_bucket
 
-        settings = S3(
-            endpoint=gateway.endpoint,
-            bucket=f"t{uuid.uuid4().hex}",
-            access_key=gateway.access_key,
-            secret_key=gateway.secret_key,
-        )
-        made = S3BlobStore(settings)
+        made = ProbedOnce(own_bucket(gateway))
     await made.open()
     try:
         yield made

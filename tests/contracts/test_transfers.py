@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import uuid
 from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
@@ -15,7 +14,6 @@ import pytest
 
 from godrive.blobs import BlobStore
 from godrive.clock import SystemClock
-from godrive.config import S3
 from godrive.http.wire.server import serve
 from godrive.testing import chunks, open_drive
 from tests.daemon import free_port
@@ -30,16 +28,9 @@ async def ann(request: pytest.FixtureRequest) -> AsyncIterator[Person]:
     store: BlobStore | None = None
     if request.param == "s3":
         gateway = request.getfixturevalue("ceph_gateway")
-        from godrive.blobs.s3 import S3BlobStore
+        from tests.ceph import ProbedOnce, own_bucket
 
-        store = S3BlobStore(
-            S3(
-                endpoint=gateway.endpoint,
-                bucket=f"t{uuid.uuid4().hex}",
-                access_key=gateway.access_key,
-                secret_key=gateway.secret_key,
-            )
-        )
+        store = ProbedOnce(own_bucket(gateway))
     port = free_port()
     async with (
         open_drive(

@@ -50,7 +50,7 @@ class Eventually(Protocol):
 def eventually() -> Eventually:
     """Wait for what another process does in its own time: ask again until the answer is true."""
 
-    async def ask(check: Callable[[], Awaitable[T]], *, within: float = 20.0) -> T:
+    async def ask(check: Callable[[], Awaitable[T]], *, within: float = 60.0) -> T:
         deadline = time.monotonic() + within
         while True:
             answer = await check()

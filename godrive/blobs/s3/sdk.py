@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
 from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES
+from botocore.loaders import Loader
 
 from godrive.config import S3
 
@@ -26,7 +28,15 @@ def make_session(*, from_environment: bool) -> AioSession:
             (name, entry) for name, entry in BOTOCORE_DEFAUT_SESSION_VARIABLES.items() if isinstance(entry, tuple)
         )
     }
-    return AioSession(session_vars=silent)
+    session = AioSession(session_vars=silent)
+    session.register_component("data_loader", _models())
+    return session
+
+
+@cache
+def _models() -> Loader:
+    """The descriptions of AWS services, parsed once: they take most of the time in which a client is made."""
+    return Loader()
 
 
 def client_config(settings: S3, *, read_timeout: float) -> AioConfig:

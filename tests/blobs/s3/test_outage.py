@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 
@@ -23,6 +22,7 @@ from godrive.config import S3
 from godrive.errors import NotFound, StoreUnavailable
 from godrive.model import ObjectKey, new_id
 from godrive.runtime import Ask
+from tests.ceph import ProbedOnce, own_bucket
 from tests.conftest import require
 from tests.servers import CephGateway
 
@@ -58,15 +58,10 @@ def gateway(own_servers: None) -> Iterator[CephGateway]:
 @pytest.fixture(scope="module")
 def settings(gateway: CephGateway) -> S3:
     """A bucket that is there before anything is killed."""
-    settings = S3(
-        endpoint=gateway.endpoint,
-        bucket=f"t{uuid.uuid4().hex}",
-        access_key=gateway.access_key,
-        secret_key=gateway.secret_key,
-    )
+    settings = own_bucket(gateway)
 
     async def make_bucket() -> None:
-        store = S3BlobStore(settings)
+        store = ProbedOnce(settings)
         await store.open()
         await store.close()
 
@@ -81,7 +76,7 @@ def clock() -> AheadClock:
 
 @pytest.fixture
 async def store(settings: S3, gateway: CephGateway, clock: AheadClock) -> AsyncIterator[S3BlobStore]:
-    store = S3BlobStore(settings, clock=clock, deadline=2.0)
+    store = ProbedOnce(settings, clock=clock, deadline=2.0)
     await store.open()
     yield store
     gateway.thaw()
@@ -165,7 +160,7 @@ async def test_a_short_outage_is_not_even_noticed(store: S3BlobStore, gateway: C
 
 @pytest.mark.servers
 async def test_a_download_that_breaks_off_goes_on_where_it_was(settings: S3, gateway: CephGateway) -> None:
-    store = S3BlobStore(settings)
+    store = ProbedOnce(settings)
     await store.open()
     data, key = os.urandom(48 * 1024 * 1024), new_key()
     await store.put(key, pieces(data))

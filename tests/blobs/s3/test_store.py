@@ -39,6 +39,7 @@ from godrive.errors import (
 )
 from godrive.model import ObjectKey, new_id
 from tests.blobs.s3.fake_store import FakeStore
+from tests.ceph import ProbedOnce
 
 pytestmark = pytest.mark.anyio
 
@@ -216,8 +217,8 @@ async def test_a_list_goes_over_all_pages_in_order_and_from_any_key(s3_store: S3
 
 
 async def test_what_else_lies_in_the_bucket_is_neither_listed_nor_swept(s3_settings: S3) -> None:
-    mine = S3BlobStore(s3_settings)
-    other = S3BlobStore(replace(s3_settings, prefix="drive/objects/"))
+    mine = ProbedOnce(s3_settings)
+    other = ProbedOnce(replace(s3_settings, prefix="drive/objects/"))
     await mine.open()
     await other.open()
     key, foreign = new_key(), new_key()
@@ -229,7 +230,7 @@ async def test_what_else_lies_in_the_bucket_is_neither_listed_nor_swept(s3_setti
     await mine.client.call("create_multipart_upload", Key="elsewhere/2")
     assert await keys(mine) == [key]
     assert await keys(other) == [foreign]
-    stranger = S3BlobStore(replace(s3_settings, prefix="driv/"))
+    stranger = ProbedOnce(replace(s3_settings, prefix="driv/"))
     await stranger.open()
     assert await keys(stranger) == []
     assert await stranger.sweep_staging(soon()) == 0
@@ -253,7 +254,7 @@ def test_a_key_is_found_again_only_below_its_own_prefix(key: ObjectKey, mine: st
 
 @pytest.mark.parametrize("prefix", ["a?b/", "a#b/", "a b+c%/", "ü/", "../x/"])
 async def test_any_prefix_is_one_that_signed_urls_lead_to(s3_settings: S3, prefix: str) -> None:
-    store, key = S3BlobStore(replace(s3_settings, prefix=prefix)), new_key()
+    store, key = ProbedOnce(replace(s3_settings, prefix=prefix)), new_key()
     await store.open()
     until = datetime.now(UTC) + timedelta(minutes=5)
     request = await store.presign_put(key, size=5, mime="text/plain", sha256=None, expires_at=until)
@@ -271,7 +272,7 @@ def test_a_prefix_that_does_not_end_in_one_slash_is_refused(s3_settings: S3, pre
 
 
 async def test_objects_over_the_limit_of_one_copy_are_copied_in_parts(s3_settings: S3) -> None:
-    store = S3BlobStore(s3_settings, copy_limit=6 * MIB, copy_part=5 * MIB)
+    store = ProbedOnce(s3_settings, copy_limit=6 * MIB, copy_part=5 * MIB)
     await store.open()
     data, key = os.urandom(12 * MIB), new_key()
     await store.put(key, pieces(data), sha256=hashlib.sha256(data).hexdigest(), mime="image/png")

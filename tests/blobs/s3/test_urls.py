@@ -18,6 +18,7 @@ from godrive.clock import SystemClock
 from godrive.config import S3
 from godrive.errors import Conflict, NotFound, StoreUnavailable
 from godrive.model import ObjectKey, SignedRequest, new_id
+from tests.ceph import ProbedOnce
 from tests.servers import free_port
 
 pytestmark = pytest.mark.anyio
@@ -172,7 +173,7 @@ async def test_a_signed_put_is_for_putting_only(
 
 
 async def test_an_expired_url_does_nothing(s3_settings: S3, client: aiohttp.ClientSession) -> None:
-    store = S3BlobStore(s3_settings, clock=LateClock())
+    store = ProbedOnce(s3_settings, clock=LateClock())
     await store.open()
     now = datetime.now(UTC) - timedelta(minutes=10)
     request = await store.presign_put(
@@ -228,7 +229,7 @@ async def test_where_checksums_are_honoured_the_declared_one_is_signed(s3_settin
 
 
 async def test_urls_lead_to_the_public_endpoint(s3_settings: S3) -> None:
-    store = S3BlobStore(replace(s3_settings, public_endpoint="https://files.example"))
+    store = ProbedOnce(replace(s3_settings, public_endpoint="https://files.example"))
     await store.open()
     key = new_key()
     request = await sign(store, key, 5)
