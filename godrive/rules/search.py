@@ -41,7 +41,7 @@ EXAMINED = 3000
 BELOW = 3000
 """Entries below a folder that is walked."""
 UNINDEXED = 10_000
-"""Entries that are not indexed yet, of which a search looks at the newest."""
+"""Entries that are not indexed yet, or were added between two pages, of which a search looks at the newest."""
 
 _LONGEST_TEXT = 1000
 _MOST_TRIGRAMS = 16
@@ -242,8 +242,8 @@ async def _from_index(tx: Tx, owner_id: UserId, query: Query, at: Position, most
             last = await tx.one(f"SELECT MIN(number), COUNT(*) FROM ({tx.names.candidates}) c", *bounds, most)
             number, count = rows.found(last)
             lower = number - after - 1 if count == most else 0
-        # Names may have been added since the first page of the batch.
-        where, values = query.where(after + lower, *bounds[1:], 2 * most)
+        # The bounds hold the names of the batch, and those that were added since its first page.
+        where, values = query.where(after + lower, *bounds[1:], most + UNINDEXED)
         found = {
             row[0]: row
             for row in await tx.all(
@@ -275,7 +275,7 @@ async def _from_list(tx: Tx, owner_id: UserId, query: Query, at: Position, limit
         joined = " UNION ALL ".join(
             f"SELECT * FROM ({part} LIMIT $4) {kind}" for kind, part in zip("ab", parts, strict=True)
         )
-        return f"SELECT * FROM ({joined}) both ORDER BY created_at DESC, id DESC {most}"
+        return f"SELECT * FROM ({joined}) merged ORDER BY created_at DESC, id DESC {most}"
 
     last = await tx.one(newest("created_at, id", "1 = 1", "LIMIT 1 OFFSET $4 - 1"), owner_id, *start, EXAMINED)
     end = (-(2**62), "") if last is None else tuple(last)

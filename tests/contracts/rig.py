@@ -19,11 +19,12 @@ from godrive.messages.files import (
     MakeFolder,
     PurgeFile,
     RestoreFile,
+    SearchFiles,
     TrashFile,
     UpdateFile,
 )
 from godrive.messages.metadata import Metadata
-from godrive.messages.system import ClaimPurges, FinishPurge, SettleTrash, UsageDrift
+from godrive.messages.system import CheckNames, ClaimPurges, FinishPurge, IndexNames, SettleTrash, UsageDrift
 from godrive.messages.uploads import BeginUpload, PublishUpload
 from godrive.model import (
     Anywhere,
@@ -42,7 +43,7 @@ from godrive.model import (
     Usage,
     UserId,
 )
-from godrive.principal import HostUser, System
+from godrive.principal import HostUser, Principal, System
 from godrive.rules import (  # noqa: F401 - register rules
     batches,
     feed,
@@ -194,6 +195,26 @@ class Rig:
         """Let the lists of the whole drive follow to the end."""
         while await self.ask(SettleTrash(limit=limit)):
             pass
+
+    async def search(self, by: Principal | UserId, text: str | None = None, **options: Any) -> list[File]:
+        """Every entry that a search finds, by way of as many pages as it takes."""
+        who = host(by) if isinstance(by, str) else by
+        ask: dict[str, Any] = {"by": who, "where": ROOT, "text": text, **options}
+        page = await self.ask(SearchFiles(**ask))
+        found = page.items
+        while page.next_page is not None:
+            page = await self.ask(SearchFiles(**ask, page=page.next_page))
+            found = found + page.items
+        return found
+
+    async def index(self, limit: int = 100) -> None:
+        """Let the index of names follow to the end, and compare it with the entries."""
+        while await self.ask(IndexNames(limit=limit)):
+            pass
+        checked = await self.ask(CheckNames())
+        assert checked.wrong == []
+        if type(self.catalog).__name__ == "SqliteCatalog":
+            await self.run("INSERT INTO names_fts (names_fts, rank) VALUES ('integrity-check', 1)")
 
     async def page(self, owner: UserId, *, where: Place = ANYWHERE, **options: Any) -> Page[File]:
         return await self.ask(ListFiles(by=host(owner), where=where, **options))
