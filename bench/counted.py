@@ -40,5 +40,4 @@ if __name__ == "__main__":
     threading.Thread(target=write_counts, args=(sys.argv.pop(1),), daemon=True).start()
     threading.setprofile(count)
     sys.setprofile(count)
-    sys.path.pop(0)
     runpy.run_module("godrive", run_name="__main__", alter_sys=True)

@@ -50,6 +50,7 @@ class Tree(DriveServer):
         program[0] = self._tree / ".venv" / "bin" / "python"
         if self._counts is not None:
             program[1:3] = [Path(__file__).with_name("counted.py"), self._counts]
+        program.insert(1, "-P")  # otherwise the working directory, which is this tree, comes first
         return ["env", f"PYTHONPATH={self._tree}", *program]
 
 
