@@ -106,8 +106,8 @@ def index_text(key: str) -> str:
         starts = [word.start() for word in _ASCII_WORD.finditer(key)]
     else:
         starts = [at for at in range(len(key)) if begins_word(key, at)]
-    begins = dict.fromkeys(key[at : at + 2] for at in starts)
-    return key + "".join(f"{WORD}{WORD}{begin}" for begin in begins)
+    begins = dict.fromkeys([key[at : at + 2] for at in starts])
+    return (WORD + WORD).join([key, *begins])
 
 
 def after_prefix(prefix: str) -> str | None:
