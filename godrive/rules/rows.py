@@ -41,6 +41,8 @@ read_properties = msgspec.json.Decoder(dict[str, PropertyValue]).decode
 ROOT_ID = FileId("root")
 """The id of the root of a drive, in values.  Messages say ``Root`` or ``At``."""
 
+_fromtimestamp = datetime.fromtimestamp
+
 KINDS = {kind.value: kind for kind in FileKind}
 
 
@@ -126,13 +128,13 @@ def live_file(owner_id: UserId, row: Row) -> File:
         id_, name, created_at, updated_at, kind, parent_id, mime, size_bytes, sha256, version_id, revision, modified_at,
         favorite, properties,
     ) = row  # fmt: skip
-    created = instant(created_at)
+    created = _fromtimestamp(created_at / 1_000_000, UTC)  # as instant() does, without a call for each row
     return File(
         id=id_,
         owner_id=owner_id,
         name=name,
         created_at=created,
-        updated_at=created if updated_at == created_at else instant(updated_at),
+        updated_at=created if updated_at == created_at else _fromtimestamp(updated_at / 1_000_000, UTC),
         modified_at=created if modified_at == created_at else any_instant(modified_at),
         kind=KINDS[kind],
         parent_id=parent_id or None,
