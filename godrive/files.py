@@ -13,13 +13,14 @@ Every method raises the errors of the message that it sends, such as
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from godrive import transfer
 from godrive.arriving import Pieces
 from godrive.errors import Invalid, NameTaken
+from godrive.messages.changes import Change, ListChanges
 from godrive.messages.files import (
     GetFile,
     ListFiles,
@@ -43,9 +44,13 @@ from godrive.model import (
     UserId,
 )
 from godrive.principal import HostUser
+from godrive.watch import Woken
 
 if TYPE_CHECKING:
     from godrive.drive import GoDrive
+
+
+_LONGEST_WAIT = 3600.0
 
 
 class Files:
@@ -138,6 +143,26 @@ class Files:
     async def restore(self, file_id: FileId, *, on_conflict: OnConflict = OnConflict.FAIL) -> File:
         """Restore what was trashed."""
         return await self._drive.metadata.ask(RestoreFile(self._by, file_id, on_conflict))
+
+    async def changes(self, cursor: str | None = None) -> AsyncGenerator[Change, None]:
+        """Yield the changes of the drive as they are committed, oldest first, until the user is disabled.
+
+        They begin after *cursor*, the ``cursor`` of a change, or by default with
+        the first step of the iteration.  Raises ``CursorReset`` if the log does
+        not reach back to the cursor: read the drive anew.
+        """
+        with self._drive.watch.watch(self._by) as watch:
+            while True:
+                page = await self._drive.metadata.ask(ListChanges(self._by, cursor))
+                for change in page.changes:
+                    yield change
+                cursor = page.cursor
+                watch.seen = max(watch.seen, page.number)
+                woken = Woken.CHANGED if page.has_more else Woken.TIME
+                while woken is Woken.TIME:
+                    woken = await watch.wait(_LONGEST_WAIT)
+                if woken is not Woken.CHANGED:
+                    return
 
     async def _entries(self, where: Place) -> AsyncIterator[File]:
         page: str | None = None

@@ -108,9 +108,19 @@ Caller: TypeAlias = UserSession | ApiToken
 """A principal authenticated by a bearer token."""
 
 
-def credential_id(by: Caller) -> str:
-    """Return the id of the session or token that *by* depends on."""
-    return by.session_id if isinstance(by, UserSession) else by.token_id
+Follower: TypeAlias = Caller | HostUser
+"""A principal that can wait for changes of a drive."""
+
+
+def credential_id(by: Follower) -> str:
+    """Return the id of what *by* depends on: the session, the token, or the user of the host application."""
+    match by:
+        case UserSession():
+            return by.session_id
+        case ApiToken():
+            return by.token_id
+        case _:
+            return by.user_id
 
 
 Principal: TypeAlias = UserSession | HostUser | ApiToken | ShareLink | SignedUrl | System

@@ -20,7 +20,7 @@ from godrive.messages.auth import Auth, FindEnded
 from godrive.messages.metadata import Metadata
 from godrive.messages.system import ChangeNumbers
 from godrive.model import UserId
-from godrive.principal import Caller, credential_id
+from godrive.principal import Follower, credential_id
 from godrive.runtime import Ref
 
 K = TypeVar("K")
@@ -50,7 +50,7 @@ class Watch:
 
     __slots__ = ("_turn", "_why", "by", "seen")
 
-    def __init__(self, by: Caller) -> None:
+    def __init__(self, by: Follower) -> None:
         self.by = by
         self.seen = 0
         """The number of the last change that is known to the one who waits."""
@@ -94,7 +94,7 @@ class ChangeWatch:
         return sum(map(len, self._watches.values()))
 
     @contextmanager
-    def watch(self, by: Caller) -> Iterator[Watch]:
+    def watch(self, by: Follower) -> Iterator[Watch]:
         """Count as one who waits for changes of the drive of *by*."""
         watch, owner_id = Watch(by), by.user_id
         self._watches.setdefault(owner_id, set()).add(watch)

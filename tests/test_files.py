@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
+import anyio
 import pytest
 
 from godrive.drive import GoDrive
 from godrive.errors import Cycle, EmailTaken, Invalid, NameTaken, NotFound, QuotaExceeded
 from godrive.files import Files, names
-from godrive.model import OnConflict
+from godrive.messages.changes import Change
+from godrive.messages.users import SetUserState
+from godrive.model import OnConflict, UserState
+from godrive.principal import System
 from godrive.testing import open_drive
 from tests.cases import each
 
@@ -88,6 +93,46 @@ async def test_users_see_only_their_own(drive: GoDrive, files: Files) -> None:
     assert (await drive.user("bob-2")).id == (await drive.user("bob-2")).id
     with pytest.raises(EmailTaken):
         await drive.user("other", "ann@example.org")
+
+
+async def test_changes_are_followed_from_now_or_from_a_cursor(drive: GoDrive, files: Files) -> None:
+    seen: list[Change] = []
+
+    async def follow() -> None:
+        async with aclosing(files.changes()) as changes:
+            async for change in changes:
+                seen.append(change)
+                if len(seen) == 3:
+                    return
+
+    await files.write("before", b"1")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(follow)
+        while not len(drive.watch):
+            await anyio.sleep(0)
+        await anyio.wait_all_tasks_blocked()
+        await files.write("a", b"1")
+        await files.move("a", "b")
+        await files.trash("b")
+    assert [change.change for change in seen] == ["created", "moved", "trashed"]
+    async with aclosing(files.changes(seen[0].cursor)) as changes:
+        again = [await anext(changes), await anext(changes)]
+    assert [change.cursor for change in again] == [change.cursor for change in seen[1:]]
+    assert not len(drive.watch)
+
+
+async def test_changes_end_with_the_user(anyio_backend: object) -> None:
+    async with open_drive(serving=True) as drive:
+        user = await drive.user("ann-1")
+        async with anyio.create_task_group() as tasks:
+
+            async def follow() -> None:
+                assert [change async for change in drive.files(user.id).changes()] == []
+
+            tasks.start_soon(follow)
+            while not len(drive.watch):
+                await anyio.sleep(0)
+            await drive.auth.ask(SetUserState(System(part="host"), user.id, UserState.DISABLED))
 
 
 async def test_a_folder_is_no_file_and_a_file_no_folder(files: Files) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, TypeAlias
 
 from godrive.model import Session, SessionId, Tokens, User
-from godrive.principal import Caller, HostUser, UserSession
+from godrive.principal import Follower, HostUser, UserSession
 from godrive.runtime import Ask, Contract, Lane
 
 AccountHolder: TypeAlias = UserSession | HostUser
@@ -81,9 +81,9 @@ class Authenticate(Ask[Auth, UserSession]):
 
 
 class FindEnded(Ask[Auth, list[str]]):
-    """Return the ids of those sessions and tokens that have ended or whose user is not active."""
+    """Return the ids of those sessions, tokens and users that have ended or whose user is not active."""
 
-    callers: list[Caller]
+    callers: list[Follower]
 
 
 class LogOut(Ask[Auth, None]):

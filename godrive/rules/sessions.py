@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from godrive.catalog import Tx
 from godrive.errors import Unauthenticated
 from godrive.model import Session, SessionId, UserId, new_id
-from godrive.principal import Caller, UserSession, credential_id
+from godrive.principal import Follower, UserSession, credential_id
 from godrive.rules import networks, rows
 
 MOST = 1000
@@ -87,7 +87,7 @@ async def is_alive(tx: Tx, principal: UserSession, *, now: datetime) -> bool:
     return row is not None
 
 
-async def find_ended(tx: Tx, callers: Sequence[Caller], *, now: datetime) -> list[str]:
+async def find_ended(tx: Tx, callers: Sequence[Follower], *, now: datetime) -> list[str]:
     """Return the ids of the credentials that have ended or whose user is not active."""
     keys = [caller.session_id if isinstance(caller, UserSession) else caller.user_id for caller in callers]
     alive: set[str] = set()
