@@ -11,6 +11,7 @@ from bench.ask import Asks
 from bench.clients import MissingClientError
 from bench.distributed import Distributed
 from bench.fairness import Fairness
+from bench.one_request import OneRequest
 from bench.report import Result, line, previous, save, say
 from bench.requests import Requests
 from bench.settle import Settle
@@ -30,6 +31,7 @@ def measures(*, quick: bool) -> dict[str, Callable[[], Result | list[Result]]]:
         "list": requests.list,
         "intent": requests.intent,
         "uploads": requests.uploads,
+        "onerequest": OneRequest(quick=quick).run,
         "transfer": transfer.run,
         "depth": standing.depth,
         "storm": standing.storm,

@@ -111,6 +111,13 @@ class Client(asyncio.Protocol):
         intent = yield self.announce()
         yield self.put(intent)
 
+    def post(self) -> Unit:
+        """An upload in one request."""
+        self._count += 1
+        lines = f"Authorization: Bearer {self._token}\r\nContent-Length: {len(self._content)}\r\n"
+        lines += "Content-Type: application/octet-stream\r\n"
+        yield f"POST /v1/files?name={self._name}-{self._count}.bin{self._head}{lines}\r\n".encode() + self._content
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._transport.write(next(self._unit))

@@ -32,7 +32,7 @@ from tests.drive_server import REPOSITORY, DriveServer, environment
 CONNECTIONS, USERS, SMALL, MIB = 16, 4, 4096, 1 << 20
 BIG = 256
 UNITS_COUNTED = 400
-ROWS = ("list", "rename", "intent", "upload", "big")
+ROWS = ("list", "rename", "intent", "upload", "post", "big")
 
 Function = tuple[str, str, int]
 
@@ -62,10 +62,17 @@ class Round:
     cpu: float
 
 
+def new_people(server: DriveServer) -> list[stage.Person]:
+    """Those who use the server."""
+    return [stage.person(server, f"person-{index}") for index in range(USERS)]
+
+
 @contextmanager
-def client(server: DriveServer, row: str, **bounds: float) -> Iterator[subprocess.Popen[str]]:
-    """A load that is prepared, and begins when it reads a line."""
-    people = [stage.person(server, f"person-{index}") for index in range(USERS)]
+def client(
+    server: DriveServer, row: str, people: list[stage.Person] | None = None, **bounds: float
+) -> Iterator[subprocess.Popen[str]]:
+    """A load, of new people unless they are given, that is prepared and begins when it reads a line."""
+    people = people or new_people(server)
     tokens = [person.token for person in people]
     order = {"row": row, "port": server.port, "tokens": tokens, "connections": CONNECTIONS, "size": SMALL} | bounds
     with subprocess.Popen(
@@ -95,7 +102,8 @@ def _hear(process: subprocess.Popen[str]) -> str:
     return line
 
 
-def _finish(process: subprocess.Popen[str]) -> dict[str, Any]:
+def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """Run a prepared load, and return what it found."""
     _tell(process)
     found: dict[str, Any] = json.loads(_hear(process))
     if found["refused"]:
@@ -107,7 +115,7 @@ def small(tree: Path, row: str, seconds: float) -> Round:
     """One round of a row of small requests."""
     with stage.folder() as place, Tree(tree, place) as server, client(server, row, seconds=seconds) as load:
         before = server.cpu_seconds()
-        found = _finish(load)
+        found = finish(load)
         used = server.cpu_seconds() - before
     return Round(found["units"] / found["seconds"], used / found["units"])
 
@@ -131,7 +139,7 @@ def count(tree: Path, row: str) -> Counter[Function]:
         counts = place / "counts.json"
         with Tree(tree, place, counts) as server, client(server, row, units=UNITS_COUNTED) as load:
             _counted(server, counts)
-            _finish(load)
+            finish(load)
             found = _counted(server, counts)
     calls: Counter[Function] = Counter()
     for file, name, line, number_of_calls in found:
