@@ -115,7 +115,7 @@ class Client(asyncio.Protocol):
         """An upload in one request."""
         self._count += 1
         lines = f"Authorization: Bearer {self._token}\r\nContent-Length: {len(self._content)}\r\n"
-        lines += "Content-Type: application/octet-stream\r\n"
+        lines += "Content-Type: application/x-data\r\n"
         yield f"POST /v1/files?name={self._name}-{self._count}.bin{self._head}{lines}\r\n".encode() + self._content
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
