@@ -216,6 +216,30 @@ async def put_content(scene: Scene) -> None:
     assert (new.status, new.json["code"]) == (412, "precondition_failed")
 
 
+async def put_by_path(scene: Scene) -> None:
+    """The same bytes get the file again and make no version, whatever was to be replaced."""
+    path = "/v1/files/by-path/folder/new.txt?parents=true"
+    lost, again = await scene.stubborn("PUT", path, data=BYTES)
+    assert (lost.status, again.status, again.json) == (201, 200, lost.json)
+    assert again.headers["location"] == lost.headers["location"]
+    assert again.headers["etag"] == lost.headers["etag"]
+    match = {"If-Match": lost.headers["etag"]}
+    lost, again = await scene.stubborn("PUT", path, data=BYTES[::-1], headers=match)
+    assert (lost.status, again.status, again.json) == (200, 200, lost.json)
+    rows = await scene.site.drive.catalog.read(
+        lambda tx: tx.all("SELECT id FROM versions WHERE file_id = $1", lost.json["id"])
+    )
+    assert len(rows) == 2
+    absent = {"If-None-Match": "*"}
+    lost, again = await scene.stubborn("PUT", "/v1/files/by-path/other.txt", data=BYTES, headers=absent)
+    assert (lost.status, again.status) == (201, 412)
+    lost, again = await scene.stubborn(
+        "PUT", "/v1/files/by-path/other.txt?on_conflict=rename", data=BYTES, headers={"Idempotency-Key": "k"}
+    )
+    assert (lost.status, lost.json["name"]) == (201, "other (1).txt")
+    check_same(lost, again)
+
+
 async def post_file(scene: Scene) -> None:
     """The same bytes get the file again, with the digest or without; to number a new name takes a key."""
     lost, again = await scene.stubborn("POST", "/v1/files?name=new.txt", data=BYTES)
@@ -378,7 +402,7 @@ class Check(Protocol):
 
 
 ACCOUNTS: list[Check] = [sign_up, log_in, refresh_token, log_out, update_me, delete_me, end_session]
-UPLOADS: list[Check] = [begin_upload, put_content, post_file, complete_upload, abort_upload]
+UPLOADS: list[Check] = [begin_upload, put_content, put_by_path, post_file, complete_upload, abort_upload]
 FILES: list[Check] = [make_folder, update_file, copy_file, run_batch, trash_file, restore_file, purge_file, empty_trash]
 PATHS: list[Check] = [update_by_path, trash_by_path]
 CHECKS = {check.__name__: check for check in (*ACCOUNTS, *UPLOADS, *FILES, *PATHS)}

@@ -118,6 +118,7 @@ ROWS: dict[str, list[Row]] = {
     "list_trash": [Row(200, tells=True)],
     "purge_file": [Row(204, {"file_id": "trashed"}), Row(404, {"file_id": "file"})],
     "empty_trash": [Row(200)],
+    "put_by_path": [Row(201, {"path": "new_path"})],
     "post_file": [
         Row(201, query={"name": f"{CANARY}-new.txt"}, tells=True),
         Row(201, query={"name": f"{CANARY}-new.txt", "parent_id": "{folder}"}, tells=True),
@@ -255,6 +256,7 @@ async def settle(person: Person) -> Ann:
         "committed": committed,
         "folder_path": "the-folder-of-ann",
         "path": f"{CANARY}.txt",
+        "new_path": "the-folder-of-ann/new.txt",
         "trashed_path": f"{CANARY}-trashed.txt",
     }
     archive = (await person("GET", f"/v1/files/{folder['id']}/download")).json["url"]

@@ -229,6 +229,8 @@ def _success(operation: Operation, known: dict[Any, Json], components: dict[str,
     elif operation.status != 204:
         binary = operation.media_type == _BYTES
         success["content"] = {operation.media_type: {"schema": _BINARY if binary else {"type": "string"}}}
+        if binary:  # the type of a file is what its owner says; generators want one that they know
+            success["content"]["*/*"] = {"schema": _BINARY}
     responses = {str(operation.status): success}
     if operation.conditional and operation.method == "GET":
         responses["304"] = {"description": "Not modified.", "headers": _header_refs(["X-Request-Id", "ETag"])}

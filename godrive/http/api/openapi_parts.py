@@ -88,7 +88,7 @@ PARAMETERS: dict[str, Any] = {
         "name": "If-None-Match",
         "in": "header",
         "description": "`*`: do it only if there is nothing at the place.",
-        "schema": {"type": "string", "enum": ["*"]},
+        "schema": {"type": "string"},
     },
     "ContentDigest": {
         "name": "Content-Digest",

@@ -8,9 +8,20 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from godrive.errors import Cycle, Invalid, NameTaken, NotFound, PreconditionFailed, TooDeep
+from godrive import transfer
+from godrive.errors import (
+    Cycle,
+    Invalid,
+    NameTaken,
+    NotFound,
+    PreconditionFailed,
+    RangeNotSatisfiable,
+    StoreUnavailable,
+    TooDeep,
+)
 from godrive.http.api.call import Call
 from godrive.http.api.operations import Routes
+from godrive.http.routes.content import ContentQuery, answer_content
 from godrive.http.routes.files import (
     ChildrenQuery,
     FileList,
@@ -36,26 +47,52 @@ class PathQuery(ChildrenQuery, frozen=True, forbid_unknown_fields=True, kw_only=
     """What to answer with.  The other parameters are those of a list, and need `children`."""
 
     children: Annotated[Flag, Meta(description="List the entries of the folder. May stand without a value.")] = "false"
+    content: Annotated[Flag, Meta(description="Answer with the bytes of the file. May stand without a value.")] = (
+        "false"
+    )
+    inline: Annotated[bool, Meta(description="With `content`: let a browser display the file, if that is safe.")] = (
+        False
+    )
+    redirect: Annotated[bool, Meta(description="With `content`: `false` never answers with a URL of the store.")] = True
 
 
-@routes.get("/v1/files/by-path/{path}", needs=Scope.FILES_READ, raises=[Invalid, NotFound, TooDeep], conditional=True)
-async def get_by_path(call: Call, path: At, query: PathQuery) -> File | FileList | web.Response:
-    """Get the file or folder at a path, or with `?children` the entries of the folder.
+@routes.get(
+    "/v1/files/by-path/{path}",
+    needs=Scope.FILES_READ,
+    raises=[Invalid, NotFound, TooDeep, PreconditionFailed, RangeNotSatisfiable, StoreUnavailable],
+    conditional=True,
+    waits=True,
+)
+async def get_by_path(call: Call, path: At, query: PathQuery) -> File | FileList | web.StreamResponse:
+    """Get the file or folder at a path, with `?children` the entries of the folder, with `?content` the bytes.
 
     The path begins at the root of what the credential covers; each name is percent-encoded, as UTF-8. The empty path is
-    the root. The answers are those of `GET /v1/files/{file_id}` and `GET /v1/files/{file_id}/children`; the entry also
-    has its `path`, as you asked for it.
+    the root. The answers are those of `GET /v1/files/{file_id}`, `/children` and `/content`; the entry also has its
+    `path`, as you asked for it.
     """
+    if query.content != "false":
+        if query.children != "false":
+            raise Invalid("Ask for the children or for the content.", field="content")
+        _check_no_page(query)
+        async with call.turn():
+            content = await transfer.open_content(call.drive, call.by, path)
+        return await answer_content(call, call.by, content, ContentQuery(inline=query.inline, redirect=query.redirect))
+    async with call.turn():
+        return await _get(call, path, query)
+
+
+async def _get(call: Call, path: At, query: PathQuery) -> File | FileList | web.Response:
     if query.children != "false":
         return await list_entries(call, path, query)
-    if any(getattr(query, name) != getattr(_PAGE, name) for name in ChildrenQuery.__struct_fields__):
-        raise Invalid("Send it together with `children`.", field=_first_given(query))
+    _check_no_page(query)
     found = await get_entry(call, path)
     return msgspec.structs.replace(found, path="/".join(path.path)) if isinstance(found, File) else found
 
 
-def _first_given(query: PathQuery) -> str:
-    return next(name for name in ChildrenQuery.__struct_fields__ if getattr(query, name) != getattr(_PAGE, name))
+def _check_no_page(query: PathQuery) -> None:
+    for name in ChildrenQuery.__struct_fields__:
+        if getattr(query, name) != getattr(_PAGE, name):
+            raise Invalid("Send it together with `children`.", field=name)
 
 
 @routes.patch(

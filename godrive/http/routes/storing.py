@@ -24,6 +24,7 @@ from godrive.errors import (
     PreconditionFailed,
     QuotaExceeded,
     StorageFull,
+    TooDeep,
     TooLarge,
 )
 from godrive.http.api.call import Call
@@ -71,6 +72,13 @@ class PostQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     parents: bool = False
 
 
+class PutFileQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What to do if the path has a file already, and whether to create the folders that are missing."""
+
+    on_conflict: OnConflict = OnConflict.REPLACE
+    parents: bool = False
+
+
 class Offer(NamedTuple):
     """What the headers of a request say of the bytes."""
 
@@ -81,6 +89,30 @@ class Offer(NamedTuple):
     if_match: ETag | None
     must_be_new: bool
     on_conflict: OnConflict
+
+
+@routes.put(
+    "/v1/files/by-path/{path}",
+    needs=Scope.FILES_WRITE,
+    content=[BYTES],
+    status=201,
+    also=[200],
+    replays=True,
+    conditional=True,
+    fields={**_FIELDS, "name": "path"},
+    raises=[*_RAISES, TooDeep],
+)
+async def put_by_path(call: Call, path: At, query: PutFileQuery) -> File:
+    """Store the bytes of the body as the file at a path: `201` if it is new, `200` if it was replaced.
+
+    Replacing keeps the earlier bytes as a version. If the file has the same bytes already, nothing changes. For a
+    request with `Expect: 100-continue`, the server checks everything else before it asks for the bytes. If the length
+    is not known, send chunks: they are reserved from the quota as they come.
+    """
+    if not path.path:
+        raise Invalid("The root is a folder.", field="path")
+    *folders, name = path.path
+    return await store(call, At(path=tuple(folders), parents=query.parents), name, read_offer(call, query.on_conflict))
 
 
 @routes.post(

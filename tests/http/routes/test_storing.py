@@ -579,3 +579,147 @@ async def test_a_client_that_leaves_within_a_form_leaves_only_whole_files(ann: P
             await anyio.sleep(0.001)
     assert await names(ann) == ["a"]
     await check_nothing_left(site, ann)
+
+
+async def put(person: Person, path: str, content: Any = HELLO, **headers: str) -> Answer:
+    """Store the content as the file at the path."""
+    named = {header.replace("_", "-"): value for header, value in headers.items()}
+    return await person("PUT", f"/v1/files/by-path/{path}", data=content, headers=named)
+
+
+async def test_a_put_makes_the_file_at_a_path_and_then_replaces_it(ann: Person, site: Site) -> None:
+    missing = await put(ann, "a/b/c.txt", b"1")
+    assert (missing.status, missing.json["code"], missing.json["field"]) == (404, "not_found", "path")
+    made = await put(ann, "a/b/c.txt?parents=true", b"1")
+    assert (made.status, made.json["name"]) == (201, "c.txt")
+    assert made.headers["Location"] == f"{ann.url}/v1/files/{made.json['id']}"
+    found = await ann("GET", "/v1/files/by-path/a/b/c.txt")
+    assert found.json == {**made.json, "path": "a/b/c.txt"}
+    replaced = await put(ann, "a/b/c.txt", b"22", If_Match=made.headers["ETag"])
+    assert (replaced.status, replaced.json["id"], replaced.json["size_bytes"]) == (200, made.json["id"], 2)
+    assert (await put(ann, "a/b/c.txt", b"3", If_Match=made.headers["ETag"])).status == 412
+    assert (await put(ann, "a/b/c.txt", b"3", If_None_Match="*")).status == 412
+    taken = await put(ann, "a/b/c.txt?on_conflict=fail", b"3")
+    assert (taken.status, taken.json["code"], taken.json["field"]) == (409, "name_taken", "path")
+    assert (await put(ann, "a/b/c.txt?on_conflict=rename", b"3")).json["name"] == "c (1).txt"
+    assert (await ann("GET", "/v1/files/by-path/a/b/c.txt?content")).content == b"22"
+    await check_nothing_left(site, ann)
+
+
+async def test_a_put_finds_no_way_through_a_file_or_onto_a_folder(ann: Person, site: Site) -> None:
+    await put(ann, "folder/file?parents=true", b"1")
+    for path, status, code in (
+        ("folder", 409, "name_taken"),
+        ("folder/", 409, "name_taken"),
+        ("folder/file/a", 404, "not_found"),
+        ("folder/file/a?parents=true", 409, "name_taken"),
+        ("folder/file/a/b?parents=true", 409, "name_taken"),
+        ("", 422, "invalid"),
+        ("a%2Fb", 422, "invalid"),
+        ("a%00b", 422, "invalid"),
+        ("a//b?parents=true", 422, "invalid"),
+        ("x/" * 1024 + "a?parents=true", 422, "too_deep"),
+    ):
+        refused = await put(ann, path, b"2")
+        assert (refused.status, refused.json["code"]) == (status, code), path[:80]
+        assert refused.json["field"] == "path"
+    assert await names(ann) == ["folder"]
+    assert (await ann("GET", "/v1/files/by-path/folder/file?content")).content == b"1"
+    await check_nothing_left(site, ann)
+
+
+async def test_no_path_leads_through_the_trash(ann: Person, site: Site) -> None:
+    folder = (await ann("POST", "/v1/folders", {"name": "folder"})).json
+    await ann("DELETE", f"/v1/files/{folder['id']}")
+    assert (await put(ann, "folder/a", b"1")).status == 404
+    assert (await post(ann, "a", b"1", f"&parent_id={folder['id']}")).status == 404
+    again = await put(ann, "folder/a?parents=true", b"1")
+    assert again.status == 201
+    assert again.json["parent_id"] != folder["id"]
+    await check_nothing_left(site, ann)
+
+
+async def test_a_folder_that_is_trashed_half_way_takes_no_file(ann: Person, site: Site) -> None:
+    folder = (await ann("POST", "/v1/folders", {"name": "folder"})).json
+    async with wire(ann) as client:
+        await client.begin("/v1/files/by-path/folder/a", "Content-Length: 4", TEXT, method="PUT")
+        await client.stream.send(b"12")
+        await until_receiving(site, 2)
+        await ann("DELETE", f"/v1/files/{folder['id']}")
+        await client.stream.send(b"34")
+        answer = await client.answer()
+    assert (answer.status, answer.json["code"]) == (410, "gone")
+    await check_nothing_left(site, ann)
+
+
+async def test_two_writers_on_one_path_both_succeed_and_both_are_kept(ann: Person, site: Site) -> None:
+    answers: list[Answer] = []
+
+    async def write(content: bytes) -> None:
+        answers.append(await put(ann, "a?parents=true", content))
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(8):
+            tasks.start_soon(write, b"%d" % number * 1000)
+    assert sorted(answer.status for answer in answers) == [200] * 7 + [201]
+    assert len({answer.json["id"] for answer in answers}) == 1
+    rows = await site.drive.catalog.read(lambda tx: tx.all("SELECT object_key FROM versions"))
+    assert len(rows) == 8
+    await check_nothing_left(site, ann)
+
+
+async def test_of_two_writers_of_one_new_name_one_wins(ann: Person, site: Site) -> None:
+    answers: list[Answer] = []
+
+    async def write(content: bytes) -> None:
+        answers.append(await put(ann, "folder/a?parents=true", content, If_None_Match="*"))
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(6):
+            tasks.start_soon(write, b"%d" % number)
+    assert sorted(answer.status for answer in answers) == [201] + [412] * 5
+    assert await names(ann) == ["folder"]
+    await check_nothing_left(site, ann)
+
+
+async def test_the_bytes_come_by_path_with_ranges_and_conditions(ann: Person) -> None:
+    file = (await put(ann, "a/b.txt?parents=true", HELLO)).json
+    path = "/v1/files/by-path/a/b.txt"
+    by_id = await ann("GET", f"/v1/files/{file['id']}/content")
+    whole = await ann("GET", f"{path}?content")
+    assert (whole.status, whole.content) == (200, HELLO)
+    for name in ("ETag", "Last-Modified", "Content-Type", "Content-Disposition", "Content-Security-Policy", "Vary"):
+        assert whole.headers[name] == by_id.headers[name]
+    part = await ann("GET", f"{path}?content=true", headers={"Range": "bytes=0-4"})
+    assert (part.status, part.content) == (206, b"Hello")
+    assert (await ann("GET", f"{path}?content", headers={"If-None-Match": whole.headers["ETag"]})).status == 304
+    assert (await ann("GET", f"{path}?content", headers={"If-Match": '"x"'})).status == 412
+    shown = await ann("GET", f"{path}?content&inline=true")
+    assert shown.headers["Content-Disposition"].startswith("inline")
+    assert (await ann("HEAD", f"{path}?content")).headers["Content-Length"] == str(len(HELLO))
+    for wrong, status in (("a?content", 404), ("none?content", 404), ("a/b.txt?content&children", 422)):
+        assert (await ann("GET", f"/v1/files/by-path/{wrong}")).status == status
+    assert (await Person(ann.http, ann.url)("GET", f"{path}?content")).status == 401
+
+
+async def test_a_download_that_nobody_reads_takes_no_turn_from_others(
+    monkeypatch: pytest.MonkeyPatch, open_site: OpenSite, http: aiohttp.ClientSession
+) -> None:
+    monkeypatch.setattr(fair_queue, "READS", 2)
+    async with open_site() as site:
+        ann, bob = await Person(http, site.url).enter(), await Person(http, site.url).enter("bob@example.org")
+        file = (await put(ann, "a", bytes(8 * MIB))).json
+        streams = []
+        try:
+            for target in ("/v1/files/by-path/a?content", f"/v1/files/{file['id']}/content") * 3:
+                stream = await anyio.connect_tcp("127.0.0.1", site.port)
+                streams.append(stream)
+                head = f"GET {target} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ann.token}\r\n\r\n"
+                await stream.send(head.encode())
+                assert (await stream.receive(1000)).startswith(b"HTTP/1.1 200 ")
+            with anyio.fail_after(5):
+                assert (await bob("GET", "/v1/files")).status == 200
+                assert (await ann("GET", "/v1/files/by-path/a")).status == 200
+        finally:
+            for stream in streams:
+                await stream.aclose()
