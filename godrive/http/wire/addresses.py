@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 
 from aiohttp import web
@@ -12,12 +13,16 @@ from godrive.network import client_address, network
 FORWARDED = ("X-Forwarded-For", "Forwarded", "X-Real-IP")
 """Headers in which proxies name their client.  Only the first is read, and only from a proxy that is trusted."""
 
+_SHORT, _KEPT = 128, 1024
+"""The longest header whose client is kept, and how many are: every request needs it, and to find it is slow."""
+
 
 class TrustedProxies:
     """The networks whose ``X-Forwarded-For`` counts.  An empty list trusts no proxy."""
 
     def __init__(self, networks: Sequence[str]) -> None:
         self._networks = list(map(network, networks))
+        self._find_again = lru_cache(_KEPT)(self._find)
 
     def address(self, request: web.Request) -> str:
         """The client's address: the last hop that is not a trusted proxy.  Empty on a Unix socket."""
@@ -32,16 +37,22 @@ class TrustedProxies:
         return self._walk(request)[1]
 
     def _walk(self, request: web.Request) -> tuple[str, bool]:
-        """The client's address, and whether a header names a client beyond it.
+        """The client's address, and whether a header names a client beyond it."""
+        peer = request.remote or ""
+        if not any(name in request.headers for name in FORWARDED):
+            return peer, False
+        forwarded = ",".join(request.headers.getall(FORWARDED[0], []))
+        return self._find_again(peer, forwarded) if len(forwarded) <= _SHORT else self._find(peer, forwarded)
+
+    def _find(self, peer: str, forwarded: str) -> tuple[str, bool]:
+        """As :meth:`_walk`, of a request in which a header names another client.
 
         The header is read from its end, because everything before the entry
         of a proxy we trust is what the client chose to say.
         """
-        peer = request.remote or ""
-        names_another = any(name in request.headers for name in FORWARDED)
-        hops = ",".join(request.headers.getall(FORWARDED[0], [])).split(",")
-        if not names_another or not self._trusts(peer):
-            return peer, names_another
+        if not self._trusts(peer):
+            return peer, True
+        hops = forwarded.split(",")
         while hops:
             candidate = _parse(hops.pop().strip())
             if candidate is None:
