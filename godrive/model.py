@@ -311,6 +311,10 @@ class Sort(StrEnum):
     OLDEST = "created_at"
     NAME = "name"
     NAME_DESCENDING = "-name"
+    SMALLEST = "size"
+    LARGEST = "-size"
+    LEAST_RECENT = "modified_at"
+    MOST_RECENT = "-modified_at"
 
 
 class FileType(StrEnum):

@@ -27,6 +27,7 @@ from godrive.rules import (  # noqa: F401 - registers them
     folders,
     housekeeping,
     idempotency,
+    lists,
     log_chores,
     marks,
     name_index,

@@ -35,6 +35,9 @@ class ListFiles(Ask[Metadata, Page[File]]):
     some seconds it may omit files that were just restored with their folder;
     its pages may then be short or empty and still have a ``next_page``.
 
+    *folders_first* lists the folders of a folder before its files.  The whole
+    drive can be sorted by name and time of creation only.
+
     *prefix* selects names that begin with it, *contains* names that contain it;
     both compare in NFC and ignore case.  Raises ``NotFound`` (the folder),
     ``Invalid`` (the page token belongs to another list).
@@ -45,6 +48,7 @@ class ListFiles(Ask[Metadata, Page[File]]):
     limit: int = 100
     page: str | None = None
     sort: Sort = Sort.NEWEST
+    folders_first: bool = False
     prefix: str | None = None
     contains: str | None = None
 

@@ -28,7 +28,7 @@ from godrive.errors import Invalid
 from godrive.messages.files import SearchFiles
 from godrive.model import File, FileType, Page, UserId
 from godrive.principal import Verb
-from godrive.rules import file_types, files, rows
+from godrive.rules import file_types, lists, rows
 from godrive.rules.access import Folder, resolve_folder
 from godrive.rules.name_index import NUMBERS, numbers_after
 from godrive.rules.names import WORD, begins_word, search_key
@@ -107,7 +107,7 @@ class Query:
         self._values: list[object] = []
         likes = sorted((word for word in self.words if len(word) > 2), key=len, reverse=True)[:_MOST_LIKES]
         for word in likes:
-            self._add("entries.search_key LIKE {} ESCAPE '!'", f"%{files.literal(word)}%")
+            self._add("entries.search_key LIKE {} ESCAPE '!'", f"%{lists.literal(word)}%")
         if ask.type is not None:
             self.has_filters = True
             self._terms.append(file_types.condition(ask.type))
@@ -189,7 +189,7 @@ async def search(tx: Tx, ask: SearchFiles, env: Env) -> Page[File]:
         next_ = Position(batch.upper, batch.lower, rank, created_at, last)
     shown: Sequence[Row] = found[:fits]
     if shown and await tx.one(_IS_UNSETTLED, folder.owner_id) is not None:
-        shown = await files.visible(tx, shown)
+        shown = await lists.visible(tx, shown)
     items = [rows.live_file(folder.owner_id, row) for row in shown]
     return Page(items=items, next_page=None if next_ is None else env.tokens.make(scope, next_))
 
@@ -299,7 +299,7 @@ def _ranked(query: Query, found: Iterable[Row], at: Position) -> list[Match]:
 async def _parents_in(tx: Tx, folder_id: str, parents: set[str]) -> set[str]:
     """Return those of the folders that are the folder or lie in it at any depth."""
     inside: set[str] = set()
-    for some in files.chunks(sorted(parents), _AT_ONCE):
+    for some in lists.chunks(sorted(parents), _AT_ONCE):
         inside.update(row[0] for row in await tx.all(_LIE_IN, *some, folder_id))
     return inside
 
@@ -307,6 +307,6 @@ async def _parents_in(tx: Tx, folder_id: str, parents: set[str]) -> set[str]:
 async def _rows(tx: Tx, ids: list[str]) -> list[Row]:
     """Return the rows of the live entries among these, in order."""
     found: dict[str, Row] = {}
-    for some in files.chunks(ids, _AT_ONCE):
+    for some in lists.chunks(ids, _AT_ONCE):
         found.update((row[0], row) for row in await tx.all(_ROWS, *some))
     return [found[id_] for id_ in ids if id_ in found]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
@@ -41,14 +42,16 @@ from godrive.messages.system import (
     SettleTrash,
 )
 from godrive.messages.uploads import AbortUpload, BeginUpload, FindUpload, ListUploads, PublishUpload, ResizeUpload
-from godrive.model import At, ETag, OnConflict, Place, Sort, UploadState, UserId
+from godrive.model import At, ETag, FileKind, OnConflict, Place, Sort, UploadState, UserId
 from godrive.principal import ApiToken, Scope
-from godrive.rules import copies, files, users
+from godrive.rules import copies, files, lists, users
 from godrive.rules.registry import PROCEDURES, RULES
 from godrive.runtime import Ask
 from tests.contracts.rig import ANYWHERE, GRACE, ROOT, SERVER, Rig, host, inside
 
 pytestmark = pytest.mark.anyio
+
+OF_THE_DRIVE = [Sort.NEWEST, Sort.OLDEST, Sort.NAME, Sort.NAME_DESCENDING]
 
 Statement = tuple[str, tuple[Any, ...]]
 
@@ -129,10 +132,11 @@ async def every_statement(rig: Rig) -> list[Statement]:
     asks: list[Ask[Metadata, Any]] = []
     places: list[Place] = [ROOT, inside(folder), ANYWHERE]
     for place in places:
-        for sort in Sort:
+        for sort in Sort if place is not ANYWHERE else OF_THE_DRIVE:
             for prefix, contains in ((None, None), ("a", None), (None, "a"), ("a", "a")):
                 asks.append(ListFiles(by, place, prefix=prefix, contains=contains, sort=sort))
                 page = await rig.page(owner, where=place, sort=sort, limit=1)
+                asks.append(ListFiles(by, place, prefix=prefix, contains=contains, sort=sort, folders_first=True))
                 if prefix is None and contains is None:
                     asks.append(ListFiles(by, place, sort=sort, page=page.next_page))
     trash = await rig.ask(ListTrash(by, limit=1))
@@ -249,11 +253,11 @@ def fault(step: str) -> str:
 
 
 def is_sorted_search(sql: str) -> bool:
-    """Whether a statement finds names by their beginning, in order of time: no index has both.
+    """Whether a statement finds names by their beginning, in order of something else: no index has both.
 
     It reads the rows with such names and sorts them, which costs what the search finds.
     """
-    return "search_key >=" in sql and "ORDER BY created_at" in sql
+    return "search_key >=" in sql and "ORDER BY search_key" not in sql
 
 
 async def test_every_statement_walks_an_index(rig: Rig) -> None:
@@ -269,29 +273,32 @@ async def test_every_statement_walks_an_index(rig: Rig) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("kind", [None, *FileKind])
 @pytest.mark.parametrize("place", ["folder", "drive"])
-@pytest.mark.parametrize("sort", list(Sort))
 async def test_a_page_is_read_in_the_order_of_an_index_from_where_it_begins(
-    rig: Rig, sort: Sort, place: str, after: bool
+    rig: Rig, kind: FileKind | None, place: str
 ) -> None:
     in_folder = place == "folder"
-    sql = files.list_sql(sort, in_folder=in_folder, prefix=False, contains=False, after=after)
-    by_name = sort in (Sort.NAME, Sort.NAME_DESCENDING)
-    values = ["owner", *(["folder"] if in_folder else []), *(["a" if by_name else 5, "id"] if after else []), 20]
-    plan = await plan_of(rig, (sql, tuple(values)))
-    indices = {
-        (True, True): "entries_folder_sorted",
-        (True, False): "entries_folder_created",
-        (False, True): "entries_sorted",
-        (False, False): "entries_pkey" if is_postgres(rig) else "PRIMARY KEY",
-    }
-    index = indices[in_folder, by_name]
-    assert any(index in step for step in plan), plan
-    column = "search_key" if by_name else "created_at"
-    if after:
-        assert any(re.search(rf"\({column}, ?id\) ?[<>]|ROW\({column}, id\) [<>]", step) for step in plan), plan
-    assert not any(map(fault, plan)), plan
+    for sort, after in itertools.product(Sort if in_folder else OF_THE_DRIVE, (False, True)):
+        order = lists.ORDERS[sort]
+        if (kind is None and not order.mixed) or (kind is not None and not in_folder):
+            continue
+        sql = lists.list_sql(sort, kind=kind, in_folder=in_folder, prefix=False, contains=False, after=after)
+        by_name = order.column == "search_key"
+        values = ["owner", *(["folder"] if in_folder else []), *(["a" if by_name else 5, "id"] if after else []), 20]
+        plan = await plan_of(rig, (sql, tuple(values)))
+        suffix = {"search_key": "sorted", "created_at": "created", "size_bytes": "size", "modified_at": "modified"}
+        if in_folder:
+            own = kind is FileKind.FOLDER or not order.mixed
+            index = f"entries_{f'{kind}s' if own else 'folder'}_{suffix[order.column]}"
+        else:
+            index = "entries_sorted" if by_name else "entries_pkey" if is_postgres(rig) else "PRIMARY KEY"
+        assert any(index in step for step in plan), (sql, plan)
+        if after:
+            column = order.column
+            bound = rf"\({column}, ?id\) ?[<>]|ROW\({column}, id\) [<>]"
+            assert any(re.search(bound, step) for step in plan), plan
+        assert not any(map(fault, plan)), plan
 
 
 @pytest.mark.parametrize(

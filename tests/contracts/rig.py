@@ -51,6 +51,7 @@ from godrive.rules import (  # noqa: F401 - register rules
     folders,
     housekeeping,
     idempotency,
+    lists,
     log_chores,
     name_index,
     outbox,

@@ -28,11 +28,12 @@ pytestmark = pytest.mark.anyio
 ANY_NAME = st.text(
     st.characters(codec="utf-8", exclude_categories=["Cc"], exclude_characters="/\\"), min_size=1, max_size=60
 ).filter(lambda name: name not in (".", ".."))
+OF_THE_DRIVE = [Sort.NEWEST, Sort.OLDEST, Sort.NAME, Sort.NAME_DESCENDING]
 NAMES = ["b.txt", "A.txt", "a.md", "É.txt", "zebra", "Zoo", "100%", "a_b", "ab", "ß", "日本"]
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 100])
-@pytest.mark.parametrize("sort", list(Sort))
+@pytest.mark.parametrize("sort", OF_THE_DRIVE)
 async def test_pages_give_every_file_once_in_order(rig: Rig, sort: Sort, limit: int) -> None:
     owner, other = await rig.user(), await rig.user()
     for number, name in enumerate(NAMES):
@@ -51,7 +52,7 @@ async def test_pages_give_every_file_once_in_order(rig: Rig, sort: Sort, limit: 
         assert instants == sorted(instants, reverse=sort is Sort.NEWEST)
 
 
-@pytest.mark.parametrize("sort", list(Sort))
+@pytest.mark.parametrize("sort", OF_THE_DRIVE)
 async def test_files_that_come_while_pages_are_turned_shift_nothing(rig: Rig, sort: Sort) -> None:
     owner = await rig.user()
     for name in NAMES:
@@ -157,7 +158,7 @@ async def test_only_a_folder_that_is_there_is_listed(rig: Rig) -> None:
         assert caught.value.field == "parent_id"
 
 
-@pytest.mark.parametrize("sort", list(Sort))
+@pytest.mark.parametrize("sort", OF_THE_DRIVE)
 async def test_a_folder_lists_what_lies_in_it_and_the_whole_drive_lists_all_files(rig: Rig, sort: Sort) -> None:
     owner = await rig.user()
     outer = await rig.folder(owner, "outer")
@@ -393,7 +394,7 @@ async def test_a_change_number_rises_with_each_change_of_its_owner_and_of_nobody
 async def test_a_page_of_the_longest_names_fits_into_one_reply_and_hides_nothing(rig: Rig) -> None:
     owner, count = await rig.user(), 520
     made = [await rig.file(owner, f"{number:04}" + "\U0001f389" * 251) for number in range(count)]
-    for sort in Sort:
+    for sort in OF_THE_DRIVE:
         found, page = [], await rig.page(owner, sort=sort, limit=1000)
         assert 1 < len(page.items) < count
         while True:

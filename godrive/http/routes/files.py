@@ -84,7 +84,10 @@ class ChildrenQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     limit: Limit | None = None
     page: PageToken | None = None
-    sort: Sort = Sort.NEWEST
+    sort: Annotated[
+        Sort, Meta(description="A minus reverses. The whole drive has no order by `size` or `modified_at`.")
+    ] = Sort.NEWEST
+    folders_first: Annotated[bool, Meta(description="In a folder, list its folders before its files.")] = False
     q: Annotated[str, Meta(max_length=255, description="Names that contain this, ignoring case.")] | None = None
     prefix: Annotated[str, Meta(max_length=255, description="Names that begin with this.")] | None = None
 
@@ -237,6 +240,7 @@ async def _read_page(call: Call, where: Place, query: ChildrenQuery) -> Page[Fil
             limit=query.limit or (20 if call.original else 100),
             page=query.page,
             sort=query.sort,
+            folders_first=query.folders_first,
             prefix=query.prefix or None,
             contains=query.q or None,
         )

@@ -28,7 +28,6 @@ async def test_a_byte_order_mark_before_json_does_not_matter(ann: Person) -> Non
         "/v1/token/refresh": ("POST", {"refresh_token": ann.tokens["refresh_token"]}, 200),
         "/v1/files/upload-intent": ("POST", {"filename": "b.txt", "size_bytes": 0}, 200),
         f"/v1/files/{file['id']}": ("PATCH", {"name": "c.txt"}, 200),
-        f"/v1/files/{file['id']}/copy": ("POST", {"name": "d.txt"}, 201),
         "/v1/files/by-path/c.txt": ("PATCH", {"favorite": True}, 200),
         f"/v1/files/{file['id']}/restore": ("POST", {"on_conflict": "rename"}, 200),
         "/v1/batch": ("POST", {"operations": []}, 200),

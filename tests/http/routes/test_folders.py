@@ -181,3 +181,26 @@ async def test_a_body_that_names_no_folder_is_refused(ann: Person) -> None:
     ):
         answer = await ann("POST", "/v1/folders", body)
         assert (answer.status, answer.json["field"]) == (422, field), body
+
+
+async def test_a_folder_is_listed_by_size_and_time_and_with_its_folders_first(ann: Person) -> None:
+    outer = await folder(ann, "outer")
+    for name, size, day in (("b", 2, 3), ("c", 1, 1), ("a", 3, 2)):
+        file = await ann.upload(name, b"x" * size, parent_id=outer["id"])
+        await ann("PATCH", f"/v1/files/{file['id']}", {"modified_at": f"2001-01-0{day}T00:00:00Z"})
+    await folder(ann, "d", outer["id"])
+
+    async def names(path: str, **query: str) -> str:
+        answer = await ann("GET", path, params=query)
+        assert answer.status == 200, answer.content
+        return "".join(file["name"] for file in answer.json["files"])
+
+    for path in (f"/v1/files?parent_id={outer['id']}", f"/v1/files/{outer['id']}/children", "/v1/files/by-path/outer"):
+        more = {"children": "true"} if "by-path" in path else {}
+        assert await names(path, sort="size", **more) == "dcba"
+        assert await names(path, sort="-size", **more) == "abcd"
+        assert await names(path, sort="modified_at", **more) == "cabd"
+        assert await names(path, sort="-modified_at", folders_first="true", **more) == "dbac"
+        assert await names(path, sort="name", folders_first="true", **more) == "dabc"
+    refused = await ann("GET", "/v1/files?sort=size")
+    assert (refused.status, refused.json["field"]) == (422, "sort")

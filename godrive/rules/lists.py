@@ -1,0 +1,186 @@
+"""Lists of live entries, in pages by key.
+
+Theory of operation.  A page is read in the order of an index from where the
+page before ended, so it costs the same wherever it begins and however large
+the folder is.  By name and by time of creation, one index has all entries of a
+folder.  By size and by time of modification, files and folders have an index
+each, because every index costs each upload; a page merges two short reads.
+Folders have indices of their own in every order, which cost uploads nothing.
+With *folders_first*, a page reads them, and where they end goes on with files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import msgspec
+
+from godrive.catalog import Row, Tx
+from godrive.errors import Invalid
+from godrive.messages.files import ListFiles
+from godrive.model import File, FileKind, Page, Sort
+from godrive.principal import Verb
+from godrive.rules import rows
+from godrive.rules.access import VISIBLE, Folder, resolve_place
+from godrive.rules.names import after_prefix, search_key
+from godrive.rules.registry import Env, rule
+
+_LONGEST_FILTER = 1000
+_HIDDEN_AT_ONCE = 64
+
+
+class Order(msgspec.Struct, frozen=True):
+    """A column, its index in ``rows.LIVE``, and the direction.  If not *mixed*, no index has files and folders."""
+
+    column: str
+    index: int
+    down: bool
+    mixed: bool
+
+
+ORDERS = {
+    Sort.NEWEST: Order("created_at", 2, down=True, mixed=True),
+    Sort.OLDEST: Order("created_at", 2, down=False, mixed=True),
+    Sort.NAME: Order("search_key", 1, down=False, mixed=True),
+    Sort.NAME_DESCENDING: Order("search_key", 1, down=True, mixed=True),
+    Sort.SMALLEST: Order("size_bytes", 7, down=False, mixed=False),
+    Sort.LARGEST: Order("size_bytes", 7, down=True, mixed=False),
+    Sort.LEAST_RECENT: Order("modified_at", 11, down=False, mixed=False),
+    Sort.MOST_RECENT: Order("modified_at", 11, down=True, mixed=False),
+}
+
+
+class _Position(msgspec.Struct, frozen=True, array_like=True):
+    """The last entry of a page: its sort key and its id.  With *folders_first*, whether it is a file."""
+
+    key: int | str
+    id: str
+    in_files: bool = False
+
+
+@rule(ListFiles)
+async def list_page(tx: Tx, ask: ListFiles, env: Env) -> Page[File]:
+    """As ``ListFiles`` says.
+
+    If names are very long, a page has fewer than ``limit`` rows.  Without a
+    filter, or with a prefix and in order of name, the cost depends on the page
+    only, not on the size of the drive; for files by name or creation that
+    follow folders, also on the number of folders.  Any other filter scans the
+    names until the page is full.
+    """
+    rows.check_limit(ask.limit)
+    order = ORDERS[ask.sort]
+    place = await resolve_place(tx, ask.by, ask.where, Verb.READ)
+    folder = place if isinstance(place, Folder) else None
+    owner_id = place.owner_id if isinstance(place, Folder) else place
+    if folder is None and not order.mixed:
+        raise Invalid("The whole drive is listed by name or time of creation only: name a folder.", field="sort")
+    values: list[object] = [owner_id]
+    if folder is not None:
+        values.append(folder.key)
+    prefix = _filter(ask.prefix, "prefix") if ask.prefix else None
+    if prefix is not None:
+        values += [prefix, after_prefix(prefix) or "\U0010ffff" * 256]
+    contains = _filter(ask.contains, "contains") if ask.contains else None
+    if contains is not None:
+        values.append(f"%{literal(contains)}%")
+    folders_first = ask.folders_first and folder is not None
+    scope = ("files", owner_id, folder and folder.key, ask.sort.value, folders_first, prefix, contains)
+    after = None if ask.page is None else env.tokens.read_as(_Position, scope, ask.page)
+
+    async def read(kind: FileKind | None, limit: int, after: _Position | None) -> list[Row]:
+        sql = list_sql(
+            ask.sort,
+            kind=kind,
+            in_folder=folder is not None,
+            prefix=prefix is not None,
+            contains=contains is not None,
+            after=after is not None,
+        )
+        return await tx.all(sql, *values, *(() if after is None else (after.key, after.id)), limit)
+
+    most = ask.limit + 1
+    if folders_first:
+        in_files = after is not None and after.in_files
+        found = [] if in_files else await read(FileKind.FOLDER, most, after)
+        if len(found) < most:
+            found += await read(FileKind.FILE, most - len(found), after if in_files else None)
+    elif folder is None or order.mixed:
+        found = await read(None, most, after)
+    else:
+        both = await read(FileKind.FOLDER, most, after) + await read(FileKind.FILE, most, after)
+        found = sorted(both, key=lambda row: (row[order.index], row[0]), reverse=order.down)[:most]
+    limit = rows.that_fit(found, ask.limit)
+    shown: Sequence[Row] = found[:limit]
+    if folder is None and found and found[0][-1]:
+        shown = await visible(tx, shown)
+    items = (
+        [rows.live_file(owner_id, row[:-1]) for row in shown]
+        if folder is None
+        else [rows.live_file(owner_id, row) for row in shown]
+    )
+    if len(found) <= limit:
+        return Page(items=items)
+    last = found[limit - 1]
+    key = search_key(last[1]) if order.column == "search_key" else last[order.index]
+    position = _Position(key, last[0], folders_first and last[4] == FileKind.FILE)
+    return Page(items=items, next_page=env.tokens.make(scope, position))
+
+
+@cache
+def list_sql(sort: Sort, *, kind: FileKind | None, in_folder: bool, prefix: bool, contains: bool, after: bool) -> str:
+    """Return the statement for one kind of list.  There are few kinds, so each statement is prepared once.
+
+    In the list of a whole drive, the last column tells whether any folder of the
+    owner is unsettled, so that rows must be checked for a trashed ancestor.
+    """
+    order = ORDERS[sort]
+    number = iter(range(1, 10))
+    terms = [f"owner_id = ${next(number)}"]
+    columns = rows.LIVE
+    if in_folder:
+        terms.append(f"parent_id = ${next(number)} AND state = 'live'")
+    else:
+        terms.append("list_state = 'file'")
+        columns += ", (SELECT 1 FROM unsettled t WHERE t.owner_id = $1 LIMIT 1)"
+    if kind is not None:
+        terms.append(f"kind = '{kind.value}'")
+    if prefix:
+        terms.append(f"search_key >= ${next(number)} AND search_key < ${next(number)}")
+    if contains:
+        terms.append(f"search_key LIKE ${next(number)} ESCAPE '!'")
+    if after:
+        terms.append(f"({order.column}, id) {'<' if order.down else '>'} (${next(number)}, ${next(number)})")
+    way = "DESC" if order.down else "ASC"
+    where = " AND ".join(terms)
+    return f"SELECT {columns} FROM entries WHERE {where} ORDER BY {order.column} {way}, id {way} LIMIT ${next(number)}"
+
+
+async def visible(tx: Tx, found: Sequence[Row]) -> list[Row]:
+    """Return the rows, of columns that begin with ``rows.LIVE``, that have no ancestor in the trash."""
+    parents = {row[5] for row in found if row[5]}
+    hidden: set[str] = set()
+    places = ", ".join(f"${number}" for number in range(1, _HIDDEN_AT_ONCE + 1))
+    sql = f"SELECT id FROM entries WHERE id IN ({places}) AND (state <> 'live' OR {VISIBLE} = 0)"
+    for some in chunks(sorted(parents), _HIDDEN_AT_ONCE):
+        hidden.update(row[0] for row in await tx.all(sql, *some))
+    return [row for row in found if row[5] not in hidden]
+
+
+def chunks(values: list[str], size: int) -> list[list[str]]:
+    """Split the values into lists of exactly *size*.  The last list repeats its last value."""
+    chunks = [values[start : start + size] for start in range(0, len(values), size)]
+    return [chunk + chunk[-1:] * (size - len(chunk)) for chunk in chunks]
+
+
+def literal(text: str) -> str:
+    """Return the pattern of ``LIKE ... ESCAPE '!'`` that is this text."""
+    return text.replace("!", "!!").replace("%", "!%").replace("_", "!_")
+
+
+def _filter(text: str, field: str) -> str:
+    """Return the search key of a filter.  Raises ``Invalid`` if no name can match it."""
+    if len(text) > _LONGEST_FILTER or "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
+        raise Invalid(f"No name can match this {field}.", field=field)
+    return search_key(text)
