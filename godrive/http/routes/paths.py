@@ -23,15 +23,14 @@ from godrive.http.api.call import Call
 from godrive.http.api.operations import Routes
 from godrive.http.routes.content import ContentQuery, answer_content
 from godrive.http.routes.files import (
-    ChildrenQuery,
     FileList,
     Trashed,
     UpdateBody,
     get_entry,
-    list_entries,
     trash_entry,
     update_entry,
 )
+from godrive.http.routes.lists import ChildrenQuery, list_entries
 from godrive.model import At, File
 from godrive.principal import Scope
 
