@@ -341,10 +341,14 @@ class Cleanup(Value):
 
 
 class Purge(Value):
-    """An entry to purge, and the blobs that no other entry refers to."""
+    """An entry to purge, and the blobs of its versions that no other entry refers to.
+
+    A file may have very many versions.  Then the keys are those of the first ones, up to the *revision*.
+    """
 
     file_id: FileId
     object_keys: list[ObjectKey]
+    revision: int = 0
 
 
 class Pruned(Value):

@@ -59,6 +59,7 @@ The bridge brings events in (ingest) and takes the outbox out (metadata).
 """
 
 SUBJECTS = {
+    "versions": "metadata",
     "files": "metadata",
     "batches": "metadata",
     "changes": "metadata",

@@ -39,13 +39,17 @@ from godrive.messages.metadata import Metadata
 from godrive.messages.storage import DeleteBlob, ListBlobs, QuarantineBlob, Storage, SweepStaging
 from godrive.messages.system import (
     ClaimPurges,
+    ClaimVersions,
     ClearCopies,
     DueCleanups,
     FinishCleanup,
     FinishPurge,
+    FinishVersion,
     KnownKeys,
     Prune,
     PruneLog,
+    ReviewVersions,
+    VersionPurge,
 )
 from godrive.model import Cleanup, ObjectKey, Purge, UserId
 from godrive.runtime import Actor, Ref
@@ -103,6 +107,7 @@ class JanitorActor(Actor[Janitor]):
         self._log_of = UserId("")
         self._chores = (
             self._purge,
+            self._purge_versions,
             self._clean,
             self._sweep_staging,
             self._find_orphans,
@@ -130,7 +135,7 @@ class JanitorActor(Actor[Janitor]):
         async def purge(item: Purge) -> None:
             for key in item.object_keys:
                 await self._storage.ask(DeleteBlob(key))
-            await self._metadata.ask(FinishPurge(item.file_id))
+            await self._metadata.ask(FinishPurge(item.file_id, item.revision))
 
         async def claim() -> list[Purge]:
             self._need_steady_clock()
@@ -140,6 +145,23 @@ class JanitorActor(Actor[Janitor]):
         while await self._metadata.ask(ClearCopies()):
             await self._keep_lease()
         await self._until_none(claim, purge, "purged", count)
+
+    async def _purge_versions(self, count: _Count) -> None:
+        async def purge(item: VersionPurge) -> None:
+            if item.object_key is not None:
+                await self._storage.ask(DeleteBlob(item.object_key))
+            await self._metadata.ask(FinishVersion(item.version_id))
+
+        async def claim() -> list[VersionPurge]:
+            self._need_steady_clock()
+            return await self._metadata.ask(ClaimVersions(self._batch))
+
+        reviewed = self._batch
+        while reviewed >= self._batch:
+            self._need_steady_clock()
+            await self._keep_lease()
+            reviewed = await self._metadata.ask(ReviewVersions(self._batch))
+        await self._until_none(claim, purge, "versions", count)
 
     async def _clean(self, count: _Count) -> None:
         async def clean(item: Cleanup) -> None:

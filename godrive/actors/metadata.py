@@ -32,12 +32,15 @@ from godrive.rules import (  # noqa: F401 - registers them
     marks,
     name_index,
     outbox,
+    purges,
     resizing,
     search,
     trash,
     tree_copies,
     upload_chores,
     uploads,
+    version_chores,
+    versions,
 )
 from godrive.rules.page_tokens import PageTokens
 from godrive.rules.registry import PROCEDURES, RULES, Env, Rule

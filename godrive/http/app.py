@@ -25,6 +25,7 @@ from godrive.http.routes import (
     changes,
     content,
     docs,
+    downloads,
     files,
     folders,
     health,
@@ -36,6 +37,7 @@ from godrive.http.routes import (
     storing,
     trash,
     uploads,
+    versions,
 )
 from godrive.http.routes.webhook import add_webhook_route
 from godrive.http.wire.addresses import TrustedProxies
@@ -54,6 +56,8 @@ _RESOURCES = (
     batch,
     marks,
     search,
+    downloads,
+    versions,
     trash,
     incoming,
     storing,

@@ -20,6 +20,7 @@ class Swept(Value):
     """
 
     purged: int = 0
+    versions: int = 0
     cleaned: int = 0
     staging: int = 0
     orphans: int = 0

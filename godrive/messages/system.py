@@ -20,6 +20,7 @@ from godrive.model import (
     UploadId,
     UserId,
     Value,
+    VersionId,
 )
 from godrive.runtime import Ask, Lane
 
@@ -77,6 +78,9 @@ class ClaimPurges(Ask[Metadata, list[Purge]]):
 class FinishPurge(Ask[Metadata, None]):
     """Delete the rows of an entry whose bytes are deleted, and release its quota.  Idempotent.
 
+    *revision* is that of the ``Purge``: the bytes of the versions up to it are
+    deleted.  If the file has more, a later ``ClaimPurges`` returns it again.
+
     A folder is deleted once it is empty.  Before that, each call schedules the
     purge of some of its children, and a later ``ClaimPurges`` returns the folder again.
     """
@@ -84,6 +88,42 @@ class FinishPurge(Ask[Metadata, None]):
     lane: ClassVar[Lane] = Lane.CHORE
 
     file_id: FileId
+    revision: int = 0
+
+
+class VersionPurge(Value):
+    """An earlier version to remove, and its blob if nothing else refers to it."""
+
+    version_id: VersionId
+    object_key: ObjectKey | None
+
+
+class ReviewVersions(Ask[Metadata, int]):
+    """Apply the retention to at most *limit* earlier versions.  Returns their number, less than *limit* when done.
+
+    Those that are neither among the newest of their file nor young nor named
+    are marked for ``ClaimVersions``; the others are reviewed again later.
+    """
+
+    lane: ClassVar[Lane] = Lane.CHORE
+
+    limit: int
+
+
+class ClaimVersions(Ask[Metadata, list[VersionPurge]]):
+    """Claim versions that were deleted, or whose retention is over.  Each call counts an attempt."""
+
+    lane: ClassVar[Lane] = Lane.CHORE
+
+    limit: int
+
+
+class FinishVersion(Ask[Metadata, None]):
+    """Delete the row of a claimed version whose bytes are deleted, and release its quota.  Idempotent."""
+
+    lane: ClassVar[Lane] = Lane.CHORE
+
+    version_id: VersionId
 
 
 class SettleTrash(Ask[Metadata, bool]):

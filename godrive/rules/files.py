@@ -25,7 +25,10 @@ from godrive.rules.marks import describe
 from godrive.rules.names import check_depth, check_name, search_key
 from godrive.rules.registry import Env, rule
 
-_VERSION = "SELECT id, mime, size_bytes, sha256, modified_at, object_key FROM versions WHERE id = $1 AND file_id = $2"
+_VERSION = (
+    "SELECT id, mime, size_bytes, sha256, modified_at, object_key FROM versions "
+    "WHERE id = $1 AND file_id = $2 AND next_purge_at IS NULL"
+)
 _RENAME = (
     f"UPDATE entries SET name = $3, name_key = $4, search_key = $5, updated_at = $1, {changes.REVISE} "
     f"WHERE id = $2 RETURNING {rows.LIVE}"

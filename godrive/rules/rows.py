@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from godrive.catalog import Row
+from godrive.catalog import Row, Tx
 from godrive.errors import Invalid, NotFound, PreconditionFailed
 from godrive.model import (
     ETag,
@@ -266,3 +266,18 @@ def check_limit(limit: int, most: int = 1000) -> int:
     if not 1 <= limit <= most:
         raise Invalid(f"A page has between 1 and {most} items.", field="limit")
     return limit
+
+
+AT_ONCE = 50
+PLACES = ", ".join(f"${number}" for number in range(1, AT_ONCE + 1))
+"""SQL: the first parameters of a statement for :func:`each`."""
+
+
+async def each(tx: Tx, sql: str, ids: Sequence[str], *values: object) -> list[Row]:
+    """Return the rows of *sql* for all ids, with one statement for every 50.  Its other parameters follow the ids."""
+    found: list[Row] = []
+    for start in range(0, len(ids), AT_ONCE):
+        some = [*ids[start : start + AT_ONCE]]
+        some += some[-1:] * (AT_ONCE - len(some))
+        found += await tx.all(sql, *some, *values)
+    return found

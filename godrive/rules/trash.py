@@ -11,29 +11,23 @@ The sum of both is always exact.
 The table ``unsettled`` holds the folders that wait for this, with their
 progress.  A batch updates some children to the current state of the folder and
 adds the folders among them to the table.  So if a tree is trashed, restored and
-trashed again, the last change wins.  A purge descends the tree in the same way
-and deletes rows from the bottom up.
+trashed again, the last change wins.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from datetime import datetime
 
-from godrive.backoff import Backoff
-from godrive.catalog import Row, Tx
+from godrive.catalog import Tx
 from godrive.errors import NotFound
 from godrive.messages.files import EmptyTrash, ListTrash, PurgeFile, RestoreFile, TrashFile
-from godrive.messages.system import ClaimPurges, FinishPurge, SettleTrash
+from godrive.messages.system import SettleTrash
 from godrive.model import (
     File,
     FileEventKind,
     FileId,
     FileKind,
-    ObjectKey,
     Page,
-    Purge,
     Tombstone,
     UserId,
     name_key,
@@ -44,23 +38,13 @@ from godrive.rules.access import ABOVE, VISIBLE, Folder, owner_of, resolve, root
 from godrive.rules.names import check_depth, search_key
 from godrive.rules.registry import Env, rule
 
-_LONGEST_PURGE_DELAY = 3600.0
-_PURGE_BACKOFF = Backoff(60.0, _LONGEST_PURGE_DELAY)
-_CHILDREN_AT_ONCE = 200
-"""Children that one statement of a purge processes.  It takes milliseconds, so other writers do not wait."""
-
-_NOT_CLEARED = (  # now, or just after the last emptying of the trash, which must not include this entry
+NOT_CLEARED = (  # now, or just after the last emptying of the trash, which must not include this entry
     "(SELECT CASE WHEN u.trash_cleared_at >= $1 THEN u.trash_cleared_at + 1 ELSE $1 END "
     "FROM users u WHERE u.id = entries.owner_id)"
 )
 _PUT = (
     "UPDATE entries SET state = 'trashed', list_state = 'hidden', updated_at = $1, purge_at = $3, next_purge_at = $3, "
-    f"trashed_at = {_NOT_CLEARED}, {changes.REVISE} WHERE id = $2 RETURNING {rows.FILE}"
-)
-_BOUND = (
-    f"UPDATE entries SET purge_at = $2, next_purge_at = $2, trashed_at = {_NOT_CLEARED} "
-    "WHERE state = 'trashed' AND next_purge_at > $2 AND trashed_at > $1 AND trashed_at > "
-    "COALESCE((SELECT u.trash_cleared_at FROM users u WHERE u.id = entries.owner_id), -1)"
+    f"trashed_at = {NOT_CLEARED}, {changes.REVISE} WHERE id = $2 RETURNING {rows.FILE}"
 )
 _RESTORE = (
     "UPDATE entries SET state = 'live', list_state = kind, trashed_at = NULL, purge_at = NULL, next_purge_at = NULL, "
@@ -69,47 +53,11 @@ _RESTORE = (
 )
 _IS_PLACE = f"SELECT 1 FROM entries WHERE id = $1 AND state = 'live' AND kind = 'folder' AND {VISIBLE} = 1"
 _PLACE = f"SELECT {ABOVE}, height FROM entries WHERE id = $1 AND state = 'live' AND kind = 'folder'"
-_CHILDREN = (
+CHILDREN = (
     "SELECT id, kind, size_bytes, list_state, created_at FROM entries WHERE owner_id = $1 AND parent_id = $2 "
     "AND state = 'live' AND (created_at, id) > ($3, $4) ORDER BY created_at, id LIMIT $5"
 )
-_DUE_TRASHED = "SELECT id, owner_id FROM entries WHERE state = 'trashed' AND next_purge_at <= $1 ORDER BY next_purge_at"
-_DUE_PURGING = "SELECT id, owner_id FROM entries WHERE state = 'purging' AND next_purge_at <= $1 ORDER BY next_purge_at"
-_SET_BACK = "SELECT id, owner_id FROM entries WHERE state = 'purging' AND next_purge_at > $1"
-_CLEARED = (  # CROSS JOIN makes SQLite begin with the few users, not with the whole trash
-    "SELECT e.id, e.owner_id FROM users u CROSS JOIN entries e WHERE u.trash_cleared_at IS NOT NULL "
-    "AND e.owner_id = u.id AND e.state = 'trashed' AND e.trashed_at <= u.trash_cleared_at"
-)
-_FORGET_CLEARED = (
-    "UPDATE users SET trash_cleared_at = NULL WHERE trash_cleared_at IS NOT NULL AND NOT EXISTS (SELECT 1 "
-    "FROM entries e WHERE e.owner_id = users.id AND e.state = 'trashed' AND e.trashed_at <= users.trash_cleared_at)"
-)
 _IN_TRASH = "state = 'trashed' AND trashed_at > COALESCE((SELECT trash_cleared_at FROM users WHERE id = $1), -1)"
-
-_MOVE_OUT = (  # the second condition repeats that of the index, because the query planner cannot infer it
-    "UPDATE entries SET parent_id = '' WHERE parent_id = $1 AND state = 'trashed' AND state <> 'live'"
-)
-_OWNED = (
-    "SELECT e.id, e.owner_id, e.list_state, e.size_bytes FROM users u CROSS JOIN entries e "
-    "WHERE u.state = 'deleted' AND e.owner_id = u.id"
-)
-_OF_DELETED = (
-    f"{_OWNED} AND e.list_state = 'file' UNION ALL {_OWNED} AND e.list_state = 'folder' UNION ALL "
-    f"{_OWNED} AND e.state = 'trashed' AND e.next_purge_at > $1 LIMIT $2"
-)
-
-_AT_ONCE = 50
-_PLACES = ", ".join(f"${number}" for number in range(1, _AT_ONCE + 1))
-_CLAIMABLE = (
-    "SELECT e.id, e.purge_attempts, e.list_state, e.size_bytes FROM entries e JOIN users u ON u.id = e.owner_id "
-    f"WHERE e.id IN ({_PLACES}) AND (e.next_purge_at <= ${_AT_ONCE + 1} "
-    f"OR (e.state = 'purging' AND e.next_purge_at > ${_AT_ONCE + 2}) OR e.trashed_at <= u.trash_cleared_at)"
-)
-_KEYS_TO_DELETE = (
-    f"SELECT DISTINCT v.file_id, v.object_key FROM versions v WHERE v.file_id IN ({_PLACES}) AND NOT EXISTS ("
-    "SELECT 1 FROM versions o JOIN entries e ON e.id = o.file_id "
-    "WHERE o.object_key = v.object_key AND e.state <> 'purging')"
-)
 
 
 @rule(TrashFile, writes=True)
@@ -211,7 +159,7 @@ async def settle(tx: Tx, ask: SettleTrash, env: Env) -> bool:
     if job is None:  # another process has settled it
         return True
     shown = await tx.one(_IS_PLACE, folder_id) is not None
-    children = await tx.all(_CHILDREN, owner_id, folder_id, *job, ask.limit)
+    children = await tx.all(CHILDREN, owner_id, folder_id, *job, ask.limit)
     wrong = [child for child in children if (child[3] == "hidden") == shown]
     await tx.run_each(
         "UPDATE entries SET list_state = $2 WHERE id = $1",
@@ -255,146 +203,3 @@ async def empty(tx: Tx, ask: EmptyTrash, env: Env) -> int:
     if count:
         await tx.run("UPDATE users SET trash_cleared_at = $2 WHERE id = $1", owner_id, last)
     return int(count)
-
-
-@rule(ClaimPurges, writes=True)
-async def claim_purges(tx: Tx, ask: ClaimPurges, env: Env) -> list[Purge]:
-    """As ``ClaimPurges`` says.
-
-    Several versions may share a blob.  Its key is returned with an entry only if
-    every other entry that refers to it is being purged too, so the blob is
-    deleted with the last of them.  Deleting a key twice is harmless.
-    """
-    at, far = rows.micros(env.now), rows.later(env.now, _LONGEST_PURGE_DELAY)
-    await _bound_due_times(tx, env)
-    found = await _due(tx, ask.limit, at, far)
-    if not found:
-        return []
-    await tx.lock(*{UserId(owner_id) for _, owner_id in found})
-    file_ids = list(dict.fromkeys(FileId(file_id) for file_id, _ in found))
-    # Before the lock, the owner may have restored some entries, and another sweep may have claimed some.
-    due = {row[0]: row for row in await _each(tx, _CLAIMABLE, file_ids, at, far)}
-    await tx.run_each(
-        "UPDATE entries SET state = 'purging', purge_attempts = purge_attempts + 1, next_purge_at = $2 WHERE id = $1",
-        [(id_, rows.later(env.now, _PURGE_BACKOFF.after(attempts + 1))) for id_, attempts, *_ in due.values()],
-    )
-    claimed = {file_id: Purge(file_id=file_id, object_keys=[]) for file_id in file_ids if file_id in due}
-    for file_id, object_key in await _each(tx, _KEYS_TO_DELETE, list(claimed)):
-        claimed[file_id].object_keys.append(ObjectKey(object_key))
-    return list(claimed.values())
-
-
-async def _bound_due_times(tx: Tx, env: Env) -> None:
-    """Make entries trashed before the clock was set back due after one grace period from now."""
-    await tx.run(_BOUND, rows.micros(env.now), rows.later(env.now, env.config.janitor.trash_grace))
-
-
-async def _due(tx: Tx, limit: int, at: int, far: int) -> list[Row]:
-    """Return (id, owner) of the entries to purge."""
-    found: list[Row] = []
-    for sql, *values in ((_DUE_TRASHED, at), (_DUE_PURGING, at), (_SET_BACK, far), (_CLEARED,)):
-        if len(found) < limit:
-            found += await tx.all(f"{sql} LIMIT ${len(values) + 1}", *values, limit - len(found))
-    if len(found) < limit:
-        await tx.run(_FORGET_CLEARED)
-        found += await _of_deleted_users(tx, limit - len(found), at)
-    return found
-
-
-async def _each(tx: Tx, sql: str, file_ids: Sequence[FileId], *values: object) -> list[Row]:
-    """Return the rows for all files, with one statement for every 50."""
-    found: list[Row] = []
-    for start in range(0, len(file_ids), _AT_ONCE):
-        some = [*file_ids[start : start + _AT_ONCE]]
-        some += some[-1:] * (_AT_ONCE - len(some))
-        found += await tx.all(sql, *some, *values)
-    return found
-
-
-async def _of_deleted_users(tx: Tx, limit: int, at: int) -> list[Row]:
-    """Trash up to *limit* entries of deleted users, due for purging now, and return (id, owner) of each."""
-    owners = {row[1] for row in await tx.all(_OF_DELETED, at, limit)}
-    if not owners:
-        return []
-    await tx.lock(*owners)  # before the lock, another sweep or a settling may change the same entries
-    found = [row for row in await tx.all(_OF_DELETED, at, limit) if row[1] in owners]
-    hidden = Counter[UserId]()
-    for _, owner_id, list_state, size in found:
-        if list_state != "hidden":
-            hidden[UserId(owner_id)] += size
-    for user_id, size in hidden.items():
-        await changes.charge(tx, user_id, live=-size, trash=size)
-    await tx.run_each(
-        "UPDATE entries SET state = 'trashed', list_state = 'hidden', trashed_at = $2, purge_at = $2, "
-        "next_purge_at = $2 WHERE id = $1",
-        [(row[0], at) for row in found],
-    )
-    return [row[:2] for row in found]
-
-
-@rule(FinishPurge, writes=True)
-async def finish_purge(tx: Tx, ask: FinishPurge, env: Env) -> None:
-    """As ``FinishPurge`` says.  Does nothing for an entry that is not being purged."""
-    row = await tx.one("SELECT owner_id, kind, parent_id FROM entries WHERE id = $1 AND state = 'purging'", ask.file_id)
-    if row is None:
-        return
-    owner_id, parent_id = UserId(row[0]), row[2]
-    await tx.lock(owner_id)
-    if row[1] == FileKind.FOLDER.value and await _has_children(tx, owner_id, ask.file_id, env.now):
-        return
-    gone = await tx.one("DELETE FROM entries WHERE id = $1 RETURNING version_id, trashed_at", ask.file_id)
-    if gone is None:
-        return
-    await tx.run("DELETE FROM unsettled WHERE folder_id = $1", ask.file_id)
-    await tx.run("DELETE FROM properties WHERE entry_id = $1", ask.file_id)
-    trash_bytes = version_bytes = version_rows = 0
-    for id_, size_bytes in await tx.all(
-        "DELETE FROM versions WHERE file_id = $1 RETURNING id, size_bytes", ask.file_id
-    ):
-        if id_ == gone[0]:
-            trash_bytes += size_bytes
-        else:
-            version_bytes += size_bytes
-            version_rows += 1
-    top = gone[1] is not None  # the contents of a purged folder are not in the log
-    await changes.record(
-        tx,
-        FileEventKind.PURGED if top else None,
-        owner_id,
-        ask.file_id,
-        None,
-        now=env.now,
-        trace=changes.Trace(FileKind(row[1]), parent_id, parent_id),
-        trash=-trash_bytes,
-        versions=-version_bytes,
-        version_rows=-version_rows,
-        entries=-1,
-    )
-    if parent_id:
-        await tx.run(
-            "UPDATE entries SET next_purge_at = $2 WHERE id = $1 AND state = 'purging' "
-            "AND NOT EXISTS (SELECT 1 FROM entries c WHERE c.parent_id = $1 AND c.state <> 'live')",
-            parent_id,
-            rows.micros(env.now),
-        )
-
-
-async def _has_children(tx: Tx, owner_id: UserId, folder_id: FileId, now: datetime) -> bool:
-    """Begin to purge some children of the folder.  Returns whether it has any children.
-
-    Children that were trashed on their own remain in the trash: their parent becomes the root.
-    """
-    await tx.run(_MOVE_OUT, folder_id)
-    children = await tx.all(_CHILDREN, owner_id, folder_id, -1, "", _CHILDREN_AT_ONCE)
-    if children:
-        await tx.run_each(
-            "UPDATE entries SET state = 'purging', list_state = 'hidden', next_purge_at = $2 WHERE id = $1",
-            [(child[0], rows.micros(now)) for child in children],
-        )
-        # Their contents may still be listed if the purge overtakes the settling.
-        await tx.run_each(entries.UNSETTLE, [(id_, owner_id) for id_, kind, *_ in children if kind == "folder"])
-        if size := sum(child[2] for child in children if child[3] != "hidden"):
-            await changes.charge(tx, owner_id, live=-size, trash=size)
-        await tx.run("UPDATE entries SET next_purge_at = $2 WHERE id = $1", folder_id, rows.micros(now))
-        return True
-    return await tx.one("SELECT 1 FROM entries WHERE parent_id = $1 AND state <> 'live'", folder_id) is not None

@@ -31,17 +31,21 @@ from godrive.messages.metadata import Metadata
 from godrive.messages.system import (
     ChangeNumbers,
     ClaimPurges,
+    ClaimVersions,
     ClearCopies,
     DueCleanups,
     DueEvents,
     DueUploads,
     FinishPurge,
+    FinishVersion,
     MarkPublished,
     Prune,
     PruneLog,
+    ReviewVersions,
     SettleTrash,
 )
 from godrive.messages.uploads import AbortUpload, BeginUpload, FindUpload, ListUploads, PublishUpload, ResizeUpload
+from godrive.messages.versions import DeleteVersion, ListVersions, NameVersion, RestoreVersion
 from godrive.model import At, ETag, FileKind, OnConflict, Place, Sort, UploadState, UserId
 from godrive.principal import ApiToken, Scope
 from godrive.rules import copies, files, lists, users
@@ -127,6 +131,10 @@ async def every_statement(rig: Rig) -> list[Statement]:
     for file in trashed:
         await rig.trash(file)
     file, upload = await rig.file(owner, "file"), await rig.begin(owner, "upload")
+    for size in range(4):
+        versioned = await rig.file(owner, "versioned", size=size, on_conflict=OnConflict.REPLACE)
+    versions = await rig.ask(ListVersions(by, versioned.id, limit=2))
+    (earlier,) = versions.items[1:]
     replacing = await rig.begin(owner, "file", on_conflict=OnConflict.REPLACE)
     token = ApiToken(user_id=owner, token_id="token", scopes=frozenset(Scope), folder_id=folder.id)
     asks: list[Ask[Metadata, Any]] = []
@@ -177,6 +185,12 @@ async def every_statement(rig: Rig) -> list[Statement]:
         EmptyTrash(by),
         DueUploads(10, 100),
         DueCleanups(100),
+        ListVersions(by, versioned.id),
+        ListVersions(by, versioned.id, page=versions.next_page),
+        OpenContent(by, versioned.id, earlier.id),
+        RestoreVersion(by, versioned.id, earlier.id),
+        NameVersion(by, versioned.id, earlier.id, "name"),
+        DeleteVersion(by, versioned.id, earlier.id),
         ListChanges(by),
         ListChanges(by, (await rig.ask(ListChanges(by))).cursor),
         ListChanges(token, (await rig.ask(ListChanges(token))).cursor),
@@ -191,6 +205,11 @@ async def every_statement(rig: Rig) -> list[Statement]:
         patch.setattr(copies, "MOST_AT_ONCE", 2)
         found += await record_steps(rig, CopyFile(by, folder.id, name="large"))
     found += await record(rig, ClearCopies())
+    await rig.ask(DeleteVersion(by, versioned.id, earlier.id))
+    rig.clock.advance(rig.config.janitor.version_retention)
+    found += await record(rig, ReviewVersions(100))
+    found += await record(rig, ClaimVersions(100))
+    found += await record(rig, FinishVersion((await rig.ask(ClaimVersions(1)))[0].version_id))
     await rig.trash(folder)
     found += await record(rig, SettleTrash(100))
     found += await record(rig, ListFiles(by, ANYWHERE))
@@ -199,7 +218,7 @@ async def every_statement(rig: Rig) -> list[Statement]:
     await rig.ask(EmptyTrash(by))
     found += await record(rig, ClaimPurges(100))
     for purge in await rig.ask(ClaimPurges(100)):
-        found += await record(rig, FinishPurge(purge.file_id))
+        found += await record(rig, FinishPurge(purge.file_id, purge.revision))
     await rig.write(users.delete, owner, now=rig.now)
     found += await record(rig, ClaimPurges(100))
     found += await record(rig, Prune(100))

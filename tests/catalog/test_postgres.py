@@ -310,7 +310,7 @@ async def test_a_tree_that_two_gateways_purge_at_once_goes_once(contested: Conte
     async def sweep(rig: Rig) -> None:
         for _ in range(8):
             for purge in await rig.ask(ClaimPurges(limit=4)):
-                await rig.ask(FinishPurge(file_id=purge.file_id))
+                await rig.ask(FinishPurge(purge.file_id, purge.revision))
             await rig.ask(SettleTrash(limit=2))
 
     async with anyio.create_task_group() as tasks:
@@ -343,7 +343,7 @@ async def test_a_copy_and_a_purge_by_two_gateways_keep_the_bytes_or_copy_nothing
         await other.purge(folder)
         for purge in await other.ask(ClaimPurges(limit=4)):
             deleted.extend(purge.object_keys)
-            await other.ask(FinishPurge(file_id=purge.file_id))
+            await other.ask(FinishPurge(purge.file_id, purge.revision))
 
     async with anyio.create_task_group() as tasks:
         for folder in folders:
@@ -352,7 +352,7 @@ async def test_a_copy_and_a_purge_by_two_gateways_keep_the_bytes_or_copy_nothing
     while claimed := await one.ask(ClaimPurges(limit=50)):
         for item in claimed:
             deleted.extend(item.object_keys)
-            await one.ask(FinishPurge(file_id=item.file_id))
+            await one.ask(FinishPurge(item.file_id, item.revision))
     await one.settle()
     left = {row[0] for row in await one.rows("SELECT object_key FROM versions")}
     assert len(left) == len(copied) + 1  # each copy has its file, and there is one more

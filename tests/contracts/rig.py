@@ -55,11 +55,14 @@ from godrive.rules import (  # noqa: F401 - register rules
     log_chores,
     name_index,
     outbox,
+    purges,
     search,
     trash,
     tree_copies,
     uploads,
     users,
+    version_chores,
+    versions,
 )
 from godrive.rules.page_tokens import PageTokens
 from godrive.rules.registry import Env, perform
@@ -254,6 +257,6 @@ class Rig:
         purged: list[Purge] = []
         while claimed := await self.ask(ClaimPurges(limit=limit)):
             for purge in claimed:
-                await self.ask(FinishPurge(file_id=purge.file_id))
+                await self.ask(FinishPurge(purge.file_id, purge.revision))
             purged += claimed
         return purged

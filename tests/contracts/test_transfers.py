@@ -14,7 +14,9 @@ import pytest
 
 from godrive.blobs import BlobStore
 from godrive.clock import SystemClock
+from godrive.drive import GoDrive
 from godrive.http.wire.server import serve
+from godrive.messages.janitor import Sweep
 from godrive.testing import chunks, open_drive
 from tests.daemon import free_port
 from tests.http.client import Answer, Person
@@ -23,8 +25,8 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture(params=["disk", pytest.param("s3", marks=pytest.mark.servers)])
-async def ann(request: pytest.FixtureRequest) -> AsyncIterator[Person]:
-    """A user of a served drive whose bytes are in that store."""
+async def served(request: pytest.FixtureRequest) -> AsyncIterator[tuple[GoDrive, Person]]:
+    """A served drive whose bytes are in that store, and a user."""
     store: BlobStore | None = None
     if request.param == "s3":
         gateway = request.getfixturevalue("ceph_gateway")
@@ -42,7 +44,17 @@ async def ann(request: pytest.FixtureRequest) -> AsyncIterator[Person]:
         serve(drive, "127.0.0.1", port) as (url,),
         aiohttp.ClientSession(auto_decompress=False) as http,
     ):
-        yield await Person(http, url).enter()
+        yield drive, await Person(http, url).enter()
+
+
+@pytest.fixture
+def drive(served: tuple[GoDrive, Person]) -> GoDrive:
+    return served[0]
+
+
+@pytest.fixture
+def ann(served: tuple[GoDrive, Person]) -> Person:
+    return served[1]
 
 
 async def upload(
@@ -120,6 +132,26 @@ async def test_a_replaced_file_has_its_new_bytes_and_old_urls_the_old_ones(ann: 
     assert (answer.content, answer.headers["Content-Type"]) == (b"{}", "application/json")
     answer = await Person(ann.http, "")("GET", link.json["url"])
     assert (answer.content, answer.headers["Content-Type"]) == (b"hello", "text/plain")
+
+
+async def test_every_version_can_be_read_and_a_removed_one_is_gone(drive: GoDrive, ann: Person) -> None:
+    """The bytes of a version that another one shares stay in the store."""
+    contents = [b"one", b"two", b"three"]
+    files = [await upload(ann, "a", content, mime="text/plain", on_conflict="replace") for content in contents]
+    path = f"/v1/files/{files[0]['id']}/versions"
+    restored = (await ann("POST", f"{path}/{files[0]['version_id']}/restore")).json
+    for file in files[:2]:
+        assert (await ann("DELETE", f"{path}/{file['version_id']}")).status == 204
+    assert (await drive.janitor.ask(Sweep())).versions == 2
+    kept = [(restored["version_id"], b"one"), (files[2]["version_id"], b"three")]
+    for version, content in kept:
+        answer = await download(ann, files[0], query=f"&version_id={version}")
+        assert (answer.status, answer.content) == (200, content)
+        streamed = await ann("GET", f"{path}/{version}/content?redirect=false")
+        assert (streamed.status, streamed.content) == (200, content)
+    assert (await ann("GET", f"{path}/{files[1]['version_id']}/content")).status == 404
+    left = [blob async for blob in drive.blobs.list()]
+    assert sorted(blob.size_bytes for blob in left) == [3, 5]
 
 
 async def test_the_headers_of_a_download_can_be_had_alone(ann: Person) -> None:

@@ -376,6 +376,37 @@ async def restore_file(scene: Scene) -> None:
     check_same(lost, again)
 
 
+async def restore_version(scene: Scene) -> None:
+    """The file has the bytes already, so the second request changes nothing."""
+    old = (await scene.ann("GET", f"/v1/files/{scene.ids['file']}")).json["version_id"]
+    await scene.ann.upload("a.txt", b"other", on_conflict="replace")
+    path = f"/v1/files/{scene.ids['file']}/versions"
+    lost, again = await scene.stubborn("POST", f"{path}/{old}/restore")
+    assert (lost.status, lost.json["size_bytes"]) == (200, len(BYTES))
+    check_same(lost, again)
+    assert len((await scene.ann("GET", path)).json["versions"]) == 3
+
+
+async def name_version(scene: Scene) -> None:
+    """The version has the name."""
+    file = (await scene.ann("GET", f"/v1/files/{scene.ids['file']}")).json
+    path = f"/v1/files/{file['id']}/versions/{file['version_id']}"
+    lost, again = await scene.stubborn("PATCH", path, {"name": "final"})
+    assert (lost.status, lost.json["name"]) == (200, "final")
+    check_same(lost, again)
+
+
+async def delete_version(scene: Scene) -> None:
+    """With a key the answer comes again; without one the second says that the version is gone."""
+    old = (await scene.ann("GET", f"/v1/files/{scene.ids['file']}")).json["version_id"]
+    await scene.ann.upload("a.txt", b"other", on_conflict="replace")
+    path = f"/v1/files/{scene.ids['file']}/versions/{old}"
+    lost, again = await scene.stubborn("DELETE", path, headers={"Idempotency-Key": "k"})
+    assert lost.status == 204
+    check_same(lost, again)
+    assert (await scene.ann("DELETE", path)).status == 404
+
+
 async def purge_file(scene: Scene) -> None:
     """With a key the answer comes again; without one the second says that the file is gone."""
     path = f"/v1/trash/{scene.ids['trashed']}"
@@ -405,7 +436,8 @@ ACCOUNTS: list[Check] = [sign_up, log_in, refresh_token, log_out, update_me, del
 UPLOADS: list[Check] = [begin_upload, put_content, put_by_path, post_file, complete_upload, abort_upload]
 FILES: list[Check] = [make_folder, update_file, copy_file, run_batch, trash_file, restore_file, purge_file, empty_trash]
 PATHS: list[Check] = [update_by_path, trash_by_path]
-CHECKS = {check.__name__: check for check in (*ACCOUNTS, *UPLOADS, *FILES, *PATHS)}
+VERSIONS: list[Check] = [restore_version, name_version, delete_version]
+CHECKS = {check.__name__: check for check in (*ACCOUNTS, *UPLOADS, *FILES, *PATHS, *VERSIONS)}
 MUTATING = {operation.name for operation in OPERATIONS if operation.method != "GET"}
 
 

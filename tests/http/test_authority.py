@@ -109,11 +109,32 @@ ROWS: dict[str, list[Row]] = {
     "trash_file": [Row(200, {"file_id": "file"})],
     "restore_file": [Row(200, {"file_id": "trashed"}, tells=True)],
     "get_archive": [Row(200, {"file_id": "folder"})],
-    "download_file": [Row(200, {"file_id": "file"}), Row(404, {"file_id": "trashed"})],
     "search_files": [
         Row(200, query={"q": CANARY}, tells=True),
         Row(200, query={"type": "folder"}),
         Row(200, query={"q": CANARY, "in": "{folder}"}),
+    ],
+    "download_file": [
+        Row(200, {"file_id": "file"}),
+        Row(200, {"file_id": "file"}, query={"version_id": "{version}"}),
+        Row(404, {"file_id": "trashed"}),
+    ],
+    "list_versions": [Row(200, {"file_id": "file"}), Row(404, {"file_id": "trashed"})],
+    "get_version_content": [
+        Row(200, {"file_id": "file", "version_id": "version"}, tells=True),
+        Row(404, {"file_id": "trashed", "version_id": "version"}),
+    ],
+    "restore_version": [
+        Row(200, {"file_id": "file", "version_id": "version"}, tells=True),
+        Row(404, {"file_id": "trashed", "version_id": "version"}),
+    ],
+    "name_version": [
+        Row(200, {"file_id": "file", "version_id": "version"}, {"name": CANARY}, tells=True),
+        Row(404, {"file_id": "trashed", "version_id": "version"}, {"name": "other"}),
+    ],
+    "delete_version": [
+        Row(204, {"file_id": "file", "version_id": "version"}),
+        Row(409, {"file_id": "file", "version_id": "current"}),
     ],
     "list_trash": [Row(200, tells=True)],
     "purge_file": [Row(204, {"file_id": "trashed"}), Row(404, {"file_id": "file"})],
@@ -229,6 +250,7 @@ class Ann:
         """All there is to see of it."""
         paths = ("/v1/files", "/v1/trash", "/v1/uploads")
         return {path: (await self.person("GET", path)).json for path in paths} | {
+            "versions": (await self.person("GET", f"/v1/files/{self.ids['file']}/versions")).json,
             "bytes": (await self.person("GET", self.urls["get_content"])).content,
             "sessions": [s["id"] for s in (await self.person("GET", "/v1/sessions")).json["sessions"]],
         }
@@ -237,13 +259,14 @@ class Ann:
 async def settle(person: Person) -> Ann:
     """Give the person a file, one in the trash, and two uploads."""
     cursor = (await person("GET", "/v1/changes")).json["cursor"]
-    file = await person.upload(f"{CANARY}.txt", BYTES)
+    earlier = await person.upload(f"{CANARY}.txt", BYTES)
+    file = await person.upload(f"{CANARY}.txt", BYTES, on_conflict="replace")
     trashed = await person.upload(f"{CANARY}-trashed.txt", BYTES)
     await person("DELETE", f"/v1/files/{trashed['id']}")
     intent = {"filename": f"{CANARY}-pending.txt", "size_bytes": len(BYTES), "mime": "text/plain"}
     pending = (await person("POST", "/v1/files/upload-intent", intent)).json
     uploads = (await person("GET", "/v1/uploads?state=committed")).json["uploads"]
-    (committed,) = [upload["id"] for upload in uploads if upload["file_id"] == file["id"]]
+    (committed,) = [upload["id"] for upload in uploads if upload["file_id"] == file["id"]][:1]
     (session,) = (await person("GET", "/v1/sessions")).json["sessions"]
     url = (await person("GET", f"/v1/files/{file['id']}/download")).json["url"]
     folder = (await person("POST", "/v1/folders", {"name": "the-folder-of-ann"})).json
@@ -251,6 +274,8 @@ async def settle(person: Person) -> Ann:
         "cursor": cursor,
         "folder": folder["id"],
         "file": file["id"],
+        "version": earlier["version_id"],
+        "current": file["version_id"],
         "trashed": trashed["id"],
         "pending": pending["upload_id"],
         "committed": committed,

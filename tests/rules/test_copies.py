@@ -328,7 +328,7 @@ async def test_a_source_that_is_purged_meanwhile_leaves_a_copy_with_its_bytes_or
         if steps >= step:
             for item in await rig.ask(ClaimPurges(limit=1)):
                 deleted.update(item.object_keys)
-                await rig.ask(FinishPurge(file_id=item.file_id))
+                await rig.ask(FinishPurge(item.file_id, item.revision))
 
     try:
         copied = await copy_stepwise(rig, top, purge, name="copy")

@@ -144,6 +144,6 @@ async def test_a_purge_removes_the_properties(rig: Rig) -> None:
     await rig.trash(file)
     rig.clock.advance(GRACE)
     for purge in await rig.ask(ClaimPurges(100)):
-        await rig.ask(FinishPurge(purge.file_id))
+        await rig.ask(FinishPurge(purge.file_id, purge.revision))
     assert await index_rows(rig) == []
     assert await favorites(rig, owner) == []

@@ -33,7 +33,7 @@ class Store:
         for key in purge.object_keys[:steps]:
             self.blobs.discard(key)
         if steps > len(purge.object_keys):
-            await self.rig.ask(FinishPurge(file_id=purge.file_id))
+            await self.rig.ask(FinishPurge(purge.file_id, purge.revision))
 
     async def check(self) -> None:
         """No entry that may still be read or restored has lost its bytes, and no row went before them."""
@@ -177,7 +177,7 @@ async def test_two_trees_with_common_blobs_go_together(rig: Rig) -> None:
 
 
 async def test_a_folder_of_many_goes_in_batches(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("godrive.rules.trash._CHILDREN_AT_ONCE", 3)
+    monkeypatch.setattr("godrive.rules.purges._CHILDREN_AT_ONCE", 3)
     owner = await rig.user()
     folder = await rig.folder(owner)
     files = [await rig.file(owner, f"{number}", where=inside(folder)) for number in range(10)]

@@ -128,7 +128,7 @@ class Life:
         """One step of a sweep: what is claimed is not always finished."""
         for purge in await self.rig.ask(ClaimPurges(limit=self.chance.choice([1, 2, 50]))):
             if self.chance.random() < 0.8:
-                await self.rig.ask(FinishPurge(file_id=purge.file_id))
+                await self.rig.ask(FinishPurge(purge.file_id, purge.revision))
         self.rig.clock.advance(self.chance.choice([0, 4000]))
         await self.follow()
 
@@ -226,7 +226,7 @@ async def test_a_purge_that_is_faster_than_the_settling_shows_nothing(rig: Rig) 
     await rig.trash(outer)
     await rig.purge(outer)
     for purge in await rig.ask(ClaimPurges(limit=10)):
-        await rig.ask(FinishPurge(file_id=purge.file_id))
+        await rig.ask(FinishPurge(purge.file_id, purge.revision))
     while await rig.ask(SettleTrash(limit=1)):
         assert await rig.names(owner) == await rig.names(owner, contains="d") == []
     assert await rig.names(owner) == []

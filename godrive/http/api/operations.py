@@ -73,6 +73,10 @@ class Options(TypedDict, total=False):
     by_url: type[Any]
 
 
+BYTES = "application/octet-stream"
+"""The media type of an operation that answers with the bytes of a file."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Operation:
     """One method on one path.
@@ -159,7 +163,7 @@ class Operation:
     @property
     def moves_bytes(self) -> bool:
         """Whether the handler reads or writes bytes of files, and takes its turns in a lane itself."""
-        return self.signed or bool(self.content)
+        return self.signed or bool(self.content) or self.media_type == BYTES
 
     @property
     def scopes(self) -> frozenset[Scope]:

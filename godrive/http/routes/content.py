@@ -18,7 +18,7 @@ from godrive.errors import Invalid, NotFound, PreconditionFailed, RangeNotSatisf
 from godrive.http.api.call import Call
 from godrive.http.api.conditions import is_unmodified, wanted_span
 from godrive.http.api.media_types import parse_media_type
-from godrive.http.api.operations import Routes
+from godrive.http.api.operations import BYTES, Routes
 from godrive.http.api.problems import problem
 from godrive.http.app_keys import METRICS
 from godrive.http.observe.request_log import logger
@@ -61,7 +61,7 @@ class GetQuery(msgspec.Struct, frozen=True, kw_only=True):
     by_url=GetQuery,
     conditional=True,
     also=[206, 307],
-    media_type="application/octet-stream",
+    media_type=BYTES,
     raises=[NotFound, PreconditionFailed, RangeNotSatisfiable, StoreUnavailable],
 )
 async def get_content(call: Call, file_id: FileId, query: ContentQuery | GetQuery) -> web.StreamResponse:

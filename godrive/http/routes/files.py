@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 from aiohttp import hdrs, web
@@ -16,7 +16,6 @@ from godrive.errors import (
     NotFound,
     PreconditionFailed,
     QuotaExceeded,
-    StoreUnavailable,
     TooDeep,
     TooManyRequests,
 )
@@ -26,17 +25,14 @@ from godrive.http.api.operations import Routes
 from godrive.messages.files import (
     CopyFile,
     GetFile,
-    OpenContent,
     RestoreFile,
     TrashFile,
     UpdateFile,
 )
-from godrive.messages.storage import SignArchive, SignGet
 from godrive.model import (
     At,
     File,
     FileId,
-    FileKind,
     In,
     OnConflict,
     Page,
@@ -69,28 +65,6 @@ Name = Annotated[
         description="1 to 255 characters, at most 1024 bytes, no `/`, `\\` or control characters.",
     ),
 ]
-
-
-class DownloadQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Options of the URL."""
-
-    inline: Annotated[
-        bool, Meta(description="Let a browser display the file, if its type is safe and this server sends the bytes.")
-    ] = False
-    method: Annotated[
-        Literal["GET", "HEAD"], Meta(description="The method of the request. With S3, a URL is valid for one method.")
-    ] = "GET"
-    expires_in: (
-        Annotated[
-            int,
-            Meta(
-                ge=1,
-                description="Validity of the URL in seconds, up to the server's limit (900 with an S3 store). "
-                "The default is 15 minutes, or more for a large file.",
-            ),
-        ]
-        | None
-    ) = None
 
 
 class UpdateBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -137,13 +111,6 @@ class FileList(msgspec.Struct, kw_only=True):
     def of(cls, page: Page[File]) -> FileList:
         """Convert a page to an answer."""
         return cls(files=page.items, next_page=page.next_page or UNSET)
-
-
-class Download(msgspec.Struct, kw_only=True):
-    """Anyone who has ``url`` can read the bytes until ``expires_at``."""
-
-    url: str
-    expires_at: datetime
 
 
 class Trashed(msgspec.Struct, kw_only=True):
@@ -281,35 +248,6 @@ async def restore_file(call: Call, file_id: FileId, body: RestoreBody | None) ->
         RestoreFile(by=call.by, file_id=file_id, on_conflict=on_conflict, if_match=call.if_match)
     )
     return tagged(call, file)
-
-
-@routes.get(
-    "/v1/files/{file_id}/download",
-    needs=Scope.FILES_READ,
-    original="/files/{file_id}/download",
-    secret=True,
-    raises=[NotFound, Invalid, StoreUnavailable],
-)
-async def download_file(call: Call, file_id: FileId, query: DownloadQuery) -> Download:
-    """Get a URL for the bytes of a file, or for a folder as a ZIP archive."""
-    try:
-        content = await call.drive.metadata.ask(OpenContent(call.by, file_id))
-    except NotFound:
-        folder = await call.drive.metadata.ask(GetFile(call.by, file_id))
-        if folder.kind is not FileKind.FOLDER:
-            raise
-        archive = await call.drive.storage.ask(SignArchive(call.by, folder.id, query.expires_in))
-        return Download(url=archive.url, expires_at=archive.expires_at)
-    signed = await call.drive.storage.ask(
-        SignGet(
-            by=call.by,
-            content=content,
-            inline=query.inline,
-            head=query.method == hdrs.METH_HEAD,
-            expires_in=query.expires_in,
-        )
-    )
-    return Download(url=signed.url, expires_at=signed.expires_at)
 
 
 def tagged(call: Call, file: File) -> File:

@@ -31,6 +31,7 @@ async def test_a_byte_order_mark_before_json_does_not_matter(ann: Person) -> Non
         "/v1/files/by-path/c.txt": ("PATCH", {"favorite": True}, 200),
         f"/v1/files/{file['id']}/restore": ("POST", {"on_conflict": "rename"}, 200),
         "/v1/batch": ("POST", {"operations": []}, 200),
+        f"/v1/files/{file['id']}/versions/{file['version_id']}": ("PATCH", {"name": "first"}, 200),
         "/v1/folders": ("POST", {"name": "folder"}, 201),
         "/v1/signup": ("POST", {**ACCOUNT, "email": "bob@example.org"}, 201),
     }
