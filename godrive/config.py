@@ -206,6 +206,16 @@ class Nats(Table, frozen=True):
     tls_key_file: FilePath = ""
 
 
+class Webhooks(Table, frozen=True):
+    per_user: Annotated[int, Meta(ge=0, le=10_000)] = 10
+    allow_networks: list[str] = []
+    timeout: Annotated[float, Meta(ge=0.1, le=120)] = 15.0
+    give_up_after: Annotated[float, Meta(ge=0, le=315_360_000)] = 259_200.0
+    url: str = ""
+    secret: Secret = ""
+    secret_file: FilePath = ""
+
+
 class Log(Table, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "human", "json"] = "auto"
@@ -236,6 +246,7 @@ class Config(Table, frozen=True):
     ingest: Ingest = Ingest()
     janitor: Janitor = Janitor()
     nats: Nats = Nats()
+    webhooks: Webhooks = Webhooks()
     log: Log = Log()
     actors: Actors = Actors()
 

@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from godrive import network
+from godrive import network, webhook_signature
+from godrive.callbacks import callback_url
 from godrive.config import S3, Actors, Config, Table, marked
 from godrive.errors import ConfigError
 from godrive.paths import is_file
@@ -282,6 +283,14 @@ def _check(config: Config) -> None:
     must(all(map(_is_nats_url, servers)), "nats.url", "must be nats://host[:port], several separated by commas")
     must(bool(nats.tls_cert_file) == bool(nats.tls_key_file), "nats.tls_key_file", "and nats.tls_cert_file go together")
     must(config.ingest.events == "none" or nats.url, "nats.url", "must be given when ingest.events is not 'none'")
+    webhooks = config.webhooks
+    for network_ in webhooks.allow_networks:
+        rule = f"must list addresses or networks, not {network_!r}"
+        must(_is(network.network, network_), "webhooks.allow_networks", rule)
+    rule = f"must be http(s)://host[/path][?query] without credentials, not {webhooks.url!r}"
+    must(not webhooks.url or _is(callback_url, webhooks.url), "webhooks.url", rule)
+    rule = "must be given with webhooks.url: whsec_ and the Base64 of 24 to 64 bytes"
+    must(not webhooks.url or _is(webhook_signature.key_of, webhooks.secret), "webhooks.secret", rule)
     for name in Actors.__struct_fields__:
         if getattr(config.actors, name).location == "local":
             continue

@@ -102,6 +102,8 @@ class GoDrive:
         """Who sent a token, if the auth actor runs in this process and has found out less than a second ago."""
         self.watch = ChangeWatch()
         """Wakes those who wait for changes."""
+        self.webhook_counts: Counter[str] = Counter()
+        """Deliveries to webhooks by outcome; ``waiting`` and ``failing`` are webhooks at the last look."""
         self._given_blobs = blobs
         self._given_catalog = catalog
         self.dead_letters: Counter[tuple[str, str]] = Counter()
@@ -268,6 +270,7 @@ class GoDrive:
             ref=self.ref,
             bucket_events=lambda: self.bucket_events,
             watch=self.watch,
+            webhook_counts=self.webhook_counts,
             on_event=self._on_event,
             link=self._link,
         )

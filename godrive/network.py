@@ -17,7 +17,7 @@ Network = IPv4Network | IPv6Network
 ANY = "*"
 """Listen on every address of both families; ``::`` means the same."""
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+DEFAULT_PORTS = {"http": 80, "https": 443}
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 
@@ -65,7 +65,7 @@ def local_url(text: str, port: int) -> str:
 def url(text: str) -> str:
     """Return an ``http(s)`` URL to append a path to, without query, credentials and final slash."""
     parts = _split(text)
-    if parts.scheme not in _DEFAULT_PORTS or parts.hostname is None:
+    if parts.scheme not in DEFAULT_PORTS or parts.hostname is None:
         raise ValueError(f"{text!r} is not an http(s) URL")
     address = host(parts.hostname)
     port = "" if parts.port is None else f":{parts.port}"
@@ -91,7 +91,7 @@ def origin(text: str) -> str:
     parts = _split(text)
     if not _SCHEME.fullmatch(parts.scheme) or parts.hostname is None or parts.path:
         raise ValueError(f"{text!r} is not an origin")
-    port = "" if parts.port in (None, _DEFAULT_PORTS.get(parts.scheme)) else f":{parts.port}"
+    port = "" if parts.port in (None, DEFAULT_PORTS.get(parts.scheme)) else f":{parts.port}"
     return f"{parts.scheme}://{_in_url(host(parts.hostname))}{port}"
 
 

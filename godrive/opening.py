@@ -92,7 +92,7 @@ def load_keyring(config: Config) -> Keyring:
 
 def make_catalog(config: Config) -> Catalog:
     """Return the configured catalog, not opened yet.  Imports only the driver that is used."""
-    sinks = Sinks(nats=keeps_outbox(config))
+    sinks = Sinks(nats=keeps_outbox(config), webhook=bool(config.webhooks.url))
     if config.catalog.driver == "postgres":
         from godrive.catalog.postgres import PostgresCatalog  # noqa: PLC0415
 

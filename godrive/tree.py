@@ -5,6 +5,7 @@ This module alone reads where each actor runs.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -54,6 +55,9 @@ CONCURRENCY: dict[type[Contract], dict[Lane, int]] = {
 AUDIT_EVERY = 3600.0
 """Seconds between comparisons of the stored usage with the rows, which reads every row."""
 
+WEBHOOKS = "webhooks"
+"""The child that delivers changes to webhooks."""
+
 WATCH = "watch"
 """The child that looks for changes on behalf of those who wait."""
 
@@ -89,6 +93,7 @@ class Dependencies:
     ref: Refs
     bucket_events: Callable[[], BucketEventHandler]
     watch: ChangeWatch
+    webhook_counts: Counter[str]
     on_event: OnEvent
     link: NatsLink | None
     """The connection to NATS, if one is configured."""
@@ -174,6 +179,8 @@ def tree(parts: Dependencies, *, serving: bool) -> list[ActorSpec | ChildSpec]:
 
         publisher = Publisher(parts.link, namespace=config.nats.namespace, on_event=parts.on_event)
         children.append(ChildSpec(name=OUTBOX, run=lambda: publisher.run(ref(Metadata))))
+    if serving and is_local(config, Metadata):
+        children.append(ChildSpec(name=WEBHOOKS, run=lambda: _webhooks(parts)))
     if serving and parts.link is not None:
         children += [_exposer(parts, parts.link, contract) for contract in CONTRACTS if is_local(config, contract)]
     return children
@@ -184,6 +191,15 @@ async def _watch(parts: Dependencies) -> None:
         parts.on_event(TickFailed(WATCH, error))
 
     await parts.watch.run(parts.ref(Metadata), parts.ref(Auth), on_error)
+
+
+async def _webhooks(parts: Dependencies) -> None:
+    from godrive.bridge.webhooks import Dispatcher  # noqa: PLC0415 - an HTTP client, which most processes do not need
+
+    dispatcher = Dispatcher(
+        parts.config, parts.clock, parts.watch, counts=parts.webhook_counts, on_event=parts.on_event
+    )
+    await dispatcher.run(parts.ref(Metadata))
 
 
 def _exposer(parts: Dependencies, link: NatsLink, contract: type[Contract]) -> ChildSpec:

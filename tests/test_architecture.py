@@ -17,8 +17,8 @@ PACKAGE = ROOT / "godrive"
 FLOORS: list[set[str]] = [
     # words
     {"errors"},
-    {"backoff", "model", "clock", "email_address", "logger", "memory", "network", "paths"},
-    {"config", "principal"},
+    {"backoff", "model", "clock", "email_address", "logger", "memory", "network", "paths", "webhook_signature"},
+    {"callbacks", "config", "principal"},
     {"configfile", "known_callers"},
     # machinery: packages that do not know one another
     {"runtime", "blobs", "catalog", "credentials", "log_writer"},
@@ -63,6 +63,7 @@ SUBJECTS = {
     "files": "metadata",
     "batches": "metadata",
     "changes": "metadata",
+    "webhooks": "metadata",
     "uploads": "metadata",
     "system": "metadata",
     "idempotency": "metadata",

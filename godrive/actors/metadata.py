@@ -41,6 +41,7 @@ from godrive.rules import (  # noqa: F401 - registers them
     uploads,
     version_chores,
     versions,
+    webhooks,
 )
 from godrive.rules.page_tokens import PageTokens
 from godrive.rules.registry import PROCEDURES, RULES, Env, Rule

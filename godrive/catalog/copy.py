@@ -33,6 +33,7 @@ _TABLES = (
     "uploads",
     "idempotency_keys",
     "changes",
+    "webhooks",
 )
 """All but leases, which belong to running processes."""
 

@@ -38,6 +38,7 @@ from godrive.http.routes import (
     trash,
     uploads,
     versions,
+    webhooks,
 )
 from godrive.http.routes.webhook import add_webhook_route
 from godrive.http.wire.addresses import TrustedProxies
@@ -64,6 +65,7 @@ _RESOURCES = (
     content,
     archives,
     changes,
+    webhooks,
     health,
 )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from godrive.messages.changes import Change
 from godrive.messages.metadata import Metadata
 from godrive.model import (
     Cleanup,
@@ -260,6 +261,69 @@ class PruneLog(Ask[Metadata, PrunedLog]):
 
     after: UserId
     limit: int
+
+
+class DueWebhook(Value):
+    """A webhook with changes to deliver.  *number* is the change number of its owner."""
+
+    id: str
+    owner_id: UserId
+    url: str
+    secret: str
+    cursor: str
+    failures: int
+    number: int
+
+
+class DueWebhooks(Ask[Metadata, list[DueWebhook]]):
+    """Return webhooks that have changes to deliver and whose next attempt is due, longest due first."""
+
+    lane: ClassVar[Lane] = Lane.CHORE
+
+    limit: int
+
+
+class SettleWebhook(Ask[Metadata, None]):
+    """Move a webhook from the cursor *before* to *cursor*.
+
+    Without a *problem*, *seen* is the change number up to which nothing is left.
+    With one, the delivery after *cursor* failed: the next attempt is postponed,
+    and the webhook is disabled if it has failed for too long or the failure is
+    *final*.  Does nothing if the webhook is not at *before*.
+    """
+
+    lane: ClassVar[Lane] = Lane.CHORE
+
+    webhook_id: str
+    before: str
+    cursor: str
+    seen: int = 0
+    problem: str | None = None
+    final: bool = False
+
+
+class BroadcastChange(Value):
+    """A change for the webhook for all users."""
+
+    owner_id: UserId
+    number: int
+    change: Change
+
+
+class DueBroadcast(Ask[Metadata, list[BroadcastChange]]):
+    """Return the oldest changes that the webhook for all users does not have yet, in order."""
+
+    lane: ClassVar[Lane] = Lane.CHORE
+
+    limit: int
+
+
+class MarkDelivered(Ask[Metadata, None]):
+    """Record that the webhook for all users has these changes.  Idempotent."""
+
+    lane: ClassVar[Lane] = Lane.CHORE
+
+    changes: list[BroadcastChange]
 
 
 class NoteTime(Ask[Metadata, float]):

@@ -26,8 +26,9 @@ from godrive.rules import files, rows
 from godrive.rules.access import VISIBLE, resolve_folder
 from godrive.rules.registry import Env, rule
 
-_KINDS = {kind.value: ChangeKind(kind.value) for kind in FileEventKind if kind is not FileEventKind.RENAMED}
-_KINDS[FileEventKind.RENAMED.value] = ChangeKind.MOVED
+KINDS = {kind.value: ChangeKind(kind.value) for kind in FileEventKind if kind is not FileEventKind.RENAMED}
+KINDS[FileEventKind.RENAMED.value] = ChangeKind.MOVED
+"""What clients call the kinds of the log."""
 _DIGEST_BYTES, _NUMBER_BYTES = 12, 8
 _CURSOR_LENGTH = (_DIGEST_BYTES + _NUMBER_BYTES) * 4 // 3 + 1
 
@@ -38,6 +39,7 @@ _STATE = (
 )
 _CHANGE, _WHAT, _KIND, _ENTRY, _VISIBLE = range(5)
 _COLUMNS = 5
+LIVE = ", ".join(f"entries.{column}" for column in rows.LIVE.split(", "))
 _NAME, _MIME = _COLUMNS + rows.TEXTS[0], _COLUMNS + rows.TEXTS[1]
 
 
@@ -65,6 +67,12 @@ async def page(tx: Tx, ask: ListChanges, env: Env) -> ChangePage:
     )
 
 
+async def first_cursor(tx: Tx, owner_id: UserId) -> str:
+    """Return the cursor before the oldest change that is in the log."""
+    nonce, start, _ = await _state(tx, owner_id)
+    return _make(owner_id, nonce, start)
+
+
 async def _state(tx: Tx, owner_id: UserId) -> tuple[str, int, int]:
     """Return the nonce of the catalog, the last deleted number of the log, and its last number."""
     nonce, start, last = rows.found(await tx.one(_STATE, owner_id), "user")
@@ -79,12 +87,11 @@ def _page_sql(*, confined: bool) -> str:
     tell whether the entry, its folder after the change and its folder before it
     lie in that folder.
     """
-    live = ", ".join(f"entries.{column}" for column in rows.LIVE.split(", "))
     covered = ""
     if confined:
         covered = ", " + ", ".join(map(_lies_in, ("entries.id", "c.parent_id", "c.from_id")))
     return (
-        f"SELECT c.change, c.what, c.kind, c.entry_id, {VISIBLE}, {live}{covered} FROM changes c "
+        f"SELECT c.change, c.what, c.kind, c.entry_id, {VISIBLE}, {LIVE}{covered} FROM changes c "
         "LEFT JOIN entries ON entries.id = c.entry_id AND entries.state = 'live' "
         "WHERE c.owner_id = $1 AND c.change >= $2 ORDER BY c.change LIMIT $3"
     )
@@ -104,7 +111,7 @@ _LIVE_END = _COLUMNS + len(rows.LIVE.split(", "))
 
 def _change(owner_id: UserId, nonce: str, row: Row) -> Change | None:
     """Return the change that a row tells to the principal, or ``None`` if it is none of theirs."""
-    kind = _KINDS[row[_WHAT]]
+    kind = KINDS[row[_WHAT]]
     covers_entry, covers_new, covers_old = row[_LIVE_END:] or (1, 1, 1)
     is_live = row[_COLUMNS] is not None
     if not (covers_entry or covers_new or covers_old):

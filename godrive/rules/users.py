@@ -220,6 +220,7 @@ async def delete(tx: Tx, user_id: UserId, *, now: datetime) -> None:
     await sessions.end_all(tx, user_id)
     await networks.forget(tx, user_id)
     await tx.run("DELETE FROM idempotency_keys WHERE owner_id = $1", user_id)
+    await tx.run("DELETE FROM webhooks WHERE owner_id = $1", user_id)
     await _abort_uploads(tx, user_id, "The user was deleted.", now)
 
 

@@ -16,6 +16,7 @@ from godrive.messages.files import CopyFile, ListTrash, OpenContent, UpdateFile
 from godrive.messages.idempotency import ClaimKey, SettleKey
 from godrive.messages.system import DueEvents
 from godrive.messages.uploads import FailUpload, ListUploads
+from godrive.messages.webhooks import AddWebhook, ListWebhooks
 from godrive.model import StoredReply
 from godrive.rules import housekeeping, networks, sessions, tree_copies, users
 from tests.conftest import require
@@ -37,6 +38,7 @@ async def fill(rig: Rig) -> None:
         folder = await rig.folder(owner)
         await rig.file(owner, "inside", where=inside(folder))
         await rig.trash(folder)
+        await rig.ask(AddWebhook(host(owner), "https://example.org/hook"))
         await rig.begin(owner, "pending")
         failed = await rig.begin(owner, "failed")
         await rig.ask(FailUpload(by=SERVER, upload_id=failed.id, reason="because"))
@@ -57,6 +59,7 @@ async def seen(rig: Rig, catalog: Catalog) -> list[object]:
     for user in await view.read(users.list_after):
         trashed = await view.ask(ListTrash(by=host(user.id)))
         uploads = await view.ask(ListUploads(by=host(user.id)))
+        hooks = await view.ask(ListWebhooks(host(user.id)))
         answer = await view.ask(ClaimKey(by=host(user.id), key="key", fingerprint="f"))
         everything += [
             user,
@@ -68,6 +71,7 @@ async def seen(rig: Rig, catalog: Catalog) -> list[object]:
             ],
             trashed,
             uploads,
+            hooks,
             await view.read(sessions.list_alive, user.id, now=rig.now),
             await view.read(networks.is_known, user.id, "192.0.2.1", now=rig.now),
             answer,
@@ -91,6 +95,7 @@ async def test_a_copy_shows_the_same_and_goes_on(tmp_path: Path, postgres_server
     assert copied == {
         "users": 3, "invites": 1, "sessions": 3, "session_networks": 3, "entries": 20, "unsettled": 3, "copies": 1,
         "uncopied": 1, "properties": 2, "versions": 15, "uploads": 21, "idempotency_keys": 3, "changes": 26,
+        "webhooks": 3,
     }  # fmt: skip
     assert dict(told) == copied
     target = PostgresCatalog(settings, sinks=Sinks(nats=True))

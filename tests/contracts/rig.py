@@ -63,6 +63,7 @@ from godrive.rules import (  # noqa: F401 - register rules
     users,
     version_chores,
     versions,
+    webhooks,
 )
 from godrive.rules.page_tokens import PageTokens
 from godrive.rules.registry import Env, perform

@@ -424,6 +424,32 @@ async def empty_trash(scene: Scene) -> None:
     assert (await scene.ann("DELETE", "/v1/trash")).json == {"purged": 0}
 
 
+HOOK = {"url": "https://example.org/hook"}
+
+
+async def add_webhook(scene: Scene) -> None:
+    """With an Idempotency-Key, the second answer is the first, with the secret; there is one webhook."""
+    lost, again = await scene.stubborn("POST", "/v1/webhooks", HOOK, headers={"Idempotency-Key": "k"})
+    assert (lost.status, "secret" in lost.json) == (201, True)
+    check_same(lost, again)
+    assert len((await scene.ann("GET", "/v1/webhooks")).json["webhooks"]) == 1
+
+
+async def remove_webhook(scene: Scene) -> None:
+    """The second answer says that there is no such webhook."""
+    webhook = (await scene.ann("POST", "/v1/webhooks", HOOK)).json
+    lost, again = await scene.stubborn("DELETE", f"/v1/webhooks/{webhook['id']}")
+    assert (lost.status, again.status) == (204, 404)
+
+
+async def replay_webhook(scene: Scene) -> None:
+    """The second answer is the first."""
+    webhook = (await scene.ann("POST", "/v1/webhooks", HOOK)).json
+    lost, again = await scene.stubborn("POST", f"/v1/webhooks/{webhook['id']}/replay")
+    assert lost.status == 200
+    check_same(lost, again)
+
+
 class Check(Protocol):
     """One route: what its second answer must be, by its docstring."""
 
@@ -437,7 +463,8 @@ UPLOADS: list[Check] = [begin_upload, put_content, put_by_path, post_file, compl
 FILES: list[Check] = [make_folder, update_file, copy_file, run_batch, trash_file, restore_file, purge_file, empty_trash]
 PATHS: list[Check] = [update_by_path, trash_by_path]
 VERSIONS: list[Check] = [restore_version, name_version, delete_version]
-CHECKS = {check.__name__: check for check in (*ACCOUNTS, *UPLOADS, *FILES, *PATHS, *VERSIONS)}
+WEBHOOKS: list[Check] = [add_webhook, remove_webhook, replay_webhook]
+CHECKS = {check.__name__: check for check in (*ACCOUNTS, *UPLOADS, *FILES, *PATHS, *VERSIONS, *WEBHOOKS)}
 MUTATING = {operation.name for operation in OPERATIONS if operation.method != "GET"}
 
 

@@ -151,6 +151,10 @@ ROWS: dict[str, list[Row]] = {
         Row(200, query={"cursor": "{cursor}", "wait": "1"}, foreign=(410, "cursor_reset"), tells=True),
     ],
     "follow_changes": [Row(200)],
+    "list_webhooks": [Row(200, tells=True)],
+    "add_webhook": [Row(201, body={"url": f"https://example.org/{CANARY}-new"}, tells=True)],
+    "remove_webhook": [Row(204, {"webhook_id": "webhook"})],
+    "replay_webhook": [Row(200, {"webhook_id": "webhook"}, tells=True)],
     "health": [Row(200)],
     "livez": [Row(200)],
     "readyz": [Row(200)],
@@ -270,7 +274,9 @@ async def settle(person: Person) -> Ann:
     (session,) = (await person("GET", "/v1/sessions")).json["sessions"]
     url = (await person("GET", f"/v1/files/{file['id']}/download")).json["url"]
     folder = (await person("POST", "/v1/folders", {"name": "the-folder-of-ann"})).json
+    webhook = (await person("POST", "/v1/webhooks", {"url": f"https://example.org/{CANARY}"})).json
     ids = {
+        "webhook": webhook["id"],
         "cursor": cursor,
         "folder": folder["id"],
         "file": file["id"],

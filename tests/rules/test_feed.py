@@ -281,6 +281,6 @@ async def test_instants_of_a_clock_that_was_wrong_do_not_keep_changes_for_ever(r
 
 
 def test_every_kind_of_event_is_a_kind_of_change() -> None:
-    from godrive.rules.feed import _KINDS
+    from godrive.rules.feed import KINDS
 
-    assert set(_KINDS.values()) | {ChangeKind.REMOVED} == set(ChangeKind)
+    assert set(KINDS.values()) | {ChangeKind.REMOVED} == set(ChangeKind)

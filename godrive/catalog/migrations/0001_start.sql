@@ -296,6 +296,25 @@ CREATE TABLE changes (
 CREATE INDEX changes_unpublished ON changes (change, owner_id) WHERE published = 0;
 CREATE INDEX changes_undelivered ON changes (change, owner_id) WHERE delivered = 0;
 
+-- cursor is the position in the log of changes up to which everything is delivered.  seen is the number of the owner's
+-- last change when nothing was left.
+CREATE TABLE webhooks (
+    id {text} PRIMARY KEY,
+    owner_id {text} NOT NULL,
+    url {text} NOT NULL,
+    secret {text} NOT NULL,
+    cursor {text} NOT NULL,
+    seen BIGINT NOT NULL,
+    created_at BIGINT NOT NULL,
+    next_at BIGINT NOT NULL DEFAULT 0,
+    failures INTEGER NOT NULL DEFAULT 0,
+    failing_since BIGINT,
+    problem {text},
+    disabled INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX webhooks_owner ON webhooks (owner_id, id);
+CREATE INDEX webhooks_due ON webhooks (next_at) WHERE disabled = 0;
+
 CREATE TABLE leases (
     name {text} PRIMARY KEY,
     holder {text} NOT NULL,

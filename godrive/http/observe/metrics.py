@@ -138,6 +138,13 @@ class Metrics(Collector):
         swept = CounterMetricFamily("godrive_swept", "Items that the janitor processed or failed to.", labels=["what"])
         for what, count in self._swept.items():
             swept.add_metric([what], count)
+        deliveries = CounterMetricFamily("godrive_webhook_deliveries", "Deliveries by outcome.", labels=["outcome"])
+        webhooks = GaugeMetricFamily(
+            "godrive_webhooks", "Webhooks with changes to deliver; failing: the last delivery failed.", labels=["state"]
+        )
+        for name, count in self._drive.webhook_counts.items():
+            (webhooks if name in ("waiting", "failing") else deliveries).add_metric([name], count)
+        yield from (deliveries, webhooks)
         if self._lost_log_lines is not None:
             lost = CounterMetricFamily("godrive_log_lines_lost", "Log lines dropped.")
             lost.add_metric([], self._lost_log_lines())

@@ -1,0 +1,256 @@
+"""Delivers changes to webhooks: those of users, and the one of the operator for all users.
+
+Theory of operation.  Every webhook has a cursor of the log of changes.  The
+dispatcher asks for webhooks with changes after their cursor, sends the changes
+one by one, and moves the cursor after the last one that was accepted.  So each
+change is delivered at least once, and those of one webhook in order.  A failure
+ends the turn of the webhook; the catalog postpones its next attempt.
+
+One process at a time dispatches, by a lease.  Webhooks that have just failed use
+other slots than those that work, so they never delay them; one user has few
+slots of either kind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable
+
+import anyio
+import msgspec
+from anyio.abc import TaskGroup
+
+from godrive import network
+from godrive.backoff import Backoff
+from godrive.bridge.failures import Failures
+from godrive.bridge.outbound import Failed, Outbound, Refused
+from godrive.clock import Clock
+from godrive.config import Config
+from godrive.errors import CursorReset, DriveError, NotFound
+from godrive.lease import Lease
+from godrive.messages.changes import Change, ListChanges
+from godrive.messages.metadata import Metadata
+from godrive.messages.system import DueBroadcast, DueWebhook, DueWebhooks, MarkDelivered, SettleWebhook
+from godrive.model import File, UserId
+from godrive.principal import HostUser
+from godrive.runtime import OnEvent, Ref
+from godrive.watch import ChangeWatch
+from godrive.webhook_signature import sign
+
+CHILD = "webhooks"
+
+EVERY, SOON = 1.0, 0.05
+"""Seconds between two looks for changes to deliver: without news of a change, and after it."""
+
+BATCH = 50
+"""Changes that a webhook gets in one turn."""
+
+TURN = 20.0
+"""Seconds after which a slow webhook ends its turn."""
+
+DUE = 500
+"""Webhooks that one look returns, more than have slots: some may be busy."""
+
+AT_ONCE, FAILING_AT_ONCE, PER_USER = 32, 8, 2
+"""Webhooks that get changes at the same time: all that work, all that have just failed, and of one user."""
+
+LEASE, LEASE_TTL = "webhooks", 30.0
+BACKOFF = Backoff(0.5, 30.0)
+_GONE = 410
+
+_encode = msgspec.json.Encoder().encode
+
+
+class ChangeData(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One change, as ``GET /v1/changes`` tells it, and whose it is."""
+
+    owner_id: UserId
+    change: str
+    id: str
+    kind: str
+    entry: File | None = None
+
+
+class ResetData(msgspec.Struct, kw_only=True):
+    """Changes are missing, because the log does not reach back to the last one that was delivered."""
+
+    owner_id: UserId
+    cursor: str
+
+
+class Message(msgspec.Struct, kw_only=True):
+    """One message.  Its id is the cursor after the change until it is sent."""
+
+    id: str
+    type: str
+    data: ChangeData | ResetData
+
+
+class Dispatcher:
+    """The child that delivers.  It ends only when cancelled."""
+
+    def __init__(
+        self, config: Config, clock: Clock, watch: ChangeWatch, *, counts: Counter[str], on_event: OnEvent
+    ) -> None:
+        settings = config.webhooks
+        self._clock = clock
+        self._watch = watch
+        self._failures = Failures(CHILD, on_event, BACKOFF)
+        self._operator_failures = Failures(f"{CHILD}-operator", on_event, BACKOFF)
+        self._operator_url, self._operator_secret = settings.url, settings.secret
+        self._lease = Lease(LEASE, LEASE_TTL, clock.monotonic)
+        self._networks = [network.network(text) for text in settings.allow_networks]
+        self._timeout = settings.timeout
+        self._busy: dict[str, DueWebhook] = {}
+        self._news = asyncio.Event()
+        self._counts = counts
+
+    async def run(self, metadata: Ref[Metadata]) -> None:
+        """Deliver forever."""
+        self._watch.listeners.append(self._hear)
+        users = Outbound(self._networks, timeout=self._timeout)
+        operator = Outbound(None, timeout=self._timeout)
+        try:
+            async with anyio.create_task_group() as tasks:
+                if self._operator_url:
+                    tasks.start_soon(self._run_operator, metadata, operator)
+                while True:
+                    try:
+                        await self.begin(metadata, users, tasks)
+                    except DriveError as error:
+                        await anyio.sleep(self._failures.note(error))
+                    else:
+                        self._failures.clear()
+                        await self._pause()
+        finally:
+            self._watch.listeners.remove(self._hear)
+            with anyio.CancelScope(shield=True):
+                await users.close()
+                await operator.close()
+
+    def _hear(self, owner_ids: Iterable[UserId]) -> None:
+        self._news.set()
+
+    async def _pause(self) -> None:
+        """Wait for news, but at least a moment, so that much news costs little."""
+        await anyio.sleep(SOON)
+        with anyio.move_on_after(EVERY):
+            await self._news.wait()
+        self._news.clear()
+
+    async def begin(self, metadata: Ref[Metadata], outbound: Outbound, tasks: TaskGroup) -> None:
+        """Begin a turn of each webhook that is due, as far as there are slots."""
+        if not await self._lease.hold(metadata):
+            return
+        due = await metadata.ask(DueWebhooks(DUE))
+        self._counts["waiting"], self._counts["failing"] = len(due), sum(each.failures > 0 for each in due)
+        for webhook in due:
+            if webhook.id not in self._busy and self._has_slot(webhook):
+                self._busy[webhook.id] = webhook
+                tasks.start_soon(self._turn, metadata, outbound, webhook)
+
+    def _has_slot(self, webhook: DueWebhook) -> bool:
+        failing = webhook.failures > 0
+        alike = sum((busy.failures > 0) == failing for busy in self._busy.values())
+        own = sum(busy.owner_id == webhook.owner_id for busy in self._busy.values())
+        return alike < (FAILING_AT_ONCE if failing else AT_ONCE) and own < PER_USER
+
+    async def _turn(self, metadata: Ref[Metadata], outbound: Outbound, webhook: DueWebhook) -> None:
+        try:
+            await self.deliver(metadata, outbound, webhook)
+        except DriveError as error:
+            self._failures.note(error)
+        finally:
+            del self._busy[webhook.id]
+            self._news.set()
+
+    async def deliver(self, metadata: Ref[Metadata], outbound: Outbound, webhook: DueWebhook) -> None:
+        """Send the changes after the cursor of the webhook, at most a batch, and move the cursor."""
+        by, cursor = HostUser(user_id=webhook.owner_id), webhook.cursor
+        try:
+            page = await metadata.ask(ListChanges(by, cursor, BATCH))
+            messages = [_change_message(webhook.owner_id, change) for change in page.changes]
+        except CursorReset:
+            page = await metadata.ask(ListChanges(by))
+            data = ResetData(owner_id=webhook.owner_id, cursor=page.cursor)
+            messages = [Message(id=page.cursor, type="cursor_reset", data=data)]
+        except NotFound:  # the user was disabled or deleted
+            return
+        problem, final, until = None, False, anyio.current_time() + TURN
+        for message in messages:
+            named = msgspec.structs.replace(message, id=f"{webhook.id}.{message.id}")
+            problem, final = await self._send(outbound, webhook.url, webhook.secret, named)
+            if problem is not None:
+                break
+            cursor = message.id
+            if anyio.current_time() >= until:
+                break
+        else:
+            cursor = page.cursor
+        await metadata.ask(
+            SettleWebhook(
+                webhook_id=webhook.id,
+                before=webhook.cursor,
+                cursor=cursor,
+                seen=webhook.number if cursor == page.cursor and not page.has_more else 0,
+                problem=problem,
+                final=final,
+            )
+        )
+
+    async def _send(self, outbound: Outbound, url: str, secret: str, message: Message) -> tuple[str | None, bool]:
+        """Send one message.  Returns why it was not accepted, and whether that is final."""
+        now = self._clock.now()
+        body = _encode({"type": message.type, "timestamp": now, "data": message.data})
+        try:
+            status = await outbound.post(url, body, sign(secret, message.id, int(now.timestamp()), body))
+        except (Refused, Failed) as error:
+            self._counts["refused" if isinstance(error, Refused) else "failed"] += 1
+            return str(error), False
+        if 200 <= status < 300:
+            self._counts["delivered"] += 1
+            return None, False
+        self._counts["failed"] += 1
+        return f"The answer was {status}.", status == _GONE
+
+    async def _run_operator(self, metadata: Ref[Metadata], outbound: Outbound) -> None:
+        while True:
+            try:
+                sent = await self.broadcast(metadata, outbound)
+            except (DriveError, Failed) as error:
+                await anyio.sleep(self._operator_failures.note(error))
+            else:
+                self._operator_failures.clear()
+                if sent < BATCH:
+                    await anyio.sleep(SOON if sent else EVERY / 2)
+
+    async def broadcast(self, metadata: Ref[Metadata], outbound: Outbound) -> int:
+        """Send the oldest changes of all users to the webhook of the operator.  Returns their number.
+
+        Raises ``Failed``; changes that were accepted before are not sent again.
+        """
+        if not await self._lease.hold(metadata):
+            return 0
+        due = await metadata.ask(DueBroadcast(BATCH))
+        accepted, problem = [], None
+        for each in due:
+            message = msgspec.structs.replace(
+                _change_message(each.owner_id, each.change), id=f"{each.owner_id}.{each.number}"
+            )
+            problem, _ = await self._send(outbound, self._operator_url, self._operator_secret, message)
+            if problem is not None:
+                break
+            accepted.append(each)
+        if accepted:
+            await metadata.ask(MarkDelivered(accepted))
+        if problem is not None:
+            raise Failed(problem)
+        return len(accepted)
+
+
+def _change_message(owner_id: UserId, change: Change) -> Message:
+    data = ChangeData(
+        owner_id=owner_id, change=change.change.value, id=change.id, kind=change.kind.value, entry=change.entry
+    )
+    return Message(id=change.cursor, type=f"{change.kind.value}.{change.change.value}", data=data)

@@ -1,0 +1,342 @@
+"""Changes delivered to webhooks: signed, in order, at least once, and never where they must not go."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+from aiohttp import web
+
+from godrive.bridge.outbound import Outbound
+from godrive.bridge.webhooks import LEASE_TTL, PER_USER, Dispatcher
+from godrive.drive import GoDrive
+from godrive.errors import CursorReset, Invalid, NotFound, QuotaExceeded
+from godrive.messages.changes import ListChanges
+from godrive.messages.files import MakeFolder, UpdateFile
+from godrive.messages.system import AcquireLease, DueWebhooks, PruneLog
+from godrive.messages.users import SetUserState
+from godrive.messages.webhooks import AddWebhook, ListWebhooks, RemoveWebhook, ReplayWebhook, Webhook
+from godrive.model import Root, UserId, UserState
+from godrive.network import network
+from godrive.testing import ManualClock, open_drive, sign_up
+from tests.daemon import free_port
+from tests.principals import SYSTEM, acting
+
+pytestmark = pytest.mark.anyio
+
+LOCAL = {"allow_networks": ["127.0.0.0/8"], "timeout": 2.0}
+
+
+class Receiver:
+    """A server that keeps what it gets and answers as told."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.got: list[tuple[dict[str, str], bytes]] = []
+        self.status = 204
+        self.headers: dict[str, str] = {}
+        self.arrived = anyio.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/hook"
+
+    @property
+    def data(self) -> list[dict[str, Any]]:
+        """The data of what was accepted or not."""
+        return [json.loads(body)["data"] for _, body in self.got]
+
+    async def handle(self, request: web.Request) -> web.Response:
+        self.got.append((dict(request.headers), await request.read()))
+        self.arrived.set()
+        return web.Response(status=self.status, headers=self.headers)
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        app = web.Application()
+        app.router.add_route("*", "/{tail:.*}", self.handle)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", self.port).start()
+        try:
+            yield
+        finally:
+            await runner.cleanup()
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    receiver = Receiver()
+    async with receiver.serving():
+        yield receiver
+
+
+@pytest.fixture
+async def drive() -> AsyncIterator[GoDrive]:
+    async with open_drive(webhooks=LOCAL) as drive:
+        yield drive
+
+
+@pytest.fixture
+async def outbound() -> AsyncIterator[Outbound]:
+    outbound = Outbound([network("127.0.0.0/8")], timeout=2.0)
+    yield outbound
+    await outbound.close()
+
+
+@pytest.fixture
+async def owner(drive: GoDrive) -> UserId:
+    return (await sign_up(drive)).id
+
+
+def dispatcher_of(drive: GoDrive) -> Dispatcher:
+    return Dispatcher(drive.config, drive.clock, drive.watch, counts=Counter(), on_event=lambda event: None)
+
+
+async def deliver(drive: GoDrive, outbound: Outbound) -> int:
+    """One turn of every webhook that is due."""
+    due = await drive.metadata.ask(DueWebhooks(100))
+    for webhook in due:
+        await dispatcher_of(drive).deliver(drive.metadata, outbound, webhook)
+    return len(due)
+
+
+async def make(drive: GoDrive, owner: UserId, *names: str) -> None:
+    for name in names:
+        await drive.metadata.ask(MakeFolder(acting(owner), Root(), name))
+
+
+async def state_of(drive: GoDrive, owner: UserId) -> Webhook:
+    (webhook,) = await drive.metadata.ask(ListWebhooks(acting(owner)))
+    return webhook
+
+
+async def test_each_change_is_one_signed_post_in_order(
+    drive: GoDrive, receiver: Receiver, outbound: Outbound, owner: UserId
+) -> None:
+    await make(drive, owner, "before")
+    webhook = await drive.metadata.ask(AddWebhook(acting(owner), receiver.url))
+    assert await deliver(drive, outbound) == 0
+    folder = await drive.metadata.ask(MakeFolder(acting(owner), Root(), "folder"))
+    await drive.metadata.ask(UpdateFile(acting(owner), folder.id, name="renamed"))
+    assert await deliver(drive, outbound) == 1
+    assert await deliver(drive, outbound) == 0
+    assert [(data["change"], data["id"], data["owner_id"], data["entry"]["name"]) for data in receiver.data] == [
+        ("created", folder.id, owner, "renamed"),
+        ("moved", folder.id, owner, "renamed"),
+    ]
+    assert [json.loads(body)["type"] for _, body in receiver.got] == ["folder.created", "folder.moved"]
+    assert webhook.secret is not None
+    for headers, body in receiver.got:
+        assert headers["Content-Type"] == "application/json"
+        signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+        key = base64.b64decode(webhook.secret.removeprefix("whsec_"))
+        signature = base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
+        assert headers["webhook-signature"] == f"v1,{signature}"
+        assert int(headers["webhook-timestamp"]) == int(drive.clock.now().timestamp())
+    assert len({headers["webhook-id"] for headers, _ in receiver.got}) == 2
+    assert (await state_of(drive, owner)).secret is None
+
+
+async def test_a_delivery_that_fails_is_repeated_with_the_same_id_and_later_ones_wait(
+    drive: GoDrive, receiver: Receiver, outbound: Outbound, owner: UserId
+) -> None:
+    assert isinstance(drive.clock, ManualClock)
+    await drive.metadata.ask(AddWebhook(acting(owner), receiver.url))
+    await make(drive, owner, "a", "b")
+    receiver.status = 500
+    assert await deliver(drive, outbound) == 1
+    assert await deliver(drive, outbound) == 0
+    state = await state_of(drive, owner)
+    assert (state.failures, state.problem, state.disabled) == (1, "The answer was 500.", False)
+    drive.clock.advance(5)
+    assert await deliver(drive, outbound) == 1
+    assert (await state_of(drive, owner)).failures == 2
+    receiver.status = 200
+    drive.clock.advance(10)
+    assert await deliver(drive, outbound) == 1
+    assert [data["entry"]["name"] for data in receiver.data] == ["a", "a", "a", "b"]
+    assert len({headers["webhook-id"] for headers, _ in receiver.got}) == 2
+    state = await state_of(drive, owner)
+    assert (state.failures, state.problem, state.failing_since) == (0, None, None)
+
+
+async def test_a_webhook_that_fails_for_long_is_disabled_until_it_is_replayed(
+    drive: GoDrive, receiver: Receiver, outbound: Outbound, owner: UserId
+) -> None:
+    assert isinstance(drive.clock, ManualClock)
+    webhook = await drive.metadata.ask(AddWebhook(acting(owner), receiver.url))
+    await make(drive, owner, "a")
+    receiver.status = 500
+    await deliver(drive, outbound)
+    drive.clock.advance(300_000)  # a jump of the clock alone disables nothing
+    await deliver(drive, outbound)
+    assert not (await state_of(drive, owner)).disabled
+    for _ in range(8):
+        drive.clock.advance(3600)
+        assert await deliver(drive, outbound) == 1
+    assert (await state_of(drive, owner)).disabled
+    drive.clock.advance(10**6)
+    assert await deliver(drive, outbound) == 0
+    receiver.status, receiver.got = 200, []
+    replayed = await drive.metadata.ask(ReplayWebhook(acting(owner), webhook.id))
+    assert (replayed.disabled, replayed.problem) == (False, None)
+    assert await deliver(drive, outbound) == 1
+    assert [data["entry"]["name"] for data in receiver.data] == ["a"]
+
+
+async def test_a_receiver_that_is_gone_disables_the_webhook_at_once(
+    drive: GoDrive, receiver: Receiver, outbound: Outbound, owner: UserId
+) -> None:
+    await drive.metadata.ask(AddWebhook(acting(owner), receiver.url))
+    await make(drive, owner, "a")
+    receiver.status = 410
+    await deliver(drive, outbound)
+    state = await state_of(drive, owner)
+    assert (state.disabled, state.problem) == (True, "The answer was 410.")
+
+
+async def test_a_replay_sends_what_comes_after_the_cursor(
+    drive: GoDrive, receiver: Receiver, outbound: Outbound, owner: UserId
+) -> None:
+    webhook = await drive.metadata.ask(AddWebhook(acting(owner), receiver.url))
+    await make(drive, owner, "a")
+    cursor = (await drive.metadata.ask(ListChanges(acting(owner)))).cursor
+    await make(drive, owner, "b", "c")
+    await deliver(drive, outbound)
+    receiver.got = []
+    await drive.metadata.ask(ReplayWebhook(acting(owner), webhook.id, cursor))
+    await deliver(drive, outbound)
+    assert [data["entry"]["name"] for data in receiver.data] == ["b", "c"]
+    with pytest.raises(Invalid):
+        await drive.metadata.ask(ReplayWebhook(acting(owner), webhook.id, "x"))
+
+
+async def test_changes_that_were_deleted_before_their_delivery_are_told_as_a_reset(
+    receiver: Receiver, outbound: Outbound
+) -> None:
+    async with open_drive(webhooks=LOCAL, janitor={"changes_per_user": 1}) as drive:
+        owner = (await sign_up(drive)).id
+        foreign = (await drive.metadata.ask(ListChanges(acting((await sign_up(drive, "bob@example.org")).id)))).cursor
+        webhook = await drive.metadata.ask(AddWebhook(acting(owner), receiver.url))
+        await make(drive, owner, "a", "b", "c")
+        await drive.metadata.ask(PruneLog(UserId(""), 100))
+        await deliver(drive, outbound)
+        await make(drive, owner, "d")
+        await deliver(drive, outbound)
+        assert [json.loads(body)["type"] for _, body in receiver.got] == ["cursor_reset", "folder.created"]
+        with pytest.raises(CursorReset):
+            await drive.metadata.ask(ReplayWebhook(acting(owner), webhook.id, foreign))
+
+
+async def test_webhooks_are_their_owners_and_few(drive: GoDrive, receiver: Receiver, owner: UserId) -> None:
+    other = (await sign_up(drive, "bob@example.org")).id
+    webhook = await drive.metadata.ask(AddWebhook(acting(owner), receiver.url))
+    assert await drive.metadata.ask(ListWebhooks(acting(other))) == []
+    with pytest.raises(NotFound):
+        await drive.metadata.ask(RemoveWebhook(acting(other), webhook.id))
+    with pytest.raises(NotFound):
+        await drive.metadata.ask(ReplayWebhook(acting(other), webhook.id))
+    for _ in range(9):
+        await drive.metadata.ask(AddWebhook(acting(owner), receiver.url))
+    with pytest.raises(QuotaExceeded) as raised:
+        await drive.metadata.ask(AddWebhook(acting(owner), receiver.url))
+    assert raised.value.field == "webhooks"
+    await drive.metadata.ask(RemoveWebhook(acting(owner), webhook.id))
+    left = await drive.metadata.ask(ListWebhooks(acting(owner)))
+    assert len(left) == 9
+
+
+async def test_a_secret_may_be_brought_along_if_it_is_strong(drive: GoDrive, owner: UserId) -> None:
+    url, good = "https://example.org/hook", "whsec_" + base64.b64encode(b"k" * 24).decode()
+    assert (await drive.metadata.ask(AddWebhook(acting(owner), url, good))).secret == good
+    for weak in ("", "whsec_", "x" * 40, "whsec_" + base64.b64encode(b"k" * 23).decode(), good + "!", "whsec_é"):
+        with pytest.raises(Invalid) as raised:
+            await drive.metadata.ask(AddWebhook(acting(owner), url, weak))
+        assert raised.value.field == "secret"
+
+
+async def test_a_disabled_user_gets_nothing(
+    drive: GoDrive, receiver: Receiver, outbound: Outbound, owner: UserId
+) -> None:
+    await drive.metadata.ask(AddWebhook(acting(owner), receiver.url))
+    await make(drive, owner, "a")
+    (due,) = await drive.metadata.ask(DueWebhooks(100))
+    await drive.auth.ask(SetUserState(SYSTEM, owner, UserState.DISABLED))
+    await dispatcher_of(drive).deliver(drive.metadata, outbound, due)
+    assert await deliver(drive, outbound) == 0
+    assert receiver.got == []
+
+
+async def test_one_process_delivers_and_one_user_has_few_slots(
+    drive: GoDrive, receiver: Receiver, outbound: Outbound, owner: UserId
+) -> None:
+    for _ in range(PER_USER + 2):
+        await drive.metadata.ask(AddWebhook(acting(owner), receiver.url))
+    await make(drive, owner, "a")
+    first, second = dispatcher_of(drive), dispatcher_of(drive)
+    async with anyio.create_task_group() as tasks:
+        await first.begin(drive.metadata, outbound, tasks)
+        await second.begin(drive.metadata, outbound, tasks)
+    assert len(receiver.got) == PER_USER
+    async with anyio.create_task_group() as tasks:
+        await first.begin(drive.metadata, outbound, tasks)
+    assert len(receiver.got) == PER_USER + 2
+    assert isinstance(drive.clock, ManualClock)
+    drive.clock.advance(LEASE_TTL)
+    assert await drive.metadata.ask(AcquireLease("webhooks", "another", LEASE_TTL))
+
+
+async def test_a_webhook_that_hangs_delays_no_other(receiver: Receiver, outbound: Outbound) -> None:
+    """A serving drive, with one receiver that never answers."""
+    hanging = Receiver()
+    stop = anyio.Event()
+
+    async def hang(request: web.Request) -> web.Response:
+        hanging.arrived.set()
+        await stop.wait()
+        return web.Response()
+
+    hanging.handle = hang  # type: ignore[method-assign]
+    async with hanging.serving(), open_drive(serving=True, webhooks={**LOCAL, "timeout": 60.0}) as drive:
+        owner = (await sign_up(drive)).id
+        await drive.metadata.ask(AddWebhook(acting(owner), hanging.url))
+        await drive.metadata.ask(AddWebhook(acting(owner), receiver.url))
+        with anyio.fail_after(20):
+            await make(drive, owner, "a")
+            await hanging.arrived.wait()
+            await receiver.arrived.wait()
+            receiver.arrived = anyio.Event()
+            await make(drive, owner, "b")
+            await receiver.arrived.wait()
+        assert [data["entry"]["name"] for data in receiver.data] == ["a", "b"]
+        stop.set()
+
+
+async def test_the_operators_webhook_gets_the_changes_of_all_users(receiver: Receiver) -> None:
+    secret = "whsec_" + base64.b64encode(b"o" * 32).decode()
+    tables = {"url": receiver.url, "secret": secret, "timeout": 2.0}
+    async with open_drive(webhooks=tables) as drive:
+        owners = [(await sign_up(drive, f"{name}@example.org")).id for name in ("ann", "bob")]
+        for owner in owners:
+            await make(drive, owner, "a", "b")
+        dispatcher, outbound = dispatcher_of(drive), Outbound(None, timeout=2.0)
+        receiver.status = 500
+        with pytest.raises(Exception, match="500"):
+            await dispatcher.broadcast(drive.metadata, outbound)
+        receiver.status, receiver.got = 200, []
+        assert await dispatcher.broadcast(drive.metadata, outbound) == 4
+        assert await dispatcher.broadcast(drive.metadata, outbound) == 0
+        for owner in owners:
+            names = [data["entry"]["name"] for data in receiver.data if data["owner_id"] == owner]
+            assert names == ["a", "b"]
+        assert len({headers["webhook-id"] for headers, _ in receiver.got}) == 4
+        await outbound.close()
