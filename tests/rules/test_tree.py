@@ -2,220 +2,23 @@
 
 from __future__ import annotations
 
-import random
-from dataclasses import dataclass
 from typing import Any, cast
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from godrive.catalog import Tx
-from godrive.errors import Cycle, NotFound
-from godrive.messages.files import EmptyTrash, OpenContent, PurgeFile, RestoreFile, TrashFile, UpdateFile
+from godrive.errors import NotFound
+from godrive.messages.files import PurgeFile, RestoreFile, TrashFile
 from godrive.messages.metadata import Metadata
 from godrive.messages.system import ClaimPurges, FinishPurge, SettleTrash
-from godrive.model import File, FileId, FileKind, OnConflict, Place, Sort, Spot, UserId
-from godrive.rules import files, rows, users
+from godrive.model import File
+from godrive.rules import files, rows
 from godrive.rules.registry import RULES
 from godrive.runtime import Ask
 from godrive.tree import SETTLED_AT_ONCE
 from tests.contracts.rig import ROOT, Rig, host, inside
 
 pytestmark = pytest.mark.anyio
-
-
-@dataclass
-class Node:
-    """An entry as the model knows it.  *end* is "", "trashed" or "purging", and only of the entry itself."""
-
-    file: File
-    parent: Node | None
-    end: str = ""
-
-    @property
-    def is_folder(self) -> bool:
-        return self.file.kind is FileKind.FOLDER
-
-    @property
-    def path(self) -> list[Node]:
-        """The node and all above it."""
-        return [self] if self.parent is None else [self, *self.parent.path]
-
-    @property
-    def visible(self) -> bool:
-        return not any(node.end for node in self.path)
-
-
-class Life:
-    """Does random things to the tree of one owner, and to the model."""
-
-    def __init__(self, rig: Rig, owner: UserId, seed: int) -> None:
-        self.rig, self.owner, self.chance = rig, owner, random.Random(seed)
-        self.nodes: list[Node] = []
-        self.gone: list[FileId] = []
-        self.numbers = iter(range(10**6))
-
-    async def grow(self, count: int) -> None:
-        for _ in range(count):
-            await self.add()
-
-    def some(self, *, end: str, visible: bool | None = None) -> Node | None:
-        fits = [node for node in self.nodes if node.end == end and visible in (None, node.visible)]
-        return self.chance.choice(fits) if fits else None
-
-    async def add(self) -> None:
-        """A file or a folder somewhere, with a size that tells it from all others."""
-        number = next(self.numbers)
-        parents: list[Node | None] = [None, *[node for node in self.nodes if node.visible and node.is_folder]]
-        parent = self.chance.choice(parents[-4:])
-        where: Spot = ROOT if parent is None else inside(parent.file)
-        if self.chance.random() < 0.5:
-            file = await self.rig.folder(self.owner, f"d{number}", where=where)
-        else:
-            file = await self.rig.file(self.owner, f"f{number}", size=2 ** (number % 40), where=where)
-        self.nodes.append(Node(file, parent))
-
-    async def trash(self) -> None:
-        if (node := self.some(end="", visible=True)) is not None:
-            await self.rig.trash(node.file)
-            node.end = "trashed"
-
-    async def move(self) -> None:
-        """A file or a folder to another folder, if that does not lie in it."""
-        node, target = self.some(end="", visible=True), self.some(end="", visible=True)
-        if target is not None and not target.is_folder:
-            target = None
-        if node is None:
-            return
-        where = ROOT if target is None else inside(target.file)
-        ask = UpdateFile(by=host(self.owner), file_id=node.file.id, where=where, on_conflict=OnConflict.RENAME)
-        if node.is_folder and target is not None and node in target.path:
-            with pytest.raises(Cycle):
-                await self.rig.ask(ask)
-            return
-        assert (await self.rig.ask(ask)).parent_id == (target and target.file.id)
-        node.parent = target
-
-    async def restore(self) -> None:
-        if (node := self.some(end="trashed")) is not None:
-            restored = await self.rig.restore(node.file, on_conflict=OnConflict.RENAME)
-            node.end = ""
-            if node.parent is not None and not node.parent.visible:
-                node.parent = None
-            assert restored.parent_id == (node.parent and node.parent.file.id)
-
-    async def settle(self) -> None:
-        await self.rig.ask(SettleTrash(limit=self.chance.choice([1, 2, 3])))
-
-    async def settle_to_the_end(self) -> None:
-        await self.rig.settle(self.chance.choice([1, 2, 100]))
-        usage = await self.rig.usage(self.owner)
-        assert usage.live_bytes == sum(node.file.size_bytes for node in self.nodes if node.visible)
-
-    async def purge(self) -> None:
-        if (node := self.some(end="trashed")) is not None:
-            await self.rig.purge(node.file)
-            node.end = "purging"
-
-    async def empty(self) -> None:
-        trashed = [node for node in self.nodes if node.end == "trashed"]
-        assert await self.rig.ask(EmptyTrash(by=host(self.owner))) == len(trashed)
-        for node in trashed:
-            node.end = "purging"
-
-    async def claim(self) -> None:
-        """One step of a sweep: what is claimed is not always finished."""
-        for purge in await self.rig.ask(ClaimPurges(limit=self.chance.choice([1, 2, 50]))):
-            if self.chance.random() < 0.8:
-                await self.rig.ask(FinishPurge(purge.file_id, purge.revision))
-        self.rig.clock.advance(self.chance.choice([0, 4000]))
-        await self.follow()
-
-    async def follow(self) -> None:
-        """Let the model forget what is gone, and move to the root what lay in it by itself."""
-        rows = await self.rig.rows("SELECT id, parent_id FROM entries WHERE owner_id = $1", self.owner)
-        parents = dict(rows)
-        for node in [node for node in self.nodes if node.file.id not in parents]:
-            assert not node.visible, "only what is being purged goes"
-            assert not any(child.parent is node for child in self.nodes if child.file.id in parents and not child.end)
-            self.nodes.remove(node)
-            self.gone.append(node.file.id)
-        for node in self.nodes:
-            if node.parent is not None and parents[node.file.id] == "":
-                assert node.end, "only what was trashed by itself moves to the root"
-                assert not node.parent.visible
-                node.parent = None
-
-    async def step(self) -> None:
-        actions = [self.add, self.trash, self.trash, self.restore, self.restore, self.settle, self.settle, self.purge]
-        actions += [self.claim, self.empty, self.settle_to_the_end, self.move]
-        weights = [3, 3, 3, 3, 3, 4, 4, 1, 2, 0.3, 1, 4]
-        await self.chance.choices(actions, weights)[0]()
-        self.rig.clock.advance(self.chance.choice([0, 0, 1]))
-        await self.compare()
-
-    async def compare(self) -> None:
-        rig, owner = self.rig, self.owner
-        visible = [node for node in self.nodes if node.visible]
-        for node in self.nodes:
-            await self.compare_one(node)
-        await self.compare_folder(None)
-        for node in visible:
-            if node.is_folder:
-                await self.compare_folder(node)
-        assert {file.id for file in await rig.binned(owner, limit=3)} == {
-            node.file.id for node in self.nodes if node.end == "trashed"
-        }
-        shown = {node.file.id for node in visible if not node.is_folder}
-        settled = await rig.rows("SELECT 1 FROM unsettled WHERE owner_id = $1", owner) == []
-        for options in ({"sort": Sort.NAME}, {"sort": Sort.OLDEST, "contains": "F"}, {"limit": 2, "prefix": "f"}):
-            found = [file.id for file in await rig.files(owner, **options)]
-            assert len(found) == len(set(found))
-            assert set(found) <= shown, "the list of the whole drive shows what is in the trash"
-            assert not settled or set(found) == shown
-        usage = await rig.usage(owner)
-        assert usage.used_bytes == sum(node.file.size_bytes for node in self.nodes)
-        if settled:
-            assert usage.live_bytes == sum(node.file.size_bytes for node in visible)
-        assert await rig.drift() == 0
-
-    async def compare_one(self, node: Node) -> None:
-        if node.visible:
-            assert (await self.rig.get(self.owner, node.file.id)).name.startswith(node.file.name)
-            return
-        with pytest.raises(NotFound):
-            await self.rig.get(self.owner, node.file.id)
-        with pytest.raises(NotFound):
-            await self.rig.ask(OpenContent(by=host(self.owner), file_id=node.file.id))
-        if node.is_folder:
-            with pytest.raises(NotFound):
-                await self.rig.names(self.owner, where=inside(node.file))
-            with pytest.raises(NotFound):
-                await self.rig.folder(self.owner, "new", where=inside(node.file))
-
-    async def compare_folder(self, folder: Node | None) -> None:
-        where: Place = ROOT if folder is None else inside(folder.file)
-        found = {file.id for file in await self.rig.files(self.owner, where=where, limit=2)}
-        assert found == {node.file.id for node in self.nodes if node.visible and node.parent is folder}
-
-
-@given(seed=st.integers(0, 2**32))
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_every_life_of_a_tree_agrees_with_the_model(rig: Rig, seed: int) -> None:
-    life = Life(rig, await rig.user(), seed)
-    await life.grow(8)
-    for _ in range(25):
-        await life.step()
-    await life.settle_to_the_end()
-    await life.compare()
-    await rig.write(users.delete, life.owner, now=rig.now)
-    await rig.settle()
-    rig.clock.advance(4000)  # what was claimed and not finished becomes due again
-    await rig.purge_all()
-    for table in ("entries", "unsettled"):
-        assert await rig.rows(f"SELECT * FROM {table} WHERE owner_id = $1", life.owner) == []
-    assert await rig.drift() == 0
 
 
 async def test_a_purge_that_is_faster_than_the_settling_shows_nothing(rig: Rig) -> None:
