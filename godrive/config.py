@@ -74,6 +74,7 @@ class Server(Table, frozen=True):
     host: str = "127.0.0.1"
     port: Port = 8080
     public_url: str = ""
+    allowed_hosts: list[str] = []
     trusted_proxies: list[str] = []
     cors_origins: list[str] = []
     max_body_bytes: Annotated[int, Meta(ge=1024, le=2**30)] = 1_048_576

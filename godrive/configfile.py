@@ -264,6 +264,9 @@ def _check(config: Config) -> None:
     host_rule = f"must be an address, a host name, or '*' for every address, not {server.host!r}"
     must(_is(network.bind_addresses, server.host), "server.host", host_rule)
     _check_url("server.public_url", server.public_url, network.base_url)
+    for allowed in server.allowed_hosts:
+        rule = f"must list hosts without a scheme or a wildcard, as host or host:port, not {allowed!r}"
+        must(_is(network.authority, allowed), "server.allowed_hosts", rule)
     for origin in server.cors_origins:
         rule = f"must list '*', 'null' or scheme://host[:port] without a path or a wildcard, not {origin!r}"
         must(_is(network.origin, origin), "server.cors_origins", rule)

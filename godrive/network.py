@@ -80,6 +80,19 @@ def base_url(text: str) -> str:
     return url(text)
 
 
+def authority(text: str) -> tuple[str, int | None]:
+    """Return the host and the port, or ``None``, of ``host`` or ``host:port``."""
+    parts = _split(f"//{text}")
+    if parts.netloc != text or parts.hostname is None or text.endswith(":"):
+        raise ValueError(f"{text!r} is not host or host:port")
+    return host(parts.hostname), parts.port
+
+
+def base(scheme: str, address: str, port: int | None) -> str:
+    """Return the start of a URL.  *address* is what :func:`host` has returned."""
+    return f"{scheme}://{_in_url(address)}" + ("" if port is None else f":{port}")
+
+
 def origin(text: str) -> str:
     """Return an origin as browsers send it (RFC 6454, section 6.2): lower case, ASCII, without the default port.
 

@@ -300,6 +300,7 @@ def test_secrets_are_shown_neither_in_a_repr_nor_in_an_error(tmp_path: Path) -> 
 
 WHOLE = " a whole number of at least "
 PORT = f"server.port must be{WHOLE}0 and at most 65535, not "
+HOSTS = "server.allowed_hosts must list hosts without a scheme or a wildcard, as host or host:port, not "
 URL = "server.public_url must be http(s)://host[/path] without a query, not "
 ORIGINS = "server.cors_origins must list '*', 'null' or scheme://host[:port] without a path or a wildcard, not "
 NATS = "nats.url must be nats://host[:port], several separated by commas"
@@ -333,6 +334,10 @@ BOTH = "blobs.s3.secret_key and blobs.s3.access_key must be given together, or n
         ("[server]\npublic_url = 'files.example'", URL + "'files.example'"),
         ("[server]\npublic_url = 'http://h/?a=b'", URL + "'http://h/?a=b'"),
         ("[server]\npublic_url = 'ftp://h'", URL + "'ftp://h'"),
+        *(
+            (f"[server]\nallowed_hosts = ['{text}']", HOSTS + repr(text))
+            for text in ("https://h", "*", "*.h", "h/a", "h:", "h:0", "h:99999", "a@h", "", "h:a", "[::1", "256.1.1.1")
+        ),
         ("[server]\npublic_url = 'http://h:99999'", URL + "'http://h:99999'"),
         ("[server]\ntrusted_proxies = ['x']", "server.trusted_proxies must list addresses or networks, not 'x'"),
         ("[server]\ncors_origins = ['http://h/']", ORIGINS + "'http://h/'"),

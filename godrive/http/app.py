@@ -14,7 +14,7 @@ from godrive.http.api.openapi import document
 from godrive.http.api.operations import Operation
 from godrive.http.api.page_cache import PageCache
 from godrive.http.api.paths import PARAMETER
-from godrive.http.app_keys import DIRECT_BODIES, DOCUMENT, DRIVE, DUPLICATES, METRICS, PAGE_CACHE, WAITS
+from godrive.http.app_keys import BASES, DIRECT_BODIES, DOCUMENT, DRIVE, DUPLICATES, METRICS, PAGE_CACHE, WAITS
 from godrive.http.observe.metrics import Metrics
 from godrive.http.observe.middleware import edge, expect_later, meet_expectation, on_prepare
 from godrive.http.observe.request_log import LogRequest, log_to_logger
@@ -42,6 +42,7 @@ from godrive.http.routes import (
 )
 from godrive.http.routes.webhook import add_webhook_route
 from godrive.http.wire.addresses import TrustedProxies
+from godrive.http.wire.bases import Bases
 from godrive.http.wire.descriptors import Duplicates, most_duplicates
 from godrive.http.wire.direct_body import DirectBodies
 from godrive.http.wire.fair_queue import Lanes
@@ -108,6 +109,7 @@ def create_app(
     # Made on demand: it costs more than all the rest of an application, and most processes never serve it.
     described: Callable[[], bytes] = cache(lambda: msgspec.json.encode(document(OPERATIONS, base_url=server.base_url)))
     app[DOCUMENT] = described
+    app[BASES] = Bases(server, proxies)
     app.on_response_prepare.append(on_prepare(server.origins))
     lanes = Lanes()
     for operation in (*OPERATIONS, *docs.routes.operations):

@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from godrive.http.api.page_cache import PageCache
     from godrive.http.observe.metrics import Metrics
     from godrive.http.observe.recent import Recent
+    from godrive.http.wire.bases import Bases
     from godrive.http.wire.descriptors import Duplicates
     from godrive.http.wire.direct_body import DirectBodies
     from godrive.http.wire.waits import Waits
 
 DRIVE: web.AppKey[GoDrive] = web.AppKey("drive")
+BASES: web.AppKey[Bases] = web.AppKey("bases")
 DOCUMENT: web.AppKey[Callable[[], bytes]] = web.AppKey("document")
 """Returns the OpenAPI document as it is sent; the first call makes it."""
 PAGE_CACHE: web.AppKey[PageCache] = web.AppKey("pages")

@@ -24,6 +24,7 @@ from godrive.http.api.reading import (
     strong_tags,
 )
 from godrive.http.api.turns import InTurn
+from godrive.http.app_keys import BASES
 from godrive.http.observe.request_log import findings
 from godrive.http.wire.addresses import TrustedProxies
 from godrive.http.wire.fair_queue import FairQueue, Lanes
@@ -133,7 +134,11 @@ class Call:
 
     def locate(self, path: str) -> None:
         """Set ``Location`` to the URL of what was created."""
-        self.headers[hdrs.LOCATION] = f"{self.drive.config.server.base_url}{path}"
+        self.headers[hdrs.LOCATION] = f"{self.request.app[BASES].of(self.request)}{path}"
+
+    def reachable(self, url: str) -> str:
+        """Return a URL that the storage actor has signed as this client reaches it (see ``Bases``)."""
+        return self.request.app[BASES].move(url, self.request)
 
 
 def bind(

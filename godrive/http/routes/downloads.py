@@ -73,7 +73,7 @@ async def download_file(call: Call, file_id: FileId, query: DownloadQuery) -> Do
         if folder.kind is not FileKind.FOLDER:
             raise
         archive = await call.drive.storage.ask(SignArchive(call.by, folder.id, query.expires_in))
-        return Download(url=archive.url, expires_at=archive.expires_at)
+        return Download(url=call.reachable(archive.url), expires_at=archive.expires_at)
     signed = await call.drive.storage.ask(
         SignGet(
             by=call.by,
@@ -83,4 +83,4 @@ async def download_file(call: Call, file_id: FileId, query: DownloadQuery) -> Do
             expires_in=query.expires_in,
         )
     )
-    return Download(url=signed.url, expires_at=signed.expires_at)
+    return Download(url=call.reachable(signed.url), expires_at=signed.expires_at)

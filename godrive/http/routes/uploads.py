@@ -142,7 +142,7 @@ async def begin_upload(call: Call, body: IntentBody) -> Intent:
     signed = await call.drive.storage.ask(SignPut(call.by, upload))
     call.locate(f"/v1/uploads/{upload.id}")
     return Intent(
-        upload_url=signed.url,
+        upload_url=call.reachable(signed.url),
         object_key=upload.object_key,
         headers=signed.headers,
         expires_at=signed.expires_at,

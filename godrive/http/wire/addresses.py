@@ -36,6 +36,13 @@ class TrustedProxies:
         """
         return self._walk(request)[1]
 
+    def scheme(self, request: web.Request) -> str:
+        """``https`` if the connection is, or if a trusted proxy says that its client's is."""
+        said = request.headers.get("X-Forwarded-Proto") if self._networks else None
+        if said is not None and self._trusts(request.remote or ""):
+            return "https" if said.rpartition(",")[2].strip().lower() == "https" else "http"
+        return request.scheme
+
     def _walk(self, request: web.Request) -> tuple[str, bool]:
         """The client's address, and whether a header names a client beyond it."""
         peer = request.remote or ""
