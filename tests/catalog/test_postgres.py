@@ -482,8 +482,9 @@ async def test_a_restart_of_the_server_is_bridged_and_an_outage_is_unavailable(
 
 
 async def test_a_server_that_is_away_at_the_start_is_waited_for_and_then_unavailable(
-    own_server: PostgresServer,
+    own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(postgres, "_PATIENCE", 0.5)
     own_server.kill9()
     catalog = PostgresCatalog(config.Catalog(dsn=own_server.dsn))
     with pytest.raises(StoreUnavailable) as caught:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from contextlib import closing, suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ from msgspec.structs import replace
 from godrive.blobs.memory import MemoryBlobStore
 from godrive.blobs.s3 import probe
 from godrive.bridge.connection import NatsLink
+from godrive.catalog import postgres
 from godrive.catalog.postgres_pool import connect
 from godrive.clock import SystemClock
 from godrive.config import S3, Auth, Blobs, Catalog, Config, Ingest, Nats, Server
@@ -252,7 +254,8 @@ async def test_database_of_an_older_release_is_a_warning_and_left_as_it_is(
 
 
 @pytest.mark.slow
-async def test_database_that_does_not_answer_is_a_failure(config: Config) -> None:
+async def test_database_that_does_not_answer_is_a_failure(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres, "_PATIENCE", 0.5)
     dsn = f"postgresql://u:hush@127.0.0.1:{free_port()}/d"
     finding = of(await findings(replace(config, catalog=Catalog(driver="postgres", dsn=dsn))), "catalog")
     assert finding.verdict is Verdict.FAILURE
@@ -323,7 +326,8 @@ async def test_stream_that_keeps_other_subjects_is_a_failure(config: Config, nat
 
 
 @pytest.mark.slow
-async def test_nats_that_does_not_answer_is_a_failure(config: Config) -> None:
+async def test_nats_that_does_not_answer_is_a_failure(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("godrive.bridge.connection.NatsLink", partial(NatsLink, patience=0.5))
     found = await findings(replace(config, nats=Nats(url=f"nats://127.0.0.1:{free_port()}")))
     finding = of(found, "NATS")
     assert (finding.verdict, finding.hint) == (Verdict.FAILURE, "Start it, or correct nats.url.")

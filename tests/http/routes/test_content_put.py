@@ -322,7 +322,7 @@ async def test_after_half_a_body_the_url_works_again(ann: Person, exchange: Exch
 async def test_a_client_that_falls_silent_is_timed_out_and_may_come_again(
     http: aiohttp.ClientSession, open_site: OpenSite, size: int
 ) -> None:
-    async with open_site(server={"body_timeout": 0.05}) as site:
+    async with open_site(server={"body_timeout": 0.3}) as site:
         ann = await Person(http, site.url).enter()
         intent = await announce(ann, size)
         stream = await anyio.connect_tcp("127.0.0.1", site.port)
@@ -504,7 +504,7 @@ async def test_a_catalog_that_is_away_for_a_moment_does_not_end_what_is_arriving
 ) -> None:
     intent, refused = await announce(ann, 30), anyio.Event()
 
-    async def away(operation: object, *, chore: bool = False) -> None:
+    async def away(operation: object, **options: object) -> None:
         refused.set()
         raise StoreUnavailable
 
@@ -566,7 +566,7 @@ async def test_a_connection_is_used_again_after_an_upload_and_not_after_an_unrea
         head(first, Content_Length=5) + b"12345" + head(second, Content_Length=5, Connection="close") + b"12345"
     )
     assert received.count(b"HTTP/1.1 201 ") == 2
-    refused = await first_answer(site, head(first, Content_Length=5) + b"123")
+    refused = await first_answer(site, head(first, Content_Length=6) + b"123")
     assert parse(refused).headers["connection"] == "close"
     assert UploadId(first["upload_id"]) in (await ann("GET", "/v1/uploads")).content.decode()
 

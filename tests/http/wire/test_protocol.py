@@ -13,6 +13,7 @@ import aiohttp
 import anyio
 import pytest
 
+from godrive.http.wire import server as wire_server
 from godrive.http.wire.server import serve
 from godrive.testing import open_drive
 from tests.cases import each
@@ -122,9 +123,14 @@ async def test_a_compressed_body_is_unsupported_and_never_unpacked(ann: Person) 
     check_problem(answer, 415, "unsupported_media_type", "Content-Encoding")
 
 
-@pytest.mark.slow
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait only a moment for a client that sends more after its answer."""
+    monkeypatch.setattr(wire_server, "LINGERING", 0.05)
+
+
 async def test_a_body_over_the_limit_is_too_large_declared_or_not(
-    http: aiohttp.ClientSession, open_site: Any, exchange: Any
+    http: aiohttp.ClientSession, open_site: Any, exchange: Any, hasty: None
 ) -> None:
     async with open_site(server={"max_body_bytes": 2048}) as site:
         ann = Person(http, site.url)
@@ -194,7 +200,7 @@ async def test_a_client_that_leaves_in_the_middle_of_a_body_is_no_error(
 
 
 @pytest.mark.slow
-async def test_a_slow_body_times_out(open_site: Any, exchange: Any) -> None:
+async def test_a_slow_body_times_out(open_site: Any, exchange: Any, hasty: None) -> None:
     async with open_site(server={"body_timeout": 0.05}) as site:
         request = b"POST /v1/login HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
         received = await exchange(request, port=site.port)
@@ -328,10 +334,10 @@ async def test_requests_in_hand_are_finished_when_the_server_stops(http: aiohttp
         ann = await Person(http, site.url).enter()
         read = site.drive.catalog.read
 
-        async def slow(operation: Any, *, chore: bool = False) -> Any:
+        async def slow(operation: Any, **options: Any) -> Any:
             reached.set()
             await release.wait()
-            return await read(operation, chore=chore)
+            return await read(operation, **options)
 
         async def ask() -> None:
             answers.append((await ann("GET", "/v1/files")).status)
