@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import os
 import random
 from collections import Counter
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
+from godrive.testing import chunks
 from tests.e2e.client import Client, Json, Refused
 from tests.e2e.wire import Wire
 
@@ -35,6 +37,16 @@ class Ledger:
         intent = await client.intent(name, content, **({"sha256": digest} if declare else {}))
         async with asyncio.timeout(20), Wire.open(intent["upload_url"]) as wire:
             await wire.exchange(intent["upload_url"], intent["headers"], content)
+        self.promised.add(name)
+
+    async def store(self, client: Client, *, chunked: bool) -> None:
+        """Send one file in one request.  Raises one of :data:`GONE`."""
+        content = os.urandom(random.choice(SIZES))
+        name = f"{len(self.sent)}-{os.urandom(4).hex()}.bin"
+        self.sent[name] = hashlib.sha256(content).hexdigest()
+        body = chunks(content, 100_000) if chunked else io.BytesIO(content)
+        async with asyncio.timeout(20):
+            await client.request("POST", f"/v1/files?name={name}", data=body)
         self.promised.add(name)
 
     async def check(self, client: Client) -> list[Json]:

@@ -27,7 +27,10 @@ async def keep_uploading(ledger: Ledger, client: Client) -> None:
     """Upload until the server is gone."""
     with suppress(*GONE):
         for turn in itertools.count():
-            await ledger.upload(client, declare=turn % 2 == 0)
+            if turn % 4 < 2:
+                await ledger.upload(client, declare=turn % 4 == 0)
+            else:
+                await ledger.store(client, chunked=turn % 4 == 2)
 
 
 async def test_whenever_it_is_killed_what_was_acknowledged_is_listed_once_and_whole(

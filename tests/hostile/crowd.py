@@ -129,6 +129,11 @@ class Crowd:
         path = self._user.begin_upload(f"stalled-{length}-{number}", length).encode()
         return (REQUEST % (path, b"", length)).replace(b"POST", b"PUT") + b"x" * (length - 1)
 
+    def stalled_store(self, number: int, length: int = 4_000_000) -> bytes:
+        """An upload in one request but for its last byte."""
+        target = f"/v1/files?name=stored-{number}".encode()
+        return REQUEST % (target, self._user.token.encode(), length) + b"x" * (length - 1)
+
     def stalled_json(self, _number: int) -> bytes:
         """1 MiB of JSON but for its last byte."""
         token = self._user.token.encode()

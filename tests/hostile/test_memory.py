@@ -57,7 +57,9 @@ def test_a_crowd_of_every_kind_is_kept_in_bounded_memory_and_a_quiet_user_is_ser
     assert '"level":"error"' not in server.log
 
 
-@pytest.mark.parametrize("kind", ["stalled_put", "stalled_json", "unread_answer", "pipelined_heads", "kept_head"])
+@pytest.mark.parametrize(
+    "kind", ["stalled_put", "stalled_store", "stalled_json", "unread_answer", "pipelined_heads", "kept_head"]
+)
 def test_many_of_one_kind_are_kept_in_bounded_memory(server_with: DriveServer, kind: str) -> None:
     count = CONNECTIONS // 5
     server = server_with

@@ -60,6 +60,8 @@ _RAISES = [
     TooLarge,
     UnsupportedMediaType,
 ]
+_UNTYPED = {UNKNOWN, "application/x-www-form-urlencoded"}
+"""What clients say of bytes whose type they do not know; curl says the latter."""
 _instant = msgspec.json.Decoder(Annotated[datetime, msgspec.Meta(tz=True)])
 
 
@@ -250,9 +252,11 @@ def read_offer(call: Call, on_conflict: OnConflict) -> Offer:
     if absent is not None and if_match is not None:
         raise PreconditionFailed("A file cannot be absent and match.", field=hdrs.IF_NONE_MATCH)
     mime = request.headers.get(hdrs.CONTENT_TYPE, "").strip()
+    if mime.lower() in _UNTYPED:
+        mime = ""
     return Offer(
         size=length_of(request),
-        mime="" if mime.lower() == UNKNOWN else mime,
+        mime=mime,
         digests=read_digests(request),
         modified_at=_modified_at(request),
         if_match=if_match,

@@ -139,7 +139,9 @@ async def test_what_is_sent_becomes_the_file_and_the_answer_is_the_file(
 
 async def test_a_type_that_says_nothing_is_found_in_the_bytes_and_a_place_is_a_folder(ann: Person) -> None:
     folder = (await ann("POST", "/v1/folders", {"name": "folder"})).json["id"]
-    for number, headers in enumerate(({}, {"Content_Type": "application/octet-stream"})):
+    for number, headers in enumerate(
+        ({}, *({"Content_Type": f"application/{name}"} for name in ("octet-stream", "x-www-form-urlencoded")))
+    ):
         file = (await post(ann, f"{number}", HELLO, f"&parent_id={folder}", **headers)).json
         assert (file["mime"], file["parent_id"]) == ("text/plain", folder)
 
