@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from godrive import __version__
-from godrive.commands import add, catalog, deadletters, doctor, keys, recount, serve, sweep, user
+from godrive.commands import add, catalog, client, deadletters, doctor, keys, recount, serve, sweep, user
 from godrive.commands import check as check_config
 from godrive.config import Config
 from godrive.configfile import CONFIG_VARIABLE, load
@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"godrive {__version__}", help="print the release")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (serve, check_config, user, sweep, recount, deadletters, doctor, keys, catalog):
+    for command in (serve, check_config, user, sweep, recount, deadletters, doctor, keys, catalog, client):
         command.register(commands, shared)
     version = add(commands, "version", "print the release")
     version.set_defaults(run=_version)

@@ -1,0 +1,234 @@
+"""The commands of a client, against a real server: what they print, what they copy, how they fail."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import os
+import re
+import shlex
+import stat
+import subprocess
+import sys
+import termios
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from godrive import cli
+from godrive.client.logins import LogInFile
+from tests.cases import each
+from tests.drive_server import DriveServer
+
+GODRIVE = [sys.executable, "-m", "godrive"]
+PAGE = (Path(__file__).parents[2] / "docs" / "client.md").read_text(encoding="utf-8")
+PASSWORD = "correct horse"
+LARGE = os.urandom(3_000_000)
+
+AFTER = {"ls": [], "get": ["local"], "put": ["/"], "rm": [], "mv": ["/x"], "cp": ["/x"]}
+"""What follows the name of an entry, for each command that takes one."""
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[DriveServer]:
+    with DriveServer() as server:
+        yield server
+
+
+@pytest.fixture
+def email(server: DriveServer, request: pytest.FixtureRequest) -> str:
+    """A new account."""
+    address = f"{abs(hash(request.node.name))}@example.org"
+    connection = http.client.HTTPConnection("127.0.0.1", server.port)
+    body = json.dumps({"email": address, "password": PASSWORD})
+    connection.request("POST", "/v1/signup", body, {"Content-Type": "application/json"})
+    assert connection.getresponse().status == 201
+    connection.close()
+    return address
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs ``godrive`` with a home of its own.  Returns the exit code and what it wrote."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.delenv("GODRIVE_SERVER", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, stdin: str = "") -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+        code = cli.main(arguments)
+        written = capsys.readouterr()
+        return code, written.out, written.err
+
+    return run
+
+
+@pytest.fixture
+def run(bare: Run, server: DriveServer, email: str) -> Run:
+    """The same, logged in."""
+    code, out, err = bare("login", email, "--server", server.url, stdin=f"{PASSWORD}\n")
+    assert (code, err) == (0, ""), err
+    assert out == f"Logged in on {server.url} as {email}.\n"
+    return bare
+
+
+def listed(run: Run, path: str = "/") -> list[str]:
+    """The names that ``ls`` prints."""
+    code, out, err = run("ls", path)
+    assert code == 0, err
+    return [line[34:] for line in out.splitlines()]
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """Everything below a folder; ``None`` for a folder."""
+    return {str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes() for path in folder.rglob("*")}
+
+
+def test_a_folder_goes_to_the_server_and_comes_back_the_same(run: Run, tmp_path: Path) -> None:
+    source = tmp_path / "photos"
+    (source / "2026" / "empty").mkdir(parents=True)
+    (source / "2026" / "été #1 %41.jpg").write_bytes(LARGE)
+    (source / "none").write_bytes(b"")
+    os.utime(source / "none", (1_000_000_000, 1_000_000_000))
+    code, out, err = run("put", "photos", "/backup/")
+    assert (code, err) == (0, ""), err
+    assert sorted(line.split(maxsplit=1)[1] for line in out.splitlines()) == [
+        "backup/photos/2026/été #1 %41.jpg", "backup/photos/none",
+    ]  # fmt: skip
+    assert listed(run, "/backup/photos") == ["2026/", "none"]
+    code, out, err = run("get", "/backup/photos", "copy")
+    assert (code, err) == (0, ""), err
+    assert tree(tmp_path / "copy") == tree(source)
+    assert (tmp_path / "copy" / "none").stat().st_mtime == 1_000_000_000
+
+
+def test_a_file_is_put_under_a_name_or_into_a_folder(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"a")
+    (tmp_path / "b.txt").write_bytes(b"b")
+    for arguments in (["a.txt", "/"], ["a.txt", "/new.txt"], ["a.txt", "b.txt", "/dir"], ["b.txt", "/dir"]):
+        code, _, err = run("put", *arguments)
+        assert (code, err) == (0, ""), arguments
+    assert listed(run) == ["a.txt", "dir/", "new.txt"]
+    assert listed(run, "dir") == ["a.txt", "b.txt"]
+    (tmp_path / "a.txt").write_bytes(b"other")
+    assert run("put", "a.txt", "/new.txt")[0] == 0
+    assert run("get", "/new.txt", "back")[0] == 0
+    assert (tmp_path / "back").read_bytes() == b"other"
+    (tmp_path / "a.txt").write_bytes(b"different")
+    code, _, err = run("put", "--on-conflict", "fail", "a.txt", "/new.txt")
+    assert code == 1
+    assert err == "godrive: a.txt: There is an entry named 'new.txt' already.\n"
+
+
+def test_entries_are_made_moved_copied_found_and_trashed(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"a")
+    assert run("mkdir", "x")[0] == 0
+    assert run("mkdir", "x")[0] == 1
+    assert run("mkdir", "-p", "x", "y/z")[0] == 0
+    assert run("put", "a.txt", "x/report.txt")[0] == 0
+    assert run("mv", "x/report.txt", "y/z")[0] == 0
+    assert run("mv", "y/z/report.txt", "y/z/Report May.txt")[0] == 0
+    assert run("cp", "y/z", "x")[0] == 0
+    assert listed(run, "x/z") == ["Report May.txt"]
+    code, out, _ = run("find", "report")
+    assert code == 0
+    assert sorted(line[34:] for line in out.splitlines()) == ["/x/z/Report May.txt", "/y/z/Report May.txt"]
+    code, out, _ = run("find", "report", "--in", "x", "--json")
+    assert [json.loads(line)["name"] for line in out.splitlines()] == ["Report May.txt"]
+    assert run("rm", "x", "y/z/Report May.txt")[0] == 0
+    assert listed(run) == ["y/"]
+    assert listed(run, "y/z") == []
+
+
+@each("command", AFTER)
+def test_a_name_that_does_not_exist_is_one_line_and_exit_code_1(run: Run, command: str) -> None:
+    code, out, err = run(command, "nothing", *AFTER[command])
+    assert code == 1
+    assert out == ""
+    assert err.startswith("godrive: ")
+    assert err.count("\n") == 1
+
+
+def test_what_cannot_be_copied_is_named_and_the_rest_is_copied(run: Run, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "good").write_bytes(b"1")
+    (source / "link").symlink_to("good")
+    (source / "back\\slash").write_bytes(b"2")
+    os.mkfifo(source / "pipe")
+    (tmp_path / os.fsdecode(b"source/\xff")).write_bytes(b"3")
+    code, _, err = run("put", "source", "/")
+    assert code == 1
+    assert listed(run, "source") == ["good"]
+    assert len(err.splitlines()) == 4
+
+
+def test_a_log_in_is_private_survives_and_ends(run: Run, server: DriveServer, tmp_path: Path) -> None:
+    path = tmp_path / "config" / "godrive" / "log-ins.json"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert PASSWORD not in path.read_text()
+    before = LogInFile(path).read().servers[server.url].refresh_token
+    assert run("ls")[0] == 0
+    assert LogInFile(path).read().servers[server.url].refresh_token != before
+    assert run("logout") == (0, "", "")
+    code, _, err = run("ls", "--server", server.url)
+    assert code == 2
+    assert err == f"godrive: You are not logged in on {server.url}. Run: godrive login --server {server.url}\n"
+
+
+@each("url", ["drive.example.org", "ftp://example.org", "http://", "http://example.org/?a"])
+def test_what_is_no_server_is_refused(bare: Run, url: str) -> None:
+    code, _, err = bare("ls", "--server", url)
+    assert code == 2
+    assert err.startswith(f"godrive: {url!r} is not the URL of a server.")
+
+
+def test_without_a_server_the_command_says_what_to_do(bare: Run) -> None:
+    code, _, err = bare("ls")
+    assert code == 2
+    assert err == "godrive: No server is named, and there is no log-in. Run: godrive login --server URL\n"
+
+
+def test_a_wrong_password_is_refused(bare: Run, server: DriveServer, email: str) -> None:
+    code, _, err = bare("login", email, "--server", server.url, stdin="wrong horse\n")
+    assert code == 1
+    assert err.startswith("godrive: ")
+
+
+def test_a_file_goes_to_standard_output(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(LARGE)
+    assert run("put", "large", "/")[0] == 0
+    done = subprocess.run([*GODRIVE, "get", "large", "-"], capture_output=True, check=True)
+    assert done.stdout == LARGE
+
+
+def test_the_commands_of_the_page_work(bare: Run, server: DriveServer, email: str, tmp_path: Path) -> None:
+    (script,) = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+    script = script.replace("ann@example.org", email).replace("http://127.0.0.1:8080", server.url)
+    (tmp_path / "password.txt").write_text(PASSWORD)
+    (tmp_path / "beach.jpg").write_bytes(LARGE)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_bytes(b"a")
+    program = f'godrive() {{ {shlex.join(GODRIVE)} "$@"; }}\n'
+    done = subprocess.run(["bash", "-euc", program + script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert "/photos/2026/sea.jpg\n" in done.stdout
+    assert (tmp_path / "sea.jpg").read_bytes() == LARGE
+    assert tree(tmp_path / "copy") == {"sea.jpg": LARGE, "notes": None, "notes/a.txt": b"a"}
+
+
+def test_a_terminal_sees_a_bar(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(LARGE)
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    done = subprocess.run([*GODRIVE, "put", "large", "/"], stdout=subprocess.PIPE, stderr=theirs, check=True)
+    os.close(theirs)
+    shown = os.read(ours, 65_536).decode()
+    os.close(ours)
+    assert done.stdout == b""
+    assert "100%" in shown
+    assert "2.86M/2.86M" in shown
