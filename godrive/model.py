@@ -83,6 +83,14 @@ class Usage(Value):
         return self.live_bytes + self.trash_bytes + self.version_bytes + self.reserved_bytes
 
 
+class Counts(Value):
+    """Rows of an owner: files and folders (the trash included), pending uploads, and earlier versions of files."""
+
+    entries: int = 0
+    uploads: int = 0
+    versions: int = 0
+
+
 class User(Value):
     """A person with a drive.  ``quota_bytes`` ``None`` means no limit.
 
@@ -95,6 +103,7 @@ class User(Value):
     state: UserState = UserState.ACTIVE
     quota_bytes: int | None = None
     usage: Usage = Usage()
+    counts: Counts = Counts()
     external_id: str | None = None
 
 

@@ -10,6 +10,7 @@ import msgspec
 from godrive.catalog import Row, Tx
 from godrive.errors import Invalid, NotFound, PreconditionFailed
 from godrive.model import (
+    Counts,
     ETag,
     File,
     FileId,
@@ -83,7 +84,10 @@ def maybe_instant(value: int | None) -> datetime | None:
     return None if value is None else instant(value)
 
 
-USER = "id, email, created_at, state, quota_bytes, live_bytes, trash_bytes, version_bytes, reserved_bytes, external_id"
+USER = (
+    "id, email, created_at, state, quota_bytes, live_bytes, trash_bytes, version_bytes, reserved_bytes, external_id, "
+    "entry_count, upload_count, version_count"
+)
 
 
 def user(row: Row) -> User:
@@ -96,6 +100,7 @@ def user(row: Row) -> User:
         quota_bytes=row[4],
         usage=Usage(live_bytes=row[5], trash_bytes=row[6], version_bytes=row[7], reserved_bytes=row[8]),
         external_id=row[9],
+        counts=Counts(entries=row[10], uploads=row[11], versions=row[12]),
     )
 
 

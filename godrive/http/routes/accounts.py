@@ -22,7 +22,7 @@ from godrive.messages.auth import (
     SignUp,
     UpdateUser,
 )
-from godrive.model import Session, SessionId, Tokens, User, UserId
+from godrive.model import Counts, Session, SessionId, Tokens, User, UserId
 from godrive.principal import Scope
 
 routes = Routes("accounts")
@@ -80,13 +80,15 @@ class UsageView(msgspec.Struct, kw_only=True):
 
 
 class UserView(msgspec.Struct, kw_only=True):
-    """A user.  ``quota_bytes`` is ``null`` if there is no limit."""
+    """A user.  ``quota_bytes`` is ``null`` if there is no limit.  ``counts`` must not exceed ``limits``."""
 
     id: UserId
     email: str
     created_at: datetime
     quota_bytes: int | None
     usage: UsageView
+    counts: Counts
+    limits: Counts
 
 
 class SessionView(msgspec.Struct, kw_only=True):
@@ -124,7 +126,7 @@ async def sign_up(call: Call, body: SignUpBody) -> UserView:
         SignUp(email=body.email, password=body.password, invite=body.invite, address=call.address)
     )
     call.locate("/v1/me")
-    return _user(user)
+    return _user(call, user)
 
 
 @routes.post(
@@ -175,7 +177,7 @@ async def log_out(call: Call) -> None:
 @routes.get("/v1/me", needs=Scope.ACCOUNT)
 async def get_me(call: Call) -> UserView:
     """Return the account and its usage."""
-    return _user(await call.drive.auth.ask(GetUser(call.session)))
+    return _user(call, await call.drive.auth.ask(GetUser(call.session)))
 
 
 @routes.patch("/v1/me", needs=Scope.ACCOUNT, raises=[Invalid, EmailTaken, Forbidden, TooManyRequests])
@@ -193,7 +195,7 @@ async def update_me(call: Call, body: UpdateMeBody) -> UserView:
             address=call.address,
         )
     )
-    return _user(user)
+    return _user(call, user)
 
 
 @routes.delete(
@@ -222,8 +224,8 @@ async def end_session(call: Call, session_id: SessionId) -> None:
     await call.drive.auth.ask(EndSession(by=call.session, session_id=session_id))
 
 
-def _user(user: User) -> UserView:
-    usage = user.usage
+def _user(call: Call, user: User) -> UserView:
+    usage, limits = user.usage, call.drive.config.auth
     return UserView(
         id=user.id,
         email=user.email,
@@ -236,6 +238,8 @@ def _user(user: User) -> UserView:
             version_bytes=usage.version_bytes,
             reserved_bytes=usage.reserved_bytes,
         ),
+        counts=user.counts,
+        limits=Counts(entries=limits.max_entries, uploads=limits.max_pending_uploads, versions=limits.max_versions),
     )
 
 
