@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import cache
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -71,8 +72,7 @@ def query_reader(type_: type[S]) -> Callable[[web.Request], S]:
 
     Short queries repeat, so their values are kept.
     """
-    hints = get_type_hints(type_, include_extras=True)
-    parsers = {field.encode_name: _parser(hints[field.name]) for field in msgspec.structs.fields(type_)}
+    parsers = _parsers(type_)
     known: dict[str, S] = {}
 
     def read(request: web.Request) -> S:
@@ -101,6 +101,13 @@ def query_reader(type_: type[S]) -> Callable[[web.Request], S]:
             raise _invalid(error) from None
 
     return read
+
+
+@cache
+def _parsers(type_: type[msgspec.Struct]) -> Mapping[str, Callable[[str, str], Any]]:
+    """The parser of each parameter.  Kept, because to evaluate annotations is most of the work of making an app."""
+    hints = get_type_hints(type_, include_extras=True)
+    return {field.encode_name: _parser(hints[field.name]) for field in msgspec.structs.fields(type_)}
 
 
 def check_text(name: str, text: str) -> str:
