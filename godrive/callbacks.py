@@ -13,6 +13,14 @@ _WEB_PORTS = frozenset({80, 443})
 _LOWEST_FREE_PORT = 1024
 
 
+class Refused(Exception):
+    """The address may not be called.  The text says why."""
+
+
+class Failed(Exception):
+    """The call has failed.  The text says why."""
+
+
 def callback_url(text: str) -> SplitResult:
     """Return the parts of an ``http(s)`` URL that users may have this server call: with path and query."""
     if not text.isascii() or re.search(r"[\s\\#\x00-\x20\x7f]", text):

@@ -295,8 +295,9 @@ async def test_children_start_and_stop_in_order(config: Config) -> None:
     stopped = [event.child for event in events if isinstance(event, ChildStopped)]
     assert [child for child in started if child in order] == order
     assert [child for child in stopped if child in order] == order[::-1]
-    assert started[len(order) :] == ["settler", "indexer", "auditor", "reconciler", "sweeper"]
-    assert stopped[:5] == ["sweeper", "reconciler", "auditor", "indexer", "settler"]
+    others = ["settler", "indexer", "auditor", "reconciler", "watch", "sweeper", "webhooks"]
+    assert started[len(order) :] == others
+    assert stopped[: len(others)] == others[::-1]
 
 
 async def test_concurrency_and_capacity_are_lines_of_configuration(tmp_path: Path) -> None:

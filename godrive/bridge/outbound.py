@@ -21,7 +21,7 @@ from ipaddress import ip_address
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from godrive.callbacks import callback_url, literal_refusal, refusal
+from godrive.callbacks import Failed, Refused, callback_url, literal_refusal, refusal
 from godrive.network import Network
 
 _THREADS = 4
@@ -29,14 +29,6 @@ _READ = 4096
 """Bytes of an answer that are read, so that a connection can be used again."""
 _CONNECT_TIMEOUT = 5.0
 _MOST_CONNECTIONS = 64
-
-
-class Refused(Exception):
-    """The address may not be called.  The text says why."""
-
-
-class Failed(Exception):
-    """The call has failed.  The text says why."""
 
 
 class Outbound:

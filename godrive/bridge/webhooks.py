@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import anyio
 import msgspec
@@ -24,7 +25,7 @@ from anyio.abc import TaskGroup
 from godrive import network
 from godrive.backoff import Backoff
 from godrive.bridge.failures import Failures
-from godrive.bridge.outbound import Failed, Outbound, Refused
+from godrive.callbacks import Failed, Refused
 from godrive.clock import Clock
 from godrive.config import Config
 from godrive.errors import CursorReset, DriveError, NotFound
@@ -37,6 +38,9 @@ from godrive.principal import HostUser
 from godrive.runtime import OnEvent, Ref
 from godrive.watch import ChangeWatch
 from godrive.webhook_signature import sign
+
+if TYPE_CHECKING:
+    from godrive.bridge.outbound import Outbound
 
 CHILD = "webhooks"
 
@@ -103,21 +107,20 @@ class Dispatcher:
         self._networks = [network.network(text) for text in settings.allow_networks]
         self._timeout = settings.timeout
         self._busy: dict[str, DueWebhook] = {}
+        self._outbounds: dict[bool, Outbound] = {}
         self._news = asyncio.Event()
         self._counts = counts
 
     async def run(self, metadata: Ref[Metadata]) -> None:
         """Deliver forever."""
         self._watch.listeners.append(self._hear)
-        users = Outbound(self._networks, timeout=self._timeout)
-        operator = Outbound(None, timeout=self._timeout)
         try:
             async with anyio.create_task_group() as tasks:
                 if self._operator_url:
-                    tasks.start_soon(self._run_operator, metadata, operator)
+                    tasks.start_soon(self._run_operator, metadata)
                 while True:
                     try:
-                        await self.begin(metadata, users, tasks)
+                        await self.begin(metadata, tasks)
                     except DriveError as error:
                         await anyio.sleep(self._failures.note(error))
                     else:
@@ -126,8 +129,20 @@ class Dispatcher:
         finally:
             self._watch.listeners.remove(self._hear)
             with anyio.CancelScope(shield=True):
-                await users.close()
-                await operator.close()
+                await self.close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        while self._outbounds:
+            await self._outbounds.popitem()[1].close()
+
+    def _outbound(self, *, operator: bool) -> Outbound:
+        """Return what calls the addresses of users, or that of the operator, which may be anywhere."""
+        if operator not in self._outbounds:
+            from godrive.bridge.outbound import Outbound  # noqa: PLC0415 - an HTTP client, which few drives need
+
+            self._outbounds[operator] = Outbound(None if operator else self._networks, timeout=self._timeout)
+        return self._outbounds[operator]
 
     def _hear(self, owner_ids: Iterable[UserId]) -> None:
         self._news.set()
@@ -139,7 +154,7 @@ class Dispatcher:
             await self._news.wait()
         self._news.clear()
 
-    async def begin(self, metadata: Ref[Metadata], outbound: Outbound, tasks: TaskGroup) -> None:
+    async def begin(self, metadata: Ref[Metadata], tasks: TaskGroup) -> None:
         """Begin a turn of each webhook that is due, as far as there are slots."""
         if not await self._lease.hold(metadata):
             return
@@ -148,7 +163,7 @@ class Dispatcher:
         for webhook in due:
             if webhook.id not in self._busy and self._has_slot(webhook):
                 self._busy[webhook.id] = webhook
-                tasks.start_soon(self._turn, metadata, outbound, webhook)
+                tasks.start_soon(self._turn, metadata, webhook)
 
     def _has_slot(self, webhook: DueWebhook) -> bool:
         failing = webhook.failures > 0
@@ -156,18 +171,19 @@ class Dispatcher:
         own = sum(busy.owner_id == webhook.owner_id for busy in self._busy.values())
         return alike < (FAILING_AT_ONCE if failing else AT_ONCE) and own < PER_USER
 
-    async def _turn(self, metadata: Ref[Metadata], outbound: Outbound, webhook: DueWebhook) -> None:
+    async def _turn(self, metadata: Ref[Metadata], webhook: DueWebhook) -> None:
         try:
-            await self.deliver(metadata, outbound, webhook)
+            await self.deliver(metadata, webhook)
         except DriveError as error:
             self._failures.note(error)
         finally:
             del self._busy[webhook.id]
             self._news.set()
 
-    async def deliver(self, metadata: Ref[Metadata], outbound: Outbound, webhook: DueWebhook) -> None:
+    async def deliver(self, metadata: Ref[Metadata], webhook: DueWebhook) -> None:
         """Send the changes after the cursor of the webhook, at most a batch, and move the cursor."""
         by, cursor = HostUser(user_id=webhook.owner_id), webhook.cursor
+        outbound = self._outbound(operator=False)
         try:
             page = await metadata.ask(ListChanges(by, cursor, BATCH))
             messages = [_change_message(webhook.owner_id, change) for change in page.changes]
@@ -214,10 +230,10 @@ class Dispatcher:
         self._counts["failed"] += 1
         return f"The answer was {status}.", status == _GONE
 
-    async def _run_operator(self, metadata: Ref[Metadata], outbound: Outbound) -> None:
+    async def _run_operator(self, metadata: Ref[Metadata]) -> None:
         while True:
             try:
-                sent = await self.broadcast(metadata, outbound)
+                sent = await self.broadcast(metadata)
             except (DriveError, Failed) as error:
                 await anyio.sleep(self._operator_failures.note(error))
             else:
@@ -225,7 +241,7 @@ class Dispatcher:
                 if sent < BATCH:
                     await anyio.sleep(SOON if sent else EVERY / 2)
 
-    async def broadcast(self, metadata: Ref[Metadata], outbound: Outbound) -> int:
+    async def broadcast(self, metadata: Ref[Metadata]) -> int:
         """Send the oldest changes of all users to the webhook of the operator.  Returns their number.
 
         Raises ``Failed``; changes that were accepted before are not sent again.
@@ -233,7 +249,7 @@ class Dispatcher:
         if not await self._lease.hold(metadata):
             return 0
         due = await metadata.ask(DueBroadcast(BATCH))
-        accepted, problem = [], None
+        accepted, problem, outbound = [], None, self._outbound(operator=True)
         for each in due:
             message = msgspec.structs.replace(
                 _change_message(each.owner_id, each.change), id=f"{each.owner_id}.{each.number}"

@@ -15,7 +15,6 @@ import anyio
 import pytest
 from aiohttp import web
 
-from godrive.bridge.outbound import Outbound
 from godrive.bridge.webhooks import LEASE_TTL, PER_USER, Dispatcher
 from godrive.drive import GoDrive
 from godrive.errors import CursorReset, Invalid, NotFound, QuotaExceeded
@@ -25,7 +24,6 @@ from godrive.messages.system import AcquireLease, DueWebhooks, PruneLog
 from godrive.messages.users import SetUserState
 from godrive.messages.webhooks import AddWebhook, ListWebhooks, RemoveWebhook, ReplayWebhook, Webhook
 from godrive.model import Root, UserId, UserState
-from godrive.network import network
 from godrive.testing import ManualClock, open_drive, sign_up
 from tests.daemon import free_port
 from tests.principals import SYSTEM, acting
@@ -86,13 +84,6 @@ async def drive() -> AsyncIterator[GoDrive]:
 
 
 @pytest.fixture
-async def outbound() -> AsyncIterator[Outbound]:
-    outbound = Outbound([network("127.0.0.0/8")], timeout=2.0)
-    yield outbound
-    await outbound.close()
-
-
-@pytest.fixture
 async def owner(drive: GoDrive) -> UserId:
     return (await sign_up(drive)).id
 
@@ -101,11 +92,13 @@ def dispatcher_of(drive: GoDrive) -> Dispatcher:
     return Dispatcher(drive.config, drive.clock, drive.watch, counts=Counter(), on_event=lambda event: None)
 
 
-async def deliver(drive: GoDrive, outbound: Outbound) -> int:
+async def deliver(drive: GoDrive) -> int:
     """One turn of every webhook that is due."""
     due = await drive.metadata.ask(DueWebhooks(100))
+    dispatcher = dispatcher_of(drive)
     for webhook in due:
-        await dispatcher_of(drive).deliver(drive.metadata, outbound, webhook)
+        await dispatcher.deliver(drive.metadata, webhook)
+    await dispatcher.close()
     return len(due)
 
 
@@ -119,16 +112,14 @@ async def state_of(drive: GoDrive, owner: UserId) -> Webhook:
     return webhook
 
 
-async def test_each_change_is_one_signed_post_in_order(
-    drive: GoDrive, receiver: Receiver, outbound: Outbound, owner: UserId
-) -> None:
+async def test_each_change_is_one_signed_post_in_order(drive: GoDrive, receiver: Receiver, owner: UserId) -> None:
     await make(drive, owner, "before")
     webhook = await drive.metadata.ask(AddWebhook(acting(owner), receiver.url))
-    assert await deliver(drive, outbound) == 0
+    assert await deliver(drive) == 0
     folder = await drive.metadata.ask(MakeFolder(acting(owner), Root(), "folder"))
     await drive.metadata.ask(UpdateFile(acting(owner), folder.id, name="renamed"))
-    assert await deliver(drive, outbound) == 1
-    assert await deliver(drive, outbound) == 0
+    assert await deliver(drive) == 1
+    assert await deliver(drive) == 0
     assert [(data["change"], data["id"], data["owner_id"], data["entry"]["name"]) for data in receiver.data] == [
         ("created", folder.id, owner, "renamed"),
         ("moved", folder.id, owner, "renamed"),
@@ -147,22 +138,22 @@ async def test_each_change_is_one_signed_post_in_order(
 
 
 async def test_a_delivery_that_fails_is_repeated_with_the_same_id_and_later_ones_wait(
-    drive: GoDrive, receiver: Receiver, outbound: Outbound, owner: UserId
+    drive: GoDrive, receiver: Receiver, owner: UserId
 ) -> None:
     assert isinstance(drive.clock, ManualClock)
     await drive.metadata.ask(AddWebhook(acting(owner), receiver.url))
     await make(drive, owner, "a", "b")
     receiver.status = 500
-    assert await deliver(drive, outbound) == 1
-    assert await deliver(drive, outbound) == 0
+    assert await deliver(drive) == 1
+    assert await deliver(drive) == 0
     state = await state_of(drive, owner)
     assert (state.failures, state.problem, state.disabled) == (1, "The answer was 500.", False)
     drive.clock.advance(5)
-    assert await deliver(drive, outbound) == 1
+    assert await deliver(drive) == 1
     assert (await state_of(drive, owner)).failures == 2
     receiver.status = 200
     drive.clock.advance(10)
-    assert await deliver(drive, outbound) == 1
+    assert await deliver(drive) == 1
     assert [data["entry"]["name"] for data in receiver.data] == ["a", "a", "a", "b"]
     assert len({headers["webhook-id"] for headers, _ in receiver.got}) == 2
     state = await state_of(drive, owner)
@@ -170,68 +161,64 @@ async def test_a_delivery_that_fails_is_repeated_with_the_same_id_and_later_ones
 
 
 async def test_a_webhook_that_fails_for_long_is_disabled_until_it_is_replayed(
-    drive: GoDrive, receiver: Receiver, outbound: Outbound, owner: UserId
+    drive: GoDrive, receiver: Receiver, owner: UserId
 ) -> None:
     assert isinstance(drive.clock, ManualClock)
     webhook = await drive.metadata.ask(AddWebhook(acting(owner), receiver.url))
     await make(drive, owner, "a")
     receiver.status = 500
-    await deliver(drive, outbound)
+    await deliver(drive)
     drive.clock.advance(300_000)  # a jump of the clock alone disables nothing
-    await deliver(drive, outbound)
+    await deliver(drive)
     assert not (await state_of(drive, owner)).disabled
     for _ in range(8):
         drive.clock.advance(3600)
-        assert await deliver(drive, outbound) == 1
+        assert await deliver(drive) == 1
     assert (await state_of(drive, owner)).disabled
     drive.clock.advance(10**6)
-    assert await deliver(drive, outbound) == 0
+    assert await deliver(drive) == 0
     receiver.status, receiver.got = 200, []
     replayed = await drive.metadata.ask(ReplayWebhook(acting(owner), webhook.id))
     assert (replayed.disabled, replayed.problem) == (False, None)
-    assert await deliver(drive, outbound) == 1
+    assert await deliver(drive) == 1
     assert [data["entry"]["name"] for data in receiver.data] == ["a"]
 
 
 async def test_a_receiver_that_is_gone_disables_the_webhook_at_once(
-    drive: GoDrive, receiver: Receiver, outbound: Outbound, owner: UserId
+    drive: GoDrive, receiver: Receiver, owner: UserId
 ) -> None:
     await drive.metadata.ask(AddWebhook(acting(owner), receiver.url))
     await make(drive, owner, "a")
     receiver.status = 410
-    await deliver(drive, outbound)
+    await deliver(drive)
     state = await state_of(drive, owner)
     assert (state.disabled, state.problem) == (True, "The answer was 410.")
 
 
-async def test_a_replay_sends_what_comes_after_the_cursor(
-    drive: GoDrive, receiver: Receiver, outbound: Outbound, owner: UserId
-) -> None:
+async def test_a_replay_sends_what_comes_after_the_cursor(drive: GoDrive, receiver: Receiver, owner: UserId) -> None:
     webhook = await drive.metadata.ask(AddWebhook(acting(owner), receiver.url))
     await make(drive, owner, "a")
     cursor = (await drive.metadata.ask(ListChanges(acting(owner)))).cursor
     await make(drive, owner, "b", "c")
-    await deliver(drive, outbound)
+    await deliver(drive)
     receiver.got = []
     await drive.metadata.ask(ReplayWebhook(acting(owner), webhook.id, cursor))
-    await deliver(drive, outbound)
+    await deliver(drive)
     assert [data["entry"]["name"] for data in receiver.data] == ["b", "c"]
     with pytest.raises(Invalid):
         await drive.metadata.ask(ReplayWebhook(acting(owner), webhook.id, "x"))
 
 
-async def test_changes_that_were_deleted_before_their_delivery_are_told_as_a_reset(
-    receiver: Receiver, outbound: Outbound
-) -> None:
+async def test_changes_that_were_deleted_before_their_delivery_are_told_as_a_reset(receiver: Receiver) -> None:
     async with open_drive(webhooks=LOCAL, janitor={"changes_per_user": 1}) as drive:
         owner = (await sign_up(drive)).id
         foreign = (await drive.metadata.ask(ListChanges(acting((await sign_up(drive, "bob@example.org")).id)))).cursor
         webhook = await drive.metadata.ask(AddWebhook(acting(owner), receiver.url))
         await make(drive, owner, "a", "b", "c")
         await drive.metadata.ask(PruneLog(UserId(""), 100))
-        await deliver(drive, outbound)
+        await deliver(drive)
         await make(drive, owner, "d")
-        await deliver(drive, outbound)
+        await deliver(drive)
         assert [json.loads(body)["type"] for _, body in receiver.got] == ["cursor_reset", "folder.created"]
         with pytest.raises(CursorReset):
             await drive.metadata.ask(ReplayWebhook(acting(owner), webhook.id, foreign))
@@ -264,38 +251,37 @@ async def test_a_secret_may_be_brought_along_if_it_is_strong(drive: GoDrive, own
         assert raised.value.field == "secret"
 
 
-async def test_a_disabled_user_gets_nothing(
-    drive: GoDrive, receiver: Receiver, outbound: Outbound, owner: UserId
-) -> None:
+async def test_a_disabled_user_gets_nothing(drive: GoDrive, receiver: Receiver, owner: UserId) -> None:
     await drive.metadata.ask(AddWebhook(acting(owner), receiver.url))
     await make(drive, owner, "a")
     (due,) = await drive.metadata.ask(DueWebhooks(100))
     await drive.auth.ask(SetUserState(SYSTEM, owner, UserState.DISABLED))
-    await dispatcher_of(drive).deliver(drive.metadata, outbound, due)
-    assert await deliver(drive, outbound) == 0
+    await dispatcher_of(drive).deliver(drive.metadata, due)
+    assert await deliver(drive) == 0
     assert receiver.got == []
 
 
 async def test_one_process_delivers_and_one_user_has_few_slots(
-    drive: GoDrive, receiver: Receiver, outbound: Outbound, owner: UserId
+    drive: GoDrive, receiver: Receiver, owner: UserId
 ) -> None:
     for _ in range(PER_USER + 2):
         await drive.metadata.ask(AddWebhook(acting(owner), receiver.url))
     await make(drive, owner, "a")
     first, second = dispatcher_of(drive), dispatcher_of(drive)
     async with anyio.create_task_group() as tasks:
-        await first.begin(drive.metadata, outbound, tasks)
-        await second.begin(drive.metadata, outbound, tasks)
+        await first.begin(drive.metadata, tasks)
+        await second.begin(drive.metadata, tasks)
     assert len(receiver.got) == PER_USER
     async with anyio.create_task_group() as tasks:
-        await first.begin(drive.metadata, outbound, tasks)
+        await first.begin(drive.metadata, tasks)
     assert len(receiver.got) == PER_USER + 2
     assert isinstance(drive.clock, ManualClock)
     drive.clock.advance(LEASE_TTL)
     assert await drive.metadata.ask(AcquireLease("webhooks", "another", LEASE_TTL))
+    await first.close()
 
 
-async def test_a_webhook_that_hangs_delays_no_other(receiver: Receiver, outbound: Outbound) -> None:
+async def test_a_webhook_that_hangs_delays_no_other(receiver: Receiver) -> None:
     """A serving drive, with one receiver that never answers."""
     hanging = Receiver()
     stop = anyio.Event()
@@ -328,15 +314,15 @@ async def test_the_operators_webhook_gets_the_changes_of_all_users(receiver: Rec
         owners = [(await sign_up(drive, f"{name}@example.org")).id for name in ("ann", "bob")]
         for owner in owners:
             await make(drive, owner, "a", "b")
-        dispatcher, outbound = dispatcher_of(drive), Outbound(None, timeout=2.0)
+        dispatcher = dispatcher_of(drive)
         receiver.status = 500
         with pytest.raises(Exception, match="500"):
-            await dispatcher.broadcast(drive.metadata, outbound)
+            await dispatcher.broadcast(drive.metadata)
         receiver.status, receiver.got = 200, []
-        assert await dispatcher.broadcast(drive.metadata, outbound) == 4
-        assert await dispatcher.broadcast(drive.metadata, outbound) == 0
+        assert await dispatcher.broadcast(drive.metadata) == 4
+        assert await dispatcher.broadcast(drive.metadata) == 0
         for owner in owners:
             names = [data["entry"]["name"] for data in receiver.data if data["owner_id"] == owner]
             assert names == ["a", "b"]
         assert len({headers["webhook-id"] for headers, _ in receiver.got}) == 4
-        await outbound.close()
+        await dispatcher.close()

@@ -16,8 +16,8 @@ import anyio
 import pytest
 from aiohttp import web
 
-from godrive.bridge.outbound import Failed, Outbound, Refused
-from godrive.callbacks import is_public
+from godrive.bridge.outbound import Outbound
+from godrive.callbacks import Failed, Refused, is_public
 from godrive.errors import Invalid
 from godrive.messages.webhooks import AddWebhook
 from godrive.network import network
