@@ -58,7 +58,11 @@ class SqliteNames:
 
 
 class PostgresNames:
-    """Names in a GIN index of hashed trigrams."""
+    """Names in a GIN index of hashed trigrams.
+
+    ``number + 0`` keeps the planner from reading the names in order of their
+    numbers instead, and computing the trigrams of each.
+    """
 
     candidates = (
         "SELECT found.number, found.entry_id FROM ("
@@ -69,7 +73,7 @@ class PostgresNames:
         "SELECT block FROM blocks WHERE block IS NOT NULL) b CROSS JOIN LATERAL ("
         f"SELECT n.number, n.entry_id FROM names n WHERE name_trigrams(n.text, n.number >> {BLOCK_BITS}) @> "
         'ARRAY(SELECT hashtextextended(t COLLATE "C", b.block) FROM unnest($3::text[]) t) '
-        "AND n.number > $1 AND n.number < $2 ORDER BY n.number DESC) found LIMIT $4"
+        "AND n.number + 0 > $1 AND n.number + 0 < $2 ORDER BY n.number + 0 DESC) found LIMIT $4"
     )
 
     def value(self, trigrams: Sequence[str]) -> list[str]:

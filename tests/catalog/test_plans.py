@@ -7,9 +7,10 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
+import msgspec
 import pytest
 
-from godrive.catalog import Catalog, Row, Tx
+from godrive.catalog import Catalog, Row, Tx, name_search
 from godrive.messages.changes import Change, ChangeKind, ListChanges
 from godrive.messages.files import (
     CopyFile,
@@ -24,6 +25,7 @@ from godrive.messages.files import (
     OpenContent,
     PurgeFile,
     RestoreFile,
+    SearchFiles,
     TrashFile,
     UpdateFile,
 )
@@ -41,6 +43,7 @@ from godrive.messages.system import (
     DueWebhooks,
     FinishPurge,
     FinishVersion,
+    IndexNames,
     MarkDelivered,
     MarkPublished,
     Prune,
@@ -52,9 +55,9 @@ from godrive.messages.system import (
 from godrive.messages.uploads import AbortUpload, BeginUpload, FindUpload, ListUploads, PublishUpload, ResizeUpload
 from godrive.messages.versions import DeleteVersion, ListVersions, NameVersion, RestoreVersion
 from godrive.messages.webhooks import AddWebhook, ListWebhooks, RemoveWebhook, ReplayWebhook
-from godrive.model import At, ETag, FileKind, OnConflict, Place, Sort, UploadState, UserId
+from godrive.model import At, ETag, FileKind, FileType, OnConflict, Place, Sort, UploadState, UserId
 from godrive.principal import ApiToken, Scope
-from godrive.rules import copies, files, lists, users
+from godrive.rules import copies, files, lists, search, users
 from godrive.rules.registry import PROCEDURES, RULES
 from godrive.runtime import Ask
 from tests.contracts.rig import ANYWHERE, GRACE, ROOT, SERVER, Rig, host, inside
@@ -245,15 +248,16 @@ async def every_statement(rig: Rig) -> list[Statement]:
     return list({re.sub(r"\s+", " ", sql): (sql, values) for sql, values in found}.values())
 
 
-async def plan_of(rig: Rig, statement: Statement) -> list[str]:
-    """The steps of the plan, in the words of the database."""
+async def plan_of(rig: Rig, statement: Statement, *, bitmaps: bool = False) -> list[str]:
+    """The steps of the plan, in the words of the database, which may use *bitmaps*, as an index of names must."""
     sql, values = statement
 
     async def explain(tx: Tx) -> list[Row]:
         if is_postgres(rig):
             await tx.all("SET LOCAL enable_seqscan = off")
-            await tx.all("SET LOCAL enable_bitmapscan = off")
-            await tx.all("SET LOCAL enable_sort = off")
+            if not bitmaps:
+                await tx.all("SET LOCAL enable_bitmapscan = off")
+                await tx.all("SET LOCAL enable_sort = off")
             return await tx.all(f"EXPLAIN {sql}", *values)
         return await tx.all(f"EXPLAIN QUERY PLAN {sql}", *values)
 
@@ -296,6 +300,45 @@ def is_sorted_search(sql: str) -> bool:
     It reads the rows with such names and sorts them, which costs what the search finds.
     """
     return "search_key >=" in sql and "ORDER BY search_key" not in sql
+
+
+async def test_a_search_reads_no_table_from_one_end_to_the_other(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "BELOW", 1)  # so that a folder with two entries is a large one
+    owner = await rig.user()
+    folder = await rig.folder(owner)
+    for number in range(4):
+        await rig.file(owner, f"name {number}", where=inside(folder))
+    found = await record(rig, IndexNames(100))
+    await rig.index()
+    await rig.file(owner, "another name")
+    for where in (ROOT, inside(folder)):
+        for text in ("name", "na", None):
+            ask = SearchFiles(host(owner), where, text=text, min_size=1, limit=1)
+            page = await rig.ask(ask)
+            found += await record(rig, ask)
+            found += await record(rig, msgspec.structs.replace(ask, page=page.next_page))
+            found += await record(rig, msgspec.structs.replace(ask, type=FileType.IMAGE))
+    monkeypatch.undo()
+    found += await record(rig, SearchFiles(host(owner), inside(folder), text="name"))
+    plans = {sql: await plan_of(rig, (sql, values), bitmaps=True) for sql, values in found}
+    assert len(plans) > 20
+    whole = re.compile(
+        r"SCAN (entries|names|unindexed|users|n|e)\b(?! USING)|Seq Scan on (?!blocks|below|up)|BLOOM FILTER"
+    )
+    wrong = [
+        f"{step}\n    {sql}"
+        for sql, plan in plans.items()
+        for step in plan
+        if whole.search(step) and not sql.startswith("SELECT owner_id, entry_id, seq FROM unindexed ORDER BY")
+    ]
+    assert not wrong, "\n".join(wrong)
+    index = "names_trigrams" if is_postgres(rig) else "VIRTUAL TABLE INDEX"
+    assert all(any(index in step for step in plan) for sql, plan in plans.items() if rig_candidates(rig) in sql)
+    assert any(rig_candidates(rig) in sql for sql in plans)
+
+
+def rig_candidates(rig: Rig) -> str:
+    return (name_search.POSTGRES if is_postgres(rig) else name_search.SQLITE).candidates
 
 
 async def test_every_statement_walks_an_index(rig: Rig) -> None:

@@ -27,7 +27,7 @@ from godrive.errors import (
     StoreUnavailable,
     Unauthenticated,
 )
-from godrive.messages.system import ClaimPurges, FinishPurge, SettleTrash
+from godrive.messages.system import ClaimPurges, FinishPurge, IndexNames, SettleTrash
 from godrive.messages.uploads import BeginUpload, PublishUpload
 from godrive.model import File, OnConflict, Sort, Upload, UserId
 from godrive.rules import sessions, users
@@ -291,6 +291,41 @@ async def test_what_two_gateways_do_to_a_tree_at_once_is_counted_once(contested:
     assert await one.drift() == 0
     assert (await one.usage(owner)).live_bytes == 70
     assert len(await one.names(owner)) == 7
+
+
+async def test_a_name_that_changes_while_it_is_indexed_is_indexed_again(contested: Contested) -> None:
+    one, file = contested.one, contested.file
+    await one.rename(file, "earlier")
+    await contested.rival.execute("BEGIN")
+    await contested.rival.execute("UPDATE entries SET search_key = 'later', name = 'later' WHERE id = $1", file.id)
+    assert await one.ask(IndexNames(limit=10))
+    assert [found.name for found in await one.search(contested.owner, "earlier")] == ["earlier"]
+    await contested.rival.execute("COMMIT")
+    for _ in range(2):
+        assert [found.name for found in await one.search(contested.owner, "later")] == ["later"]
+        assert await one.search(contested.owner, "earlier") == []
+        await one.index()
+
+
+async def test_two_gateways_that_index_at_once_index_each_name_once(contested: Contested) -> None:
+    one, other, owner = contested.one, contested.other, contested.owner
+    made = [await one.file(owner, f"name {number}") for number in range(20)]
+
+    async def index(rig: Rig) -> None:
+        for _ in range(10):
+            await rig.ask(IndexNames(limit=3))
+
+    async def rename(rig: Rig, prefix: str) -> None:
+        for file in made[::3]:
+            await rig.rename(file, f"{prefix} {file.name}", on_conflict=OnConflict.RENAME)
+
+    async with anyio.create_task_group() as tasks:
+        for rig, prefix in ((one, "first"), (other, "second")):
+            tasks.start_soon(index, rig)
+            tasks.start_soon(rename, rig, prefix)
+    await one.index()
+    assert len(await one.search(owner, "name")) == 20
+    assert await one.rows("SELECT COUNT(*) FROM names") == [(21,)]
 
 
 @pytest.mark.parametrize("deleted", [False, True])
