@@ -372,8 +372,7 @@ def test_a_key_is_made_once(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user: run the suite as root")
-@pytest.mark.parametrize("first", [("user", "invite"), ("keys", "create")])
-@pytest.mark.parametrize("made", ["data", "."])
+@pytest.mark.parametrize(("made", "first"), [("data", ("user", "invite")), (".", ("keys", "create"))])
 @pytest.mark.slow
 def test_what_root_makes_in_the_folder_of_a_service_belongs_to_the_service(
     made: str, first: tuple[str, ...], public_folder: Path

@@ -64,7 +64,8 @@ def test_many_of_one_kind_are_kept_in_bounded_memory(server_with: DriveServer, k
     count = CONNECTIONS // 5
     server = server_with
     with User(server.port, "attacker@example.org") as attacker, crowd(server.port, attacker) as clients:
-        attacker.add_files(ROWS)
+        if kind in {"unread_answer", "pipelined_heads"}:
+            attacker.add_files(ROWS)
         before = server.resident_bytes()
         clients.open(kind, count)
         clients.wait_until_served(server)
