@@ -71,6 +71,8 @@ def search_key(name: str) -> str:
     The Turkish dotted capital and dotless small I count as ``i``.  Default case
     folding keeps them apart, but a search for ``istanbul`` should find both.
     """
+    if name.isascii():
+        return name.lower()
     folded = name_key(name_key(name).casefold())
     return folded if folded.isascii() else name_key(_DOTTED_I.sub("i", folded))
 
