@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 import aiohttp
+import anyio
 import pytest
 
 from godrive.blobs import BlobStore
@@ -229,3 +230,18 @@ async def test_a_form_stores_its_files_whatever_the_store(ann: Person) -> None:
         data.add_field("file", content, filename=name)
     answer = await ann("POST", "/v1/files", data=data)
     assert [(file["name"], file["size_bytes"]) for file in answer.json["files"]] == [("a.txt", 3), ("b.txt", 0)]
+
+
+@pytest.mark.parametrize("head", ["Content-Length: 40000000", "Transfer-Encoding: chunked"])
+async def test_a_client_that_leaves_half_way_leaves_nothing_whatever_the_store(ann: Person, head: str) -> None:
+    lines = ["POST /v1/files?name=a HTTP/1.1", "Host: x", f"Authorization: Bearer {ann.token}", head]
+    sent = bytes(20 << 20)  # with S3, two parts are there when the client leaves
+    chunk = b"%x\r\n%s\r\n" % (len(sent), sent) if "chunked" in head else sent
+    async with await anyio.connect_tcp("127.0.0.1", int(ann.url.rpartition(":")[2])) as stream:
+        await stream.send("\r\n".join(lines).encode() + b"\r\n\r\n" + chunk)
+    with anyio.fail_after(20):
+        while not (uploads := (await ann("GET", "/v1/uploads")).json["uploads"]) or uploads[0]["state"] == "pending":
+            await anyio.sleep(0.01)
+    assert uploads[0]["state"] == "failed"
+    assert (await ann("GET", "/v1/files")).json["files"] == []
+    assert set((await ann("GET", "/v1/me")).json["usage"].values()) == {0}

@@ -15,6 +15,8 @@ from godrive.errors import DigestMismatch
 from godrive.http.api.problems import Malformed
 
 CONTENT_DIGEST, REPR_DIGEST = "Content-Digest", "Repr-Digest"
+_LONGEST = 2048
+"""Characters of a field: more than all algorithms need, and fewer than take long to parse."""
 _LENGTHS = {"sha-256": 32, "sha-512": 64}
 
 
@@ -46,6 +48,8 @@ _NONE = Digests()
 
 
 def _read(field: str, text: str) -> dict[str, str]:
+    if len(text) > _LONGEST:
+        raise Malformed(f"Must have at most {_LONGEST} characters.", field=field)
     try:
         members = cast("DictionaryType", parse(text.encode("utf-8", "surrogateescape"), tltype="dictionary"))
     except StructuredFieldError:

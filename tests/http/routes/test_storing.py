@@ -186,6 +186,39 @@ async def test_the_quota_is_held_before_the_body_is_asked_for(ann: Person, site:
     await check_nothing_left(site, ann)
 
 
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_racing_requests_never_store_more_than_the_quota(ann: Person, site: Site, chunked: bool) -> None:
+    await set_quota(site, ann, 3500)
+    answers: list[Answer] = []
+
+    async def store(name: str) -> None:
+        answers.append(await post(ann, name, chunks(bytes(1000), 300) if chunked else bytes(1000)))
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(10):
+            tasks.start_soon(store, str(number))
+    stored = sum(answer.status == 201 for answer in answers)
+    assert {answer.status for answer in answers} <= {201, 507}
+    assert stored <= 3 if chunked else stored == 3  # of those that grow, each may hold what another needs
+    assert len(await names(ann)) == stored
+    await check_nothing_left(site, ann)
+
+
+@each(
+    "length", ["Content-Length: 6", "Content-Length: 4", "Content-Length: -1", "Content-Length: 5\r\nContent-Length: 6"]
+)
+async def test_a_length_that_lies_stores_nothing_that_was_not_meant(ann: Person, site: Site, length: str) -> None:
+    async with wire(ann) as client:
+        await client.begin("/v1/files?name=a", length, TEXT)
+        await client.stream.send(b"12345")
+        await client.stream.send_eof()
+        answer = await client.answer()
+    assert answer.status == (201 if length.endswith(": 4") else 400)  # one byte too many is another request
+    assert await names(ann) == (["a"] if answer.status == 201 else [])
+    await check_nothing_left(site, ann)
+    await ann("DELETE", f"/v1/files/{answer.json.get('id')}")
+
+
 @pytest.mark.parametrize("size", [10, 3 * MIB])
 async def test_a_body_of_unknown_length_stops_where_the_quota_ends(ann: Person, site: Site, size: int) -> None:
     await set_quota(site, ann, size)
@@ -230,6 +263,7 @@ MALFORMED = [
     "SHA-256=:AAAA:",
     "a=:AAAA:,",
     "\xe9",
+    "a=1," * 600 + "b",
 ]
 
 
