@@ -360,15 +360,6 @@ class Purge(Value):
     revision: int = 0
 
 
-class Pruned(Value):
-    """The number of rows of each kind that were deleted because they had expired."""
-
-    sessions: int = 0
-    uploads: int = 0
-    idempotency_keys: int = 0
-    users: int = 0
-
-
 class StoredReply(Value):
     """The stored answer to the first request with an idempotency key."""
 

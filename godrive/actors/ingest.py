@@ -46,7 +46,7 @@ from godrive.messages.metadata import Metadata
 from godrive.messages.storage import CheckStore, DeleteBlob, DigestBlob, HeadBlob, Received, SniffBlob, Storage
 from godrive.messages.system import DueUploads, PostponeUploads
 from godrive.messages.uploads import FailUpload, FindUpload, GetUpload, PublishUpload, TouchUpload
-from godrive.model import BlobInfo, File, Upload, UploadId, UploadState
+from godrive.model import BlobInfo, ETag, File, Upload, UploadId, UploadState
 from godrive.principal import Principal, System
 from godrive.runtime import Actor, Ref
 
@@ -233,12 +233,19 @@ class IngestActor(Actor[Ingest]):
                 await self._storage.ask(DeleteBlob(ended.object_key))
 
     async def _arrived(self, upload: Upload) -> BlobInfo:
-        """The blob of the upload.  Raises ``Conflict`` before it has arrived, ``Gone`` after it was deleted."""
+        """The blob of the upload.  Raises ``Conflict`` before it has arrived.
+
+        For a committed upload, only the row counts: its bytes may be those of a
+        version that was deleted since, or were not needed.
+        """
+        if upload.state is UploadState.COMMITTED:
+            etag = ETag(upload.id)
+            return BlobInfo(
+                key=upload.object_key, size_bytes=upload.size_bytes, etag=etag, modified_at=upload.created_at
+            )
         try:
             return await self._head(upload)
         except NotFound:
-            if upload.state is UploadState.COMMITTED:
-                raise Gone("The file was deleted.") from None
             raise Conflict("No bytes have arrived yet.") from None
 
     async def _head(self, upload: Upload) -> BlobInfo:
@@ -248,7 +255,7 @@ class IngestActor(Actor[Ingest]):
         it, and the media type, if none was declared.
         """
         blob = await self._storage.ask(HeadBlob(upload.object_key))
-        if upload.state is not UploadState.PENDING or blob.size_bytes != upload.size_bytes:
+        if blob.size_bytes != upload.size_bytes:
             return blob
         if upload.sha256 is not None and blob.sha256 is None:
             blob = replace(blob, sha256=await self._storage.ask(DigestBlob(upload.object_key)))

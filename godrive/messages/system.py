@@ -15,7 +15,6 @@ from godrive.model import (
     FileEvent,
     FileId,
     ObjectKey,
-    Pruned,
     Purge,
     Upload,
     UploadId,
@@ -181,6 +180,15 @@ class KnownKeys(Ask[Metadata, list[ObjectKey]]):
     lane: ClassVar[Lane] = Lane.CHORE
 
     object_keys: list[ObjectKey]
+
+
+class Pruned(Value):
+    """The number of rows of each kind that were deleted because they had expired."""
+
+    sessions: int = 0
+    uploads: int = 0
+    idempotency_keys: int = 0
+    users: int = 0
 
 
 class Prune(Ask[Metadata, Pruned]):

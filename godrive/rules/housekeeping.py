@@ -10,11 +10,12 @@ from godrive.messages.system import (
     KnownKeys,
     NoteTime,
     Prune,
+    Pruned,
     RecountUsage,
     ReleaseLease,
     UsageDrift,
 )
-from godrive.model import ObjectKey, Pruned, UserId
+from godrive.model import ObjectKey, UserId
 from godrive.rules import idempotency, networks, rows
 from godrive.rules.registry import Env, rule
 

@@ -24,6 +24,7 @@ from godrive.errors import (
     LengthMismatch,
     NameTaken,
     NotFound,
+    PreconditionFailed,
     QuotaExceeded,
     StoreUnavailable,
 )
@@ -32,6 +33,7 @@ from godrive.messages.files import ListFiles, PurgeFile, TrashFile, UpdateFile
 from godrive.messages.ingest import CommitUpload, IngestBlob, Outcome, Reconcile, Reconciled
 from godrive.messages.janitor import Sweep
 from godrive.messages.uploads import AbortUpload, BeginUpload, GetUpload
+from godrive.messages.versions import DeleteVersion
 from godrive.model import Anywhere, BlobInfo, ETag, File, ObjectKey, OnConflict, Root, Upload, UploadState, User
 from godrive.runtime import Ask, Tell
 from godrive.testing import ManualClock, chunks, open_drive, quick_folder, sign_up, upload
@@ -48,10 +50,10 @@ async def begin(
     *,
     sha256: str | None = None,
     on_conflict: OnConflict = OnConflict.FAIL,
+    if_match: ETag | None = None,
 ) -> Upload:
-    return await drive.metadata.ask(
-        BeginUpload(acting(owner.id), Root(), name, "text/plain", size, sha256=sha256, on_conflict=on_conflict)
-    )
+    by, given = acting(owner.id), (sha256, on_conflict)
+    return await drive.metadata.ask(BeginUpload(by, Root(), name, "text/plain", size, *given, if_match=if_match))
 
 
 async def put(drive: GoDrive, pending: Upload, content: bytes = b"hello") -> BlobInfo:
@@ -234,6 +236,43 @@ async def test_a_committed_file_that_was_purged_is_gone(drive: GoDrive, owner: U
     await drive.janitor.ask(Sweep())
     with pytest.raises(Gone):
         await drive.ingest.ask(CommitUpload(acting(owner.id), pending.id))
+
+
+async def test_a_commit_is_answered_again_after_its_version_was_deleted(drive: GoDrive, owner: User) -> None:
+    first, second = await begin(drive, owner), await begin(drive, owner, on_conflict=OnConflict.REPLACE)
+    old = await drive.ingest.ask(CommitUpload(SYSTEM, first.id, blob=await put(drive, first)))
+    new = await drive.ingest.ask(CommitUpload(SYSTEM, second.id, blob=await put(drive, second, b"olleh")))
+    assert old.version_id is not None
+    await drive.metadata.ask(DeleteVersion(acting(owner.id), old.id, old.version_id))
+    await drive.janitor.ask(Sweep())
+    assert not await has_bytes(drive, first)
+    assert await drive.ingest.ask(CommitUpload(acting(owner.id), first.id)) == new
+
+
+@pytest.mark.parametrize("way", ["commit", "event", "reconciler"])
+async def test_an_upload_for_a_version_that_was_replaced_meanwhile_fails_at_once(
+    drive: GoDrive, owner: User, clock: ManualClock, way: str
+) -> None:
+    """No later attempt could succeed, because a tag never comes back."""
+    first = await begin(drive, owner)
+    file = await drive.ingest.ask(CommitUpload(SYSTEM, first.id, blob=await put(drive, first)))
+    late = await begin(drive, owner, on_conflict=OnConflict.REPLACE, if_match=file.etag)
+    second = await begin(drive, owner, on_conflict=OnConflict.REPLACE)
+    await drive.ingest.ask(CommitUpload(SYSTEM, second.id, blob=await put(drive, second, b"olleh")))
+    await put(drive, late, b"later")
+    match way:
+        case "commit":
+            with pytest.raises(PreconditionFailed):
+                await drive.ingest.ask(CommitUpload(acting(owner.id), late.id))
+        case "event":
+            assert await drive.ingest.ask(IngestBlob(late.object_key)) is Outcome.REJECTED
+        case _:
+            clock.advance(drive.config.ingest.reconcile_after)
+            assert (await drive.ingest.ask(Reconcile())).failed == 1
+    assert await state(drive, late) is UploadState.FAILED
+    assert not await has_bytes(drive, late)
+    usage = (await drive.auth.ask(GetUser(acting(owner.id)))).usage
+    assert (usage.version_bytes, usage.reserved_bytes) == (5, 0)
 
 
 async def test_a_name_taken_meanwhile_can_be_freed_and_the_commit_tried_again(drive: GoDrive, owner: User) -> None:

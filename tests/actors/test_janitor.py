@@ -14,7 +14,7 @@ from godrive.blobs.memory import MemoryBlobStore
 from godrive.clock import SETTLE, ClockGuard
 from godrive.drive import GoDrive
 from godrive.errors import DriveError, NotFound, StoreUnavailable
-from godrive.messages.auth import Authenticate, DeleteUser, LogIn, Refresh
+from godrive.messages.auth import Authenticate, DeleteUser, GetUser, LogIn, Refresh
 from godrive.messages.files import (
     EmptyTrash,
     GetFile,
@@ -30,7 +30,8 @@ from godrive.messages.janitor import Sweep, Swept
 from godrive.messages.metadata import Metadata
 from godrive.messages.system import AcquireLease, Drift, UsageDrift
 from godrive.messages.uploads import AbortUpload, BeginUpload, GetUpload
-from godrive.model import Anywhere, BlobInfo, File, ObjectKey, Root, UploadState, User
+from godrive.messages.versions import DeleteVersion, ListVersions
+from godrive.model import Anywhere, BlobInfo, File, ObjectKey, OnConflict, Root, UploadState, User
 from godrive.runtime import Ask, Tell
 from godrive.testing import ManualClock, chunks, open_drive, quick_folder, sign_up, upload
 from tests.faults import Fault, Faults, FaultyBlobs
@@ -93,6 +94,68 @@ async def test_a_file_is_purged_when_its_grace_is_over_and_not_before(
     assert (await drive.metadata.ask(ListTrash(acting(owner.id)))).items == []
     with pytest.raises(NotFound):
         await drive.metadata.ask(RestoreFile(acting(owner.id), file.id))
+
+
+# Versions
+
+
+async def replaced(drive: GoDrive, owner: User, *contents: bytes) -> File:
+    """A file that had these contents, one after the other."""
+    files = [await upload(drive, owner.id, "a.txt", text, on_conflict=OnConflict.REPLACE) for text in contents]
+    return files[-1]
+
+
+async def test_a_version_whose_blob_cannot_be_deleted_is_charged_and_tried_again(
+    drive_class: type[GoDrive], clock: ManualClock
+) -> None:
+    store = FragileStore()
+    async with open_drive(drive_class=drive_class, clock=clock, blob_store=store) as drive:
+        owner = await sign_up(drive)
+        file = await replaced(drive, owner, b"one", b"three", b"four")
+        _, three, one = (await drive.metadata.ask(ListVersions(acting(owner.id), file.id))).items
+        content = await drive.metadata.ask(OpenContent(acting(owner.id), file.id, three.id))
+        store.stuck = {content.object_key}
+        for version in (one, three):
+            await drive.metadata.ask(DeleteVersion(acting(owner.id), file.id, version.id))
+        swept = await drive.janitor.ask(Sweep())
+        assert (swept.versions, swept.failed, swept.problem) == (1, 1, DOWN)
+        assert (await drive.auth.ask(GetUser(acting(owner.id)))).usage.version_bytes == 5
+        store.stuck = set()
+        assert (await drive.janitor.ask(Sweep())).versions == 0
+        clock.advance(3600)
+        assert (await drive.janitor.ask(Sweep())).versions == 1
+        assert (await drive.auth.ask(GetUser(acting(owner.id)))).usage.version_bytes == 0
+        assert await keys(drive) == [await key_of(drive, file)]
+        assert await drive.metadata.ask(UsageDrift()) == Drift(bytes=0, rows=0)
+
+
+@pytest.mark.parametrize("days", [40, -40])
+async def test_a_jump_of_the_clock_and_back_removes_no_version(
+    drive_class: type[GoDrive], clock: ManualClock, days: int
+) -> None:
+    janitor = {"versions_kept": 0, "batch": 2}
+    async with open_drive(drive_class=drive_class, clock=clock, janitor=janitor) as drive:
+        owner = await sign_up(drive)
+        file = await replaced(drive, owner, b"1", b"2", b"3", b"4")
+        await drive.janitor.ask(Sweep())
+        clock.jump(days * DAY)
+        file = await replaced(drive, owner, b"5")
+        for _ in range(10):
+            assert (await drive.janitor.ask(Sweep())).versions == 0
+            clock.advance(60)
+        clock.jump(-days * DAY)
+        for _ in range(3):
+            assert (await drive.janitor.ask(Sweep())).versions == 0
+            clock.advance(60)
+        assert len((await drive.metadata.ask(ListVersions(acting(owner.id), file.id))).items) == 5
+        removed = 0
+        for _ in range(2):  # the one that was replaced ahead has its time from when the clock was right again
+            clock.advance(drive.config.janitor.version_retention)
+            swept = await drive.janitor.ask(Sweep())
+            assert swept.held == 0
+            removed += swept.versions
+        assert removed == 4
+        assert len(await keys(drive)) == 1
 
 
 async def test_sweeping_again_does_nothing(drive: GoDrive, owner: User, clock: ManualClock) -> None:
