@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Sourced by the other scripts.  `venv run` or `venv dev` makes .venv hold what is needed to run GoDrive, or to work
 # on it.  It is made on first use, made again when its Python has changed, and updated when pyproject.toml or
 # constraints.txt change.  Needs Python 3.11 or newer, and the network the first time.  PYTHON names another

@@ -296,7 +296,7 @@ async def test_a_webhook_that_hangs_delays_no_other(receiver: Receiver) -> None:
         owner = (await sign_up(drive)).id
         await drive.metadata.ask(AddWebhook(acting(owner), hanging.url))
         await drive.metadata.ask(AddWebhook(acting(owner), receiver.url))
-        with anyio.fail_after(20):
+        with anyio.fail_after(30):
             await make(drive, owner, "a")
             await hanging.arrived.wait()
             await receiver.arrived.wait()

@@ -239,7 +239,7 @@ async def test_a_client_that_leaves_half_way_leaves_nothing_whatever_the_store(a
     chunk = b"%x\r\n%s\r\n" % (len(sent), sent) if "chunked" in head else sent
     async with await anyio.connect_tcp("127.0.0.1", int(ann.url.rpartition(":")[2])) as stream:
         await stream.send("\r\n".join(lines).encode() + b"\r\n\r\n" + chunk)
-    with anyio.fail_after(20):
+    with anyio.fail_after(30):
         while not (uploads := (await ann("GET", "/v1/uploads")).json["uploads"]) or uploads[0]["state"] == "pending":
             await anyio.sleep(0.01)
     assert uploads[0]["state"] == "failed"

@@ -55,7 +55,7 @@ async def make_unnoticed(site: Site, owner: UserId, name: str) -> None:
 
 async def waiting(site: Site, number: int) -> None:
     """Wait until so many requests wait for changes."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         while len(site.drive.watch) != number:
             await anyio.sleep(0.002)  # nobody tells
 
@@ -72,7 +72,7 @@ async def begun(person: Person, path: str, **params: Any) -> AsyncIterator[async
 
 
 async def answer_of(task: asyncio.Task[Answer]) -> Answer:
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         return await task
 
 
@@ -245,7 +245,7 @@ class Events:
     async def block(self) -> dict[str, str]:
         """The fields of the next event or comment; empty at the end."""
         fields: dict[str, str] = {}
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while line := (await self.response.content.readline()).decode().rstrip("\n"):
                 name, _, value = line.partition(": ")
                 fields[name] = value
@@ -341,7 +341,7 @@ async def test_a_reader_that_takes_nothing_is_cut_off_and_holds_little_memory(
         await asyncio.to_thread(client.sendall, head.encode())
         await waiting(site, 1)
         most = 0
-        with anyio.fail_after(20):
+        with anyio.fail_after(30):
             while len(site.drive.watch):
                 most = max(most, site.drive.memory.held)
                 await anyio.sleep(0.01)

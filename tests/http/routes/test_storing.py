@@ -85,13 +85,13 @@ class Wire:
         await self.stream.send("\r\n".join(head).encode() + b"\r\n\r\n")
 
     async def until(self, text: bytes) -> None:
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while text not in self.received:
                 self.received += await self.stream.receive()
 
     async def answer(self) -> Answer:
         """The final answer."""
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while True:
                 final = self.received.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
                 if b"\r\n\r\n" in final:
@@ -109,7 +109,7 @@ async def wire(person: Person) -> AsyncIterator[Wire]:
 
 async def until_receiving(site: Site, size: int) -> None:
     """Wait until a body of which *size* bytes have come is being stored."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         while True:
             found = await site.drive.catalog.read(lambda tx: tx.all("SELECT object_key FROM uploads"))
             if any(site.drive.blobs.receiving(row[0]) == size for row in found):
@@ -413,7 +413,7 @@ async def test_a_client_that_leaves_half_way_leaves_nothing(ann: Person, site: S
         await client.stream.send(b"2710\r\n" + bytes(9994) if "chunked" in length else bytes(10_000))
         await until_receiving(site, 9994 if "chunked" in length else 10_000)
         assert (await ann("GET", "/v1/me")).json["usage"]["reserved_bytes"] > 0
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         while (await ann("GET", "/v1/uploads?state=pending")).json["uploads"]:
             await anyio.sleep(0.001)
     (ended,) = (await ann("GET", "/v1/uploads")).json["uploads"]
@@ -458,7 +458,7 @@ async def test_bodies_that_are_on_their_way_take_no_turn_from_others(
             started = anyio.Event()
             tasks.start_soon(stall, str(number), started)
             await started.wait()
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             assert (await post(bob, "a")).status == 201
             assert (await post(ann, "a")).status == 201
         tasks.cancel_scope.cancel()
@@ -607,10 +607,10 @@ async def test_a_client_that_leaves_within_a_form_leaves_only_whole_files(ann: P
         lines = "Content-Type: multipart/form-data; boundary=xyz", f"Content-Length: {len(body)}"
         await client.begin("/v1/files", *lines)
         await client.stream.send(body[:50_000])
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while [u["filename"] for u in (await ann("GET", "/v1/uploads?state=pending")).json["uploads"]] != ["b"]:
                 await anyio.sleep(0.001)
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         while (await ann("GET", "/v1/uploads?state=pending")).json["uploads"]:
             await anyio.sleep(0.001)
     assert await names(ann) == ["a"]
@@ -753,7 +753,7 @@ async def test_a_download_that_nobody_reads_takes_no_turn_from_others(
                 head = f"GET {target} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ann.token}\r\n\r\n"
                 await stream.send(head.encode())
                 assert (await stream.receive(1000)).startswith(b"HTTP/1.1 200 ")
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 assert (await bob("GET", "/v1/files")).status == 200
                 assert (await ann("GET", "/v1/files/by-path/a")).status == 200
         finally:
