@@ -11,6 +11,7 @@ from bench.ask import Asks
 from bench.clients import MissingClientError
 from bench.distributed import Distributed
 from bench.fairness import Fairness
+from bench.folders import Folders
 from bench.one_request import OneRequest
 from bench.report import Result, line, previous, save, say
 from bench.requests import Requests
@@ -36,6 +37,7 @@ def measures(*, quick: bool) -> dict[str, Callable[[], Result | list[Result]]]:
         "depth": standing.depth,
         "storm": standing.storm,
         "fairness": fairness.run,
+        "folders": Folders(quick=quick).run,
         "settle": Settle(quick=quick).run,
         "postgres": distributed.postgres,
         "events": distributed.events,
