@@ -69,7 +69,7 @@ class Folders:
         name = f"of {self.large:,} to {SMALL} entries"
         return [
             Result(f"first page, {name}", max(first.values()), "x", 1.5, lower=True, parts=first),
-            Result(f"page 21, {name}", max(later.values()), "x", 1.5, lower=True, parts=later),
+            Result(f"page 21, {name}", max(later.values()), "x", 2.0, lower=True, parts=later),
         ]
 
     async def _paths(self, rig: Rig, owner: UserId) -> Result:

@@ -2,11 +2,11 @@
 
 Theory of operation.  A page is read in the order of an index from where the
 page before ended, so it costs the same wherever it begins and however large
-the folder is.  By name and by time of creation, one index has all entries of a
-folder.  By size and by time of modification, files and folders have an index
-each, because every index costs each upload; a page merges two short reads.
-Folders have indices of their own in every order, which cost uploads nothing.
-With *folders_first*, a page reads them, and where they end goes on with files.
+the folder is.  For each order there is an index of all entries of a folder, and
+one of its folders only, which costs uploads nothing.  With *folders_first*, a
+page reads the folders, and where they end goes on with the files, for which it
+passes over the folders in the index of all: one more index would cost each
+upload more than that costs a list.  The whole drive has indices in two orders.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ _HIDDEN_AT_ONCE = 64
 
 
 class Order(msgspec.Struct, frozen=True):
-    """A column, its index in ``rows.LIVE``, and the direction.  If not *mixed*, no index has files and folders."""
+    """A column, its index in ``rows.LIVE``, the direction, and whether the *whole* drive can be listed so."""
 
     column: str
     index: int
     down: bool
-    mixed: bool
+    whole: bool
 
 
 ORDERS = {
-    Sort.NEWEST: Order("created_at", 2, down=True, mixed=True),
-    Sort.OLDEST: Order("created_at", 2, down=False, mixed=True),
-    Sort.NAME: Order("search_key", 1, down=False, mixed=True),
-    Sort.NAME_DESCENDING: Order("search_key", 1, down=True, mixed=True),
-    Sort.SMALLEST: Order("size_bytes", 7, down=False, mixed=False),
-    Sort.LARGEST: Order("size_bytes", 7, down=True, mixed=False),
-    Sort.LEAST_RECENT: Order("modified_at", 11, down=False, mixed=False),
-    Sort.MOST_RECENT: Order("modified_at", 11, down=True, mixed=False),
+    Sort.NEWEST: Order("created_at", 2, down=True, whole=True),
+    Sort.OLDEST: Order("created_at", 2, down=False, whole=True),
+    Sort.NAME: Order("search_key", 1, down=False, whole=True),
+    Sort.NAME_DESCENDING: Order("search_key", 1, down=True, whole=True),
+    Sort.SMALLEST: Order("size_bytes", 7, down=False, whole=False),
+    Sort.LARGEST: Order("size_bytes", 7, down=True, whole=False),
+    Sort.LEAST_RECENT: Order("modified_at", 11, down=False, whole=False),
+    Sort.MOST_RECENT: Order("modified_at", 11, down=True, whole=False),
 }
 
 
@@ -65,16 +65,16 @@ async def list_page(tx: Tx, ask: ListFiles, env: Env) -> Page[File]:
 
     If names are very long, a page has fewer than ``limit`` rows.  Without a
     filter, or with a prefix and in order of name, the cost depends on the page
-    only, not on the size of the drive; for files by name or creation that
-    follow folders, also on the number of folders.  Any other filter scans the
-    names until the page is full.
+    only, not on the size of the drive; for files that follow folders, also on
+    the number of folders.  Any other filter scans the names until the page is
+    full.
     """
     rows.check_limit(ask.limit)
     order = ORDERS[ask.sort]
     place = await resolve_place(tx, ask.by, ask.where, Verb.READ)
     folder = place if isinstance(place, Folder) else None
     owner_id = place.owner_id if isinstance(place, Folder) else place
-    if folder is None and not order.mixed:
+    if folder is None and not order.whole:
         raise Invalid("The whole drive is listed by name or time of creation only: name a folder.", field="sort")
     values: list[object] = [owner_id]
     if folder is not None:
@@ -106,11 +106,8 @@ async def list_page(tx: Tx, ask: ListFiles, env: Env) -> Page[File]:
         found = [] if in_files else await read(FileKind.FOLDER, most, after)
         if len(found) < most:
             found += await read(FileKind.FILE, most - len(found), after if in_files else None)
-    elif folder is None or order.mixed:
-        found = await read(None, most, after)
     else:
-        both = await read(FileKind.FOLDER, most, after) + await read(FileKind.FILE, most, after)
-        found = sorted(both, key=lambda row: (row[order.index], row[0]), reverse=order.down)[:most]
+        found = await read(None, most, after)
     limit = rows.that_fit(found, ask.limit)
     shown: Sequence[Row] = found[:limit]
     if folder is None and found and found[0][-1]:

@@ -362,7 +362,7 @@ async def test_a_page_is_read_in_the_order_of_an_index_from_where_it_begins(
     in_folder = place == "folder"
     for sort, after in itertools.product(Sort if in_folder else OF_THE_DRIVE, (False, True)):
         order = lists.ORDERS[sort]
-        if (kind is None and not order.mixed) or (kind is not None and not in_folder):
+        if kind is not None and not in_folder:
             continue
         sql = lists.list_sql(sort, kind=kind, in_folder=in_folder, prefix=False, contains=False, after=after)
         by_name = order.column == "search_key"
@@ -370,8 +370,7 @@ async def test_a_page_is_read_in_the_order_of_an_index_from_where_it_begins(
         plan = await plan_of(rig, (sql, tuple(values)))
         suffix = {"search_key": "sorted", "created_at": "created", "size_bytes": "size", "modified_at": "modified"}
         if in_folder:
-            own = kind is FileKind.FOLDER or not order.mixed
-            index = f"entries_{f'{kind}s' if own else 'folder'}_{suffix[order.column]}"
+            index = f"entries_{'folders' if kind is FileKind.FOLDER else 'folder'}_{suffix[order.column]}"
         else:
             index = "entries_sorted" if by_name else "entries_pkey" if is_postgres(rig) else "PRIMARY KEY"
         assert any(index in step for step in plan), (sql, plan)

@@ -121,9 +121,8 @@ CREATE UNIQUE INDEX entries_name ON entries (owner_id, parent_id, name_key) WHER
 CREATE INDEX entries_sorted ON entries (owner_id, list_state, search_key, id);
 CREATE INDEX entries_folder_created ON entries (owner_id, parent_id, created_at, id) WHERE state = 'live';
 CREATE INDEX entries_folder_sorted ON entries (owner_id, parent_id, search_key, id) WHERE state = 'live';
-CREATE INDEX entries_files_size ON entries (owner_id, parent_id, size_bytes, id) WHERE state = 'live' AND kind = 'file';
-CREATE INDEX entries_files_modified ON entries (owner_id, parent_id, modified_at, id)
-    WHERE state = 'live' AND kind = 'file';
+CREATE INDEX entries_folder_size ON entries (owner_id, parent_id, size_bytes, id) WHERE state = 'live';
+CREATE INDEX entries_folder_modified ON entries (owner_id, parent_id, modified_at, id) WHERE state = 'live';
 CREATE INDEX entries_folders_created ON entries (owner_id, parent_id, created_at, id)
     WHERE state = 'live' AND kind = 'folder';
 CREATE INDEX entries_folders_sorted ON entries (owner_id, parent_id, search_key, id)
