@@ -24,7 +24,9 @@ from godrive.catalog.postgres_pool import Connection, connect
 from godrive.errors import DriveError
 from godrive.messages.batches import Act, RunBatch, Step
 from godrive.messages.files import EmptyTrash
-from godrive.model import File, OnConflict, Upload, UserId
+from godrive.messages.system import FinishVersion
+from godrive.messages.versions import DeleteVersion, RestoreVersion
+from godrive.model import File, FileId, OnConflict, Upload, UserId, VersionId
 from godrive.rules import copies
 from tests.contracts.rig import ROOT, Rig, host, inside
 from tests.servers import PostgresServer
@@ -36,7 +38,10 @@ PAIRS = int(os.environ.get("GODRIVE_TEST_RACES", "10"))
 
 
 class Scene:
-    """The same for each owner: ``a/x``, ``a/b/y``, an empty folder ``d``, ``t`` in the trash, and two uploads."""
+    """The same for each owner.
+
+    There are ``a/x`` with two versions, ``a/b/y``, an empty folder ``d``, ``t`` in the trash, and two uploads.
+    """
 
     def __init__(self, rig: Rig, owner: UserId, entries: dict[str, File], uploads: dict[OnConflict, Upload]) -> None:
         self.rig, self.owner, self.entries, self.uploads = rig, owner, entries, uploads
@@ -50,6 +55,8 @@ class Scene:
         for name, where, size in (("x", inside(a), 1), ("y", inside(b), 2), ("t", ROOT, 4)):
             made[name] = await rig.file(owner, name, size=size, where=where)
         await rig.trash(made["t"])
+        made["old x"] = made["x"]
+        made["x"] = await rig.file(owner, "x", size=16, where=inside(a), on_conflict=OnConflict.REPLACE)
         uploads = {
             on_conflict: await rig.begin(owner, "x", size=8, where=inside(a), on_conflict=on_conflict)
             for on_conflict in (OnConflict.REPLACE, OnConflict.RENAME)
@@ -70,8 +77,17 @@ class Scene:
             return f"{above}/{name}:{size}:{state}"
 
         usage = await self.rig.usage(self.owner)
-        counts = await self.rig.rows("SELECT entry_count, upload_count FROM users WHERE id = $1", self.owner)
+        counts = await self.rig.rows(
+            "SELECT entry_count, upload_count, version_count FROM users WHERE id = $1", self.owner
+        )
         return [sorted(path(row[0]) for row in rows), usage.used_bytes, usage.version_bytes, counts]
+
+    @property
+    def version(self) -> tuple[FileId, VersionId]:
+        """The version of x that was replaced."""
+        old = self.entries["old x"]
+        assert old.version_id is not None
+        return old.id, old.version_id
 
     def step(self, act: Act, name: str | None = None, where: str | None = None, new: str | None = None) -> Step:
         which = None if name is None else self.entries[name].id
@@ -96,6 +112,18 @@ async def put(scene: Scene, rig: Rig) -> None:
 
 async def put_beside(scene: Scene, rig: Rig) -> None:
     await rig.publish(scene.uploads[OnConflict.RENAME])
+
+
+async def restore_version(scene: Scene, rig: Rig) -> None:
+    file_id, version_id = scene.version
+    await rig.ask(RestoreVersion(host(scene.owner), file_id, version_id))
+
+
+async def delete_version(scene: Scene, rig: Rig) -> None:
+    """And the janitor removes it at once."""
+    file_id, version_id = scene.version
+    await rig.ask(DeleteVersion(host(scene.owner), file_id, version_id))
+    await rig.ask(FinishVersion(version_id))
 
 
 async def empty(scene: Scene, rig: Rig) -> None:
@@ -130,6 +158,8 @@ CHANGES: dict[str, Change] = {
     "make a folder in b": step(Act.MKDIR, None, "b", "n"),
     "replace x": put,
     "put another x": put_beside,
+    "restore the version before of x": restore_version,
+    "delete the version before of x": delete_version,
     "empty the trash": empty,
     "several at once": batch,
 }

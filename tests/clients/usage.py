@@ -25,6 +25,7 @@ from drive.api.files import (
 )
 from drive.api.trash import purge_file
 from drive.api.uploads import begin_upload
+from drive.api.versions import delete_version, get_version_content, list_versions, name_version, restore_version
 from drive.models import (
     BatchBody,
     BatchResults,
@@ -40,6 +41,7 @@ from drive.models import (
     LogInBody,
     MkdirStep,
     MoveStep,
+    OnConflict,
     PostFileFilesBody,
     Problem,
     SignUpBody,
@@ -47,6 +49,9 @@ from drive.models import (
     Trashed,
     UpdateBody,
     UserView,
+    Version,
+    VersionBody,
+    VersionList,
 )
 from drive.models import File as Entry
 from drive.types import File
@@ -105,6 +110,24 @@ form = PostFileFilesBody(file=[File(payload=io.BytesIO(b"two"), file_name="two.t
 forms = post_file.sync(client=client, body=form)
 assert isinstance(forms, FileList), forms
 assert [(entry.name, entry.mime) for entry in forms.files] == [("two.txt", "text/plain")]
+
+form = PostFileFilesBody(file=[File(payload=io.BytesIO(b"2"), file_name="two.txt", mime_type="text/plain")])
+replaced = post_file.sync(client=client, body=form, on_conflict=OnConflict.REPLACE)
+assert isinstance(replaced, FileList), replaced
+two = replaced.files[0].id
+versions = list_versions.sync(two, client=client)
+assert isinstance(versions, VersionList), versions
+assert [(version.size_bytes, version.current) for version in versions.versions] == [(1, True), (3, False)]
+earlier = versions.versions[1].id
+named = name_version.sync(two, earlier, client=client, body=VersionBody(name="first"))
+assert isinstance(named, Version), named
+content = get_version_content.sync(two, earlier, client=client)
+assert isinstance(content, File), content
+assert content.payload.read() == b"two"
+restored = restore_version.sync(two, earlier, client=client)
+assert isinstance(restored, Entry), restored
+assert restored.size_bytes == 3
+assert delete_version.sync_detailed(two, earlier, client=client).status_code == 204
 
 copied = copy_file.sync(file.id, client=client, body=CopyBody(name="copy.txt"))
 assert isinstance(copied, Entry), copied
