@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 
 import msgspec
 
@@ -158,10 +159,17 @@ TEXTS = 1, 6, 13
 """The indices of the columns with long text: name, media type and properties."""
 MOST_TEXT = 500_000
 """The most bytes of such text in a page.  The rest of 1000 rows is as large, and a reply has at most 1 MiB."""
+_LONGEST_CHARACTER = 4
+"""Bytes of UTF-8."""
 
 
 def that_fit(found: Sequence[Row], limit: int, texts: Sequence[int] = TEXTS) -> int:
     """Return how many of the rows fit into one reply: 1 to *limit*, fewer if *texts* are long."""
+    characters = 0
+    for text in texts:
+        characters += sum(map(len, filter(None, map(itemgetter(text), found))))
+    if characters * _LONGEST_CHARACTER <= MOST_TEXT:
+        return min(len(found), limit)
     room = MOST_TEXT
     for number, row in enumerate(found[:limit]):
         for text in texts:
