@@ -10,6 +10,7 @@ import pytest
 
 from godrive.errors import Forbidden, Invalid, NameTaken, NotFound, QuotaExceeded
 from godrive.messages.files import (
+    EnsureFolder,
     GetFile,
     ListFiles,
     MakeFolder,
@@ -19,7 +20,7 @@ from godrive.messages.files import (
 )
 from godrive.messages.metadata import Metadata
 from godrive.messages.uploads import BeginUpload
-from godrive.model import At, File, FileKind, SessionId, Sort, UserId
+from godrive.model import At, Ensured, File, FileKind, SessionId, Sort, UserId
 from godrive.principal import ApiToken, Principal, Scope, ShareLink, SignedUrl, System, UserSession, Verb
 from godrive.runtime import Ask
 from tests.cases import each
@@ -296,3 +297,27 @@ async def test_parents_race_with_uploads_of_the_same_name(rig: Rig) -> None:
         entry = await rig.ask(GetFile(host(owner), at(f"a{number}")))
         assert entry.kind is (FileKind.FOLDER if isinstance(file, NameTaken) else FileKind.FILE)
     assert await rig.drift() == 0
+
+
+async def test_a_folder_that_is_ensured_by_many_is_created_by_one(rig: Rig) -> None:
+    owner = await rig.user()
+    ask = EnsureFolder(host(owner), at("a/b", parents=True), "c")
+    ensured = await asyncio.gather(*[rig.ask(ask) for _ in range(8)])
+    assert sum(found.created for found in ensured) == 1
+    assert len({found.folder.id for found in ensured}) == 1
+    assert await rig.ask(GetFile(host(owner), at("a/b/c"))) == ensured[0].folder
+    assert await rig.drift() == 0
+
+
+async def test_what_is_ensured_is_a_folder_and_not_in_the_trash(rig: Rig) -> None:
+    owner = await rig.user()
+    await rig.file(owner, "file")
+    with pytest.raises(NameTaken):
+        await rig.ask(EnsureFolder(host(owner), ROOT, "file"))
+    first = (await rig.ask(EnsureFolder(host(owner), ROOT, "folder"))).folder
+    await rig.trash(first)
+    again = await rig.ask(EnsureFolder(host(owner), ROOT, "folder"))
+    assert again.created
+    assert again.folder.id != first.id
+    decomposed = await rig.ask(EnsureFolder(host(owner), ROOT, "e\u0301"))
+    assert await rig.ask(EnsureFolder(host(owner), ROOT, "\u00e9")) == Ensured(folder=decomposed.folder, created=False)

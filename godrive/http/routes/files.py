@@ -22,6 +22,7 @@ from godrive.errors import (
 from godrive.http.api.call import Call
 from godrive.http.api.conditions import is_known
 from godrive.http.api.operations import Routes
+from godrive.http.api.paths import split_path
 from godrive.messages.files import (
     CopyFile,
     GetFile,
@@ -54,6 +55,9 @@ ROOT = "root"
 Limit = Annotated[int, Meta(ge=1, le=1000, description="The most rows in a page.")]
 PageToken = Annotated[str, Meta(max_length=2048, description="The `next_page` of the previous page.")]
 EntryId = Annotated[str, Meta(pattern=r"^[0-9A-Za-z_-]{1,64}$(?!\n)")]  # $ also matches before a last newline
+PlainPath = Annotated[
+    str, Meta(min_length=1, max_length=8190, description="Names with a slash between them, from the root. Not encoded.")
+]
 ModifiedAt = Annotated[
     datetime, Meta(tz=True, description="When the content was last modified: RFC 3339, rounded to the microsecond.")
 ]
@@ -124,6 +128,11 @@ class Trashed(msgspec.Struct, kw_only=True):
 def spot_of(parent_id: str | None) -> Spot:
     """Return the folder with that id.  ``None`` and ``root`` are the root."""
     return Root() if parent_id in (None, ROOT) else In(folder_id=FileId(parent_id))
+
+
+def folder_at(path: str, *, parents: bool) -> Spot:
+    """Return the folder at a path of a body."""
+    return At(path=tuple(split_path(path)), parents=parents)
 
 
 def given(value: T | UnsetType) -> T | None:

@@ -12,16 +12,12 @@ from godrive.errors import Invalid, NameTaken, NotFound, QuotaExceeded, TooDeep
 from godrive.http.api.call import Call
 from godrive.http.api.operations import Routes
 from godrive.http.api.paths import split_path
-from godrive.http.routes.files import EntryId, Name, spot_of
+from godrive.http.routes.files import EntryId, Name, PlainPath, spot_of
 from godrive.messages.files import EnsureFolder, MakeFolder
 from godrive.model import At, File, Spot
 from godrive.principal import Scope
 
 routes = Routes("files")
-
-Path = Annotated[
-    str, Meta(min_length=1, max_length=8190, description="Names with a slash between them, from the root. Not encoded.")
-]
 
 
 class FolderBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -29,7 +25,7 @@ class FolderBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     name: Name | None = None
     parent_id: EntryId | None = None
-    path: Path | None = None
+    path: PlainPath | None = None
     parents: Annotated[bool, Meta(description="Create the folders that are missing on the path.")] = False
     exist_ok: Annotated[bool, Meta(description="If the folder exists, answer with it, and `200`.")] = False
 

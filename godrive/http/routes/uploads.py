@@ -20,17 +20,18 @@ from godrive.errors import (
     QuotaExceeded,
     StorageFull,
     StoreUnavailable,
+    TooDeep,
     TooLarge,
     UploadFinished,
 )
 from godrive.http.api.call import Call
 from godrive.http.api.operations import Routes
-from godrive.http.routes.files import EntryId, Limit, ModifiedAt, Name, PageToken, spot_of
+from godrive.http.routes.files import EntryId, Limit, ModifiedAt, Name, PageToken, PlainPath, folder_at, spot_of
 from godrive.messages.files import GetFile
 from godrive.messages.ingest import CommitUpload
 from godrive.messages.storage import Admit, Received, SignPut
 from godrive.messages.uploads import AbortUpload, BeginUpload, GetUpload, ListUploads
-from godrive.model import File, FileId, OnConflict, Upload, UploadId, UploadState
+from godrive.model import File, FileId, OnConflict, Spot, Upload, UploadId, UploadState
 from godrive.principal import Scope
 
 routes = Routes("uploads")
@@ -47,15 +48,29 @@ Digest = Annotated[
 
 
 class IntentBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """The upload to announce.  Without ``mime`` the server determines the type from the bytes."""
+    """The upload to announce.
+
+    The folder is that of ``parent_id`` or of ``path``; without them it is the
+    root.  Without ``mime`` the server determines the type from the bytes.
+    """
 
     filename: Name
     size_bytes: Annotated[int, Meta(ge=0, le=2**63 - 1)]
     mime: Annotated[str, Meta(max_length=255)] = ""
     sha256: Digest | None = None
     parent_id: EntryId | None = None
+    path: PlainPath | None = None
+    parents: Annotated[bool, Meta(description="Create the folders of `path` that are missing.")] = False
     modified_at: ModifiedAt | None = None
     on_conflict: OnConflict = OnConflict.FAIL
+
+    def place(self) -> Spot:
+        """Return the folder.  Raises ``Invalid``."""
+        if self.path is None:
+            return spot_of(self.parent_id)
+        if self.parent_id is not None:
+            raise Invalid("Send either a path or a parent_id.", field="parent_id")
+        return folder_at(self.path, parents=self.parents)
 
 
 class Intent(msgspec.Struct, kw_only=True):
@@ -115,7 +130,17 @@ class UploadsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     replays=True,
     conditional=True,
     fields={"name": "filename"},
-    raises=[Invalid, NotFound, NameTaken, PreconditionFailed, TooLarge, QuotaExceeded, StorageFull, StoreUnavailable],
+    raises=[
+        Invalid,
+        TooDeep,
+        NotFound,
+        NameTaken,
+        PreconditionFailed,
+        TooLarge,
+        QuotaExceeded,
+        StorageFull,
+        StoreUnavailable,
+    ],
 )
 async def begin_upload(call: Call, body: IntentBody) -> Intent:
     """Announce an upload and get the URL for its bytes.
@@ -128,7 +153,7 @@ async def begin_upload(call: Call, body: IntentBody) -> Intent:
     upload = await call.drive.metadata.ask(
         BeginUpload(
             by=call.by,
-            where=spot_of(body.parent_id),
+            where=body.place(),
             name=body.filename,
             mime=body.mime,
             size_bytes=body.size_bytes,

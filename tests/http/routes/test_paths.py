@@ -247,3 +247,51 @@ async def test_a_page_is_kept_for_its_own_folder_only(ann: Person) -> None:
     for path, entry in (("top", a), ("other", b), ("top", a)):
         files = (await raw(ann, "GET", f"{path}?children")).json["files"]
         assert [file["id"] for file in files] == [entry["id"]]
+
+
+async def test_an_upload_is_announced_into_the_folder_at_a_path(ann: Person) -> None:
+    intent: dict[str, Any] = {"filename": "f.txt", "size_bytes": 0, "path": "a/b"}
+    missing = await ann("POST", "/v1/files/upload-intent", intent)
+    assert (missing.status, missing.json["field"]) == (404, "path")
+    both = await ann("POST", "/v1/files/upload-intent", {**intent, "parent_id": "root"})
+    assert (both.status, both.json["field"]) == (422, "parent_id")
+    file = await ann.upload("f.txt", path="a/b/", parents=True)
+    assert (await raw(ann, "GET", "a/b/f.txt")).json["id"] == file["id"]
+    for path in ("/a", "a//b", "..", "a/b/f.txt/c"):
+        refused = await ann("POST", "/v1/files/upload-intent", {**intent, "path": path, "parents": True})
+        assert (refused.status, refused.json["field"]) == (409 if "f.txt" in path else 422, "path"), path
+
+
+async def test_a_change_by_path_takes_the_etag_of_the_entry_or_of_its_content(ann: Person) -> None:
+    file = await ann.upload("f.txt", path="a", parents=True)
+    for number, tag in enumerate((file["etag"], file["version_id"], "*")):
+        match = {"If-Match": tag if tag == "*" else f'"{tag}"'}
+        changed = await raw(ann, "PATCH", "a/f.txt", {"properties": {"number": number}}, headers=match)
+        assert changed.status == 200, changed.content
+    stale = {"If-Match": f'"{file["etag"]}"'}
+    for method, body in (("PATCH", {"name": "x"}), ("DELETE", None)):
+        assert (await raw(ann, method, "a/f.txt", body, headers=stale)).status == 412
+    assert (await raw(ann, "DELETE", "a/f.txt", headers={"If-Match": f'"{file["version_id"]}"'})).status == 200
+
+
+async def test_a_taken_name_fails_or_is_numbered_whichever_way_it_is_taken(ann: Person) -> None:
+    """Rename, move and restore, by id and by path; nothing is merged, and a folder is never replaced."""
+    await made(ann, "target/name")
+    for number in range(3):
+        await made(ann, f"from{number}/name")
+    target = (await raw(ann, "GET", "target")).json["id"]
+    move: dict[str, Any] = {"parent_id": target}
+    assert (await raw(ann, "PATCH", "from0/name", move)).json["code"] == "name_taken"
+    assert (await raw(ann, "PATCH", "from0/name", {**move, "on_conflict": "rename"})).json["name"] == "name (1)"
+    assert (await raw(ann, "PATCH", "target/name%20(1)", {"name": "name"})).json["code"] == "name_taken"
+    renamed = await raw(ann, "PATCH", "target/name%20(1)", {"name": "NAME"})
+    assert (renamed.status, renamed.json["name"]) == (200, "NAME")
+    assert (await raw(ann, "PATCH", "from1/name", {**move, "on_conflict": "replace"})).status in (409, 422)
+    trashed = (await raw(ann, "DELETE", "target/name")).json["deleted"]
+    await made(ann, "target/name")
+    refused = await ann("POST", f"/v1/files/{trashed}/restore")
+    assert (refused.status, refused.json["code"]) == (409, "name_taken")
+    restored = await ann("POST", f"/v1/files/{trashed}/restore", {"on_conflict": "rename"})
+    assert (restored.status, restored.json["name"]) == (200, "name (1)")
+    names = [file["name"] for file in (await raw(ann, "GET", "target?children&sort=name")).json["files"]]
+    assert sorted(names) == ["NAME", "name", "name (1)"]
