@@ -395,17 +395,22 @@ def test_what_root_makes_in_the_folder_of_a_service_belongs_to_the_service(
 
 
 @pytest.mark.slow
-def test_recount_corrects_a_usage_that_differs_from_the_files(tmp_path: Path) -> None:
+def test_recount_corrects_a_usage_and_an_index_that_differ_from_the_files(tmp_path: Path) -> None:
     made = spawn("user", "add", "ann@example.org", folder=tmp_path, stdin="correct horse\n")
     assert made.returncode == 0, made.stderr
+    with closing(sqlite3.connect(tmp_path / "data" / "godrive.db")) as catalog, catalog:
+        catalog.execute("INSERT INTO names (number, entry_id, created_at, text) VALUES (7, 'gone', 1, 'gone')")
+    astray = spawn("recount", "--check", "--json", folder=tmp_path)
+    assert (astray.returncode, json.loads(astray.stdout)["names"]) == (1, 1)
+    assert "the index by 1 names" in spawn("recount", folder=tmp_path).stdout
     right = spawn("recount", "--check", folder=tmp_path)
     assert (right.returncode, "is what their files add up to" in right.stdout) == (0, True)
     with closing(sqlite3.connect(tmp_path / "data" / "godrive.db")) as catalog, catalog:
         catalog.execute("UPDATE users SET live_bytes = 7, entry_count = 2")
     wrong = spawn("recount", "--check", "--json", folder=tmp_path)
-    assert (wrong.returncode, json.loads(wrong.stdout)) == (1, {"bytes": 7, "rows": 2, "corrected": 0})
+    assert (wrong.returncode, json.loads(wrong.stdout)) == (1, {"bytes": 7, "rows": 2, "corrected": 0, "names": 0})
     done = spawn("recount", folder=tmp_path)
-    assert (done.returncode, "7 bytes and 2 rows; 1 users were corrected" in done.stdout) == (0, True)
+    assert (done.returncode, "7 bytes and 2 rows, the index by 0 names; 1 users were" in done.stdout) == (0, True)
     assert spawn("recount", "--check", folder=tmp_path).returncode == 0
 
 

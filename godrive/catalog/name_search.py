@@ -34,7 +34,7 @@ class NameSearch(Protocol):
 
     @property
     def candidates(self) -> str:
-        """SQL: ``number, entry_id`` of the names with all trigrams, greatest number first, as the body of a SELECT.
+        """SQL: ``number, entry_id, created_at, text`` of the names with all trigrams, greatest number first.
 
         Parameters: ``$1 < number < $2``, ``$3`` from :meth:`value`, and ``$4`` rows at most.
         """
@@ -49,7 +49,8 @@ class SqliteNames:
     """Names in an FTS5 index."""
 
     candidates = (
-        "SELECT f.rowid AS number, n.entry_id FROM names_fts f CROSS JOIN names n ON n.number = f.rowid "
+        "SELECT f.rowid AS number, n.entry_id, n.created_at, n.text "
+        "FROM names_fts f CROSS JOIN names n ON n.number = f.rowid "
         "WHERE names_fts MATCH $3 AND f.rowid > $1 AND f.rowid < $2 ORDER BY f.rowid DESC LIMIT $4"
     )
 
@@ -65,13 +66,14 @@ class PostgresNames:
     """
 
     candidates = (
-        "SELECT found.number, found.entry_id FROM ("
+        "SELECT found.number, found.entry_id, found.created_at, found.text FROM ("
         "WITH RECURSIVE blocks (block) AS ("
         f"SELECT MAX(number) >> {BLOCK_BITS} FROM names WHERE number > $1 AND number < $2 UNION ALL "
         f"SELECT (SELECT MAX(n.number) >> {BLOCK_BITS} FROM names n WHERE n.number > $1 "
         f"AND n.number < b.block << {BLOCK_BITS}) FROM blocks b WHERE b.block IS NOT NULL) "
         "SELECT block FROM blocks WHERE block IS NOT NULL) b CROSS JOIN LATERAL ("
-        f"SELECT n.number, n.entry_id FROM names n WHERE name_trigrams(n.text, n.number >> {BLOCK_BITS}) @> "
+        "SELECT n.number, n.entry_id, n.created_at, n.text FROM names n "
+        f"WHERE name_trigrams(n.text, n.number >> {BLOCK_BITS}) @> "
         'ARRAY(SELECT hashtextextended(t COLLATE "C", b.block) FROM unnest($3::text[]) t) '
         "AND n.number + 0 > $1 AND n.number + 0 < $2 ORDER BY n.number + 0 DESC) found LIMIT $4"
     )
@@ -119,7 +121,7 @@ CREATE TRIGGER names_removed AFTER DELETE ON names BEGIN
 END
 ;;
 CREATE TRIGGER names_merged AFTER UPDATE ON name_index BEGIN
-    INSERT INTO names_fts (names_fts, rank) VALUES ('merge', 16);
+    INSERT INTO names_fts (names_fts, rank) VALUES ('merge', 32);
 END""",
 }
 

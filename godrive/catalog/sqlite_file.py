@@ -45,6 +45,9 @@ Without it SQLite reads a folder in the order of the whole drive, and skips.
 Being told once, it plans the same for ever, whatever the data
 (https://sqlite.org/lang_analyze.html, section 4.1).
 """
+FULL_TEXT_SEARCH = "SELECT 1 FROM pragma_module_list WHERE name = 'fts5'"
+"""A row if SQLite can find names.  Its trigram tokenizer is as old as the oldest SQLite that we take."""
+
 BUSY_TIMEOUT = 5.0
 """Seconds that a writer waits for another process, such as a command."""
 
@@ -161,7 +164,7 @@ def prepare(path: Path, *, allow_network_fs: bool) -> None:
 def _check_full_text_search() -> None:
     """Raises ``ConfigError`` if this SQLite was built without FTS5, which finds names."""
     with closing(sqlite3.connect(":memory:")) as connection:
-        if connection.execute("SELECT 1 FROM pragma_module_list WHERE name = 'fts5'").fetchone() is None:
+        if connection.execute(FULL_TEXT_SEARCH).fetchone() is None:
             raise ConfigError(
                 f"This Python has SQLite {sqlite3.sqlite_version} without FTS5, which GoDrive searches names with.",
                 hint="Use the Python of your distribution or of python.org, or PostgreSQL.",

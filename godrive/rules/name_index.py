@@ -92,8 +92,8 @@ async def _add(tx: Tx, owner_id: UserId, found: list[Row]) -> None:
     (last,) = rows.found(await tx.one(_LAST, after, after + NUMBERS))
     found.sort(key=lambda row: (row[3], row[0]))
     await tx.run_each(
-        "INSERT INTO names (number, entry_id, text) VALUES ($1, $2, $3)",
-        [(number, row[0], index_text(row[1])) for number, row in enumerate(found, last + 1)],
+        "INSERT INTO names (number, entry_id, created_at, text) VALUES ($1, $2, $3, $4)",
+        [(number, row[0], row[3], index_text(row[1])) for number, row in enumerate(found, last + 1)],
     )
 
 

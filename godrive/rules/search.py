@@ -18,7 +18,7 @@ found exactly once, whatever happens to others between two pages.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TypeAlias
 
 import msgspec
@@ -36,7 +36,7 @@ from godrive.rules.registry import Env, rule
 
 RANKED = 1000
 """Names that one batch takes from the index."""
-EXAMINED = 3000
+EXAMINED = 2000
 """The same where filters may reject most of them; entries that a page without a text looks at."""
 BELOW = 3000
 """Entries below a folder that is walked."""
@@ -52,6 +52,7 @@ _COLUMNS = "entries.id, entries.created_at, entries.search_key, entries.parent_i
 _SHOWN = "entries.list_state <> 'hidden'"
 _ROWS = f"SELECT {rows.LIVE} FROM entries WHERE id IN ({_PLACES}) AND {_SHOWN} AND state = 'live'"
 _IS_UNSETTLED = "SELECT 1 FROM unsettled WHERE owner_id = $1 LIMIT 1"
+_NOTED = "SELECT DISTINCT entry_id FROM unindexed WHERE owner_id = $1 ORDER BY entry_id DESC LIMIT $2"
 _BELOW = (
     "WITH RECURSIVE below (id, kind) AS ("
     "SELECT id, kind FROM entries WHERE owner_id = $1 AND parent_id = $2 AND state = 'live' UNION ALL "
@@ -187,7 +188,8 @@ async def search(tx: Tx, ask: SearchFiles, env: Env) -> Page[File]:
         last = found[fits - 1][0] if fits < len(found) else matches[ask.limit - 1][2]
         rank, created_at, _ = next(match for match in matches if match[2] == last)
         next_ = Position(batch.upper, batch.lower, rank, created_at, last)
-    shown: Sequence[Row] = found[:fits]
+    # The index may be behind by more than what a search looks at.
+    shown = [row for row in found[:fits] if query.rank(search_key(row[1])) is not None]
     if shown and await tx.one(_IS_UNSETTLED, folder.owner_id) is not None:
         shown = await lists.visible(tx, shown)
     items = [rows.live_file(folder.owner_id, row) for row in shown]
@@ -208,9 +210,8 @@ async def _batch(tx: Tx, folder: Folder, query: Query, at: Position, limit: int)
             )
         )
     if query.words:
-        batch = await _from_index(
-            tx, folder.owner_id, query, at, EXAMINED if folder.id or query.has_filters else RANKED
-        )
+        alone = folder.id is None and not query.has_filters
+        batch = await _from_index(tx, folder.owner_id, query, at, alone=alone)
     else:
         batch = await _from_list(tx, folder.owner_id, query, at, EXAMINED if folder.id else limit)
     if folder.id is not None:
@@ -219,43 +220,46 @@ async def _batch(tx: Tx, folder: Folder, query: Query, at: Position, limit: int)
     return batch
 
 
-async def _from_index(tx: Tx, owner_id: UserId, query: Query, at: Position, most: int) -> Batch:
-    """Return the batch at the position, of *most* names at the most.
+async def _from_index(tx: Tx, owner_id: UserId, query: Query, at: Position, *, alone: bool) -> Batch:
+    """Return the batch at the position.  *alone*: the text decides, so what the index holds is enough to rank.
 
-    What is not indexed is read first: what is indexed between the two
+    What is not indexed is read first: an entry that is indexed between the two
     statements is then found twice and not missed.
     """
+    noted = [row[0] for row in await tx.all(_NOTED, owner_id, UNINDEXED)]
     after = await numbers_after(tx, owner_id)
-    top = at.upper or NUMBERS
-    where, values = query.where(owner_id, UNINDEXED)
-    noted = await tx.all(
-        f"SELECT {_COLUMNS}, n.number FROM (SELECT DISTINCT entry_id FROM unindexed WHERE owner_id = $1 "
-        "ORDER BY entry_id DESC LIMIT $2) u CROSS JOIN entries LEFT JOIN names n ON n.entry_id = entries.id "
-        f"WHERE entries.id = u.entry_id AND {where}",
-        *values,
-    )
+    lower, top = at.lower, at.upper or NUMBERS
     found: dict[str, Row] = {}
-    lower = at.lower
     if after is not None:
-        bounds = (after + lower, after + top, tx.names.value(query.trigrams()))
-        if at.rank < 0:
-            last = await tx.one(f"SELECT MIN(number), COUNT(*) FROM ({tx.names.candidates}) c", *bounds, most)
-            number, count = rows.found(last)
-            lower = number - after - 1 if count == most else 0
-        # The bounds hold the names of the batch, and those that were added since its first page.
-        where, values = query.where(after + lower, *bounds[1:], most + UNINDEXED)
-        found = {
-            row[0]: row
-            for row in await tx.all(
-                f"SELECT {_COLUMNS} FROM ({tx.names.candidates}) c CROSS JOIN entries "
-                f"WHERE entries.id = c.entry_id AND {where}",
+        most = RANKED if alone else EXAMINED
+        # The bounds of a batch hold its names, and those that were added since its first page.
+        limit = most if at.rank < 0 else most + UNINDEXED
+        bounds = (after + lower, after + top, tx.names.value(query.trigrams()), limit)
+        if alone:
+            candidates = await tx.all(tx.names.candidates, *bounds)
+            found = {row[1]: (row[1], row[2], row[3].partition(WORD)[0], "") for row in candidates}
+        else:
+            where, values = query.where(*bounds)
+            candidates = await tx.all(
+                f"SELECT c.number, c.entry_id, entries.created_at, entries.search_key, entries.parent_id "
+                f"FROM ({tx.names.candidates}) c LEFT JOIN entries ON entries.id = c.entry_id AND {where}",
                 *values,
             )
-        }
-    for row in noted:
-        number = row[4] - after if row[4] is not None and after is not None else NUMBERS - 1
-        if lower < number < top:
-            found[row[0]] = row
+            found = {row[1]: row[1:] for row in candidates if row[3] is not None}
+        if at.rank < 0 and len(candidates) == limit:
+            lower = min(row[0] for row in candidates) - after - 1
+    for id_ in noted:
+        found.pop(id_, None)
+    if noted:
+        where, values = query.where(owner_id, UNINDEXED)
+        for row in await tx.all(
+            f"SELECT {_COLUMNS}, n.number FROM ({_NOTED}) u CROSS JOIN entries "
+            f"LEFT JOIN names n ON n.entry_id = entries.id WHERE entries.id = u.entry_id AND {where}",
+            *values,
+        ):
+            number = row[4] - after if row[4] is not None and after is not None else NUMBERS - 1
+            if lower < number < top:
+                found[row[0]] = row
     return Batch(list(found.values()), at.upper, lower, Position(lower + 1) if lower else None)
 
 

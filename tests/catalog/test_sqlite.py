@@ -476,6 +476,15 @@ async def test_a_large_read_that_is_cancelled_twice_leaves_no_connection_open(
     assert watched.closed == watched.made
 
 
+async def test_a_large_read_does_not_begin_on_the_loop(catalog: SqliteCatalog) -> None:
+    async def where(tx: Tx) -> bool:
+        await tx.one("SELECT 1")
+        return isinstance(tx, SqliteTx)
+
+    assert await catalog.read(where)
+    assert not await catalog.read(where, large=True)
+
+
 async def test_a_large_read_that_is_cancelled_as_it_connects_leaves_no_connection_open(
     catalog: SqliteCatalog, watched: type[Watched], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,6 +82,14 @@ def test_an_sqlite_that_is_too_old_is_refused(path: Path, monkeypatch: pytest.Mo
         prepare(path)
 
 
+def test_an_sqlite_without_full_text_search_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_file, "FULL_TEXT_SEARCH", "SELECT 1 FROM pragma_module_list WHERE name = 'absent'")
+    with pytest.raises(ConfigError, match="without FTS5") as caught:
+        prepare(path)
+    assert caught.value.hint is not None
+    assert not path.exists()
+
+
 def test_a_new_file_is_private_and_has_the_newest_schema(path: Path) -> None:
     prepare(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600

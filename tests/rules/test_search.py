@@ -290,7 +290,7 @@ async def test_the_check_of_the_index_tells_and_corrects_what_is_wrong(rig: Rig)
     await rig.index()
     await rig.run("UPDATE names SET text = 'fifth' WHERE entry_id = $1", first.id)
     await rig.run("DELETE FROM names WHERE entry_id = $1", second.id)
-    await rig.run("INSERT INTO names (number, entry_id, text) VALUES (1, 'stray', 'stray')")
+    await rig.run("INSERT INTO names (number, entry_id, created_at, text) VALUES (1, 'stray', 1, 'stray')")
     assert set((await rig.ask(CheckNames())).wrong) == {first.id, second.id, "stray"}
     assert await find(rig, owner, "second") == []
     wrong, after = set[str](), ""

@@ -164,6 +164,7 @@ CREATE TABLE unindexed (
 CREATE TABLE names (
     number {number} PRIMARY KEY,
     entry_id {text} NOT NULL UNIQUE,
+    created_at BIGINT NOT NULL,
     text {text} NOT NULL
 );
 CREATE TABLE name_index (
