@@ -40,7 +40,9 @@ from drive.models import (
     IntentBody,
     LogInBody,
     MkdirStep,
+    MkdirStepOp,
     MoveStep,
+    MoveStepOp,
     OnConflict,
     PostFileFilesBody,
     Problem,
@@ -134,7 +136,10 @@ assert isinstance(copied, Entry), copied
 assert (copied.name, copied.size_bytes) == ("copy.txt", len(BYTES))
 
 batch = BatchBody(
-    operations=[MkdirStep(op="mkdir", name="folder"), MoveStep(op="move", id=copied.id, parent_path="folder")]
+    operations=[
+        MkdirStep(op=MkdirStepOp.MKDIR, name="folder"),
+        MoveStep(op=MoveStepOp.MOVE, id=copied.id, parent_path="folder"),
+    ]
 )
 done_batch = run_batch.sync(client=client, body=batch)
 assert isinstance(done_batch, BatchResults), done_batch

@@ -95,7 +95,7 @@ def _dress(components: dict[str, Json]) -> None:
     """Say in the schemas what the types do not: that what ends in ``_at`` is an instant, and docstrings in Markdown."""
     components["File"]["description"] = FILE
     for title, schema in components.items():
-        if title.endswith("Body"):
+        if title.endswith(("Body", "Step")):  # a step is a part of the body of a batch
             _explain_defaults(schema)
         elif title != "Problem" and not title.endswith("Query"):
             _fill(schema)

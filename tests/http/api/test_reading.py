@@ -30,6 +30,8 @@ async def test_a_byte_order_mark_before_json_does_not_matter(ann: Person) -> Non
         f"/v1/files/{file['id']}": ("PATCH", {"name": "c.txt"}, 200),
         "/v1/files/by-path/c.txt": ("PATCH", {"favorite": True}, 200),
         f"/v1/files/{file['id']}/restore": ("POST", {"on_conflict": "rename"}, 200),
+        f"/v1/files/{file['id']}/copy": ("POST", {"name": "d.txt"}, 201),
+        "/v1/webhooks": ("POST", {"url": "https://example.org/changes"}, 201),
         "/v1/batch": ("POST", {"operations": []}, 200),
         f"/v1/files/{file['id']}/versions/{file['version_id']}": ("PATCH", {"name": "first"}, 200),
         "/v1/folders": ("POST", {"name": "folder"}, 201),
@@ -38,9 +40,11 @@ async def test_a_byte_order_mark_before_json_does_not_matter(ann: Person) -> Non
     for path, (method, body, status) in bodies.items():
         answer = await ann(method, path, data=BOM + encoded(body), headers=JSON)
         assert answer.status == status, (path, answer.content)
+    hook = (await ann("GET", "/v1/webhooks")).json["webhooks"][0]["id"]
+    assert (await ann("POST", f"/v1/webhooks/{hook}/replay", data=BOM + encoded({}), headers=JSON)).status < 300
     for method, body in (("PATCH", {"current_password": "correct horse"}), ("DELETE", {"password": "correct horse"})):
         assert (await ann(method, "/v1/me", data=BOM + encoded(body), headers=JSON)).status < 300
-    assert len(bodies) + 2 == sum(operation.body is not None for operation in OPERATIONS)
+    assert len(bodies) + 3 == sum(operation.body is not None for operation in OPERATIONS)
 
 
 async def test_a_byte_order_mark_alone_is_no_body(ann: Person) -> None:
