@@ -3,7 +3,7 @@
 Reads an order, one line of JSON: ``{"row", "port", "tokens", "connections",
 "size"}`` and either ``"seconds"`` or ``"units"``.  Writes ``prepared`` once its
 files are there, and waits for a line before it begins.  Writes ``{"units",
-"seconds", "p50", "p99", "refused"}``.
+"seconds", "p50", "p99", "refused", "reason"}``; the reason is the last refusal.
 
 A row is what a connection repeats.  Bytes are put together and taken apart by
 hand, because a client library would be the limit.
@@ -40,6 +40,7 @@ class Tally:
     """Units that may still begin."""
     latencies: list[float] = field(default_factory=list)
     refused: int = 0
+    reason: str = ""
 
 
 class Client(asyncio.Protocol):
@@ -152,6 +153,7 @@ class Client(asyncio.Protocol):
         self._received = b""
         if int(head[9:12]) >= 400:
             self._tally.refused += 1
+            self._tally.reason = rest.decode(errors="replace")
             self._end()
             return
         try:
@@ -168,7 +170,7 @@ class Client(asyncio.Protocol):
             self.done.set_result(None)
 
 
-async def run(order: dict[str, Any]) -> dict[str, float]:
+async def run(order: dict[str, Any]) -> dict[str, float | str]:
     """Carry out an order."""
     tally = Tally()
     loop = asyncio.get_running_loop()
@@ -179,7 +181,7 @@ async def run(order: dict[str, Any]) -> dict[str, float]:
         clients.append(client)
     await asyncio.gather(*(client.done for client in clients))
     if tally.refused:
-        raise RuntimeError(f"{tally.refused} requests were refused")
+        raise RuntimeError(f"{tally.refused} requests were refused: {tally.reason}")
     sys.stdout.write("prepared\n")
     sys.stdout.flush()
     sys.stdin.readline()
@@ -196,6 +198,7 @@ async def run(order: dict[str, Any]) -> dict[str, float]:
         "p50": found[len(found) // 2],
         "p99": found[len(found) * 99 // 100],
         "refused": tally.refused,
+        "reason": tally.reason,
     }
 
 

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from bench import stage
 from bench.clients import Load, wrk
@@ -133,9 +134,9 @@ class Requests:
             env=environment(),
             timeout=60 + self.seconds,
         )
-        found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         if found["refused"]:
-            raise RuntimeError(f"{found['refused']} requests were refused")
+            raise RuntimeError(f"{found['refused']} requests were refused: {found['reason']}")
         return found
 
     @staticmethod

@@ -107,7 +107,7 @@ def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
     _tell(process)
     found: dict[str, Any] = json.loads(_hear(process))
     if found["refused"]:
-        raise RuntimeError(f"{found['refused']} requests were refused")
+        raise RuntimeError(f"{found['refused']} requests were refused: {found['reason']}")
     return found
 
 

@@ -14,7 +14,8 @@ FORWARDED = ("X-Forwarded-For", "Forwarded", "X-Real-IP")
 """Headers in which proxies name their client.  Only the first is read, and only from a proxy that is trusted."""
 
 _SHORT, _KEPT = 128, 1024
-"""The longest header whose client is kept, and how many are: every request needs it, and to find it is slow."""
+"""The longest header whose client is kept, and how many clients and peers are: every request needs them, and to find
+them is slow."""
 
 
 class TrustedProxies:
@@ -23,6 +24,7 @@ class TrustedProxies:
     def __init__(self, networks: Sequence[str]) -> None:
         self._networks = list(map(network, networks))
         self._find_again = lru_cache(_KEPT)(self._find)
+        self._trusts_peer = lru_cache(_KEPT)(self._trusts)
 
     def address(self, request: web.Request) -> str:
         """The client's address: the last hop that is not a trusted proxy.  Empty on a Unix socket."""
@@ -39,7 +41,7 @@ class TrustedProxies:
     def scheme(self, request: web.Request) -> str:
         """``https`` if the connection is, or if a trusted proxy says that its client's is."""
         said = request.headers.get("X-Forwarded-Proto") if self._networks else None
-        if said is not None and self._trusts(request.remote or ""):
+        if said is not None and self._trusts_peer(request.remote or ""):
             return "https" if said.rpartition(",")[2].strip().lower() == "https" else "http"
         return request.scheme
 
