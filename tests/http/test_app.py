@@ -58,6 +58,16 @@ async def test_two_drives_are_served_by_one_process_under_prefixes(http: aiohttp
         assert 'route="/two' not in metrics
 
 
+async def test_paths_begin_behind_the_prefix_of_the_host(http: aiohttp.ClientSession) -> None:
+    async with open_drive() as drive, hosted(**{"v1/files/by-path": drive, "a": drive}) as url:
+        for prefix in ("v1/files/by-path", "a"):
+            ann = await Person(http, f"{url}/{prefix}").enter()
+            await ann("POST", "/v1/folders", {"path": "by-path/a%b/c", "parents": True, "exist_ok": True})
+            answer = await ann("GET", "/v1/files/by-path/by-path/a%25b/c")
+            assert (answer.status, answer.json["path"]) == (200, "by-path/a%b/c")
+            assert (await ann("GET", "/v1/files/by-path/")).json["id"] == "root"
+
+
 async def test_the_page_and_its_parts_work_under_a_prefix(http: aiohttp.ClientSession) -> None:
     async with open_drive() as drive, hosted(drive=drive) as url:
         stranger = Person(http, url)
