@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callab
 from contextlib import asynccontextmanager, suppress
 
 from godrive.blobs.body_check import BodyCheck
+from godrive.blobs.s3.slots import Slots
 from godrive.errors import MailboxFull, TooLarge
 from godrive.memory import LEAST, MemoryBudget
 
@@ -19,6 +20,8 @@ MAX_PARTS = 10_000
 PART_SIZE = 8 * MIB
 """Bytes of a part, unless that makes too many parts."""
 
+_SMALL = 256 * 1024
+"""Bytes of a body that needs no slot."""
 _DOUBLE_EVERY = MAX_PARTS // 4
 
 
@@ -26,7 +29,9 @@ class PartReader:
     """Reads *chunks* in parts and checks them against the declared *size* and *sha256*.
 
     The part that is being collected and the one before it, which is being sent,
-    count against *memory*.  If memory is short, reading raises ``MailboxFull``.
+    count against *memory*.  A body that is not small needs one of *slots*, so
+    that many bodies wait instead of filling the memory.  Reading raises
+    ``MailboxFull`` if the wait is too long, or memory is short nevertheless.
     """
 
     def __init__(
@@ -36,11 +41,17 @@ class PartReader:
         size: int | None,
         sha256: str | None,
         memory: MemoryBudget | None = None,
+        slots: Slots | None = None,
     ) -> None:
         self._chunks = chunks
+        self._slots = slots or Slots(1, sys.maxsize)
+        self._has_slot = False
         self._memory = memory or MemoryBudget(sys.maxsize)
         self._held = bytearray()
         self._sent = 0
+        self._was_sent = asyncio.Event()
+        self.ended = False
+        """Whether the part that was yielded is the last one."""
         self._limit = asyncio.timeout(None)
         self._check = BodyCheck(size, sha256)
         self._digest = hashlib.sha256()
@@ -54,6 +65,11 @@ class PartReader:
     def sha256(self) -> str:
         """The digest of what was received so far, in hexadecimal."""
         return self._digest.hexdigest()
+
+    def note_sent(self, _: object = None) -> None:
+        """The part that was yielded has been sent, so its memory is free."""
+        self._sent = 0
+        self._was_sent.set()
 
     def held_bytes(self) -> int:
         """Bytes of the part that is being collected, and of the one that was yielded last."""
@@ -75,6 +91,7 @@ class PartReader:
                 raise
             raise MailboxFull("There is not enough free memory for this body now.") from None
         finally:
+            self._slots.give_back(self)
             self._memory.report(self, 0)
 
     async def parts(self, length: Callable[[int], int]) -> AsyncGenerator[bytes]:
@@ -90,18 +107,29 @@ class PartReader:
             self._check.count(len(chunk))
             self._digest.update(chunk)
             held += chunk
+            if len(held) > _SMALL and not self._has_slot:
+                await self._slots.take(self)
+                self._has_slot = True
             if len(held) > LEAST:
                 self._memory.report(self, self.held_bytes())
             while len(held) > wanted:  # a part of exactly *wanted* bytes may be the last, so it waits for more
                 self._sent = wanted
-                part = bytes(held[:wanted])
+                self._was_sent.clear()
+                with memoryview(held) as view:
+                    part = bytes(view[:wanted])
                 del held[:wanted]
                 yield part
                 del part
+                if self._slots.contended:
+                    await self._was_sent.wait()
+                    await self._slots.rotate(self)
+                elif self._has_slot:
+                    self._slots.note_progress(self)
                 number += 1
                 wanted = length(number)
         self._check.end()
         self._check.compare(self.sha256)
+        self.ended = True
         yield bytes(held)
 
 

@@ -16,6 +16,7 @@ from godrive.blobs.s3.exposure import refuse
 from godrive.blobs.s3.faults import code_of
 from godrive.blobs.s3.info import plain_etag
 from godrive.blobs.s3.probe import Capabilities, probe
+from godrive.blobs.s3.slots import Slots
 from godrive.clock import Clock, SystemClock
 from godrive.config import S3
 from godrive.errors import DriveError, NotFound, StoreUnavailable, UploadFinished
@@ -25,6 +26,7 @@ from godrive.model import ObjectKey
 COPY_LIMIT = 5 * 1024 * MIB
 """The most bytes that one CopyObject moves (Amazon S3 API reference)."""
 
+UNLIMITED = 1_000
 COPY_PART = 512 * MIB
 
 
@@ -56,6 +58,7 @@ class Bucket:
         self._accepted = settings.accept_faults
         self.part = part
         self.memory = memory
+        self.slots = Slots(max(1, memory.limit // (4 * part)) if memory else UNLIMITED, part)
         self._copy_limit = copy_limit
         self._copy_part = copy_part
         self.arriving: dict[ObjectKey, list[PartReader]] = {}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from msgspec.structs import replace
@@ -52,18 +53,20 @@ class Writing(Bucket):
         answer of the store may have been lost.
         """
         self.layout.object(key)
-        arriving = PartReader(body, size=size, sha256=sha256, memory=self.memory)
+        arriving = PartReader(body, size=size, sha256=sha256, memory=self.memory, slots=self.slots)
         kind = mime or UNKNOWN
         with self._receive(key, arriving):
             async with (
                 arriving.receiving(),
                 aclosing(arriving.parts(lambda number: part_size(number, size, smallest=self.part))) as parts,
             ):
-                held = await _first_two(parts)
-                if len(held) == 1:
-                    await self._put_whole(key, held.pop(), kind, arriving.sha256)
+                first = await anext(parts)
+                if arriving.ended:
+                    await self._put_whole(key, first, kind, arriving.sha256)
                 else:
-                    await self._put_in_parts(key, held, parts, kind, {DIGEST_KEY: sha256} if sha256 else {})
+                    sending = _Parts(arriving, first, parts)
+                    del first
+                    await self._put_in_parts(key, sending, kind, {DIGEST_KEY: sha256} if sha256 else {})
         head = await self.look(self.layout.object(key))
         return replace(blob_info(key, head), sha256=arriving.sha256)
 
@@ -87,19 +90,15 @@ class Writing(Bucket):
                 if not await self._is_of(writer, place):
                     raise
 
-    async def _put_in_parts(
-        self, key: ObjectKey, held: list[bytes], rest: AsyncIterator[bytes], mime: str, metadata: dict[str, str]
-    ) -> None:
+    async def _put_in_parts(self, key: ObjectKey, sending: _Parts, mime: str, metadata: dict[str, str]) -> None:
         place, writer = self.layout.object(key), new_id()
         await self.refuse_existing(place)  # before many bytes are sent in vain
         multipart = await self.begin(place, mime, {WRITER_KEY: writer} | metadata)
         try:
-            parts = [(1, await self.send_part(place, multipart, 1, held.pop(0)))]
-            data: bytes | None = held.pop()
-            while data is not None:
+            parts: list[tuple[int, str]] = []
+            while sending.part is not None:
                 number = len(parts) + 1
-                etag, data = await _meanwhile(self.send_part(place, multipart, number, data), rest)
-                parts.append((number, etag))
+                parts.append((number, await sending.send(partial(self.send_part, place, multipart, number))))
             await self._publish(key, multipart, parts, writer)
         except BaseException:
             await self.give_up(place, multipart)
@@ -175,20 +174,24 @@ class Writing(Bucket):
         return False
 
 
-async def _first_two(parts: AsyncIterator[bytes]) -> list[bytes]:
-    """The first part, and the second if there is one."""
-    held = [await anext(parts)]
-    held += [part for part in [await anext(parts, None)] if part is not None]
-    return held
+class _Parts:
+    """The parts of a body: one is sent while the next one arrives.  No more than these two are in memory."""
 
+    def __init__(self, body: PartReader, first: bytes, rest: AsyncIterator[bytes]) -> None:
+        self.part: bytes | None = first
+        self._body = body
+        self._rest = rest
 
-async def _meanwhile(sending: Coroutine[Any, Any, str], rest: AsyncIterator[bytes]) -> tuple[str, bytes | None]:
-    """Send one part while the next one arrives.  No more than these two are in memory."""
-    task = asyncio.create_task(sending)
-    try:
-        upcoming = await anext(rest, None)
-        return await task, upcoming
-    finally:
-        if not task.done():
-            task.cancel()
-        await asyncio.wait([task])
+    async def send(self, send: Callable[[bytes], Coroutine[Any, Any, str]]) -> str:
+        """Send the part, and make the next one the part; ``None`` after the last one."""
+        assert self.part is not None  # noqa: S101 - the caller has checked
+        task = asyncio.create_task(send(self.part))
+        task.add_done_callback(self._body.note_sent)
+        self.part = None
+        try:
+            self.part = await anext(self._rest, None)
+            return await task
+        finally:
+            if not task.done():
+                task.cancel()
+            await asyncio.wait([task])

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import anyio
+import anyio.lowlevel
 import pytest
 
+from godrive.blobs.s3 import slots
 from godrive.blobs.s3.body import MIB, PartReader
+from godrive.blobs.s3.slots import Slots
 from godrive.errors import MailboxFull
 from godrive.memory import MemoryBudget
 
@@ -63,3 +66,80 @@ async def test_a_part_counts_until_the_next_one_is_there() -> None:
     assert max(held) <= 3 * MIB
     assert held[-1] >= MIB
     assert memory.held == 0
+
+
+async def test_a_body_that_waits_ends_one_that_is_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "_STEP", 0.01)
+    turns, received, ended = Slots(1, part=0), anyio.Event(), anyio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield bytes(300 * KIB)
+        received.set()
+        await anyio.sleep_forever()
+
+    async def quick() -> AsyncIterator[bytes]:
+        yield bytes(300 * KIB)
+
+    async def hold() -> None:
+        reader = PartReader(slow(), size=None, sha256=None, slots=turns)
+        with pytest.raises(MailboxFull):
+            async with reader.receiving():
+                await anext(reader.parts(lambda _: MIB))
+        ended.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(hold)
+        await received.wait()
+        reader = PartReader(quick(), size=None, sha256=None, slots=turns)
+        with anyio.fail_after(5):
+            async with reader.receiving():
+                assert [len(part) async for part in reader.parts(lambda _: MIB)] == [300 * KIB]
+            await ended.wait()
+
+
+async def test_bodies_that_share_a_slot_take_turns_and_small_ones_need_none() -> None:
+    memory, turns, order = MemoryBudget(100 * MIB), Slots(1, part=MIB), list[str]()
+
+    async def body(parts: int) -> AsyncIterator[bytes]:
+        for _ in range(2 * parts):
+            await anyio.lowlevel.checkpoint()
+            yield bytes(512 * KIB)
+
+    async def collect(name: str) -> None:
+        reader = PartReader(body(3), size=None, sha256=None, memory=memory, slots=turns)
+        async with reader.receiving():
+            async for _ in reader.parts(lambda _: MIB):
+                order.append(name)
+                reader.note_sent()
+
+    async def small() -> AsyncIterator[bytes]:
+        yield bytes(100 * KIB)
+
+    async with anyio.create_task_group() as tasks:
+        for name in "abc":
+            tasks.start_soon(collect, name)
+        reader = PartReader(small(), size=None, sha256=None, slots=turns)
+        async with reader.receiving():
+            assert [len(part) async for part in reader.parts(lambda _: MIB)] == [100 * KIB]
+    assert sorted(order) == sorted("abc" * 3)
+    assert order[:3] == ["a", "b", "c"]
+    assert memory.held == 0
+
+
+async def test_a_body_that_waited_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "_STEP", 0.01)
+    monkeypatch.setattr(slots, "PATIENCE", 0.0)
+    turns = Slots(1, part=1 << 40)
+
+    async def body() -> AsyncIterator[bytes]:
+        yield bytes(300 * KIB)
+
+    first, second = (PartReader(body(), size=None, sha256=None, slots=turns) for _ in range(2))
+    async with first.receiving():
+        assert len(await anext(first.parts(lambda _: MIB))) == 300 * KIB
+        with pytest.raises(MailboxFull):
+            async with second.receiving():
+                await anext(second.parts(lambda _: MIB))
+    third = PartReader(body(), size=None, sha256=None, slots=turns)
+    async with third.receiving():
+        assert len(await anext(third.parts(lambda _: MIB))) == 300 * KIB

@@ -1,0 +1,96 @@
+"""Turns in the memory for parts that are being collected."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict, deque
+from typing import Protocol
+
+from godrive.errors import MailboxFull
+
+SLOWEST = 131_072
+"""Bytes per second that a body must bring while others wait (1 Mbit/s)."""
+PATIENCE = 120.0
+"""Seconds after which a body that waits is refused."""
+_STEP = 5.0
+
+
+class Holder(Protocol):
+    """A body that is being collected."""
+
+    def shed(self) -> None:
+        """Give up the body."""
+        ...
+
+
+class Slots:
+    """At most *slots* bodies are collected at once; the others wait in turn, and are not read meanwhile.
+
+    If a body waits while another one took longer than :data:`SLOWEST` allows
+    for *part* bytes, the slow one is given up.
+    """
+
+    def __init__(self, slots: int, part: int) -> None:
+        self._free = slots
+        self._longest = part / SLOWEST
+        self._holders: OrderedDict[Holder, float] = OrderedDict()
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def take(self, holder: Holder) -> None:
+        """Wait for a slot.  Raises ``MailboxFull`` after :data:`PATIENCE` seconds."""
+        if not self._free or self._waiting:
+            await self._wait()
+        else:
+            self._free -= 1
+        self._holders[holder] = time.monotonic()
+
+    async def _wait(self) -> None:
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        until = time.monotonic() + PATIENCE
+        try:
+            while not turn.done():
+                await asyncio.wait([turn], timeout=_STEP)
+                self._hurry()
+                if not turn.done() and time.monotonic() > until:
+                    raise MailboxFull("Too many bodies are on their way to the store.")
+        except BaseException:
+            if turn.done():
+                self._next()
+            else:
+                self._waiting.remove(turn)
+            raise
+
+    def _hurry(self) -> None:
+        """Give up the body that has had its slot for longest, if it is too slow."""
+        if self._waiting and self._holders:
+            holder, since = next(iter(self._holders.items()))
+            if time.monotonic() - since > self._longest:
+                holder.shed()
+
+    @property
+    def contended(self) -> bool:
+        """Whether a body waits."""
+        return bool(self._waiting)
+
+    async def rotate(self, holder: Holder) -> None:
+        """Let the next one have the slot of *holder*, and wait for another."""
+        self.give_back(holder)
+        await self.take(holder)
+
+    def note_progress(self, holder: Holder) -> None:
+        """The body has brought a part."""
+        self._holders[holder] = time.monotonic()
+        self._holders.move_to_end(holder)
+
+    def give_back(self, holder: Holder) -> None:
+        """End the turn of *holder*, if it has one.  Idempotent."""
+        if self._holders.pop(holder, None) is not None:
+            self._next()
+
+    def _next(self) -> None:
+        if self._waiting:
+            self._waiting.popleft().set_result(None)
+        else:
+            self._free += 1
