@@ -15,9 +15,9 @@ from bench.folders import Folders
 from bench.one_request import OneRequest
 from bench.report import Result, line, previous, save, say
 from bench.requests import Requests
-from bench.settle import Settle
 from bench.standing import Standing
 from bench.transfer import Transfer
+from bench.trees import Trees
 from tests.servers import MissingProgram
 
 
@@ -25,6 +25,7 @@ def measures(*, quick: bool) -> dict[str, Callable[[], Result | list[Result]]]:
     """Return all benchmarks by name."""
     requests, standing, transfer = Requests(quick=quick), Standing(quick=quick), Transfer(quick=quick)
     asks, distributed, fairness = Asks(quick=quick), Distributed(quick=quick), Fairness(quick=quick)
+    trees = Trees(quick=quick)
     return {
         "ask": asks.near,
         "far": asks.far,
@@ -38,7 +39,8 @@ def measures(*, quick: bool) -> dict[str, Callable[[], Result | list[Result]]]:
         "storm": standing.storm,
         "fairness": fairness.run,
         "folders": Folders(quick=quick).run,
-        "settle": Settle(quick=quick).run,
+        "trees": trees.sqlite,
+        "trees_postgres": trees.postgres,
         "postgres": distributed.postgres,
         "events": distributed.events,
         "full": distributed.rest,

@@ -23,7 +23,9 @@ from godrive.model import (
     FileEventKind,
     FileId,
     FileKind,
+    ObjectKey,
     Spot,
+    UserId,
     VersionId,
     name_key,
     new_id,
@@ -38,22 +40,25 @@ from godrive.rules.registry import Env
 MOST_AT_ONCE = 100
 """Entries that one transaction copies.  It takes about 10 milliseconds, so other writers hardly wait."""
 
-CHILDREN = (
-    "SELECT id, name, kind, size_bytes, version_id, properties IS NOT NULL, height, created_at FROM entries "
-    "WHERE owner_id = $1 AND parent_id = $2 AND state = 'live' AND (created_at, id) > ($3, $4) "
-    "ORDER BY created_at, id LIMIT $5"
+_SOURCE = (
+    "SELECT e.id, e.name, e.kind, e.mime, e.size_bytes, e.sha256, e.version_id, e.modified_at, e.properties, e.height, "
+    "v.object_key, e.created_at FROM entries e LEFT JOIN versions v ON v.id = e.version_id "
 )
-COPY = (  # $2 is the source, whose other columns the copy has too
+_TOP = f"{_SOURCE} WHERE e.id = $1"
+CHILDREN = (
+    f"{_SOURCE} WHERE e.owner_id = $1 AND e.parent_id = $2 AND e.state = 'live' "
+    "AND (e.created_at, e.id) > ($3, $4) ORDER BY e.created_at, e.id LIMIT $5"
+)
+# Not INSERT ... SELECT: from its own table, that takes SQLite three times as long.
+COPY = (
     "INSERT INTO entries (id, owner_id, list_state, parent_id, kind, name, name_key, search_key, mime, size_bytes, "
     "sha256, version_id, created_at, updated_at, revision, modified_at, properties, height, state) "
-    "SELECT $1, owner_id, $3, $4, kind, $5, $6, $7, mime, size_bytes, sha256, $8, $9, $9, $9, modified_at, "
-    "properties, height, $10 "
-    "FROM entries WHERE id = $2 ON CONFLICT DO NOTHING"
+    "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $13, $13, $14, $15, $16, $17) "
+    "ON CONFLICT DO NOTHING"
 )
 _COPY_VERSION = (
     "INSERT INTO versions (id, file_id, revision, object_key, mime, size_bytes, sha256, created_at, modified_at) "
-    "SELECT $1, e.id, e.revision, v.object_key, v.mime, v.size_bytes, v.sha256, e.created_at, v.modified_at "
-    "FROM versions v JOIN entries e ON e.id = $2 WHERE v.id = $3"
+    "VALUES ($1, $2, $3, $4, $5, $6, $7, $3, $8)"
 )
 _COPY_PROPERTIES = (
     "INSERT INTO properties (entry_id, key, owner_id, value) "
@@ -70,36 +75,55 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Source(msgspec.Struct, frozen=True):
-    """An entry to copy, what is charged for it, and the ids of its copy."""
+    """An entry to copy, as its row says, and the ids of its copy."""
 
     id: FileId
     name: str
     kind: str
+    mime: str
     size_bytes: int
+    sha256: str | None
     version_id: VersionId | None
-    has_properties: bool
+    modified_at: int
+    properties: str | None
     height: int
+    object_key: ObjectKey | None
+    created_at: int
     parent: str
     new_id: FileId
     new_version_id: VersionId | None
 
     @classmethod
     def of(cls, row: Row, parent: str) -> Source:
-        """Return the source for a row of :data:`CHILDREN`."""
-        id_, name, kind, size_bytes, version_id, properties, height, *_ = row
-        version = None if version_id is None else VersionId(new_id())
-        return cls(id_, name, kind, size_bytes, version_id, bool(properties), height, parent, FileId(new_id()), version)
-
-    @classmethod
-    def top(cls, plan: Plan, parent: str) -> Source:
-        """Return the source that the plan names."""
-        file = plan.source.file
-        row = file.id, plan.name, file.kind.value, file.size_bytes, file.version_id, file.properties, plan.source.height
-        return cls.of(row, parent)
+        """Return the source for a row of :data:`CHILDREN`, to be copied into the folder *parent*."""
+        id_, name, kind, mime, size, sha256, version_id, modified_at, properties, height, object_key, created_at = row
+        return cls(
+            id=id_,
+            name=name,
+            kind=kind,
+            mime=mime,
+            size_bytes=size,
+            sha256=sha256,
+            version_id=version_id,
+            modified_at=modified_at,
+            properties=properties,
+            height=height,
+            object_key=object_key,
+            created_at=created_at,
+            parent=parent,
+            new_id=FileId(new_id()),
+            new_version_id=None if version_id is None else VersionId(new_id()),
+        )
 
     @property
     def is_folder(self) -> bool:
         return self.kind == FileKind.FOLDER.value
+
+
+async def read_top(tx: Tx, plan: Plan, parent: str) -> Source:
+    """Return the source that the plan names."""
+    row = rows.found(await tx.one(_TOP, plan.source.file.id))
+    return msgspec.structs.replace(Source.of(row, parent), name=plan.name)
 
 
 async def copy_at_once(tx: Tx, ask: CopyFile, env: Env, most: int) -> tuple[File, int] | None:
@@ -114,7 +138,7 @@ async def copy_at_once(tx: Tx, ask: CopyFile, env: Env, most: int) -> tuple[File
         return None
     target = await folders.target(tx, ask.by, place(ask, source), env)
     plan = await make_plan(tx, ask, source, target)
-    top = Source.top(plan, target.key)
+    top = await read_top(tx, plan, target.key)
     found = [top]
     parents = {top.id: top.new_id}
     for parent_id, row in below:
@@ -123,11 +147,11 @@ async def copy_at_once(tx: Tx, ask: CopyFile, env: Env, most: int) -> tuple[File
     size = sum(each.size_bytes for each in found)
     await changes.check_room(tx, target.owner_id, env.config.auth, entries=len(found), size=size)
     at = rows.micros(env.now)
-    while not await tx.run(COPY, *values(top, top.kind, at)):  # an upload into the root takes no lock
+    while not await tx.run(COPY, *values(top, target.owner_id, top.kind, at)):  # an upload into the root takes no lock
         name = await entries.free_name(tx, target, plan.name, ask.on_conflict)
         top = msgspec.structs.replace(top, name=name)
-    await insert(tx, found[1:], at, listed=True)
-    await insert_rest(tx, found)
+    await insert(tx, target.owner_id, found[1:], at, listed=True)
+    await insert_rest(tx, target.owner_id, found, at)
     await entries.raise_height(tx, target, source.height + 1)
     row = rows.found(await tx.one(f"SELECT {rows.LIVE} FROM entries WHERE id = $1", top.new_id))
     file = rows.live_file(target.owner_id, row)
@@ -184,21 +208,40 @@ async def make_plan(tx: Tx, ask: CopyFile, source: Resolved, target: Folder, *, 
     return Plan(source, target, name if new else await entries.free_name(tx, target, name, ask.on_conflict))
 
 
-def values(source: Source, list_state: str, at: int, state: str = "live") -> tuple[object, ...]:
-    """The values of :data:`COPY`."""
-    name = source.name
-    keys = name_key(name), search_key(name)
-    return source.new_id, source.id, list_state, source.parent, name, *keys, source.new_version_id, at, state
+def values(source: Source, owner_id: UserId, list_state: str, at: int, state: str = "live") -> tuple[object, ...]:
+    """Return the values of :data:`COPY`."""
+    return (
+        source.new_id,
+        owner_id,
+        list_state,
+        source.parent,
+        source.kind,
+        source.name,
+        name_key(source.name),
+        search_key(source.name),
+        source.mime,
+        source.size_bytes,
+        source.sha256,
+        source.new_version_id,
+        at,
+        source.modified_at,
+        source.properties,
+        source.height,
+        state,
+    )
 
 
-async def insert(tx: Tx, sources: Sequence[Source], at: int, *, listed: bool) -> None:
-    """Insert the rows of copies, in the order of their sources.  Their names are free."""
-    copied = [values(source, source.kind if listed else "hidden", at + number) for number, source in enumerate(sources)]
-    await tx.run_each(COPY, copied)
+async def insert(tx: Tx, owner_id: UserId, sources: Sequence[Source], at: int, *, listed: bool) -> None:
+    """Insert the rows of copies, whose names are free.  All are created at *at*."""
+    await tx.run_each(COPY, [values(each, owner_id, each.kind if listed else "hidden", at) for each in sources])
 
 
-async def insert_rest(tx: Tx, sources: Sequence[Source]) -> None:
+async def insert_rest(tx: Tx, owner_id: UserId, sources: Sequence[Source], at: int) -> None:
     """Insert what belongs to the rows of the copies: their versions, which share the blobs, and properties."""
-    versions = [(s.new_version_id, s.new_id, s.version_id) for s in sources if s.version_id is not None]
+    versions = [
+        (s.new_version_id, s.new_id, at, s.object_key, s.mime, s.size_bytes, s.sha256, s.modified_at)
+        for s in sources
+        if s.version_id is not None
+    ]
     await tx.run_each(_COPY_VERSION, versions)
-    await tx.run_each(_COPY_PROPERTIES, [(s.new_id, s.id) for s in sources if s.has_properties])
+    await tx.run_each(_COPY_PROPERTIES, [(s.new_id, s.id) for s in sources if s.properties])

@@ -101,9 +101,10 @@ async def begin(tx: Tx, ask: CopyFile, number: int, size: int, env: Env) -> Buil
     if count >= MOST_BUILDING:
         raise TooManyRequests(f"{MOST_BUILDING} folders of this drive are being copied already.", retry_after=5.0)
     await changes.check_room(tx, owner_id, env.config.auth, entries=number, size=size)
-    top = copies.Source.top(plan, "")
-    await tx.run(copies.COPY, *copies.values(top, "hidden", rows.micros(env.now), "building"))
-    await copies.insert_rest(tx, [top])
+    top = await copies.read_top(tx, plan, "")
+    at = rows.micros(env.now)
+    await tx.run(copies.COPY, *copies.values(top, owner_id, "hidden", at, "building"))
+    await copies.insert_rest(tx, owner_id, [top], at)
     await tx.run(
         "INSERT INTO copies (id, owner_id, reserved_bytes, reserved_entries, built_bytes, built_entries, expires_at) "
         "VALUES ($1, $2, $3, $4, 0, 1, $5)",
@@ -154,7 +155,7 @@ async def build(tx: Tx, ask: CopyFile, building: Building, env: Env) -> bool:
         children = await _children(tx, ask, building, job, room)
         sources = [copies.Source.of(row, job[0]) for row in children]
         await _insert_beside(tx, building.owner_id, sources, at, fresh=job[3] == "")
-        await copies.insert_rest(tx, sources)
+        await copies.insert_rest(tx, building.owner_id, sources, at)
         if sources:  # the tree may have become higher since the folder was copied
             folder = Folder(building.owner_id, FileId(job[0]))
             await entries.raise_height(tx, folder, max(source.height for source in sources) + 1)
@@ -222,12 +223,14 @@ async def _insert_beside(tx: Tx, owner_id: UserId, sources: Sequence[copies.Sour
         keys = [name_key(source.name) for source in sources]
         keys += keys[-1:] * (_NAMES_AT_ONCE - len(keys))
         taken = {row[0] for row in await tx.all(_TAKEN, owner_id, sources[0].parent, *keys)}
-    await copies.insert(tx, [source for source in sources if name_key(source.name) not in taken], at, listed=False)
+    await copies.insert(
+        tx, owner_id, [source for source in sources if name_key(source.name) not in taken], at, listed=False
+    )
     for source in sources:
         if name_key(source.name) in taken:
             folder = Folder(owner_id, FileId(source.parent))
             name = await entries.free_name(tx, folder, source.name, OnConflict.RENAME)
-            await copies.insert(tx, [msgspec.structs.replace(source, name=name)], at, listed=False)
+            await copies.insert(tx, owner_id, [msgspec.structs.replace(source, name=name)], at, listed=False)
 
 
 async def attach(tx: Tx, ask: CopyFile, building: Building, env: Env) -> File:
