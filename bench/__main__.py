@@ -11,6 +11,7 @@ from bench.ask import Asks
 from bench.clients import MissingClientError
 from bench.distributed import Distributed
 from bench.fairness import Fairness
+from bench.feed import Feed
 from bench.folders import Folders
 from bench.one_request import OneRequest
 from bench.report import Result, line, previous, save, say
@@ -41,6 +42,8 @@ def measures(*, quick: bool) -> dict[str, Callable[[], Result | list[Result]]]:
         "folders": Folders(quick=quick).run,
         "trees": trees.sqlite,
         "trees_postgres": trees.postgres,
+        "feed": Feed(quick=quick).run,
+        "settle": Settle(quick=quick).run,
         "postgres": distributed.postgres,
         "events": distributed.events,
         "full": distributed.rest,

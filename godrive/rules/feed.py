@@ -20,7 +20,7 @@ from godrive.catalog import Row, Tx
 from godrive.errors import CursorReset, Invalid
 from godrive.messages.changes import Change, ChangeKind, ChangePage, ListChanges
 from godrive.messages.system import ChangeNumbers
-from godrive.model import FileEventKind, FileId, FileKind, Root, UserId
+from godrive.model import FileEventKind, FileId, Root, UserId
 from godrive.principal import Verb
 from godrive.rules import files, rows
 from godrive.rules.access import VISIBLE, resolve_folder
@@ -51,26 +51,25 @@ async def page(tx: Tx, ask: ListChanges, env: Env) -> ChangePage:
     owner_id = folder.owner_id
     if ask.cursor is None:
         nonce, _, last = await _state(tx, owner_id)
-        return ChangePage(changes=[], cursor=_make(owner_id, nonce, last), has_more=False, number=last)
-    digest, number = _read(ask.cursor)
+        return ChangePage(changes=[], cursor=_make(_drive(owner_id, nonce), last), has_more=False, number=last)
+    shown_drive, number = _read(ask.cursor)
     values = [owner_id, number, ask.limit + 2, *([] if folder.id is None else [folder.id])]
     found = await tx.all(_page_sql(confined=folder.id is not None), *values)
     nonce, start, _ = await _state(tx, owner_id)
+    drive = _drive(owner_id, nonce)
     after = found[1:] if found and found[0][_CHANGE] == number else found
-    if digest != _digest(owner_id, nonce) or number < start or (number > start and after is found):
+    if shown_drive != drive or number < start or (number > start and after is found):
         raise CursorReset("The log of changes does not reach back to this cursor: read the drive anew.", field="cursor")
     shown = after[: rows.that_fit(after, ask.limit, (_NAME, _MIME))]
     last = shown[-1][_CHANGE] if shown else number
-    changes = [change for row in shown if (change := _change(owner_id, nonce, row)) is not None]
-    return ChangePage(
-        changes=changes, cursor=_make(owner_id, nonce, last), has_more=len(after) > len(shown), number=last
-    )
+    changes = [change for row in shown if (change := _change(owner_id, drive, row)) is not None]
+    return ChangePage(changes=changes, cursor=_make(drive, last), has_more=len(after) > len(shown), number=last)
 
 
 async def first_cursor(tx: Tx, owner_id: UserId) -> str:
     """Return the cursor before the oldest change that is in the log."""
     nonce, start, _ = await _state(tx, owner_id)
-    return _make(owner_id, nonce, start)
+    return _make(_drive(owner_id, nonce), start)
 
 
 async def _state(tx: Tx, owner_id: UserId) -> tuple[str, int, int]:
@@ -109,7 +108,7 @@ def _lies_in(column: str) -> str:
 _LIVE_END = _COLUMNS + len(rows.LIVE.split(", "))
 
 
-def _change(owner_id: UserId, nonce: str, row: Row) -> Change | None:
+def _change(owner_id: UserId, drive: str, row: Row) -> Change | None:
     """Return the change that a row tells to the principal, or ``None`` if it is none of theirs."""
     kind = KINDS[row[_WHAT]]
     covers_entry, covers_new, covers_old = row[_LIVE_END:] or (1, 1, 1)
@@ -124,23 +123,24 @@ def _change(owner_id: UserId, nonce: str, row: Row) -> Change | None:
     return Change(
         change=kind,
         id=FileId(row[_ENTRY]),
-        kind=FileKind(row[_KIND]),
-        cursor=_make(owner_id, nonce, row[_CHANGE]),
+        kind=rows.KINDS[row[_KIND]],
+        cursor=_make(drive, row[_CHANGE]),
         entry=entry,
     )
 
 
-def _digest(owner_id: UserId, nonce: str) -> bytes:
-    return blake2b(f"{owner_id}.{nonce}".encode(), digest_size=_DIGEST_BYTES, person=b"godrive cursor").digest()
+def _drive(owner_id: UserId, nonce: str) -> str:
+    """Return the part of a cursor that names the owner and the catalog."""
+    name = f"{owner_id}.{nonce}".encode()
+    return urlsafe_b64encode(blake2b(name, digest_size=_DIGEST_BYTES, person=b"godrive cursor").digest()).decode()
 
 
-def _make(owner_id: UserId, nonce: str, number: int) -> str:
-    raw = _digest(owner_id, nonce) + number.to_bytes(_NUMBER_BYTES)
-    return urlsafe_b64encode(raw).rstrip(b"=").decode()
+def _make(drive: str, number: int) -> str:
+    return drive + urlsafe_b64encode(number.to_bytes(_NUMBER_BYTES)).rstrip(b"=").decode()
 
 
-def _read(cursor: str) -> tuple[bytes, int]:
-    """Return the digest and the number of a cursor.  Raises ``Invalid``."""
+def _read(cursor: str) -> tuple[str, int]:
+    """Return the drive and the number of a cursor.  Raises ``Invalid``."""
     try:
         raw = urlsafe_b64decode(cursor.encode("ascii") + b"=") if len(cursor) == _CURSOR_LENGTH else b""
     except ValueError:
@@ -148,7 +148,7 @@ def _read(cursor: str) -> tuple[bytes, int]:
     number = int.from_bytes(raw[_DIGEST_BYTES:])
     if len(raw) != _DIGEST_BYTES + _NUMBER_BYTES or number >= 2**63:
         raise Invalid("This is not a cursor of this server.", field="cursor")
-    return raw[:_DIGEST_BYTES], number
+    return cursor[: _DIGEST_BYTES * 4 // 3], number
 
 
 @rule(ChangeNumbers)
