@@ -43,7 +43,6 @@ def measures(*, quick: bool) -> dict[str, Callable[[], Result | list[Result]]]:
         "trees": trees.sqlite,
         "trees_postgres": trees.postgres,
         "feed": Feed(quick=quick).run,
-        "settle": Settle(quick=quick).run,
         "postgres": distributed.postgres,
         "events": distributed.events,
         "full": distributed.rest,
