@@ -30,6 +30,7 @@ from godrive.errors import (
 )
 from godrive.http.api.openapi_parts import DESCRIPTION, FILE, HEADERS, PARAMETERS, SECURITY, TAGS
 from godrive.http.api.operations import SIGNED, Operation
+from godrive.http.api.paths import PARAMETER
 from godrive.http.api.problems import (
     ExpectationFailed,
     HeadersTooLarge,
@@ -182,7 +183,10 @@ def _description(operation: Operation) -> str:
 
 def _parameters(operation: Operation, components: dict[str, Json]) -> Iterable[Json]:
     for name in operation.parameters:
-        yield {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        parameter: Json = {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        if name == PARAMETER:
+            parameter["description"] = "Names from the root, each percent-encoded, with a slash between them."
+        yield parameter
     if operation.query is not None:
         described = components[operation.query.__name__]
         for name, schema in described["properties"].items():

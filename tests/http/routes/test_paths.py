@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 from urllib.parse import quote
 
@@ -295,3 +296,60 @@ async def test_a_taken_name_fails_or_is_numbered_whichever_way_it_is_taken(ann: 
     assert (restored.status, restored.json["name"]) == (200, "name (1)")
     names = [file["name"] for file in (await raw(ann, "GET", "target?children&sort=name")).json["files"]]
     assert sorted(names) == ["NAME", "name", "name (1)"]
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["get", "children", "rename", "move", "favorite", "trash", "make"]),
+        st.sampled_from(["a", "a/b", "a/b/f", "c", "a/c", "c/b", "a/b/b", "none"]),
+        st.sampled_from(["a", "b", "c", "f", "a/b", "F"]),
+    ),
+    min_size=3,
+    max_size=10,
+)
+numbers = itertools.count()
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(STEPS)
+async def test_any_sequence_of_requests_by_path_does_what_it_does_by_id(
+    ann: Person, bob: Person, steps: list[tuple[str, str, str]]
+) -> None:
+    """Ann sends ids and Bob paths, each in a drive of the same tree."""
+    top = f"top {next(numbers)}"
+
+    async def id_of(person: Person, path: str) -> str:
+        found = await raw(person, "GET", f"{quote(top)}/{path}")
+        return str(found.json["id"]) if found.status == 200 else UNKNOWN
+
+    async def send(person: Person, step: str, path: str, other: str) -> Answer:
+        url = f"/v1/files/{await id_of(person, path)}" if person is ann else f"/v1/files/by-path/{quote(top)}/{path}"
+        match step:
+            case "get":
+                return await person("GET", url)
+            case "children":
+                return await person("GET", f"{url}/children" if person is ann else f"{url}?children")
+            case "rename":
+                return await person("PATCH", url, {"name": other.replace("/", "")})
+            case "move":
+                return await person("PATCH", url, {"parent_id": await id_of(person, other), "on_conflict": "rename"})
+            case "favorite":
+                return await person("PATCH", url, {"favorite": True})
+            case "trash":
+                return await person("DELETE", url)
+            case _:
+                return await person("POST", "/v1/folders", {"path": f"{top}/{path}/{other}", "parents": True})
+
+    def told(answer: Answer) -> Any:
+        """What an answer says, without the ids and instants, which differ."""
+        json = answer.json
+        entries = json.get("files", [json])
+        parts = [(e.get("name"), e.get("kind"), e.get("favorite"), e.get("code")) for e in entries]
+        return answer.status, sorted(parts, key=str)
+
+    for person in (ann, bob):
+        await made(person, f"{top}/a")
+        await person.upload("f", path=f"{top}/a/b", parents=True)
+        await made(person, f"{top}/c")
+    for step in steps:
+        assert told(await send(ann, *step)) == told(await send(bob, *step)), step
