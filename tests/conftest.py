@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests import shared
 from tests.servers import CephGateway, MissingProgram, NatsServer, PostgresServer, Server
@@ -31,6 +32,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Select the tests, and join the run: the process that the developer started leads, and its workers follow."""
+    settings.register_profile("untimed", deadline=None)  # no test asserts on a duration, as Hypothesis does by itself
+    if settings.get_current_profile_name() == "default":
+        settings.load_profile("untimed")
     if config.getoption("quick"):
         given = f"({config.option.markexpr}) and " if config.option.markexpr else ""
         config.option.markexpr = given + "not slow and not servers"

@@ -5,6 +5,7 @@ A file of its own, because it takes seconds to collect: ``--quick`` leaves it ou
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -21,6 +22,9 @@ load_all_checks()
 SCHEMA = schemathesis.openapi.from_dict(document(OPERATIONS, base_url="http://drive.test"))
 # A URL that is too long is refused before anybody looks at what is wrong with its parts.
 SCHEMA.config.checks.negative_data_rejection.expected_statuses += ["414"]
+EXAMPLES = int(os.environ.get("GODRIVE_TEST_EXAMPLES", "6"))
+"""Random requests to each operation, beside those that schemathesis derives from its description."""
+
 PROMISES: list[Any] = [
     CHECKS.get_one(name)
     for name in (
@@ -72,7 +76,7 @@ def known(url: str) -> Known:
 
 @SCHEMA.parametrize()
 @settings(
-    max_examples=12,
+    max_examples=EXAMPLES,
     deadline=None,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],
