@@ -77,7 +77,11 @@ OPERATIONS: tuple[Operation, ...] = tuple(
 
 
 def create_app(
-    drive: GoDrive, *, log_request: LogRequest | None = None, lost_log_lines: Callable[[], int] | None = None
+    drive: GoDrive,
+    *,
+    log_request: LogRequest | None = None,
+    lost_log_lines: Callable[[], int] | None = None,
+    trusts_unix_socket: bool = False,
 ) -> web.Application:
     """An application that serves *drive*, which must be open for as long as it is used.
 
@@ -86,10 +90,11 @@ def create_app(
     sets up no logging: unless ``log.requests`` is off, requests are passed to
     *log_request*, or logged where the host's structlog or ``logging`` puts them.
     *lost_log_lines* counts what a log that drops lines has dropped, for the metrics.
+    *trusts_unix_socket* believes what the peer on a Unix socket says of its client.
     """
     server = drive.config.server
     log_request = (log_request or log_to_logger()) if drive.config.log.requests else None
-    proxies = TrustedProxies(server.trusted_proxies)
+    proxies = TrustedProxies(server.trusted_proxies, unix_socket=trusts_unix_socket)
     metrics = Metrics(drive, lost_log_lines=lost_log_lines)
     app = web.Application(
         middlewares=[edge(metrics, log_request, proxies)],

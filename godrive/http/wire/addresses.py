@@ -19,16 +19,21 @@ them is slow."""
 
 
 class TrustedProxies:
-    """The networks whose ``X-Forwarded-For`` counts.  An empty list trusts no proxy."""
+    """The networks whose ``X-Forwarded-For`` counts.  An empty list trusts no proxy.
 
-    def __init__(self, networks: Sequence[str]) -> None:
+    With *unix_socket*, the peer on a Unix socket is trusted too.
+    """
+
+    def __init__(self, networks: Sequence[str], *, unix_socket: bool = False) -> None:
         self._networks = list(map(network, networks))
+        self._unix_socket = unix_socket
+        self._trusts_any = bool(self._networks) or unix_socket
         self._find_again = lru_cache(_KEPT)(self._find)
         self._trusts_peer = lru_cache(_KEPT)(self._trusts)
 
     def address(self, request: web.Request) -> str:
         """The client's address: the last hop that is not a trusted proxy.  Empty on a Unix socket."""
-        return self._walk(request)[0] if self._networks else request.remote or ""
+        return self._walk(request)[0] if self._trusts_any else request.remote or ""
 
     def disregards(self, request: web.Request) -> bool:
         """Whether forwarded headers name a client that does not count, so that the address may be a proxy's.
@@ -40,7 +45,7 @@ class TrustedProxies:
 
     def scheme(self, request: web.Request) -> str:
         """``https`` if the connection is, or if a trusted proxy says that its client's is."""
-        said = request.headers.get("X-Forwarded-Proto") if self._networks else None
+        said = request.headers.get("X-Forwarded-Proto") if self._trusts_any else None
         if said is not None and self._trusts_peer(request.remote or ""):
             return "https" if said.rpartition(",")[2].strip().lower() == "https" else "http"
         return request.scheme
@@ -72,6 +77,8 @@ class TrustedProxies:
         return peer, False
 
     def _trusts(self, address: str) -> bool:
+        if not address:
+            return self._unix_socket
         parsed = _parse(address)
         return parsed is not None and any(parsed in trusted for trusted in self._networks)
 

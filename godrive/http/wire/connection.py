@@ -116,7 +116,8 @@ class Connection(web.RequestHandler):
         self._wire = cast("asyncio.Transport", transport)  # aiohttp drops its reference when it begins to close
         self._wire.set_write_buffer_limits(high=WRITE_HIGH_WATER)
         connected = transport.get_extra_info("socket")
-        if hasattr(socket, "TCP_USER_TIMEOUT"):  # the kernel gives up on a client that acknowledges nothing
+        if hasattr(socket, "TCP_USER_TIMEOUT") and connected.family != socket.AF_UNIX:
+            # The kernel gives up on a client that acknowledges nothing.
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(STALLED * 1000))
         limit_unsent(connected, UNSENT)
         super().connection_made(transport)

@@ -197,7 +197,7 @@ class _Sending:
 
 def limit_unsent(connected: Any, size: int) -> None:
     """Have the kernel take at most *size* bytes that it cannot send yet, where it can be told."""
-    if hasattr(socket_module, "TCP_NOTSENT_LOWAT"):
+    if hasattr(socket_module, "TCP_NOTSENT_LOWAT") and connected.family != socket_module.AF_UNIX:
         connected.setsockopt(socket_module.IPPROTO_TCP, socket_module.TCP_NOTSENT_LOWAT, size)
 
 

@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import anyio
@@ -40,12 +41,16 @@ async def serve(
     host: str | None = None,
     port: int | None = None,
     *,
+    path: Path | None = None,
     log_request: LogRequest | None = None,
     lost_log_lines: Callable[[], int] | None = None,
     on_closing: Callable[[int], None] | None = None,
     linger: float = 0.0,
 ) -> AsyncIterator[list[str]]:
     """Listen, by default as configured; the URLs that are listened on.  Port 0 is any that is free.
+
+    With *path*, listen on a Unix socket instead.  Its clients are trusted to say
+    for whom they ask (``X-Forwarded-For``), so only this user may reach it.
 
     On exit no new connection is accepted, and requests that wait for changes
     are answered at once.  Every answer from then on says
@@ -57,7 +62,7 @@ async def serve(
     server = drive.config.server
     host = server.host if host is None else host
     port = server.port if port is None else port
-    app = create_app(drive, log_request=log_request, lost_log_lines=lost_log_lines)
+    app = create_app(drive, log_request=log_request, lost_log_lines=lost_log_lines, trusts_unix_socket=path is not None)
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -69,10 +74,10 @@ async def serve(
         limit = ConnectionLimit(most_connections())
         loop = asyncio.get_running_loop()
         connect = partial(Connection, runner.server, loop=loop, limit=limit, memory=drive.memory, **_settings(server))
-        sockets = await _bind(host, port)
+        sockets = await _bind(host, port) if path is None else [_bound(socket.AF_UNIX, socket.SOCK_STREAM, 0, path)]
         listeners = [await loop.create_server(connect, sock=each, backlog=_BACKLOG) for each in sockets]
         try:
-            yield [_url(each.getsockname()) for each in sockets]
+            yield [_url(each.getsockname()) for each in sockets] if path is None else [f"unix:{path}"]
         finally:
             for listener in listeners:
                 listener.close()
@@ -127,13 +132,13 @@ async def _bind(host: str, port: int) -> list[socket.socket]:
     return sockets
 
 
-def _bound(family: int, kind: int, protocol: int, where: tuple[Any, ...]) -> socket.socket:
+def _bound(family: int, kind: int, protocol: int, where: tuple[Any, ...] | Path) -> socket.socket:
     bound = socket.socket(family, kind, protocol)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has a socket of its own
-        bound.bind(where)
+        bound.bind(str(where) if isinstance(where, Path) else where)
     except BaseException:
         bound.close()
         raise
