@@ -175,9 +175,11 @@ def _announce(config: Config, urls: Sequence[str], process_log: logs.ProcessLog)
     elif urls:
         _say(process_log, f"GoDrive {__version__} listens on {' and '.join(urls)}")
         _say(process_log, f"The URLs that it hands out begin with {base_url}")
-    if urls and not config.server.public_url and binds_every_address(config.server.host):
+    server = config.server
+    if urls and not (server.public_url or server.allowed_hosts) and binds_every_address(server.host):
         hint = "Set server.public_url, or GODRIVE_SERVER_PUBLIC_URL, to the address that clients use."
-        log.warning("public_url_not_set", urls_begin_with=base_url, works_for="clients on this machine", hint=hint)
+        works_for = "clients on this machine, and those that use a private address of it"
+        log.warning("public_url_not_set", urls_begin_with=base_url, works_for=works_for, hint=hint)
 
 
 def _say(process_log: logs.ProcessLog, text: str) -> None:

@@ -33,8 +33,12 @@ async def configuration(config: Config, report: Report) -> None:
     """Warn about settings that are allowed but seldom intended."""
     name, server, before = "configuration", config.server, len(report.findings)
     url = urlsplit(server.base_url)
-    if binds_every_address(server.host) and not server.public_url:
-        report.warning(name, f"URLs will begin with {server.base_url}.", "Set server.public_url to what clients use.")
+    if binds_every_address(server.host) and not (server.public_url or server.allowed_hosts):
+        report.warning(
+            name,
+            f"Unless clients use a private address of this machine, URLs will begin with {server.base_url}.",
+            "Set server.public_url to what clients use, or list the hosts in server.allowed_hosts.",
+        )
     if url.scheme == "http" and not _is_loopback(url.hostname or ""):
         report.warning(
             name,
