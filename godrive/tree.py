@@ -152,8 +152,16 @@ def tree(parts: Dependencies, *, serving: bool) -> list[ActorSpec | ChildSpec]:
 
     if (blobs := parts.blobs) is not None:
         actor(Storage, lambda: StorageActor(blobs, config.blobs, clock, parts.urls))
+    on_change = parts.watch.notice
+    if serving and parts.link is not None:
+        from godrive.bridge.notices import CHILD as NOTICES  # noqa: PLC0415 - needs nats-py
+        from godrive.bridge.notices import Notices  # noqa: PLC0415
+
+        notices = Notices(parts.link, parts.watch, namespace=config.nats.namespace, on_event=parts.on_event)
+        children.append(ChildSpec(name=NOTICES, run=notices.run))
+        on_change = notices.committed
     if (catalog := parts.catalog) is not None:
-        actor(Metadata, lambda: MetadataActor(catalog, config, clock, parts.tokens, parts.watch.notice))
+        actor(Metadata, lambda: MetadataActor(catalog, config, clock, parts.tokens, on_change))
         actor(Auth, lambda: AuthActor(catalog, config.auth, clock, parts.signer, parts.known_callers))
     guard = ClockGuard(clock)  # shared, so that a crash of an actor does not forget a jump
     actor(Ingest, lambda: IngestActor(ref(Metadata), ref(Storage), config.ingest, clock, guard))

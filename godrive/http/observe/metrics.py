@@ -145,6 +145,7 @@ class Metrics(Collector):
         for name, count in self._drive.webhook_counts.items():
             (webhooks if name in ("waiting", "failing") else deliveries).add_metric([name], count)
         yield from (deliveries, webhooks)
+        yield GaugeMetricFamily("godrive_waiting", "Requests that wait for changes.", len(self._drive.watch))
         if self._lost_log_lines is not None:
             lost = CounterMetricFamily("godrive_log_lines_lost", "Log lines dropped.")
             lost.add_metric([], self._lost_log_lines())
