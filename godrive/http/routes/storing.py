@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import msgspec
 from aiohttp import hdrs, web
@@ -81,7 +81,7 @@ class PutFileQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     parents: bool = False
 
 
-class Offer(NamedTuple):
+class Offer(msgspec.Struct, frozen=True, gc=False):
     """What the headers of a request say of the bytes."""
 
     size: int | None
@@ -225,7 +225,7 @@ async def _store_form(call: Call, where: Spot, query: PostQuery, offer: Offer, b
             folder, name = _place(where, part.name, parents=query.parents)
             mime = "" if part.mime == UNKNOWN else part.mime
             try:
-                file, _ = await _store(call, folder, name, offer._replace(size=None, mime=mime), part)
+                file, _ = await _store(call, folder, name, msgspec.structs.replace(offer, size=None, mime=mime), part)
             except DriveError as error:
                 error.detail = f"{error.detail} (the file {part.name!a}; {len(stored)} before it were stored)"
                 raise
