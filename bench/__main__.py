@@ -16,6 +16,7 @@ from bench.folders import Folders
 from bench.one_request import OneRequest
 from bench.report import Result, line, previous, save, say
 from bench.requests import Requests
+from bench.search import Search
 from bench.standing import Standing
 from bench.transfer import Transfer
 from bench.trees import Trees
@@ -27,6 +28,7 @@ def measures(*, quick: bool) -> dict[str, Callable[[], Result | list[Result]]]:
     requests, standing, transfer = Requests(quick=quick), Standing(quick=quick), Transfer(quick=quick)
     asks, distributed, fairness = Asks(quick=quick), Distributed(quick=quick), Fairness(quick=quick)
     trees = Trees(quick=quick)
+    search = Search(quick=quick)
     return {
         "ask": asks.near,
         "far": asks.far,
@@ -43,6 +45,8 @@ def measures(*, quick: bool) -> dict[str, Callable[[], Result | list[Result]]]:
         "trees": trees.sqlite,
         "trees_postgres": trees.postgres,
         "feed": Feed(quick=quick).run,
+        "search": search.sqlite,
+        "search_postgres": search.postgres,
         "postgres": distributed.postgres,
         "events": distributed.events,
         "full": distributed.rest,
