@@ -23,6 +23,7 @@ from drive.api.files import (
     trash_file,
     update_file,
 )
+from drive.api.search import search_files
 from drive.api.trash import purge_file
 from drive.api.uploads import begin_upload
 from drive.api.versions import delete_version, get_version_content, list_versions, name_version, restore_version
@@ -34,6 +35,7 @@ from drive.models import (
     CopyBody,
     Download,
     FileList,
+    FileType,
     FolderBody,
     GetByPathChildren,
     Intent,
@@ -87,6 +89,10 @@ file = done.file
 listed = list_files.sync(client=client, limit=10)
 assert isinstance(listed, FileList)
 assert [entry.name for entry in listed.files] == ["notes.txt"]
+
+searched = search_files.sync(client=client, q="NOTES", type_=FileType.TEXT, in_="root", min_size=1)
+assert isinstance(searched, FileList), searched
+assert [entry.id for entry in searched.files] == [file.id]
 
 folder = make_folder.sync(client=client, body=FolderBody(path="a/b", parents=True, exist_ok=True))
 assert isinstance(folder, Entry), folder
