@@ -173,8 +173,9 @@ async def _store(call: Call, where: Spot, name: str, offer: Offer, body: Pieces)
                 modified_at=offer.modified_at,
                 if_match=offer.if_match,
             )
-    except (NameTaken, PreconditionFailed) as refused:
-        known = None if offer.must_be_new else await _stored_before(call, where, name, offer, body)
+    except (NameTaken, PreconditionFailed, QuotaExceeded) as refused:
+        is_renamed = offer.on_conflict is OnConflict.RENAME
+        known = None if offer.must_be_new or is_renamed else await _stored_before(call, where, name, offer, body)
         if known is None:
             raise _refusal(refused, offer) from None
         return known, False
@@ -200,10 +201,11 @@ def _refusal(refused: DriveError, offer: Offer) -> DriveError:
 
 
 async def _stored_before(call: Call, where: Spot, name: str, offer: Offer, body: Pieces) -> File | None:
-    """Return the file that has the name, if the bytes of the request are its bytes.
+    """Return the file that has the name, if it is what the request stores.
 
     Then the client did not get the answer to an earlier request, and sends it
-    again (RFC 9110, section 13.1.1).
+    again (RFC 9110, section 13.1.1).  That is refused only because the first one
+    was carried out: the name is taken, the tag has changed, the quota is used.
     """
     try:
         async with call.turn():
@@ -211,6 +213,8 @@ async def _stored_before(call: Call, where: Spot, name: str, offer: Offer, body:
     except DriveError:
         return None
     sha256 = offer.digests.sha256
+    if offer.mime not in ("", file.mime) or offer.modified_at not in (None, file.modified_at):
+        return None
     if file.kind is FileKind.FOLDER or offer.size not in (None, file.size_bytes) or sha256 not in (None, file.sha256):
         return None
     return file if await digest_of(body, at_most=file.size_bytes) == file.sha256 else None

@@ -371,6 +371,20 @@ async def test_the_same_bytes_sent_again_get_the_file_and_make_no_version(
     await check_nothing_left(site, ann)
 
 
+async def test_the_same_bytes_sent_again_need_no_more_quota(ann: Person, site: Site) -> None:
+    content = os.urandom(1000)
+    await set_quota(site, ann, 1500)
+    replace = "&on_conflict=replace"
+    first = await post(ann, "a", content, replace)
+    again = await post(ann, "a", content, replace)
+    assert (first.status, again.status, again.json) == (201, 200, first.json)
+    for other in (post(ann, "a", content[::-1], replace), post(ann, "a", content, "&on_conflict=rename")):
+        assert (await other).status == 507
+    typed = await post(ann, "a", content, replace, Content_Type="image/png")
+    assert typed.status == 507  # not the same request, and a version of another type needs room
+    await check_nothing_left(site, ann)
+
+
 async def test_the_same_bytes_with_another_time_or_type_change_only_that(ann: Person, site: Site) -> None:
     first = (await post(ann, "a", Content_Type="text/plain")).json
     replace = "&on_conflict=replace"
