@@ -23,6 +23,7 @@ from godrive.messages.auth import Authenticate
 from godrive.model import UserId, UserState
 from godrive.principal import ApiToken, Scope
 from godrive.rules import users
+from tests.cases import each
 from tests.http.client import Answer, Json, Person, Site
 
 pytestmark = pytest.mark.anyio
@@ -211,16 +212,20 @@ def _filled(value: Any, owner: Ann, person: Person) -> Any:
     return known.format(**owner.ids) if known.startswith("{") else known
 
 
-def cases(*, needs: Literal["scope", "public", "signed"]) -> pytest.MarkDecorator:
-    """Parametrize a test with the rows of these routes."""
+def all_cases(*, needs: Literal["scope", "public", "signed"]) -> list[Case]:
+    """The rows of these routes."""
     wanted = {"scope": lambda o: bool(o.scopes), "public": lambda o: o.public, "signed": lambda o: o.signed}[needs]
-    found = [
+    return [
         Case(operation, row, path)
         for operation in filter(wanted, OPERATIONS)
         for row in ROWS.get(operation.name, [])
         for path in filter(None, (operation.path, operation.original))
     ]
-    return pytest.mark.parametrize("case", found, ids=str)
+
+
+def cases(*, needs: Literal["scope", "public", "signed"]) -> pytest.MarkDecorator:
+    """Parametrize a test with the rows of these routes."""
+    return pytest.mark.parametrize("case", all_cases(needs=needs), ids=str)
 
 
 def test_every_route_has_a_row_and_every_row_a_route() -> None:
@@ -323,19 +328,28 @@ async def test_the_owner_gets_what_the_table_says(case: Case, owner: Ann) -> Non
         assert answer.headers["Cache-Control"] in ("private, no-cache", "no-store")
 
 
-@cases(needs="scope")
+@pytest.fixture
+async def ended(owner: Ann, site: Site) -> Person:
+    """Ann by a session that has ended."""
+    person = await Person(owner.person.http, site.url).enter(f"{CANARY}@example.org")
+    assert (await person("POST", "/v1/logout")).status == 204
+    return person
+
+
+@pytest.fixture
+async def disabled(site: Site, stranger: Person) -> Ann:
+    """Somebody who had as much as Ann, until they were disabled."""
+    found = await settle(await Person(stranger.http, site.url).enter("d@e.f"))
+    await disable(site, found.person)
+    site.clock.advance(1.1)
+    return found
+
+
+@each("case", all_cases(needs="scope"))
 async def test_without_a_credential_that_is_alive_nobody_gets_anything(
-    case: Case, owner: Ann, site: Site, stranger: Person, bob: Person
+    case: Case, owner: Ann, ended: Person, disabled: Ann, stranger: Person
 ) -> None:
     before = await owner.state()
-    ended, disabled = (
-        Person(stranger.http, site.url),
-        await settle(await Person(stranger.http, site.url).enter("d@e.f")),
-    )
-    await ended.enter(f"{CANARY}@example.org")
-    assert (await ended("POST", "/v1/logout")).status == 204
-    await disable(site, disabled.person)
-    site.clock.advance(1.1)
     headers: list[dict[str, str]] = [{}, *({"Authorization": f"Bearer {garbage}"} for garbage in GARBAGE)]
     headers += [{"Authorization": f"Basic {owner.person.token}"}, {"Authorization": f"Bearer {ended.token}"}]
     headers += [{"Authorization": f"Bearer {owner.person.tokens['refresh_token']}"}]
@@ -380,14 +394,10 @@ async def test_nothing_gets_into_the_folder_of_another_user(owner: Ann, bob: Per
     assert await owner.state() == before
 
 
-@cases(needs="scope")
+@each("case", all_cases(needs="scope"))
 async def test_a_token_reaches_only_the_routes_of_its_scopes(case: Case, owner: Ann, site: Site) -> None:
     before = await owner.state()
-    user_id, known, auth = (
-        UserId((await owner.person("GET", "/v1/me")).json["id"]),
-        str(owner.person.token),
-        site.drive.auth,
-    )
+    user_id, auth = UserId((await owner.person("GET", "/v1/me")).json["id"]), site.drive.auth
     given = frozenset(Scope) - case.operation.scopes - {Scope.ACCOUNT}
 
     class Tokens:
@@ -398,12 +408,12 @@ async def test_a_token_reaches_only_the_routes_of_its_scopes(case: Case, owner: 
                 return ApiToken(user_id=user_id, token_id="t", scopes=given)
             return await auth.ask(message, **options)
 
-    site.drive.auth = Tokens()  # type: ignore[assignment]
-    owner.person.token = "an-api-token"
-    answer = await case(owner.person, owner)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(site.drive, "auth", Tokens())
+        patch.setattr(owner.person, "token", "an-api-token")
+        answer = await case(owner.person, owner)
     assert (answer.status, answer.json["code"]) == (403, "forbidden")
     check_silent(answer)
-    owner.person.token = known
     assert await owner.state() == before
 
 
