@@ -18,7 +18,7 @@ found exactly once, whatever happens to others between two pages.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -44,6 +44,7 @@ UNINDEXED = 10_000
 """Entries that are not indexed yet, or were added between two pages, of which a search looks at the newest."""
 
 _LONGEST_TEXT = 1000
+_WORDS_AT_ONCE = 1000
 _MOST_TRIGRAMS = 16
 _MOST_LIKES = 4
 _AT_ONCE = 64
@@ -94,6 +95,8 @@ class Batch(msgspec.Struct):
     lower: int = 0
     next: Position | None = None
     """Where the next batch begins."""
+    is_behind: bool = False
+    """Whether more is not indexed than a search looks at, so that some entries may have other names by now."""
 
 
 class Query:
@@ -180,7 +183,7 @@ async def search(tx: Tx, ask: SearchFiles, env: Env) -> Page[File]:
     scope = ("search", folder.owner_id, folder.key, query.text, *filters)
     at = Position() if ask.page is None else env.tokens.read_as(Position, scope, ask.page)
     batch = await _batch(tx, folder, query, at, ask.limit)
-    matches = _ranked(query, batch.found, at)
+    matches = await _ranked(tx, query, batch.found, at)
     found = await _rows(tx, [id_ for *_, id_ in matches[: ask.limit]])
     fits = rows.that_fit(found, ask.limit)
     next_ = batch.next
@@ -188,8 +191,9 @@ async def search(tx: Tx, ask: SearchFiles, env: Env) -> Page[File]:
         last = found[fits - 1][0] if fits < len(found) else matches[ask.limit - 1][2]
         rank, created_at, _ = next(match for match in matches if match[2] == last)
         next_ = Position(batch.upper, batch.lower, rank, created_at, last)
-    # The index may be behind by more than what a search looks at.
-    shown = [row for row in found[:fits] if query.rank(search_key(row[1])) is not None]
+    shown: Sequence[Row] = found[:fits]
+    if batch.is_behind:
+        shown = [row for row in shown if query.rank(search_key(row[1])) is not None]
     if shown and await tx.one(_IS_UNSETTLED, folder.owner_id) is not None:
         shown = await lists.visible(tx, shown)
     items = [rows.live_file(folder.owner_id, row) for row in shown]
@@ -260,7 +264,8 @@ async def _from_index(tx: Tx, owner_id: UserId, query: Query, at: Position, *, a
             number = row[4] - after if row[4] is not None and after is not None else NUMBERS - 1
             if lower < number < top:
                 found[row[0]] = row
-    return Batch(list(found.values()), at.upper, lower, Position(lower + 1) if lower else None)
+    next_ = Position(lower + 1) if lower else None
+    return Batch(list(found.values()), at.upper, lower, next_, is_behind=len(noted) == UNINDEXED)
 
 
 async def _from_list(tx: Tx, owner_id: UserId, query: Query, at: Position, limit: int) -> Batch:
@@ -288,11 +293,14 @@ async def _from_list(tx: Tx, owner_id: UserId, query: Query, at: Position, limit
     return Batch(found, next=None if last is None else Position(rank=0, created_at=last[0], id=last[1]))
 
 
-def _ranked(query: Query, found: Iterable[Row], at: Position) -> list[Match]:
-    """Return the matches after the position, in order."""
+async def _ranked(tx: Tx, query: Query, found: Iterable[Row], at: Position) -> list[Match]:
+    """Return the matches after the position, in order.  Lets the event loop run every millisecond or so."""
     matches: list[Match] = []
-    for id_, created_at, key, *_ in found:
+    at_once = max(10, _WORDS_AT_ONCE // max(1, len(query.words)))
+    for number, (id_, created_at, key, *_) in enumerate(found, 1):
         rank = query.rank(key)
+        if number % at_once == 0:
+            await tx.one("SELECT 1")
         if rank is not None and (rank > at.rank or (rank == at.rank and (created_at, id_) < (at.created_at, at.id))):
             matches.append((rank, created_at, id_))
     matches.sort(key=lambda match: match[1:], reverse=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from datetime import timedelta
 from typing import Any
 
@@ -282,6 +284,45 @@ async def test_a_change_is_found_before_the_index_follows_and_after(rig: Rig) ->
     await rig.index()
     assert await find(rig, owner, "before") == ["before"]
     assert await find(rig, owner, "between") == []
+
+
+async def test_ranking_many_words_lets_the_event_loop_run(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = await rig.user()
+    words = " ".join(f"{number:02x}" for number in range(80))
+    for number in range(40):
+        await rig.file(owner, f"{words} {number}")
+    turn, ranked_in = 0, list[int]()
+    rank = search.Query.rank
+
+    async def turns() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    def watched(query: search.Query, key: str) -> int | None:
+        ranked_in.append(turn)
+        return rank(query, key)
+
+    monkeypatch.setattr(search.Query, "rank", watched)
+    turning = asyncio.ensure_future(turns())
+    for text, most in (("01", 40), (words, 12)):
+        ranked_in.clear()
+        assert len(await find(rig, owner, text)) == 40
+        assert max(Counter(ranked_in).values()) == most
+    turning.cancel()
+
+
+async def test_a_copied_folder_is_found_with_its_contents(rig: Rig) -> None:
+    owner = await rig.user()
+    folder = await rig.folder(owner, "report folder")
+    await rig.file(owner, "report inside", where=inside(folder))
+    await rig.copy(folder, name="report copy")
+    await rig.settle()
+    for _ in range(2):
+        found = sorted(await find(rig, owner, "report"))
+        assert found == ["report copy", "report folder", "report inside", "report inside"]
+        await rig.index()
 
 
 async def test_the_check_of_the_index_tells_and_corrects_what_is_wrong(rig: Rig) -> None:
