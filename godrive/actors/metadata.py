@@ -11,7 +11,8 @@ from functools import partial
 from typing import Any
 
 from godrive.actors.batching import Batcher
-from godrive.catalog import Catalog, Tx
+from godrive.actors.noticed_catalog import NoticedCatalog, OnChange
+from godrive.catalog import Catalog
 from godrive.clock import Clock
 from godrive.config import Config
 from godrive.messages.files import TagList
@@ -47,8 +48,6 @@ from godrive.rules.page_tokens import PageTokens
 from godrive.rules.registry import PROCEDURES, RULES, Env, Rule
 from godrive.runtime import Actor, Ask, Lane
 
-OnChange = Callable[[set[UserId]], None]
-
 
 def _ignore(changed: set[UserId]) -> None:
     """For a drive in which nobody waits for changes."""
@@ -63,19 +62,8 @@ def _handler(rule: Rule) -> Callable[[MetadataActor, Ask[Metadata, Any]], Corout
         return await self.catalog.read(lambda tx: run(tx, ask, env), chore=chore, large=large)
 
     async def write(self: MetadataActor, ask: Ask[Metadata, Any]) -> Any:
-        env, changed = self.env(), set[UserId]()
-
-        async def operation(tx: Tx) -> Any:
-            tx.changed.clear()
-            reply = await run(tx, ask, env)
-            if tx.changed:
-                changed.update(tx.changed)
-            return reply
-
-        reply = await self.catalog.write(operation, chore=chore)
-        if changed:
-            self.on_change(changed)
-        return reply
+        env = self.env()
+        return await self.noticed.write(lambda tx: run(tx, ask, env), chore=chore)
 
     return write if rule.writes else read
 
@@ -85,7 +73,7 @@ def _procedure(message: type[Ask[Metadata, Any]]) -> Callable[[MetadataActor, As
     run = PROCEDURES[message]
 
     async def handle(self: MetadataActor, ask: Ask[Metadata, Any]) -> Any:
-        return await run(self.catalog, ask, self.env)
+        return await run(self.noticed, ask, self.env)
 
     return handle
 
@@ -103,7 +91,7 @@ class MetadataActor(Actor[Metadata]):
         self, catalog: Catalog, config: Config, clock: Clock, tokens: PageTokens, on_change: OnChange = _ignore
     ) -> None:
         self.catalog = catalog
-        self.on_change = on_change
+        self.noticed = NoticedCatalog(catalog, on_change)
         self._config = config
         self._clock = clock
         self._tokens = tokens

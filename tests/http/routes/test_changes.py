@@ -134,6 +134,19 @@ async def test_a_poll_is_answered_by_the_change_that_it_waits_for(site: Site, an
     assert again.json == answer.json
 
 
+async def test_a_poll_is_answered_by_changes_of_several_transactions(site: Site, ann: Person) -> None:
+    folder, cursor = await make(ann, "folder"), await cursor_of(ann)
+    async with begun(ann, "/v1/changes", cursor=cursor, wait=50) as poll:
+        await waiting(site, 1)
+        copied = await ann("POST", f"/v1/files/{folder['id']}/copy", {"name": "copy"})
+        (change,) = (await answer_of(poll)).json["changes"]
+        assert (change["change"], change["id"]) == ("created", copied.json["id"])
+    async with begun(ann, "/v1/changes", cursor=await cursor_of(ann), wait=50) as poll:
+        await waiting(site, 1)
+        await ann("POST", "/v1/batch", {"operations": [{"op": "trash", "id": folder["id"]}]})
+        assert [change["change"] for change in (await answer_of(poll)).json["changes"]] == ["trashed"]
+
+
 async def test_a_poll_without_a_change_is_answered_after_the_longest_wait(
     site: Site, ann: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
