@@ -23,7 +23,7 @@ from tests.e2e.ledger import GONE
 
 pytestmark = pytest.mark.anyio
 
-ROUNDS = int(os.environ.get("GODRIVE_TEST_KILLS", "2"))
+ROUNDS = int(os.environ.get("GODRIVE_TEST_KILLS", "1"))
 FOLDERS, EACH, PAIR = 6, 50, 12
 FILES = 3
 

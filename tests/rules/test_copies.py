@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import pytest
 
 from godrive.catalog import Tx
+from godrive.catalog.sqlite import SqliteCatalog
 from godrive.errors import (
     Conflict,
     Cycle,
@@ -626,3 +627,27 @@ async def test_a_tree_that_becomes_higher_meanwhile_is_as_high_as_its_copy(rig: 
     assert (await names(rig, copied))["inner"]["a"] == {"b": {"c": {}}}
     low = await rig.rows("SELECT p.name FROM entries e JOIN entries p ON p.id = e.parent_id WHERE p.height <= e.height")
     assert low == []
+
+
+@pytest.mark.slow
+async def test_a_tree_of_1000_levels_is_moved_trashed_restored_and_copied(rig: Rig) -> None:
+    owner = await rig.user()
+    levels = 1000 if isinstance(rig.catalog, SqliteCatalog) else 200  # there, each level takes milliseconds
+    by, path = host(owner), tuple("x" * levels)
+    deepest = await rig.ask(MakeFolder(by=by, where=At(path=path[:-1], parents=True), name="x"))
+    file = await rig.file(owner, "file", where=inside(deepest))
+    top, target = await rig.ask(GetFile(by=by, file_id=At(path=("x",)))), await rig.folder(owner, "target")
+    await rig.ask(UpdateFile(by=by, file_id=top.id, where=inside(target)))
+    await rig.trash(top)
+    with pytest.raises(NotFound):
+        await rig.get(owner, deepest.id)
+    await rig.restore(top)
+    assert (await rig.get(owner, deepest.id)) == deepest
+    copied = await rig.copy(top, where=ROOT, name="copy")
+    found = await rig.ask(GetFile(by=by, file_id=At(path=("copy", *path[1:], "file"))))
+    contents = [await rig.ask(OpenContent(by=by, file_id=file_id)) for file_id in (file.id, found.id)]
+    assert contents[0].object_key == contents[1].object_key
+    assert (await rig.get(owner, copied.id)).name == "copy"
+    assert (await rig.usage(owner)).used_bytes == 20
+    assert await entry_count(rig, owner) == 2 * levels + 3
+    assert await rig.drift() == 0

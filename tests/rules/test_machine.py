@@ -43,7 +43,7 @@ from tests.rules.drive_model import MOST_ENTRIES, QUOTA, Ids, Model, Node
 T = TypeVar("T")
 
 EXAMPLES, STEPS = (
-    int(os.environ.get(f"GODRIVE_TEST_{name}", default)) for name, default in (("LIVES", 5), ("STEPS", 22))
+    int(os.environ.get(f"GODRIVE_TEST_{name}", default)) for name, default in (("LIVES", 4), ("STEPS", 20))
 )
 NAMES = st.sampled_from(["a", "b", "é", "e\u0301", "A"])
 KEEP = st.sampled_from([OnConflict.FAIL, OnConflict.RENAME])
