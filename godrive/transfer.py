@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from godrive.arriving import Arriving, Pieces, digest_of
-from godrive.blobs import BlobExists
+from godrive.blobs import OWNER, BlobExists
 from godrive.blobs.admission import check_admission
 from godrive.blobs.sniffing import HEAD, sniff
 from godrive.errors import (
@@ -144,6 +144,7 @@ async def receive_upload(drive: GoDrive, by: Principal, upload: Upload, body: Pi
 
 
 async def _receive(drive: GoDrive, by: Principal, upload: Upload, arriving: Arriving, turn: Turn) -> File:
+    owner = OWNER.set(upload.owner_id)
     try:
         mime = None if upload.mime else sniff(await arriving.peek(HEAD), upload.name)
         blob = await drive.blobs.put(upload.object_key, arriving, size=arriving.size, sha256=upload.sha256, mime=mime)
@@ -154,6 +155,8 @@ async def _receive(drive: GoDrive, by: Principal, upload: Upload, arriving: Arri
     except (LengthMismatch, DigestMismatch) as error:
         await _reject(drive, by, upload, error)
         raise
+    finally:
+        OWNER.reset(owner)
     try:
         async with turn:
             file = await commit(drive, by, upload, blob)

@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterable, AsyncIterator
+from contextvars import ContextVar
 from datetime import datetime
 from typing import Literal, Protocol, runtime_checkable
 
 from godrive.errors import Invalid, UploadFinished
 from godrive.model import BlobInfo, ObjectKey, SignedRequest
+
+OWNER: ContextVar[str] = ContextVar("owner", default="")
+"""Whose bytes a put stores, for stores in which bodies wait for each other."""
 
 _KEY = re.compile(r"([0-9a-z-]{1,32})/([0-9a-z-]{1,64})", re.ASCII)
 

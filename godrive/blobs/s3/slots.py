@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict, deque
 from typing import Protocol
 
+from godrive.blobs import OWNER
 from godrive.errors import MailboxFull
 
 SLOWEST = 131_072
@@ -25,17 +26,18 @@ class Holder(Protocol):
 
 
 class Slots:
-    """At most *slots* bodies are collected at once; the others wait in turn, and are not read meanwhile.
+    """At most *slots* bodies are collected at once; the others wait, and are not read meanwhile.
 
-    If a body waits while another one took longer than :data:`SLOWEST` allows
-    for *part* bytes, the slow one is given up.
+    Free slots go to the owners of bodies in turn, so one with many delays no
+    other.  If a body waits while another one took longer than :data:`SLOWEST`
+    allows for *part* bytes, the slow one is given up.
     """
 
     def __init__(self, slots: int, part: int) -> None:
         self._free = slots
         self._longest = part / SLOWEST
         self._holders: OrderedDict[Holder, float] = OrderedDict()
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
 
     async def take(self, holder: Holder) -> None:
         """Wait for a slot.  Raises ``MailboxFull`` after :data:`PATIENCE` seconds."""
@@ -46,8 +48,8 @@ class Slots:
         self._holders[holder] = time.monotonic()
 
     async def _wait(self) -> None:
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        turn, owner = asyncio.get_running_loop().create_future(), OWNER.get()
+        self._waiting.setdefault(owner, deque()).append(turn)
         until = time.monotonic() + PATIENCE
         try:
             while not turn.done():
@@ -59,7 +61,9 @@ class Slots:
             if turn.done():
                 self._next()
             else:
-                self._waiting.remove(turn)
+                self._waiting[owner].remove(turn)
+                if not self._waiting[owner]:
+                    del self._waiting[owner]
             raise
 
     def _hurry(self) -> None:
@@ -90,7 +94,12 @@ class Slots:
             self._next()
 
     def _next(self) -> None:
-        if self._waiting:
-            self._waiting.popleft().set_result(None)
-        else:
+        if not self._waiting:
             self._free += 1
+            return
+        owner, queue = next(iter(self._waiting.items()))
+        queue.popleft().set_result(None)
+        if queue:
+            self._waiting.move_to_end(owner)
+        else:
+            del self._waiting[owner]

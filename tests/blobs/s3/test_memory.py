@@ -8,6 +8,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from godrive.blobs import OWNER
 from godrive.blobs.s3 import slots
 from godrive.blobs.s3.body import MIB, PartReader
 from godrive.blobs.s3.slots import Slots
@@ -143,3 +144,28 @@ async def test_a_body_that_waited_too_long_is_refused(monkeypatch: pytest.Monkey
     third = PartReader(body(), size=None, sha256=None, slots=turns)
     async with third.receiving():
         assert len(await anext(third.parts(lambda _: MIB))) == 300 * KIB
+
+
+async def test_one_with_many_bodies_delays_no_other() -> None:
+    turns, order, go_on = Slots(1, part=MIB), list[str](), anyio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield bytes(300 * KIB)
+        await go_on.wait()
+
+    async def collect(owner: str) -> None:
+        OWNER.set(owner)
+        reader = PartReader(body(), size=None, sha256=None, slots=turns)
+        async with reader.receiving():
+            assert [len(part) async for part in reader.parts(lambda _: MIB)] == [300 * KIB]
+            order.append(owner)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(8):
+            tasks.start_soon(collect, "heavy")
+        await anyio.wait_all_tasks_blocked()
+        tasks.start_soon(collect, "quiet")
+        await anyio.wait_all_tasks_blocked()
+        go_on.set()
+    assert order.index("quiet") <= 2
+    assert len(order) == 9
