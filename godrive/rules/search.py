@@ -24,15 +24,15 @@ from typing import TypeAlias
 import msgspec
 
 from godrive.catalog import Row, Tx
-from godrive.errors import Invalid
 from godrive.messages.files import SearchFiles
 from godrive.model import File, FileType, Page, UserId
 from godrive.principal import Verb
-from godrive.rules import file_types, lists, rows
+from godrive.rules import lists, rows
 from godrive.rules.access import Folder, resolve_folder
 from godrive.rules.name_index import NUMBERS, numbers_after
-from godrive.rules.names import WORD, begins_word, search_key
+from godrive.rules.names import WORD, search_key
 from godrive.rules.registry import Env, rule
+from godrive.rules.search_query import SHOWN, Query
 
 RANKED = 1000
 """Names that one batch takes from the index."""
@@ -43,15 +43,11 @@ BELOW = 3000
 UNINDEXED = 10_000
 """Entries that are not indexed yet, or were added between two pages, of which a search looks at the newest."""
 
-_LONGEST_TEXT = 1000
 _WORDS_AT_ONCE = 1000
-_MOST_TRIGRAMS = 16
-_MOST_LIKES = 4
 _AT_ONCE = 64
 _PLACES = ", ".join(f"${number}" for number in range(1, _AT_ONCE + 1))
 _COLUMNS = "entries.id, entries.created_at, entries.search_key, entries.parent_id"
-_SHOWN = "entries.list_state <> 'hidden'"
-_ROWS = f"SELECT {rows.LIVE} FROM entries WHERE id IN ({_PLACES}) AND {_SHOWN} AND state = 'live'"
+_ROWS = f"SELECT {rows.LIVE} FROM entries WHERE id IN ({_PLACES}) AND {SHOWN} AND state = 'live'"
 _IS_UNSETTLED = "SELECT 1 FROM unsettled WHERE owner_id = $1 LIMIT 1"
 _NOTED = "SELECT DISTINCT entry_id FROM unindexed WHERE owner_id = $1 ORDER BY entry_id DESC LIMIT $2"
 _BELOW = (
@@ -97,80 +93,6 @@ class Batch(msgspec.Struct):
     """Where the next batch begins."""
     is_behind: bool = False
     """Whether more is not indexed than a search looks at, so that some entries may have other names by now."""
-
-
-class Query:
-    """What to find, as SQL and as Python."""
-
-    def __init__(self, ask: SearchFiles) -> None:
-        self.text = _text(ask.text)
-        self.words = list(dict.fromkeys(self.text.split()))
-        self.has_filters = False
-        self.type = ask.type
-        self._terms: list[str] = []
-        self._values: list[object] = []
-        likes = sorted((word for word in self.words if len(word) > 2), key=len, reverse=True)[:_MOST_LIKES]
-        for word in likes:
-            self._add("entries.search_key LIKE {} ESCAPE '!'", f"%{lists.literal(word)}%")
-        if ask.type is not None:
-            self.has_filters = True
-            self._terms.append(file_types.condition(ask.type))
-        for column, comparison, value in (
-            ("size_bytes", ">=", ask.min_size),
-            ("size_bytes", "<=", ask.max_size),
-            ("modified_at", ">=", None if ask.modified_after is None else rows.micros(ask.modified_after)),
-            ("modified_at", "<", None if ask.modified_before is None else rows.micros(ask.modified_before)),
-        ):
-            if value is not None:
-                self.has_filters = True
-                self._add(f"entries.{column} {comparison} {{}}", value)
-        if not self.words and not self.has_filters:
-            raise Invalid("Send a text to search for, or a filter.", field="text")
-
-    def _add(self, term: str, value: object) -> None:
-        self._terms.append(term)
-        self._values.append(value)
-
-    def where(self, *values: object) -> tuple[str, tuple[object, ...]]:
-        """Return the condition on ``entries``, and all values of a statement whose other values are these."""
-        places = iter(range(len(values) + 1, 100))
-        terms = [term.format(f"${next(places)}") if "{}" in term else term for term in self._terms]
-        return " AND ".join([_SHOWN, *terms]), (*values, *self._values)
-
-    def trigrams(self) -> list[str]:
-        """Return three characters in a row that a matching name has in the index: a few, spread over the text."""
-        found: dict[str, None] = {}
-        for word in self.words:
-            padded = word if len(word) > 2 else (WORD * (3 - len(word)) + word)
-            found.update(dict.fromkeys(padded[at : at + 3] for at in range(len(padded) - 2)))
-        every = list(found)
-        if len(every) <= _MOST_TRIGRAMS:
-            return every
-        return [every[at * (len(every) - 1) // (_MOST_TRIGRAMS - 1)] for at in range(_MOST_TRIGRAMS)]
-
-    def rank(self, key: str) -> int | None:
-        """Return 0 if the search key is the text, 1 if it begins with it, 2 if words do, else 3; ``None``: no match."""
-        if key.startswith(self.text):
-            return 0 if len(key) == len(self.text) or not self.text else 1
-        rank = 2
-        for word in self.words:
-            at = key.find(word)
-            if at < 0:
-                return None
-            while at >= 0 and not begins_word(key, at):
-                at = key.find(word, at + 1)
-            if at < 0:
-                if len(word) < 3:
-                    return None
-                rank = 3
-        return rank
-
-
-def _text(text: str | None) -> str:
-    text = " ".join((text or "").split())
-    if len(text) > _LONGEST_TEXT or "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
-        raise Invalid("No name can match this text.", field="text")
-    return " ".join(search_key(text).split())
 
 
 @rule(SearchFiles, large=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from datetime import timedelta
+from contextlib import suppress
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from godrive.model import File, FileId, FileKind, FileType, In, OnConflict, User
 from godrive.principal import ApiToken, Principal, Scope
 from godrive.rules import search, users
 from godrive.rules.names import begins_word, index_text, search_key
+from godrive.rules.search_query import Query
 from tests.cases import each
 from tests.contracts.rig import ROOT, Rig, host, inside
 
@@ -141,6 +143,14 @@ async def test_filters_select_by_type_size_and_time_with_a_text_and_without(rig:
         with pytest.raises(Invalid) as refused:
             await find(rig, owner, text)
         assert refused.value.field == "text"
+    for field in ("modified_after", "modified_before"):
+        with pytest.raises(Invalid) as refused:
+            await find(rig, owner, "a", **{field: start.replace(tzinfo=None)})
+        assert refused.value.field == field
+        assert await find(rig, owner, "q", **{field: datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14)))}) == []
+    for size in (2**63 - 1, 2**64, -(2**64)):
+        with suppress(Invalid):
+            assert await find(rig, owner, "q", min_size=size) == []
 
 
 @pytest.fixture(params=["as it is", "small"])
@@ -292,7 +302,7 @@ async def test_ranking_many_words_lets_the_event_loop_run(rig: Rig, monkeypatch:
     for number in range(40):
         await rig.file(owner, f"{words} {number}")
     turn, ranked_in = 0, list[int]()
-    rank = search.Query.rank
+    rank = Query.rank
 
     async def turns() -> None:
         nonlocal turn
@@ -300,11 +310,11 @@ async def test_ranking_many_words_lets_the_event_loop_run(rig: Rig, monkeypatch:
             turn += 1
             await asyncio.sleep(0)
 
-    def watched(query: search.Query, key: str) -> int | None:
+    def watched(query: Query, key: str) -> int | None:
         ranked_in.append(turn)
         return rank(query, key)
 
-    monkeypatch.setattr(search.Query, "rank", watched)
+    monkeypatch.setattr(Query, "rank", watched)
     turning = asyncio.ensure_future(turns())
     for text, most in (("01", 40), (words, 12)):
         ranked_in.clear()
