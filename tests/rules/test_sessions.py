@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from godrive.errors import Unauthenticated
-from godrive.model import Session, UserId, UserState
-from godrive.principal import UserSession
+from godrive.model import Session, SessionId, UserId, UserState
+from godrive.principal import ApiToken, Caller, UserSession, credential_id
 from godrive.rules import sessions, users
 from tests.contracts.rig import Rig
 
@@ -201,3 +201,23 @@ async def test_what_a_client_says_of_itself_is_kept_in_a_form_that_can_be_kept(r
     assert session.user_agent.startswith("ab?xxx")
     assert len(session.user_agent) == 512
     assert session.address == "::1"
+
+
+async def test_of_many_credentials_those_that_have_ended_are_found(rig: Rig) -> None:
+    alive, other, disabled = await rig.user(), await rig.user(), await rig.user()
+    callers: list[Caller] = []
+    for owner in (alive, other, disabled):
+        for _ in range(40):
+            session = await rig.write(
+                sessions.begin, owner, now=rig.now, ttl=100 if owner == other else 1000, address="", user_agent=""
+            )
+            callers.append(UserSession(user_id=owner, session_id=session.id))
+        callers.append(ApiToken(user_id=owner, token_id=f"token of {owner}", scopes=frozenset()))
+    ended = credential_id(callers[0])
+    await rig.write(sessions.end, alive, SessionId(ended))
+    await rig.write(users.set_state, disabled, UserState.DISABLED, now=rig.now)
+    rig.clock.advance(100)
+    found = await rig.read(sessions.find_ended, callers, now=rig.now)
+    sessions_of_other = [credential_id(caller) for caller in callers[41:81]]
+    assert found == [ended, *sessions_of_other, *map(credential_id, callers[82:])]
+    assert await rig.read(sessions.find_ended, [], now=rig.now) == []
