@@ -22,6 +22,7 @@ TAGS = {
     "accounts": "Users and their sessions.",
     "uploads": "From an intent to a file: announce the upload, send the bytes, complete it.",
     "files": "List, rename, trash, restore and download files.",
+    "versions": "Earlier states of the bytes of a file: list, read, restore, name and delete them.",
     "trash": "Deleted files, until they are purged.",
     "content": "The bytes of files: with a token, or by the signed URLs that an intent and a download answer with.",
     "health": "State of the server, for its operator.",
