@@ -12,6 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 from godrive.errors import BY_CODE, Cycle, DriveError, Invalid, NameTaken, NotFound, PreconditionFailed, QuotaExceeded
 from godrive.http.api.call import Call
 from godrive.http.api.operations import Routes
+from godrive.http.api.paths import split_path
 from godrive.http.api.problems import Problem, describe
 from godrive.http.api.turns import InTurn
 from godrive.http.routes.files import EntryId, Name, spot_of
@@ -27,7 +28,7 @@ _PIECE = 32
 """Operations of one message: few, so that others get a turn in between, and that the reply is never too long."""
 _STATUS = {Act.COPY: HTTPStatus.CREATED, Act.MKDIR: HTTPStatus.CREATED, Act.PURGE: HTTPStatus.NO_CONTENT}
 
-Path = Annotated[str, Meta(max_length=1_100_000, description="Names with `/` between them, below the root.")]
+Path = Annotated[str, Meta(max_length=8190, description="Names with a slash between them, from the root. Not encoded.")]
 
 
 class _Step(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, tag_field="op"):
@@ -143,17 +144,26 @@ class PurgeStep(_Step, kw_only=True, forbid_unknown_fields=True, tag_field="op",
 
 
 class MkdirStep(_Step, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag="mkdir"):
-    """Create a folder: `name` in the folder that is named, by default the root."""
+    """Create a folder at `path`, or with `name` in the folder that is named, by default the root."""
 
-    name: Name
+    name: Name | UnsetType = UNSET
+    path: Path | UnsetType = UNSET
     parent_id: EntryId | UnsetType | None = UNSET
     parent_path: Path | UnsetType = UNSET
     parents: bool = False
 
     def step(self) -> Step:
         """Return the step for the message.  Raises ``Invalid``."""
-        where = _where(self.parent_id, self.parent_path, parents=self.parents)
-        return Step(act=Act.MKDIR, where=Root() if where is None else where, name=self.name)
+        if isinstance(self.path, UnsetType):
+            if isinstance(self.name, UnsetType):
+                raise Invalid("Send a name or a path.", field="name")
+            where = _where(self.parent_id, self.parent_path, parents=self.parents)
+            return Step(act=Act.MKDIR, where=Root() if where is None else where, name=self.name)
+        for field in ("name", "parent_id", "parent_path"):
+            if getattr(self, field) is not UNSET:
+                raise Invalid("Send either a path, or a name and a folder.", field=field)
+        *above, name = split_path(self.path)
+        return Step(act=Act.MKDIR, where=At(path=tuple(above), parents=self.parents), name=name)
 
 
 def _where(parent_id: str | UnsetType | None, parent_path: str | UnsetType, *, parents: bool) -> Spot | None:
@@ -261,4 +271,4 @@ def _result(step: Step, outcome: Outcome) -> BatchResult:
 
 def _names(path: str) -> tuple[str, ...]:
     """Return the names of a path; the empty one is the root."""
-    return tuple(path.split("/")) if path else ()
+    return tuple(split_path(path)) if path else ()

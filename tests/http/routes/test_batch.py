@@ -78,6 +78,8 @@ async def test_what_cannot_be_an_operation_is_refused_before_any_is_carried_out(
         ({"op": "move", "id": file["id"], "parent_id": "root", "parent_path": ""}, "operations[1].parent_path"),
         ({"op": "copy", "id": file["id"], "on_conflict": "merge"}, "operations[1].on_conflict"),
         ({"op": "mkdir", "name": 1}, "operations[1].name"),
+        ({"op": "mkdir"}, "operations[1].name"),
+        ({"op": "mkdir", "path": "a", "parent_id": "root"}, "operations[1].parent_id"),
     ):
         refused = await run(ann, mkdir, operation, status=422)
         assert (refused["code"], refused["field"]) == ("invalid", field), operation
@@ -91,7 +93,7 @@ async def test_a_path_in_a_batch_has_names_between_slashes(ann: Person) -> None:
         ("ä%2F b/new", 404, 201),
         ("a//b", 422, 422),
         ("/a", 422, 422),
-        ("a/", 422, 422),
+        ("a/", 404, 201),
         ("..", 422, 422),
         ("a/./b", 422, 422),
         ("", 201, 409),
@@ -101,6 +103,15 @@ async def test_a_path_in_a_batch_has_names_between_slashes(ann: Person) -> None:
             assert result["status"] == status, (path, parents, result)
     renamed, root = await run(ann, {"op": "rename", "path": "ä%2F b/new/x", "name": "y"}, {"op": "trash", "path": ""})
     assert renamed["entry"]["name"] == "y"
+    made, missing, root_ = await run(
+        ann,
+        {"op": "mkdir", "path": "p/q/r", "parents": True},
+        {"op": "mkdir", "path": "s/t"},
+        {"op": "mkdir", "path": ""},
+    )
+    assert (made["status"], made["entry"]["name"], missing["status"], root_["status"]) == (201, "r", 404, 422)
+    (moved,) = await run(ann, {"op": "move", "path": "p/q/r", "parent_path": "a/b", "parents": True})
+    assert (moved["status"], moved["entry"]["name"]) == (200, "r")
     assert root["status"] == 403
 
 
