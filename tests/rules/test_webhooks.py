@@ -1,0 +1,65 @@
+"""Webhooks in the catalog: when one is due, and what a delivery or a failure changes."""
+
+from __future__ import annotations
+
+import pytest
+
+from godrive.messages.changes import ListChanges
+from godrive.messages.system import DueWebhook, DueWebhooks, SettleWebhook
+from godrive.messages.webhooks import AddWebhook, ListWebhooks
+from godrive.model import UserId, UserState
+from godrive.rules import users
+from tests.contracts.rig import Rig, host
+
+pytestmark = pytest.mark.anyio
+
+
+async def add(rig: Rig, owner: UserId) -> str:
+    return (await rig.ask(AddWebhook(host(owner), "https://example.org/hook"))).id
+
+
+async def due(rig: Rig) -> list[DueWebhook]:
+    return await rig.ask(DueWebhooks(10))
+
+
+async def test_a_webhook_is_due_while_changes_are_left(rig: Rig) -> None:
+    owner, other = await rig.user(), await rig.user()
+    ids = {owner: await add(rig, owner), other: await add(rig, other)}
+    assert await due(rig) == []
+    await rig.folder(owner, "a")
+    (webhook,) = await due(rig)
+    assert (webhook.id, webhook.owner_id, webhook.failures) == (ids[owner], owner, 0)
+    after = (await rig.ask(ListChanges(host(owner)))).cursor
+    await rig.folder(owner, "b")  # while "a" is being delivered
+    await rig.ask(SettleWebhook(webhook.id, webhook.cursor, after, seen=webhook.number))
+    (again,) = await due(rig)
+    assert again.cursor == after
+    await rig.ask(SettleWebhook(webhook.id, webhook.cursor, "stale", seen=again.number))
+    assert (await due(rig))[0].cursor == after
+    await rig.ask(SettleWebhook(webhook.id, after, after, seen=again.number))
+    assert await due(rig) == []
+
+
+async def test_a_failure_postpones_the_next_attempt_also_if_the_clock_is_set_back(rig: Rig) -> None:
+    owner = await rig.user()
+    await add(rig, owner)
+    await rig.folder(owner, "a")
+    (webhook,) = await due(rig)
+    await rig.ask(SettleWebhook(webhook.id, webhook.cursor, webhook.cursor, problem="x" * 5000))
+    assert await due(rig) == []
+    (state,) = await rig.ask(ListWebhooks(host(owner)))
+    assert (state.failures, state.problem, state.failing_since) == (1, "x" * 500, rig.now)
+    rig.clock.jump(-10_000)
+    assert [each.id for each in await due(rig)] == [webhook.id]
+
+
+async def test_webhooks_of_users_that_are_not_active_are_not_due(rig: Rig) -> None:
+    disabled, deleted = await rig.user(), await rig.user()
+    for owner in (disabled, deleted):
+        await add(rig, owner)
+        await rig.folder(owner, "a")
+    assert len(await due(rig)) == 2
+    await rig.write(users.set_state, disabled, UserState.DISABLED, now=rig.now)
+    await rig.write(users.delete, deleted, now=rig.now)
+    assert await due(rig) == []
+    assert await rig.rows("SELECT owner_id FROM webhooks") == [(disabled,)]
