@@ -22,7 +22,8 @@ from godrive.errors import (
     TooManyRequests,
 )
 from godrive.messages.files import CopyFile, GetFile, ListByProperty, ListFavorites, MakeFolder, OpenContent, UpdateFile
-from godrive.messages.system import ClaimPurges, ClearCopies, DueEvents, FinishPurge
+from godrive.messages.system import ClaimPurges, ClaimVersions, ClearCopies, DueEvents, FinishPurge, FinishVersion
+from godrive.messages.versions import DeleteVersion
 from godrive.model import At, ETag, File, FileEventKind, FileKind, In, OnConflict, Root, Usage, UserId
 from godrive.principal import ApiToken, Scope
 from godrive.rules import copies, tree_copies
@@ -528,6 +529,29 @@ async def test_a_purge_of_the_source_leaves_the_bytes_to_the_copy_and_the_last_p
     (purge,) = await rig.purge_all()
     assert purge.object_keys == [key]
     assert await rig.usage(owner) == Usage()
+    assert await rig.drift() == 0
+
+
+async def test_a_version_that_is_deleted_leaves_the_bytes_to_the_copy_of_it(rig: Rig) -> None:
+    owner = await rig.user()
+    file = await rig.file(owner, "a.txt")
+    copied = await rig.copy(file, name="b.txt")
+    key = (await rig.ask(OpenContent(by=host(owner), file_id=copied.id))).object_key
+    replaced = await rig.file(owner, "a.txt", size=20, on_conflict=OnConflict.REPLACE)
+    assert replaced.id == file.id
+    assert file.version_id is not None
+    await rig.ask(DeleteVersion(by=host(owner), file_id=file.id, version_id=file.version_id))
+    (purge,) = await rig.ask(ClaimVersions(limit=10))
+    assert purge.object_key is None
+    await rig.ask(FinishVersion(version_id=purge.version_id))
+    assert (await rig.ask(OpenContent(by=host(owner), file_id=copied.id))).object_key == key
+    again = await rig.copy(replaced, name="c.txt")
+    assert again.size_bytes == 20
+    assert await rig.rows("SELECT COUNT(*) FROM versions WHERE file_id = $1", again.id) == [(1,)]
+    await rig.trash(copied)
+    await rig.purge(copied)
+    (last,) = await rig.purge_all()
+    assert last.object_keys == [key]
     assert await rig.drift() == 0
 
 
