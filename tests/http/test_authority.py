@@ -268,7 +268,7 @@ class Ann:
 async def settle(person: Person) -> Ann:
     """Give the person a file, one in the trash, and two uploads."""
     cursor = (await person("GET", "/v1/changes")).json["cursor"]
-    earlier = await person.upload(f"{CANARY}.txt", BYTES)
+    earlier = await person.upload(f"{CANARY}.txt", b"earlier " + BYTES)
     file = await person.upload(f"{CANARY}.txt", BYTES, on_conflict="replace")
     trashed = await person.upload(f"{CANARY}-trashed.txt", BYTES)
     await person("DELETE", f"/v1/files/{trashed['id']}")
