@@ -321,3 +321,18 @@ async def test_what_is_ensured_is_a_folder_and_not_in_the_trash(rig: Rig) -> Non
     assert again.folder.id != first.id
     decomposed = await rig.ask(EnsureFolder(host(owner), ROOT, "e\u0301"))
     assert await rig.ask(EnsureFolder(host(owner), ROOT, "\u00e9")) == Ensured(folder=decomposed.folder, created=False)
+
+
+async def test_what_is_trashed_deep_on_a_path_is_passed_over_for_what_has_its_name_now(rig: Rig) -> None:
+    owner = await rig.user()
+    gone = await made(rig, owner, "a/b/c")
+    await rig.trash(await rig.ask(GetFile(host(owner), at("a/b"))))
+    for path in ("a/b", "a/b/c"):
+        with pytest.raises(NotFound):
+            await rig.ask(GetFile(host(owner), at(path)))
+    new = await made(rig, owner, "a/b/c")
+    assert new.id != gone.id
+    assert await rig.ask(GetFile(host(owner), at("a/b/c"))) == new
+    await rig.trash(new)
+    with pytest.raises(NotFound):
+        await rig.ask(GetFile(host(owner), at("a/b/c")))
