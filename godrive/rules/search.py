@@ -37,7 +37,7 @@ from godrive.rules.search_query import SHOWN, Query
 RANKED = 1000
 """Names that one batch takes from the index."""
 EXAMINED = 2000
-"""The same where filters may reject most of them; entries that a page without a text looks at."""
+"""Entries that a page without a text looks at."""
 BELOW = 3000
 """Entries below a folder that is walked."""
 UNINDEXED = 10_000
@@ -157,9 +157,8 @@ async def _from_index(tx: Tx, owner_id: UserId, query: Query, at: Position, *, a
     lower, top = at.lower, at.upper or NUMBERS
     found: dict[str, Row] = {}
     if after is not None:
-        most = RANKED if alone else EXAMINED
         # The bounds of a batch hold its names, and those that were added since its first page.
-        limit = most if at.rank < 0 else most + UNINDEXED
+        limit = RANKED if at.rank < 0 else RANKED + UNINDEXED
         bounds = (after + lower, after + top, tx.names.value(query.trigrams()), limit)
         if alone:
             candidates = await tx.all(tx.names.candidates, *bounds)
