@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import aiohttp
 import pytest
 from yarl import URL
@@ -25,6 +27,15 @@ async def urls(person: Person, **headers: str) -> tuple[str, str, str]:
     file = (await person("GET", "/v1/files/by-path/file")).json
     download = await person("GET", f"/v1/files/{file['id']}/download", headers=headers)
     return begun.headers["Location"], begun.json["upload_url"], download.json["url"]
+
+
+@pytest.fixture
+async def allowing(open_site: OpenSite, http: aiohttp.ClientSession) -> AsyncIterator[Person]:
+    """Somebody with a file, on a server without a public URL that allows some hosts."""
+    async with open_site(server={"public_url": "", "allowed_hosts": HOSTS}) as site:
+        ann = await Person(http, site.url).enter()
+        await ann.upload("file")
+        yield ann
 
 
 async def bases(person: Person, **headers: str) -> set[str]:
@@ -82,11 +93,9 @@ async def bases(person: Person, **headers: str) -> set[str]:
         ("[::1", OWN),
     ],
 )
-async def test_a_host_counts_only_if_it_is_allowed_or_near(open_site: OpenSite, sent: str, base: str) -> None:
-    async with open_site(server={"public_url": "", "allowed_hosts": HOSTS}) as site, aiohttp.ClientSession() as http:
-        ann = await Person(http, site.url).enter()
-        await ann.upload("file")
-        assert await bases(ann, Host=sent.format(port=site.port)) == {base.format(port=site.port)}
+async def test_a_host_counts_only_if_it_is_allowed_or_near(allowing: Person, sent: str, base: str) -> None:
+    port = URL(allowing.url).port
+    assert await bases(allowing, Host=sent.format(port=port)) == {base.format(port=port)}
 
 
 async def test_a_public_url_is_the_only_base(site: Site, ann: Person) -> None:
