@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -25,6 +26,12 @@ READY_WITHIN = 60.0
 
 _BELOW_EPHEMERAL = range(20_000, 32_000)
 
+_RESERVED = Path(tempfile.gettempdir()) / f"godrive-test-ports-{os.getuid()}"
+"""A file for each port that one of our processes on this machine has chosen and whose server may not listen yet."""
+
+_RESERVED_FOR = 120.0
+"""Seconds after which a server listens, or never will."""
+
 
 class MissingProgram(Exception):
     """A server's program is not installed."""
@@ -38,8 +45,25 @@ def free_port(span: int = 1) -> int:
     """
     while True:
         first = random.choice(_BELOW_EPHEMERAL)
-        if all(_is_free(first + offset) for offset in range(span)):
+        if all(_reserve(first + offset) and _is_free(first + offset) for offset in range(span)):
             return first
+
+
+def _reserve(port: int) -> bool:
+    """Whether no other process has chosen the port just now; if so, it is ours for a while."""
+    _RESERVED.mkdir(exist_ok=True)
+    note = _RESERVED / str(port)
+    try:
+        if time.time() - note.stat().st_mtime < _RESERVED_FOR:
+            return False
+        note.unlink(missing_ok=True)
+    except FileNotFoundError:
+        pass
+    try:
+        note.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _is_free(port: int) -> bool:
