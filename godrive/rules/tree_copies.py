@@ -97,7 +97,8 @@ async def begin(tx: Tx, ask: CopyFile, number: int, size: int, env: Env) -> Buil
     source = await copies.find_source(tx, ask)
     plan, where = await _make_plan(tx, ask, source)
     owner_id = source.owner_id
-    count = rows.found(await tx.one("SELECT COUNT(*) FROM copies WHERE owner_id = $1", owner_id))[0]
+    alive = "SELECT COUNT(*) FROM copies WHERE owner_id = $1 AND expires_at > $2"
+    (count,) = rows.found(await tx.one(alive, owner_id, rows.micros(env.now)))
     if count >= MOST_BUILDING:
         raise TooManyRequests(f"{MOST_BUILDING} folders of this drive are being copied already.", retry_after=5.0)
     await changes.check_room(tx, owner_id, env.config.auth, entries=number, size=size)
