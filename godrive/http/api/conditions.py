@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 
 from aiohttp import hdrs, web
 
-from godrive.errors import PreconditionFailed, RangeNotSatisfiable
+from godrive.errors import Invalid, PreconditionFailed, RangeNotSatisfiable
 from godrive.http.api.reading import entity_tags
 from godrive.model import ETag
 
@@ -30,7 +30,20 @@ def is_known(request: web.Request, etag: str) -> bool | None:
 def check_absent(request: web.Request) -> None:
     """Check a request to write what exists already.  Raises ``PreconditionFailed`` for ``If-None-Match: *``."""
     if entity_tags(request, hdrs.IF_NONE_MATCH) == []:
-        raise PreconditionFailed("The content already exists.", field=hdrs.IF_NONE_MATCH)
+        raise exists("The content already exists.")
+
+
+def must_be_new(request: web.Request) -> bool:
+    """Whether the request may only create something: ``If-None-Match: *``.  Raises ``Invalid`` for entity tags."""
+    absent = entity_tags(request, hdrs.IF_NONE_MATCH)
+    if absent:
+        raise Invalid("Only * is supported here.", field=hdrs.IF_NONE_MATCH)
+    return absent is not None
+
+
+def exists(detail: str) -> PreconditionFailed:
+    """Return the error of a request that may only create something."""
+    return PreconditionFailed(detail, field=hdrs.IF_NONE_MATCH)
 
 
 def is_unmodified(request: web.Request, etag: ETag, modified_at: datetime) -> bool:

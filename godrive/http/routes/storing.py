@@ -28,6 +28,7 @@ from godrive.errors import (
     TooLarge,
 )
 from godrive.http.api.call import Call
+from godrive.http.api.conditions import exists, must_be_new
 from godrive.http.api.digests import Digests, read_digests
 from godrive.http.api.media_types import MediaType, parse_media_type
 from godrive.http.api.operations import Routes
@@ -196,7 +197,7 @@ async def _store(call: Call, where: Spot, name: str, offer: Offer, body: Pieces)
 
 def _refusal(refused: DriveError, offer: Offer) -> DriveError:
     if offer.must_be_new and isinstance(refused, NameTaken) and refused.field == "name":
-        return PreconditionFailed("There is a file of that name.", field=hdrs.IF_NONE_MATCH)
+        return exists("There is a file of that name.")
     return refused
 
 
@@ -250,11 +251,9 @@ def read_offer(call: Call, on_conflict: OnConflict) -> Offer:
     request = call.request
     check_whole(request)
     if_match = ETag("*") if entity_tags(request, hdrs.IF_MATCH) == [] else call.if_match
-    absent = entity_tags(request, hdrs.IF_NONE_MATCH)
-    if absent:
-        raise Invalid("Only * is supported here.", field=hdrs.IF_NONE_MATCH)
-    if absent is not None and if_match is not None:
-        raise PreconditionFailed("A file cannot be absent and match.", field=hdrs.IF_NONE_MATCH)
+    is_new = must_be_new(request)
+    if is_new and if_match is not None:
+        raise exists("A file cannot be absent and match.")
     mime = request.headers.get(hdrs.CONTENT_TYPE, "").strip()
     if mime.lower() in _UNTYPED:
         mime = ""
@@ -264,8 +263,8 @@ def read_offer(call: Call, on_conflict: OnConflict) -> Offer:
         digests=read_digests(request),
         modified_at=_modified_at(request),
         if_match=if_match,
-        must_be_new=absent is not None,
-        on_conflict=on_conflict if absent is None else OnConflict.FAIL,
+        must_be_new=is_new,
+        on_conflict=OnConflict.FAIL if is_new else on_conflict,
     )
 
 
