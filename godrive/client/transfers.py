@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from stat import S_ISDIR, S_ISLNK, S_ISREG
-from typing import Protocol
+from typing import IO, Protocol
 
 import anyio
 from anyio import to_thread
@@ -162,13 +162,14 @@ async def _run(jobs: AsyncIterator[Job], at_once: int) -> None:
 
 
 async def _send(remote: Remote, local: Path, path: str, progress: Progress, on_conflict: str) -> None:
+    body = _Body(local, progress)
     try:
         status = await to_thread.run_sync(local.stat)
         size = status.st_size
         progress.found(size)
         entry = await remote.put(
             path,
-            lambda: _read(local, progress),
+            body,
             size,
             modified_at=datetime.fromtimestamp(status.st_mtime_ns // 1000 / 1_000_000, UTC),
             on_conflict=on_conflict,
@@ -177,21 +178,33 @@ async def _send(remote: Remote, local: Path, path: str, progress: Progress, on_c
         progress.failed(str(local), _reason(error))
     else:
         progress.done(entry.name if entry.name != local.name else path.lstrip("/"), size)
-
-
-async def _read(local: Path, progress: Progress) -> AsyncIterator[bytes]:
-    """Yield the bytes of a file.  If the generator is not read to its end, take back what it reported."""
-    reported, complete = 0, False
-    try:
-        async with await anyio.open_file(local, "rb") as file:
-            while piece := await file.read(_PIECE):
-                yield piece
-                reported += len(piece)
-                progress.moved(len(piece))
-        complete = True
     finally:
-        if not complete:
-            progress.moved(-reported)
+        body.close()
+
+
+class _Body:
+    """The bytes of a file, from the start as often as they are asked for.  Only the last time counts as progress."""
+
+    def __init__(self, local: Path, progress: Progress) -> None:
+        self._local = local
+        self._progress = progress
+        self._file: IO[bytes] | None = None
+        self._reported = 0
+
+    async def __call__(self) -> AsyncIterator[bytes]:
+        self.close()
+        self._progress.moved(-self._reported)
+        self._reported = 0
+        self._file = file = await to_thread.run_sync(lambda: self._local.open("rb"))
+        while piece := await to_thread.run_sync(file.read, _PIECE):
+            yield piece
+            self._reported += len(piece)
+            self._progress.moved(len(piece))
+
+    def close(self) -> None:
+        """Close the file: a request that ends early does not read its body to the end."""
+        if self._file is not None:
+            self._file.close()
 
 
 async def _fetch(remote: Remote, entry: Entry, local: Path, progress: Progress) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import io
 import os
 import random
 from collections import Counter
@@ -12,7 +11,6 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from godrive.testing import chunks
 from tests.e2e.client import Client, Json, Refused
 from tests.e2e.wire import Wire
 
@@ -44,9 +42,9 @@ class Ledger:
         content = os.urandom(random.choice(SIZES))
         name = f"{len(self.sent)}-{os.urandom(4).hex()}.bin"
         self.sent[name] = hashlib.sha256(content).hexdigest()
-        body = chunks(content, 100_000) if chunked else io.BytesIO(content)
-        async with asyncio.timeout(20):
-            await client.request("POST", f"/v1/files?name={name}", data=body)
+        url, headers = f"{client.url}/v1/files/by-path/{name}", {"Authorization": f"Bearer {client.token}"}
+        async with asyncio.timeout(20), Wire.open(url) as wire:
+            await wire.exchange(url, headers, content, chunked=chunked)
         self.promised.add(name)
 
     async def check(self, client: Client) -> list[Json]:
