@@ -19,8 +19,20 @@ pytest_plugins = ["tests.engines"]
 SLOW = {"e2e", "hostile"}
 """Folders of tests that run the real process, which takes half a second to start."""
 
-_NOT_QUICK = SLOW | {"test_schemathesis.py"}
-"""Folders and files of slow tests only, which a quick run does not even import."""
+_NOT_QUICK = SLOW | {
+    "client",  # a server, and commands beside it
+    "doctor",
+    "test_authority.py",  # every route against everyone
+    "test_cli.py",
+    "test_content_get.py",
+    "test_content_put.py",
+    "test_faults.py",  # a fault at every operation
+    "test_lifecycle_model.py",
+    "test_messages.py",
+    "test_schemathesis.py",
+    "test_storing.py",
+}
+"""Folders and files that a quick run does not even import: processes, matrices, models and bodies on both stores."""
 
 _SERVERS = {"nats_server", "postgres_server", "ceph_gateway", "own_servers"}
 
