@@ -260,7 +260,7 @@ def _ended(upload: Upload) -> UploadFinished | Gone:
 @rule(PublishUpload, writes=True)
 async def publish(tx: Tx, ask: PublishUpload, env: Env) -> File:
     """As ``PublishUpload`` says.  Raises ``Gone`` also if the target folder no longer exists."""
-    # The version has the id of the upload, so whoever sent the bytes can tell whether the file has them now.
+    # The version has the id of the upload, so its sender can tell whether the file has these bytes now.
     file_id, version_id = FileId(new_id()), VersionId(ask.upload_id)
     at = rows.micros(env.now)
     row = await tx.one(_COMMIT, ask.upload_id, at, file_id)
@@ -317,7 +317,7 @@ async def publish(tx: Tx, ask: PublishUpload, env: Env) -> File:
 async def _target(tx: Tx, upload: Upload, folder: Folder) -> Resolved | None:
     """Return the file to replace, with its owner locked; ``None`` if nothing has the name.
 
-    Does not lock if nothing has the name: whoever inserts that name now may wait for the lock while this transaction
+    Does not lock if nothing has the name: a transaction that inserts the name may wait for the lock while this one
     waits for the unique index.  Raises ``NameTaken``, ``PreconditionFailed``.
     """
     target = await entries.find(tx, folder, upload.name)

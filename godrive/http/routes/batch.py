@@ -32,11 +32,7 @@ Path = Annotated[str, Meta(max_length=8190, description="Names with a slash betw
 
 
 class _Step(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, tag_field="op"):
-    """What all operations have in common."""
-
-    def step(self) -> Step:
-        """Return the step for the message.  Raises ``Invalid``."""
-        raise NotImplementedError
+    """What all operations have in common.  ``step`` returns the step of the message, or raises ``Invalid``."""
 
 
 class _OfEntry(_Step, kw_only=True, tag_field="op"):

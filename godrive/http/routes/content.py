@@ -83,7 +83,7 @@ async def get_content(call: Call, file_id: FileId, query: ContentQuery | GetQuer
 async def answer_content(call: Call, by: Caller, content: Content, query: ContentQuery) -> web.StreamResponse:
     """Answer a request with a token for *content*: with a redirect to the store if clients reach it, else the bytes.
 
-    The conditions of the request are evaluated by whoever sends the bytes.
+    The server that sends the bytes evaluates the conditions of the request.
     """
     drive = call.drive
     if not query.redirect or not isinstance(drive.blobs, Presigner):
