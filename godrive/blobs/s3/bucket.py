@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -13,13 +13,12 @@ from godrive.blobs.layout import Layout
 from godrive.blobs.s3.body import MIB, PART_SIZE, PartReader
 from godrive.blobs.s3.client import BODY_DEADLINE, DEADLINE, S3Client
 from godrive.blobs.s3.exposure import refuse
-from godrive.blobs.s3.faults import code_of
-from godrive.blobs.s3.info import plain_etag
+from godrive.blobs.s3.multipart import Multipart
 from godrive.blobs.s3.probe import Capabilities, probe
 from godrive.blobs.s3.slots import Slots
 from godrive.clock import Clock, SystemClock
 from godrive.config import S3
-from godrive.errors import DriveError, NotFound, StoreUnavailable, UploadFinished
+from godrive.errors import NotFound, UploadFinished
 from godrive.memory import MemoryBudget
 from godrive.model import ObjectKey
 
@@ -52,6 +51,7 @@ class Bucket:
         memory: MemoryBudget | None = None,
     ) -> None:
         self.client = S3Client(settings, clock or SystemClock(), deadline=deadline)
+        self.multipart = Multipart(self.client)
         self.layout = Layout(settings.prefix)
         self.capabilities = capabilities or Capabilities()
         self._probed = capabilities is not None
@@ -125,24 +125,17 @@ class Bucket:
         if head["ContentLength"] <= self._copy_limit:
             await self.client.call("copy_object", Key=target, deadline=BODY_DEADLINE, **same)
             return
-        multipart = await self.begin(target, head.get("ContentType", UNKNOWN), head.get("Metadata", {}))
+        kind, metadata = head.get("ContentType", UNKNOWN), head.get("Metadata", {})
+        multipart = await self.multipart.begin(target, kind, metadata)
         try:
             parts = []
             for number, first in enumerate(range(0, head["ContentLength"], self._copy_part), start=1):
                 last = min(first + self._copy_part, head["ContentLength"]) - 1
-                answer = await self.client.call(
-                    "upload_part_copy",
-                    Key=target,
-                    UploadId=multipart,
-                    PartNumber=number,
-                    CopySourceRange=f"bytes={first}-{last}",
-                    deadline=BODY_DEADLINE,
-                    **same,
-                )
-                parts.append((number, answer["CopyPartResult"]["ETag"]))
-            await self.join(target, multipart, parts)
+                asked = {**same, "CopySourceRange": f"bytes={first}-{last}"}
+                parts.append((number, await self.multipart.copy(target, multipart, number, **asked)))
+            await self.multipart.join(target, multipart, parts)
         except BaseException:
-            await self.give_up(target, multipart)
+            await self.multipart.give_up(target, multipart)
             raise
 
     async def settle(self, key: ObjectKey) -> None:
@@ -153,49 +146,10 @@ class Bucket:
                 await self.transfer(arrival, await self.look(arrival), place)
         await self.client.call("delete_object", Key=arrival)
 
-    async def begin(self, bucket_key: str, mime: str, metadata: dict[str, str]) -> str:
-        """Begin a multipart upload and return its id."""
-        answer = await self.client.call("create_multipart_upload", Key=bucket_key, ContentType=mime, Metadata=metadata)
-        return str(answer["UploadId"])
-
-    async def join(self, bucket_key: str, multipart: str, parts: list[tuple[int, str]], **condition: str) -> None:
-        """Join the parts to one object.  Raises ``NotFound`` if the multipart upload has ended."""
-        listed = [{"PartNumber": number, "ETag": etag} for number, etag in sorted(parts)]
-        try:
-            await self.client.call(
-                "complete_multipart_upload",
-                Key=bucket_key,
-                UploadId=multipart,
-                MultipartUpload={"Parts": listed},
-                deadline=BODY_DEADLINE,
-                **condition,
-            )
-        except StoreUnavailable as error:
-            if code_of(error.__cause__) == "InternalError":  # how Ceph answers for an upload that was aborted
-                await self.client.call("list_parts", Key=bucket_key, UploadId=multipart)
-            raise
-
     async def join_once(self, bucket_key: str, multipart: str, parts: list[tuple[int, str]]) -> None:
         """Join the parts unless the object exists.  The caller holds :meth:`publishing`."""
         if self.capabilities.conditional_complete:
-            await self.join(bucket_key, multipart, parts, IfNoneMatch="*")
+            await self.multipart.join(bucket_key, multipart, parts, IfNoneMatch="*")
         else:
             await self.refuse_existing(bucket_key)
-            await self.join(bucket_key, multipart, parts)
-
-    async def send_part(self, bucket_key: str, multipart: str, number: int, data: bytes) -> str:
-        """Store one part and return its ETag."""
-        answer = await self.client.call(
-            "upload_part",
-            Key=bucket_key,
-            UploadId=multipart,
-            PartNumber=number,
-            Body=data,
-            deadline=BODY_DEADLINE,
-        )
-        return plain_etag(answer["ETag"])
-
-    async def give_up(self, bucket_key: str, multipart: str) -> None:
-        """Abort the multipart upload, even while being cancelled.  If the store does not answer, a sweep aborts it."""
-        with anyio.move_on_after(5, shield=True), suppress(DriveError):
-            await self.client.call("abort_multipart_upload", Key=bucket_key, UploadId=multipart)
+            await self.multipart.join(bucket_key, multipart, parts)

@@ -93,15 +93,15 @@ class Writing(Bucket):
     async def _put_in_parts(self, key: ObjectKey, sending: _Parts, mime: str, metadata: dict[str, str]) -> None:
         place, writer = self.layout.object(key), new_id()
         await self.refuse_existing(place)  # before many bytes are sent in vain
-        multipart = await self.begin(place, mime, {WRITER_KEY: writer} | metadata)
+        multipart = await self.multipart.begin(place, mime, {WRITER_KEY: writer} | metadata)
         try:
             parts: list[tuple[int, str]] = []
             while sending.part is not None:
                 number = len(parts) + 1
-                parts.append((number, await sending.send(partial(self.send_part, place, multipart, number))))
+                parts.append((number, await sending.send(partial(self.multipart.send, place, multipart, number))))
             await self._publish(key, multipart, parts, writer)
         except BaseException:
-            await self.give_up(place, multipart)
+            await self.multipart.give_up(place, multipart)
             raise
 
     async def _publish(self, key: ObjectKey, multipart: str, parts: list[tuple[int, str]], writer: str) -> None:
@@ -140,15 +140,10 @@ class Writing(Bucket):
         client sent: its upload may still be pending, and if not it is an orphan.
         """
         swept = 0
-        tokens = {"NextKeyMarker": "KeyMarker", "NextUploadIdMarker": "UploadIdMarker"}
         ours = (self.layout.objects, self.layout.quarantined, self.layout.probes)
-        # Without a prefix: MinIO lists nothing for a prefix that is not a whole key.
-        async for upload in self.client.pages("list_multipart_uploads", "Uploads", tokens):
-            place, multipart = upload["Key"], upload["UploadId"]
-            if not place.startswith(ours) or upload["Initiated"] >= before:
-                continue
-            if not await self._grew_since(before, place, multipart):
-                await self.give_up(place, multipart)
+        async for place, multipart, begun_at in self.multipart.unfinished(ours):
+            if begun_at < before and not await self._grew_since(before, place, multipart):
+                await self.multipart.give_up(place, multipart)
                 swept += 1
         following = {"NextContinuationToken": "ContinuationToken"}
         for prefix in (self.layout.incoming, self.layout.probes):
@@ -164,13 +159,10 @@ class Writing(Bucket):
         return swept
 
     async def _grew_since(self, instant: datetime, place: str, multipart: str) -> bool:
-        following = {"NextPartNumberMarker": "PartNumberMarker"}
-        try:
-            async for part in self.client.pages("list_parts", "Parts", following, Key=place, UploadId=multipart):
-                if part["LastModified"] >= instant:
+        with suppress(NotFound):
+            async for part in self.multipart.parts(place, multipart):
+                if part.modified_at >= instant:
                     return True
-        except NotFound:
-            return False
         return False
 
 

@@ -226,7 +226,7 @@ async def test_what_else_lies_in_the_bucket_is_neither_listed_nor_swept(s3_setti
     await other.put(foreign, pieces(b"theirs"))
     await mine.client.call("put_object", Key="drive/objects/readme", Body=b"by hand")
     await mine.client.call("put_object", Key="elsewhere", Body=b"by hand")
-    await other.begin(other.layout.object(new_key()), "text/plain", {})
+    await other.multipart.begin(other.layout.object(new_key()), "text/plain", {})
     await mine.client.call("create_multipart_upload", Key="elsewhere/2")
     assert await keys(mine) == [key]
     assert await keys(other) == [foreign]
@@ -305,18 +305,18 @@ async def test_a_blob_in_quarantine_is_where_only_an_operator_finds_it(s3_store:
 
 async def test_a_sweep_aborts_only_multipart_uploads_that_stand_still(s3_store: S3BlobStore) -> None:
     idle, busy = (s3_store.layout.object(new_key()) for _ in range(2))
-    await s3_store.begin(idle, "text/plain", {})
-    growing = await s3_store.begin(busy, "text/plain", {})
+    await s3_store.multipart.begin(idle, "text/plain", {})
+    growing = await s3_store.multipart.begin(busy, "text/plain", {})
     assert await s3_store.sweep_staging(datetime.now(UTC) - timedelta(hours=1)) == 0
     begun = {upload["Key"]: upload async for upload in s3_store.client.pages("list_multipart_uploads", "Uploads", {})}
     between = max(upload["Initiated"] for upload in begun.values()) + timedelta(milliseconds=1)
     await asyncio.sleep(max(0.0, (between - datetime.now(UTC)).total_seconds()))  # by the store's own clock
-    await s3_store.send_part(busy, growing, 1, b"x")
+    await s3_store.multipart.send(busy, growing, 1, b"x")
     assert await s3_store.sweep_staging(between) == 1
-    await s3_store.send_part(busy, growing, 2, b"y")
+    await s3_store.multipart.send(busy, growing, 2, b"y")
     assert await s3_store.sweep_staging(soon()) == 1
     with pytest.raises(NotFound):
-        await s3_store.send_part(busy, growing, 3, b"z")
+        await s3_store.multipart.send(busy, growing, 3, b"z")
 
 
 async def test_a_put_in_parts_replaces_no_blob_that_came_while_it_was_sent(s3_store: S3BlobStore) -> None:
@@ -378,7 +378,7 @@ async def test_multipart_uploads_are_swept_where_a_list_by_prefix_is_empty() -> 
         store = S3BlobStore(fake.settings, capabilities=Capabilities())
         await store.open()
         for place in (store.layout.object(new_key()), store.layout.quarantine(new_key()), "probe/left", "of/others"):
-            await store.begin(place, "text/plain", {})
+            await store.multipart.begin(place, "text/plain", {})
         assert await store.sweep_staging(soon()) == 3
         assert [place for place, _ in fake.uploads] == ["of/others"]
         await store.close()
@@ -386,7 +386,7 @@ async def test_multipart_uploads_are_swept_where_a_list_by_prefix_is_empty() -> 
 
 async def test_what_a_killed_probe_left_is_swept(s3_store: S3BlobStore) -> None:
     await s3_store.client.call("put_object", Key="drive/probe/left/over", Body=b"probe")
-    await s3_store.begin("drive/probe/left", "text/plain", {})
+    await s3_store.multipart.begin("drive/probe/left", "text/plain", {})
     assert await s3_store.sweep_staging(datetime.now(UTC) - timedelta(hours=1)) == 0
     assert await s3_store.sweep_staging(soon()) == 2
     assert "Contents" not in await s3_store.client.call("list_objects_v2")

@@ -1,0 +1,128 @@
+"""Multipart uploads at the store: the calls, for whoever sends the parts.
+
+A multipart upload has an id and a key.  Its parts are invisible until it is
+completed, and a part with the number of another one replaces it.  The ETag of
+the object that it becomes is no digest of its bytes.  The store keeps no
+digest of the whole either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import anyio
+
+from godrive.blobs.s3.client import BODY_DEADLINE, S3Client
+from godrive.blobs.s3.faults import code_of
+from godrive.blobs.s3.info import plain_etag
+from godrive.errors import DriveError, NotFound, StoreUnavailable
+from godrive.model import ETag
+
+SMALLEST = 5 * 1024 * 1024
+"""The fewest bytes of a part, except of the last one (Amazon S3 user guide, "multipart upload limits")."""
+
+LARGEST = 5 * 1024 * 1024 * 1024
+"""The most bytes of a part, and of a PUT."""
+
+
+class StoredPart(NamedTuple):
+    """A part that the store has."""
+
+    number: int
+    size_bytes: int
+    etag: ETag
+    modified_at: datetime
+
+
+class Unfinished(NamedTuple):
+    """A multipart upload that has neither been completed nor aborted.  *place* is its key in the bucket."""
+
+    place: str
+    id: str
+    begun_at: datetime
+
+
+class Multipart:
+    """Multipart uploads of one bucket.  *place* is always a key of the bucket, *upload* the id of a multipart upload.
+
+    Every method may raise ``StoreUnavailable``.
+    """
+
+    def __init__(self, client: S3Client) -> None:
+        self._client = client
+
+    async def begin(self, place: str, mime: str, metadata: dict[str, str]) -> str:
+        """Begin a multipart upload and return its id.  The object will have *mime* and *metadata*."""
+        answer = await self._client.call("create_multipart_upload", Key=place, ContentType=mime, Metadata=metadata)
+        return str(answer["UploadId"])
+
+    async def send(self, place: str, upload: str, number: int, data: bytes) -> ETag:
+        """Store one part and return its ETag.  Raises ``NotFound`` if the multipart upload has ended."""
+        answer = await self._client.call(
+            "upload_part", Key=place, UploadId=upload, PartNumber=number, Body=data, deadline=BODY_DEADLINE
+        )
+        return plain_etag(answer["ETag"])
+
+    async def copy(self, place: str, upload: str, number: int, **source: Any) -> ETag:
+        """Make a range of an object a part and return its ETag.  *source* has the arguments of UploadPartCopy."""
+        answer = await self._client.call(
+            "upload_part_copy", Key=place, UploadId=upload, PartNumber=number, deadline=BODY_DEADLINE, **source
+        )
+        return plain_etag(answer["CopyPartResult"]["ETag"])
+
+    async def parts(self, place: str, upload: str, *, after: int = 0) -> AsyncIterator[StoredPart]:
+        """The parts that the store has, by number, from the one after number *after*.
+
+        Raises ``NotFound`` if the multipart upload has ended.
+        """
+        following = {"NextPartNumberMarker": "PartNumberMarker"}
+        begin = {"PartNumberMarker": after} if after else {}
+        async for part in self._client.pages("list_parts", "Parts", following, Key=place, UploadId=upload, **begin):
+            modified_at = part["LastModified"].astimezone(UTC)
+            yield StoredPart(part["PartNumber"], part["Size"], plain_etag(part["ETag"]), modified_at)
+
+    async def join(self, place: str, upload: str, parts: Iterable[tuple[int, str]], **condition: str) -> None:
+        """Join the parts, each a number and an ETag, to one object.
+
+        Replaces an object that is there, unless *condition* forbids it: see
+        :meth:`~godrive.blobs.s3.bucket.Bucket.join_once`.  Raises ``NotFound``
+        if the multipart upload has ended, ``Invalid`` if a part is missing, is
+        another one, or is too small.
+        """
+        listed = [{"PartNumber": number, "ETag": etag} for number, etag in sorted(parts)]
+        try:
+            await self._client.call(
+                "complete_multipart_upload",
+                Key=place,
+                UploadId=upload,
+                MultipartUpload={"Parts": listed},
+                deadline=BODY_DEADLINE,
+                **condition,
+            )
+        except StoreUnavailable as error:
+            if code_of(error.__cause__) == "InternalError":  # how Ceph answers for an upload that was aborted
+                await self._client.call("list_parts", Key=place, UploadId=upload)
+            raise
+
+    async def abort(self, place: str, upload: str) -> None:
+        """Abort the multipart upload and delete its parts.  Idempotent."""
+        try:
+            await self._client.call("abort_multipart_upload", Key=place, UploadId=upload)
+        except NotFound:
+            return
+
+    async def give_up(self, place: str, upload: str) -> None:
+        """Abort, even while being cancelled.  If the store does not answer, a sweep aborts it."""
+        with anyio.move_on_after(5, shield=True), suppress(DriveError):
+            await self.abort(place, upload)
+
+    async def unfinished(self, prefixes: tuple[str, ...]) -> AsyncIterator[Unfinished]:
+        """The multipart uploads that have not ended, with a key that begins with one of *prefixes*."""
+        tokens = {"NextKeyMarker": "KeyMarker", "NextUploadIdMarker": "UploadIdMarker"}
+        # Without a prefix: MinIO lists nothing for a prefix that is not a whole key.
+        async for upload in self._client.pages("list_multipart_uploads", "Uploads", tokens):
+            if upload["Key"].startswith(prefixes):
+                yield Unfinished(upload["Key"], upload["UploadId"], upload["Initiated"].astimezone(UTC))
