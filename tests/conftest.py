@@ -13,7 +13,7 @@ from hypothesis import settings
 from tests import shared
 from tests.servers import CephGateway, MissingProgram, NatsServer, PostgresServer, Server
 
-pytest_plugins = ["tests.engines"]
+pytest_plugins = ["tests.engines", "tests.npm"]
 
 
 SLOW = {"e2e", "hostile"}

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -14,10 +11,9 @@ import anyio
 import pytest
 
 from tests.http.client import Person, Site
+from tests.npm import CLIENTS
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(300)]
-
-CLIENTS = Path(__file__).resolve().parents[1] / "clients"
 
 
 async def run(*command: str, cwd: Path) -> str:
@@ -41,39 +37,6 @@ async def test_a_client_in_python(stranger: Person, site: Site, tmp_path: Path) 
     await run(sys.executable, "-m", "openapi_python_client", *command.split(), cwd=tmp_path)
     shutil.copy(CLIENTS / "usage.py", tmp_path)
     assert await run(sys.executable, "usage.py", site.url, cwd=tmp_path) == "done\n"
-
-
-def install(folder: Path) -> None:
-    """Have the npm packages of the lock file in *folder*.  Without npm or its registry skip, which CI must not."""
-    reason = "node and npm are missing: apt-get install nodejs npm"
-    if shutil.which("node") and shutil.which("npm"):
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(CLIENTS / name, folder)
-        command = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=240)
-        if done.returncode == 0:
-            return
-        reason = f"npm cannot install the packages: {done.stderr.strip()[-500:]}"
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
-@pytest.fixture
-def workshop(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """A folder with our files and the npm packages, which are installed once for each lock file."""
-    lock = hashlib.sha256((CLIENTS / "package-lock.json").read_bytes()).hexdigest()[:16]
-    packages = request.config.cache.mkdir(f"npm-{lock}")
-    with (packages / "lock").open("w") as guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)
-        if not (packages / "complete").exists():
-            install(packages)
-            (packages / "complete").touch()
-    for source in CLIENTS.iterdir():
-        if source.is_file():
-            shutil.copy(source, tmp_path)
-    (tmp_path / "node_modules").symlink_to(packages / "node_modules")
-    return tmp_path
 
 
 @pytest.mark.slow
