@@ -73,6 +73,8 @@ class Server(Table, frozen=True):
     data_dir: FilePath = "data"
     host: str = "127.0.0.1"
     port: Port = 8080
+    tls_cert_file: FilePath = ""
+    tls_key_file: FilePath = ""
     public_url: str = ""
     allowed_hosts: list[str] = []
     trusted_proxies: list[str] = []
@@ -90,7 +92,9 @@ class Server(Table, frozen=True):
     @property
     def base_url(self) -> str:
         """The start of every absolute URL, without a slash at the end."""
-        return network.base_url(self.public_url) if self.public_url else network.local_url(self.host, self.port)
+        if self.public_url:
+            return network.base_url(self.public_url)
+        return network.local_url(self.host, self.port, "https" if self.tls_cert_file else "http")
 
     @property
     def origins(self) -> frozenset[str]:

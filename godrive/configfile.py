@@ -261,8 +261,15 @@ def _check(config: Config) -> None:
     server, blobs, nats = config.server, config.blobs, config.nats
     must(server.data_dir, "server.data_dir", "must not be empty")
     must(server.host, "server.host", "must not be empty")
-    host_rule = f"must be an address, a host name, or '*' for every address, not {server.host!r}"
-    must(_is(network.bind_addresses, server.host), "server.host", host_rule)
+    if (path := network.socket_path(server.host)) is not None:
+        must(path.is_absolute(), "server.host", f"must name a Unix socket by its whole path, not {server.host!r}")
+        must(server.public_url, "server.public_url", "must be given when server.host is a Unix socket")
+        must(not server.tls_cert_file, "server.tls_cert_file", "has no use when server.host is a Unix socket")
+    else:
+        host_rule = f"must be an address, a host name, or '*' for every address, not {server.host!r}"
+        must(_is(network.bind_addresses, server.host), "server.host", host_rule)
+    rule = "and server.tls_cert_file go together"
+    must(bool(server.tls_cert_file) == bool(server.tls_key_file), "server.tls_key_file", rule)
     _check_url("server.public_url", server.public_url, network.base_url)
     for allowed in server.allowed_hosts:
         rule = f"must list hosts without a scheme or a wildcard, as host or host:port, not {allowed!r}"

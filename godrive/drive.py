@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 import anyio
 from msgspec.structs import asdict
 
+from godrive.actors.log_in_limits import LogInLimits
 from godrive.blobs import BlobStore
 from godrive.bridge.bucket_events import BucketEventHandler
 from godrive.catalog import Catalog
@@ -100,6 +101,8 @@ class GoDrive:
         """The budget of bytes that this process buffers for clients: request bodies and answers."""
         self.known_callers = KnownCallers(self.clock)
         """Who sent a token, if the auth actor runs in this process and has found out less than a second ago."""
+        self.log_in_limits = LogInLimits(config.auth, self.clock)
+        """The limits on log-ins, if the auth actor runs in this process; they may change while it runs."""
         self.watch = ChangeWatch()
         """Wakes those who wait for changes."""
         self.webhook_counts: Counter[str] = Counter()
@@ -265,6 +268,7 @@ class GoDrive:
                 [hmac.digest(key, b"godrive page tokens", "sha256") for key in self.keyring.keys.values()]
             ),
             known_callers=self.known_callers,
+            limits=self.log_in_limits,
             catalog=self._catalog,
             blobs=self._blobs,
             ref=self.ref,

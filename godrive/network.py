@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 import idna
@@ -16,6 +17,9 @@ Network = IPv4Network | IPv6Network
 
 ANY = "*"
 """Listen on every address of both families; ``::`` means the same."""
+
+UNIX = "unix:"
+"""What ``server.host`` begins with when it names a Unix socket."""
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
@@ -49,17 +53,22 @@ def bind_addresses(text: str) -> list[str]:
     return bind_addresses(ANY) if address == "::" else [address]
 
 
+def socket_path(text: str) -> Path | None:
+    """Return the path of a Unix socket if ``server.host`` names one, as ``unix:/run/godrive/http``."""
+    return Path(text.removeprefix(UNIX)) if text.startswith(UNIX) else None
+
+
 def binds_every_address(text: str) -> bool:
     """Whether ``server.host`` means every address of a family."""
-    return bind_addresses(text)[-1] == "0.0.0.0"  # noqa: S104
+    return socket_path(text) is None and bind_addresses(text)[-1] == "0.0.0.0"  # noqa: S104
 
 
 @lru_cache(maxsize=64)  # answers name it in Location
-def local_url(text: str, port: int) -> str:
+def local_url(text: str, port: int, scheme: str = "http") -> str:
     """Return the URL of a server on ``server.host`` for a client on the same machine."""
     address = "127.0.0.1" if text == ANY else host(text)
     address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104
-    return f"http://{_in_url(address)}:{port}"
+    return base(scheme, address, port)
 
 
 def url(text: str) -> str:

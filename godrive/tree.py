@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from godrive.actors.auth import AuthActor
 from godrive.actors.ingest import IngestActor
 from godrive.actors.janitor import JanitorActor
+from godrive.actors.log_in_limits import LogInLimits
 from godrive.actors.metadata import MetadataActor
 from godrive.actors.storage import StorageActor
 from godrive.blobs import BlobStore
@@ -88,6 +89,7 @@ class Dependencies:
     signer: TokenSigner
     tokens: PageTokens
     known_callers: KnownCallers
+    limits: LogInLimits
     catalog: Catalog | None
     blobs: BlobStore | None
     ref: Refs
@@ -162,7 +164,9 @@ def tree(parts: Dependencies, *, serving: bool) -> list[ActorSpec | ChildSpec]:
         on_change = notices.committed
     if (catalog := parts.catalog) is not None:
         actor(Metadata, lambda: MetadataActor(catalog, config, clock, parts.tokens, on_change))
-        actor(Auth, lambda: AuthActor(catalog, config.auth, clock, parts.signer, parts.known_callers))
+        actor(
+            Auth, lambda: AuthActor(catalog, config.auth, clock, parts.signer, parts.known_callers, limits=parts.limits)
+        )
     guard = ClockGuard(clock)  # shared, so that a crash of an actor does not forget a jump
     actor(Ingest, lambda: IngestActor(ref(Metadata), ref(Storage), config.ingest, clock, guard))
     # The next sweep continues an interrupted one, so stopping does not wait for it.

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from godrive.actors.auth import AuthActor
+from godrive.actors.log_in_limits import LogInLimits
 from godrive.config import Auth as Settings
 from godrive.drive import GoDrive
 from godrive.errors import Unauthenticated
@@ -130,5 +131,5 @@ async def test_a_session_that_ends_during_the_look_at_it_is_not_known(monkeypatc
 async def test_a_new_life_of_the_actor_begins_without_known_callers(clock: ManualClock) -> None:
     known = KnownCallers(clock)
     known.keep("token", BY, until=clock.monotonic() + 1)
-    AuthActor(None, Settings(), clock, None, known)  # type: ignore[arg-type]  # neither is used before a message
+    AuthActor(None, Settings(), clock, None, known, limits=LogInLimits(Settings(), clock))  # type: ignore[arg-type]  # neither is used before a message
     assert len(known) == 0

@@ -12,6 +12,7 @@ import secrets
 from contextlib import suppress
 
 from godrive import config, email_address
+from godrive.actors.log_in_limits import LogInLimits
 from godrive.actors.passwords import Passwords, refused
 from godrive.actors.session_cache import SessionCache
 from godrive.catalog import Catalog, Tx
@@ -59,13 +60,20 @@ class AuthActor(Actor[Auth]):
     """Owns users and sessions."""
 
     def __init__(
-        self, catalog: Catalog, settings: config.Auth, clock: Clock, tokens: TokenSigner, known: KnownCallers
+        self,
+        catalog: Catalog,
+        settings: config.Auth,
+        clock: Clock,
+        tokens: TokenSigner,
+        known: KnownCallers,
+        *,
+        limits: LogInLimits,
     ) -> None:
         self._catalog = catalog
         self._settings = settings
         self._clock = clock
         self._tokens = tokens
-        self._passwords = Passwords(catalog, settings, clock)
+        self._passwords = Passwords(catalog, settings, clock, limits)
         self._proxies: set[str] = set()
         self._known = known
         self._known.clear()

@@ -14,7 +14,8 @@ which a session of the account came in the last 30 days, and the owner can log
 in.  For such an address the first limit is as high as that of an address,
 because the attacker may share the address with the owner.
 
-Each process that runs the auth actor counts separately.
+Each process that runs the auth actor counts separately.  The counts survive a
+crash of the actor, because they belong to the drive.
 """
 
 from __future__ import annotations
@@ -37,15 +38,26 @@ class LogInLimits:
     """Counts failed log-ins and sign-ups within ``auth.attempts_window``."""
 
     def __init__(self, settings: config.Auth, clock: Clock) -> None:
-        def limiter(limit: int) -> RateLimiter:
-            return RateLimiter(limit, settings.attempts_window, clock)
+        def limiter() -> RateLimiter:
+            return RateLimiter(settings.attempts_per_address, settings.attempts_window, clock)
 
-        self._by_client = limiter(settings.attempts_per_address)
-        self._by_customer = limiter(settings.attempts_per_address * WIDER)
-        self._by_pair = limiter(settings.attempts_per_account)
-        self._by_known_pair = limiter(max(settings.attempts_per_account, settings.attempts_per_address))
-        self._by_account = limiter(settings.attempts_per_account * STRANGERS)
-        self._by_session = limiter(settings.attempts_per_account)
+        self._by_client, self._by_customer = limiter(), limiter()
+        self._by_pair, self._by_known_pair = limiter(), limiter()
+        self._by_account, self._by_session = limiter(), limiter()
+        self.apply(settings)
+
+    def apply(self, settings: config.Auth) -> None:
+        """Use the limits of *settings* from now on.  Attempts that were counted stay counted."""
+        address, account = settings.attempts_per_address, settings.attempts_per_account
+        for limiter, limit in (
+            (self._by_client, address),
+            (self._by_customer, address * WIDER),
+            (self._by_pair, account),
+            (self._by_known_pair, max(account, address)),
+            (self._by_account, account * STRANGERS),
+            (self._by_session, account),
+        ):
+            limiter.limit, limiter.window = limit, settings.attempts_window
 
     def log_in(self, address: str, account: str, *, known: bool) -> AbstractContextManager[Attempt]:
         """Begin an attempt to log in to *account*, which need not exist.  *known* lifts the shared limits.

@@ -16,12 +16,12 @@ from godrive.rules import networks, users
 
 
 class Passwords:
-    """Hashes and checks passwords in threads, within limits."""
+    """Hashes and checks passwords in threads, within *limits*."""
 
-    def __init__(self, catalog: Catalog, settings: config.Auth, clock: Clock) -> None:
+    def __init__(self, catalog: Catalog, settings: config.Auth, clock: Clock, limits: LogInLimits) -> None:
         self._catalog = catalog
         self._clock = clock
-        self._limits = LogInLimits(settings, clock)
+        self._limits = limits
         self._hashes = HashPool(cost=settings.bcrypt_cost, threads=settings.hash_threads, waiting=settings.hash_waiting)
 
     def close(self) -> None:

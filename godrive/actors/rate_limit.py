@@ -20,7 +20,9 @@ class _Record:
 
 
 class RateLimiter:
-    """Counts the failed attempts of each key (an address, an account) in the last *window* seconds.
+    """Counts the failed attempts of each key (an address, an account) in the last ``window`` seconds.
+
+    A key may fail ``limit`` times; both may change at any time.
 
     A running attempt counts as failed until it ends, so concurrent guesses have
     no advantage.  Refused attempts do not count, so a client that waits as long
@@ -29,8 +31,8 @@ class RateLimiter:
     """
 
     def __init__(self, limit: int, window: float, clock: Clock, *, capacity: int = 10_000) -> None:
-        self._limit = limit
-        self._window = window
+        self.limit = limit
+        self.window = window
         self._clock = clock
         self._capacity = capacity
         self._records: dict[str, _Record] = {}
@@ -45,10 +47,10 @@ class RateLimiter:
         if record is None:
             return 0.0
         now = self._clock.monotonic()
-        failed_at = [at for at in record.failed_at if at > now - self._window]
-        if len(failed_at) >= self._limit:
-            return failed_at[-self._limit] + self._window - now
-        return 0.0 if len(failed_at) + record.pending < self._limit else _PENDING_WAIT
+        failed_at = [at for at in record.failed_at if at > now - self.window]
+        if len(failed_at) >= self.limit:
+            return failed_at[-self.limit] + self.window - now
+        return 0.0 if len(failed_at) + record.pending < self.limit else _PENDING_WAIT
 
     def start(self, key: str) -> _Record:
         """Begin an attempt, even if the key should wait.  Pass the result to :meth:`finish`."""
@@ -63,7 +65,7 @@ class RateLimiter:
         """End an attempt.  Count it if it *failed*."""
         now = self._clock.monotonic()
         record.pending -= 1
-        record.failed_at = [at for at in record.failed_at if at > now - self._window]
+        record.failed_at = [at for at in record.failed_at if at > now - self.window]
         if failed:
             record.failed_at.append(now)
         elif not record.failed_at and not record.pending and self._records.get(key) is record:

@@ -23,7 +23,7 @@ from godrive.commands.reload import Reloader
 from godrive.commands.signals import Signals, ignore_until_ready
 from godrive.config import Actors, Config
 from godrive.errors import ConfigError
-from godrive.network import bind_addresses, binds_every_address
+from godrive.network import bind_addresses, binds_every_address, socket_path
 from godrive.paths import exists
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _serve(arguments: argparse.Namespace) -> int:
             f"actors.{name}.location": "local" if name in only else "nats" for name in Actors.__struct_fields__
         }
     config: Config = arguments.configuration(arguments)
-    if config.server.port == 0:
+    if config.server.port == 0 and socket_path(config.server.host) is None:
         # URLs are signed for the port, so it must be known before the drive opens.
         config = msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, port=_free_port(config)))
     process_log = logs.configure(config.log)
@@ -104,7 +104,7 @@ async def _run(arguments: argparse.Namespace, config: Config, process_log: logs.
     signals = Signals(on_reload=reloader.reload, on_end=partial(process_log.writer.drain, 0.5))
     # Imported here because other commands need no web server.
     from godrive.drive import GoDrive  # noqa: PLC0415
-    from godrive.http.wire.server import serve  # noqa: PLC0415
+    from godrive.http.wire.server import load_certificate, serve  # noqa: PLC0415
 
     def closing(requests: int) -> None:
         log.info("stopping", signal=signals.received, requests=requests, seconds=config.server.shutdown)
@@ -118,11 +118,16 @@ async def _run(arguments: argparse.Namespace, config: Config, process_log: logs.
         async with AsyncExitStack() as stack:
             drive = await stack.enter_async_context(GoDrive(config, on_event=logs.on_event))
             stack.callback(_log_actors, drive)
+            reloader.on_reload.append(lambda applied: drive.log_in_limits.apply(applied.auth))
             urls: list[str] = []
             if http:
                 log_request = _request_log(process_log)
+                certificate = await load_certificate(config.server)
+                if certificate is not None:
+                    reloader.on_reload.append(lambda _: certificate.check())
                 server = serve(
                     drive,
+                    certificate=certificate,
                     log_request=log_request,
                     lost_log_lines=lambda: process_log.writer.lost,
                     on_closing=closing,

@@ -9,6 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from typing import Any
 
 import pytest
@@ -33,6 +35,16 @@ def send(server: DriveServer, number: int, *, until: str) -> None:
     before = len(events(server, until))
     os.kill(server.pid, number)
     server.process.wait_until(lambda: len(events(server, until)) > before)
+
+
+def log_in(server: DriveServer) -> int:
+    """Log in with a wrong password; the status of the answer."""
+    body = json.dumps({"email": "ann@example.org", "password": "a wrong guess"}).encode()
+    request = urllib.request.Request(f"{server.url}/v1/login", body, {"Content-Type": "application/json"})
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request)
+    with refused.value:
+        return refused.value.code
 
 
 def test_stray_signals_are_logged_and_ignored(server: DriveServer) -> None:
@@ -96,10 +108,12 @@ def test_stopping_says_what_it_waits_for(server: DriveServer) -> None:
 
 def test_hang_up_applies_the_log_level_and_names_what_needs_a_restart(server: DriveServer) -> None:
     server.tables["log"]["level"] = "debug"
+    server.tables.setdefault("auth", {})["attempts_per_account"] = 2
     server.tables["server"] |= {"public_url": "https://drive.example", "port": server.port + 1}
     server.command()  # writes the file
     send(server, signal.SIGHUP, until="restart_needed")
-    assert events(server, "reloaded")[0]["applied"] == ["log.level"]
+    assert events(server, "reloaded")[0]["applied"] == ["auth.attempts_per_account", "log.level"]
+    assert [log_in(server) for _ in range(3)] == [401, 401, 429]
     assert events(server, "restart_needed")[0]["settings"] == ["server.port", "server.public_url"]
     server.tables["log"]["level"] = "error"
     server.command()

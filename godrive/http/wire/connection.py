@@ -35,7 +35,7 @@ from godrive.http.observe.middleware import REQUEST_ID, identify
 from godrive.http.observe.request_log import logger
 from godrive.http.wire.aiohttp_internals import EMPTY_PAYLOAD, RequestPayloadError, parse_error, unread_bytes
 from godrive.http.wire.connection_limit import ConnectionLimit
-from godrive.http.wire.sendfile import STALLED, UNSENT, WRITE_HIGH_WATER, limit_unsent
+from godrive.http.wire.sendfile import STALLED, UNSENT, WRITE_HIGH_WATER, is_tls, limit_unsent
 from godrive.memory import MemoryBudget
 
 MAX_LINE = 8_190
@@ -275,14 +275,15 @@ class Connection(web.RequestHandler):
         """Answer what the client has asked, then close: it has ended its side.
 
         asyncio by itself closes at once, so that a client which ends its side
-        after a request, or whose body fell short, would get no answer.
+        after a request, or whose body fell short, would get no answer.  With
+        TLS it always does.
         """
         if self._has_answered():
             return False  # there is nothing to answer, or no handler waits for the rest of a body
         self._tell_of_leaving()
         self.close()
         self._end_body()
-        return True
+        return not is_tls(self._wire)
 
     def _tell_of_leaving(self) -> None:
         if self.on_leave is not None:

@@ -19,6 +19,7 @@ from contextlib import suppress
 from aiohttp.web_protocol import RequestHandler
 
 from godrive.blobs.staged_write import share
+from godrive.http.wire.sendfile import is_tls
 from godrive.memory import MemoryBudget
 
 PIECE = 2 << 20
@@ -153,7 +154,7 @@ class DirectBody(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         self._break()
-        return True  # the answer can still be sent
+        return not is_tls(self._transport)  # the answer can still be sent, except with TLS
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._break()

@@ -68,14 +68,13 @@ async def send(
         return
     (start, end), key = span, content.object_key
     duplicates = request.app[DUPLICATES]
-    plain = transport.get_extra_info("sslcontext") is None
     found = findings.get()
     found.status = response.status
     try:
         is_file = isinstance(blobs, FileBacked)
         if end - start <= SMALL:
             await _send_pieces(request, response, blobs.get(key, start=start, end=end), end - start)
-        elif isinstance(blobs, FileBacked) and plain and duplicates.take():
+        elif isinstance(blobs, FileBacked) and not is_tls(transport) and duplicates.take():
             try:
                 file = await blobs.open_file(key)
                 await _Sending(request, response, transport, file).send(start, end, content.file.size_bytes)
@@ -199,6 +198,11 @@ def limit_unsent(connected: Any, size: int) -> None:
     """Have the kernel take at most *size* bytes that it cannot send yet, where it can be told."""
     if hasattr(socket_module, "TCP_NOTSENT_LOWAT") and connected.family != socket_module.AF_UNIX:
         connected.setsockopt(socket_module.IPPROTO_TCP, socket_module.TCP_NOTSENT_LOWAT, size)
+
+
+def is_tls(transport: asyncio.BaseTransport) -> bool:
+    """Whether the connection is encrypted, so that its bytes must pass the transport."""
+    return transport.get_extra_info("sslcontext") is not None
 
 
 def _wake(ready: asyncio.Future[None]) -> None:

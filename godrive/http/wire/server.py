@@ -24,13 +24,17 @@ from godrive.http.observe.request_log import LogRequest
 from godrive.http.wire.connection import MAX_FIELD, MAX_LINE, Connection
 from godrive.http.wire.connection_limit import ConnectionLimit
 from godrive.http.wire.descriptors import most_connections
-from godrive.network import bind_addresses
+from godrive.http.wire.tls import Certificate, accept_forever
+from godrive.network import bind_addresses, socket_path
 
 LINGERING = 5.0
 """Seconds for which an unwanted body is read and dropped: closing at once would destroy the answer on its way."""
 
 READ_BUFFER = 32_768
 """Bytes of a body that may wait for a handler to read them.  An upload raises this once it is admitted."""
+
+SOCKET_MODE = 0o660
+"""The mode of a Unix socket: a proxy in the group of this process may use it."""
 
 _BACKLOG = 1_024
 
@@ -42,6 +46,7 @@ async def serve(
     port: int | None = None,
     *,
     path: Path | None = None,
+    certificate: Certificate | None = None,
     log_request: LogRequest | None = None,
     lost_log_lines: Callable[[], int] | None = None,
     on_closing: Callable[[int], None] | None = None,
@@ -49,8 +54,10 @@ async def serve(
 ) -> AsyncIterator[list[str]]:
     """Listen, by default as configured; the URLs that are listened on.  Port 0 is any that is free.
 
-    With *path*, listen on a Unix socket instead.  Its clients are trusted to say
-    for whom they ask (``X-Forwarded-For``), so only this user may reach it.
+    With *path*, or a *host* that begins with ``unix:``, listen on a Unix socket
+    instead.  Its clients are trusted to say for whom they ask
+    (``X-Forwarded-For``), so only a proxy may reach it.  With a *certificate*,
+    by default the configured one, speak HTTPS.
 
     On exit no new connection is accepted, and requests that wait for changes
     are answered at once.  Every answer from then on says
@@ -62,6 +69,9 @@ async def serve(
     server = drive.config.server
     host = server.host if host is None else host
     port = server.port if port is None else port
+    path = path or socket_path(host)
+    if path is None and certificate is None:
+        certificate = await load_certificate(server)
     app = create_app(drive, log_request=log_request, lost_log_lines=lost_log_lines, trusts_unix_socket=path is not None)
     runner = web.AppRunner(
         app,
@@ -74,13 +84,26 @@ async def serve(
         limit = ConnectionLimit(most_connections())
         loop = asyncio.get_running_loop()
         connect = partial(Connection, runner.server, loop=loop, limit=limit, memory=drive.memory, **_settings(server))
-        sockets = await _bind(host, port) if path is None else [_bound(socket.AF_UNIX, socket.SOCK_STREAM, 0, path)]
-        listeners = [await loop.create_server(connect, sock=each, backlog=_BACKLOG) for each in sockets]
+        sockets = await _bind(host, port) if path is None else [_bind_path(path)]
+        scheme = "http" if certificate is None else "https"
+        urls = [_url(scheme, each.getsockname()) for each in sockets] if path is None else [f"unix:{path}"]
+        listeners: list[asyncio.Server] = []
+        accepting: list[asyncio.Task[None]] = []
+        for each in sockets:
+            if certificate is None:
+                listeners.append(await loop.create_server(connect, sock=each, backlog=_BACKLOG))
+            else:
+                each.listen(_BACKLOG)
+                accepting.append(loop.create_task(accept_forever(each, certificate, limit, connect)))
         try:
-            yield [_url(each.getsockname()) for each in sockets] if path is None else [f"unix:{path}"]
+            yield urls
         finally:
             for listener in listeners:
                 listener.close()
+            for task in accepting:
+                task.cancel()
+            if path is not None:
+                path.unlink(missing_ok=True)
             app[WAITS].close()
             if on_closing is not None:
                 on_closing(limit.count_busy())
@@ -89,6 +112,13 @@ async def serve(
     finally:
         with anyio.CancelScope(shield=True):
             await runner.cleanup()
+
+
+async def load_certificate(server: Server) -> Certificate | None:
+    """Return the configured certificate, if there is one.  Raises ``ConfigError``."""
+    if not server.tls_cert_file:
+        return None
+    return await asyncio.to_thread(Certificate, Path(server.tls_cert_file), Path(server.tls_key_file))
 
 
 async def _say_goodbye(server: web.Server, limit: ConnectionLimit, linger: float) -> None:
@@ -130,6 +160,22 @@ async def _bind(host: str, port: int) -> list[socket.socket]:
             each.close()
         raise _refusal(host, port, error) from None
     return sockets
+
+
+def _bind_path(path: Path) -> socket.socket:
+    """A socket at *path*, in place of one that a killed server has left.  Raises ``ConfigError``."""
+    try:
+        if path.is_socket():
+            with socket.socket(socket.AF_UNIX) as probe:
+                if probe.connect_ex(str(path)) == errno.ECONNREFUSED:
+                    path.unlink()
+        bound = _bound(socket.AF_UNIX, socket.SOCK_STREAM, 0, path)
+    except OSError as error:
+        hint = "It must be in a folder that this user can write to, and no other server may use it."
+        detail = f"Cannot listen on {path}: {_reason(error) if error.errno else error}."
+        raise ConfigError(detail, field="server.host", hint=hint) from None
+    path.chmod(SOCKET_MODE)
+    return bound
 
 
 def _bound(family: int, kind: int, protocol: int, where: tuple[Any, ...] | Path) -> socket.socket:
@@ -179,6 +225,6 @@ def _reason(error: OSError) -> str:
     return os.strerror(error.errno)
 
 
-def _url(address: tuple[Any, ...]) -> str:
+def _url(scheme: str, address: tuple[Any, ...]) -> str:
     host, port = address[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
