@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Self
 import anyio
 from msgspec.structs import asdict
 
-from godrive.actors.log_in_limits import LogInLimits
 from godrive.blobs import BlobStore
 from godrive.bridge.bucket_events import BucketEventHandler
 from godrive.catalog import Catalog
@@ -22,6 +21,7 @@ from godrive.configfile import check
 from godrive.credentials import Keyring, TokenSigner, UrlSigner
 from godrive.errors import DriveError, StoreUnavailable
 from godrive.known_callers import KnownCallers
+from godrive.log_in_limits import LogInLimits
 from godrive.memory import MemoryBudget
 from godrive.messages.auth import Auth
 from godrive.messages.ingest import Ingest

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from godrive.actors.auth import AuthActor
 from godrive.actors.ingest import IngestActor
 from godrive.actors.janitor import JanitorActor
-from godrive.actors.log_in_limits import LogInLimits
 from godrive.actors.metadata import MetadataActor
 from godrive.actors.storage import StorageActor
 from godrive.blobs import BlobStore
@@ -24,6 +23,7 @@ from godrive.config import ActorTable, Config
 from godrive.credentials import TokenSigner, UrlSigner
 from godrive.errors import DriveError
 from godrive.known_callers import KnownCallers
+from godrive.log_in_limits import LogInLimits
 from godrive.messages.auth import Auth
 from godrive.messages.ingest import Ingest, Reconcile
 from godrive.messages.janitor import Janitor, Sweep

@@ -18,7 +18,7 @@ FLOORS: list[set[str]] = [
     # words
     {"errors"},
     {"backoff", "model", "clock", "email_address", "logger", "memory", "network", "paths", "webhook_signature"},
-    {"callbacks", "config", "principal"},
+    {"callbacks", "config", "principal", "rate_limit"},
     {"configfile", "known_callers"},
     # machinery: packages that do not know one another
     {"runtime", "blobs", "catalog", "credentials", "log_writer"},
@@ -26,6 +26,7 @@ FLOORS: list[set[str]] = [
     {"messages"},
     # behaviour: the rules of a drive, and two packages that do not know one another
     {"rules", "lease", "watch"},
+    {"log_in_limits"},
     {"actors", "bridge"},
     # the whole
     {"opening"},

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from godrive.actors.auth import AuthActor
-from godrive.actors.log_in_limits import LogInLimits
 from godrive.config import Auth as Settings
 from godrive.drive import GoDrive
 from godrive.errors import Unauthenticated
 from godrive.known_callers import KnownCallers
+from godrive.log_in_limits import LogInLimits
 from godrive.messages.auth import (
     Authenticate,
     EndSession,

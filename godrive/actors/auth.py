@@ -12,7 +12,6 @@ import secrets
 from contextlib import suppress
 
 from godrive import config, email_address
-from godrive.actors.log_in_limits import LogInLimits
 from godrive.actors.passwords import Passwords, refused
 from godrive.actors.session_cache import SessionCache
 from godrive.catalog import Catalog, Tx
@@ -20,6 +19,7 @@ from godrive.clock import Clock
 from godrive.credentials import RefreshClaims, TokenSigner, check_new_password, needs_rehash
 from godrive.errors import Forbidden, Invalid, NotFound, TooManyRequests, Unauthenticated
 from godrive.known_callers import KnownCallers
+from godrive.log_in_limits import LogInLimits
 from godrive.logger import get_logger
 from godrive.messages.auth import (
     Auth,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from godrive import config, email_address
 from godrive.actors.hashing import HashPool
-from godrive.actors.log_in_limits import LogInLimits
 from godrive.catalog import Catalog, Tx
 from godrive.clock import Clock
 from godrive.credentials import HIGHEST_COST
 from godrive.errors import Forbidden, TooManyRequests, Unauthenticated
+from godrive.log_in_limits import LogInLimits
 from godrive.logger import get_logger
 from godrive.model import UserState
 from godrive.principal import UserSession

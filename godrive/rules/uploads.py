@@ -88,6 +88,14 @@ _COMMIT = (
 )
 _REPLACED = "UPDATE uploads SET file_id = $2 WHERE id = $1"
 _UNNEEDED = "UPDATE uploads SET file_id = $2, reason = $3, cleanup_at = $4 WHERE id = $1"
+_NOT_PURGED = (  # the purge begins when the trash is emptied, and only the top of a tree is marked
+    "WITH RECURSIVE up (parent_id, state, trashed_at) AS ("
+    "SELECT e.parent_id, e.state, e.trashed_at FROM entries e WHERE e.id = $1 UNION "
+    "SELECT p.parent_id, p.state, p.trashed_at FROM up JOIN entries p ON p.id = up.parent_id WHERE up.state = 'live') "
+    f"SELECT {rows.FILE} FROM entries WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM up WHERE state = 'purging' OR "
+    "(state = 'trashed' AND trashed_at <= "
+    "COALESCE((SELECT u.trash_cleared_at FROM users u WHERE u.id = entries.owner_id), -1)))"
+)
 _NO_LIMIT = 2**62
 _INGEST = System(part="ingest")
 
@@ -358,7 +366,7 @@ async def _published(tx: Tx, upload: Upload) -> File:
     """Return the current state of the file that a committed upload became."""
     if upload.state is not UploadState.COMMITTED:
         raise _ended(upload)
-    row = await tx.one(f"SELECT {rows.FILE} FROM entries WHERE id = $1 AND state <> 'purging'", upload.file_id)
+    row = await tx.one(_NOT_PURGED, upload.file_id)
     if row is None:
         raise Gone("The file of the upload was deleted.")
     return rows.file(row)

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from godrive.actors import hashing
 from godrive.actors.hashing import HashPool
-from godrive.actors.rate_limit import Limit, RateLimiter, attempt
 from godrive.actors.session_cache import SessionCache
 from godrive.credentials import cost_of, dummy_hash
 from godrive.errors import StoreUnavailable, TooManyRequests
 from godrive.model import SessionId, UserId
 from godrive.principal import ApiToken, Caller, UserSession, credential_id
+from godrive.rate_limit import Limit, RateLimiter, attempt
 from godrive.testing import ManualClock
 
 PRINCIPAL = UserSession(user_id=UserId("user"), session_id=SessionId("session"))

@@ -22,6 +22,7 @@ from godrive.errors import (
     QuotaExceeded,
     UploadFinished,
 )
+from godrive.messages.files import EmptyTrash
 from godrive.messages.metadata import Metadata
 from godrive.messages.system import DueCleanups, DueUploads, FinishCleanup, KnownKeys, UploadCounts
 from godrive.messages.uploads import (
@@ -377,6 +378,24 @@ async def test_an_upload_that_has_ended_takes_no_more_bytes(rig: Rig) -> None:
         await touch(rig, failed, 1)
     with pytest.raises(Gone):
         await rig.publish(failed)
+
+
+@pytest.mark.parametrize("end", ["purge", "empty"])
+@pytest.mark.parametrize("whole_folder", [True, False])
+async def test_publishing_again_returns_the_file_until_it_is_purged(rig: Rig, end: str, whole_folder: bool) -> None:
+    owner = await rig.user()
+    folder = await rig.folder(owner)
+    upload = await rig.begin(owner, where=inside(folder))
+    file = await rig.publish(upload)
+    trashed = folder if whole_folder else file
+    await rig.trash(trashed)
+    assert (await rig.publish(upload)).id == file.id
+    if end == "purge":
+        await rig.purge(trashed)
+    else:
+        await rig.ask(EmptyTrash(by=host(owner)))
+    with pytest.raises(Gone):
+        await rig.publish(upload)
 
 
 async def test_an_end_gives_the_reserve_back_once_and_keeps_the_first_reason(rig: Rig) -> None:

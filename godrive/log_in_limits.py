@@ -23,8 +23,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 from godrive import config
-from godrive.actors.rate_limit import Attempt, Limit, RateLimiter, attempt
 from godrive.clock import Clock
+from godrive.rate_limit import Attempt, Limit, RateLimiter, attempt
 from godrive.rules.networks import networks
 
 WIDER = 8
