@@ -1,29 +1,36 @@
-"""The connection to the store: one pooled client, bounded retries, and a circuit breaker."""
+"""The connection to the store: two ways to call it, bounded retries, and a circuit breaker.
+
+What requests wait for goes over :mod:`godrive.blobs.s3.transport`, the rest over the SDK.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import datetime
+from ipaddress import ip_address
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 import aiohttp
 import anyio
-from botocore.exceptions import BotoCoreError, ParamValidationError
+from botocore.exceptions import BotoCoreError, NoCredentialsError, ParamValidationError
 from botocore.httpsession import get_cert_path
 
 from godrive.backoff import Backoff
 from godrive.blobs.s3.breaker import Breaker
 from godrive.blobs.s3.faults import FAULTS, as_config_error, code_of, is_outage, is_passing, translate
-from godrive.blobs.s3.sdk import client_config, make_session
+from godrive.blobs.s3.operations import OPERATIONS
+from godrive.blobs.s3.sdk import client_config, make_session, trusted
 from godrive.blobs.s3.signing import UNSIGNED, Credentials, presign
+from godrive.blobs.s3.transport import Redirected, Transport
 from godrive.clock import Clock
 from godrive.config import S3
 from godrive.configfile import check_s3
 from godrive.errors import ConfigError, StoreUnavailable
+from godrive.network import DEFAULT_PORTS
 
 T = TypeVar("T")
 
@@ -50,10 +57,14 @@ class S3Client:
         self._breaker = Breaker(clock)
         self._stack = AsyncExitStack()
         self._client: Any = None
+        self._transport: Transport | None = None
         self._credentials: Any = None
-        internal = settings.endpoint or f"https://s3.{settings.region}.amazonaws.com"
-        self._internal = _bucket_url(internal, settings.bucket, settings.path_style)
-        self._public = _bucket_url(settings.public_endpoint or internal, settings.bucket, settings.path_style)
+        self._lead_to(settings.endpoint or f"https://s3.{settings.region}.amazonaws.com")
+
+    def _lead_to(self, endpoint: str) -> None:
+        settings = self._settings
+        self._internal = _bucket_url(endpoint, settings.bucket, settings.path_style)
+        self._public = _bucket_url(settings.public_endpoint or endpoint, settings.bucket, settings.path_style)
 
     async def open(self) -> None:
         """Make the client, and make or check the bucket.  Idempotent.  Raises ``ConfigError``, ``StoreUnavailable``."""
@@ -62,6 +73,7 @@ class S3Client:
         settings = self._settings
         session = make_session(from_environment=not settings.access_key)
         config = client_config(settings, read_timeout=BODY_DEADLINE)
+        verify = settings.ca_file or (True if settings.access_key else trusted(session))
         try:
             self._client = await self._stack.enter_async_context(
                 session.create_client(
@@ -70,12 +82,21 @@ class S3Client:
                     endpoint_url=settings.endpoint or None,
                     aws_access_key_id=settings.access_key or None,
                     aws_secret_access_key=settings.secret_key or None,
-                    verify=settings.ca_file or (None if not settings.access_key else True),
+                    verify=verify,
                     config=config,
                 )
             )
             if not settings.access_key:
                 self._credentials = await session.get_credentials()
+            self._lead_to(settings.endpoint or self._client.meta.endpoint_url)
+            self._transport = Transport(
+                self._internal,
+                region=settings.region,
+                credentials=self.credentials,
+                verify=verify,
+                read_timeout=BODY_DEADLINE,
+            )
+            self._stack.push_async_callback(self._transport.close)
         except (BotoCoreError, ValueError, OSError) as error:
             raise ConfigError(f"The S3 client cannot be made: {error}", field="blobs.s3") from error
         with self.refusals_are_mistakes():
@@ -84,7 +105,7 @@ class S3Client:
     async def close(self) -> None:
         """Close the connections."""
         await self._stack.aclose()
-        self._client = None
+        self._client = self._transport = None
 
     async def _make_or_check_bucket(self) -> None:
         if await self._has_bucket():
@@ -155,17 +176,13 @@ class S3Client:
         Retries passing failures within *deadline* seconds (by default that of
         the client).  Raises the ``DriveError`` that :func:`translate` returns.
         """
-        if self._client is None:
-            raise StoreUnavailable("The store is not open.")
         self._breaker.check()
-        method = getattr(self._client, operation)
         seconds = self.deadline if deadline is None else deadline
         try:
-            with anyio.fail_after(seconds):
-                answer = await _insist(lambda: method(Bucket=self.bucket, **arguments))
-        except TimeoutError:
-            self._breaker.failed()
-            raise StoreUnavailable(f"The store does not answer within {seconds:g} seconds.") from None
+            with anyio.move_on_after(seconds):
+                answer = await _insist(lambda: self._send(operation, arguments))
+                self._breaker.succeeded()
+                return answer
         except ParamValidationError:
             raise  # a bug of ours
         except FAULTS as error:
@@ -174,8 +191,16 @@ class S3Client:
             else:
                 self._breaker.succeeded()
             raise translate(error) from error
-        self._breaker.succeeded()
-        return answer
+        self._breaker.failed()
+        raise StoreUnavailable(f"The store does not answer within {seconds:g} seconds.")
+
+    async def _send(self, operation: str, arguments: dict[str, Any]) -> Any:
+        if self._transport is None:
+            raise StoreUnavailable("The store is not open.")
+        if lean := OPERATIONS.get(operation):
+            with suppress(Redirected):
+                return await self._transport.send(lean, **arguments)
+        return await getattr(self._client, operation)(Bucket=self.bucket, **arguments)
 
     async def pages(self, operation: str, result: str, tokens: dict[str, str], **arguments: Any) -> AsyncIterator[Any]:
         """Every entry of a paged list.
@@ -225,7 +250,7 @@ class S3Client:
             return Credentials(self._settings.access_key, self._settings.secret_key)
         try:
             if self._credentials is None:
-                raise StoreUnavailable("There are no credentials for the store.")
+                raise NoCredentialsError
             frozen = await self._credentials.get_frozen_credentials()  # renews them before they expire
         except FAULTS as error:
             raise translate(error) from error
@@ -269,8 +294,21 @@ async def _insist(request: Any) -> Any:
 
 
 def _bucket_url(endpoint: str, bucket: str, path_style: bool) -> str:
+    """The URL of the bucket, as the SDK makes it.
+
+    An address has no subdomains, and a certificate for all of a host's subdomains is for none of theirs.
+    """
     parts = urlsplit(endpoint)
+    host = parts.netloc.removesuffix(f":{DEFAULT_PORTS.get(parts.scheme)}")  # clients leave it out of what is signed
     path = parts.path.rstrip("/")
-    if path_style:
-        return f"{parts.scheme}://{parts.netloc}{path}/{bucket}/"
-    return f"{parts.scheme}://{bucket}.{parts.netloc}{path}/"
+    if path_style or _is_address(parts.hostname or "") or (parts.scheme == "https" and "." in bucket):
+        return f"{parts.scheme}://{host}{path}/{bucket}/"
+    return f"{parts.scheme}://{bucket}.{host}{path}/"
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -33,6 +33,11 @@ def make_session(*, from_environment: bool) -> AioSession:
     return session
 
 
+def trusted(session: AioSession) -> str | bool:
+    """The certificate authorities that the environment names for the SDK: a file, or ``True`` for the usual ones."""
+    return session.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE") or True
+
+
 @cache
 def _models() -> Loader:
     """The descriptions of AWS services, parsed once: they take most of the time in which a client is made."""

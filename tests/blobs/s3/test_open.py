@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import botocore.auth
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import RawTestServer
 from msgspec.structs import replace
 
-from godrive.blobs.s3 import S3BlobStore
+from godrive.blobs.s3 import S3BlobStore, transport
 from godrive.blobs.s3.client import S3Client
 from godrive.blobs.s3.probe import Capabilities
 from godrive.config import S3
@@ -74,8 +73,8 @@ def test_a_mistake_that_shows_at_once_is_named_before_anything_is_opened(
 
 
 async def test_a_clock_that_is_wrong_is_named(s3_settings: S3, monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = datetime.now(UTC).replace(tzinfo=None) - timedelta(hours=2)
-    monkeypatch.setattr(botocore.auth, "get_current_datetime", lambda remove_tzinfo=True: wrong)
+    wrong = datetime.now(UTC) - timedelta(hours=2)
+    monkeypatch.setattr(transport, "wall_clock", lambda: wrong)
     error = await refusal(s3_settings)
     assert isinstance(error, ConfigError)
     assert "clock" in (error.hint or "")
