@@ -15,26 +15,12 @@ from typing import Any, NamedTuple
 
 import anyio
 
+from godrive.blobs.parts import StoredPart
 from godrive.blobs.s3.client import BODY_DEADLINE, S3Client
 from godrive.blobs.s3.faults import code_of
 from godrive.blobs.s3.info import plain_etag
 from godrive.errors import DriveError, NotFound, StoreUnavailable
 from godrive.model import ETag
-
-SMALLEST = 5 * 1024 * 1024
-"""The fewest bytes of a part, except of the last one (Amazon S3 user guide, "multipart upload limits")."""
-
-LARGEST = 5 * 1024 * 1024 * 1024
-"""The most bytes of a part, and of a PUT."""
-
-
-class StoredPart(NamedTuple):
-    """A part that the store has."""
-
-    number: int
-    size_bytes: int
-    etag: ETag
-    modified_at: datetime
 
 
 class Unfinished(NamedTuple):
@@ -82,7 +68,12 @@ class Multipart:
         begin = {"PartNumberMarker": after} if after else {}
         async for part in self._client.pages("list_parts", "Parts", following, Key=place, UploadId=upload, **begin):
             modified_at = part["LastModified"].astimezone(UTC)
-            yield StoredPart(part["PartNumber"], part["Size"], plain_etag(part["ETag"]), modified_at)
+            yield StoredPart(
+                number=part["PartNumber"],
+                size_bytes=part["Size"],
+                etag=plain_etag(part["ETag"]),
+                modified_at=modified_at,
+            )
 
     async def join(self, place: str, upload: str, parts: Iterable[tuple[int, str]], **condition: str) -> None:
         """Join the parts, each a number and an ETag, to one object.

@@ -14,10 +14,12 @@ from urllib.parse import quote
 
 import aiohttp
 
+from godrive.blobs.disposition import UNKNOWN
 from godrive.blobs.layout import Layout
 from godrive.blobs.s3.client import S3Client, all_of
 from godrive.blobs.s3.exposure import BUSY, find_exposures
 from godrive.blobs.s3.faults import is_passing
+from godrive.blobs.s3.multipart import Multipart
 from godrive.blobs.s3.plain_http import Answer, exchange
 from godrive.blobs.s3.signing import UNSIGNED
 from godrive.config import StoreFault
@@ -30,6 +32,13 @@ _COPY_CONDITIONS = ("x-amz-copy-source-if-match", "x-amz-copy-if-match")
 """A condition on the source of a copy, as S3 names it and as Ceph does."""
 
 _NO_ETAG = "none"
+
+_PART_GUARDS: tuple[Mapping[str, str], ...] = (
+    {},
+    {"x-amz-copy-source-range": "none"},
+    *({condition: _NO_ETAG} for condition in _COPY_CONDITIONS),
+)
+"""What may keep a client from making its part a copy, the least first.  Ceph ignores conditions on parts."""
 
 _EVERYBODY = 'uri="http://acs.amazonaws.com/groups/global/AllUsers"'
 _PUBLIC: tuple[Mapping[str, str], ...] = ({"x-amz-acl": "public-read"}, {"x-amz-grant-read": _EVERYBODY})
@@ -67,6 +76,8 @@ class Capabilities:
     ``signed_digest``: a URL signed for a SHA-256 accepts that body only.
     ``checksums``: a wrong ``x-amz-checksum-sha256`` is refused, and a right one kept.
     ``guards``: headers to sign into each PUT, so that a client cannot add its own.
+    ``part_guards``: the same for the parts that clients send; ``None`` if no
+    header keeps a client from making its part a copy, so that no part may be signed.
     ``overrides``: parameters to sign into each GET, so that headers which a
     client added to its PUT are not served.
     ``faults``: what the store lets people do without a right, each with the evidence.
@@ -77,6 +88,7 @@ class Capabilities:
     signed_digest: bool = False
     checksums: bool = False
     guards: Mapping[str, str] = field(default_factory=dict)
+    part_guards: Mapping[str, str] | None = field(default_factory=dict)
     overrides: Mapping[str, str] = field(default_factory=dict)
     faults: Mapping[StoreFault, str] = field(default_factory=dict)
 
@@ -96,14 +108,16 @@ async def probe(client: S3Client, layout: Layout) -> Capabilities:
     digest = asyncio.create_task(_try(client, layout, _holds_to_digest))
     sums = asyncio.create_task(_try(client, layout, _checks_sums))
     urls = asyncio.create_task(_try(client, layout, _probe_signed_urls))
+    parts = asyncio.create_task(_try(client, layout, _guard_parts))
     exposed = asyncio.create_task(find_exposures(client, f"{layout.probes}{new_id()}/"))
-    await all_of(put, complete, digest, sums, urls, exposed)
+    await all_of(put, complete, digest, sums, urls, parts, exposed)
     return Capabilities(
         conditional_put=put.result(),
         conditional_complete=complete.result(),
         signed_digest=digest.result(),
         checksums=sums.result(),
         guards=urls.result().guards,
+        part_guards=parts.result(),
         overrides=urls.result().overrides,
         faults=urls.result().faults | exposed.result(),
     )
@@ -223,6 +237,50 @@ async def _guard_copies(
             found.guards[condition] = _NO_ETAG
             return
     found.faults["copies"] = "PUT with a signed URL and an unsigned x-amz-copy-source"
+
+
+async def _guard_parts(client: S3Client, source: str) -> Mapping[str, str] | None:
+    """Find a guard against ``x-amz-copy-source`` on a part, as :func:`_guard_copies` does for a PUT.
+
+    Of the lengths that the holder may send, only the signed one counts: no empty part is ever signed.
+    """
+    async with client.session() as session:
+        for guards in _PART_GUARDS:
+            if await _keeps_parts(client, session, source, guards):
+                return guards
+    return None
+
+
+async def _keeps_parts(
+    client: S3Client, session: aiohttp.ClientSession, source: str, guards: Mapping[str, str]
+) -> bool:
+    """Whether a URL that is signed for a part with *guards* takes the bytes that are sent, and only those."""
+    target, sent = f"{source}-part", b"parts"  # as long as the source
+    headers = {"Content-Length": str(len(sent)), **guards}
+    copying = {"x-amz-copy-source": f"/{client.bucket}/{quote(source)}"}
+    multipart = Multipart(client)
+
+    async def stored(added: Mapping[str, str]) -> bytes | None:
+        """What the object has that is made of one such part; ``None`` if the part was refused."""
+        upload = await multipart.begin(target, UNKNOWN, {})
+        try:
+            query = {"partNumber": "1", "uploadId": upload}
+            url = await _presign(client, "PUT", target, headers=headers, query=query)
+            await _send(session, "PUT", url, {**guards, **added}, sent)
+            if not (parts := [(part.number, part.etag) async for part in multipart.parts(target, upload)]):
+                return None
+            await multipart.join(target, upload, parts)
+        finally:
+            await multipart.give_up(target, upload)
+        return (await _send(session, "GET", await _presign(client, "GET", target))).body
+
+    try:
+        if await stored({}) != sent:
+            return False
+        ranged = {**copying, "x-amz-copy-source-range": f"bytes=0-{len(sent) - 1}"}
+        return all([await stored(added) in (None, sent) for added in (copying, ranged)])
+    finally:
+        await client.call("delete_object", Key=target)
 
 
 async def _guard_acls(client: S3Client, session: aiohttp.ClientSession, target: str, found: _SignedUrls) -> None:

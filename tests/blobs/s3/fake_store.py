@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from itertools import count
 from urllib.parse import quote, unquote
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
@@ -68,6 +69,10 @@ class FakeStore(RawTestServer):
         """Honours x-amz-copy-source, signed or not, unless a signed condition forbids it."""
         self.guarded = True
         """Heeds a condition on the source of a copy."""
+        self.copies_parts = False
+        """Honours x-amz-copy-source on a part, signed or not."""
+        self.heeded_on_parts: set[str] = set()
+        """Headers with which it refuses to copy a part, unless they are those of a usual copy."""
         self.acls = False
         """Honours x-amz-acl, signed or not."""
         self.overrides = set(OVERRIDES)
@@ -83,6 +88,7 @@ class FakeStore(RawTestServer):
         self.versioned = False
         self.lists_uploads_by_prefix = True
         self.asked: list[str] = []
+        self._ids = count()
 
     @property
     def settings(self) -> S3:
@@ -270,23 +276,38 @@ class FakeStore(RawTestServer):
     # Multipart uploads
 
     def _CreateMultipartUpload(self, request: web.BaseRequest, key: str, body: bytes) -> web.Response:
-        upload = f"upload-{len(self.uploads)}"
+        upload = f"upload-{next(self._ids)}"
         self.uploads[key, upload] = {}
         return _xml(f"<InitiateMultipartUploadResult><UploadId>{upload}</UploadId></InitiateMultipartUploadResult>")
 
     def _UploadPart(self, request: web.BaseRequest, key: str, body: bytes) -> web.Response:
-        self.uploads[key, request.query["uploadId"]][int(request.query["partNumber"])] = body
+        parts = self._parts(request, key)
+        source = unquote(request.headers.get("x-amz-copy-source", "")).removeprefix(f"/{BUCKET}/")
+        if source and self.copies_parts:
+            if any(request.headers.get(name) == "none" for name in self.heeded_on_parts):
+                raise Refused(400, "InvalidArgument")
+            body = self.objects[source].body
+        parts[int(request.query["partNumber"])] = body
         return web.Response(headers={"ETag": Object(body, {}).etag})
 
-    def _ListParts(self, request: web.BaseRequest, key: str, body: bytes) -> web.Response:
+    def _parts(self, request: web.BaseRequest, key: str) -> dict[int, bytes]:
         if (key, request.query["uploadId"]) not in self.uploads:
             raise Refused(404, "NoSuchUpload")
-        return _xml("<ListPartsResult><IsTruncated>false</IsTruncated></ListPartsResult>")
+        return self.uploads[key, request.query["uploadId"]]
+
+    def _ListParts(self, request: web.BaseRequest, key: str, body: bytes) -> web.Response:
+        rows = "".join(
+            f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(Object(part, {}).etag)}</ETag>"
+            f"<Size>{len(part)}</Size><LastModified>2026-01-01T00:00:00.000Z</LastModified></Part>"
+            for number, part in sorted(self._parts(request, key).items())
+        )
+        return _xml(f"<ListPartsResult><IsTruncated>false</IsTruncated>{rows}</ListPartsResult>")
 
     def _CompleteMultipartUpload(self, request: web.BaseRequest, key: str, body: bytes) -> web.Response:
         if request.headers.get("If-None-Match") == "*" and key in self.objects:
             raise Refused(412, "PreconditionFailed")
-        parts = self.uploads.pop((key, request.query["uploadId"]))
+        parts = self._parts(request, key)
+        del self.uploads[key, request.query["uploadId"]]
         numbers = [
             int(element.text or 0) for element in ElementTree.fromstring(body).iter() if "PartNumber" in element.tag
         ]
