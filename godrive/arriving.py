@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from godrive.blobs.admission import check_admission
 from godrive.errors import DeliveryError, DigestMismatch, StoreUnavailable
@@ -15,12 +15,17 @@ from godrive.model import Upload
 from godrive.principal import Principal
 
 if TYPE_CHECKING:
-    from hashlib import _Hash as Digest
-
     from godrive.drive import GoDrive
 
 Pieces = AsyncIterable[bytes | memoryview]
 """A body in pieces.  A piece must not change until the next one is requested."""
+
+
+class Updatable(Protocol):
+    """A digest, to which ``update`` adds bytes."""
+
+    def update(self, data: bytes | memoryview, /) -> None: ...
+
 
 LARGE_PIECE = 16_384
 """Pieces of at least this many bytes are hashed in a thread."""
@@ -117,11 +122,10 @@ class Arriving:
     async def _grow(self) -> None:
         """Reserve what has arrived, and more ahead, so that a long body needs few updates."""
         limit = self._drive.config.blobs.max_upload_bytes
-        ahead = min(max(self._received, _FIRST_STEP), _LARGEST_STEP)
         await check_admission(
             self._drive.blobs, self._drive.config.blobs, self._received, self._received - self._reserved
         )
-        await self._resize(min(self._received + ahead, limit))
+        await self._resize(min(self._received + ahead_of(self._received), limit))
 
     async def _resize(self, most: int) -> None:
         """Reserve *most* bytes, or what the quota leaves.  Raises ``QuotaExceeded`` if that is less than arrived."""
@@ -140,7 +144,12 @@ class Arriving:
         self._touched_at, self._told = self._drive.clock.monotonic(), self._received
 
 
-async def update(digest: Digest, piece: bytes | memoryview) -> None:
+def ahead_of(received: int) -> int:
+    """Return how many bytes to reserve ahead for a body of unknown length."""
+    return min(max(received, _FIRST_STEP), _LARGEST_STEP)
+
+
+async def update(digest: Updatable, piece: bytes | memoryview) -> None:
     """Update the digest with a piece, in a thread if that takes long."""
     if len(piece) < LARGE_PIECE:
         digest.update(piece)

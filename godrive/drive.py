@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 import anyio
 from msgspec.structs import asdict
 
+from godrive.append_turns import AppendTurns
 from godrive.blobs import BlobStore
 from godrive.bridge.bucket_events import BucketEventHandler
 from godrive.catalog import Catalog
@@ -103,6 +104,8 @@ class GoDrive:
         """Who sent a token, if the auth actor runs in this process and has found out less than a second ago."""
         self.log_in_limits = LogInLimits(config.auth, self.clock)
         """The limits on log-ins, if the auth actor runs in this process; they may change while it runs."""
+        self.append_turns = AppendTurns()
+        """Which append has each upload in this process."""
         self.watch = ChangeWatch()
         """Wakes those who wait for changes."""
         self.webhook_counts: Counter[str] = Counter()

@@ -16,12 +16,15 @@ bug and crashes the actor that raised it.
     │   ├── NameTaken
     │   ├── Cycle                the folder would lie in itself
     │   ├── UploadFinished       the upload already has its bytes
+    │   ├── OffsetMismatch       the bytes do not begin where those of the upload end; has the offset
+    │   ├── UploadTakenOver      another request goes on with the upload
     │   └── IdempotencyMismatch  the key was used for another request
     ├── PreconditionFailed       If-Match did not match
     ├── Invalid                  a value is invalid; names the field
     │   ├── TooDeep              too many folders above an entry
     │   ├── LengthMismatch       more or fewer bytes than declared
-    │   └── DigestMismatch       the SHA-256 differs from the declared one
+    │   ├── DigestMismatch       the SHA-256 differs from the declared one
+    │   └── ChecksumMismatch     the bytes of one request differ from their checksum
     ├── Unauthenticated          no credential, or not a valid one
     ├── Forbidden                authenticated, but not allowed
     │   └── UrlInvalid           forged, expired or foreign signed URL
@@ -120,6 +123,22 @@ class UploadFinished(Conflict):
     title = "Upload is finished"
 
 
+class OffsetMismatch(Conflict):
+    """*offset* is that of the upload: the number of its bytes that are durable."""
+
+    code = "offset_mismatch"
+    title = "Offset does not match"
+
+    def __init__(self, detail: str = "", *, offset: int = 0, **options: Any) -> None:
+        super().__init__(detail, **options)
+        self.offset = offset
+
+
+class UploadTakenOver(Conflict):
+    code = "upload_taken_over"
+    title = "Another request has taken over the upload"
+
+
 class IdempotencyMismatch(Conflict):
     code = "idempotency_mismatch"
     title = "Idempotency key was used for another request"
@@ -148,6 +167,11 @@ class LengthMismatch(Invalid):
 class DigestMismatch(Invalid):
     code = "digest_mismatch"
     title = "Digest does not match"
+
+
+class ChecksumMismatch(Invalid):
+    code = "checksum_mismatch"
+    title = "Checksum does not match"
 
 
 class Unauthenticated(DriveError):
@@ -271,12 +295,15 @@ STATUS: dict[str, int] = {
     "name_taken": 409,
     "cycle": 409,
     "upload_finished": 409,
+    "offset_mismatch": 409,
+    "upload_taken_over": 409,
     "idempotency_mismatch": 409,
     "precondition_failed": 412,
     "invalid": 422,
     "too_deep": 422,
     "length_mismatch": 422,
     "digest_mismatch": 422,
+    "checksum_mismatch": 460,
     "unauthenticated": 401,
     "forbidden": 403,
     "url_invalid": 403,

@@ -259,10 +259,26 @@ class OnConflict(StrEnum):
     REPLACE = "replace"
 
 
+class UploadKind(StrEnum):
+    """How the bytes of an upload come: in one PUT, in any number of appends, or in appends of which others are joined.
+
+    A ``part`` never becomes a file by itself: it is one of those that are joined.
+    """
+
+    WHOLE = "whole"
+    RESUMABLE = "resumable"
+    PART = "part"
+
+
 class Upload(Value):
     """An upload: what the intent declared, its state, and its result.
 
     *if_match* is the entity tag that the file must have for the upload to replace it.
+
+    Of an upload that is not of the kind ``whole``, *received_bytes* is the
+    offset: all bytes before it are durable.  It is *deferred* while its length
+    is not declared; *size_bytes* is then what is reserved.  *staging* is how the
+    store goes on with the bytes, *writer* the append that may still be running.
     """
 
     id: UploadId
@@ -284,6 +300,15 @@ class Upload(Value):
     reason: str | None = None
     file_id: FileId | None = None
     if_match: ETag | None = None
+    kind: UploadKind = UploadKind.WHOLE
+    deferred: bool = False
+    staging: str = ""
+    writer: str = ""
+
+    @property
+    def length(self) -> int | None:
+        """The number of bytes of the file; ``None`` while that is not declared."""
+        return None if self.deferred else self.size_bytes
 
 
 class BlobInfo(Value):
@@ -340,32 +365,6 @@ class FileType(StrEnum):
     SPREADSHEET = "spreadsheet"
     PRESENTATION = "presentation"
     ARCHIVE = "archive"
-
-
-class Cleanup(Value):
-    """Bytes of an upload that ended without a file."""
-
-    upload_id: UploadId
-    object_key: ObjectKey
-
-
-class Purge(Value):
-    """An entry to purge, and the blobs of its versions that no other entry refers to.
-
-    A file may have very many versions.  Then the keys are those of the first ones, up to the *revision*.
-    """
-
-    file_id: FileId
-    object_keys: list[ObjectKey]
-    revision: int = 0
-
-
-class StoredReply(Value):
-    """The stored answer to the first request with an idempotency key."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
 
 
 class FileEventKind(StrEnum):

@@ -18,7 +18,7 @@ FLOORS: list[set[str]] = [
     # words
     {"errors"},
     {"backoff", "model", "clock", "email_address", "logger", "memory", "network", "paths", "webhook_signature"},
-    {"callbacks", "config", "principal", "rate_limit"},
+    {"append_turns", "callbacks", "config", "principal", "rate_limit"},
     {"configfile", "known_callers"},
     # machinery: packages that do not know one another
     {"runtime", "blobs", "catalog", "credentials", "log_writer"},
@@ -33,7 +33,8 @@ FLOORS: list[set[str]] = [
     {"tree"},
     {"drive"},
     {"arriving"},
-    {"transfer", "archive"},
+    {"appended", "transfer", "archive"},
+    {"resumable"},
     {"files"},
     # edges
     {"testing", "logs", "http", "doctor", "client"},
@@ -66,6 +67,7 @@ SUBJECTS = {
     "changes": "metadata",
     "webhooks": "metadata",
     "uploads": "metadata",
+    "resumable": "metadata",
     "system": "metadata",
     "idempotency": "metadata",
     "users": "auth",

@@ -40,6 +40,7 @@ from godrive.messages.storage import DeleteBlob, ListBlobs, QuarantineBlob, Stor
 from godrive.messages.system import (
     ClaimPurges,
     ClaimVersions,
+    Cleanup,
     ClearCopies,
     DueCleanups,
     FinishCleanup,
@@ -48,10 +49,14 @@ from godrive.messages.system import (
     KnownKeys,
     Prune,
     PruneLog,
+    Purge,
     ReviewVersions,
     VersionPurge,
 )
-from godrive.model import Cleanup, ObjectKey, Purge, UserId
+from godrive.model import (
+    ObjectKey,
+    UserId,
+)
 from godrive.runtime import Actor, Ref
 
 T = TypeVar("T")

@@ -35,6 +35,7 @@ from godrive.rules import (  # noqa: F401 - registers them
     outbox,
     purges,
     resizing,
+    resumable,
     search,
     trash,
     tree_copies,

@@ -2,20 +2,20 @@
 
 A blob is immutable: a key is written once, whole or not at all, and then only
 read and deleted.  Every store passes ``tests/contracts/test_blob_store.py``.
-A capability of some stores is a protocol of its own (:class:`FileBacked`,
-:class:`Presigner`).  Test for it with ``isinstance``.
+A capability of some stores is a protocol of its own (:class:`Appendable`,
+:class:`FileBacked`, :class:`Presigner`).  Test for it with ``isinstance``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
 from contextvars import ContextVar
 from datetime import datetime
 from typing import Literal, Protocol, runtime_checkable
 
 from godrive.errors import Invalid, UploadFinished
-from godrive.model import BlobInfo, ObjectKey, SignedRequest
+from godrive.model import BlobInfo, ObjectKey, SignedRequest, Value
 
 OWNER: ContextVar[str] = ContextVar("owner", default="")
 """Whose bytes a put stores, for stores in which bodies wait for each other."""
@@ -112,6 +112,79 @@ class BlobStore(Protocol):
 
     def receiving(self, key: ObjectKey) -> int | None:
         """Bytes received so far by a put in this process, or ``None`` if there is none."""
+        ...
+
+
+class Staged(Value):
+    """The beginning of a blob that is not whole yet: *offset* bytes, which are durable.
+
+    The caller keeps it.  It is all that a store needs to go on, also in another
+    process: *state* is opaque, empty before the first byte, and never long.
+    It is *contested* if an append that did not end may still be writing after *offset*.
+    """
+
+    key: ObjectKey
+    offset: int = 0
+    state: str = ""
+    contested: bool = False
+
+
+@runtime_checkable
+class Appendable(Protocol):
+    """A store in which a blob can be written in several steps.
+
+    Until :meth:`finish`, no other method finds any of its bytes.  The caller
+    ensures that in this process only one call at a time works on a key.  Any
+    method may raise ``StoreUnavailable``, as those of :class:`BlobStore`.
+    """
+
+    def append(
+        self,
+        staged: Staged,
+        body: AsyncIterable[bytes | memoryview],
+        *,
+        size: int | None = None,
+        mime: str = "",
+        whole: bool = False,
+    ) -> AsyncGenerator[Staged]:
+        """Append *body*, using a constant amount of memory.
+
+        Yields what is staged each time that more bytes are durable, and exactly
+        once after *body* has ended.  If *body* raises, what it yielded before is made
+        durable and yielded, and then the error is raised.  With *whole*, only
+        the whole of *body* counts.  Bytes after *staged* that an earlier append left are dropped.
+
+        A chunk of *body* must not change after it was yielded.  *size* is the
+        length of the blob if it is known, and *mime* its type; both must not
+        change after the first call.  Raises ``StorageFull``, ``Gone`` (the
+        bytes before *staged* are lost).
+        """
+        ...
+
+    async def finish(self, staged: Staged, *, sha256: str | None = None, mime: str | None = None) -> BlobInfo:
+        """Make the staged bytes the blob.  When this returns, the blob is durable and nothing is staged.
+
+        Raises ``UploadFinished`` when the key has a blob already, ``Gone`` (the
+        staged bytes are lost), ``DigestMismatch`` (they stay).  Repeat a call
+        whose result is unknown: the blob is then there, or is made.
+        """
+        ...
+
+    async def join(self, key: ObjectKey, parts: Sequence[Staged]) -> Staged:
+        """Stage the bytes of *parts*, one after another, for the blob of *key*.  The parts stay.
+
+        Raises ``Gone`` (the bytes of a part are lost), ``StorageFull``.
+        """
+        ...
+
+    async def discard(self, staged: Staged) -> None:
+        """Delete what is staged for the key.  Idempotent."""
+
+    def abandoned(self, before: datetime, *, after: str = "") -> AsyncIterator[ObjectKey]:
+        """The keys greater than *after* that have something staged, last written before that instant, in order.
+
+        To discard it, no *state* is needed.
+        """
         ...
 
 

@@ -4,6 +4,7 @@
 
     objects/018f2c3a/018f2c3a-...     a blob, under its key
     staging/                          unfinished writes (see godrive.blobs.staging)
+    uploads/018f2c3a.018f2c3a-...     a blob that is written in several steps (see godrive.blobs.growing)
     quarantine/018f2c3a.018f2c3a-...  set aside for an operator
 
 The shard of a key increases with time, so blobs that arrive together are in one
@@ -15,15 +16,16 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from godrive.blobs import split_key
 from godrive.blobs.body_check import BodyCheck
+from godrive.blobs.disk_appends import DiskAppends
 from godrive.blobs.failures import failures
 from godrive.blobs.objects import Objects
 from godrive.blobs.staged_write import BATCH, StagedWrite, share
@@ -44,7 +46,7 @@ _LISTED_AT_ONCE = 500
 _FREE_KEPT = 1.0
 
 
-class DiskBlobStore:
+class DiskBlobStore(DiskAppends):
     """Keeps blobs below *path*, with at most *threads* concurrent disk operations.
 
     One process at a time may write below *path*; the caller ensures that.  A
@@ -63,6 +65,7 @@ class DiskBlobStore:
         named: bool = False,
         memory: MemoryBudget | None = None,
     ) -> None:
+        super().__init__()
         self._path = Path(path)
         self._threads = threads
         self._min_free_bytes = min_free_bytes
@@ -88,7 +91,7 @@ class DiskBlobStore:
         self._digests = ThreadPoolExecutor(os.cpu_count(), "blobs-sha256")
 
     async def close(self) -> None:
-        """Wait for the clean-up of failed puts, then close every handle.  Idempotent."""
+        """Wait for the clean-up of failed writes, then close every handle.  Idempotent."""
         if self._leaving:
             await asyncio.wait(self._leaving)
         opened, self._opened = self._opened, None
@@ -131,7 +134,7 @@ class DiskBlobStore:
             await arrival.receive(body)
             return await arrival.publish(objects.shards, key, mime)
         except BaseException:
-            await self._clear(arrival)
+            await self._to_the_end(arrival.abandon())
             raise
         finally:
             self._memory.report(arrival, 0)
@@ -150,14 +153,14 @@ class DiskBlobStore:
         self._free = measured_at, free - size
         self._claimed += size
 
-    async def _clear(self, arrival: StagedWrite) -> None:
-        """Clean up a failed put, to the end even if the caller is cancelled again."""
+    async def _to_the_end(self, work: Coroutine[Any, Any, None]) -> None:
+        """Clean up, to the end even if the caller is cancelled again."""
 
-        async def abandon() -> None:
+        async def clean_up() -> None:
             with suppress(OSError):  # the next sweep removes what stays
-                await arrival.abandon()
+                await work
 
-        leaving = asyncio.create_task(abandon())
+        leaving = asyncio.create_task(clean_up())
         self._leaving.add(leaving)
         leaving.add_done_callback(self._leaving.discard)
         await asyncio.wait([leaving])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
 from datetime import datetime
 
-from godrive.blobs import BlobExists, split_key
+from godrive.blobs import BlobExists, Staged, split_key
 from godrive.blobs.body_check import BodyCheck
 from godrive.clock import Clock, SystemClock
-from godrive.errors import NotFound, StorageFull
+from godrive.errors import Gone, NotFound, StorageFull, UploadFinished
 from godrive.model import BlobInfo, ETag, ObjectKey
 
 CHUNK = 256 * 1024
@@ -25,6 +25,7 @@ class MemoryBlobStore:
         self._blobs: dict[ObjectKey, tuple[BlobInfo, bytes]] = {}
         self._arriving: dict[ObjectKey, list[bytearray]] = {}
         self._used = 0
+        self._staged: dict[ObjectKey, tuple[bytes, datetime]] = {}
         self.quarantined: dict[ObjectKey, bytes] = {}
 
     async def open(self) -> None:
@@ -50,12 +51,15 @@ class MemoryBlobStore:
             async for chunk in body:
                 received += chunk
                 check.count(len(chunk))
-                if self._capacity is not None and self._used + len(received) > self._capacity:
-                    raise StorageFull
+                self._check_room(len(received))
             check.end()
             return self._publish(key, bytes(received), check, mime)
         finally:
             self._forget(key, received)
+
+    def _check_room(self, size: int) -> None:
+        if self._capacity is not None and self._used + size > self._capacity:
+            raise StorageFull
 
     def _publish(self, key: ObjectKey, data: bytes, check: BodyCheck, mime: str | None) -> BlobInfo:
         digest = hashlib.sha256(data).hexdigest()
@@ -134,3 +138,70 @@ class MemoryBlobStore:
         """See :meth:`godrive.blobs.BlobStore.receiving`."""
         arriving = self._arriving.get(key)
         return None if arriving is None else max(map(len, arriving))
+
+    async def append(
+        self,
+        staged: Staged,
+        body: AsyncIterable[bytes | memoryview],
+        *,
+        size: int | None = None,
+        mime: str = "",
+        whole: bool = False,
+    ) -> AsyncGenerator[Staged]:
+        """See :meth:`godrive.blobs.Appendable.append`.  Every chunk of *body* is a step."""
+        split_key(staged.key)
+        data = self._take_staged(staged)
+        check = BodyCheck(None if size is None else size - staged.offset)
+        try:
+            async for chunk in body:
+                check.count(len(chunk))
+                self._check_room(len(data) + len(chunk) - self._staged_bytes(staged.key))
+                data += chunk
+                if not whole:
+                    self._stage(staged.key, data)
+                    yield Staged(key=staged.key, offset=len(data), state="memory")
+        except BaseException:
+            self._stage(staged.key, data[: staged.offset] if whole else data)
+            raise
+        self._stage(staged.key, data)
+        yield Staged(key=staged.key, offset=len(data), state="memory")
+
+    def _stage(self, key: ObjectKey, data: bytearray) -> None:
+        self._used += len(data) - self._staged_bytes(key)
+        self._staged[key] = bytes(data), self._clock.now()
+
+    def _staged_bytes(self, key: ObjectKey) -> int:
+        return len(self._staged[key][0]) if key in self._staged else 0
+
+    def _take_staged(self, staged: Staged) -> bytearray:
+        if self._staged_bytes(staged.key) < staged.offset:
+            raise Gone("The bytes of the upload are lost.")
+        return bytearray(self._staged[staged.key][0][: staged.offset] if staged.offset else b"")
+
+    async def finish(self, staged: Staged, *, sha256: str | None = None, mime: str | None = None) -> BlobInfo:
+        """See :meth:`godrive.blobs.Appendable.finish`."""
+        if staged.key in self._blobs:
+            await self.discard(staged)
+            raise UploadFinished
+        data = self._take_staged(staged)
+        info = self._publish(staged.key, bytes(data), BodyCheck(None, sha256), mime)
+        await self.discard(staged)
+        return info
+
+    async def join(self, key: ObjectKey, parts: Sequence[Staged]) -> Staged:
+        """See :meth:`godrive.blobs.Appendable.join`."""
+        data = bytearray().join(map(self._take_staged, parts))
+        self._check_room(len(data))
+        self._stage(key, data)
+        return Staged(key=key, offset=len(data), state="memory")
+
+    async def discard(self, staged: Staged) -> None:
+        """See :meth:`godrive.blobs.Appendable.discard`."""
+        self._used -= self._staged_bytes(staged.key)
+        self._staged.pop(staged.key, None)
+
+    async def abandoned(self, before: datetime, *, after: str = "") -> AsyncIterator[ObjectKey]:
+        """See :meth:`godrive.blobs.Appendable.abandoned`."""
+        for key, (_, written_at) in sorted(self._staged.items()):
+            if key > after and written_at < before:
+                yield key

@@ -30,10 +30,10 @@ class Objects:
         make_path(root)
         self._handles = [os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
         try:
-            for name in ("objects", "staging", "quarantine"):
+            for name in ("objects", "staging", "quarantine", "uploads"):
                 make_folder(name, self._handles[0])
                 self._handles.append(open_folder(name, self._handles[0]))
-            _, self.objects, staging, self._quarantine = self._handles
+            _, self.objects, staging, self._quarantine, self.uploads = self._handles
             self.shards = Shards(self.objects)
             self.staging = Staging(staging, named=named or not _has_unnamed(staging))
             if self.staging.named:

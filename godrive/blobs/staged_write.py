@@ -92,18 +92,28 @@ class StagedWrite:
 
     async def _collect(self, body: AsyncIterable[bytes | memoryview]) -> None:
         async for chunk in body:
-            self._check.count(len(chunk))
-            self._rest.append(chunk)
-            self._collected += len(chunk)
-            del chunk  # or it would be kept until the next one comes
-            if self._collected > LEAST:
-                self._memory.report(self, self.held_bytes())
-            if self._collected >= self._batch:
-                for executor in self._executors:
-                    await executor.settle(AHEAD - 1)
-                if self._rest:  # unless it was shed meanwhile
-                    self._push()
+            if self._is_batch(chunk):
+                del chunk  # or it would be kept until the next one comes
+                await self._pass_on()
+            else:
+                del chunk
         self._check.end()
+
+    def _is_batch(self, chunk: bytes | memoryview) -> bool:
+        """Add *chunk* to what is collected, and return whether that is a batch.  Raises ``LengthMismatch``."""
+        self._check.count(len(chunk))
+        self._rest.append(chunk)
+        self._collected += len(chunk)
+        if self._collected > LEAST:
+            self._memory.report(self, self.held_bytes())
+        return self._collected >= self._batch
+
+    async def _pass_on(self) -> None:
+        """Have the batch written, once there is room for it."""
+        for executor in self._executors:
+            await executor.settle(AHEAD - 1)
+        if self._rest:  # unless it was shed meanwhile
+            self._push()
 
     def _push(self) -> None:
         """Have the collected bytes written and digested."""

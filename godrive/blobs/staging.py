@@ -57,8 +57,10 @@ class Staging(NamedTuple):
 class StagingFile:
     """One staging file.  ``digest`` may run beside ``write``; otherwise one call at a time."""
 
-    def __init__(self, folder: Staging) -> None:
-        self.name = secrets.token_hex(16) if folder.named else ""
+    def __init__(self, folder: Staging, *, name: str = "", start: int = 0) -> None:
+        self.name = name or (secrets.token_hex(16) if folder.named else "")
+        self.start = start
+        """The length of the file before the first write."""
         self.abandoned = False
         self.is_small = False
         """Keep no buffer between two writes: the body comes slowly, or memory is short."""
@@ -76,10 +78,14 @@ class StagingFile:
     def open(self) -> int:
         """The file's handle.  The first call creates the file."""
         if self._fd is None:
-            folder, named = self._folder
-            name, flags = (self.name, _CREATE) if named else (".", _UNNAMED)
-            self._fd = os.open(name, flags, 0o600, dir_fd=folder)
+            self._fd = self.create()
         return self._fd
+
+    def create(self) -> int:
+        """Create the file."""
+        folder, named = self._folder
+        name, flags = (self.name, _CREATE) if named else (".", _UNNAMED)
+        return os.open(name, flags, 0o600, dir_fd=folder)
 
     def write_large(self, chunks: Sequence[bytes | memoryview]) -> None:
         """Append *chunks* to a file that may become large."""
@@ -87,7 +93,7 @@ class StagingFile:
             self.write(chunks)
             return
         if self._direct_writer is None:
-            self._direct_writer = DirectWriter(self.open())
+            self._direct_writer = DirectWriter(self.open(), self.start + self.written)
         for chunk in chunks:
             self._direct_writer.write(memoryview(chunk))
             self.written += len(chunk)
@@ -153,30 +159,35 @@ class StagingFile:
         else:
             os.link(f"/proc/self/fd/{self.open()}", name, dst_dir_fd=folder, follow_symlinks=True)
 
-    def discard(self) -> None:
-        """Close the file and remove its staging name.  Idempotent."""
+    def close(self) -> None:
+        """Close the file.  Idempotent."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
             self._direct_writer = None
+
+    def discard(self) -> None:
+        """Close the file and remove its staging name.  Idempotent."""
+        if self._fd is not None:
+            self.close()
             if self._folder.named:
                 with suppress(FileNotFoundError):
                     os.unlink(self.name, dir_fd=self._folder.fd)
 
 
 class DirectWriter:
-    """Writes a file in large blocks, and past the page cache after ``_DIRECT_AFTER`` bytes.
+    """Appends to a file of *length* bytes in large blocks, and past the page cache after ``_DIRECT_AFTER`` bytes.
 
     Direct I/O needs aligned offset, length and memory.  An aligned chunk is
     written as it is, others through an aligned buffer.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, length: int = 0) -> None:
         self._fd = fd
         self._buffer = memoryview(mmap.mmap(-1, _BUFFER))  # a mapping is aligned to pages
         self._filled = 0
-        self._written = 0
-        self._wanted = bool(_DIRECT)
+        self._written = length
+        self._wanted = bool(_DIRECT) and length % _BLOCK == 0
         self._direct = False
         self._unaligned_refused = False
 
@@ -198,6 +209,15 @@ class DirectWriter:
         """Write what is in the buffer, and return the handle to ordinary I/O."""
         self._stop()
         self._flush()
+
+    def flush_blocks(self) -> int:
+        """Write the whole blocks of the buffer, and return how many bytes stay in it."""
+        left = bytes(self._buffer[self._filled - self._filled % _BLOCK : self._filled])
+        self._filled -= len(left)
+        self._flush()
+        self._buffer[: len(left)] = left
+        self._filled = len(left)
+        return len(left)
 
     def _flush(self) -> None:
         rest = self._buffer[: self._filled]

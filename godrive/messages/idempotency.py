@@ -5,9 +5,17 @@ from __future__ import annotations
 from typing import ClassVar
 
 from godrive.messages.metadata import Metadata
-from godrive.model import StoredReply
+from godrive.model import Value
 from godrive.principal import Principal
 from godrive.runtime import Ask, Lane
+
+
+class StoredReply(Value):
+    """The stored answer to the first request with an idempotency key."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
 
 
 class ClaimKey(Ask[Metadata, StoredReply | None]):

@@ -11,11 +11,9 @@ from typing import ClassVar
 from godrive.messages.changes import Change
 from godrive.messages.metadata import Metadata
 from godrive.model import (
-    Cleanup,
     FileEvent,
     FileId,
     ObjectKey,
-    Purge,
     Upload,
     UploadId,
     UserId,
@@ -48,6 +46,14 @@ class PostponeUploads(Ask[Metadata, None]):
     after: float
 
 
+class Cleanup(Value):
+    """Bytes of an upload that ended without a file.  *staging* is ``None`` if they came in one PUT, or not at all."""
+
+    upload_id: UploadId
+    object_key: ObjectKey
+    staging: str | None = None
+
+
 class DueCleanups(Ask[Metadata, list[Cleanup]]):
     """Claim the ended uploads whose bytes must be deleted now.  Each call counts an attempt and postpones the next.
 
@@ -65,6 +71,17 @@ class FinishCleanup(Ask[Metadata, None]):
     lane: ClassVar[Lane] = Lane.CHORE
 
     upload_id: UploadId
+
+
+class Purge(Value):
+    """An entry to purge, and the blobs of its versions that no other entry refers to.
+
+    A file may have very many versions.  Then the keys are those of the first ones, up to the *revision*.
+    """
+
+    file_id: FileId
+    object_keys: list[ObjectKey]
+    revision: int = 0
 
 
 class ClaimPurges(Ask[Metadata, list[Purge]]):
@@ -176,6 +193,14 @@ class CheckNames(Ask[Metadata, NameCheck]):
 
 class KnownKeys(Ask[Metadata, list[ObjectKey]]):
     """Return those of the keys that a row refers to."""
+
+    lane: ClassVar[Lane] = Lane.CHORE
+
+    object_keys: list[ObjectKey]
+
+
+class PendingUploads(Ask[Metadata, list[ObjectKey]]):
+    """Return those of the object keys whose uploads are pending."""
 
     lane: ClassVar[Lane] = Lane.CHORE
 

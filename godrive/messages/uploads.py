@@ -16,6 +16,7 @@ from godrive.model import (
     Spot,
     Upload,
     UploadId,
+    UploadKind,
     UploadState,
 )
 from godrive.principal import Principal
@@ -31,6 +32,8 @@ class BeginUpload(Ask[Metadata, Upload]):
     replace a file that has this tag, now and when it is published.  Raises
     ``Invalid``, ``NameTaken``, ``PreconditionFailed``, ``QuotaExceeded``
     (``field`` names the limit), ``NotFound`` (the folder).
+
+    *deferred* means that the length is declared later; *size_bytes* is what is reserved until then.
     """
 
     lane: ClassVar[Lane] = Lane.WRITE
@@ -45,6 +48,8 @@ class BeginUpload(Ask[Metadata, Upload]):
     in_transit: float = 0.0
     modified_at: datetime | None = None
     if_match: ETag | None = None
+    kind: UploadKind = UploadKind.WHOLE
+    deferred: bool = False
 
 
 class GetUpload(Ask[Metadata, Upload]):
@@ -72,6 +77,8 @@ class ListUploads(Ask[Metadata, Page[Upload]]):
 
 class TouchUpload(Ask[Metadata, Upload]):
     """Record how many bytes have arrived (the number never decreases) and extend the deadline.
+
+    Unless the upload is of the kind ``whole``, only the deadline changes, because the number is its durable offset.
 
     Raises ``NotFound``, or ``Gone`` or ``UploadFinished`` if the upload has ended.
     """

@@ -6,8 +6,12 @@ import msgspec
 
 from godrive.catalog import Tx
 from godrive.errors import Conflict, IdempotencyMismatch, Invalid, QuotaExceeded
-from godrive.messages.idempotency import ClaimKey, RenewKey, SettleKey
-from godrive.model import StoredReply
+from godrive.messages.idempotency import (
+    ClaimKey,
+    RenewKey,
+    SettleKey,
+    StoredReply,
+)
 from godrive.principal import user_of
 from godrive.rules import rows
 from godrive.rules.registry import Env, rule

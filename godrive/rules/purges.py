@@ -14,8 +14,19 @@ from datetime import datetime
 
 from godrive.backoff import Backoff
 from godrive.catalog import Row, Tx
-from godrive.messages.system import ClaimPurges, FinishPurge
-from godrive.model import FileEventKind, FileId, FileKind, ObjectKey, Purge, UserId, VersionId
+from godrive.messages.system import (
+    ClaimPurges,
+    FinishPurge,
+    Purge,
+)
+from godrive.model import (
+    FileEventKind,
+    FileId,
+    FileKind,
+    ObjectKey,
+    UserId,
+    VersionId,
+)
 from godrive.rules import changes, entries, rows, versions
 from godrive.rules.registry import Env, rule
 from godrive.rules.trash import CHILDREN, NOT_CLEARED

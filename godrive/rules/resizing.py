@@ -5,7 +5,7 @@ from __future__ import annotations
 from godrive.catalog import Tx
 from godrive.errors import Invalid, QuotaExceeded
 from godrive.messages.uploads import ResizeUpload, TouchUpload
-from godrive.model import Upload
+from godrive.model import Upload, UserId
 from godrive.rules import changes, rows
 from godrive.rules.registry import Env, rule
 from godrive.rules.uploads import touch
@@ -22,7 +22,7 @@ async def resize(tx: Tx, ask: ResizeUpload, env: Env) -> Upload:
     # First, because every rule locks the row of the upload before that of its owner.
     upload = await touch(tx, TouchUpload(ask.by, ask.upload_id, ask.least), env)
     await tx.lock(upload.owner_id)
-    room = rows.found(await tx.one(_ROOM, upload.owner_id), "user")[0]
+    room = await room_of(tx, upload.owner_id)
     size = ask.most if room is None else min(ask.most, upload.size_bytes + max(room, 0))
     if size < ask.least:
         raise QuotaExceeded("The file exceeds the remaining quota.", field="size_bytes")
@@ -30,3 +30,10 @@ async def resize(tx: Tx, ask: ResizeUpload, env: Env) -> Upload:
         return upload
     await changes.charge(tx, upload.owner_id, reserved=size - upload.size_bytes)
     return rows.upload(rows.found(await tx.one(_RESIZE, upload.id, size), "upload"))
+
+
+async def room_of(tx: Tx, owner_id: UserId) -> int | None:
+    """Return how many bytes the quota leaves; ``None`` without a quota.  Negative if it was lowered."""
+    row = rows.found(await tx.one(_ROOM, owner_id), "user")
+    room: int | None = row[0]
+    return room

@@ -23,6 +23,7 @@ from godrive.model import (
     SessionId,
     Upload,
     UploadId,
+    UploadKind,
     UploadState,
     Usage,
     User,
@@ -230,7 +231,8 @@ def with_version(file: File, row: Row) -> File:
 
 UPLOAD = (
     "id, owner_id, object_key, name, mime, size_bytes, created_at, expires_at, sha256, parent_id, on_conflict, "
-    "state, received_bytes, finished_at, attempts, reason, file_id, modified_at, if_match"
+    "state, received_bytes, finished_at, attempts, reason, file_id, modified_at, if_match, kind, deferred, staging, "
+    "writer"
 )
 
 
@@ -256,6 +258,10 @@ def upload(row: Row) -> Upload:
         file_id=FileId(row[16]) if row[16] else None,
         modified_at=None if row[17] is None else any_instant(row[17]),
         if_match=row[18],
+        kind=UploadKind(row[19]),
+        deferred=row[20] == 1,
+        staging=row[21],
+        writer=row[22],
     )
 
 

@@ -8,8 +8,20 @@ import msgspec
 
 from godrive.backoff import Backoff
 from godrive.catalog import Tx
-from godrive.messages.system import DueCleanups, DueUploads, FinishCleanup, PostponeUploads, UploadCounts
-from godrive.model import Cleanup, ObjectKey, Upload, UploadId, UploadState
+from godrive.messages.system import (
+    Cleanup,
+    DueCleanups,
+    DueUploads,
+    FinishCleanup,
+    PostponeUploads,
+    UploadCounts,
+)
+from godrive.model import (
+    ObjectKey,
+    Upload,
+    UploadId,
+    UploadState,
+)
 from godrive.rules import rows
 from godrive.rules.registry import Env, rule
 

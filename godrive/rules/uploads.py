@@ -13,6 +13,7 @@ import msgspec
 from godrive.catalog import Tx
 from godrive.config import Auth
 from godrive.errors import (
+    Conflict,
     DigestMismatch,
     Gone,
     Invalid,
@@ -46,6 +47,7 @@ from godrive.model import (
     Page,
     Upload,
     UploadId,
+    UploadKind,
     UploadState,
     VersionId,
     name_key,
@@ -73,8 +75,8 @@ _RESERVE = (
 )
 _BEGIN = (  # one statement, because the database may be a network away
     "INSERT INTO uploads (id, owner_id, object_key, name, mime, size_bytes, created_at, expires_at, sha256, parent_id, "
-    "on_conflict, state, next_check_at, modified_at, if_match) "
-    "SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'pending', $7, $13, $14 "
+    "on_conflict, state, next_check_at, modified_at, if_match, kind, deferred) "
+    "SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'pending', $7, $13, $14, $15, $16 "
     "WHERE $11 = 'rename' OR NOT EXISTS (SELECT 1 FROM entries WHERE owner_id = $2 AND parent_id = $10 "
     "AND name_key = $12 AND state = 'live' AND ($11 = 'fail' OR kind = 'folder'))"
 )
@@ -136,6 +138,8 @@ async def begin(tx: Tx, ask: BeginUpload, env: Env) -> Upload:
         parent_id=folder.id,
         on_conflict=ask.on_conflict,
         if_match=ask.if_match,
+        kind=ask.kind,
+        deferred=ask.deferred,
     )
     begun = await tx.run(
         _BEGIN,
@@ -153,6 +157,8 @@ async def begin(tx: Tx, ask: BeginUpload, env: Env) -> Upload:
         name_key(upload.name),
         None if upload.modified_at is None else rows.micros(upload.modified_at),
         upload.if_match,
+        upload.kind.value,
+        int(upload.deferred),
     )
     if not begun:
         raise entries.name_taken(ask.name)
@@ -247,7 +253,8 @@ async def touch(tx: Tx, ask: TouchUpload, env: Env) -> Upload:
     """As ``TouchUpload`` says.  The new deadline is a full lifetime from now, but never earlier than the old one."""
     upload = await load(tx, ask.by, ask.upload_id)
     row = await tx.one(
-        "UPDATE uploads SET received_bytes = CASE WHEN received_bytes < $2 THEN $2 ELSE received_bytes END, "
+        "UPDATE uploads SET "
+        "received_bytes = CASE WHEN received_bytes < $2 AND kind = 'whole' THEN $2 ELSE received_bytes END, "
         "expires_at = CASE WHEN expires_at < $3 THEN $3 ELSE expires_at END "
         f"WHERE id = $1 AND state = 'pending' RETURNING {rows.UPLOAD}",
         upload.id,
@@ -255,11 +262,12 @@ async def touch(tx: Tx, ask: TouchUpload, env: Env) -> Upload:
         rows.later(env.now, env.config.blobs.upload_ttl),
     )
     if row is None:
-        raise _ended(await load(tx, ask.by, ask.upload_id))
+        raise ended(await load(tx, ask.by, ask.upload_id))
     return rows.upload(row)
 
 
-def _ended(upload: Upload) -> UploadFinished | Gone:
+def ended(upload: Upload) -> UploadFinished | Gone:
+    """Return the error for an upload that is not pending."""
     if upload.state is UploadState.COMMITTED:
         return UploadFinished("The upload already has its bytes.")
     return Gone(f"The upload has ended ({upload.state.value}): {upload.reason or 'no reason was given'}")
@@ -276,6 +284,8 @@ async def publish(tx: Tx, ask: PublishUpload, env: Env) -> File:
         return await _published(tx, await load(tx, ask.by, ask.upload_id))
     upload, blob = rows.upload(row), ask.blob
     await check_upload(tx, ask.by, Verb.CREATE, upload)
+    if upload.kind is UploadKind.PART:
+        raise Conflict("A part of an upload never becomes a file by itself.")
     if blob.size_bytes != upload.size_bytes:
         raise LengthMismatch(f"{upload.size_bytes} bytes were declared, and {blob.size_bytes} arrived.")
     if upload.sha256 is not None and blob.sha256 is not None and upload.sha256 != blob.sha256:
@@ -365,7 +375,7 @@ async def _meant_for(tx: Tx, upload: Upload) -> Folder:
 async def _published(tx: Tx, upload: Upload) -> File:
     """Return the current state of the file that a committed upload became."""
     if upload.state is not UploadState.COMMITTED:
-        raise _ended(upload)
+        raise ended(upload)
     row = await tx.one(_NOT_PURGED, upload.file_id)
     if row is None:
         raise Gone("The file of the upload was deleted.")
@@ -383,7 +393,7 @@ async def abort(tx: Tx, ask: AbortUpload, env: Env) -> Upload:
     """As ``AbortUpload`` says."""
     upload = await _end(tx, FailUpload(ask.by, ask.upload_id, "The owner aborted it.", UploadState.ABORTED), env)
     if upload.state is UploadState.COMMITTED:
-        raise _ended(upload)
+        raise ended(upload)
     return upload
 
 

@@ -30,7 +30,11 @@ from godrive.messages.files import (
     TrashFile,
     UpdateFile,
 )
-from godrive.messages.idempotency import ClaimKey, SettleKey
+from godrive.messages.idempotency import (
+    ClaimKey,
+    SettleKey,
+    StoredReply,
+)
 from godrive.messages.ingest import CommitUpload
 from godrive.messages.metadata import Metadata
 from godrive.messages.system import AcquireLease, KnownKeys, ReleaseLease, UploadCounts
@@ -43,7 +47,6 @@ from godrive.model import (
     OnConflict,
     Root,
     Sort,
-    StoredReply,
     Upload,
     UploadState,
     User,

@@ -13,11 +13,14 @@ from godrive.catalog.postgres import PostgresCatalog
 from godrive.catalog.sqlite import SqliteCatalog
 from godrive.errors import Conflict, StoreUnavailable
 from godrive.messages.files import CopyFile, ListTrash, OpenContent, UpdateFile
-from godrive.messages.idempotency import ClaimKey, SettleKey
+from godrive.messages.idempotency import (
+    ClaimKey,
+    SettleKey,
+    StoredReply,
+)
 from godrive.messages.system import DueEvents
 from godrive.messages.uploads import FailUpload, ListUploads
 from godrive.messages.webhooks import AddWebhook, ListWebhooks
-from godrive.model import StoredReply
 from godrive.rules import housekeeping, networks, sessions, tree_copies, users
 from tests.conftest import require
 from tests.contracts.rig import SERVER, Rig, host, inside

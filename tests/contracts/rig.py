@@ -24,7 +24,15 @@ from godrive.messages.files import (
     UpdateFile,
 )
 from godrive.messages.metadata import Metadata
-from godrive.messages.system import CheckNames, ClaimPurges, FinishPurge, IndexNames, SettleTrash, UsageDrift
+from godrive.messages.system import (
+    CheckNames,
+    ClaimPurges,
+    FinishPurge,
+    IndexNames,
+    Purge,
+    SettleTrash,
+    UsageDrift,
+)
 from godrive.messages.uploads import BeginUpload, PublishUpload
 from godrive.model import (
     Anywhere,
@@ -35,7 +43,6 @@ from godrive.model import (
     In,
     Page,
     Place,
-    Purge,
     Root,
     Spot,
     Tombstone,
@@ -56,6 +63,7 @@ from godrive.rules import (  # noqa: F401 - register rules
     name_index,
     outbox,
     purges,
+    resumable,
     search,
     trash,
     tree_copies,

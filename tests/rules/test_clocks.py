@@ -7,7 +7,11 @@ from datetime import timedelta
 import pytest
 
 from godrive.errors import Conflict
-from godrive.messages.idempotency import ClaimKey, SettleKey
+from godrive.messages.idempotency import (
+    ClaimKey,
+    SettleKey,
+    StoredReply,
+)
 from godrive.messages.system import (
     AcquireLease,
     ClaimPurges,
@@ -18,7 +22,12 @@ from godrive.messages.system import (
     Prune,
 )
 from godrive.messages.uploads import FailUpload, GetUpload, TouchUpload
-from godrive.model import File, FileId, StoredReply, Upload, UploadId
+from godrive.model import (
+    File,
+    FileId,
+    Upload,
+    UploadId,
+)
 from godrive.rules.upload_chores import URL_MARGIN
 from tests.contracts.rig import GRACE, RETENTION, SERVER, TTL, Rig, host, inside
 

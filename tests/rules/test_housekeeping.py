@@ -8,10 +8,16 @@ import anyio
 import pytest
 
 from godrive.errors import Conflict, IdempotencyMismatch, Invalid, NotFound, QuotaExceeded
-from godrive.messages.idempotency import ClaimKey, SettleKey
+from godrive.messages.idempotency import (
+    ClaimKey,
+    SettleKey,
+    StoredReply,
+)
 from godrive.messages.system import AcquireLease, FinishCleanup, Prune, Pruned, RecountUsage, ReleaseLease
 from godrive.messages.uploads import FailUpload, GetUpload
-from godrive.model import StoredReply, UserId
+from godrive.model import (
+    UserId,
+)
 from godrive.rules import idempotency, rows, sessions, upload_chores, users
 from godrive.rules.housekeeping import check_usage
 from godrive.rules.idempotency import MOST_KEYS

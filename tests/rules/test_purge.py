@@ -10,8 +10,20 @@ from hypothesis import strategies as st
 
 from godrive.errors import NotFound
 from godrive.messages.files import EmptyTrash, OpenContent, RestoreFile
-from godrive.messages.system import ClaimPurges, DueEvents, FinishPurge, SettleTrash
-from godrive.model import File, FileEventKind, FileId, ObjectKey, Purge, UserId
+from godrive.messages.system import (
+    ClaimPurges,
+    DueEvents,
+    FinishPurge,
+    Purge,
+    SettleTrash,
+)
+from godrive.model import (
+    File,
+    FileEventKind,
+    FileId,
+    ObjectKey,
+    UserId,
+)
 from godrive.rules import users
 from tests.contracts.rig import GRACE, ROOT, Rig, host, inside
 

@@ -11,8 +11,19 @@ from godrive.catalog import Tx
 from godrive.errors import Invalid, NameTaken, NotFound, PreconditionFailed
 from godrive.messages.files import EmptyTrash, ListTrash, OpenContent, PurgeFile, RestoreFile, TrashFile
 from godrive.messages.metadata import Metadata
-from godrive.messages.system import ClaimPurges, FinishPurge
-from godrive.model import Content, File, FileId, ObjectKey, OnConflict, Purge, UserId
+from godrive.messages.system import (
+    ClaimPurges,
+    FinishPurge,
+    Purge,
+)
+from godrive.model import (
+    Content,
+    File,
+    FileId,
+    ObjectKey,
+    OnConflict,
+    UserId,
+)
 from godrive.rules import users
 from godrive.rules.registry import RULES
 from godrive.runtime import Ask

@@ -232,6 +232,11 @@ CREATE INDEX versions_object ON versions (object_key);
 CREATE INDEX versions_review ON versions (review_at) WHERE review_at IS NOT NULL;
 CREATE INDEX versions_purging ON versions (next_purge_at) WHERE next_purge_at IS NOT NULL;
 
+-- kind: whole (the bytes come in one PUT), resumable (in any number of appends), or part (of which others are joined).
+-- Unless it is whole, received_bytes is the offset: all bytes before it are durable.  It rises only in the statement that
+-- compares it and the writer, which is the append that has the upload; '' when none has it.
+-- deferred is 1 while the length is not declared; size_bytes is then what is reserved.
+-- staging is how the store goes on with the bytes; '' before the first ones.
 CREATE TABLE uploads (
     id {text} PRIMARY KEY,
     owner_id {text} NOT NULL,
@@ -251,6 +256,10 @@ CREATE TABLE uploads (
     finished_at BIGINT,
     reason {text},
     file_id {text},
+    kind {text} NOT NULL DEFAULT 'whole',
+    deferred INTEGER NOT NULL DEFAULT 0,
+    staging {text} NOT NULL DEFAULT '',
+    writer {text} NOT NULL DEFAULT '',
     attempts INTEGER NOT NULL DEFAULT 0,
     next_check_at BIGINT NOT NULL,
     cleanup_at BIGINT,

@@ -17,9 +17,13 @@ from multidict import istr
 
 from godrive.errors import DriveError, Invalid
 from godrive.http.api.digests import CONTENT_DIGEST, REPR_DIGEST
-from godrive.messages.idempotency import ClaimKey, RenewKey, SettleKey
+from godrive.messages.idempotency import (
+    ClaimKey,
+    RenewKey,
+    SettleKey,
+    StoredReply,
+)
 from godrive.messages.metadata import Metadata
-from godrive.model import StoredReply
 from godrive.principal import Principal
 from godrive.runtime import Ref
 

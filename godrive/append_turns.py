@@ -1,0 +1,79 @@
+"""Who appends to an upload in this process: one at a time, and the latest one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from godrive.errors import StoreUnavailable
+from godrive.model import UploadId
+
+PATIENCE = 1.8
+"""Seconds that a new append waits for the one before it to end."""
+FORBEARANCE = 1.0
+"""Seconds that an append has to end by itself once another one wants the upload."""
+
+
+class Turn:
+    """The turn of one append.  It is *wanted* by another once :meth:`give_way` was called."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+        self._on_wanted: Callable[[], None] | None = None
+
+    def when_wanted(self, call: Callable[[], None]) -> None:
+        """Call *call* when another append wants the turn; at once if one does already."""
+        self._on_wanted = call
+        if self.wanted:
+            call()
+
+    def give_way(self) -> None:
+        """Let another append have the turn.  Idempotent."""
+        if not self.wanted:
+            self.wanted = True
+            if self._on_wanted is not None:
+                self._on_wanted()
+
+
+class _Upload:
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.turns: list[Turn] = []
+
+
+class AppendTurns:
+    """The turns of all uploads."""
+
+    def __init__(self) -> None:
+        self._uploads: dict[UploadId, _Upload] = {}
+
+    def is_taken(self, upload_id: UploadId) -> bool:
+        """Whether an append has, or waits for, the turn of the upload."""
+        return upload_id in self._uploads
+
+    @asynccontextmanager
+    async def take(self, upload_id: UploadId) -> AsyncIterator[Turn]:
+        """Have the turn of the upload.  Whoever has it, or waits for it, is told to give way.
+
+        Raises ``StoreUnavailable`` if the append before does not end, because the store does not answer.
+        """
+        upload = self._uploads.setdefault(upload_id, _Upload())
+        for other in upload.turns:
+            other.give_way()
+        turn = Turn()
+        upload.turns.append(turn)
+        try:
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    await upload.lock.acquire()
+            except TimeoutError:
+                raise StoreUnavailable("The bytes of an earlier request are still being stored.") from None
+            try:
+                yield turn
+            finally:
+                upload.lock.release()
+        finally:
+            upload.turns.remove(turn)
+            if not upload.turns:
+                del self._uploads[upload_id]

@@ -1,0 +1,160 @@
+"""A blob that is written in several steps: a named file that grows until it is whole.
+
+The file is called after its key, in the folder ``uploads/``, and the caller
+knows how many of its bytes count.  Bytes after them were written by a step that
+did not end; the next step cuts them off.  A step is durable when the file is
+synced, and its name when the folder is.  To publish, the whole file gets its
+final name by a link, as every blob does (:mod:`godrive.blobs.staging`).
+
+Everything here blocks and runs in threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from godrive.blobs import is_key, split_key
+from godrive.blobs.body_check import BodyCheck
+from godrive.blobs.folders import Shards
+from godrive.blobs.staging import Staging, StagingFile
+from godrive.errors import DigestMismatch, Gone, UploadFinished
+from godrive.model import BlobInfo, ObjectKey
+
+if TYPE_CHECKING:
+    from hashlib import _Hash as Digest
+
+_OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ_AT_ONCE = 1 << 20
+
+
+class GrowingFile(StagingFile):
+    """The file of *key* below *folder*, of which the first *start* bytes count."""
+
+    def __init__(self, folder: int, key: ObjectKey, start: int, digest: Digest | None = None) -> None:
+        super().__init__(Staging(folder, named=True), name=name_of(key), start=start)
+        self._running = digest
+
+    def create(self) -> int:
+        """Open the file and cut off what does not count.  Raises ``Gone`` if it is shorter than that."""
+        folder = self._folder.fd
+        try:
+            fd = os.open(self.name, _OPEN if self.start else _OPEN | os.O_CREAT, 0o600, dir_fd=folder)
+        except FileNotFoundError:
+            raise _lost() from None
+        try:
+            status = os.fstat(fd)
+            if status.st_size < self.start or not stat.S_ISREG(status.st_mode):
+                raise _lost()
+            os.ftruncate(fd, self.start)
+            os.lseek(fd, self.start, os.SEEK_SET)
+            if not self.start:
+                os.fsync(folder)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def digest(self, chunks: Sequence[bytes | memoryview]) -> None:
+        """Update the SHA-256, if that of the bytes before is known."""
+        if self._running is not None:
+            for chunk in chunks:
+                self._running.update(chunk)
+
+    def sync(self, *, last: bool) -> int:
+        """Make durable what was written, and return the length.
+
+        All blocks are written; what is left of the last one waits for the next
+        bytes, so that direct I/O can go on.  With *last*, nothing waits.
+        """
+        fd = self.open()
+        waiting = 0
+        if self._direct_writer is not None:
+            if last:
+                self.write(())
+            else:
+                waiting = self._direct_writer.flush_blocks()
+        os.fdatasync(fd)
+        return self.start + self.written - waiting
+
+    def cut(self, length: int) -> None:
+        """Cut off what was written after *length* bytes, if it can be, and close the file."""
+        if self._fd is not None:
+            with suppress(OSError):  # the next step cuts it off
+                if os.fstat(self._fd).st_size > length:
+                    os.ftruncate(self._fd, length)
+            self.close()
+
+    def end(self, shards: Shards, key: ObjectKey, sha256: str | None, mime: str | None) -> BlobInfo:
+        """Publish the file durably as the blob of *key*, and remove its name here.
+
+        Raises ``DigestMismatch`` (the file stays), ``UploadFinished``, ``Gone``.
+        """
+        try:
+            running = self._running or self._read()
+            digest = running.hexdigest()
+            BodyCheck(None, sha256).compare(digest)
+            info = self.publish(shards, key, digest, mime)
+        except (DigestMismatch, Gone):
+            self.close()
+            raise
+        except UploadFinished:
+            self.discard()
+            raise
+        except BaseException:
+            self.close()
+            raise
+        self.discard()
+        return info
+
+    def _read(self) -> Digest:
+        """Compute the SHA-256 of the file."""
+        fd, digest, at = self.open(), hashlib.sha256(), 0
+        while at < self.start:
+            piece = os.pread(fd, min(_READ_AT_ONCE, self.start - at), at)
+            if not piece:
+                raise _lost()
+            digest.update(piece)
+            at += len(piece)
+        return digest
+
+    def take_over(self, other: GrowingFile) -> None:
+        """Append a copy of the file *other*."""
+        target, source, at = self.open(), other.open(), 0
+        while at < other.start:
+            copied = os.copy_file_range(source, target, other.start - at, offset_src=at)
+            if not copied:
+                raise _lost()
+            at += copied
+        self.written += at
+
+
+def name_of(key: ObjectKey) -> str:
+    """The name of the file of *key*."""
+    return ".".join(split_key(key))
+
+
+def unfinished(folder: int, before: float, after: str) -> list[ObjectKey]:
+    """The keys greater than *after* of files that were last written before that time, in order."""
+    found = []
+    for entry in os.scandir(folder):
+        key = entry.name.replace(".", "/", 1)
+        with suppress(FileNotFoundError):
+            status = os.stat(entry.name, dir_fd=folder, follow_symlinks=False)
+            if key > after and is_key(key) and stat.S_ISREG(status.st_mode) and status.st_mtime < before:
+                found.append(ObjectKey(key))
+    return sorted(found)
+
+
+def remove(folder: int, key: ObjectKey) -> None:
+    """Remove the file of *key*.  Idempotent."""
+    with suppress(FileNotFoundError):
+        os.unlink(name_of(key), dir_fd=folder)
+
+
+def _lost() -> Gone:
+    return Gone("The bytes of the upload are lost.")

@@ -1,0 +1,62 @@
+"""Messages to the metadata actor about uploads whose bytes come in several appends."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from godrive.messages.metadata import Metadata
+from godrive.model import Upload, UploadId
+from godrive.principal import Principal
+from godrive.runtime import Ask, Lane
+
+
+class ClaimUpload(Ask[Metadata, Upload]):
+    """Make *writer* the only append whose bytes count, if *offset* is that of the upload, and extend the deadline.
+
+    With another offset, or if the upload is committed, it is returned as it is.
+    If the upload had a writer before, the reply still names that one: it ended
+    without a trace, or may still be writing.  *length* declares a deferred
+    length, as ``DeclareLength`` does.  Raises ``NotFound``, ``Gone``,
+    ``Conflict`` (the upload has no appends), and what ``DeclareLength`` raises.
+    """
+
+    lane: ClassVar[Lane] = Lane.WRITE
+
+    by: Principal
+    upload_id: UploadId
+    writer: str
+    offset: int
+    length: int | None = None
+
+
+class AdvanceUpload(Ask[Metadata, Upload]):
+    """Move the offset from *before* to *after*, because the store has the bytes durably, and extend the deadline.
+
+    *staging* is how the store goes on.  *done* releases the writer.  Idempotent.
+    Raises ``UploadTakenOver`` unless *writer* has the upload at *before*,
+    ``NotFound``, ``UploadFinished``, ``Gone``, ``LengthMismatch`` (more bytes than declared).
+    """
+
+    lane: ClassVar[Lane] = Lane.WRITE
+
+    by: Principal
+    upload_id: UploadId
+    writer: str
+    before: int
+    after: int
+    staging: str
+    done: bool = False
+
+
+class DeclareLength(Ask[Metadata, Upload]):
+    """Declare the length of an upload that was begun without, and reserve that many bytes.  Idempotent.
+
+    Raises ``NotFound``, ``UploadFinished``, ``Gone``, ``QuotaExceeded``,
+    ``Invalid`` (another length was declared, or more bytes have arrived).
+    """
+
+    lane: ClassVar[Lane] = Lane.WRITE
+
+    by: Principal
+    upload_id: UploadId
+    length: int

@@ -1,0 +1,292 @@
+"""Uploads whose bytes come in several requests.  Every protocol for them uses these functions.
+
+Theory of operation.  The row of the upload has the offset: all bytes before it
+are durable.  An append first claims the row, then passes its body to the blob
+store, and each time that the store has more bytes durably, it moves the offset
+by compare-and-set.  Of two appends, in whatever process, only the one that
+claimed last can move it.  So a kill at any time loses only bytes after the
+offset, and the client sends those again.
+
+In one process, a new request for an upload first ends the one before it: that
+body ends where it is, what came of it is made durable, and the new request sees
+the offset after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from godrive.append_turns import FORBEARANCE, Turn
+from godrive.appended import AppendedBody, Checksum
+from godrive.arriving import Pieces
+from godrive.blobs import OWNER, Appendable, Staged
+from godrive.blobs.admission import check_admission
+from godrive.errors import (
+    Conflict,
+    DeliveryError,
+    DigestMismatch,
+    DriveError,
+    Gone,
+    OffsetMismatch,
+    UploadFinished,
+    UploadTakenOver,
+)
+from godrive.messages.ingest import CommitUpload
+from godrive.messages.resumable import AdvanceUpload, ClaimUpload, DeclareLength
+from godrive.messages.storage import DigestBlob, SniffBlob
+from godrive.messages.uploads import AbortUpload, BeginUpload, FailUpload, GetUpload
+from godrive.model import ETag, OnConflict, Spot, Upload, UploadId, UploadKind, UploadState, new_id
+from godrive.principal import Principal
+
+if TYPE_CHECKING:
+    from godrive.drive import GoDrive
+
+__all__ = ["Checksum", "abort", "append", "begin", "declare", "offset"]
+
+_ADVANCES = 3
+"""Attempts to move the offset, whose answers may be lost."""
+
+
+async def begin(
+    drive: GoDrive,
+    by: Principal,
+    where: Spot,
+    name: str,
+    *,
+    size: int | None,
+    mime: str = "",
+    sha256: str | None = None,
+    on_conflict: OnConflict = OnConflict.FAIL,
+    modified_at: datetime | None = None,
+    if_match: ETag | None = None,
+    part: bool = False,
+) -> Upload:
+    """Begin an upload of *size* bytes.  An empty one is a file at once.
+
+    ``None`` as *size* means that the length is declared later; the bytes are
+    then reserved as they come.  A *part* takes no name and never becomes a file
+    by itself.  Raises ``TooLarge``, ``StorageFull``, ``StoreUnavailable``, and
+    what ``BeginUpload`` raises.
+    """
+    _store(drive)
+    await check_admission(drive.blobs, drive.config.blobs, size or 0)
+    upload = await drive.metadata.ask(
+        BeginUpload(
+            by,
+            where,
+            name,
+            mime,
+            size or 0,
+            sha256=sha256.lower() if sha256 else None,
+            on_conflict=OnConflict.RENAME if part else on_conflict,
+            modified_at=modified_at,
+            if_match=if_match,
+            kind=UploadKind.PART if part else UploadKind.RESUMABLE,
+            deferred=size is None,
+        )
+    )
+    return await _finish_if_complete(drive, by, upload)
+
+
+async def append(
+    drive: GoDrive,
+    by: Principal,
+    upload_id: UploadId,
+    offset: int,
+    body: Pieces,
+    *,
+    length: int | None = None,
+    checksum: Checksum | None = None,
+) -> Upload:
+    """Append *body*, whose first byte is that at *offset*.  When this returns, its bytes are durable.
+
+    An append to the same upload that still runs ends first.  *length* declares
+    a deferred length.  What came of a body that breaks off stays, and counts.
+    A body with a *checksum* counts as a whole or not at all.  With the last
+    byte, the upload becomes a file.  Idempotent at the end of a file.
+
+    Raises ``OffsetMismatch`` (nothing was read), ``UploadTakenOver`` (another
+    request goes on), ``ChecksumMismatch``, ``LengthMismatch`` (a byte too
+    many), ``Gone`` (the upload has ended without a file), ``QuotaExceeded``,
+    ``StorageFull``, ``StoreUnavailable``, what publishing a file raises, and
+    what *body* raises.
+    """
+    async with _turn(drive, by, upload_id) as turn:
+        appending = _Append(drive, by, upload_id, AppendedBody(drive, by, body, checksum))
+        work = asyncio.create_task(appending.run(offset, length))
+        turn.when_wanted(lambda: _end_soon(work, appending.body))
+        try:
+            await asyncio.wait([work])
+        except asyncio.CancelledError:
+            _end_soon(work, appending.body)
+            await asyncio.wait([work])
+            raise
+        if work.cancelled():  # the store did not take in time what had arrived
+            raise UploadTakenOver
+        return work.result()
+
+
+async def offset(drive: GoDrive, by: Principal, upload_id: UploadId) -> Upload:
+    """Return the upload with the offset at which the next append must begin.
+
+    An append that still runs ends, because otherwise the offset would move.  An
+    upload that has all of its bytes becomes a file.  Raises ``NotFound``,
+    ``StoreUnavailable``, and what publishing a file raises.
+    """
+    upload = await drive.metadata.ask(GetUpload(by, upload_id))
+    while upload.state is UploadState.PENDING and (upload.writer or drive.append_turns.is_taken(upload_id)):
+        async with drive.append_turns.take(upload_id):
+            upload = await drive.metadata.ask(GetUpload(by, upload_id))
+            if not upload.writer or upload.state is not UploadState.PENDING:
+                break
+            # A process that was killed, or another one, had the upload: from now on it cannot move the offset.
+            claimed = await drive.metadata.ask(ClaimUpload(by, upload_id, new_id(), upload.received_bytes))
+            if claimed.received_bytes == upload.received_bytes:
+                upload = claimed
+                break
+    return await _finish_if_complete(drive, by, upload)
+
+
+async def declare(drive: GoDrive, by: Principal, upload_id: UploadId, size: int) -> Upload:
+    """Declare the length of an upload that was begun without.  Idempotent.
+
+    If it has all of its bytes, it becomes a file.  Raises ``TooLarge``, what
+    ``DeclareLength`` raises, and what publishing a file raises.
+    """
+    await check_admission(drive.blobs, drive.config.blobs, size, 0)
+    upload = await drive.metadata.ask(DeclareLength(by, upload_id, size))
+    return await _finish_if_complete(drive, by, upload)
+
+
+async def abort(drive: GoDrive, by: Principal, upload_id: UploadId) -> Upload:
+    """Abort the upload and delete its bytes.  Idempotent.  Raises ``NotFound``, ``UploadFinished``."""
+    upload = await drive.metadata.ask(AbortUpload(by, upload_id))
+    with suppress(DriveError):  # the janitor repeats it
+        async with drive.append_turns.take(upload_id):
+            await _store(drive).discard(staged_of(upload))
+    return upload
+
+
+def staged_of(upload: Upload) -> Staged:
+    """Return what the store needs to go on with the upload."""
+    return Staged(
+        key=upload.object_key, offset=upload.received_bytes, state=upload.staging, contested=upload.writer != ""
+    )
+
+
+def _store(drive: GoDrive) -> Appendable:
+    blobs = drive.blobs
+    if not isinstance(blobs, Appendable):
+        raise Conflict("This blob store cannot append.")
+    return blobs
+
+
+def _end_soon(work: asyncio.Task[Upload], body: AppendedBody) -> None:
+    """End the body, and with it the append.  Cancel that if the store does not take in time what arrived."""
+    body.end()
+    asyncio.get_running_loop().call_later(FORBEARANCE, work.cancel)
+
+
+@asynccontextmanager
+async def _turn(drive: GoDrive, by: Principal, upload_id: UploadId) -> AsyncIterator[Turn]:
+    if drive.append_turns.is_taken(upload_id):
+        await drive.metadata.ask(GetUpload(by, upload_id))  # raises unless *by* may end the other append
+    async with drive.append_turns.take(upload_id) as turn:
+        yield turn
+
+
+class _Append:
+    """One append."""
+
+    def __init__(self, drive: GoDrive, by: Principal, upload_id: UploadId, body: AppendedBody) -> None:
+        self.body = body
+        self._drive = drive
+        self._by = by
+        self._upload_id = upload_id
+        self._writer = new_id()
+
+    async def run(self, offset: int, length: int | None) -> Upload:
+        drive, by = self._drive, self._by
+        if length is not None:
+            await check_admission(drive.blobs, drive.config.blobs, length, 0)
+        upload = await drive.metadata.ask(ClaimUpload(by, self._upload_id, self._writer, offset, length))
+        if upload.received_bytes != offset:
+            raise OffsetMismatch(f"The upload has {upload.received_bytes} bytes.", offset=upload.received_bytes)
+        if upload.state is UploadState.COMMITTED:
+            return upload
+        if upload.received_bytes != upload.length:
+            upload = await self._store(upload)
+        return await _finish_if_complete(drive, by, upload, has_turn=True)
+
+    async def _store(self, upload: Upload) -> Upload:
+        body = self.body
+        body.begin(upload)
+        owner = OWNER.set(upload.owner_id)
+        try:
+            steps = _store(self._drive).append(
+                staged_of(upload), body, size=upload.length, mime=upload.mime, whole=body.counts_as_whole
+            )
+            async with aclosing(steps):
+                async for staged in steps:
+                    upload = await self._advance(upload, staged)
+        except Gone as error:
+            await _fail(self._drive, self._by, upload, error)
+            raise
+        finally:
+            OWNER.reset(owner)
+        return upload
+
+    async def _advance(self, upload: Upload, staged: Staged) -> Upload:
+        message = AdvanceUpload(
+            self._by,
+            upload.id,
+            self._writer,
+            before=upload.received_bytes,
+            after=staged.offset,
+            staging=staged.state,
+            done=self.body.ended,
+        )
+        for _ in range(_ADVANCES - 1):
+            with suppress(DeliveryError):  # it may have been carried out; then this repeats it
+                return await self._drive.metadata.ask(message)
+        return await self._drive.metadata.ask(message)
+
+
+async def _finish_if_complete(drive: GoDrive, by: Principal, upload: Upload, *, has_turn: bool = False) -> Upload:
+    """Make a file of an upload that has all of its bytes, unless it is a part."""
+    is_complete = upload.state is UploadState.PENDING and upload.received_bytes == upload.length
+    if not is_complete or upload.kind is not UploadKind.RESUMABLE:
+        return upload
+    if has_turn:
+        return await _finish(drive, by, upload)
+    async with drive.append_turns.take(upload.id):
+        return await _finish(drive, by, upload)
+
+
+async def _finish(drive: GoDrive, by: Principal, upload: Upload) -> Upload:
+    key, blob = upload.object_key, None
+    try:
+        blob = await _store(drive).finish(staged_of(upload), sha256=upload.sha256, mime=upload.mime or None)
+        if blob.sha256 is None:  # the process that had its first bytes is another one
+            blob = replace(blob, sha256=await drive.storage.ask(DigestBlob(key)))
+        if not upload.mime and blob.mime is None:
+            blob = replace(blob, mime=await drive.storage.ask(SniffBlob(key, upload.name)))
+    except UploadFinished:
+        pass  # an earlier attempt has made the blob, and ingest asks the store what it is
+    except (Gone, DigestMismatch) as error:
+        await _fail(drive, by, upload, error)
+        raise
+    await drive.ingest.ask(CommitUpload(by, upload.id, blob=blob))
+    return await drive.metadata.ask(GetUpload(by, upload.id))
+
+
+async def _fail(drive: GoDrive, by: Principal, upload: Upload, error: DriveError) -> None:
+    """End an upload that cannot become a file.  If this fails, it ends at its deadline."""
+    with suppress(DriveError):
+        await drive.metadata.ask(FailUpload(by, upload.id, error.detail))

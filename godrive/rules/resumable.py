@@ -1,0 +1,136 @@
+"""Uploads whose bytes come in several appends: who appends, and how far the bytes are durable.
+
+The offset is ``received_bytes``.  Only one statement raises it, which compares
+both the offset and the writer, so of two appends to one upload, in whatever
+process, the bytes of one count.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from godrive.catalog import Tx
+from godrive.errors import Conflict, Gone, Invalid, LengthMismatch, QuotaExceeded, UploadFinished, UploadTakenOver
+from godrive.messages.resumable import AdvanceUpload, ClaimUpload, DeclareLength
+from godrive.messages.system import PendingUploads
+from godrive.model import ObjectKey, Upload, UploadKind, UploadState
+from godrive.rules import changes, rows
+from godrive.rules.registry import Env, rule
+from godrive.rules.resizing import room_of
+from godrive.rules.uploads import ended, load
+
+_EXTENDED = "expires_at = CASE WHEN expires_at < ${0} THEN ${0} ELSE expires_at END"
+_CLAIM = (
+    f"UPDATE uploads SET writer = $2, {_EXTENDED.format(4)} "
+    f"WHERE id = $1 AND state = 'pending' AND received_bytes = $3 AND writer = $5 RETURNING {rows.UPLOAD}"
+)
+_ADVANCE = (
+    f"UPDATE uploads SET received_bytes = $4, staging = $5, writer = $6, {_EXTENDED.format(7)} "
+    "WHERE id = $1 AND state = 'pending' AND writer = $2 AND received_bytes = $3 "
+    f"AND (deferred = 1 OR size_bytes >= $4) RETURNING {rows.UPLOAD}"
+)
+_DECLARE = (
+    "UPDATE uploads SET size_bytes = $2, deferred = 0 WHERE id = $1 AND state = 'pending' AND deferred = 1 "
+    f"RETURNING {rows.UPLOAD}"
+)
+_LOCK = f"UPDATE uploads SET attempts = attempts WHERE id = $1 AND state = 'pending' RETURNING {rows.UPLOAD}"
+
+
+@rule(ClaimUpload, writes=True)
+async def claim(tx: Tx, ask: ClaimUpload, env: Env) -> Upload:
+    """As ``ClaimUpload`` says."""
+    upload = await load(tx, ask.by, ask.upload_id)
+    if upload.kind is UploadKind.WHOLE:
+        raise Conflict("The bytes of this upload come in one request.")
+    if upload.state is not UploadState.PENDING:
+        return _finished(upload)
+    if ask.length is not None:
+        upload = await _declare(tx, upload, ask.length)
+    expires_at = rows.later(env.now, env.config.blobs.upload_ttl)
+    while True:
+        row = await tx.one(_CLAIM, upload.id, ask.writer, ask.offset, expires_at, upload.writer)
+        if row is not None:
+            return replace(rows.upload(row), writer=upload.writer)
+        latest = await load(tx, ask.by, ask.upload_id)
+        if latest.received_bytes != ask.offset or latest.state is not UploadState.PENDING:
+            return _finished(latest)
+        upload = latest  # another one has claimed it meanwhile
+
+
+def _finished(upload: Upload) -> Upload:
+    """Return an upload that cannot be claimed.  Raises ``Gone`` if it has ended without a file."""
+    error = None if upload.state is UploadState.PENDING else ended(upload)
+    if isinstance(error, Gone):
+        raise error
+    return upload
+
+
+@rule(AdvanceUpload, writes=True)
+async def advance(tx: Tx, ask: AdvanceUpload, env: Env) -> Upload:
+    """As ``AdvanceUpload`` says."""
+    if not 0 <= ask.before <= ask.after <= rows.MOST_BYTES:
+        raise Invalid(f"An offset is between 0 and {rows.MOST_BYTES} and never goes back.", field="offset")
+    upload = await load(tx, ask.by, ask.upload_id)
+    writer = "" if ask.done else ask.writer
+    row = await tx.one(
+        _ADVANCE,
+        upload.id,
+        ask.writer,
+        ask.before,
+        ask.after,
+        ask.staging,
+        writer,
+        rows.later(env.now, env.config.blobs.upload_ttl),
+    )
+    if row is not None:
+        return rows.upload(row)
+    if (upload.received_bytes, upload.staging, upload.writer) == (ask.after, ask.staging, writer):
+        return upload  # the same message again
+    if upload.state is not UploadState.PENDING:
+        raise ended(upload)
+    if upload.length is not None and ask.after > upload.length:
+        raise LengthMismatch(f"More than the declared {upload.length} bytes arrived.")
+    raise UploadTakenOver
+
+
+@rule(DeclareLength, writes=True)
+async def declare(tx: Tx, ask: DeclareLength, env: Env) -> Upload:
+    """As ``DeclareLength`` says."""
+    upload = await load(tx, ask.by, ask.upload_id)
+    if upload.state is not UploadState.PENDING:
+        if upload.state is UploadState.COMMITTED and upload.size_bytes == ask.length:
+            return upload
+        raise ended(upload)
+    return await _declare(tx, upload, ask.length)
+
+
+async def _declare(tx: Tx, upload: Upload, length: int) -> Upload:
+    # First, because every rule locks the row of the upload before that of its owner.
+    row = await tx.one(_LOCK, upload.id)
+    if row is None:
+        raise UploadFinished
+    upload = rows.upload(row)
+    if not upload.deferred:
+        if length != upload.size_bytes:
+            raise Invalid(f"The upload was declared to have {upload.size_bytes} bytes.", field="size_bytes")
+        return upload
+    if not upload.received_bytes <= length <= rows.MOST_BYTES:
+        raise Invalid(
+            f"The length is at least the {upload.received_bytes} bytes that have arrived, and at most "
+            f"{rows.MOST_BYTES}.",
+            field="size_bytes",
+        )
+    await tx.lock(upload.owner_id)
+    room = await room_of(tx, upload.owner_id)
+    if room is not None and length - upload.size_bytes > max(room, 0):
+        raise QuotaExceeded("The file exceeds the remaining quota.", field="size_bytes")
+    await changes.charge(tx, upload.owner_id, reserved=length - upload.size_bytes)
+    return rows.upload(rows.found(await tx.one(_DECLARE, upload.id, length), "upload"))
+
+
+@rule(PendingUploads)
+async def pending(tx: Tx, ask: PendingUploads, env: Env) -> list[ObjectKey]:
+    """As ``PendingUploads`` says."""
+    sql = f"SELECT object_key FROM uploads WHERE object_key IN ({rows.PLACES}) AND state = 'pending'"
+    found = {row[0] for row in await rows.each(tx, sql, ask.object_keys)}
+    return [key for key in ask.object_keys if key in found]

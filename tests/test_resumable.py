@@ -1,0 +1,335 @@
+"""Uploads whose bytes come in several requests, whatever the protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import zlib
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+
+from godrive import resumable
+from godrive.drive import GoDrive
+from godrive.errors import (
+    ChecksumMismatch,
+    DigestMismatch,
+    Gone,
+    LengthMismatch,
+    NameTaken,
+    NotFound,
+    OffsetMismatch,
+    QuotaExceeded,
+    TooLarge,
+    UploadFinished,
+    UploadTakenOver,
+)
+from godrive.messages.files import GetFile, ListFiles
+from godrive.messages.uploads import GetUpload
+from godrive.model import FileId, Root, Upload, UploadId, UploadState
+from godrive.principal import HostUser
+from godrive.resumable import Checksum
+from godrive.testing import ManualClock, chunks, open_drive, sign_up
+from godrive.transfer import read
+
+pytestmark = pytest.mark.anyio
+
+ROOT = Root()
+DATA = os.urandom(300_000)
+
+
+@pytest.fixture(params=["memory", "disk"])
+async def drive(request: pytest.FixtureRequest) -> AsyncIterator[GoDrive]:
+    async with open_drive(blobs={"driver": request.param}) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def ann(drive: GoDrive) -> HostUser:
+    return HostUser(user_id=(await sign_up(drive)).id)
+
+
+class Line:
+    """A body that comes when the test sends it."""
+
+    def __init__(self) -> None:
+        self._pieces: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
+        self.is_read = asyncio.Event()
+
+    def __aiter__(self) -> Line:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._pieces.empty():
+            self.is_read.set()
+        piece = await self._pieces.get()
+        if isinstance(piece, Exception):
+            raise piece
+        if piece is None:
+            raise StopAsyncIteration
+        return piece
+
+    async def send(self, piece: bytes | Exception | None) -> None:
+        """Send it, and wait until it was taken and the next one is wanted."""
+        self.is_read.clear()
+        self._pieces.put_nowait(piece)
+        if isinstance(piece, bytes):
+            await self.is_read.wait()
+
+
+async def check_file(drive: GoDrive, by: HostUser, upload: Upload, data: bytes, name: str = "a.bin") -> None:
+    assert upload.state is UploadState.COMMITTED
+    assert upload.received_bytes == upload.length == len(data)
+    file = await drive.metadata.ask(GetFile(by, FileId(upload.file_id or "")))
+    assert (file.name, file.size_bytes) == (name, len(data))
+    assert file.sha256 == hashlib.sha256(data).hexdigest()
+    assert b"".join([piece async for piece in read(drive, by, file.id)]) == data
+
+
+async def test_bytes_in_several_requests_are_a_file(drive: GoDrive, ann: HostUser) -> None:
+    upload = await resumable.begin(drive, ann, ROOT, "a.bin", size=len(DATA))
+    for at in range(0, len(DATA), 70_000):
+        assert (await resumable.offset(drive, ann, upload.id)).received_bytes == at
+        upload = await resumable.append(drive, ann, upload.id, at, chunks(DATA[at : at + 70_000]))
+    await check_file(drive, ann, upload, DATA)
+    assert await resumable.append(drive, ann, upload.id, len(DATA), chunks(b"")) == upload
+    assert await resumable.offset(drive, ann, upload.id) == upload
+
+
+async def test_an_empty_file_is_there_at_once(drive: GoDrive, ann: HostUser) -> None:
+    await check_file(drive, ann, await resumable.begin(drive, ann, ROOT, "a.bin", size=0), b"")
+
+
+async def test_nothing_is_listed_before_the_last_byte(drive: GoDrive, ann: HostUser) -> None:
+    upload = await resumable.begin(drive, ann, ROOT, "a.bin", size=10)
+    await resumable.append(drive, ann, upload.id, 0, chunks(b"123456789"))
+    assert (await drive.metadata.ask(ListFiles(ann, ROOT))).items == []
+
+
+@pytest.mark.parametrize("offset", [0, 4, 6, 10, 11])
+async def test_an_offset_from_the_past_or_the_future_is_refused_with_the_right_one(
+    drive: GoDrive, ann: HostUser, offset: int
+) -> None:
+    upload = await resumable.begin(drive, ann, ROOT, "a.bin", size=10)
+    await resumable.append(drive, ann, upload.id, 0, chunks(b"12345"))
+    line = Line()
+    with pytest.raises(OffsetMismatch) as caught:
+        await resumable.append(drive, ann, upload.id, offset, line)
+    assert caught.value.offset == 5
+    assert not line.is_read.is_set()
+    await check_file(drive, ann, await resumable.append(drive, ann, upload.id, 5, chunks(b"67890")), b"1234567890")
+    with pytest.raises(OffsetMismatch):
+        await resumable.append(drive, ann, upload.id, 5, chunks(b"67890"))
+
+
+async def test_what_came_before_a_cut_counts(drive: GoDrive, ann: HostUser) -> None:
+    upload = await resumable.begin(drive, ann, ROOT, "a.bin", size=10)
+    line = Line()
+    async with asyncio.TaskGroup() as tasks:
+        appending = tasks.create_task(_cut(drive, ann, upload, line))
+        await line.send(b"1234")
+        await line.send(ConnectionError())
+        await appending
+    assert (await drive.metadata.ask(GetUpload(ann, upload.id))).received_bytes == 4
+    await check_file(drive, ann, await resumable.append(drive, ann, upload.id, 4, chunks(b"567890")), b"1234567890")
+
+
+async def _cut(drive: GoDrive, ann: HostUser, upload: Upload, line: Line) -> None:
+    with pytest.raises(ConnectionError):
+        await resumable.append(drive, ann, upload.id, 0, line)
+
+
+@pytest.mark.parametrize("way", ["append", "head"])
+async def test_a_new_request_takes_over_from_one_that_is_half_dead(drive: GoDrive, ann: HostUser, way: str) -> None:
+    upload = await resumable.begin(drive, ann, ROOT, "a.bin", size=10)
+    line = Line()
+
+    async def half_dead() -> None:
+        with pytest.raises(UploadTakenOver):
+            await resumable.append(drive, ann, upload.id, 0, line)
+
+    async with asyncio.timeout(2), asyncio.TaskGroup() as tasks:
+        tasks.create_task(half_dead())
+        await line.send(b"1234")
+        if way == "append":
+            with pytest.raises(OffsetMismatch) as caught:
+                await resumable.append(drive, ann, upload.id, 0, chunks(b"1234567890"))
+            assert caught.value.offset == 4
+        else:
+            assert (await resumable.offset(drive, ann, upload.id)).received_bytes == 4
+    await check_file(drive, ann, await resumable.append(drive, ann, upload.id, 4, chunks(b"567890")), b"1234567890")
+
+
+async def test_nobody_else_can_end_a_running_append(drive: GoDrive, ann: HostUser) -> None:
+    bob = HostUser(user_id=(await sign_up(drive, "bob@example.org")).id)
+    upload = await resumable.begin(drive, ann, ROOT, "a.bin", size=10)
+    line = Line()
+    async with asyncio.TaskGroup() as tasks:
+        appending = tasks.create_task(resumable.append(drive, ann, upload.id, 0, line))
+        await line.send(b"1234")
+        for attempt in (
+            resumable.append(drive, bob, upload.id, 4, chunks(b"567890")),
+            resumable.offset(drive, bob, upload.id),
+            resumable.abort(drive, bob, upload.id),
+            resumable.declare(drive, bob, upload.id, 10),
+        ):
+            with pytest.raises(NotFound):
+                await attempt
+        await line.send(b"567890")
+        await line.send(None)
+        await check_file(drive, ann, await appending, b"1234567890")
+
+
+async def test_a_request_that_is_cancelled_leaves_what_came(drive: GoDrive, ann: HostUser) -> None:
+    upload = await resumable.begin(drive, ann, ROOT, "a.bin", size=10)
+    line = Line()
+    appending = asyncio.create_task(resumable.append(drive, ann, upload.id, 0, line))
+    await line.send(b"1234")
+    appending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await appending
+    assert (await drive.metadata.ask(GetUpload(ann, upload.id))).received_bytes == 4
+
+
+@pytest.mark.parametrize("algorithm", ["sha1", "sha256", "md5", "crc32"])
+async def test_bytes_with_another_checksum_count_for_nothing(drive: GoDrive, ann: HostUser, algorithm: str) -> None:
+    def checksum(data: bytes) -> Checksum:
+        if algorithm == "crc32":
+            return Checksum("crc32", zlib.crc32(data).to_bytes(4, "big"))
+        return Checksum(algorithm, hashlib.new(algorithm, data).digest())
+
+    upload = await resumable.begin(drive, ann, ROOT, "a.bin", size=10)
+    first = await resumable.append(drive, ann, upload.id, 0, chunks(b"12345"), checksum=checksum(b"12345"))
+    assert first.received_bytes == 5
+    with pytest.raises(ChecksumMismatch):
+        await resumable.append(drive, ann, upload.id, 5, chunks(b"67890"), checksum=checksum(b"67891"))
+    assert (await resumable.offset(drive, ann, upload.id)).received_bytes == 5
+    done = await resumable.append(drive, ann, upload.id, 5, chunks(b"67890"), checksum=checksum(b"67890"))
+    await check_file(drive, ann, done, b"1234567890")
+
+
+@pytest.mark.parametrize("way", ["before", "with the last bytes", "after"])
+async def test_a_length_may_be_declared_later(drive: GoDrive, ann: HostUser, way: str) -> None:
+    upload = await resumable.begin(drive, ann, ROOT, "a.bin", size=None)
+    assert upload.length is None
+    upload = await resumable.append(drive, ann, upload.id, 0, chunks(DATA[:-5]))
+    if way == "before":
+        upload = await resumable.declare(drive, ann, upload.id, len(DATA))
+        assert upload.state is UploadState.PENDING
+    length = len(DATA) if way.startswith("with") else None
+    upload = await resumable.append(drive, ann, upload.id, len(DATA) - 5, chunks(DATA[-5:]), length=length)
+    if way == "after":
+        assert upload.length is None
+        upload = await resumable.declare(drive, ann, upload.id, len(DATA))
+    await check_file(drive, ann, upload, DATA)
+
+
+async def test_no_byte_that_the_quota_does_not_cover_is_stored() -> None:
+    async with open_drive(auth={"default_quota_bytes": 100_000}) as drive:
+        ann = HostUser(user_id=(await sign_up(drive)).id)
+        with pytest.raises(QuotaExceeded):
+            await resumable.begin(drive, ann, ROOT, "a.bin", size=100_001)
+        upload = await resumable.begin(drive, ann, ROOT, "a.bin", size=None)
+        with pytest.raises(QuotaExceeded):
+            await resumable.append(drive, ann, upload.id, 0, chunks(bytes(200_000)))
+        upload = await resumable.offset(drive, ann, upload.id)
+        assert 0 < upload.received_bytes <= 100_000
+        await resumable.declare(drive, ann, upload.id, upload.received_bytes)
+
+
+async def test_a_byte_too_many_is_refused(drive: GoDrive, ann: HostUser) -> None:
+    upload = await resumable.begin(drive, ann, ROOT, "a.bin", size=10)
+    with pytest.raises(LengthMismatch):
+        await resumable.append(drive, ann, upload.id, 0, chunks(b"12345678901"))
+    assert (await resumable.offset(drive, ann, upload.id)).received_bytes == 0
+
+
+async def test_a_file_over_the_limit_is_refused_before_its_bytes() -> None:
+    async with open_drive(blobs={"max_upload_bytes": 10}) as drive:
+        ann = HostUser(user_id=(await sign_up(drive)).id)
+        with pytest.raises(TooLarge):
+            await resumable.begin(drive, ann, ROOT, "a.bin", size=11)
+        upload = await resumable.begin(drive, ann, ROOT, "a.bin", size=None)
+        with pytest.raises(TooLarge):
+            await resumable.declare(drive, ann, upload.id, 11)
+        with pytest.raises(TooLarge):
+            await resumable.append(drive, ann, upload.id, 0, chunks(bytes(11)))
+
+
+async def test_a_wrong_digest_ends_the_upload(drive: GoDrive, ann: HostUser) -> None:
+    upload = await resumable.begin(drive, ann, ROOT, "a.bin", size=3, sha256="0" * 64)
+    with pytest.raises(DigestMismatch):
+        await resumable.append(drive, ann, upload.id, 0, chunks(b"abc"))
+    assert (await resumable.offset(drive, ann, upload.id)).state is UploadState.FAILED
+    with pytest.raises(Gone):
+        await resumable.append(drive, ann, upload.id, 3, chunks(b""))
+
+
+async def test_a_name_that_was_taken_meanwhile_can_be_freed_and_the_upload_finished(
+    drive: GoDrive, ann: HostUser
+) -> None:
+    one, other = [await resumable.begin(drive, ann, ROOT, "a.bin", size=3) for _ in range(2)]
+    await resumable.append(drive, ann, one.id, 0, chunks(b"one"))
+    for _ in range(2):
+        with pytest.raises(NameTaken):
+            await resumable.append(drive, ann, other.id, 0 if _ == 0 else 3, chunks(b"two" if _ == 0 else b""))
+    assert (await drive.metadata.ask(GetUpload(ann, other.id))).state is UploadState.PENDING
+
+
+async def test_an_aborted_upload_leaves_nothing(drive: GoDrive, ann: HostUser) -> None:
+    upload = await resumable.begin(drive, ann, ROOT, "a.bin", size=10)
+    line = Line()
+
+    async def running() -> None:
+        with pytest.raises((Gone, UploadTakenOver)):
+            await resumable.append(drive, ann, upload.id, 0, line)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(running())
+        await line.send(b"1234")
+        assert (await resumable.abort(drive, ann, upload.id)).state is UploadState.ABORTED
+    assert (await resumable.abort(drive, ann, upload.id)).state is UploadState.ABORTED
+    assert await staged(drive) == []
+    with pytest.raises(Gone):
+        await resumable.append(drive, ann, upload.id, 0, chunks(b"1234567890"))
+
+
+async def staged(drive: GoDrive) -> list[str]:
+    """The keys of everything that is staged."""
+    soon = drive.clock.now() + timedelta(days=10_000)
+    return [key async for key in drive.blobs.abandoned(soon)]  # type: ignore[attr-defined]
+
+
+async def test_a_finished_upload_can_be_neither_aborted_nor_begun_again(drive: GoDrive, ann: HostUser) -> None:
+    upload = await resumable.begin(drive, ann, ROOT, "a.bin", size=0)
+    with pytest.raises(UploadFinished):
+        await resumable.abort(drive, ann, upload.id)
+    with pytest.raises(NotFound):
+        await resumable.offset(drive, ann, UploadId("nothing"))
+
+
+async def test_a_part_with_all_of_its_bytes_is_no_file(drive: GoDrive, ann: HostUser) -> None:
+    parts = [await resumable.begin(drive, ann, ROOT, "part", size=3, part=True) for _ in range(2)]
+    for part in parts:
+        done = await resumable.append(drive, ann, part.id, 0, chunks(b"abc"))
+        assert (done.state, done.received_bytes) == (UploadState.PENDING, 3)
+        assert (await resumable.offset(drive, ann, part.id)).received_bytes == 3
+    assert (await drive.metadata.ask(ListFiles(ann, ROOT))).items == []
+
+
+async def test_bytes_that_come_slowly_keep_the_upload_alive() -> None:
+    clock = ManualClock()
+    async with open_drive(clock=clock, blobs={"upload_ttl": 100.0}) as drive:
+        ann = HostUser(user_id=(await sign_up(drive)).id)
+        upload = await resumable.begin(drive, ann, ROOT, "a.bin", size=20)
+        line = Line()
+        appending = asyncio.create_task(resumable.append(drive, ann, upload.id, 0, line))
+        for _ in range(20):
+            await line.send(b"x")
+            clock.advance(30)
+        upload = await drive.metadata.ask(GetUpload(ann, upload.id))
+        assert upload.expires_at > clock.now() + timedelta(seconds=30)
+        await line.send(None)
+        await check_file(drive, ann, await appending, b"x" * 20)
