@@ -40,6 +40,7 @@ from godrive.rules import (  # noqa: F401 - registers them
     trash,
     tree_copies,
     upload_chores,
+    upload_ends,
     uploads,
     version_chores,
     versions,

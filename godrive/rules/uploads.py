@@ -27,9 +27,7 @@ from godrive.errors import (
 )
 from godrive.messages.files import UpdateFile
 from godrive.messages.uploads import (
-    AbortUpload,
     BeginUpload,
-    FailUpload,
     FindUpload,
     GetUpload,
     ListUploads,
@@ -79,10 +77,6 @@ _BEGIN = (  # one statement, because the database may be a network away
     "SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'pending', $7, $13, $14, $15, $16 "
     "WHERE $11 = 'rename' OR NOT EXISTS (SELECT 1 FROM entries WHERE owner_id = $2 AND parent_id = $10 "
     "AND name_key = $12 AND state = 'live' AND ($11 = 'fail' OR kind = 'folder'))"
-)
-_END = (
-    "UPDATE uploads SET state = $2, reason = $3, finished_at = $4, cleanup_at = $4 "
-    f"WHERE id = $1 AND state = 'pending' RETURNING {rows.UPLOAD}"
 )
 _COMMIT = (
     "UPDATE uploads SET state = 'committed', finished_at = $2, received_bytes = size_bytes, file_id = $3 "
@@ -380,29 +374,3 @@ async def _published(tx: Tx, upload: Upload) -> File:
     if row is None:
         raise Gone("The file of the upload was deleted.")
     return rows.file(row)
-
-
-@rule(FailUpload, writes=True)
-async def fail(tx: Tx, ask: FailUpload, env: Env) -> Upload:
-    """As ``FailUpload`` says."""
-    return await _end(tx, ask, env)
-
-
-@rule(AbortUpload, writes=True)
-async def abort(tx: Tx, ask: AbortUpload, env: Env) -> Upload:
-    """As ``AbortUpload`` says."""
-    upload = await _end(tx, FailUpload(ask.by, ask.upload_id, "The owner aborted it.", UploadState.ABORTED), env)
-    if upload.state is UploadState.COMMITTED:
-        raise ended(upload)
-    return upload
-
-
-async def _end(tx: Tx, ask: FailUpload, env: Env) -> Upload:
-    """End the upload if it is pending.  Returns its resulting state."""
-    upload = await load(tx, ask.by, ask.upload_id)
-    row = await tx.one(_END, upload.id, ask.state.value, ask.reason, rows.micros(env.now))
-    if row is None:
-        return await load(tx, ask.by, ask.upload_id)
-    upload = rows.upload(row)
-    await changes.charge(tx, upload.owner_id, reserved=-upload.size_bytes, uploads=-1)
-    return upload

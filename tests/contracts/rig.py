@@ -67,6 +67,7 @@ from godrive.rules import (  # noqa: F401 - register rules
     search,
     trash,
     tree_copies,
+    upload_ends,
     uploads,
     users,
     version_chores,
