@@ -13,7 +13,16 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
 
-__all__ = ["CHECKED", "EMPTY_PAYLOAD", "HANDLER", "READER", "RequestPayloadError", "parse_error", "unread_bytes"]
+__all__ = [
+    "CHECKED",
+    "EMPTY_PAYLOAD",
+    "HANDLER",
+    "READER",
+    "RequestPayloadError",
+    "parse_error",
+    "take_unread",
+    "unread_bytes",
+]
 
 CHECKED = ("3.14",)
 """The minor versions of aiohttp that were read and tested."""
@@ -32,13 +41,25 @@ HANDLER = {
 }
 """Attributes of ``RequestHandler`` that :class:`~godrive.http.wire.connection.Connection` reads or sets."""
 
-READER = {"_size": "bytes that were received and not read"}
+READER = {
+    "_exception": "why the body will not be whole; nothing is read after it is set",
+    "_size": "bytes that were received and not read",
+}
 """Attributes of ``StreamReader``."""
 
 
 def unread_bytes(body: StreamReader) -> int:
     """Bytes of a body that were received and that no handler has read."""
     return 0 if body is EMPTY_PAYLOAD else body._size
+
+
+def take_unread(body: StreamReader) -> bytes:
+    """Return the bytes of a body that will not be whole, received before that was known."""
+    reason, body._exception = body._exception, None
+    try:
+        return body.read_nowait()
+    finally:
+        body._exception = reason
 
 
 def parse_error(error: HttpProcessingError) -> tuple[_ErrInfo, StreamReader]:

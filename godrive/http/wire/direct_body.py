@@ -97,7 +97,7 @@ class DirectBody(asyncio.BufferedProtocol):
     async def take(self, wait: float) -> memoryview | bytes:
         """The next piece; after *wait* seconds all that has come, which may be nothing.
 
-        Raises ``EOFError`` when the body will not be whole.
+        Raises ``EOFError`` when the body will not be whole and all that has come was taken.
         """
         if not self._ready and not self._broken:
             self._waiter = asyncio.get_running_loop().create_future()
@@ -108,7 +108,7 @@ class DirectBody(asyncio.BufferedProtocol):
             self._memory.report(self, self.held_bytes())
             self._flow()
             return piece
-        if self._broken:
+        if self._broken and not self._filled:
             raise EOFError
         return self._take_partial()
 

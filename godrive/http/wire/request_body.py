@@ -11,7 +11,7 @@ from godrive.errors import MailboxFull, TooLarge
 from godrive.http.api.problems import Malformed, RequestTimeout
 from godrive.http.app_keys import DIRECT_BODIES, DRIVE
 from godrive.http.observe.middleware import meet_expectation
-from godrive.http.wire.aiohttp_internals import RequestPayloadError
+from godrive.http.wire.aiohttp_internals import RequestPayloadError, take_unread, unread_bytes
 from godrive.http.wire.direct_body import DirectBody
 from godrive.memory import MemoryBudget
 
@@ -93,7 +93,7 @@ class RequestBody:
 
     If the client waits for ``100 Continue``, it is sent when the first byte is
     needed.  *timeout* seconds without a byte raise ``RequestTimeout``, an end
-    half-way ``Malformed``.
+    half-way ``Malformed``, after all that has come.
     """
 
     def __init__(self, request: web.Request, *, timeout: float) -> None:
@@ -148,6 +148,8 @@ class RequestBody:
         try:
             return self._content.read_nowait()
         except _INTERRUPTIONS:
+            if unread_bytes(self._content):
+                return take_unread(self._content)
             raise _interrupted() from None
 
     def _take_over(self) -> bool:

@@ -170,6 +170,7 @@ async def test_a_body_that_ends_half_way_gives_what_it_had_and_then_an_error(lin
     await line.stream.send_eof()
     with anyio.fail_after(30):
         assert await body.take(10.0) == bytes(PIECE)
+        assert await body.take(10.0) == bytes(5)
         with pytest.raises(EOFError):
             await body.take(10.0)
     assert not line.transport.is_closing()  # so that the answer can be sent
