@@ -18,8 +18,8 @@ from godrive.principal import Principal
 if TYPE_CHECKING:
     from godrive.drive import GoDrive
 
-CHECKSUMS = ("sha1", "sha256", "md5", "crc32")
-"""The algorithms of checksums."""
+CHECKSUMS = {"sha1": 20, "sha256": 32, "md5": 16, "crc32": 4}
+"""The algorithms of checksums, and the length of a digest by each."""
 
 
 class Checksum(NamedTuple):
@@ -63,7 +63,9 @@ class AppendedBody:
     :meth:`end`.  While bytes come, the upload does not expire.
     """
 
-    def __init__(self, drive: GoDrive, by: Principal, pieces: Pieces, checksum: Checksum | None) -> None:
+    def __init__(
+        self, drive: GoDrive, by: Principal, pieces: Pieces, checksum: Checksum | None, *, size: int | None = None
+    ) -> None:
         self.ended = False
         """Whether no piece comes any more, for whatever reason."""
         self._drive = drive
@@ -71,11 +73,17 @@ class AppendedBody:
         self._pieces = aiter(pieces)
         self._checksum = checksum
         self._hash = None if checksum is None else _hash(checksum.algorithm)
+        self._size = size
         self._is_wanted = True
         self._waiting: asyncio.Timeout | None = None
 
     def begin(self, upload: Upload) -> None:
-        """Note the upload to which the pieces are appended.  Call this first."""
+        """Note the upload to which the pieces are appended.  Call this first.
+
+        Raises ``LengthMismatch`` if it is known that they exceed its length.
+        """
+        if upload.length is not None and self._size is not None and upload.received_bytes + self._size > upload.length:
+            raise LengthMismatch(f"The upload has {upload.length} bytes.", field="content_length")
         self._upload = upload
         self._received = upload.received_bytes
         self._reserved = upload.size_bytes

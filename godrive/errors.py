@@ -319,6 +319,7 @@ STATUS: dict[str, int] = {
     "timeout": 504,
     "overloaded": 503,
     "crashed": 500,
+    "unsupported_tus_version": 412,
     "malformed": 400,
     "range_not_supported": 400,
     "method_not_allowed": 405,

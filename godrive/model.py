@@ -219,15 +219,17 @@ class In(Value, tag="in"):
 
 
 class At(Value, tag="at"):
-    """The entry at *path*, a sequence of names that begins below the topmost folder that the principal can see.
+    """The entry at *path*, a sequence of names that begins in the folder *below*.
 
-    The empty path is that folder itself.  No path leads to an entry in the
-    trash.  If the path is that of a folder in which a message creates
-    something, *parents* creates the folders that are missing.
+    By default that is the topmost folder that the principal can see.  The empty
+    path is that folder itself.  No path leads to an entry in the trash.  If the
+    path is that of a folder in which a message creates something, *parents*
+    creates the folders that are missing.
     """
 
     path: tuple[str, ...]
     parents: bool = False
+    below: FileId | None = None
 
 
 class Anywhere(Value, tag="anywhere"):
@@ -279,6 +281,7 @@ class Upload(Value):
     offset: all bytes before it are durable.  It is *deferred* while its length
     is not declared; *size_bytes* is then what is reserved.  *staging* is how the
     store goes on with the bytes, *writer* the append that may still be running.
+    *note* is what the protocol by which the bytes come keeps for the client.
     """
 
     id: UploadId
@@ -304,6 +307,7 @@ class Upload(Value):
     deferred: bool = False
     staging: str = ""
     writer: str = ""
+    note: str = ""
 
     @property
     def length(self) -> int | None:

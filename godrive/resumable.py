@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from godrive.append_turns import FORBEARANCE, Turn
+from godrive import append_turns
+from godrive.append_turns import FORBEARANCE
 from godrive.appended import AppendedBody, Checksum
 from godrive.arriving import Pieces
 from godrive.blobs import OWNER, Appendable, Staged
@@ -43,6 +44,7 @@ from godrive.messages.storage import DigestBlob, SniffBlob
 from godrive.messages.uploads import AbortUpload, BeginUpload, FailUpload, GetUpload
 from godrive.model import ETag, OnConflict, Spot, Upload, UploadId, UploadKind, UploadState, new_id
 from godrive.principal import Principal
+from godrive.transfer import NO_TURN, Turn
 
 if TYPE_CHECKING:
     from godrive.drive import GoDrive
@@ -66,32 +68,37 @@ async def begin(
     modified_at: datetime | None = None,
     if_match: ETag | None = None,
     part: bool = False,
+    note: str = "",
+    turn: Turn = NO_TURN,
 ) -> Upload:
     """Begin an upload of *size* bytes.  An empty one is a file at once.
 
     ``None`` as *size* means that the length is declared later; the bytes are
     then reserved as they come.  A *part* takes no name and never becomes a file
-    by itself.  Raises ``TooLarge``, ``StorageFull``, ``StoreUnavailable``, and
+    by itself.  *note* is kept with the upload; *turn* is held while actors are
+    asked.  Raises ``TooLarge``, ``StorageFull``, ``StoreUnavailable``, and
     what ``BeginUpload`` raises.
     """
     _store(drive)
     await check_admission(drive.blobs, drive.config.blobs, size or 0)
-    upload = await drive.metadata.ask(
-        BeginUpload(
-            by,
-            where,
-            name,
-            mime,
-            size or 0,
-            sha256=sha256.lower() if sha256 else None,
-            on_conflict=OnConflict.RENAME if part else on_conflict,
-            modified_at=modified_at,
-            if_match=if_match,
-            kind=UploadKind.PART if part else UploadKind.RESUMABLE,
-            deferred=size is None,
+    async with turn:
+        upload = await drive.metadata.ask(
+            BeginUpload(
+                by,
+                where,
+                name,
+                mime,
+                size or 0,
+                sha256=sha256.lower() if sha256 else None,
+                on_conflict=OnConflict.RENAME if part else on_conflict,
+                modified_at=modified_at,
+                if_match=if_match,
+                kind=UploadKind.PART if part else UploadKind.RESUMABLE,
+                deferred=size is None,
+                note=note,
+            )
         )
-    )
-    return await _finish_if_complete(drive, by, upload)
+    return await _finish_if_complete(drive, by, upload, turn)
 
 
 async def append(
@@ -101,12 +108,15 @@ async def append(
     offset: int,
     body: Pieces,
     *,
+    size: int | None = None,
     length: int | None = None,
     checksum: Checksum | None = None,
+    turn: Turn = NO_TURN,
 ) -> Upload:
     """Append *body*, whose first byte is that at *offset*.  When this returns, its bytes are durable.
 
-    An append to the same upload that still runs ends first.  *length* declares
+    An append to the same upload that still runs ends first.  *size* is the
+    length of *body* if it is known: one that is too long is not read.  *length* declares
     a deferred length.  What came of a body that breaks off stays, and counts.
     A body with a *checksum* counts as a whole or not at all.  With the last
     byte, the upload becomes a file.  Idempotent at the end of a file.
@@ -117,10 +127,10 @@ async def append(
     ``StorageFull``, ``StoreUnavailable``, what publishing a file raises, and
     what *body* raises.
     """
-    async with _turn(drive, by, upload_id) as turn:
-        appending = _Append(drive, by, upload_id, AppendedBody(drive, by, body, checksum))
+    async with _claim(drive, by, upload_id) as claim:
+        appending = _Append(drive, by, upload_id, AppendedBody(drive, by, body, checksum, size=size), turn)
         work = asyncio.create_task(appending.run(offset, length))
-        turn.when_wanted(lambda: _end_soon(work, appending.body))
+        claim.when_wanted(lambda: _end_soon(work, appending.body))
         try:
             await asyncio.wait([work])
         except asyncio.CancelledError:
@@ -132,14 +142,15 @@ async def append(
         return work.result()
 
 
-async def offset(drive: GoDrive, by: Principal, upload_id: UploadId) -> Upload:
+async def offset(drive: GoDrive, by: Principal, upload_id: UploadId, *, turn: Turn = NO_TURN) -> Upload:
     """Return the upload with the offset at which the next append must begin.
 
     An append that still runs ends, because otherwise the offset would move.  An
     upload that has all of its bytes becomes a file.  Raises ``NotFound``,
     ``StoreUnavailable``, and what publishing a file raises.
     """
-    upload = await drive.metadata.ask(GetUpload(by, upload_id))
+    async with turn:
+        upload = await drive.metadata.ask(GetUpload(by, upload_id))
     while upload.state is UploadState.PENDING and (upload.writer or drive.append_turns.is_taken(upload_id)):
         async with drive.append_turns.take(upload_id):
             upload = await drive.metadata.ask(GetUpload(by, upload_id))
@@ -150,18 +161,19 @@ async def offset(drive: GoDrive, by: Principal, upload_id: UploadId) -> Upload:
             if claimed.received_bytes == upload.received_bytes:
                 upload = claimed
                 break
-    return await _finish_if_complete(drive, by, upload)
+    return await _finish_if_complete(drive, by, upload, turn)
 
 
-async def declare(drive: GoDrive, by: Principal, upload_id: UploadId, size: int) -> Upload:
+async def declare(drive: GoDrive, by: Principal, upload_id: UploadId, size: int, *, turn: Turn = NO_TURN) -> Upload:
     """Declare the length of an upload that was begun without.  Idempotent.
 
     If it has all of its bytes, it becomes a file.  Raises ``TooLarge``, what
     ``DeclareLength`` raises, and what publishing a file raises.
     """
     await check_admission(drive.blobs, drive.config.blobs, size, 0)
-    upload = await drive.metadata.ask(DeclareLength(by, upload_id, size))
-    return await _finish_if_complete(drive, by, upload)
+    async with turn:
+        upload = await drive.metadata.ask(DeclareLength(by, upload_id, size))
+    return await _finish_if_complete(drive, by, upload, turn)
 
 
 async def abort(drive: GoDrive, by: Principal, upload_id: UploadId) -> Upload:
@@ -194,35 +206,37 @@ def _end_soon(work: asyncio.Task[Upload], body: AppendedBody) -> None:
 
 
 @asynccontextmanager
-async def _turn(drive: GoDrive, by: Principal, upload_id: UploadId) -> AsyncIterator[Turn]:
+async def _claim(drive: GoDrive, by: Principal, upload_id: UploadId) -> AsyncIterator[append_turns.Turn]:
     if drive.append_turns.is_taken(upload_id):
         await drive.metadata.ask(GetUpload(by, upload_id))  # raises unless *by* may end the other append
-    async with drive.append_turns.take(upload_id) as turn:
-        yield turn
+    async with drive.append_turns.take(upload_id) as claim:
+        yield claim
 
 
 class _Append:
     """One append."""
 
-    def __init__(self, drive: GoDrive, by: Principal, upload_id: UploadId, body: AppendedBody) -> None:
+    def __init__(self, drive: GoDrive, by: Principal, upload_id: UploadId, body: AppendedBody, turn: Turn) -> None:
         self.body = body
         self._drive = drive
         self._by = by
         self._upload_id = upload_id
+        self._turn = turn
         self._writer = new_id()
 
     async def run(self, offset: int, length: int | None) -> Upload:
         drive, by = self._drive, self._by
         if length is not None:
             await check_admission(drive.blobs, drive.config.blobs, length, 0)
-        upload = await drive.metadata.ask(ClaimUpload(by, self._upload_id, self._writer, offset, length))
+        async with self._turn:
+            upload = await drive.metadata.ask(ClaimUpload(by, self._upload_id, self._writer, offset, length))
         if upload.received_bytes != offset:
             raise OffsetMismatch(f"The upload has {upload.received_bytes} bytes.", offset=upload.received_bytes)
         if upload.state is UploadState.COMMITTED:
             return upload
         if upload.received_bytes != upload.length:
             upload = await self._store(upload)
-        return await _finish_if_complete(drive, by, upload, has_turn=True)
+        return await _finish_if_complete(drive, by, upload, self._turn, is_claimed=True)
 
     async def _store(self, upload: Upload) -> Upload:
         body = self.body
@@ -258,18 +272,20 @@ class _Append:
         return await self._drive.metadata.ask(message)
 
 
-async def _finish_if_complete(drive: GoDrive, by: Principal, upload: Upload, *, has_turn: bool = False) -> Upload:
+async def _finish_if_complete(
+    drive: GoDrive, by: Principal, upload: Upload, turn: Turn, *, is_claimed: bool = False
+) -> Upload:
     """Make a file of an upload that has all of its bytes, unless it is a part."""
     is_complete = upload.state is UploadState.PENDING and upload.received_bytes == upload.length
     if not is_complete or upload.kind is not UploadKind.RESUMABLE:
         return upload
-    if has_turn:
-        return await _finish(drive, by, upload)
+    if is_claimed:
+        return await _finish(drive, by, upload, turn)
     async with drive.append_turns.take(upload.id):
-        return await _finish(drive, by, upload)
+        return await _finish(drive, by, upload, turn)
 
 
-async def _finish(drive: GoDrive, by: Principal, upload: Upload) -> Upload:
+async def _finish(drive: GoDrive, by: Principal, upload: Upload, turn: Turn) -> Upload:
     key, blob = upload.object_key, None
     try:
         blob = await _store(drive).finish(staged_of(upload), sha256=upload.sha256, mime=upload.mime or None)
@@ -282,8 +298,9 @@ async def _finish(drive: GoDrive, by: Principal, upload: Upload) -> Upload:
     except (Gone, DigestMismatch) as error:
         await _fail(drive, by, upload, error)
         raise
-    await drive.ingest.ask(CommitUpload(by, upload.id, blob=blob))
-    return await drive.metadata.ask(GetUpload(by, upload.id))
+    async with turn:
+        await drive.ingest.ask(CommitUpload(by, upload.id, blob=blob))
+        return await drive.metadata.ask(GetUpload(by, upload.id))
 
 
 async def _fail(drive: GoDrive, by: Principal, upload: Upload, error: DriveError) -> None:

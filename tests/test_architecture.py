@@ -38,7 +38,6 @@ FLOORS: list[set[str]] = [
     {"files"},
     # edges
     {"testing", "logs", "http", "doctor", "client"},
-    {"simulation"},
     {"commands"},
     {"cli"},
     {"__main__"},

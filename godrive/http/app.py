@@ -36,6 +36,7 @@ from godrive.http.routes import (
     search,
     storing,
     trash,
+    tus,
     uploads,
     versions,
     webhooks,
@@ -50,6 +51,7 @@ from godrive.http.wire.waits import Waits
 
 _RESOURCES = (
     accounts,
+    tus,
     uploads,
     folders,
     paths,

@@ -34,6 +34,7 @@ class BeginUpload(Ask[Metadata, Upload]):
     (``field`` names the limit), ``NotFound`` (the folder).
 
     *deferred* means that the length is declared later; *size_bytes* is what is reserved until then.
+    *note* is kept with the upload.
     """
 
     lane: ClassVar[Lane] = Lane.WRITE
@@ -50,6 +51,7 @@ class BeginUpload(Ask[Metadata, Upload]):
     if_match: ETag | None = None
     kind: UploadKind = UploadKind.WHOLE
     deferred: bool = False
+    note: str = ""
 
 
 class GetUpload(Ask[Metadata, Upload]):

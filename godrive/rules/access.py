@@ -165,7 +165,7 @@ def _is_cleared(row: Row) -> bool:
 
 
 async def _resolve_path(tx: Tx, by: Principal, at: At, verb: Verb) -> Resolved:
-    found, level = await _walk(tx, by, at.path, verb)
+    found, level = await _walk(tx, by, at, verb)
     if level < len(at.path):
         raise NotFound("There is no such file.")
     if verb not in _OF_LIVE:
@@ -178,14 +178,14 @@ async def _resolve_path(tx: Tx, by: Principal, at: At, verb: Verb) -> Resolved:
     return Resolved(rows.root(found.owner_id, row[0]), trashed=False, listed=True, depth=0, height=0)
 
 
-async def _walk(tx: Tx, by: Principal, path: Sequence[str], verb: Verb) -> tuple[Resolved | Folder, int]:
+async def _walk(tx: Tx, by: Principal, at: At, verb: Verb) -> tuple[Resolved | Folder, int]:
     """Return the last entry on the path that exists, and the number of names that lead to it.
 
-    With no name at all that is the topmost entry that *by* sees: a ``Folder`` if it is the root of the drive.
+    With no name at all that is where the path begins: a ``Folder`` if it is the root of the drive.
     """
-    keys = [name_key(name) for name in check_path(path)]
+    keys = [name_key(name) for name in check_path(at.path)]
     top: Resolved | Folder
-    top_id = root_of(by)
+    top_id = at.below or root_of(by)
     if top_id is None:
         top = Folder(_drive_of(by, verb), None)
         if verb not in _READS:
@@ -220,7 +220,7 @@ async def resolve_folder(tx: Tx, by: Principal, where: Spot, verb: Verb, *, lock
     a folder, ``TooDeep`` if *verb* creates and nothing can lie deeper, and the
     errors of :func:`resolve`.
     """
-    if isinstance(where, At) and where.path:
+    if isinstance(where, At) and (where.path or where.below):
         folder, missing = await reach(tx, by, where, verb)
         if missing:
             raise _no_folder("path")
@@ -246,7 +246,7 @@ async def reach(tx: Tx, by: Principal, at: At, verb: Verb) -> tuple[Folder, Sequ
     Raises as :func:`resolve_folder`, and ``NameTaken`` if with *parents* a file is in the way.
     """
     try:
-        found, level = await _walk(tx, by, at.path, verb)
+        found, level = await _walk(tx, by, at, verb)
     except NotFound:
         raise _no_folder("path") from None
     if isinstance(found, Folder):

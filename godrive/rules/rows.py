@@ -232,7 +232,7 @@ def with_version(file: File, row: Row) -> File:
 UPLOAD = (
     "id, owner_id, object_key, name, mime, size_bytes, created_at, expires_at, sha256, parent_id, on_conflict, "
     "state, received_bytes, finished_at, attempts, reason, file_id, modified_at, if_match, kind, deferred, staging, "
-    "writer"
+    "writer, note"
 )
 
 
@@ -262,6 +262,7 @@ def upload(row: Row) -> Upload:
         deferred=row[20] == 1,
         staging=row[21],
         writer=row[22],
+        note=row[23],
     )
 
 

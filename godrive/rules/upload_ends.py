@@ -10,7 +10,7 @@ from godrive.rules.registry import Env, rule
 from godrive.rules.uploads import ended, load
 
 _END = (
-    "UPDATE uploads SET state = $2, reason = $3, finished_at = $4, cleanup_at = $4 "
+    "UPDATE uploads SET state = $2, reason = $3, finished_at = $4, cleanup_at = $4, note = '' "
     f"WHERE id = $1 AND state = 'pending' RETURNING {rows.UPLOAD}"
 )
 

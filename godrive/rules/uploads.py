@@ -61,8 +61,8 @@ from godrive.rules.registry import Env, rule
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MIME = re.compile(r"[!-~]+/[!-~]([ -~]*[!-~])?")
-_TEXTS = 3, 4, 15
-"""The indices of name, media type and reason among the columns :data:`rows.UPLOAD`."""
+_TEXTS = 3, 4, 15, 23
+"""The indices of name, media type, reason and note among the columns :data:`rows.UPLOAD`."""
 
 _GET = f"SELECT {rows.UPLOAD} FROM uploads WHERE id = $1"
 _RESERVE = (
@@ -73,8 +73,8 @@ _RESERVE = (
 )
 _BEGIN = (  # one statement, because the database may be a network away
     "INSERT INTO uploads (id, owner_id, object_key, name, mime, size_bytes, created_at, expires_at, sha256, parent_id, "
-    "on_conflict, state, next_check_at, modified_at, if_match, kind, deferred) "
-    "SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'pending', $7, $13, $14, $15, $16 "
+    "on_conflict, state, next_check_at, modified_at, if_match, kind, deferred, note) "
+    "SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'pending', $7, $13, $14, $15, $16, $17 "
     "WHERE $11 = 'rename' OR NOT EXISTS (SELECT 1 FROM entries WHERE owner_id = $2 AND parent_id = $10 "
     "AND name_key = $12 AND state = 'live' AND ($11 = 'fail' OR kind = 'folder'))"
 )
@@ -134,6 +134,7 @@ async def begin(tx: Tx, ask: BeginUpload, env: Env) -> Upload:
         if_match=ask.if_match,
         kind=ask.kind,
         deferred=ask.deferred,
+        note=ask.note,
     )
     begun = await tx.run(
         _BEGIN,
@@ -153,6 +154,7 @@ async def begin(tx: Tx, ask: BeginUpload, env: Env) -> Upload:
         upload.if_match,
         upload.kind.value,
         int(upload.deferred),
+        upload.note,
     )
     if not begun:
         raise entries.name_taken(ask.name)

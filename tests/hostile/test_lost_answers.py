@@ -7,6 +7,7 @@ must be the first one again, or say that it is done; nothing is done twice.
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -199,6 +200,58 @@ async def begin_upload(scene: Scene) -> None:
     lost, again = await scene.stubborn("POST", "/v1/files/upload-intent", body)
     assert (lost.status, again.status) == (200, 200)
     assert lost.json["upload_id"] != again.json["upload_id"]
+
+
+TUS = {"Tus-Resumable": "1.0.0", "Content-Type": "application/offset+octet-stream"}
+CREATED = {**TUS, "Upload-Length": str(len(BYTES)), "Upload-Metadata": "filename bmV3LnR4dA=="}
+
+
+async def create_tus_upload(scene: Scene) -> None:
+    """With a key the same upload comes again; without one there are two, of which one expires."""
+    lost, again = await scene.stubborn("POST", "/v1/tus", headers={**CREATED, "Idempotency-Key": "k"})
+    assert lost.status == 201
+    check_same(lost, again)
+    lost, again = await scene.stubborn("POST", "/v1/tus", headers=CREATED)
+    assert (lost.status, again.status) == (201, 201)
+    assert lost.headers["location"] != again.headers["location"]
+
+
+async def create_tus_upload_in_folder(scene: Scene) -> None:
+    """As without a folder."""
+    path = "/v1/tus/by-path/"
+    lost, again = await scene.stubborn("POST", path, headers={**CREATED, "Idempotency-Key": "k"})
+    assert lost.status == 201
+    check_same(lost, again)
+
+
+async def append_to_tus_upload(scene: Scene, method: str = "PATCH") -> None:
+    """The state of the upload says what was stored; after the last byte the same answer comes again."""
+    for name in ("a", "b"):
+        said = {**CREATED, "Upload-Metadata": f"filename {base64.b64encode(f'{method}{name}'.encode()).decode()}"}
+        target = (await scene.ann("POST", "/v1/tus", headers=said)).headers["Location"].removeprefix(scene.ann.url)
+        override = {"X-HTTP-Method-Override": "PATCH"}
+        lost, again = await scene.stubborn(
+            method, target, data=BYTES[:5], headers={**TUS, **override, "Upload-Offset": "0"}
+        )
+        assert (lost.status, again.status, again.headers["upload-offset"]) == (204, 409, "5")
+        last = {**TUS, **override, "Upload-Offset": "5"}
+        lost, again = await scene.stubborn(method, target, data=BYTES[5:], headers=last)
+        assert (lost.status, again.status, again.headers["upload-offset"]) == (204, 409, str(len(BYTES)))
+        asked = await scene.ann("HEAD", target, headers=TUS)
+        assert asked.headers["Upload-File-Id"] == lost.headers["upload-file-id"]
+
+
+async def override_tus_method(scene: Scene) -> None:
+    """As the method that is meant."""
+    await append_to_tus_upload(scene, "POST")
+
+
+async def terminate_tus_upload(scene: Scene) -> None:
+    """The same answer comes again."""
+    target = (await scene.ann("POST", "/v1/tus", headers=CREATED)).headers["Location"].removeprefix(scene.ann.url)
+    lost, again = await scene.stubborn("DELETE", target, headers=TUS)
+    assert lost.status == 204
+    check_same(lost, again)
 
 
 async def put_content(scene: Scene) -> None:
@@ -460,12 +513,19 @@ class Check(Protocol):
 
 ACCOUNTS: list[Check] = [sign_up, log_in, refresh_token, log_out, update_me, delete_me, end_session]
 UPLOADS: list[Check] = [begin_upload, put_content, put_by_path, post_file, complete_upload, abort_upload]
+TUS_UPLOADS: list[Check] = [
+    create_tus_upload,
+    create_tus_upload_in_folder,
+    append_to_tus_upload,
+    override_tus_method,
+    terminate_tus_upload,
+]
 FILES: list[Check] = [make_folder, update_file, copy_file, run_batch, trash_file, restore_file, purge_file, empty_trash]
 PATHS: list[Check] = [update_by_path, trash_by_path]
 VERSIONS: list[Check] = [restore_version, name_version, delete_version]
 WEBHOOKS: list[Check] = [add_webhook, remove_webhook, replay_webhook]
-CHECKS = {check.__name__: check for check in (*ACCOUNTS, *UPLOADS, *FILES, *PATHS, *VERSIONS, *WEBHOOKS)}
-MUTATING = {operation.name for operation in OPERATIONS if operation.method != "GET"}
+CHECKS = {check.__name__: check for check in (*ACCOUNTS, *UPLOADS, *TUS_UPLOADS, *FILES, *PATHS, *VERSIONS, *WEBHOOKS)}
+MUTATING = {operation.name for operation in OPERATIONS if operation.method not in ("GET", "OPTIONS")}
 
 
 def test_every_mutating_route_has_a_check() -> None:

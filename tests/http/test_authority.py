@@ -7,6 +7,7 @@ their ids, which they are given.  No answer may contain a canary.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -32,6 +33,8 @@ CANARY = "canary-7f3a"
 BYTES = b"bytes of canary-7f3a"
 GARBAGE = ["x", "eyJhbGciOiJub25lIn0.e30.", "a.b.c"]
 PASSWORD = "correct horse"
+TUS = {"Tus-Resumable": "1.0.0", "Content-Type": "application/offset+octet-stream"}
+CREATED = {**TUS, "Upload-Length": str(len(BYTES)), "Upload-Metadata": "filename bmV3LnR4dA=="}
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class Row:
     """Which of Ann's things the path names: keys of ``Ann.ids``."""
     body: Any = None
     query: dict[str, str] = field(default_factory=dict)
-    """Values in braces, here and in the body, are keys of ``Ann.ids``."""
+    """Values in braces, here, in the body and in the headers, are keys of ``Ann.ids``."""
+    headers: dict[str, str] = field(default_factory=dict)
     foreign: tuple[int, str] = (404, "not_found")
     """The answer to others, if the request names something of Ann's."""
     tells: bool = False
@@ -64,6 +68,25 @@ ROWS: dict[str, list[Row]] = {
     "begin_upload": [
         Row(200, body={"filename": f"{CANARY}-new.txt", "size_bytes": 1}),
         Row(200, body={"filename": f"{CANARY}-new.txt", "size_bytes": 1, "parent_id": "{folder}"}),
+    ],
+    "describe_tus": [Row(204)],
+    "describe_tus_folder": [Row(204, {"path": "folder_path"})],
+    "describe_tus_upload": [Row(204, {"upload_id": "resumable"})],
+    "create_tus_upload": [
+        Row(201, headers=CREATED),
+        Row(201, query={"parent_id": "{folder}"}, headers=CREATED),
+    ],
+    "create_tus_upload_in_folder": [Row(201, {"path": "folder_path"}, headers=CREATED)],
+    "get_tus_upload": [
+        Row(200, {"upload_id": "resumable"}, tells=True),
+        Row(200, {"upload_id": "committed"}, tells=True),
+    ],
+    "append_to_tus_upload": [Row(204, {"upload_id": "resumable"}, headers={**TUS, "Upload-Offset": "0"})],
+    "terminate_tus_upload": [Row(204, {"upload_id": "resumable"}, headers=TUS)],
+    "override_tus_method": [
+        Row(204, {"upload_id": "resumable"}, headers={**TUS, "Upload-Offset": "0", "X-HTTP-Method-Override": "PATCH"}),
+        Row(204, {"upload_id": "resumable"}, headers={**TUS, "X-HTTP-Method-Override": "DELETE"}),
+        Row(204, {"upload_id": "resumable"}, headers={**TUS, "X-HTTP-Method-Override": "HEAD"}),
     ],
     "list_uploads": [Row(200, tells=True)],
     "get_upload": [Row(200, {"upload_id": "pending"}, tells=True), Row(200, {"upload_id": "committed"}, tells=True)],
@@ -179,7 +202,7 @@ class Case:
     @property
     def names_a_thing(self) -> bool:
         """Whether the request names something of Ann's."""
-        values = [*self.row.query.values(), *(self.row.body or {}).values()]
+        values = [*self.row.query.values(), *(self.row.body or {}).values(), *self.row.headers.values()]
         return bool(self.row.path) or any(str(value).startswith("{") for value in values)
 
     async def __call__(self, person: Person, owner: Ann, **options: Any) -> Answer:
@@ -188,6 +211,8 @@ class Case:
         body = self.row.body and {name: _filled(value, owner, person) for name, value in self.row.body.items()}
         query = {name: _filled(value, owner, person) for name, value in self.row.query.items()}
         query |= options.pop("params", {})
+        headers = {name: _filled(value, owner, person) for name, value in self.row.headers.items()}
+        options["headers"] = headers | options.get("headers", {})
         if self.operation.method == "GET":
             head = await person("HEAD", target, params=query, **options)
             answer = await person("GET", target, params=query, **options)
@@ -274,6 +299,9 @@ async def settle(person: Person) -> Ann:
     await person("DELETE", f"/v1/files/{trashed['id']}")
     intent = {"filename": f"{CANARY}-pending.txt", "size_bytes": len(BYTES), "mime": "text/plain"}
     pending = (await person("POST", "/v1/files/upload-intent", intent)).json
+    name = base64.b64encode(f"{CANARY}-resumable.txt".encode()).decode()
+    resumable = await person("POST", "/v1/tus", headers={**CREATED, "Upload-Metadata": f"filename {name}"})
+    assert resumable.status == 201, resumable.content
     uploads = (await person("GET", "/v1/uploads?state=committed")).json["uploads"]
     (committed,) = [upload["id"] for upload in uploads if upload["file_id"] == file["id"]][:1]
     (session,) = (await person("GET", "/v1/sessions")).json["sessions"]
@@ -289,6 +317,7 @@ async def settle(person: Person) -> Ann:
         "current": file["version_id"],
         "trashed": trashed["id"],
         "pending": pending["upload_id"],
+        "resumable": resumable.headers["Location"].rpartition("/")[2],
         "committed": committed,
         "folder_path": "the-folder-of-ann",
         "path": f"{CANARY}.txt",

@@ -1,4 +1,4 @@
-"""docs/api.md: its commands work, and its tables are complete."""
+"""docs/api.md and docs/uploads.md: their commands work, and their tables are complete."""
 
 from __future__ import annotations
 
@@ -17,25 +17,38 @@ from tests.http.client import Person, Site
 
 pytestmark = pytest.mark.anyio
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE, UPLOADS = ((DOCS / name).read_text(encoding="utf-8") for name in ("api.md", "uploads.md"))
 
 
-async def test_the_commands_of_the_page_work(site: Site, ann: Person, tmp_path: Path) -> None:
-    for program in ("bash", "curl"):
+async def run_commands(page: str, folder: Path, site: Site, curl: str = "curl -s") -> str:
+    """Run all commands of the page, and return what they show."""
+    for program in ("bash", "curl", "openssl"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is missing: apt-get install {program}")
-    await ann("DELETE", "/v1/me", {"password": "correct horse"})
-    script = "\n".join(re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL))
-    script = script.replace("http://127.0.0.1:8080", site.url).replace("curl -s", "curl -s --fail-with-body")
+    script = "\n".join(re.findall(r"```sh\n(.*?)```", page, re.DOTALL))
+    script = script.replace("http://127.0.0.1:8080", site.url).replace("curl -s", curl)
     with anyio.fail_after(60):
         done = await anyio.run_process(
-            ["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, stderr=subprocess.STDOUT, check=False
+            ["bash", "-euo", "pipefail", "-c", script], cwd=folder, stderr=subprocess.STDOUT, check=False
         )
     shown = done.stdout.decode()
     assert done.returncode == 0, shown
+    assert "problem" not in shown
+    return shown
+
+
+async def test_the_commands_of_the_page_work(site: Site, ann: Person, tmp_path: Path) -> None:
+    await ann("DELETE", "/v1/me", {"password": "correct horse"})
+    shown = await run_commands(PAGE, tmp_path, site, "curl -s --fail-with-body")
     assert "Hello, drive." in shown
     assert '"name":"letter.txt"' in shown
-    assert "problem" not in shown
+
+
+async def test_the_commands_for_uploads_work(site: Site, tmp_path: Path) -> None:
+    shown = (await run_commands(UPLOADS, tmp_path, site)).splitlines()
+    assert shown == ["photo.raw is there", "5", "460", "204"]
+    assert json.loads((tmp_path / "wrong.json").read_text())["code"] == "checksum_mismatch"
 
 
 EXAMPLE = re.compile(r"<!-- (\w+) (\d+) -->\n\s*```json\n(.*?)```", re.DOTALL)

@@ -236,6 +236,7 @@ CREATE INDEX versions_purging ON versions (next_purge_at) WHERE next_purge_at IS
 -- Unless it is whole, received_bytes is the offset: all bytes before it are durable.  It rises only in the statement that
 -- compares it and the writer, which is the append that has the upload; '' when none has it.
 -- deferred is 1 while the length is not declared; size_bytes is then what is reserved.
+-- note is what a protocol keeps with the upload, for the client to read again.
 -- staging is how the store goes on with the bytes; '' before the first ones.
 CREATE TABLE uploads (
     id {text} PRIMARY KEY,
@@ -260,6 +261,7 @@ CREATE TABLE uploads (
     deferred INTEGER NOT NULL DEFAULT 0,
     staging {text} NOT NULL DEFAULT '',
     writer {text} NOT NULL DEFAULT '',
+    note {text} NOT NULL DEFAULT '',
     attempts INTEGER NOT NULL DEFAULT 0,
     next_check_at BIGINT NOT NULL,
     cleanup_at BIGINT,

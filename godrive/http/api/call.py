@@ -136,6 +136,11 @@ class Call:
         """Set ``Location`` to the URL of what was created."""
         self.headers[hdrs.LOCATION] = f"{self.request.app[BASES].of(self.request)}{path}"
 
+    def on_error(self, name: str, value: str) -> None:
+        """Have an error that follows carry the header."""
+        found = findings.get()
+        found.headers = {**(found.headers or {}), name: value}
+
     def reachable(self, url: str) -> str:
         """Return a URL that the storage actor has signed as this client reaches it (see ``Bases``)."""
         return self.request.app[BASES].move(url, self.request)
@@ -156,9 +161,12 @@ def bind(
     longest = min(server.max_body_bytes, PUBLIC_BODY) if not scopes else server.max_body_bytes
     parameters, fields, sends_responses = operation.parameters, operation.fields, operation.sends_responses
     waits, paced = operation.waits, operation.paced
+    always = operation.always or None
 
     async def handle(request: web.Request) -> web.StreamResponse:
         call = Call(request, drive, proxies, original=original)
+        if always is not None:
+            findings.get().headers = always
         if scopes:
             call.by = await authenticate(request, drive, scopes)
             findings.get().user = call.by.user_id
@@ -202,6 +210,8 @@ def bind(
     async def handle_bytes(request: web.Request) -> web.StreamResponse:
         """As above, for an operation that takes its turns itself.  A signature in the query decides alone."""
         call = Call(request, drive, proxies, original=original)
+        if always is not None:
+            findings.get().headers = always
         arguments: dict[str, Any] = {
             name: read_path(request) if name == PARAMETER else read_id(request, name) for name in parameters
         }
@@ -255,7 +265,7 @@ def lanes_of(operation: Operation, lanes: Lanes) -> tuple[FairQueue | None, Fair
     a turn only while they ask actors; their bytes are bounded by descriptors and
     memory.  Paced operations have none either: they take their turns themselves.
     """
-    reads = operation.method == hdrs.METH_GET
+    reads = operation.method in (hdrs.METH_GET, hdrs.METH_OPTIONS)
     if operation.costly:
         return lanes.reports if operation.public else lanes.large_reads, None
     if operation.paced or (operation.public and reads):
@@ -276,7 +286,7 @@ def is_large(query: Any) -> bool:
 def _fixed_headers(operation: Operation) -> dict[str, str]:
     """The headers of every JSON answer of *operation*; a private one depends on who asks (RFC 9110, section 12.5.5)."""
     secret = operation.secret or not operation.scopes
-    headers: dict[str, str] = {hdrs.CACHE_CONTROL: "no-store" if secret else "private, no-cache"}
+    headers: dict[str, str] = {hdrs.CACHE_CONTROL: "no-store" if secret else "private, no-cache", **operation.always}
     if operation.scopes:
         headers[hdrs.VARY] = _VARY
     if operation.status != 204:

@@ -165,7 +165,7 @@ def _operation(operation: Operation, known: dict[Any, Json], components: dict[st
         }
     elif operation.content:
         content = {name: {"schema": _FORM if name.startswith("multipart/") else _BINARY} for name in operation.content}
-        described["requestBody"] = {"required": True, "content": content}
+        described["requestBody"] = {"required": not operation.may_be_empty, "content": content}
     return described
 
 
@@ -196,6 +196,7 @@ def _parameters(operation: Operation, components: dict[str, Json]) -> Iterable[J
         names += ["Range", "IfRange"]
     elif operation.content and operation.conditional:
         names += ["ContentDigest", "ReprDigest", "ModifiedAt", "IfAbsent"]
+    names += operation.takes
     yield from ({"$ref": f"#/components/parameters/{name}"} for name in names)
     if operation.conditional:
         yield {"$ref": f"#/components/parameters/{'IfNoneMatch' if operation.method == 'GET' else 'IfMatch'}"}
@@ -224,6 +225,7 @@ def _success(operation: Operation, known: dict[Any, Json], components: dict[str,
         headers.append("ETag")
     if operation.status == 201:
         headers.append("Location")
+    headers += [*operation.always, *operation.sends]
     success: Json = {"description": "Done.", "headers": _header_refs(headers)}
     replies = [reply for reply in operation.replies if reply in known]
     if replies:

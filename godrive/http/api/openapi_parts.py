@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from godrive.http.api.tus_headers import VERSION
+
 DESCRIPTION = """\
 The storage backend behind a drive: sign up, announce an upload, send its bytes to the URL in the answer,
 list, download, trash and restore files.
@@ -23,6 +25,7 @@ TAGS = {
     "uploads": "From an intent to a file: announce the upload, send the bytes, complete it.",
     "files": "List, rename, trash, restore and download files.",
     "versions": "Earlier states of the bytes of a file: list, read, restore, name and delete them.",
+    "tus": "Resumable uploads by tus 1.0 (https://tus.io), for which there are clients in many languages.",
     "trash": "Deleted files, until they are purged.",
     "content": "The bytes of files: with a token, or by the signed URLs that an intent and a download answer with.",
     "health": "State of the server, for its operator.",
@@ -43,12 +46,56 @@ SECURITY: dict[str, Any] = {
     },
 }
 
+_TEXT = {"type": "string"}
+_METHOD = {"type": "string", "enum": ["PATCH", "DELETE", "HEAD"]}
+_BYTES = {"type": "string", "pattern": "^[0-9]{1,64}$"}
+
+TUS_HEADERS: dict[str, Any] = {
+    "Tus-Resumable": {"description": "The version of the protocol.", "schema": {"const": VERSION}},
+    "Tus-Version": {"description": "The versions that the server speaks.", "schema": {"const": VERSION}},
+    "Tus-Extension": {"description": "The extensions of the protocol that this server has.", "schema": _TEXT},
+    "Tus-Max-Size": {"description": "The largest upload in bytes.", "schema": _BYTES},
+    "Tus-Checksum-Algorithm": {"description": "The algorithms of `Upload-Checksum`.", "schema": _TEXT},
+    "Upload-Offset": {"description": "How many bytes are stored: where to go on.", "schema": _BYTES},
+    "Upload-Length": {"description": "The length of the file, if it is known.", "schema": _BYTES},
+    "Upload-Expires": {"description": "When an upload ends that does not go on.", "schema": _TEXT},
+    "Upload-Metadata": {"description": "As it was sent.", "schema": _TEXT},
+    "Upload-Concat": {"description": "As it was sent.", "schema": _TEXT},
+    "Upload-File-Id": {"description": "The id of the file, once it is there.", "schema": _TEXT},
+    "Content-Location": {"description": "The URL of the file, once it is there.", "schema": _TEXT},
+}
+
+TUS_PARAMETERS: dict[str, Any] = {
+    name: {"name": name, "in": "header", "description": description, "schema": schema, "required": required}
+    for name, description, schema, required in (
+        ("Tus-Resumable", "The version of the protocol that you speak.", {"const": VERSION, "type": "string"}, True),
+        ("Upload-Length", "The length of the file in bytes.", _BYTES, False),
+        (
+            "Upload-Defer-Length",
+            "`1`: the length comes later.",
+            {"enum": ["1"], "type": "string"},
+            False,
+        ),
+        ("Upload-Metadata", "Keys, each with a value in Base64: `filename d29ybGQucGRm,filetype ...`.", _TEXT, False),
+        ("Upload-Concat", "`partial`, or `final;` and the URLs of the parts.", _TEXT, False),
+        ("Upload-Offset", "Where the bytes of the body begin.", _BYTES, True),
+        ("Upload-Checksum", "The algorithm, and the digest of the body in Base64.", _TEXT, False),
+        (
+            "X-HTTP-Method-Override",
+            "The method that is meant.",
+            _METHOD,
+            True,
+        ),
+    )
+}
+
 HEADERS: dict[str, Any] = {
     "X-Request-Id": {"description": "Identifies the request in the server's log.", "schema": {"type": "string"}},
     "ETag": {"description": "Entity tag of the returned representation.", "schema": {"type": "string"}},
     "Location": {"description": "URL of the created resource.", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds to wait before the next attempt.", "schema": {"type": "integer"}},
     "WWW-Authenticate": {"description": "`Bearer`.", "schema": {"type": "string"}},
+    **TUS_HEADERS,
 }
 
 PARAMETERS: dict[str, Any] = {
@@ -127,4 +174,5 @@ PARAMETERS: dict[str, Any] = {
         "description": "A key of your choice. A request with a key that was used before gets the first answer again.",
         "schema": {"type": "string", "maxLength": 255, "pattern": "^[!-~]+$"},
     },
+    **TUS_PARAMETERS,
 }

@@ -70,7 +70,11 @@ class Options(TypedDict, total=False):
     media_type: str
     also: Sequence[int]
     content: Sequence[str]
+    may_be_empty: bool
     by_url: type[Any]
+    takes: Sequence[str]
+    sends: Sequence[str]
+    always: Mapping[str, str]
 
 
 BYTES = "application/octet-stream"
@@ -91,9 +95,11 @@ class Operation:
     *paced* operations work in small pieces, and take a turn in one of ``Call.lanes`` for each.
     *also* are other statuses that come with the same answer.  *fields* maps
     the names that actors use to those of the request.  *content* are the media
-    types of a body that the handler reads in pieces; it takes its turns in a lane
-    itself.  *by_url* is the query of a URL that this server signed for the
-    operation: a request with a signature needs no token.
+    types of a body that the handler reads in pieces, and that *may_be_empty*; it
+    takes its turns in a lane itself.  *by_url* is the query of a URL that this server signed for the
+    operation: a request with a signature needs no token.  *takes* and *sends* are
+    the headers of requests and answers, by their names in the OpenAPI document;
+    *always* are headers of every answer, errors too.
     """
 
     method: str
@@ -114,7 +120,11 @@ class Operation:
     media_type: str = "application/json"
     also: Sequence[int] = ()
     content: Sequence[str] = ()
+    may_be_empty: bool = False
     by_url: type[Any] | None = None
+    takes: Sequence[str] = ()
+    sends: Sequence[str] = ()
+    always: Mapping[str, str] = field(default_factory=dict)
     query: type[Any] | None = field(init=False, default=None)
     body: type[Any] | None = field(init=False, default=None)
     body_required: bool = field(init=False, default=False)
@@ -223,6 +233,10 @@ class Routes:
     def delete(self, path: str, *, needs: Needs, **options: Unpack[Options]) -> Callable[[F], F]:
         """Declare the handler of ``DELETE``."""
         return self._route("DELETE", path, needs, options)
+
+    def options(self, path: str, *, needs: Needs, **options: Unpack[Options]) -> Callable[[F], F]:
+        """Declare the handler of ``OPTIONS``.  Other routes answer it with their methods (``edge``)."""
+        return self._route("OPTIONS", path, needs, options)
 
 
 def _docstring(handler: Callable[..., Any]) -> str:

@@ -38,8 +38,10 @@ _OPTIONS = istr("X-Content-Type-Options")
 
 _SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _EXPOSED = (
-    "ETag, Location, Retry-After, WWW-Authenticate, X-Request-Id, Idempotency-Replayed, "
-    "Content-Disposition, Content-Range, Accept-Ranges"
+    "ETag, Location, Content-Location, Retry-After, WWW-Authenticate, X-Request-Id, Idempotency-Replayed, "
+    "Content-Disposition, Content-Range, Accept-Ranges, Tus-Resumable, Tus-Version, Tus-Extension, Tus-Max-Size, "
+    "Tus-Checksum-Algorithm, Upload-Offset, Upload-Length, Upload-Defer-Length, Upload-Metadata, Upload-Concat, "
+    "Upload-Expires, Upload-File-Id"
 )
 _HEADER_NAMES = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+([ \t]*,[ \t]*[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
@@ -188,6 +190,8 @@ def _refuse(request: web.Request, error: DriveError) -> web.Response | None:
             request.transport.close()
         return None
     response = problem(error, request_id.get() or "")
+    if (headers := findings.get().headers) is not None:
+        response.headers.update(headers)
     if not request.content.is_eof():
         # The client may or may not send its body now, so the next request on this connection could not be found.
         response.force_close()

@@ -8,7 +8,7 @@ owns its log.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -55,6 +55,8 @@ class Findings(msgspec.Struct):
     """The status of a streaming answer."""
     ended: str | None = None
     """The reason for an incomplete answer: :data:`CLIENT_LEFT` or :data:`CUT`."""
+    headers: Mapping[str, str] | None = None
+    """What the answer has also if it is an error."""
 
 
 findings: ContextVar[Findings] = ContextVar("findings")

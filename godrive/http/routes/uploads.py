@@ -180,14 +180,14 @@ async def begin_upload(call: Call, body: IntentBody) -> Intent:
 async def list_uploads(call: Call, query: UploadsQuery) -> UploadList:
     """List uploads. Ended uploads are listed for a day."""
     page = await call.drive.metadata.ask(ListUploads(by=call.by, limit=query.limit, page=query.page, state=query.state))
-    return UploadList(uploads=[_view(upload) for upload in page.items], next_page=page.next_page or UNSET)
+    return UploadList(uploads=[view_upload(upload) for upload in page.items], next_page=page.next_page or UNSET)
 
 
 @routes.get("/v1/uploads/{upload_id}", needs=Scope.FILES_WRITE, raises=[NotFound])
 async def get_upload(call: Call, upload_id: UploadId) -> UploadView:
     """Get the state of an upload, and its file once it exists."""
     upload = await call.drive.metadata.ask(GetUpload(call.by, upload_id))
-    view = _view(upload)
+    view = view_upload(upload)
     if upload.state is UploadState.PENDING:
         received = await call.drive.storage.ask(Received(upload.object_key))
         view.received_bytes = max(view.received_bytes, received or 0)
@@ -213,10 +213,11 @@ async def complete_upload(call: Call, upload_id: UploadId) -> Completed:
 @routes.delete("/v1/uploads/{upload_id}", needs=Scope.FILES_WRITE, raises=[NotFound, UploadFinished])
 async def abort_upload(call: Call, upload_id: UploadId) -> UploadView:
     """Abort an upload. Idempotent."""
-    return _view(await call.drive.metadata.ask(AbortUpload(call.by, upload_id)))
+    return view_upload(await call.drive.metadata.ask(AbortUpload(call.by, upload_id)))
 
 
-def _view(upload: Upload) -> UploadView:
+def view_upload(upload: Upload) -> UploadView:
+    """Return the upload as it is shown."""
     return UploadView(
         id=upload.id,
         state=upload.state,

@@ -1,0 +1,74 @@
+"""What answers in tus say: the state of an upload, and what this server can do."""
+
+from __future__ import annotations
+
+from email.utils import format_datetime
+
+from aiohttp import hdrs, web
+
+from godrive import transfer
+from godrive.appended import CHECKSUMS
+from godrive.blobs import Appendable
+from godrive.http.api import tus_headers as tus
+from godrive.http.api.call import Call
+from godrive.http.app_keys import BASES
+from godrive.model import Upload, UploadKind, UploadState
+
+PATH = "/v1/tus"
+ALWAYS: dict[str, str] = {tus.RESUMABLE: tus.VERSION, tus.TUS_VERSION: tus.VERSION}
+"""Headers of every answer."""
+
+_EXTENSIONS = (
+    "creation",
+    "creation-with-upload",
+    "creation-defer-length",
+    "expiration",
+    "checksum",
+    "termination",
+)
+
+
+def describe(call: Call, methods: str) -> web.Response:
+    """Return what this server can do.  Without a store that can append, that is nothing."""
+    headers = {**ALWAYS, hdrs.ALLOW: methods}
+    if isinstance(call.drive.blobs, Appendable):
+        headers["Tus-Extension"] = ",".join(_EXTENSIONS)
+        headers["Tus-Checksum-Algorithm"] = ",".join(CHECKSUMS)
+    headers["Tus-Max-Size"] = str(call.drive.config.blobs.max_upload_bytes)
+    return web.Response(status=204, headers=headers)
+
+
+def url_of(call: Call, upload: Upload) -> str:
+    """Return the URL of an upload, for this client."""
+    return f"{call.request.app[BASES].of(call.request)}{PATH}/{upload.id}"
+
+
+def note_of(metadata: str, concat: str) -> str:
+    """Return what is kept with an upload because its state repeats it: ``Upload-Metadata`` and ``Upload-Concat``."""
+    return f"{metadata}\n{concat}"
+
+
+def is_joined(upload: Upload) -> bool:
+    """Whether the upload was made of parts, so that it takes no bytes itself."""
+    return "\n" in upload.note and not upload.note.endswith("\n")
+
+
+def state_of(call: Call, upload: Upload) -> dict[str, str]:
+    """Return the headers that say how far an upload is.  Raises ``Gone`` if it has ended without a file."""
+    transfer.check_open(upload)
+    metadata, _, concat = upload.note.partition("\n")
+    headers: dict[str, str] = {**ALWAYS, hdrs.CACHE_CONTROL: "no-store", tus.OFFSET: str(upload.received_bytes)}
+    if upload.length is None:
+        headers[tus.DEFER_LENGTH] = "1"
+    else:
+        headers[tus.LENGTH] = str(upload.length)
+    if metadata:
+        headers[tus.METADATA] = metadata
+    if concat or upload.kind is UploadKind.PART:
+        headers[tus.CONCAT] = concat or "partial"
+    if upload.state is UploadState.PENDING:
+        headers["Upload-Expires"] = format_datetime(upload.expires_at, usegmt=True)
+    elif upload.file_id is not None:
+        headers["Upload-File-Id"] = upload.file_id
+        headers[hdrs.CONTENT_LOCATION] = f"{call.request.app[BASES].of(call.request)}/v1/files/{upload.file_id}"
+    return headers
