@@ -38,6 +38,7 @@ FLOORS: list[set[str]] = [
     {"files"},
     # edges
     {"testing", "logs", "http", "doctor", "client"},
+    {"simulation"},
     {"commands"},
     {"cli"},
     {"__main__"},

@@ -1,0 +1,63 @@
+"""``python -m godrive.simulation``: see docs/simulation.md."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+
+from godrive.simulation import runner
+from godrive.simulation.world import Outcome, Plan
+
+
+def main() -> int:
+    """Run the command line; the exit code is 1 if a seed fails."""
+    parser = argparse.ArgumentParser(prog="scripts/simulate", description="Simulate whole drives, each from a seed.")
+    parser.add_argument("--seeds", type=int, default=100, metavar="N", help="how many seeds to run (100)")
+    parser.add_argument("--from", type=int, default=1, metavar="S", dest="first", help="the first seed (1)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (all processors)")
+    parser.add_argument("--replay", metavar="PLAN", help="run one seed, or what shrinking left of it, and trace it")
+    parser.add_argument("--shrink", metavar="PLAN", help="find a shorter run that fails too")
+    parser.add_argument("--digests", action="store_true", help="print the digest of every run")
+    options = parser.parse_args()
+    runner.prepare()
+    if options.replay:
+        outcome = runner.replay(Plan.parse(options.replay), print)
+        print(f"\n{_summary(outcome)}\n{outcome.problem or 'nothing was wrong'}")
+        return bool(outcome.problem)
+    if options.shrink:
+        plan = runner.shrink(Plan.parse(options.shrink), jobs=options.jobs, tell=print)
+        print(f"scripts/simulate --replay {plan}")
+        return 0
+    return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
+    plans = [Plan(seed) for seed in range(options.first, options.first + options.seeds)]
+    started, done, failed, cpu, shown = time.monotonic(), 0, 0, 0.0, 0.0
+    for outcome in runner.outcomes(plans, jobs=options.jobs):
+        done += 1
+        cpu += outcome.cpu
+        if options.digests:
+            print(f"{outcome.plan.seed} {outcome.digest}")
+        if outcome.problem:
+            failed += 1
+            print(f"seed {outcome.plan.seed} fails: {outcome.problem.splitlines()[0][:400]}")
+        if sys.stderr.isatty() and time.monotonic() - shown > 0.5:
+            shown = time.monotonic()
+            print(f"\r{done} of {len(plans)} seeds, {failed} failed", end="", file=sys.stderr)
+    seconds = time.monotonic() - started
+    print(f"{done} seeds, {failed} failed, {cpu / max(1, done):.3f} s of CPU each, {seconds:.1f} s in all")
+    return bool(failed)
+
+
+def _summary(outcome: Outcome) -> str:
+    return (
+        f"{outcome.operations} operations and {outcome.faults} faults in {outcome.seconds:.0f} virtual seconds, "
+        f"digest {outcome.digest}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,318 @@
+"""One account: its requests, each answer of which is checked against the model.
+
+An account does one thing at a time, so the model can say what each answer must be.
+A request whose answer is lost is sent again, or left: then it waits until
+the server has certainly ended with it, reads the drive, and finds either the
+state before the request or the state after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import msgspec
+
+from godrive.simulation.client import Answer, Client, Lost, Unsent
+from godrive.simulation.loop import Process
+from godrive.simulation.model import Tree
+
+if TYPE_CHECKING:
+    from godrive.simulation.world import World
+
+SETTLED = 40.0
+"""Seconds after which a server has ended with a request, or has given it up."""
+
+_UNSURE = {"store_unavailable", "unavailable", "overloaded", "timeout", "crashed", "too_many_requests", "storage_full"}
+"""Refusals that say nothing of the request itself: it is sent again."""
+
+_UNDONE = {"overloaded", "too_many_requests", "storage_full"}
+"""Those after which nothing has been done."""
+
+_PASSWORD = "correct horse"  # noqa: S105
+
+
+class Violation(Exception):
+    """The drive is not what it must be."""
+
+
+Apply = Callable[[Tree, Any], None]
+
+
+@dataclass
+class Request:
+    """One change of the drive, and what it does to the model."""
+
+    method: str
+    path: str
+    apply: Apply
+    """Changes a tree as the request must.  Its second argument is the answer."""
+    expects: str = ""
+    """The code with which it must be refused."""
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    key: str = ""
+    """Its ``Idempotency-Key``."""
+
+
+class Account:
+    """An account: its requests, and the model of its tree."""
+
+    def __init__(self, world: World, number: int) -> None:
+        self.world = world
+        self.name = f"user-{number}"
+        self.process = Process(self.name)
+        self.tree = Tree()
+        self.sent: dict[str, bytes] = {}
+        """All contents that were ever sent, by digest."""
+        self.chance = random.Random()
+        self.token = ""
+        self.id = ""
+        self.uploads: dict[str, str] = {}
+        """Uploads that will get no bytes, and the state in which each must end."""
+        self.done = 0
+        self._client = Client(world.loop.network, world.address(number))
+        self._other = Client(world.loop.network, world.address(number))
+        self._number = 0
+        self._index = number
+
+    # The account
+
+    async def sign_up(self) -> None:
+        body = {"email": f"{self.name}@example.org", "password": _PASSWORD}
+        while True:
+            answer = await self._insist("POST", "/v1/signup", json=body, token=False)
+            if answer.status == 201 or answer.code == "email_taken":
+                break
+            self.expect(answer, 201)
+        await self.log_in()
+        self.id = (await self.read("/v1/me"))["id"]
+
+    async def log_in(self) -> None:
+        body = {"email": f"{self.name}@example.org", "password": _PASSWORD}
+        answer = await self._insist("POST", "/v1/login", json=body, token=False)
+        self.expect(answer, 200)
+        self.token = answer.json["token"]
+
+    # Requests
+
+    def expect(self, answer: Answer, *statuses: int) -> None:
+        """Fail unless the answer has one of the statuses."""
+        if answer.status not in statuses:
+            self.fail(f"answered {answer.status} {answer.body[:300]!r}, not {' or '.join(map(str, statuses))}")
+
+    def fail(self, text: str) -> None:
+        raise Violation(f"{self.name}, operation {self._number}: {text}")
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes = b"",
+        headers: dict[str, str] | None = None,
+        json: Any = None,
+        token: bool = True,
+        client: Client | None = None,
+        **options: Any,
+    ) -> Answer:
+        headers = dict(headers or {})
+        if json is not None:
+            body = msgspec.json.encode(json)
+            headers["Content-Type"] = "application/json"
+        if token:
+            headers["Authorization"] = f"Bearer {self.token}"
+        trace = self.world.trace
+        shown = f"{method} {path}"
+        trace("asks", self.name, what=shown, size=len(body))
+        try:
+            answer = await (client or self._client).request(method, path, headers=headers, body=body, **options)
+        except Lost as lost:
+            trace("lost", self.name, what=shown, why=type(lost).__name__)
+            raise
+        trace("answered", self.name, what=shown, status=answer.status, code=answer.code, size=len(answer.body))
+        if answer.status == 500 and answer.code != "crashed":
+            self.fail(f"{method} {path} answered {answer.body!r}")
+        if answer.code == "crashed" and not self.world.crashes_allowed:
+            self.fail(f"{method} {path} crashed an actor")
+        return answer
+
+    async def _insist(self, method: str, path: str, **options: Any) -> Answer:
+        """Send a request that is safe to repeat until there is an answer about the request itself."""
+        while True:
+            try:
+                answer = await self._send(method, path, **options)
+            except Lost:
+                await asyncio.sleep(self.chance.uniform(0.2, 1.0))
+                continue
+            if answer.status == 401 and options.get("token", True):
+                await self.log_in()
+            elif answer.code in _UNSURE:
+                await asyncio.sleep(self.chance.uniform(0.5, 2.0))
+            else:
+                return answer
+
+    async def read(self, path: str) -> Any:
+        """The JSON of an answer that must be 200."""
+        answer = await self._insist("GET", path)
+        self.expect(answer, 200)
+        return answer.json
+
+    # Changes
+
+    async def change(self, request: Request) -> None:
+        """Have a change made, and make it in the model."""
+        if request.key:
+            request.headers["Idempotency-Key"] = request.key
+        chance, unknown = self.chance, False
+        for attempt in range(30):
+            cut = chance.choice((0.0, 0.001, 0.003, 0.01, 0.1)) if chance.random() < self.world.hang_ups else None
+            pieces = 3 if len(request.body) > 200 and chance.random() < 0.2 else 1
+            twice = bool(request.key) and chance.random() < 0.05
+            try:
+                if twice:
+                    answer = await self._send_twice(request)
+                else:
+                    answer = await self._send(
+                        request.method,
+                        request.path,
+                        body=request.body,
+                        headers=request.headers,
+                        cut_after=cut,
+                        pieces=pieces,
+                    )
+            except Unsent:
+                await asyncio.sleep(chance.uniform(0.2, 1.0))
+                continue
+            except Lost:
+                unknown = True
+                if chance.random() < 0.4:
+                    break
+                await asyncio.sleep(chance.uniform(0.0, 1.0))
+                continue
+            code = answer.code
+            if answer.status == 401:
+                await self.log_in()
+            elif code in _UNSURE:
+                unknown = unknown or code not in _UNDONE
+                if attempt > 10 and chance.random() < 0.2:
+                    break
+                await asyncio.sleep(chance.uniform(0.5, 3.0))
+            elif code == "conflict" and request.key and (unknown or twice) and request.expects != "conflict":
+                unknown = True
+                await asyncio.sleep(chance.uniform(0.5, 2.0))  # the first attempt is still being served
+            elif unknown and not request.key:
+                break
+            else:
+                self._accept(request, answer)
+                return
+        else:
+            unknown = True
+        if unknown:
+            await self._settle(request)
+
+    async def _send_twice(self, request: Request) -> Answer:
+        """Send a request twice at the same time.  Both answers are the same, or one says that the other is served."""
+
+        async def send(client: Client) -> Answer | Lost:
+            try:
+                return await self._send(
+                    request.method, request.path, body=request.body, headers=request.headers, client=client
+                )
+            except Lost as lost:
+                return lost
+
+        one, two = await asyncio.gather(send(self._client), send(self._other))
+        answers = [each for each in (one, two) if isinstance(each, Answer)]
+        good = [each for each in answers if each.status < 400]
+        if len(good) == 2 and good[0].body != good[1].body:
+            self.fail(f"{request.method} {request.path} sent twice: {good[0].body!r} and {good[1].body!r}")
+        if good:
+            return good[0]
+        if answers:
+            return answers[0]
+        raise Lost("both answers")
+
+    def _accept(self, request: Request, answer: Answer) -> None:
+        what = f"{request.method} {request.path}"
+        if answer.status >= 400:
+            if answer.code != request.expects:
+                self.fail(f"{what} answered {answer.status} {answer.body!r}, expected {request.expects or 'success'!r}")
+        elif request.expects:
+            self.fail(f"{what} answered {answer.status} {answer.body[:300]!r}, expected {request.expects!r}")
+        else:
+            request.apply(self.tree, answer.json if answer.body else None)
+
+    async def _settle(self, request: Request) -> None:
+        """Find out whether a change has been made."""
+        await asyncio.sleep(SETTLED)
+        shown, trashed = await self.look()
+        candidates = [("before", self.tree)]
+        if not request.expects:
+            after = self.tree.copy()
+            request.apply(after, {"id": f"?{self._number}"})
+            after.adopt(shown)
+            candidates.append(("after", after))
+        for which, tree in candidates:
+            if _same(tree, shown, trashed):
+                self.world.trace("settled", self.name, what=f"{request.method} {request.path}", found=which)
+                self.tree = tree
+                return
+        self.fail(
+            f"{request.method} {request.path} got no answer, and the drive is neither as before nor as after it:\n"
+            + "\n".join(f"  {which}: {_difference(tree, shown, trashed)}" for which, tree in candidates)
+        )
+
+    # Looking
+
+    async def look(self) -> tuple[dict[str, tuple[Any, ...]], set[str]]:
+        """All that lists of folders show, by id, and the ids of what is in the trash."""
+        shown: dict[str, tuple[Any, ...]] = {}
+        folders: list[str | None] = [None]
+        while folders:
+            parent = folders.pop()
+            page = await self.pages(f"/v1/files/{parent or 'root'}/children?limit={self.chance.choice((3, 1000))}")
+            for row in page:
+                if row["owner_id"] != self.id:
+                    self.fail(f"a list of {parent} shows what belongs to {row['owner_id']}")
+                if row["id"] in shown:
+                    self.fail(f"{row['id']} is listed twice")
+                is_folder = row["kind"] == "folder"
+                shown[row["id"]] = (row["parent_id"], row["name"], is_folder, row["size_bytes"], row["sha256"])
+                if is_folder:
+                    folders.append(row["id"])
+        return shown, {row["id"] for row in await self.pages("/v1/trash?limit=1000")}
+
+    async def pages(self, path: str) -> list[Any]:
+        """All rows of a list."""
+        found: list[Any] = []
+        page = ""
+        while True:
+            answer = await self.read(f"{path}&page={quote(page)}" if page else path)
+            found += answer["files"]
+            page = answer.get("next_page", "")
+            if not page:
+                return found
+
+    async def check(self) -> None:
+        """Compare the drive with the model."""
+        shown, trashed = await self.look()
+        self.tree.adopt(shown)
+        if not _same(self.tree, shown, trashed):
+            self.fail(f"the drive is not as acknowledged: {_difference(self.tree, shown, trashed)}")
+
+
+def _same(tree: Tree, shown: dict[str, tuple[Any, ...]], trashed: set[str]) -> bool:
+    return tree.shown() == shown and {node.id for node in tree.trashed()} == trashed
+
+
+def _difference(tree: Tree, shown: dict[str, tuple[Any, ...]], trashed: set[str]) -> str:
+    expected = tree.shown()
+    missing = {id_: row for id_, row in expected.items() if shown.get(id_) != row}
+    found = {id_: row for id_, row in shown.items() if expected.get(id_) != row}
+    bin_ = {node.id for node in tree.trashed()}
+    return f"expected {missing}, found {found}; in the trash missing {bin_ - trashed}, more {trashed - bin_}"

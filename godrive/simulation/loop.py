@@ -1,0 +1,302 @@
+"""An event loop with virtual time and seeded scheduling.
+
+Nothing here sleeps, opens a socket or starts a thread.  When no callback is
+ready, the time jumps to the next timer.  Of the callbacks that are ready, a
+seeded choice runs next, within what asyncio promises: the steps of one task
+stay in order, and so do callbacks that are not steps of a task.  Calls that
+production code makes in threads become steps of this loop (see ``threads``).
+
+Every callback belongs to the process (:data:`PROCESS`) in whose context it was
+scheduled.  The callbacks of a killed process are dropped when their turn comes,
+so none of its code runs again: no ``finally``, no ``__aexit__``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import heapq
+import random
+from asyncio import events
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
+from contextvars import Context, ContextVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from typing_extensions import TypeVarTuple, Unpack
+
+if TYPE_CHECKING:
+    from godrive.simulation.network import Network
+    from godrive.simulation.threads import Threads
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+EPOCH = 1_767_225_600.0
+"""When every run begins: the first of January 2026."""
+
+_MOST_AHEAD = 6
+"""A callback may overtake this many others."""
+
+
+class Killed(BaseException):
+    """The process of the running code was killed.  Not an ``Exception``, so that no code handles it."""
+
+
+class Stuck(Exception):
+    """No callback is ready and no timer is set, but the run has not ended."""
+
+
+class Process:
+    """A simulated operating-system process: what its code may reach, and whether it still runs."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.alive = True
+
+    def check(self) -> None:
+        """Raise :class:`Killed` if code of a dead process asks for an effect on the world."""
+        if not self.alive:
+            raise Killed(self.name)
+
+    def wall_time(self) -> float:
+        """The wall clock of the machine, in seconds since the epoch."""
+        return EPOCH + asyncio.get_running_loop().time()
+
+    def effect(self, kind: str) -> None:
+        """The process is about to change the world, or just has."""
+        self.check()
+
+    def spent(self) -> float:
+        """Seconds that the call in a thread which just ended has taken."""
+        return 0.0
+
+
+WORLD = Process("world")
+PROCESS: ContextVar[Process] = ContextVar("process", default=WORLD)
+
+
+def process() -> Process:
+    """The process of the running code."""
+    return PROCESS.get()
+
+
+def within(owner: Process, call: Callable[..., T], *values: Any) -> T:
+    """Call in the context of a process, so that all that the call schedules belongs to it."""
+    context = contextvars.copy_context()
+    context.run(PROCESS.set, owner)
+    return context.run(call, *values)
+
+
+class Handle(asyncio.TimerHandle):
+    """A scheduled callback."""
+
+    __slots__ = ("args", "callback", "context", "due", "is_cancelled", "strand")
+
+    def __init__(self, callback: Callable[..., Any], args: tuple[Any, ...], context: Context, due: float) -> None:
+        self.callback: Callable[..., Any] | None = callback
+        self.args = args
+        self.context = context
+        self.due = due
+        self.is_cancelled = False
+        task = getattr(callback, "__self__", None)
+        self.strand = task if isinstance(task, asyncio.Task) else None
+        """The task of which this is a step; ``None`` for all other callbacks, which keep their order."""
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+        self.callback = None
+        self.args = ()
+
+    def cancelled(self) -> bool:
+        return self.is_cancelled
+
+    def when(self) -> float:
+        return self.due
+
+    def __repr__(self) -> str:
+        return f"<Handle {self.callback} at {self.due}>"
+
+
+class SimulatedLoop(asyncio.AbstractEventLoop):
+    """The loop.  *chance* chooses what runs next; *most_steps* bounds a run that never ends."""
+
+    def __init__(self, chance: random.Random, *, most_steps: int = 400_000) -> None:
+        self._chance = chance.random
+        self._now = 0.0
+        self._ready: list[Handle] = []
+        self._timers: list[tuple[float, int, Handle]] = []
+        self._timer_count = 0
+        self._stopping = False
+        self._closed = False
+        self._left = most_steps
+        self.digest = 0
+        """A hash of every choice and of the time at which it was made."""
+        self.unhandled: list[dict[str, Any]] = []
+        """What was passed to the exception handler by processes that are alive."""
+        self.network: Network
+        self.threads: Threads
+
+    # Time and callbacks
+
+    def time(self) -> float:
+        return self._now
+
+    def call_soon(
+        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        handle = Handle(callback, args, contextvars.copy_context() if context is None else context, self._now)
+        self._ready.append(handle)
+        return handle
+
+    def call_soon_threadsafe(
+        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        return self.call_soon(callback, *args, context=context)
+
+    def call_later(
+        self, delay: float, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self._now + delay, callback, *args, context=context)
+
+    def call_at(
+        self, when: float, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        handle = Handle(callback, args, contextvars.copy_context() if context is None else context, when)
+        self._timer_count += 1
+        heapq.heappush(self._timers, (when, self._timer_count, handle))
+        return handle
+
+    # Running
+
+    def run_forever(self) -> None:
+        events._set_running_loop(self)
+        try:
+            while not self._stopping:
+                self._step()
+        finally:
+            self._stopping = False
+            events._set_running_loop(None)
+
+    def run_until_complete(self, future: Any) -> Any:
+        task = asyncio.ensure_future(future, loop=self)
+        task.add_done_callback(self._stop_at)
+        self.run_forever()
+        return task.result()
+
+    def _stop_at(self, _task: object) -> None:
+        self._stopping = True
+
+    def _step(self) -> None:
+        """Run one callback."""
+        ready, timers = self._ready, self._timers
+        while not ready:
+            if not timers:
+                raise Stuck(f"nothing is left to do at {self._now:.6f}")
+            due, _, handle = heapq.heappop(timers)
+            if handle.is_cancelled:
+                continue
+            self._now = max(self._now, due)
+            ready.append(handle)
+            while timers and timers[0][0] <= self._now:
+                ready.append(heapq.heappop(timers)[2])
+        at = 0
+        if len(ready) > 1:
+            at = int(self._chance() * min(len(ready), _MOST_AHEAD))
+            strand = ready[at].strand
+            for earlier in range(at):
+                if ready[earlier].strand is strand:
+                    at = earlier
+                    break
+        handle = ready.pop(at)
+        callback = handle.callback
+        if callback is None:
+            return
+        owner = handle.context.get(PROCESS, WORLD)
+        if not owner.alive:
+            return
+        self.digest = hash((self.digest, at, len(ready), self._now))
+        self._left -= 1
+        if not self._left:
+            raise Stuck(f"the run has not ended after many steps, at {self._now:.6f}")
+        try:
+            handle.context.run(callback, *handle.args)
+        except Killed:
+            pass
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            handle.context.run(
+                self.call_exception_handler, {"message": f"Exception in {callback!r}", "exception": error}
+            )
+
+    def stop(self) -> None:
+        self._stopping = True
+
+    def is_running(self) -> bool:
+        return events._get_running_loop() is self
+
+    def is_closed(self) -> bool:
+        return self._closed
+
+    def close(self) -> None:
+        self._closed = True
+        self._ready.clear()
+        self._timers.clear()
+
+    def get_debug(self) -> bool:
+        return False
+
+    def set_debug(self, enabled: bool) -> None:
+        """Ignored: the debug mode of asyncio measures real time."""
+
+    async def shutdown_asyncgens(self) -> None:
+        """Leave generators alone: a killed process does not end them."""
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """There are no threads."""
+
+    # Tasks and futures
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return asyncio.Future(loop=self)
+
+    def create_task(self, coro: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:  # type: ignore[override]
+        return asyncio.Task(coro, loop=self, **options)
+
+    def get_task_factory(self) -> None:
+        return None
+
+    def get_exception_handler(self) -> None:
+        return None
+
+    def default_exception_handler(self, context: dict[str, Any]) -> None:
+        self.call_exception_handler(context)
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        if process().alive and not isinstance(context.get("exception"), Killed):
+            self.unhandled.append(context)
+
+    # Threads
+
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Executor | None, func: Callable[..., T], *args: Any
+    ) -> asyncio.Future[T]:
+        return self.threads.run(executor, func, *args)
+
+    # The network
+
+    async def create_connection(self, protocol_factory: Any, host: Any = None, port: Any = None, **options: Any) -> Any:
+        return await self.network.connect(protocol_factory, host, port, sock=options.get("sock"))
+
+    async def create_server(self, protocol_factory: Any, host: Any = None, port: Any = None, **options: Any) -> Any:
+        return self.network.listen(protocol_factory, host, port, sock=options.get("sock"))
+
+    async def sock_connect(self, sock: Any, address: Any) -> None:
+        sock.peer = address
+
+    async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> Any:
+        return self.network.look_up(host, port)
+
+    def add_signal_handler(self, sig: int, callback: Callable[[Unpack[Ts]], object], *args: *Ts) -> None:
+        raise NotImplementedError("a simulated process gets no signals")

@@ -1,0 +1,189 @@
+"""A machine: one server process of a drive, with its clock, its disk and its data folder.
+
+A kill leaves what a process leaves that ends between two statements: the files
+of the catalog as they are, the disk of the blobs as its page cache is, and no
+clean-up.  SQLite's own files are trusted, because Python cannot put anything
+between SQLite and its files: the kill copies them at a statement boundary, and
+the next life opens the copy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sqlite3
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from godrive.blobs import BlobStore
+from godrive.config import Config
+from godrive.drive import GoDrive
+from godrive.http.wire.server import serve
+from godrive.paths import exists, is_file
+from godrive.runtime import Event
+from godrive.simulation.loop import EPOCH, WORLD, Killed, Process, SimulatedLoop, process, within
+
+Trace = Callable[..., None]
+
+
+class Machine(Process):
+    """A machine that runs one server.  It survives its process: :meth:`kill`, then :meth:`boot` again."""
+
+    def __init__(self, loop: SimulatedLoop, name: str, folder: Path, config: Config, trace: Trace) -> None:
+        super().__init__(name)
+        self.loop = loop
+        self.folder = folder
+        self.config = config
+        self.trace = trace
+        self.offset = 0.0
+        """Seconds by which the wall clock is wrong."""
+        self.rate = 1.0
+        """How fast its clocks run."""
+        self.life: Life | None = None
+        self.lives = 0
+        self.graveyard: list[object] = []
+        """What killed processes leave in memory, kept so that none of it is finalised."""
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return self.config.server.host, self.config.server.port
+
+    def boot(self, blobs: BlobStore | None = None) -> Life:
+        """Start the process.  ``life.serving`` is set once it serves."""
+        self.lives += 1
+        self.life = Life(self, blobs)
+        self.trace("boot", self.name, life=self.lives)
+        return self.life
+
+    def kill(self) -> None:
+        """Kill the process between two of its effects."""
+        if self.life is not None:
+            life, self.life = self.life, None
+            life.end()
+
+
+class Life(Process):
+    """One process of a machine."""
+
+    def __init__(self, machine: Machine, blobs: BlobStore | None) -> None:
+        super().__init__(machine.name)
+        self.machine = machine
+        self.serving = asyncio.Event()
+        self.ended = asyncio.Event()
+        self.error: BaseException | None = None
+        self.events: Counter[str] = Counter()
+        self.drive: GoDrive
+        self.effects = 0
+        self.dies_at = 0
+        """The number of the effect at which this process is killed."""
+        self._delay = 0.0
+        self._stop = asyncio.Event()
+        self._blobs = blobs
+        self.task = within(self, machine.loop.create_task, self._run())
+
+    # Clocks
+
+    def wall_time(self) -> float:
+        machine = self.machine
+        return EPOCH + machine.offset + machine.loop.time() * machine.rate
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.wall_time(), UTC)
+
+    def monotonic(self) -> float:
+        return self.machine.loop.time() * self.machine.rate
+
+    # Effects
+
+    def effect(self, kind: str) -> None:
+        """The process is about to change the world, or just has.  Here it may be killed."""
+        if not self.alive:
+            raise Killed(self.name)
+        self.effects += 1
+        if self.effects == self.dies_at:
+            self.machine.kill()
+            raise Killed(self.name)
+
+    def delay(self, seconds: float) -> None:
+        """The current call in a thread takes that much longer."""
+        self._delay += seconds
+
+    def spent(self) -> float:
+        seconds, self._delay = self._delay, 0.0
+        return seconds
+
+    # Life
+
+    async def _run(self) -> None:
+        machine = self.machine
+        try:
+            async with (
+                GoDrive(machine.config, blobs=self._blobs, clock=self, on_event=self._note) as self.drive,
+                serve(self.drive, *machine.address),
+            ):
+                self.serving.set()
+                await self._stop.wait()
+        except BaseException as error:
+            self.error = error
+            raise
+        finally:
+            self.ended.set()
+
+    async def stop(self) -> None:
+        """Stop in good order."""
+        self._stop.set()
+        await self.ended.wait()
+        self.machine.life = None
+
+    def _note(self, event: Event) -> None:
+        kind = type(event).__name__
+        self.events[kind] += 1
+        self.machine.trace("event", self.name, what=kind, detail=repr(event))
+
+    def end(self) -> None:
+        """Nothing of this process runs from now on."""
+        machine = self.machine
+        machine.trace("kill", self.name, effects=self.effects)
+        self.alive = False
+        machine.graveyard += [self, *asyncio.all_tasks(machine.loop)]
+        machine.loop.network.kill(self)
+        _copy_as_it_is(machine.folder, machine.folder.with_name(f"{machine.folder.name}.{machine.lives}"))
+        within(WORLD, machine.loop.call_soon, self.ended.set)
+
+
+def _copy_as_it_is(folder: Path, aside: Path) -> None:
+    """Give the next life new files of the same content: the dead process still has locks on the old ones."""
+    if not exists(folder):
+        return
+    folder.rename(aside)
+    folder.mkdir()
+    for path in aside.iterdir():
+        if path.name.endswith((".db", "-wal")):
+            shutil.copyfile(path, folder / path.name)
+            (folder / path.name).chmod(0o600)
+        elif is_file(path) and path.name != "lock" and not path.name.endswith("-shm"):  # the memory of the process
+            (folder / path.name).hardlink_to(path)
+
+
+class Connection(sqlite3.Connection):
+    """A connection to SQLite whose process may be killed before and after each statement."""
+
+    def execute(self, *values: Any) -> sqlite3.Cursor:
+        owner = process()
+        owner.effect("sql")
+        cursor = super().execute(*values)
+        owner.effect("sql")
+        return cursor
+
+
+def with_tables(config: Config, **tables: dict[str, Any]) -> Config:
+    """The configuration with the keys of some tables replaced."""
+    raw = msgspec.to_builtins(config)
+    for name, table in tables.items():
+        raw[name].update(table)
+    return msgspec.convert(raw, Config)

@@ -1,0 +1,129 @@
+"""Run many seeds, replay one, and shrink it.
+
+Each run has a process of its own, forked from one that has imported everything:
+so no run depends on those before it, and what a killed process leaves in memory
+ends with it.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import selectors
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import msgspec
+
+from godrive.simulation.world import Outcome, Plan, run
+
+_SHRINK_RUNS = 150
+
+
+@dataclass
+class _Child:
+    plan: Plan
+    pid: int
+    data: bytearray = field(default_factory=bytearray)
+
+
+def prepare() -> None:
+    """Import and compute what all runs need, before the first fork."""
+    run(Plan(0, operations=3, faults=0))
+    gc.collect()
+    gc.freeze()
+
+
+def outcomes(plans: Iterable[Plan], *, jobs: int, limit: float = 120.0) -> Iterator[Outcome]:
+    """Run plans in *jobs* processes at a time, in the order in which they end.  *limit* bounds a run in seconds."""
+    waiting, running = iter(plans), selectors.DefaultSelector()
+    try:
+        while True:
+            while len(running.get_map()) < jobs and (plan := next(waiting, None)) is not None:
+                child, end = _fork(plan, limit)
+                running.register(end, selectors.EVENT_READ, child)
+            if not running.get_map():
+                return
+            for key, _ in running.select():
+                data = os.read(key.fd, 65_536)
+                key.data.data += data
+                if not data:
+                    running.unregister(key.fd)
+                    os.close(key.fd)
+                    yield _outcome(key.data)
+    finally:
+        for key in list(running.get_map().values()):
+            os.kill(key.data.pid, signal.SIGKILL)
+            os.waitpid(key.data.pid, 0)
+            os.close(key.fd)
+        running.close()
+
+
+def _fork(plan: Plan, limit: float) -> tuple[_Child, int]:
+    end, other = os.pipe()
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid:
+        os.close(other)
+        return _Child(plan, pid), end
+    try:
+        os.close(end)
+        gc.disable()  # so that nothing is finalised at a moment that depends on how much memory is in use
+        signal.alarm(int(limit))
+        started = time.process_time()
+        outcome = run(plan)
+        outcome.cpu = time.process_time() - started
+        with os.fdopen(other, "wb") as pipe:
+            pipe.write(msgspec.json.encode(outcome))
+    finally:
+        os._exit(0)
+
+
+def _outcome(child: _Child) -> Outcome:
+    os.waitpid(child.pid, 0)
+    if not child.data:
+        return Outcome(child.plan, problem="the simulation died, or took too long")
+    return msgspec.json.decode(bytes(child.data), type=Outcome)
+
+
+def replay(plan: Plan, write: Callable[[str], None]) -> Outcome:
+    """Run a plan in a process of its own, which writes what happens."""
+    sys.stdout.flush()
+    end, other = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            gc.disable()
+            outcome = run(plan, write)
+            sys.stdout.flush()
+            with os.fdopen(other, "wb") as pipe:
+                pipe.write(msgspec.json.encode(outcome))
+        finally:
+            os._exit(0)
+    os.close(other)
+    with os.fdopen(end, "rb") as pipe:
+        data = pipe.read()
+    os.waitpid(pid, 0)
+    return msgspec.json.decode(data, type=Outcome)
+
+
+def shrink(plan: Plan, *, jobs: int, tell: Callable[[str], None], most: int = _SHRINK_RUNS) -> Plan:
+    """Find a smaller plan that fails too, in at most *most* runs."""
+    left = [most]
+
+    def first_that_fails(candidates: list[Plan]) -> Plan | None:
+        candidates = candidates[: left[0]]
+        left[0] -= len(candidates)
+        order = {candidate: place for place, candidate in enumerate(candidates)}
+        failing = [outcome.plan for outcome in outcomes(candidates, jobs=jobs) if outcome.problem]
+        return min(failing, key=order.__getitem__, default=None)
+
+    better: Plan | None = plan
+    while better is not None and left[0] > 0:
+        plan = better
+        tell(f"{plan.size()} left: {plan}")
+        better = first_that_fails(list(plan.smaller()))
+    return plan

@@ -1,0 +1,103 @@
+"""Where production code meets the machine: replaced while a simulation runs.
+
+All of it is Python's own: the sources of time and chance, threads, sockets, and
+the connections of SQLite.  So production code needs no parameter for it and
+pays nothing, new code is covered without being told, and libraries are covered
+too.  What would reach the real world by another way fails.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import socket
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
+from unittest.mock import patch
+
+import aiosqlite.core
+from anyio._backends import _asyncio as anyio_backend
+
+from godrive.simulation.loop import SimulatedLoop, process
+from godrive.simulation.machine import Connection
+from godrive.simulation.network import SimulatedSocket
+from godrive.simulation.threads import Calls, NoThread
+
+T = TypeVar("T")
+
+
+class OrderedSet(dict[Any, None]):
+    """In place of a set whose order would follow from addresses in memory."""
+
+    def add(self, item: Any) -> None:
+        self[item] = None
+
+    def discard(self, item: Any) -> None:
+        self.pop(item, None)
+
+    def remove(self, item: Any) -> None:
+        del self[item]
+
+
+class OrderedScope(anyio_backend.CancelScope):
+    """A cancel scope that cancels in the order of entering."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._child_scopes = OrderedSet()  # type: ignore[assignment]
+        self._tasks = OrderedSet()  # type: ignore[assignment]
+
+
+@contextmanager
+def installed(loop: SimulatedLoop, entropy: random.Random) -> Iterator[None]:
+    """Have all code of this thread see the simulated machine."""
+
+    def wall_time() -> float:
+        return process().wall_time()
+
+    def wall_time_ns() -> int:
+        return int(process().wall_time() * 1e9)
+
+    def refuse_sleep(_seconds: float) -> None:
+        raise RuntimeError("a simulated process may not block")
+
+    connect = sqlite3.connect
+
+    def connect_sqlite(*values: Any, **options: Any) -> sqlite3.Connection:
+        connection = connect(*values, factory=Connection, **options)
+        connection.create_function("randomblob", 1, entropy.randbytes)
+        return connection
+
+    def submit(pool: ThreadPoolExecutor, call: Callable[..., T], *values: Any) -> Future[T]:
+        return loop.threads.submit(pool, call, *values)
+
+    replaced: list[tuple[Any, str, Any]] = [
+        (os, "urandom", entropy.randbytes),
+        (random, "_urandom", entropy.randbytes),  # what the module secrets draws from
+        (time, "time", wall_time),
+        (time, "time_ns", wall_time_ns),
+        (time, "monotonic", loop.time),
+        (time, "perf_counter", loop.time),
+        (time, "clock_gettime", lambda _clock: loop.time()),
+        (time, "sleep", refuse_sleep),
+        (sqlite3, "connect", connect_sqlite),
+        (ThreadPoolExecutor, "submit", submit),
+        (aiosqlite.core, "Thread", NoThread),
+        (aiosqlite.core, "SimpleQueue", Calls),
+        (socket, "socket", SimulatedSocket),
+        (anyio_backend, "CancelScope", OrderedScope),
+    ]
+    before = random.getstate()
+    with ExitStack() as stack:
+        for owner, name, value in replaced:
+            stack.enter_context(patch.object(owner, name, value))
+        logging.disable(logging.CRITICAL)
+        stack.callback(logging.disable, logging.NOTSET)
+        random.seed(entropy.random())
+        stack.callback(random.setstate, before)
+        yield

@@ -1,0 +1,29 @@
+"""What happened in a run: a digest always, and lines to read on demand."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+
+class Trace:
+    """Records events.  Two runs of a seed record the same ones."""
+
+    def __init__(self, now: Callable[[], float], write: Callable[[str], None] | None = None) -> None:
+        self._now = now
+        self._write = write
+        self.digest = 0
+        self.count = 0
+
+    @property
+    def is_read(self) -> bool:
+        """Whether somebody reads the lines, so that it pays to describe more."""
+        return self._write is not None
+
+    def __call__(self, kind: str, who: str, **details: Any) -> None:
+        self.count += 1
+        self.digest = zlib.crc32(f"{self._now():.9f} {kind} {who} {details}".encode(), self.digest)
+        if self._write is not None:
+            shown = " ".join(f"{name}={value}" for name, value in details.items())
+            self._write(f"{self._now():12.6f}  {who:<12} {kind:<10} {shown}")

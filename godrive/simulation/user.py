@@ -1,0 +1,240 @@
+"""One user: does everything that the API can, one thing after another, by the chance of the seed."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from godrive.simulation.account import Account, Request
+from godrive.simulation.loop import within
+from godrive.simulation.model import Bytes, Refusal
+
+_SIZES = (0, 1, 20, 300, 5_000, 70_000)
+_JSON = {"Content-Type": "application/json"}
+
+
+class User(Account):
+    """A user and what they do."""
+
+    def start(self, count: int) -> asyncio.Task[None]:
+        return within(self.process, self.world.loop.create_task, self._run(count))
+
+    async def _run(self, count: int) -> None:
+        world = self.world
+        self.chance = world.chance(f"{self.name}:begin")
+        await self.sign_up()
+        for number in range(count):
+            self._number = number
+            self.chance = world.chance(f"{self.name}:{number}")
+            await asyncio.sleep(self.chance.expovariate(1 / world.pause))
+            if (self._index, number) not in world.plan.skipped:
+                await self.act()
+                self.done += 1
+
+    async def act(self) -> None:
+        """Do one thing."""
+        kinds, weights = zip(*_ACTIONS.items(), strict=True)
+        (kind,) = self.chance.choices(kinds, weights)
+        await getattr(self, f"_{kind}")()
+
+    def _some_name(self) -> str:
+        return self.chance.choice(("a", "b", "c", "notes.txt", "é", "a b%"))
+
+    def _some(self, *, folders: bool | None = None) -> str | None:
+        """The id of an entry that can be seen; rarely one in the trash or one that is gone."""
+        chance, nodes = self.chance, list(self.tree.nodes.values())
+        if chance.random() < 0.05:
+            return chance.choice(nodes).id if nodes else None
+        found = [node for node in self.tree.live() if folders is None or node.is_folder is folders]
+        return chance.choice(found).id if found else None
+
+    def _place(self) -> str | None:
+        """A folder that can be seen; ``None`` is the root."""
+        return None if self.chance.random() < 0.4 else self._some(folders=True)
+
+    def _content(self) -> tuple[bytes, Bytes]:
+        size = self.chance.choices(_SIZES, (1, 1, 6, 6, 4, 1))[0]
+        mark = f"{self.name}/{self._number}/".encode()
+        data = mark + self.chance.randbytes(size) if size else b""
+        digest = hashlib.sha256(data).hexdigest()
+        self.sent[digest] = data
+        return data, (digest, len(data))
+
+    def _key(self) -> str:
+        return f"{self.name}-{self._number}"
+
+    async def _predict(self, request: Request) -> None:
+        """Find out on a copy of the model what the request must be answered, and send it."""
+        try:
+            request.apply(self.tree.copy(), {"id": "?"})
+        except Refusal as refusal:
+            request.expects = refusal.code
+        await self.change(request)
+
+    async def _mkdir(self) -> None:
+        parent, name = self._place(), self._some_name()
+        body = msgspec.json.encode({"name": name, "parent_id": parent})
+        await self._predict(
+            Request(
+                "POST",
+                "/v1/folders",
+                lambda tree, made: tree.make_folder(parent, name, made["id"]),
+                body=body,
+                headers=dict(_JSON),
+                key=self._key(),
+            )
+        )
+
+    async def _put(self) -> None:
+        parent, name = self._place(), self._some_name()
+        data, content = self._content()
+        conflict = self.chance.choice(("replace", "replace", "fail", "rename"))
+        path = f"/v1/files?parent_id={parent or 'root'}&name={quote(name)}&on_conflict={conflict}"
+        await self._predict(
+            Request(
+                "POST",
+                path,
+                lambda tree, made: _keep(tree.put(parent, name, content, conflict, made["id"])),
+                body=data,
+                headers={"Content-Type": "text/plain"},
+                key=self._key() if conflict == "rename" or self.chance.random() < 0.3 else "",
+            )
+        )
+
+    async def _move(self) -> None:
+        id_ = self._some()
+        if id_ is None:
+            return
+        conflict, chance = self.chance.choice(("fail", "rename")), self.chance
+        node = self.tree.nodes[id_]
+        parent, name, fields = node.parent, node.name, dict[str, Any](on_conflict=conflict)
+        if chance.random() < 0.6:
+            fields["name"] = name = self._some_name()
+        if "name" not in fields or chance.random() < 0.4:
+            parent = self._place()
+            fields["parent_id"] = parent or "root"
+        await self._predict(
+            Request(
+                "PATCH",
+                f"/v1/files/{id_}",
+                lambda tree, _made: tree.move(id_, parent, name, conflict),
+                body=msgspec.json.encode(fields),
+                headers=dict(_JSON),
+                key=self._key(),
+            )
+        )
+
+    async def _copy(self) -> None:
+        id_ = self._some()
+        if id_ is None or len(self.tree.nodes) > 30:
+            return
+        parent, name = self._place(), self._some_name()
+        fields = {"parent_id": parent or "root", "name": name, "on_conflict": "rename"}
+        await self._predict(
+            Request(
+                "POST",
+                f"/v1/files/{id_}/copy",
+                lambda tree, made: tree.duplicate(id_, parent, name, "rename", made["id"]),
+                body=msgspec.json.encode(fields),
+                headers=dict(_JSON),
+                key=self._key(),
+            )
+        )
+        if any("/" in node for node in self.tree.nodes):
+            await self.check()  # finds the ids of what lies in the copy
+
+    async def _trash(self) -> None:
+        id_ = self._some()
+        if id_ is not None:
+            await self._predict(Request("DELETE", f"/v1/files/{id_}", lambda tree, _: tree.trash(id_), key=self._key()))
+
+    async def _restore(self) -> None:
+        if trashed := self.tree.trashed():
+            id_ = self.chance.choice(trashed).id
+            await self._predict(
+                Request(
+                    "POST",
+                    f"/v1/files/{id_}/restore",
+                    lambda tree, _: tree.restore(id_, "rename"),
+                    body=b'{"on_conflict":"rename"}',
+                    headers=dict(_JSON),
+                    key=self._key(),
+                )
+            )
+
+    async def _purge(self) -> None:
+        if trashed := self.tree.trashed():
+            id_ = self.chance.choice(trashed).id
+            await self._predict(Request("DELETE", f"/v1/trash/{id_}", lambda tree, _: tree.purge(id_), key=self._key()))
+
+    async def _empty(self) -> None:
+        await self._predict(Request("DELETE", "/v1/trash", lambda tree, _: tree.empty_trash(), key=self._key()))
+
+    async def _fetch(self) -> None:
+        """Read a file, whole and in part."""
+        id_ = self._some(folders=False)
+        if id_ is None or not self.tree.is_live(id_) or self.tree.nodes[id_].is_folder:
+            return
+        digest, size = self.tree.nodes[id_].versions[0]
+        answer = await self._insist("GET", f"/v1/files/{id_}/content")
+        self.expect(answer, 200)
+        if hashlib.sha256(answer.body).hexdigest() != digest:
+            self.fail(f"{id_} has {len(answer.body)} other bytes than the {size} that were acknowledged")
+        if size > 10:
+            answer = await self._insist("GET", f"/v1/files/{id_}/content", headers={"Range": "bytes=2-5"})
+            self.expect(answer, 206)
+            if answer.body != self.sent[digest][2:6]:
+                self.fail(f"a range of {id_} has other bytes")
+
+    async def _spy(self) -> None:
+        """Try to reach what belongs to somebody else."""
+        others = [user for user in self.world.users if user is not self and user.tree.nodes]
+        if not others:
+            return
+        id_ = self.chance.choice(list(self.chance.choice(others).tree.nodes))
+        if id_.startswith("?") or "/" in id_:
+            return
+        method, path, body = self.chance.choice(
+            (
+                ("GET", f"/v1/files/{id_}", None),
+                ("GET", f"/v1/files/{id_}/content", None),
+                ("GET", f"/v1/files/{id_}/children", None),
+                ("GET", f"/v1/files/{id_}/versions", None),
+                ("GET", f"/v1/files/{id_}/download", None),
+                ("PATCH", f"/v1/files/{id_}", {"name": "mine"}),
+                ("POST", f"/v1/files/{id_}/copy", {"name": "mine"}),
+                ("POST", f"/v1/files/{id_}/restore", {}),
+                ("DELETE", f"/v1/files/{id_}", None),
+                ("DELETE", f"/v1/trash/{id_}", None),
+                ("POST", "/v1/folders", {"name": "mine", "parent_id": id_}),
+            )
+        )
+        answer = await self._insist(method, path, json=body)
+        if answer.code != "not_found":
+            self.fail(f"{method} {path} of somebody else answered {answer.status} {answer.body[:300]!r}")
+
+    async def _look_around(self) -> None:
+        await self.check()
+
+
+_ACTIONS = {
+    "mkdir": 14,
+    "put": 30,
+    "move": 14,
+    "copy": 5,
+    "trash": 9,
+    "restore": 6,
+    "purge": 4,
+    "empty": 1,
+    "fetch": 14,
+    "spy": 5,
+    "look_around": 4,
+}
+
+
+def _keep(_id: str) -> None:
+    """Drop a result."""

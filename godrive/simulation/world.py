@@ -1,0 +1,234 @@
+"""A run: a world made from a seed, the users in it, what goes wrong, and what must be true in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from godrive.blobs.memory import MemoryBlobStore
+from godrive.config import Config
+from godrive.simulation.account import Violation
+from godrive.simulation.loop import SimulatedLoop
+from godrive.simulation.machine import Machine
+from godrive.simulation.network import Network
+from godrive.simulation.seams import installed
+from godrive.simulation.threads import Threads
+from godrive.simulation.trace import Trace
+from godrive.simulation.user import User
+from godrive.testing import quick_config, quick_folder
+
+T = TypeVar("T")
+
+USERS, OPERATIONS, FAULTS = 3, 100, 20
+"""What a seed is: operations are for each user."""
+
+_HORIZON = 40.0
+"""Seconds within which faults begin."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run: a seed, or what is left of it.  Written as ``17`` or ``17,ops=40,skip=0.3+1.7,without=2+5``."""
+
+    seed: int
+    operations: int = OPERATIONS
+    faults: int = FAULTS
+    skipped: frozenset[tuple[int, int]] = frozenset()
+    """Operations to leave out: the number of the user, and of the operation."""
+    without: frozenset[int] = frozenset()
+    """Faults to leave out."""
+
+    @classmethod
+    def parse(cls, text: str) -> Plan:
+        """Read what ``str`` writes.  Raises ``ValueError``."""
+        seed, *rest = text.split(",")
+        fields = dict(each.split("=", 1) for each in rest)
+        left_out = [each.split(".") for each in fields.pop("skip", "").split("+") if each]
+        without = frozenset(int(each) for each in fields.pop("without", "").split("+") if each)
+        plan = cls(int(seed), int(fields.pop("ops", OPERATIONS)), int(fields.pop("faults", FAULTS)))
+        if fields:
+            raise ValueError(f"unknown: {', '.join(fields)}")
+        return replace(plan, skipped=frozenset((int(user), int(number)) for user, number in left_out), without=without)
+
+    def __str__(self) -> str:
+        text = str(self.seed)
+        if self.operations != OPERATIONS:
+            text += f",ops={self.operations}"
+        if self.faults != FAULTS:
+            text += f",faults={self.faults}"
+        if self.skipped:
+            text += ",skip=" + "+".join(f"{user}.{number}" for user, number in sorted(self.skipped))
+        if self.without:
+            text += ",without=" + "+".join(map(str, sorted(self.without)))
+        return text
+
+    def done(self) -> list[tuple[int, int]]:
+        """The operations that are not left out."""
+        every = ((user, number) for user in range(USERS) for number in range(self.operations))
+        return [each for each in every if each not in self.skipped]
+
+    def size(self) -> str:
+        """How much is left, in words."""
+        return f"{len(self.done())} operations and {self.faults - len(self.without)} faults"
+
+    def smaller(self) -> Iterator[Plan]:
+        """Plans that leave out more, those that leave out most first."""
+        for share in (2, 4, 8, 16):
+            if self.operations // share:
+                yield replace(self, operations=self.operations - self.operations // share)
+        yield replace(self, operations=self.operations - 1)
+        faults = [number for number in range(self.faults) if number not in self.without]
+        for parts in (1, 2, 4, len(faults)):
+            for leave_out in _parts(faults, parts):
+                yield replace(self, without=self.without | frozenset(leave_out))
+        done = self.done()
+        for parts in (USERS, 8, 24):
+            for part in _parts(done, parts):
+                yield replace(self, skipped=self.skipped | frozenset(part))
+
+
+def _parts(items: list[T], count: int) -> Iterator[list[T]]:
+    """The items in *count* consecutive parts."""
+    size = -(-len(items) // max(1, count))
+    for start in range(0, len(items), max(1, size)):
+        yield items[start : start + size]
+
+
+@dataclass
+class Outcome:
+    """What came of a run."""
+
+    plan: Plan
+    problem: str = ""
+    digest: str = ""
+    operations: int = 0
+    faults: int = 0
+    seconds: float = 0.0
+    """Of virtual time."""
+    cpu: float = 0.0
+    """Seconds of a processor."""
+
+
+class World:
+    """Everything of one run."""
+
+    def __init__(self, plan: Plan, folder: Path, write: Callable[[str], None] | None) -> None:
+        self.plan = plan
+        self.loop = SimulatedLoop(self.chance("loop"))  # type: ignore[abstract]  # only what is used is there
+        self.loop.network = Network(self.loop, self.chance("network"))
+        self.loop.threads = Threads(self.loop, self.chance("threads"))
+        self.trace = Trace(self.loop.time, write)
+        self.pause = 0.3
+        self.hang_ups = 0.03
+        self.crashes_allowed = False
+        self.blobs = MemoryBlobStore()
+        self.machine = Machine(self.loop, "server", folder / "data", self._config(folder), self.trace)
+        self.users = [User(self, number) for number in range(USERS)]
+        self.faults_done = 0
+        self._watch: asyncio.Task[None]
+
+    def chance(self, name: str) -> random.Random:
+        """Chance of its own for each purpose, so that leaving out one thing does not change all others."""
+        return random.Random(f"{self.plan.seed}:{name}")
+
+    def address(self, _user: int) -> tuple[str, int]:
+        """The server of a user."""
+        return self.machine.address
+
+    def _config(self, folder: Path) -> Config:
+        return quick_config(
+            folder / "data",
+            server={"host": "10.0.0.1", "port": 8080},
+            auth={"attempts_per_address": 100_000, "attempts_per_account": 100_000},
+            log={"requests": False},
+            ingest={"reconcile_after": 3.0, "reconcile_every": 2.0},
+            janitor={"sweep_every": 10.0},
+        )
+
+    async def run(self) -> None:
+        """Let it all happen, and check it."""
+        self._watch = self.loop.create_task(self._restart())
+        faults = self.loop.create_task(self._go_wrong())
+        await self._gather([user.start(self.plan.operations) for user in self.users])
+        await faults
+        await self._verify()
+
+    async def _restart(self) -> None:
+        """Start the server again whenever it has ended, as an init system does."""
+        chance = self.chance("restart")
+        while True:
+            self.blobs._arriving.clear()
+            life = self.machine.boot(self.blobs)
+            await life.ended.wait()
+            if life.alive and life.error is not None:
+                raise Violation(f"the server ended by itself: {life.error!r}")
+            await asyncio.sleep(chance.uniform(0.1, 3.0))
+
+    async def _go_wrong(self) -> None:
+        chance = self.chance("faults")
+        moments = sorted(chance.uniform(1.0, _HORIZON) for _ in range(self.plan.faults))
+        for number, moment in enumerate(moments):
+            kind = chance.choice((self._kill, self._kill_soon, self._reset, self._partition))
+            own = self.chance(f"fault:{number}")
+            if number in self.plan.without:
+                continue
+            await asyncio.sleep(max(0.0, moment - self.loop.time()))
+            self.trace("fault", "world", number=number, what=kind.__name__.strip("_"))
+            await kind(own)
+            self.faults_done += 1
+        self.loop.network.heal()
+
+    async def _kill(self, _chance: random.Random) -> None:
+        self.machine.kill()
+
+    async def _kill_soon(self, chance: random.Random) -> None:
+        if self.machine.life is not None:
+            self.machine.life.dies_at = self.machine.life.effects + chance.randrange(1, 400)
+
+    async def _reset(self, chance: random.Random) -> None:
+        self.loop.network.reset_some("server", chance.random())
+
+    async def _partition(self, chance: random.Random) -> None:
+        user = chance.choice(self.users).name
+        self.loop.network.partition(user, "server")
+        self.loop.call_later(chance.uniform(0.5, 30), self.loop.network.heal)
+
+    async def _gather(self, tasks: list[asyncio.Task[None]]) -> None:
+        """Wait for all, or for the first that fails."""
+        left = list(tasks)
+        while left:
+            await asyncio.wait([*left, self._watch], return_when=asyncio.FIRST_COMPLETED)
+            for task in [*left, self._watch]:
+                if task.done():
+                    task.result()
+            left = [task for task in left if not task.done()]
+
+    async def _verify(self) -> None:
+        self.loop.network.heal()
+        self.hang_ups = 0.0
+        await self._gather([self.loop.create_task(user.check()) for user in self.users])
+
+
+def run(plan: Plan, write: Callable[[str], None] | None = None) -> Outcome:
+    """Run a plan in this process.  What it leaves in memory is never cleaned up, so run it in a process of its own."""
+    outcome = Outcome(plan)
+    with quick_folder() as folder:
+        world = World(plan, Path(folder), write)
+        with installed(world.loop, world.chance("entropy")):
+            try:
+                world.loop.run_until_complete(world.run())
+            except Violation as violation:
+                outcome.problem = str(violation)
+            except Exception as error:
+                outcome.problem = f"the simulation failed: {type(error).__name__}: {error}"
+        if not outcome.problem and world.loop.unhandled:
+            outcome.problem = f"unhandled: {world.loop.unhandled[0]}"
+        outcome.digest = f"{world.trace.digest:08x}{world.loop.digest & 0xFFFFFFFFFFFFFFFF:016x}"
+        outcome.operations = sum(user.done for user in world.users)
+        outcome.faults = world.faults_done
+        outcome.seconds = world.loop.time()
+    return outcome
