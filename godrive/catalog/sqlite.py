@@ -32,7 +32,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Literal, TypeVar, cast
 
 from godrive.catalog import NO_SINKS, Sinks, Tx, sqlite_file
 from godrive.catalog.group_commit import GroupCommit, Outcome
@@ -53,6 +53,8 @@ class SqliteCatalog:
 
     It keeps changes for *sinks*.
     """
+
+    reads_at_once: Literal[True] = True
 
     def __init__(self, path: Path, *, allow_network_fs: bool = False, sinks: Sinks = NO_SINKS) -> None:
         self._path = path

@@ -100,18 +100,25 @@ class LargeReads:
         self._returns: set[asyncio.Task[None]] = set()
 
     async def read(self, operation: Operation) -> Any:
-        """The value.  Raises what the operation raises, and ``sqlite3.Error``."""
+        """The value.  Raises what the operation raises, and ``sqlite3.Error``.
+
+        Each statement is a transaction of its own, as a read needs no more (see ``Catalog.read``): to begin and to
+        end one would be two more hops to the thread and back.
+        """
         await self._places.acquire()
         loop = asyncio.get_running_loop()
         lent = loop.create_task(self._lend())
         try:
             await asyncio.wait([lent])
             connection = lent.result()
-            await connection.execute_fetchall("BEGIN")
-            return await operation(ThreadTx(connection, sinks=self._sinks))
-        finally:
+            value = await operation(ThreadTx(connection, sinks=self._sinks))
+        except BaseException:
             self._returns.add(task := loop.create_task(self._give_back(lent)))
             task.add_done_callback(self._returns.discard)
+            raise
+        self._idle.append(connection)
+        self._places.release()
+        return value
 
     async def close(self) -> None:
         """Wait for the reads in progress, and disconnect."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -36,6 +37,9 @@ HTTP = "http"
 
 LINGER = 1.0
 """Seconds that idle connections stay open when the server stops, so that a proxy's request on one is not lost."""
+
+_YOUNG = 5_000
+"""Objects after which the garbage collector looks at young ones; 700 by default."""
 
 ROLES = (*Actors.__struct_fields__, HTTP)
 
@@ -99,6 +103,18 @@ def run(main: Coroutine[Any, Any, None]) -> None:
             runner.run(main)
 
 
+def _spare_collector() -> None:
+    """Let the garbage collector pass over what exists once the server has started, and run seldom.
+
+    Nearly all that a request makes is freed by its reference count.  With
+    Python's defaults the collector took 8 % of the time of a list, most of it
+    to find again and again that modules and classes are in use.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_YOUNG, 20, 20)
+
+
 async def _run(arguments: argparse.Namespace, config: Config, process_log: logs.ProcessLog, *, http: bool) -> None:
     reloader = Reloader(arguments, config, process_log)
     signals = Signals(on_reload=reloader.reload, on_end=partial(process_log.writer.drain, 0.5))
@@ -137,6 +153,7 @@ async def _run(arguments: argparse.Namespace, config: Config, process_log: logs.
             stop = anyio.Event()
             signals.on_stop = stop.set
             _announce(config, urls, process_log)
+            _spare_collector()
             await stop.wait()
             if not http:
                 closing(0)

@@ -26,11 +26,12 @@ class ChangeKind(StrEnum):
     REMOVED = "removed"
 
 
-class Change(Value):
+class Change(Value, kw_only=False):
     """One change of an entry, or of the top of a tree.
 
     *entry* is the current state, absent if the client cannot see it any more.
-    *cursor* is the position after this change.
+    *cursor* is the position after this change.  Not keyword-only, because a page
+    has up to 1000.
     """
 
     change: ChangeKind

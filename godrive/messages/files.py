@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import ClassVar
 
+import msgspec
+
 from godrive.messages.metadata import Metadata
 from godrive.model import (
     Content,
@@ -20,6 +22,7 @@ from godrive.model import (
     Sort,
     Spot,
     Tombstone,
+    Value,
     VersionId,
     Which,
 )
@@ -27,8 +30,8 @@ from godrive.principal import Principal
 from godrive.runtime import Ask, Lane
 
 
-class ListFiles(Ask[Metadata, Page[File]]):
-    """List live entries, one page at a time.
+class Selection(msgspec.Struct, frozen=True):
+    """A page of a list: where, in which order, and with which names.
 
     ``Root`` and ``In`` list exactly the entries of one folder.  ``Anywhere``
     lists the files of the whole drive.  It never shows trashed files, but for
@@ -39,8 +42,7 @@ class ListFiles(Ask[Metadata, Page[File]]):
     drive can be sorted by name and time of creation only.
 
     *prefix* selects names that begin with it, *contains* names that contain it;
-    both compare in NFC and ignore case.  Raises ``NotFound`` (the folder),
-    ``Invalid`` (the page token belongs to another list).
+    both compare in NFC and ignore case.
     """
 
     by: Principal
@@ -51,6 +53,32 @@ class ListFiles(Ask[Metadata, Page[File]]):
     folders_first: bool = False
     prefix: str | None = None
     contains: str | None = None
+
+
+class ListFiles(Selection, Ask[Metadata, Page[File]], frozen=True):
+    """List live entries, one page at a time.
+
+    Raises ``NotFound`` (the folder), ``Invalid`` (the page token belongs to another list).
+    """
+
+
+class Listing(Value):
+    """A page of a list and its tag.  Without *page*, the list is what it was when it had the tag before."""
+
+    tag: ETag
+    page: Page[File] | None = None
+
+
+class ReadList(Selection, Ask[Metadata, Listing], frozen=True):
+    """Return the tag of a list, and unless the tag is one of *known*, a page.  Raises as ``ListFiles``.
+
+    ``*`` in *known* stands for any tag.  Equal tags mean equal lists.  The
+    page is at least as new as the tag.  A tag names the owner and the catalog,
+    and is for all lists of the drive.  No tag is used for two different lists,
+    not even after a backup was restored.
+    """
+
+    known: tuple[ETag, ...] = ()
 
 
 class SearchFiles(Ask[Metadata, Page[File]]):
@@ -82,18 +110,6 @@ class SearchFiles(Ask[Metadata, Page[File]]):
     modified_before: datetime | None = None
     limit: int = 100
     page: str | None = None
-
-
-class TagList(Ask[Metadata, ETag]):
-    """Return the tag of the lists of the drive that contains *where*.  Equal tags mean equal lists.
-
-    A list read after this ask is at least as new as the tag.  A tag names the
-    owner and the catalog.  No tag is used for two different lists, not even
-    after a backup was restored.
-    """
-
-    by: Principal
-    where: Place
 
 
 class GetFile(Ask[Metadata, File]):

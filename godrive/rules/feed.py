@@ -16,11 +16,13 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from functools import cache
 from hashlib import blake2b
 
+import msgspec
+
 from godrive.catalog import Row, Tx
 from godrive.errors import CursorReset, Invalid
 from godrive.messages.changes import Change, ChangeKind, ChangePage, ListChanges
 from godrive.messages.system import ChangeNumbers
-from godrive.model import FileEventKind, FileId, Root, UserId
+from godrive.model import FileEventKind, Root, UserId
 from godrive.principal import Verb
 from godrive.rules import files, rows
 from godrive.rules.access import VISIBLE, resolve_folder
@@ -40,7 +42,7 @@ _STATE = (
 _CHANGE, _WHAT, _KIND, _ENTRY, _VISIBLE = range(5)
 _COLUMNS = 5
 LIVE = ", ".join(f"entries.{column}" for column in rows.LIVE.split(", "))
-_NAME, _MIME = _COLUMNS + rows.TEXTS[0], _COLUMNS + rows.TEXTS[1]
+_TEXTS = tuple(_COLUMNS + index for index in rows.TEXTS)
 
 
 @rule(ListChanges)
@@ -60,9 +62,12 @@ async def page(tx: Tx, ask: ListChanges, env: Env) -> ChangePage:
     after = found[1:] if found and found[0][_CHANGE] == number else found
     if shown_drive != drive or number < start or (number > start and after is found):
         raise CursorReset("The log of changes does not reach back to this cursor: read the drive anew.", field="cursor")
-    shown = after[: rows.that_fit(after, ask.limit, (_NAME, _MIME))]
+    shown = after[: rows.that_fit(after, ask.limit, _TEXTS)]
     last = shown[-1][_CHANGE] if shown else number
-    changes = [change for row in shown if (change := _change(owner_id, drive, row)) is not None]
+    if folder.id is None:
+        changes = [_change(owner_id, drive, row) for row in shown]
+    else:
+        changes = [change for row in shown if (change := _covered(owner_id, drive, row)) is not None]
     return ChangePage(changes=changes, cursor=_make(drive, last), has_more=len(after) > len(shown), number=last)
 
 
@@ -108,25 +113,25 @@ def _lies_in(column: str) -> str:
 _LIVE_END = _COLUMNS + len(rows.LIVE.split(", "))
 
 
-def _change(owner_id: UserId, drive: str, row: Row) -> Change | None:
-    """Return the change that a row tells to the principal, or ``None`` if it is none of theirs."""
-    kind = KINDS[row[_WHAT]]
-    covers_entry, covers_new, covers_old = row[_LIVE_END:] or (1, 1, 1)
+def _change(owner_id: UserId, drive: str, row: Row) -> Change:
+    """Return the change that a row tells to a principal who sees the whole drive."""
+    shows_entry = row[_VISIBLE] and row[_COLUMNS] is not None
+    file = rows.live_file(owner_id, row[_COLUMNS:_LIVE_END]) if shows_entry else None
+    return Change(KINDS[row[_WHAT]], row[_ENTRY], rows.KINDS[row[_KIND]], _make(drive, row[_CHANGE]), file)
+
+
+def _covered(owner_id: UserId, drive: str, row: Row) -> Change | None:
+    """Return the change that a row tells to a principal who is confined to a folder; ``None`` if it is not theirs."""
+    covers_entry, covers_new, covers_old = row[_LIVE_END:]
     is_live = row[_COLUMNS] is not None
     if not (covers_entry or covers_new or covers_old):
         return None
-    if not covers_entry and (is_live or not covers_new):
-        kind = ChangeKind.REMOVED
-    entry = None
-    if is_live and covers_entry and row[_VISIBLE]:
-        entry = rows.live_file(owner_id, row[_COLUMNS:_LIVE_END])
-    return Change(
-        change=kind,
-        id=FileId(row[_ENTRY]),
-        kind=rows.KINDS[row[_KIND]],
-        cursor=_make(drive, row[_CHANGE]),
-        entry=entry,
-    )
+    change = _change(owner_id, drive, row)
+    if not covers_entry:
+        change = msgspec.structs.replace(change, entry=None)
+        if is_live or not covers_new:
+            change = msgspec.structs.replace(change, change=ChangeKind.REMOVED)
+    return change
 
 
 def _drive(owner_id: UserId, nonce: str) -> str:

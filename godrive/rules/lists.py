@@ -18,14 +18,16 @@ import msgspec
 
 from godrive.catalog import Row, Tx
 from godrive.errors import Invalid
-from godrive.messages.files import ListFiles
-from godrive.model import File, FileKind, Page, Sort
+from godrive.messages.files import ListFiles, Listing, ReadList, Selection
+from godrive.model import ETag, File, FileKind, Page, Sort, UserId
 from godrive.principal import Verb
 from godrive.rules import rows
 from godrive.rules.access import VISIBLE, Folder, resolve_place
 from godrive.rules.names import after_prefix, search_key
 from godrive.rules.registry import Env, rule
 
+_CHANGES = "SELECT changes FROM users WHERE id = $1"
+_ANY_TAG = "*"
 _LONGEST_FILTER = 1000
 _HIDDEN_AT_ONCE = 64
 
@@ -61,7 +63,34 @@ class _Position(msgspec.Struct, frozen=True, array_like=True):
 
 @rule(ListFiles)
 async def list_page(tx: Tx, ask: ListFiles, env: Env) -> Page[File]:
-    """As ``ListFiles`` says.
+    """As ``ListFiles`` says."""
+    return await read_page(tx, ask, env)
+
+
+async def read_list(tx: Tx, ask: ReadList, env: Env, owner_id: UserId, nonce: str) -> Listing:
+    """As ``ReadList`` says, for a list of *owner_id* in the catalog with that *nonce*.
+
+    The change number is read first, so the page is at least as new as the tag.
+    """
+    row = await tx.one(_CHANGES, owner_id)
+    tag = tag_of(owner_id, nonce, 0 if row is None else row[0])
+    if is_known(tag, ask):
+        return Listing(tag=tag)
+    return Listing(tag=tag, page=await read_page(tx, ask, env))
+
+
+def tag_of(owner_id: UserId, nonce: str, change: int) -> ETag:
+    """Return the tag of all lists of the owner until their next change."""
+    return ETag(f"{owner_id}.{nonce}.{change}")
+
+
+def is_known(tag: ETag, ask: ReadList) -> bool:
+    """Whether the tag is one of ``ask.known``."""
+    return bool(ask.known) and (tag in ask.known or _ANY_TAG in ask.known)
+
+
+async def read_page(tx: Tx, ask: Selection, env: Env) -> Page[File]:
+    """Return the page.
 
     If names are very long, a page has fewer than ``limit`` rows.  Without a
     filter, or with a prefix and in order of name, the cost depends on the page

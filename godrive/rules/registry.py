@@ -35,6 +35,10 @@ class Env(msgspec.Struct, frozen=True, gc=False):
     tokens: PageTokens
 
 
+LARGE_PAGE = 100
+"""Rows of a page up to which it is read on the event loop."""
+
+
 class Rule(msgspec.Struct, frozen=True):
     """A rule, and whether it needs a transaction that *writes*, or is a *large* read."""
 
@@ -42,6 +46,11 @@ class Rule(msgspec.Struct, frozen=True):
     run: Callable[[Tx, Any, Env], Awaitable[Any]]
     writes: bool
     large: bool
+    has_limit: bool
+
+    def is_large(self, ask: Ask[Metadata, Any]) -> bool:
+        """Whether this read should not begin on the event loop: it would be interrupted there, and done twice."""
+        return self.large or (self.has_limit and ask.limit > LARGE_PAGE)  # type: ignore[attr-defined]
 
 
 RULES: dict[type[Ask[Metadata, Any]], Rule] = {}
@@ -60,7 +69,7 @@ async def perform(catalog: Catalog, ask: Ask[Metadata, R], env: Env) -> R:
     if found.writes:
         reply: R = await catalog.write(lambda tx: found.run(tx, ask, env))
         return reply
-    read: R = await catalog.read(lambda tx: found.run(tx, ask, env), large=found.large)
+    read: R = await catalog.read(lambda tx: found.run(tx, ask, env), large=found.is_large(ask))
     return read
 
 
@@ -69,7 +78,8 @@ def rule(
 ) -> Callable[[Callable[[Tx, M, Env], Awaitable[R]]], Callable[[Tx, M, Env], Awaitable[R]]]:
     """Register the decorated function as the rule of *message*.
 
-    The type checker compares the reply types.  Raises ``TypeError`` at import if
+    A read is *large*, or if the message has a ``limit``, when that is above
+    :data:`LARGE_PAGE`.  The type checker compares the reply types.  Raises ``TypeError`` at import if
     the function takes another message, if the message already has a rule, or if
     a rule that writes is in the lane of reads.
     """
@@ -81,7 +91,8 @@ def rule(
             raise TypeError(f"{function.__qualname__} must take `ask: {message.__name__}`")
         if writes and message.lane is Lane.READ:
             raise TypeError(f"{message.__name__} writes, so it must not be in the lane of reads")
-        RULES[message] = Rule(message=message, run=function, writes=writes, large=large)
+        has_limit = message.lane is Lane.READ and "limit" in message.__struct_fields__
+        RULES[message] = Rule(message, function, writes=writes, large=large, has_limit=has_limit)
         return function
 
     return register

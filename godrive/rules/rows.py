@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from operator import itemgetter
+from typing import Any
 
 import msgspec
 
@@ -136,23 +137,26 @@ def live_file(owner_id: UserId, row: Row) -> File:
         favorite, properties,
     ) = row  # fmt: skip
     created = _fromtimestamp(created_at / 1_000_000, UTC)  # as instant() does, without a call for each row
+    etag: Any = f"{id_}.{revision}"
     return File(
-        id=id_,
-        owner_id=owner_id,
-        name=name,
-        created_at=created,
-        updated_at=created if updated_at == created_at else _fromtimestamp(updated_at / 1_000_000, UTC),
-        modified_at=created if modified_at == created_at else any_instant(modified_at),
-        kind=KINDS[kind],
-        parent_id=parent_id or None,
-        mime=mime,
-        size_bytes=size_bytes,
-        sha256=sha256,
-        version_id=version_id,
-        revision=revision,
-        etag=ETag(f"{id_}.{revision}"),
-        favorite=favorite == 1,
-        properties=read_properties(properties) if properties else {},
+        id_,
+        owner_id,
+        name,
+        created,
+        created if updated_at == created_at else _fromtimestamp(updated_at / 1_000_000, UTC),
+        created if modified_at == created_at else any_instant(modified_at),
+        etag,
+        KINDS[kind],
+        parent_id or None,
+        mime,
+        size_bytes,
+        sha256,
+        version_id,
+        None,  # it is not in the trash
+        None,
+        revision,
+        favorite == 1,
+        read_properties(properties) if properties else {},
     )
 
 
@@ -160,12 +164,17 @@ TEXTS = 1, 6, 13
 """The indices of the columns with long text: name, media type and properties."""
 MOST_TEXT = 500_000
 """The most bytes of such text in a page.  The rest of 1000 rows is as large, and a reply has at most 1 MiB."""
+_properties_of = itemgetter(TEXTS[2])
+_SHORT_PAGE = 256
+"""Rows of which the names and media types always fit: they have at most 1024 and 255 bytes."""
 _LONGEST_CHARACTER = 4
 """Bytes of UTF-8."""
 
 
 def that_fit(found: Sequence[Row], limit: int, texts: Sequence[int] = TEXTS) -> int:
     """Return how many of the rows fit into one reply: 1 to *limit*, fewer if *texts* are long."""
+    if texts is TEXTS and len(found) <= _SHORT_PAGE and not any(map(_properties_of, found)):
+        return min(len(found), limit)
     characters = 0
     for text in texts:
         characters += sum(map(len, filter(None, map(itemgetter(text), found))))

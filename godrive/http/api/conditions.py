@@ -12,6 +12,9 @@ from godrive.errors import Invalid, PreconditionFailed, RangeNotSatisfiable
 from godrive.http.api.reading import entity_tags
 from godrive.model import ETag
 
+ANY = ETag("*")
+"""Stands for any tag."""
+
 _SPAN = re.compile(r"(\d{0,19})-(\d{0,19})", re.ASCII)
 _SECOND = timedelta(seconds=1)
 
@@ -25,6 +28,14 @@ def is_known(request: web.Request, etag: str) -> bool | None:
     if known is None:
         return None
     return not known or any(tag == etag for _, tag in known)
+
+
+def known_tags(request: web.Request) -> tuple[ETag, ...]:
+    """Return the tags of ``If-None-Match``, :data:`ANY` for ``*``, none without the header.  Raises ``Invalid``."""
+    known = entity_tags(request, hdrs.IF_NONE_MATCH)
+    if known is None:
+        return ()
+    return tuple([ETag(tag) for _, tag in known]) or (ANY,)
 
 
 def check_absent(request: web.Request) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable
 
+from godrive.model import ETag
+
 CAPACITY = 8 * 1_048_576
 """Bytes of pages of all users together."""
 
@@ -26,20 +28,19 @@ class PageCache:
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
         self._size = 0
-        self._pages: OrderedDict[Hashable, tuple[str, bytes]] = OrderedDict()
+        self._pages: OrderedDict[Hashable, tuple[ETag, bytes]] = OrderedDict()
 
-    def get(self, request: Hashable, tag: str) -> bytes | None:
-        """Return the page if it has this tag."""
+    def get(self, request: Hashable) -> tuple[ETag, bytes] | None:
+        """Return the last page that was kept, and its tag."""
         found = self._pages.get(request)
-        if found is None or found[0] != tag:
-            return None
-        self._pages.move_to_end(request)
-        return found[1]
+        if found is not None:
+            self._pages.move_to_end(request)
+        return found
 
-    def put(self, request: Hashable, tag: str, page: bytes) -> None:
+    def put(self, request: Hashable, tag: ETag, page: bytes) -> None:
         """Keep a page that was read after *tag*.  The least recently used pages go first."""
-        _, old = self._pages.pop(request, ("", b""))
-        self._size -= len(old)
+        old = self._pages.pop(request, None)
+        self._size -= len(old[1]) if old is not None else 0
         if len(page) > LARGEST:
             return
         self._pages[request] = (tag, page)

@@ -68,7 +68,7 @@ class EventsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     cursor: Cursor | None = None
 
 
-class ChangeView(msgspec.Struct, kw_only=True):
+class ChangeView(msgspec.Struct, gc=False):
     """One change.  `entry` is its current state, absent if you cannot see the entry any more."""
 
     change: ChangeKind
@@ -79,7 +79,7 @@ class ChangeView(msgspec.Struct, kw_only=True):
     @classmethod
     def of(cls, change: Change) -> ChangeView:
         """Convert a change to an answer."""
-        return cls(change=change.change, id=change.id, kind=change.kind, entry=change.entry or UNSET)
+        return cls(change.change, change.id, change.kind, UNSET if change.entry is None else change.entry)
 
 
 class ChangeList(msgspec.Struct, kw_only=True):

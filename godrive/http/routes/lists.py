@@ -10,12 +10,12 @@ from msgspec import Meta
 
 from godrive.errors import Invalid, NotFound
 from godrive.http.api.call import Call
-from godrive.http.api.conditions import is_known
+from godrive.http.api.conditions import ANY, known_tags
 from godrive.http.api.operations import Routes
 from godrive.http.app_keys import PAGE_CACHE
 from godrive.http.routes.files import EntryId, FileList, Limit, PageToken, spot_of
-from godrive.messages.files import ListFiles, TagList
-from godrive.model import Anywhere, File, FileId, Page, Place, Sort
+from godrive.messages.files import ReadList
+from godrive.model import Anywhere, FileId, Place, Sort
 from godrive.principal import Scope, authority
 
 routes = Routes("files")
@@ -67,33 +67,32 @@ async def list_children(call: Call, file_id: FileId, query: ChildrenQuery) -> Fi
 
 async def list_entries(call: Call, where: Place, query: ChildrenQuery) -> web.Response:
     """Answer with one page of the place, or with 304."""
-    tag = await call.drive.metadata.ask(TagList(call.by, where))
-    headers = {hdrs.ETAG: f'W/"{tag}"', **_LISTED}
-    if is_known(call.request, tag):
-        return web.Response(status=304, headers=headers)
     cache, request = call.request.app[PAGE_CACHE], (authority(call.by), call.original, where, query)
-    body = cache.get(request, tag)
-    if body is None:
-        body = _encoder.encode(FileList.of(await _read_page(call, where, query)))
-        cache.put(request, tag, body)
+    kept, known = cache.get(request), known_tags(call.request)
+    listing = await call.drive.metadata.ask(
+        ReadList(
+            call.by,
+            where,
+            query.limit or (20 if call.original else 100),
+            query.page,
+            query.sort,
+            query.folders_first,
+            query.prefix or None,
+            query.q or None,
+            known if kept is None else (*known, kept[0]),
+        )
+    )
+    headers = {hdrs.ETAG: f'W/"{listing.tag}"', **_LISTED}
+    if listing.page is not None:
+        body = _encoder.encode(FileList.of(listing.page))
+        cache.put(request, listing.tag, body)
+    elif kept is None or listing.tag in known or ANY in known:
+        return web.Response(status=304, headers=headers)
+    else:
+        body = kept[1]
     return web.Response(body=body, headers=headers)
 
 
 def _place(query: FilesQuery) -> Place:
     """Return the place to list: a folder, the root, or without `parent_id` the whole drive."""
     return Anywhere() if query.parent_id is None else spot_of(query.parent_id)
-
-
-async def _read_page(call: Call, where: Place, query: ChildrenQuery) -> Page[File]:
-    return await call.drive.metadata.ask(
-        ListFiles(
-            by=call.by,
-            where=where,
-            limit=query.limit or (20 if call.original else 100),
-            page=query.page,
-            sort=query.sort,
-            folders_first=query.folders_first,
-            prefix=query.prefix or None,
-            contains=query.q or None,
-        )
-    )
