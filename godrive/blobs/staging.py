@@ -113,10 +113,6 @@ class StagingFile:
         for chunk in chunks:
             self._hash.update(chunk)
 
-    def hexdigest(self) -> str:
-        """The SHA-256 of what was digested."""
-        return self._hash.hexdigest()
-
     def finish(
         self, rest: Sequence[bytes | memoryview], shards: Shards, key: ObjectKey, check: BodyCheck, mime: str | None
     ) -> BlobInfo:
@@ -127,7 +123,7 @@ class StagingFile:
         try:
             self.write(rest)
             self.digest(rest)
-            digest = self.hexdigest()
+            digest = self._hash.hexdigest()
             check.compare(digest)
             return self.publish(shards, key, digest, mime)
         finally:

@@ -33,18 +33,17 @@ class LogIns(msgspec.Struct, kw_only=True):
     servers: dict[str, LogIn] = {}
 
 
-def default_path() -> Path:
-    """Return the path of the file (XDG Base Directory Specification)."""
+def folder() -> Path:
+    """Return the folder of what the command line keeps (XDG Base Directory Specification)."""
     base = os.environ.get("XDG_CONFIG_HOME", "")
-    folder = Path(base) if base.startswith("/") else Path.home() / ".config"
-    return folder / "godrive" / "log-ins.json"
+    return (Path(base) if base.startswith("/") else Path.home() / ".config") / "godrive"
 
 
 class LogInFile:
     """The file of the log-ins."""
 
     def __init__(self, path: Path | None = None) -> None:
-        self._path = path or default_path()
+        self._path = path or folder() / "log-ins.json"
 
     def read(self) -> LogIns:
         """Return the log-ins.  Raises ``ConfigError`` if the file cannot be read."""

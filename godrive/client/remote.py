@@ -1,35 +1,20 @@
-"""One server, as a client sees it: entries by path, bytes as streams, and a log-in that renews itself."""
+"""The drive on a server, as a client sees it: entries by path, bytes as streams."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any
 from urllib.parse import quote
 
-import aiohttp
 import msgspec
 from aiohttp import hdrs
-from yarl import URL
 
-from godrive import __version__
-from godrive.backoff import Backoff
-from godrive.client.logins import LogIn, LogInFile
-from godrive.errors import BY_CODE, ConfigError, DriveError, Invalid, StoreUnavailable, Unauthenticated
+from godrive.client.connection import LOST, Body, Connection, error_of
+from godrive.errors import Invalid
 
-_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=120)
-_ATTEMPTS = 6
-_BACKOFF = Backoff(0.5, 15.0)
-_EARLY = 30.0
-"""Seconds before its end at which an access token is renewed."""
-_BUSY = frozenset({429, 502, 503, 504})
-
-Body = Callable[[], AsyncIterator[bytes]]
-"""Returns the bytes of a request from the start, as often as it is sent."""
+_TUS = {"Tus-Resumable": "1.0.0"}
 
 
 class Entry(msgspec.Struct, kw_only=True, frozen=True):
@@ -41,6 +26,7 @@ class Entry(msgspec.Struct, kw_only=True, frozen=True):
     parent_id: str | None = None
     size_bytes: int = 0
     sha256: str | None = None
+    version_id: str | None = None
     modified_at: datetime | None = None
 
     @property
@@ -48,77 +34,29 @@ class Entry(msgspec.Struct, kw_only=True, frozen=True):
         return self.kind == "folder"
 
 
+class UploadState(msgspec.Struct, kw_only=True, frozen=True):
+    """An upload that is sent in several requests: the bytes that the server has, and the file once it has all."""
+
+    id: str
+    received_bytes: int
+    file_id: str | None = None
+
+
 class _Page(msgspec.Struct, kw_only=True):
     files: list[Entry]
     next_page: str | None = None
 
 
-class _Tokens(msgspec.Struct, kw_only=True):
-    token: str
-    expires_at: datetime
-    refresh_token: str
-
-
-class _Problem(msgspec.Struct, kw_only=True):
-    code: str = "error"
-    detail: str = ""
-    field: str | None = None
-
-
-class Remote:
-    """A server with a log-in: ``async with Remote(url) as remote``.
-
-    Requests that may not have arrived, and those that the server is too busy
-    for, are sent again, at most 6 times in all.  Raises the errors that the
-    server answers, ``StoreUnavailable`` if it does not answer, ``ConfigError``
-    without a log-in.
-    """
-
-    def __init__(self, url: str | None = None, *, file: LogInFile | None = None) -> None:
-        self._file = file or LogInFile()
-        self.url = checked_url(url or self._file.read().last)
-        self._token = ""
-        self._token_ends = 0.0
-        self._renewing = asyncio.Lock()
-
-    async def __aenter__(self) -> Remote:
-        agent = f"godrive/{__version__}"
-        self._http = aiohttp.ClientSession(timeout=_TIMEOUT, headers={hdrs.USER_AGENT: agent}, auto_decompress=False)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._http.close()
-
-    async def log_in(self, email: str, password: str) -> None:
-        """Log in and keep the refresh token."""
-        reply = await self._send("POST", "/v1/login", json={"email": email, "password": password}, token=None)
-        tokens = msgspec.json.decode(reply, type=_Tokens)
-
-        def keep() -> None:
-            with self._file.locked() as kept:
-                kept.servers[self.url] = LogIn(email=email, refresh_token=tokens.refresh_token)
-                kept.last = self.url
-
-        await asyncio.to_thread(keep)
-
-    async def log_out(self) -> None:
-        """End the session and forget its token."""
-        await self._call("POST", "/v1/logout")
-
-        def forget() -> None:
-            with self._file.locked() as kept:
-                kept.servers.pop(self.url, None)
-                kept.last = next(iter(kept.servers), "") if kept.last == self.url else kept.last
-
-        await asyncio.to_thread(forget)
+class Remote(Connection):
+    """The drive of the account that is logged in on a server."""
 
     async def get(self, path: str) -> Entry:
         """Return the entry at *path*."""
-        return msgspec.json.decode(await self._call("GET", _by_path(path)), type=Entry)
+        return _entry((await self.call("GET", _by_path(path))).content)
 
     async def get_by_id(self, entry_id: str) -> Entry:
         """Return the entry with that id."""
-        return msgspec.json.decode(await self._call("GET", f"/v1/files/{quote(entry_id, safe='')}"), type=Entry)
+        return _entry((await self.call("GET", f"/v1/files/{quote(entry_id, safe='')}")).content)
 
     async def children(self, folder_id: str) -> AsyncIterator[Entry]:
         """Yield the entries of a folder by name."""
@@ -134,160 +72,117 @@ class Remote:
     async def make_folder(self, path: str, *, parents: bool) -> Entry:
         """Create a folder.  With *parents*, create those above it too, and accept one that is there."""
         body = {"path": _clean(path), "parents": parents, "exist_ok": parents}
-        return msgspec.json.decode(await self._call("POST", "/v1/folders", json=body), type=Entry)
+        return _entry((await self.call("POST", "/v1/folders", json=body)).content)
 
     async def move(self, entry: Entry, parent_id: str, name: str) -> Entry:
         """Move and rename an entry."""
-        body = {"parent_id": parent_id, "name": name}
-        return msgspec.json.decode(await self._call("PATCH", f"/v1/files/{entry.id}", json=body), type=Entry)
+        return await self._change(entry, {"parent_id": parent_id, "name": name})
+
+    async def date(self, entry: Entry, modified_at: datetime) -> Entry:
+        """Set when the content of a file was last modified."""
+        return await self._change(entry, {"modified_at": modified_at.isoformat()})
 
     async def copy(self, entry: Entry, parent_id: str, name: str) -> Entry:
         """Copy an entry with its contents."""
         body = {"parent_id": parent_id, "name": name}
-        return msgspec.json.decode(await self._call("POST", f"/v1/files/{entry.id}/copy", json=body), type=Entry)
+        return _entry((await self.call("POST", f"/v1/files/{entry.id}/copy", json=body)).content)
 
     async def trash(self, path: str) -> None:
         """Move the entry at *path* to the trash."""
-        await self._call("DELETE", _by_path(path))
+        await self.call("DELETE", _by_path(path))
 
-    async def put(
-        self, path: str, body: Body, size: int, *, modified_at: datetime | None = None, on_conflict: str = "replace"
-    ) -> Entry:
+    async def put(self, path: str, body: Body, size: int, *, modified_at: datetime, on_conflict: str) -> Entry:
         """Store *size* bytes as the file at *path*.  Folders that are missing are created."""
-        headers: dict[str, str] = {hdrs.CONTENT_LENGTH: str(size)}
-        if modified_at is not None:
-            headers["X-Modified-At"] = modified_at.isoformat()
+        headers = {hdrs.CONTENT_LENGTH: str(size), "X-Modified-At": modified_at.isoformat()}
         query = {"parents": "true", "on_conflict": on_conflict}
-        reply = await self._call("PUT", _by_path(path), query=query, headers=headers, body=body)
-        return msgspec.json.decode(reply, type=Entry)
+        return _entry((await self.call("PUT", _by_path(path), query=query, headers=headers, body=body)).content)
+
+    async def begin_upload(
+        self, path: str, size: int, *, sha256: str, modified_at: datetime, on_conflict: str
+    ) -> UploadState:
+        """Begin to store *size* bytes with that digest as the file at *path*, in a folder that exists."""
+        folder, _, name = _clean(path).rpartition("/")
+        # Unlike "filename", the path may be any name: "null" too.
+        metadata = {"relativePath": f"/{name}", "modified_at": modified_at.isoformat(), "sha256": sha256}
+        headers = {
+            **_TUS,
+            "Upload-Length": str(size),
+            "Upload-Metadata": ",".join(f"{key} {b64encode(text.encode()).decode()}" for key, text in metadata.items()),
+        }
+        target = "/v1/tus/by-path/" + quote(folder, safe="/")
+        answer = await self.call("POST", target, query={"on_conflict": on_conflict}, headers=headers)
+        # Only the id: a token goes to no other server than that of the log-in.
+        return UploadState(id=answer.headers[hdrs.LOCATION].rpartition("/")[2], received_bytes=0)
+
+    async def upload_state(self, upload_id: str) -> UploadState:
+        """Return how far an upload is.  A request that still sends to it ends.  Raises ``NotFound``, ``Gone``."""
+        answer = await self.call("GET", _upload(upload_id), headers=_TUS)
+        return msgspec.json.decode(answer.content, type=UploadState)
+
+    async def append(self, upload_id: str, offset: int, body: Body, size: int) -> UploadState:
+        """Send *size* bytes from *offset* on, once.  Returns how far the upload is then.
+
+        If the answer is lost, or the server has no time, some of the bytes may
+        have arrived.  Raises ``OffsetMismatch``, ``BodyRefused``.
+        """
+        headers = {
+            **_TUS,
+            "Upload-Offset": str(offset),
+            hdrs.CONTENT_TYPE: "application/offset+octet-stream",
+            hdrs.CONTENT_LENGTH: str(size),
+        }
+        answer = await self.call_once("PATCH", _upload(upload_id), headers=headers, body=body)
+        return UploadState(
+            id=upload_id,
+            received_bytes=int(answer.headers["Upload-Offset"]),
+            file_id=answer.headers.get("Upload-File-Id"),
+        )
 
     @asynccontextmanager
     async def content(self, entry: Entry, start: int = 0) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Open the bytes of a file from *start*.  Raises ``StoreUnavailable`` also if the connection is lost."""
+        """Open the bytes of a file as it was when *entry* was read, from *start* on.
+
+        The bytes of a version never change, so parts that are read one after
+        another fit together.  Raises ``NotFound`` if the version is gone,
+        ``StoreUnavailable`` also if the connection is lost.
+        """
         headers: dict[str, str] = {hdrs.RANGE: f"bytes={start}-"} if start else {}
-        path, token = f"/v1/files/{entry.id}/content", await self._access_token()
+        path = f"/v1/files/{entry.id}/versions/{entry.version_id}/content"
+        token, refused = await self.access_token(), None
         try:
-            async with self._request("GET", path, token=token, headers=headers) as response:
-                if response.status in _BUSY:
-                    raise StoreUnavailable(f"The server is busy ({response.status}).")
-                if response.status >= 400:
-                    raise _error(response.status, await response.read())
-                if start and response.status != 206:
-                    raise Invalid("The server does not continue a download.")
-                yield response.content.iter_any()
-        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError) as lost:
-            raise _lost(self.url, lost) from None
+            while True:
+                async with self.request("GET", path, token=token, headers=headers) as response:
+                    if response.status == 401 and refused is None:
+                        token, refused = await self.access_token(other_than=token), token
+                        continue
+                    if response.status >= 400:
+                        raise error_of(response, await response.read())
+                    if start and response.status != 206:
+                        raise Invalid("The server does not continue a download.")
+                    yield response.content.iter_any()
+                    return
+        except LOST as lost:
+            raise self.lost(lost) from None
+
+    async def _change(self, entry: Entry, fields: dict[str, str]) -> Entry:
+        return _entry((await self.call("PATCH", f"/v1/files/{entry.id}", json=fields)).content)
 
     async def _pages(self, path: str, query: dict[str, str]) -> AsyncIterator[Entry]:
         page: str | None = ""
         while page is not None:
-            found = msgspec.json.decode(
-                await self._call("GET", path, query={**query, "limit": "1000"} | ({"page": page} if page else {})),
-                type=_Page,
-            )
+            answer = await self.call("GET", path, query={**query, "limit": "1000"} | ({"page": page} if page else {}))
+            found = msgspec.json.decode(answer.content, type=_Page)
             for entry in found.files:
                 yield entry
             page = found.next_page
 
-    async def _call(self, method: str, path: str, **options: Any) -> bytes:
-        """Send a request with the access token, which is renewed once if the server refuses it."""
-        try:
-            return await self._send(method, path, token=await self._access_token(), **options)
-        except Unauthenticated:
-            self._token_ends = 0.0
-            return await self._send(method, path, token=await self._access_token(), **options)
 
-    async def _send(
-        self, method: str, path: str, *, token: str | None, headers: Mapping[str, str] | None = None, **options: Any
-    ) -> bytes:
-        """Send a request until it is answered.  Returns the body of the answer."""
-        headers = dict(headers or {})
-        if method != "GET" and token is not None:
-            headers["Idempotency-Key"] = str(uuid.uuid4())
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                async with self._request(method, path, token=token, headers=headers, **options) as response:
-                    content = await response.read()
-                if response.status < 400:
-                    return content
-                error, wait = _error(response.status, content), response.headers.get(hdrs.RETRY_AFTER, "")
-                if response.status not in _BUSY:
-                    raise error
-            except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError) as lost:
-                error, wait = _lost(self.url, lost), ""
-            if attempt == _ATTEMPTS:
-                raise error
-            await asyncio.sleep(float(wait) if wait.isdecimal() else _BACKOFF.after(attempt))
-        raise AssertionError
-
-    def _request(
-        self,
-        method: str,
-        path: str,
-        *,
-        token: str | None,
-        query: Mapping[str, str] | None = None,
-        headers: Mapping[str, str] | None = None,
-        json: Any = None,
-        body: Body | None = None,
-    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        sent = dict(headers or {})
-        if token is not None:
-            sent[hdrs.AUTHORIZATION] = f"Bearer {token}"
-        url = URL(self.url + path, encoded=True)
-        if query:
-            url = url.update_query(query)
-        if body is None:
-            return self._http.request(method, url, headers=sent, json=json)
-        # Without a type, the server determines it from the bytes.
-        return self._http.request(method, url, headers=sent, data=body(), skip_auto_headers=[hdrs.CONTENT_TYPE])
-
-    async def _access_token(self) -> str:
-        if time.monotonic() >= self._token_ends:
-            async with self._renewing:
-                if time.monotonic() >= self._token_ends:
-                    await self._renew()
-        return self._token
-
-    async def _renew(self) -> None:
-        """Exchange the refresh token while no other command does."""
-        loop = asyncio.get_running_loop()
-
-        def renew() -> _Tokens | None:
-            with self._file.locked() as kept:
-                log_in = kept.servers.get(self.url)
-                if log_in is None:
-                    return None
-                body = {"refresh_token": log_in.refresh_token}
-                sending = self._send("POST", "/v1/token/refresh", json=body, token=None)
-                try:
-                    reply = asyncio.run_coroutine_threadsafe(sending, loop).result()
-                except Unauthenticated:
-                    del kept.servers[self.url]
-                    return None
-                tokens = msgspec.json.decode(reply, type=_Tokens)
-                log_in.refresh_token = tokens.refresh_token
-                return tokens
-
-        tokens = await asyncio.to_thread(renew)
-        if tokens is None:
-            raise ConfigError(f"You are not logged in on {self.url}.", hint=f"Run: godrive login --server {self.url}")
-        lifetime = tokens.expires_at.timestamp() - time.time() - _EARLY
-        self._token, self._token_ends = tokens.token, time.monotonic() + max(lifetime, 1.0)
+def _entry(content: bytes) -> Entry:
+    return msgspec.json.decode(content, type=Entry)
 
 
-def checked_url(text: str) -> str:
-    """Return the URL of a server without its last slash.  Raises ``ConfigError``."""
-    if not text:
-        raise ConfigError("No server is named, and there is no log-in.", hint="Run: godrive login --server URL")
-    url = URL(text)
-    if url.scheme not in ("http", "https") or not url.host or url.query_string or url.fragment:
-        raise ConfigError(f"{text!r} is not the URL of a server.", hint="Send one like https://drive.example.org.")
-    return str(url).rstrip("/")
-
-
-def _lost(url: str, error: Exception) -> StoreUnavailable:
-    return StoreUnavailable(f"{url} does not answer: {str(error) or type(error).__name__}.")
+def _upload(upload_id: str) -> str:
+    return f"/v1/tus/{quote(upload_id, safe='')}"
 
 
 def _by_path(path: str) -> str:
@@ -297,11 +192,3 @@ def _by_path(path: str) -> str:
 def _clean(path: str) -> str:
     """Return a path as the API has it: names with single slashes between them."""
     return "/".join(name for name in path.split("/") if name)
-
-
-def _error(status: int, content: bytes) -> DriveError:
-    try:
-        problem = msgspec.json.decode(content, type=_Problem)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return StoreUnavailable(f"The server answered {status} without a reason.")
-    return BY_CODE.get(problem.code, DriveError)(problem.detail, field=problem.field)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Action: TypeAlias = "Callable[[Remote, argparse.Namespace], Awaitable[int]]"
 
 SERVER_VARIABLE = "GODRIVE_SERVER"
+_PATIENCE, _PATIENCE_OF_COPIES = 15.0, 300.0
+"""Seconds for which a command tries again if the server does not answer; copying begins anew with each byte."""
 _CONFLICTS = ("replace", "fail", "rename")
 
 
@@ -36,7 +38,7 @@ def register(commands: Commands, _shared: argparse.ArgumentParser) -> None:
 
     def command(name: str, action: Action, text: str) -> argparse.ArgumentParser:
         parser = add(commands, name, text, shared)
-        parser.set_defaults(run=_run, action=action)
+        parser.set_defaults(run=_run, action=action, patience=_PATIENCE)
         return parser
 
     log_in = command("login", _log_in, "log in on a server; the password is read from the terminal or standard input")
@@ -89,6 +91,7 @@ def _add_jobs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-j", "--jobs", type=_positive, default=4, metavar="N", help="copy N files at once (default: 4)"
     )
+    parser.set_defaults(patience=_PATIENCE_OF_COPIES)
 
 
 def _positive(text: str) -> int:
@@ -106,7 +109,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     async def act() -> None:
         nonlocal code
-        async with Remote(arguments.server or os.environ.get(SERVER_VARIABLE)) as remote:
+        server = arguments.server or os.environ.get(SERVER_VARIABLE)
+        async with Remote(server, patience=arguments.patience) as remote:
             code = await arguments.action(remote, arguments)
 
     run(act())
@@ -158,10 +162,10 @@ def _printable(name: str) -> str:
 
 
 async def _put(remote: Remote, arguments: argparse.Namespace) -> int:
-    from godrive.client import transfers  # noqa: PLC0415
+    from godrive.client.uploads import upload  # noqa: PLC0415
 
     with closing(_Shown()) as shown:
-        await transfers.upload(
+        await upload(
             remote,
             arguments.sources,
             arguments.target,
@@ -173,18 +177,18 @@ async def _put(remote: Remote, arguments: argparse.Namespace) -> int:
 
 
 async def _get(remote: Remote, arguments: argparse.Namespace) -> int:
-    from godrive.client import transfers  # noqa: PLC0415
+    from godrive.client.downloads import download, fetch_to  # noqa: PLC0415
 
     if arguments.target == Path("-"):
         for source in arguments.sources:
             entry = await remote.get(source)
             if entry.is_folder:
                 raise Invalid(f"{source} is a folder.")
-            await transfers.fetch_to(remote, entry, sys.stdout.buffer.write)
+            await fetch_to(remote, entry, sys.stdout.buffer.write)
         sys.stdout.buffer.flush()
         return 0
     with closing(_Shown()) as shown:
-        await transfers.download(remote, arguments.sources, arguments.target, shown, at_once=arguments.jobs)
+        await download(remote, arguments.sources, arguments.target, shown, at_once=arguments.jobs)
     return shown.code
 
 
@@ -270,6 +274,9 @@ class _Shown:
     def done(self, name: str, size: int) -> None:
         if self._bar is None:
             sys.stdout.write(f"{size:>14}  {_printable(name)}\n")
+
+    def skipped(self, name: str, size: int) -> None:
+        """Nothing is to be said: nothing has happened."""
 
     def failed(self, name: str, reason: str) -> None:
         self.code = 1

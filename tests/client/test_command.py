@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import io
 import json
@@ -15,6 +16,7 @@ import termios
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +29,8 @@ GODRIVE = [sys.executable, "-m", "godrive"]
 PAGE = (Path(__file__).parents[2] / "docs" / "client.md").read_text(encoding="utf-8")
 PASSWORD = "correct horse"
 LARGE = os.urandom(3_000_000)
+LARGER = os.urandom(9_000_000)
+"""More than one request carries."""
 
 AFTER = {"ls": [], "get": ["local"], "put": ["/"], "rm": [], "mv": ["/x"], "cp": ["/x"]}
 """What follows the name of an entry, for each command that takes one."""
@@ -84,6 +88,12 @@ def listed(run: Run, path: str = "/") -> list[str]:
     return [line[34:] for line in out.splitlines()]
 
 
+def entries(run: Run, path: str) -> dict[str, dict[str, Any]]:
+    """The entries that ``ls --json`` prints, by name."""
+    found: list[dict[str, Any]] = [json.loads(line) for line in run("ls", path, "--json")[1].splitlines()]
+    return {str(entry["name"]): entry for entry in found}
+
+
 def tree(folder: Path) -> dict[str, bytes | None]:
     """Everything below a folder; ``None`` for a folder."""
     return {str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes() for path in folder.rglob("*")}
@@ -123,6 +133,37 @@ def test_a_file_is_put_under_a_name_or_into_a_folder(run: Run, tmp_path: Path) -
     code, _, err = run("put", "--on-conflict", "fail", "a.txt", "/new.txt")
     assert code == 1
     assert err == "godrive: a.txt: There is an entry named 'new.txt' already.\n"
+
+
+def test_what_is_there_already_is_skipped(run: Run, tmp_path: Path) -> None:
+    """Same size and time; or same size and digest, and then the other side gets the time."""
+    source, copy = tmp_path / "photos", tmp_path / "copy"
+    (source / "sub").mkdir(parents=True)
+    (source / "large").write_bytes(LARGER)
+    (source / "sub" / "small").write_bytes(b"small")
+    os.utime(source / "sub" / "small", ns=(1_000_000_001, 1_000_000_001))  # finer than a server keeps
+    assert len(run("put", "photos", "/")[1].splitlines()) == 2
+    first = entries(run, "/photos")
+    assert run("put", "photos", "/") == (0, "", "")
+    os.utime(source / "large", (1_000_000_000, 1_000_000_000))
+    assert run("put", "--on-conflict", "fail", "photos/large", "/photos") == (0, "", "")
+    dated = entries(run, "/photos")
+    assert dated["large"]["modified_at"] == "2001-09-09T01:46:40Z"
+    assert dated["large"]["version_id"] == first["large"]["version_id"]
+    assert len(run("get", "/photos", "copy")[1].splitlines()) == 2
+    inode = (copy / "large").stat().st_ino
+    os.utime(copy / "large", (1, 1))
+    assert run("get", "/photos/large", "/photos/sub/small", "copy")[0] == 0
+    assert (copy / "large").stat().st_ino == inode
+    assert (copy / "large").stat().st_mtime == 1_000_000_000
+    for path, content in ((source / "large", LARGER[::-1]), (source / "sub" / "small", b"other")):
+        before = path.stat()
+        path.write_bytes(content)
+        os.utime(path, (before.st_atime + 1, before.st_mtime + 1))
+    assert len(run("put", "photos", "/")[1].splitlines()) == 2
+    assert entries(run, "/photos")["large"]["sha256"] == hashlib.sha256(LARGER[::-1]).hexdigest()
+    assert len(run("get", "/photos/large", "copy")[1].splitlines()) == 1
+    assert (copy / "large").read_bytes() == LARGER[::-1]
 
 
 def test_entries_are_made_moved_copied_found_and_trashed(run: Run, tmp_path: Path) -> None:
