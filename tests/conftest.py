@@ -16,7 +16,7 @@ from tests.servers import CephGateway, MissingProgram, NatsServer, PostgresServe
 pytest_plugins = ["tests.engines", "tests.npm"]
 
 
-SLOW = {"e2e", "hostile"}
+SLOW = {"clients", "e2e", "hostile"}
 """Folders of tests that run the real process, which takes half a second to start."""
 
 _NOT_QUICK = SLOW | {

@@ -293,7 +293,7 @@ def test_a_protocol_says_what_each_of_its_methods_guarantees() -> None:
     assert silent == []
 
 
-TESTS_OF_THEIR_OWN = {"bench", "contracts", "e2e", "fixtures", "hostile", "typing"}
+TESTS_OF_THEIR_OWN = {"clients", "bench", "contracts", "e2e", "fixtures", "hostile", "typing"}
 """Folders of tests that belong to no single package: what they test is in their conftest or their modules."""
 
 

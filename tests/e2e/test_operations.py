@@ -9,89 +9,36 @@ import sqlite3
 import subprocess
 import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
 from godrive.configfile import load
-from tests.conftest import require_program
+from tests.conftest import require, require_program
 from tests.drive_server import REPOSITORY, DriveServer
 from tests.e2e.client import Client
 from tests.e2e.conftest import Eventually
 from tests.e2e.wire import Wire
-from tests.servers import Daemon, answers, free_port
+from tests.proxies import Caddy, Nginx, block, caddy_site, nginx_server
+from tests.servers import Server, free_port
 
 pytestmark = pytest.mark.anyio
 
 TEXT = (REPOSITORY / "docs" / "operations.md").read_text()
 MIB = 1024 * 1024
 
-StartProxy = Callable[[int, int], None]
+StartProxy = Callable[[int, int], Server]
 """Of the port to listen on, and of the server behind it."""
 
 
-def block(language: str) -> str:
-    """The first block of the page in that language."""
-    found = re.search(rf"^```{language}\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
-    assert found is not None
-    return found[1]
-
-
-@pytest.fixture
-def nginx(tmp_path: Path) -> Iterator[StartProxy]:
-    """nginx, configured as the page says but for TLS."""
-    path = require_program("nginx", "nginx")
-    daemons: list[Daemon] = []
-
-    def start(port: int, behind: int) -> None:
-        server = re.sub(r"^ *ssl_.*\n", "", block("nginx"), flags=re.MULTILINE)
-        server = server.replace("listen 443 ssl", f"listen 127.0.0.1:{port}").replace(
-            "127.0.0.1:8080", f"127.0.0.1:{behind}"
-        )
-        temporary = "".join(
-            f"{kind}_temp_path {tmp_path}/temp; " for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        )
-        user = "user root;" if os.geteuid() == 0 else ""
-        config = tmp_path / "nginx.conf"
-        config.write_text(
-            f"{user} daemon off; pid {tmp_path}/pid; error_log {tmp_path}/error.log; events {{}}\n"
-            f"http {{ access_log off; {temporary}\n{server} }}\n"
-        )
-        (tmp_path / "temp").mkdir()
-        daemons.append(Daemon([path, "-p", tmp_path, "-c", config], tmp_path / "nginx.log"))
-        daemons[0].wait_until(lambda: answers(port))
-
-    yield start
-    for daemon in daemons:
-        daemon.stop()
-
-
-@pytest.fixture
-def caddy(tmp_path: Path) -> Iterator[StartProxy]:
-    """Caddy, configured as the page says but for TLS."""
-    path = require_program("caddy", "caddy")
-    daemons: list[Daemon] = []
-
-    def start(port: int, behind: int) -> None:
-        site = block("caddyfile").replace("drive.example.org", f"http://127.0.0.1:{port}").replace("8080", str(behind))
-        config = tmp_path / "Caddyfile"
-        config.write_text("{\n    admin off\n}\n" + site)
-        environment = {**os.environ, "HOME": str(tmp_path)}
-        daemons.append(
-            Daemon([path, "run", "--config", config, "--adapter", "caddyfile"], tmp_path / "caddy.log", env=environment)
-        )
-        daemons[0].wait_until(lambda: answers(port))
-
-    yield start
-    for daemon in daemons:
-        daemon.stop()
-
-
-@pytest.fixture(params=["nginx", "caddy"])
-def start_proxy(request: pytest.FixtureRequest) -> StartProxy:
-    proxy: StartProxy = request.getfixturevalue(request.param)
-    return proxy
+@pytest.fixture(params=[(Nginx, nginx_server), (Caddy, caddy_site)], ids=["nginx", "caddy"])
+def start_proxy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StartProxy]:
+    """Either proxy, configured as the page says but for TLS."""
+    kind, configured = request.param
+    require(kind)
+    with ExitStack() as running:
+        yield lambda port, behind: running.enter_context(kind(configured(port, behind), tmp_path / "proxy", port))
 
 
 async def test_behind_a_proxy_uploads_stream_and_the_urls_lead_to_it(
