@@ -15,7 +15,7 @@ the offset after it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -26,7 +26,7 @@ from godrive import append_turns
 from godrive.append_turns import FORBEARANCE
 from godrive.appended import AppendedBody, Checksum
 from godrive.arriving import Pieces
-from godrive.blobs import OWNER, Appendable, Staged
+from godrive.blobs import OWNER, Appendable, Staged, staged_of
 from godrive.blobs.admission import check_admission
 from godrive.errors import (
     Conflict,
@@ -39,8 +39,8 @@ from godrive.errors import (
     UploadTakenOver,
 )
 from godrive.messages.ingest import CommitUpload
-from godrive.messages.resumable import AdvanceUpload, ClaimUpload, DeclareLength
-from godrive.messages.storage import DigestBlob, SniffBlob
+from godrive.messages.resumable import AdvanceUpload, ClaimUpload, DeclareLength, Joined, JoinUploads
+from godrive.messages.storage import DeleteBlob, DigestBlob, DiscardStaged, SniffBlob
 from godrive.messages.uploads import AbortUpload, BeginUpload, FailUpload, GetUpload
 from godrive.model import ETag, OnConflict, Spot, Upload, UploadId, UploadKind, UploadState, new_id
 from godrive.principal import Principal
@@ -49,7 +49,7 @@ from godrive.transfer import NO_TURN, Turn
 if TYPE_CHECKING:
     from godrive.drive import GoDrive
 
-__all__ = ["Checksum", "abort", "append", "begin", "declare", "offset"]
+__all__ = ["Checksum", "abort", "append", "begin", "concatenate", "declare", "offset"]
 
 _ADVANCES = 3
 """Attempts to move the offset, whose answers may be lost."""
@@ -176,6 +176,65 @@ async def declare(drive: GoDrive, by: Principal, upload_id: UploadId, size: int,
     return await _finish_if_complete(drive, by, upload, turn)
 
 
+async def concatenate(
+    drive: GoDrive,
+    by: Principal,
+    parts: Sequence[UploadId],
+    where: Spot,
+    name: str,
+    *,
+    mime: str = "",
+    sha256: str | None = None,
+    on_conflict: OnConflict = OnConflict.FAIL,
+    modified_at: datetime | None = None,
+    if_match: ETag | None = None,
+    note: str = "",
+    turn: Turn = NO_TURN,
+) -> Upload:
+    """Make a file of the bytes of *parts*, one after another.  Idempotent.
+
+    Raises what ``JoinUploads`` raises, ``StorageFull``, ``StoreUnavailable``
+    (the parts stay), and what publishing a file raises.
+    """
+    async with turn:
+        joined = await drive.metadata.ask(
+            JoinUploads(
+                by,
+                list(parts),
+                where,
+                name,
+                mime,
+                sha256=sha256.lower() if sha256 else None,
+                on_conflict=on_conflict,
+                modified_at=modified_at,
+                if_match=if_match,
+                note=note,
+            )
+        )
+    async with drive.append_turns.take(joined.upload.id):
+        upload = await _join(drive, by, joined)
+        upload = await _finish_if_complete(drive, by, upload, turn, is_claimed=True)
+    with suppress(DriveError):  # the janitor repeats it
+        for part in joined.parts:
+            await drive.storage.ask(DiscardStaged(part.object_key, part.staging))
+            await drive.storage.ask(DeleteBlob(part.object_key))
+    return upload
+
+
+async def _join(drive: GoDrive, by: Principal, joined: Joined) -> Upload:
+    """Give the upload the bytes of its parts, unless it has them already."""
+    writer = new_id()
+    upload = await drive.metadata.ask(ClaimUpload(by, joined.upload.id, writer, 0))
+    if upload.state is not UploadState.PENDING or upload.received_bytes == upload.length:
+        return upload
+    try:
+        staged = await _store(drive).join(upload.object_key, [staged_of(part) for part in joined.parts])
+    except Gone as error:
+        await _fail(drive, by, upload, error)
+        raise
+    return await _move(drive, AdvanceUpload(by, upload.id, writer, 0, staged.offset, staged.state, done=True))
+
+
 async def abort(drive: GoDrive, by: Principal, upload_id: UploadId) -> Upload:
     """Abort the upload and delete its bytes.  Idempotent.  Raises ``NotFound``, ``UploadFinished``."""
     upload = await drive.metadata.ask(AbortUpload(by, upload_id))
@@ -183,13 +242,6 @@ async def abort(drive: GoDrive, by: Principal, upload_id: UploadId) -> Upload:
         async with drive.append_turns.take(upload_id):
             await _store(drive).discard(staged_of(upload))
     return upload
-
-
-def staged_of(upload: Upload) -> Staged:
-    """Return what the store needs to go on with the upload."""
-    return Staged(
-        key=upload.object_key, offset=upload.received_bytes, state=upload.staging, contested=upload.writer != ""
-    )
 
 
 def _store(drive: GoDrive) -> Appendable:
@@ -266,10 +318,15 @@ class _Append:
             staging=staged.state,
             done=self.body.ended,
         )
-        for _ in range(_ADVANCES - 1):
-            with suppress(DeliveryError):  # it may have been carried out; then this repeats it
-                return await self._drive.metadata.ask(message)
-        return await self._drive.metadata.ask(message)
+        return await _move(self._drive, message)
+
+
+async def _move(drive: GoDrive, message: AdvanceUpload) -> Upload:
+    """Move the offset of an upload."""
+    for _ in range(_ADVANCES - 1):
+        with suppress(DeliveryError):  # it may have been carried out; then this repeats it
+            return await drive.metadata.ask(message)
+    return await drive.metadata.ask(message)
 
 
 async def _finish_if_complete(

@@ -7,16 +7,20 @@ import hashlib
 import os
 import zlib
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from godrive import resumable
+from godrive.blobs import Appendable, Staged, staged_of
 from godrive.drive import GoDrive
 from godrive.errors import (
     ChecksumMismatch,
+    Conflict,
     DigestMismatch,
     Gone,
+    Invalid,
     LengthMismatch,
     NameTaken,
     NotFound,
@@ -27,8 +31,11 @@ from godrive.errors import (
     UploadTakenOver,
 )
 from godrive.messages.files import GetFile, ListFiles
-from godrive.messages.uploads import GetUpload
-from godrive.model import FileId, Root, Upload, UploadId, UploadState
+from godrive.messages.ingest import Reconcile
+from godrive.messages.janitor import Sweep
+from godrive.messages.resumable import AdvanceUpload, ClaimUpload
+from godrive.messages.uploads import GetUpload, TouchUpload
+from godrive.model import FileId, ObjectKey, Root, Upload, UploadId, UploadState, new_id
 from godrive.principal import HostUser
 from godrive.resumable import Checksum
 from godrive.testing import ManualClock, chunks, open_drive, sign_up
@@ -333,3 +340,123 @@ async def test_bytes_that_come_slowly_keep_the_upload_alive() -> None:
         assert upload.expires_at > clock.now() + timedelta(seconds=30)
         await line.send(None)
         await check_file(drive, ann, await appending, b"x" * 20)
+
+
+async def parts_of(drive: GoDrive, by: HostUser, *datas: bytes) -> list[UploadId]:
+    parts = []
+    for data in datas:
+        part = await resumable.begin(drive, by, ROOT, "part", size=len(data), part=True)
+        if data:
+            await resumable.append(drive, by, part.id, 0, chunks(data))
+        parts.append(part.id)
+    return parts
+
+
+async def test_parts_are_joined_to_one_file(drive: GoDrive, ann: HostUser) -> None:
+    datas = DATA[:100_000], b"", DATA[100_000:]
+    parts = await parts_of(drive, ann, *datas)
+    upload = await resumable.concatenate(drive, ann, parts, ROOT, "a.bin")
+    await check_file(drive, ann, upload, DATA)
+    assert await resumable.concatenate(drive, ann, parts, ROOT, "a.bin") == upload
+    assert await staged(drive) == []
+    part = await resumable.offset(drive, ann, parts[0])
+    assert (part.state, part.received_bytes, part.file_id) == (UploadState.COMMITTED, 100_000, None)
+
+
+async def test_parts_need_no_quota_a_second_time() -> None:
+    async with open_drive(auth={"default_quota_bytes": 300_000}) as drive:
+        ann = HostUser(user_id=(await sign_up(drive)).id)
+        parts = await parts_of(drive, ann, DATA[:200_000], DATA[200_000:])
+        await check_file(drive, ann, await resumable.concatenate(drive, ann, parts, ROOT, "a.bin"), DATA)
+
+
+async def test_a_part_without_all_of_its_bytes_is_not_joined(drive: GoDrive, ann: HostUser) -> None:
+    whole = await parts_of(drive, ann, b"abc")
+    missing = await resumable.begin(drive, ann, ROOT, "part", size=4, part=True)
+    await resumable.append(drive, ann, missing.id, 0, chunks(b"def"))
+    deferred = await resumable.begin(drive, ann, ROOT, "part", size=None, part=True)
+    other = await resumable.begin(drive, ann, ROOT, "other", size=3)
+    for part in (missing, deferred, other):
+        with pytest.raises(Conflict):
+            await resumable.concatenate(drive, ann, [*whole, part.id], ROOT, "a.bin")
+    for wrong in ([], whole * 2):
+        with pytest.raises(Invalid):
+            await resumable.concatenate(drive, ann, wrong, ROOT, "a.bin")
+    await resumable.append(drive, ann, missing.id, 3, chunks(b"g"))
+    upload = await resumable.concatenate(drive, ann, [*whole, missing.id], ROOT, "a.bin")
+    await check_file(drive, ann, upload, b"abcdefg")
+    more = await parts_of(drive, ann, b"x")
+    with pytest.raises(Conflict):
+        await resumable.concatenate(drive, ann, [*whole, *more], ROOT, "b.bin")
+
+
+async def test_parts_of_others_are_not_found(drive: GoDrive, ann: HostUser) -> None:
+    bob = HostUser(user_id=(await sign_up(drive, "bob@example.org")).id)
+    parts = await parts_of(drive, ann, b"abc")
+    with pytest.raises(NotFound):
+        await resumable.concatenate(drive, bob, parts, ROOT, "a.bin")
+    await check_file(drive, ann, await resumable.concatenate(drive, ann, parts, ROOT, "a.bin"), b"abc")
+
+
+@pytest.mark.parametrize("part", [False, True])
+async def test_an_upload_that_nobody_continues_leaves_nothing(part: bool) -> None:
+    clock = ManualClock()
+    async with open_drive(clock=clock, blobs={"driver": "disk", "upload_ttl": 100.0}) as drive:
+        ann = HostUser(user_id=(await sign_up(drive)).id)
+        upload = await resumable.begin(drive, ann, ROOT, "a.bin", size=10, part=part)
+        live = await resumable.begin(drive, ann, ROOT, "b.bin", size=10)
+        for one in (upload, live):
+            await resumable.append(drive, ann, one.id, 0, chunks(b"1234"))
+        clock.advance(60)
+        await resumable.append(drive, ann, live.id, 4, chunks(b"5"))
+        clock.advance(60)
+        await drive.ingest.ask(Reconcile())
+        await drive.janitor.ask(Sweep(trust_clock=True))
+        assert await staged(drive) == [live.object_key]
+        assert (await drive.metadata.ask(GetUpload(ann, upload.id))).state is UploadState.EXPIRED
+        with pytest.raises(Gone):
+            await resumable.append(drive, ann, upload.id, 4, chunks(b"567890"))
+        await resumable.append(drive, ann, live.id, 5, chunks(b"67890"))
+
+
+async def test_what_a_lost_catalog_left_is_swept_and_a_live_upload_is_not() -> None:
+    clock = ManualClock(datetime.now(UTC))
+    async with open_drive(clock=clock, blobs={"driver": "disk", "upload_ttl": 100_000.0}) as drive:
+        ann = HostUser(user_id=(await sign_up(drive)).id)
+        live = [await resumable.begin(drive, ann, ROOT, f"{n}.bin", size=10) for n in range(3)]
+        for upload in live:
+            await resumable.append(drive, ann, upload.id, 0, chunks(b"12345"))
+        assert isinstance(drive.blobs, Appendable)
+        for _ in range(7):
+            key = ObjectKey(f"00000000/{new_id()}")
+            async with aclosing(drive.blobs.append(Staged(key=key), chunks(b"abc"))) as steps:
+                assert [step.offset async for step in steps] == [3]
+        clock.advance(90_000)
+        for upload in live:
+            await drive.metadata.ask(TouchUpload(ann, upload.id, 0))
+        clock.advance(90_000)
+        swept = await drive.janitor.ask(Sweep(trust_clock=True))
+        assert (swept.staging, swept.failed) == (7, 0)
+        for upload in live:
+            await check_file(
+                drive,
+                ann,
+                await resumable.append(drive, ann, upload.id, 5, chunks(b"67890")),
+                b"1234567890",
+                upload.name,
+            )
+
+
+async def test_an_upload_whose_client_does_not_come_back_for_the_answer_becomes_a_file() -> None:
+    clock = ManualClock()
+    async with open_drive(clock=clock, blobs={"driver": "disk"}) as drive:
+        ann = HostUser(user_id=(await sign_up(drive)).id)
+        upload = await resumable.begin(drive, ann, ROOT, "a.bin", size=4)
+        assert isinstance(drive.blobs, Appendable)
+        claimed = await drive.metadata.ask(ClaimUpload(ann, upload.id, "one", 0))
+        async with aclosing(drive.blobs.append(staged_of(claimed), chunks(b"1234"), size=4)) as steps:
+            (staged,) = [step async for step in steps]
+        await drive.metadata.ask(AdvanceUpload(ann, upload.id, "one", 0, 4, staged.state, done=True))
+        clock.advance(30)
+        assert (await drive.ingest.ask(Reconcile())).published == 1
+        await check_file(drive, ann, await resumable.offset(drive, ann, upload.id), b"1234")

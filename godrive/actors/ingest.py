@@ -40,13 +40,23 @@ from godrive.errors import (
     PreconditionFailed,
     StorageFull,
     StoreUnavailable,
+    UploadFinished,
 )
 from godrive.messages.ingest import CommitUpload, Ingest, IngestBlob, Outcome, Reconcile, Reconciled
 from godrive.messages.metadata import Metadata
-from godrive.messages.storage import CheckStore, DeleteBlob, DigestBlob, HeadBlob, Received, SniffBlob, Storage
+from godrive.messages.storage import (
+    CheckStore,
+    DeleteBlob,
+    DigestBlob,
+    FinishStaged,
+    HeadBlob,
+    Received,
+    SniffBlob,
+    Storage,
+)
 from godrive.messages.system import DueUploads, PostponeUploads
 from godrive.messages.uploads import FailUpload, FindUpload, GetUpload, PublishUpload, TouchUpload
-from godrive.model import BlobInfo, ETag, File, Upload, UploadId, UploadState
+from godrive.model import BlobInfo, ETag, File, Upload, UploadId, UploadKind, UploadState
 from godrive.principal import Principal, System
 from godrive.runtime import Actor, Ref
 
@@ -159,10 +169,14 @@ class IngestActor(Actor[Ingest]):
     async def _settle(self, upload: Upload, count: _Count) -> _Settled:
         """Publish or end one pending upload, or leave it for later.  Raises nothing but bugs."""
         try:
+            if upload.kind is not UploadKind.WHOLE and not self._is_complete(upload):
+                return await self._expire(upload)
             try:
                 blob = await self._head_or_refused(upload)
             except NotFound:
-                return await self._expire(upload)
+                if upload.kind is UploadKind.WHOLE:
+                    return await self._expire(upload)
+                blob = await self._finish(upload)
             await self._publish(SYSTEM, upload.id, blob)
         except _FINAL as error:
             count.note(upload, error)
@@ -194,6 +208,20 @@ class IngestActor(Actor[Ingest]):
                 if last:
                     raise _Refused(error) from error
         raise AssertionError("unreachable")
+
+    def _is_complete(self, upload: Upload) -> bool:
+        """Whether an upload in several appends has all of its bytes, and becomes a file."""
+        return upload.kind is UploadKind.RESUMABLE and upload.received_bytes == upload.length
+
+    async def _finish(self, upload: Upload) -> BlobInfo:
+        """Make the blob of an upload whose client sent the last byte and did not come back."""
+        try:
+            return await self._complete(upload, await self._storage.ask(FinishStaged(upload)))
+        except UploadFinished:
+            return await self._head(upload)
+        except DigestMismatch as error:
+            await self._reject(upload.id, error)
+            raise
 
     async def _expire(self, upload: Upload) -> _Settled:
         """Without bytes, end the upload at its deadline, unless they are arriving now."""
@@ -246,15 +274,20 @@ class IngestActor(Actor[Ingest]):
         try:
             return await self._head(upload)
         except NotFound:
+            if self._is_complete(upload):
+                return await self._finish(upload)
             raise Conflict("No bytes have arrived yet.") from None
 
     async def _head(self, upload: Upload) -> BlobInfo:
-        """The store's HEAD, completed with what only the bytes can tell.
+        """The store's HEAD, completed."""
+        return await self._complete(upload, await self._storage.ask(HeadBlob(upload.object_key)))
+
+    async def _complete(self, upload: Upload, blob: BlobInfo) -> BlobInfo:
+        """Add to the description of a blob what only the bytes can tell.
 
         That is the digest, if one was declared and the store did not verify
         it, and the media type, if none was declared.
         """
-        blob = await self._storage.ask(HeadBlob(upload.object_key))
         if blob.size_bytes != upload.size_bytes:
             return blob
         if upload.sha256 is not None and blob.sha256 is None:

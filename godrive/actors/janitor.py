@@ -36,7 +36,15 @@ from godrive.errors import DriveError
 from godrive.lease import Lease
 from godrive.messages.janitor import Janitor, Sweep, Swept
 from godrive.messages.metadata import Metadata
-from godrive.messages.storage import DeleteBlob, ListBlobs, QuarantineBlob, Storage, SweepStaging
+from godrive.messages.storage import (
+    DeleteBlob,
+    DiscardStaged,
+    ListAbandoned,
+    ListBlobs,
+    QuarantineBlob,
+    Storage,
+    SweepStaging,
+)
 from godrive.messages.system import (
     ClaimPurges,
     ClaimVersions,
@@ -47,6 +55,7 @@ from godrive.messages.system import (
     FinishPurge,
     FinishVersion,
     KnownKeys,
+    PendingUploads,
     Prune,
     PruneLog,
     Purge,
@@ -170,6 +179,8 @@ class JanitorActor(Actor[Janitor]):
 
     async def _clean(self, count: _Count) -> None:
         async def clean(item: Cleanup) -> None:
+            if item.staging is not None:
+                await self._storage.ask(DiscardStaged(item.object_key, item.staging))
             await self._storage.ask(DeleteBlob(item.object_key))
             await self._metadata.ask(FinishCleanup(item.upload_id))
 
@@ -177,7 +188,23 @@ class JanitorActor(Actor[Janitor]):
 
     async def _sweep_staging(self, count: _Count) -> None:
         self._need_steady_clock()
-        count["staging"] += await self._storage.ask(SweepStaging(self._config.blobs.upload_ttl))
+        age = self._config.blobs.upload_ttl
+        count["staging"] += await self._storage.ask(SweepStaging(age))
+
+        async def discard(key: ObjectKey) -> None:
+            await self._storage.ask(DiscardStaged(key))
+
+        # The bytes of an upload that ended are cleaned up with its row.  These are what a crash has left.
+        after = ""
+        while True:
+            self._need_steady_clock()
+            page = await self._storage.ask(ListAbandoned(age, self._batch, after))
+            if page.items:
+                pending = await self._metadata.ask(PendingUploads(page.items))
+                await self._each(sorted(set(page.items).difference(pending)), discard, "staging", count)
+            if page.next_page is None:
+                return
+            after = page.next_page
 
     async def _find_orphans(self, count: _Count) -> None:
         self._need_steady_clock()

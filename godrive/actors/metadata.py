@@ -28,6 +28,7 @@ from godrive.rules import (  # noqa: F401 - registers them
     folders,
     housekeeping,
     idempotency,
+    joining,
     lists,
     log_chores,
     marks,

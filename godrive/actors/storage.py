@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 import anyio
 
-from godrive.blobs import BlobStore, Presigner
+from godrive.blobs import Appendable, BlobStore, Presigner, Staged, staged_of
 from godrive.blobs.admission import check_admission
 from godrive.blobs.sniffing import HEAD, sniff
 from godrive.clock import Clock
@@ -22,7 +22,10 @@ from godrive.messages.storage import (
     CheckStore,
     DeleteBlob,
     DigestBlob,
+    DiscardStaged,
+    FinishStaged,
     HeadBlob,
+    ListAbandoned,
     ListBlobs,
     QuarantineBlob,
     Received,
@@ -60,6 +63,7 @@ class StorageActor(Actor[Storage]):
     def __init__(self, blobs: BlobStore, config: Blobs, clock: Clock, urls: UrlSigner) -> None:
         self._blobs = blobs
         self._presigner = blobs if isinstance(blobs, Presigner) else None  # once: slow for a protocol
+        self._appendable = blobs if isinstance(blobs, Appendable) else None
         self._config = config
         self._clock = clock
         self._urls = urls
@@ -175,6 +179,28 @@ class StorageActor(Actor[Storage]):
     @SweepStaging.handler
     async def sweep_staging(self, ask: SweepStaging) -> int:
         return await self._blobs.sweep_staging(self._in(-ask.age))
+
+    @FinishStaged.handler
+    async def finish_staged(self, ask: FinishStaged) -> BlobInfo:
+        upload = ask.upload
+        if self._appendable is None:
+            raise Gone("The store cannot append.")
+        return await self._appendable.finish(staged_of(upload), sha256=upload.sha256, mime=upload.mime or None)
+
+    @DiscardStaged.handler
+    async def discard_staged(self, ask: DiscardStaged) -> None:
+        if self._appendable is not None:
+            await self._appendable.discard(Staged(key=ask.object_key, state=ask.staging))
+
+    @ListAbandoned.handler
+    async def list_abandoned(self, ask: ListAbandoned) -> Page[ObjectKey]:
+        items: list[ObjectKey] = []
+        if self._appendable is not None:
+            async for key in self._appendable.abandoned(self._in(-ask.age), after=ask.after):
+                if len(items) == ask.limit:
+                    return Page(items=items, next_page=items[-1])
+                items.append(key)
+        return Page(items=items)
 
     @CheckStore.handler
     async def check_store(self, ask: CheckStore) -> None:

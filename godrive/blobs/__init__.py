@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Literal, Protocol, runtime_checkable
 
 from godrive.errors import Invalid, UploadFinished
-from godrive.model import BlobInfo, ObjectKey, SignedRequest, Value
+from godrive.model import BlobInfo, ObjectKey, SignedRequest, Upload, Value
 
 OWNER: ContextVar[str] = ContextVar("owner", default="")
 """Whose bytes a put stores, for stores in which bodies wait for each other."""
@@ -127,6 +127,13 @@ class Staged(Value):
     offset: int = 0
     state: str = ""
     contested: bool = False
+
+
+def staged_of(upload: Upload) -> Staged:
+    """Return what the store needs to go on with the upload."""
+    return Staged(
+        key=upload.object_key, offset=upload.received_bytes, state=upload.staging, contested=upload.writer != ""
+    )
 
 
 @runtime_checkable

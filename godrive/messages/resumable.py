@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import ClassVar
 
 from godrive.messages.metadata import Metadata
-from godrive.model import Upload, UploadId
+from godrive.model import ETag, OnConflict, Spot, Upload, UploadId, Value
 from godrive.principal import Principal
 from godrive.runtime import Ask, Lane
 
@@ -46,6 +47,36 @@ class AdvanceUpload(Ask[Metadata, Upload]):
     after: int
     staging: str
     done: bool = False
+
+
+class Joined(Value):
+    """The upload that the bytes of *parts* are for, and the parts in order."""
+
+    upload: Upload
+    parts: list[Upload]
+
+
+class JoinUploads(Ask[Metadata, Joined]):
+    """Begin an upload of the bytes of *parts*, one after another, which end as parts.
+
+    What the parts have reserved is then reserved for it.  Idempotent: the same
+    parts again are those of the same upload.  Raises ``NotFound``, ``Conflict``
+    (one is no part, or has not all of its bytes, or was joined with others),
+    ``Gone``, ``Invalid``, ``TooLarge``, and what ``BeginUpload`` raises.
+    """
+
+    lane: ClassVar[Lane] = Lane.WRITE
+
+    by: Principal
+    parts: list[UploadId]
+    where: Spot
+    name: str
+    mime: str
+    sha256: str | None = None
+    on_conflict: OnConflict = OnConflict.FAIL
+    modified_at: datetime | None = None
+    if_match: ETag | None = None
+    note: str = ""
 
 
 class DeclareLength(Ask[Metadata, Upload]):

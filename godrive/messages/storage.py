@@ -106,6 +106,38 @@ class DeleteBlob(Ask[Storage, None]):
     object_key: ObjectKey
 
 
+class FinishStaged(Ask[Storage, BlobInfo]):
+    """Make the blob of an upload that has all of its bytes, for one whose client does not come back.
+
+    Raises ``UploadFinished`` (there is a blob), ``Gone``, ``DigestMismatch``.
+    """
+
+    lane: ClassVar[Lane] = Lane.WRITE
+    upload: Upload
+
+    timeout: ClassVar[float] = 600.0
+
+
+class DiscardStaged(Ask[Storage, None]):
+    """Delete the bytes of an upload that are not a blob yet.  Idempotent.  *staging* is the upload's, if known."""
+
+    lane: ClassVar[Lane] = Lane.CHORE
+    object_key: ObjectKey
+    staging: str = ""
+
+
+class ListAbandoned(Ask[Storage, Page[ObjectKey]]):
+    """List keys with bytes that are not a blob yet and were last written over *age* seconds ago, in order.
+
+    *after* is the last key of the previous page.
+    """
+
+    lane: ClassVar[Lane] = Lane.CHORE
+    age: float
+    limit: int
+    after: str = ""
+
+
 class ListBlobs(Ask[Storage, Page[BlobInfo]]):
     """List blobs in key order, one page at a time.  *after* is the last key of the previous page."""
 

@@ -30,6 +30,7 @@ from godrive.messages.files import (
     UpdateFile,
 )
 from godrive.messages.metadata import Metadata
+from godrive.messages.resumable import AdvanceUpload, ClaimUpload, DeclareLength, JoinUploads
 from godrive.messages.system import (
     BroadcastChange,
     ChangeNumbers,
@@ -46,6 +47,7 @@ from godrive.messages.system import (
     IndexNames,
     MarkDelivered,
     MarkPublished,
+    PendingUploads,
     Prune,
     PruneLog,
     ReviewVersions,
@@ -55,7 +57,7 @@ from godrive.messages.system import (
 from godrive.messages.uploads import AbortUpload, BeginUpload, FindUpload, ListUploads, PublishUpload, ResizeUpload
 from godrive.messages.versions import DeleteVersion, ListVersions, NameVersion, RestoreVersion
 from godrive.messages.webhooks import AddWebhook, ListWebhooks, RemoveWebhook, ReplayWebhook
-from godrive.model import At, ETag, FileKind, FileType, OnConflict, Place, Sort, UploadState, UserId
+from godrive.model import At, ETag, FileKind, FileType, OnConflict, Place, Sort, UploadKind, UploadState, UserId
 from godrive.principal import ApiToken, Scope
 from godrive.rules import copies, files, lists, search, users
 from godrive.rules.registry import PROCEDURES, RULES
@@ -145,6 +147,9 @@ async def every_statement(rig: Rig) -> list[Statement]:
     versions = await rig.ask(ListVersions(by, versioned.id, limit=2))
     (earlier,) = versions.items[1:]
     replacing = await rig.begin(owner, "file", on_conflict=OnConflict.REPLACE)
+    growing = await rig.begin(owner, "growing", size=0, kind=UploadKind.RESUMABLE, deferred=True)
+    await rig.ask(ClaimUpload(by, growing.id, "writer", 0))
+    part = await rig.begin(owner, "part", size=0, kind=UploadKind.PART)
     cursor = (await rig.ask(ListChanges(by))).cursor
     webhook = await rig.ask(AddWebhook(by, "https://example.org/"))
     change = Change(change=ChangeKind.CREATED, id=file.id, kind=file.kind, cursor=cursor)
@@ -188,6 +193,11 @@ async def every_statement(rig: Rig) -> list[Statement]:
         BeginUpload(by, inside(folder), "a", "a/b", 1, on_conflict=OnConflict.REPLACE, if_match=ETag("*")),
         PublishUpload(SERVER, replacing.id, rig.blob(replacing)),
         ResizeUpload(by, upload.id, 1, 2),
+        ClaimUpload(by, growing.id, "writer", 0),
+        AdvanceUpload(by, growing.id, "writer", 0, 1, "staging"),
+        DeclareLength(by, growing.id, 1),
+        JoinUploads(by, [part.id], inside(folder), "joined", "a/b"),
+        PendingUploads([growing.object_key]),
         AbortUpload(by, upload.id),
         FindUpload(by, upload.object_key),
         TrashFile(by, folder.id),

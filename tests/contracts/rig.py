@@ -58,6 +58,7 @@ from godrive.rules import (  # noqa: F401 - register rules
     folders,
     housekeeping,
     idempotency,
+    joining,
     lists,
     log_chores,
     name_index,

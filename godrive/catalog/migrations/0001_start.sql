@@ -238,6 +238,7 @@ CREATE INDEX versions_purging ON versions (next_purge_at) WHERE next_purge_at IS
 -- deferred is 1 while the length is not declared; size_bytes is then what is reserved.
 -- note is what a protocol keeps with the upload, for the client to read again.
 -- staging is how the store goes on with the bytes; '' before the first ones.
+-- A part that was joined with others is committed without a file, and joined_into is the upload that has its bytes.
 CREATE TABLE uploads (
     id {text} PRIMARY KEY,
     owner_id {text} NOT NULL,
@@ -262,6 +263,7 @@ CREATE TABLE uploads (
     staging {text} NOT NULL DEFAULT '',
     writer {text} NOT NULL DEFAULT '',
     note {text} NOT NULL DEFAULT '',
+    joined_into {text},
     attempts INTEGER NOT NULL DEFAULT 0,
     next_check_at BIGINT NOT NULL,
     cleanup_at BIGINT,
