@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from godrive import __version__
-from godrive.commands import add, catalog, client, deadletters, doctor, keys, recount, serve, sweep, user
+from godrive.commands import about, catalog, client, deadletters, doctor, keys, recount, serve, setup, sweep, user
 from godrive.commands import check as check_config
 from godrive.config import Config
 from godrive.configfile import CONFIG_VARIABLE, load
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         extra = EXTRAS.get(error.name or "")
         if extra is None:
             raise
-        return _complain(f"{error.name} is not installed.", f"pip install 'godrive[{extra}]'", MISTAKE)
+        return _complain(f"{error.name} is not installed.", f"pip install 'godrive-server[{extra}]'", MISTAKE)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -107,10 +107,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"godrive {__version__}", help="print the release")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (serve, check_config, user, sweep, recount, deadletters, doctor, keys, catalog, client):
+    for command in (
+        serve,
+        setup,
+        check_config,
+        user,
+        sweep,
+        recount,
+        deadletters,
+        doctor,
+        keys,
+        catalog,
+        client,
+        about,
+    ):
         command.register(commands, shared)
-    version = add(commands, "version", "print the release")
-    version.set_defaults(run=_version)
     return parser
 
 
@@ -134,8 +145,3 @@ def config_path(arguments: argparse.Namespace) -> Path | None:
     except OSError as error:
         detail = f"The working directory cannot be searched for {here}: {error.strerror}."
         raise ConfigError(detail, hint="Change to another directory, or name the file with --config.") from None
-
-
-def _version(_arguments: argparse.Namespace) -> int:
-    sys.stdout.write(f"godrive {__version__}\n")
-    return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -14,6 +15,9 @@ from typing import Any
 from tests.servers import Daemon, Server
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+PROGRAM = shlex.split(os.environ.get("GODRIVE_TEST_PROGRAM", "")) or [sys.executable, "-m", "godrive"]
+"""What starts GoDrive: this Python, or an executable that is to be tested."""
 
 Tables = Mapping[str, Mapping[str, Any]]
 
@@ -108,7 +112,7 @@ class DriveServer(Server):
         """What starts it; the configuration file is written anew."""
         path = self.folder / "config.toml"
         path.write_text(toml(self.tables))
-        return [*self.prefix, sys.executable, "-m", "godrive", "serve", "--config", path, *self.arguments]
+        return [*self.prefix, *PROGRAM, "serve", "--config", path, *self.arguments]
 
     def _launch(self) -> Daemon:
         before = self.log.count(_LISTENING)

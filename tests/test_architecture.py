@@ -37,7 +37,7 @@ FLOORS: list[set[str]] = [
     {"resumable"},
     {"files"},
     # edges
-    {"testing", "logs", "http", "doctor", "client"},
+    {"about", "testing", "logs", "http", "doctor", "client"},
     {"simulation"},
     {"commands"},
     {"cli"},

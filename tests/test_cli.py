@@ -445,7 +445,7 @@ def test_package_that_a_configuration_needs_is_named_with_the_command_that_insta
     path = f"{tmp_path}{os.pathsep}{environment()['PYTHONPATH']}"
     done = spawn("serve", folder=tmp_path, PYTHONPATH=path, GODRIVE_BLOBS_DRIVER="s3")
     assert (done.returncode, done.stderr) == (
-        2, "godrive: aiobotocore is not installed. pip install 'godrive[s3]'\n"
+        2, "godrive: aiobotocore is not installed. pip install 'godrive-server[s3]'\n"
     )  # fmt: skip
 
 

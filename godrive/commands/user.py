@@ -95,6 +95,12 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def add_user(arguments: argparse.Namespace, email: str) -> None:
+    """Add a user as ``godrive user add`` does."""
+    arguments.email, arguments.quota, arguments.action = email, None, _add
+    _run(arguments)
+
+
 def _show_crash(event: Event) -> None:
     """Show the trace of a bug: the error that the command gets does not have it."""
     if isinstance(event, ChildCrashed):

@@ -110,7 +110,9 @@ async def examine(config: Config, clock: Clock, report: Report, *, set_cors: boo
         except ModuleNotFoundError as error:
             if error.name not in EXTRAS:
                 raise
-            report.failure(name, f"{error.name} is not installed.", f"pip install 'godrive[{EXTRAS[error.name]}]'")
+            report.failure(
+                name, f"{error.name} is not installed.", f"pip install 'godrive-server[{EXTRAS[error.name]}]'"
+            )
         except TimeoutError:
             report.failure(name, f"No answer within {PATIENCE:g} seconds.", advice)
         except OSError as error:

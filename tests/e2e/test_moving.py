@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import uuid
 from pathlib import Path
 
 import botocore.session
 import pytest
 
-from tests.drive_server import DriveServer, environment
+from tests.drive_server import PROGRAM, DriveServer, environment
 from tests.e2e.client import Client
 from tests.servers import CephGateway, PostgresServer
 
@@ -62,7 +61,7 @@ async def test_from_a_folder_to_s3_and_postgres_everything_is_still_there(
         }
         drive_server.command()  # writes the configuration
         config = str(drive_server.folder / "config.toml")
-        copy = [sys.executable, "-m", "godrive", "catalog", "copy", "--config", config]
+        copy = [*PROGRAM, "catalog", "copy", "--config", config]
         subprocess.run(copy, env=environment(), check=True, capture_output=True)
 
         drive_server.start()

@@ -10,6 +10,7 @@ import subprocess
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,8 @@ def test_every_configuration_on_the_page_is_one(tmp_path: Path) -> None:
 def test_the_unit_is_one_that_systemd_understands(tmp_path: Path) -> None:
     program = require_program("systemd-analyze", "systemd")
     unit = tmp_path / "godrive.service"
-    unit.write_text(block("ini").replace("/opt/godrive/bin/godrive", "/bin/true"))
+    shipped = (files("godrive.commands") / "godrive.service").read_text()
+    assert block("ini") == shipped
+    unit.write_text(shipped.replace("/opt/godrive/godrive", "/bin/true"))
     done = subprocess.run([program, "verify", str(unit)], capture_output=True, text=True, check=False)
     assert "godrive.service" not in done.stderr, done.stderr
