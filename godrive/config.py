@@ -156,6 +156,8 @@ class S3(Table, frozen=True):
     secret_key: Secret = ""
     secret_key_file: FilePath = ""
     ca_file: FilePath = ""
+    multipart_threshold: Annotated[int, Meta(ge=0, le=5 * 2**30)] = 104_857_600
+    part_size: Annotated[int, Meta(ge=5 * 2**20, le=5 * 2**30)] = 16_777_216
     accept_faults: list[StoreFault] = []
 
 

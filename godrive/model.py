@@ -263,9 +263,9 @@ class OnConflict(StrEnum):
 
 
 class UploadKind(StrEnum):
-    """How the bytes of an upload come: in one PUT, in any number of appends, or in appends of which others are joined.
+    """How the bytes of an upload come: in one PUT, or in any number of appends.
 
-    A ``part`` never becomes a file by itself: it is one of those that are joined.
+    A ``part`` comes in appends and never becomes a file by itself: others are joined from such parts.
     """
 
     WHOLE = "whole"
@@ -277,12 +277,11 @@ class Upload(Value):
     """An upload: what the intent declared, its state, and its result.
 
     *if_match* is the entity tag that the file must have for the upload to replace it.
+    *part_size* is 0 unless clients send the bytes to the store in parts; *multipart* is then the store's id of these.
 
-    Of an upload that is not of the kind ``whole``, *received_bytes* is the
-    offset: all bytes before it are durable.  It is *deferred* while its length
-    is not declared; *size_bytes* is then what is reserved.  *staging* is how the
-    store goes on with the bytes, *writer* the append that may still be running.
-    *note* is what the protocol by which the bytes come keeps for the client.
+    Of an upload that is not of the kind ``whole``, *received_bytes* is the offset: all bytes before it are durable.
+    It is *deferred* while its length is not declared; *size_bytes* is then what is reserved.  *staging* is how the
+    store goes on with the bytes, *writer* the append that may still run, *note* what its protocol keeps for the client.
     """
 
     id: UploadId
@@ -309,6 +308,8 @@ class Upload(Value):
     staging: str = ""
     writer: str = ""
     note: str = ""
+    part_size: int = 0
+    multipart: str = ""
 
     @property
     def length(self) -> int | None:

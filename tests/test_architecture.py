@@ -33,7 +33,7 @@ FLOORS: list[set[str]] = [
     {"tree"},
     {"drive"},
     {"arriving"},
-    {"appended", "transfer", "archive"},
+    {"appended", "transfer", "archive", "parts"},
     {"resumable"},
     {"files"},
     # edges

@@ -26,6 +26,7 @@ from msgspec.structs import replace
 
 from godrive.actors.clock_check import check_clock
 from godrive.actors.concurrent import for_each
+from godrive.blobs.parts import SentPart
 from godrive.clock import Clock, ClockGuard
 from godrive.config import Ingest as Settings
 from godrive.errors import (
@@ -34,6 +35,7 @@ from godrive.errors import (
     DigestMismatch,
     DriveError,
     Gone,
+    Invalid,
     LengthMismatch,
     NameTaken,
     NotFound,
@@ -50,6 +52,8 @@ from godrive.messages.storage import (
     DigestBlob,
     FinishStaged,
     HeadBlob,
+    JoinParts,
+    ListParts,
     Received,
     SniffBlob,
     Storage,
@@ -65,6 +69,9 @@ SYSTEM = System(part="ingest")
 
 _FINAL = (LengthMismatch, DigestMismatch, PreconditionFailed)
 """Errors of publishing that no later attempt can avoid, so that the upload fails."""
+
+SETTLE = 60.0
+"""Seconds that parts are left alone after the last one has arrived, because its client joins them, or may repeat it."""
 
 AT_ONCE = 16
 """Uploads that a reconciliation settles concurrently."""
@@ -119,7 +126,7 @@ class IngestActor(Actor[Ingest]):
         upload = await self._metadata.ask(GetUpload(ask.by, ask.upload_id))
         if upload.state not in {UploadState.PENDING, UploadState.COMMITTED}:
             raise Gone(upload.reason or "The upload has ended.")
-        return await self._publish(ask.by, upload.id, await self._arrived(upload))
+        return await self._publish(ask.by, upload.id, await self._arrived(upload, ask.parts))
 
     @IngestBlob.handler
     async def ingest_blob(self, ask: IngestBlob) -> Outcome:
@@ -174,9 +181,12 @@ class IngestActor(Actor[Ingest]):
             try:
                 blob = await self._head_or_refused(upload)
             except NotFound:
-                if upload.kind is UploadKind.WHOLE:
+                if upload.kind is not UploadKind.WHOLE:
+                    blob = await self._finish(upload)
+                elif await self._join_settled(upload):
+                    blob = await self._head(upload, joined=True)
+                else:
                     return await self._expire(upload)
-                blob = await self._finish(upload)
             await self._publish(SYSTEM, upload.id, blob)
         except _FINAL as error:
             count.note(upload, error)
@@ -227,13 +237,35 @@ class IngestActor(Actor[Ingest]):
         """Without bytes, end the upload at its deadline, unless they are arriving now."""
         if not self._is_overdue(upload):
             return _Settled.LATER
-        received = await self._storage.ask(Received(upload.object_key))
+        received = await self._received(upload)
         if received is not None:
             await self._metadata.ask(TouchUpload(SYSTEM, upload.id, received))
             return _Settled.LATER
         reason = "No bytes arrived in time."
         ended = await self._metadata.ask(FailUpload(SYSTEM, upload.id, reason, UploadState.EXPIRED))
         return _Settled.EXPIRED if ended.state is UploadState.EXPIRED else _Settled.LATER
+
+    async def _join_settled(self, upload: Upload) -> bool:
+        """Whether the store has all parts, of which none is new: the client is gone, so nobody else joins them."""
+        if not upload.multipart:
+            return False
+        settle = 0.0 if self._is_overdue(upload) else SETTLE
+        try:
+            await self._storage.ask(JoinParts(upload, settle=settle))
+        except (Conflict, Invalid, NotFound):
+            return False
+        return True
+
+    async def _received(self, upload: Upload) -> int | None:
+        """The number of bytes received if some have come since the last check; ``None`` if nothing comes any more."""
+        if not upload.multipart:
+            return await self._storage.ask(Received(upload.object_key))
+        try:
+            parts = await self._storage.ask(ListParts(upload))
+        except NotFound:
+            return None
+        received = sum(part.size_bytes for part in parts)
+        return received if received > upload.received_bytes else None
 
     async def _give_up(self, upload: Upload, error: DriveError) -> _Settled:
         """Bytes that cannot become a file, for example because the name is taken, end the upload at its deadline."""
@@ -260,8 +292,8 @@ class IngestActor(Actor[Ingest]):
             if ended.state is not UploadState.COMMITTED:
                 await self._storage.ask(DeleteBlob(ended.object_key))
 
-    async def _arrived(self, upload: Upload) -> BlobInfo:
-        """The blob of the upload.  Raises ``Conflict`` before it has arrived.
+    async def _arrived(self, upload: Upload, parts: list[SentPart] | None) -> BlobInfo:
+        """The blob of the upload.  Raises ``Conflict`` before it has arrived, and what ``JoinParts`` raises.
 
         For a committed upload, only the row counts: its bytes may be those of a
         version that was deleted since, or were not needed.
@@ -276,11 +308,20 @@ class IngestActor(Actor[Ingest]):
         except NotFound:
             if self._is_complete(upload):
                 return await self._finish(upload)
-            raise Conflict("No bytes have arrived yet.") from None
+            if not upload.multipart:
+                raise Conflict("No bytes have arrived yet.") from None
+        try:
+            await self._storage.ask(JoinParts(upload, parts))
+        except NotFound:
+            lost = "The store no longer has the parts of the upload."
+            await self._metadata.ask(FailUpload(SYSTEM, upload.id, lost))
+            raise Gone(lost) from None
+        return await self._head(upload, joined=True)
 
-    async def _head(self, upload: Upload) -> BlobInfo:
-        """The store's HEAD, completed."""
-        return await self._complete(upload, await self._storage.ask(HeadBlob(upload.object_key)))
+    async def _head(self, upload: Upload, *, joined: bool = False) -> BlobInfo:
+        """The store's HEAD, completed.  If its parts have not been *joined* just now, none of them will be."""
+        multipart = "" if joined else upload.multipart
+        return await self._complete(upload, await self._storage.ask(HeadBlob(upload.object_key, multipart)))
 
     async def _complete(self, upload: Upload, blob: BlobInfo) -> BlobInfo:
         """Add to the description of a blob what only the bytes can tell.

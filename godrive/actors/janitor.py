@@ -37,6 +37,7 @@ from godrive.lease import Lease
 from godrive.messages.janitor import Janitor, Sweep, Swept
 from godrive.messages.metadata import Metadata
 from godrive.messages.storage import (
+    AbortParts,
     DeleteBlob,
     DiscardStaged,
     ListAbandoned,
@@ -181,6 +182,8 @@ class JanitorActor(Actor[Janitor]):
         async def clean(item: Cleanup) -> None:
             if item.staging is not None:
                 await self._storage.ask(DiscardStaged(item.object_key, item.staging))
+            if item.multipart:
+                await self._storage.ask(AbortParts(item.object_key, item.multipart))
             await self._storage.ask(DeleteBlob(item.object_key))
             await self._metadata.ask(FinishCleanup(item.upload_id))
 

@@ -34,6 +34,7 @@ from godrive.rules import (  # noqa: F401 - registers them
     marks,
     name_index,
     outbox,
+    part_uploads,
     purges,
     resizing,
     resumable,

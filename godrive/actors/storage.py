@@ -12,25 +12,32 @@ import anyio
 
 from godrive.blobs import Appendable, BlobStore, Presigner, Staged, staged_of
 from godrive.blobs.admission import check_admission
+from godrive.blobs.parts import PartSigner, StoredPart, plan_of, plan_parts
 from godrive.blobs.sniffing import HEAD, sniff
 from godrive.clock import Clock
 from godrive.config import Blobs
 from godrive.credentials import UrlSigner
-from godrive.errors import Gone, Invalid, NotFound, UploadFinished
+from godrive.errors import Conflict, Gone, Invalid, NotFound, UploadFinished
 from godrive.messages.storage import (
+    AbortParts,
+    Admission,
     Admit,
+    BeginParts,
     CheckStore,
     DeleteBlob,
     DigestBlob,
     DiscardStaged,
     FinishStaged,
     HeadBlob,
+    JoinParts,
     ListAbandoned,
     ListBlobs,
+    ListParts,
     QuarantineBlob,
     Received,
     SignArchive,
     SignGet,
+    SignParts,
     SignPut,
     SniffBlob,
     Storage,
@@ -64,14 +71,23 @@ class StorageActor(Actor[Storage]):
         self._blobs = blobs
         self._presigner = blobs if isinstance(blobs, Presigner) else None  # once: slow for a protocol
         self._appendable = blobs if isinstance(blobs, Appendable) else None
+        self._part_signer = blobs if isinstance(blobs, PartSigner) else None
         self._config = config
         self._clock = clock
         self._urls = urls
 
     @Admit.handler
-    async def admit(self, ask: Admit) -> float:
-        await check_admission(self._blobs, self._config, ask.size_bytes)
-        return 0.0 if self._presigner is None else min(max(SHORTEST, ask.size_bytes / SLOWEST), LONGEST)
+    async def admit(self, ask: Admit) -> Admission:
+        size, asked = ask.size_bytes, ask.part_size
+        await check_admission(self._blobs, self._config, size)
+        if self._presigner is None:
+            return Admission(in_transit=0.0)
+        in_transit = min(max(SHORTEST, size / SLOWEST), LONGEST)
+        s3 = self._config.s3
+        plan = plan_parts(size, threshold=s3.multipart_threshold, part_size=s3.part_size, asked=asked)
+        if plan is None or self._part_signer is None or not self._part_signer.signs_parts:
+            return Admission(in_transit=in_transit)
+        return Admission(in_transit=in_transit, part_size=plan.part_size)
 
     @SignPut.handler
     async def sign_put(self, ask: SignPut) -> SignedRequest:
@@ -98,6 +114,53 @@ class StorageActor(Actor[Storage]):
         if upload.mime:  # otherwise the type is determined from the bytes
             headers["Content-Type"] = upload.mime
         return SignedRequest(method="PUT", url=url, headers=headers, expires_at=upload.expires_at)
+
+    @BeginParts.handler
+    async def begin_parts(self, ask: BeginParts) -> str:
+        return await self._signer.begin_parts(ask.object_key)
+
+    @SignParts.handler
+    async def sign_parts(self, ask: SignParts) -> list[SignedRequest]:
+        upload, plan, until = ask.upload, plan_of(ask.upload), self._in(self._config.upload_ttl)
+        return [
+            await self._signer.presign_part(
+                upload.object_key, upload.multipart, number, size=plan.length(number), expires_at=until
+            )
+            for number in ask.numbers
+        ]
+
+    @ListParts.handler
+    async def list_parts(self, ask: ListParts) -> list[StoredPart]:
+        found: list[StoredPart] = []
+        parts = self._signer.stored_parts(ask.upload.object_key, ask.upload.multipart, after=ask.after)
+        async for part in parts:
+            found.append(part)
+            if len(found) == ask.limit:
+                break
+        return found
+
+    @JoinParts.handler
+    async def join_parts(self, ask: JoinParts) -> None:
+        key, multipart = ask.upload.object_key, ask.upload.multipart
+        try:
+            stored = [part async for part in self._signer.stored_parts(key, multipart)]
+        except NotFound:
+            await self._blobs.head(key)  # an earlier call has joined them, unless they were aborted
+            return
+        plan_of(ask.upload).check(stored, ask.claimed)
+        if ask.settle and max(part.modified_at for part in stored) > self._in(-ask.settle):
+            raise Conflict("The parts arrived only now.", field="parts")
+        await self._signer.join_parts(key, multipart, stored)
+
+    @AbortParts.handler
+    async def abort_parts(self, ask: AbortParts) -> None:
+        await self._signer.abort_parts(ask.object_key, ask.multipart)
+
+    @property
+    def _signer(self) -> PartSigner:
+        if self._part_signer is None:
+            raise Conflict("This store takes no parts.", field="parts")
+        return self._part_signer
 
     @SignGet.handler
     async def sign_get(self, ask: SignGet) -> SignedRequest:
@@ -141,6 +204,8 @@ class StorageActor(Actor[Storage]):
 
     @HeadBlob.handler
     async def head_blob(self, ask: HeadBlob) -> BlobInfo:
+        if ask.multipart:
+            return await self._signer.head_in_parts(ask.object_key, ask.multipart)
         return await self._blobs.head(ask.object_key)
 
     @DigestBlob.handler

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Protocol, runtime_checkable
 
 from godrive.errors import Conflict, Invalid
-from godrive.model import BlobInfo, ETag, ObjectKey, SignedRequest, Value
+from godrive.model import BlobInfo, ETag, ObjectKey, SignedRequest, Upload, Value
 
 MIB = 1024 * 1024
 MOST_PARTS = 10_000
@@ -32,6 +32,13 @@ class StoredPart(Value):
     modified_at: datetime
 
 
+class SentPart(Value):
+    """A part that a client says it has sent, with the ETag of the store's answer."""
+
+    number: int
+    etag: ETag
+
+
 class PartPlan(Value):
     """How a blob of *size_bytes* (at least 1) is cut into parts of *part_size*, the last of which may be shorter."""
 
@@ -49,18 +56,18 @@ class PartPlan(Value):
             raise Invalid(f"The upload has the parts 1 to {self.count}, and no part {number}.", field="parts")
         return min(self.part_size, self.size_bytes - (number - 1) * self.part_size)
 
-    def check(self, stored: Sequence[StoredPart], claimed: Sequence[tuple[int, ETag]] | None) -> None:
+    def check(self, stored: Sequence[StoredPart], claimed: Sequence[SentPart] | None) -> None:
         """Check that *stored*, ordered by number, are all of the parts, and those that the client claims to have sent.
 
         Raises ``Conflict`` for a part that has not arrived, and ``Invalid`` for one that is not the planned one.
         """
         arrived = {part.number: part for part in stored}
-        for number, etag in claimed or ():
-            part = arrived.get(number)
-            if part is not None and part.etag != etag.strip('"'):
-                raise Invalid(f"Part {number} has another ETag at the store: {part.etag}.", field="parts")
-            self.length(number)
-        claims = None if claimed is None else {number for number, _ in claimed}
+        for claim in claimed or ():
+            part = arrived.get(claim.number)
+            if part is not None and part.etag != claim.etag.strip('"'):
+                raise Invalid(f"Part {claim.number} has another ETag at the store: {part.etag}.", field="parts")
+            self.length(claim.number)
+        claims = None if claimed is None else {claim.number for claim in claimed}
         for number in range(1, self.count + 1):
             if (part := arrived.pop(number, None)) is None:
                 raise Conflict(f"Part {number} of {self.count} has not arrived.", field="parts")
@@ -93,6 +100,13 @@ def plan_parts(size: int, *, threshold: int, part_size: int, asked: int | None =
     if plan.count > MOST_PARTS:
         raise Invalid(f"{plan.count} parts are too many: a file has at most {MOST_PARTS}.", field="part_size")
     return plan
+
+
+def plan_of(upload: Upload) -> PartPlan:
+    """Return how the bytes of the upload are cut into parts.  Raises ``Conflict`` if they are not."""
+    if not upload.multipart:
+        raise Conflict("The bytes of this upload are not sent in parts.")
+    return PartPlan(size_bytes=upload.size_bytes, part_size=upload.part_size)
 
 
 @runtime_checkable

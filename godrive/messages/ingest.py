@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import ClassVar
 
+from godrive.blobs.parts import SentPart
 from godrive.model import BlobInfo, ETag, File, ObjectKey, UploadId, Value
 from godrive.principal import Principal
 from godrive.runtime import Ask, Contract, Lane
@@ -18,9 +19,10 @@ class CommitUpload(Ask[Ingest, File]):
     """Compare the bytes with the declaration and publish the file.  Idempotent: returns the same file.
 
     *blob* describes the stored bytes, if the caller has just stored them;
-    otherwise the actor sends a HEAD to the store.  Raises ``NotFound`` unless *by* may work on the upload,
+    otherwise the actor sends a HEAD to the store.  Parts that the store has are
+    joined first; *parts* are those that the client has sent.  Raises ``NotFound`` unless *by* may work on the upload,
     ``Conflict`` (no bytes yet), ``Gone``, ``LengthMismatch``, ``DigestMismatch``,
-    ``NameTaken``.  A mismatch ends the upload.
+    ``NameTaken``, and what ``JoinParts`` raises.  A mismatch of the whole ends the upload.
     """
 
     lane: ClassVar[Lane] = Lane.WRITE
@@ -28,6 +30,7 @@ class CommitUpload(Ask[Ingest, File]):
     by: Principal
     upload_id: UploadId
     blob: BlobInfo | None = None
+    parts: list[SentPart] | None = None
 
 
 class Outcome(StrEnum):

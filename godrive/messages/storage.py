@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from godrive.model import BlobInfo, Content, FileId, ObjectKey, Page, SignedRequest, Upload
+from godrive.blobs.parts import MOST_PARTS, SentPart, StoredPart
+from godrive.model import BlobInfo, Content, FileId, ObjectKey, Page, SignedRequest, Upload, Value
 from godrive.principal import Principal
 from godrive.runtime import Ask, Contract, Lane
 
@@ -13,14 +14,27 @@ class Storage(Contract, name="storage"):
     """Owns the blob store."""
 
 
-class Admit(Ask[Storage, float]):
-    """Check that the store accepts a blob of that size.  Raises ``TooLarge``, ``StorageFull``, ``StoreUnavailable``.
+class Admission(Value):
+    """How a store takes a blob.
 
-    Returns the seconds that a PUT may still run after its URL has expired
-    without this server seeing it; 0 if the bytes pass through this server.
+    *in_transit* is for how many seconds a PUT may still run after its URL has
+    expired without this server seeing it; 0 if the bytes pass through this
+    server.  *part_size* is 0 unless clients can send it in parts.
+    """
+
+    in_transit: float
+    part_size: int = 0
+
+
+class Admit(Ask[Storage, Admission]):
+    """Check that the store accepts a blob of that size, and return how.
+
+    *part_size* is what the client asks for.  Raises ``TooLarge``,
+    ``StorageFull``, ``StoreUnavailable``, ``Invalid`` (no store takes such parts).
     """
 
     size_bytes: int
+    part_size: int | None = None
 
 
 class SignPut(Ask[Storage, SignedRequest]):
@@ -32,6 +46,60 @@ class SignPut(Ask[Storage, SignedRequest]):
 
     by: Principal
     upload: Upload
+
+
+class BeginParts(Ask[Storage, str]):
+    """Prepare the store for the parts of a blob, and return its id of them.  Raises ``StoreUnavailable``."""
+
+    lane: ClassVar[Lane] = Lane.WRITE
+    object_key: ObjectKey
+
+
+class SignParts(Ask[Storage, list[SignedRequest]]):
+    """Return the signed requests that send parts of a pending upload, one for each number.
+
+    Each is for the exact length of its part, and ends with the upload.  Raises ``Invalid`` for a number that is none.
+    """
+
+    upload: Upload
+    numbers: list[int]
+
+
+class ListParts(Ask[Storage, list[StoredPart]]):
+    """Return at most *limit* of the parts that have arrived, from the one after number *after*.
+
+    Raises ``NotFound`` if they have been joined or aborted.
+    """
+
+    upload: Upload
+    after: int = 0
+    limit: int = MOST_PARTS
+
+
+class JoinParts(Ask[Storage, None]):
+    """Make the blob of an upload from its parts, if all have arrived as planned.  Idempotent.
+
+    *claimed* are the parts that the client has sent,
+    to be compared with those that the store has.  If the parts *settle* only
+    after some time, newer ones are not joined.  Raises ``Conflict`` (a part has
+    not arrived, or is too new), ``Invalid`` (a part is not the planned one),
+    ``NotFound`` (the parts were aborted).
+    """
+
+    lane: ClassVar[Lane] = Lane.WRITE
+    upload: Upload
+    claimed: list[SentPart] | None = None
+    settle: float = 0.0
+
+    timeout: ClassVar[float] = 300.0
+
+
+class AbortParts(Ask[Storage, None]):
+    """Delete the parts of an upload that have not been joined.  Idempotent."""
+
+    lane: ClassVar[Lane] = Lane.CHORE
+    object_key: ObjectKey
+    multipart: str
 
 
 class SignGet(Ask[Storage, SignedRequest]):
@@ -66,12 +134,15 @@ class SignArchive(Ask[Storage, SignedRequest]):
 class HeadBlob(Ask[Storage, BlobInfo]):
     """Return what the store knows of the blob.  Raises ``NotFound``.
 
+    With *multipart*, the parts of that id can no longer replace the blob.
+
     The timeout is long: for a large blob, the store may first copy it to a key
     that no URL can write, or compute the digest.
     """
 
     lane: ClassVar[Lane] = Lane.WRITE
     object_key: ObjectKey
+    multipart: str = ""
 
     timeout: ClassVar[float] = 300.0
 

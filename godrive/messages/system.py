@@ -47,11 +47,15 @@ class PostponeUploads(Ask[Metadata, None]):
 
 
 class Cleanup(Value):
-    """Bytes of an upload that ended without a file.  *staging* is ``None`` if they came in one PUT, or not at all."""
+    """Bytes of an upload that ended without a file.  *staging* is ``None`` if they came in one PUT, or not at all.
+
+    *multipart* is the store's id of parts that clients may have sent.
+    """
 
     upload_id: UploadId
     object_key: ObjectKey
     staging: str | None = None
+    multipart: str = ""
 
 
 class DueCleanups(Ask[Metadata, list[Cleanup]]):

@@ -92,6 +92,21 @@ class TouchUpload(Ask[Metadata, Upload]):
     received_bytes: int
 
 
+class SendInParts(Ask[Metadata, Upload]):
+    """Record that clients send the bytes in parts of *part_size*, which the store knows as *multipart*.
+
+    Of several calls the first one counts: its upload is returned.  Raises
+    ``NotFound``, or ``Gone`` or ``UploadFinished`` if the upload has ended.
+    """
+
+    lane: ClassVar[Lane] = Lane.WRITE
+
+    by: Principal
+    upload_id: UploadId
+    part_size: int
+    multipart: str
+
+
 class ResizeUpload(Ask[Metadata, Upload]):
     """Reserve *most* bytes for a pending upload, or what the quota leaves, but not fewer than *least*.
 

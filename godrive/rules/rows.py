@@ -241,7 +241,7 @@ def with_version(file: File, row: Row) -> File:
 UPLOAD = (
     "id, owner_id, object_key, name, mime, size_bytes, created_at, expires_at, sha256, parent_id, on_conflict, "
     "state, received_bytes, finished_at, attempts, reason, file_id, modified_at, if_match, kind, deferred, staging, "
-    "writer, note"
+    "writer, note, part_size, multipart"
 )
 
 
@@ -272,6 +272,8 @@ def upload(row: Row) -> Upload:
         staging=row[21],
         writer=row[22],
         note=row[23],
+        part_size=row[24],
+        multipart=row[25],
     )
 
 

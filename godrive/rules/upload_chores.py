@@ -94,7 +94,7 @@ async def due_cleanups(tx: Tx, ask: DueCleanups, env: Env) -> list[Cleanup]:
     A cleanup further ahead than the longest delay, and after the end of its URL, was scheduled by a wrong clock.
     """
     staging = "CASE WHEN kind = 'whole' THEN NULL ELSE staging END"
-    columns = f"SELECT id, object_key, cleanup_attempts, {staging} FROM uploads WHERE cleanup_at"
+    columns = f"SELECT id, object_key, cleanup_attempts, {staging}, multipart FROM uploads WHERE cleanup_at"
     found = await tx.all(f"{columns} <= $1 ORDER BY cleanup_at LIMIT $2", rows.micros(env.now), ask.limit)
     found = [
         *found,
@@ -107,9 +107,12 @@ async def due_cleanups(tx: Tx, ask: DueCleanups, env: Env) -> list[Cleanup]:
     ]
     await tx.run_each(
         "UPDATE uploads SET cleanup_attempts = cleanup_attempts + 1, cleanup_at = $2 WHERE id = $1",
-        [(id_, rows.later(env.now, _CLEANUP_BACKOFF.after(attempts + 1))) for id_, _, attempts, _ in found],
+        [(row[0], rows.later(env.now, _CLEANUP_BACKOFF.after(row[2] + 1))) for row in found],
     )
-    return [Cleanup(upload_id=UploadId(row[0]), object_key=ObjectKey(row[1]), staging=row[3]) for row in found]
+    return [
+        Cleanup(upload_id=UploadId(row[0]), object_key=ObjectKey(row[1]), staging=row[3], multipart=row[4])
+        for row in found
+    ]
 
 
 @rule(FinishCleanup, writes=True)

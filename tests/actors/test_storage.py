@@ -13,6 +13,7 @@ from godrive.errors import Gone, Invalid, NotFound, StorageFull, StoreUnavailabl
 from godrive.messages.files import OpenContent
 from godrive.messages.ingest import CommitUpload, Reconcile
 from godrive.messages.storage import (
+    Admission,
     Admit,
     CheckStore,
     DeleteBlob,
@@ -240,11 +241,11 @@ async def test_bytes_that_nobody_sees_may_be_on_their_way_for_as_long_as_they_ta
     drive_class: type[GoDrive], size: int, seconds: float
 ) -> None:
     async with open_drive(drive_class=drive_class, blob_store=ReachableStore()) as drive:
-        assert await drive.storage.ask(Admit(size)) == seconds
+        assert await drive.storage.ask(Admit(size)) == Admission(in_transit=seconds)
 
 
 async def test_bytes_that_come_through_us_are_seen_and_not_waited_for_blindly(drive: GoDrive) -> None:
-    assert await drive.storage.ask(Admit(1 << 20)) == 0
+    assert await drive.storage.ask(Admit(1 << 20)) == Admission(in_transit=0)
 
 
 async def test_a_put_to_the_store_that_outlasts_its_url_becomes_a_file(
@@ -252,7 +253,7 @@ async def test_a_put_to_the_store_that_outlasts_its_url_becomes_a_file(
 ) -> None:
     async with open_drive(drive_class=drive_class, clock=clock, blob_store=ReachableStore()) as drive:
         owner = await sign_up(drive)
-        in_transit = await drive.storage.ask(Admit(5))
+        in_transit = (await drive.storage.ask(Admit(5))).in_transit
         pending = await drive.metadata.ask(BeginUpload(acting(owner.id), Root(), "b.txt", "", 5, in_transit=in_transit))
         signed = await drive.storage.ask(SignPut(acting(owner.id), pending))
         assert signed.expires_at == clock.now() + timedelta(seconds=drive.config.blobs.upload_ttl)
@@ -265,7 +266,7 @@ async def test_a_put_to_the_store_that_outlasts_its_url_becomes_a_file(
 async def test_a_put_to_the_store_that_never_ends_is_given_up(drive_class: type[GoDrive], clock: ManualClock) -> None:
     async with open_drive(drive_class=drive_class, clock=clock, blob_store=ReachableStore()) as drive:
         owner = await sign_up(drive)
-        in_transit = await drive.storage.ask(Admit(5))
+        in_transit = (await drive.storage.ask(Admit(5))).in_transit
         await drive.metadata.ask(BeginUpload(acting(owner.id), Root(), "b.txt", "", 5, in_transit=in_transit))
         clock.advance(drive.config.blobs.upload_ttl + in_transit)
         assert (await drive.ingest.ask(Reconcile())).expired == 1

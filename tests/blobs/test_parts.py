@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from godrive.blobs.parts import LARGEST_PART, MIB, MOST_PARTS, SMALLEST_PART, PartPlan, StoredPart, plan_parts
+from godrive.blobs.parts import LARGEST_PART, MIB, MOST_PARTS, SMALLEST_PART, PartPlan, SentPart, StoredPart, plan_parts
 from godrive.errors import Conflict, DriveError, Invalid
 from godrive.model import ETag
 from tests.cases import each
@@ -68,9 +68,13 @@ def test_a_part_that_is_not_planned_has_no_length(number: int) -> None:
         PLAN.length(number)
 
 
+def claims(etags: dict[int, str]) -> list[SentPart]:
+    return [SentPart(number=number, etag=ETag(etag)) for number, etag in etags.items()]
+
+
 def test_all_parts_as_planned_can_be_joined() -> None:
     PLAN.check(ALL, None)
-    PLAN.check(ALL, [(3, ETag('"e3"')), (1, ETag("e1")), (2, ETag("e2"))])
+    PLAN.check(ALL, claims({3: '"e3"', 1: "e1", 2: "e2"}))
 
 
 @each(
@@ -78,18 +82,18 @@ def test_all_parts_as_planned_can_be_joined() -> None:
     [
         ([], None, Conflict, "Part 1 of 3 has not arrived."),
         (ALL[:2], None, Conflict, "Part 3 of 3 has not arrived."),
-        ([ALL[0], ALL[2]], [(1, "e1"), (2, "e2"), (3, "e3")], Conflict, "Part 2 of 3 has not arrived."),
+        ([ALL[0], ALL[2]], {1: "e1", 2: "e2", 3: "e3"}, Conflict, "Part 2 of 3 has not arrived."),
         ([ALL[0], part(2, 4), ALL[2]], None, Invalid, f"Part 2 has 4 bytes and not {SMALLEST_PART}: send it again."),
         ([*ALL[:2], part(3, 2)], None, Invalid, "Part 3 has 2 bytes and not 1: send it again."),
         ([*ALL, part(4, 1)], None, Invalid, "Part 4 does not belong to the upload."),
-        (ALL, [(1, "e1"), (3, "e3")], Invalid, "Part 2 of 3 is not among the parts to join."),
-        (ALL, [(1, "e1"), (2, "e1"), (3, "e3")], Invalid, "Part 2 has another ETag at the store: e2."),
-        (ALL, [(1, "e1"), (2, "e2"), (3, "e3"), (4, "e4")], Invalid, "no part 4"),
+        (ALL, {1: "e1", 3: "e3"}, Invalid, "Part 2 of 3 is not among the parts to join."),
+        (ALL, {1: "e1", 2: "e1", 3: "e3"}, Invalid, "Part 2 has another ETag at the store: e2."),
+        (ALL, {1: "e1", 2: "e2", 3: "e3", 4: "e4"}, Invalid, "no part 4"),
     ],
 )
 def test_a_part_that_is_missing_or_wrong_is_named(
-    stored: list[StoredPart], claimed: list[tuple[int, ETag]] | None, error: type[DriveError], says: str
+    stored: list[StoredPart], claimed: dict[int, str] | None, error: type[DriveError], says: str
 ) -> None:
     with pytest.raises(error, match=re.escape(says)) as refused:
-        PLAN.check(stored, claimed)
+        PLAN.check(stored, None if claimed is None else claims(claimed))
     assert refused.value.field == "parts"

@@ -54,7 +54,15 @@ from godrive.messages.system import (
     SettleTrash,
     SettleWebhook,
 )
-from godrive.messages.uploads import AbortUpload, BeginUpload, FindUpload, ListUploads, PublishUpload, ResizeUpload
+from godrive.messages.uploads import (
+    AbortUpload,
+    BeginUpload,
+    FindUpload,
+    ListUploads,
+    PublishUpload,
+    ResizeUpload,
+    SendInParts,
+)
 from godrive.messages.versions import DeleteVersion, ListVersions, NameVersion, RestoreVersion
 from godrive.messages.webhooks import AddWebhook, ListWebhooks, RemoveWebhook, ReplayWebhook
 from godrive.model import At, ETag, FileKind, FileType, OnConflict, Place, Sort, UploadKind, UploadState, UserId
@@ -198,6 +206,7 @@ async def every_statement(rig: Rig) -> list[Statement]:
         DeclareLength(by, growing.id, 1),
         JoinUploads(by, [part.id], inside(folder), "joined", "a/b"),
         PendingUploads([growing.object_key]),
+        SendInParts(by, upload.id, 1, "multipart"),
         AbortUpload(by, upload.id),
         FindUpload(by, upload.object_key),
         TrashFile(by, folder.id),

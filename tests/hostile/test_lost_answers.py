@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -16,8 +17,14 @@ from typing import Any, Protocol
 
 import aiohttp
 import pytest
+from yarl import URL
 
+from godrive.blobs import BlobStore
+from godrive.blobs.parts import SMALLEST_PART
+from godrive.blobs.s3 import S3BlobStore
+from godrive.blobs.s3.probe import Capabilities
 from godrive.http.app import OPERATIONS
+from tests.blobs.s3.fake_store import FakeStore
 from tests.http.client import Answer, Json, Person, Site, parse
 from tests.http.conftest import _open_site
 
@@ -116,13 +123,20 @@ class Scene:
 @pytest.fixture
 async def scene() -> AsyncIterator[Scene]:
     """Somebody with a file and one in the trash."""
-    async with _open_site() as site, aiohttp.ClientSession() as http:
+    async with open_scene() as scene:
+        file, trashed = await scene.ann.upload("a.txt", BYTES), await scene.ann.upload("b.txt", BYTES)
+        await scene.ann("DELETE", f"/v1/files/{trashed['id']}")
+        scene.ids = {"file": file["id"], "trashed": trashed["id"]}
+        yield scene
+
+
+@asynccontextmanager
+async def open_scene(blob_store: BlobStore | None = None) -> AsyncIterator[Scene]:
+    async with _open_site(blob_store=blob_store) as site, aiohttp.ClientSession() as http:
         proxy = LosingProxy(site.port)
         async with proxy.listen() as port:
             ann = await Person(http, site.url).enter()
-            file, trashed = await ann.upload("a.txt", BYTES), await ann.upload("b.txt", BYTES)
-            await ann("DELETE", f"/v1/files/{trashed['id']}")
-            yield Scene(ann, Stubborn(ann, proxy, port), site, {"file": file["id"], "trashed": trashed["id"]})
+            yield Scene(ann, Stubborn(ann, proxy, port), site)
 
 
 def check_same(lost: Answer, again: Answer) -> None:
@@ -316,6 +330,32 @@ async def complete_upload(scene: Scene) -> None:
     lost, again = await scene.stubborn("POST", f"/v1/uploads/{intent['upload_id']}/complete")
     assert lost.status == 200
     check_same(lost, again)
+
+
+async def sign_more_parts(scene: Scene) -> None:
+    """The same parts are signed again.  Joined or aborted, the same file or upload comes again."""
+    fake = FakeStore()
+    async with fake, open_scene(S3BlobStore(fake.settings, capabilities=Capabilities(conditional_put=True))) as parts:
+        stubborn, body = parts.stubborn, {"filename": "a", "size_bytes": 3, "part_size": SMALLEST_PART}
+        intent = (await parts.ann("POST", "/v1/files/upload-intent", body)).json
+        path = f"/v1/uploads/{intent['upload_id']}"
+        lost, again = await stubborn("POST", f"{path}/parts", {"numbers": [1]})
+        assert (lost.status, again.status) == (200, 200)
+        described = [{**part, "url": ""} for part in lost.json["parts"]]
+        assert [part["number"] for part in described] == [1]
+        assert [{**part, "url": ""} for part in again.json["parts"]] == described
+        for part in again.json["parts"]:
+            data = io.BytesIO(bytes(part["size_bytes"]))
+            async with parts.ann.http.put(URL(part["url"], encoded=True), data=data, headers=part["headers"]) as sent:
+                assert sent.status == 200
+        lost, again = await stubborn("POST", f"{path}/complete")
+        assert lost.status == 200
+        check_same(lost, again)
+        intent = (await parts.ann("POST", "/v1/files/upload-intent", {**body, "filename": "b"})).json
+        lost, again = await stubborn("DELETE", f"/v1/uploads/{intent['upload_id']}")
+        assert lost.status == 200
+        check_same(lost, again)
+        assert fake.uploads == {}
 
 
 async def abort_upload(scene: Scene) -> None:
@@ -512,7 +552,15 @@ class Check(Protocol):
 
 
 ACCOUNTS: list[Check] = [sign_up, log_in, refresh_token, log_out, update_me, delete_me, end_session]
-UPLOADS: list[Check] = [begin_upload, put_content, put_by_path, post_file, complete_upload, abort_upload]
+UPLOADS: list[Check] = [
+    begin_upload,
+    put_content,
+    put_by_path,
+    post_file,
+    complete_upload,
+    sign_more_parts,
+    abort_upload,
+]
 TUS_UPLOADS: list[Check] = [
     create_tus_upload,
     create_tus_upload_in_folder,

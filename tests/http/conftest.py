@@ -10,6 +10,7 @@ import aiohttp
 import anyio
 import pytest
 
+from godrive.blobs import BlobStore
 from godrive.http.wire.server import serve
 from godrive.testing import ManualClock, open_drive
 from tests.daemon import free_port
@@ -21,7 +22,7 @@ class OpenSite(Protocol):
 
 
 @asynccontextmanager
-async def _open_site(**tables: Any) -> AsyncIterator[Site]:
+async def _open_site(*, blob_store: BlobStore | None = None, **tables: Any) -> AsyncIterator[Site]:
     port = free_port()
     clock = ManualClock()
     settings: dict[str, Any] = {
@@ -30,7 +31,10 @@ async def _open_site(**tables: Any) -> AsyncIterator[Site]:
     }
     for name, table in tables.items():
         settings[name] = {**settings.get(name, {}), **table}
-    async with open_drive(clock=clock, **settings) as drive, serve(drive, "127.0.0.1", port) as (url,):
+    async with (
+        open_drive(clock=clock, blob_store=blob_store, **settings) as drive,
+        serve(drive, "127.0.0.1", port) as (url,),
+    ):
         yield Site(drive, url, clock)
 
 

@@ -91,6 +91,11 @@ ROWS: dict[str, list[Row]] = {
     "list_uploads": [Row(200, tells=True)],
     "get_upload": [Row(200, {"upload_id": "pending"}, tells=True), Row(200, {"upload_id": "committed"}, tells=True)],
     "complete_upload": [Row(409, {"upload_id": "pending"}), Row(200, {"upload_id": "committed"}, tells=True)],
+    "list_parts": [Row(409, {"upload_id": "pending"}), Row(409, {"upload_id": "committed"})],
+    "sign_more_parts": [
+        Row(409, {"upload_id": "pending"}, {"numbers": [1]}),
+        Row(409, {"upload_id": "committed"}, {"numbers": [1]}),
+    ],
     "abort_upload": [Row(200, {"upload_id": "pending"}, tells=True), Row(409, {"upload_id": "committed"})],
     "list_files": [
         Row(200, tells=True),

@@ -12,13 +12,13 @@ from datetime import datetime
 
 from godrive.blobs.disposition import UNKNOWN
 from godrive.blobs.parts import StoredPart
-from godrive.blobs.s3.bucket import Bucket
 from godrive.blobs.s3.info import DIGEST_KEY, UNVERIFIED, blob_info
+from godrive.blobs.s3.reading import Reading
 from godrive.errors import NotFound, UploadFinished
 from godrive.model import BlobInfo, ObjectKey, SignedRequest
 
 
-class Parts(Bucket):
+class Parts(Reading):
     """See :class:`~godrive.blobs.parts.PartSigner`."""
 
     @property
@@ -51,7 +51,7 @@ class Parts(Bucket):
             try:
                 await self.join_once(place, multipart, [(part.number, part.etag) for part in parts])
             except UploadFinished:
-                return
+                await self.multipart.abort(place, multipart)
             except NotFound:
                 if await self.look_if_any(place) is None:  # otherwise an earlier call has joined them
                     raise
@@ -63,10 +63,7 @@ class Parts(Bucket):
         in a store that knows no condition for that, so the parts are aborted first.
         """
         place = self.layout.object(key)
-        if await self.look_if_any(place) is None:
-            if self.capabilities.direct:
-                raise NotFound
-            await self.settle(key)
+        await self.head(key)
         async with self.publishing(key):
             await self.multipart.abort(place, multipart)
             return blob_info(key, await self.look(place))

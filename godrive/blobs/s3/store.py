@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from godrive.blobs.s3.cors import Cors
 from godrive.blobs.s3.parts import Parts
-from godrive.blobs.s3.reading import Reading
 from godrive.blobs.s3.rights import Rights
 from godrive.blobs.s3.urls import Urls
 from godrive.blobs.s3.writing import Writing
 
 
-class S3BlobStore(Reading, Writing, Urls, Parts, Cors, Rights):
+class S3BlobStore(Parts, Writing, Urls, Cors, Rights):
     """A :class:`~godrive.blobs.BlobStore` that is also a ``Presigner`` and a ``PartSigner``.
 
     Takes the ``[blobs.s3]`` table with its ``*_file`` keys resolved.  Holds at

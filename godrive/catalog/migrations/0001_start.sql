@@ -239,6 +239,7 @@ CREATE INDEX versions_purging ON versions (next_purge_at) WHERE next_purge_at IS
 -- note is what a protocol keeps with the upload, for the client to read again.
 -- staging is how the store goes on with the bytes; '' before the first ones.
 -- A part that was joined with others is committed without a file, and joined_into is the upload that has its bytes.
+-- part_size is 0 unless clients send the bytes to the store in parts; multipart is then the store's id of these.
 CREATE TABLE uploads (
     id {text} PRIMARY KEY,
     owner_id {text} NOT NULL,
@@ -264,6 +265,8 @@ CREATE TABLE uploads (
     writer {text} NOT NULL DEFAULT '',
     note {text} NOT NULL DEFAULT '',
     joined_into {text},
+    part_size BIGINT NOT NULL DEFAULT 0,
+    multipart {text} NOT NULL DEFAULT '',
     attempts INTEGER NOT NULL DEFAULT 0,
     next_check_at BIGINT NOT NULL,
     cleanup_at BIGINT,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from godrive import parts
+from godrive.blobs.parts import LARGEST_PART, MOST_PARTS, SMALLEST_PART, PartPlan, SentPart, plan_of
 from godrive.errors import (
     Conflict,
     DigestMismatch,
@@ -28,10 +31,9 @@ from godrive.http.api.call import Call
 from godrive.http.api.operations import Routes
 from godrive.http.routes.files import EntryId, Limit, ModifiedAt, Name, PageToken, PlainPath, folder_at, spot_of
 from godrive.messages.files import GetFile
-from godrive.messages.ingest import CommitUpload
-from godrive.messages.storage import Admit, Received, SignPut
-from godrive.messages.uploads import AbortUpload, BeginUpload, GetUpload, ListUploads
-from godrive.model import File, FileId, OnConflict, Spot, Upload, UploadId, UploadState
+from godrive.messages.storage import Admit, SignPut
+from godrive.messages.uploads import BeginUpload, GetUpload, ListUploads
+from godrive.model import ETag, File, FileId, OnConflict, SignedRequest, Spot, Upload, UploadId, UploadState
 from godrive.principal import Scope
 
 routes = Routes("uploads")
@@ -43,6 +45,17 @@ Digest = Annotated[
         max_length=64,
         pattern="^[0-9a-fA-F]+$",
         description="SHA-256 in hex. The server refuses bytes with another digest.",
+    ),
+]
+
+
+PartNumber = Annotated[int, Meta(ge=1, le=MOST_PARTS)]
+PartSize = Annotated[
+    int,
+    Meta(
+        ge=SMALLEST_PART,
+        le=LARGEST_PART,
+        description="The bytes of each part but the last. With it, small files can be sent in parts too.",
     ),
 ]
 
@@ -63,6 +76,7 @@ class IntentBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     parents: Annotated[bool, Meta(description="Create the folders of `path` that are missing.")] = False
     modified_at: ModifiedAt | None = None
     on_conflict: OnConflict = OnConflict.FAIL
+    part_size: PartSize | None = None
 
     def place(self) -> Spot:
         """Return the folder.  Raises ``Invalid``."""
@@ -73,8 +87,21 @@ class IntentBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         return folder_at(self.path, parents=self.parents)
 
 
+class SignedPart(msgspec.Struct, kw_only=True):
+    """One part of a file: PUT its ``size_bytes`` bytes to ``url``, with exactly ``headers``, and keep the ETag."""
+
+    number: int
+    size_bytes: int
+    url: str
+    headers: dict[str, str]
+
+
 class Intent(msgspec.Struct, kw_only=True):
-    """Send the bytes to ``upload_url`` with ``method`` and exactly ``headers``, before ``expires_at``."""
+    """Send the bytes to ``upload_url`` with ``method`` and exactly ``headers``, before ``expires_at``.
+
+    Or send them in parts, if the answer has ``parts``: ``part_count`` parts of
+    ``part_size`` bytes, the last of which may be shorter.  These are the first ones.
+    """
 
     upload_url: str
     object_key: str
@@ -82,6 +109,9 @@ class Intent(msgspec.Struct, kw_only=True):
     expires_at: datetime
     upload_id: UploadId
     method: str
+    part_size: int | UnsetType = UNSET
+    part_count: int | UnsetType = UNSET
+    parts: list[SignedPart] | UnsetType = UNSET
 
 
 class UploadView(msgspec.Struct, kw_only=True):
@@ -106,6 +136,19 @@ class UploadList(msgspec.Struct, kw_only=True):
 
     uploads: list[UploadView]
     next_page: str | UnsetType = UNSET
+
+
+class PartSent(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A part that the client has sent, and the ETag of the store's answer."""
+
+    number: PartNumber
+    etag: Annotated[ETag, Meta(max_length=255)]
+
+
+class CompleteBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The parts that the client has sent, to be compared with those that the store has."""
+
+    parts: Annotated[list[PartSent], Meta(max_length=MOST_PARTS)] | None = None
 
 
 class Completed(msgspec.Struct, kw_only=True):
@@ -147,9 +190,9 @@ async def begin_upload(call: Call, body: IntentBody) -> Intent:
 
     The server reserves the bytes from the quota until the upload ends. With `on_conflict` `replace`, the bytes become
     a new version of the file of that name. `If-Match` then names the entity tag that this file must have, now and when
-    the bytes have arrived.
+    the bytes have arrived. A large file can be sent in parts, if the store takes them.
     """
-    in_transit = await call.drive.storage.ask(Admit(body.size_bytes))
+    admission = await call.drive.storage.ask(Admit(body.size_bytes, body.part_size))
     upload = await call.drive.metadata.ask(
         BeginUpload(
             by=call.by,
@@ -159,14 +202,16 @@ async def begin_upload(call: Call, body: IntentBody) -> Intent:
             size_bytes=body.size_bytes,
             sha256=body.sha256.lower() if body.sha256 else None,
             on_conflict=body.on_conflict,
-            in_transit=in_transit,
+            in_transit=admission.in_transit,
             modified_at=body.modified_at,
             if_match=call.if_match,
         )
     )
+    if admission.part_size:
+        upload = await parts.begin(call.drive, call.by, upload, admission.part_size)
     signed = await call.drive.storage.ask(SignPut(call.by, upload))
     call.locate(f"/v1/uploads/{upload.id}")
-    return Intent(
+    intent = Intent(
         upload_url=call.reachable(signed.url),
         object_key=upload.object_key,
         headers=signed.headers,
@@ -174,6 +219,20 @@ async def begin_upload(call: Call, body: IntentBody) -> Intent:
         upload_id=upload.id,
         method=signed.method,
     )
+    if admission.part_size:
+        plan = plan_of(upload)
+        intent.part_size, intent.part_count = plan.part_size, plan.count
+        first = range(1, min(plan.count, parts.MOST_SIGNED) + 1)
+        intent.parts = signed_parts(plan, first, await parts.sign(call.drive, upload, first))
+    return intent
+
+
+def signed_parts(plan: PartPlan, numbers: Sequence[int], requests: Sequence[SignedRequest]) -> list[SignedPart]:
+    """Return what the client needs to send those parts."""
+    return [
+        SignedPart(number=number, size_bytes=plan.length(number), url=request.url, headers=request.headers)
+        for number, request in zip(numbers, requests, strict=True)
+    ]
 
 
 @routes.get("/v1/uploads", needs=Scope.FILES_WRITE, raises=[Invalid])
@@ -189,7 +248,7 @@ async def get_upload(call: Call, upload_id: UploadId) -> UploadView:
     upload = await call.drive.metadata.ask(GetUpload(call.by, upload_id))
     view = view_upload(upload)
     if upload.state is UploadState.PENDING:
-        received = await call.drive.storage.ask(Received(upload.object_key))
+        received = await parts.received(call.drive, upload)
         view.received_bytes = max(view.received_bytes, received or 0)
     elif upload.file_id is not None:
         try:
@@ -202,18 +261,35 @@ async def get_upload(call: Call, upload_id: UploadId) -> UploadView:
 @routes.post(
     "/v1/uploads/{upload_id}/complete",
     needs=Scope.FILES_WRITE,
-    raises=[NotFound, Conflict, Gone, LengthMismatch, DigestMismatch, NameTaken, PreconditionFailed, StoreUnavailable],
+    raises=[
+        NotFound,
+        Conflict,
+        Gone,
+        Invalid,
+        LengthMismatch,
+        DigestMismatch,
+        NameTaken,
+        PreconditionFailed,
+        StoreUnavailable,
+    ],
 )
-async def complete_upload(call: Call, upload_id: UploadId) -> Completed:
-    """Publish the file now that the store has its bytes. Idempotent."""
-    file = await call.drive.ingest.ask(CommitUpload(call.by, upload_id))
-    return Completed(file=file)
+async def complete_upload(call: Call, upload_id: UploadId, body: CompleteBody | None) -> Completed:
+    """Publish the file now that the store has its bytes. Idempotent.
+
+    Parts are joined first. Without `parts`, these are the ones that the store has.
+    """
+    sent = (
+        None
+        if body is None or body.parts is None
+        else [SentPart(number=part.number, etag=part.etag) for part in body.parts]
+    )
+    return Completed(file=await parts.complete(call.drive, call.by, upload_id, sent))
 
 
 @routes.delete("/v1/uploads/{upload_id}", needs=Scope.FILES_WRITE, raises=[NotFound, UploadFinished])
 async def abort_upload(call: Call, upload_id: UploadId) -> UploadView:
     """Abort an upload. Idempotent."""
-    return view_upload(await call.drive.metadata.ask(AbortUpload(call.by, upload_id)))
+    return view_upload(await parts.abort(call.drive, call.by, upload_id))
 
 
 def view_upload(upload: Upload) -> UploadView:
