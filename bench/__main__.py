@@ -18,6 +18,7 @@ from bench.report import Result, line, previous, save, say
 from bench.requests import Requests
 from bench.search import Search
 from bench.standing import Standing
+from bench.stored import Stored
 from bench.transfer import Transfer
 from bench.trees import Trees
 from tests.servers import MissingProgram
@@ -29,6 +30,7 @@ def measures(*, quick: bool) -> dict[str, Callable[[], Result | list[Result]]]:
     asks, distributed, fairness = Asks(quick=quick), Distributed(quick=quick), Fairness(quick=quick)
     trees = Trees(quick=quick)
     search = Search(quick=quick)
+    stored = Stored(quick=quick)
     return {
         "ask": asks.near,
         "far": asks.far,
@@ -49,6 +51,8 @@ def measures(*, quick: bool) -> dict[str, Callable[[], Result | list[Result]]]:
         "search_postgres": search.postgres,
         "postgres": distributed.postgres,
         "events": distributed.events,
+        "stored": stored.sqlite,
+        "stored_postgres": stored.postgres,
         "full": distributed.rest,
     }
 

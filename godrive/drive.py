@@ -285,7 +285,7 @@ class GoDrive:
         # Before the actors start, because a starting actor may already send messages.
         self.auth, self.metadata, self.storage = self.ref(Auth), self.ref(Metadata), self.ref(Storage)
         self.ingest, self.janitor = self.ref(Ingest), self.ref(Janitor)
-        self.bucket_events = BucketEventHandler(self.ingest, config.blobs.s3)
+        self.bucket_events = BucketEventHandler(self.ingest, config.blobs.s3, self.clock)
         if hosted:  # a tree that gives up cancels the body
             await stack.enter_async_context(self._supervisor)
         else:

@@ -1,7 +1,8 @@
 """The ingest actor: the only way an upload becomes a file.
 
 Theory of operation.  The truth about an upload is its row and the store's
-HEAD.  Every hint that bytes arrived (a client's complete call, a bucket event,
+HEAD, or an event of the store that proves what a HEAD would say (see
+:class:`~godrive.messages.ingest.IngestBlob`).  Every hint that bytes arrived (a client's complete call, a bucket event,
 the reconciler) leads to :meth:`IngestActor._publish`, which compares and
 publishes in one catalog transaction.  Publishing is idempotent, so an event may
 be lost, duplicated or late, and the process may be killed at any time: the row
@@ -57,9 +58,10 @@ from godrive.messages.storage import (
     Received,
     SniffBlob,
     Storage,
+    VouchForBlob,
 )
 from godrive.messages.system import DueUploads, PostponeUploads
-from godrive.messages.uploads import FailUpload, FindUpload, GetUpload, PublishUpload, TouchUpload
+from godrive.messages.uploads import FailUpload, FindUpload, GetUpload, PublishBlob, PublishUpload, TouchUpload
 from godrive.model import BlobInfo, ETag, File, Upload, UploadId, UploadKind, UploadState
 from godrive.principal import Principal, System
 from godrive.runtime import Actor, Ref
@@ -131,6 +133,8 @@ class IngestActor(Actor[Ingest]):
     @IngestBlob.handler
     async def ingest_blob(self, ask: IngestBlob) -> Outcome:
         try:
+            if ask.certain and await self._publish_unasked(ask):
+                return Outcome.PUBLISHED
             upload = await self._metadata.ask(FindUpload(SYSTEM, ask.object_key))
             if upload.state is UploadState.COMMITTED:
                 return Outcome.PUBLISHED
@@ -142,6 +146,19 @@ class IngestActor(Actor[Ingest]):
         except (NotFound, Gone, NameTaken):
             return Outcome.IGNORED
         return Outcome.PUBLISHED
+
+    async def _publish_unasked(self, event: IngestBlob) -> bool:
+        """Publish without a HEAD what the event and the store's way of writing prove.  Whether it was."""
+        if event.size_bytes is None or event.etag is None or event.at is None:
+            return False
+        seen = BlobInfo(key=event.object_key, size_bytes=event.size_bytes, etag=event.etag, modified_at=event.at)
+        blob = await self._storage.ask(VouchForBlob(seen, event.metadata))
+        if blob is None:
+            return False
+        try:
+            return await self._metadata.ask(PublishBlob(SYSTEM, blob))
+        except (Conflict, Gone, NotFound, PreconditionFailed):
+            return False  # whatever ends an upload, or postpones it, is found out with a HEAD
 
     @Reconcile.handler
     async def reconcile(self, ask: Reconcile) -> Reconciled:

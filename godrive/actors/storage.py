@@ -42,6 +42,7 @@ from godrive.messages.storage import (
     SniffBlob,
     Storage,
     SweepStaging,
+    VouchForBlob,
 )
 from godrive.model import BlobInfo, ObjectKey, Page, SignedRequest, UploadState
 from godrive.principal import user_of
@@ -207,6 +208,10 @@ class StorageActor(Actor[Storage]):
         if ask.multipart:
             return await self._signer.head_in_parts(ask.object_key, ask.multipart)
         return await self._blobs.head(ask.object_key)
+
+    @VouchForBlob.handler
+    async def vouch_for_blob(self, ask: VouchForBlob) -> BlobInfo | None:
+        return None if self._presigner is None else self._presigner.vouch_for(ask.blob, ask.metadata)
 
     @DigestBlob.handler
     async def digest_blob(self, ask: DigestBlob) -> str:

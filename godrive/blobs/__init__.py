@@ -9,7 +9,7 @@ A capability of some stores is a protocol of its own (:class:`Appendable`,
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import datetime
 from typing import Literal, Protocol, runtime_checkable
@@ -212,6 +212,14 @@ class Presigner(Protocol):
         self, key: ObjectKey, *, size: int, mime: str, sha256: str | None, expires_at: datetime
     ) -> SignedRequest:
         """A request that stores exactly *size* bytes under *key*, once.  An empty *mime* allows any type."""
+        ...
+
+    def vouch_for(self, blob: BlobInfo, metadata: Mapping[str, str]) -> BlobInfo | None:
+        """The answer of :meth:`BlobStore.head`, as far as it follows from an event of the store about *blob*.
+
+        ``None`` unless nothing can have changed the blob since, and its user
+        *metadata* shows that it was written with a request of :meth:`presign_put`.
+        """
         ...
 
     async def presign_get(

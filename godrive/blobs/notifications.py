@@ -12,7 +12,7 @@ SeaweedFS      the filer's webhook         a path            nothing
 =============  ==========================  ================  ============================
 
 Encoded means as in an HTML form: ``%2F`` for a slash and ``+`` for a space.
-An event is only a hint.  A caller that acts on one asks the store.
+Ceph, MinIO and RustFS also send the user metadata of the object.
 
 Sources: Amazon S3 user guide, "Event message structure"; Ceph documentation,
 "Bucket Notifications"; MinIO ``internal/event``; RustFS ``crates/notify``;
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote_plus
 
@@ -33,6 +34,8 @@ from godrive.model import ETag, Value
 
 DEEPEST = 4
 """The most nested envelopes.  S3 in SNS in SQS has three."""
+
+_METADATA = "x-amz-meta-"
 
 _BUCKETS = "/buckets/"
 """The folder of SeaweedFS's filer that has its buckets."""
@@ -47,7 +50,8 @@ class ObjectCreated(Value):
     """An object of a bucket was written.
 
     ``key`` is the decoded key.  ``event_id`` distinguishes events; it is empty
-    if the store sends none.
+    if the store sends none.  ``metadata`` is the user metadata of the object,
+    by names in lower case; empty if the store sends none.
     """
 
     bucket: str
@@ -55,6 +59,8 @@ class ObjectCreated(Value):
     size_bytes: int | None = None
     etag: ETag | None = None
     event_id: str = ""
+    at: datetime | None = None
+    metadata: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class _Named(msgspec.Struct):
@@ -64,6 +70,10 @@ class _Named(msgspec.Struct):
 class _Object(msgspec.Struct):
     key: str
     size: int | None = None
+    pairs: Any = msgspec.field(default=None, name="metadata")
+    """User metadata as Ceph sends it.  Anything else is no reason to refuse the event."""
+    fields: Any = msgspec.field(default=None, name="userMetadata")
+    """The same as MinIO and RustFS send it."""
     upper_etag: str | None = msgspec.field(default=None, name="eTag")
     lower_etag: str | None = msgspec.field(default=None, name="etag")
     sequencer: str | None = None
@@ -71,6 +81,16 @@ class _Object(msgspec.Struct):
     @property
     def etag(self) -> str | None:
         return self.upper_etag or self.lower_etag
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        found: list[tuple[Any, Any]] = []
+        if isinstance(self.pairs, list):
+            found += [(pair.get("key"), pair.get("val")) for pair in self.pairs if isinstance(pair, dict)]
+        if isinstance(self.fields, dict):
+            found += self.fields.items()
+        named = [(name.lower(), value) for name, value in found if isinstance(name, str) and isinstance(value, str)]
+        return {name.removeprefix(_METADATA): value for name, value in named if name.startswith(_METADATA)}
 
 
 class _Subject(msgspec.Struct):
@@ -83,6 +103,7 @@ class _Record(msgspec.Struct, rename="camel"):
     s3: _Subject
     event_source: str = ""
     event_id: str = ""
+    event_time: str = ""
 
 
 class _Attributes(msgspec.Struct):
@@ -149,7 +170,7 @@ def _read_record(record: Any, depth: int) -> list[ObjectCreated]:
         return []
     subject = found.s3.object
     key = subject.key if found.event_source == "ceph:s3" else unquote_plus(subject.key)
-    return [_arrival(found.s3.bucket.name, key, subject, found.event_id)]
+    return [_arrival(found.s3.bucket.name, key, subject, found.event_id, found.event_time)]
 
 
 def _read_bridge(message: dict[str, Any]) -> list[ObjectCreated]:
@@ -173,10 +194,27 @@ def _read_filer(event: _FilerEvent) -> list[ObjectCreated]:
     return [_arrival(bucket, key, found, "")]
 
 
-def _arrival(bucket: str, key: str, found: _Object, event_id: str) -> ObjectCreated:
+def _arrival(bucket: str, key: str, found: _Object, event_id: str, time: str = "") -> ObjectCreated:
     size = found.size if found.size is not None and 0 <= found.size <= _LARGEST else None
     etag = ETag(found.etag.strip('"')) if found.etag else None
-    return ObjectCreated(bucket=bucket, key=key, size_bytes=size, etag=etag, event_id=event_id or found.sequencer or "")
+    return ObjectCreated(
+        bucket=bucket,
+        key=key,
+        size_bytes=size,
+        etag=etag,
+        event_id=event_id or found.sequencer or "",
+        at=_instant(time),
+        metadata=found.metadata,
+    )
+
+
+def _instant(text: str) -> datetime | None:
+    """The instant, if it is one and names its zone."""
+    try:
+        instant = datetime.fromisoformat(text)
+        return None if instant.tzinfo is None else instant.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _hex(md5: str | None) -> str | None:

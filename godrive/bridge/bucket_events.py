@@ -1,14 +1,15 @@
 """Passes bucket events to the ingest actor, whichever way they came.
 
-An event only makes publication faster.  The ingest actor does not believe it,
-but asks the store.  So a lost event costs the seconds until the reconciler runs,
-and a repeated, late or forged event costs one HEAD.
+An event only makes publication faster.  A lost one costs the seconds until the
+reconciler runs.  The ingest actor sends a HEAD to the store for each event that
+is not certain: one that a stranger could have sent, that came again, or late.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from urllib.parse import unquote_plus
 
 import anyio
@@ -16,6 +17,7 @@ import anyio
 from godrive.blobs import BlobStore, notifications
 from godrive.blobs.layout import Layout
 from godrive.blobs.notifications import ObjectCreated
+from godrive.clock import Clock, SystemClock
 from godrive.config import S3
 from godrive.errors import DriveError, Invalid
 from godrive.messages.ingest import Ingest, IngestBlob
@@ -24,6 +26,9 @@ from godrive.runtime import Ref
 
 PROBE_FOR = 10.0
 """Seconds after which the event of a probe counts as lost."""
+
+LATE = timedelta(seconds=60)
+"""The age from which an event does not say what is there now.  It allows for clocks that differ."""
 
 FOREIGN = "foreign"
 """The count of events for other buckets, or for keys that no blob of this drive can have."""
@@ -39,8 +44,9 @@ class BucketEventHandler:
     ``rejected``, ``ignored``, :data:`FOREIGN`, :data:`MALFORMED`.
     """
 
-    def __init__(self, ingest: Ref[Ingest], settings: S3) -> None:
+    def __init__(self, ingest: Ref[Ingest], settings: S3, clock: Clock | None = None) -> None:
         self._ingest = ingest
+        self._clock = clock or SystemClock()
         self._bucket = settings.bucket
         self._layout = Layout(settings.prefix)
         self._expected: dict[ObjectKey, anyio.Event] = {}
@@ -51,9 +57,10 @@ class BucketEventHandler:
         """``active`` once an event has been received, ``absent`` before."""
         return "active" if self.counts.total() > self.counts[MALFORMED] else "absent"
 
-    async def take(self, body: bytes) -> None:
+    async def take(self, body: bytes, *, certain: bool = False) -> None:
         """Act on a message of the store.  Once this returns, the message need not be sent again.
 
+        *certain*: only the store can have sent it, and it came for the first time.
         Raises ``Invalid`` for a malformed message, which is useless to repeat.
         Any other ``DriveError`` is temporary: repeat the message later.
         """
@@ -63,17 +70,32 @@ class BucketEventHandler:
             self.counts[MALFORMED] += 1
             raise
         for arrival in arrivals:
-            await self._take(arrival)
+            await self._take(arrival, certain)
 
-    async def _take(self, arrival: ObjectCreated) -> None:
+    async def _take(self, arrival: ObjectCreated, certain: bool) -> None:
         key = self._object_key(arrival)
         if key is None:
             self.counts[FOREIGN] += 1
             return
         if (expected := self._expected.get(key)) is not None:
             expected.set()
-        outcome = await self._ingest.ask(IngestBlob(key, arrival.size_bytes, arrival.etag))
+        outcome = await self._ingest.ask(
+            IngestBlob(
+                key,
+                arrival.size_bytes,
+                arrival.etag,
+                arrival.at,
+                arrival.metadata,
+                certain and self._is_current(arrival, key),
+            )
+        )
         self.counts[outcome] += 1
+
+    def _is_current(self, arrival: ObjectCreated, key: ObjectKey) -> bool:
+        """Whether the event is new, and of the key that the blob stays under."""
+        if arrival.at is None or abs(self._clock.now() - arrival.at) > LATE:
+            return False
+        return self._layout.object(key) in (arrival.key, unquote_plus(arrival.key))
 
     def _object_key(self, arrival: ObjectCreated) -> ObjectKey | None:
         if arrival.bucket != self._bucket:

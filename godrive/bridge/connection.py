@@ -6,6 +6,7 @@ callers get ``StoreUnavailable`` and do not wait.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from codecs import BOM_UTF8
 from collections.abc import Iterator
@@ -97,8 +98,12 @@ class NatsLink:
                 # Without this, nats-py (2.16) writes what is queued to the closed transport, fails, and leaves its
                 # tasks running.
                 client.forget()
+            # In a task of its own: if nats-py (2.16) was about to reconnect, it cancels a future that its close awaits.
+            closing = asyncio.create_task(client.close())
             with anyio.move_on_after(1, shield=True):
-                await client.close()
+                await asyncio.wait([closing])
+            if not closing.cancel() and not closing.cancelled() and (error := closing.exception()) is not None:
+                raise error
 
     async def _connect(self) -> PromptClient:
         options = self._options()

@@ -24,6 +24,7 @@ _HEADROOM = 4096
 _REASON = "Godrive-Reason"
 _SUBJECT = "Godrive-Subject"
 _DELIVERIES = "Godrive-Deliveries"
+_REPLAYED = "Godrive-Replayed"
 
 
 class Letter(Value):
@@ -104,7 +105,7 @@ class DeadLetters:
         js = await self._jetstream()
         try:
             with answering(NoStreamResponseError):
-                await js.publish(letter.subject, letter.body)
+                await js.publish(letter.subject, letter.body, headers={_REPLAYED: str(number)})
         except NoStreamResponseError:
             raise Conflict(
                 f"No stream has the subject {letter.subject}: start the ingest process, which creates it."

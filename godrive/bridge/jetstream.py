@@ -2,7 +2,9 @@
 
 Theory of operation.  The stream and the consumer are created if absent, at the
 start and after every outage of the server, because it may have lost its disk.
-Messages are pulled in batches, with heartbeats in between.  A subscription that
+Messages are pulled in batches, with heartbeats in between.  The messages of a
+batch are handled at the same time, so the metadata actor publishes them in one
+commit.  A subscription that
 is silent for two heartbeats is replaced, because after a reconnect it may be
 dead without an error (nats-io/nats.py#234).  A message is acknowledged once the
 ingest actor has committed it.  A temporary failure delays the message, longer
@@ -14,15 +16,14 @@ delivery without keeping the message where an operator sees it.
 from __future__ import annotations
 
 import json
+from collections import deque
 from contextlib import suppress
 from datetime import timedelta
 
 import anyio
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
-from nats.errors import TimeoutError as NatsTimeout
 from nats.js.api import AckPolicy, ConsumerConfig
 from nats.js.errors import ServerError
 
@@ -31,6 +32,7 @@ from godrive.bridge.bucket_events import BucketEventHandler
 from godrive.bridge.connection import NatsLink, answering
 from godrive.bridge.deadletters import DeadLetters
 from godrive.bridge.failures import Failures
+from godrive.bridge.nats_internals import PromptClient
 from godrive.bridge.streams import ensure_stream
 from godrive.config import Ingest
 from godrive.errors import ConfigError, DriveError, Invalid, StoreUnavailable
@@ -131,17 +133,17 @@ class BucketEvents:
         client = await self._link.client()
         await self.prepare()
         self._failures.clear()
-        inbox = client.new_inbox()
-        subscription = await client.subscribe(inbox)
+        inbox, heard = client.new_inbox(), _Heard()
+        subscription = await client.subscribe(inbox, cb=heard.note)
         self.listening.set()
         try:
             while True:
-                await self._take_batch(client, subscription, inbox)
+                await self._take_batch(client, heard, inbox)
         finally:
             with anyio.move_on_after(1, shield=True):
                 await _forget(subscription)
 
-    async def _take_batch(self, client: Client, subscription: Subscription, inbox: str) -> None:
+    async def _take_batch(self, client: PromptClient, heard: _Heard, inbox: str) -> None:
         """Send one pull request, and handle its messages until it is fulfilled or expires."""
         request = {
             "batch": AT_ONCE,
@@ -153,22 +155,21 @@ class BucketEvents:
         async with anyio.create_task_group() as handlers:
             try:
                 for _ in range(AT_ONCE):
-                    message = await self._hear(subscription)
+                    message = await self._hear(heard)
                     if message is None:
                         break
-                    handlers.start_soon(self._deal_with, message)
+                    handlers.start_soon(self._deal_with, message, client.authenticates)
             except (DriveError, NatsError) as error:
                 failure = error  # raised once the messages that were received are handled
         if failure is not None:
             raise failure
 
-    async def _hear(self, subscription: Subscription) -> Msg | None:
+    async def _hear(self, heard: _Heard) -> Msg | None:
         """The next message, or ``None`` if the request has ended.  Raises ``StoreUnavailable``."""
         while True:
-            try:
-                message = await subscription.next_msg(timeout=2 * self._heartbeat)
-            except NatsTimeout:
-                raise StoreUnavailable("The JetStream consumer is silent.") from None
+            message = await heard.next(within=2 * self._heartbeat)
+            if message is None:
+                raise StoreUnavailable("The JetStream consumer is silent.")
             if message.reply:  # only a message has a subject to acknowledge it, whatever the headers say
                 return message
             status = (message.headers or {}).get("Status")
@@ -177,17 +178,19 @@ class BucketEvents:
             if status != _HEARTBEAT:
                 raise StoreUnavailable("The JetStream consumer is gone.", hint=f"NATS says {message.headers}")
 
-    async def _deal_with(self, message: Msg) -> None:
+    async def _deal_with(self, message: Msg, authenticated: bool) -> None:
         deliveries = message.metadata.num_delivered
+        # Stores send no headers.  A dead letter that is sent again has one.
+        certain = authenticated and deliveries == 1 and not message.headers
         try:
             with suppress(NatsError):  # the server delivers it again
-                await self._act_on(message, deliveries)
+                await self._act_on(message, deliveries, certain)
         except DriveError as error:  # not even the dead letter could be stored
             self._on_event(ChildWaiting("dead letters", error))
 
-    async def _act_on(self, message: Msg, deliveries: int) -> None:
+    async def _act_on(self, message: Msg, deliveries: int, certain: bool) -> None:
         try:
-            await self._handler.take(message.data)
+            await self._handler.take(message.data, certain=certain)
         except Invalid as error:
             await self._bury(message, error.detail)
         except DriveError as error:
@@ -202,6 +205,29 @@ class BucketEvents:
         await self._dead.bury(message, reason)
         await message.term()
         self._on_event(DeadLetter("ingest", "bucket event", reason))
+
+
+class _Heard:
+    """The messages of a subscription that have come and were not taken yet.
+
+    ``Subscription.next_msg`` makes two tasks and a random id for each message.
+    """
+
+    def __init__(self) -> None:
+        self._messages: deque[Msg] = deque()
+        self._came = anyio.Event()
+
+    async def note(self, message: Msg) -> None:
+        self._messages.append(message)
+        self._came.set()
+
+    async def next(self, *, within: float) -> Msg | None:
+        """The next message, or ``None`` if none comes *within* that many seconds."""
+        if not self._messages:
+            self._came = anyio.Event()
+            with anyio.move_on_after(within):
+                await self._came.wait()
+        return self._messages.popleft() if self._messages else None
 
 
 async def _forget(subscription: Subscription) -> None:

@@ -22,6 +22,7 @@ CLIENT: dict[str, str] = {
     "_select_next_server": "called for each attempt to connect",
     "_resp_map": "the futures of requests, by the token in their reply subject",
     "_send_unsubscribe": "sends UNSUB without forgetting the subscription",
+    "_server_info": "what the server said of itself when it accepted the connection",
 }
 """Attributes of ``Client``, and what they are."""
 
@@ -45,6 +46,11 @@ class PromptClient(Client):
         """Discard what has not been written."""
         self._pending.clear()
         self._pending_data_size = 0
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether the server accepts nobody without a password, a key or a certificate."""
+        return bool(self._server_info.get("auth_required") or self._server_info.get("tls_verify"))
 
     def fail_requests(self) -> None:
         """Fail the requests in progress: their replies go to a subscription that was lost with the connection."""

@@ -6,22 +6,30 @@ and the events of one owner in order.  ``Nats-Msg-Id`` is the id of the event:
 the server drops repetitions within ten minutes, and a subscriber that must act
 only once remembers the ids that it has seen.
 
+A batch is sent without waiting for an acknowledgement in between.  Each event
+but the first names the one before it (``Nats-Expected-Last-Msg-Id``), so once
+the server has not stored one it refuses the rest, and no event overtakes
+another.  What was not acknowledged is sent again.
+
 An event goes to ``<namespace>.events.<kind>``.  The stream that keeps events for
 a week is created if absent.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import anyio
 import msgspec
+from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.js import JetStreamContext
 
 from godrive.backoff import Backoff
 from godrive.bridge.connection import NatsLink, answering
 from godrive.bridge.failures import Failures
+from godrive.bridge.nats_internals import PromptClient
 from godrive.bridge.streams import ensure_stream
-from godrive.errors import DriveError
+from godrive.errors import DriveError, StoreUnavailable
 from godrive.lease import Lease
 from godrive.messages.metadata import Metadata
 from godrive.messages.system import DueEvents, MarkPublished
@@ -40,9 +48,21 @@ MAX_EVENTS = 1_000_000
 REMEMBERED = 600.0
 """Seconds for which the server recognises a repeated event."""
 
+ACKNOWLEDGED_WITHIN = 5.0
+"""Seconds for which a batch waits for its acknowledgements."""
+
 LEASE, LEASE_TTL = "outbox", 30.0
 """One process publishes at a time.  With two, the order would hold only while the server recognises repetitions."""
 
+
+class _Answer(msgspec.Struct):
+    """What JetStream answers to a message.  Without an error, it is stored."""
+
+    stream: str = ""
+    error: dict[str, object] | None = None
+
+
+_decode = msgspec.json.Decoder(_Answer).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -78,22 +98,22 @@ class Publisher:
         events = await metadata.ask(DueEvents(BATCH))
         if not events or not await self._lease.hold(metadata):
             return 0
-        js = (await self._link.client()).jetstream()
-        await self._have_stream(js)
-        stored: list[FileEvent] = []
+        client = await self._link.client()
+        await self._have_stream(client)
+        batch = _Batch(events)
         try:
-            for event in events:
-                await self._send(js, event)
-                stored.append(event)
+            with answering():
+                await batch.send(client, self._subjects)
         finally:
-            if len(stored) < len(events):
+            if len(batch.stored) < len(events):
                 self._had_stream = -1
-            if stored:
+            if batch.stored:
                 with anyio.CancelScope(shield=True):
-                    await metadata.ask(MarkPublished(stored))
-        return len(stored)
+                    await metadata.ask(MarkPublished(batch.stored))
+        batch.check()
+        return len(events)
 
-    async def _have_stream(self, js: JetStreamContext) -> None:
+    async def _have_stream(self, client: PromptClient) -> None:
         """Create the stream if absent, with each connection and after each failure.
 
         Its absence is not always an error: if someone subscribes to the subject
@@ -103,7 +123,7 @@ class Publisher:
         if self._had_stream != generation:
             with answering():
                 await ensure_stream(
-                    js,
+                    client.jetstream(),
                     self._stream,
                     f"{self._subjects}.>",
                     max_age=MAX_AGE,
@@ -112,6 +132,59 @@ class Publisher:
                 )
             self._had_stream = generation
 
-    async def _send(self, js: JetStreamContext, event: FileEvent) -> None:
-        with answering():
-            await js.publish(f"{self._subjects}.{event.kind}", _encode(event), headers={"Nats-Msg-Id": event.id})
+
+class _Batch:
+    """Events on their way to the server, and its answers."""
+
+    def __init__(self, events: list[FileEvent]) -> None:
+        self._events = events
+        self._answers: dict[str, str] = {}
+        """By the last word of the subject of the answer: why the event was not stored, or nothing."""
+        self._complete = anyio.Event()
+
+    @property
+    def stored(self) -> list[FileEvent]:
+        """The events that the server has stored, up to the first that it has not."""
+        for number in range(len(self._events)):
+            if self._answers.get(str(number)) != "":
+                return self._events[:number]
+        return self._events
+
+    def check(self) -> None:
+        """Raises ``StoreUnavailable`` unless every event was stored."""
+        if len(self.stored) < len(self._events):
+            reason = next(filter(None, self._answers.values()), "The server did not acknowledge every event.")
+            raise StoreUnavailable("NATS did not store every event.", hint=reason)
+
+    async def send(self, client: PromptClient, subjects: str) -> None:
+        """Send all, and wait for the answers."""
+        inbox = client.new_inbox()
+        subscription = await client.subscribe(f"{inbox}.*", cb=self._note)
+        try:
+            headers: dict[str, str] = {}
+            for number, event in enumerate(self._events):
+                headers["Nats-Msg-Id"] = event.id
+                subject, reply = f"{subjects}.{event.kind}", f"{inbox}.{number}"
+                await client.publish(subject, _encode(event), reply=reply, headers=headers)
+                headers = {"Nats-Expected-Last-Msg-Id": event.id}
+            with anyio.move_on_after(ACKNOWLEDGED_WITHIN):
+                await self._complete.wait()
+        finally:
+            with anyio.move_on_after(1, shield=True), suppress(NatsError):
+                await subscription.unsubscribe()
+
+    async def _note(self, answer: Msg) -> None:
+        refusal = self._answers[answer.subject.rpartition(".")[2]] = _refusal(answer)
+        if refusal or len(self._answers) == len(self._events):  # answers come in the order of the events
+            self._complete.set()
+
+
+def _refusal(answer: Msg) -> str:
+    """Why the server has not stored an event; empty if it has."""
+    try:
+        read = _decode(answer.data)
+    except msgspec.MsgspecError:
+        return f"NATS says {answer.headers or answer.data[:100]!r}"  # no stream has the subject
+    if read.error is not None:
+        return str(read.error.get("description", read.error))
+    return "" if read.stream else "The acknowledgement names no stream."

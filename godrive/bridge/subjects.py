@@ -70,26 +70,26 @@ class PlainEvents:
         self.listening.set()
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._receive, subscription, tasks)
+                tasks.start_soon(self._receive, subscription, client.authenticates, tasks)
                 await self._link.newer_than(generation)
                 tasks.cancel_scope.cancel()
         finally:
             with anyio.move_on_after(1, shield=True), suppress(NatsError):
                 await subscription.unsubscribe()
 
-    async def _receive(self, subscription: Subscription, tasks: TaskGroup) -> None:
+    async def _receive(self, subscription: Subscription, certain: bool, tasks: TaskGroup) -> None:
         room = anyio.Semaphore(AT_ONCE)
         try:
             while True:
                 message = await subscription.next_msg(timeout=None)
                 await room.acquire()
-                tasks.start_soon(self._deal_with, message, room)
+                tasks.start_soon(self._deal_with, message, certain, room)
         except NatsError:
             tasks.cancel_scope.cancel()  # the connection is closed: subscribe over another one
 
-    async def _deal_with(self, message: Msg, room: anyio.Semaphore) -> None:
+    async def _deal_with(self, message: Msg, certain: bool, room: anyio.Semaphore) -> None:
         try:
-            await self._handler.take(message.data)
+            await self._handler.take(message.data, certain=certain)
         except Invalid as error:
             self._on_event(DeadLetter("ingest", "bucket event", error.detail))
         except DriveError as error:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
 from typing import ClassVar
+
+import msgspec
 
 from godrive.blobs.parts import SentPart
 from godrive.model import BlobInfo, ETag, File, ObjectKey, UploadId, Value
@@ -47,13 +50,20 @@ class IngestBlob(Ask[Ingest, Outcome]):
     Returns ``PUBLISHED`` (now or earlier), ``REJECTED`` (the bytes differ from
     the declaration, and the upload has failed), or ``IGNORED`` (no pending
     upload has that key, or it cannot be published yet and the reconciler will
-    retry).  The event is only a hint: the store's HEAD decides.
+    retry).  The store's HEAD decides, unless the event is *certain* and says
+    all that a HEAD could: then the upload is published without one.
+
+    An event is certain if it came over an authenticated channel, for the first
+    time, soon after it happened, and for the key that the blob stays under.
     """
 
     lane: ClassVar[Lane] = Lane.CHORE
     object_key: ObjectKey
     size_bytes: int | None = None
     etag: ETag | None = None
+    at: datetime | None = None
+    metadata: dict[str, str] = msgspec.field(default_factory=dict)
+    certain: bool = False
 
 
 class Reconciled(Value):

@@ -147,6 +147,18 @@ class HeadBlob(Ask[Storage, BlobInfo]):
     timeout: ClassVar[float] = 300.0
 
 
+class VouchForBlob(Ask[Storage, BlobInfo | None]):
+    """Return what a HEAD would, as far as it follows from an event of the store about a *blob* with *metadata*.
+
+    ``None`` unless the key is written once and the metadata shows that a client
+    wrote it by the URL of an intent.  Sends no request to the store.
+    """
+
+    lane: ClassVar[Lane] = Lane.CHORE
+    blob: BlobInfo
+    metadata: dict[str, str]
+
+
 class DigestBlob(Ask[Storage, str]):
     """Read the blob and return its SHA-256 in hex, for a store that keeps none.  Raises ``NotFound``."""
 

@@ -140,6 +140,20 @@ class PublishUpload(Ask[Metadata, File]):
     blob: BlobInfo
 
 
+class PublishBlob(Ask[Metadata, bool]):
+    """Publish the pending upload that owns the key of *blob*, as ``PublishUpload`` does.
+
+    Returns ``False``, and changes nothing, if there is no such upload, or if
+    more must be known of the bytes: their number differs, or the upload has no media type, or
+    a digest that *blob* does not have.  Raises the errors of ``PublishUpload``.
+    """
+
+    lane: ClassVar[Lane] = Lane.WRITE
+
+    by: Principal
+    blob: BlobInfo
+
+
 class FailUpload(Ask[Metadata, Upload]):
     """End a pending upload without a file, release its reserved bytes and schedule the deletion of received bytes.
 

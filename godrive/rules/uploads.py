@@ -31,10 +31,12 @@ from godrive.messages.uploads import (
     FindUpload,
     GetUpload,
     ListUploads,
+    PublishBlob,
     PublishUpload,
     TouchUpload,
 )
 from godrive.model import (
+    BlobInfo,
     ETag,
     File,
     FileEventKind,
@@ -81,6 +83,11 @@ _BEGIN = (  # one statement, because the database may be a network away
 _COMMIT = (
     "UPDATE uploads SET state = 'committed', finished_at = $2, received_bytes = size_bytes, file_id = $3 "
     f"WHERE id = $1 AND state = 'pending' RETURNING {rows.UPLOAD}"
+)
+_COMMIT_KEY = (
+    "UPDATE uploads SET state = 'committed', finished_at = $2, received_bytes = size_bytes, file_id = $3 "
+    "WHERE object_key = $1 AND state = 'pending' AND size_bytes = $4 AND mime <> '' "
+    f"AND (sha256 IS NULL OR sha256 = $5) RETURNING {rows.UPLOAD}"
 )
 _REPLACED = "UPDATE uploads SET file_id = $2 WHERE id = $1"
 _UNNEEDED = "UPDATE uploads SET file_id = $2, reason = $3, cleanup_at = $4 WHERE id = $1"
@@ -272,14 +279,32 @@ def ended(upload: Upload) -> UploadFinished | Gone:
 @rule(PublishUpload, writes=True)
 async def publish(tx: Tx, ask: PublishUpload, env: Env) -> File:
     """As ``PublishUpload`` says.  Raises ``Gone`` also if the target folder no longer exists."""
-    # The version has the id of the upload, so its sender can tell whether the file has these bytes now.
-    file_id, version_id = FileId(new_id()), VersionId(ask.upload_id)
-    at = rows.micros(env.now)
-    row = await tx.one(_COMMIT, ask.upload_id, at, file_id)
+    file_id = FileId(new_id())
+    row = await tx.one(_COMMIT, ask.upload_id, rows.micros(env.now), file_id)
     if row is None:
         return await _published(tx, await load(tx, ask.by, ask.upload_id))
-    upload, blob = rows.upload(row), ask.blob
+    upload = rows.upload(row)
     await check_upload(tx, ask.by, Verb.CREATE, upload)
+    return await _place(tx, upload, ask.blob, file_id, env)
+
+
+@rule(PublishBlob, writes=True)
+async def publish_blob(tx: Tx, ask: PublishBlob, env: Env) -> bool:
+    """As ``PublishBlob`` says."""
+    file_id, blob = FileId(new_id()), ask.blob
+    row = await tx.one(_COMMIT_KEY, blob.key, rows.micros(env.now), file_id, blob.size_bytes, blob.sha256)
+    if row is None:
+        return False
+    upload = rows.upload(row)
+    await check_upload(tx, ask.by, Verb.CREATE, upload)
+    await _place(tx, upload, blob, file_id, env)
+    return True
+
+
+async def _place(tx: Tx, upload: Upload, blob: BlobInfo, file_id: FileId, env: Env) -> File:
+    """Make the file of an upload that is committed in this transaction, or a version of the file that it replaces."""
+    # The version has the id of the upload, so its sender can tell whether the file has these bytes now.
+    version_id, at = VersionId(upload.id), rows.micros(env.now)
     if upload.kind is UploadKind.PART:
         raise Conflict("A part of an upload never becomes a file by itself.")
     if blob.size_bytes != upload.size_bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus
@@ -63,8 +64,52 @@ def test_what_a_real_ceph_gateway_sent_is_read_with_its_keys_as_they_are() -> No
         size_bytes=5,
         etag=ETag("5d41402abc4b2a76b9719d911017c592"),
         event_id="1795329807.241298.5d41402abc4b2a76b9719d911017c592",
+        at=datetime(2026, 11, 22, 6, 43, 27, 238206, tzinfo=UTC),
+        metadata={"who": "me"},
     )
     assert len({arrival.event_id for arrival in found}) == len(found)
+
+
+@each(
+    ("described", "metadata"),
+    [
+        ({"metadata": [{"key": "x-amz-meta-A", "val": "1"}, {"key": "x-amz-date", "val": "2"}]}, {"a": "1"}),
+        ({"userMetadata": {"X-Amz-Meta-A": "1", "content-type": "text/plain"}}, {"a": "1"}),
+        ({"metadata": {"x-amz-meta-a": "1"}}, {}),
+        ({"metadata": [1, {"key": 1, "val": "x"}, {"key": "x-amz-meta-a"}]}, {}),
+        ({"userMetadata": ["x-amz-meta-a"]}, {}),
+        ({"userMetadata": {"x-amz-meta-a": None}}, {}),
+        ({}, {}),
+    ],
+)
+def test_user_metadata_is_read_as_each_store_sends_it_and_never_makes_an_event_malformed(
+    described: dict[str, Any], metadata: dict[str, str]
+) -> None:
+    record = {
+        "eventSource": "ceph:s3",
+        "eventName": "ObjectCreated:Put",
+        "s3": {"bucket": {"name": "b"}, "object": {"key": "k", **described}},
+    }
+    (found,) = parse(json.dumps({"Records": [record]}))
+    assert found.metadata == metadata
+
+
+@each(
+    ("text", "at"),
+    [
+        ("2026-11-22T07:00:11.341Z", datetime(2026, 11, 22, 7, 0, 11, 341000, tzinfo=UTC)),
+        ("2026-11-22T08:00:11+01:00", datetime(2026, 11, 22, 7, 0, 11, tzinfo=UTC)),
+        ("2026-11-22T07:00:11", None),
+        ("0001-01-01T00:00:00+23:00", None),
+        ("yesterday", None),
+        ("", None),
+    ],
+)
+def test_the_time_of_an_event_is_an_instant_or_unknown(text: str, at: datetime | None) -> None:
+    described = {"bucket": {"name": "b"}, "object": {"key": "k"}}
+    record = {"eventSource": "aws:s3", "eventName": "ObjectCreated:Put", "eventTime": text, "s3": described}
+    (found,) = parse(json.dumps({"Records": [record]}))
+    assert found.at == at
 
 
 def test_a_topic_of_aws_tells_of_creations_only_and_its_test_is_nothing() -> None:

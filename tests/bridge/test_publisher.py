@@ -9,10 +9,10 @@ from typing import Any
 import anyio
 import pytest
 from nats.aio.msg import Msg
-from nats.js import JetStreamContext
 
 from godrive.bridge.connection import NatsLink
-from godrive.bridge.publisher import BATCH, LEASE_TTL, REMEMBERED, Publisher
+from godrive.bridge.nats_internals import PromptClient
+from godrive.bridge.publisher import BATCH, LEASE_TTL, REMEMBERED, Publisher, _Batch
 from godrive.config import Nats
 from godrive.drive import GoDrive
 from godrive.errors import NameTaken, StoreUnavailable
@@ -20,7 +20,6 @@ from godrive.messages.files import PurgeFile, RestoreFile, TrashFile, UpdateFile
 from godrive.messages.janitor import Sweep
 from godrive.messages.metadata import Metadata
 from godrive.messages.system import AcquireLease, DueEvents, MarkPublished
-from godrive.model import FileEvent
 from godrive.runtime import Ask, Event, Ref, Tell
 from godrive.runtime.supervision_events import ChildWaiting
 from godrive.testing import ManualClock, open_drive, sign_up, upload
@@ -111,29 +110,81 @@ async def test_what_was_published_but_not_dropped_is_published_again_and_kept_on
     assert len(await published(link, namespace)) == 1
 
 
-async def test_what_could_not_be_published_is_kept(
+async def test_an_event_that_was_not_stored_is_sent_again_before_those_after_it(
     drive: GoDrive, outbox: Publisher, link: NatsLink, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = (await sign_up(drive)).id
+    for name in ("a.txt", "b.txt", "c.txt", "d.txt"):
+        await upload(drive, owner, name)
+    publish, lost = PromptClient.publish, [""]
+
+    async def lose_the_second(self: PromptClient, subject: str, payload: bytes = b"", **options: Any) -> None:
+        if b"b.txt" in payload and lost == [""]:
+            lost[0] = (options["headers"] or {})["Nats-Msg-Id"]
+        else:
+            await publish(self, subject, payload, **options)
+
+    monkeypatch.setattr(PromptClient, "publish", lose_the_second)
+    with pytest.raises(StoreUnavailable) as refused:
+        await outbox.publish(drive.metadata)
+    assert lost[0] in (refused.value.hint or "") or "last msg ID" in (refused.value.hint or "")
+    assert [event.file.name for event in await drive.metadata.ask(DueEvents(10)) if event.file] == [
+        "b.txt",
+        "c.txt",
+        "d.txt",
+    ]
+    assert await outbox.publish(drive.metadata) == 3
+    names = [event["file"]["name"] for _, event in await published(link, namespace)]
+    assert names == ["a.txt", "b.txt", "c.txt", "d.txt"]
+
+
+async def test_events_whose_acknowledgements_were_lost_are_sent_again_and_kept_once(
+    drive: GoDrive, outbox: Publisher, link: NatsLink, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = (await sign_up(drive)).id
+    for name in ("a.txt", "b.txt", "c.txt", "d.txt"):
+        await upload(drive, owner, name)
+
+    async def hear_the_first(self: _Batch, answer: Msg) -> None:
+        if answer.subject.endswith(".0"):
+            await note(self, answer)
+        else:
+            self._complete.set()
+
+    note = _Batch._note
+    with monkeypatch.context() as patch:
+        patch.setattr(_Batch, "_note", hear_the_first)
+        with pytest.raises(StoreUnavailable):
+            await outbox.publish(drive.metadata)
+    await upload(drive, owner, "e.txt")
+    assert await outbox.publish(drive.metadata) == 4
+    names = [event["file"]["name"] for _, event in await published(link, namespace)]
+    assert names == ["a.txt", "b.txt", "c.txt", "d.txt", "e.txt"]
+
+
+async def test_a_batch_waits_for_no_acknowledgement_before_it_is_sent(
+    drive: GoDrive, outbox: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owner = (await sign_up(drive)).id
     for name in ("a.txt", "b.txt", "c.txt"):
         await upload(drive, owner, name)
-    sent, send = 0, Publisher._send
+    publish, heard = PromptClient.publish, list[int]()
+    answers = list[Msg]()
 
-    async def break_off(self: Publisher, js: JetStreamContext, event: FileEvent) -> None:
-        nonlocal sent
-        sent += 1
-        if sent == 2:
-            raise StoreUnavailable
-        await send(self, js, event)
+    async def count(self: PromptClient, subject: str, payload: bytes = b"", **options: Any) -> None:
+        if ".events." in subject:
+            heard.append(len(answers))
+        await publish(self, subject, payload, **options)
 
-    monkeypatch.setattr(Publisher, "_send", break_off)
-    with pytest.raises(StoreUnavailable):
-        await outbox.publish(drive.metadata)
-    due = await drive.metadata.ask(DueEvents(10))
-    assert len(due) == 2
-    assert await outbox.publish(drive.metadata) == 2
-    names = [event["file"]["name"] for _, event in await published(link, namespace)]
-    assert names == ["a.txt", "b.txt", "c.txt"]
+    async def note_and_keep(self: _Batch, answer: Msg) -> None:
+        answers.append(answer)
+        await note(self, answer)
+
+    note = _Batch._note
+    monkeypatch.setattr(PromptClient, "publish", count)
+    monkeypatch.setattr(_Batch, "_note", note_and_keep)
+    assert await outbox.publish(drive.metadata) == 3
+    assert (heard, len(answers)) == ([0, 0, 0], 3)
 
 
 async def test_the_stream_is_made_also_where_somebody_listens_without_one(

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal
 
+from msgspec.structs import replace
+
 from godrive.blobs.disposition import content_disposition, inert
 from godrive.blobs.s3.bucket import Bucket
-from godrive.blobs.s3.info import DIGEST_KEY, UNVERIFIED, checksum
+from godrive.blobs.s3.info import DIGEST_KEY, UNVERIFIED, WRITER_KEY, checksum
 from godrive.blobs.s3.signing import UNSIGNED
-from godrive.model import ObjectKey, SignedRequest
+from godrive.model import BlobInfo, ObjectKey, SignedRequest
+
+_SINGLE = re.compile(r"[0-9a-f]{32}", re.ASCII)
+"""The ETag of an object that one PUT has written."""
 
 _TEXT = re.compile(r"text/.*|application/(.*[+-])?(json|xml|javascript|ecmascript|x-www-form-urlencoded|yaml|graphql)")
 
@@ -44,6 +50,19 @@ class Urls(Bucket):
         payload = headers.get("x-amz-content-sha256", UNSIGNED)
         url = await self.client.presign("PUT", place, expires_at=expires_at, headers=headers, payload=payload)
         return SignedRequest(method="PUT", url=url, headers=headers, expires_at=expires_at)
+
+    def vouch_for(self, blob: BlobInfo, metadata: Mapping[str, str]) -> BlobInfo | None:
+        """See :meth:`godrive.blobs.Presigner.vouch_for`.
+
+        The signed metadata says what the URL fixed.  It has the digest only if
+        the store refuses other bytes.  What this server or another client of the
+        bucket has put has other metadata.  An ETag with a dash is that of a
+        multipart upload, which no URL of an intent allows.
+        """
+        signed = metadata.get(DIGEST_KEY)
+        if not self.capabilities.direct or signed is None or WRITER_KEY in metadata or not _SINGLE.fullmatch(blob.etag):
+            return None
+        return replace(blob, sha256=None if signed == UNVERIFIED else signed)
 
     async def presign_get(
         self, key: ObjectKey, *, filename: str, mime: str, expires_at: datetime, method: Literal["GET", "HEAD"] = "GET"
