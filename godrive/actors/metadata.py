@@ -35,6 +35,7 @@ from godrive.rules import (  # noqa: F401 - registers them
     name_index,
     outbox,
     part_uploads,
+    publishing,
     purges,
     resizing,
     resumable,

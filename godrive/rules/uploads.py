@@ -8,56 +8,39 @@ from __future__ import annotations
 
 import re
 
-import msgspec
-
 from godrive.catalog import Tx
 from godrive.config import Auth
 from godrive.errors import (
-    Conflict,
-    DigestMismatch,
     Gone,
     Invalid,
-    LengthMismatch,
     NameTaken,
     NotFound,
     PreconditionFailed,
     QuotaExceeded,
-    TooDeep,
     UploadFinished,
 )
-from godrive.messages.files import UpdateFile
 from godrive.messages.uploads import (
     BeginUpload,
     FindUpload,
     GetUpload,
     ListUploads,
-    PublishBlob,
-    PublishUpload,
     TouchUpload,
 )
 from godrive.model import (
-    BlobInfo,
     ETag,
-    File,
-    FileEventKind,
-    FileId,
     FileKind,
     ObjectKey,
     OnConflict,
     Page,
     Upload,
     UploadId,
-    UploadKind,
     UploadState,
-    VersionId,
     name_key,
     new_id,
-    spot,
 )
-from godrive.principal import Principal, System, Verb
-from godrive.rules import changes, entries, folders, rows, versions
-from godrive.rules.access import Folder, Resolved, check_scope, check_upload, owner_of, resolve_folder
-from godrive.rules.files import update
+from godrive.principal import Principal, Verb
+from godrive.rules import changes, entries, folders, rows
+from godrive.rules.access import Resolved, check_scope, check_upload, owner_of
 from godrive.rules.names import check_name
 from godrive.rules.registry import Env, rule
 
@@ -80,27 +63,7 @@ _BEGIN = (  # one statement, because the database may be a network away
     "WHERE $11 = 'rename' OR NOT EXISTS (SELECT 1 FROM entries WHERE owner_id = $2 AND parent_id = $10 "
     "AND name_key = $12 AND state = 'live' AND ($11 = 'fail' OR kind = 'folder'))"
 )
-_COMMIT = (
-    "UPDATE uploads SET state = 'committed', finished_at = $2, received_bytes = size_bytes, file_id = $3 "
-    f"WHERE id = $1 AND state = 'pending' RETURNING {rows.UPLOAD}"
-)
-_COMMIT_KEY = (
-    "UPDATE uploads SET state = 'committed', finished_at = $2, received_bytes = size_bytes, file_id = $3 "
-    "WHERE object_key = $1 AND state = 'pending' AND size_bytes = $4 AND mime <> '' "
-    f"AND (sha256 IS NULL OR sha256 = $5) RETURNING {rows.UPLOAD}"
-)
-_REPLACED = "UPDATE uploads SET file_id = $2 WHERE id = $1"
-_UNNEEDED = "UPDATE uploads SET file_id = $2, reason = $3, cleanup_at = $4 WHERE id = $1"
-_NOT_PURGED = (  # the purge begins when the trash is emptied, and only the top of a tree is marked
-    "WITH RECURSIVE up (parent_id, state, trashed_at) AS ("
-    "SELECT e.parent_id, e.state, e.trashed_at FROM entries e WHERE e.id = $1 UNION "
-    "SELECT p.parent_id, p.state, p.trashed_at FROM up JOIN entries p ON p.id = up.parent_id WHERE up.state = 'live') "
-    f"SELECT {rows.FILE} FROM entries WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM up WHERE state = 'purging' OR "
-    "(state = 'trashed' AND trashed_at <= "
-    "COALESCE((SELECT u.trash_cleared_at FROM users u WHERE u.id = entries.owner_id), -1)))"
-)
 _NO_LIMIT = 2**62
-_INGEST = System(part="ingest")
 
 
 @rule(BeginUpload, writes=True)
@@ -122,7 +85,7 @@ async def begin(tx: Tx, ask: BeginUpload, env: Env) -> Upload:
     # An upload into the root takes no lock, because the root cannot be deleted.
     folder = await folders.target(tx, ask.by, ask.where, env, lock=False)
     if ask.if_match is not None:
-        _check_target(await entries.find(tx, folder, ask.name), ask.name, ask.if_match)
+        check_target(await entries.find(tx, folder, ask.name), ask.name, ask.if_match)
     upload_id, blob_id = new_id(), new_id()
     expires_at = rows.later(env.now, env.config.blobs.upload_ttl + ask.in_transit)
     upload = Upload(
@@ -179,7 +142,7 @@ async def begin(tx: Tx, ask: BeginUpload, env: Env) -> Upload:
     return upload
 
 
-def _check_target(target: Resolved | None, name: str, if_match: ETag | None) -> None:
+def check_target(target: Resolved | None, name: str, if_match: ETag | None) -> None:
     """Check what has the name, for an upload that replaces.  Raises ``NameTaken``, ``PreconditionFailed``."""
     if target is None:
         if if_match is not None:
@@ -274,130 +237,3 @@ def ended(upload: Upload) -> UploadFinished | Gone:
     if upload.state is UploadState.COMMITTED:
         return UploadFinished("The upload already has its bytes.")
     return Gone(f"The upload has ended ({upload.state.value}): {upload.reason or 'no reason was given'}")
-
-
-@rule(PublishUpload, writes=True)
-async def publish(tx: Tx, ask: PublishUpload, env: Env) -> File:
-    """As ``PublishUpload`` says.  Raises ``Gone`` also if the target folder no longer exists."""
-    file_id = FileId(new_id())
-    row = await tx.one(_COMMIT, ask.upload_id, rows.micros(env.now), file_id)
-    if row is None:
-        return await _published(tx, await load(tx, ask.by, ask.upload_id))
-    upload = rows.upload(row)
-    await check_upload(tx, ask.by, Verb.CREATE, upload)
-    return await _place(tx, upload, ask.blob, file_id, env)
-
-
-@rule(PublishBlob, writes=True)
-async def publish_blob(tx: Tx, ask: PublishBlob, env: Env) -> bool:
-    """As ``PublishBlob`` says."""
-    file_id, blob = FileId(new_id()), ask.blob
-    row = await tx.one(_COMMIT_KEY, blob.key, rows.micros(env.now), file_id, blob.size_bytes, blob.sha256)
-    if row is None:
-        return False
-    upload = rows.upload(row)
-    await check_upload(tx, ask.by, Verb.CREATE, upload)
-    await _place(tx, upload, blob, file_id, env)
-    return True
-
-
-async def _place(tx: Tx, upload: Upload, blob: BlobInfo, file_id: FileId, env: Env) -> File:
-    """Make the file of an upload that is committed in this transaction, or a version of the file that it replaces."""
-    # The version has the id of the upload, so its sender can tell whether the file has these bytes now.
-    version_id, at = VersionId(upload.id), rows.micros(env.now)
-    if upload.kind is UploadKind.PART:
-        raise Conflict("A part of an upload never becomes a file by itself.")
-    if blob.size_bytes != upload.size_bytes:
-        raise LengthMismatch(f"{upload.size_bytes} bytes were declared, and {blob.size_bytes} arrived.")
-    if upload.sha256 is not None and blob.sha256 is not None and upload.sha256 != blob.sha256:
-        raise DigestMismatch("The SHA-256 of the bytes differs from the declared one.")
-    folder = await _meant_for(tx, upload)
-    file = File(
-        id=file_id,
-        owner_id=upload.owner_id,
-        name=upload.name,
-        created_at=env.now,
-        updated_at=env.now,
-        modified_at=upload.modified_at or env.now,
-        kind=FileKind.FILE,
-        parent_id=folder.id,
-        mime=upload.mime or blob.mime or "application/octet-stream",
-        size_bytes=upload.size_bytes,
-        sha256=blob.sha256,  # verified by the store or by this server, never the declared value
-        version_id=version_id,
-        revision=at,
-        etag=rows.etag(file_id, at),
-    )
-    replaces = upload.on_conflict is OnConflict.REPLACE
-    while True:
-        if replaces and (target := await _target(tx, upload, folder)) is not None:
-            return await _replace(tx, upload, target, file, env)
-        if await entries.place(tx, folder, file):  # the unique index decides who gets a name, so this needs no lock
-            break
-        if not replaces:
-            name = await entries.free_name(tx, folder, upload.name, upload.on_conflict)
-            file = msgspec.structs.replace(file, name=name)
-    await versions.add(tx, file, upload.object_key)
-    await changes.record(
-        tx,
-        FileEventKind.CREATED,
-        file.owner_id,
-        file.id,
-        file,
-        now=env.now,
-        live=file.size_bytes,
-        reserved=-file.size_bytes,
-        entries=1,
-        uploads=-1,
-    )
-    return file
-
-
-async def _target(tx: Tx, upload: Upload, folder: Folder) -> Resolved | None:
-    """Return the file to replace, with its owner locked; ``None`` if nothing has the name.
-
-    Does not lock if nothing has the name: a transaction that inserts the name may wait for the lock while this one
-    waits for the unique index.  Raises ``NameTaken``, ``PreconditionFailed``.
-    """
-    target = await entries.find(tx, folder, upload.name)
-    if target is not None:
-        await tx.lock(upload.owner_id)
-        target = await entries.find(tx, folder, upload.name)
-    _check_target(target, upload.name, upload.if_match)
-    return target
-
-
-async def _replace(tx: Tx, upload: Upload, target: Resolved, content: File, env: Env) -> File:
-    """Put the bytes of the upload into the file *target*, as a new version, unless it has the same bytes and type."""
-    if (
-        target.file.sha256 is not None
-        and target.file.sha256 == content.sha256
-        and upload.mime in ("", target.file.mime)
-    ):
-        await tx.run(_UNNEEDED, upload.id, target.file.id, "The file has these bytes already.", rows.micros(env.now))
-        await changes.charge(tx, upload.owner_id, reserved=-upload.size_bytes, uploads=-1)
-        return await update(tx, UpdateFile(_INGEST, target.file.id, modified_at=upload.modified_at), env)
-    await tx.run(_REPLACED, upload.id, target.file.id)
-    return await versions.replace(tx, target, content, upload.object_key, env, reserved=-upload.size_bytes, uploads=-1)
-
-
-async def _meant_for(tx: Tx, upload: Upload) -> Folder:
-    """Return the target folder.  The principal was checked when the upload began; now the folder must still exist."""
-    if upload.parent_id is None:
-        return Folder(upload.owner_id, None)
-    try:
-        return await resolve_folder(tx, _INGEST, spot(upload.parent_id), Verb.CREATE)
-    except NotFound:
-        raise Gone("The folder of the upload no longer exists.") from None
-    except TooDeep:
-        raise Gone("The folder of the upload was moved to where nothing can lie in it.") from None
-
-
-async def _published(tx: Tx, upload: Upload) -> File:
-    """Return the current state of the file that a committed upload became."""
-    if upload.state is not UploadState.COMMITTED:
-        raise ended(upload)
-    row = await tx.one(_NOT_PURGED, upload.file_id)
-    if row is None:
-        raise Gone("The file of the upload was deleted.")
-    return rows.file(row)
