@@ -124,14 +124,15 @@ class UploadFinished(Conflict):
 
 
 class OffsetMismatch(Conflict):
-    """*offset* is that of the upload: the number of its bytes that are durable."""
+    """*offset* is that of the upload: the number of its bytes that are durable.  *provided* is that of the request."""
 
     code = "offset_mismatch"
     title = "Offset does not match"
 
-    def __init__(self, detail: str = "", *, offset: int = 0, **options: Any) -> None:
+    def __init__(self, detail: str = "", *, offset: int = 0, provided: int = 0, **options: Any) -> None:
         super().__init__(detail, **options)
         self.offset = offset
+        self.provided = provided
 
 
 class UploadTakenOver(Conflict):
@@ -320,6 +321,7 @@ STATUS: dict[str, int] = {
     "overloaded": 503,
     "crashed": 500,
     "unsupported_tus_version": 412,
+    "inconsistent_length": 400,
     "malformed": 400,
     "range_not_supported": 400,
     "method_not_allowed": 405,

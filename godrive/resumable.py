@@ -42,9 +42,9 @@ from godrive.messages.ingest import CommitUpload
 from godrive.messages.resumable import AdvanceUpload, ClaimUpload, DeclareLength, Joined, JoinUploads
 from godrive.messages.storage import DeleteBlob, DigestBlob, DiscardStaged, SniffBlob
 from godrive.messages.uploads import AbortUpload, BeginUpload, FailUpload, GetUpload
-from godrive.model import ETag, OnConflict, Spot, Upload, UploadId, UploadKind, UploadState, new_id
+from godrive.model import ETag, OnConflict, Spot, Upload, UploadId, UploadKind, UploadState, VersionId, new_id
 from godrive.principal import Principal
-from godrive.transfer import NO_TURN, Turn
+from godrive.transfer import NO_TURN, Turn, remove_unneeded
 
 if TYPE_CHECKING:
     from godrive.drive import GoDrive
@@ -283,7 +283,8 @@ class _Append:
         async with self._turn:
             upload = await drive.metadata.ask(ClaimUpload(by, self._upload_id, self._writer, offset, length))
         if upload.received_bytes != offset:
-            raise OffsetMismatch(f"The upload has {upload.received_bytes} bytes.", offset=upload.received_bytes)
+            durable = upload.received_bytes
+            raise OffsetMismatch(f"The upload has {durable} bytes.", offset=durable, provided=offset)
         if upload.state is UploadState.COMMITTED:
             return upload
         if upload.received_bytes != upload.length:
@@ -356,8 +357,11 @@ async def _finish(drive: GoDrive, by: Principal, upload: Upload, turn: Turn) -> 
         await _fail(drive, by, upload, error)
         raise
     async with turn:
-        await drive.ingest.ask(CommitUpload(by, upload.id, blob=blob))
-        return await drive.metadata.ask(GetUpload(by, upload.id))
+        file = await drive.ingest.ask(CommitUpload(by, upload.id, blob=blob))
+        committed = await drive.metadata.ask(GetUpload(by, upload.id))
+    if file.version_id != VersionId(upload.id):
+        await remove_unneeded(drive, by, upload)  # the file had the same bytes already
+    return committed
 
 
 async def _fail(drive: GoDrive, by: Principal, upload: Upload, error: DriveError) -> None:

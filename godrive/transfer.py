@@ -161,10 +161,10 @@ async def _receive(drive: GoDrive, by: Principal, upload: Upload, arriving: Arri
         async with turn:
             file = await commit(drive, by, upload, blob)
     except Gone:
-        await _remove(drive, by, upload)
+        await remove_unneeded(drive, by, upload)
         raise
     if file.version_id != VersionId(upload.id):
-        await _remove(drive, by, upload)  # the file had the same bytes already
+        await remove_unneeded(drive, by, upload)  # the file had the same bytes already
     return file
 
 
@@ -181,7 +181,7 @@ async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
     await asyncio.wait([asyncio.ensure_future(work)])
 
 
-async def _remove(drive: GoDrive, by: Principal, upload: Upload) -> None:
+async def remove_unneeded(drive: GoDrive, by: Principal, upload: Upload) -> None:
     """Delete the bytes of an upload that ended without them, because they are charged to no quota.
 
     It was aborted while they arrived, or the file that it replaces has the same

@@ -25,14 +25,17 @@ from drive.api.files import (
 )
 from drive.api.search import search_files
 from drive.api.trash import purge_file
+from drive.api.tus import append_to_tus_upload, create_tus_upload, get_tus_upload
 from drive.api.uploads import begin_upload
 from drive.api.versions import delete_version, get_version_content, list_versions, name_version, restore_version
 from drive.models import (
+    AppendToTusUploadTusResumable,
     BatchBody,
     BatchResults,
     ChangeList,
     Completed,
     CopyBody,
+    CreateTusUploadTusResumable,
     Download,
     FileList,
     FileType,
@@ -52,6 +55,7 @@ from drive.models import (
     Tokens,
     Trashed,
     UpdateBody,
+    UploadView,
     UserView,
     Version,
     VersionBody,
@@ -164,4 +168,21 @@ trash_file.sync(copied.id, client=client)
 changed = list_changes.sync(client=client, cursor=since.cursor, wait=20)
 assert isinstance(changed, ChangeList), changed
 assert [(change.change, change.id) for change in changed.changes] == [("trashed", copied.id)]
+V1 = CreateTusUploadTusResumable.VALUE_0
+created = create_tus_upload.sync_detailed(
+    client=client, tus_resumable=V1, upload_length=str(len(BYTES)), upload_metadata="filename dHVz"
+)
+assert created.status_code == 201, created
+upload_id = created.headers["Location"].rpartition("/")[2]
+for offset in (0, 5):
+    piece = File(payload=io.BytesIO(BYTES[offset : 5 if offset == 0 else None]))
+    version = AppendToTusUploadTusResumable.VALUE_0
+    appended = append_to_tus_upload.sync_detailed(
+        upload_id, client=client, body=piece, tus_resumable=version, upload_offset=str(offset)
+    )
+    assert appended.status_code == 204, appended
+tus_upload = get_tus_upload.sync(upload_id, client=client)
+assert isinstance(tus_upload, UploadView), tus_upload
+assert tus_upload.file_id == appended.headers["Upload-File-Id"]
+
 print("done")

@@ -268,6 +268,19 @@ async def terminate_tus_upload(scene: Scene) -> None:
     check_same(lost, again)
 
 
+async def append_to_upload(scene: Scene) -> None:
+    """The state of the upload says what was stored; the end of it, sent again without bytes, gets the file again."""
+    part = {"Upload-Complete": "?0", "Content-Type": "application/partial-upload"}
+    created = await scene.ann("PUT", "/v1/files/by-path/new.txt", headers={"Upload-Complete": "?0"})
+    target = created.headers["Location"].removeprefix(scene.ann.url)
+    lost, again = await scene.stubborn("PATCH", target, data=BYTES, headers={**part, "Upload-Offset": "0"})
+    assert (lost.status, again.status, again.headers["upload-offset"]) == (204, 409, str(len(BYTES)))
+    end = {**part, "Upload-Complete": "?1", "Upload-Offset": str(len(BYTES))}
+    lost, again = await scene.stubborn("PATCH", target, headers=end)
+    assert lost.status == 201
+    check_same(lost, again)
+
+
 async def put_content(scene: Scene) -> None:
     """The same bytes get the file again, and other bytes do not."""
     intent = await scene.intent()
@@ -567,6 +580,7 @@ TUS_UPLOADS: list[Check] = [
     append_to_tus_upload,
     override_tus_method,
     terminate_tus_upload,
+    append_to_upload,
 ]
 FILES: list[Check] = [make_folder, update_file, copy_file, run_batch, trash_file, restore_file, purge_file, empty_trash]
 PATHS: list[Check] = [update_by_path, trash_by_path]

@@ -34,6 +34,7 @@ BYTES = b"bytes of canary-7f3a"
 GARBAGE = ["x", "eyJhbGciOiJub25lIn0.e30.", "a.b.c"]
 PASSWORD = "correct horse"
 TUS = {"Tus-Resumable": "1.0.0", "Content-Type": "application/offset+octet-stream"}
+LAST = {"Content-Type": "application/partial-upload", "Upload-Offset": "0", "Upload-Complete": "?1"}
 CREATED = {**TUS, "Upload-Length": str(len(BYTES)), "Upload-Metadata": "filename bmV3LnR4dA=="}
 
 
@@ -90,6 +91,9 @@ ROWS: dict[str, list[Row]] = {
     ],
     "list_uploads": [Row(200, tells=True)],
     "get_upload": [Row(200, {"upload_id": "pending"}, tells=True), Row(200, {"upload_id": "committed"}, tells=True)],
+    "append_to_upload": [Row(201, {"upload_id": "resumable"}, headers=LAST, tells=True)],
+    "describe_files": [Row(204)],
+    "describe_path": [Row(204, {"path": "path"})],
     "complete_upload": [Row(409, {"upload_id": "pending"}), Row(200, {"upload_id": "committed"}, tells=True)],
     "list_parts": [Row(409, {"upload_id": "pending"}), Row(409, {"upload_id": "committed"})],
     "sign_more_parts": [

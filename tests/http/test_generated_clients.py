@@ -31,7 +31,10 @@ async def write_document(stranger: Person, folder: Path) -> None:
 async def test_a_client_in_python(stranger: Person, site: Site, tmp_path: Path) -> None:
     await write_document(stranger, tmp_path)
     (tmp_path / "config.yaml").write_text(
-        "post_hooks: []\ncontent_type_overrides: {application/zip: application/octet-stream}\n"
+        "post_hooks: []\ncontent_type_overrides:\n"
+        "  application/zip: application/octet-stream\n"
+        "  application/offset+octet-stream: application/octet-stream\n"
+        "  application/partial-upload: application/octet-stream\n"
     )
     command = "generate --path openapi.json --meta none --output-path drive --config config.yaml --fail-on-warning"
     await run(sys.executable, "-m", "openapi_python_client", *command.split(), cwd=tmp_path)

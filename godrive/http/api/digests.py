@@ -6,6 +6,7 @@ describe the same bytes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 from aiohttp import web
@@ -14,7 +15,7 @@ from http_sf import DictionaryType, StructuredFieldError, parse
 from godrive.errors import DigestMismatch
 from godrive.http.api.problems import Malformed
 
-CONTENT_DIGEST, REPR_DIGEST = "Content-Digest", "Repr-Digest"
+FIELDS = CONTENT_DIGEST, REPR_DIGEST = "Content-Digest", "Repr-Digest"
 _LONGEST = 2048
 """Characters of a field: more than all algorithms need, and fewer than take long to parse."""
 _LENGTHS = {"sha-256": 32, "sha-512": 64}
@@ -27,14 +28,14 @@ class Digests(NamedTuple):
     sha512: str | None = None
 
 
-def read_digests(request: web.Request) -> Digests:
-    """Return the digests of the request.  Other algorithms are ignored.
+def read_digests(request: web.Request, fields: Sequence[str] = FIELDS) -> Digests:
+    """Return the digests of the request in *fields*.  Other algorithms are ignored.
 
     Raises ``Malformed`` for a field that is not a dictionary of digests, and
     ``DigestMismatch`` if the two fields contradict each other.
     """
     found: dict[str, str] = {}
-    for field in (CONTENT_DIGEST, REPR_DIGEST):
+    for field in fields:
         lines = request.headers.getall(field, None)
         if lines is None:
             continue

@@ -232,7 +232,7 @@ def _success(operation: Operation, known: dict[Any, Json], components: dict[str,
         success["description"] = components[replies[0].__name__].get("description", "Done.")
         schema = known[replies[0]] if len(replies) == 1 else {"anyOf": [known[reply] for reply in replies]}
         success["content"] = {operation.media_type: {"schema": schema}}
-    elif operation.status != 204:
+    elif operation.status != 204 and operation.media_type:
         binary = operation.media_type == _BYTES
         success["content"] = {operation.media_type: {"schema": _BINARY if binary else {"type": "string"}}}
         if binary:  # the type of a file is what its owner says; generators want one that they know
@@ -241,7 +241,8 @@ def _success(operation: Operation, known: dict[Any, Json], components: dict[str,
     if operation.conditional and operation.method == "GET":
         responses["304"] = {"description": "Not modified.", "headers": _header_refs(["X-Request-Id", "ETag"])}
     for status in operation.also:
-        responses[str(status)] = success
+        empty = {"description": "Done.", "headers": success["headers"]}
+        responses[str(status)] = empty if status == 204 else success
     return responses
 
 

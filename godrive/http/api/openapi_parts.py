@@ -47,6 +47,7 @@ SECURITY: dict[str, Any] = {
 }
 
 _TEXT = {"type": "string"}
+_FLAG = {"type": "string", "enum": ["?0", "?1"]}
 _METHOD = {"type": "string", "enum": ["PATCH", "DELETE", "HEAD"]}
 _BYTES = {"type": "string", "pattern": "^[0-9]{1,64}$"}
 
@@ -61,6 +62,8 @@ TUS_HEADERS: dict[str, Any] = {
     "Upload-Expires": {"description": "When an upload ends that does not go on.", "schema": _TEXT},
     "Upload-Metadata": {"description": "As it was sent.", "schema": _TEXT},
     "Upload-Concat": {"description": "As it was sent.", "schema": _TEXT},
+    "Upload-Complete": {"description": "`?1`: the upload is finished.", "schema": _TEXT},
+    "Upload-Limit": {"description": "Limits of the upload: `max-size`, `max-age`.", "schema": _TEXT},
     "Upload-File-Id": {"description": "The id of the file, once it is there.", "schema": _TEXT},
     "Content-Location": {"description": "The URL of the file, once it is there.", "schema": _TEXT},
 }
@@ -68,7 +71,7 @@ TUS_HEADERS: dict[str, Any] = {
 TUS_PARAMETERS: dict[str, Any] = {
     name: {"name": name, "in": "header", "description": description, "schema": schema, "required": required}
     for name, description, schema, required in (
-        ("Tus-Resumable", "The version of the protocol that you speak.", {"const": VERSION, "type": "string"}, True),
+        ("Tus-Resumable", "The version of the protocol that you speak.", {"enum": [VERSION], "type": "string"}, True),
         ("Upload-Length", "The length of the file in bytes.", _BYTES, False),
         (
             "Upload-Defer-Length",
@@ -79,6 +82,8 @@ TUS_PARAMETERS: dict[str, Any] = {
         ("Upload-Metadata", "Keys, each with a value in Base64: `filename d29ybGQucGRm,filetype ...`.", _TEXT, False),
         ("Upload-Concat", "`partial`, or `final;` and the URLs of the parts.", _TEXT, False),
         ("Upload-Offset", "Where the bytes of the body begin.", _BYTES, True),
+        ("Upload-Complete", "`?1`: these bytes are all that are left; `?0`: more will follow.", _FLAG, False),
+        ("Upload-Draft-Interop-Version", "The version of the draft that you speak: 8.", _BYTES, False),
         ("Upload-Checksum", "The algorithm, and the digest of the body in Base64.", _TEXT, False),
         (
             "X-HTTP-Method-Override",

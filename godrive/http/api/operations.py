@@ -93,7 +93,8 @@ class Operation:
     *costly* reads wait in the lane of reports if they are public, else in that of large reads.  An operation
     that *waits* for changes takes its turns itself (``Call.turn``).
     *paced* operations work in small pieces, and take a turn in one of ``Call.lanes`` for each.
-    *also* are other statuses that come with the same answer.  *fields* maps
+    *also* are other statuses that come with the same answer.  An empty
+    *media_type* is an answer without content.  *fields* maps
     the names that actors use to those of the request.  *content* are the media
     types of a body that the handler reads in pieces, and that *may_be_empty*; it
     takes its turns in a lane itself.  *by_url* is the query of a URL that this server signed for the

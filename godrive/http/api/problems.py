@@ -12,7 +12,7 @@ import math
 import msgspec
 from aiohttp import hdrs, web
 
-from godrive.errors import DriveError, Invalid, NotFound, TooLarge, Unauthenticated
+from godrive.errors import DriveError, Invalid, NotFound, OffsetMismatch, TooLarge, Unauthenticated
 
 
 class Malformed(Invalid):
@@ -20,6 +20,13 @@ class Malformed(Invalid):
 
     code = "malformed"
     title = "Malformed request"
+
+
+class InconsistentLength(Malformed):
+    """What a request says of the length of an upload contradicts itself, or earlier requests."""
+
+    code = "inconsistent_length"
+    title = "Inconsistent upload length values"
 
 
 class MethodNotAllowed(DriveError):
@@ -77,6 +84,16 @@ _CLOSING = {"malformed", "request_timeout", "url_too_long", "headers_too_large"}
 """After these the start of the next request is unknown, so the connection is closed."""
 
 
+_REGISTERED = {
+    code: f"https://iana.org/assignments/http-problem-types#{name}"
+    for code, name in (
+        ("offset_mismatch", "mismatching-upload-offset"),
+        ("inconsistent_length", "inconsistent-upload-length"),
+    )
+}
+"""The types of errors that a registry has; the others have types of our own."""
+
+
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An error.  ``code`` is stable, ``field`` names the input at fault, ``error`` repeats ``title``."""
 
@@ -88,6 +105,8 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: str
     request_id: str
     field: str | None = None
+    expected_offset: int | None = msgspec.field(default=None, name="expected-offset")
+    provided_offset: int | None = msgspec.field(default=None, name="provided-offset")
 
 
 _encoder = msgspec.json.Encoder()
@@ -95,8 +114,9 @@ _encoder = msgspec.json.Encoder()
 
 def describe(error: DriveError, request_id: str) -> Problem:
     """Return the description of *error*."""
+    expected, provided = (error.offset, error.provided) if isinstance(error, OffsetMismatch) else (None, None)
     return Problem(
-        type=f"urn:godrive:problem:{error.code}",
+        type=_REGISTERED.get(error.code) or f"urn:godrive:problem:{error.code}",
         title=error.title,
         status=error.status,
         detail=error.detail,
@@ -104,6 +124,8 @@ def describe(error: DriveError, request_id: str) -> Problem:
         error=error.title,
         request_id=request_id,
         field=error.field and str(error.field),  # header names are istr, which msgspec does not encode
+        expected_offset=expected,
+        provided_offset=provided,
     )
 
 

@@ -41,7 +41,7 @@ _EXPOSED = (
     "ETag, Location, Content-Location, Retry-After, WWW-Authenticate, X-Request-Id, Idempotency-Replayed, "
     "Content-Disposition, Content-Range, Accept-Ranges, Tus-Resumable, Tus-Version, Tus-Extension, Tus-Max-Size, "
     "Tus-Checksum-Algorithm, Upload-Offset, Upload-Length, Upload-Defer-Length, Upload-Metadata, Upload-Concat, "
-    "Upload-Expires, Upload-File-Id"
+    "Upload-Expires, Upload-File-Id, Upload-Complete, Upload-Limit"
 )
 _HEADER_NAMES = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+([ \t]*,[ \t]*[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"

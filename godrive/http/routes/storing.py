@@ -29,13 +29,15 @@ from godrive.errors import (
 )
 from godrive.http.api.call import Call
 from godrive.http.api.conditions import exists, must_be_new
-from godrive.http.api.digests import Digests, read_digests
+from godrive.http.api.digests import FIELDS, REPR_DIGEST, Digests, read_digests
 from godrive.http.api.media_types import MediaType, parse_media_type
 from godrive.http.api.operations import Routes
 from godrive.http.api.problems import Malformed, RequestTimeout, UnsupportedMediaType
 from godrive.http.api.reading import entity_tags
+from godrive.http.api.resumption import is_part
 from godrive.http.routes.files import EntryId, FileList, Name, spot_of
 from godrive.http.routes.incoming import BYTES, check_whole, length_of, receiving
+from godrive.http.routes.resuming import Options, Resumption
 from godrive.http.wire.form import read_form
 from godrive.messages.files import FindFile
 from godrive.model import At, ETag, File, FileKind, OnConflict, Root, Spot, VersionId
@@ -93,6 +95,16 @@ class Offer(msgspec.Struct, frozen=True, gc=False):
     must_be_new: bool
     on_conflict: OnConflict
 
+    def options(self) -> Options:
+        """Return what is said of the file, for ``transfer`` and ``resumable``."""
+        return {
+            "mime": self.mime,
+            "sha256": self.digests.sha256,
+            "on_conflict": self.on_conflict,
+            "modified_at": self.modified_at,
+            "if_match": self.if_match,
+        }
+
 
 @routes.put(
     "/v1/files/by-path/{path}",
@@ -105,7 +117,7 @@ class Offer(msgspec.Struct, frozen=True, gc=False):
     fields={**_FIELDS, "name": "path"},
     raises=[*_RAISES, TooDeep],
 )
-async def put_by_path(call: Call, path: At, query: PutFileQuery) -> File:
+async def put_by_path(call: Call, path: At, query: PutFileQuery) -> File | web.Response:
     """Store the bytes of the body as the file at a path: `201` if it is new, `200` if it was replaced.
 
     Replacing keeps the earlier bytes as a version. If the file has the same bytes already, nothing changes. For a
@@ -129,7 +141,7 @@ async def put_by_path(call: Call, path: At, query: PutFileQuery) -> File:
     fields=_FIELDS,
     raises=_RAISES,
 )
-async def post_file(call: Call, query: PostQuery) -> File | FileList:
+async def post_file(call: Call, query: PostQuery) -> File | FileList | web.Response:
     """Store the bytes of the body as a file, or the files of an HTML form.
 
     The name is that of `name`, or for a form those of its files; the answer to a form is a list. A file name with
@@ -147,10 +159,20 @@ async def post_file(call: Call, query: PostQuery) -> File | FileList:
     return await store(call, where, query.name, offer)
 
 
-async def store(call: Call, where: Spot, name: str, offer: Offer) -> File:
-    """Store the body of the request as the file *name* of a folder, and set the headers of the answer."""
+async def store(call: Call, where: Spot, name: str, offer: Offer) -> File | web.Response:
+    """Store the body of the request as the file *name* of a folder, and set the headers of the answer.
+
+    A client that can resume it may send a part.
+    """
+    resumption = Resumption.of(call, sha512=offer.digests.sha512)
     async with receiving(call) as body:
-        file, is_new = await _store(call, where, name, offer, body)
+        if resumption is None:
+            file, is_new = await _store(call, where, name, offer, body)
+        else:
+            stored = await _store_resumably(call, where, name, offer, body, resumption=resumption)
+            if isinstance(stored, web.Response):
+                return stored
+            file, is_new = stored
     if not is_new:
         call.status = 200
     call.locate(f"/v1/files/{file.id}")
@@ -162,24 +184,9 @@ async def _store(call: Call, where: Spot, name: str, offer: Offer, body: Pieces)
     """Store *body*.  Returns the file, and whether it is a new one."""
     try:
         async with call.turn():
-            upload = await transfer.reserve(
-                call.drive,
-                call.by,
-                where,
-                name,
-                size=offer.size,
-                mime=offer.mime,
-                sha256=offer.digests.sha256,
-                on_conflict=offer.on_conflict,
-                modified_at=offer.modified_at,
-                if_match=offer.if_match,
-            )
+            upload = await transfer.reserve(call.drive, call.by, where, name, size=offer.size, **offer.options())
     except (NameTaken, PreconditionFailed, QuotaExceeded) as refused:
-        is_renamed = offer.on_conflict is OnConflict.RENAME
-        known = None if offer.must_be_new or is_renamed else await _stored_before(call, where, name, offer, body)
-        if known is None:
-            raise _refusal(refused, offer) from None
-        return known, False
+        return await _known(call, where, name, offer, body, refused=refused), False
     try:
         file = await transfer.receive_once(
             call.drive,
@@ -193,6 +200,31 @@ async def _store(call: Call, where: Spot, name: str, offer: Offer, body: Pieces)
     except NameTaken as refused:
         raise _refusal(refused, offer) from None
     return file, file.is_new and file.version_id == VersionId(upload.id)
+
+
+async def _store_resumably(
+    call: Call, where: Spot, name: str, offer: Offer, body: Pieces, *, resumption: Resumption
+) -> tuple[File, bool] | web.Response:
+    """Store *body*, or the part of a file that it is, so that the client can go on with it if it breaks off."""
+    try:
+        upload = await resumption.begin(where, name, offer.options())
+    except (NameTaken, PreconditionFailed, QuotaExceeded) as refused:
+        if not resumption.is_complete:
+            raise _refusal(refused, offer) from None
+        return await _known(call, where, name, offer, body, refused=refused), False
+    try:
+        return await resumption.receive(upload, body)
+    except NameTaken as refused:
+        raise _refusal(refused, offer) from None
+
+
+async def _known(call: Call, where: Spot, name: str, offer: Offer, body: Pieces, *, refused: DriveError) -> File:
+    """Return the file that an earlier request has stored, if this is the same request.  Raises why it was refused."""
+    is_renamed = offer.on_conflict is OnConflict.RENAME
+    known = None if offer.must_be_new or is_renamed else await _stored_before(call, where, name, offer, body)
+    if known is None:
+        raise _refusal(refused, offer) from None
+    return known
 
 
 def _refusal(refused: DriveError, offer: Offer) -> DriveError:
@@ -260,7 +292,7 @@ def read_offer(call: Call, on_conflict: OnConflict) -> Offer:
     return Offer(
         size=length_of(request),
         mime=mime,
-        digests=read_digests(request),
+        digests=read_digests(request, [REPR_DIGEST] if is_part(request) else FIELDS),
         modified_at=_modified_at(request),
         if_match=if_match,
         must_be_new=is_new,

@@ -85,6 +85,7 @@ _DISCOVERY: Options = {
 _DISCOVERY_AT_ROOT: Options = {**_DISCOVERY, "original": f"{PATH}/"}
 _CREATES: Options = {
     "status": 201,
+    "media_type": "",
     "replays": True,
     "content": [tus.CHUNK],
     "may_be_empty": True,

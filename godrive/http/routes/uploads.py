@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from godrive import parts
+from godrive import parts, resumable
 from godrive.blobs.parts import LARGEST_PART, MOST_PARTS, SMALLEST_PART, PartPlan, SentPart, plan_of
 from godrive.errors import (
     Conflict,
@@ -30,10 +30,11 @@ from godrive.errors import (
 from godrive.http.api.call import Call
 from godrive.http.api.operations import Routes
 from godrive.http.routes.files import EntryId, Limit, ModifiedAt, Name, PageToken, PlainPath, folder_at, spot_of
+from godrive.http.routes.upload_state import find_offset
 from godrive.messages.files import GetFile
 from godrive.messages.storage import Admit, SignPut
 from godrive.messages.uploads import BeginUpload, GetUpload, ListUploads
-from godrive.model import ETag, File, FileId, OnConflict, SignedRequest, Spot, Upload, UploadId, UploadState
+from godrive.model import ETag, File, FileId, OnConflict, SignedRequest, Spot, Upload, UploadId, UploadKind, UploadState
 from godrive.principal import Scope
 
 routes = Routes("uploads")
@@ -242,12 +243,29 @@ async def list_uploads(call: Call, query: UploadsQuery) -> UploadList:
     return UploadList(uploads=[view_upload(upload) for upload in page.items], next_page=page.next_page or UNSET)
 
 
-@routes.get("/v1/uploads/{upload_id}", needs=Scope.FILES_WRITE, raises=[NotFound])
+@routes.get(
+    "/v1/uploads/{upload_id}",
+    needs=Scope.FILES_WRITE,
+    waits=True,
+    sends=["Upload-Offset", "Upload-Length", "Upload-Complete", "Upload-Limit"],
+    raises=[NotFound, Gone, NameTaken, PreconditionFailed, StoreUnavailable],
+)
 async def get_upload(call: Call, upload_id: UploadId) -> UploadView:
-    """Get the state of an upload, and its file once it exists."""
-    upload = await call.drive.metadata.ask(GetUpload(call.by, upload_id))
+    """Get the state of an upload, and its file once it exists.
+
+    `HEAD` is for clients that resume an upload: it ends a request that is still sending to it, and answers with
+    `Upload-Offset`, the number of bytes that are stored. So does a `GET` with `Upload-Draft-Interop-Version`.
+    """
+    upload = await find_offset(call, upload_id)
+    async with call.turn():
+        if upload is None:
+            upload = await call.drive.metadata.ask(GetUpload(call.by, upload_id))
+        return await _show(call, upload)
+
+
+async def _show(call: Call, upload: Upload) -> UploadView:
     view = view_upload(upload)
-    if upload.state is UploadState.PENDING:
+    if upload.state is UploadState.PENDING and upload.kind is UploadKind.WHOLE:
         received = await parts.received(call.drive, upload)
         view.received_bytes = max(view.received_bytes, received or 0)
     elif upload.file_id is not None:
@@ -289,7 +307,10 @@ async def complete_upload(call: Call, upload_id: UploadId, body: CompleteBody | 
 @routes.delete("/v1/uploads/{upload_id}", needs=Scope.FILES_WRITE, raises=[NotFound, UploadFinished])
 async def abort_upload(call: Call, upload_id: UploadId) -> UploadView:
     """Abort an upload. Idempotent."""
-    return view_upload(await parts.abort(call.drive, call.by, upload_id))
+    upload = await parts.abort(call.drive, call.by, upload_id)
+    if upload.kind is not UploadKind.WHOLE:
+        await resumable.abort(call.drive, call.by, upload_id)  # ends a request that is still sending
+    return view_upload(upload)
 
 
 def view_upload(upload: Upload) -> UploadView:

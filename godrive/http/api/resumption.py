@@ -1,0 +1,106 @@
+"""The headers of resumable uploads as the IETF defines them (draft-ietf-httpbis-resumable-upload), as values.
+
+They are structured fields (RFC 9651).  A field with another value is ignored, as the specification demands.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, cast
+
+from aiohttp import web
+from http_sf import StructuredFieldError, parse
+from multidict import istr
+
+from godrive.http.api.problems import InconsistentLength, Malformed
+
+COMPLETE, OFFSET, LENGTH = istr("Upload-Complete"), istr("Upload-Offset"), istr("Upload-Length")
+LIMIT, INTEROP = istr("Upload-Limit"), istr("Upload-Draft-Interop-Version")
+PARTIAL = "application/partial-upload"
+"""The media type of bytes that are appended."""
+
+_LONGEST = 64
+_TRUE, _FALSE = "?1", "?0"
+
+
+class Version(NamedTuple):
+    """What differs between the versions of the protocol."""
+
+    interim: dict[str, str]
+    """Headers of a ``104`` that tell the client which version it is of."""
+    max_age: str = "max-age"
+    """The name of the limit on the life of an upload."""
+
+
+VERSIONS: dict[int | None, Version] = {
+    8: Version({INTEROP: "8"}),  # drafts 09 to 15
+    None: Version({}),  # the RFC, whose clients do not say a version
+}
+"""The versions by what a client sends in ``Upload-Draft-Interop-Version``."""
+
+
+class Wish(NamedTuple):
+    """What a request says of the upload that it begins or continues."""
+
+    is_complete: bool
+    """Whether its content is all that is left."""
+    length: int | None
+    """The length of the whole upload, if it is known."""
+    version: Version
+
+
+def read_version(request: web.Request) -> Version | None:
+    """Return the version that the client speaks; ``None`` if the server does not."""
+    if INTEROP not in request.headers:
+        return VERSIONS[None]
+    sent = _item(request, INTEROP)
+    return VERSIONS.get(sent) if type(sent) is int else None
+
+
+def read_wish(request: web.Request, offset: int, size: int | None) -> Wish | None:
+    """Return what the request wants, with *size* bytes of content that begin at *offset*.
+
+    ``None`` if it is not one of this protocol, or does without: then the content is complete.  Raises
+    ``InconsistentLength``, and ``Malformed`` for a part of an upload in a version that the server does not speak.
+    """
+    is_complete = _item(request, COMPLETE)
+    if type(is_complete) is not bool:
+        return None
+    version = read_version(request)
+    if version is None:
+        if is_complete:
+            return None
+        raise Malformed("This server does not speak that version of resumable uploads.", field=INTEROP)
+    said = _item(request, LENGTH)
+    length = said if type(said) is int and said >= 0 else None
+    end = None if size is None else offset + size
+    if length is not None and end is not None and (length != end if is_complete else length < end):
+        raise InconsistentLength(f"The content ends at {end}, the upload at {length}.", field=LENGTH)
+    return Wish(is_complete, end if length is None and is_complete else length, version)
+
+
+def is_part(request: web.Request) -> bool:
+    """Whether the content is not all that is left of an upload."""
+    return COMPLETE in request.headers and _item(request, COMPLETE) is False
+
+
+def read_offset(request: web.Request) -> int | None:
+    """Return ``Upload-Offset``."""
+    offset = _item(request, OFFSET)
+    return offset if type(offset) is int and offset >= 0 else None
+
+
+def boolean(value: bool) -> str:
+    """Return a boolean as a structured field."""
+    return _TRUE if value else _FALSE
+
+
+def _item(request: web.Request, name: str) -> Any:
+    """Return the value of a field, without parameters; ``None`` if it is absent or malformed."""
+    lines = request.headers.getall(name, ())
+    if len(lines) != 1 or len(lines[0]) > _LONGEST:
+        return None
+    try:
+        value, _ = cast("tuple[object, object]", parse(lines[0].encode("utf-8", "surrogateescape"), tltype="item"))
+    except StructuredFieldError:
+        return None
+    return value

@@ -1,0 +1,53 @@
+"""How far an upload is, in the headers of the IETF's resumable uploads."""
+
+from __future__ import annotations
+
+from aiohttp import hdrs
+
+from godrive import resumable, transfer
+from godrive.http.api import resumption
+from godrive.http.api.call import Call
+from godrive.http.app_keys import BASES
+from godrive.model import Upload, UploadId, UploadKind, UploadState
+
+
+async def find_offset(call: Call, upload_id: UploadId) -> Upload | None:
+    """Return the upload that the client asks about in order to resume it, and set the headers that say how far it is.
+
+    ``None`` if the request asks for something else: only ``HEAD``, and ``GET`` by a client of the protocol, end a
+    request that is still sending.  Raises ``Gone`` if the upload has ended without a file.
+    """
+    if call.request.method != hdrs.METH_HEAD and resumption.INTEROP not in call.request.headers:
+        return None
+    upload = await resumable.offset(call.drive, call.by, upload_id, turn=call.turn())
+    if upload.kind is not UploadKind.WHOLE:
+        version = resumption.read_version(call.request) or resumption.VERSIONS[None]
+        call.headers |= {**state_of(call, upload, version), hdrs.CACHE_CONTROL: "no-store"}
+    return upload
+
+
+def state_of(call: Call, upload: Upload, version: resumption.Version) -> dict[str, str]:
+    """Return the headers that say how far an upload is.  Raises ``Gone`` if it has ended without a file."""
+    transfer.check_open(upload)
+    headers: dict[str, str] = {
+        resumption.OFFSET: str(upload.received_bytes),
+        resumption.COMPLETE: resumption.boolean(upload.state is UploadState.COMMITTED),
+        resumption.LIMIT: limit_of(call, upload, version),
+    }
+    if upload.length is not None:
+        headers[resumption.LENGTH] = str(upload.length)
+    return headers
+
+
+def limit_of(call: Call, upload: Upload | None, version: resumption.Version) -> str:
+    """Return the limits of an upload, or of those to come."""
+    limits = {"max-size": call.drive.config.blobs.max_upload_bytes}
+    if upload is not None and upload.state is UploadState.PENDING:
+        left = upload.expires_at - call.drive.clock.now()
+        limits[version.max_age] = max(0, int(left.total_seconds()))
+    return ", ".join(f"{name}={value}" for name, value in limits.items())
+
+
+def url_of(call: Call, upload: Upload) -> str:
+    """Return the URL of an upload, for this client."""
+    return f"{call.request.app[BASES].of(call.request)}/v1/uploads/{upload.id}"
