@@ -162,6 +162,9 @@ class Connection:
             headers["Idempotency-Key"] = str(uuid.uuid4())
         patience = self.patience()
         while True:
+            # A proxy that refuses a large body may cut the line, and the answer is lost.  If it is asked first, it
+            # answers.  Some never answer that, so only every other attempt asks.
+            options["expect100"] = options.get("body") is not None and patience.failures % 2 == 1
             try:
                 return await self.call_once(method, path, headers=headers, **options)
             except NOT_NOW as error:
@@ -210,6 +213,7 @@ class Connection:
         headers: Mapping[str, str] | None = None,
         json: Any = None,
         body: Body | None = None,
+        expect100: bool = False,
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         """Return a request, whose answer the caller reads.  Raises what is in :data:`LOST`."""
         sent = dict(headers or {})
@@ -221,7 +225,9 @@ class Connection:
         if body is None:
             return self._http.request(method, url, headers=sent, json=json)
         # Without a type, the server determines it from the bytes.
-        return self._http.request(method, url, headers=sent, data=body(), skip_auto_headers=[hdrs.CONTENT_TYPE])
+        return self._http.request(
+            method, url, headers=sent, data=body(), expect100=expect100, skip_auto_headers=[hdrs.CONTENT_TYPE]
+        )
 
     async def access_token(self, *, other_than: str | None = None) -> str:
         """Return the access token.  It is renewed if it ends, or is the one that the server has refused."""

@@ -236,6 +236,9 @@ class _Parts:
         body = _Slice(self._sending.local, start, size, self._moved)
         try:
             return await self._remote.append(state.id, start, body, size)
+        except NOT_NOW:
+            body.check()
+            raise
         finally:
             body.close()
 
@@ -252,9 +255,13 @@ class _Slice:
         self._failed: Exception | None = None
 
     def __call__(self) -> AsyncIterator[bytes]:
-        if self._failed is not None:
-            raise self._failed  # the client of HTTP hides it, and takes it for a lost connection
+        self.check()
         return self._read()
+
+    def check(self) -> None:
+        """Raise what has ended the last attempt: the client of HTTP takes it for a lost connection."""
+        if self._failed is not None:
+            raise self._failed
 
     async def _read(self) -> AsyncIterator[bytes]:
         self.close()

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import signal
 import stat
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from tests.clients.line import Line
+from godrive import cli
+from godrive.client.logins import LogInFile
+from godrive.client.remote import Remote
+from tests.clients.line import Flow, Line
+from tests.conftest import require
 from tests.drive_server import DriveServer, environment
+from tests.proxies import Nginx, nginx_server
+from tests.servers import free_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -30,7 +38,7 @@ PASSWORD = "correct horse"
 @pytest.fixture(scope="module")
 def server() -> Iterator[DriveServer]:
     """Access tokens end before the client, which renews them half a minute before their end, expects it."""
-    with DriveServer(tables={"auth": {"access_ttl": 3.0}}) as server:
+    with DriveServer(tables={"auth": {"access_ttl": 1.0}}) as server:
         yield server
 
 
@@ -56,16 +64,14 @@ class Desk:
         )  # fmt: skip
 
     async def run(self, *arguments: str, stdin: str = "", code: int = 0) -> str:
-        """Run ``godrive``.  Returns what it wrote."""
-        process = await self.start(*arguments)
-        output, _ = await process.communicate(stdin.encode())
-        assert process.returncode == code, output.decode()
-        return output.decode()
-
-    async def stop(self, process: asyncio.subprocess.Process) -> None:
-        """End it as a power cut would."""
-        process.send_signal(signal.SIGKILL)
-        await process.communicate()
+        """Run ``godrive`` in this process.  Returns what it wrote."""
+        output = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(output):
+            patch.setattr("sys.stdin", io.StringIO(stdin))
+            patch.setenv("XDG_CONFIG_HOME", str(self.folder / "config"))
+            patch.chdir(self.folder)
+            assert await asyncio.to_thread(cli.main, [*arguments, "--server", self.line.url]) == code, output.getvalue()
+        return output.getvalue()
 
     async def listed(self, path: str = "/") -> dict[str, str]:
         """The digests of the files of a folder."""
@@ -91,6 +97,19 @@ async def desk(server: DriveServer, tmp_path: Path) -> AsyncIterator[Desk]:
         yield desk
 
 
+async def killed_in(desk: Desk, flow: Flow, *arguments: str) -> None:
+    """Have ``godrive`` end in the middle of what it does, when 5 MiB have gone over the line."""
+    flow.hold(5 * MIB)
+    process = await desk.start(*arguments)
+    await flow.held.wait()
+    for draft in desk.folder.glob(".back.*"):
+        while draft.stat().st_size < 4 * MIB:  # what has arrived is on its way to the file
+            await asyncio.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    await process.communicate()
+    flow.release()
+
+
 def digest(content: bytes) -> str:
     return sha256(content).hexdigest()
 
@@ -109,42 +128,70 @@ async def test_a_file_arrives_over_a_line_that_is_cut_every_mebibyte(desk: Desk)
 
 async def test_a_put_that_was_killed_goes_on_and_survives_a_killed_server(desk: Desk) -> None:
     (desk.folder / "film").write_bytes(LARGE)
-    desk.line.up.hold(5 * MIB)
-    desk.line.up.carried = 0
-    process = await desk.start("put", "film", "/films/new/")
-    await desk.line.up.held.wait()
-    await desk.stop(process)
-    desk.line.up.release()
+    await killed_in(desk, desk.line.up, "put", "film", "/films/new/")
     (note,) = desk.notes
     assert stat.S_IMODE(note.stat().st_mode) == 0o600
     assert stat.S_IMODE(note.parent.stat().st_mode) == 0o700
     desk.line.up.hold(4 * MIB)
-    process = await desk.start("put", "film", "/films/new/")
+    again = asyncio.create_task(desk.run("put", "film", "/films/new/"))
     await desk.line.up.held.wait()
+    refused = await desk.start("put", "film", "/films/new/")
+    assert (await refused.communicate())[0] == b"godrive: film: Another command is copying this file.\n"
     await asyncio.to_thread(desk.server.kill9)
     desk.line.up.release()
     await asyncio.to_thread(desk.server.start)
-    output, _ = await process.communicate()
-    assert process.returncode == 0, output
-    assert (
-        desk.line.up.carried <= len(LARGE) + 4.5 * MIB
-    )  # what the server had not noted is sent again, and nothing else
+    await again
+    assert desk.line.up.carried <= len(LARGE) + 4.5 * MIB  # what the server had not noted is sent again
     assert await desk.listed("/films/new") == {"film": digest(LARGE)}
     assert desk.notes == []
+
+
+async def test_a_file_that_has_changed_begins_anew(desk: Desk) -> None:
+    film = desk.folder / "film"
+    film.write_bytes(LARGE)
+    await killed_in(desk, desk.line.up, "put", "film", "/")
+    film.write_bytes(LARGE[::-1])
+    await desk.run("put", "film", "/")
+    assert await desk.listed() == {"film": digest(LARGE[::-1])}
+    film.write_bytes(LARGE)
+    await killed_in(desk, desk.line.down, "get", "/film", "back")  # the film of before
+    await desk.run("put", "film", "/")
+    await desk.run("get", "/film", "back")
+    assert (desk.folder / "back").read_bytes() == LARGE
+
+
+async def test_a_file_that_changes_while_it_is_sent_is_refused(desk: Desk) -> None:
+    """Shorter, or other bytes.  Neither becomes a file."""
+    film = desk.folder / "film"
+    film.write_bytes(LARGE)
+
+    def change() -> None:
+        with film.open("r+b") as file:
+            file.seek(11 * MIB)
+            file.write(b"change")
+
+    acts: dict[str, Callable[[], None]] = {
+        "The file became shorter while it was sent.": lambda: os.truncate(film, 6 * MIB),
+        "The file changed while it was sent.": change,
+    }
+    for reason, act in acts.items():
+        film.write_bytes(LARGE)
+        desk.line.up.hold(5 * MIB)
+        process = await desk.start("put", "film", "/")
+        await desk.line.up.held.wait()
+        act()
+        desk.line.up.release()
+        output, _ = await process.communicate()
+        assert output.decode() == f"godrive: film: {reason}\n"
+        assert process.returncode == 1
+    assert await desk.listed() == {}
 
 
 async def test_a_get_continues_after_a_cut_and_after_a_kill(desk: Desk) -> None:
     (desk.folder / "film").write_bytes(LARGE)
     await desk.run("put", "film", "/")
     desk.line.down.carried = 0
-    desk.line.down.hold(5 * MIB)
-    process = await desk.start("get", "/film", "back")
-    await desk.line.down.held.wait()
-    (draft,) = desk.folder.glob(".back.*")
-    while draft.stat().st_size < 4 * MIB:  # what has arrived is on its way to the file
-        await asyncio.sleep(0.01)
-    await desk.stop(process)
-    desk.line.down.release()
+    await killed_in(desk, desk.line.down, "get", "/film", "back")
     assert not (desk.folder / "back").exists()
     assert len(desk.notes) == 1
     desk.line.down.cut(MIB, times=4)
@@ -154,3 +201,59 @@ async def test_a_get_continues_after_a_cut_and_after_a_kill(desk: Desk) -> None:
     assert (desk.folder / "back").read_bytes() == LARGE
     assert sorted(path.name for path in desk.folder.iterdir()) == ["back", "config", "film"]
     assert desk.notes == []
+
+
+async def test_what_is_kept_of_a_download_is_compared_with_the_digest(desk: Desk) -> None:
+    (desk.folder / "film").write_bytes(LARGE)
+    await desk.run("put", "film", "/")
+    await killed_in(desk, desk.line.down, "get", "/film", "back")
+    (draft,) = desk.folder.glob(".back.*")
+    with draft.open("r+b") as file:
+        file.write(b"damaged")
+    await desk.run("get", "/film", "back")
+    assert (desk.folder / "back").read_bytes() == LARGE
+    assert sorted(path.name for path in desk.folder.iterdir()) == ["back", "config", "film"]
+
+
+async def test_an_access_token_that_ends_on_the_way_is_renewed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that has begun goes on, the next one is refused, and the upload stays."""
+    monkeypatch.setattr("godrive.client.connection._EARLY", -1000.0)  # the client expects it to last
+    file = LogInFile(desk.folder / "config" / "godrive" / "log-ins.json")
+    may_end = asyncio.Event()
+
+    async def begin() -> AsyncIterator[bytes]:
+        yield b"12345"
+        await may_end.wait()
+        yield b"67890"
+
+    async def end() -> AsyncIterator[bytes]:
+        yield b"!"
+
+    async with Remote(desk.line.url, file=file) as remote, aiohttp.ClientSession() as http:
+        now = datetime.now(UTC)
+        state = await remote.begin_upload("/a", 11, sha256=digest(b"1234567890!"), modified_at=now, on_conflict="fail")
+        first = {"Authorization": f"Bearer {await remote.access_token()}"}
+        sending = asyncio.create_task(remote.append(state.id, 0, begin, 10))
+        status = 200
+        while status == 200:
+            async with http.get(f"{desk.server.url}/v1/me", headers=first) as answer:
+                status = answer.status
+        assert status == 401
+        may_end.set()
+        assert (await sending).received_bytes == 10
+        state = await remote.append(state.id, 10, end, 1)
+        assert f"Bearer {await remote.access_token()}" != first["Authorization"]
+        assert state.file_id is not None
+    assert await desk.listed() == {"a": digest(b"1234567890!")}
+
+
+async def test_a_proxy_with_a_limit_of_a_megabyte_lets_every_file_pass(desk: Desk, tmp_path: Path) -> None:
+    """The limit of nginx as it comes: small files and large ones go in smaller requests then."""
+    require(Nginx)
+    (desk.folder / "film").write_bytes(LARGE)
+    (desk.folder / "song").write_bytes(LARGE[: 3 * MIB])
+    port = free_port()
+    with Nginx(nginx_server(port, desk.server.port, buffers=True, limit="1m"), tmp_path / "nginx", port):
+        desk.line.to = port
+        await desk.run("put", "film", "song", "/")
+        assert await desk.listed() == {"film": digest(LARGE), "song": digest(LARGE[: 3 * MIB])}
