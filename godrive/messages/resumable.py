@@ -59,8 +59,8 @@ class Joined(Value):
 class JoinUploads(Ask[Metadata, Joined]):
     """Begin an upload of the bytes of *parts*, one after another, which end as parts.
 
-    What the parts have reserved is then reserved for it.  Idempotent: the same
-    parts again are those of the same upload.  Raises ``NotFound``, ``Conflict``
+    What the parts have reserved is then reserved for it.  A part may come more
+    than once.  Idempotent: the same parts again are those of the same upload.  Raises ``NotFound``, ``Conflict``
     (one is no part, or has not all of its bytes, or was joined with others),
     ``Gone``, ``Invalid``, ``TooLarge``, and what ``BeginUpload`` raises.
     """

@@ -29,8 +29,8 @@ _SIZE = f"UPDATE uploads SET size_bytes = $2 WHERE id = $1 RETURNING {rows.UPLOA
 @rule(JoinUploads, writes=True)
 async def join(tx: Tx, ask: JoinUploads, env: Env) -> Joined:
     """As ``JoinUploads`` says."""
-    if not 1 <= len(ask.parts) <= MOST_PARTS or len(set(ask.parts)) < len(ask.parts):
-        raise Invalid(f"An upload is joined from 1 to {MOST_PARTS} different parts.", field="parts")
+    if not 1 <= len(ask.parts) <= MOST_PARTS:
+        raise Invalid(f"An upload is joined from 1 to {MOST_PARTS} parts.", field="parts")
     parts, joined_into = await _parts(tx, ask)
     if any(joined_into):
         if len(set(joined_into)) > 1 or joined_into[0] is None:
@@ -39,14 +39,15 @@ async def join(tx: Tx, ask: JoinUploads, env: Env) -> Joined:
     size = sum(part.size_bytes for part in parts)
     if size > env.config.blobs.max_upload_bytes:
         raise TooLarge(f"A file can have at most {env.config.blobs.max_upload_bytes} bytes.", field="size_bytes")
-    upload = await begin(
+    different = sorted({part.id: part for part in parts}.values(), key=lambda part: part.id)
+    upload = await begin(  # of a part that comes more than once, the bytes are reserved once
         tx,
         BeginUpload(
             ask.by,
             ask.where,
             ask.name,
             ask.mime,
-            0,
+            size - sum(part.size_bytes for part in different),
             sha256=ask.sha256,
             on_conflict=ask.on_conflict,
             modified_at=ask.modified_at,
@@ -58,10 +59,10 @@ async def join(tx: Tx, ask: JoinUploads, env: Env) -> Joined:
     )
     if upload.owner_id != parts[0].owner_id:
         raise Conflict("The parts belong to another drive.")
-    for part in sorted(parts, key=lambda part: part.id):
+    for part in different:
         if not await tx.run(_END_PART, part.id, rows.micros(env.now), upload.id):
             raise _unfit(part)
-    await changes.charge(tx, upload.owner_id, uploads=-len(parts))
+    await changes.charge(tx, upload.owner_id, uploads=-len(different))
     upload = rows.upload(rows.found(await tx.one(_SIZE, upload.id, size), "upload"))
     return Joined(upload=upload, parts=[replace(part, state=UploadState.COMMITTED) for part in parts])
 

@@ -48,7 +48,7 @@ async def test_the_commands_of_the_page_work(site: Site, ann: Person, tmp_path: 
 async def test_the_commands_for_uploads_work(site: Site, tmp_path: Path) -> None:
     shown = (await run_commands(UPLOADS, tmp_path, site)).splitlines()
     interim = "HTTP/1.1 104 Upload Resumption Supported"
-    assert shown == ["photo.raw is there", "5", "460", "204", interim, "parts.raw is there"]
+    assert shown == ["photo.raw is there", "5", "460", "204", "parallel.raw is there", interim, "parts.raw is there"]
     assert json.loads((tmp_path / "wrong.json").read_text())["code"] == "checksum_mismatch"
 
 

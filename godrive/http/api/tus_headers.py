@@ -142,7 +142,7 @@ def _upload_of(url: str, request: web.Request, base: str) -> str:
         own = URL(base)
         asked = f"{base}/v1/{request.rel_url.raw_path.partition('/v1/')[2]}"  # without the prefix of a mount
         found = URL(urljoin(asked, url), encoded=True)
-        match = _UPLOAD.fullmatch(found.raw_path)
+        match = _UPLOAD.fullmatch(found.raw_path_qs)
         if match is not None and found.origin() == own.origin() and match[1] in ("", own.raw_path.rstrip("/")):
             return match[2]
     except ValueError:

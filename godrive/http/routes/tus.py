@@ -38,7 +38,7 @@ from godrive.http.app_keys import BASES
 from godrive.http.routes.files import EntryId
 from godrive.http.routes.incoming import check_whole, length_of, receiving
 from godrive.http.routes.tus_metadata import read_wanted
-from godrive.http.routes.tus_state import ALWAYS, PATH, describe, is_joined, note_of, state_of, url_of
+from godrive.http.routes.tus_state import ALWAYS, PATH, describe, note_of, parts_of, state_of, url_of
 from godrive.http.routes.uploads import UploadView, view_upload
 from godrive.messages.uploads import GetUpload
 from godrive.model import At, OnConflict, Upload, UploadId
@@ -55,6 +55,7 @@ _FIELDS = {
     "offset": tus.OFFSET,
     "length": tus.LENGTH,
     "content_length": hdrs.CONTENT_LENGTH,
+    "parts": tus.CONCAT,
 }
 _OF_BYTES = [
     ChecksumMismatch,
@@ -164,8 +165,25 @@ async def _create(call: Call, base: At | None, parent_id: str | None, on_conflic
         raise UnsupportedMediaType(f"Bytes are sent as {tus.CHUNK}.", field=hdrs.CONTENT_TYPE)
     check_whole(request)
     wanted = read_wanted(meta, base, parent_id, on_conflict)
-    if concat is not None:
-        raise Malformed("This server does not join uploads.", field=tus.CONCAT)
+    if concat is not None and not concat.is_part:
+        if size != 0 or tus.LENGTH in request.headers or tus.DEFER_LENGTH in request.headers:
+            raise Malformed("The parts have the bytes and the length.", field=tus.CONCAT)
+        upload = await resumable.concatenate(
+            call.drive,
+            call.by,
+            [UploadId(part) for part in concat.parts],
+            wanted.where,
+            wanted.name,
+            mime=wanted.mime,
+            sha256=wanted.sha256,
+            on_conflict=wanted.on_conflict,
+            modified_at=wanted.modified_at,
+            note=note_of(sent, request.headers[tus.CONCAT]),
+            turn=call.turn(),
+        )
+        if parts_of(upload) != concat.parts:
+            raise Conflict("The parts were joined in another order.", field=tus.CONCAT)
+        return _created(call, upload)
     length = tus.read_length(request)
     if length is not None and size is not None and size > length:
         raise TooLarge(f"The upload has {length} bytes.", field=hdrs.CONTENT_LENGTH)
@@ -180,6 +198,7 @@ async def _create(call: Call, base: At | None, parent_id: str | None, on_conflic
         sha256=wanted.sha256,
         on_conflict=wanted.on_conflict,
         modified_at=wanted.modified_at,
+        part=concat is not None,
         note=note_of(sent, ""),
         turn=call.turn(),
     )
@@ -218,7 +237,7 @@ async def _receive(
 
 
 def _check_takes_bytes(upload: Upload) -> None:
-    if is_joined(upload):
+    if parts_of(upload):
         raise Forbidden("The upload was made of parts, and takes no bytes itself.")
 
 

@@ -25,6 +25,7 @@ _EXTENSIONS = (
     "expiration",
     "checksum",
     "termination",
+    "concatenation",
 )
 
 
@@ -48,9 +49,10 @@ def note_of(metadata: str, concat: str) -> str:
     return f"{metadata}\n{concat}"
 
 
-def is_joined(upload: Upload) -> bool:
-    """Whether the upload was made of parts, so that it takes no bytes itself."""
-    return "\n" in upload.note and not upload.note.endswith("\n")
+def parts_of(upload: Upload) -> tuple[str, ...]:
+    """Return the ids of the parts that an upload was made of; empty for one that takes bytes itself."""
+    urls = upload.note.partition("\n")[2].partition(";")[2]
+    return tuple(url.rpartition("/")[2] for url in urls.split())
 
 
 def state_of(call: Call, upload: Upload) -> dict[str, str]:

@@ -107,6 +107,7 @@ async def test_the_server_says_what_it_can_do_to_anyone(stranger: Person) -> Non
             "expiration",
             "checksum",
             "termination",
+            "concatenation",
         ]
         assert answer.headers["Tus-Max-Size"] == str(5 << 40)
         assert set(answer.headers["Tus-Checksum-Algorithm"].split(",")) == {"sha1", "sha256", "md5", "crc32"}
@@ -260,6 +261,93 @@ async def test_an_upload_can_be_given_up(ann: Person, site: Site) -> None:
     kept = await send(ann, "DELETE", url)
     assert (kept.status, kept.json["code"]) == (409, "upload_finished")
     assert await content_of(ann, await file_at(ann, answer)) == HELLO
+
+
+async def test_parts_are_joined_in_the_order_that_is_said(ann: Person, site: Site) -> None:
+    parts = [os.urandom(size) for size in (100_000, 1, 0, MIB)]
+    urls = []
+    for part in parts:
+        urls.append(await create(ann, len(part), Upload_Concat="partial", Upload_Metadata=""))
+        if part:
+            assert (await patch(ann, urls[-1], 0, part)).status == 204
+        asked = await head(ann, urls[-1])
+        assert (asked.headers["Upload-Concat"], asked.headers["Upload-Offset"]) == ("partial", str(len(part)))
+        assert "Upload-File-Id" not in asked.headers
+    assert await names(ann) == []
+    said = "final;" + " ".join(
+        [urls[3], urls[0].removeprefix(site.url), urls[2], urls[1].removeprefix("http:"), urls[0]]
+    )
+    answer = await send(ann, "POST", "/v1/tus", Upload_Concat=said, Upload_Metadata=metadata(filename="a"))
+    assert answer.status == 201, answer.content
+    whole = parts[3] + parts[0] + parts[2] + parts[1] + parts[0]
+    assert await content_of(ann, await file_at(ann, answer)) == whole
+    again = await send(ann, "POST", "/v1/tus", Upload_Concat=said, Upload_Metadata=metadata(filename="a"))
+    assert (again.status, again.headers["Location"]) == (201, answer.headers["Location"])
+    other = await send(ann, "POST", "/v1/tus", Upload_Concat=f"final;{urls[0]} {urls[3]}")
+    assert (other.status, other.json["code"]) == (409, "conflict")
+    asked = await head(ann, answer.headers["Location"])
+    assert asked.headers["Upload-Concat"] == said
+    assert (asked.headers["Upload-Offset"], asked.headers["Upload-Length"]) == (str(len(whole)),) * 2
+    for offset in (0, len(whole)):
+        refused = await patch(ann, answer.headers["Location"], offset, b"x")
+        assert (refused.status, refused.json["code"]) == (403, "forbidden")
+    assert await names(ann) == ["a"]
+    await check_nothing_left(site, ann)
+
+
+async def test_a_part_that_comes_twice_is_charged_twice(ann: Person, site: Site) -> None:
+    await set_quota(site, ann, 5)
+    for size, status in ((3, 507), (2, 201)):
+        part = await create(ann, size, Upload_Concat="partial")
+        await patch(ann, part, 0, bytes(size))
+        answer = await send(ann, "POST", "/v1/tus", Upload_Concat=f"final;{part} {part}")
+        assert answer.status == status, answer.content
+        await send(ann, "DELETE", part)
+    assert (await file_at(ann, answer))["size_bytes"] == 4
+    await check_nothing_left(site, ann)
+
+
+@each(
+    "said",
+    [
+        "",
+        "partial;",
+        "final",
+        "final;",
+        "final; ",
+        "whole;{own}",
+        "final;{own} https://other.example/v1/tus/{id}",
+        "final;{id}/x",
+        "final;/v1/uploads/{id}",
+        "final;/elsewhere/v1/tus/{id}",
+        "final;//[",
+        "final;{own}?x",
+    ],
+)
+async def test_what_is_not_a_list_of_uploads_of_this_server_joins_nothing(ann: Person, said: str) -> None:
+    own = await create(ann, 1, Upload_Concat="partial")
+    await patch(ann, own, 0, b"x")
+    said = said.format(own=own, id=own.rpartition("/")[2])
+    answer = await send(ann, "POST", "/v1/tus", Upload_Concat=said)
+    assert (answer.status, answer.json["field"]) == (400, "Upload-Concat"), said
+    assert await names(ann) == []
+
+
+async def test_only_own_whole_parts_are_joined(ann: Person, bob: Person) -> None:
+    part, whole = await create(ann, 2, Upload_Concat="partial"), await create(ann, 2)
+    foreign = await create(bob, 1, Upload_Concat="partial")
+    await patch(bob, foreign, 0, b"x")
+    await patch(ann, part, 0, b"x")
+    for url, status in ((part, 409), (whole, 409), (foreign, 404), (f"{ann.url}/v1/tus/none", 404)):
+        answer = await send(
+            ann, "POST", "/v1/tus", Upload_Concat=f"final;{url}", Upload_Metadata=metadata(filename="b")
+        )
+        assert answer.status == status, (url, answer.content)
+    await patch(ann, part, 1, b"y")
+    for headers in ({"Upload_Length": 2}, {"Upload_Defer_Length": 1}, {"Content_Type": CHUNK, "content": b"x"}):
+        answer = await send(ann, "POST", "/v1/tus", Upload_Concat=f"final;{part}", **headers)
+        assert answer.status == 400
+    assert await names(ann) == []
 
 
 @each("version", [None, "0.2.2", "1.0", "1.0.1", ""])
@@ -702,10 +790,13 @@ async def test_uploads_that_are_begun_are_limited_and_what_was_said_of_them_goes
 async def test_the_url_of_an_upload_begins_as_the_client_reaches_the_server(ann: Person, open_site: OpenSite) -> None:
     async with open_site(server={"public_url": "https://drive.example/base"}) as site:
         person = await Person(ann.http, site.url).enter()
-        url = await create(person, 1)
+        url = await create(person, 1, Upload_Concat="partial")
         assert url.startswith("https://drive.example/base/v1/tus/")
         path = url.removeprefix("https://drive.example/base")
         assert (await patch(person, path, 0, b"x")).status == 204
+        for said in (url, path, f"/base{path}"):
+            answer = await send(person, "POST", "/v1/tus", Upload_Concat=f"final;{said}")
+            assert answer.status == 201, said
     async with open_site(server={"public_url": ""}) as site:
         person = await Person(ann.http, site.url).enter()
         answer = await send(
