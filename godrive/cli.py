@@ -14,7 +14,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from godrive import __version__
-from godrive.commands import about, catalog, client, deadletters, doctor, keys, recount, serve, setup, sweep, user
+from godrive.commands import (
+    about,
+    actors,
+    catalog,
+    client,
+    deadletters,
+    doctor,
+    keys,
+    recount,
+    serve,
+    setup,
+    sweep,
+    user,
+)
 from godrive.commands import check as check_config
 from godrive.config import Config
 from godrive.configfile import CONFIG_VARIABLE, load
@@ -114,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
         user,
         sweep,
         recount,
+        actors,
         deadletters,
         doctor,
         keys,

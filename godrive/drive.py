@@ -35,7 +35,7 @@ from godrive.model import User, UserId
 from godrive.opening import FolderLock, load_keyring, make_blobs, make_catalog, open_data_folder
 from godrive.principal import System
 from godrive.rules.page_tokens import PageTokens
-from godrive.runtime import ChildStatus, Contract, Event, OnEvent, Ref, Supervisor
+from godrive.runtime import ChildDetails, ChildStatus, Contract, Event, OnEvent, Ref, Supervisor
 from godrive.runtime.message import A
 from godrive.runtime.supervision_events import ChildWaiting, DeadLetter, Ticked, guarded, ignore
 from godrive.tree import CONTRACTS, Dependencies, is_local, needs_blobs, needs_catalog, tree
@@ -175,6 +175,10 @@ class GoDrive:
     def children(self) -> list[ChildStatus]:
         """Return the status of every child of this process, in start order."""
         return [] if self._supervisor is None else self._supervisor.children()
+
+    def details(self) -> list[ChildDetails]:
+        """More about each child: messages in hand, how long others wait, and the last crash."""
+        return [] if self._supervisor is None else self._supervisor.details()
 
     def ref(self, contract: type[A]) -> Ref[A]:
         """Return the ref of that actor, local or remote."""

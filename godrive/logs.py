@@ -31,6 +31,7 @@ from godrive.runtime.supervision_events import (
     ChildWaiting,
     DeadLetter,
     RestartsExhausted,
+    SlowMessage,
     StopTimedOut,
     Ticked,
     TickFailed,
@@ -113,6 +114,9 @@ def on_event(event: Event) -> None:
             log.critical("restarts_exhausted", child=child, intensity=intensity, period=period)
         case DeadLetter(actor, message, reason, chosen):
             log.warning("dead_letter", actor=actor, message=message, reason=reason, request_id=chosen)
+        case SlowMessage(actor, message, waited, took, chosen):
+            times = {"waited": round(waited, 3), "took": round(took, 3)}
+            log.warning("slow_message", actor=actor, message=message, **times, request_id=chosen)
         case StopTimedOut(child):
             log.warning("stop_timed_out", child=child)
         case ChildWaiting(child, error):

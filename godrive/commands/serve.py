@@ -20,6 +20,7 @@ import structlog
 
 from godrive import __version__, logs
 from godrive.commands import Commands, add
+from godrive.commands.actors import answering
 from godrive.commands.reload import Reloader
 from godrive.commands.signals import Signals, ignore_until_ready
 from godrive.config import Actors, Config
@@ -134,6 +135,7 @@ async def _run(arguments: argparse.Namespace, config: Config, process_log: logs.
         async with AsyncExitStack() as stack:
             drive = await stack.enter_async_context(GoDrive(config, on_event=logs.on_event))
             stack.callback(_log_actors, drive)
+            await stack.enter_async_context(answering(drive, config.data_dir))
             reloader.on_reload.append(lambda applied: drive.log_in_limits.apply(applied.auth))
             urls: list[str] = []
             if http:

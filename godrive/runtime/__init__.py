@@ -1,7 +1,7 @@
 """Supervised actors in general.  Nothing in here knows of files, users or blobs."""
 
 from godrive.runtime.actor import Actor, Slots
-from godrive.runtime.child import ActorSpec, ChildSpec, ChildState, ChildStatus
+from godrive.runtime.child import ActorSpec, ChildDetails, ChildSpec, ChildState, ChildStatus
 from godrive.runtime.message import Ask, Contract, Lane, Tell, request_id
 from godrive.runtime.ref import LocalRef, Ref
 from godrive.runtime.supervision_events import Event, OnEvent
@@ -12,6 +12,7 @@ __all__ = [
     "Actor",
     "ActorSpec",
     "Ask",
+    "ChildDetails",
     "ChildSpec",
     "ChildState",
     "ChildStatus",

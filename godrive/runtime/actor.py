@@ -18,7 +18,10 @@ from anyio.abc import TaskGroup
 from godrive.errors import ActorCrashed, AskTimeout, DeliveryError, DriveError
 from godrive.runtime.mailbox import Envelope, Mailbox
 from godrive.runtime.message import A, Contract, Lane, Message, request_id
-from godrive.runtime.supervision_events import ChildCrashed, DeadLetter, OnEvent
+from godrive.runtime.supervision_events import ChildCrashed, DeadLetter, OnEvent, SlowMessage
+
+SLOW = 0.1
+"""The part of its timeout beyond which a message is reported as slow."""
 
 
 class Actor(Generic[A]):
@@ -97,15 +100,35 @@ class Slots:
     capacity: int = 1024
 
 
-class _Service:
-    """A mailbox, and the tasks that handle its messages."""
+@dataclass(frozen=True, slots=True)
+class InHand:
+    """A message that an actor is handling: for *age* seconds, after it has *waited* as long in the mailbox."""
 
-    __slots__ = ("concurrency", "mailbox", "running")
+    message: str
+    age: float
+    waited: float
+    request_id: str | None
+
+
+class _Slot:
+    """A task that handles messages, one after another; *envelope* is the one in hand, since *since*."""
+
+    __slots__ = ("envelope", "since")
+
+    def __init__(self) -> None:
+        self.envelope: Envelope | None = None
+        self.since = 0.0
+
+
+class _Service:
+    """A mailbox, and the slots that handle its messages."""
+
+    __slots__ = ("concurrency", "mailbox", "slots")
 
     def __init__(self, slots: Slots) -> None:
         self.concurrency = slots.concurrency
         self.mailbox = Mailbox(slots.capacity)
-        self.running = 0
+        self.slots: list[_Slot] = []
 
 
 class ActorCell:
@@ -126,7 +149,6 @@ class ActorCell:
         on_event: OnEvent,
     ) -> None:
         self.name = name
-        self.in_flight = 0
         shared = _Service(slots)
         by_lane = [_Service(lanes[lane]) if lane in lanes else shared for lane in Lane]
         self.mailboxes = tuple(service.mailbox for service in by_lane)
@@ -141,6 +163,31 @@ class ActorCell:
     def queued(self) -> int:
         """Messages that wait, in all lanes."""
         return sum(len(service.mailbox) for service in self._services)
+
+    @property
+    def in_flight(self) -> int:
+        """Messages that are being handled, in all lanes."""
+        return sum(slot.envelope is not None for service in self._services for slot in service.slots)
+
+    def in_hand(self) -> list[InHand]:
+        """The messages that are being handled, the oldest first."""
+        now = asyncio.get_running_loop().time()
+        slots = [slot for service in self._services for slot in service.slots]
+        return [
+            InHand(
+                type(slot.envelope.message).__name__,
+                now - slot.since,
+                slot.since - slot.envelope.sent_at,
+                slot.envelope.request_id,
+            )
+            for slot in sorted(slots, key=lambda slot: slot.since)
+            if slot.envelope is not None
+        ]
+
+    def oldest_queued(self) -> float:
+        """Seconds that the oldest message has waited in a mailbox; 0 if none waits."""
+        sent = [at for service in self._services if (at := service.mailbox.oldest()) is not None]
+        return asyncio.get_running_loop().time() - min(sent) if sent else 0.0
 
     async def run(self, started: Callable[[], None]) -> None:
         """Live one life: until asked to stop, or until a crash, which is raised as :class:`Crash`.
@@ -183,23 +230,26 @@ class ActorCell:
                 envelope.fail(DeliveryError(f"The {self.name} actor has stopped."))
 
     def _spawn(self, tasks: TaskGroup, actor: Actor[Any], service: _Service) -> None:
-        service.running += 1
-        tasks.start_soon(self._slot, tasks, actor, service, name=f"{self.name}-{service.running}")
+        slot = _Slot()
+        service.slots.append(slot)
+        tasks.start_soon(self._serve, tasks, actor, service, slot, name=f"{self.name}-{len(service.slots)}")
 
-    async def _slot(self, tasks: TaskGroup, actor: Actor[Any], service: _Service) -> None:
-        mailbox, loop, handlers = service.mailbox, asyncio.get_running_loop(), actor.handlers
+    async def _serve(self, tasks: TaskGroup, actor: Actor[Any], service: _Service, slot: _Slot) -> None:
+        mailbox, time, handlers = service.mailbox, asyncio.get_running_loop().time, actor.handlers
         try:
             while (envelope := await mailbox.take()) is not None:
-                if envelope.expired(loop.time()):
+                now = time()
+                if envelope.expired(now):
                     self._dead_letter(envelope, "expired")
                     envelope.fail(AskTimeout(f"The {self.name} actor did not reach the message in time."))
                     continue
-                if service.running < service.concurrency and not mailbox.takers:
+                if len(service.slots) < service.concurrency and not mailbox.takers:
                     self._spawn(tasks, actor, service)
                 request_id.set(envelope.request_id)
-                self.in_flight += 1
+                slot.envelope, slot.since = envelope, now
+                message = envelope.message
                 try:
-                    value = await handlers[type(envelope.message)](actor, envelope.message)
+                    value = await handlers[type(message)](actor, message)
                 except DriveError as error:
                     envelope.fail(error)
                 except BaseException as error:
@@ -210,9 +260,15 @@ class ActorCell:
                 else:
                     envelope.answer(value)
                 finally:
-                    self.in_flight -= 1
+                    slot.envelope = None
+                    if (ended := time()) - envelope.sent_at > message.timeout * SLOW:
+                        self._slow(envelope, now, ended)
         finally:
-            service.running -= 1
+            service.slots.remove(slot)
+
+    def _slow(self, envelope: Envelope, since: float, ended: float) -> None:
+        name = type(envelope.message).__name__
+        self._on_event(SlowMessage(self.name, name, since - envelope.sent_at, ended - since, envelope.request_id))
 
     def _crashed(self, envelope: Envelope, error: BaseException) -> None:
         # Reported now, because other messages in hand may keep this life from ending for a while.

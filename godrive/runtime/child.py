@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
-from godrive.runtime.actor import Actor, ActorCell, Slots
+from godrive.runtime.actor import Actor, ActorCell, InHand, Slots
 from godrive.runtime.message import Lane
 from godrive.runtime.supervision_events import OnEvent
 
@@ -89,6 +89,25 @@ class ChildStatus:
     restarts: int
     queued: int
     in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class LastCrash:
+    """The last crash of a child: what it was doing, and *age* seconds ago."""
+
+    error: str
+    doing: str | None
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
+class ChildDetails:
+    """What an operator looks at when something hangs.  *oldest* is how long the first queued message has waited."""
+
+    status: ChildStatus
+    oldest: float
+    in_hand: list[InHand]
+    last_crash: LastCrash | None
 
 
 class _Task:

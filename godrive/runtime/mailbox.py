@@ -22,12 +22,16 @@ _STREAK = 64
 
 
 class Envelope(msgspec.Struct):
-    """A message in transit, with its reply, its deadline and the id of the request."""
+    """A message in transit, with its reply, its deadline, the id of the request and when it was sent.
+
+    Times are those of the event loop.
+    """
 
     message: Message[Any]
     reply: asyncio.Future[Any] | None
     deadline: float
     request_id: str | None
+    sent_at: float
 
     def expired(self, now: float) -> bool:
         """Whether the deadline has passed.
@@ -71,6 +75,10 @@ class Mailbox:
 
     def __len__(self) -> int:
         return len(self._queue)
+
+    def oldest(self) -> float | None:
+        """When the first of the messages that wait was sent; ``None`` if none waits."""
+        return self._queue[0].sent_at if self._queue else None
 
     def offer(self, envelope: Envelope) -> bool:
         """Put without waiting.  ``False`` if full or closed."""

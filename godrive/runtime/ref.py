@@ -46,8 +46,9 @@ class LocalRef(Generic[A]):
             raise misdirected(message, self._contract)
         mailbox, loop = self._mailboxes[message.lane], asyncio.get_running_loop()
         reply: asyncio.Future[R] = loop.create_future()
-        deadline = loop.time() + (message.timeout if timeout is None else timeout)
-        envelope = Envelope(message, reply, deadline, request_id.get())
+        now = loop.time()
+        deadline = now + (message.timeout if timeout is None else timeout)
+        envelope = Envelope(message, reply, deadline, request_id.get(), now)
         if not mailbox.offer(envelope):
             await self._wait_for_room(mailbox, envelope)
         mailbox.deadlines.add(reply, deadline)
@@ -62,7 +63,8 @@ class LocalRef(Generic[A]):
         if message.contract is not self._contract:
             raise misdirected(message, self._contract)
         mailbox, loop = self._mailboxes[message.lane], asyncio.get_running_loop()
-        envelope = Envelope(message, None, loop.time() + message.timeout, request_id.get())
+        now = loop.time()
+        envelope = Envelope(message, None, now + message.timeout, request_id.get(), now)
         if not mailbox.offer(envelope):
             raise self._refusal(mailbox)
 

@@ -59,6 +59,17 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True)
+class SlowMessage:
+    """A message took a large part of its timeout: *waited* seconds in the mailbox, *took* seconds in the handler."""
+
+    actor: str
+    message: str
+    waited: float
+    took: float
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StopTimedOut:
     """The child did not stop within its ``shutdown`` seconds, or the host cut that short, and it was cancelled."""
 
@@ -96,6 +107,7 @@ Event = (
     | ChildWaiting
     | RestartsExhausted
     | DeadLetter
+    | SlowMessage
     | StopTimedOut
     | Ticked
     | TickFailed

@@ -24,7 +24,7 @@ from anyio.abc import TaskGroup
 
 from godrive.backoff import Backoff
 from godrive.runtime.actor import ActorCell, Crash, is_bug
-from godrive.runtime.child import ActorSpec, Child, ChildSpec, ChildState, ChildStatus
+from godrive.runtime.child import ActorSpec, Child, ChildDetails, ChildSpec, ChildState, ChildStatus, LastCrash
 from godrive.runtime.message import A
 from godrive.runtime.ref import LocalRef
 from godrive.runtime.supervision_events import (
@@ -97,6 +97,10 @@ class Supervisor:
     def children(self) -> list[ChildStatus]:
         """The status of each child, in start order."""
         return [node.status() for node in self._nodes.values()]
+
+    def details(self) -> list[ChildDetails]:
+        """More about each child, in start order."""
+        return [node.details() for node in self._nodes.values()]
 
     async def start(self) -> None:
         """Start the children, in order.  If one cannot start, stop those that have, and raise its error."""
@@ -235,10 +239,12 @@ class Supervisor:
             if not is_bug(error):
                 raise
             node.state = ChildState.RESTARTING
+            node.crashed_at = anyio.current_time()
             cause, doing, reported = error, None, False
             if isinstance(error, Crash):
                 doing, reported = error.doing, error.reported
                 cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+            node.crash = repr(cause), doing
             if node.ready.is_set() and not reported:
                 self._on_event(ChildCrashed(node.spec.name, cause, doing))
             return cause
@@ -298,6 +304,8 @@ class _Node:
         self.child = child
         self.state = ChildState.STARTING
         self.restarts = 0
+        self.crash: tuple[str, str | None] | None = None
+        self.crashed_at = 0.0
         self.launched = False
         self.stopping = False
         self.overdue = False
@@ -317,3 +325,10 @@ class _Node:
         child = self.child
         queued, in_flight = (child.queued, child.in_flight) if isinstance(child, ActorCell) else (0, 0)
         return ChildStatus(self.spec.name, self.state, self.restarts, queued, in_flight)
+
+    def details(self) -> ChildDetails:
+        child, last = self.child, None
+        if self.crash is not None:
+            last = LastCrash(*self.crash, anyio.current_time() - self.crashed_at)
+        oldest, in_hand = (child.oldest_queued(), child.in_hand()) if isinstance(child, ActorCell) else (0.0, [])
+        return ChildDetails(self.status(), oldest, in_hand, last)

@@ -67,7 +67,7 @@ async def test_a_tell_expires_too() -> None:
 async def test_a_message_whose_asker_has_been_told_is_late_even_if_a_timer_was_a_hair_early() -> None:
     loop = asyncio.get_running_loop()
     reply, deadline = loop.create_future(), loop.time() + 1e6
-    envelope = Envelope(Say("late"), reply, deadline, None)
+    envelope = Envelope(Say("late"), reply, deadline, None, deadline)
     assert not envelope.expired(loop.time())
     deadlines = Deadlines()
     deadlines.add(reply, deadline)

@@ -18,7 +18,8 @@ pytestmark = pytest.mark.anyio
 
 
 def letter(word: str, within: float = 1e6) -> Envelope:
-    return Envelope(Note(word), None, asyncio.get_running_loop().time() + within, None)
+    now = asyncio.get_running_loop().time()
+    return Envelope(Note(word), None, now + within, None, now)
 
 
 def words(envelopes: list[Envelope]) -> list[str]:
