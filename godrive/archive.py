@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from typing_extensions import Buffer
 
+from godrive.blobs import BlobDamaged
 from godrive.blobs.disposition import TURNING
 from godrive.errors import Invalid, MailboxFull, NotFound, StoreUnavailable
 from godrive.messages.files import ListContents
@@ -206,6 +207,8 @@ class Archive:
                 yield piece
         except NotFound:
             raise DamagedMember(member, "missing") from None
+        except BlobDamaged:
+            raise DamagedMember(member, "bytes") from None
         if received != member.size_bytes:
             raise DamagedMember(member, "short" if received < member.size_bytes else "long")
 

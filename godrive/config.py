@@ -165,6 +165,7 @@ class Blobs(Table, frozen=True):
     driver: Literal["disk", "memory", "s3"] = "disk"
     path: FilePath = ""
     min_free_bytes: Size = 67_108_864
+    pack_below: Annotated[int, Meta(ge=0, le=1_048_576)] = 16_384
     max_upload_bytes: Annotated[int, Meta(ge=1, le=2**62)] = 5_497_558_138_880
     upload_ttl: Annotated[float, Meta(ge=1, le=604_800)] = 3600.0
     download_ttl: Annotated[float, Meta(ge=1, le=604_800)] = 900.0

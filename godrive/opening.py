@@ -119,7 +119,12 @@ def make_blobs(config: Config, clock: Clock, memory: MemoryBudget | None = None)
         return MemoryBlobStore(clock=clock)
     from godrive.blobs.disk import DiskBlobStore  # noqa: PLC0415
 
-    return DiskBlobStore(config.blobs_path, min_free_bytes=config.blobs.min_free_bytes, memory=memory)
+    return DiskBlobStore(
+        config.blobs_path,
+        min_free_bytes=config.blobs.min_free_bytes,
+        memory=memory,
+        pack_below=config.blobs.pack_below,
+    )
 
 
 def _read(path: Path) -> str | None:

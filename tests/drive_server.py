@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
@@ -107,6 +109,15 @@ class DriveServer(Server):
         """Every file in the folders of blobs, or in one of them: ``objects``, ``staging`` or ``quarantine``."""
         folders = [place] if place else ["objects", "staging", "quarantine"]
         return [path for name in folders for path in (self.data / "blobs" / name).rglob("*") if path.is_file()]
+
+    def stored(self) -> set[str]:
+        """The key of every blob, in a file of its own or packed."""
+        objects, index = self.data / "blobs" / "objects", self.data / "blobs" / "packs" / "index.db"
+        keys = {str(path.relative_to(objects)) for path in self.blobs("objects")}
+        if index.exists():
+            with closing(sqlite3.connect(index)) as database:
+                keys |= {row[0] for row in database.execute("SELECT key FROM blobs")}
+        return keys
 
     def command(self) -> list[str | Path]:
         """What starts it; the configuration file is written anew."""

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from datetime import datetime
 from typing import Literal, Protocol, runtime_checkable
 
-from godrive.errors import Invalid, UploadFinished
+from godrive.errors import Invalid, StoreUnavailable, UploadFinished
 from godrive.model import BlobInfo, ObjectKey, SignedRequest, Upload, Value
 
 OWNER: ContextVar[str] = ContextVar("owner", default="")
@@ -46,6 +46,10 @@ class BlobExists(UploadFinished):
     def __init__(self, sha256: str) -> None:
         super().__init__()
         self.sha256 = sha256
+
+
+class BlobDamaged(StoreUnavailable):
+    """The bytes of a blob are not those that were stored."""
 
 
 class BlobStore(Protocol):

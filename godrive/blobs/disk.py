@@ -1,8 +1,9 @@
-"""Blobs as files below one folder.
+"""Blobs below one folder: small ones in packs, others as files.
 
 ::
 
     objects/018f2c3a/018f2c3a-...     a blob, under its key
+    packs/                            small blobs (see godrive.blobs.packs)
     staging/                          unfinished writes (see godrive.blobs.staging)
     uploads/018f2c3a.018f2c3a-...     a blob that is written in several steps (see godrive.blobs.growing)
     quarantine/018f2c3a.018f2c3a-...  set aside for an operator
@@ -15,24 +16,29 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
+import tempfile
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from godrive.blobs import split_key
+from godrive.blobs import BlobExists, Staged, split_key
 from godrive.blobs.body_check import BodyCheck
 from godrive.blobs.disk_appends import DiskAppends
 from godrive.blobs.failures import failures
 from godrive.blobs.objects import Objects
+from godrive.blobs.packs import Packs, PackStatus, describe
+from godrive.blobs.packs.merging import merged
 from godrive.blobs.staged_write import BATCH, StagedWrite, share
 from godrive.blobs.staging import StagingFile
-from godrive.errors import ConfigError, StorageFull, StoreUnavailable
+from godrive.errors import ConfigError, NotFound, StorageFull, StoreUnavailable, UploadFinished
 from godrive.memory import MemoryBudget
 from godrive.model import BlobInfo, ObjectKey
+from godrive.paths import exists
 
 T = TypeVar("T")
 
@@ -41,6 +47,9 @@ CHUNK = 256 * 1024
 
 MEMORY = 64 << 20
 """The default budget for bytes that wait for the disk."""
+
+PACK_BELOW = 16_384
+"""The size in bytes up to which blobs are packed by default."""
 
 _LISTED_AT_ONCE = 500
 _FREE_KEPT = 1.0
@@ -53,7 +62,8 @@ class DiskBlobStore(DiskAppends):
     put that would leave less than *min_free_bytes* on the file system, which the
     catalog may share, raises ``StorageFull`` before it begins.  With *named*,
     staging files always have names.  Bytes that wait for the disk count against
-    *memory*.
+    *memory*.  Blobs of at most *pack_below* bytes are packed; those that were
+    stored otherwise stay where they are.
     """
 
     def __init__(
@@ -64,6 +74,7 @@ class DiskBlobStore(DiskAppends):
         min_free_bytes: int | None = None,
         named: bool = False,
         memory: MemoryBudget | None = None,
+        pack_below: int = PACK_BELOW,
     ) -> None:
         super().__init__()
         self._path = Path(path)
@@ -71,7 +82,10 @@ class DiskBlobStore(DiskAppends):
         self._min_free_bytes = min_free_bytes
         self._named = named
         self._memory = memory or MemoryBudget(MEMORY)
+        self._pack_below = pack_below
         self._opened: Objects | None = None
+        self._packs: Packs | None = None
+        self._publishing: dict[ObjectKey, asyncio.Future[None]] = {}
         self._arriving: dict[ObjectKey, list[StagedWrite]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self._free = (0.0, 0)
@@ -79,21 +93,36 @@ class DiskBlobStore(DiskAppends):
 
     async def open(self) -> None:
         """Create the folders, and test that files in them can be created and linked.  Raises ``ConfigError``."""
+        self._disk = ThreadPoolExecutor(self._threads, "blobs-disk")
+        self._digests = ThreadPoolExecutor(os.cpu_count(), "blobs-sha256")
         try:
-            self._opened = await asyncio.to_thread(Objects, self._path, named=self._named)
-        except OSError as error:
+            self._opened, self._packs = await asyncio.to_thread(self._open)
+        except (OSError, sqlite3.Error) as error:
             raise ConfigError(
-                f"Blobs cannot be kept in {self._path}: {error.strerror}.",
+                f"Blobs cannot be kept in {self._path}: {getattr(error, 'strerror', error)}.",
                 field="blobs.path",
                 hint="It must be a folder that this user can write to, on a file system with hard links.",
             ) from error
-        self._disk = ThreadPoolExecutor(self._threads, "blobs-disk")
-        self._digests = ThreadPoolExecutor(os.cpu_count(), "blobs-sha256")
+
+    def _open(self) -> tuple[Objects, Packs | None]:
+        objects = Objects(self._path, named=self._named)
+        try:
+            packs = self._path / "packs"
+            if not self._pack_below and not exists(packs):
+                return objects, None
+            objects.make(packs.name)
+            return objects, Packs(packs, disk=self._disk, has_file=objects.has_file)
+        except BaseException:
+            objects.close()
+            raise
 
     async def close(self) -> None:
         """Wait for the clean-up of failed writes, then close every handle.  Idempotent."""
         if self._leaving:
             await asyncio.wait(self._leaving)
+        packs, self._packs = self._packs, None
+        if packs is not None:
+            await packs.close()
         opened, self._opened = self._opened, None
         if opened is not None:
             await asyncio.to_thread(self._disk.shutdown)
@@ -132,7 +161,10 @@ class DiskBlobStore(DiskAppends):
         arriving.append(arrival)
         try:
             await arrival.receive(body)
-            return await arrival.publish(objects.shards, key, mime)
+            if self._packs is None:
+                return await arrival.publish(objects.shards, key, mime)
+            async with self._turn(key):
+                return await self._store(self._packs, objects, arrival, key, mime)
         except BaseException:
             await self._to_the_end(arrival.abandon())
             raise
@@ -141,6 +173,37 @@ class DiskBlobStore(DiskAppends):
             arriving.remove(arrival)
             if not arriving:
                 self._arriving.pop(key, None)
+
+    async def _store(
+        self, packs: Packs, objects: Objects, arrival: StagedWrite, key: ObjectKey, mime: str | None
+    ) -> BlobInfo:
+        """Make what arrived a packed blob or a file."""
+        body = arrival.collected()
+        if body is not None and arrival.received <= self._pack_below:
+            return await packs.put(key, body, arrival.check, mime)
+        if await packs.find(key) is not None:
+            raise BlobExists(await arrival.digest())
+        return await arrival.publish(objects.shards, key, mime)
+
+    @asynccontextmanager
+    async def _turn(self, key: ObjectKey) -> AsyncIterator[None]:
+        """Of several puts of a key one publishes at a time, so that it does not become a file and a packed blob."""
+        while (other := self._publishing.get(key)) is not None:
+            await asyncio.wait([other])
+        done = self._publishing[key] = asyncio.get_running_loop().create_future()
+        try:
+            yield
+        finally:
+            del self._publishing[key]
+            done.set_result(None)
+
+    async def finish(self, staged: Staged, *, sha256: str | None = None, mime: str | None = None) -> BlobInfo:
+        """See :meth:`godrive.blobs.Appendable.finish`."""
+        async with self._turn(staged.key):
+            if self._packs is not None and await self._packs.find(staged.key) is not None:
+                await self.discard(staged)
+                raise UploadFinished
+            return await super().finish(staged, sha256=sha256, mime=mime)
 
     async def _claim(self, size: int) -> None:
         """Reserve *size* bytes of free space.  The caller must register in ``_arriving`` before its next await."""
@@ -167,7 +230,19 @@ class DiskBlobStore(DiskAppends):
 
     async def get(self, key: ObjectKey, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         """See :meth:`godrive.blobs.BlobStore.get`."""
-        fd = await self.open_file(key)
+        blob = await self._packed(key)
+        if blob is None:
+            try:
+                fd = await self._open_file(key)
+            except NotFound:
+                blob = await self._packed(key)  # it may have been packed meanwhile
+                if blob is None:
+                    raise
+        if blob is not None:
+            blob = blob[start:end]
+            for offset in range(0, len(blob), CHUNK):
+                yield blob[offset : offset + CHUNK]
+            return
         try:
             while end is None or start < end:
                 wanted = CHUNK if end is None else min(CHUNK, end - start)
@@ -179,8 +254,22 @@ class DiskBlobStore(DiskAppends):
         finally:
             os.close(fd)
 
+    async def _packed(self, key: ObjectKey) -> bytes | None:
+        return None if self._packs is None else await self._packs.read(key)
+
     async def open_file(self, key: ObjectKey) -> int:
-        """See :meth:`godrive.blobs.FileBacked.open_file`."""
+        """See :meth:`godrive.blobs.FileBacked.open_file`.  For a packed blob it is of a copy."""
+        blob = await self._packed(key)
+        if blob is None:
+            try:
+                return await self._open_file(key)
+            except NotFound:
+                blob = await self._packed(key)
+                if blob is None:
+                    raise
+        return _as_file(blob)
+
+    async def _open_file(self, key: ObjectKey) -> int:
         opening = asyncio.get_running_loop().run_in_executor(self._disk, self._objects.open_file, key)
         try:
             with failures():
@@ -192,26 +281,60 @@ class DiskBlobStore(DiskAppends):
 
     async def head(self, key: ObjectKey) -> BlobInfo:
         """See :meth:`godrive.blobs.BlobStore.head`.  Has the digest if the file system kept it."""
-        return await self._run(self._objects.head, key)
+        place = None if self._packs is None else await self._packs.find(key)
+        if place is not None:
+            return describe(place)
+        try:
+            return await self._run(self._objects.head, key)
+        except NotFound:
+            place = None if self._packs is None else await self._packs.find(key)
+            if place is None:
+                raise
+            return describe(place)
 
     async def delete(self, key: ObjectKey) -> None:
         """See :meth:`godrive.blobs.BlobStore.delete`.  When this returns, the deletion is durable."""
+        if self._packs is not None and await self._packs.find(key) is not None:
+            deleted = await self._packs.delete(key)
+            if deleted.found and not deleted.has_file:
+                return
         await self._run(self._objects.delete, key)
 
-    async def list(self, *, after: str = "") -> AsyncIterator[BlobInfo]:
+    def list(self, *, after: str = "") -> AsyncIterator[BlobInfo]:
         """See :meth:`godrive.blobs.BlobStore.list`."""
+        files = self._list_files(after)
+        return files if self._packs is None else merged(files, self._list_packed(self._packs, after))
+
+    async def _list_files(self, after: str) -> AsyncGenerator[BlobInfo, None]:
         for shard in await self._run(self._objects.shards_after, after):
             keys = await self._run(self._objects.keys_after, shard, after)
             for first in range(0, len(keys), _LISTED_AT_ONCE):
                 for info in await self._run(self._objects.heads, keys[first : first + _LISTED_AT_ONCE]):
                     yield info
 
+    async def _list_packed(self, packs: Packs, after: str) -> AsyncGenerator[BlobInfo, None]:
+        while blobs := await packs.after(after, _LISTED_AT_ONCE):
+            for info in blobs:
+                yield info
+            after = blobs[-1].key
+
     async def quarantine(self, key: ObjectKey) -> None:
         """See :meth:`godrive.blobs.BlobStore.quarantine`.  Overwrites nothing."""
+        blob = await self._packed(key)
+        if blob is not None:
+            await self._run(self._objects.set_bytes_aside, key, blob)
+            await self.delete(key)
+            return
         await self._run(self._objects.set_aside, key)
+
+    async def pack_status(self) -> PackStatus | None:
+        """What the packs have; ``None`` if there are none."""
+        return None if self._packs is None else await self._packs.status()
 
     async def sweep_staging(self, before: datetime) -> int:
         """See :meth:`godrive.blobs.BlobStore.sweep_staging`."""
+        if self._packs is not None:
+            await self._packs.release_removed()
         arriving = {arrival.staged.name for arrivals in self._arriving.values() for arrival in arrivals}
         return await self._run(self._objects.sweep, before.timestamp(), arriving)
 
@@ -238,6 +361,13 @@ class DiskBlobStore(DiskAppends):
     async def _run(self, call: Callable[..., T], *values: object) -> T:
         with failures():
             return await asyncio.get_running_loop().run_in_executor(self._disk, call, *values)
+
+
+def _as_file(blob: bytes) -> int:
+    """A descriptor of a file without a name that has these bytes."""
+    with tempfile.TemporaryFile(buffering=0) as file:
+        file.write(blob)
+        return os.dup(file.fileno())
 
 
 def _close_opened(opening: asyncio.Future[int]) -> None:

@@ -31,7 +31,7 @@ class Objects:
         self._handles = [os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
         try:
             for name in ("objects", "staging", "quarantine", "uploads"):
-                make_folder(name, self._handles[0])
+                self.make(name)
                 self._handles.append(open_folder(name, self._handles[0]))
             _, self.objects, staging, self._quarantine, self.uploads = self._handles
             self.shards = Shards(self.objects)
@@ -41,6 +41,10 @@ class Objects:
         except OSError:
             self.close()
             raise
+
+    def make(self, name: str) -> None:
+        """Create a folder below the root, durably, unless it exists."""
+        make_folder(name, self._handles[0])
 
     def close(self) -> None:
         """Close every handle.  Idempotent."""
@@ -72,6 +76,15 @@ class Objects:
             return describe(key, fd, noted(fd, SHA256), noted(fd, MIME))
         finally:
             os.close(fd)
+
+    def has_file(self, key: ObjectKey) -> bool:
+        """Whether the blob is a file."""
+        try:
+            return stat.S_ISREG(os.stat(key, dir_fd=self.objects, follow_symlinks=False).st_mode)
+        except OSError as error:
+            if error.errno not in _ABSENT:
+                raise
+            return False
 
     def heads(self, keys: Iterable[ObjectKey]) -> list[BlobInfo]:
         """Describe those of the blobs that exist."""
@@ -120,6 +133,18 @@ class Objects:
                 os.fsync(self._quarantine)
                 folder.sync()
             self.shards.prune(shard)
+
+    def set_bytes_aside(self, key: ObjectKey, data: bytes) -> None:
+        """Keep *data* in the quarantine, durably, as if it were the file of the blob."""
+        aside = f"{key.replace('/', '.')}.{secrets.token_hex(4)}"
+        fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._quarantine)
+        try:
+            with open(fd, "wb", closefd=False) as file:
+                file.write(data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.fsync(self._quarantine)
 
     def sweep(self, before: float, arriving: Collection[str]) -> int:
         """Remove staging files last written before that time and not *arriving*, and return how many.

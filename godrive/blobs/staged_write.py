@@ -50,7 +50,7 @@ class StagedWrite:
         memory: MemoryBudget,
     ) -> None:
         self.staged = staged
-        self._check = check
+        self.check = check
         self._batch = batch
         self._disk = disk
         self._digests = digests
@@ -64,12 +64,12 @@ class StagedWrite:
     @property
     def received(self) -> int:
         """Bytes received so far."""
-        return self._check.received
+        return self.check.received
 
     @property
     def missing(self) -> int:
         """Bytes still to be written, as far as that is known."""
-        return max(self._check.size or 0, self.received) - self.staged.written
+        return max(self.check.size or 0, self.received) - self.staged.written
 
     def held_bytes(self) -> int:
         """Bytes that were received and are not written yet."""
@@ -97,11 +97,11 @@ class StagedWrite:
                 await self._pass_on()
             else:
                 del chunk
-        self._check.end()
+        self.check.end()
 
     def _is_batch(self, chunk: bytes | memoryview) -> bool:
         """Add *chunk* to what is collected, and return whether that is a batch.  Raises ``LengthMismatch``."""
-        self._check.count(len(chunk))
+        self.check.count(len(chunk))
         self._rest.append(chunk)
         self._collected += len(chunk)
         if self._collected > LEAST:
@@ -126,11 +126,20 @@ class StagedWrite:
             executor.push(self._rest)
         self._rest, self._collected = [], 0
 
+    def collected(self) -> Batch | None:
+        """The whole body, if none of it had to be written yet."""
+        return None if self._executors else self._rest
+
+    async def digest(self) -> str:
+        """The SHA-256 of what was received.  It cannot be published any more."""
+        await asyncio.get_running_loop().run_in_executor(self._digests, self.staged.digest, self._rest)
+        return self.staged.hexdigest()
+
     async def publish(self, shards: Shards, key: ObjectKey, mime: str | None) -> BlobInfo:
         """Make what was received the blob of *key*.  Raises as :meth:`StagingFile.finish` does."""
         loop = asyncio.get_running_loop()
         self._finishing = loop.run_in_executor(
-            self._disk, self.staged.finish, self._rest, shards, key, self._check, mime
+            self._disk, self.staged.finish, self._rest, shards, key, self.check, mime
         )
         await asyncio.wait([self._finishing])  # a cancelled wait leaves the call and its outcome alone
         with failures():

@@ -113,6 +113,10 @@ class StagingFile:
         for chunk in chunks:
             self._hash.update(chunk)
 
+    def hexdigest(self) -> str:
+        """The SHA-256 of what was digested."""
+        return self._hash.hexdigest()
+
     def finish(
         self, rest: Sequence[bytes | memoryview], shards: Shards, key: ObjectKey, check: BodyCheck, mime: str | None
     ) -> BlobInfo:
@@ -123,7 +127,7 @@ class StagingFile:
         try:
             self.write(rest)
             self.digest(rest)
-            digest = self._hash.hexdigest()
+            digest = self.hexdigest()
             check.compare(digest)
             return self.publish(shards, key, digest, mime)
         finally:

@@ -30,6 +30,7 @@ TABLES = {
     "clock": "server.data_dir",
     "catalog": "[catalog]",
     "blob store": "[blobs]",
+    "packs": "[blobs]",
     "signed URLs": "[blobs.s3]",
     "NATS": "[nats]",
     "server": "[server]",

@@ -14,6 +14,7 @@ from typing import get_args
 from msgspec.structs import replace
 
 from godrive.blobs import BlobStore
+from godrive.blobs.disk import DiskBlobStore
 from godrive.catalog import Catalog, migrations
 from godrive.clock import Clock
 from godrive.config import Config, StoreFault
@@ -136,8 +137,24 @@ async def blobs(config: Config, clock: Clock, report: Report) -> None:
             report.failure(name, "A blob that was deleted is still there.", "Let the access key delete objects.")
         else:
             report.ok(name, f"{config.blobs.driver}: a blob came and went, its put took {milliseconds:.1f} ms.")
+        await _packs(store, report)
     finally:
         await store.close()
+
+
+async def _packs(store: BlobStore, report: Report) -> None:
+    """Whether the packs of a disk store are whole."""
+    status = await store.pack_status() if isinstance(store, DiskBlobStore) else None
+    if status is None:
+        return
+    if status.problems:
+        hint = "Stop GoDrive and restore the packs from a backup. All other blobs can be read."
+        report.failure("packs", " ".join(status.problems), hint)
+    else:
+        detail = (
+            f"{status.blobs} small blobs in {status.packs} packs of {status.size} bytes, {status.live} of them in use."
+        )
+        report.ok("packs", detail)
 
 
 async def _missing_rights(store: BlobStore) -> list[str]:

@@ -11,7 +11,7 @@ import hashlib
 import sys
 from collections.abc import AsyncIterator
 
-from godrive.blobs.disk import DiskBlobStore
+from godrive.blobs.disk import PACK_BELOW, DiskBlobStore
 from godrive.errors import StorageFull
 from godrive.model import ObjectKey, new_id
 
@@ -27,9 +27,9 @@ async def pieces(data: bytes) -> AsyncIterator[bytes]:
         yield data[start : start + 100_000]
 
 
-async def put_for_ever(folder: str, length: int, named: bool) -> None:
+async def put_for_ever(folder: str, length: int, kind: str) -> None:
     """Four at a time; a line for each that is stored, and one when there is no more room."""
-    store = DiskBlobStore(folder, named=named)
+    store = DiskBlobStore(folder, named=kind == "named", pack_below=PACK_BELOW if kind == "packed" else 0)
     await store.open()
 
     async def put_one_after_another() -> None:
@@ -51,4 +51,4 @@ async def put_for_ever(folder: str, length: int, named: bool) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(put_for_ever(sys.argv[1], int(sys.argv[2]), sys.argv[3] == "named"))
+    asyncio.run(put_for_ever(sys.argv[1], int(sys.argv[2]), sys.argv[3]))

@@ -53,7 +53,7 @@ def named(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture
 async def store(root: Path, named: bool) -> AsyncIterator[DiskBlobStore]:
-    made = DiskBlobStore(root, named=named)
+    made = DiskBlobStore(root, named=named, pack_below=0)
     await made.open()
     yield made
     await made.close()

@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from godrive.blobs import BlobExists, BlobStore, FileBacked, split_key
-from godrive.blobs.disk import DiskBlobStore
+from godrive.blobs.disk import PACK_BELOW, DiskBlobStore
 from godrive.blobs.memory import MemoryBlobStore
 from godrive.errors import DigestMismatch, Invalid, LengthMismatch, NotFound, StoreUnavailable, UploadFinished
 from godrive.model import ObjectKey, new_id
@@ -25,14 +25,15 @@ pytestmark = pytest.mark.anyio
 LARGE = 9 * 1024 * 1024 + 12_345
 
 
-@pytest.fixture(params=["memory", "disk", "disk-named", pytest.param("s3", marks=pytest.mark.servers)])
+@pytest.fixture(params=["memory", "disk", "disk-named", "disk-files", pytest.param("s3", marks=pytest.mark.servers)])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[BlobStore]:
     """Each implementation, open and empty."""
     made: BlobStore
     if request.param == "memory":
         made = MemoryBlobStore()
     elif request.param.startswith("disk"):
-        made = DiskBlobStore(tmp_path / "blobs", named=request.param == "disk-named")
+        below = 0 if request.param == "disk-files" else PACK_BELOW
+        made = DiskBlobStore(tmp_path / "blobs", named=request.param == "disk-named", pack_below=below)
     else:
         gateway = request.getfixturevalue("ceph_gateway")
         from tests.ceph import ProbedOnce, own_bucket

@@ -100,7 +100,7 @@ async def test_after_it_all_is_well_and_nothing_is_left_behind(used: Config) -> 
     found = await findings(used)
     assert {finding.verdict for finding in found if finding.check not in MACHINE} == {Verdict.OK}
     assert [finding.check for finding in found] == [
-        "configuration", "data folder", "secret", "free space", "clock", "catalog", "blob store", "server"
+        "configuration", "data folder", "secret", "free space", "clock", "catalog", "blob store", "packs", "server"
     ]  # fmt: skip
     assert sorted(path for path in used.data_dir.rglob("*") if path.is_file()) == before
 

@@ -63,7 +63,7 @@ async def test_whenever_it_is_killed_what_was_acknowledged_is_listed_once_and_wh
         await ledger.check_bytes(client, files)
 
         async def only_files_left() -> bool:
-            return not drive_server.blobs("staging") and len(drive_server.blobs("objects")) == len(files)
+            return not drive_server.blobs("staging") and len(drive_server.stored()) == len(files)
 
         assert await eventually(only_files_left, within=60)
 
@@ -90,11 +90,11 @@ async def test_bytes_that_arrived_before_the_kill_become_a_file_without_the_clie
             async with anyio.create_task_group() as puts:
                 for intent, name in zip(intents, names, strict=True):
                     puts.start_soon(put, intent, name)
-                while not drive_server.blobs("objects"):
+                while not drive_server.stored():
                     await anyio.lowlevel.checkpoint()
                 await anyio.to_thread.run_sync(drive_server.kill9)
             drive_server.start()
-            stored = len(drive_server.blobs("objects"))
+            stored = len(drive_server.stored())
 
             async def all_listed(stored: int = stored) -> bool:
                 return len(await client.files()) == stored
@@ -106,7 +106,7 @@ async def test_bytes_that_arrived_before_the_kill_become_a_file_without_the_clie
                 await client.request("DELETE", f"/v1/trash/{file['id']}")
 
             async def emptied() -> bool:
-                return not drive_server.blobs("objects")
+                return not drive_server.stored()
 
             assert await eventually(emptied)
 

@@ -74,7 +74,7 @@ async def check_store(drive_server: DriveServer) -> None:
     needed = {row[0] for row in await rig.rows("SELECT object_key FROM versions WHERE next_purge_at IS NULL")}
     ours = "SELECT object_key FROM uploads WHERE state = 'pending' OR cleanup_at IS NOT NULL"
     known = {row[0] for row in await rig.rows(f"SELECT object_key FROM versions UNION {ours}")}
-    stored = {f"{path.name[:8]}/{path.name}" for path in drive_server.blobs("objects")}
+    stored = drive_server.stored()
     assert needed <= stored <= known
     assert await rig.drift() == 0
     await catalog.close()
@@ -101,10 +101,10 @@ async def test_a_kill_loses_no_version_and_leaves_no_bytes(drive_server: DriveSe
                     await anyio.sleep(0.001)
                 await anyio.to_thread.run_sync(drive_server.kill9)
         await check_store(drive_server)
-        before = len(drive_server.blobs("objects"))
+        before = len(drive_server.stored())
         drive_server.tables["janitor"]["sweep_every"] = 0.01
         drive_server.start()
-        while len(drive_server.blobs("objects")) == before:
+        while len(drive_server.stored()) == before:
             await anyio.sleep(0.001)
         await anyio.to_thread.run_sync(drive_server.kill9)
         await check_store(drive_server)

@@ -67,7 +67,7 @@ async def test_a_person_uploads_lists_downloads_and_deletes_and_the_bytes_are_pu
             assert answer.status == 404
 
         async def purged() -> bool:
-            return not await ada.files("/v1/trash") and not drive_server.blobs()
+            return not await ada.files("/v1/trash") and not drive_server.stored() and not drive_server.blobs()
 
         assert await eventually(purged)
 

@@ -36,6 +36,7 @@ async def test_from_a_folder_to_s3_and_postgres_everything_is_still_there(
     drive_server: DriveServer, ceph_gateway: CephGateway, postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
     drive_server.tables["janitor"]["orphan_age"] = 0.0
+    drive_server.tables["blobs"]["pack_below"] = 0
     drive_server.start()
     contents = {f"{number}.bin": os.urandom(size) for number, size in enumerate((0, 5, 70_000, 2_000_000))}
     async with Client.connect(drive_server.url) as client:

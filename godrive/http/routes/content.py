@@ -10,7 +10,7 @@ from aiohttp import hdrs, web
 from msgspec import Meta
 
 from godrive import transfer
-from godrive.blobs import Presigner
+from godrive.blobs import BlobDamaged, Presigner
 from godrive.blobs.disposition import UNKNOWN, content_disposition, may_be_shown
 from godrive.blobs.sniffing import HEAD, is_utf_8
 from godrive.drive import GoDrive
@@ -122,6 +122,9 @@ async def _send(call: Call, by: Caller | SignedUrl, content: Content, *, inline:
         except DamagedBlob as damaged:
             _report(request, content, damaged.kind)
             raise
+        except BlobDamaged:
+            _report(request, content, "bytes")
+            raise DamagedBlob("bytes") from None
         except NotFound:
             # Raises if it was purged meanwhile.
             await transfer.open_content(drive, by, file.id, version_id=file.version_id)

@@ -413,7 +413,7 @@ async def test_many_read_at_once(ann: Person) -> None:
 async def test_a_blob_that_is_short_or_lost_is_told_logged_and_counted(
     http: aiohttp.ClientSession, open_site: OpenSite, tmp_path: Path, caplog: pytest.LogCaptureFixture, size: int
 ) -> None:
-    async with open_site(blobs={"driver": "disk", "path": str(tmp_path / "blobs")}) as site:
+    async with open_site(blobs={"driver": "disk", "path": str(tmp_path / "blobs"), "pack_below": 0}) as site:
         ann = await Person(http, site.url).enter()
         url = await url_of(ann, await ann.upload("a.bin", os.urandom(size)))
         (blob,) = [path for path in (tmp_path / "blobs" / "objects").rglob("*") if path.is_file()]
@@ -430,6 +430,26 @@ async def test_a_blob_that_is_short_or_lost_is_told_logged_and_counted(
             numbers = (await ann("GET", "/metrics")).content.decode()
             assert f'godrive_blobs_damaged_total{{kind="{kind}"}} 1.0' in numbers
             blob.unlink(missing_ok=True)
+
+
+async def test_a_packed_blob_that_is_damaged_is_told_logged_and_counted(
+    http: aiohttp.ClientSession, open_site: OpenSite, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_site(blobs={"driver": "disk", "path": str(tmp_path / "blobs")}) as site:
+        ann = await Person(http, site.url).enter()
+        urls = [await url_of(ann, await ann.upload(f"{number}.bin", os.urandom(1000))) for number in range(3)]
+        (pack,) = (tmp_path / "blobs" / "packs").glob("*.pack")
+        with pack.open("r+b") as file:
+            file.seek(pack.stat().st_size // 2)
+            (byte,) = file.read(1)
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([byte ^ 1]))
+        answers = [await get(ann, url) for url in urls]
+        assert [answer.status for answer in answers] == [200, 503, 200]
+        assert answers[1].json["code"] == "store_unavailable"
+        (event,) = [record.getMessage() for record in caplog.records if "event='blob_damaged'" in record.getMessage()]
+        assert "kind='bytes'" in event
+        assert 'godrive_blobs_damaged_total{kind="bytes"} 1.0' in (await ann("GET", "/metrics")).content.decode()
 
 
 async def test_a_blob_that_ends_while_it_is_sent_cuts_the_answer_and_has_its_line_in_the_log(

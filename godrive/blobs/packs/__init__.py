@@ -1,0 +1,320 @@
+"""Small blobs together in large files, so that many share one sync.
+
+A file for each small blob costs more than its bytes: to create, sync and link it
+takes several times the work of appending it to a file that is open, and each
+waits for a sync of its own.  ``record`` has the format of a pack, ``writer`` how
+blobs become durable, ``reader`` how they are read, ``compaction`` how room is
+given back, and ``recovery`` what happens after a crash.
+
+::
+
+    packs/00000001.pack   blobs, one after another
+    packs/index.db        where each blob is; made again from the packs if it is not there
+    packs/hold            made by an operator: no pack is removed while it is there
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TypeVar
+
+from godrive.blobs import BlobDamaged
+from godrive.blobs.body_check import BodyCheck
+from godrive.blobs.failures import failures
+from godrive.blobs.packs import compaction, recovery
+from godrive.blobs.packs.files import PackFiles
+from godrive.blobs.packs.index import Index, Place
+from godrive.blobs.packs.reader import PackReader, WouldWait
+from godrive.blobs.packs.record import Damaged
+from godrive.blobs.packs.writer import Delete, PackWriter, Put
+from godrive.errors import StorageFull, StoreUnavailable
+from godrive.model import BlobInfo, ETag, ObjectKey
+from godrive.paths import exists, open_or_create
+
+T = TypeVar("T")
+
+INDEX = "index.db"
+HOLD = "hold"
+"""While there is a file of this name, no pack is removed."""
+MOST = 256
+"""The most puts and deletions in one group."""
+
+Waiting = tuple[Put | Delete, asyncio.Future[Exception | None]]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MOVES = 8
+"""Attempts to read a blob that is moved meanwhile."""
+
+
+@dataclass(frozen=True)
+class PackStatus:
+    """What ``godrive doctor`` tells of the packs."""
+
+    blobs: int
+    packs: int
+    size: int
+    live: int
+    problems: tuple[str, ...]
+
+
+class Packs:
+    """The packs in the folder *path*, which is created if absent.
+
+    *has_file* says whether a key has a blob outside the packs.  Reads that have
+    to wait for the disk run in *disk*.
+    """
+
+    def __init__(self, path: Path, *, disk: Executor, has_file: Callable[[ObjectKey], bool]) -> None:
+        """Open the packs, and recover what a crash left behind.  Blocks.  Raises ``OSError``, ``sqlite3.Error``."""
+        self._path = path
+        self._disk = disk
+        self._files = PackFiles(path)
+        index = _open_index(path / INDEX)
+        self._writer = PackWriter(self._files, index, has_file)
+        recovery.recover(self._writer)
+        self._reader = PackReader(path / INDEX, self._files)
+        self._thread = ThreadPoolExecutor(1, "blobs-packs")
+        self._waiting: list[Waiting] = []
+        self._ended: asyncio.Future[None] | None = None
+        self._group_ended: asyncio.Future[None] | None = None
+        self._is_turn_of_groups = True
+        self._is_closing = False
+        self._may_compact = True
+        self._compaction: compaction.Compaction | None = None
+        self._compaction_failure: Exception | None = None
+
+    async def close(self) -> None:
+        """Finish what was begun, then close every file.  Idempotent."""
+        self._is_closing, self._may_compact = True, False
+        if self._ended is not None:
+            await asyncio.wait([self._ended])
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self._thread.shutdown()
+        try:
+            if not exists(self._path / HOLD):
+                compaction.drop_empty(self._writer)
+        except (OSError, sqlite3.Error):
+            pass  # the next start tries again
+        finally:
+            self._reader.close()
+            self._writer.index.close()
+            self._files.close()
+
+    async def put(
+        self, key: ObjectKey, chunks: Sequence[bytes | memoryview], check: BodyCheck, mime: str | None
+    ) -> BlobInfo:
+        """Store a blob.  Raises ``BlobExists``, ``DigestMismatch``, ``StorageFull``, ``StoreUnavailable``.
+
+        If the wait is cancelled before the blob's group has begun, it is not stored.
+        """
+        put = Put(key, chunks, check, mime or "")
+        await self._submit(put)
+        if put.error is not None:
+            raise put.error
+        assert put.place is not None  # noqa: S101 - it is one or the other
+        return describe(put.place)
+
+    async def delete(self, key: ObjectKey) -> Delete:
+        """Delete a blob durably.  Idempotent."""
+        delete = Delete(key)
+        await self._submit(delete)
+        return delete
+
+    async def find(self, key: ObjectKey) -> Place | None:
+        """Where the blob is, if it is packed.  Raises ``StoreUnavailable``."""
+        with _failures():
+            try:
+                return self._reader.find_now(key)
+            except WouldWait:
+                return await self._run(self._reader.find, key)
+
+    async def read(self, key: ObjectKey) -> bytes | None:
+        """The blob, if it is packed.  Raises ``BlobDamaged``, ``StoreUnavailable``."""
+        for _ in range(_MOVES):
+            place = await self.find(key)
+            if place is None:
+                return None
+            with _failures():
+                try:
+                    body = self._reader.read_now(place)
+                except WouldWait:
+                    body = await self._run(self._reader.read, place)
+            if body is not None:
+                return body
+        return None  # it is being deleted
+
+    async def after(self, key: str, limit: int) -> list[BlobInfo]:
+        """The next *limit* blobs in key order."""
+        with _failures():
+            return [describe(place) for place in await self._run(self._reader.after, key, limit)]
+
+    async def release_removed(self) -> None:
+        """Close packs that another process has removed, so that their room is given back."""
+
+        def release() -> None:
+            present = self._files.sizes()
+            for number in self._files.open_numbers():
+                if number not in present:
+                    self._files.release(number)
+
+        with _failures():
+            await self._run(release)
+
+    async def status(self) -> PackStatus:
+        """Counts and problems, for an operator."""
+
+        def read() -> PackStatus:
+            index = Index(self._path / INDEX, read_only=True)
+            try:
+                packs, sizes = index.packs(), self._files.sizes()
+                problems = recovery.problems(packs, sizes)
+                if self._compaction_failure is not None:
+                    problems.append(f"The last compaction failed: {self._compaction_failure}")
+                return PackStatus(
+                    blobs=index.total(),
+                    packs=len(sizes),
+                    size=sum(sizes.values()),
+                    live=sum(pack.live for pack in packs),
+                    problems=tuple(problems),
+                )
+            finally:
+                index.close()
+
+        with _failures():
+            return await self._run(read)
+
+    async def _run(self, call: Callable[..., T], *values: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._disk, call, *values)
+
+    async def _submit(self, item: Put | Delete) -> None:
+        """Have the item done in a group.  When it is, the wait ends; cancelling that takes back what has not begun."""
+        loop = asyncio.get_running_loop()
+        reply: asyncio.Future[Exception | None] = loop.create_future()
+        waiting = item, reply
+        self._waiting.append(waiting)
+        if self._ended is None:
+            self._ended = loop.create_future()
+            self._next(loop)
+        try:
+            error = await reply
+        except asyncio.CancelledError:
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
+            else:
+                await asyncio.wait([self._group_ended or reply])
+            raise
+        if error is not None:
+            with _failures():
+                raise error
+
+    def _next(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin the next group, or a step of a compaction, which take turns."""
+        if self._may_compact and not self._is_turn_of_groups:
+            self._is_turn_of_groups = True
+            self._thread.submit(self._compact, loop)
+        elif self._waiting:
+            self._is_turn_of_groups = False
+            group, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
+            self._group_ended = loop.create_future()
+            self._thread.submit(self._commit, loop, group)
+        elif self._may_compact:
+            self._thread.submit(self._compact, loop)
+        elif self._ended is not None:
+            self._ended.set_result(None)
+            self._ended = None
+
+    def _commit(self, loop: asyncio.AbstractEventLoop, group: list[Waiting]) -> None:
+        error: Exception | None = None
+        puts = [item for item, _ in group if isinstance(item, Put)]
+        deletes = [item for item, _ in group if isinstance(item, Delete)]
+        try:
+            self._writer.commit(puts, deletes)
+        except Exception as failure:
+            error = failure
+        loop.call_soon_threadsafe(self._committed, loop, group, error)
+
+    def _committed(self, loop: asyncio.AbstractEventLoop, group: list[Waiting], error: Exception | None) -> None:
+        if self._group_ended is not None:
+            self._group_ended.set_result(None)
+            self._group_ended = None
+        for item, reply in group:
+            if not reply.done():  # the caller no longer waits
+                reply.set_result(error)
+            if isinstance(item, Delete) and item.found and not self._is_closing:
+                self._may_compact = True
+        self._next(loop)
+
+    def _compact(self, loop: asyncio.AbstractEventLoop) -> None:
+        is_done = True
+        try:
+            if self._compaction is None and not exists(self._path / HOLD):
+                self._compaction = compaction.candidate(self._writer)
+            if self._compaction is not None:
+                is_done = not compaction.step(self._writer, self._compaction)
+                if is_done:
+                    self._compaction = None
+                    is_done = False  # there may be another one
+        except (OSError, sqlite3.Error, Damaged) as failure:
+            self._compaction, self._compaction_failure = None, failure
+        loop.call_soon_threadsafe(self._compacted, loop, is_done)
+
+    def _compacted(self, loop: asyncio.AbstractEventLoop, is_done: bool) -> None:
+        self._may_compact = not is_done and not self._is_closing
+        self._next(loop)
+
+
+def describe(place: Place) -> BlobInfo:
+    """Describe a packed blob.  No two puts have the same instant, so time and size make a strong ETag."""
+    return BlobInfo(
+        key=ObjectKey(place.key),
+        size_bytes=place.size,
+        etag=ETag(f"{place.stored_ns:x}-{place.size:x}"),
+        modified_at=_EPOCH + timedelta(microseconds=place.stored_ns // 1000),
+        sha256=place.sha256.hex(),
+        mime=place.mime or None,
+    )
+
+
+def _open_index(path: Path) -> Index:
+    """Open the index.  One that is no database any more is set aside, because it can be made again."""
+    os.close(open_or_create(path))
+    try:
+        index = Index(path)
+        index.newest()
+        return index
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise
+    path.replace(path.with_name(f"{INDEX}.damaged"))
+    for suffix in ("-wal", "-shm"):
+        path.with_name(INDEX + suffix).unlink(missing_ok=True)
+    os.close(open_or_create(path))
+    return Index(path)
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """Translate the errors of the system, of SQLite and of damaged bytes."""
+    try:
+        with failures():
+            yield
+    except sqlite3.Error as error:
+        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL:
+            raise StorageFull("The disk of the blobs is full.", hint="Free space on it.") from error
+        raise StoreUnavailable(
+            f"The index of the packs cannot be used: {error}.",
+            hint=f"If it is damaged, stop GoDrive and remove {INDEX} from the folder of the packs. "
+            "The next start makes it again.",
+        ) from error
+    except Damaged as error:
+        raise BlobDamaged(f"{error}", hint="`godrive doctor` checks the packs; restore them from a backup.") from error

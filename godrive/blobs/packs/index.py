@@ -1,0 +1,155 @@
+"""Where the blobs in packs are: an index in SQLite, which can be made again from the packs.
+
+A commit of the index is not synced, except where its docstring says so, because
+what a power failure takes from it is found again in the packs.  SQLite's log
+keeps it consistent, and it is synced before a pack is removed.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+_TIMEOUT = 10.0
+"""Seconds that a process waits for a group of another."""
+
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS blobs (key TEXT PRIMARY KEY, pack INTEGER NOT NULL, start INTEGER NOT NULL, "
+    "length INTEGER NOT NULL, size INTEGER NOT NULL, stored_ns INTEGER NOT NULL, sha256 BLOB NOT NULL, "
+    "mime TEXT NOT NULL) WITHOUT ROWID",
+    # *ended* is how far the index has followed the pack; *live* counts the bytes of the records that it has.
+    "CREATE TABLE IF NOT EXISTS packs (number INTEGER PRIMARY KEY, ended INTEGER NOT NULL, live INTEGER NOT NULL, "
+    "state TEXT NOT NULL)",
+    "PRAGMA user_version = 1",
+)
+_PLACE = "SELECT key, pack, start, length, size, stored_ns, sha256, mime FROM blobs "
+
+
+class Place(NamedTuple):
+    """Where a blob is, and what is known about it."""
+
+    key: str
+    pack: int
+    start: int
+    length: int
+    size: int
+    stored_ns: int
+    sha256: bytes
+    mime: str
+
+
+class Pack(NamedTuple):
+    """A pack in the index.
+
+    Its state is ``open``; ``full`` if it is not continued; ``damaged`` if it
+    may have blobs that cannot be read; ``dropped`` if only its file is left.
+    """
+
+    number: int
+    ended: int
+    live: int
+    state: str
+
+
+class Index:
+    """A connection to the index.  One thread at a time may use it."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """Open the file, and create it unless *read_only*.  Raises ``sqlite3.Error``."""
+        self._connection = sqlite3.connect(
+            path, timeout=0 if read_only else _TIMEOUT, isolation_level=None, check_same_thread=False
+        )
+        try:
+            self._execute = self._connection.execute
+            self._execute("PRAGMA cache_size = -4000")
+            if read_only:
+                self._execute("PRAGMA query_only = 1")
+            else:
+                self._execute("PRAGMA journal_mode = WAL")
+                self._execute("PRAGMA synchronous = NORMAL")
+                for statement in _SCHEMA:
+                    self._execute(statement)
+        except sqlite3.Error:
+            self._connection.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connection.  Idempotent."""
+        self._connection.close()
+
+    @contextmanager
+    def transaction(self, *, durable: bool = False) -> Iterator[None]:
+        """One transaction, which no other process interrupts.  If *durable*, its commit is synced."""
+        self._execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+        self._execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):  # the database has rolled back already
+                self._execute("ROLLBACK")
+            raise
+
+    def find(self, key: str) -> Place | None:
+        """The place of a blob."""
+        row = self._execute(_PLACE + "WHERE key = ?", (key,)).fetchone()
+        return None if row is None else Place(*row)
+
+    def after(self, key: str, limit: int) -> list[Place]:
+        """The next *limit* blobs in key order."""
+        rows = self._execute(_PLACE + "WHERE key > ? ORDER BY key LIMIT ?", (key, limit))
+        return [Place(*row) for row in rows]
+
+    def add(self, places: list[Place]) -> None:
+        """Add blobs, whose records are in the pack."""
+        self._connection.executemany("INSERT INTO blobs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", places)
+
+    def move(self, old: Place, new: Place) -> bool:
+        """Note that the blob of *old* is at *new* now.  Returns whether it was at *old*."""
+        moved = self._execute(
+            "UPDATE blobs SET pack = ?, start = ? WHERE key = ? AND pack = ? AND start = ?",
+            (new.pack, new.start, old.key, old.pack, old.start),
+        )
+        return moved.rowcount == 1
+
+    def remove(self, place: Place) -> None:
+        """Remove a blob."""
+        self._execute("DELETE FROM blobs WHERE key = ?", (place.key,))
+        self.count(place.pack, -place.length)
+
+    def packs(self) -> list[Pack]:
+        """All packs, the newest last."""
+        return [Pack(*row) for row in self._execute("SELECT number, ended, live, state FROM packs ORDER BY number")]
+
+    def newest(self) -> Pack | None:
+        """The pack with the highest number."""
+        row = self._execute("SELECT number, ended, live, state FROM packs ORDER BY number DESC LIMIT 1").fetchone()
+        return None if row is None else Pack(*row)
+
+    def add_pack(self, number: int, ended: int) -> None:
+        """Add a pack without blobs."""
+        self._execute("INSERT INTO packs VALUES (?, ?, 0, 'open')", (number, ended))
+
+    def extend(self, number: int, ended: int, live: int) -> None:
+        """Note that the pack now ends at *ended*, with *live* more bytes of blobs."""
+        self._execute("UPDATE packs SET ended = ?, live = live + ? WHERE number = ?", (ended, live, number))
+
+    def count(self, number: int, live: int) -> None:
+        """Add *live* bytes of blobs."""
+        self._execute("UPDATE packs SET live = live + ? WHERE number = ?", (live, number))
+
+    def mark(self, number: int, state: str) -> None:
+        """Set the state of a pack."""
+        self._execute("UPDATE packs SET state = ? WHERE number = ?", (state, number))
+
+    def forget_dropped(self) -> None:
+        """Remove the packs whose files are gone, except the newest, so that its number is not given again."""
+        self._execute("DELETE FROM packs WHERE state = 'dropped' AND number < (SELECT max(number) FROM packs)")
+
+    def total(self) -> int:
+        """The number of blobs."""
+        (total,) = self._execute("SELECT count(*) FROM blobs").fetchone()
+        return int(total)

@@ -1,0 +1,119 @@
+"""Reads of packed blobs, on the event loop while everything is in memory.
+
+A hop to a thread and back costs several times as much as a read of a page that
+the kernel has.  So a read begins on the loop, where nothing may wait for the
+disk: the kernel is asked for bytes of the page cache only (``RWF_NOWAIT``), and
+no file is opened.  The index is read as the catalog is: if a look-up had to wait
+for the disk, the reads that follow go to threads for a while.  Nothing is mapped,
+so a file that somebody cuts short is an error and not a signal.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sqlite3
+import threading
+import time
+from pathlib import Path
+
+from godrive.blobs.packs.files import PackFile, PackFiles
+from godrive.blobs.packs.index import Index, Place
+from godrive.blobs.packs.record import Damaged, parse
+
+_NOWAIT = getattr(os, "RWF_NOWAIT", None)
+_REST = 0.25
+"""Seconds for which reads go to threads after the disk was slow."""
+
+
+class WouldWait(Exception):
+    """The read has to wait for the disk, and must run in a thread."""
+
+
+def disk_reads() -> int:
+    """How much this thread has ever read from a disk, without what came from the page cache."""
+    return resource.getrusage(getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)).ru_inblock
+
+
+class PackReader:
+    """Finds and reads blobs in the packs of *files*."""
+
+    def __init__(self, path: Path, files: PackFiles) -> None:
+        self._files = files
+        self._small = Index(path, read_only=True)
+        self._large = Index(path, read_only=True)
+        self._lock = threading.Lock()
+        self._rest_until = 0.0
+
+    def close(self) -> None:
+        """Close the index.  Idempotent."""
+        self._small.close()
+        with self._lock:
+            self._large.close()
+
+    def find_now(self, key: str) -> Place | None:
+        """The place of a blob.  For the event loop.  Raises :class:`WouldWait`."""
+        now = time.monotonic()
+        if now < self._rest_until:
+            raise WouldWait
+        before = disk_reads()
+        try:
+            return self._small.find(key)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            raise WouldWait from None
+        finally:
+            if disk_reads() != before:
+                self._rest_until = now + _REST
+
+    def find(self, key: str) -> Place | None:
+        """The place of a blob.  For threads."""
+        with self._lock:
+            return self._large.find(key)
+
+    def after(self, key: str, limit: int) -> list[Place]:
+        """The next *limit* blobs in key order.  For threads."""
+        with self._lock:
+            return self._large.after(key, limit)
+
+    def read_now(self, place: Place) -> bytes | None:
+        """The blob at *place*; ``None`` if it was deleted.  For the event loop.
+
+        Raises :class:`WouldWait`, :class:`Damaged`.
+        """
+        file = self._files.opened(place.pack)
+        if file is None or _NOWAIT is None:
+            raise WouldWait
+        data = bytearray(place.length)
+        try:
+            read = os.preadv(file.fd, [data], place.start, _NOWAIT)
+        except OSError:  # not in memory, or a file system that cannot tell; a thread finds any other reason
+            raise WouldWait from None
+        if read < place.length:
+            raise WouldWait
+        return _body(file, place, memoryview(data))
+
+    def read(self, place: Place) -> bytes | None:
+        """The blob at *place*; ``None`` if it was deleted or moved.  For threads.
+
+        Raises ``OSError``, :class:`Damaged`.
+        """
+        try:
+            file = self._files.get(place.pack)
+        except FileNotFoundError:
+            if self.find(place.key) != place:
+                return None
+            raise Damaged(f"The pack {place.pack}, which has the blob {place.key}, is missing.") from None
+        return _body(file, place, memoryview(os.pread(file.fd, place.length, place.start)))
+
+
+def _body(file: PackFile, place: Place, data: memoryview) -> bytes | None:
+    try:
+        record = parse(data, 0, file.seed)
+    except Damaged:
+        record = None
+    if record is None or record.key != place.key or record.length != place.length:
+        raise Damaged(f"The head of the blob {place.key} is damaged.")
+    body = record.body(data)
+    return bytes(body) if record.is_live else None

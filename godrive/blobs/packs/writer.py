@@ -1,0 +1,168 @@
+"""The one writer of the packs.  Everything here blocks and runs in one thread.
+
+Theory of operation.  Puts and deletions that wait together are one group: the
+records of all puts are appended to the newest pack in one write, one sync makes
+them durable, and one transaction adds them to the index.  Only then are they
+acknowledged, so whatever an index has is on the disk.  A deletion overwrites the
+state of its record, which needs no room on a full disk; it is durable in the
+record and in the index.
+
+The transaction begins before the write, and it excludes other processes, such
+as ``godrive sweep`` beside a server.  If a group fails, its pack is cut back to
+where it ended; so is what a process that was killed had written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from godrive.blobs import BlobExists
+from godrive.blobs.body_check import BodyCheck
+from godrive.blobs.packs.files import PackFile, PackFiles
+from godrive.blobs.packs.index import Index, Pack, Place
+from godrive.blobs.packs.record import DEAD, FIRST, LIVE, Content, Damaged, head
+from godrive.errors import DriveError
+from godrive.model import ObjectKey
+
+PACK_SIZE = 128 << 20
+"""A pack of at least this size is not continued."""
+
+
+@dataclass(eq=False)
+class Put:
+    """A blob to store.  *place* is set when it is stored, *error* when it is refused."""
+
+    key: ObjectKey
+    chunks: Sequence[bytes | memoryview]
+    check: BodyCheck
+    mime: str
+    sha256: bytes = b""
+    place: Place | None = None
+    error: DriveError | None = None
+
+
+@dataclass(eq=False)
+class Delete:
+    """A blob to delete.  *found* is set if there was one, *has_file* if there is one outside the packs too."""
+
+    key: ObjectKey
+    found: bool = False
+    has_file: bool = False
+
+
+@dataclass
+class _Group:
+    """What a group appends to a pack."""
+
+    number: int
+    start: int
+    buffers: list[bytes | memoryview] = field(default_factory=list)
+    places: list[Place] = field(default_factory=list)
+    keys: set[str] = field(default_factory=set)
+
+    @property
+    def length(self) -> int:
+        return sum(map(len, self.buffers))
+
+
+class PackWriter:
+    """Appends to the packs and deletes from them.
+
+    *has_file* says whether a key has a blob outside the packs.
+    """
+
+    def __init__(self, files: PackFiles, index: Index, has_file: Callable[[ObjectKey], bool]) -> None:
+        self.files = files
+        self.index = index
+        self._has_file = has_file
+        self._stored_ns = 0
+
+    def commit(self, puts: Sequence[Put], deletes: Sequence[Delete]) -> None:
+        """Store and delete, durably.  Raises ``OSError`` or ``sqlite3.Error`` if nothing was stored."""
+        with self.index.transaction(durable=bool(deletes)):
+            self._delete(deletes)
+            newest, file = self.newest()
+            group = _Group(newest.number, newest.ended)
+            try:
+                for put in puts:
+                    self._add(put, group, file.seed)
+                if group.places:
+                    self.append(file, group.buffers, group.start)
+                    self.index.add(group.places)
+                    self.index.extend(group.number, group.start + group.length, group.length)
+            except BaseException:
+                with suppress(OSError):
+                    os.ftruncate(file.fd, group.start)
+                raise
+
+    def _add(self, put: Put, group: _Group, seed: int) -> None:
+        body = put.chunks[0] if len(put.chunks) == 1 else b"".join(put.chunks)
+        digest = hashlib.sha256(body)
+        put.sha256 = digest.digest()
+        try:
+            put.check.compare(digest.hexdigest())
+            if put.key in group.keys or self.index.find(put.key) is not None or self._has_file(put.key):
+                raise BlobExists(digest.hexdigest())
+        except DriveError as error:
+            put.error = error
+            return
+        self._stored_ns = max(self._stored_ns + 1, time.time_ns())  # the ETag is made of it
+        record_head = head(Content(put.key, put.mime, put.sha256, self._stored_ns, body), seed)
+        start = group.places[-1].start + group.places[-1].length if group.places else group.start
+        length = len(record_head) + len(body)
+        put.place = Place(
+            put.key, group.number, start, length, len(body), self._stored_ns, put.sha256, put.mime
+        )  # fmt: skip
+        group.keys.add(put.key)
+        group.places.append(put.place)
+        group.buffers += record_head, body
+
+    @staticmethod
+    def append(file: PackFile, buffers: Sequence[bytes | memoryview], start: int) -> None:
+        """Write *buffers* to the file from *start*, and sync it."""
+        data = memoryview(b"".join(buffers))
+        while data:
+            written = os.pwrite(file.fd, data, start)
+            data, start = data[written:], start + written
+        os.fdatasync(file.fd)
+
+    def _delete(self, deletes: Sequence[Delete]) -> None:
+        changed: dict[int, PackFile] = {}
+        for delete in deletes:
+            place = self.index.find(delete.key)
+            if place is None:
+                continue
+            delete.found, delete.has_file = True, self._has_file(delete.key)
+            with suppress(FileNotFoundError, Damaged):  # a pack that is lost has nothing to delete
+                file = changed[place.pack] = self.files.get(place.pack)
+                if os.pread(file.fd, len(LIVE), place.start) == LIVE:
+                    os.pwrite(file.fd, DEAD, place.start)
+            self.index.remove(place)
+        for file in changed.values():
+            os.fdatasync(file.fd)
+
+    def newest(self) -> tuple[Pack, PackFile]:
+        """The pack to append to, within a transaction.  What lies beyond its end is of no group, and cut off."""
+        pack = self.index.newest()
+        if pack is not None and pack.state == "open" and pack.ended < PACK_SIZE:
+            with suppress(FileNotFoundError, Damaged):
+                file = self.files.get(pack.number)
+                size = os.fstat(file.fd).st_size
+                if size > pack.ended:
+                    os.ftruncate(file.fd, pack.ended)
+                if size >= pack.ended:
+                    return pack, file
+        return self.create()
+
+    def create(self) -> tuple[Pack, PackFile]:
+        """Begin a new pack, within a transaction."""
+        newest = self.index.newest()
+        number = max([0 if newest is None else newest.number, *self.files.sizes()]) + 1
+        self.files.create(number)
+        self.index.add_pack(number, FIRST)
+        return Pack(number, FIRST, 0, "open"), self.files.get(number)

@@ -1,0 +1,420 @@
+"""What is particular to packed blobs: groups, damage, room that is given back, and what a crash leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from godrive.blobs import BlobDamaged, BlobExists
+from godrive.blobs.disk import PACK_BELOW, DiskBlobStore
+from godrive.blobs.packs import compaction
+from godrive.blobs.packs.record import FIRST
+from godrive.errors import NotFound, StoreUnavailable, UploadFinished
+from godrive.model import ObjectKey, new_id
+from tests.blobs import putter
+from tests.cases import each
+
+pytestmark = pytest.mark.anyio
+
+KIB = 1024
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "blobs"
+
+
+@pytest.fixture
+async def store(root: Path) -> AsyncIterator[DiskBlobStore]:
+    made = DiskBlobStore(root)
+    await made.open()
+    yield made
+    await made.close()
+
+
+def new_key() -> ObjectKey:
+    return ObjectKey(f"shard/{new_id()}")
+
+
+async def pieces(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+async def put(store: DiskBlobStore, data: bytes, key: ObjectKey | None = None) -> ObjectKey:
+    return (await store.put(key or new_key(), pieces(data), size=len(data), mime="text/plain")).key
+
+
+async def read(store: DiskBlobStore, key: ObjectKey) -> bytes:
+    return b"".join([piece async for piece in store.get(key)])
+
+
+def packs(root: Path) -> list[Path]:
+    return sorted((root / "packs").glob("*.pack"))
+
+
+def files(root: Path) -> list[Path]:
+    return [path for path in (root / "objects").rglob("*") if path.is_file()]
+
+
+def flip(path: Path, offset: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        (byte,) = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte ^ 0x10]))
+
+
+@each("size", [0, 1, PACK_BELOW, PACK_BELOW + 1])
+async def test_blobs_up_to_the_threshold_are_packed_and_others_are_files(
+    store: DiskBlobStore, root: Path, size: int
+) -> None:
+    before = len(files(root))
+    key = await put(store, bytes(size))
+    assert len(files(root)) - before == (size > PACK_BELOW)
+    assert await read(store, key) == bytes(size)
+
+
+async def test_puts_that_wait_together_share_one_sync(store: DiskBlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    await put(store, b"the pack exists")
+    begun, let = threading.Event(), threading.Event()
+    synced = 0
+    fdatasync = os.fdatasync
+
+    def held(fd: int) -> None:
+        nonlocal synced
+        synced += 1
+        begun.set()
+        assert let.wait(10)
+        fdatasync(fd)
+
+    monkeypatch.setattr(os, "fdatasync", held)
+    first = asyncio.ensure_future(put(store, b"first"))
+    assert await asyncio.to_thread(begun.wait, 10)
+    others = [asyncio.ensure_future(put(store, b"%d" % number)) for number in range(20)]
+    await anyio.wait_all_tasks_blocked()
+    let.set()
+    keys = await asyncio.gather(first, *others)
+    assert synced == 2
+    assert [await read(store, key) for key in keys[1:]] == [b"%d" % number for number in range(20)]
+
+
+async def test_a_blob_is_durable_before_the_index_has_it(store: DiskBlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = new_key()
+    fdatasync = os.fdatasync
+    seen: list[bool] = []
+
+    def noted(fd: int) -> None:
+        seen.append(store._packs is not None and store._packs._reader.find(key) is None)
+        fdatasync(fd)
+
+    monkeypatch.setattr(os, "fdatasync", noted)
+    await put(store, b"abc", key)
+    assert seen == [True]
+
+
+@pytest.mark.parametrize("sizes", [(100, 100_000), (100_000, 100)])
+async def test_of_a_small_and_a_large_put_of_one_key_one_wins(store: DiskBlobStore, sizes: tuple[int, int]) -> None:
+    for _ in range(20):
+        key = new_key()
+        bodies = [os.urandom(size) for size in sizes]
+        outcomes = await asyncio.gather(*(put(store, body, key) for body in bodies), return_exceptions=True)
+        (lost,) = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        assert isinstance(lost, UploadFinished)
+        won = bodies[1 - outcomes.index(lost)]
+        assert await read(store, key) == won
+        assert [blob.key async for blob in store.list()].count(key) == 1
+        with pytest.raises(BlobExists) as refused:
+            await put(store, bodies[0], key)
+        assert refused.value.sha256 == hashlib.sha256(bodies[0]).hexdigest()
+
+
+async def test_files_and_packed_blobs_are_one_list(root: Path) -> None:
+    made = []
+    for below in (0, PACK_BELOW, 0, PACK_BELOW):
+        store = DiskBlobStore(root, pack_below=below)
+        await store.open()
+        made += [await put(store, os.urandom(100)) for _ in range(5)]
+        await store.close()
+    store = DiskBlobStore(root, pack_below=0)
+    await store.open()
+    assert [blob.key async for blob in store.list()] == sorted(made)
+    assert [blob.key async for blob in store.list(after=sorted(made)[9])] == sorted(made)[10:]
+    await store.close()
+
+
+async def test_a_packed_blob_that_is_cached_is_read_without_a_thread(
+    store: DiskBlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = await put(store, b"cached")
+
+    def refused(*_: object) -> None:
+        pytest.fail("a thread was asked")
+
+    assert store._packs is not None
+    monkeypatch.setattr(store._packs._disk, "submit", refused)
+    monkeypatch.setattr(store._packs, "_run", refused)
+    assert await read(store, key) == b"cached"
+    assert (await store.head(key)).size_bytes == 6
+
+
+async def test_a_read_that_would_wait_for_the_disk_leaves_the_loop(
+    store: DiskBlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = await put(store, b"on a slow disk")
+    threads = []
+    pread = os.pread
+
+    def would_wait(*_: object) -> int:
+        raise BlockingIOError(errno.EAGAIN, "not cached")
+
+    def noted(fd: int, length: int, offset: int) -> bytes:
+        threads.append(threading.current_thread())
+        return pread(fd, length, offset)
+
+    monkeypatch.setattr(os, "preadv", would_wait)
+    monkeypatch.setattr(os, "pread", noted)
+    assert await read(store, key) == b"on a slow disk"
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()
+
+
+async def test_a_file_of_a_packed_blob_has_its_bytes(store: DiskBlobStore) -> None:
+    key = await put(store, b"as a file")
+    fd = await store.open_file(key)
+    try:
+        assert os.fstat(fd).st_size == 9
+        assert os.pread(fd, 100, 3) == b"a file"
+    finally:
+        os.close(fd)
+
+
+async def test_what_is_set_aside_keeps_its_bytes_for_an_operator(store: DiskBlobStore, root: Path) -> None:
+    key = await put(store, b"strange")
+    await store.quarantine(key)
+    with pytest.raises(NotFound):
+        await read(store, key)
+    (aside,) = (root / "quarantine").iterdir()
+    assert aside.name.startswith(key.replace("/", "."))
+    assert aside.read_bytes() == b"strange"
+
+
+async def test_room_is_given_back_while_others_write_and_read(store: DiskBlobStore, root: Path) -> None:
+    keys = [await put(store, os.urandom(4 * KIB)) for _ in range(20)]
+    batch = [asyncio.ensure_future(put(store, os.urandom(8 * KIB))) for _ in range(600)]
+    keys += await asyncio.gather(*batch)
+    before = sum(path.stat().st_size for path in packs(root))
+    kept = dict.fromkeys(keys[::20])
+    for key in kept:
+        kept[key] = await read(store, key)
+    reading = asyncio.ensure_future(_read_for_long(store, kept))
+    await asyncio.gather(*(store.delete(key) for key in keys if key not in kept))
+    while sum(path.stat().st_size for path in packs(root)) > before // 4:
+        await put(store, b"a writer beside")
+    await reading
+    for key, data in kept.items():
+        assert await read(store, key) == data
+        assert (await store.head(key)).sha256 == hashlib.sha256(data or b"").hexdigest()
+    status = await store.pack_status()
+    assert status is not None
+    assert not status.problems
+
+
+async def _read_for_long(store: DiskBlobStore, kept: dict[ObjectKey, bytes | None]) -> None:
+    for _ in range(20):
+        for key, data in kept.items():
+            assert await read(store, key) == data
+            await asyncio.sleep(0)
+
+
+async def test_an_operator_can_keep_packs_in_place(store: DiskBlobStore, root: Path) -> None:
+    keys = await asyncio.gather(*(put(store, os.urandom(8 * KIB)) for _ in range(200)))
+    (root / "packs" / "hold").touch()
+    first = packs(root)
+    await asyncio.gather(*(store.delete(key) for key in keys))
+    for _ in range(10):  # groups and compactions take turns
+        await put(store, b"another")
+    assert packs(root) == first
+    (root / "packs" / "hold").unlink()
+    await store.delete(await put(store, b"gone"))
+    while first[0] in packs(root):
+        await put(store, b"another")
+
+
+@pytest.mark.parametrize("where", ["body", "head"])
+async def test_damage_is_found_when_the_blob_is_read_and_the_rest_can_be_read(root: Path, where: str) -> None:
+    store = DiskBlobStore(root)
+    await store.open()
+    keys = [await put(store, b"%d" % number * 100) for number in range(10)]
+    await store.close()
+    (pack,) = packs(root)
+    flip(pack, pack.read_bytes().index(b"4" * 100) + (50 if where == "body" else -20))
+    await store.open()
+    for number, key in enumerate(keys):
+        if number == 4:
+            with pytest.raises(BlobDamaged, match=key):
+                await read(store, key)
+        else:
+            assert await read(store, key) == b"%d" % number * 100
+    assert await read(store, await put(store, b"still")) == b"still"
+    await store.close()
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "short", "other"])
+async def test_a_pack_that_is_lost_is_told_and_everything_else_works(root: Path, damage: str) -> None:
+    store = DiskBlobStore(root)
+    await store.open()
+    small, large = await put(store, b"small"), await put(store, bytes(100_000))
+    await store.close()
+    (pack,) = packs(root)
+    if damage == "missing":
+        pack.unlink()
+    elif damage == "other":
+        pack.write_bytes(bytes(pack.stat().st_size))
+    else:
+        os.truncate(pack, 0 if damage == "empty" else pack.stat().st_size - 1)
+    await store.open()
+    with pytest.raises(BlobDamaged):
+        await read(store, small)
+    assert await read(store, large) == bytes(100_000)
+    assert await read(store, await put(store, b"another")) == b"another"
+    status = await store.pack_status()
+    assert status is not None
+    assert [problem[:7] for problem in status.problems] == ["Pack 1 "]
+    await store.delete(small)
+    with pytest.raises(NotFound):
+        await read(store, small)
+    await store.close()
+
+
+async def test_a_pack_cut_short_while_it_is_served_is_an_error(store: DiskBlobStore, root: Path) -> None:
+    key = await put(store, b"served")
+    assert await read(store, key) == b"served"
+    os.truncate(packs(root)[0], FIRST)
+    with pytest.raises(BlobDamaged):
+        await read(store, key)
+
+
+@pytest.mark.parametrize("index", ["missing", "garbage", "empty"])
+async def test_the_index_is_made_again_from_the_packs(root: Path, index: str) -> None:
+    store = DiskBlobStore(root)
+    await store.open()
+    keys = [await put(store, b"%d" % number) for number in range(50)]
+    for key in keys[::2]:
+        await store.delete(key)
+    expected = [await store.head(key) for key in keys[1::2]]
+    await store.close()
+    path = root / "packs" / "index.db"
+    if index == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(random.Random(1).randbytes(20_000) if index == "garbage" else b"")
+    await store.open()
+    assert [blob async for blob in store.list()] == sorted(expected, key=lambda blob: blob.key)
+    for number, key in list(enumerate(keys))[1::2]:
+        assert await read(store, key) == b"%d" % number
+    await store.close()
+
+
+async def test_a_body_that_looks_like_a_record_is_no_record(root: Path) -> None:
+    store = DiskBlobStore(root)
+    await store.open()
+    await put(store, b"first")
+    forged = packs(root)[0].read_bytes()[FIRST:]
+    damaged, other = await put(store, b"x" + forged * 2), await put(store, b"other")
+    await store.close()
+    (pack,) = packs(root)
+    flip(pack, pack.read_bytes().rindex(forged * 2) - 1 - len(damaged) - 20)  # the head before it
+    (root / "packs" / "index.db").unlink()
+    await store.open()
+    keys = [blob.key async for blob in store.list()]
+    assert other in keys
+    assert damaged not in keys
+    assert len(keys) == 2
+    await store.close()
+
+
+async def test_a_group_that_cannot_be_stored_leaves_nothing(
+    store: DiskBlobStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = await put(store, b"kept")
+    size = packs(root)[0].stat().st_size
+
+    def broken(fd: int) -> None:
+        raise OSError(errno.EIO, "the disk is broken")
+
+    key = new_key()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", broken)
+        with pytest.raises(StoreUnavailable):
+            await put(store, b"lost", key)
+    assert packs(root)[0].stat().st_size == size
+    with pytest.raises(NotFound):
+        await store.head(key)
+    await put(store, b"found", key)
+    assert [await read(store, each_) for each_ in (kept, key)] == [b"kept", b"found"]
+
+
+async def test_another_process_may_delete_beside_the_one_that_stores(root: Path) -> None:
+    server, command = DiskBlobStore(root), DiskBlobStore(root)
+    await server.open()
+    await command.open()
+    keys = [await put(server, b"%d" % number) for number in range(20)]
+    await asyncio.gather(
+        *(command.delete(key) for key in keys[:10]), *(put(server, b"%d" % number) for number in range(20, 40))
+    )
+    for key in keys[:10]:
+        with pytest.raises(NotFound):
+            await read(server, key)
+    assert [await read(command, key) for key in keys[10:]] == [b"%d" % number for number in range(10, 20)]
+    await command.close()
+    await server.close()
+
+
+async def test_compaction_is_done_in_steps_and_continues_after_each(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compaction, "STEP", 10_000)
+    store = DiskBlobStore(root)
+    await store.open()
+    keys = await asyncio.gather(*(put(store, os.urandom(8 * KIB)) for _ in range(200)))
+    kept = {key: await read(store, key) for key in keys[::3]}
+    await asyncio.gather(*(store.delete(key) for key in keys if key not in kept))
+    while len(packs(root)) > 1 or packs(root)[0].name == "00000001.pack":
+        await asyncio.sleep(0.001)
+    assert {key: await read(store, key) for key in kept} == kept
+    await store.close()
+    with sqlite3.connect(root / "packs" / "index.db") as index:
+        assert [row[0] for row in index.execute("SELECT DISTINCT pack FROM blobs")] == [2]
+
+
+@pytest.mark.parametrize("acknowledged", [1, 5, 40])
+@pytest.mark.slow
+async def test_after_a_kill_what_was_acknowledged_is_there_and_nothing_is_partial(
+    root: Path, acknowledged: int
+) -> None:
+    command = [sys.executable, "-m", "tests.blobs.putter", str(root), "4096", "packed"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
+        assert process.stdout is not None
+        told = [process.stdout.readline().strip() for _ in range(acknowledged)]
+        process.kill()
+        told += process.stdout.read().split()
+    store = DiskBlobStore(root)
+    await store.open()
+    found = set()
+    async for blob in store.list():
+        found.add(blob.key)
+        assert await read(store, blob.key) == putter.content(blob.key, 4096)
+    assert found >= set(told)
+    await store.close()
