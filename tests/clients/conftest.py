@@ -44,6 +44,7 @@ def jobs(tmp_path_factory: pytest.TempPathFactory, node_modules: Path) -> Iterat
     for client, name in (
         ("tus-js-client", "snippet-tus.mjs"),
         ("Uppy", "snippet-uppy.mjs"),
+        ("Uppy with an S3 store", "snippet-uppy-s3.mjs"),
         ("tuspy", "snippet_tuspy.py"),
         ("aiotus", "snippet_aiotus.py"),
     ):

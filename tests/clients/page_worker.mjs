@@ -2,11 +2,13 @@
 import { optionsOf, work } from "./worker.mjs";
 import { upload as uploadWithTus } from "./snippet-tus.mjs";
 import { upload as uploadWithUppy } from "./snippet-uppy.mjs";
+import { uploadToS3 } from "./uppy_s3.mjs";
 
 const file = (content, job) => new File([content], job.name);
 
 work("", "page", {
   "tus-js-client": (content, job) =>
     uploadWithTus(file(content, job), job.name, async () => job.token, optionsOf(job)),
+  "uppy-s3": (content, job) => uploadToS3(file(content, job), job),
   uppy: (content, job) => uploadWithUppy(file(content, job), async () => job.token, optionsOf(job)),
 });

@@ -345,30 +345,55 @@ async def complete_upload(scene: Scene) -> None:
     check_same(lost, again)
 
 
-async def sign_more_parts(scene: Scene) -> None:
-    """The same parts are signed again.  Joined or aborted, the same file or upload comes again."""
+@asynccontextmanager
+async def open_parts() -> AsyncIterator[tuple[Scene, Json]]:
+    """A drive over an S3 store, and an upload in parts."""
     fake = FakeStore()
-    async with fake, open_scene(S3BlobStore(fake.settings, capabilities=Capabilities(conditional_put=True))) as parts:
-        stubborn, body = parts.stubborn, {"filename": "a", "size_bytes": 3, "part_size": SMALLEST_PART}
-        intent = (await parts.ann("POST", "/v1/files/upload-intent", body)).json
-        path = f"/v1/uploads/{intent['upload_id']}"
-        lost, again = await stubborn("POST", f"{path}/parts", {"numbers": [1]})
-        assert (lost.status, again.status) == (200, 200)
-        described = [{**part, "url": ""} for part in lost.json["parts"]]
-        assert [part["number"] for part in described] == [1]
-        assert [{**part, "url": ""} for part in again.json["parts"]] == described
-        for part in again.json["parts"]:
-            data = io.BytesIO(bytes(part["size_bytes"]))
-            async with parts.ann.http.put(URL(part["url"], encoded=True), data=data, headers=part["headers"]) as sent:
-                assert sent.status == 200
-        lost, again = await stubborn("POST", f"{path}/complete")
-        assert lost.status == 200
-        check_same(lost, again)
-        intent = (await parts.ann("POST", "/v1/files/upload-intent", {**body, "filename": "b"})).json
-        lost, again = await stubborn("DELETE", f"/v1/uploads/{intent['upload_id']}")
-        assert lost.status == 200
-        check_same(lost, again)
+    async with fake, open_scene(S3BlobStore(fake.settings, capabilities=Capabilities(conditional_put=True))) as scene:
+        body = {"filename": "a", "size_bytes": 3, "part_size": SMALLEST_PART}
+        yield scene, (await scene.ann("POST", "/v1/files/upload-intent", body)).json
         assert fake.uploads == {}
+
+
+async def send_part(scene: Scene, part: Json) -> None:
+    data = io.BytesIO(bytes(part["size_bytes"]))
+    async with scene.ann.http.put(URL(part["url"], encoded=True), data=data, headers=part["headers"]) as sent:
+        assert sent.status == 200
+
+
+async def sign_more_parts(_: Scene) -> None:
+    """The same parts are signed again.  Once they are joined, the same file comes again."""
+    async with open_parts() as (scene, intent):
+        path = f"/v1/uploads/{intent['upload_id']}"
+        lost, again = await scene.stubborn("POST", f"{path}/parts", {"numbers": [1]})
+        assert (lost.status, again.status) == (200, 200)
+        (before,), (after,) = lost.json["parts"], again.json["parts"]
+        assert {**before, "url": ""} == {**after, "url": ""}
+        await send_part(scene, after)
+        lost, again = await scene.stubborn("POST", f"{path}/complete")
+        assert lost.status == 200
+        check_same(lost, again)
+
+
+async def begin_s3_upload(_: Scene) -> None:
+    """The same id comes again.  Once the upload is aborted, the same upload comes again."""
+    async with open_parts() as (scene, intent):
+        path = f"/v1/uploads/{intent['upload_id']}"
+        lost, again = await scene.stubborn("POST", f"{path}/s3")
+        assert (lost.status, intent["upload_id"].encode() in lost.content) == (200, True)
+        check_same(lost, again)
+        lost, again = await scene.stubborn("DELETE", path)
+        assert lost.status == 200
+        check_same(lost, again)
+
+
+async def complete_s3_upload(_: Scene) -> None:
+    """The same file comes again."""
+    async with open_parts() as (scene, intent):
+        await send_part(scene, intent["parts"][0])
+        lost, again = await scene.stubborn("POST", f"/v1/uploads/{intent['upload_id']}/s3/complete")
+        assert lost.status == 200
+        check_same(lost, again)
 
 
 async def abort_upload(scene: Scene) -> None:
@@ -565,13 +590,13 @@ class Check(Protocol):
 
 
 ACCOUNTS: list[Check] = [sign_up, log_in, refresh_token, log_out, update_me, delete_me, end_session]
+PARTS: list[Check] = [sign_more_parts, begin_s3_upload, complete_s3_upload]
 UPLOADS: list[Check] = [
     begin_upload,
     put_content,
     put_by_path,
     post_file,
     complete_upload,
-    sign_more_parts,
     abort_upload,
 ]
 TUS_UPLOADS: list[Check] = [
@@ -586,7 +611,9 @@ FILES: list[Check] = [make_folder, update_file, copy_file, run_batch, trash_file
 PATHS: list[Check] = [update_by_path, trash_by_path]
 VERSIONS: list[Check] = [restore_version, name_version, delete_version]
 WEBHOOKS: list[Check] = [add_webhook, remove_webhook, replay_webhook]
-CHECKS = {check.__name__: check for check in (*ACCOUNTS, *UPLOADS, *TUS_UPLOADS, *FILES, *PATHS, *VERSIONS, *WEBHOOKS)}
+CHECKS = {
+    check.__name__: check for check in (*ACCOUNTS, *UPLOADS, *PARTS, *TUS_UPLOADS, *FILES, *PATHS, *VERSIONS, *WEBHOOKS)
+}
 MUTATING = {operation.name for operation in OPERATIONS if operation.method not in ("GET", "OPTIONS")}
 
 

@@ -96,6 +96,9 @@ ROWS: dict[str, list[Row]] = {
     "describe_path": [Row(204, {"path": "path"})],
     "complete_upload": [Row(409, {"upload_id": "pending"}), Row(200, {"upload_id": "committed"}, tells=True)],
     "list_parts": [Row(409, {"upload_id": "pending"}), Row(409, {"upload_id": "committed"})],
+    "begin_s3_upload": [Row(409, {"upload_id": "pending"})],
+    "list_s3_parts": [Row(409, {"upload_id": "pending"})],
+    "complete_s3_upload": [Row(409, {"upload_id": "pending"}), Row(200, {"upload_id": "committed"})],
     "sign_more_parts": [
         Row(409, {"upload_id": "pending"}, {"numbers": [1]}),
         Row(409, {"upload_id": "committed"}, {"numbers": [1]}),
