@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from godrive import resumable
-from godrive.blobs import Appendable, Staged, staged_of
+from godrive.blobs import Appendable, BlobStore, Staged, staged_of
 from godrive.drive import GoDrive
 from godrive.errors import (
     ChecksumMismatch,
@@ -48,9 +48,14 @@ ROOT = Root()
 DATA = os.urandom(300_000)
 
 
-@pytest.fixture(params=["memory", "disk"])
+@pytest.fixture(params=["memory", "disk", pytest.param("s3", marks=pytest.mark.servers)])
 async def drive(request: pytest.FixtureRequest) -> AsyncIterator[GoDrive]:
-    async with open_drive(blobs={"driver": request.param}) as opened:
+    store: BlobStore | None = None
+    if request.param == "s3":
+        from tests.ceph import ProbedOnce, own_bucket
+
+        store = ProbedOnce(own_bucket(request.getfixturevalue("ceph_gateway")))
+    async with open_drive(blob_store=store, blobs={"driver": "memory" if store else request.param}) as opened:
         yield opened
 
 

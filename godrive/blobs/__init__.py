@@ -124,20 +124,16 @@ class Staged(Value):
 
     The caller keeps it.  It is all that a store needs to go on, also in another
     process: *state* is opaque, empty before the first byte, and never long.
-    It is *contested* if an append that did not end may still be writing after *offset*.
     """
 
     key: ObjectKey
     offset: int = 0
     state: str = ""
-    contested: bool = False
 
 
 def staged_of(upload: Upload) -> Staged:
     """Return what the store needs to go on with the upload."""
-    return Staged(
-        key=upload.object_key, offset=upload.received_bytes, state=upload.staging, contested=upload.writer != ""
-    )
+    return Staged(key=upload.object_key, offset=upload.received_bytes, state=upload.staging)
 
 
 @runtime_checkable
@@ -163,7 +159,9 @@ class Appendable(Protocol):
         Yields what is staged each time that more bytes are durable, and exactly
         once after *body* has ended.  If *body* raises, what it yielded before is made
         durable and yielded, and then the error is raised.  With *whole*, only
-        the whole of *body* counts.  Bytes after *staged* that an earlier append left are dropped.
+        the whole of *body* counts.  A caller that asks for the next step has
+        kept the one before: no earlier one can be continued then.  Bytes after
+        *staged* that an earlier append left are dropped.
 
         A chunk of *body* must not change after it was yielded.  *size* is the
         length of the blob if it is known, and *mime* its type; both must not
@@ -182,8 +180,10 @@ class Appendable(Protocol):
         ...
 
     async def join(self, key: ObjectKey, parts: Sequence[Staged]) -> Staged:
-        """Stage the bytes of *parts*, one after another, for the blob of *key*.  The parts stay.
+        """Stage the bytes of *parts*, one after another, for the blob of *key*.
 
+        After that, only the same call, or a deletion of the parts, may follow
+        for them: :meth:`discard`, and ``delete``, because they may be blobs now.
         Raises ``Gone`` (the bytes of a part are lost), ``StorageFull``.
         """
         ...

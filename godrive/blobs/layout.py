@@ -22,6 +22,7 @@ class Layout:
         self.incoming = f"{prefix}incoming/"
         self.quarantined = f"{prefix}quarantine/"
         self.probes = f"{prefix}probe/"
+        self.staged = f"{prefix}staging/"
 
     def object(self, key: ObjectKey) -> str:
         """The key of a blob."""
@@ -34,6 +35,17 @@ class Layout:
     def quarantine(self, key: ObjectKey) -> str:
         """The key of a blob in quarantine."""
         return self.quarantined + _checked(key)
+
+    def tails(self, key: ObjectKey) -> str:
+        """The beginning of the keys of what is staged for a blob and fills no part."""
+        return f"{self.staged}{_checked(key)}/"
+
+    def tail_key(self, bucket_key: str) -> ObjectKey | None:
+        """The blob for which that key of the bucket is staged, or ``None`` for a key that is not ours."""
+        try:
+            return ObjectKey(_checked(bucket_key.removeprefix(self.staged).rpartition("/")[0]))
+        except Invalid:
+            return None
 
     def object_key(self, bucket_key: str) -> ObjectKey | None:
         """The blob whose bytes are under that key of the bucket, or ``None`` for a key that is not ours."""

@@ -15,9 +15,7 @@ class ClaimUpload(Ask[Metadata, Upload]):
     """Make *writer* the only append whose bytes count, if *offset* is that of the upload, and extend the deadline.
 
     With another offset, or if the upload is committed, it is returned as it is.
-    If the upload had a writer before, the reply still names that one: it ended
-    without a trace, or may still be writing.  *length* declares a deferred
-    length, as ``DeclareLength`` does.  Raises ``NotFound``, ``Gone``,
+    *length* declares a deferred length, as ``DeclareLength`` does.  Raises ``NotFound``, ``Gone``,
     ``Conflict`` (the upload has no appends), and what ``DeclareLength`` raises.
     """
 

@@ -7,8 +7,6 @@ process, the bytes of one count.
 
 from __future__ import annotations
 
-from msgspec.structs import replace
-
 from godrive.catalog import Tx
 from godrive.errors import Conflict, Gone, Invalid, LengthMismatch, QuotaExceeded, UploadFinished, UploadTakenOver
 from godrive.messages.resumable import AdvanceUpload, ClaimUpload, DeclareLength
@@ -22,7 +20,7 @@ from godrive.rules.uploads import ended, load
 _EXTENDED = "expires_at = CASE WHEN expires_at < ${0} THEN ${0} ELSE expires_at END"
 _CLAIM = (
     f"UPDATE uploads SET writer = $2, {_EXTENDED.format(4)} "
-    f"WHERE id = $1 AND state = 'pending' AND received_bytes = $3 AND writer = $5 RETURNING {rows.UPLOAD}"
+    f"WHERE id = $1 AND state = 'pending' AND received_bytes = $3 RETURNING {rows.UPLOAD}"
 )
 _ADVANCE = (
     f"UPDATE uploads SET received_bytes = $4, staging = $5, writer = $6, {_EXTENDED.format(7)} "
@@ -46,15 +44,8 @@ async def claim(tx: Tx, ask: ClaimUpload, env: Env) -> Upload:
         return _finished(upload)
     if ask.length is not None:
         upload = await _declare(tx, upload, ask.length)
-    expires_at = rows.later(env.now, env.config.blobs.upload_ttl)
-    while True:
-        row = await tx.one(_CLAIM, upload.id, ask.writer, ask.offset, expires_at, upload.writer)
-        if row is not None:
-            return replace(rows.upload(row), writer=upload.writer)
-        latest = await load(tx, ask.by, ask.upload_id)
-        if latest.received_bytes != ask.offset or latest.state is not UploadState.PENDING:
-            return _finished(latest)
-        upload = latest  # another one has claimed it meanwhile
+    row = await tx.one(_CLAIM, upload.id, ask.writer, ask.offset, rows.later(env.now, env.config.blobs.upload_ttl))
+    return _finished(await load(tx, ask.by, ask.upload_id)) if row is None else rows.upload(row)
 
 
 def _finished(upload: Upload) -> Upload:

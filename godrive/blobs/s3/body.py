@@ -32,6 +32,7 @@ class PartReader:
     count against *memory*.  A body that is not small needs one of *slots*, so
     that many bodies wait instead of filling the memory.  Reading raises
     ``MailboxFull`` if the wait is too long, or memory is short nevertheless.
+    A body that is not *digested* has no ``sha256``.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class PartReader:
         sha256: str | None,
         memory: MemoryBudget | None = None,
         slots: Slots | None = None,
+        digested: bool = True,
     ) -> None:
         self._chunks = chunks
         self._slots = slots or Slots(1, sys.maxsize)
@@ -55,6 +57,7 @@ class PartReader:
         self._limit = asyncio.timeout(None)
         self._check = BodyCheck(size, sha256)
         self._digest = hashlib.sha256()
+        self._digested = digested
 
     @property
     def received(self) -> int:
@@ -105,7 +108,8 @@ class PartReader:
         held = self._held
         async for chunk in self._chunks:
             self._check.count(len(chunk))
-            self._digest.update(chunk)
+            if self._digested:
+                self._digest.update(chunk)
             held += chunk
             if len(held) > _SMALL and not self._has_slot:
                 await self._slots.take(self)

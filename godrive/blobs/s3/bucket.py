@@ -60,7 +60,7 @@ class Bucket:
         self.memory = memory
         self.slots = Slots(max(1, memory.limit // (4 * part)) if memory else UNLIMITED, part)
         self._copy_limit = copy_limit
-        self._copy_part = copy_part
+        self.copy_part = copy_part
         self.arriving: dict[ObjectKey, list[PartReader]] = {}
         self._locks: dict[ObjectKey, tuple[anyio.Lock, int]] = {}
 
@@ -129,8 +129,8 @@ class Bucket:
         multipart = await self.multipart.begin(target, kind, metadata)
         try:
             parts = []
-            for number, first in enumerate(range(0, head["ContentLength"], self._copy_part), start=1):
-                last = min(first + self._copy_part, head["ContentLength"]) - 1
+            for number, first in enumerate(range(0, head["ContentLength"], self.copy_part), start=1):
+                last = min(first + self.copy_part, head["ContentLength"]) - 1
                 asked = {**same, "CopySourceRange": f"bytes={first}-{last}"}
                 parts.append((number, await self.multipart.copy(target, multipart, number, **asked)))
             await self.multipart.join(target, multipart, parts)

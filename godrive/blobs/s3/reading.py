@@ -38,9 +38,12 @@ class Reading(Bucket):
         await self.settle(key)
         return blob_info(key, await self.look(place))
 
-    async def get(self, key: ObjectKey, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+    def get(self, key: ObjectKey, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         """See :meth:`godrive.blobs.BlobStore.get`.  A transfer that breaks off is resumed."""
-        place = self.layout.object(key)
+        return self.read(self.layout.object(key), start=start, end=end)
+
+    async def read(self, place: str, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        """As :meth:`get`, for an object by its key of the bucket."""
         if end is not None and end <= start:
             await self.look(place)
             return

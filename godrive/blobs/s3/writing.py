@@ -16,6 +16,7 @@ from godrive.blobs.s3.body import PartReader, part_size
 from godrive.blobs.s3.bucket import Bucket
 from godrive.blobs.s3.client import BODY_DEADLINE
 from godrive.blobs.s3.info import DIGEST_KEY, WRITER_KEY, blob_info
+from godrive.blobs.s3.multipart import Unfinished
 from godrive.errors import NotFound, UploadFinished
 from godrive.model import BlobInfo, ObjectKey, new_id
 
@@ -62,7 +63,7 @@ class Writing(Bucket):
             ):
                 first = await anext(parts)
                 if arriving.ended:
-                    await self._put_whole(key, first, kind, arriving.sha256)
+                    await self.put_whole(key, first, kind, arriving.sha256)
                 else:
                     sending = _Parts(arriving, first, parts)
                     del first
@@ -70,7 +71,8 @@ class Writing(Bucket):
         head = await self.look(self.layout.object(key))
         return replace(blob_info(key, head), sha256=arriving.sha256)
 
-    async def _put_whole(self, key: ObjectKey, data: bytes, mime: str, sha256: str) -> None:
+    async def put_whole(self, key: ObjectKey, data: bytes, mime: str, sha256: str) -> None:
+        """Store *data* as the blob.  Raises ``UploadFinished``."""
         place, writer = self.layout.object(key), new_id()
         create_only = self.capabilities.conditional_put
         async with self.publishing(key):
@@ -99,12 +101,13 @@ class Writing(Bucket):
             while sending.part is not None:
                 number = len(parts) + 1
                 parts.append((number, await sending.send(partial(self.multipart.send, place, multipart, number))))
-            await self._publish(key, multipart, parts, writer)
+            await self.publish_parts(key, multipart, parts, writer)
         except BaseException:
             await self.multipart.give_up(place, multipart)
             raise
 
-    async def _publish(self, key: ObjectKey, multipart: str, parts: list[tuple[int, str]], writer: str) -> None:
+    async def publish_parts(self, key: ObjectKey, multipart: str, parts: list[tuple[int, str]], writer: str) -> None:
+        """Make a blob of the parts.  Idempotent for the same *writer*.  Raises ``UploadFinished``, ``NotFound``."""
         place = self.layout.object(key)
         async with self.publishing(key):
             try:
@@ -135,15 +138,16 @@ class Writing(Bucket):
     async def sweep_staging(self, before: datetime) -> int:
         """See :meth:`godrive.blobs.BlobStore.sweep_staging`.
 
-        Aborts multipart uploads of ours that have not grown since, deletes what
-        probes left, and publishes what clients sent.  It never deletes what a
-        client sent: its upload may still be pending, and if not it is an orphan.
+        Aborts multipart uploads of copies that have not grown since, deletes
+        what probes left, and publishes what clients sent.  It never deletes what
+        a client sent: its upload may still be pending, and if not it is an
+        orphan.  Those of blobs are :meth:`godrive.blobs.Appendable.abandoned`.
         """
         swept = 0
-        ours = (self.layout.objects, self.layout.quarantined, self.layout.probes)
-        async for place, multipart, begun_at in self.multipart.unfinished(ours):
-            if begun_at < before and not await self._grew_since(before, place, multipart):
-                await self.multipart.give_up(place, multipart)
+        ours = (self.layout.quarantined, self.layout.probes)
+        async for upload in self.multipart.unfinished(ours):
+            if await self.is_idle(upload, before):
+                await self.multipart.give_up(upload.place, upload.id)
                 swept += 1
         following = {"NextContinuationToken": "ContinuationToken"}
         for prefix in (self.layout.incoming, self.layout.probes):
@@ -158,12 +162,15 @@ class Writing(Bucket):
                     swept += 1
         return swept
 
-    async def _grew_since(self, instant: datetime, place: str, multipart: str) -> bool:
+    async def is_idle(self, upload: Unfinished, before: datetime) -> bool:
+        """Whether the multipart upload was begun, and has last grown, before that instant."""
+        if upload.begun_at >= before:
+            return False
         with suppress(NotFound):
-            async for part in self.multipart.parts(place, multipart):
-                if part.modified_at >= instant:
-                    return True
-        return False
+            async for part in self.multipart.parts(upload.place, upload.id):
+                if part.modified_at >= before:
+                    return False
+        return True
 
 
 class _Parts:

@@ -324,7 +324,7 @@ class FakeStore(RawTestServer):
             f"<Upload><Key>{escape(name)}</Key><UploadId>{upload}</UploadId>"
             "<Initiated>2026-01-01T00:00:00.000Z</Initiated></Upload>"
             for name, upload in self.uploads
-            if name.startswith(prefix) and (not prefix or self.lists_uploads_by_prefix)
+            if name.startswith(prefix) and (prefix in ("", name) or self.lists_uploads_by_prefix)
         )
         return _xml(f"<ListMultipartUploadsResult><IsTruncated>false</IsTruncated>{rows}</ListMultipartUploadsResult>")
 

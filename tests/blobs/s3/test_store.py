@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from yarl import URL
 
+from godrive.blobs import Staged
 from godrive.blobs.layout import Layout
 from godrive.blobs.s3 import S3BlobStore, reading
 from godrive.blobs.s3.body import MAX_PARTS, MIB, part_size
@@ -303,18 +304,24 @@ async def test_a_blob_in_quarantine_is_where_only_an_operator_finds_it(s3_store:
     assert await kept["Body"].read() == b"odd"
 
 
-async def test_a_sweep_aborts_only_multipart_uploads_that_stand_still(s3_store: S3BlobStore) -> None:
-    idle, busy = (s3_store.layout.object(new_key()) for _ in range(2))
+async def test_only_multipart_uploads_that_stand_still_are_abandoned(s3_store: S3BlobStore) -> None:
+    async def abandoned(before: datetime) -> list[str]:
+        return [s3_store.layout.object(key) async for key in s3_store.abandoned(before)]
+
+    idle, busy = sorted(s3_store.layout.object(new_key()) for _ in range(2))
     await s3_store.multipart.begin(idle, "text/plain", {})
     growing = await s3_store.multipart.begin(busy, "text/plain", {})
-    assert await s3_store.sweep_staging(datetime.now(UTC) - timedelta(hours=1)) == 0
+    assert await abandoned(datetime.now(UTC) - timedelta(hours=1)) == []
     begun = {upload["Key"]: upload async for upload in s3_store.client.pages("list_multipart_uploads", "Uploads", {})}
     between = max(upload["Initiated"] for upload in begun.values()) + timedelta(milliseconds=1)
     await asyncio.sleep(max(0.0, (between - datetime.now(UTC)).total_seconds()))  # by the store's own clock
     await s3_store.multipart.send(busy, growing, 1, b"x")
-    assert await s3_store.sweep_staging(between) == 1
+    assert await abandoned(between) == [idle]
     await s3_store.multipart.send(busy, growing, 2, b"y")
-    assert await s3_store.sweep_staging(soon()) == 1
+    assert await abandoned(soon()) == [idle, busy]
+    assert await s3_store.sweep_staging(soon()) == 0
+    await s3_store.discard(Staged(key=ObjectKey(busy.removeprefix(s3_store.layout.objects))))
+    assert await abandoned(soon()) == [idle]
     with pytest.raises(NotFound):
         await s3_store.multipart.send(busy, growing, 3, b"z")
 
@@ -379,7 +386,9 @@ async def test_multipart_uploads_are_swept_where_a_list_by_prefix_is_empty() -> 
         await store.open()
         for place in (store.layout.object(new_key()), store.layout.quarantine(new_key()), "probe/left", "of/others"):
             await store.multipart.begin(place, "text/plain", {})
-        assert await store.sweep_staging(soon()) == 3
+        assert await store.sweep_staging(soon()) == 2
+        (key,) = [key async for key in store.abandoned(soon())]
+        await store.discard(Staged(key=key))
         assert [place for place, _ in fake.uploads] == ["of/others"]
         await store.close()
 
