@@ -55,7 +55,8 @@ class SqliteTx:
             raise _unstorable() from None
 
     async def one(self, sql: str, *values: Any) -> Row | None:
-        return cast("Row | None", self._execute(sql, values).fetchone())
+        row: Row | None = self._execute(sql, values).fetchone()
+        return row
 
     async def all(self, sql: str, *values: Any) -> list[Row]:
         return self._execute(sql, values).fetchall()

@@ -37,6 +37,10 @@ _CHANGE = (
     f"{_CHARGE}, changes = CASE WHEN changes < $9 THEN $9 ELSE changes + 1 END, log_rows = log_rows + $10 "
     "WHERE id = $1 RETURNING changes"
 )
+_CHANGE_ALONE = (
+    "UPDATE users SET changes = CASE WHEN changes < $2 THEN $2 ELSE changes + 1 END, log_rows = log_rows + $3 "
+    "WHERE id = $1 RETURNING changes"
+)
 _LOG = (
     "INSERT INTO changes (owner_id, change, at, what, entry_id, kind, parent_id, from_id, published, delivered, file) "
     "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
@@ -81,8 +85,12 @@ async def record(
     lists but is not in the log.
     """
     at, logged = rows.micros(now), kind is not None and file_id is not None
-    values = live, trash, versions, reserved, entries, uploads, version_rows, at, int(logged)
-    (change,) = rows.found(await tx.one(_CHANGE, owner_id, *values), "user")
+    charged = live, trash, versions, reserved, entries, uploads, version_rows
+    if any(charged):
+        row = await tx.one(_CHANGE, owner_id, *charged, at, int(logged))
+    else:
+        row = await tx.one(_CHANGE_ALONE, owner_id, at, int(logged))
+    (change,) = rows.found(row, "user")
     tx.changed.add(owner_id)
     if kind is None or file_id is None:
         return

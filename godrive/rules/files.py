@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 
+import msgspec
+
 from godrive.catalog import Tx
 from godrive.errors import Cycle, Forbidden, NotFound
 from godrive.messages.files import FindFile, GetFile, OpenContent, UpdateFile
@@ -14,6 +16,7 @@ from godrive.model import (
     FileEventKind,
     FileKind,
     ObjectKey,
+    OnConflict,
     Spot,
     UserId,
     name_key,
@@ -29,9 +32,10 @@ _VERSION = (
     "SELECT id, mime, size_bytes, sha256, modified_at, object_key FROM versions "
     "WHERE id = $1 AND file_id = $2 AND next_purge_at IS NULL"
 )
-_RENAME = (
+_RENAME = (  # no row if another entry has the name: a look-up of its own would cost as much again
     f"UPDATE entries SET name = $3, name_key = $4, search_key = $5, updated_at = $1, {changes.REVISE} "
-    f"WHERE id = $2 RETURNING {rows.LIVE}"
+    "WHERE id = $2 AND NOT EXISTS (SELECT 1 FROM entries o WHERE o.owner_id = $6 AND o.parent_id = $7 "
+    "AND o.name_key = $4 AND o.state = 'live' AND o.id <> $2) RETURNING revision"
 )
 _MOVE = (
     "UPDATE entries SET parent_id = $3, name = $4, name_key = $5, search_key = $6, list_state = kind, updated_at = $1, "
@@ -116,10 +120,25 @@ def _kind_of(before: File, after: File) -> FileEventKind:
 
 
 async def _rename(tx: Tx, ask: UpdateFile, env: Env, file: File) -> File:
-    parent = Folder(file.owner_id, file.parent_id)
-    name = await entries.free_name(tx, parent, ask.name or file.name, ask.on_conflict, but=file.id)
-    row = await tx.one(_RENAME, rows.micros(env.now), file.id, name, name_key(name), search_key(name))
-    return rows.live_file(file.owner_id, rows.found(row))
+    name = ask.name or file.name
+    renamed = None if ask.on_conflict is OnConflict.REPLACE else await _try_rename(tx, env, file, name)
+    if renamed is None:
+        parent = Folder(file.owner_id, file.parent_id)
+        name = await entries.free_name(tx, parent, name, ask.on_conflict, but=file.id)
+        renamed = await _try_rename(tx, env, file, name)
+    assert renamed is not None  # noqa: S101 - the owner is locked
+    return renamed
+
+
+async def _try_rename(tx: Tx, env: Env, file: File, name: str) -> File | None:
+    """Return the entry with the new name, or ``None`` if another entry has it."""
+    at, key = rows.micros(env.now), name_key(name)
+    row = await tx.one(_RENAME, at, file.id, name, key, search_key(name), file.owner_id, file.parent_id or "")
+    if row is None:
+        return None
+    (revision,) = row
+    etag = rows.etag(file.id, revision)
+    return msgspec.structs.replace(file, name=name, updated_at=rows.instant(at), revision=revision, etag=etag)
 
 
 async def _move(tx: Tx, ask: UpdateFile, where: Spot, env: Env, found: Resolved) -> File:
