@@ -17,6 +17,7 @@ from bench.one_request import OneRequest
 from bench.report import Result, line, previous, save, say
 from bench.requests import Requests
 from bench.search import Search
+from bench.settle import Settle
 from bench.standing import Standing
 from bench.stored import Stored
 from bench.transfer import Transfer
@@ -28,7 +29,7 @@ def measures(*, quick: bool) -> dict[str, Callable[[], Result | list[Result]]]:
     """Return all benchmarks by name."""
     requests, standing, transfer = Requests(quick=quick), Standing(quick=quick), Transfer(quick=quick)
     asks, distributed, fairness = Asks(quick=quick), Distributed(quick=quick), Fairness(quick=quick)
-    trees = Trees(quick=quick)
+    trees, settle = Trees(quick=quick), Settle(quick=quick)
     search = Search(quick=quick)
     stored = Stored(quick=quick)
     return {
@@ -46,6 +47,8 @@ def measures(*, quick: bool) -> dict[str, Callable[[], Result | list[Result]]]:
         "folders": Folders(quick=quick).run,
         "trees": trees.sqlite,
         "trees_postgres": trees.postgres,
+        "settle": settle.sqlite,
+        "settle_postgres": settle.postgres,
         "feed": Feed(quick=quick).run,
         "search": search.sqlite,
         "search_postgres": search.postgres,
