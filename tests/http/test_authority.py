@@ -80,7 +80,7 @@ ROWS: dict[str, list[Row]] = {
     "create_tus_upload_in_folder": [Row(201, {"path": "folder_path"}, headers=CREATED)],
     "get_tus_upload": [
         Row(200, {"upload_id": "resumable"}, tells=True),
-        Row(200, {"upload_id": "committed"}, tells=True),
+        Row(404, {"upload_id": "committed"}),
     ],
     "append_to_tus_upload": [Row(204, {"upload_id": "resumable"}, headers={**TUS, "Upload-Offset": "0"})],
     "terminate_tus_upload": [Row(204, {"upload_id": "resumable"}, headers=TUS)],

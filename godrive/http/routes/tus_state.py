@@ -9,6 +9,7 @@ from aiohttp import hdrs, web
 from godrive import transfer
 from godrive.appended import CHECKSUMS
 from godrive.blobs import Appendable
+from godrive.errors import NotFound
 from godrive.http.api import tus_headers as tus
 from godrive.http.api.call import Call
 from godrive.http.app_keys import BASES
@@ -56,7 +57,12 @@ def parts_of(upload: Upload) -> tuple[str, ...]:
 
 
 def state_of(call: Call, upload: Upload) -> dict[str, str]:
-    """Return the headers that say how far an upload is.  Raises ``Gone`` if it has ended without a file."""
+    """Return the headers that say how far an upload is.
+
+    Raises ``Gone`` if it has ended without a file, ``NotFound`` if its bytes come in one request.
+    """
+    if upload.kind is UploadKind.WHOLE:
+        raise NotFound("There is no such upload.")
     transfer.check_open(upload)
     metadata, _, concat = upload.note.partition("\n")
     headers: dict[str, str] = {**ALWAYS, hdrs.CACHE_CONTROL: "no-store", tus.OFFSET: str(upload.received_bytes)}

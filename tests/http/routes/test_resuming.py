@@ -212,6 +212,18 @@ async def test_another_version_gets_a_usual_upload_and_no_interim_answer(ann: Pe
     assert await names(ann) == ["a"]
 
 
+@each("forwarded", ["X-Forwarded-For: 10.0.0.1", "X-Forwarded-Proto: https", "Forwarded: for=x", "Via: 1.1 proxy"])
+async def test_behind_a_proxy_there_is_no_interim_answer(ann: Person, forwarded: str) -> None:
+    async with wire(ann) as client:
+        lines = (f"Content-Length: {len(HELLO)}", "Upload-Complete: ?1", forwarded)
+        await client.begin("/v1/files/by-path/a", *lines, method="PUT")
+        await client.stream.send(HELLO)
+        answer = await client.answer()
+    assert (answer.status in (200, 201), answer.headers["upload-complete"]) == (True, "?1")
+    created = await create(ann, "/v1/files/by-path/b", **dict([forwarded.split(": ")]))
+    assert (created.status, created.headers["Upload-Complete"]) == (201, "?0")
+
+
 async def test_a_new_request_ends_the_one_that_began_the_upload(ann: Person, bob: Person, site: Site) -> None:
     async with wire(ann) as client:
         url = (await begin(client, "/v1/files/by-path/a", len(HELLO)))["location"]
