@@ -210,7 +210,7 @@ class GoDrive:
 
         if self._link is None:
             raise RuntimeError("the drive is not open")
-        return NatsRef(contract, self._link, namespace=self.config.nats.namespace, on_event=self._on_event)
+        return NatsRef(contract, self._link, namespace=self.config.nats.namespace)
 
     async def start(self) -> None:
         """Open the drive without ``async with``.  Close it with :meth:`stop`, from any task."""

@@ -21,7 +21,7 @@ from godrive.messages.auth import SignUp
 from godrive.model import File, OnConflict, Root, Spot, User, UserId
 from godrive.paths import is_folder
 from godrive.principal import HostUser
-from godrive.runtime import Ask, OnEvent, Ref, Tell, codec
+from godrive.runtime import Ask, OnEvent, Ref, codec
 from godrive.runtime.message import A
 from godrive.runtime.supervision_events import ignore
 from godrive.transfer import receive
@@ -67,18 +67,12 @@ class LoopbackRef(Generic[A]):
 
     async def ask(self, message: Ask[A, R], *, timeout: float | None = None) -> R:
         received = codec.decode(self._contract, type(message).__name__, codec.encode(message))
-        assert isinstance(received, Ask)  # noqa: S101 - the codec keeps the type
         try:
             reply = await self._ref.ask(received, timeout=timeout)
         except DriveError as error:
             raise codec.decode_error(codec.encode_error(error)) from None
         decoded: R = codec.decode_reply(type(message), codec.encode_reply(reply))
         return decoded
-
-    def tell(self, message: Tell[A]) -> None:
-        received = codec.decode(self._contract, type(message).__name__, codec.encode(message))
-        assert isinstance(received, Tell)  # noqa: S101 - the codec keeps the type
-        self._ref.tell(received)
 
 
 class LoopbackDrive(GoDrive):

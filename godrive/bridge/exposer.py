@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
-from typing import Generic
+from typing import Any, Generic
 
 import anyio
 from anyio.abc import TaskGroup
@@ -22,8 +22,8 @@ from godrive.bridge.failures import Failures
 from godrive.bridge.nats import ERROR, LARGEST, PING, REQUEST_ID, TIMEOUT, largest
 from godrive.bridge.nats_internals import PromptClient
 from godrive.errors import ActorCrashed, DriveError, Invalid, MailboxFull, TooLarge
-from godrive.runtime import Ask, Lane, OnEvent, Ref, Tell, codec, request_id
-from godrive.runtime.message import A, Message
+from godrive.runtime import Ask, Lane, OnEvent, Ref, codec, request_id
+from godrive.runtime.message import A
 from godrive.runtime.supervision_events import ChildCrashed, DeadLetter, ignore
 
 ROUND_TRIP = 2.0
@@ -43,7 +43,7 @@ LONGEST_REQUEST_ID = 128
 class _Order(Generic[A]):
     """A message that was received and is valid."""
 
-    message: Message[A]
+    message: Ask[A, Any]
     seconds: float
     request_id: str | None
 
@@ -173,8 +173,6 @@ class Exposer(Generic[A]):
         lane = order.message.lane
         if self._in_hand[lane] >= self._limits[lane]:
             full = MailboxFull(f"The {self._contract.name} actor is overloaded.")
-            if isinstance(order.message, Tell):
-                self._dead_letter(name, full.code, order.request_id)
             await _reply_error(client, incoming, full)
             return
         self._in_hand[lane] += 1
@@ -185,7 +183,7 @@ class Exposer(Generic[A]):
             raise TooLarge(f"A message may be at most {LARGEST} bytes.")
         message = codec.decode(self._contract, name, incoming.data)
         headers = incoming.headers or {}
-        if isinstance(message, Ask) and not incoming.reply.startswith("_INBOX."):
+        if not incoming.reply.startswith("_INBOX."):
             # A client that may publish here must not make us publish to a subject of its choice.
             raise Invalid(f"{name} must be answered, but the reply subject is no inbox.")
         seconds = message.timeout
@@ -203,21 +201,16 @@ class Exposer(Generic[A]):
 
     async def _refuse(self, client: PromptClient, incoming: Msg, error: DriveError) -> None:
         name = incoming.subject.rpartition(".")[2]
-        self._dead_letter(name if name in self._contract.messages else "unknown", error.code, None)
+        known = name if name in self._contract.messages else "unknown"
+        self._on_event(DeadLetter(self._contract.name, known, error.code, None))
         await _reply_error(client, incoming, error)
 
     async def _answer(self, client: PromptClient, ref: Ref[A], incoming: Msg, order: _Order[A]) -> None:
         message = order.message
         request_id.set(order.request_id)
         try:
-            if isinstance(message, Tell):
-                ref.tell(message)
-                return
-            assert isinstance(message, Ask)  # noqa: S101 - there are two kinds
             body = codec.encode_reply(await ref.ask(message, timeout=order.seconds))
         except DriveError as error:
-            if isinstance(message, Tell):
-                self._dead_letter(type(message).__name__, error.code, order.request_id)
             await _reply_error(client, incoming, error)
         except Exception as error:  # a bug of ours, which must not stop the replies to others
             self._on_event(ChildCrashed(self.name, error, type(message).__name__))
@@ -230,9 +223,6 @@ class Exposer(Generic[A]):
                 await _reply(client, incoming, body)
         finally:
             self._in_hand[message.lane] -= 1
-
-    def _dead_letter(self, name: str, reason: str, chosen: str | None) -> None:
-        self._on_event(DeadLetter(self._contract.name, name, reason, chosen))
 
 
 async def _reply(client: PromptClient, incoming: Msg, body: bytes, headers: dict[str, str] | None = None) -> None:

@@ -7,7 +7,7 @@ the codec writes it.  The header ``Godrive-Timeout`` has the seconds that are
 left, and not an instant, because the clocks of two machines differ.
 ``Godrive-Request-Id`` has the id of the request, if there is one.  The body of
 the reply is the reply, or with the header ``Godrive-Error`` (the code) the
-error.  A tell is published and not answered.
+error.
 
 Delivery is at most once: nothing here repeats a message.  If the message may
 have been handled, the asker gets ``AskTimeout``, or ``DeliveryError`` if the
@@ -18,7 +18,6 @@ or no process runs the actor), the asker gets ``DeliveryError`` at once.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Generic, TypeVar
 
 import anyio
@@ -31,10 +30,9 @@ from godrive.backoff import Backoff
 from godrive.bridge.connection import NatsLink
 from godrive.bridge.failures import Failures
 from godrive.errors import AskTimeout, DeliveryError, DriveError, TooLarge
-from godrive.runtime import Ask, OnEvent, Tell, codec, request_id
+from godrive.runtime import Ask, OnEvent, codec, request_id
 from godrive.runtime.message import A, Message
 from godrive.runtime.ref import misdirected
-from godrive.runtime.supervision_events import DeadLetter, ignore
 
 R = TypeVar("R")
 
@@ -62,16 +60,13 @@ class NatsRef(Generic[A]):
     It raises what a local ref raises, ``DeliveryError`` (``unavailable``) if there
     is no connection or no process runs the actor, and ``TooLarge`` for a message
     over the limit.  If the peer dies with the message in hand, the ask ends with
-    ``AskTimeout``.  A tell that cannot be sent raises ``DeliveryError`` if that is
-    known at once, and is a dead letter otherwise.
+    ``AskTimeout``.
     """
 
-    def __init__(self, contract: type[A], link: NatsLink, *, namespace: str, on_event: OnEvent = ignore) -> None:
+    def __init__(self, contract: type[A], link: NatsLink, *, namespace: str) -> None:
         self._contract = contract
         self._link = link
         self._subject = f"{namespace}.{contract.name}."
-        self._on_event = on_event
-        self._telling: set[asyncio.Task[None]] = set()
 
     async def ask(self, message: Ask[A, R], *, timeout: float | None = None) -> R:
         seconds = message.timeout if timeout is None else timeout
@@ -82,12 +77,6 @@ class NatsRef(Generic[A]):
         decoded: R = codec.decode_reply(type(message), reply.data)
         return decoded
 
-    def tell(self, message: Tell[A]) -> None:
-        client, body, headers = self._pack(message, message.timeout)
-        task = asyncio.get_running_loop().create_task(self._publish(client, type(message).__name__, body, headers))
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
-
     async def ping(self, *, timeout: float) -> None:
         """Return when a process that runs the actor answers.  Raises ``DeliveryError``."""
         await self._request(self._client(), PING, b"", None, timeout)
@@ -97,8 +86,6 @@ class NatsRef(Generic[A]):
     ) -> Msg:
         if seconds <= 0:
             raise self._timed_out()
-        if self._telling:
-            await asyncio.wait(self._telling)  # keep the order of messages: earlier tells first
         try:
             return await client.request(self._subject + name, body, timeout=seconds, headers=headers)
         except NoRespondersError:
@@ -111,12 +98,6 @@ class NatsRef(Generic[A]):
             ) from None
         except (NatsError, OSError) as error:
             raise self._unreachable() from error
-
-    async def _publish(self, client: Client, name: str, body: bytes, headers: dict[str, str]) -> None:
-        try:
-            await client.publish(self._subject + name, body, headers=headers)
-        except (NatsError, OSError):
-            self._on_event(DeadLetter(self._contract.name, name, "unavailable", request_id.get()))
 
     def _pack(self, message: Message[A], seconds: float) -> tuple[Client, bytes, dict[str, str]]:
         if message.contract is not self._contract:

@@ -2,7 +2,7 @@
 
 from godrive.runtime.actor import Actor, Slots
 from godrive.runtime.child import ActorSpec, ChildDetails, ChildSpec, ChildState, ChildStatus
-from godrive.runtime.message import Ask, Contract, Lane, Tell, request_id
+from godrive.runtime.message import Ask, Contract, Lane, request_id
 from godrive.runtime.ref import LocalRef, Ref
 from godrive.runtime.supervision_events import Event, OnEvent
 from godrive.runtime.supervisor import GaveUp, Supervisor
@@ -25,7 +25,6 @@ __all__ = [
     "Ref",
     "Slots",
     "Supervisor",
-    "Tell",
     "Ticker",
     "request_id",
 ]

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from godrive.errors import BY_CODE, DeliveryError, DriveError, Invalid
-from godrive.runtime.message import Ask, Contract, Message, Tell
+from godrive.runtime.message import Ask, Contract, Message
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -42,14 +42,14 @@ def encode(message: Message[Any]) -> bytes:
     return _encoder.encode(message)
 
 
-def decode(contract: type[Contract], name: str, data: bytes) -> Ask[Any, Any] | Tell[Any]:
+def decode(contract: type[Contract], name: str, data: bytes) -> Ask[Any, Any]:
     """The message called *name* of *contract*.  Raises ``Invalid``."""
     try:
         type_ = contract.messages[name]
     except KeyError:
         raise Invalid(f"The {contract.name} actor knows no message {name!r}.") from None
     try:
-        message: Ask[Any, Any] | Tell[Any] = _decoder(type_).decode(data)
+        message: Ask[Any, Any] = _decoder(type_).decode(data)
     except _MALFORMED as error:
         raise Invalid(f"Malformed {name}: {error}") from None
     return message

@@ -28,7 +28,7 @@ class Envelope(msgspec.Struct):
     """
 
     message: Message[Any]
-    reply: asyncio.Future[Any] | None
+    reply: asyncio.Future[Any]
     deadline: float
     request_id: str | None
     sent_at: float
@@ -38,16 +38,16 @@ class Envelope(msgspec.Struct):
 
         The timer may fire slightly early, so an asker that has already been told ``AskTimeout`` counts too.
         """
-        return self.deadline <= now or (self.reply is not None and self.reply.done() and not self.reply.cancelled())
+        return self.deadline <= now or (self.reply.done() and not self.reply.cancelled())
 
     def answer(self, value: Any) -> None:
         """Send the reply.  A no-op if the asker no longer waits."""
-        if self.reply is not None and not self.reply.done():
+        if not self.reply.done():
             self.reply.set_result(value)
 
     def fail(self, error: DriveError) -> None:
         """Send an error as the reply.  A no-op if the asker no longer waits."""
-        if self.reply is not None and not self.reply.done():
+        if not self.reply.done():
             self.reply.set_exception(error)
 
 

@@ -1,8 +1,8 @@
 """Messages: frozen values that name the actor they are for and the reply they get.
 
-A :class:`Contract` is the tag of an actor.  Asks and tells are declared for a
-contract, an actor implements it, and a ref points to it; the type checker
-holds the three together::
+A :class:`Contract` is the tag of an actor.  Asks are declared for a contract, an
+actor implements it, and a ref points to it; the type checker holds the three
+together::
 
     class Metadata(Contract, name="metadata"):
         "Owns the catalog."
@@ -79,7 +79,7 @@ class _MessageMeta(msgspec.StructMeta):
                 if name in contract.messages:
                     raise TypeError(f"the {contract.name} contract has a {name} already")
                 cls.contract = contract
-                cls.reply = arguments[1] if len(arguments) > 1 else None
+                cls.reply = arguments[1]
                 cls.action = _snake_case(name)
                 if "lane" not in namespace:
                     cls.lane = contract.lane
@@ -92,11 +92,11 @@ _KINDS: list[Any] = []
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Message(msgspec.Struct, Generic[A], metaclass=_MessageMeta, frozen=True):
-    """Base of :class:`Ask` and :class:`Tell`."""
+    """Base of :class:`Ask`."""
 
     contract: ClassVar[type[Contract]]
     reply: ClassVar[Any]
-    """The type of the reply; ``None`` for an ask that only confirms, and for a tell."""
+    """The type of the reply; ``None`` for an ask that only confirms."""
     action: ClassVar[str]
     """The name of the handler: the message in snake case."""
     lane: ClassVar[Lane]
@@ -115,17 +115,7 @@ class Ask(Message[A], Generic[A, R]):
         return method
 
 
-class Tell(Message[A]):
-    """A message without an answer."""
-
-    @classmethod
-    def handler(cls: type[M], method: Handler[S, M, None]) -> Handler[S, M, None]:
-        """Mark *method* as the handler of this message."""
-        method.__handles__ = cls  # type: ignore[attr-defined]
-        return method
-
-
-_KINDS += [Ask, Tell]
+_KINDS.append(Ask)
 
 
 def _snake_case(name: str) -> str:

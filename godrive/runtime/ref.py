@@ -8,7 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from godrive.errors import AskTimeout, DeliveryError, MailboxFull
 from godrive.runtime.mailbox import Envelope, Mailbox
-from godrive.runtime.message import A, Ask, Contract, Message, Tell, request_id
+from godrive.runtime.message import A, Ask, Contract, Message, request_id
 
 R = TypeVar("R")
 
@@ -21,14 +21,9 @@ class Ref(Protocol[A]):
     unknown, and the message may still be handled), ``MailboxFull`` or
     ``ActorCrashed``.  *timeout* is in seconds and finite; the default is that of
     the message.  Cancelling an ask stops the wait and not the work.
-
-    ``tell`` returns once the message is on its way, and raises ``MailboxFull``
-    at once if there is no room.
     """
 
     async def ask(self, message: Ask[A, R], *, timeout: float | None = None) -> R: ...
-
-    def tell(self, message: Tell[A]) -> None: ...
 
 
 class LocalRef(Generic[A]):
@@ -59,23 +54,13 @@ class LocalRef(Generic[A]):
         finally:
             mailbox.deadlines.discard(reply)
 
-    def tell(self, message: Tell[A]) -> None:
-        if message.contract is not self._contract:
-            raise misdirected(message, self._contract)
-        mailbox, loop = self._mailboxes[message.lane], asyncio.get_running_loop()
-        now = loop.time()
-        envelope = Envelope(message, None, now + message.timeout, request_id.get(), now)
-        if not mailbox.offer(envelope):
-            raise self._refusal(mailbox)
-
     async def _wait_for_room(self, mailbox: Mailbox, envelope: Envelope) -> None:
         try:
             delivered = await mailbox.put(envelope)
         except TimeoutError:
             raise self._refusal(mailbox) from None
         except asyncio.CancelledError:
-            if envelope.reply is not None:
-                envelope.reply.cancel()  # the envelope may have been put just now; do not leave its answer unread
+            envelope.reply.cancel()  # the envelope may have been put just now; do not leave its answer unread
             raise
         if not delivered:
             raise self._refusal(mailbox)

@@ -47,9 +47,8 @@ class RestartsExhausted:
 class DeadLetter:
     """A message that no handler will see.
 
-    ``reason`` is ``expired`` (in the mailbox), ``stopped`` (with its actor),
-    ``unavailable`` (a tell that could not be sent), or the code of the error with
-    which an exposer refused it.
+    ``reason`` is ``expired`` (in the mailbox), ``stopped`` (with its actor), or
+    the code of the error with which an exposer refused it.
     """
 
     actor: str

@@ -35,7 +35,7 @@ from godrive.messages.janitor import Sweep
 from godrive.messages.uploads import AbortUpload, BeginUpload, GetUpload
 from godrive.messages.versions import DeleteVersion
 from godrive.model import Anywhere, BlobInfo, ETag, File, ObjectKey, OnConflict, Root, Upload, UploadState, User
-from godrive.runtime import Ask, Tell
+from godrive.runtime import Ask
 from godrive.testing import ManualClock, chunks, open_drive, quick_folder, sign_up, upload
 from tests.principals import SYSTEM, acting
 
@@ -184,9 +184,6 @@ class Scripted:
         if isinstance(answer := self._answers[name], Exception):
             raise answer
         return answer
-
-    def tell(self, message: Tell[Any]) -> None:
-        raise AssertionError("nobody tells here")
 
 
 @pytest.mark.parametrize(("ended", "then"), [(UploadState.FAILED, ["DeleteBlob"]), (UploadState.COMMITTED, [])])

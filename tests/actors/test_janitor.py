@@ -32,7 +32,7 @@ from godrive.messages.system import AcquireLease, Drift, UsageDrift
 from godrive.messages.uploads import AbortUpload, BeginUpload, GetUpload
 from godrive.messages.versions import DeleteVersion, ListVersions
 from godrive.model import Anywhere, BlobInfo, File, ObjectKey, OnConflict, Root, UploadState, User
-from godrive.runtime import Ask, Tell
+from godrive.runtime import Ask
 from godrive.testing import ManualClock, chunks, open_drive, quick_folder, sign_up, upload
 from tests.faults import Fault, Faults, FaultyBlobs
 from tests.principals import SYSTEM, acting
@@ -604,9 +604,6 @@ async def test_a_lease_counts_from_when_it_was_asked_for(clock: ManualClock) -> 
                     asked += 1
                     clock.advance(LEASE_TTL / 2)
                 return await drive.metadata.ask(message)
-
-            def tell(self, message: Tell[Metadata]) -> None:
-                raise AssertionError("nobody tells here")
 
         await JanitorActor(Distant(), drive.storage, drive.config, clock, ClockGuard(clock)).sweep(Sweep())
     assert asked == 4  # to begin, and again before versions are reviewed, and rows or changes pruned

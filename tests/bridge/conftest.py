@@ -18,7 +18,7 @@ from godrive.messages.files import ListFiles
 from godrive.messages.ingest import Ingest
 from godrive.messages.uploads import BeginUpload
 from godrive.model import Anywhere, File, Root, Upload, UserId
-from godrive.runtime import Ask, Event, Ref, Tell
+from godrive.runtime import Ask, Event, Ref
 from godrive.testing import chunks, open_drive, sign_up
 from tests.principals import acting
 from tests.servers import NatsServer
@@ -62,9 +62,6 @@ class Watched:
                 async with self._changed:
                     self.answered += 1
                     self._changed.notify_all()
-
-    def tell(self, message: Tell[Ingest]) -> None:
-        self._ref.tell(message)
 
     async def wait(self, count: int, *, within: float = 20) -> None:
         """Until it was asked that often."""

@@ -29,7 +29,7 @@ from godrive.messages.ingest import IngestBlob, Outcome
 from godrive.messages.storage import SignPut
 from godrive.messages.uploads import BeginUpload
 from godrive.model import Anywhere, ETag, File, ObjectKey, OnConflict, Root, Upload, UserId
-from godrive.runtime import Ask, Tell
+from godrive.runtime import Ask
 from godrive.testing import ManualClock, chunks, open_drive, sign_up, upload
 from tests.blobs.s3.fake_store import FakeStore
 from tests.cases import each
@@ -208,9 +208,6 @@ class Recorder:
         if self.failures:
             raise self.failures.pop(0)
         return Outcome.PUBLISHED
-
-    def tell(self, message: Tell[IngestContract]) -> None:
-        raise AssertionError(message)
 
     async def until(self, count: int) -> list[bool]:
         with anyio.fail_after(30):

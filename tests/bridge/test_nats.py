@@ -13,7 +13,7 @@ import pytest
 from anyio.abc import TaskStatus
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.errors import ConnectionClosedError, NoRespondersError
+from nats.errors import NoRespondersError
 
 from godrive.bridge import connection
 from godrive.bridge.connection import NatsLink
@@ -29,11 +29,11 @@ from godrive.errors import (
     MailboxFull,
     TooLarge,
 )
-from godrive.runtime import Ask, ChildSpec, Event, Lane, Ref, Tell, codec, request_id
+from godrive.runtime import Ask, ChildSpec, Event, Lane, Ref, codec, request_id
 from godrive.runtime.supervision_events import ChildCrashed, ChildWaiting, DeadLetter
 from tests.conftest import require
 from tests.nats_drive import until_answered
-from tests.runtime.stage import Hold, Note, Say, Script, Stage
+from tests.runtime.stage import Hold, Say, Script, Stage
 from tests.servers import NatsServer
 
 R = TypeVar("R")
@@ -88,7 +88,7 @@ async def asker(url: str, namespace: str, events: list[Event] | None = None) -> 
         try:
             with anyio.move_on_after(2):
                 await link.newer_than(0)
-            yield NatsRef(Stage, link, namespace=namespace, on_event=told.append)
+            yield NatsRef(Stage, link, namespace=namespace)
         finally:
             tasks.cancel_scope.cancel()
             await link.close()
@@ -263,30 +263,10 @@ async def test_a_message_that_is_too_large_is_refused_before_it_is_sent(
     async with process(nats_server.url, namespace) as there, asker(nats_server.url, namespace) as stage:
         with pytest.raises(TooLarge, match="over the limit of 1047552"):
             await stage.ask(Say("x" * LARGEST))
-        with pytest.raises(TooLarge):
-            stage.tell(Note("x" * LARGEST))
         largest = "x" * (LARGEST - HEADROOM - 20)
         request_id.set("i" * 100)
         assert (await stage.ask(Say(largest)))[:3] == "xxx"
         assert there.link.generation == 1, "the server has cut us off"
-
-
-async def test_a_tell_that_cannot_be_sent_is_a_dead_letter_with_the_id_of_its_request(
-    nats_server: NatsServer, namespace: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def lost(*_arguments: object, **_options: object) -> None:
-        raise ConnectionClosedError
-
-    told: list[Event] = []
-    async with process(nats_server.url, namespace) as there, asker(nats_server.url, namespace, told) as stage:
-        request_id.set("r1")
-        with monkeypatch.context() as patch:
-            patch.setattr(Client, "publish", lost)
-            stage.tell(Note("a"))
-            await until(lambda: told)
-        assert told == [DeadLetter("stage", "Note", "unavailable", "r1")]
-        assert await stage.ask(Say("b")) == "b 1"
-    assert there.script.log == ["start", "b", "stop"]
 
 
 class StandIn:
@@ -300,9 +280,6 @@ class StandIn:
         if isinstance(outcome, Exception):
             raise outcome
         return cast("R", outcome)
-
-    def tell(self, message: Tell[Stage]) -> None:
-        raise AssertionError("nobody tells here")
 
 
 @asynccontextmanager
@@ -341,8 +318,6 @@ async def test_more_messages_than_the_limit_are_turned_away_and_told_so(
                 await there.script.reached[cue].wait()
             with pytest.raises(MailboxFull):
                 await stage.ask(Say("c"), timeout=5)
-            stage.tell(Note("d"))
-            await until(lambda: there.script.of(DeadLetter) == [DeadLetter("stage", "Note", "overloaded")])
             for cue in ("a", "b"):
                 there.script.cues[cue].set()
         assert await stage.ask(Say("e")) == "e 1"
@@ -468,8 +443,6 @@ async def test_without_a_server_asks_fail_at_once_and_the_same_ref_works_when_it
             with anyio.fail_after(30), pytest.raises(DeliveryError, match="NATS does not answer") as caught:
                 await stage.ask(Say("during"), timeout=60)
             assert (caught.value.code, caught.value.retry_after) == ("unavailable", 1.0)
-            with pytest.raises(DeliveryError):
-                stage.tell(Note("during"))
             outage.start()
             await until_answered(stage)
         assert await stage.ask(Say("after")) == "after 1"

@@ -20,7 +20,7 @@ from godrive.messages.files import PurgeFile, RestoreFile, TrashFile, UpdateFile
 from godrive.messages.janitor import Sweep
 from godrive.messages.metadata import Metadata
 from godrive.messages.system import AcquireLease, DueEvents, MarkPublished
-from godrive.runtime import Ask, Event, Ref, Tell
+from godrive.runtime import Ask, Event, Ref
 from godrive.runtime.supervision_events import ChildWaiting
 from godrive.testing import ManualClock, open_drive, sign_up, upload
 from tests.conftest import require
@@ -98,9 +98,6 @@ async def test_what_was_published_but_not_dropped_is_published_again_and_kept_on
             if isinstance(message, MarkPublished):
                 raise StoreUnavailable
             return await drive.metadata.ask(message, timeout=timeout)
-
-        def tell(self, message: Tell[Metadata]) -> None:
-            drive.metadata.tell(message)
 
     with pytest.raises(StoreUnavailable):
         await outbox.publish(Dying())
@@ -269,9 +266,6 @@ class Leases:
     async def ask(self, message: Ask[Metadata, Any], *, timeout: float | None = None) -> Any:
         self.asked += isinstance(message, AcquireLease)
         return await self._metadata.ask(message, timeout=timeout)
-
-    def tell(self, message: Tell[Metadata]) -> None:
-        self._metadata.tell(message)
 
 
 async def test_a_lease_is_renewed_at_half_its_time_and_not_before(

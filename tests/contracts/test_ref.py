@@ -15,7 +15,7 @@ from godrive.bridge.exposer import Exposer
 from godrive.bridge.nats import NatsRef
 from godrive.config import Nats
 from godrive.errors import ActorCrashed, AskTimeout, DeliveryError, DriveError, MailboxFull, NotFound
-from godrive.runtime import Ask, ChildSpec, Contract, Lane, Ref, Slots, Supervisor, Tell, request_id
+from godrive.runtime import Ask, ChildSpec, Contract, Lane, Ref, Slots, Supervisor, request_id
 from godrive.runtime.supervision_events import DeadLetter
 from godrive.testing import LoopbackRef
 from tests.nats_drive import until_answered
@@ -77,7 +77,7 @@ class Rigs:
             spec = ChildSpec(name=exposer.name, run=lambda: exposer.run(tree.ref(Stage)), stop=exposer.stop)
             tree = script.supervisor(actor, spec)
             await running.enter_async_context(tree)
-            ref = NatsRef(Stage, links[1], namespace=namespace, on_event=script.events.append)
+            ref = NatsRef(Stage, links[1], namespace=namespace)
             await until_answered(ref)
             yield Rig(script, tree, ref, running.aclose, exposer)
 
@@ -168,7 +168,7 @@ async def test_asks_at_the_same_time_each_get_their_own_answer(rigs: Rigs) -> No
 async def test_messages_of_one_sender_are_handled_in_order(rigs: Rigs) -> None:
     async with rigs.make() as rig:
         for number in range(50):
-            rig.ref.tell(Note(str(number)))
+            await rig.ref.ask(Note(str(number)))
         await rig.ref.ask(Say("last"))
         assert rig.script.log[1:] == [*(str(number) for number in range(50)), "last"]
 
@@ -200,24 +200,6 @@ async def test_a_full_mailbox_makes_an_ask_wait_within_its_deadline(rigs: Rigs) 
     assert "no room" not in rig.script.log
 
 
-async def test_a_tell_that_finds_no_room_is_refused_or_a_dead_letter(rigs: Rigs) -> None:
-    async with rigs.make(capacity=1) as rig, anyio.create_task_group() as asks:
-        asks.start_soon(rig.ref.ask, Hold("cue"))
-        await rig.script.reached["cue"].wait()
-        rig.ref.tell(Note("fills it"))
-        while rig.tree.children()[0].queued == 0:
-            await anyio.sleep(0)
-        if rigs.far:
-            rig.ref.tell(Note("no room"))
-            while DeadLetter("stage", "Note", "overloaded") not in rig.script.events:
-                await anyio.sleep(0)
-        else:
-            with pytest.raises(MailboxFull):
-                rig.ref.tell(Note("no room"))
-        rig.script.cues["cue"].set()
-    assert "no room" not in rig.script.log
-
-
 async def test_an_actor_that_has_stopped_is_unavailable(rigs: Rigs) -> None:
     async with rigs.make() as rig:
         await rig.stop()
@@ -235,16 +217,10 @@ class Ask1(Ask[Elsewhere, None]):
     """Not for the stage."""
 
 
-class Tell1(Tell[Elsewhere]):
-    """Not for the stage either."""
-
-
 async def test_a_message_for_another_actor_does_not_leave(rigs: Rigs) -> None:
     async with rigs.make() as rig:
         with pytest.raises((TypeError, DriveError)):
             await rig.ref.ask(Ask1())  # type: ignore[arg-type]
-        with pytest.raises((TypeError, DriveError)):
-            rig.ref.tell(Tell1())  # type: ignore[arg-type]
         await rig.ref.ask(Say("on"))
     assert rig.script.of(DeadLetter) == []
 

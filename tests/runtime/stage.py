@@ -6,13 +6,15 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import anyio
 
 from godrive.backoff import Backoff
 from godrive.errors import Conflict, NotFound
-from godrive.runtime import Actor, ActorSpec, Ask, Contract, Event, Lane, Slots, Supervisor, Tell, request_id
+from godrive.runtime import Actor, ActorSpec, Ask, Contract, Event, Lane, LocalRef, Slots, Supervisor, request_id
+from godrive.runtime.mailbox import Envelope
+from godrive.runtime.message import A
 from godrive.runtime.supervision_events import ChildCrashed
 
 
@@ -26,10 +28,19 @@ class Say(Ask[Stage, str]):
     word: str
 
 
-class Note(Tell[Stage]):
+class Note(Ask[Stage, None]):
     """Write the word down."""
 
     word: str
+
+
+def leave(ref: LocalRef[A], message: Ask[A, Any]) -> None:
+    """Put a message into its mailbox at once, as an asker does who then leaves.  Raises what an ask raises."""
+    loop, mailbox = asyncio.get_running_loop(), ref._mailboxes[message.lane]
+    left: asyncio.Future[Any] = loop.create_future()
+    left.cancel()
+    if not mailbox.offer(Envelope(message, left, loop.time() + message.timeout, None, loop.time())):
+        raise ref._refusal(mailbox)
 
 
 class Hold(Ask[Stage, str]):

@@ -12,7 +12,7 @@ from godrive.backoff import Backoff
 from godrive.errors import ActorCrashed, AskTimeout, NotFound, StoreUnavailable
 from godrive.runtime import Actor, ActorSpec, Ask, ChildSpec, ChildState, Contract, GaveUp, Supervisor
 from godrive.runtime.supervision_events import ChildCrashed, ChildStarted, ChildStopped, DeadLetter, RestartsExhausted
-from tests.runtime.stage import Hold, Note, Refuse, Say, Script, Stage, Stumble
+from tests.runtime.stage import Hold, Note, Refuse, Say, Script, Stage, Stumble, leave
 
 pytestmark = pytest.mark.anyio
 
@@ -113,7 +113,7 @@ async def test_the_mailbox_and_every_ref_survive_a_restart() -> None:
         await script.reached["trip"].wait()
         for word in ("one", "two", "three"):
             asks.start_soon(say, word)
-        before.tell(Note("noted"))
+        leave(before, Note("noted"))
         await anyio.wait_all_tasks_blocked()
         assert tree.children()[0].queued == 4
         script.cues["trip"].set()

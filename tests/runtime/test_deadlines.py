@@ -13,7 +13,7 @@ from godrive.errors import AskTimeout, DeliveryError
 from godrive.runtime.deadlines import Deadlines
 from godrive.runtime.mailbox import Envelope
 from godrive.runtime.supervision_events import DeadLetter
-from tests.runtime.stage import Hold, Note, Say, Script, Stage
+from tests.runtime.stage import Hold, Note, Say, Script, Stage, leave
 
 pytestmark = pytest.mark.anyio
 
@@ -52,12 +52,12 @@ async def test_a_message_that_expired_in_the_mailbox_is_a_dead_letter_and_never_
     assert script.of(DeadLetter) == [DeadLetter("stage", "Say", "expired")]
 
 
-async def test_a_tell_expires_too() -> None:
+async def test_a_message_whose_asker_has_left_expires_too() -> None:
     script = Script()
     Note.timeout, kept = 0.0, Note.timeout
     try:
         async with script.supervisor() as tree:
-            tree.ref(Stage).tell(Note("late"))
+            leave(tree.ref(Stage), Note("late"))
             await tree.ref(Stage).ask(Say("on"))
     finally:
         Note.timeout = kept

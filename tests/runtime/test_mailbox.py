@@ -9,17 +9,17 @@ import anyio
 import pytest
 
 from godrive.errors import AskTimeout, MailboxFull
-from godrive.runtime import Actor, ActorSpec, Contract, Tell, request_id
+from godrive.runtime import Actor, ActorSpec, Ask, Contract, request_id
 from godrive.runtime.mailbox import Envelope, Mailbox
 from godrive.runtime.ref import LocalRef
-from tests.runtime.stage import Hold, Note, Refuse, Say, Script, Stage, WhoAsks
+from tests.runtime.stage import Hold, Note, Refuse, Say, Script, Stage, WhoAsks, leave
 
 pytestmark = pytest.mark.anyio
 
 
 def letter(word: str, within: float = 1e6) -> Envelope:
-    now = asyncio.get_running_loop().time()
-    return Envelope(Note(word), None, now + within, None, now)
+    loop = asyncio.get_running_loop()
+    return Envelope(Note(word), loop.create_future(), loop.time() + within, None, loop.time())
 
 
 def words(envelopes: list[Envelope]) -> list[str]:
@@ -55,7 +55,7 @@ async def test_an_ask_that_found_no_room_before_its_deadline_was_never_delivered
         stage = tree.ref(Stage)
         asks.start_soon(stage.ask, Hold("cue"))
         await script.reached["cue"].wait()
-        stage.tell(Note("fills it"))
+        leave(stage, Note("fills it"))
         with pytest.raises(MailboxFull, match="overloaded") as caught:
             await stage.ask(Say("no room"), timeout=0.01)
         assert caught.value.retry_after
@@ -63,16 +63,16 @@ async def test_an_ask_that_found_no_room_before_its_deadline_was_never_delivered
     assert "no room" not in script.log
 
 
-async def test_a_tell_to_a_full_mailbox_fails_at_once() -> None:
+async def test_a_full_mailbox_takes_nothing_more() -> None:
     script = Script()
     async with script.supervisor(script.actor(capacity=2)) as tree, anyio.create_task_group() as asks:
         stage = tree.ref(Stage)
         asks.start_soon(stage.ask, Hold("cue"))
         await script.reached["cue"].wait()
-        stage.tell(Note("one"))
-        stage.tell(Note("two"))
+        leave(stage, Note("one"))
+        leave(stage, Note("two"))
         with pytest.raises(MailboxFull):
-            stage.tell(Note("three"))
+            leave(stage, Note("three"))
         script.cues["cue"].set()
     assert script.log[2:-1] == ["held cue", "one", "two"]
 
@@ -284,22 +284,22 @@ async def test_an_actor_that_never_waits_leaves_others_their_turn() -> None:
     class Talk(Contract, name="talk"):
         pass
 
-    class More(Tell[Talk]):
+    class More(Ask[Talk, None]):
         pass
 
     handled = 0
 
     class TalkActor(Actor[Talk]):
         @More.handler
-        async def more(self, tell: More) -> None:
+        async def more(self, ask: More) -> None:
             nonlocal handled
             handled += 1
-            tree.ref(Talk).tell(More())
+            leave(tree.ref(Talk), More())
 
     script = Script()
     tree = script.supervisor(ActorSpec(name="talk", start=TalkActor))
     async with tree:
-        tree.ref(Talk).tell(More())
+        leave(tree.ref(Talk), More())
         turns = []
         for _ in range(5):
             await anyio.lowlevel.checkpoint()

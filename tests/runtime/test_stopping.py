@@ -12,7 +12,7 @@ from godrive.backoff import Backoff
 from godrive.errors import DeliveryError
 from godrive.runtime import ActorSpec, ChildSpec, ChildState, Contract, GaveUp, Supervisor
 from godrive.runtime.supervision_events import ChildCrashed, ChildStarted, ChildStopped, DeadLetter, StopTimedOut
-from tests.runtime.stage import Hold, Note, Say, Script, Stage, StageActor, Stray, Stumble
+from tests.runtime.stage import Hold, Note, Say, Script, Stage, StageActor, Stray, Stumble, leave
 
 pytestmark = pytest.mark.anyio
 
@@ -106,7 +106,7 @@ async def test_the_message_in_hand_finishes_and_what_is_queued_becomes_dead_lett
         asks.start_soon(hold)
         await script.reached["cue"].wait()
         asks.start_soon(say)
-        stage.tell(Note("queued too"))
+        leave(stage, Note("queued too"))
         await anyio.wait_all_tasks_blocked()
         asks.start_soon(cue)
     assert script.log == ["start", "hold cue", "held cue", "stop"]
@@ -123,7 +123,7 @@ async def test_an_actor_that_is_stopping_takes_nothing_more() -> None:
         async def late() -> None:
             await anyio.wait_all_tasks_blocked()  # the tree waits for the message in hand
             with pytest.raises(DeliveryError, match="has stopped"):
-                stage.tell(Note("late"))
+                leave(stage, Note("late"))
             with pytest.raises(DeliveryError, match="has stopped"):
                 await stage.ask(Say("late"))
             script.cues["cue"].set()
@@ -152,7 +152,7 @@ async def test_an_actor_stopped_as_it_starts_handles_nothing_even_if_its_start_c
 
         tasks.start_soon(fail_next_to_it)
         tree = script.supervisor(ActorSpec(name="stage", start=lambda: Slow(script)))
-        tree.ref(Stage).tell(Note("queued"))
+        leave(tree.ref(Stage), Note("queued"))
         async with tree:
             raise AssertionError("the body must not run")
     assert script.log == ["stop"]
@@ -167,7 +167,7 @@ async def test_an_actor_that_has_stopped_says_so_at_once() -> None:
         await stage.ask(Say("late"))
     assert caught.value.code == "unavailable"
     with pytest.raises(DeliveryError, match="has stopped"):
-        stage.tell(Note("late"))
+        leave(stage, Note("late"))
 
 
 async def test_what_would_not_stop_is_cancelled_and_reported_by_name() -> None:

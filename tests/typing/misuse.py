@@ -11,7 +11,7 @@ from godrive.http.api.operations import PUBLIC, Routes
 from godrive.messages.auth import DeleteUser, GetUser, ListSessions, LogOut, UpdateUser
 from godrive.messages.users import EnsureUser, SetQuota
 from godrive.principal import ApiToken, HostUser, ShareLink, UserSession
-from godrive.runtime import Actor, Ask, Contract, Ref, Tell, Ticker
+from godrive.runtime import Actor, Ask, Contract, Ref, Ticker
 
 
 class Library(Contract, name="library"):
@@ -28,8 +28,8 @@ class Lend(Ask[Library, list[str]]):
     title: str
 
 
-class BookReturned(Tell[Library]):
-    """Somebody brought a book back."""
+class Return(Ask[Library, None]):
+    """Take a book back."""
 
     title: str
 
@@ -46,15 +46,9 @@ async def wrong_reply(library: Ref[Library]) -> None:
 
 async def wrong_actor(library: Ref[Library], theatre: Ref[Theatre]) -> None:
     await theatre.ask(Lend("a"))  # E: arg-type "Ask[Theatre, list[str]]"
-    theatre.tell(BookReturned("a"))  # E: arg-type "Tell[Theatre]"
     other: Ref[Theatre] = library  # E: assignment "Ref[Theatre]"
     Ticker(library, Play(), every=1.0, on_reply=print, on_error=print)  # E: misc "type parameter"
     print(other)
-
-
-async def ask_as_tell(library: Ref[Library]) -> None:
-    library.tell(Lend("a"))  # E: arg-type "Tell[Library]"
-    await library.ask(BookReturned("a"))  # E: arg-type "Ask[Library, Never]"
 
 
 async def wrong_fields(library: Ref[Library]) -> None:
@@ -72,9 +66,9 @@ class LibraryActor(Actor[Library]):
     async def lend(self, ask: Lend) -> list[int]:
         return [len(ask.title)]
 
-    @BookReturned.handler  # E: arg-type "[LibraryActor, BookReturned]"
-    async def book_returned(self, tell: Lend) -> None:
-        assert tell.title
+    @Return.handler  # E: arg-type "[LibraryActor, Return]"
+    async def return_(self, ask: Lend) -> None:
+        assert ask.title
 
 
 class LazyActor(Actor[Library]):
@@ -82,9 +76,9 @@ class LazyActor(Actor[Library]):
     def lend(self, ask: Lend) -> list[str]:
         return [ask.title]
 
-    @BookReturned.handler  # E: arg-type "Coroutine[Any, Any, None]"
-    async def book_returned(self, tell: BookReturned) -> str:
-        return tell.title
+    @Return.handler  # E: arg-type "Coroutine[Any, Any, None]"
+    async def return_(self, ask: Return) -> str:
+        return ask.title
 
 
 class NoContract(Actor[str]):  # E: type-var "Contract"

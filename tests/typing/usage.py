@@ -8,7 +8,7 @@ from godrive.errors import NotFound
 from godrive.http.api.call import Call
 from godrive.http.api.operations import PUBLIC, SIGNED, Routes
 from godrive.principal import Scope
-from godrive.runtime import Actor, ActorSpec, Ask, Contract, LocalRef, Ref, Supervisor, Tell, Ticker
+from godrive.runtime import Actor, ActorSpec, Ask, Contract, LocalRef, Ref, Supervisor, Ticker
 
 
 class Library(Contract, name="library"):
@@ -26,12 +26,6 @@ class Close(Ask[Library, None]):
     """Close for the night."""
 
 
-class BookReturned(Tell[Library]):
-    """Somebody brought a book back."""
-
-    title: str
-
-
 class LibraryActor(Actor[Library]):
     @Lend.handler
     async def lend(self, ask: Lend) -> list[str]:
@@ -41,16 +35,11 @@ class LibraryActor(Actor[Library]):
     async def close(self, ask: Close) -> None:
         """Nothing to say."""
 
-    @BookReturned.handler
-    async def book_returned(self, tell: BookReturned) -> None:
-        assert tell.title
-
 
 async def visit(library: Ref[Library]) -> None:
     assert_type(await library.ask(Lend("Moby-Dick")), list[str])
     assert_type(await library.ask(Lend("Moby-Dick", copies=2), timeout=1.0), list[str])
     await library.ask(Close())
-    library.tell(BookReturned("Moby-Dick"))
 
 
 async def main() -> None:

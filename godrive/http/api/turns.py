@@ -7,7 +7,7 @@ from typing import TypeVar
 from godrive.http.wire.fair_queue import FairQueue
 from godrive.messages.metadata import Metadata
 from godrive.model import UserId
-from godrive.runtime import Ask, Ref, Tell
+from godrive.runtime import Ask, Ref
 
 R = TypeVar("R")
 
@@ -28,7 +28,3 @@ class InTurn:
             return await self._ref.ask(message, timeout=timeout)
         finally:
             self._lane.leave(self._key)
-
-    def tell(self, message: Tell[Metadata]) -> None:
-        """As the ref does, without a turn."""
-        self._ref.tell(message)

@@ -14,7 +14,7 @@ from godrive.http.api.idempotency import IDEMPOTENCY_KEY, answer_once
 from godrive.messages.metadata import Metadata
 from godrive.model import UserId, new_id
 from godrive.principal import HostUser
-from godrive.runtime import Ask, Tell
+from godrive.runtime import Ask
 
 pytestmark = pytest.mark.anyio
 
@@ -36,9 +36,6 @@ class Slow:
             self.failed.set()
             raise StoreUnavailable
         return None
-
-    def tell(self, message: Tell[Metadata]) -> None:
-        raise AssertionError
 
 
 async def test_an_error_of_what_nobody_waits_for_any_more_is_nobodys_and_the_first_error_counts() -> None:

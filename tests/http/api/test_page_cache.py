@@ -90,9 +90,6 @@ async def test_an_unchanged_list_is_read_once(ann: Person, site: Site) -> None:
             replies.append(await metadata.ask(message, **options))
             return replies[-1]
 
-        def tell(self, message: Any) -> None:
-            metadata.tell(message)
-
     site.drive.metadata = Watched()
     for _ in range(3):
         assert (await ann("GET", "/v1/files")).status == 200

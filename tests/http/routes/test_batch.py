@@ -166,7 +166,7 @@ async def test_a_batch_waits_for_a_turn_before_each_piece_and_holds_none_between
             return await metadata.ask(message, **options)
 
     ann_id = (await ann("GET", "/v1/me")).json["id"]
-    site.drive.metadata = Slow()  # type: ignore[assignment]
+    site.drive.metadata = Slow()
     async with anyio.create_task_group() as tasks:
         for number in range(6):
             tasks.start_soon(run, ann, {"op": "mkdir", "name": f"{number}"})
@@ -196,7 +196,7 @@ async def test_when_the_database_goes_down_the_rest_of_a_batch_says_so(
             return await metadata.ask(message, **options)
 
     monkeypatch.setattr(batch, "_PIECE", 2)
-    site.drive.metadata = Failing()  # type: ignore[assignment]
+    site.drive.metadata = Failing()
     steps = [{"op": "mkdir", "name": f"{number}"} for number in range(5)]
     results = await run(ann, *steps)
     assert [result["status"] for result in results] == [201, 201, 503, 503, 503]
