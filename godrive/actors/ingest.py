@@ -75,6 +75,9 @@ _FINAL = (LengthMismatch, DigestMismatch, PreconditionFailed)
 SETTLE = 60.0
 """Seconds that parts are left alone after the last one has arrived, because its client joins them, or may repeat it."""
 
+SLOWEST_READ = 8 * 1024 * 1024
+"""Bytes per second at which the slowest store is read for the digest of a large blob."""
+
 AT_ONCE = 16
 """Uploads that a reconciliation settles concurrently."""
 
@@ -349,7 +352,8 @@ class IngestActor(Actor[Ingest]):
         if blob.size_bytes != upload.size_bytes:
             return blob
         if upload.sha256 is not None and blob.sha256 is None:
-            blob = replace(blob, sha256=await self._storage.ask(DigestBlob(upload.object_key)))
+            patience = max(DigestBlob.timeout, blob.size_bytes / SLOWEST_READ)
+            blob = replace(blob, sha256=await self._storage.ask(DigestBlob(upload.object_key), timeout=patience))
         if not upload.mime and blob.mime is None:
             blob = replace(blob, mime=await self._storage.ask(SniffBlob(upload.object_key, upload.name)))
         return blob

@@ -39,7 +39,7 @@ _COMMIT = (
 )
 _COMMIT_KEY = (
     "UPDATE uploads SET state = 'committed', finished_at = $2, received_bytes = size_bytes, file_id = $3 "
-    "WHERE object_key = $1 AND state = 'pending' AND size_bytes = $4 AND mime <> '' "
+    "WHERE object_key = $1 AND state = 'pending' AND size_bytes = $4 AND mime <> '' AND multipart = '' "
     f"AND (sha256 IS NULL OR sha256 = $5) RETURNING {rows.UPLOAD}"
 )
 _REPLACED = "UPDATE uploads SET file_id = $2 WHERE id = $1"

@@ -56,8 +56,8 @@ class Urls(Bucket):
 
         The signed metadata says what the URL fixed.  It has the digest only if
         the store refuses other bytes.  What this server or another client of the
-        bucket has put has other metadata.  An ETag with a dash is that of a
-        multipart upload, which no URL of an intent allows.
+        bucket has put has other metadata.  An ETag with a dash is that of joined
+        parts, of which the metadata says nothing.
         """
         signed = metadata.get(DIGEST_KEY)
         if not self.capabilities.direct or signed is None or WRITER_KEY in metadata or not _SINGLE.fullmatch(blob.etag):

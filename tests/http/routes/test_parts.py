@@ -8,6 +8,7 @@ import io
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
@@ -23,7 +24,7 @@ from godrive.messages.ingest import IngestBlob, Outcome, Reconcile
 from godrive.messages.janitor import Sweep
 from godrive.messages.storage import JoinParts
 from godrive.messages.uploads import GetUpload
-from godrive.model import ObjectKey, Upload
+from godrive.model import ETag, ObjectKey, Upload
 from godrive.testing import ManualClock, open_drive
 from tests.ceph import ProbedOnce, own_bucket
 from tests.daemon import free_port
@@ -407,6 +408,20 @@ async def test_a_client_that_knows_no_parts_sends_the_whole(served: Served) -> N
     assert await served.read((await served.complete(intent, late)).json["file"]) == CONTENT
     assert await served.store.unfinished() == 0
     assert (await served.put(intent["parts"][0], PARTS[0]))[0] == 404
+
+
+async def test_an_event_of_a_put_beside_the_parts_is_not_believed_but_ends_the_parts(served: Served) -> None:
+    """Otherwise joining them could replace the file that the event had published."""
+    intent = await served.intent(mime="video/mp4")
+    url = URL(intent["upload_url"], encoded=True)
+    async with served.ann.http.put(url, data=io.BytesIO(CONTENT), headers=intent["headers"]) as answer:
+        etag = ETag(answer.headers["ETag"].strip('"'))
+    metadata = {"godrive-sha256": "unverified"}
+    at = datetime.now(UTC)
+    event = IngestBlob(intent["object_key"], len(CONTENT), etag, at=at, metadata=metadata, certain=True)
+    assert await served.drive.ingest.ask(event) is Outcome.PUBLISHED
+    assert await served.store.unfinished() == 0
+    assert await served.names() == ["film.bin"]
 
 
 async def test_a_store_that_is_down_when_the_parts_begin_leaves_no_upload(served: Served) -> None:
