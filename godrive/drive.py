@@ -13,7 +13,7 @@ import anyio
 from msgspec.structs import asdict
 
 from godrive.append_turns import AppendTurns
-from godrive.blobs import BlobStore
+from godrive.blobs import BlobStore, Packing
 from godrive.bridge.bucket_events import BucketEventHandler
 from godrive.catalog import Catalog
 from godrive.clock import Clock, SystemClock
@@ -99,6 +99,8 @@ class GoDrive:
         self.config = config
         self.clock = clock or SystemClock()
         self.memory = MemoryBudget(config.server.memory_bytes)
+        self.packing: Packing | None = None
+        """The blob store, if it stores small blobs in groups."""
         """The budget of bytes that this process buffers for clients: request bodies and answers."""
         self.known_callers = KnownCallers(self.clock)
         """Who sent a token, if the auth actor runs in this process and has found out less than a second ago."""
@@ -266,6 +268,8 @@ class GoDrive:
         if blobs_here:
             self._blobs = self._given_blobs or make_blobs(config, self.clock, self.memory)
             await _open_store(stack, self._blobs)
+            if isinstance(self._blobs, Packing) and self._blobs.pack_below:
+                self.packing = self._blobs
         parts = Dependencies(
             config=config,
             clock=self.clock,

@@ -7,7 +7,8 @@ the caller and the blob store of this process.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+import hashlib
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -17,18 +18,34 @@ from godrive.blobs import OWNER, BlobExists
 from godrive.blobs.admission import check_admission
 from godrive.blobs.sniffing import HEAD, sniff
 from godrive.errors import (
+    DeliveryError,
     DigestMismatch,
     DriveError,
     Gone,
     LengthMismatch,
     NotFound,
+    StoreUnavailable,
     UploadFinished,
 )
 from godrive.messages.files import OpenContent
 from godrive.messages.ingest import CommitUpload
 from godrive.messages.storage import DeleteBlob, DigestBlob, HeadBlob
-from godrive.messages.uploads import BeginUpload, FailUpload, GetUpload
-from godrive.model import BlobInfo, Content, ETag, File, OnConflict, Spot, Upload, UploadState, VersionId, Which
+from godrive.messages.uploads import BeginUpload, CheckRoom, FailUpload, GetUpload, StoreFile
+from godrive.model import (
+    BlobInfo,
+    Content,
+    ETag,
+    File,
+    ObjectKey,
+    OnConflict,
+    Spot,
+    Upload,
+    UploadId,
+    UploadState,
+    VersionId,
+    Which,
+    new_id,
+)
 from godrive.principal import Principal
 
 if TYPE_CHECKING:
@@ -37,6 +54,9 @@ if TYPE_CHECKING:
 
 Turn: TypeAlias = AbstractAsyncContextManager[None]
 NO_TURN: Turn = nullcontext()
+
+_UNKNOWN = (DeliveryError, StoreUnavailable)
+"""Errors after which a command may have been carried out."""
 
 
 async def receive(
@@ -124,6 +144,78 @@ async def receive_once(
         reason = error.detail if isinstance(error, DriveError) else "The request ended before all bytes arrived."
         await _to_the_end(_give_up(drive, by, upload, reason))
         raise
+
+
+async def store_small(
+    drive: GoDrive,
+    by: Principal,
+    where: Spot,
+    name: str,
+    content: bytes,
+    *,
+    mime: str = "",
+    sha256: str | None = None,
+    sha512: str | None = None,
+    on_conflict: OnConflict = OnConflict.FAIL,
+    modified_at: datetime | None = None,
+    if_match: ETag | None = None,
+    turn: Callable[[], Turn] = lambda: NO_TURN,
+) -> tuple[File, bool]:
+    """Store *content*, which is here and small, as a file, without an upload.  Returns also whether it is current now.
+
+    The arguments and errors are those of :func:`receive`.  *turn* gives what is
+    held while the catalog is asked.  The bytes are durable before the file can
+    be found; if it cannot be made, they are deleted.
+    """
+    packing, size = drive.packing, len(content)
+    assert packing is not None  # noqa: S101 - or nothing is small
+    async with turn():
+        await check_admission(drive.blobs, drive.config.blobs, size)
+        await drive.metadata.ask(CheckRoom(by, size, on_conflict))
+    if sha512 is not None and (digest := hashlib.sha512(content).hexdigest()) != sha512:
+        raise DigestMismatch(f"The bytes that arrived have the SHA-512 {digest}.")
+    blob_id, upload_id = new_id(), UploadId(new_id())
+    found = None if mime else sniff(content[:HEAD], name)
+    key = ObjectKey(f"{blob_id[:8]}/{blob_id}")
+    blob = await packing.put_small(key, content, sha256=sha256 and sha256.lower(), mime=found)
+    stored = StoreFile(
+        by, where, name, mime, blob, upload_id, on_conflict=on_conflict, modified_at=modified_at, if_match=if_match
+    )
+    is_asked = False
+    try:
+        async with turn():
+            is_asked = True
+            file = await drive.metadata.ask(stored)
+    except BaseException as error:
+        is_unknown = is_asked and (not isinstance(error, DriveError) or isinstance(error, _UNKNOWN))
+        await _to_the_end(_undo(drive, stored, is_unknown=is_unknown))
+        raise
+    is_current = file.version_id == VersionId(upload_id)
+    if not is_current:
+        await drive.storage.ask(DeleteBlob(key))  # the file had the same bytes already
+    return file, is_current
+
+
+async def _undo(drive: GoDrive, stored: StoreFile, *, is_unknown: bool) -> None:
+    """Delete the blob of a file that was not made.  If that is unknown, ask again first, which is idempotent."""
+    with suppress(DriveError):  # the janitor deletes what stays
+        if not is_unknown or not await _is_stored(drive, stored):
+            await drive.storage.ask(DeleteBlob(stored.blob.key))
+
+
+async def _is_stored(drive: GoDrive, stored: StoreFile) -> bool:
+    try:
+        await drive.metadata.ask(stored)
+    except _UNKNOWN:
+        raise
+    except DriveError:
+        return False
+    return True
+
+
+async def once(content: bytes) -> AsyncIterator[bytes]:
+    """Yield *content* as a body."""
+    yield content
 
 
 async def receive_upload(drive: GoDrive, by: Principal, upload: Upload, body: Pieces, *, turn: Turn = NO_TURN) -> File:

@@ -40,6 +40,7 @@ from godrive.rules import (  # noqa: F401 - registers them
     resizing,
     resumable,
     search,
+    stored_files,
     trash,
     tree_copies,
     upload_chores,

@@ -200,6 +200,22 @@ class Appendable(Protocol):
 
 
 @runtime_checkable
+class Packing(Protocol):
+    """A store that makes small blobs durable in groups."""
+
+    @property
+    def pack_below(self) -> int:
+        """The largest size of a small blob in bytes."""
+        ...
+
+    async def put_small(
+        self, key: ObjectKey, content: bytes, *, sha256: str | None = None, mime: str | None = None
+    ) -> BlobInfo:
+        """Like :meth:`BlobStore.put`, for a small body that is here already."""
+        ...
+
+
+@runtime_checkable
 class FileBacked(Protocol):
     """A store whose blobs are local files, so that the kernel can send them."""
 

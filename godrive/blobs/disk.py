@@ -82,7 +82,7 @@ class DiskBlobStore(DiskAppends):
         self._min_free_bytes = min_free_bytes
         self._named = named
         self._memory = memory or MemoryBudget(MEMORY)
-        self._pack_below = pack_below
+        self.pack_below = pack_below
         self._opened: Objects | None = None
         self._packs: Packs | None = None
         self._publishing: dict[ObjectKey, asyncio.Future[None]] = {}
@@ -108,7 +108,7 @@ class DiskBlobStore(DiskAppends):
         objects = Objects(self._path, named=self._named)
         try:
             packs = self._path / "packs"
-            if not self._pack_below and not exists(packs):
+            if not self.pack_below and not exists(packs):
                 return objects, None
             objects.make(packs.name)
             return objects, Packs(packs, disk=self._disk, has_file=objects.has_file)
@@ -174,12 +174,24 @@ class DiskBlobStore(DiskAppends):
             if not arriving:
                 self._arriving.pop(key, None)
 
+    async def put_small(
+        self, key: ObjectKey, content: bytes, *, sha256: str | None = None, mime: str | None = None
+    ) -> BlobInfo:
+        """See :meth:`godrive.blobs.Packing.put_small`."""
+        split_key(key)
+        if self._packs is None:
+            raise StoreUnavailable("The blob store is closed.")
+        if self._min_free_bytes is not None:
+            await self._claim(len(content))
+        async with self._turn(key):
+            return await self._packs.put(key, [content], BodyCheck(len(content), sha256), mime)
+
     async def _store(
         self, packs: Packs, objects: Objects, arrival: StagedWrite, key: ObjectKey, mime: str | None
     ) -> BlobInfo:
         """Make what arrived a packed blob or a file."""
         body = arrival.collected()
-        if body is not None and arrival.received <= self._pack_below:
+        if body is not None and arrival.received <= self.pack_below:
             return await packs.put(key, body, arrival.check, mime)
         if await packs.find(key) is not None:
             raise BlobExists(await arrival.digest())

@@ -16,10 +16,15 @@ CHUNK = 256 * 1024
 """The largest chunk that ``get`` yields."""
 
 
+PACK_BELOW = 16_384
+"""The largest blob that is stored without an upload, as the disk store does."""
+
+
 class MemoryBlobStore:
     """Keeps blobs for as long as the object lives.  *capacity* is its size in bytes."""
 
     def __init__(self, *, clock: Clock | None = None, capacity: int | None = None) -> None:
+        self.pack_below = PACK_BELOW
         self._clock = clock or SystemClock()
         self._capacity = capacity
         self._blobs: dict[ObjectKey, tuple[BlobInfo, bytes]] = {}
@@ -60,6 +65,12 @@ class MemoryBlobStore:
     def _check_room(self, size: int) -> None:
         if self._capacity is not None and self._used + size > self._capacity:
             raise StorageFull
+
+    async def put_small(
+        self, key: ObjectKey, content: bytes, *, sha256: str | None = None, mime: str | None = None
+    ) -> BlobInfo:
+        """See :meth:`godrive.blobs.Packing.put_small`."""
+        return await self.put(key, _once(content), size=len(content), sha256=sha256, mime=mime)
 
     def _publish(self, key: ObjectKey, data: bytes, check: BodyCheck, mime: str | None) -> BlobInfo:
         digest = hashlib.sha256(data).hexdigest()
@@ -205,3 +216,7 @@ class MemoryBlobStore:
         for key, (_, written_at) in sorted(self._staged.items()):
             if key > after and written_at < before:
                 yield key
+
+
+async def _once(content: bytes) -> AsyncIterator[bytes]:
+    yield content

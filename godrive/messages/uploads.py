@@ -140,6 +140,36 @@ class PublishUpload(Ask[Metadata, File]):
     blob: BlobInfo
 
 
+class CheckRoom(Ask[Metadata, None]):
+    """Check that the user behind *by* may store a file of that size now.  Raises ``QuotaExceeded``, ``NotFound``."""
+
+    by: Principal
+    size_bytes: int
+    on_conflict: OnConflict = OnConflict.FAIL
+
+
+class StoreFile(Ask[Metadata, File]):
+    """Make a blob that is stored already a file, or a new version of one, without an upload.
+
+    The caller chooses *upload_id*, which becomes the id of the version.  If the
+    file of the answer has another version, its bytes were the same before, and
+    the blob is not needed.  Idempotent for an *upload_id*.  Raises what ``BeginUpload`` and
+    ``PublishUpload`` raise; then the blob is not needed either.
+    """
+
+    lane: ClassVar[Lane] = Lane.WRITE
+
+    by: Principal
+    where: Spot
+    name: str
+    mime: str
+    blob: BlobInfo
+    upload_id: UploadId
+    on_conflict: OnConflict = OnConflict.FAIL
+    modified_at: datetime | None = None
+    if_match: ETag | None = None
+
+
 class PublishBlob(Ask[Metadata, bool]):
     """Publish the pending upload that owns the key of *blob*, as ``PublishUpload`` does.
 

@@ -31,6 +31,7 @@ from godrive.rules import changes, entries, rows, versions
 from godrive.rules.access import Folder, Resolved, check_upload, resolve_folder
 from godrive.rules.files import update
 from godrive.rules.registry import Env, rule
+from godrive.rules.room import hold_room
 from godrive.rules.uploads import check_target, ended, load
 
 _COMMIT = (
@@ -82,15 +83,25 @@ async def publish_blob(tx: Tx, ask: PublishBlob, env: Env) -> bool:
 
 async def _place(tx: Tx, upload: Upload, blob: BlobInfo, file_id: FileId, env: Env) -> File:
     """Make the file of an upload that is committed in this transaction, or a version of the file that it replaces."""
-    # The version has the id of the upload, so its sender can tell whether the file has these bytes now.
-    version_id, at = VersionId(upload.id), rows.micros(env.now)
     if upload.kind is UploadKind.PART:
         raise Conflict("A part of an upload never becomes a file by itself.")
     if blob.size_bytes != upload.size_bytes:
         raise LengthMismatch(f"{upload.size_bytes} bytes were declared, and {blob.size_bytes} arrived.")
     if upload.sha256 is not None and blob.sha256 is not None and upload.sha256 != blob.sha256:
         raise DigestMismatch("The SHA-256 of the bytes differs from the declared one.")
-    folder = await _meant_for(tx, upload)
+    return await become_file(tx, upload, await _meant_for(tx, upload), blob, env, file_id=file_id)
+
+
+async def become_file(
+    tx: Tx, upload: Upload, folder: Folder, blob: BlobInfo, env: Env, *, file_id: FileId, has_row: bool = True
+) -> File:
+    """Make *blob* the file, or the version of a file, that the upload is meant to be.
+
+    An upload that *has_row* has reserved its bytes.  Raises ``NameTaken``,
+    ``PreconditionFailed``, and ``QuotaExceeded`` if nothing was reserved.
+    """
+    # The version has the id of the upload, so its sender can tell whether the file has these bytes now.
+    version_id, at = VersionId(upload.id), rows.micros(env.now)
     file = File(
         id=file_id,
         owner_id=upload.owner_id,
@@ -110,12 +121,14 @@ async def _place(tx: Tx, upload: Upload, blob: BlobInfo, file_id: FileId, env: E
     replaces = upload.on_conflict is OnConflict.REPLACE
     while True:
         if replaces and (target := await _target(tx, upload, folder)) is not None:
-            return await _replace(tx, upload, target, file, env)
+            return await _replace(tx, upload, target, file, env, has_row=has_row)
         if await entries.place(tx, folder, file):  # the unique index decides who gets a name, so this needs no lock
             break
         if not replaces:
             name = await entries.free_name(tx, folder, upload.name, upload.on_conflict)
             file = msgspec.structs.replace(file, name=name)
+    if not has_row:
+        await hold_room(tx, upload, env.config.auth)
     await versions.add(tx, file, upload.object_key)
     await changes.record(
         tx,
@@ -125,9 +138,9 @@ async def _place(tx: Tx, upload: Upload, blob: BlobInfo, file_id: FileId, env: E
         file,
         now=env.now,
         live=file.size_bytes,
-        reserved=-file.size_bytes,
+        reserved=-file.size_bytes if has_row else 0,
         entries=1,
-        uploads=-1,
+        uploads=-has_row,
     )
     return file
 
@@ -146,18 +159,24 @@ async def _target(tx: Tx, upload: Upload, folder: Folder) -> Resolved | None:
     return target
 
 
-async def _replace(tx: Tx, upload: Upload, target: Resolved, content: File, env: Env) -> File:
+async def _replace(tx: Tx, upload: Upload, target: Resolved, content: File, env: Env, *, has_row: bool) -> File:
     """Put the bytes of the upload into the file *target*, as a new version, unless it has the same bytes and type."""
+    reserved, uploads = (-upload.size_bytes, -1) if has_row else (0, 0)
     if (
         target.file.sha256 is not None
         and target.file.sha256 == content.sha256
         and upload.mime in ("", target.file.mime)
     ):
-        await tx.run(_UNNEEDED, upload.id, target.file.id, "The file has these bytes already.", rows.micros(env.now))
-        await changes.charge(tx, upload.owner_id, reserved=-upload.size_bytes, uploads=-1)
+        if has_row:
+            reason = "The file has these bytes already."
+            await tx.run(_UNNEEDED, upload.id, target.file.id, reason, rows.micros(env.now))
+            await changes.charge(tx, upload.owner_id, reserved=reserved, uploads=uploads)
         return await update(tx, UpdateFile(_INGEST, target.file.id, modified_at=upload.modified_at), env)
-    await tx.run(_REPLACED, upload.id, target.file.id)
-    return await versions.replace(tx, target, content, upload.object_key, env, reserved=-upload.size_bytes, uploads=-1)
+    if has_row:
+        await tx.run(_REPLACED, upload.id, target.file.id)
+    else:
+        await hold_room(tx, upload, env.config.auth)
+    return await versions.replace(tx, target, content, upload.object_key, env, reserved=reserved, uploads=uploads)
 
 
 async def _meant_for(tx: Tx, upload: Upload) -> Folder:

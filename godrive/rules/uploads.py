@@ -9,14 +9,11 @@ from __future__ import annotations
 import re
 
 from godrive.catalog import Tx
-from godrive.config import Auth
 from godrive.errors import (
     Gone,
     Invalid,
     NameTaken,
-    NotFound,
     PreconditionFailed,
-    QuotaExceeded,
     UploadFinished,
 )
 from godrive.messages.uploads import (
@@ -24,6 +21,7 @@ from godrive.messages.uploads import (
     FindUpload,
     GetUpload,
     ListUploads,
+    StoreFile,
     TouchUpload,
 )
 from godrive.model import (
@@ -39,10 +37,11 @@ from godrive.model import (
     new_id,
 )
 from godrive.principal import Principal, Verb
-from godrive.rules import changes, entries, folders, rows
+from godrive.rules import entries, folders, rows
 from godrive.rules.access import Resolved, check_scope, check_upload, owner_of
 from godrive.rules.names import check_name
 from godrive.rules.registry import Env, rule
+from godrive.rules.room import HAS_ROOM, limits_of, no_room
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MIME = re.compile(r"[!-~]+/[!-~]([ -~]*[!-~])?")
@@ -50,12 +49,7 @@ _TEXTS = 3, 4, 15, 23
 """The indices of name, media type, reason and note among the columns :data:`rows.UPLOAD`."""
 
 _GET = f"SELECT {rows.UPLOAD} FROM uploads WHERE id = $1"
-_RESERVE = (
-    "UPDATE users SET reserved_bytes = reserved_bytes + $2, upload_count = upload_count + 1 "
-    "WHERE id = $1 AND state = 'active' AND upload_count < $3 "
-    "AND entry_count + upload_count < $4 AND version_count + upload_count < $5 "
-    "AND (quota_bytes IS NULL OR live_bytes + trash_bytes + version_bytes + reserved_bytes + $2 <= quota_bytes)"
-)
+_RESERVE = f"UPDATE users SET reserved_bytes = reserved_bytes + $2, upload_count = upload_count + 1 WHERE {HAS_ROOM}"
 _BEGIN = (  # one statement, because the database may be a network away
     "INSERT INTO uploads (id, owner_id, object_key, name, mime, size_bytes, created_at, expires_at, sha256, parent_id, "
     "on_conflict, state, next_check_at, modified_at, if_match, kind, deferred, note) "
@@ -63,25 +57,18 @@ _BEGIN = (  # one statement, because the database may be a network away
     "WHERE $11 = 'rename' OR NOT EXISTS (SELECT 1 FROM entries WHERE owner_id = $2 AND parent_id = $10 "
     "AND name_key = $12 AND state = 'live' AND ($11 = 'fail' OR kind = 'folder'))"
 )
-_NO_LIMIT = 2**62
 
 
 @rule(BeginUpload, writes=True)
 async def begin(tx: Tx, ask: BeginUpload, env: Env) -> Upload:
     """As ``BeginUpload`` says.  An empty ``mime`` is determined from the bytes later."""
     await tx.grow()
-    check_name(ask.name)
+    check_offer(ask)
     if not 0 <= ask.size_bytes <= rows.MOST_BYTES:
         raise Invalid(f"A size is between 0 and {rows.MOST_BYTES} bytes.", field="size_bytes")
-    if ask.mime and (len(ask.mime) > 255 or not _MIME.fullmatch(ask.mime)):
-        raise Invalid("A media type looks like text/plain and has at most 255 characters.", field="mime")
     if ask.sha256 is not None and not _SHA256.fullmatch(ask.sha256):
         raise Invalid("A SHA-256 digest is 64 hexadecimal digits in lower case.", field="sha256")
     replaces = ask.on_conflict is OnConflict.REPLACE
-    if replaces:
-        check_scope(ask.by, Verb.EDIT)
-    elif ask.if_match is not None:
-        raise Invalid("Only an upload with the on_conflict `replace` can have If-Match.", field="on_conflict")
     # An upload into the root takes no lock, because the root cannot be deleted.
     folder = await folders.target(tx, ask.by, ask.where, env, lock=False)
     if ask.if_match is not None:
@@ -130,16 +117,20 @@ async def begin(tx: Tx, ask: BeginUpload, env: Env) -> Upload:
         raise entries.name_taken(ask.name)
     # Last, because it locks the owner's row: their other uploads wait only for this commit.
     limits = env.config.auth
-    if not await tx.run(
-        _RESERVE,
-        upload.owner_id,
-        upload.size_bytes,
-        limits.max_pending_uploads,
-        limits.max_entries,
-        limits.max_versions if replaces else _NO_LIMIT,
-    ):
-        raise await _no_room(tx, upload, limits)
+    if not await tx.run(_RESERVE, upload.owner_id, upload.size_bytes, *limits_of(limits, replaces=replaces)):
+        raise await no_room(tx, upload.owner_id, upload.size_bytes, limits, replaces=replaces)
     return upload
+
+
+def check_offer(ask: BeginUpload | StoreFile) -> None:
+    """Check what is offered, apart from the bytes.  Raises ``Invalid``, ``Forbidden``."""
+    check_name(ask.name)
+    if ask.mime and (len(ask.mime) > 255 or not _MIME.fullmatch(ask.mime)):
+        raise Invalid("A media type looks like text/plain and has at most 255 characters.", field="mime")
+    if ask.on_conflict is OnConflict.REPLACE:
+        check_scope(ask.by, Verb.EDIT)
+    elif ask.if_match is not None:
+        raise Invalid("Only an upload with the on_conflict `replace` can have If-Match.", field="on_conflict")
 
 
 def check_target(target: Resolved | None, name: str, if_match: ETag | None) -> None:
@@ -151,20 +142,6 @@ def check_target(target: Resolved | None, name: str, if_match: ETag | None) -> N
         raise NameTaken(f"{name!r} is a folder, which a file cannot replace.", field="name")
     else:
         rows.check_match(target.file, if_match)
-
-
-async def _no_room(tx: Tx, upload: Upload, limits: Auth) -> NotFound | QuotaExceeded:
-    """Return the reason why nothing was reserved."""
-    owner_id, replaces = upload.owner_id, upload.on_conflict is OnConflict.REPLACE
-    if await tx.one("SELECT 1 FROM users WHERE id = $1 AND state = 'active'", owner_id) is None:
-        return NotFound("There is no such user.")
-    try:
-        await changes.check_room(
-            tx, owner_id, limits, uploads=1, entries=1, versions=1 if replaces else 0, size=upload.size_bytes
-        )
-    except QuotaExceeded as error:
-        return error
-    return QuotaExceeded("The file exceeds the remaining quota.", field="size_bytes")  # freed a moment ago
 
 
 async def load(tx: Tx, by: Principal, upload_id: UploadId, verb: Verb = Verb.CREATE) -> Upload:

@@ -39,6 +39,7 @@ from godrive.http.routes.files import EntryId, FileList, Name, spot_of
 from godrive.http.routes.incoming import BYTES, check_whole, length_of, receiving
 from godrive.http.routes.resuming import Options, Resumption
 from godrive.http.wire.form import read_form
+from godrive.http.wire.request_body import RequestBody
 from godrive.messages.files import FindFile
 from godrive.model import At, ETag, File, FileKind, OnConflict, Root, Spot, VersionId
 from godrive.principal import Scope
@@ -182,11 +183,21 @@ async def store(call: Call, where: Spot, name: str, offer: Offer) -> File | web.
 
 async def _store(call: Call, where: Spot, name: str, offer: Offer, body: Pieces) -> tuple[File, bool]:
     """Store *body*.  Returns the file, and whether it is a new one."""
+    content, packing = None, call.drive.packing
+    if packing is not None and isinstance(body, RequestBody):
+        content = body.arrived(packing.pack_below)
     try:
+        if content is not None:
+            options, sha512 = offer.options(), offer.digests.sha512
+            file, is_current = await transfer.store_small(
+                call.drive, call.by, where, name, content, sha512=sha512, turn=call.turn, **options
+            )
+            return file, is_current and file.is_new
         async with call.turn():
             upload = await transfer.reserve(call.drive, call.by, where, name, size=offer.size, **offer.options())
     except (NameTaken, PreconditionFailed, QuotaExceeded) as refused:
-        return await _known(call, where, name, offer, body, refused=refused), False
+        again = body if content is None else transfer.once(content)
+        return await _known(call, where, name, offer, again, refused=refused), False
     try:
         file = await transfer.receive_once(
             call.drive,

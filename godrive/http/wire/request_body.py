@@ -112,6 +112,15 @@ class RequestBody:
             if self._direct.exhausted:
                 self._content.feed_eof()  # otherwise aiohttp would wait for the rest of the body
 
+    def arrived(self, at_most: int) -> bytes | None:
+        """The whole body, if all of it has come with the request and it has *at_most* so many bytes."""
+        content = self._content
+        if self._is_awaited or not content.is_eof() or unread_bytes(content) > at_most:
+            return None
+        whole = self._buffered()
+        self.received = len(whole)
+        return whole
+
     def __aiter__(self) -> RequestBody:
         return self
 
