@@ -131,7 +131,7 @@ def read_concat(request: web.Request, base: str) -> Concat | None:
         return Concat(is_part=True)
     kind, _, urls = text.partition(";")
     parts = tuple(_upload_of(url, request, base) for url in urls.split())
-    if kind != "final" or not parts:
+    if kind != "final" or not parts or not text.isascii():
         raise Malformed("Must be `partial`, or `final;` and the URLs of uploads.", field=CONCAT)
     return Concat(is_part=False, parts=parts)
 
@@ -142,7 +142,7 @@ def _upload_of(url: str, request: web.Request, base: str) -> str:
         own = URL(base)
         asked = f"{base}/v1/{request.rel_url.raw_path.partition('/v1/')[2]}"  # without the prefix of a mount
         found = URL(urljoin(asked, url), encoded=True)
-        match = _UPLOAD.fullmatch(found.raw_path_qs)
+        match = None if found.raw_fragment else _UPLOAD.fullmatch(found.raw_path_qs)
         if match is not None and found.origin() == own.origin() and match[1] in ("", own.raw_path.rstrip("/")):
             return match[2]
     except ValueError:

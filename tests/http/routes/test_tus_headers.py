@@ -70,6 +70,9 @@ async def test_a_checksum_that_cannot_be_compared_is_refused_and_stores_nothing(
         "final;/elsewhere/v1/tus/{id}",
         "final;//[",
         "final;{own}?x",
+        "final;{own}#x",
+        "final;\xe9/../../v1/tus/{id}",
+        "final;" + "{own} " * 2 + "partial",
     ],
 )
 async def test_what_is_not_a_list_of_uploads_of_this_server_joins_nothing(ann: Person, said: str) -> None:
