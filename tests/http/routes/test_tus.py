@@ -1,4 +1,4 @@
-"""tus 1.0, over a socket: bytes, on memory and on disk."""
+"""tus 1.0, over a socket: bytes, on every store."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from itertools import pairwise
 import anyio
 import pytest
 
+from godrive.blobs import BlobStore
 from godrive.messages.ingest import Reconcile
 from godrive.messages.janitor import Sweep
 from godrive.testing import chunks
@@ -24,9 +25,14 @@ from tests.http.tus import CHUNK, HELLO, MIB, checksum, create, file_at, head, m
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=["memory", "disk"])
+@pytest.fixture(params=["memory", "disk", pytest.param("s3", marks=pytest.mark.servers)])
 async def site(request: pytest.FixtureRequest, open_site: OpenSite) -> AsyncIterator[Site]:
-    async with open_site(blobs={"driver": request.param}) as site:
+    store: BlobStore | None = None
+    if request.param == "s3":
+        from tests.ceph import ProbedOnce, own_bucket
+
+        store = ProbedOnce(own_bucket(request.getfixturevalue("ceph_gateway")))
+    async with open_site(blob_store=store, blobs={"driver": "memory" if store else request.param}) as site:
         yield site
 
 
