@@ -336,3 +336,26 @@ async def test_what_is_trashed_deep_on_a_path_is_passed_over_for_what_has_its_na
     await rig.trash(new)
     with pytest.raises(NotFound):
         await rig.ask(GetFile(host(owner), at("a/b/c")))
+
+
+async def test_a_path_may_begin_in_a_folder_that_the_principal_reaches(rig: Rig) -> None:
+    owner, other = await rig.user(), await rig.user()
+    folder, aside = await made(rig, owner, "a/b"), await made(rig, owner, "aside")
+    file = await rig.file(owner, "file", where=inside(folder))
+    made_below = await rig.ask(MakeFolder(host(owner), At(path=("c", "d"), parents=True, below=folder.id), "e"))
+    assert await rig.ask(GetFile(host(owner), at("a/b/c/d/e"))) == made_below
+    assert await rig.ask(GetFile(host(owner), At(path=("c", "d", "e"), below=folder.id))) == made_below
+    assert (await rig.ask(MakeFolder(host(owner), At(path=(), below=folder.id), "f"))).parent_id == folder.id
+    confined = token(owner, folder)
+    assert (await rig.ask(MakeFolder(confined, At(path=("c",), below=folder.id), "g"))).name == "g"
+    for by, below in ((host(other), folder), (confined, aside), (host(owner), file)):
+        for path in ((), ("c",)):
+            with pytest.raises(NotFound):
+                await rig.ask(MakeFolder(by, At(path=path, below=below.id), "x"))
+        with pytest.raises((NotFound, NameTaken)):
+            await rig.ask(MakeFolder(by, At(path=("y", "z"), parents=True, below=below.id), "x"))
+    await rig.trash(folder)
+    for path in ((), ("c",), ("new",)):
+        with pytest.raises(NotFound):
+            await rig.ask(MakeFolder(host(owner), At(path=path, parents=True, below=folder.id), "x"))
+    assert await rig.drift() == 0

@@ -27,6 +27,7 @@ from godrive.messages.metadata import Metadata
 from godrive.messages.system import DueCleanups, DueUploads, FinishCleanup, KnownKeys, UploadCounts
 from godrive.messages.uploads import (
     AbortUpload,
+    BeginUpload,
     FailUpload,
     FindUpload,
     GetUpload,
@@ -637,3 +638,12 @@ async def test_uploads_are_counted_by_state_even_those_there_are_none_of(rig: Ri
 async def test_a_user_who_is_not_there_begins_no_upload(rig: Rig) -> None:
     with pytest.raises(NotFound):
         await rig.begin(UserId("nobody"))
+
+
+async def test_what_a_protocol_keeps_with_an_upload_goes_when_the_upload_fails(rig: Rig) -> None:
+    owner = await rig.user()
+    ask = BeginUpload(host(owner), Root(), "a", "", 1, note="filename YQ==\n")
+    kept, failed = await rig.ask(ask), await rig.ask(ask)
+    assert kept.note == (await rig.ask(GetUpload(host(owner), kept.id))).note == "filename YQ==\n"
+    await rig.ask(AbortUpload(host(owner), failed.id))
+    assert (await rig.ask(GetUpload(host(owner), failed.id))).note == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from itertools import pairwise
@@ -13,6 +14,7 @@ import anyio
 import pytest
 
 from godrive.blobs import BlobStore
+from godrive.http.wire import fair_queue
 from godrive.messages.ingest import Reconcile
 from godrive.messages.janitor import Sweep
 from godrive.testing import chunks
@@ -359,3 +361,17 @@ async def test_a_creation_whose_bytes_break_off_says_where_to_go_on(ann: Person)
     url = answer.headers["location"]
     assert await offset_of(ann, url) == 5
     assert (await patch(ann, url, 5, HELLO[5:])).status == 204
+
+
+async def test_requests_that_send_nothing_take_no_turn_from_others(
+    monkeypatch: pytest.MonkeyPatch, open_site: OpenSite, ann: Person
+) -> None:
+    monkeypatch.setattr(fair_queue, "WRITES", 2)
+    async with open_site() as site, AsyncExitStack() as stalled:
+        person = await Person(ann.http, site.url).enter()
+        for number in range(4):
+            url = await create(person, 10, Upload_Metadata=metadata(filename=str(number)))
+            await begin_patch(await stalled.enter_async_context(wire(person)), url, 0, 10)
+        with anyio.fail_after(30):
+            await patch(person, await create(person, 1), 0, b"x")
+            assert await names(person) == ["a.txt"]
