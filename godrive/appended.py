@@ -22,6 +22,11 @@ CHECKSUMS = {"sha1": 20, "sha256": 32, "md5": 16, "crc32": 4}
 """The algorithms of checksums, and the length of a digest by each."""
 
 
+_LINGER = 0.05
+"""Seconds without a piece after which a body that is to end has no more on its way."""
+_LINGER_AT_MOST = 0.5
+
+
 class Checksum(NamedTuple):
     """What the bytes of one append must have: the *digest* by one of :data:`CHECKSUMS`."""
 
@@ -74,7 +79,7 @@ class AppendedBody:
         self._checksum = checksum
         self._hash = None if checksum is None else _hash(checksum.algorithm)
         self._size = size
-        self._is_wanted = True
+        self._ends_at: float | None = None
         self._waiting: asyncio.Timeout | None = None
 
     def begin(self, upload: Upload) -> None:
@@ -95,10 +100,20 @@ class AppendedBody:
         return self._checksum is not None
 
     def end(self) -> None:
-        """End the body where it is.  Idempotent."""
-        self._is_wanted = False
-        if self._waiting is not None:
-            self._waiting.reschedule(asyncio.get_running_loop().time())
+        """End the body after what has arrived of it.  Idempotent.
+
+        Of a client whose line was cut, bytes may wait in the socket that it would have to send again.
+        """
+        if self._ends_at is None:
+            self._ends_at = asyncio.get_running_loop().time() + _LINGER_AT_MOST
+            if self._waiting is not None:
+                self._waiting.reschedule(self._deadline())
+
+    def _deadline(self) -> float | None:
+        """Return when to wait for a piece no longer."""
+        if self._ends_at is None:
+            return None
+        return min(self._ends_at, asyncio.get_running_loop().time() + _LINGER)
 
     def __aiter__(self) -> AppendedBody:
         return self
@@ -116,13 +131,13 @@ class AppendedBody:
         return piece
 
     async def _next(self) -> bytes | memoryview:
-        if not self._is_wanted:
+        if self._ends_at is not None and asyncio.get_running_loop().time() >= self._ends_at:
             raise UploadTakenOver
         try:
-            async with asyncio.timeout(None) as self._waiting:
+            async with asyncio.timeout_at(self._deadline()) as self._waiting:
                 return await anext(self._pieces)
         except TimeoutError:
-            if self._is_wanted:
+            if self._ends_at is None:
                 raise
             raise UploadTakenOver from None
         except StopAsyncIteration:

@@ -84,10 +84,14 @@ class Line:
             raise StopAsyncIteration
         return piece
 
+    def put(self, piece: bytes | Exception | None) -> None:
+        """Send it."""
+        self._pieces.put_nowait(piece)
+
     async def send(self, piece: bytes | Exception | None) -> None:
         """Send it, and wait until it was taken and the next one is wanted."""
         self.is_read.clear()
-        self._pieces.put_nowait(piece)
+        self.put(piece)
         if isinstance(piece, bytes):
             await self.is_read.wait()
 
@@ -173,6 +177,24 @@ async def test_a_new_request_takes_over_from_one_that_is_half_dead(drive: GoDriv
         else:
             assert (await resumable.offset(drive, ann, upload.id)).received_bytes == 4
     await check_file(drive, ann, await resumable.append(drive, ann, upload.id, 4, chunks(b"567890")), b"1234567890")
+
+
+async def test_bytes_that_have_arrived_when_a_new_request_takes_over_count(drive: GoDrive, ann: HostUser) -> None:
+    """The server had no time yet to read them, and the client, whose line was cut, would have to send them again."""
+    upload = await resumable.begin(drive, ann, ROOT, "a.bin", size=10)
+    line = Line()
+
+    async def half_dead() -> None:
+        with pytest.raises(UploadTakenOver):
+            await resumable.append(drive, ann, upload.id, 0, line)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(half_dead())
+        await line.send(b"1")
+        asking = tasks.create_task(resumable.offset(drive, ann, upload.id))
+        for piece in (b"2", b"345", b"6789"):
+            line.put(piece)
+        assert (await asking).received_bytes == 9
 
 
 async def test_nobody_else_can_end_a_running_append(drive: GoDrive, ann: HostUser) -> None:

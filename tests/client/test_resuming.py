@@ -37,8 +37,7 @@ PASSWORD = "correct horse"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[DriveServer]:
-    """Access tokens end before the client, which renews them half a minute before their end, expects it."""
-    with DriveServer(tables={"auth": {"access_ttl": 1.0}}) as server:
+    with DriveServer() as server:
         yield server
 
 
@@ -115,7 +114,7 @@ def digest(content: bytes) -> str:
 
 
 async def test_a_file_arrives_over_a_line_that_is_cut_every_mebibyte(desk: Desk) -> None:
-    """With at most 3 % more bytes than it has, although the access token ends on the way."""
+    """With at most 3 % more bytes than it has."""
     (desk.folder / "film").write_bytes(LARGE)
     desk.line.up.cut(MIB, times=10)
     desk.line.up.carried = 0
@@ -215,10 +214,9 @@ async def test_what_is_kept_of_a_download_is_compared_with_the_digest(desk: Desk
     assert sorted(path.name for path in desk.folder.iterdir()) == ["back", "config", "film"]
 
 
-async def test_an_access_token_that_ends_on_the_way_is_renewed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_access_token_that_ends_on_the_way_is_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request that has begun goes on, the next one is refused, and the upload stays."""
     monkeypatch.setattr("godrive.client.connection._EARLY", -1000.0)  # the client expects it to last
-    file = LogInFile(desk.folder / "config" / "godrive" / "log-ins.json")
     may_end = asyncio.Event()
 
     async def begin() -> AsyncIterator[bytes]:
@@ -229,22 +227,27 @@ async def test_an_access_token_that_ends_on_the_way_is_renewed(desk: Desk, monke
     async def end() -> AsyncIterator[bytes]:
         yield b"!"
 
-    async with Remote(desk.line.url, file=file) as remote, aiohttp.ClientSession() as http:
-        now = datetime.now(UTC)
-        state = await remote.begin_upload("/a", 11, sha256=digest(b"1234567890!"), modified_at=now, on_conflict="fail")
-        first = {"Authorization": f"Bearer {await remote.access_token()}"}
-        sending = asyncio.create_task(remote.append(state.id, 0, begin, 10))
-        status = 200
-        while status == 200:
-            async with http.get(f"{desk.server.url}/v1/me", headers=first) as answer:
-                status = answer.status
-        assert status == 401
-        may_end.set()
-        assert (await sending).received_bytes == 10
-        state = await remote.append(state.id, 10, end, 1)
-        assert f"Bearer {await remote.access_token()}" != first["Authorization"]
-        assert state.file_id is not None
-    assert await desk.listed() == {"a": digest(b"1234567890!")}
+    with DriveServer(tables={"auth": {"access_ttl": 1.0}}) as server:
+        async with open_desk(server, tmp_path) as desk:
+            file = LogInFile(tmp_path / "config" / "godrive" / "log-ins.json")
+            async with Remote(desk.line.url, file=file) as remote, aiohttp.ClientSession() as http:
+                now = datetime.now(UTC)
+                state = await remote.begin_upload(
+                    "/a", 11, sha256=digest(b"1234567890!"), modified_at=now, on_conflict="fail"
+                )
+                first = {"Authorization": f"Bearer {await remote.access_token()}"}
+                sending = asyncio.create_task(remote.append(state.id, 0, begin, 10))
+                status = 200
+                while status == 200:
+                    async with http.get(f"{desk.server.url}/v1/me", headers=first) as answer:
+                        status = answer.status
+                assert status == 401
+                may_end.set()
+                assert (await sending).received_bytes == 10
+                state = await remote.append(state.id, 10, end, 1)
+                assert f"Bearer {await remote.access_token()}" != first["Authorization"]
+                assert state.file_id is not None
+            assert await desk.listed() == {"a": digest(b"1234567890!")}
 
 
 async def test_a_proxy_with_a_limit_of_a_megabyte_lets_every_file_pass(desk: Desk, tmp_path: Path) -> None:
