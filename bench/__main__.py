@@ -16,6 +16,7 @@ from bench.folders import Folders
 from bench.one_request import OneRequest
 from bench.report import Result, line, previous, save, say
 from bench.requests import Requests
+from bench.resumable import Resumable
 from bench.search import Search
 from bench.settle import Settle
 from bench.standing import Standing
@@ -41,6 +42,7 @@ def measures(*, quick: bool) -> dict[str, Callable[[], Result | list[Result]]]:
         "uploads": requests.uploads,
         "onerequest": OneRequest(quick=quick).run,
         "transfer": transfer.run,
+        "resumable": Resumable(quick=quick).run,
         "depth": standing.depth,
         "storm": standing.storm,
         "fairness": fairness.run,
