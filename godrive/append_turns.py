@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -13,6 +14,8 @@ PATIENCE = 1.8
 """Seconds that a new append waits for the one before it to end."""
 FORBEARANCE = 1.0
 """Seconds that an append has to end by itself once another one wants the upload."""
+
+_KEPT_CLAIMS = 10_000
 
 
 class Turn:
@@ -47,10 +50,21 @@ class AppendTurns:
 
     def __init__(self) -> None:
         self._uploads: dict[UploadId, _Upload] = {}
+        self._claims: OrderedDict[UploadId, str] = OrderedDict()
 
     def is_taken(self, upload_id: UploadId) -> bool:
         """Whether an append has, or waits for, the turn of the upload."""
         return upload_id in self._uploads
+
+    def keep_claim(self, upload_id: UploadId, writer: str) -> None:
+        """Keep the claim of *writer* on the upload, which moves its offset no more, for the next append."""
+        self._claims[upload_id] = writer
+        if len(self._claims) > _KEPT_CLAIMS:
+            self._claims.popitem(last=False)
+
+    def take_claim(self, upload_id: UploadId) -> str:
+        """Return the writer whose claim was kept, for whom takes the turn; empty if there is none."""
+        return self._claims.pop(upload_id, "")
 
     @asynccontextmanager
     async def take(self, upload_id: UploadId) -> AsyncIterator[Turn]:

@@ -5,7 +5,9 @@ are durable.  An append first claims the row, then passes its body to the blob
 store, and each time that the store has more bytes durably, it moves the offset
 by compare-and-set.  Of two appends, in whatever process, only the one that
 claimed last can move it.  So a kill at any time loses only bytes after the
-offset, and the client sends those again.
+offset, and the client sends those again.  An append whose last move is known
+leaves its claim to the next one in the same process, which need not write a row
+before it reads bytes.
 
 In one process, a new request for an upload first ends the one before it: that
 body ends where it is, what came of it is made durable, and the new request sees
@@ -44,7 +46,7 @@ from godrive.messages.storage import DeleteBlob, DigestBlob, DiscardStaged, Snif
 from godrive.messages.uploads import AbortUpload, BeginUpload, FailUpload, GetUpload
 from godrive.model import ETag, OnConflict, Spot, Upload, UploadId, UploadKind, UploadState, VersionId, new_id
 from godrive.principal import Principal
-from godrive.transfer import NO_TURN, Turn, remove_unneeded
+from godrive.transfer import NO_TURN, Turn, check_open, remove_unneeded
 
 if TYPE_CHECKING:
     from godrive.drive import GoDrive
@@ -151,16 +153,10 @@ async def offset(drive: GoDrive, by: Principal, upload_id: UploadId, *, turn: Tu
     """
     async with turn:
         upload = await drive.metadata.ask(GetUpload(by, upload_id))
-    while upload.state is UploadState.PENDING and (upload.writer or drive.append_turns.is_taken(upload_id)):
+    if upload.state is UploadState.PENDING and (upload.writer or drive.append_turns.is_taken(upload_id)):
         async with drive.append_turns.take(upload_id):
-            upload = await drive.metadata.ask(GetUpload(by, upload_id))
-            if not upload.writer or upload.state is not UploadState.PENDING:
-                break
-            # A process that was killed, or another one, had the upload: from now on it cannot move the offset.
-            claimed = await drive.metadata.ask(ClaimUpload(by, upload_id, new_id(), upload.received_bytes))
-            if claimed.received_bytes == upload.received_bytes:
-                upload = claimed
-                break
+            upload = await _claimed(drive, by, upload_id)
+            drive.append_turns.keep_claim(upload_id, upload.writer)
     return await _finish_if_complete(drive, by, upload, turn)
 
 
@@ -223,8 +219,7 @@ async def concatenate(
 
 async def _join(drive: GoDrive, by: Principal, joined: Joined) -> Upload:
     """Give the upload the bytes of its parts, unless it has them already."""
-    writer = new_id()
-    upload = await drive.metadata.ask(ClaimUpload(by, joined.upload.id, writer, 0))
+    upload = await drive.metadata.ask(ClaimUpload(by, joined.upload.id, new_id(), 0))
     if upload.state is not UploadState.PENDING or upload.received_bytes == upload.length:
         return upload
     try:
@@ -232,7 +227,7 @@ async def _join(drive: GoDrive, by: Principal, joined: Joined) -> Upload:
     except Gone as error:
         await _fail(drive, by, upload, error)
         raise
-    return await _move(drive, AdvanceUpload(by, upload.id, writer, 0, staged.offset, staged.state, done=True))
+    return await _move(drive, by, upload, staged)
 
 
 async def abort(drive: GoDrive, by: Principal, upload_id: UploadId) -> Upload:
@@ -274,14 +269,14 @@ class _Append:
         self._by = by
         self._upload_id = upload_id
         self._turn = turn
-        self._writer = new_id()
 
     async def run(self, offset: int, length: int | None) -> Upload:
         drive, by = self._drive, self._by
         if length is not None:
             await check_admission(drive.blobs, drive.config.blobs, length, 0)
         async with self._turn:
-            upload = await drive.metadata.ask(ClaimUpload(by, self._upload_id, self._writer, offset, length))
+            upload = await _claimed(drive, by, self._upload_id, offset, length)
+        check_open(upload)
         if upload.received_bytes != offset:
             durable = upload.received_bytes
             raise OffsetMismatch(f"The upload has {durable} bytes.", offset=durable, provided=offset)
@@ -310,20 +305,38 @@ class _Append:
         return upload
 
     async def _advance(self, upload: Upload, staged: Staged) -> Upload:
-        message = AdvanceUpload(
-            self._by,
-            upload.id,
-            self._writer,
-            before=upload.received_bytes,
-            after=staged.offset,
-            staging=staged.state,
-            done=self.body.ended,
-        )
-        return await _move(self._drive, message)
+        is_last = self.body.ended
+        upload = await _move(self._drive, self._by, upload, staged)
+        if is_last:
+            self._drive.append_turns.keep_claim(upload.id, upload.writer)
+        return upload
 
 
-async def _move(drive: GoDrive, message: AdvanceUpload) -> Upload:
-    """Move the offset of an upload."""
+async def _claimed(
+    drive: GoDrive, by: Principal, upload_id: UploadId, offset: int | None = None, length: int | None = None
+) -> Upload:
+    """Return the upload, claimed by its ``writer`` if it is pending and at *offset*; by default, wherever it is.
+
+    The caller has the turn.
+    """
+    kept = drive.append_turns.take_claim(upload_id)
+    while True:
+        if offset is None or (kept and length is None):
+            upload = await drive.metadata.ask(GetUpload(by, upload_id))
+            if upload.state is not UploadState.PENDING:
+                return upload
+            if kept and upload.writer == kept:
+                return upload
+        # A process that was killed, or another one, may have the upload: from now on it cannot move the offset.
+        at = upload.received_bytes if offset is None else offset
+        upload = await drive.metadata.ask(ClaimUpload(by, upload_id, new_id(), at, length))
+        if offset is not None or upload.received_bytes == at:
+            return upload
+
+
+async def _move(drive: GoDrive, by: Principal, upload: Upload, staged: Staged) -> Upload:
+    """Move the offset of an upload that is claimed."""
+    message = AdvanceUpload(by, upload.id, upload.writer, upload.received_bytes, staged.offset, staged.state)
     for _ in range(_ADVANCES - 1):
         with suppress(DeliveryError):  # it may have been carried out; then this repeats it
             return await drive.metadata.ask(message)

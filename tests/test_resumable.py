@@ -494,7 +494,7 @@ async def test_an_upload_whose_client_does_not_come_back_for_the_answer_becomes_
         claimed = await drive.metadata.ask(ClaimUpload(ann, upload.id, "one", 0))
         async with aclosing(drive.blobs.append(staged_of(claimed), chunks(b"1234"), size=4)) as steps:
             (staged,) = [step async for step in steps]
-        await drive.metadata.ask(AdvanceUpload(ann, upload.id, "one", 0, 4, staged.state, done=True))
+        await drive.metadata.ask(AdvanceUpload(ann, upload.id, "one", 0, 4, staged.state))
         clock.advance(30)
         assert (await drive.ingest.ask(Reconcile())).published == 1
         await check_file(drive, ann, await resumable.offset(drive, ann, upload.id), b"1234")

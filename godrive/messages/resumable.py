@@ -31,7 +31,7 @@ class ClaimUpload(Ask[Metadata, Upload]):
 class AdvanceUpload(Ask[Metadata, Upload]):
     """Move the offset from *before* to *after*, because the store has the bytes durably, and extend the deadline.
 
-    *staging* is how the store goes on.  *done* releases the writer.  Idempotent.
+    *staging* is how the store goes on.  Idempotent.
     Raises ``UploadTakenOver`` unless *writer* has the upload at *before*,
     ``NotFound``, ``UploadFinished``, ``Gone``, ``LengthMismatch`` (more bytes than declared).
     """
@@ -44,7 +44,6 @@ class AdvanceUpload(Ask[Metadata, Upload]):
     before: int
     after: int
     staging: str
-    done: bool = False
 
 
 class Joined(Value):

@@ -23,7 +23,7 @@ _CLAIM = (
     f"WHERE id = $1 AND state = 'pending' AND received_bytes = $3 RETURNING {rows.UPLOAD}"
 )
 _ADVANCE = (
-    f"UPDATE uploads SET received_bytes = $4, staging = $5, writer = $6, {_EXTENDED.format(7)} "
+    f"UPDATE uploads SET received_bytes = $4, staging = $5, {_EXTENDED.format(6)} "
     "WHERE id = $1 AND state = 'pending' AND writer = $2 AND received_bytes = $3 "
     f"AND (deferred = 1 OR size_bytes >= $4) RETURNING {rows.UPLOAD}"
 )
@@ -62,7 +62,6 @@ async def advance(tx: Tx, ask: AdvanceUpload, env: Env) -> Upload:
     if not 0 <= ask.before <= ask.after <= rows.MOST_BYTES:
         raise Invalid(f"An offset is between 0 and {rows.MOST_BYTES} and never goes back.", field="offset")
     upload = await load(tx, ask.by, ask.upload_id)
-    writer = "" if ask.done else ask.writer
     row = await tx.one(
         _ADVANCE,
         upload.id,
@@ -70,12 +69,11 @@ async def advance(tx: Tx, ask: AdvanceUpload, env: Env) -> Upload:
         ask.before,
         ask.after,
         ask.staging,
-        writer,
         rows.later(env.now, env.config.blobs.upload_ttl),
     )
     if row is not None:
         return rows.upload(row)
-    if (upload.received_bytes, upload.staging, upload.writer) == (ask.after, ask.staging, writer):
+    if (upload.received_bytes, upload.staging, upload.writer) == (ask.after, ask.staging, ask.writer):
         return upload  # the same message again
     if upload.state is not UploadState.PENDING:
         raise ended(upload)

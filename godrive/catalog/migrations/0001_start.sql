@@ -234,7 +234,7 @@ CREATE INDEX versions_purging ON versions (next_purge_at) WHERE next_purge_at IS
 
 -- kind: whole (the bytes come in one PUT), resumable (in any number of appends), or part (of which others are joined).
 -- Unless it is whole, received_bytes is the offset: all bytes before it are durable.  It rises only in the statement that
--- compares it and the writer, which is the append that has the upload; '' when none has it.
+-- compares it and the writer, which is the append that claimed the upload last.
 -- deferred is 1 while the length is not declared; size_bytes is then what is reserved.
 -- note is what a protocol keeps with the upload, for the client to read again.
 -- staging is how the store goes on with the bytes; '' before the first ones.
