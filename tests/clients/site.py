@@ -40,8 +40,6 @@ CLIENTS: dict[str, tuple[str, ...]] = {
 }
 """What each client can do, as the table of docs/uploads.md says."""
 
-CLIENTS = {name: tuple(case for case in cases if case != PARALLEL) for name, cases in CLIENTS.items()}  # no joins yet
-
 
 _CURL = {
     PLAIN: "upload",
