@@ -24,7 +24,7 @@ from godrive.messages.ingest import IngestBlob, Outcome, Reconcile
 from godrive.messages.janitor import Sweep
 from godrive.messages.storage import JoinParts
 from godrive.messages.uploads import GetUpload
-from godrive.model import ETag, ObjectKey, Upload
+from godrive.model import ETag, ObjectKey, Upload, new_id
 from godrive.testing import ManualClock, open_drive
 from tests.ceph import ProbedOnce, own_bucket
 from tests.daemon import free_port
@@ -384,6 +384,36 @@ async def test_an_upload_that_stops_growing_expires_and_its_parts_are_aborted(se
     await served.drive.janitor.ask(Sweep())
     assert await served.store.unfinished() == 0
     assert (await served.put(intent["parts"][2], PARTS[2]))[0] in {403, 404}
+
+
+async def test_a_sweep_aborts_the_parts_of_no_upload_and_leaves_those_of_a_pending_one_alone(served: Served) -> None:
+    intent = await served.intent()
+    await served.send(intent, [1, 2])
+    abandoned = ObjectKey(f"00000000/{new_id()}")
+    await served.store.begin_parts(abandoned)
+    await served.advance(3500)
+    (part,) = (await served.sign(intent, 3)).json["parts"]
+    await served.drive.janitor.ask(Sweep())
+    assert await served.store.unfinished() == 2
+    await served.advance(3500)  # the parts have not grown for longer than an upload may pause; a URL was signed since
+    await served.drive.janitor.ask(Sweep())
+    assert await served.store.unfinished() == 1
+    assert (await served.put(part, PARTS[2]))[0] == 200
+    assert await served.read((await served.complete(intent)).json["file"]) == CONTENT
+
+
+async def test_an_outage_past_the_deadline_ends_no_upload(served: Served) -> None:
+    intent = await served.intent()
+    await served.send(intent)
+    operations = {"head_object", "list_parts", "list_objects_v2"}
+    served.store.down_before |= operations
+    await served.advance(9000)
+    reconciled = await served.drive.ingest.ask(Reconcile())
+    assert (reconciled.postponed, reconciled.expired) == (1, 0)
+    served.store.down_before -= operations
+    served.clock.advance(60)
+    await served.drive.ingest.ask(Reconcile())
+    assert await served.names() == ["film.bin"]
 
 
 async def test_parts_whose_client_is_gone_are_joined_once_they_are_a_minute_old(served: Served) -> None:
