@@ -33,7 +33,7 @@ FLOORS: list[set[str]] = [
     {"tree"},
     {"drive"},
     {"arriving"},
-    {"appended", "transfer", "archive", "parts"},
+    {"appended", "checker", "transfer", "archive", "parts"},
     {"resumable"},
     {"files"},
     # edges

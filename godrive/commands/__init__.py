@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import TypeAlias
 
 from godrive.config import Config
 from godrive.errors import ConfigError
 from godrive.paths import is_file
 
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _WHO = "Run the command as the owner of the data folder."
 
 # In quotes: what argparse hands out is generic to the type checker only.
@@ -24,6 +26,16 @@ def add(commands: Commands, name: str, text: str, *parents: argparse.ArgumentPar
 def add_group(commands: Commands, name: str, text: str) -> Commands:
     """Add a command that only groups others."""
     return add(commands, name, text).add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+
+def size(text: str) -> int:
+    """Parse a number of bytes, as 1000, 20M or 1GiB; 0 is no limit."""
+    if text == "none":
+        return 0
+    match = re.fullmatch(r"(\d{1,18})([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
+    if match is None or not 0 < (parsed := int(match[1]) * _UNITS[match[2].upper()]) <= 2**62:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size")
+    return parsed
 
 
 def has_sqlite_catalog(config: Config) -> bool:

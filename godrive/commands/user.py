@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import getpass
-import re
 import sys
 import traceback
 from collections.abc import Awaitable, Callable
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 
 from godrive import email_address
-from godrive.commands import Commands, add_group, has_sqlite_catalog
+from godrive.commands import Commands, add_group, has_sqlite_catalog, size
 from godrive.commands import add as add_command
 from godrive.commands.serve import run
 from godrive.config import Config
@@ -34,8 +33,6 @@ Action: TypeAlias = "Callable[[GoDrive, argparse.Namespace], Awaitable[None]]"
 
 _OPERATOR = System(part="operator")
 
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the commands."""
@@ -52,27 +49,17 @@ def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     new = add("add", _add, f"add a user; {password}", who=False)
     new.add_argument("email", metavar="EMAIL")
     new.add_argument(
-        "--quota", type=_quota, metavar="SIZE", help="the quota as for set-quota (default: auth.default_quota_bytes)"
+        "--quota", type=size, metavar="SIZE", help="the quota as for set-quota (default: auth.default_quota_bytes)"
     )
     add("list", _list, "list the users", who=False).add_argument("--json", action="store_true", help="print JSON")
     add("disable", _disable, "disable a user, and end all sessions and uploads at once")
     add("enable", _enable, "enable a disabled user")
     add("set-password", _set_password, f"set the password and end all sessions; {password}")
     add("set-quota", _set_quota, "set the quota").add_argument(
-        "quota", type=_quota, metavar="SIZE", help="bytes, or a number with K, M, G or T (powers of 1024), or none"
+        "quota", type=size, metavar="SIZE", help="bytes, or a number with K, M, G or T (powers of 1024), or none"
     )
     invite = add("invite", _invite, "create an invitation code for one person", who=False)
     invite.add_argument("--days", type=float, default=7.0, help="days until the code expires (default: 7)")
-
-
-def _quota(text: str) -> int:
-    """Bytes; 0 is no limit."""
-    if text == "none":
-        return 0
-    match = re.fullmatch(r"(\d{1,18})([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
-    if match is None or not 0 < (size := int(match[1]) * _UNITS[match[2].upper()]) <= 2**62:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size")
-    return size
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from godrive.catalog import Tx
 from godrive.errors import Conflict
+from godrive.messages.expected import ExpectedBlob, ExpectedBlobs
 from godrive.messages.system import (
     AcquireLease,
     Drift,
@@ -15,7 +16,7 @@ from godrive.messages.system import (
     ReleaseLease,
     UsageDrift,
 )
-from godrive.model import ObjectKey, UserId
+from godrive.model import FileId, ObjectKey, UserId
 from godrive.rules import idempotency, networks, rows
 from godrive.rules.registry import Env, rule
 
@@ -39,6 +40,25 @@ async def known_keys(tx: Tx, ask: KnownKeys, env: Env) -> list[ObjectKey]:
         some += some[-1:] * (_KEYS_AT_ONCE - len(some))
         known.update(row[0] for row in await tx.all(sql, *some))
     return [key for key in object_keys if key in known]
+
+
+_EXPECTED = (
+    "SELECT v.object_key, MIN(v.size_bytes), MIN(v.sha256), MIN(v.file_id) FROM versions v "
+    "JOIN entries e ON e.id = v.file_id WHERE {} AND v.next_purge_at IS NULL AND e.state <> 'purging' "
+    "GROUP BY v.object_key ORDER BY v.object_key LIMIT $2"
+)
+_EXPECTED_AFTER = _EXPECTED.format("v.object_key > $1")
+_EXPECTED_ONLY = _EXPECTED.format("v.object_key = $1")
+
+
+@rule(ExpectedBlobs, large=True)
+async def expected_blobs(tx: Tx, ask: ExpectedBlobs, env: Env) -> list[ExpectedBlob]:
+    """As ``ExpectedBlobs`` says.  Bytes are deleted before rows, so what is being purged may be missing."""
+    found = await tx.all(*((_EXPECTED_AFTER, ask.after) if ask.only is None else (_EXPECTED_ONLY, ask.only)), ask.limit)
+    return [
+        ExpectedBlob(object_key=ObjectKey(key), size_bytes=size, sha256=sha256, file_id=FileId(file))
+        for key, size, sha256, file in found
+    ]
 
 
 @rule(Prune, writes=True)

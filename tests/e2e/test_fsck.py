@@ -1,0 +1,66 @@
+"""``godrive fsck`` beside a running server and on its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.drive_server import PROGRAM, DriveServer, environment
+from tests.e2e.client import Client
+
+pytestmark = pytest.mark.anyio
+
+
+def fsck(server: DriveServer, *options: str | Path) -> subprocess.CompletedProcess[str]:
+    command: list[str | Path] = [*PROGRAM, "fsck", "--config", server.folder / "config.toml", *options]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+
+
+async def test_faults_are_shown_planned_and_set_aside_and_nothing_is_destroyed(
+    drive_server: DriveServer, tmp_path: Path
+) -> None:
+    drive_server.tables["blobs"]["pack_below"] = 0
+    drive_server.tables.setdefault("janitor", {})["orphan_age"] = 0.0
+    drive_server.tables["janitor"]["sweep_every"] = 3600.0
+    drive_server.start()
+    async with Client.connect(drive_server.url) as client:
+        await client.enter()
+        for number in range(5):
+            await client.upload(f"{number}.bin", bytes([number]) * 1000)
+        assert fsck(drive_server, "--digests").returncode == 0
+        damaged, lost, *_ = sorted(drive_server.blobs("objects"))
+        damaged.write_bytes(b"?" * 1000)
+        bytes_lost = lost.read_bytes()
+        lost.unlink()
+        stray = damaged.with_name(damaged.name[:-4] + "beef")
+        stray.write_bytes(b"stray")
+        quick = fsck(drive_server)
+        assert (quick.returncode, "2 faults" in quick.stdout) == (1, True), quick.stdout
+        plan = tmp_path / "plan"
+        done = fsck(drive_server, "--digests", "--plan", plan)
+        assert done.returncode == 1
+        found = {json.loads(line)["fault"] for line in plan.read_text().splitlines()}
+        assert found == {"missing", "digest", "orphan"}
+        assert drive_server.blobs("quarantine") == []
+        plan.write_text("".join(line for line in plan.read_text().splitlines(keepends=True) if '"orphan"' in line))
+        repaired = fsck(drive_server, "--repair", "--plan", plan)
+        assert "1 blobs were moved to quarantine" in repaired.stdout
+        assert [path.read_bytes() for path in drive_server.blobs("quarantine")] == [b"stray"]
+        result: dict[str, Any] = json.loads(fsck(drive_server, "--digests", "--repair", "--json").stdout)
+        assert result["quarantined"] == 1
+        assert {path.read_bytes() for path in drive_server.blobs("quarantine")} == {b"stray", b"?" * 1000}
+        for path, content in ((lost, bytes_lost), (damaged, bytes([0]) * 1000)):
+            path.write_bytes(content)
+        assert fsck(drive_server, "--digests").returncode == 0
+
+
+def test_without_a_drive_or_with_a_broken_plan_it_is_a_mistake(server: DriveServer, tmp_path: Path) -> None:
+    plan = tmp_path / "plan"
+    plan.write_text("no plan\n")
+    assert fsck(server, "--repair", "--plan", plan).returncode == 2
+    command = [*PROGRAM, "fsck", "--data-dir", str(tmp_path / "nothing")]
+    assert subprocess.run(command, env=environment(), capture_output=True, check=False).returncode == 2

@@ -1,0 +1,132 @@
+"""The checker: rows against blobs, on each store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from godrive.blobs.memory import MemoryBlobStore
+from godrive.checker import Checked, Fault, Finding, check_blobs
+from godrive.drive import GoDrive
+from godrive.errors import StoreUnavailable
+from godrive.messages.files import OpenContent, PurgeFile, TrashFile
+from godrive.messages.system import ClaimPurges
+from godrive.model import File, ObjectKey
+from godrive.testing import chunks, open_drive, sign_up, upload
+from tests.principals import acting
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def small_drive(tmp_path: Path, **blobs: Any) -> AsyncIterator[tuple[GoDrive, list[File]]]:
+    """A drive on disk with a few files, small and large."""
+    async with open_drive(data_dir=tmp_path, blobs={"driver": "disk", **blobs}) as drive:
+        owner = (await sign_up(drive)).id
+        sizes = (0, 5, 20_000, 300_000, 7)
+        yield drive, [await upload(drive, owner, f"{size}.bin", bytes(size)) for size in sizes]
+
+
+async def key_of(drive: GoDrive, file: File) -> ObjectKey:
+    return (await drive.metadata.ask(OpenContent(acting(file.owner_id), file.id))).object_key
+
+
+async def check(drive: GoDrive, *, digests: bool = True, age: float = -1.0) -> list[Finding]:
+    before, checked = drive.clock.now() - timedelta(seconds=age), Checked()
+    found = [finding async for finding in check_blobs(drive, digests=digests, orphans_before=before, checked=checked)]
+    assert checked.blobs >= 0
+    return found
+
+
+@pytest.mark.parametrize("pack_below", [0, 16_384])
+async def test_a_drive_in_order_has_no_finding_and_every_fault_of_a_blob_is_found(
+    tmp_path: Path, pack_below: int
+) -> None:
+    async with small_drive(tmp_path, pack_below=pack_below) as (drive, files):
+        assert await check(drive) == []
+        keys = [await key_of(drive, file) for file in files]
+        objects = tmp_path / "blobs" / "objects"
+        await drive.blobs.delete(keys[1])
+        large = objects / keys[3]
+        flipped = bytearray(large.read_bytes())
+        flipped[100_000] ^= 1
+        large.write_bytes(flipped)
+        (objects / keys[2]).write_bytes(b"short")
+        stray = ObjectKey("018f2c3a/018f2c3a-dead-7000-8000-000000000000")
+        await drive.blobs.put(stray, chunks(b"nobody's", 3), size=8)
+        found = {finding.object_key: finding for finding in await check(drive)}
+        faults = {key: finding.fault for key, finding in found.items()}
+        assert faults == {
+            keys[1]: Fault.MISSING, keys[2]: Fault.SIZE, keys[3]: Fault.DIGEST, stray: Fault.ORPHAN,
+        }  # fmt: skip
+        assert found[keys[1]].file_id == files[1].id
+        assert {finding.fault for finding in await check(drive, digests=False)} == {
+            Fault.MISSING, Fault.SIZE, Fault.ORPHAN,
+        }  # fmt: skip
+        assert Fault.ORPHAN not in {finding.fault for finding in await check(drive, age=3600)}
+
+
+async def test_what_is_being_purged_is_no_loss_and_no_orphan(tmp_path: Path) -> None:
+    async with small_drive(tmp_path) as (drive, files):
+        by, file = acting(files[3].owner_id), files[3]
+        key = await key_of(drive, file)
+        await drive.metadata.ask(TrashFile(by, file.id))
+        await drive.metadata.ask(PurgeFile(by, file.id))
+        assert await check(drive) == []
+        assert [purge.file_id for purge in await drive.metadata.ask(ClaimPurges(10))] == [file.id]
+        await drive.blobs.delete(key)
+        assert await check(drive) == []
+
+
+async def test_a_file_that_is_purged_while_it_is_checked_is_no_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with small_drive(tmp_path) as (drive, files):
+        by, file = acting(files[2].owner_id), files[2]
+        key, real = await key_of(drive, file), drive.storage
+
+        class Purging:
+            """Purges the file just when the store is asked for it."""
+
+            async def ask(self, message: Any, **options: Any) -> Any:
+                if getattr(message, "object_key", None) == key:
+                    await drive.metadata.ask(TrashFile(by, file.id))
+                    await drive.metadata.ask(PurgeFile(by, file.id))
+                return await real.ask(message, **options)
+
+        await drive.blobs.delete(key)
+        monkeypatch.setattr(drive, "storage", Purging())
+        assert await check(drive) == []
+
+
+async def test_an_unreadable_blob_is_a_finding_and_a_store_that_is_down_ends_the_check() -> None:
+    class Failing(MemoryBlobStore):
+        broken: ObjectKey | None = None
+        down = False
+
+        async def get(self, key: ObjectKey, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+            if key == self.broken:
+                raise StoreUnavailable("An input/output error.")
+            async for piece in super().get(key, start=start, end=end):
+                yield piece
+
+        async def head(self, key: ObjectKey) -> Any:
+            if self.down:
+                raise StoreUnavailable("It is down.")
+            return await super().head(key)
+
+    store = Failing()
+    async with open_drive(blob_store=store) as drive:
+        owner = (await sign_up(drive)).id
+        file = await upload(drive, owner, "a", b"abc")
+        store.broken = await key_of(drive, file)
+        (finding,) = await check(drive)
+        assert (finding.fault, finding.detail) == (Fault.UNREADABLE, "An input/output error.")
+        store.down = True
+        with pytest.raises(StoreUnavailable, match="It is down"):
+            await check(drive)
