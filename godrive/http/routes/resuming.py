@@ -51,9 +51,6 @@ from godrive.principal import Scope
 
 routes = Routes("uploads")
 
-_MISMATCHES = (DigestMismatch, NameTaken, PreconditionFailed, QuotaExceeded)
-"""Errors of the file and not of the transfer."""
-
 
 class Options(TypedDict):
     """What is said of a file that is uploaded."""
@@ -217,7 +214,7 @@ async def _append(
         raise DigestMismatch(error.detail, field=CONTENT_DIGEST) from None
     except Invalid as error:
         if error.field != "size_bytes":
-            call.on_error(resumption.COMPLETE, boolean(isinstance(error, _MISMATCHES)))
+            call.on_error(resumption.COMPLETE, boolean(isinstance(error, DigestMismatch)))
             raise
         raise InconsistentLength(error.detail, field=resumption.LENGTH) from None
     except (NameTaken, PreconditionFailed):
@@ -235,6 +232,8 @@ async def _append(
 def _checksum(request: web.Request) -> Checksum | None:
     """Return the digest that the content of this request must have.  Raises ``Malformed``."""
     digests = read_digests(request, [CONTENT_DIGEST])
+    if digests.sha256 is None and digests.sha512 is not None:
+        raise Malformed("The digest of a part is by sha-256.", field=CONTENT_DIGEST)
     return None if digests.sha256 is None else Checksum("sha256", bytes.fromhex(digests.sha256))
 
 

@@ -174,6 +174,9 @@ async def test_digests_are_of_the_file_and_of_one_request(ann: Person, site: Sit
     wrong = await append(ann, url, 5, HELLO[5:], **{"Content-Digest": digest(HELLO)})
     assert (wrong.status, wrong.json["code"], wrong.headers["Upload-Complete"]) == (422, "digest_mismatch", "?0")
     assert (await head(ann, url)).headers["Upload-Offset"] == "5"
+    other = base64.b64encode(hashlib.sha512(HELLO[5:]).digest()).decode()
+    refused = await append(ann, url, 5, HELLO[5:], **{"Content-Digest": f"sha-512=:{other}:"})
+    assert (refused.status, refused.json["field"]) == (400, "Content-Digest")
     assert (await append(ann, url, 5, HELLO[5:], **{"Content-Digest": digest(HELLO[5:])})).status == 201
     more = {"Upload-Length": "14", "Repr-Digest": digest(b"other")}
     url = (await create(ann, "/v1/files/by-path/b", HELLO[:5], **more)).headers["Location"]
