@@ -14,8 +14,8 @@ from godrive.blobs.body_check import BodyCheck
 from godrive.blobs.growing import GrowingFile, remove, unfinished
 from godrive.blobs.objects import Objects
 from godrive.blobs.running_digests import RunningDigests
-from godrive.blobs.staged_append import StagedAppend
-from godrive.blobs.staged_write import BATCH, share
+from godrive.blobs.staged_append import APPENDED, StagedAppend
+from godrive.blobs.staged_write import share
 from godrive.errors import Gone, NotFound, UploadFinished
 from godrive.memory import MemoryBudget
 from godrive.model import BlobInfo, ObjectKey
@@ -67,11 +67,10 @@ class DiskAppends:
         await self._claim(0)
         digest = self._running.take(key, offset)
         file = GrowingFile(self._objects.uploads, key, offset, digest)
-        await self._run(file.open)
         append = StagedAppend(
             file,
             BodyCheck(None if size is None else size - offset),
-            batch=share(BATCH, self._appending),
+            batch=share(APPENDED, self._appending),
             disk=self._disk,
             digests=self._digests,
             memory=self._memory,

@@ -69,7 +69,8 @@ class GrowingFile(StagingFile):
         """Make durable what was written, and return the length.
 
         All blocks are written; what is left of the last one waits for the next
-        bytes, so that direct I/O can go on.  With *last*, nothing waits.
+        bytes, so that direct I/O can go on.  With *last*, nothing waits, and the
+        file is closed.
         """
         fd = self.open()
         waiting = 0
@@ -79,6 +80,8 @@ class GrowingFile(StagingFile):
             else:
                 waiting = self._direct_writer.flush_blocks()
         os.fdatasync(fd)
+        if last:
+            self.close()
         return self.start + self.written - waiting
 
     def cut(self, length: int) -> None:

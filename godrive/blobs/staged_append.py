@@ -10,6 +10,8 @@ from godrive.blobs.failures import failures
 from godrive.blobs.growing import GrowingFile
 from godrive.blobs.staged_write import StagedWrite
 
+APPENDED = 2 << 20
+"""The most bytes that go to a thread in one call.  Fewer than for a put: the end of each append waits for the last."""
 STEP = 64 << 20
 """Bytes after which what was received so far is made durable.  A kill loses at most this many."""
 
@@ -71,4 +73,5 @@ class StagedAppend(StagedWrite):
         for executor in self._executors:
             await executor.stop()
         self._memory.report(self, 0)
-        await asyncio.get_running_loop().run_in_executor(self._disk, self.staged.cut, durable)
+        if self.staged.begun:
+            await asyncio.get_running_loop().run_in_executor(self._disk, self.staged.cut, durable)

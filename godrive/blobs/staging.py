@@ -40,6 +40,7 @@ _UNNAMED = os.O_WRONLY | os.O_CLOEXEC | getattr(os, "O_TMPFILE", os.O_CREAT | os
 _DIRECT = getattr(os, "O_DIRECT", 0)
 _BUFFER = 2 << 20
 _BLOCK = 4096
+_LARGE = 16 * _BLOCK
 _DIRECT_AFTER = 16 * _BUFFER
 
 
@@ -202,11 +203,14 @@ class DirectWriter:
             if blocks and not self._filled and not self._unaligned_refused:
                 chunk = chunk[self._put(chunk[:blocks], ours=False) :]
                 continue
-            taken = min(len(chunk), _BUFFER - self._filled)
+            room = _BUFFER - self._filled
+            if self._filled and blocks >= _LARGE and not self._unaligned_refused:
+                room = -self._filled % _BLOCK  # a large chunk goes on where its memory is in step with the file
+            taken = min(len(chunk), room)
             self._buffer[self._filled : self._filled + taken] = chunk[:taken]
             self._filled += taken
             chunk = chunk[taken:]
-            if self._filled == _BUFFER:
+            if taken == room:
                 self._flush()
 
     def end(self) -> None:

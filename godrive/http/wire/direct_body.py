@@ -28,6 +28,8 @@ AHEAD = 2
 """Full buffers that may wait before the client is held back."""
 
 _PAGE = mmap.PAGESIZE
+_SPARE = AHEAD + 2
+"""Buffers that are kept between two bodies."""
 
 
 class DirectBodies:
@@ -36,15 +38,21 @@ class DirectBodies:
     def __init__(self, memory: MemoryBudget) -> None:
         self._open = 0
         self._memory = memory
+        self._spare: list[mmap.mmap] = []
 
     def begin(self, transport: asyncio.Transport, behind: RequestHandler, length: int, seen: int) -> DirectBody:
         """Take over a connection for the rest of a body of *length* bytes, after *seen* received bytes."""
         self._open += 1
         piece = min(share(PIECE, self._open), self._memory.share(PIECE) & -_PAGE)
-        return DirectBody(transport, behind, length, seen, piece=piece, memory=self._memory, ended=self._ended)
+        spare, self._spare = self._spare, []
+        return DirectBody(
+            transport, behind, length, seen, piece=piece, memory=self._memory, buffers=spare, ended=self._ended
+        )
 
-    def _ended(self) -> None:
+    def _ended(self, buffers: list[mmap.mmap]) -> None:
+        """Keep the buffers of a body for the next one, because new memory is slower: the kernel clears it."""
         self._open -= 1
+        self._spare = buffers[:_SPARE]
 
 
 class DirectBody(asyncio.BufferedProtocol):
@@ -62,15 +70,16 @@ class DirectBody(asyncio.BufferedProtocol):
         *,
         piece: int,
         memory: MemoryBudget,
-        ended: Callable[[], None],
+        buffers: list[mmap.mmap],
+        ended: Callable[[list[mmap.mmap]], None],
     ) -> None:
         self._transport = transport
         self._behind = behind
         self._piece = piece
         self._memory = memory
-        self._ended: Callable[[], None] | None = ended
+        self._ended: Callable[[list[mmap.mmap]], None] | None = ended
         self._left = length - seen
-        self._buffers: list[mmap.mmap] = []
+        self._buffers = buffers
         self._buffer = self._new_buffer()[seen % _PAGE :]  # from the second piece on, file and memory are in step
         self._filled = 0
         self._ready: deque[memoryview] = deque()
@@ -128,10 +137,11 @@ class DirectBody(asyncio.BufferedProtocol):
         """Give the connection back, for the answer and no other request.  Idempotent."""
         if self._ended is None:
             return
-        self._ended()
-        self._ended = None
         self._ready.clear()
+        self._buffer = memoryview(b"")
         self._filled = 0
+        self._ended(self._buffers)
+        self._ended = None
         self._memory.report(self, 0)
         self._behind.close()
         if not self._transport.is_closing():
