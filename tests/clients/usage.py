@@ -26,7 +26,7 @@ from drive.api.files import (
 from drive.api.search import search_files
 from drive.api.trash import purge_file
 from drive.api.tus import append_to_tus_upload, create_tus_upload, get_tus_upload
-from drive.api.uploads import begin_upload
+from drive.api.uploads import begin_upload, list_parts
 from drive.api.versions import delete_version, get_version_content, list_versions, name_version, restore_version
 from drive.models import (
     AppendToTusUploadTusResumable,
@@ -62,7 +62,7 @@ from drive.models import (
     VersionList,
 )
 from drive.models import File as Entry
-from drive.types import File
+from drive.types import File, Unset
 
 URL = sys.argv[1]
 ACCOUNT = {"email": "python@example.org", "password": "correct horse"}
@@ -85,6 +85,10 @@ intent = begin_upload.sync(
     client=client, body=IntentBody(filename="notes.txt", size_bytes=len(BYTES), mime="text/plain")
 )
 assert isinstance(intent, Intent), intent
+assert isinstance(intent.parts, Unset)  # this store takes no parts
+problem = list_parts.sync(intent.upload_id, client=client)
+assert isinstance(problem, Problem), problem
+assert problem.code == "conflict"
 signed = query_of(intent.upload_url)
 done = put_content.sync(intent.upload_id, client=anyone, body=File(payload=io.BytesIO(BYTES)), **signed)
 assert isinstance(done, Completed), done

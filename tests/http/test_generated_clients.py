@@ -35,6 +35,7 @@ async def test_a_client_in_python(stranger: Person, site: Site, tmp_path: Path) 
         "  application/zip: application/octet-stream\n"
         "  application/offset+octet-stream: application/octet-stream\n"
         "  application/partial-upload: application/octet-stream\n"
+        "  application/xml: text/plain\n"
     )
     command = "generate --path openapi.json --meta none --output-path drive --config config.yaml --fail-on-warning"
     await run(sys.executable, "-m", "openapi_python_client", *command.split(), cwd=tmp_path)
