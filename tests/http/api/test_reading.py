@@ -42,9 +42,13 @@ async def test_a_byte_order_mark_before_json_does_not_matter(ann: Person) -> Non
         assert answer.status == status, (path, answer.content)
     hook = (await ann("GET", "/v1/webhooks")).json["webhooks"][0]["id"]
     assert (await ann("POST", f"/v1/webhooks/{hook}/replay", data=BOM + encoded({}), headers=JSON)).status < 300
+    upload = (await ann("POST", "/v1/files/upload-intent", {"filename": "e.txt", "size_bytes": 0})).json["upload_id"]
+    for path, body in (("complete", {}), ("parts", {"numbers": [1]})):  # of an upload that has no bytes, or no parts
+        answer = await ann("POST", f"/v1/uploads/{upload}/{path}", data=BOM + encoded(body), headers=JSON)
+        assert (answer.status, answer.json["code"]) == (409, "conflict"), answer.content
     for method, body in (("PATCH", {"current_password": "correct horse"}), ("DELETE", {"password": "correct horse"})):
         assert (await ann(method, "/v1/me", data=BOM + encoded(body), headers=JSON)).status < 300
-    assert len(bodies) + 3 == sum(operation.body is not None for operation in OPERATIONS)
+    assert len(bodies) + 5 == sum(operation.body is not None for operation in OPERATIONS)
 
 
 async def test_a_byte_order_mark_alone_is_no_body(ann: Person) -> None:
