@@ -61,7 +61,7 @@ from godrive.messages.storage import (
     VouchForBlob,
 )
 from godrive.messages.system import DueUploads, PostponeUploads
-from godrive.messages.uploads import FailUpload, FindUpload, GetUpload, PublishBlob, PublishUpload, TouchUpload
+from godrive.messages.uploads import FailUpload, FindUpload, GetUpload, PublishUpload, TouchUpload
 from godrive.model import BlobInfo, ETag, File, Upload, UploadId, UploadKind, UploadState
 from godrive.principal import Principal, System
 from godrive.runtime import Actor, Ref
@@ -136,32 +136,28 @@ class IngestActor(Actor[Ingest]):
     @IngestBlob.handler
     async def ingest_blob(self, ask: IngestBlob) -> Outcome:
         try:
-            if ask.certain and await self._publish_unasked(ask):
-                return Outcome.PUBLISHED
             upload = await self._metadata.ask(FindUpload(SYSTEM, ask.object_key))
             if upload.state is UploadState.COMMITTED:
                 return Outcome.PUBLISHED
             if upload.state is not UploadState.PENDING:
                 return Outcome.IGNORED
-            await self._publish(SYSTEM, upload.id, await self._head(upload))
+            blob = await self._proven(ask, upload) or await self._head(upload)
+            await self._publish(SYSTEM, upload.id, blob, upload)
         except _FINAL:
             return Outcome.REJECTED
         except (NotFound, Gone, NameTaken):
             return Outcome.IGNORED
         return Outcome.PUBLISHED
 
-    async def _publish_unasked(self, event: IngestBlob) -> bool:
-        """Publish without a HEAD what the event and the store's way of writing prove.  Whether it was."""
-        if event.size_bytes is None or event.etag is None or event.at is None:
-            return False
-        seen = BlobInfo(key=event.object_key, size_bytes=event.size_bytes, etag=event.etag, modified_at=event.at)
+    async def _proven(self, event: IngestBlob, upload: Upload) -> BlobInfo | None:
+        """What a HEAD would say, if the event and the store's way of writing prove it, and it is all that counts."""
+        if not event.certain or event.etag is None or event.at is None or event.size_bytes != upload.size_bytes:
+            return None
+        seen = BlobInfo(key=event.object_key, size_bytes=upload.size_bytes, etag=event.etag, modified_at=event.at)
         blob = await self._storage.ask(VouchForBlob(seen, event.metadata))
-        if blob is None:
-            return False
-        try:
-            return await self._metadata.ask(PublishBlob(SYSTEM, blob))
-        except (Conflict, Gone, NotFound, PreconditionFailed):
-            return False  # whatever ends an upload, or postpones it, is found out with a HEAD
+        if blob is None or not upload.mime or upload.multipart or upload.sha256 not in (None, blob.sha256):
+            return None
+        return blob
 
     @Reconcile.handler
     async def reconcile(self, ask: Reconcile) -> Reconciled:
@@ -207,7 +203,7 @@ class IngestActor(Actor[Ingest]):
                     blob = await self._head(upload, joined=True)
                 else:
                     return await self._expire(upload)
-            await self._publish(SYSTEM, upload.id, blob)
+            await self._publish(SYSTEM, upload.id, blob, upload)
         except _FINAL as error:
             count.note(upload, error)
             return _Settled.FAILED
@@ -298,9 +294,9 @@ class IngestActor(Actor[Ingest]):
         """Whether the deadline has passed.  False while the clock is in doubt after a jump."""
         return self._guard.doubt() is None and self._clock.now() >= upload.expires_at
 
-    async def _publish(self, by: Principal, upload_id: UploadId, blob: BlobInfo) -> File:
+    async def _publish(self, by: Principal, upload_id: UploadId, blob: BlobInfo, upload: Upload | None = None) -> File:
         try:
-            return await self._metadata.ask(PublishUpload(by, upload_id, blob))
+            return await self._metadata.ask(PublishUpload(by, upload_id, blob, upload))
         except _FINAL as error:
             await self._reject(upload_id, error)
             raise

@@ -58,8 +58,22 @@ class Tx(Protocol):
         """How this database finds names by what they contain."""
         ...
 
+    @property
+    def joins(self) -> bool:
+        """Whether one statement can change several tables (``catalog/chains.py``)."""
+        ...
+
     async def one(self, sql: str, *values: Any) -> Row | None:
         """The first row, or ``None``."""
+        ...
+
+    async def final(self, key: str, sql: str, *values: Any) -> Row | None:
+        """Like :meth:`one`.  If it returns a row, the operation ends without another statement.
+
+        The row begins with *key*, which no other operation uses.  If there is
+        no row, the statement has changed nothing.  So such statements of
+        several operations can be sent and committed in one round trip.
+        """
         ...
 
     async def all(self, sql: str, *values: Any) -> list[Row]:

@@ -20,6 +20,9 @@ Operation = Callable[[Tx], Awaitable[Any]]
 Outcome = tuple[Any, BaseException | None]
 """The value of an operation, or the error that it raised."""
 
+ALONE: Outcome = (None, None)
+"""The outcome, by identity, of an operation of which nothing was done: it must run alone."""
+
 Waiting = tuple[Operation, asyncio.Future[Any]]
 
 
@@ -27,8 +30,8 @@ class GroupCommit:
     """Gathers writes into batches of at most *most*, one batch at a time.
 
     *together* runs a batch in one transaction and returns the outcome of each
-    operation, or ``None`` if nothing was done and each must run *alone*, beside
-    the batches that follow.  It raises if the outcome of the batch is unknown.
+    operation.  What has the outcome :data:`ALONE` runs *alone*, beside the batches
+    that follow; ``None`` is that outcome for all.  It raises if the outcome of the batch is unknown.
     """
 
     def __init__(
@@ -87,8 +90,11 @@ class GroupCommit:
             for operation, reply in batch:
                 self._spawn(self._run_alone(operation, reply))
             return
-        for (_, reply), outcome in zip(batch, outcomes, strict=True):
-            _settle(reply, outcome)
+        for (operation, reply), outcome in zip(batch, outcomes, strict=True):
+            if outcome is ALONE:
+                self._spawn(self._run_alone(operation, reply))
+            else:
+                _settle(reply, outcome)
 
     async def _run_alone(self, operation: Operation, reply: asyncio.Future[Any]) -> None:
         assert self._alone is not None  # noqa: S101 - without it, *together* never returns None

@@ -7,9 +7,11 @@ names unique.  Then what it checks holds until it commits, also against writers
 of other gateways.
 
 A read is its statements without a transaction around them, which would cost
-two more round trips.  Writes that wait together share a transaction
-(``group_commit``), without savepoints, which would cost what is saved.  If one of
-them raises, all are rolled back and each runs again alone.  Reads, writes and chores have connections of their own
+two more round trips.  So is a write of one statement: those that wait together
+are sent and committed in one round trip (``postgres_group``).  Other writes that
+wait together share a transaction (``group_commit``), without savepoints, which
+would cost what is saved.  If one of them raises, all are rolled back and each
+runs again alone.  Reads, writes and chores have connections of their own
 (``postgres_pool``), so a writer that waits for a lock delays no reader.
 
 An operation that fails because of another transaction, a restart of the server
@@ -29,8 +31,9 @@ from typing import Any, TypeVar, cast
 from godrive import config
 from godrive.backoff import Backoff
 from godrive.catalog import NO_SINKS, Row, Sinks, Tx, migrations, name_search
-from godrive.catalog.group_commit import GroupCommit, Operation, Outcome
-from godrive.catalog.postgres_errors import is_lost, is_raced, refused, translate, unavailable
+from godrive.catalog.group_commit import ALONE, GroupCommit, Operation, Outcome
+from godrive.catalog.postgres_errors import is_lost, is_raced, is_unknown, refused, translate, unavailable
+from godrive.catalog.postgres_group import Started, run_finals
 from godrive.catalog.postgres_pool import Connection, Pool, Use
 from godrive.errors import DriveError, StorageFull, StoreUnavailable
 from godrive.model import UserId
@@ -44,8 +47,8 @@ WORDS = {
     "number": "BIGINT",
     **name_search.POSTGRES_WORDS,
 }
-# One operation that waits for a lock must not delay the rest of its batch for long.
-_BEGIN_TOGETHER = "BEGIN; SET LOCAL lock_timeout = '100ms'"
+_BEGIN_TOGETHER = "BEGIN"
+_BEGIN_ALONE = "BEGIN; SET LOCAL lock_timeout = '10s'"
 _COLUMNS = (
     "SELECT attname FROM pg_attribute WHERE attrelid = 'schema_versions'::regclass AND attnum > 0 AND NOT attisdropped"
 )
@@ -59,6 +62,7 @@ class PostgresTx:
     """A transaction; for a read, only a connection."""
 
     names = name_search.POSTGRES
+    joins = True
 
     def __init__(self, connection: Connection, *, sinks: Sinks) -> None:
         self._connection = connection
@@ -67,6 +71,9 @@ class PostgresTx:
 
     async def one(self, sql: str, *values: Any) -> Row | None:
         return cast("Row | None", await self._connection.fetchrow(sql, *values))
+
+    async def final(self, key: str, sql: str, *values: Any) -> Row | None:
+        return await self.one(sql, *values)
 
     async def all(self, sql: str, *values: Any) -> list[Row]:
         return cast("list[Row]", await self._connection.fetch(sql, *values))
@@ -147,18 +154,44 @@ class PostgresCatalog:
         self.problem = None
         return value
 
-    async def _together(self, use: Use, operations: list[Operation]) -> list[Outcome] | None:
+    async def _together(self, use: Use, operations: list[Operation]) -> list[Outcome]:
+        started = [Started(operation, sinks=self._sinks) for operation in operations]
+        await self._run_finals(use, [each for each in started if each.statement is not None])
+        rest = [each for each in started if each.outcome is None]
+        if rest:
+            outcomes = await self._in_one_transaction(use, [each.operation for each in rest])
+            for each, outcome in zip(rest, outcomes, strict=True):
+                each.outcome = outcome
+        return [each.outcome or ALONE for each in started]
+
+    async def _run_finals(self, use: Use, started: list[Started]) -> None:
+        """Run final statements.  If that fails, those operations run alone, or fail if they may be committed."""
+        if not started:
+            return
+        is_sent = False
+        try:
+            async with self._pool.hold(use) as connection:
+                is_sent = True
+                await run_finals(connection, started)
+        except Exception as error:
+            for each in started:
+                if each.outcome is None:
+                    each.drop()
+                    if is_sent and is_unknown(error):
+                        each.outcome = (None, unavailable(error))
+
+    async def _in_one_transaction(self, use: Use, operations: list[Operation]) -> list[Outcome]:
         try:
             return [(value, None) for value in await self._transact(use, operations, _BEGIN_TOGETHER)]
         except DriveError as error:
             if len(operations) == 1 or isinstance(error, StoreUnavailable):
-                raise
+                return [(None, error)] * len(operations)
         except Exception:  # noqa: S110 - raised again when the operation that failed runs alone
             pass
-        return None
+        return [ALONE] * len(operations)
 
     async def _alone(self, use: Use, operation: Operation) -> Any:
-        (value,) = await self._persist(lambda: self._transact(use, [operation], "BEGIN"))
+        (value,) = await self._persist(lambda: self._transact(use, [operation], _BEGIN_ALONE))
         return value
 
     async def _transact(self, use: Use, operations: list[Operation], begin: str) -> list[Any]:
@@ -181,6 +214,7 @@ class PostgresCatalog:
 
     async def _migrate(self) -> None:
         async with self._pool.hold(Use.WRITE) as connection, connection.transaction():
+            await connection.execute("SET LOCAL lock_timeout = '10s'")
             await connection.execute("SELECT pg_advisory_xact_lock($1)", _MIGRATION_LOCK)
             await connection.execute(migrations.NOTE_TABLE)
             migrations.check_table({row[0] for row in await connection.fetch(_COLUMNS)})

@@ -42,6 +42,13 @@ _LOST = (
     ReadOnlySQLTransactionError,  # a standby that has not been promoted yet
     InternalClientError,  # the connection died while asyncpg was busy with it
 )
+_UNDONE = (  # what the server says of a statement that it has not executed
+    AdminShutdownError,
+    CannotConnectNowError,
+    IdleInTransactionSessionTimeoutError,
+    TooManyConnectionsError,
+    ReadOnlySQLTransactionError,
+)
 _RACED = (
     SerializationError,
     DeadlockDetectedError,
@@ -64,6 +71,11 @@ def is_lost(error: BaseException) -> bool:
     if isinstance(error, InterfaceError):
         return not isinstance(error, ClientDataError | ClientConfigurationError)
     return isinstance(error, _LOST)
+
+
+def is_unknown(error: BaseException) -> bool:
+    """Whether what was sent may have been committed: the connection was lost before the server said anything."""
+    return is_lost(error) and not isinstance(error, _UNDONE)
 
 
 def is_raced(error: BaseException) -> bool:

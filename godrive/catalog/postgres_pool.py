@@ -25,7 +25,8 @@ _SETTINGS = {
     "application_name": "godrive",
     "jit": "off",  # it pays off for reports and not for lookups
     "statement_timeout": "30s",
-    "lock_timeout": "10s",
+    # One operation that waits for a lock must not delay the rest of its batch for long.
+    "lock_timeout": "100ms",
     "idle_in_transaction_session_timeout": "60s",
 }
 

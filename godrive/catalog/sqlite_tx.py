@@ -39,6 +39,7 @@ class SqliteTx:
     """A transaction on a connection that this thread uses.  Its statements never suspend."""
 
     names = name_search.SQLITE
+    joins = False
 
     def __init__(self, connection: sqlite3.Connection, *, sinks: Sinks) -> None:
         self.connection = connection
@@ -57,6 +58,9 @@ class SqliteTx:
     async def one(self, sql: str, *values: Any) -> Row | None:
         row: Row | None = self._execute(sql, values).fetchone()
         return row
+
+    async def final(self, key: str, sql: str, *values: Any) -> Row | None:
+        return await self.one(sql, *values)
 
     async def all(self, sql: str, *values: Any) -> list[Row]:
         return self._execute(sql, values).fetchall()
@@ -107,6 +111,7 @@ class ThreadTx:
     """A transaction whose statements run in the thread of an aiosqlite connection.  For reads only."""
 
     names = name_search.SQLITE
+    joins = False
 
     def __init__(self, connection: aiosqlite.Connection, *, sinks: Sinks) -> None:
         self._connection = connection
@@ -115,6 +120,9 @@ class ThreadTx:
 
     async def one(self, sql: str, *values: Any) -> Row | None:
         return next(iter(await self.all(sql, *values)), None)
+
+    async def final(self, key: str, sql: str, *values: Any) -> Row | None:
+        return await self.one(sql, *values)
 
     async def all(self, sql: str, *values: Any) -> list[Row]:
         statement, arrange = positional(sql)

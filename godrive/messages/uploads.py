@@ -129,7 +129,8 @@ class PublishUpload(Ask[Metadata, File]):
     File, version, usage and upload row change in one transaction.  An upload
     that replaces names a place: if no file has the name any more, a file is
     created; if the file has the same bytes and type already, no version is, and
-    the upload has a ``reason``.  Raises ``NotFound``, ``Gone`` (the upload ended without a file),
+    the upload has a ``reason``.  *upload* is the upload as the asker has just read it,
+    which saves reading it again.  Raises ``NotFound``, ``Gone`` (the upload ended without a file),
     ``LengthMismatch``, ``DigestMismatch``, ``NameTaken``, ``PreconditionFailed``.
     """
 
@@ -138,6 +139,7 @@ class PublishUpload(Ask[Metadata, File]):
     by: Principal
     upload_id: UploadId
     blob: BlobInfo
+    upload: Upload | None = None
 
 
 class CheckRoom(Ask[Metadata, None]):
@@ -168,20 +170,6 @@ class StoreFile(Ask[Metadata, File]):
     on_conflict: OnConflict = OnConflict.FAIL
     modified_at: datetime | None = None
     if_match: ETag | None = None
-
-
-class PublishBlob(Ask[Metadata, bool]):
-    """Publish the pending upload that owns the key of *blob*, as ``PublishUpload`` does.
-
-    Returns ``False``, and changes nothing, if there is no such upload, or if
-    more must be known of the bytes: their number differs, or the upload has no media type, or
-    a digest that *blob* does not have.  Raises the errors of ``PublishUpload``.
-    """
-
-    lane: ClassVar[Lane] = Lane.WRITE
-
-    by: Principal
-    blob: BlobInfo
 
 
 class FailUpload(Ask[Metadata, Upload]):

@@ -19,6 +19,7 @@ from datetime import datetime
 import msgspec
 
 from godrive.catalog import Tx
+from godrive.catalog.chains import Step, chain
 from godrive.config import Auth
 from godrive.errors import QuotaExceeded
 from godrive.model import File, FileEventKind, FileId, FileKind, UserId
@@ -33,17 +34,12 @@ _ROOM = (
     "SELECT upload_count, entry_count, version_count, quota_bytes, "
     "live_bytes + trash_bytes + version_bytes + reserved_bytes FROM users WHERE id = $1"
 )
-_CHANGE = (
-    f"{_CHARGE}, changes = CASE WHEN changes < $9 THEN $9 ELSE changes + 1 END, log_rows = log_rows + $10 "
-    "WHERE id = $1 RETURNING changes"
-)
-_CHANGE_ALONE = (
-    "UPDATE users SET changes = CASE WHEN changes < $2 THEN $2 ELSE changes + 1 END, log_rows = log_rows + $3 "
-    "WHERE id = $1 RETURNING changes"
-)
+_RAISED = "changes = CASE WHEN changes < ${0} THEN ${0} ELSE changes + 1 END, log_rows = log_rows + ${1} WHERE id = $1"
+_CHANGE = f"{_CHARGE}, {_RAISED.format(9, 10)}"
+_CHANGE_ALONE = f"UPDATE users SET {_RAISED.format(2, 3)}"
 _LOG = (
     "INSERT INTO changes (owner_id, change, at, what, entry_id, kind, parent_id, from_id, published, delivered, file) "
-    "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
+    "SELECT $1, charged.changes, $2, $3, $4, $5, $6, $7, $8, $9, $10 FROM charged RETURNING entry_id"
 )
 
 REVISE = "revision = CASE WHEN revision < $1 THEN $1 ELSE revision + 1 END"
@@ -84,23 +80,49 @@ async def record(
     if the entry has changed its folder.  Without *kind*, the change affects
     lists but is not in the log.
     """
-    at, logged = rows.micros(now), kind is not None and file_id is not None
-    charged = live, trash, versions, reserved, entries, uploads, version_rows
-    if any(charged):
-        row = await tx.one(_CHANGE, owner_id, *charged, at, int(logged))
-    else:
-        row = await tx.one(_CHANGE_ALONE, owner_id, at, int(logged))
-    (change,) = rows.found(row, "user")
-    tx.changed.add(owner_id)
+    usage = live, trash, versions, reserved, entries, uploads, version_rows
     if kind is None or file_id is None:
-        return
-    if trace is None:
-        assert file is not None  # noqa: S101 - a caller without a file gives a trace
-        trace = Trace(file.kind, file.parent_id or "", file.parent_id or "")
-    await tx.run(
-        _LOG,
+        charged = _charged(owner_id, usage, rows.micros(now), logged=0)
+        rows.found(await tx.one(charged.sql, *charged.values), "user")
+    else:
+        if trace is None:
+            assert file is not None  # noqa: S101 - a caller without a file gives a trace
+            trace = Trace(file.kind, file.parent_id or "", file.parent_id or "")
+        steps = _steps(tx, kind, owner_id, file_id, file, now=now, trace=trace, usage=usage)
+        rows.found(await chain(tx, *steps), "user")
+    tx.changed.add(owner_id)
+
+
+async def record_created(tx: Tx, file: File, *steps: Step, now: datetime, reserved: int, uploads: int) -> bool:
+    """Run *steps* and, if the first finds something, record that *file* was created.  Whether it was.
+
+    All of it is the last statement of the operation (see ``Tx.final``).
+    """
+    trace = Trace(file.kind, file.parent_id or "", file.parent_id or "")
+    usage = file.size_bytes, 0, 0, reserved, 1, uploads, 0
+    kind, after = FileEventKind.CREATED, steps[0].name
+    recorded = _steps(tx, kind, file.owner_id, file.id, file, now=now, trace=trace, usage=usage, after=after)
+    if await chain(tx, *steps, *recorded, final=file.id) is None:
+        return False
+    tx.changed.add(file.owner_id)
+    return True
+
+
+def _steps(
+    tx: Tx,
+    kind: FileEventKind,
+    owner_id: UserId,
+    file_id: FileId,
+    file: File | None,
+    *,
+    now: datetime,
+    trace: Trace,
+    usage: tuple[int, ...],
+    after: str = "",
+) -> tuple[Step, Step]:
+    at = rows.micros(now)
+    values = (
         owner_id,
-        change,
         at,
         kind.value,
         file_id,
@@ -111,6 +133,14 @@ async def record(
         0 if tx.sinks.webhook else 1,
         _encode(file).decode() if tx.sinks.nats and file is not None else None,
     )
+    return _charged(owner_id, usage, at, logged=1, after=after), Step("logged", _LOG, values)
+
+
+def _charged(owner_id: UserId, usage: tuple[int, ...], at: int, *, logged: int, after: str = "") -> Step:
+    """The step that adds to the usage, if there is something to add, and raises the change number."""
+    condition = f" AND EXISTS (SELECT 1 FROM {after})" if after else ""
+    sql, values = (_CHANGE, (owner_id, *usage, at, logged)) if any(usage) else (_CHANGE_ALONE, (owner_id, at, logged))
+    return Step("charged", f"{sql}{condition} RETURNING changes", values)
 
 
 async def charge(

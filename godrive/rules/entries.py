@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from godrive.catalog import Tx
+from godrive.catalog.chains import Step
 from godrive.errors import Invalid, NameTaken
 from godrive.model import File, FileId, OnConflict, name_key
 from godrive.rules import rows
@@ -20,12 +21,12 @@ UNSETTLE = (
     "INSERT INTO unsettled (folder_id, owner_id, after_created_at, after_id) VALUES ($1, $2, -1, '') "
     "ON CONFLICT (folder_id) DO UPDATE SET after_created_at = -1, after_id = ''"
 )
-_PLACE = (
+_INSERT = (
     "INSERT INTO entries (id, owner_id, list_state, parent_id, kind, name, name_key, search_key, mime, size_bytes, "
     "sha256, version_id, created_at, updated_at, revision, modified_at, height, state) "
-    "VALUES ($1, $2, $3, $4, $3, $5, $6, $7, $8, $9, $10, $11, $12, $12, $12, $13, $14, 'live') "
-    "ON CONFLICT DO NOTHING"
+    "SELECT $1, $2, $3, $4, $3, $5, $6, $7, $8, $9, $10, $11, $12, $12, $12, $13, $14, 'live'"
 )
+_PLACE = f"{_INSERT} WHERE true ON CONFLICT DO NOTHING"  # without WHERE, SQLite takes ON for the condition of a join
 _RAISE = (  # ends at the first folder that is high enough, because those above it are higher
     "WITH RECURSIVE up (entry_id, parent_id, height) AS ("
     "SELECT id, parent_id, CAST($2 AS INTEGER) FROM entries WHERE id = $1 AND height < $2 UNION ALL "
@@ -92,6 +93,14 @@ async def place(tx: Tx, folder: Folder, file: File, *, height: int = 0) -> bool:
     if placed:
         await raise_height(tx, folder, height + 1)
     return placed > 0
+
+
+def placing(file: File, *, after: str) -> Step:
+    """The step that inserts the row of a file whose name is free, if the step *after* which it comes has found it so.
+
+    If another transaction has taken the name meanwhile, all of this one fails and is run again.
+    """
+    return Step("placed", f"{_INSERT} FROM {after} RETURNING id", _values(file, 0))
 
 
 async def place_chain(tx: Tx, chain: Sequence[File]) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import msgspec
 
 from godrive.catalog import Tx
+from godrive.catalog.chains import Step
 from godrive.errors import Conflict, DigestMismatch, Gone, LengthMismatch, NotFound, TooDeep
 from godrive.messages.files import UpdateFile
-from godrive.messages.uploads import PublishBlob, PublishUpload
+from godrive.messages.uploads import PublishUpload
 from godrive.model import (
     BlobInfo,
     File,
@@ -23,6 +24,7 @@ from godrive.model import (
     UploadKind,
     UploadState,
     VersionId,
+    name_key,
     new_id,
     spot,
 )
@@ -38,10 +40,11 @@ _COMMIT = (
     "UPDATE uploads SET state = 'committed', finished_at = $2, received_bytes = size_bytes, file_id = $3 "
     f"WHERE id = $1 AND state = 'pending' RETURNING {rows.UPLOAD}"
 )
-_COMMIT_KEY = (
+_COMMIT_SIMPLE = (  # a file in the root whose name is free
     "UPDATE uploads SET state = 'committed', finished_at = $2, received_bytes = size_bytes, file_id = $3 "
-    "WHERE object_key = $1 AND state = 'pending' AND size_bytes = $4 AND mime <> '' AND multipart = '' "
-    f"AND (sha256 IS NULL OR sha256 = $5) RETURNING {rows.UPLOAD}"
+    "WHERE id = $1 AND state = 'pending' AND owner_id = $4 AND parent_id = '' AND name = $5 AND size_bytes = $6 "
+    "AND NOT EXISTS (SELECT 1 FROM entries WHERE owner_id = $4 AND parent_id = '' AND name_key = $7 "
+    "AND entries.state = 'live') RETURNING object_key"
 )
 _REPLACED = "UPDATE uploads SET file_id = $2 WHERE id = $1"
 _UNNEEDED = "UPDATE uploads SET file_id = $2, reason = $3, cleanup_at = $4 WHERE id = $1"
@@ -60,6 +63,10 @@ _INGEST = System(part="ingest")
 async def publish(tx: Tx, ask: PublishUpload, env: Env) -> File:
     """As ``PublishUpload`` says.  Raises ``Gone`` also if the target folder no longer exists."""
     file_id = FileId(new_id())
+    if ask.upload is not None:
+        file = await _publish_simple(tx, ask, ask.upload, file_id, env)
+        if file is not None:
+            return file
     row = await tx.one(_COMMIT, ask.upload_id, rows.micros(env.now), file_id)
     if row is None:
         return await _published(tx, await load(tx, ask.by, ask.upload_id))
@@ -68,41 +75,54 @@ async def publish(tx: Tx, ask: PublishUpload, env: Env) -> File:
     return await _place(tx, upload, ask.blob, file_id, env)
 
 
-@rule(PublishBlob, writes=True)
-async def publish_blob(tx: Tx, ask: PublishBlob, env: Env) -> bool:
-    """As ``PublishBlob`` says."""
-    file_id, blob = FileId(new_id()), ask.blob
-    row = await tx.one(_COMMIT_KEY, blob.key, rows.micros(env.now), file_id, blob.size_bytes, blob.sha256)
-    if row is None:
-        return False
-    upload = rows.upload(row)
-    await check_upload(tx, ask.by, Verb.CREATE, upload)
-    await _place(tx, upload, blob, file_id, env)
-    return True
+async def _publish_simple(tx: Tx, ask: PublishUpload, upload: Upload, file_id: FileId, env: Env) -> File | None:
+    """Publish in one statement what becomes a new file of the root.  ``None`` for anything else."""
+    is_simple = (
+        isinstance(ask.by, System)
+        and upload.id == ask.upload_id
+        and upload.parent_id is None
+        and upload.if_match is None
+        and upload.kind is not UploadKind.PART
+    )
+    if not is_simple:
+        return None
+    _check_bytes(upload, ask.blob)
+    file = _file(upload, ask.blob, Folder(upload.owner_id, None), file_id, env)
+    committed = (
+        upload.id,
+        rows.micros(env.now),
+        file.id,
+        upload.owner_id,
+        upload.name,
+        upload.size_bytes,
+        name_key(upload.name),
+    )
+    made = await changes.record_created(
+        tx,
+        file,
+        Step("committed", _COMMIT_SIMPLE, committed),
+        entries.placing(file, after="committed"),
+        versions.adding(file, upload.object_key, after="committed"),
+        now=env.now,
+        reserved=-file.size_bytes,
+        uploads=-1,
+    )
+    return file if made else None
 
 
-async def _place(tx: Tx, upload: Upload, blob: BlobInfo, file_id: FileId, env: Env) -> File:
-    """Make the file of an upload that is committed in this transaction, or a version of the file that it replaces."""
+def _check_bytes(upload: Upload, blob: BlobInfo) -> None:
     if upload.kind is UploadKind.PART:
         raise Conflict("A part of an upload never becomes a file by itself.")
     if blob.size_bytes != upload.size_bytes:
         raise LengthMismatch(f"{upload.size_bytes} bytes were declared, and {blob.size_bytes} arrived.")
     if upload.sha256 is not None and blob.sha256 is not None and upload.sha256 != blob.sha256:
         raise DigestMismatch("The SHA-256 of the bytes differs from the declared one.")
-    return await become_file(tx, upload, await _meant_for(tx, upload), blob, env, file_id=file_id)
 
 
-async def become_file(
-    tx: Tx, upload: Upload, folder: Folder, blob: BlobInfo, env: Env, *, file_id: FileId, has_row: bool = True
-) -> File:
-    """Make *blob* the file, or the version of a file, that the upload is meant to be.
-
-    An upload that *has_row* has reserved its bytes.  Raises ``NameTaken``,
-    ``PreconditionFailed``, and ``QuotaExceeded`` if nothing was reserved.
-    """
+def _file(upload: Upload, blob: BlobInfo, folder: Folder, file_id: FileId, env: Env) -> File:
     # The version has the id of the upload, so its sender can tell whether the file has these bytes now.
-    version_id, at = VersionId(upload.id), rows.micros(env.now)
-    file = File(
+    at = rows.micros(env.now)
+    return File(
         id=file_id,
         owner_id=upload.owner_id,
         name=upload.name,
@@ -114,10 +134,27 @@ async def become_file(
         mime=upload.mime or blob.mime or "application/octet-stream",
         size_bytes=upload.size_bytes,
         sha256=blob.sha256,  # verified by the store or by this server, never the declared value
-        version_id=version_id,
+        version_id=VersionId(upload.id),
         revision=at,
         etag=rows.etag(file_id, at),
     )
+
+
+async def _place(tx: Tx, upload: Upload, blob: BlobInfo, file_id: FileId, env: Env) -> File:
+    """Make the file of an upload that is committed in this transaction, or a version of the file that it replaces."""
+    _check_bytes(upload, blob)
+    return await become_file(tx, upload, await _meant_for(tx, upload), blob, env, file_id=file_id)
+
+
+async def become_file(
+    tx: Tx, upload: Upload, folder: Folder, blob: BlobInfo, env: Env, *, file_id: FileId, has_row: bool = True
+) -> File:
+    """Make *blob* the file, or the version of a file, that the upload is meant to be.
+
+    An upload that *has_row* has reserved its bytes.  Raises ``NameTaken``,
+    ``PreconditionFailed``, and ``QuotaExceeded`` if nothing was reserved.
+    """
+    file = _file(upload, blob, folder, file_id, env)
     replaces = upload.on_conflict is OnConflict.REPLACE
     while True:
         if replaces and (target := await _target(tx, upload, folder)) is not None:

@@ -9,11 +9,15 @@ from __future__ import annotations
 import re
 
 from godrive.catalog import Tx
+from godrive.catalog.chains import Step, chain
+from godrive.config import Auth
 from godrive.errors import (
     Gone,
     Invalid,
     NameTaken,
+    NotFound,
     PreconditionFailed,
+    QuotaExceeded,
     UploadFinished,
 )
 from godrive.messages.uploads import (
@@ -38,7 +42,7 @@ from godrive.model import (
 )
 from godrive.principal import Principal, Verb
 from godrive.rules import entries, folders, rows
-from godrive.rules.access import Resolved, check_scope, check_upload, owner_of
+from godrive.rules.access import Folder, Resolved, check_scope, check_upload, owner_of
 from godrive.rules.names import check_name
 from godrive.rules.registry import Env, rule
 from godrive.rules.room import HAS_ROOM, limits_of, no_room
@@ -49,13 +53,16 @@ _TEXTS = 3, 4, 15, 23
 """The indices of name, media type, reason and note among the columns :data:`rows.UPLOAD`."""
 
 _GET = f"SELECT {rows.UPLOAD} FROM uploads WHERE id = $1"
-_RESERVE = f"UPDATE users SET reserved_bytes = reserved_bytes + $2, upload_count = upload_count + 1 WHERE {HAS_ROOM}"
-_BEGIN = (  # one statement, because the database may be a network away
+_RESERVE = (
+    f"UPDATE users SET reserved_bytes = reserved_bytes + $2, upload_count = upload_count + 1 WHERE {HAS_ROOM} "
+    "AND ($6 = 'rename' OR NOT EXISTS (SELECT 1 FROM entries WHERE owner_id = $1 AND parent_id = $7 "
+    "AND name_key = $8 AND entries.state = 'live' AND ($6 = 'fail' OR kind = 'folder'))) RETURNING id"
+)
+_BEGIN = (
     "INSERT INTO uploads (id, owner_id, object_key, name, mime, size_bytes, created_at, expires_at, sha256, parent_id, "
     "on_conflict, state, next_check_at, modified_at, if_match, kind, deferred, note) "
-    "SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'pending', $7, $13, $14, $15, $16, $17 "
-    "WHERE $11 = 'rename' OR NOT EXISTS (SELECT 1 FROM entries WHERE owner_id = $2 AND parent_id = $10 "
-    "AND name_key = $12 AND state = 'live' AND ($11 = 'fail' OR kind = 'folder'))"
+    "SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'pending', $7, $12, $13, $14, $15, $16 "
+    "FROM reserved RETURNING id"
 )
 
 
@@ -93,8 +100,16 @@ async def begin(tx: Tx, ask: BeginUpload, env: Env) -> Upload:
         deferred=ask.deferred,
         note=ask.note,
     )
-    begun = await tx.run(
-        _BEGIN,
+    limits = env.config.auth
+    reserved = (
+        upload.owner_id,
+        upload.size_bytes,
+        *limits_of(limits, replaces=replaces),
+        upload.on_conflict.value,
+        folder.key,
+        name_key(upload.name),
+    )
+    begun = (
         upload.id,
         upload.owner_id,
         upload.object_key,
@@ -106,19 +121,15 @@ async def begin(tx: Tx, ask: BeginUpload, env: Env) -> Upload:
         upload.sha256,
         folder.key,
         upload.on_conflict.value,
-        name_key(upload.name),
         None if upload.modified_at is None else rows.micros(upload.modified_at),
         upload.if_match,
         upload.kind.value,
         int(upload.deferred),
         upload.note,
     )
-    if not begun:
-        raise entries.name_taken(ask.name)
     # Last, because it locks the owner's row: their other uploads wait only for this commit.
-    limits = env.config.auth
-    if not await tx.run(_RESERVE, upload.owner_id, upload.size_bytes, *limits_of(limits, replaces=replaces)):
-        raise await no_room(tx, upload.owner_id, upload.size_bytes, limits, replaces=replaces)
+    if await chain(tx, Step("reserved", _RESERVE, reserved), Step("begun", _BEGIN, begun), final=upload.id) is None:
+        raise await _refusal(tx, upload, limits)
     return upload
 
 
@@ -142,6 +153,16 @@ def check_target(target: Resolved | None, name: str, if_match: ETag | None) -> N
         raise NameTaken(f"{name!r} is a folder, which a file cannot replace.", field="name")
     else:
         rows.check_match(target.file, if_match)
+
+
+async def _refusal(tx: Tx, upload: Upload, limits: Auth) -> NameTaken | NotFound | QuotaExceeded:
+    """Return the reason why nothing was reserved."""
+    replaces = upload.on_conflict is OnConflict.REPLACE
+    if upload.on_conflict is not OnConflict.RENAME:
+        target = await entries.find(tx, Folder(upload.owner_id, upload.parent_id), upload.name)
+        if target is not None and (not replaces or target.file.kind is FileKind.FOLDER):
+            return entries.name_taken(upload.name)
+    return await no_room(tx, upload.owner_id, upload.size_bytes, limits, replaces=replaces)
 
 
 async def load(tx: Tx, by: Principal, upload_id: UploadId, verb: Verb = Verb.CREATE) -> Upload:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import msgspec
 
 from godrive.catalog import Row, Tx
+from godrive.catalog.chains import Step
 from godrive.errors import Conflict, Invalid, NotFound
 from godrive.messages.versions import DeleteVersion, ListVersions, NameVersion, RestoreVersion, Version
 from godrive.model import File, FileEventKind, ObjectKey, Page, VersionId, new_id
@@ -39,7 +40,7 @@ IS_SHARED = (
 
 _ADD = (
     "INSERT INTO versions (id, file_id, revision, object_key, mime, size_bytes, sha256, created_at, modified_at) "
-    "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+    "SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9"
 )
 _KEEP = (
     "UPDATE versions SET replaced_at = $2, review_at = CASE WHEN name IS NULL THEN CAST($3 AS BIGINT) END, "
@@ -53,8 +54,16 @@ _REPLACE = (
 
 async def add(tx: Tx, file: File, object_key: ObjectKey) -> None:
     """Insert the row of the version that is current in *file*."""
-    await tx.run(
-        _ADD,
+    await tx.run(_ADD, *_values(file, object_key))
+
+
+def adding(file: File, object_key: ObjectKey, *, after: str) -> Step:
+    """The step that does the same, if the step *after* which it comes has found something."""
+    return Step("added", f"{_ADD} FROM {after} RETURNING id", _values(file, object_key))
+
+
+def _values(file: File, object_key: ObjectKey) -> tuple[object, ...]:
+    return (
         file.version_id,
         file.id,
         file.revision,

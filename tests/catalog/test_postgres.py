@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import anyio
 import pytest
@@ -13,6 +14,7 @@ from asyncpg import exceptions as pg
 
 from godrive import config
 from godrive.catalog import Tx, postgres
+from godrive.catalog.chains import Step, chain
 from godrive.catalog.postgres import PostgresCatalog
 from godrive.catalog.postgres_errors import translate
 from godrive.catalog.postgres_pool import Connection, connect, shares
@@ -438,13 +440,37 @@ async def test_a_commit_whose_answer_was_lost_is_not_made_again(dsn: str, catalo
     run: list[str] = []
 
     async def operation(tx: Tx, name: str) -> None:
-        run.append(name)
         await add(tx, name)
+        run.append(name)
 
     together = [catalog.write(partial(operation, name=name)) for name in "abc"]  # one alone, then two in company
     outcomes = await asyncio.gather(*together, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * 3
     assert sorted(run) == ["a", "b", "c"]
+
+
+async def test_a_chain_whose_answer_was_lost_is_not_made_again(
+    catalog: PostgresCatalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await catalog.write(lambda tx: add(tx, "a"))
+
+    async def operation(tx: Tx) -> None:
+        found = Step("found", "UPDATE leases SET expires_at = 1 WHERE name = $1 RETURNING holder", ("a",))
+        made = "INSERT INTO leases (name, holder, expires_at) SELECT $1, holder, 0 FROM found RETURNING name"
+        await chain(tx, found, Step("made", made, ("b",)), final="b")
+
+    fetchmany = Connection.fetchmany
+
+    async def lose(self: Connection, *arguments: Any) -> None:
+        await fetchmany(self, *arguments)
+        self.terminate()
+        raise ConnectionResetError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Connection, "fetchmany", lose)
+        with pytest.raises(StoreUnavailable):
+            await catalog.write(operation)
+    assert await catalog.read(names) == ["a", "b"]
 
 
 async def test_a_gateway_waits_while_another_makes_the_schema(dsn: str) -> None:
