@@ -29,9 +29,11 @@ from typing import Any, TypeVar
 from godrive.blobs import BlobExists, Staged, split_key
 from godrive.blobs.body_check import BodyCheck
 from godrive.blobs.disk_appends import DiskAppends
+from godrive.blobs.disk_moves import DiskMoves
 from godrive.blobs.failures import failures
 from godrive.blobs.objects import Objects
-from godrive.blobs.packs import Packs, PackStatus, describe
+from godrive.blobs.packs import Packs, describe
+from godrive.blobs.packs.index import Place
 from godrive.blobs.packs.merging import merged
 from godrive.blobs.staged_write import BATCH, StagedWrite, share
 from godrive.blobs.staging import StagingFile
@@ -55,7 +57,7 @@ _LISTED_AT_ONCE = 500
 _FREE_KEPT = 1.0
 
 
-class DiskBlobStore(DiskAppends):
+class DiskBlobStore(DiskAppends, DiskMoves):
     """Keeps blobs below *path*, with at most *threads* concurrent disk operations.
 
     One process at a time may write below *path*; the caller ensures that.  A
@@ -212,7 +214,7 @@ class DiskBlobStore(DiskAppends):
     async def finish(self, staged: Staged, *, sha256: str | None = None, mime: str | None = None) -> BlobInfo:
         """See :meth:`godrive.blobs.Appendable.finish`."""
         async with self._turn(staged.key):
-            if self._packs is not None and await self._packs.find(staged.key) is not None:
+            if await self._place(staged.key) is not None:
                 await self.discard(staged)
                 raise UploadFinished
             return await super().finish(staged, sha256=sha256, mime=mime)
@@ -293,24 +295,30 @@ class DiskBlobStore(DiskAppends):
 
     async def head(self, key: ObjectKey) -> BlobInfo:
         """See :meth:`godrive.blobs.BlobStore.head`.  Has the digest if the file system kept it."""
-        place = None if self._packs is None else await self._packs.find(key)
-        if place is not None:
-            return describe(place)
-        try:
-            return await self._run(self._objects.head, key)
-        except NotFound:
-            place = None if self._packs is None else await self._packs.find(key)
-            if place is None:
-                raise
-            return describe(place)
+        place = await self._place(key)
+        if place is None:
+            try:
+                return await self._run(self._objects.head, key)
+            except NotFound:
+                place = await self._place(key)
+                if place is None:
+                    raise
+        return describe(place)
+
+    async def _place(self, key: ObjectKey) -> Place | None:
+        return None if self._packs is None else await self._packs.find(key)
 
     async def delete(self, key: ObjectKey) -> None:
         """See :meth:`godrive.blobs.BlobStore.delete`.  When this returns, the deletion is durable."""
-        if self._packs is not None and await self._packs.find(key) is not None:
+        if self._packs is None:
+            await self._run(self._objects.delete, key)
+            return
+        if await self._packs.find(key) is not None:
             deleted = await self._packs.delete(key)
             if deleted.found and not deleted.has_file:
                 return
-        await self._run(self._objects.delete, key)
+        if not await self._run(self._objects.delete, key) and await self._packs.find(key) is not None:
+            await self._packs.delete(key)  # it has been packed meanwhile
 
     def list(self, *, after: str = "") -> AsyncIterator[BlobInfo]:
         """See :meth:`godrive.blobs.BlobStore.list`."""
@@ -325,10 +333,10 @@ class DiskBlobStore(DiskAppends):
                     yield info
 
     async def _list_packed(self, packs: Packs, after: str) -> AsyncGenerator[BlobInfo, None]:
-        while blobs := await packs.after(after, _LISTED_AT_ONCE):
-            for info in blobs:
-                yield info
-            after = blobs[-1].key
+        while places := await packs.places_after(after, _LISTED_AT_ONCE):
+            for place in places:
+                yield describe(place)
+            after = places[-1].key
 
     async def quarantine(self, key: ObjectKey) -> None:
         """See :meth:`godrive.blobs.BlobStore.quarantine`.  Overwrites nothing."""
@@ -338,10 +346,6 @@ class DiskBlobStore(DiskAppends):
             await self.delete(key)
             return
         await self._run(self._objects.set_aside, key)
-
-    async def pack_status(self) -> PackStatus | None:
-        """What the packs have; ``None`` if there are none."""
-        return None if self._packs is None else await self._packs.status()
 
     async def sweep_staging(self, before: datetime) -> int:
         """See :meth:`godrive.blobs.BlobStore.sweep_staging`."""

@@ -114,14 +114,16 @@ class Objects:
             os.close(folder)
         return sorted(ObjectKey(key) for key in keys if key > after and is_key(key))
 
-    def delete(self, key: ObjectKey) -> None:
-        """Delete the blob durably.  Idempotent."""
+    def delete(self, key: ObjectKey) -> bool:
+        """Delete the blob durably, and return whether there was one."""
         shard, name = split_key(key)
         with suppress(FileNotFoundError):
             with self.shards.enter(shard) as folder:
                 os.unlink(name, dir_fd=folder.fd)
                 folder.sync()
             self.shards.prune(shard)
+            return True
+        return False
 
     def set_aside(self, key: ObjectKey) -> None:
         """Move the blob to the quarantine, durably, without overwriting anything.  Idempotent."""

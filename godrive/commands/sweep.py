@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -11,6 +12,10 @@ from godrive import logs
 from godrive.commands import Commands, add
 from godrive.commands.serve import run
 from godrive.config import Config
+from godrive.errors import ConfigError
+
+if TYPE_CHECKING:
+    from godrive.drive import GoDrive
 
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
@@ -19,6 +24,9 @@ def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     parser = add(commands, "sweep", text, shared)
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
     parser.add_argument("--trust-clock", action="store_true", help="purge even if the clock seems to have jumped")
+    moves = parser.add_mutually_exclusive_group()
+    moves.add_argument("--pack", action="store_true", help="also pack the small blobs that are files")
+    moves.add_argument("--unpack", action="store_true", help="also make every packed blob a file")
     parser.set_defaults(run=_sweep)
 
 
@@ -34,15 +42,33 @@ def _sweep(arguments: argparse.Namespace) -> int:
         nonlocal failed
         async with GoDrive(config, on_event=logs.on_event, serving=False) as drive:
             swept = await drive.janitor.ask(Sweep(trust_clock=arguments.trust_clock))
+            moved = await _move(drive, pack=arguments.pack, unpack=arguments.unpack)
         failed = swept.failed
+        counts = msgspec.structs.asdict(swept) | moved
         if arguments.json:
-            sys.stdout.write(msgspec.json.encode(swept).decode() + "\n")
+            sys.stdout.write(msgspec.json.encode(counts).decode() + "\n")
             return
-        counts = msgspec.structs.asdict(swept)
         problem = counts.pop("problem")
-        sys.stdout.writelines(f"{count:>8} {what}\n" for what, count in counts.items() if count or what == "purged")
+        sys.stdout.writelines(
+            f"{count:>8} {what}\n" for what, count in counts.items() if count or what in ("purged", *moved)
+        )
         if problem:
             sys.stderr.write(f"godrive: {problem}\n")
 
     run(sweep())
     return 1 if failed else 0
+
+
+async def _move(drive: GoDrive, *, pack: bool, unpack: bool) -> dict[str, int]:
+    """Move small blobs into the packs or out of them, and return how many.  Raises ``ConfigError``."""
+    from godrive.blobs.disk import DiskBlobStore  # noqa: PLC0415
+
+    if not pack and not unpack:
+        return {}
+    if not isinstance(drive.blobs, DiskBlobStore):
+        raise ConfigError("Only the disk store has packs.", field="blobs.driver")
+    if unpack:
+        return {"unpacked": await drive.blobs.unpack()}
+    if not drive.blobs.pack_below:
+        raise ConfigError("No blob is small enough to be packed.", field="blobs.pack_below", hint="Set it above 0.")
+    return {"packed": await drive.blobs.pack()}

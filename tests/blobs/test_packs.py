@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -19,9 +20,9 @@ import pytest
 
 from godrive.blobs import BlobDamaged, BlobExists
 from godrive.blobs.disk import PACK_BELOW, DiskBlobStore
-from godrive.blobs.packs import compaction
+from godrive.blobs.packs import compaction, moving
 from godrive.blobs.packs.record import FIRST
-from godrive.errors import NotFound, StoreUnavailable, UploadFinished
+from godrive.errors import Conflict, NotFound, StoreUnavailable, UploadFinished
 from godrive.model import ObjectKey, new_id
 from tests.blobs import putter
 from tests.cases import each
@@ -417,4 +418,113 @@ async def test_after_a_kill_what_was_acknowledged_is_there_and_nothing_is_partia
         found.add(blob.key)
         assert await read(store, blob.key) == putter.content(blob.key, 4096)
     assert found >= set(told)
+    await store.close()
+
+
+async def test_small_files_move_into_the_packs_and_out_of_them_unchanged(root: Path) -> None:
+    old = DiskBlobStore(root, pack_below=0)
+    await old.open()
+    small, large = [await put(old, b"%d" % number) for number in range(70)], await put(old, bytes(100_000))
+    before = [blob async for blob in old.list()]
+    await old.close()
+    store = DiskBlobStore(root)
+    await store.open()
+    assert await store.pack() == 70
+    assert await store.pack() == 0
+    assert [blob async for blob in store.list()] == before
+    assert [path.name for path in files(root)] == [large.partition("/")[2]]
+    assert [await read(store, key) for key in small] == [b"%d" % number for number in range(70)]
+    assert await store.unpack() == 70
+    assert await store.unpack() == 0
+    assert [blob async for blob in store.list()] == before
+    assert len(files(root)) == 71
+    assert [await read(store, key) for key in small] == [b"%d" % number for number in range(70)]
+    await store.close()
+
+
+@pytest.mark.parametrize("direction", ["pack", "unpack"])
+@pytest.mark.parametrize("step", range(4))
+async def test_a_move_that_is_interrupted_is_finished_by_the_next(
+    root: Path, direction: str, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = DiskBlobStore(root, pack_below=0 if direction == "pack" else PACK_BELOW)
+    await store.open()
+    keys = [await put(store, b"%d" % number) for number in range(3)]
+    before = [blob async for blob in store.list()]
+    await store.close()
+    store = DiskBlobStore(root)
+    await store.open()
+    unlink, calls = os.unlink, 0
+
+    class Killed(Exception):
+        pass
+
+    def killed(*_: object, **__: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > step:
+            raise Killed
+        unlink(*_, **__)  # type: ignore[arg-type]
+
+    pwrite = os.pwrite
+
+    def killed_write(fd: int, data: bytes, offset: int) -> int:
+        nonlocal calls
+        calls += 1
+        if calls > step:
+            raise Killed
+        return pwrite(fd, data, offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", killed)
+        patch.setattr(os, "pwrite", killed_write)
+        with suppress(Killed):
+            await getattr(store, direction)()
+        await asyncio.sleep(0.01)
+    assert [blob async for blob in store.list()] == before
+    await getattr(store, direction)()
+    assert [blob async for blob in store.list()] == before
+    assert [await read(store, key) for key in keys] == [b"0", b"1", b"2"]
+    assert len(files(root)) == (0 if direction == "pack" else 3)
+    await store.close()
+
+
+async def test_a_blob_that_is_deleted_while_it_moves_is_gone(root: Path) -> None:
+    store = DiskBlobStore(root, pack_below=0)
+    await store.open()
+    keys = [await put(store, b"%d" % number) for number in range(64)]
+    await store.close()
+    store, server = DiskBlobStore(root), DiskBlobStore(root)
+    await store.open()
+    await server.open()
+    for move in (store.pack, store.unpack, store.pack):
+        keys += [await put(server, b"more") for _ in range(32)]
+        deleted, keys = keys[::3], [key for key in keys if key not in keys[::3]]
+        await asyncio.gather(move(), *(server.delete(key) for key in deleted))
+        assert [blob.key async for blob in server.list()] == sorted(keys)
+        for key in keys:
+            assert await read(server, key)
+    await store.close()
+    await server.close()
+
+
+async def test_one_process_at_a_time_moves_blobs(root: Path) -> None:
+    store = DiskBlobStore(root)
+    await store.open()
+    with moving.alone(root / "packs"), pytest.raises(Conflict):
+        await store.pack()
+    assert await store.pack() == 0
+    await store.close()
+
+
+async def test_a_damaged_file_is_not_packed(root: Path) -> None:
+    store = DiskBlobStore(root, pack_below=0)
+    await store.open()
+    key = await put(store, b"whole")
+    await store.close()
+    flip(root / "objects" / key, 2)
+    store = DiskBlobStore(root)
+    await store.open()
+    assert await store.pack() == 0
+    assert len(files(root)) == 1
     await store.close()

@@ -117,7 +117,10 @@ class Packs:
 
         If the wait is cancelled before the blob's group has begun, it is not stored.
         """
-        put = Put(key, chunks, check, mime or "")
+        return await self.move(Put(key, chunks, check, mime or ""))
+
+    async def move(self, put: Put) -> BlobInfo:
+        """Store a blob that may be a file.  Raises as :meth:`put`."""
         await self._submit(put)
         if put.error is not None:
             raise put.error
@@ -153,10 +156,10 @@ class Packs:
                 return body
         return None  # it is being deleted
 
-    async def after(self, key: str, limit: int) -> list[BlobInfo]:
-        """The next *limit* blobs in key order."""
+    async def places_after(self, key: str, limit: int) -> list[Place]:
+        """The places of the next *limit* blobs in key order."""
         with _failures():
-            return [describe(place) for place in await self._run(self._reader.after, key, limit)]
+            return await self._run(self._reader.after, key, limit)
 
     async def release_removed(self) -> None:
         """Close packs that another process has removed, so that their room is given back."""

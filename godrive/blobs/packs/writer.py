@@ -35,12 +35,16 @@ PACK_SIZE = 128 << 20
 
 @dataclass(eq=False)
 class Put:
-    """A blob to store.  *place* is set when it is stored, *error* when it is refused."""
+    """A blob to store.  *place* is set when it is stored, *error* when it is refused.
+
+    One that is a file already has been *stored_ns*.
+    """
 
     key: ObjectKey
     chunks: Sequence[bytes | memoryview]
     check: BodyCheck
     mime: str
+    stored_ns: int = 0
     sha256: bytes = b""
     place: Place | None = None
     error: DriveError | None = None
@@ -106,18 +110,18 @@ class PackWriter:
         put.sha256 = digest.digest()
         try:
             put.check.compare(digest.hexdigest())
-            if put.key in group.keys or self.index.find(put.key) is not None or self._has_file(put.key):
+            is_new = not put.stored_ns
+            if put.key in group.keys or self.index.find(put.key) or (is_new and self._has_file(put.key)):
                 raise BlobExists(digest.hexdigest())
         except DriveError as error:
             put.error = error
             return
-        self._stored_ns = max(self._stored_ns + 1, time.time_ns())  # the ETag is made of it
-        record_head = head(Content(put.key, put.mime, put.sha256, self._stored_ns, body), seed)
+        if is_new:  # the ETag is made of the instant
+            put.stored_ns = self._stored_ns = max(self._stored_ns + 1, time.time_ns())
+        record_head = head(Content(put.key, put.mime, put.sha256, put.stored_ns, body), seed)
         start = group.places[-1].start + group.places[-1].length if group.places else group.start
         length = len(record_head) + len(body)
-        put.place = Place(
-            put.key, group.number, start, length, len(body), self._stored_ns, put.sha256, put.mime
-        )  # fmt: skip
+        put.place = Place(put.key, group.number, start, length, len(body), put.stored_ns, put.sha256, put.mime)
         group.keys.add(put.key)
         group.places.append(put.place)
         group.buffers += record_head, body

@@ -1,0 +1,130 @@
+"""Moves small blobs that are files into the packs, and packed blobs out of them.
+
+A blob is durable in its new place before it leaves the old one, and each reader
+looks at both.  If the process is killed in between, the blob is in both places
+with the same bytes, and the next run removes one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from godrive.blobs import BlobExists
+from godrive.blobs.attributes import MIME, SHA256, noted
+from godrive.blobs.body_check import BodyCheck
+from godrive.blobs.objects import Objects
+from godrive.blobs.packs import Packs
+from godrive.blobs.packs.index import Place
+from godrive.blobs.packs.writer import Put
+from godrive.blobs.staging import StagingFile
+from godrive.errors import Conflict, DigestMismatch, NotFound, UploadFinished
+from godrive.model import BlobInfo, ObjectKey
+from godrive.paths import open_or_create
+
+LOCK = "moving.lock"
+_AT_ONCE = 32
+
+Run = Callable[..., Awaitable[Any]]
+"""Runs a call in a thread."""
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Let no other process move blobs.  Raises ``Conflict`` if one does."""
+    lock = open_or_create(folder / LOCK)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise Conflict("Another process is moving blobs into or out of the packs.") from None
+    finally:
+        os.close(lock)
+
+
+async def pack(objects: Objects, packs: Packs, run: Run, files: AsyncIterator[BlobInfo], below: int) -> int:
+    """Pack the files of at most *below* bytes, and return how many.  One that is damaged stays a file."""
+    moved, waiting = 0, list[ObjectKey]()
+    async for info in files:
+        if info.size_bytes <= below:
+            waiting.append(info.key)
+        if len(waiting) == _AT_ONCE:
+            moved += sum(await asyncio.gather(*(_pack(objects, packs, run, key) for key in waiting)))
+            waiting = []
+    return moved + sum(await asyncio.gather(*(_pack(objects, packs, run, key) for key in waiting)))
+
+
+async def _pack(objects: Objects, packs: Packs, run: Run, key: ObjectKey) -> bool:
+    try:
+        put = await run(_read, objects, key)
+        await packs.move(put)
+    except (NotFound, DigestMismatch):
+        return False
+    except BlobExists as error:
+        place = await packs.find(key)
+        if place is None or place.sha256.hex() != error.sha256:
+            return False
+        return bool(await run(objects.delete, key))  # an earlier run was interrupted here
+    if await run(objects.delete, key):
+        return True
+    await packs.delete(key)  # it was deleted meanwhile
+    return False
+
+
+def _read(objects: Objects, key: ObjectKey) -> Put:
+    fd = objects.open_file(key)
+    try:
+        status = os.fstat(fd)
+        check, mime = BodyCheck(status.st_size, noted(fd, SHA256)), noted(fd, MIME)
+        content = os.pread(fd, status.st_size, 0)
+    finally:
+        os.close(fd)
+    return Put(key, [content], check, mime or "", stored_ns=status.st_mtime_ns)
+
+
+async def unpack(objects: Objects, packs: Packs, run: Run) -> int:
+    """Make every packed blob a file, and return how many.  One that is damaged raises ``BlobDamaged``."""
+    moved, after = 0, ""
+    while places := await packs.places_after(after, _AT_ONCE):
+        moved += sum(await asyncio.gather(*(_unpack(objects, packs, run, place) for place in places)))
+        after = places[-1].key
+    return moved
+
+
+async def _unpack(objects: Objects, packs: Packs, run: Run, place: Place) -> bool:
+    key = ObjectKey(place.key)
+    content = await packs.read(key)
+    if content is None:
+        return False
+    try:
+        await run(_write, objects, key, [content], place)
+    except UploadFinished:
+        if await run(_content, objects, key) != content:
+            raise
+    if (await packs.delete(key)).found:
+        return True
+    await run(objects.delete, key)  # it was deleted meanwhile
+    return False
+
+
+def _write(objects: Objects, key: ObjectKey, chunks: Sequence[bytes], place: Place) -> None:
+    file = StagingFile(objects.staging)
+    try:
+        file.write(chunks)
+        os.utime(file.open(), ns=(place.stored_ns, place.stored_ns))  # the ETag is made of it
+        file.publish(objects.shards, key, place.sha256.hex(), place.mime or None)
+    finally:
+        file.discard()
+
+
+def _content(objects: Objects, key: ObjectKey) -> bytes:
+    fd = objects.open_file(key)
+    try:
+        return os.pread(fd, os.fstat(fd).st_size, 0)
+    finally:
+        os.close(fd)
