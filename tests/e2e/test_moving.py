@@ -36,7 +36,6 @@ async def test_from_a_folder_to_s3_and_postgres_everything_is_still_there(
     drive_server: DriveServer, ceph_gateway: CephGateway, postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
     drive_server.tables["janitor"]["orphan_age"] = 0.0
-    drive_server.tables["blobs"]["pack_below"] = 0
     drive_server.start()
     contents = {f"{number}.bin": os.urandom(size) for number, size in enumerate((0, 5, 70_000, 2_000_000))}
     async with Client.connect(drive_server.url) as client:
@@ -47,6 +46,10 @@ async def test_from_a_folder_to_s3_and_postgres_everything_is_still_there(
         await client.request("DELETE", f"/v1/files/{trashed['id']}")
         before = await client.files()
         drive_server.stop()
+
+        config = str(drive_server.folder / "config.toml")
+        unpack = [*PROGRAM, "sweep", "--unpack", "--config", config]
+        subprocess.run(unpack, env=environment(), check=True, capture_output=True)
 
         bucket = f"t{uuid.uuid4().hex}"
         copy_blobs(drive_server, ceph_gateway, bucket)
@@ -61,7 +64,6 @@ async def test_from_a_folder_to_s3_and_postgres_everything_is_still_there(
             },
         }
         drive_server.command()  # writes the configuration
-        config = str(drive_server.folder / "config.toml")
         copy = [*PROGRAM, "catalog", "copy", "--config", config]
         subprocess.run(copy, env=environment(), check=True, capture_output=True)
 
