@@ -42,7 +42,7 @@ from godrive.errors import (
 )
 from godrive.messages.ingest import CommitUpload
 from godrive.messages.resumable import AdvanceUpload, ClaimUpload, DeclareLength, Joined, JoinUploads
-from godrive.messages.storage import DeleteBlob, DigestBlob, DiscardStaged, SniffBlob
+from godrive.messages.storage import DeleteBlob, DigestBlob, DiscardStaged, HeadBlob, SniffBlob
 from godrive.messages.uploads import AbortUpload, BeginUpload, FailUpload, GetUpload
 from godrive.model import ETag, OnConflict, Spot, Upload, UploadId, UploadKind, UploadState, VersionId, new_id
 from godrive.principal import Principal
@@ -357,18 +357,18 @@ async def _finish_if_complete(
 
 
 async def _finish(drive: GoDrive, by: Principal, upload: Upload, turn: Turn) -> Upload:
-    key, blob = upload.object_key, None
+    key = upload.object_key
     try:
         blob = await _store(drive).finish(staged_of(upload), sha256=upload.sha256, mime=upload.mime or None)
-        if blob.sha256 is None:  # the process that had its first bytes is another one
-            blob = replace(blob, sha256=await drive.storage.ask(DigestBlob(key)))
-        if not upload.mime and blob.mime is None:
-            blob = replace(blob, mime=await drive.storage.ask(SniffBlob(key, upload.name)))
-    except UploadFinished:
-        pass  # an earlier attempt has made the blob, and ingest asks the store what it is
-    except (Gone, DigestMismatch) as error:
+    except UploadFinished:  # an earlier attempt, or another process, has made the blob
+        blob = await drive.storage.ask(HeadBlob(key))
+    except DigestMismatch as error:
         await _fail(drive, by, upload, error)
         raise
+    if blob.sha256 is None:  # another process had its first bytes
+        blob = replace(blob, sha256=await drive.storage.ask(DigestBlob(key)))
+    if not upload.mime and blob.mime is None:
+        blob = replace(blob, mime=await drive.storage.ask(SniffBlob(key, upload.name)))
     async with turn:
         file = await drive.ingest.ask(CommitUpload(by, upload.id, blob=blob))
         committed = await drive.metadata.ask(GetUpload(by, upload.id))
