@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import zlib
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from godrive.arriving import TOUCH_EVERY, Pieces, ahead_of, update
 from godrive.blobs.admission import check_admission
@@ -40,6 +40,15 @@ class _Hash(Protocol):
     def update(self, data: bytes | memoryview, /) -> None: ...
 
     def digest(self) -> bytes: ...
+
+
+@runtime_checkable
+class Buffered(Protocol):
+    """A body that collects small pieces before it passes them on."""
+
+    def take_arrived(self) -> bytes | memoryview:
+        """Return what has come and was not passed on, or a part of it, without waiting; empty if there is nothing."""
+        ...
 
 
 class _Crc32:
@@ -76,6 +85,7 @@ class AppendedBody:
         self._drive = drive
         self._by = by
         self._pieces = aiter(pieces)
+        self._take_arrived = pieces.take_arrived if isinstance(pieces, Buffered) else bytes
         self._checksum = checksum
         self._hash = None if checksum is None else _hash(checksum.algorithm)
         self._size = size
@@ -139,6 +149,8 @@ class AppendedBody:
         except TimeoutError:
             if self._ends_at is None:
                 raise
+            if piece := self._take_arrived():
+                return piece
             raise UploadTakenOver from None
         except StopAsyncIteration:
             if self._hash is not None and self._checksum is not None and self._hash.digest() != self._checksum.digest:

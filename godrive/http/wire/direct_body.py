@@ -112,14 +112,18 @@ class DirectBody(asyncio.BufferedProtocol):
             self._waiter = asyncio.get_running_loop().create_future()
             await asyncio.wait([self._waiter], timeout=wait)
             self._waiter = None
-        if self._ready:
-            piece = self._ready.popleft()
-            self._memory.report(self, self.held_bytes())
-            self._flow()
-            return piece
-        if self._broken and not self._filled:
+        if self._broken and not self._ready and not self._filled:
             raise EOFError
-        return self._take_partial()
+        return self.take_arrived()
+
+    def take_arrived(self) -> memoryview | bytes:
+        """The next piece, or else all that has come, which may be nothing."""
+        if not self._ready:
+            return self._take_partial()
+        piece = self._ready.popleft()
+        self._memory.report(self, self.held_bytes())
+        self._flow()
+        return piece
 
     def _take_partial(self) -> bytes:
         """Copy what there is, and go on in a new mapping: a client that pauses holds no memory here."""

@@ -121,6 +121,12 @@ class RequestBody:
         self.received = len(whole)
         return whole
 
+    def take_arrived(self) -> bytes | memoryview:
+        """Return what has come and was not read, or a part of it, without waiting; empty if there is nothing."""
+        chunk = self._buffered() if self._direct is None else self._direct.take_arrived()
+        self.received += len(chunk)
+        return chunk
+
     def __aiter__(self) -> RequestBody:
         return self
 

@@ -164,6 +164,21 @@ async def test_a_slow_client_is_given_its_time_and_what_came_is_not_kept_waiting
     body.end()
 
 
+async def test_what_has_come_can_be_had_without_waiting(line: Line) -> None:
+    body = line.body(3 * PIECE)
+    assert body.take_arrived() == b""
+    await line.stream.send(bytes(PIECE) + b"12345")
+    assert await body.take(10.0) == bytes(PIECE)
+    some = b""
+    with anyio.fail_after(30):
+        while len(some) < 5:
+            some += body.take_arrived()
+            await anyio.lowlevel.checkpoint()
+    assert some == b"12345"
+    assert body.take_arrived() == b""
+    body.end()
+
+
 async def test_a_body_that_ends_half_way_gives_what_it_had_and_then_an_error(line: Line) -> None:
     body = line.body(3 * PIECE)
     await line.stream.send(bytes(PIECE + 5))
