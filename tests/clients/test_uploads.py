@@ -104,3 +104,31 @@ async def test_a_wrong_checksum_is_refused_and_the_offset_stays(site: Site) -> N
             if client == "tuspy":
                 await site.upload(client, CHECKSUM, parcel, attempts=0)
         assert set(await stored(person)) == {parcel.name for client, parcel in sent.values() if client == "tuspy"}
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_client_that_vanished_holds_nothing_up(site: Site, way: str) -> None:
+    """Half-open TCP: the network is gone in the middle of a request, without a FIN.  The client comes back."""
+    async with site.person() as person, site.line(way) as gone, site.line(way) as back:
+        tus = {"Authorization": f"Bearer {person.token}", "Tus-Resumable": "1.0.0"}
+        chunk = {**tus, "Content-Type": "application/offset+octet-stream"}
+        about = {"Upload-Length": str(len(CONTENT)), "Upload-Metadata": "filename YQ=="}
+        async with person.http.post(f"{gone.url}/v1/tus", headers=tus | about) as answer:
+            url = answer.headers["Location"]
+            assert url.startswith(gone.url)
+        gone.up.hold(CUT)
+        sending = asyncio.create_task(
+            person.http.patch(url, headers=chunk | {"Upload-Offset": "0"}, data=CONTENT[:CHUNK])
+        )
+        await gone.up.held.wait()
+        sending.cancel()
+        url, at = url.replace(gone.url, back.url), 0
+        with anyio.fail_after(2):  # a promise
+            async with person.http.head(url, headers=tus) as answer:
+                at = int(answer.headers["Upload-Offset"])
+        assert at > 0 or way != "direct"
+        while at < len(CONTENT):
+            body = CONTENT[at : at + CHUNK]
+            async with person.http.patch(url, headers=chunk | {"Upload-Offset": str(at)}, data=body) as answer:
+                at = int(answer.headers["Upload-Offset"])
+        assert await stored(person) == {"a": sha256(CONTENT).hexdigest()}
