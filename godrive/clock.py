@@ -65,6 +65,21 @@ class ClockGuard:
         self._jump = jump
         self._in_doubt_until = self._clock.monotonic() + self._settle
 
+    def inherit(self, seconds: float) -> None:
+        """Put the clock in doubt for *seconds*, because an earlier process had not yet trusted it again."""
+        self._jump = 0.0
+        self._in_doubt_until = self._clock.monotonic() + min(seconds, self._settle)
+
+    @property
+    def has_doubted(self) -> bool:
+        """Whether the clock has been in doubt since the start of this process."""
+        return self._in_doubt_until > float("-inf")
+
+    @property
+    def left(self) -> float:
+        """Seconds for which the clock remains in doubt."""
+        return max(0.0, self._in_doubt_until - self._clock.monotonic())
+
     def trust(self) -> None:
         """End the doubt, because an operator confirmed the clock."""
         self._difference = self._measure()
@@ -79,12 +94,13 @@ class ClockGuard:
             self.distrust(self._difference - before)
         if now >= self._in_doubt_until:
             return None
-        direction = "forwards" if self._jump > 0 else "backwards"
         by = timedelta(seconds=round(abs(self._jump)))
-        left = timedelta(seconds=round(self._in_doubt_until - now))
+        why = f"jumped {'forwards' if self._jump > 0 else 'backwards'} by {by}, or the server was off"
+        if not self._jump:
+            why = "jumped before the last start"
         return (
-            f"The clock jumped {direction} by {by}, or the server was off: nothing expires until it has run steadily "
-            f"for another {left}. If the clock is right, run: godrive sweep --trust-clock"
+            f"The clock {why}: nothing expires until it has run steadily for another "
+            f"{timedelta(seconds=round(self.left))}. If the clock is right, run: godrive sweep --trust-clock"
         )
 
     def _measure(self) -> float:

@@ -263,25 +263,25 @@ class OnConflict(StrEnum):
 
 
 class UploadKind(StrEnum):
-    """How the bytes of an upload come: in one PUT, or in any number of appends.
+    """How the bytes come.  Only the request that began a ``once`` publishes it; a ``part`` is joined to other parts."""
 
-    A ``part`` comes in appends and never becomes a file by itself: others are joined from such parts.
-    """
-
+    ONCE = "once"
     WHOLE = "whole"
     RESUMABLE = "resumable"
     PART = "part"
 
 
+IN_APPENDS = frozenset({UploadKind.RESUMABLE, UploadKind.PART})
+
+
 class Upload(Value):
     """An upload: what the intent declared, its state, and its result.
 
-    *if_match* is the entity tag that the file must have for the upload to replace it.
-    *part_size* is 0 unless clients send the bytes to the store in parts; *multipart* is then the store's id of these.
-
-    Of an upload that is not of the kind ``whole``, *received_bytes* is the offset: all bytes before it are durable.
-    It is *deferred* while its length is not declared; *size_bytes* is then what is reserved.  *staging* is how the
-    store goes on with the bytes, *writer* the append that may still run, *note* what its protocol keeps for the client.
+    *if_match* is the tag of the file to replace.  If clients send the bytes to the store in parts, *part_size* is not
+    0 and *multipart* is the store's id of these.  Of an upload in appends, *received_bytes* is the offset, before
+    which all bytes are durable.  It is *deferred* while its length is not declared; *size_bytes* is then what is
+    reserved.  *staging* is how the store goes on with the bytes, *writer* the append that may still run, *note* what
+    its protocol keeps for the client.
     """
 
     id: UploadId

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from godrive.arriving import Arriving, Pieces, digest_of
 from godrive.blobs import OWNER, BlobExists
@@ -41,6 +41,7 @@ from godrive.model import (
     Spot,
     Upload,
     UploadId,
+    UploadKind,
     UploadState,
     VersionId,
     Which,
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
 
 Turn: TypeAlias = AbstractAsyncContextManager[None]
 NO_TURN: Turn = nullcontext()
+
+T = TypeVar("T")
 
 _UNKNOWN = (DeliveryError, StoreUnavailable)
 """Errors after which a command may have been carried out."""
@@ -117,7 +120,7 @@ async def reserve(
     return await drive.metadata.ask(
         BeginUpload(
             by, where, name, mime, size or 0, sha256=sha256.lower() if sha256 else None, on_conflict=on_conflict,
-            modified_at=modified_at, if_match=if_match,
+            modified_at=modified_at, if_match=if_match, kind=UploadKind.ONCE,
         )
     )  # fmt: skip
 
@@ -142,8 +145,10 @@ async def receive_once(
         return await _receive(drive, by, upload, Arriving(drive, by, upload, body, grows=grows, sha512=sha512), turn)
     except BaseException as error:
         reason = error.detail if isinstance(error, DriveError) else "The request ended before all bytes arrived."
-        await _to_the_end(_give_up(drive, by, upload, reason))
-        raise
+        made = await _to_the_end(_give_up(drive, by, upload, reason))
+        if made is None or not isinstance(error, DriveError):
+            raise
+        return made  # an error would make the client send the file a second time
 
 
 async def store_small(
@@ -188,29 +193,31 @@ async def store_small(
             file = await drive.metadata.ask(stored)
     except BaseException as error:
         is_unknown = is_asked and (not isinstance(error, DriveError) or isinstance(error, _UNKNOWN))
-        await _to_the_end(_undo(drive, stored, is_unknown=is_unknown))
-        raise
+        made = await _to_the_end(_settle(drive, stored, is_unknown=is_unknown))
+        if made is None or not isinstance(error, DriveError):
+            raise
+        file = made  # an error would make the client send the file a second time
     is_current = file.version_id == VersionId(upload_id)
     if not is_current:
         await drive.storage.ask(DeleteBlob(key))  # the file had the same bytes already
     return file, is_current
 
 
-async def _undo(drive: GoDrive, stored: StoreFile, *, is_unknown: bool) -> None:
-    """Delete the blob of a file that was not made.  If that is unknown, ask again first, which is idempotent."""
+async def _settle(drive: GoDrive, stored: StoreFile, *, is_unknown: bool) -> File | None:
+    """Delete the blob of a file that was not made.
+
+    If that is unknown, ask again first, which is idempotent, and return the file if there is one.
+    """
     with suppress(DriveError):  # the janitor deletes what stays
-        if not is_unknown or not await _is_stored(drive, stored):
-            await drive.storage.ask(DeleteBlob(stored.blob.key))
-
-
-async def _is_stored(drive: GoDrive, stored: StoreFile) -> bool:
-    try:
-        await drive.metadata.ask(stored)
-    except _UNKNOWN:
-        raise
-    except DriveError:
-        return False
-    return True
+        if is_unknown:
+            try:
+                return await drive.metadata.ask(stored)
+            except _UNKNOWN:
+                return None
+            except DriveError:
+                pass
+        await drive.storage.ask(DeleteBlob(stored.blob.key))
+    return None
 
 
 async def once(content: bytes) -> AsyncIterator[bytes]:
@@ -260,17 +267,24 @@ async def _receive(drive: GoDrive, by: Principal, upload: Upload, arriving: Arri
     return file
 
 
-async def _give_up(drive: GoDrive, by: Principal, upload: Upload, reason: str) -> None:
-    """End the upload, give back what it reserved, and delete its bytes.  The janitor repeats what fails here."""
+async def _give_up(drive: GoDrive, by: Principal, upload: Upload, reason: str) -> File | None:
+    """End the upload, give back what it reserved, and delete its bytes.  The janitor repeats what fails here.
+
+    If it has become a file all the same, return that.
+    """
     with suppress(DriveError):
         ended = await drive.metadata.ask(FailUpload(by, upload.id, reason))
-        if ended.state is not UploadState.COMMITTED:
-            await drive.storage.ask(DeleteBlob(upload.object_key))
+        if ended.state is UploadState.COMMITTED:
+            return await drive.ingest.ask(CommitUpload(by, upload.id))
+        await drive.storage.ask(DeleteBlob(upload.object_key))
+    return None
 
 
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Run *work* to its end, also if the caller is cancelled again."""
-    await asyncio.wait([asyncio.ensure_future(work)])
+async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:
+    """Run *work* to its end, also if the caller is cancelled again, and return its result."""
+    running = asyncio.ensure_future(work)
+    await asyncio.wait([running])
+    return running.result()
 
 
 async def remove_unneeded(drive: GoDrive, by: Principal, upload: Upload) -> None:

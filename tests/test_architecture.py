@@ -62,6 +62,7 @@ The bridge brings events in (ingest) and takes the outbox out (metadata).
 """
 
 SUBJECTS = {
+    "clock": "metadata",
     "versions": "metadata",
     "files": "metadata",
     "batches": "metadata",

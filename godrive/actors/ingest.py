@@ -8,6 +8,10 @@ publishes in one catalog transaction.  Publishing is idempotent, so an event may
 be lost, duplicated or late, and the process may be killed at any time: the row
 stays pending, and the reconciler repeats the HEAD until the row's deadline.
 
+An upload in one request is published by that request or not at all.  Its client
+has no answer and sends the bytes again.  To publish the first ones later could
+undo what the client did in between.
+
 An upload ends at its deadline, whatever the store answers.  Only an
 outage of the store or the catalog postpones the end, because the bytes may be
 there; it does not count as an attempt of the upload.
@@ -139,7 +143,7 @@ class IngestActor(Actor[Ingest]):
             upload = await self._metadata.ask(FindUpload(SYSTEM, ask.object_key))
             if upload.state is UploadState.COMMITTED:
                 return Outcome.PUBLISHED
-            if upload.state is not UploadState.PENDING:
+            if upload.state is not UploadState.PENDING or upload.kind is UploadKind.ONCE:
                 return Outcome.IGNORED
             blob = await self._proven(ask, upload) or await self._head(upload)
             await self._publish(SYSTEM, upload.id, blob, upload)
@@ -250,7 +254,10 @@ class IngestActor(Actor[Ingest]):
             raise
 
     async def _expire(self, upload: Upload) -> _Settled:
-        """Without bytes, end the upload at its deadline, unless they are arriving now."""
+        """Without bytes, or without the request that brought them, end the upload at its deadline.
+
+        Not while they are arriving.
+        """
         if not self._is_overdue(upload):
             return _Settled.LATER
         received = await self._received(upload)

@@ -363,19 +363,6 @@ class MarkDelivered(Ask[Metadata, None]):
     changes: list[BroadcastChange]
 
 
-class NoteTime(Ask[Metadata, float]):
-    """Return the seconds since the recorded time: negative if the clock was set back, 0 if no time was recorded.
-
-    Records the current time, unless it is more than *back* seconds before or
-    *forward* seconds after the recorded time.
-    """
-
-    lane: ClassVar[Lane] = Lane.CHORE
-
-    back: float = 1e12
-    forward: float = 1e12
-
-
 class AcquireLease(Ask[Metadata, bool]):
     """Acquire or renew the lease for *ttl* seconds.  Returns false while another holder has it."""
 

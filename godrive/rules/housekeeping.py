@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from godrive.catalog import Tx
 from godrive.errors import Conflict
+from godrive.messages.clock import NoteDoubt, NotedTime, NoteTime
 from godrive.messages.expected import ExpectedBlob, ExpectedBlobs
 from godrive.messages.system import (
     AcquireLease,
     Drift,
     KnownKeys,
-    NoteTime,
     Prune,
     Pruned,
     RecountUsage,
@@ -159,14 +159,20 @@ async def recount_usage(tx: Tx, ask: RecountUsage, env: Env) -> int:
 
 
 @rule(NoteTime, writes=True)
-async def note_time(tx: Tx, ask: NoteTime, env: Env) -> float:
+async def note_time(tx: Tx, ask: NoteTime, env: Env) -> NotedTime:
     """As ``NoteTime`` says."""
     at = rows.micros(env.now)
-    (noted,) = rows.found(await tx.one("SELECT time_noted_at FROM catalog"), "catalog")
+    noted, doubt = rows.found(await tx.one("SELECT time_noted_at, clock_doubt FROM catalog"), "catalog")
     passed = (at - noted) / 1_000_000 if noted else 0.0
     if -ask.back <= passed <= ask.forward:
         await tx.run("UPDATE catalog SET time_noted_at = $1", at)
-    return passed
+    return NotedTime(passed=passed, doubt=doubt / 1_000_000)
+
+
+@rule(NoteDoubt, writes=True)
+async def note_doubt(tx: Tx, ask: NoteDoubt, env: Env) -> None:
+    """As ``NoteDoubt`` says."""
+    await tx.run("UPDATE catalog SET clock_doubt = $1", round(ask.seconds * 1_000_000))
 
 
 @rule(AcquireLease, writes=True)

@@ -11,7 +11,7 @@ from godrive.catalog import Tx
 from godrive.errors import Conflict, Gone, Invalid, LengthMismatch, QuotaExceeded, UploadFinished, UploadTakenOver
 from godrive.messages.resumable import AdvanceUpload, ClaimUpload, DeclareLength
 from godrive.messages.system import PendingUploads
-from godrive.model import ObjectKey, Upload, UploadKind, UploadState
+from godrive.model import IN_APPENDS, ObjectKey, Upload, UploadState
 from godrive.rules import changes, rows
 from godrive.rules.registry import Env, rule
 from godrive.rules.resizing import room_of
@@ -38,7 +38,7 @@ _LOCK = f"UPDATE uploads SET attempts = attempts WHERE id = $1 AND state = 'pend
 async def claim(tx: Tx, ask: ClaimUpload, env: Env) -> Upload:
     """As ``ClaimUpload`` says."""
     upload = await load(tx, ask.by, ask.upload_id)
-    if upload.kind is UploadKind.WHOLE:
+    if upload.kind not in IN_APPENDS:
         raise Conflict("The bytes of this upload come in one request.")
     if upload.state is not UploadState.PENDING:
         return _finished(upload)

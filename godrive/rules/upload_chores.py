@@ -93,7 +93,7 @@ async def due_cleanups(tx: Tx, ask: DueCleanups, env: Env) -> list[Cleanup]:
 
     A cleanup further ahead than the longest delay, and after the end of its URL, was scheduled by a wrong clock.
     """
-    staging = "CASE WHEN kind = 'whole' THEN NULL ELSE staging END"
+    staging = "CASE WHEN kind IN ('whole', 'once') THEN NULL ELSE staging END"
     columns = f"SELECT id, object_key, cleanup_attempts, {staging}, multipart FROM uploads WHERE cleanup_at"
     found = await tx.all(f"{columns} <= $1 ORDER BY cleanup_at LIMIT $2", rows.micros(env.now), ask.limit)
     found = [

@@ -218,7 +218,7 @@ async def touch(tx: Tx, ask: TouchUpload, env: Env) -> Upload:
     upload = await load(tx, ask.by, ask.upload_id)
     row = await tx.one(
         "UPDATE uploads SET "
-        "received_bytes = CASE WHEN received_bytes < $2 AND kind = 'whole' THEN $2 ELSE received_bytes END, "
+        "received_bytes = CASE WHEN received_bytes < $2 AND kind IN ('whole', 'once') THEN $2 ELSE received_bytes END, "
         "expires_at = CASE WHEN expires_at < $3 THEN $3 ELSE expires_at END "
         f"WHERE id = $1 AND state = 'pending' RETURNING {rows.UPLOAD}",
         upload.id,

@@ -67,6 +67,9 @@ class Process:
         """The process is about to change the world, or just has."""
         self.check()
 
+    def delay(self, seconds: float) -> None:
+        """The current call in a thread takes that much longer."""
+
     def spent(self) -> float:
         """Seconds that the call in a thread which just ended has taken."""
         return 0.0

@@ -10,6 +10,7 @@ the next life opens the copy.
 from __future__ import annotations
 
 import asyncio
+import random
 import shutil
 import sqlite3
 from collections import Counter
@@ -26,6 +27,7 @@ from godrive.drive import GoDrive
 from godrive.http.wire.server import serve
 from godrive.paths import exists, is_file
 from godrive.runtime import Event
+from godrive.simulation.disk import Disk
 from godrive.simulation.loop import EPOCH, WORLD, Killed, Process, SimulatedLoop, process, within
 
 Trace = Callable[..., None]
@@ -34,16 +36,23 @@ Trace = Callable[..., None]
 class Machine(Process):
     """A machine that runs one server.  It survives its process: :meth:`kill`, then :meth:`boot` again."""
 
-    def __init__(self, loop: SimulatedLoop, name: str, folder: Path, config: Config, trace: Trace) -> None:
+    def __init__(
+        self, loop: SimulatedLoop, name: str, *, folder: Path, config: Config, trace: Trace, chance: random.Random
+    ) -> None:
         super().__init__(name)
         self.loop = loop
         self.folder = folder
         self.config = config
         self.trace = trace
-        self.offset = 0.0
+        self.offset = self.usual_offset = 0.0
         """Seconds by which the wall clock is wrong."""
+        self.statement_fails_in = 0
+        """The number of statements from now after which one fails; 0 is none."""
+        self.statement_error = 0
+        """The code of SQLite with which it fails; 0 is an exception that nobody expects."""
         self.rate = 1.0
         """How fast its clocks run."""
+        self.disk = Disk(chance)
         self.life: Life | None = None
         self.lives = 0
         self.graveyard: list[object] = []
@@ -66,6 +75,19 @@ class Machine(Process):
             life, self.life = self.life, None
             life.end()
 
+    def cut_power(self) -> None:
+        """Kill the process, and lose what the disk had not yet written."""
+        self.kill()
+        self.lose_unsynced()
+
+    def lose_unsynced(self) -> None:
+        """What a power cut does to the disk."""
+        self.disk.cut_power()
+        for log in sorted(self.folder.rglob("blobs/**/*-wal")):
+            if self.disk.chance.random() < 0.5:
+                log.unlink()  # this index is not synced with every commit: a power cut may take it back in time
+        self.trace("power cut", self.name, lost=self.disk.lost)
+
 
 class Life(Process):
     """One process of a machine."""
@@ -81,6 +103,8 @@ class Life(Process):
         self.effects = 0
         self.dies_at = 0
         """The number of the effect at which this process is killed."""
+        self.loses_power = False
+        """Whether the machine loses power then."""
         self._delay = 0.0
         self._stop = asyncio.Event()
         self._blobs = blobs
@@ -107,6 +131,8 @@ class Life(Process):
         self.effects += 1
         if self.effects == self.dies_at:
             self.machine.kill()
+            if self.loses_power:
+                self.machine.lose_unsynced()
             raise Killed(self.name)
 
     def delay(self, seconds: float) -> None:
@@ -132,13 +158,23 @@ class Life(Process):
             self.error = error
             raise
         finally:
+            if machine.life is self:
+                machine.life = None
             self.ended.set()
 
-    async def stop(self) -> None:
+    def stop(self) -> None:
         """Stop in good order."""
+        self.machine.trace("stop", self.name)
         self._stop.set()
-        await self.ended.wait()
-        self.machine.life = None
+
+    def statement(self) -> None:
+        """A statement of the catalog is about to be executed.  Raises what makes it fail."""
+        self.effect("sql")
+        machine = self.machine
+        if machine.statement_fails_in:
+            machine.statement_fails_in -= 1
+            if not machine.statement_fails_in:
+                raise _failure(machine.statement_error)
 
     def _note(self, event: Event) -> None:
         kind = type(event).__name__
@@ -161,13 +197,28 @@ def _copy_as_it_is(folder: Path, aside: Path) -> None:
     if not exists(folder):
         return
     folder.rename(aside)
-    folder.mkdir()
-    for path in aside.iterdir():
-        if path.name.endswith((".db", "-wal")):
-            shutil.copyfile(path, folder / path.name)
-            (folder / path.name).chmod(0o600)
-        elif is_file(path) and path.name != "lock" and not path.name.endswith("-shm"):  # the memory of the process
-            (folder / path.name).hardlink_to(path)
+    for path in sorted(aside.rglob("*")):
+        copy = folder / path.relative_to(aside)
+        copy.parent.mkdir(exist_ok=True)
+        if not is_file(path):
+            copy.mkdir(exist_ok=True)
+        elif path.name.endswith((".db", "-wal")):
+            shutil.copyfile(path, copy)
+            copy.chmod(0o600)
+        elif not path.name.endswith(("lock", "-shm")):  # the lock, and the memory that the process shared
+            copy.hardlink_to(path)
+
+
+class InjectedCrash(Exception):
+    """In place of a bug."""
+
+
+def _failure(code: int) -> Exception:
+    if not code:
+        return InjectedCrash("a bug")
+    error = sqlite3.OperationalError("simulated")
+    error.sqlite_errorcode = code
+    return error
 
 
 class Connection(sqlite3.Connection):
@@ -175,7 +226,8 @@ class Connection(sqlite3.Connection):
 
     def execute(self, *values: Any) -> sqlite3.Cursor:
         owner = process()
-        owner.effect("sql")
+        if isinstance(owner, Life):
+            owner.statement()
         cursor = super().execute(*values)
         owner.effect("sql")
         return cursor

@@ -269,7 +269,7 @@ class Network:
         self._ends: dict[SimulatedTransport, None] = {}
         self._cut: set[tuple[str, str]] = set()
         self._next_port = _FIRST_PORT
-        self.latency = 0.001
+        self.latency = self.usual_latency = 0.001
         """Seconds that a segment takes at most, on a usual day."""
 
     def later(self, call: Callable[..., object], *values: Any) -> None:

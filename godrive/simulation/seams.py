@@ -1,9 +1,10 @@
 """Where production code meets the machine: replaced while a simulation runs.
 
 All of it is Python's own: the sources of time and chance, threads, sockets, and
-the connections of SQLite.  So production code needs no parameter for it and
-pays nothing, new code is covered without being told, and libraries are covered
-too.  What would reach the real world by another way fails.
+the connections of SQLite; and in the modules of the disk store, ``os``.  So
+production code needs no parameter for it and pays nothing, new code is covered
+without being told, and libraries are covered too.  What would reach the real
+world by another way fails.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import random
 import socket
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +25,8 @@ from unittest.mock import patch
 import aiosqlite.core
 from anyio._backends import _asyncio as anyio_backend
 
+from godrive.blobs import disk as _disk  # noqa: F401 - imported, so that it is found
+from godrive.simulation.file_system import FileSystem
 from godrive.simulation.loop import SimulatedLoop, process
 from godrive.simulation.machine import Connection
 from godrive.simulation.network import SimulatedSocket
@@ -92,6 +96,13 @@ def installed(loop: SimulatedLoop, entropy: random.Random) -> Iterator[None]:
         (socket, "socket", SimulatedSocket),
         (anyio_backend, "CancelScope", OrderedScope),
     ]
+    disk = FileSystem()
+    for name, module in sorted(sys.modules.items()):
+        if name.startswith("godrive.blobs.") and not name.startswith("godrive.blobs.s3"):
+            if vars(module).get("os") is os:
+                replaced.append((module, "os", disk))
+            if "adopt" in vars(module):
+                replaced.append((module, "adopt", lambda _name, _folder: None))
     before = random.getstate()
     with ExitStack() as stack:
         for owner, name, value in replaced:

@@ -8,7 +8,10 @@ from typing import Any
 
 
 class Trace:
-    """Records events.  Two runs of a seed record the same ones."""
+    """Records events.  Two runs of a seed record the same ones.
+
+    A *detail* is for people and may contain addresses in memory, so it does not count.
+    """
 
     def __init__(self, now: Callable[[], float], write: Callable[[str], None] | None = None) -> None:
         self._now = now
@@ -23,7 +26,8 @@ class Trace:
 
     def __call__(self, kind: str, who: str, **details: Any) -> None:
         self.count += 1
+        detail = details.pop("detail", "")
         self.digest = zlib.crc32(f"{self._now():.9f} {kind} {who} {details}".encode(), self.digest)
         if self._write is not None:
             shown = " ".join(f"{name}={value}" for name, value in details.items())
-            self._write(f"{self._now():12.6f}  {who:<12} {kind:<10} {shown}")
+            self._write(f"{self._now():12.6f}  {who:<12} {kind:<10} {shown} {detail}")

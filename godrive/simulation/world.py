@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from godrive.blobs.memory import MemoryBlobStore
 from godrive.config import Config
 from godrive.simulation.account import Violation
+from godrive.simulation.faults import FAULTS_OF, end_all
 from godrive.simulation.loop import SimulatedLoop
 from godrive.simulation.machine import Machine
 from godrive.simulation.network import Network
@@ -124,9 +124,16 @@ class World:
         self.trace = Trace(self.loop.time, write)
         self.pause = 0.3
         self.hang_ups = 0.03
-        self.crashes_allowed = False
-        self.blobs = MemoryBlobStore()
-        self.machine = Machine(self.loop, "server", folder / "data", self._config(folder), self.trace)
+        self.crashes_allowed = self.is_rough = True
+        self.machine = Machine(
+            self.loop,
+            "server",
+            folder=folder / "data",
+            config=self._config(folder),
+            trace=self.trace,
+            chance=self.chance("disk"),
+        )
+        self.machines = [self.machine]
         self.users = [User(self, number) for number in range(USERS)]
         self.faults_done = 0
         self._watch: asyncio.Task[None]
@@ -139,11 +146,20 @@ class World:
         """The server of a user."""
         return self.machine.address
 
+    def some_machine(self, chance: random.Random) -> Machine:
+        """A machine to which something happens."""
+        return chance.choice(self.machines)
+
+    def neighbours(self) -> list[str]:
+        """The names of the processes that talk to servers."""
+        return [user.name for user in self.users]
+
     def _config(self, folder: Path) -> Config:
         return quick_config(
             folder / "data",
             server={"host": "10.0.0.1", "port": 8080},
             auth={"attempts_per_address": 100_000, "attempts_per_account": 100_000},
+            blobs={"driver": "disk", "min_free_bytes": 1_000_000},
             log={"requests": False},
             ingest={"reconcile_after": 3.0, "reconcile_every": 2.0},
             janitor={"sweep_every": 10.0},
@@ -159,43 +175,27 @@ class World:
 
     async def _restart(self) -> None:
         """Start the server again whenever it has ended, as an init system does."""
-        chance = self.chance("restart")
+        chance, failures = self.chance("restart"), 0
         while True:
-            self.blobs._arriving.clear()
-            life = self.machine.boot(self.blobs)
+            life = self.machine.boot()
             await life.ended.wait()
             if life.alive and life.error is not None:
-                raise Violation(f"the server ended by itself: {life.error!r}")
+                failures = 0 if life.serving.is_set() else failures + 1
+                self.trace("ended", life.name, detail=repr(life.error))
+                if failures > 15:
+                    raise Violation(f"the server does not start: {life.error!r}")
             await asyncio.sleep(chance.uniform(0.1, 3.0))
 
     async def _go_wrong(self) -> None:
         chance = self.chance("faults")
         moments = sorted(chance.uniform(1.0, _HORIZON) for _ in range(self.plan.faults))
         for number, moment in enumerate(moments):
-            kind = chance.choice((self._kill, self._kill_soon, self._reset, self._partition))
-            own = self.chance(f"fault:{number}")
-            if number in self.plan.without:
-                continue
-            await asyncio.sleep(max(0.0, moment - self.loop.time()))
-            self.trace("fault", "world", number=number, what=kind.__name__.strip("_"))
-            await kind(own)
-            self.faults_done += 1
-        self.loop.network.heal()
-
-    async def _kill(self, _chance: random.Random) -> None:
-        self.machine.kill()
-
-    async def _kill_soon(self, chance: random.Random) -> None:
-        if self.machine.life is not None:
-            self.machine.life.dies_at = self.machine.life.effects + chance.randrange(1, 400)
-
-    async def _reset(self, chance: random.Random) -> None:
-        self.loop.network.reset_some("server", chance.random())
-
-    async def _partition(self, chance: random.Random) -> None:
-        user = chance.choice(self.users).name
-        self.loop.network.partition(user, "server")
-        self.loop.call_later(chance.uniform(0.5, 30), self.loop.network.heal)
+            (kind,) = chance.choices(list(FAULTS_OF), list(FAULTS_OF.values()))
+            if number not in self.plan.without:
+                await asyncio.sleep(max(0.0, moment - self.loop.time()))
+                self.trace("fault", "world", number=number, what=kind.__name__)
+                kind(self, self.chance(f"fault:{number}"))
+                self.faults_done += 1
 
     async def _gather(self, tasks: list[asyncio.Task[None]]) -> None:
         """Wait for all, or for the first that fails."""
@@ -208,8 +208,8 @@ class World:
             left = [task for task in left if not task.done()]
 
     async def _verify(self) -> None:
-        self.loop.network.heal()
         self.hang_ups = 0.0
+        end_all(self)
         await self._gather([self.loop.create_task(user.check()) for user in self.users])
 
 

@@ -37,6 +37,7 @@ from godrive.messages.versions import DeleteVersion
 from godrive.model import Anywhere, BlobInfo, ETag, File, ObjectKey, OnConflict, Root, Upload, UploadState, User
 from godrive.runtime import Ask
 from godrive.testing import ManualClock, chunks, open_drive, quick_folder, sign_up, upload
+from godrive.transfer import receive, reserve
 from tests.principals import SYSTEM, acting
 
 pytestmark = pytest.mark.anyio
@@ -123,6 +124,24 @@ async def test_everybody_who_commits_at_once_makes_one_file(drive: GoDrive, owne
     (file,) = await listed(drive, owner)
     assert [result for result in results if isinstance(result, File)] == [file] * 16
     assert results.count(Outcome.PUBLISHED) == 8
+
+
+async def test_what_a_request_left_behind_is_never_published(drive: GoDrive, owner: User, clock: ManualClock) -> None:
+    """Its process was killed between the bytes and the file: the client sends them again, and may send others after."""
+    by = acting(owner.id)
+    pending = await reserve(drive, by, Root(), "a.txt", size=5, on_conflict=OnConflict.REPLACE)
+    await put(drive, pending)
+    file = await receive(drive, by, Root(), "a.txt", chunks(b"hello"), size=5)
+    file = await receive(drive, by, Root(), "a.txt", chunks(b"newer"), size=5, on_conflict=OnConflict.REPLACE)
+    clock.advance(60)
+    assert await drive.ingest.ask(IngestBlob(pending.object_key)) is Outcome.IGNORED
+    assert (await drive.ingest.ask(Reconcile())).published == 0
+    assert await listed(drive, owner) == [file]
+    clock.advance(drive.config.blobs.upload_ttl)
+    assert (await drive.ingest.ask(Reconcile())).expired == 1
+    assert (await drive.auth.ask(GetUser(by))).usage.reserved_bytes == 0
+    await drive.janitor.ask(Sweep())
+    assert not await has_bytes(drive, pending)
 
 
 async def test_without_bytes_there_is_nothing_to_commit_yet(drive: GoDrive, owner: User) -> None:

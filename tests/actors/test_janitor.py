@@ -296,9 +296,36 @@ async def test_a_clock_that_was_wrong_before_the_start_deletes_nothing(drive_cla
                     assert (swept.purged, swept.held) == (0, 6)
                     wrong.advance(60)
         async with open_drive(clock=right, **options) as drive:
-            assert (await drive.janitor.ask(Sweep())).held == 0
+            assert (await drive.janitor.ask(Sweep())).held == 6
             await drive.metadata.ask(RestoreFile(acting(owner.id), file.id))
             assert (await drive.metadata.ask(GetUpload(SYSTEM, pending.id))).state is UploadState.PENDING
+
+
+async def test_what_was_trashed_by_a_clock_that_was_behind_is_kept_by_later_processes(
+    drive_class: type[GoDrive],
+) -> None:
+    """The row says that it was trashed 40 days ago, and the process that saw the jump is gone."""
+    with quick_folder() as folder:
+        options: dict[str, Any] = {"drive_class": drive_class, "data_dir": folder, "blobs": {"driver": "disk"}}
+        clock = ManualClock()
+        async with open_drive(clock=clock, **options) as drive:
+            owner = await sign_up(drive)
+            await drive.janitor.ask(Sweep())
+            clock.jump(-40 * DAY)
+            file = await trashed(drive, owner)
+            assert (await drive.janitor.ask(Sweep())).held == 6
+        clock.jump(40 * DAY)
+        for _ in range(2):
+            async with open_drive(clock=clock, **options) as drive:
+                swept = await drive.janitor.ask(Sweep())
+                assert (swept.purged, swept.held) == (0, 6)
+                assert "jumped before the last start" in swept.problem
+                clock.advance(60)
+        async with open_drive(clock=clock, **options) as drive:
+            await drive.metadata.ask(RestoreFile(acting(owner.id), file.id))
+            assert (await drive.janitor.ask(Sweep(trust_clock=True))).held == 0
+        async with open_drive(clock=clock, **options) as drive:
+            assert (await drive.janitor.ask(Sweep())).held == 0
 
 
 async def test_an_operator_may_vouch_for_a_clock_after_a_long_time_off(drive_class: type[GoDrive]) -> None:

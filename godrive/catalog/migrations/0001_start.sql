@@ -5,9 +5,11 @@
 
 -- One row.  nonce tells this catalog from every other: it is part of every validator that clients keep.
 -- time_noted_at is when the janitor last looked at the clock; 0 before.
+-- clock_doubt is how much longer it did not trust the clock then.
 CREATE TABLE catalog (
     nonce {text} NOT NULL,
-    time_noted_at BIGINT NOT NULL DEFAULT 0
+    time_noted_at BIGINT NOT NULL DEFAULT 0,
+    clock_doubt BIGINT NOT NULL DEFAULT 0
 );
 INSERT INTO catalog (nonce) VALUES ({nonce});
 

@@ -8,7 +8,7 @@ from godrive import resumable, transfer
 from godrive.http.api import resumption
 from godrive.http.api.call import Call
 from godrive.http.app_keys import BASES
-from godrive.model import Upload, UploadId, UploadKind, UploadState
+from godrive.model import IN_APPENDS, Upload, UploadId, UploadState
 
 
 async def find_offset(call: Call, upload_id: UploadId) -> Upload | None:
@@ -20,7 +20,7 @@ async def find_offset(call: Call, upload_id: UploadId) -> Upload | None:
     if call.request.method != hdrs.METH_HEAD and resumption.INTEROP not in call.request.headers:
         return None
     upload = await resumable.offset(call.drive, call.by, upload_id, turn=call.turn())
-    if upload.kind is not UploadKind.WHOLE:
+    if upload.kind in IN_APPENDS:
         version = resumption.read_version(call.request) or resumption.VERSIONS[None]
         call.headers |= {**state_of(call, upload, version), hdrs.CACHE_CONTROL: "no-store"}
     return upload

@@ -34,7 +34,7 @@ from godrive.http.routes.upload_state import find_offset
 from godrive.messages.files import GetFile
 from godrive.messages.storage import Admit, SignPut
 from godrive.messages.uploads import BeginUpload, GetUpload, ListUploads
-from godrive.model import ETag, File, FileId, OnConflict, SignedRequest, Spot, Upload, UploadId, UploadKind, UploadState
+from godrive.model import IN_APPENDS, ETag, File, FileId, OnConflict, SignedRequest, Spot, Upload, UploadId, UploadState
 from godrive.principal import Scope
 
 routes = Routes("uploads")
@@ -265,7 +265,7 @@ async def get_upload(call: Call, upload_id: UploadId) -> UploadView:
 
 async def _show(call: Call, upload: Upload) -> UploadView:
     view = view_upload(upload)
-    if upload.state is UploadState.PENDING and upload.kind is UploadKind.WHOLE:
+    if upload.state is UploadState.PENDING and upload.kind not in IN_APPENDS:
         received = await parts.received(call.drive, upload)
         view.received_bytes = max(view.received_bytes, received or 0)
     elif upload.file_id is not None:
@@ -308,7 +308,7 @@ async def complete_upload(call: Call, upload_id: UploadId, body: CompleteBody | 
 async def abort_upload(call: Call, upload_id: UploadId) -> UploadView:
     """Abort an upload. Idempotent."""
     upload = await parts.abort(call.drive, call.by, upload_id)
-    if upload.kind is not UploadKind.WHOLE:
+    if upload.kind in IN_APPENDS:
         await resumable.abort(call.drive, call.by, upload_id)  # ends a request that is still sending
     return view_upload(upload)
 
