@@ -14,7 +14,7 @@ import pytest
 
 from tests.drive_server import REPOSITORY
 
-SCRIPTS = sorted(path for path in (REPOSITORY / "scripts").iterdir() if not path.suffix)
+SCRIPTS = sorted(path for path in (REPOSITORY / "scripts").iterdir() if path.is_file() and not path.suffix)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
