@@ -32,7 +32,7 @@ class Version(NamedTuple):
 
 
 VERSIONS: dict[int | None, Version] = {
-    8: Version({INTEROP: "8"}),  # drafts 09 to 15
+    8: Version({INTEROP: "8"}),  # draft 09 and later
     None: Version({}),  # the RFC, whose clients do not say a version
 }
 """The versions by what a client sends in ``Upload-Draft-Interop-Version``."""

@@ -46,6 +46,7 @@ from godrive.http.routes.incoming import check_whole, length_of, receiving
 from godrive.http.routes.upload_state import limit_of, state_of, url_of
 from godrive.http.wire.interim import send_interim
 from godrive.messages.ingest import CommitUpload
+from godrive.messages.uploads import FailUpload
 from godrive.model import At, ETag, File, OnConflict, Spot, Upload, UploadId, UploadState, VersionId
 from godrive.principal import Scope
 
@@ -209,6 +210,8 @@ async def _append(
         call.on_error(resumption.OFFSET, str(error.offset))
         raise
     except LengthMismatch as error:
+        if length_of(call.request) is None:  # the specification demands that such an upload ends
+            await drive.metadata.ask(FailUpload(by, upload_id, error.detail))
         raise InconsistentLength(error.detail, field=error.field) from None
     except ChecksumMismatch as error:
         raise DigestMismatch(error.detail, field=CONTENT_DIGEST) from None

@@ -161,6 +161,10 @@ async def test_lengths_that_contradict_each_other_are_refused(ann: Person, site:
     answer = await append(ann, url, 5, chunks(HELLO[5:-1], 3))  # not the last bytes, which only their end shows
     assert (answer.status, answer.json["type"], answer.headers["Upload-Offset"]) == (400, INCONSISTENT, "13")
     assert (await append(ann, url, 13, HELLO[13:])).status == 201
+    url = (await create(ann, "/v1/files/by-path/b", HELLO[:5], **{"Upload-Length": "14"})).headers["Location"]
+    answer = await append(ann, url, 5, chunks(HELLO, 3), "?0")  # more than the length, which only the bytes show
+    assert (answer.status, answer.json["type"]) == (400, INCONSISTENT)
+    assert (await head(ann, url)).status == 410
     await check_nothing_left(site, ann)
 
 
