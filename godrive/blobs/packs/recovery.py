@@ -33,7 +33,9 @@ def recover(writer: PackWriter) -> None:
         index.forget_dropped()
         sizes = files.sizes()
         for number, size in sizes.items():
-            if number not in known:
+            if number not in known and size <= FIRST and not _is_pack(files, number):
+                files.remove(number)  # it was being created
+            elif number not in known:
                 index.add_pack(number, 0)
                 _follow(writer, Pack(number, 0, 0, "open"), size, may_be_torn=number == max(sizes))
             elif not _is_pack(files, number):
