@@ -16,7 +16,7 @@ from tests.clients.jobs import Jobs
 from tests.clients.site import LIMIT, Site
 from tests.conftest import require, require_program
 from tests.drive_server import REPOSITORY, DriveServer
-from tests.npm import furnish
+from tests.npm import CLIENTS, furnish, installed
 from tests.proxies import Caddy, Nginx, caddy_site, nginx_server
 from tests.servers import Daemon, free_port
 
@@ -36,7 +36,7 @@ def snippet(client: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def jobs(tmp_path_factory: pytest.TempPathFactory, node_modules: Path) -> Iterator[Jobs]:
+def jobs(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory, node_modules: Path) -> Iterator[Jobs]:
     """Node.js, a page in Chromium and Python, which run the clients as docs/uploads.md shows them."""
     chromium = require_program("chromium", "chromium")
     node = require_program("node", "nodejs")
@@ -45,17 +45,22 @@ def jobs(tmp_path_factory: pytest.TempPathFactory, node_modules: Path) -> Iterat
         ("tus-js-client", "snippet-tus.mjs"),
         ("Uppy", "snippet-uppy.mjs"),
         ("Uppy with an S3 store", "snippet-uppy-s3.mjs"),
+        ("Uppy 5 with an S3 store", "snippet-uppy-5-s3.mjs"),
         ("tuspy", "snippet_tuspy.py"),
         ("aiotus", "snippet_aiotus.py"),
     ):
         (folder / name).write_text(snippet(client))
-    bundle: list[str | Path] = [
-        folder / "node_modules" / ".bin" / "esbuild",
-        "page_worker.mjs",
-        "--bundle",
-        "--outfile=page.js",
-    ]
-    subprocess.run([*bundle, "--log-level=warning"], cwd=folder, check=True)
+    older = tmp_path_factory.mktemp("uppy-5")
+    (older / "node_modules").symlink_to(installed(pytestconfig, CLIENTS / "uppy-5"))
+    (folder / "snippet-uppy-5-s3.mjs").rename(older / "snippet.mjs")
+
+    def bundle(source: Path, *options: str | Path) -> None:
+        program = folder / "node_modules" / ".bin" / "esbuild"
+        command = [program, source.name, "--bundle", "--log-level=warning", *options]
+        subprocess.run(command, cwd=source.parent, check=True)
+
+    bundle(older / "snippet.mjs", "--format=esm", f"--outfile={folder / 'uppy-5.mjs'}")
+    bundle(folder / "page_worker.mjs", "--outfile=page.js")
     with ExitStack() as stack, Jobs(folder) as desk:
         profile = folder / "chromium"
         environment = {**os.environ, "HOME": str(folder), "PYTHONPATH": str(folder)}

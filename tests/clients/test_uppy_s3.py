@@ -47,8 +47,16 @@ class Shop:
         async with Client.connect(self.server.url) as client:
             yield await client.enter(f"{os.urandom(8).hex()}@example.org")
 
-    async def uppy(self, person: Client, content: bytes = CONTENT, name: str = "film.bin", **job: Any) -> Any:
-        given = {"multipart": True, **job, "api": f"{self.server.url}/v1", "token": person.token, "name": name}
+    async def uppy(self, version: int, person: Client, content: bytes = CONTENT, **job: Any) -> Any:
+        name = "film.bin"
+        given = {
+            "multipart": True,
+            **job,
+            "version": version,
+            "api": f"{self.server.url}/v1",
+            "token": person.token,
+            "name": name,
+        }
         return await self.jobs.run("page", "uppy-s3", content, **given)
 
     @asynccontextmanager
@@ -81,6 +89,13 @@ def shop(tmp_path_factory: pytest.TempPathFactory, ceph_gateway: CephGateway, jo
         sys.stderr.write("\n".join(line for line in server.log.splitlines() if '"event":"request"' not in line))
 
 
+@pytest.fixture(params=[6, 5], ids=["uppy-6", "uppy-5"])
+def version(request: pytest.FixtureRequest) -> int:
+    """Of Uppy and its plugin."""
+    chosen: int = request.param
+    return chosen
+
+
 async def files(person: Client) -> list[tuple[str, int]]:
     return [(file["name"], file["size_bytes"]) for file in await person.files()]
 
@@ -90,40 +105,40 @@ async def content_of(person: Client) -> bytes:
     return await person.download(file["id"])
 
 
-async def test_three_parts_that_are_paused_and_resumed_become_a_file(shop: Shop) -> None:
+async def test_three_parts_that_are_paused_and_resumed_become_a_file(shop: Shop, version: int) -> None:
     async with shop.person() as person, shop.line():
-        done = await shop.uppy(person, pause_after=1)
-        assert done["parts"] == [1, 2, 3]
+        done = await shop.uppy(version, person, pause_after=1)
+        assert {*done["parts"]} <= {1, 2, 3}  # Uppy 5 does not name a part whose answer the pause cut off
         (file,) = await person.files()
         assert done["urls"] == [f"{shop.server.url}/v1/files/{file['id']}"]
         assert await content_of(person) == CONTENT
         assert await shop.unfinished() == 0
 
 
-async def test_a_line_that_is_cut_in_the_middle_of_a_part_costs_that_part(shop: Shop) -> None:
+async def test_a_line_that_is_cut_in_the_middle_of_a_part_costs_that_part(shop: Shop, version: int) -> None:
     async with shop.person() as person, shop.line() as line:
         line.up.cut(SMALLEST_PART // 2, times=2)
-        done = await shop.uppy(person)
+        done = await shop.uppy(version, person)
         assert line.up.was_cut == 2
-        assert done["parts"] == [1, 2, 3]
+        assert sorted(done["parts"]) == [1, 2, 3]
         assert await content_of(person) == CONTENT
 
 
-async def test_an_upload_goes_on_in_another_page_after_the_server_was_killed(shop: Shop) -> None:
+async def test_an_upload_goes_on_in_another_page_after_the_server_was_killed(shop: Shop, version: int) -> None:
     async with shop.person() as person, shop.line():
-        left = await shop.uppy(person, leave_after=1)
+        left = await shop.uppy(version, person, leave_after=1)
         await asyncio.to_thread(shop.server.kill9)
         await asyncio.to_thread(shop.server.start)
-        done = await shop.uppy(person, state=left["state"])
-        assert sorted({*left["parts"], *done["parts"]}) == [1, 2, 3]
-        assert 1 not in done["parts"]
+        done = await shop.uppy(version, person, state=left["state"])
+        assert left["parts"]
+        assert not {*left["parts"]} & {*done["parts"]}  # what the store has is not sent again
         assert await content_of(person) == CONTENT
         assert await shop.unfinished() == 0
 
 
-async def test_a_cancelled_upload_leaves_nothing_at_the_store(shop: Shop) -> None:
+async def test_a_cancelled_upload_leaves_nothing_at_the_store(shop: Shop, version: int) -> None:
     async with shop.person() as person, shop.line():
-        await shop.uppy(person, cancel_after=2)
+        await shop.uppy(version, person, cancel_after=2)
 
         async def state() -> Json:
             (upload,) = await person.files("/v1/uploads", "uploads")
@@ -138,18 +153,18 @@ async def test_a_cancelled_upload_leaves_nothing_at_the_store(shop: Shop) -> Non
 
 
 @pytest.mark.parametrize("content", [b"small", b""])
-async def test_a_small_file_goes_up_in_one_put(shop: Shop, content: bytes) -> None:
+async def test_a_small_file_goes_up_in_one_put(shop: Shop, version: int, content: bytes) -> None:
     async with shop.person() as person, shop.line():
-        await shop.uppy(person, content, multipart=False)
+        await shop.uppy(version, person, content, multipart=False)
         while await files(person) != [("film.bin", len(content))]:
             await asyncio.sleep(0.05)
         assert await content_of(person) == content
 
 
-async def test_a_refusal_reaches_the_user_as_its_reason(shop: Shop) -> None:
+async def test_a_refusal_reaches_the_user_as_its_reason(shop: Shop, version: int) -> None:
     async with shop.person() as person, shop.line():
-        await shop.uppy(person, b"first", multipart=False)
+        await shop.uppy(version, person, b"first", multipart=False)
         while not await files(person):
             await asyncio.sleep(0.05)
         with pytest.raises(Exception, match="already"):
-            await shop.uppy(person)
+            await shop.uppy(version, person)

@@ -1,8 +1,10 @@
 // Uploads with Uppy's plugin for S3 as docs/uploads.md shows it, and does to it what the job says.
 import { uppyForS3 } from "./snippet-uppy-s3.mjs";
+import { uppyForS3 as uppy5ForS3 } from "./uppy-5.mjs";
 
 export async function uploadToS3(file, job) {
-  const uppy = uppyForS3(job.api, async () => job.token, { shouldUseMultipart: job.multipart });
+  const make = job.version === 5 ? uppy5ForS3 : uppyForS3;
+  const uppy = make(job.api, async () => job.token, { shouldUseMultipart: job.multipart });
   const parts = [];
   uppy.on("s3-multipart:part-uploaded", (_, part) => {
     parts.push(part.PartNumber);
