@@ -17,6 +17,7 @@ from godrive import __version__
 from godrive.commands import (
     about,
     actors,
+    backup,
     catalog,
     client,
     deadletters,
@@ -129,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
         sweep,
         recount,
         fsck,
+        backup,
         actors,
         deadletters,
         doctor,

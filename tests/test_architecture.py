@@ -35,7 +35,7 @@ FLOORS: list[set[str]] = [
     {"arriving"},
     {"appended", "checker", "transfer", "archive", "parts"},
     {"resumable"},
-    {"files"},
+    {"files", "backup"},
     # edges
     {"about", "testing", "logs", "http", "doctor", "client"},
     {"simulation"},

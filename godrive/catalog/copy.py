@@ -19,7 +19,7 @@ from godrive.catalog.postgres_errors import is_lost, is_raced, translate, unavai
 from godrive.catalog.postgres_pool import Connection, connect
 from godrive.errors import Conflict, DriveError
 
-_TABLES = (
+TABLES = (
     "users",
     "invites",
     "sessions",
@@ -37,7 +37,7 @@ _TABLES = (
 )
 """All but leases, which belong to running processes."""
 
-_NUMBERS = "names_after"
+NUMBERS = "names_after"
 """The column of users that belongs to the index of names, which the target makes anew."""
 
 _AT_ONCE = 5000
@@ -89,9 +89,9 @@ async def _copy(
     if await connection.fetchval("SELECT EXISTS (SELECT 1 FROM users)"):
         raise Conflict("The database has users already; a catalog is copied into an empty one.")
     copied: dict[str, int] = {}
-    for table in _TABLES:
+    for table in TABLES:
         copied[table] = 0
-        columns = [row[1] for row in reader.execute(f"PRAGMA table_info({table})") if row[1] != _NUMBERS]
+        columns = [row[1] for row in reader.execute(f"PRAGMA table_info({table})") if row[1] != NUMBERS]
         batches = _batches(reader, table, columns)
         while batch := await asyncio.to_thread(next, batches, None):
             await connection.copy_records_to_table(table, records=batch, columns=columns)

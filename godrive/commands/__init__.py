@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import re
+import time
+from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 from godrive.config import Config
@@ -36,6 +39,20 @@ def size(text: str) -> int:
     if match is None or not 0 < (parsed := int(match[1]) * _UNITS[match[2].upper()]) <= 2**62:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size")
     return parsed
+
+
+def pacer(rate: int) -> Callable[[int], Awaitable[None]] | None:
+    """Return what waits so that no more than *rate* bytes pass in a second; ``None`` for 0, which is no limit."""
+    if not rate:
+        return None
+    begun, passed = time.monotonic(), 0
+
+    async def pace(length: int) -> None:
+        nonlocal passed
+        passed += length
+        await asyncio.sleep(max(0.0, passed / rate - (time.monotonic() - begun)))
+
+    return pace
 
 
 def has_sqlite_catalog(config: Config) -> bool:

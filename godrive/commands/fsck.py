@@ -5,17 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import anyio
 import msgspec
 
 from godrive import logs
 from godrive.checker import Checked, Fault, Finding, check_blobs
-from godrive.commands import Commands, add, has_sqlite_catalog, size
+from godrive.commands import Commands, add, has_sqlite_catalog, pacer, size
 from godrive.commands.serve import run
 from godrive.config import Config
 from godrive.errors import ConfigError
@@ -95,7 +93,7 @@ def _fsck(arguments: argparse.Namespace) -> int:
 async def _check(drive: GoDrive, arguments: argparse.Namespace, result: Result) -> None:
     checked, told = Checked(), time.monotonic()
     before = drive.clock.now() - timedelta(seconds=drive.config.janitor.orphan_age)
-    pace = _pacer(arguments.rate) if arguments.rate else None
+    pace = pacer(arguments.rate)
     async for finding in check_blobs(
         drive, digests=arguments.digests, orphans_before=before, checked=checked, pace=pace
     ):
@@ -121,18 +119,6 @@ async def _repair(drive: GoDrive, result: Result, *, usage: bool) -> None:
         result.quarantined += 1
     while usage and (corrected := await drive.metadata.ask(RecountUsage())):
         result.recounted += corrected
-
-
-def _pacer(rate: int) -> Callable[[int], Awaitable[None]]:
-    """Wait so that no more than *rate* bytes pass in a second."""
-    begun, passed = time.monotonic(), 0
-
-    async def pace(size: int) -> None:
-        nonlocal passed
-        passed += size
-        await anyio.sleep(max(0.0, passed / rate - (time.monotonic() - begun)))
-
-    return pace
 
 
 def _read_plan(path: Path) -> list[Finding]:

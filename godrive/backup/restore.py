@@ -1,0 +1,80 @@
+"""Bring a drive back from a snapshot: all of it, or the files of one user."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+
+import anyio
+
+from godrive.backup.contents import Named, named_blobs, opened
+from godrive.backup.create import Pace, Progress, copy_blob
+from godrive.backup.target import Snapshot, Target
+from godrive.backup.together import for_each
+from godrive.blobs import BlobStore
+from godrive.config import Config
+from godrive.errors import ConfigError, DigestMismatch
+from godrive.opening import open_data_folder
+from godrive.paths import create_file, exists
+
+_AS_ANOTHER = "UPDATE catalog SET time_noted_at = 1, nonce = lower(hex(randomblob(16)))"
+"""Make the restored catalog one whose time is in doubt, and whose cursors and tags are new."""
+_FORGET = "DELETE FROM leases"
+
+
+async def restore(
+    config: Config,
+    blobs: BlobStore,
+    target: Target,
+    snapshot: Snapshot,
+    progress: Progress,
+    *,
+    pace: Pace | None = None,
+) -> Path | None:
+    """Put the blobs of the snapshot into the store, and then its catalog and its keys into the data folder.
+
+    The store may have some of the blobs already, for example from an interrupted
+    run.  With PostgreSQL, return the path of the catalog, which the caller copies
+    into the database and deletes.  For a day the restored drive expires nothing,
+    because its time is in doubt: what the operator has just got back is not
+    purged at once.  Raises ``ConfigError`` if there is a drive already.
+    """
+    open_data_folder(config)
+    is_sqlite = config.catalog.driver == "sqlite"
+    path = config.catalog_path if is_sqlite else config.data_dir / "restored.db"
+    if is_sqlite and exists(path):
+        raise ConfigError(f"There is a drive in {config.data_dir}.", hint="Restore into an empty folder.")
+    if exists(config.secret_path) and config.secret_path.read_text(encoding="utf-8") != snapshot.keyring:
+        raise ConfigError(f"{config.secret_path} has other keys.", hint="Restore into an empty folder.")
+    partial = path.with_name(f"{path.name}.restoring")
+    partial.unlink(missing_ok=True)
+    await target.catalog(snapshot, partial)
+    with partial.open("rb") as file:
+        digest = await anyio.to_thread.run_sync(hashlib.file_digest, file, "sha256")
+    if digest.hexdigest() != snapshot.catalog_sha256:
+        raise DigestMismatch("The catalog of the snapshot is damaged.", hint="godrive backup verify shows more.")
+    await _put_blobs(blobs, target, partial, progress, pace)
+    with closing(sqlite3.connect(partial)) as catalog, catalog:
+        catalog.execute(_AS_ANOTHER)
+        catalog.execute(_FORGET)
+    if not exists(config.secret_path):
+        create_file(config.secret_path, snapshot.keyring.encode(), mode=0o600)
+    partial.rename(path)
+    return None if is_sqlite else path
+
+
+async def _put_blobs(blobs: BlobStore, target: Target, catalog: Path, progress: Progress, pace: Pace | None) -> None:
+    async def put(named: Named) -> None:
+        await copy_blob(target.store, blobs, named, pace)
+        progress.blobs += 1
+        progress.bytes += named.size_bytes
+
+    async def every(connection: sqlite3.Connection) -> AsyncIterator[Named]:
+        for named in named_blobs(connection):
+            yield named
+
+    with opened(catalog) as connection:
+        await for_each(every(connection), put)

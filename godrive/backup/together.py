@@ -1,0 +1,37 @@
+"""Do something with many items, a few at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+AT_ONCE = 4
+"""Items that are worked on at the same time."""
+
+
+async def for_each(items: AsyncIterator[T], act: Callable[[T], Awaitable[None]]) -> None:
+    """Await *act* for each item.  The first error cancels the rest, and comes out as itself."""
+    running: set[asyncio.Future[None]] = set()
+    try:
+        async for item in items:
+            running.add(asyncio.ensure_future(act(item)))
+            if len(running) >= AT_ONCE:
+                await _some(running)
+        while running:
+            await _some(running)
+    finally:
+        for each in running:
+            each.cancel()
+        if running:
+            await asyncio.wait(running)
+
+
+async def _some(running: set[asyncio.Future[None]]) -> None:
+    """Wait until one has ended, and raise its error."""
+    done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    running -= done
+    for each in done:
+        each.result()

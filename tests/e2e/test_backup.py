@@ -1,0 +1,49 @@
+"""``godrive backup`` beside a running server."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.drive_server import PROGRAM, DriveServer, environment
+from tests.e2e.client import Client
+
+pytestmark = pytest.mark.anyio
+
+
+def backup(server: DriveServer, *arguments: str | Path, code: int = 0) -> str:
+    command: list[str | Path] = [*PROGRAM, "backup", *arguments, "--config", server.folder / "config.toml"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    return done.stdout + done.stderr
+
+
+async def test_a_drive_is_backed_up_while_it_runs_and_comes_back_with_its_sessions(
+    server: DriveServer, client: Client, tmp_path: Path
+) -> None:
+    target = tmp_path / "backup"
+    files = {f"{number}.bin": bytes([number]) * (number * 9000) for number in range(6)}
+    for name, content in files.items():
+        await client.upload(name, content)
+    assert "6 blobs" in backup(server, "create", target)
+    await client.upload("later.bin", b"later")
+    (snapshot,) = json.loads(backup(server, "create", target, "--json"))
+    assert (snapshot["added_blobs"], snapshot["added_bytes"], "keyring" in snapshot) == (1, 5, False)
+    assert len(json.loads(backup(server, "list", target, "--json"))) == 2
+    assert "0 problems" in backup(server, "verify", target)
+    assert "Kept 1 snapshots; deleted 1 snapshots and 0 blobs" in backup(server, "prune", target)
+    assert "There is a drive" in backup(server, "restore", target, code=2)
+    server.stop()
+    server.data.rename(server.folder / "lost")
+    assert "Restored" in backup(server, "restore", target)
+    server.start()
+    listed = {file["name"]: file["id"] for file in await client.files()}
+    assert listed.keys() == {*files, "later.bin"}
+    assert await client.download(listed["5.bin"]) == files["5.bin"]
+    damaged = max((path for path in target.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    damaged.write_bytes(damaged.read_bytes()[:-3] + b"???")
+    assert "1 problems" in backup(server, "verify", target, code=1)
+    assert "no backup" in backup(server, "list", tmp_path / "nothing", code=2)
