@@ -73,7 +73,7 @@ async def test_behind_a_proxy_uploads_stream_and_the_urls_lead_to_it(
 
 
 async def test_a_copy_made_without_stopping_is_a_whole_drive(drive_server: DriveServer, tmp_path: Path) -> None:
-    said = re.search(r"copy the database first .*, then ((?:`[\w./]+`(?:, | and |:))+)", TEXT)
+    said = re.search(r"copy the database first .*, then ((?:`[\w./*]+`(?:, | and |:))+)", TEXT)
     assert said is not None
     copy = tmp_path / "copy"
     copy.mkdir()
@@ -82,22 +82,26 @@ async def test_a_copy_made_without_stopping_is_a_whole_drive(drive_server: Drive
         await client.enter()
         content = os.urandom(70_000)
         file = await client.upload("first.bin", content)
+        small = await client.upload("small.bin", b"small")
         # What `sqlite3 godrive.db ".backup copy.db"` does.
         databases = (sqlite3.connect(folder / "godrive.db") for folder in (drive_server.data, copy))
         with closing(next(databases)) as source, closing(next(databases)) as target:
             source.backup(target)
         await client.upload("later.bin", b"later")
-        for name in re.findall(r"`([^`]+)`", said[1]):
-            original = drive_server.data / name
-            if original.is_dir():
-                shutil.copytree(original, copy / name)
-            else:
-                shutil.copy2(original, copy / name)
+        for pattern in re.findall(r"`([^`]+)`", said[1]):
+            for original in drive_server.data.glob(pattern):
+                copied = copy / original.relative_to(drive_server.data)
+                copied.parent.mkdir(parents=True, exist_ok=True)
+                if original.is_dir():
+                    shutil.copytree(original, copied)
+                else:
+                    shutil.copy2(original, copied)
         drive_server.stop()
         drive_server.tables["server"]["data_dir"] = str(copy)
         drive_server.start()
-        assert await client.files() == [file]
+        assert await client.files() == [small, file]
         assert await client.download(file["id"]) == content
+        assert await client.download(small["id"]) == b"small"
 
 
 def test_every_configuration_on_the_page_is_one(tmp_path: Path) -> None:
