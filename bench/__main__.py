@@ -21,6 +21,7 @@ from bench.search import Search
 from bench.settle import Settle
 from bench.standing import Standing
 from bench.stored import Stored
+from bench.table import Table
 from bench.transfer import Transfer
 from bench.trees import Trees
 from tests.servers import MissingProgram
@@ -49,6 +50,7 @@ def measures(*, quick: bool) -> dict[str, Callable[[], Result | list[Result]]]:
         "folders": Folders(quick=quick).run,
         "trees": trees.sqlite,
         "trees_postgres": trees.postgres,
+        "table": Table(quick=quick).run,
         "settle": settle.sqlite,
         "settle_postgres": settle.postgres,
         "feed": Feed(quick=quick).run,
@@ -58,6 +60,7 @@ def measures(*, quick: bool) -> dict[str, Callable[[], Result | list[Result]]]:
         "events": distributed.events,
         "stored": stored.sqlite,
         "stored_postgres": stored.postgres,
+        "stored_seaweed": stored.seaweed,
         "full": distributed.rest,
     }
 

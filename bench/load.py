@@ -1,7 +1,8 @@
 """Load for a server: ``python -m bench.load``, a process of its own so that it does not slow the server.
 
 Reads an order, one line of JSON: ``{"row", "port", "tokens", "connections",
-"size"}`` and either ``"seconds"`` or ``"units"``.  Writes ``prepared`` once its
+"size"}`` and either ``"seconds"`` or ``"units"``.  With the row ``plain``, for
+servers of others, ``"head"`` is that of each request.  Writes ``prepared`` once its
 files are there, and waits for a line before it begins.  Writes ``{"units",
 "seconds", "p50", "p99", "refused", "reason"}``; the reason is the last refusal.
 
@@ -55,8 +56,9 @@ class Client(asyncio.Protocol):
         self._count = 0
         self._received = b""
         self._file = ""
+        self._plain: str | None = order.get("head")
         self._row: Callable[[], Unit] = getattr(self, order["row"])
-        self._unit = self.prepare()
+        self._unit = self.prepare() if self._plain is None else self.plain()
         self._began = 0.0
         self._measured = False
         self.done = self._new_future()
@@ -119,6 +121,13 @@ class Client(asyncio.Protocol):
         lines += "Content-Type: application/x-data\r\n"
         yield f"POST /v1/files?name={self._name}-{self._count}.bin{self._head}{lines}\r\n".encode() + self._content
 
+    def plain(self) -> Unit:
+        """An upload to a server of others."""
+        assert self._plain is not None
+        self._count += 1
+        head, host = self._plain.replace("{n}", f"{self._name}-{self._count}"), self._head.partition("\r\n")[2]
+        yield f"{head}{host}\r\n".encode() + self._content
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._transport.write(next(self._unit))
@@ -147,8 +156,11 @@ class Client(asyncio.Protocol):
         head, gap, rest = self._received.partition(b"\r\n\r\n")
         if not gap:
             return
-        length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0] or 0)
-        if len(rest) < length:
+        head = head.lower()
+        if b"transfer-encoding: chunked" in head:
+            if not rest.endswith(b"0\r\n\r\n"):
+                return
+        elif len(rest) < int(head.partition(b"content-length:")[2].partition(b"\r\n")[0] or 0):
             return
         self._received = b""
         if int(head[9:12]) >= 400:
@@ -157,7 +169,7 @@ class Client(asyncio.Protocol):
             self._end()
             return
         try:
-            self._transport.write(self._unit.send(json.loads(rest)))
+            self._transport.write(self._unit.send(json.loads(rest) if self._plain is None else rest))
         except StopIteration:
             if self._measured:
                 self._tally.latencies.append(time.perf_counter() - self._began)

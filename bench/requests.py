@@ -60,44 +60,48 @@ class Requests:
                 ada = stage.log_in(server, ada)
                 url = f"{server.url}/v1/files?limit=20"
                 wrk(url, seconds=1, token=ada.token)
-                base, ours = self._in_turn(bare, lambda: wrk(url, seconds=self.seconds, token=ada.token))
-        return self.ratio("list, 20 rows of 100 000", 0.30, ours, base)
+                base, ours, cpu = self._in_turn(bare, lambda: _load(server, url, self.seconds, token=ada.token))
+        return self.ratio("list, 20 rows of 100 000", 0.30, ours, base, CPU_us=cpu)
 
     def intent(self) -> Result:
         """``POST /v1/files/upload-intent``, to a new server each time, without pending uploads from before."""
 
-        def load() -> Load:
+        def load() -> tuple[Load, float]:
             with stage.folder() as place, stage.drive(place) as server:
                 script = INTENT.replace("TOKEN", stage.person(server).token)
-                return wrk(server.url, seconds=self.seconds, script=script)
+                return _load(server, server.url, self.seconds, script=script)
 
         with stage.bare() as bare:
-            base, ours = self._in_turn(bare, load)
-        return self.ratio("upload intent", 0.15, ours, base)
+            base, ours, cpu = self._in_turn(bare, load)
+        return self.ratio("upload intent", 0.15, ours, base, CPU_us=cpu)
 
-    def _in_turn(self, bare: str, load: Callable[[], Load]) -> tuple[Rates, Rates]:
-        base, ours = [], []
+    def _in_turn(self, bare: str, load: Callable[[], tuple[Load, float]]) -> tuple[Rates, Rates, float]:
+        """Return the rates of both, and the median of our CPU time for a request, in microseconds."""
+        base, ours, cpu = [], [], []
         for _ in range(self.rounds):
             base.append(wrk(bare, seconds=self.seconds).rate)
-            found = load()
+            found, used = load()
             if found.refused:
                 raise RuntimeError(f"{found.refused} requests were refused")
             ours.append(found.rate)
-        return base, ours
+            cpu.append(used * 1e6)
+        return base, ours, median_of(cpu)
 
     def uploads(self) -> Results:
         """Uploads of 4 KiB, 32 concurrently: intent, PUT, durable and listed.  One upload counts as one.
 
         Compared with the bare handler, and with a disk that only syncs one file for each upload.
         """
-        base, disk, ours, p50, p99 = [], [], [], [], []
+        base, disk, ours, p50, p99, cpu = [], [], [], [], [], []
         with stage.bare() as bare, stage.folder() as place, stage.drive(place) as server:
             people = [stage.person(server, f"person-{number}") for number in range(4)]
             sent = 0.0
             for _ in range(self.rounds):
                 base.append(wrk(bare, seconds=self.seconds).rate)
                 disk.append(self._synced(place))
+                before = server.cpu_seconds()
                 found = self._upload(server, people)
+                cpu.append((server.cpu_seconds() - before) / (found["units"] + PREPARED * CONNECTIONS) * 1e6)
                 ours.append(found["units"] / found["seconds"])
                 p50.append(found["p50"] * 1000)
                 p99.append(found["p99"] * 1000)
@@ -106,8 +110,9 @@ class Requests:
             if listed != sent:
                 raise RuntimeError(f"{sent} were uploaded, {listed} are listed")
         synced = median_of(a / b for a, b in zip(ours, disk, strict=True))
+        parts = {"p50_ms": median_of(p50), "p99_ms": median_of(p99), "CPU_us": median_of(cpu)}
         return [
-            self.ratio("small uploads, 4 KiB", 0.05, ours, base, p50_ms=median_of(p50), p99_ms=median_of(p99)),
+            self.ratio("small uploads, 4 KiB", 0.05, ours, base, **parts),
             Result("small uploads, to files synced", synced, "disk", parts={"disk": median_of(disk)}),
         ]
 
@@ -148,3 +153,10 @@ class Requests:
             if "next_page" not in answer:
                 return count
             page = f"&page={answer['next_page']}"
+
+
+def _load(server: DriveServer, url: str, seconds: float, **options: str) -> tuple[Load, float]:
+    """Return what wrk found, and the CPU seconds of the server for a request."""
+    before = server.cpu_seconds()
+    found = wrk(url, seconds=seconds, **options)
+    return found, (server.cpu_seconds() - before) / (found.rate * max(1, round(seconds)))

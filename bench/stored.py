@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +17,7 @@ import aiohttp
 import nats
 
 from bench import stage
+from bench.peers import SeaweedStore
 from bench.report import Result, median_of
 from tests.drive_server import DriveServer, merged
 from tests.servers import CephGateway, NatsServer, PostgresServer
@@ -40,9 +42,16 @@ class Stored:
         """With the catalog in SQLite."""
         return self._run("SQLite", None)
 
-    def _run(self, catalog: str, mark: float | None) -> Result:
+    def seaweed(self) -> Result:
+        """With the catalog in SQLite and SeaweedFS as the store.  Raises ``MissingProgram``."""
+        return self._run("SQLite", None, SeaweedStore)
+
+    def _run(
+        self, catalog: str, mark: float | None, kind: Callable[[], CephGateway | SeaweedStore] = CephGateway
+    ) -> Result:
         with ExitStack() as stack:
-            store = stack.enter_context(CephGateway())
+            store = kind()
+            stack.enter_context(store)
             broker = stack.enter_context(NatsServer(arguments=("--user", USER, "--pass", PASSWORD)))
             s3 = {"endpoint": store.endpoint, "access_key": store.access_key, "secret_key": store.secret_key}
             tables = merged(
@@ -59,7 +68,7 @@ class Stored:
             asyncio.run(self._round(server, broker, ada.token, 100))
             found = [asyncio.run(self._round(server, broker, ada.token, self.uploads)) for _ in range(self.rounds)]
         parts = {"rate": median_of(rate for _, rate in found)}
-        name = f"small upload, {catalog}, S3 and NATS, CPU"
+        name = f"small upload, {catalog}, {'S3' if kind is CephGateway else 'SeaweedFS'} and NATS, CPU"
         return Result(name, median_of(cpu for cpu, _ in found) * 1000, "ms", mark, lower=True, parts=parts)
 
     async def _round(self, server: DriveServer, broker: NatsServer, token: str, count: int) -> tuple[float, float]:

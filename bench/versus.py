@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from bench import stage
 from bench.clients import curl
@@ -35,6 +35,15 @@ UNITS_COUNTED = 400
 ROWS = ("list", "rename", "intent", "upload", "post", "big")
 
 Function = tuple[str, str, int]
+
+
+class Listens(Protocol):
+    """A server: GoDrive, or one of others."""
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        ...
 
 
 class Tree(DriveServer):
@@ -69,10 +78,12 @@ def new_people(server: DriveServer) -> list[stage.Person]:
 
 @contextmanager
 def client(
-    server: DriveServer, row: str, people: list[stage.Person] | None = None, **bounds: float
+    server: Listens, row: str, people: list[stage.Person] | None = None, **bounds: float | str
 ) -> Iterator[subprocess.Popen[str]]:
     """A load, of new people unless they are given, that is prepared and begins when it reads a line."""
-    people = people or new_people(server)
+    if people is None:
+        assert isinstance(server, DriveServer)
+        people = new_people(server)
     tokens = [person.token for person in people]
     order = {"row": row, "port": server.port, "tokens": tokens, "connections": CONNECTIONS, "size": SMALL} | bounds
     with subprocess.Popen(
