@@ -155,8 +155,8 @@ class Requests:
             page = f"&page={answer['next_page']}"
 
 
-def _load(server: DriveServer, url: str, seconds: float, **options: str) -> tuple[Load, float]:
+def _load(server: DriveServer, url: str, seconds: float, *, token: str = "", script: str = "") -> tuple[Load, float]:
     """Return what wrk found, and the CPU seconds of the server for a request."""
     before = server.cpu_seconds()
-    found = wrk(url, seconds=seconds, **options)
+    found = wrk(url, seconds=seconds, token=token, script=script)
     return found, (server.cpu_seconds() - before) / (found.rate * max(1, round(seconds)))
