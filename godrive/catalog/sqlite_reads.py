@@ -25,10 +25,10 @@ from godrive.catalog import Sinks, sqlite_file
 from godrive.catalog.group_commit import Outcome
 from godrive.catalog.sqlite_tx import Operation, SqliteTx, ThreadTx
 
-_STEP = 200
+_STEP = 1000
 """Instructions of SQLite's virtual machine between two progress calls.  A row of a list takes about 16."""
 
-_MOST_STEPS = 100
+_MOST_STEPS = 20
 _PATIENCE = 0.005
 _REST = 0.25
 _CHUNK = 64

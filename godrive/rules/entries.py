@@ -122,7 +122,7 @@ def _values(file: File, height: int) -> tuple[object, ...]:
     return (
         file.id,
         file.owner_id,
-        file.kind.value,
+        str(file.kind),
         file.parent_id or "",
         file.name,
         name_key(file.name),

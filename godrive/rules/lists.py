@@ -115,7 +115,7 @@ async def read_page(tx: Tx, ask: Selection, env: Env) -> Page[File]:
     if contains is not None:
         values.append(f"%{literal(contains)}%")
     folders_first = ask.folders_first and folder is not None
-    scope = ("files", owner_id, folder and folder.key, ask.sort.value, folders_first, prefix, contains)
+    scope = ("files", owner_id, folder and folder.key, str(ask.sort), folders_first, prefix, contains)
     after = None if ask.page is None else env.tokens.read_as(_Position, scope, ask.page)
 
     async def read(kind: FileKind | None, limit: int, after: _Position | None) -> list[Row]:

@@ -48,6 +48,9 @@ ROOT_ID = FileId("root")
 _fromtimestamp = datetime.fromtimestamp
 
 KINDS = {kind.value: kind for kind in FileKind}
+_ON_CONFLICT = {each.value: each for each in OnConflict}
+_UPLOAD_STATES = {state.value: state for state in UploadState}
+_UPLOAD_KINDS = {kind.value: kind for kind in UploadKind}
 
 
 def micros(instant: datetime) -> int:
@@ -258,8 +261,8 @@ def upload(row: Row) -> Upload:
         expires_at=instant(row[7]),
         sha256=row[8],
         parent_id=FileId(row[9]) if row[9] else None,
-        on_conflict=OnConflict(row[10]),
-        state=UploadState(row[11]),
+        on_conflict=_ON_CONFLICT[row[10]],
+        state=_UPLOAD_STATES[row[11]],
         received_bytes=row[12],
         finished_at=maybe_instant(row[13]),
         attempts=row[14],
@@ -267,7 +270,7 @@ def upload(row: Row) -> Upload:
         file_id=FileId(row[16]) if row[16] else None,
         modified_at=None if row[17] is None else any_instant(row[17]),
         if_match=row[18],
-        kind=UploadKind(row[19]),
+        kind=_UPLOAD_KINDS[row[19]],
         deferred=row[20] == 1,
         staging=row[21],
         writer=row[22],

@@ -120,10 +120,10 @@ async def begin(tx: Tx, ask: BeginUpload, env: Env) -> Upload:
         expires_at,
         upload.sha256,
         folder.key,
-        upload.on_conflict.value,
+        str(upload.on_conflict),
         None if upload.modified_at is None else rows.micros(upload.modified_at),
         upload.if_match,
-        upload.kind.value,
+        str(upload.kind),
         int(upload.deferred),
         upload.note,
     )
