@@ -92,14 +92,22 @@ class Table:
         """Run in alternating order, and return one result for each."""
         found: dict[str, list[Round]] = {name: [] for name in runs}
         bare: list[float] = []
+        bare_cpu: list[float] = []
         for number in range(self.rounds):
+            before = tree_cpu_seconds(base[1].pid)
             bare.append(wrk(base[0], seconds=self.seconds).rate)
+            bare_cpu.append((tree_cpu_seconds(base[1].pid) - before) / (bare[-1] * self.seconds))
             for name, run in list(runs.items())[:: -1 if number % 2 else 1]:
                 found[name].append(run(self.seconds))
         results = []
         for name, rounds in found.items():
             rate, cpu = median_of(each[0] for each in rounds), median_of(each[1] for each in rounds)
-            parts = {"a second": rate, "CPU us": cpu * 1e6, "bare": median_of(bare)}
+            parts = {
+                "a second": rate,
+                "CPU us": cpu * 1e6,
+                "bare": median_of(bare),
+                "its CPU us": median_of(bare_cpu) * 1e6,
+            }
             ratio = median_of(ours / theirs for (ours, _), theirs in zip(rounds, bare, strict=True))
             mark = MARKS.get(row) if name == "SQLite" else None
             results.append(Result(f"{row}, {name}", ratio, "bare", mark, parts=parts))
