@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from godrive.actors.batching import Batcher
+from godrive.actors.known_pages import KnownPages
 from godrive.actors.noticed_catalog import NoticedCatalog, OnChange
 from godrive.catalog import Catalog, ReadsAtOnce
 from godrive.clock import Clock
@@ -87,7 +88,8 @@ def _procedure(message: type[Ask[Metadata, Any]]) -> Callable[[MetadataActor, As
 class MetadataActor(Actor[Metadata]):
     """Owns files, uploads and the trash.
 
-    The actor keeps no state between messages, so it handles many at once.
+    The actor keeps no state between messages but what saves work (the nonce of
+    the catalog, the files of pages read lately), so it handles many at once.
     Reads run concurrently with writes, queued writes share one commit, and
     queued look-ups of change numbers share one statement.  After a commit,
     *on_change* is called with the owners of the changes.
@@ -102,6 +104,7 @@ class MetadataActor(Actor[Metadata]):
         self._clock = clock
         self._tokens = tokens
         self._changes = Batcher(self._read_changes)
+        self._known = KnownPages()
         self._reads_at_once = isinstance(catalog, ReadsAtOnce)
         self._nonce = ""
 
@@ -120,7 +123,14 @@ class MetadataActor(Actor[Metadata]):
         nonce = self._nonce or await self._read_nonce()
         env, is_large = self.env(), ask.limit > LARGE_PAGE
         if self._reads_at_once and not is_large:
-            return await self.catalog.read(lambda tx: lists.read_list(tx, ask, env, owner_id, nonce))
+            page = (owner_id, ask.where, ask.limit, ask.page, ask.sort, ask.prefix, ask.contains)
+            known = self._known.get(page)
+            listing = await self.catalog.read(
+                lambda tx: lists.read_list(tx, ask, env, owner_id, nonce=nonce, known=known)
+            )
+            if listing.page is not None:
+                self._known.put(page, listing.page.items)
+            return listing
         tag = lists.tag_of(owner_id, nonce, await self._changes.get(owner_id))
         if lists.is_known(tag, ask):
             return Listing(tag=tag)
