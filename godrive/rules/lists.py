@@ -32,6 +32,8 @@ _ANY_TAG = "*"
 _LONGEST_FILTER = 1000
 _HIDDEN_AT_ONCE = 64
 _ONE = f"SELECT {rows.LIVE} FROM entries WHERE id = $1 AND state = 'live'"
+_REVISION = 10
+"""Its index in ``rows.LIVE``."""
 _MOST_UNKNOWN = 4
 """Unknown files of a page that are looked up one by one; with more, the page is read again."""
 
@@ -189,7 +191,7 @@ async def _known_files(
         if file is None:
             unknown += 1
             full = await tx.one(_ONE, row[0]) if unknown <= _MOST_UNKNOWN else None
-            if full is None:
+            if full is None or full[_REVISION] != row[1]:  # it has changed since, and may lie elsewhere
                 return None
             file = rows.live_file(owner_id, full)
         if file.properties:  # which may be long
