@@ -105,7 +105,7 @@ async def begin(tx: Tx, ask: BeginUpload, env: Env) -> Upload:
         upload.owner_id,
         upload.size_bytes,
         *limits_of(limits, replaces=replaces),
-        upload.on_conflict.value,
+        str(upload.on_conflict),
         folder.key,
         name_key(upload.name),
     )
