@@ -59,10 +59,11 @@ async def main(folder: str, rounds: int, missing: str) -> None:
         os.fsync = without_folders  # type: ignore[assignment]
     elif missing == "index":
 
-        def never_durable(self: Index, *, durable: bool = False) -> AbstractContextManager[None]:
-            return transaction(self)
+        def exchanged(self: Index, *, durable: bool = False) -> AbstractContextManager[None]:
+            """Sync what need not be, so that the rows of a blob are on the disk before its deletion is not."""
+            return transaction(self, durable=not durable)
 
-        Index.transaction = never_durable  # type: ignore[method-assign, assignment]
+        Index.transaction = exchanged  # type: ignore[method-assign, assignment]
     store = DiskBlobStore(folder)
     await store.open()
     await asyncio.gather(*(work(store, rounds) for _ in range(4)))
