@@ -222,6 +222,7 @@ async def _join(drive: GoDrive, by: Principal, joined: Joined) -> Upload:
     upload = await drive.metadata.ask(ClaimUpload(by, joined.upload.id, new_id(), 0))
     if upload.state is not UploadState.PENDING or upload.received_bytes == upload.length:
         return upload
+    await check_admission(drive.blobs, drive.config.blobs, upload.size_bytes)  # the parts stay until it is a file
     try:
         staged = await _store(drive).join(upload.object_key, [staged_of(part) for part in joined.parts])
     except Gone as error:

@@ -26,6 +26,7 @@ from godrive.errors import (
     NotFound,
     OffsetMismatch,
     QuotaExceeded,
+    StorageFull,
     TooLarge,
     UploadFinished,
     UploadTakenOver,
@@ -397,6 +398,20 @@ async def test_parts_need_no_quota_a_second_time() -> None:
         ann = HostUser(user_id=(await sign_up(drive)).id)
         parts = await parts_of(drive, ann, DATA[:200_000], DATA[200_000:])
         await check_file(drive, ann, await resumable.concatenate(drive, ann, parts, ROOT, "a.bin"), DATA)
+
+
+async def test_parts_are_not_copied_onto_a_disk_that_has_no_room_for_them(
+    drive: GoDrive, ann: HostUser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = await parts_of(drive, ann, DATA[:200_000], DATA[200_000:])
+
+    async def free_bytes() -> int:
+        return drive.config.blobs.min_free_bytes + len(DATA) - 1
+
+    with monkeypatch.context() as full, pytest.raises(StorageFull):
+        full.setattr(drive.blobs, "free_bytes", free_bytes)
+        await resumable.concatenate(drive, ann, parts, ROOT, "a.bin")
+    await check_file(drive, ann, await resumable.concatenate(drive, ann, parts, ROOT, "a.bin"), DATA)
 
 
 async def test_a_part_that_comes_twice_needs_its_bytes_twice() -> None:
