@@ -13,7 +13,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from godrive import resumable
-from godrive.blobs import Appendable, BlobStore, Staged, staged_of
+from godrive.blobs import Appendable, BlobStore, Staged, disk_appends, staged_of
+from godrive.blobs.growing import GrowingFile
 from godrive.drive import GoDrive
 from godrive.errors import (
     ChecksumMismatch,
@@ -514,3 +515,20 @@ async def test_an_upload_whose_client_does_not_come_back_for_the_answer_becomes_
         clock.advance(30)
         assert (await drive.ingest.ask(Reconcile())).published == 1
         await check_file(drive, ann, await resumable.offset(drive, ann, upload.id), b"1234")
+
+
+async def test_a_join_gives_other_work_of_the_disk_its_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    copies: list[int] = []
+    copy = disk_appends._copy
+
+    def counted(source: GrowingFile, target: GrowingFile, at: int) -> int:
+        copies.append(copy(source, target, at))
+        return copies[-1]
+
+    monkeypatch.setattr(disk_appends, "_COPIED", 70_000)
+    monkeypatch.setattr(disk_appends, "_copy", counted)
+    async with open_drive(blobs={"driver": "disk"}) as drive:
+        ann = HostUser(user_id=(await sign_up(drive)).id)
+        parts = await parts_of(drive, ann, DATA[:200_000], b"", DATA[200_000:])
+        await check_file(drive, ann, await resumable.concatenate(drive, ann, parts, ROOT, "a.bin"), DATA)
+    assert copies == [70_000, 70_000, 60_000, 70_000, 30_000]

@@ -26,6 +26,10 @@ STATE = "file"
 """The state of whatever has a file."""
 
 
+_COPIED = 16 << 20
+"""The most bytes of a part that are copied at once."""
+
+
 class DiskAppends:
     """The part of the disk store that appends."""
 
@@ -104,12 +108,16 @@ class DiskAppends:
 
     async def join(self, key: ObjectKey, parts: Sequence[Staged]) -> Staged:
         """See :meth:`godrive.blobs.Appendable.join`."""
-        folder = self._objects.uploads
+        folder, joined = self._objects.uploads, 0
         offset = sum(part.offset for part in parts)
         await self._claim(offset)
-        joined = GrowingFile(folder, key, 0)
-        files = [GrowingFile(folder, part.key, part.offset) for part in parts if part.offset]
-        await self._run(_join, joined, files)
+        for part in parts:
+            at = 0
+            while at < part.offset:  # in small pieces, so that other work of the disk takes its turns in between
+                source, target = GrowingFile(folder, part.key, part.offset), GrowingFile(folder, key, joined)
+                copied = await self._run(_copy, source, target, at)
+                at, joined = at + copied, joined + copied
+        await self._run(_sync, GrowingFile(folder, key, joined))
         return Staged(key=key, offset=offset, state=STATE)
 
     async def discard(self, staged: Staged) -> None:
@@ -123,13 +131,16 @@ class DiskAppends:
             yield key
 
 
-def _join(joined: GrowingFile, files: list[GrowingFile]) -> None:
+def _copy(source: GrowingFile, target: GrowingFile, at: int) -> int:
     try:
-        for file in files:
-            try:
-                joined.take_over(file)
-            finally:
-                file.close()
-        joined.sync(last=True)
+        return target.take_over(source, at, _COPIED)
     finally:
-        joined.close()
+        source.close()
+        target.close()
+
+
+def _sync(file: GrowingFile) -> None:
+    try:
+        file.sync(last=True)
+    finally:
+        file.close()

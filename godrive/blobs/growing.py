@@ -125,15 +125,13 @@ class GrowingFile(StagingFile):
             at += len(piece)
         return digest
 
-    def take_over(self, other: GrowingFile) -> None:
-        """Append a copy of the file *other*."""
-        target, source, at = self.open(), other.open(), 0
-        while at < other.start:
-            copied = os.copy_file_range(source, target, other.start - at, offset_src=at)
-            if not copied:
-                raise _lost()
-            at += copied
-        self.written += at
+    def take_over(self, other: GrowingFile, at: int, most: int) -> int:
+        """Append a copy of at most *most* bytes of the file *other*, from *at* on.  Returns their number."""
+        copied = os.copy_file_range(other.open(), self.open(), min(most, other.start - at), offset_src=at)
+        if not copied:
+            raise _lost()
+        self.written += copied
+        return copied
 
 
 def name_of(key: ObjectKey) -> str:
