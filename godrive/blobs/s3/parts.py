@@ -14,7 +14,7 @@ from godrive.blobs.disposition import UNKNOWN
 from godrive.blobs.parts import StoredPart
 from godrive.blobs.s3.info import DIGEST_KEY, UNVERIFIED, blob_info
 from godrive.blobs.s3.reading import Reading
-from godrive.errors import NotFound, UploadFinished
+from godrive.errors import NotFound, StoreUnavailable, UploadFinished
 from godrive.model import BlobInfo, ObjectKey, SignedRequest
 
 
@@ -51,6 +51,8 @@ class Parts(Reading):
             try:
                 await self.join_once(place, multipart, [(part.number, part.etag) for part in parts])
             except UploadFinished:
+                if await self.look_if_any(place) is None:  # S3 answers so while another process joins them
+                    raise StoreUnavailable("The parts are being joined.") from None
                 await self.multipart.abort(place, multipart)
             except NotFound:
                 if await self.look_if_any(place) is None:  # otherwise an earlier call has joined them

@@ -242,12 +242,16 @@ async def _guard_copies(
 async def _guard_parts(client: S3Client, source: str) -> Mapping[str, str] | None:
     """Find a guard against ``x-amz-copy-source`` on a part, as :func:`_guard_copies` does for a PUT.
 
-    Of the lengths that the holder may send, only the signed one counts: no empty part is ever signed.
+    Of the lengths that the holder may send, only the signed one counts: no empty part is ever signed.  A store that
+    cannot do what parts take, or denies it to our access key, gets none signed.
     """
     async with client.session() as session:
-        for guards in _PART_GUARDS:
-            if await _keeps_parts(client, session, source, guards):
-                return guards
+        try:
+            for guards in _PART_GUARDS:
+                if await _keeps_parts(client, session, source, guards):
+                    return guards
+        except DriveError as error:
+            _declined(error)
     return None
 
 

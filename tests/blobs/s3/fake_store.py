@@ -69,6 +69,8 @@ class FakeStore(RawTestServer):
         """Honours x-amz-copy-source, signed or not, unless a signed condition forbids it."""
         self.guarded = True
         """Heeds a condition on the source of a copy."""
+        self.busy = False
+        """Completes another multipart upload of the same key."""
         self.copies_parts = False
         """Honours x-amz-copy-source on a part, signed or not."""
         self.heeded_on_parts: set[str] = set()
@@ -304,6 +306,8 @@ class FakeStore(RawTestServer):
         return _xml(f"<ListPartsResult><IsTruncated>false</IsTruncated>{rows}</ListPartsResult>")
 
     def _CompleteMultipartUpload(self, request: web.BaseRequest, key: str, body: bytes) -> web.Response:
+        if self.busy:
+            raise Refused(409, "ConditionalRequestConflict")
         if request.headers.get("If-None-Match") == "*" and key in self.objects:
             raise Refused(412, "PreconditionFailed")
         parts = self._parts(request, key)

@@ -21,7 +21,7 @@ from godrive.blobs.s3.client import S3Client
 from godrive.blobs.s3.probe import Capabilities
 from godrive.clock import SystemClock
 from godrive.config import S3
-from godrive.errors import Invalid, NotFound
+from godrive.errors import Invalid, NotFound, StoreUnavailable
 from godrive.model import ObjectKey, SignedRequest, new_id
 from godrive.testing import chunks
 from tests.blobs.s3.fake_store import FakeStore
@@ -250,6 +250,33 @@ async def test_the_probe_finds_what_keeps_a_part_from_becoming_a_copy(
 async def test_a_store_that_nothing_keeps_from_copying_takes_no_signed_parts() -> None:
     settings = S3(access_key="a", secret_key="b")
     assert not S3BlobStore(settings, capabilities=Capabilities(part_guards=None)).signs_parts
+
+
+@pytest.mark.parametrize("operation", ["CreateMultipartUpload", "UploadPart", "ListParts", "CompleteMultipartUpload"])
+async def test_a_store_that_cannot_do_what_parts_take_is_used_without_parts(operation: str) -> None:
+    fake = FakeStore()
+    async with fake:
+        fake.denied = {operation}
+        store = S3BlobStore(fake.settings)
+        await store.open()
+        assert not store.signs_parts
+        await store.close()
+
+
+async def test_parts_that_another_process_is_joining_are_not_aborted() -> None:
+    fake = FakeStore()
+    async with fake:
+        store, key = S3BlobStore(fake.settings, capabilities=Capabilities(conditional_complete=True)), new_key()
+        await store.open()
+        multipart = await store.begin_parts(key)
+        await store.multipart.send(store.layout.object(key), multipart, 1, b"part")
+        parts, fake.busy = await arrived(store, key, multipart), True
+        with pytest.raises(StoreUnavailable):
+            await store.join_parts(key, multipart, parts)
+        fake.busy = False
+        await store.join_parts(key, multipart, parts)
+        assert await read(store, key) == b"part"
+        await store.close()
 
 
 async def test_the_probe_finds_that_a_store_which_copies_no_part_needs_no_guard() -> None:
