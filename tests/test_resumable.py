@@ -14,7 +14,6 @@ import pytest
 
 from godrive import resumable
 from godrive.blobs import Appendable, BlobStore, Staged, disk_appends, staged_of
-from godrive.blobs.growing import GrowingFile
 from godrive.drive import GoDrive
 from godrive.errors import (
     ChecksumMismatch,
@@ -518,17 +517,15 @@ async def test_an_upload_whose_client_does_not_come_back_for_the_answer_becomes_
 
 
 async def test_a_join_gives_other_work_of_the_disk_its_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    copies: list[int] = []
-    copy = disk_appends._copy
-
-    def counted(source: GrowingFile, target: GrowingFile, at: int) -> int:
-        copies.append(copy(source, target, at))
-        return copies[-1]
-
-    monkeypatch.setattr(disk_appends, "_COPIED", 70_000)
-    monkeypatch.setattr(disk_appends, "_copy", counted)
+    done: dict[str, list[int]] = {"_copy": [], "_read": []}
+    for name, sizes in done.items():
+        call = getattr(disk_appends, name)
+        monkeypatch.setattr(
+            disk_appends, name, lambda *args, call=call, sizes=sizes: sizes.append(call(*args)) or sizes[-1]
+        )
+    monkeypatch.setattr(disk_appends, "_AT_ONCE", 70_000)
     async with open_drive(blobs={"driver": "disk"}) as drive:
         ann = HostUser(user_id=(await sign_up(drive)).id)
         parts = await parts_of(drive, ann, DATA[:200_000], b"", DATA[200_000:])
         await check_file(drive, ann, await resumable.concatenate(drive, ann, parts, ROOT, "a.bin"), DATA)
-    assert copies == [70_000, 70_000, 60_000, 70_000, 30_000]
+    assert done == {"_copy": [70_000, 70_000, 60_000, 70_000, 30_000], "_read": [70_000] * 4 + [20_000]}

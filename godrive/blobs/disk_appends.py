@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from godrive.blobs import Staged
 from godrive.blobs.body_check import BodyCheck
@@ -20,14 +21,17 @@ from godrive.errors import Gone, NotFound, UploadFinished
 from godrive.memory import MemoryBudget
 from godrive.model import BlobInfo, ObjectKey
 
+if TYPE_CHECKING:
+    from hashlib import _Hash as Digest
+
 T = TypeVar("T")
 
 STATE = "file"
 """The state of whatever has a file."""
 
 
-_COPIED = 16 << 20
-"""The most bytes of a part that are copied at once."""
+_AT_ONCE = 16 << 20
+"""The most bytes that one call reads again or copies."""
 
 
 class DiskAppends:
@@ -96,15 +100,23 @@ class DiskAppends:
     async def finish(self, staged: Staged, *, sha256: str | None = None, mime: str | None = None) -> BlobInfo:
         """See :meth:`godrive.blobs.Appendable.finish`."""
         objects, key = self._objects, staged.key
-        digest = self._running.take(key, staged.offset)
-        file = GrowingFile(objects.uploads, key, staged.offset, digest)
         try:
+            digest = self._running.take(key, staged.offset) or await self._digest(staged)
+            file = GrowingFile(objects.uploads, key, staged.offset, digest)
             return await self._run(file.end, objects.shards, key, sha256, mime)
         except Gone:
             with suppress(NotFound):
                 await self.head(key)
                 raise UploadFinished from None
             raise
+
+    async def _digest(self, staged: Staged) -> Digest:
+        """Compute the SHA-256 of what is staged: it was joined, or another process had its first bytes."""
+        digest, at = hashlib.sha256(), 0
+        while at < staged.offset:  # in pieces, so that other work of the disk takes its turns in between
+            file = GrowingFile(self._objects.uploads, staged.key, staged.offset)
+            at += await self._run(_read, file, digest, at)
+        return digest
 
     async def join(self, key: ObjectKey, parts: Sequence[Staged]) -> Staged:
         """See :meth:`godrive.blobs.Appendable.join`."""
@@ -113,7 +125,7 @@ class DiskAppends:
         await self._claim(offset)
         for part in parts:
             at = 0
-            while at < part.offset:  # in small pieces, so that other work of the disk takes its turns in between
+            while at < part.offset:  # in pieces, as above
                 source, target = GrowingFile(folder, part.key, part.offset), GrowingFile(folder, key, joined)
                 copied = await self._run(_copy, source, target, at)
                 at, joined = at + copied, joined + copied
@@ -131,9 +143,16 @@ class DiskAppends:
             yield key
 
 
+def _read(file: GrowingFile, digest: Digest, at: int) -> int:
+    try:
+        return file.read_into(digest, at, _AT_ONCE)
+    finally:
+        file.close()
+
+
 def _copy(source: GrowingFile, target: GrowingFile, at: int) -> int:
     try:
-        return target.take_over(source, at, _COPIED)
+        return target.take_over(source, at, _AT_ONCE)
     finally:
         source.close()
         target.close()
