@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus, urlsplit
 
@@ -22,9 +23,21 @@ from tests.drive_server import DriveServer, environment, merged
 from tests.servers import CephGateway, NatsServer, PostgresServer
 
 MIB = 1024 * 1024
+UNCACHED = Path(__file__).with_name("uncached.py")
 
 LEFT_ALONE = merged(stage.OPEN_GATE, {"ingest": {"reconcile_after": 3600.0}})
 """Disables the reconciler, which would otherwise check thousands of abandoned intents during the measurements."""
+
+
+class Cached(DriveServer):
+    """A server with its cache of encoded pages, unless told otherwise."""
+
+    cached = True
+
+    def command(self) -> list[str | Path]:
+        command = super().command()
+        at = command.index("-m")
+        return command if self.cached else [*command[:at], UNCACHED, *command[at + 2 :]]
 
 
 class Distributed:
@@ -38,15 +51,15 @@ class Distributed:
 
     def postgres(self) -> list[Result]:
         """List and intent with PostgreSQL (synced to disk) against SQLite, with the same rows and requests."""
-        with stage.folder() as place, PostgresServer(durable=True) as database:
-            with stage.drive(place, LEFT_ALONE) as sqlite:
+        with stage.folder() as place, stage.folder() as second, PostgresServer(durable=True) as database:
+            with Cached(place, tables=LEFT_ALONE, quick=False) as sqlite:
                 ada = stage.person(sqlite)
                 file = stage.upload_one(sqlite, ada, "first.txt", b"first")
             stage.preload(sqlite.data / "godrive.db", files=self.files, users=100, like=file["id"])
             catalog = {"catalog": {"driver": "postgres", "dsn": database.create_database()}}
             keys = {"auth": {"secret_file": str(sqlite.data / "secret.key")}}
             data = {"server": {"data_dir": str(sqlite.data)}}
-            other = DriveServer(tables=merged(LEFT_ALONE, catalog, keys, data), quick=False)
+            other = Cached(second, tables=merged(LEFT_ALONE, catalog, keys, data), quick=False)
             config = str(other.folder / "config.toml")
             other.command()
             copy = [sys.executable, "-m", "godrive", "catalog", "copy", "--config", config]
@@ -57,7 +70,14 @@ class Distributed:
                 eve = stage.log_in(other, ada)
                 lists = [(self._list(other, eve), self._list(sqlite, ada)) for _ in range(self.rounds)]
                 intents = [(self._intent(other, eve), self._intent(sqlite, ada)) for _ in range(self.rounds)]
-        return [self._ratio("list, PostgreSQL", lists), self._ratio("upload intent, PostgreSQL", intents)]
+            sqlite.cached = other.cached = False
+            with sqlite, other:
+                anew = [(self._list(other, eve), self._list(sqlite, ada)) for _ in range(self.rounds)]
+        return [
+            self._ratio("list, PostgreSQL", lists, 0.5),
+            self._ratio("list read anew, PostgreSQL", anew, 0.7),
+            self._ratio("upload intent, PostgreSQL", intents, 0.6),
+        ]
 
     def _list(self, server: DriveServer, who: stage.Person) -> float:
         return wrk(f"{server.url}/v1/files?limit=20", seconds=self.seconds, token=who.token).rate
@@ -66,9 +86,9 @@ class Distributed:
         return wrk(server.url, seconds=self.seconds, script=INTENT.replace("TOKEN", who.token)).rate
 
     @staticmethod
-    def _ratio(name: str, pairs: list[tuple[float, float]]) -> Result:
+    def _ratio(name: str, pairs: list[tuple[float, float]], mark: float) -> Result:
         parts = {"postgres": median_of(ours for ours, _ in pairs), "sqlite": median_of(base for _, base in pairs)}
-        return Result(name, median_of(ours / base for ours, base in pairs), "sqlite", 0.5, parts=parts)
+        return Result(name, median_of(ours / base for ours, base in pairs), "sqlite", mark, parts=parts)
 
     def events(self) -> Result:
         """Seconds from intent to listed, with S3 and JetStream events, minus those of the PUT itself."""

@@ -167,7 +167,8 @@ def preload(database: Path, *, files: int, users: int, like: str) -> list[str]:
         _insert(rows, "entries", entries())
         _insert(rows, "versions", versions())
         rows.execute(
-            "UPDATE users SET live_bytes = (SELECT coalesce(sum(size_bytes), 0) FROM entries WHERE owner_id = users.id)"
+            "UPDATE users SET (live_bytes, entry_count) = "
+            "(SELECT coalesce(sum(size_bytes), 0), count(*) FROM entries WHERE owner_id = users.id)"
         )
     rows.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     rows.close()

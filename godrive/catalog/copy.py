@@ -84,7 +84,7 @@ async def copy_catalog(
 async def _copy(
     reader: sqlite3.Connection, connection: Connection, on_progress: Callable[[str, int], None]
 ) -> dict[str, int]:
-    await connection.execute("SET LOCAL statement_timeout = 0")
+    await connection.execute("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '10s'")
     await connection.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
     if await connection.fetchval("SELECT EXISTS (SELECT 1 FROM users)"):
         raise Conflict("The database has users already; a catalog is copied into an empty one.")
