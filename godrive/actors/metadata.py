@@ -122,12 +122,11 @@ class MetadataActor(Actor[Metadata]):
         owner_id = await self._owner_of(ask.by, ask.where) if isinstance(ask.where, In | At) else user_of(ask.by)
         nonce = self._nonce or await self._read_nonce()
         env, is_large = self.env(), ask.limit > LARGE_PAGE
-        if self._reads_at_once and not is_large:
+        if not is_large and (self._reads_at_once or not ask.known):
             page = (owner_id, ask.where, ask.limit, ask.page, ask.sort, ask.prefix, ask.contains)
             known = self._known.get(page)
-            listing = await self.catalog.read(
-                lambda tx: lists.read_list(tx, ask, env, owner_id, nonce=nonce, known=known)
-            )
+            read = lists.read_list if self._reads_at_once else lists.read_listing
+            listing = await self.catalog.read(lambda tx: read(tx, ask, env, owner_id, nonce=nonce, known=known))
             if listing.page is not None:
                 self._known.put(page, listing.page.items)
             return listing

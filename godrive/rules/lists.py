@@ -91,6 +91,17 @@ async def read_list(
     return Listing(tag=tag, page=await read_page(tx, ask, env, known))
 
 
+async def read_listing(
+    tx: Tx, ask: ReadList, env: Env, owner_id: UserId, *, nonce: str, known: Known | None = None
+) -> Listing:
+    """Like :func:`read_list`, in one statement unless the page is empty, for a caller that knows no tag."""
+    changes: list[int] = []
+    page = await read_page(tx, ask, env, known, changes=changes)
+    if not changes:
+        return await read_list(tx, ask, env, owner_id, nonce=nonce, known=known)
+    return Listing(tag=tag_of(owner_id, nonce, changes[0]), page=page)
+
+
 def tag_of(owner_id: UserId, nonce: str, change: int) -> ETag:
     """Return the tag of all lists of the owner until their next change."""
     return ETag(f"{owner_id}.{nonce}.{change}")
@@ -101,8 +112,10 @@ def is_known(tag: ETag, ask: ReadList) -> bool:
     return bool(ask.known) and (tag in ask.known or _ANY_TAG in ask.known)
 
 
-async def read_page(tx: Tx, ask: Selection, env: Env, known: Known | None = None) -> Page[File]:
-    """Return the page.
+async def read_page(
+    tx: Tx, ask: Selection, env: Env, known: Known | None = None, *, changes: list[int] | None = None
+) -> Page[File]:
+    """Return the page.  Add the change number that its first statement saw to *changes*, unless that found nothing.
 
     *known* are files that are probably in it.  Of those only the id and the
     revision are read: to read a row and to make a file of it takes three times
@@ -134,7 +147,11 @@ async def read_page(tx: Tx, ask: Selection, env: Env, known: Known | None = None
     scope = ("files", owner_id, folder and folder.key, str(ask.sort), folders_first, prefix, contains)
     after = None if ask.page is None else env.tokens.read_as(_Position, scope, ask.page)
 
+    reads = 0
+
     async def read(kind: FileKind | None, limit: int, after: _Position | None, columns: str = rows.LIVE) -> list[Row]:
+        nonlocal reads
+        reads += 1
         sql = list_sql(
             ask.sort,
             kind=kind,
@@ -143,8 +160,14 @@ async def read_page(tx: Tx, ask: Selection, env: Env, known: Known | None = None
             contains=contains is not None,
             after=after is not None,
             columns=columns,
+            tagged=changes is not None,
         )
-        return await tx.all(sql, *values, *(() if after is None else (after.key, after.id)), limit)
+        found = await tx.all(sql, *values, *(() if after is None else (after.key, after.id)), limit)
+        if changes is None:
+            return found
+        if found and reads == 1:
+            changes.append(found[0][-1] or 0)
+        return [row[:-1] for row in found]
 
     def page(items: list[File], position: _Position | None) -> Page[File]:
         return Page(items=items, next_page=None if position is None else env.tokens.make(scope, position))
@@ -218,11 +241,13 @@ def list_sql(
     contains: bool,
     after: bool,
     columns: str = rows.LIVE,
+    tagged: bool = False,
 ) -> str:
     """Return the statement for one kind of list.  There are few kinds, so each statement is prepared once.
 
-    In the list of a whole drive, the last column tells whether any folder of the
-    owner is unsettled, so that rows must be checked for a trashed ancestor.
+    In the list of a whole drive, the column after these tells whether any folder of the
+    owner is unsettled, so that rows must be checked for a trashed ancestor.  If
+    *tagged*, the last column is the owner's change number.
     """
     order = ORDERS[sort]
     number = iter(range(1, 10))
@@ -232,6 +257,8 @@ def list_sql(
     else:
         terms.append("list_state = 'file'")
         columns += ", (SELECT 1 FROM unsettled t WHERE t.owner_id = $1 LIMIT 1)"
+    if tagged:
+        columns += ", (SELECT u.changes FROM users u WHERE u.id = $1)"
     if kind is not None:
         terms.append(f"kind = '{kind.value}'")
     if prefix:

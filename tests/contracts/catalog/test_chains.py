@@ -15,8 +15,10 @@ from msgspec.structs import replace
 from godrive.catalog import Catalog, Row, Tx
 from godrive.catalog.chains import Step, chain
 from godrive.errors import DriveError, Invalid, NameTaken, QuotaExceeded
+from godrive.messages.files import ReadList
 from godrive.messages.uploads import BeginUpload, GetUpload, PublishUpload
-from godrive.model import OnConflict, UploadState
+from godrive.model import Anywhere, OnConflict, Root, UploadState
+from godrive.rules import lists
 from tests.contracts.rig import ROOT, SERVER, Rig, host
 
 pytestmark = pytest.mark.anyio
@@ -176,3 +178,20 @@ async def test_on_postgresql_many_intents_take_few_round_trips(rig: Rig, sent: C
     await asyncio.gather(*(rig.ask(PublishUpload(SERVER, each.id, rig.blob(each), each)) for each in pending))
     assert sum(sent.values()) <= 6
     assert await rig.drift() == 0
+
+
+async def test_a_list_and_its_tag_are_one_statement_on_postgresql(rig: Rig, sent: Counter[str]) -> None:
+    owner = await rig.user()
+    is_postgres = bool(sent)
+    env = rig.env
+    for count in range(3):
+        for where in (Anywhere(), Root()):
+            ask = ReadList(by=host(owner), where=where, known=())
+            apart = await rig.read(lists.read_list, ask, env, owner, nonce="n")
+            sent.clear()
+            together = await rig.read(lists.read_listing, ask, env, owner, nonce="n")
+            assert together == apart
+            assert len(together.page.items if together.page else ()) == count
+            active = 1  # a user of a host application is looked up
+            assert sum(sent.values()) == (active + 1 if count else 2 * active + 3) * is_postgres
+        await rig.file(owner, f"{count}.txt")
