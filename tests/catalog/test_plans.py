@@ -58,15 +58,30 @@ from godrive.messages.system import (
 from godrive.messages.uploads import (
     AbortUpload,
     BeginUpload,
+    CheckRoom,
     FindUpload,
     ListUploads,
     PublishUpload,
     ResizeUpload,
     SendInParts,
+    StoreFile,
 )
 from godrive.messages.versions import DeleteVersion, ListVersions, NameVersion, RestoreVersion
 from godrive.messages.webhooks import AddWebhook, ListWebhooks, RemoveWebhook, ReplayWebhook
-from godrive.model import At, ETag, FileKind, FileType, OnConflict, Place, Sort, UploadKind, UploadState, UserId
+from godrive.model import (
+    At,
+    ETag,
+    FileKind,
+    FileType,
+    OnConflict,
+    Place,
+    Sort,
+    UploadId,
+    UploadKind,
+    UploadState,
+    UserId,
+    new_id,
+)
 from godrive.principal import ApiToken, Scope
 from godrive.rules import copies, files, lists, rows, search, users
 from godrive.rules.registry import PROCEDURES, RULES
@@ -205,6 +220,9 @@ async def every_statement(rig: Rig) -> list[Statement]:
         BeginUpload(by, inside(folder), "a", "a/b", 1, on_conflict=OnConflict.REPLACE, if_match=ETag("*")),
         PublishUpload(SERVER, replacing.id, rig.blob(replacing)),
         PublishUpload(SERVER, upload.id, rig.blob(upload), upload),
+        CheckRoom(by, 1),
+        StoreFile(by, inside(folder), "stored", "a/b", rig.blob(upload), UploadId(new_id())),
+        StoreFile(by, ROOT, "stored", "a/b", rig.blob(upload), UploadId(new_id()), on_conflict=OnConflict.RENAME),
         ResizeUpload(by, upload.id, 1, 2),
         ClaimUpload(by, growing.id, "writer", 0),
         AdvanceUpload(by, growing.id, "writer", 0, 1, "staging"),

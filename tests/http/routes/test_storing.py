@@ -15,9 +15,11 @@ import anyio
 import pytest
 
 from godrive import arriving
+from godrive.errors import AskTimeout, NameTaken
 from godrive.http.wire import fair_queue
 from godrive.http.wire.form import MOST_FIELD_BYTES, MOST_PARTS
 from godrive.messages.system import RecountUsage
+from godrive.messages.uploads import StoreFile
 from godrive.model import UserId, UserState
 from godrive.rules import users
 from godrive.testing import chunks
@@ -773,3 +775,54 @@ async def test_a_download_that_nobody_reads_takes_no_turn_from_others(
         finally:
             for stream in streams:
                 await stream.aclose()
+
+
+async def test_a_small_body_that_cannot_be_a_file_leaves_no_bytes(ann: Person, site: Site) -> None:
+    assert (await put(ann, "a", b"first")).status == 201
+    taken = await put(ann, "a?on_conflict=fail", b"other")
+    assert (taken.status, taken.json["code"]) == (409, "name_taken")
+    missing = await put(ann, "no/such/folder", b"other")
+    assert missing.status == 404
+    await check_nothing_left(site, ann)
+
+
+async def test_a_small_body_that_the_quota_does_not_cover_never_reaches_the_store(
+    ann: Person, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(*_: object, **__: object) -> None:
+        pytest.fail("it was stored")
+
+    await site.drive.catalog.write(lambda tx: tx.run("UPDATE users SET quota_bytes = 3"))
+    monkeypatch.setattr(type(site.drive.packing), "put_small", refused)
+    answer = await put(ann, "a", b"1234")
+    assert (answer.status, answer.json["field"]) == (507, "Content-Length")
+    await check_nothing_left(site, ann)
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+async def test_an_answer_of_the_catalog_that_is_lost_leaves_a_whole_file_or_nothing(
+    ann: Person, site: Site, monkeypatch: pytest.MonkeyPatch, is_done: bool
+) -> None:
+    """The command is sent again, so a file that was made keeps its bytes."""
+    metadata, asked = site.drive.metadata, 0
+    ask = type(metadata).ask
+
+    async def lossy(ref: Any, message: Any, **options: Any) -> Any:
+        nonlocal asked
+        if not isinstance(message, StoreFile):
+            return await ask(ref, message, **options)
+        asked += 1
+        if asked == 1:
+            if is_done:
+                await ask(ref, message, **options)
+            raise AskTimeout("The answer is lost.")
+        if is_done:
+            return await ask(ref, message, **options)
+        raise NameTaken("Another was first.", field="name")
+
+    monkeypatch.setattr(type(metadata), "ask", lossy)
+    assert (await put(ann, "a", b"1234")).status == (201 if is_done else 504)
+    monkeypatch.undo()
+    assert asked == 2
+    assert len((await ann("GET", "/v1/files")).json["files"]) == is_done
+    await check_nothing_left(site, ann)

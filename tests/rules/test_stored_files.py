@@ -1,0 +1,152 @@
+"""Files made of blobs that were stored before: the same rules as for uploads, in one transaction, and idempotent."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import anyio
+import pytest
+
+from godrive.errors import Forbidden, Invalid, NameTaken, NotFound, PreconditionFailed, QuotaExceeded
+from godrive.messages.uploads import CheckRoom, ListUploads, StoreFile
+from godrive.model import (
+    BlobInfo,
+    ETag,
+    File,
+    ObjectKey,
+    OnConflict,
+    Root,
+    UploadId,
+    UserId,
+    UserState,
+    VersionId,
+    new_id,
+)
+from godrive.principal import ApiToken, Principal, Scope
+from godrive.rules import users
+from tests.cases import each
+from tests.contracts.rig import Rig, host, inside
+
+pytestmark = pytest.mark.anyio
+
+
+def stored(by: Principal, name: str = "a.txt", content: bytes = b"abc", **options: Any) -> StoreFile:
+    key = new_id()
+    blob = BlobInfo(
+        key=ObjectKey(f"{key[:8]}/{key}"),
+        size_bytes=len(content),
+        etag=ETag(key),
+        modified_at=options.pop("at"),
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
+    where = options.pop("where", Root())
+    return StoreFile(by, where, name, "text/plain", blob, UploadId(new_id()), **options)
+
+
+async def store(rig: Rig, owner: UserId, *values: Any, **options: Any) -> File:
+    return await rig.ask(stored(host(owner), *values, at=rig.now, **options))
+
+
+async def test_a_stored_file_is_listed_charged_and_needs_no_upload(rig: Rig) -> None:
+    owner = await rig.user()
+    file = await store(rig, owner)
+    assert await rig.files(owner) == [file]
+    usage = await rig.usage(owner)
+    assert (usage.live_bytes, usage.reserved_bytes) == (3, 0)
+    assert (await rig.ask(ListUploads(by=host(owner)))).items == []
+    assert await rig.drift() == 0
+
+
+@each("on_conflict", list(OnConflict))
+async def test_the_same_message_again_gets_the_same_file(rig: Rig, on_conflict: OnConflict) -> None:
+    owner = await rig.user()
+    message = stored(host(owner), f"{on_conflict.value}.txt", at=rig.now, on_conflict=on_conflict)
+    first = await rig.ask(message)
+    again = await rig.ask(message)
+    assert (again.id, again.version_id) == (first.id, VersionId(message.upload_id))
+    assert len(await rig.files(owner)) == 1
+    assert await rig.drift() == 0
+
+
+async def test_a_name_that_is_taken_is_refused_replaced_or_numbered(rig: Rig) -> None:
+    owner = await rig.user()
+    first = await store(rig, owner)
+    with pytest.raises(NameTaken):
+        await store(rig, owner, "a.txt", b"other")
+    replaced = await store(rig, owner, "a.txt", b"other", on_conflict=OnConflict.REPLACE, if_match=first.etag)
+    assert (replaced.id, replaced.size_bytes) == (first.id, 5)
+    with pytest.raises(PreconditionFailed):
+        await store(rig, owner, "a.txt", b"third", on_conflict=OnConflict.REPLACE, if_match=first.etag)
+    same = await store(rig, owner, "a.txt", b"other", on_conflict=OnConflict.REPLACE)
+    assert same.version_id == replaced.version_id
+    assert (await store(rig, owner, "a.txt", b"third", on_conflict=OnConflict.RENAME)).name == "a (1).txt"
+    assert await rig.drift() == 0
+
+
+async def test_what_the_quota_does_not_cover_is_refused_and_leaves_nothing(rig: Rig) -> None:
+    owner = await rig.user(quota=5)
+    await rig.ask(CheckRoom(host(owner), 5))
+    with pytest.raises(QuotaExceeded):
+        await rig.ask(CheckRoom(host(owner), 6))
+    with pytest.raises(QuotaExceeded):
+        await store(rig, owner, "a.txt", b"123456")
+    file = await store(rig, owner, "a.txt", b"123")
+    with pytest.raises(QuotaExceeded):
+        await store(rig, owner, "a.txt", b"12345", on_conflict=OnConflict.REPLACE)
+    assert await rig.files(owner) == [file]
+    assert await rig.drift() == 0
+
+
+async def test_of_stored_files_that_race_for_the_room_only_what_fits_is_stored(rig: Rig) -> None:
+    owner = await rig.user(quota=10)
+    outcomes: list[bool] = []
+
+    async def race(name: str) -> None:
+        try:
+            await store(rig, owner, name)
+            outcomes.append(True)
+        except QuotaExceeded:
+            outcomes.append(False)
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(8):
+            tasks.start_soon(race, f"{number}.txt")
+    assert sorted(outcomes) == [False] * 5 + [True] * 3
+    assert (await rig.usage(owner)).live_bytes == 9
+    assert await rig.drift() == 0
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "field"), [("auth", "max_entries", "entries"), ("auth", "max_pending_uploads", "uploads")]
+)
+async def test_the_limits_on_rows_hold(rig: Rig, table: str, key: str, field: str) -> None:
+    owner = await rig.user()
+    await store(rig, owner)
+    rig.configure(table, **{key: 1})
+    if field == "uploads":
+        await rig.begin(owner, "pending")
+    with pytest.raises(QuotaExceeded) as refused:
+        await store(rig, owner, "b.txt")
+    assert refused.value.field in (field, "entries")
+    with pytest.raises(QuotaExceeded):
+        await rig.ask(CheckRoom(host(owner), 0))
+
+
+async def test_who_may_not_upload_may_not_store(rig: Rig) -> None:
+    owner, other = await rig.user(), await rig.user()
+    folder = await rig.folder(owner)
+    reader = ApiToken(user_id=owner, token_id="t", scopes=frozenset({Scope.FILES_READ}))
+    with pytest.raises(Forbidden):
+        await rig.ask(stored(reader, at=rig.now))
+    with pytest.raises(Forbidden):
+        await rig.ask(CheckRoom(reader, 1))
+    with pytest.raises(NotFound):
+        await store(rig, other, where=inside(folder))
+    with pytest.raises(Invalid):
+        await store(rig, owner, "a/b")
+    await rig.write(users.set_state, owner, UserState.DISABLED, now=rig.now)
+    with pytest.raises(NotFound):
+        await store(rig, owner)
+    with pytest.raises(NotFound):
+        await rig.ask(CheckRoom(host(owner), 1))
