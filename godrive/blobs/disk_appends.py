@@ -16,7 +16,7 @@ from godrive.blobs.growing import GrowingFile, remove, unfinished
 from godrive.blobs.objects import Objects
 from godrive.blobs.running_digests import RunningDigests
 from godrive.blobs.staged_append import APPENDED, StagedAppend
-from godrive.blobs.staged_write import share
+from godrive.blobs.staged_write import AHEAD, share
 from godrive.errors import Gone, NotFound, UploadFinished
 from godrive.memory import MemoryBudget
 from godrive.model import BlobInfo, ObjectKey
@@ -28,6 +28,9 @@ T = TypeVar("T")
 
 STATE = "file"
 """The state of whatever has a file."""
+
+_FEW = 16
+"""Concurrent appends that have a buffer for direct writes.  More of them write to the page cache."""
 
 
 _AT_ONCE = 16 << 20
@@ -75,10 +78,13 @@ class DiskAppends:
         await self._claim(0)
         digest = self._running.take(key, offset)
         file = GrowingFile(self._objects.uploads, key, offset, digest)
+        are_few = self._appending < _FEW
+        file.is_small = not are_few
         append = StagedAppend(
             file,
             BodyCheck(None if size is None else size - offset),
-            batch=share(APPENDED, self._appending),
+            batch=min(share(APPENDED, self._appending, halved=5), self._memory.share(APPENDED)),
+            ahead=AHEAD if are_few else 1,
             disk=self._disk,
             digests=self._digests,
             memory=self._memory,

@@ -26,9 +26,12 @@ AHEAD = 2
 """Batches that may wait in an executor while the next one is received."""
 
 
-def share(most: int, users: int) -> int:
-    """Buffer size of one transfer: *most* for one or two *users*, divided among more, at least most/16."""
-    return max(most >> 4, most * _FEW // max(_FEW, users) & -_PAGE)
+def share(most: int, users: int, *, halved: int = 4) -> int:
+    """Buffer size of one transfer: *most* for one or two *users*, divided among more.
+
+    It is at least *most*, *halved* so many times.
+    """
+    return max(most >> halved, most * _FEW // max(_FEW, users) & -_PAGE)
 
 
 class StagedWrite:
@@ -45,6 +48,7 @@ class StagedWrite:
         check: BodyCheck,
         *,
         batch: int = BATCH,
+        ahead: int = AHEAD,
         disk: Executor,
         digests: Executor,
         memory: MemoryBudget,
@@ -52,6 +56,7 @@ class StagedWrite:
         self.staged = staged
         self.check = check
         self._batch = batch
+        self._ahead = ahead
         self._disk = disk
         self._digests = digests
         self._memory = memory
@@ -111,7 +116,7 @@ class StagedWrite:
     async def _pass_on(self) -> None:
         """Have the batch written, once there is room for it."""
         for executor in self._executors:
-            await executor.settle(AHEAD - 1)
+            await executor.settle(self._ahead - 1)
         if self._rest:  # unless it was shed meanwhile
             self._push()
 

@@ -18,13 +18,13 @@ from tests.e2e.conftest import Eventually
 from tests.e2e.resuming import Resumed
 from tests.servers import CephGateway, free_port
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
-
 # A longer soak: GODRIVE_TEST_RESUMED=200 GODRIVE_TEST_RESUMED_KILLS=20 scripts/test tests/e2e/test_crash_resumable.py
 UPLOADS = int(os.environ.get("GODRIVE_TEST_RESUMED", "6"))
 KILLS = int(os.environ.get("GODRIVE_TEST_RESUMED_KILLS", "2"))
 DOWN_FOR = float(os.environ.get("GODRIVE_TEST_STORE_DOWN", "0"))
 MIB = 1024 * 1024
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300 if UPLOADS < 100 else 3600)]
 
 
 def _use_bucket(server: DriveServer, gateway: CephGateway, endpoint: str) -> None:

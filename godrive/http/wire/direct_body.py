@@ -28,6 +28,10 @@ AHEAD = 2
 """Full buffers that may wait before the client is held back."""
 
 _PAGE = mmap.PAGESIZE
+_PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+"""A mapping that is shared, as by default, has no memory where it grows beyond its first size."""
+_SMALL = 256 << 10
+"""Bytes of a buffer up to which only one full one may wait, because there are many bodies."""
 _SPARE = AHEAD + 2
 """Buffers that are kept between two bodies."""
 
@@ -43,11 +47,13 @@ class DirectBodies:
     def begin(self, transport: asyncio.Transport, behind: RequestHandler, length: int, seen: int) -> DirectBody:
         """Take over a connection for the rest of a body of *length* bytes, after *seen* received bytes."""
         self._open += 1
-        piece = min(share(PIECE, self._open), self._memory.share(PIECE) & -_PAGE)
         spare, self._spare = self._spare, []
         return DirectBody(
-            transport, behind, length, seen, piece=piece, memory=self._memory, buffers=spare, ended=self._ended
+            transport, behind, length, seen, piece=self._piece, memory=self._memory, buffers=spare, ended=self._ended
         )
+
+    def _piece(self) -> int:
+        return min(share(PIECE, self._open, halved=6), self._memory.share(PIECE) & -_PAGE)
 
     def _ended(self, buffers: list[mmap.mmap]) -> None:
         """Keep the buffers of a body for the next one, because new memory is slower: the kernel clears it."""
@@ -68,7 +74,7 @@ class DirectBody(asyncio.BufferedProtocol):
         length: int,
         seen: int,
         *,
-        piece: int,
+        piece: Callable[[], int],
         memory: MemoryBudget,
         buffers: list[mmap.mmap],
         ended: Callable[[list[mmap.mmap]], None],
@@ -182,11 +188,12 @@ class DirectBody(asyncio.BufferedProtocol):
 
     def _new_buffer(self) -> memoryview:
         """A buffer without views, or a new one.  A mapping cannot be resized while there are views of it."""
+        size = self._piece()
         for buffer in self._buffers:
             with suppress(BufferError, OSError, SystemError, ValueError):
-                buffer.resize(self._piece)
+                buffer.resize(size)
                 return memoryview(buffer)
-        self._buffers.append(mmap.mmap(-1, self._piece))
+        self._buffers.append(mmap.mmap(-1, size, flags=_PRIVATE))
         return memoryview(self._buffers[-1])
 
     def _break(self) -> None:
@@ -194,7 +201,7 @@ class DirectBody(asyncio.BufferedProtocol):
         self._wake()
 
     def _flow(self) -> None:
-        full = len(self._ready) >= AHEAD or not self._left
+        full = len(self._ready) >= (AHEAD if len(self._buffer) > _SMALL else 1) or not self._left
         if full != self._paused and not self._transport.is_closing():
             self._paused = full
             if full:

@@ -123,6 +123,25 @@ async def test_buffers_are_used_again_when_nobody_looks_at_them(line: Line) -> N
     assert len(body._buffers) <= AHEAD + 2
 
 
+async def test_the_next_body_uses_the_buffers_of_the_last_one_whatever_their_size(line: Line) -> None:
+    content = os.urandom(3 * MIB)
+    crowd = [line.body(1) for _ in range(40)]  # while there are many, their buffers are small
+    kept: set[int] = set()
+    for largest in (PIECE // 16, PIECE):
+        body = line.body(len(content))
+        async with anyio.create_task_group() as client:
+            client.start_soon(line.stream.send, content)
+            pieces = await take_all(body)
+        assert b"".join(pieces) == content
+        assert max(map(len, pieces)) <= largest
+        assert not kept or kept & set(map(id, body._buffers))
+        del pieces
+        for one in crowd:
+            one.end()
+        body.end()
+        crowd, kept = [], set(map(id, line.bodies._spare))
+
+
 async def test_a_client_is_held_back_while_nothing_is_taken(line: Line) -> None:
     content = os.urandom(40 * MIB)
     body = line.body(len(content))
