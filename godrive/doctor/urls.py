@@ -67,7 +67,10 @@ async def signed(config: Config, clock: Clock, report: Report, *, set_cors: bool
             await store.delete(key)
         await _check_faults(store, config, report, _host(put))
         await _check_versions(store, report)
-        await _check_cors(store, put, get, config, report, set_cors=set_cors)
+        try:
+            await _check_cors(store, put, get, config, report, set_cors=set_cors)
+        finally:
+            await store.delete(key)
     finally:
         await store.close()
 
@@ -125,6 +128,13 @@ async def _check_cors(
                     hint = "Change the CORS settings of the store itself"
                 report.failure("CORS", detail, f"{hint}, or give the bucket these rules: {rules}")
                 return
+        if not await store.exposes_etag(put, SAMPLE, origin=page):
+            rules = msgspec.json.encode(cors_rules(origins)).decode()
+            detail = (
+                f"A page of {page} cannot read the ETag of the store's answers, so Uppy cannot send files in parts."
+            )
+            report.failure("CORS", detail, f"godrive doctor --set-cors, or give the bucket these rules: {rules}")
+            return
     report.ok("CORS", f"Pages of {', '.join(origins)} may put and get.")
 
 

@@ -106,6 +106,13 @@ async def test_rules_are_set_and_tried(config: Config, fake: FakeStore) -> None:
     assert (await findings(config, set_cors=True))["CORS"].verdict is Verdict.OK
 
 
+async def test_a_store_whose_etags_no_page_can_read_is_a_failure(fake: FakeStore, config: Config) -> None:
+    fake.exposes = False
+    finding = (await findings(config))["CORS"]
+    assert (finding.verdict, "ETag" in finding.detail) == (Verdict.FAILURE, True)
+    assert not [key for key in fake.objects if not key.startswith("probe/")]
+
+
 @pytest.mark.parametrize("allows", [True, False])
 @pytest.mark.slow
 async def test_a_store_without_rules_for_a_bucket_is_judged_by_its_preflight(

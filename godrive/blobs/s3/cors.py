@@ -8,9 +8,12 @@ from typing import Any
 
 import aiohttp
 from botocore.exceptions import ClientError
+from multidict import CIMultiDictProxy
 
 from godrive.blobs.s3.bucket import Bucket
+from godrive.blobs.s3.plain_http import exchange
 from godrive.errors import StoreUnavailable
+from godrive.model import SignedRequest
 
 METHODS = ("GET", "HEAD", "PUT")
 """Methods of signed URLs."""
@@ -83,20 +86,28 @@ class Cors(Bucket):
         except (aiohttp.ClientError, TimeoutError) as error:
             raise StoreUnavailable("The public endpoint of the store does not answer.", hint=str(error)) from error
 
+    async def exposes_etag(self, request: SignedRequest, body: bytes, *, origin: str) -> bool:
+        """Whether a page of *origin* can read the ETag of the answer to *request*: clients that send parts need it."""
+        async with self.client.session() as session:
+            sent = {**request.headers, "Origin": origin}
+            answer = await exchange(session, request.method, request.url, sent, body)
+        exposed = {name.lower() for name in _listed(answer.headers, "Access-Control-Expose-Headers")}
+        return bool(exposed & {"etag", "*"})
+
 
 def _judge(answer: aiohttp.ClientResponse, origin: str, method: str, headers: Sequence[str]) -> Preflight:
     if answer.status not in range(200, 300):
         return Preflight(False, f"the store answers {answer.status}")
     if answer.headers.get("Access-Control-Allow-Origin") not in {"*", origin}:
         return Preflight(False, f"{origin} is not an allowed origin")
-    if method not in _listed(answer, "Access-Control-Allow-Methods"):
+    if method not in _listed(answer.headers, "Access-Control-Allow-Methods"):
         return Preflight(False, f"{method} is not an allowed method")
-    allowed = {name.lower() for name in _listed(answer, "Access-Control-Allow-Headers")}
+    allowed = {name.lower() for name in _listed(answer.headers, "Access-Control-Allow-Headers")}
     refused = sorted({name.lower() for name in headers} - allowed) if "*" not in allowed else []
     if refused:
         return Preflight(False, f"not allowed headers: {', '.join(refused)}")
     return Preflight(True)
 
 
-def _listed(answer: aiohttp.ClientResponse, name: str) -> set[str]:
-    return {word.strip() for value in answer.headers.getall(name, []) for word in value.split(",")}
+def _listed(headers: CIMultiDictProxy[str], name: str) -> set[str]:
+    return {word.strip() for value in headers.getall(name, []) for word in value.split(",")}

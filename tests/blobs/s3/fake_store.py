@@ -85,6 +85,8 @@ class FakeStore(RawTestServer):
         """Operations that the access key has no right to, as the SDK names them."""
         self.cors = True
         """Lets every origin in; set by a PUT of rules."""
+        self.exposes = True
+        """Lets pages read the ETag of its answers."""
         self.cors_rules = True
         """Has rules for a bucket."""
         self.versioned = False
@@ -103,7 +105,10 @@ class FakeStore(RawTestServer):
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = await request.read()
         try:
-            return self._serve(request, body)
+            served = self._serve(request, body)
+            if self.exposes and "Origin" in request.headers:
+                served.headers["Access-Control-Expose-Headers"] = "Content-Range, ETag"
+            return served
         except Refused as refused:
             text = f"<Error><Code>{refused.code}</Code><Message>no</Message></Error>"
             return web.Response(status=refused.status, text=text, content_type="application/xml")
