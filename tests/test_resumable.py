@@ -501,7 +501,9 @@ async def test_what_a_lost_catalog_left_is_swept_and_a_live_upload_is_not() -> N
             )
 
 
-async def test_an_upload_whose_client_does_not_come_back_for_the_answer_becomes_a_file() -> None:
+@pytest.mark.parametrize("has_blob", [False, True])
+async def test_an_upload_whose_client_does_not_come_back_for_the_answer_becomes_a_file(has_blob: bool) -> None:
+    """As after a kill before the blob was made, or after that and before the staged bytes were removed."""
     clock = ManualClock()
     async with open_drive(clock=clock, blobs={"driver": "disk"}) as drive:
         ann = HostUser(user_id=(await sign_up(drive)).id)
@@ -509,10 +511,13 @@ async def test_an_upload_whose_client_does_not_come_back_for_the_answer_becomes_
         assert isinstance(drive.blobs, Appendable)
         claimed = await drive.metadata.ask(ClaimUpload(ann, upload.id, "one", 0))
         async with aclosing(drive.blobs.append(staged_of(claimed), chunks(b"1234"), size=4)) as steps:
-            (staged,) = [step async for step in steps]
-        await drive.metadata.ask(AdvanceUpload(ann, upload.id, "one", 0, 4, staged.state))
+            (last,) = [step async for step in steps]
+        await drive.metadata.ask(AdvanceUpload(ann, upload.id, "one", 0, 4, last.state))
+        if has_blob:
+            await drive.blobs.put(upload.object_key, chunks(b"1234"))
         clock.advance(30)
         assert (await drive.ingest.ask(Reconcile())).published == 1
+        assert await staged(drive) == []
         await check_file(drive, ann, await resumable.offset(drive, ann, upload.id), b"1234")
 
 

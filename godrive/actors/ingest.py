@@ -55,6 +55,7 @@ from godrive.messages.storage import (
     CheckStore,
     DeleteBlob,
     DigestBlob,
+    DiscardStaged,
     FinishStaged,
     HeadBlob,
     JoinParts,
@@ -208,6 +209,8 @@ class IngestActor(Actor[Ingest]):
                 else:
                     return await self._expire(upload)
             await self._publish(SYSTEM, upload.id, blob, upload)
+            if upload.kind is not UploadKind.WHOLE:  # a kill in the middle of finishing has left it
+                await self._storage.ask(DiscardStaged(upload.object_key, upload.staging))
         except _FINAL as error:
             count.note(upload, error)
             return _Settled.FAILED

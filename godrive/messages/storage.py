@@ -220,6 +220,8 @@ class ListAbandoned(Ask[Storage, Page[ObjectKey]]):
     limit: int
     after: str = ""
 
+    timeout: ClassVar[float] = 600.0
+
 
 class ListBlobs(Ask[Storage, Page[BlobInfo]]):
     """List blobs in key order, one page at a time.  *after* is the last key of the previous page."""
