@@ -38,8 +38,8 @@ _UNSAID = 0.0
 _REASONLESS = frozenset({408, 429})
 """Statuses below 500 of servers and proxies that have no time now."""
 
-LOST = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError)
-"""What aiohttp raises if the connection cannot be made, or is lost."""
+LOST = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, aiohttp.ClientResponseError, TimeoutError)
+"""What aiohttp raises if the connection cannot be made, is lost, or brings what is no answer."""
 
 NOT_NOW = (StoreUnavailable, TooManyRequests, DeliveryError)
 """Errors of a server that is down, cannot be reached, or has no time: the same request may succeed later."""
@@ -155,8 +155,10 @@ class Connection:
 
         await asyncio.to_thread(forget)
 
-    async def call(self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **options: Any) -> Answer:
-        """Send a request with the access token until it is answered."""
+    async def call(
+        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, tries: int = 0, **options: Any
+    ) -> Answer:
+        """Send a request with the access token until it is answered, at most *tries* times unless that is 0."""
         headers = dict(headers or {})
         if method != "GET":
             headers["Idempotency-Key"] = str(uuid.uuid4())
@@ -168,6 +170,8 @@ class Connection:
             try:
                 return await self.call_once(method, path, headers=headers, **options)
             except NOT_NOW as error:
+                if patience.failures + 1 == tries:
+                    raise
                 await patience.wait(error)
 
     async def call_once(self, method: str, path: str, **options: Any) -> Answer:
@@ -189,9 +193,8 @@ class Connection:
 
     def lost(self, error: Exception) -> StoreUnavailable:
         """Return what one of :data:`LOST` is to the caller."""
-        return StoreUnavailable(
-            f"{self.url} does not answer: {str(error) or type(error).__name__}.", retry_after=_UNSAID
-        )
+        said = " ".join(str(error).split()) or type(error).__name__
+        return StoreUnavailable(f"{self.url} does not answer: {said}.", retry_after=_UNSAID)
 
     async def _exchange(self, method: str, path: str, **options: Any) -> Answer:
         try:

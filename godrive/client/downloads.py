@@ -173,7 +173,7 @@ class _Fetching:
         if self._entry.size_bytes < LARGE:
             draft = self._draft(str(os.getpid()))
             try:
-                with await to_thread.run_sync(draft.open, "wb") as file:
+                with await to_thread.run_sync(partial(_open, draft, keep=False)) as file:
                     await self._fill(file, hashlib.sha256(), 0)
                 await to_thread.run_sync(self._put_in_place, draft)
             finally:

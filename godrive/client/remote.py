@@ -91,11 +91,17 @@ class Remote(Connection):
         """Move the entry at *path* to the trash."""
         await self.call("DELETE", _by_path(path))
 
-    async def put(self, path: str, body: Body, size: int, *, modified_at: datetime, on_conflict: str) -> Entry:
-        """Store *size* bytes as the file at *path*.  Folders that are missing are created."""
+    async def put(
+        self, path: str, body: Body, size: int, *, modified_at: datetime, on_conflict: str, tries: int
+    ) -> Entry:
+        """Store *size* bytes as the file at *path* in one request.  Folders that are missing are created.
+
+        Raises ``BodyRefused``, and after so many *tries* what the last one raised; 0 is no limit.
+        """
         headers = {hdrs.CONTENT_LENGTH: str(size), "X-Modified-At": modified_at.isoformat()}
         query = {"parents": "true", "on_conflict": on_conflict}
-        return _entry((await self.call("PUT", _by_path(path), query=query, headers=headers, body=body)).content)
+        answer = await self.call("PUT", _by_path(path), query=query, headers=headers, body=body, tries=tries)
+        return _entry(answer.content)
 
     async def begin_upload(
         self, path: str, size: int, *, sha256: str, modified_at: datetime, on_conflict: str

@@ -35,6 +35,8 @@ SMALL = 8 << 20
 _LARGEST, _SMALLEST = 64 << 20, 512 << 10
 """Bytes of a request of a larger file: below 100 MB and below 1 MB, which are common limits of proxies."""
 
+_TRIES = 4
+"""How often a file is sent in one request that gets no answer, which is how some proxies refuse a large one."""
 _BEGINNINGS = 3
 """How often an upload that the server has lost is begun anew."""
 
@@ -133,22 +135,37 @@ class _Sending:
         await self.remote.date(found, modified_at(status))
         return True
 
+    async def _send_whole(self, status: stat_result) -> Entry | None:
+        """Send the file in one request.  Return ``None`` if it has to be smaller ones: a proxy may have a limit."""
+        can_be_smaller = status.st_size > _SMALLEST
+        body = _Slice(self.local, 0, status.st_size, self.moved)
+        try:
+            return await self.remote.put(
+                self.path,
+                body,
+                status.st_size,
+                modified_at=modified_at(status),
+                on_conflict=self.on_conflict,
+                tries=_TRIES if can_be_smaller else 0,
+            )
+        except BodyRefused:
+            if not can_be_smaller:
+                raise
+        except NOT_NOW:
+            if not can_be_smaller:
+                raise
+            self.there = None
+            found = await self._find()  # only the answers may have been lost
+            if found is not None and await self._is_same(found, status):
+                return found
+        finally:
+            body.close()
+        self.moved.to(0)
+        return None
+
     async def _send(self, status: stat_result) -> Entry:
-        if status.st_size <= SMALL:
-            body = _Slice(self.local, 0, status.st_size, self.moved)
-            try:
-                return await self.remote.put(
-                    self.path,
-                    body,
-                    status.st_size,
-                    modified_at=modified_at(status),
-                    on_conflict=self.on_conflict,
-                )
-            except BodyRefused:
-                if not status.st_size:
-                    raise
-            finally:
-                body.close()
+        if status.st_size <= SMALL and (entry := await self._send_whole(status)) is not None:
+            return entry
         note = await to_thread.run_sync(
             partial(
                 self.unfinished.open,
@@ -210,7 +227,7 @@ class _Parts:
             except (*NOT_NOW, OffsetMismatch, UploadTakenOver) as error:
                 state = None
                 if patience.failures:  # a proxy that refuses a large request may cut the line instead of saying so
-                    self._most = max(self._most // 2, _SMALLEST)
+                    self._most = max(self._most // 4, _SMALLEST)
                 await patience.wait(error)
             except DigestMismatch:
                 self._note.clear()

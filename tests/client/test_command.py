@@ -130,9 +130,14 @@ def test_a_file_is_put_under_a_name_or_into_a_folder(run: Run, tmp_path: Path) -
     assert run("get", "/new.txt", "back")[0] == 0
     assert (tmp_path / "back").read_bytes() == b"other"
     (tmp_path / "a.txt").write_bytes(b"different")
-    code, _, err = run("put", "--on-conflict", "fail", "a.txt", "/new.txt")
-    assert code == 1
-    assert err == "godrive: a.txt: There is an entry named 'new.txt' already.\n"
+    (tmp_path / "large").write_bytes(LARGER)
+    for name in ("a.txt", "large"):
+        code, _, err = run("put", "--on-conflict", "fail", name, "/new.txt")
+        assert code == 1
+        assert err == f"godrive: {name}: There is an entry named 'new.txt' already.\n"
+    code, out, _ = run("put", "--on-conflict", "rename", "large", "/new.txt")
+    assert code == 0
+    assert out == f"{len(LARGER):>14}  new (1).txt\n"
 
 
 def test_what_is_there_already_is_skipped(run: Run, tmp_path: Path) -> None:
