@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
+from xml.etree import ElementTree
 
 import aiohttp
 import anyio
@@ -474,13 +475,55 @@ async def test_parts_that_somebody_aborted_at_the_store_end_the_upload_with_a_re
     assert (view["state"], view["reason"]) == ("failed", "The store no longer has the parts of the upload.")
 
 
-async def test_the_quota_is_reserved_before_the_first_part_is_signed(served: Served) -> None:
-    await served.intent(name="other")
-    answer = await served.ann(
-        "POST", "/v1/files/upload-intent", {"filename": "a", "size_bytes": 2**53, "part_size": SMALLEST_PART}
-    )
-    assert answer.status in {413, 422}
-    assert await served.store.unfinished() == 1
+async def test_the_quota_is_reserved_before_a_part_is_signed(ceph_gateway: CephGateway) -> None:
+    async with serve_drive(Store(ceph_gateway), auth={"default_quota_bytes": 2 * len(CONTENT) - 1}) as served:
+        intent = await served.intent()
+        body = {"filename": "other", "size_bytes": len(CONTENT), "part_size": SMALLEST_PART}
+        refused = await served.ann("POST", "/v1/files/upload-intent", body)
+        assert (refused.status, refused.json["code"]) == (507, "quota_exceeded")
+        assert await served.store.unfinished() == 1
+        await served.ann("DELETE", f"/v1/uploads/{intent['upload_id']}")
+        assert (await served.ann("POST", "/v1/files/upload-intent", body)).status == 200
+
+
+async def test_to_others_the_parts_do_not_exist(served: Served) -> None:
+    intent = await served.intent()
+    await served.send(intent)
+    bob = await Person(served.ann.http, served.ann.url).enter("bob@example.org")
+    path = f"/v1/uploads/{intent['upload_id']}"
+    for method, call, body in (
+        ("GET", f"{path}/parts", None),
+        ("POST", f"{path}/parts", {"numbers": [1]}),
+        ("POST", f"{path}/s3", None),
+        ("GET", f"{path}/s3", None),
+        ("POST", f"{path}/s3/complete", None),
+        ("POST", f"{path}/complete", {"parts": []}),
+        ("DELETE", path, None),
+    ):
+        answer = await bob(method, call, body)
+        assert (answer.status, answer.json["code"]) == (404, "not_found"), call
+    assert (await served.view(intent))["state"] == "pending"
+    assert (await served.complete(intent)).status == 200
+
+
+async def test_the_calls_of_s3_mean_the_same_as_those_in_json(served: Served) -> None:
+    intent = await served.intent()
+    path = f"/v1/uploads/{intent['upload_id']}/s3"
+    begun = await served.ann("POST", path)
+    assert f"<UploadId>{intent['upload_id']}</UploadId>" in begun.content.decode()
+    (sent,) = await served.send(intent, [2])
+    listed = ElementTree.fromstring((await served.ann("GET", path)).content)
+    assert [part.findtext("PartNumber") for part in listed.findall("Part")] == ["2"]
+    assert listed.findtext("Part/ETag") == sent["etag"].strip('"')
+    early = await served.ann("POST", f"{path}/complete")
+    assert (early.status, early.json["detail"]) == (409, "Part 1 of 3 has not arrived.")
+    await served.send(intent, [1, 3])
+    done = await served.ann("POST", f"{path}/complete", data=b"<CompleteMultipartUpload/>")
+    assert (done.status, done.headers["Content-Type"].partition(";")[0]) == (200, "application/xml")
+    (file,) = (await served.ann("GET", "/v1/files")).json["files"]
+    location = ElementTree.fromstring(done.content).findtext("Location")
+    assert location == f"{served.ann.url}/v1/files/{file['id']}"
+    assert len(ElementTree.fromstring((await served.ann("GET", path)).content).findall("Part")) == 3
 
 
 async def test_a_part_never_holds_more_than_was_signed(served: Served) -> None:
