@@ -17,10 +17,10 @@ the offset after it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from msgspec.structs import replace
 
@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from godrive.drive import GoDrive
 
 __all__ = ["Checksum", "abort", "append", "begin", "concatenate", "declare", "offset"]
+
+Progress: TypeAlias = Callable[[int], None]
 
 _ADVANCES = 3
 """Attempts to move the offset, whose answers may be lost."""
@@ -113,6 +115,7 @@ async def append(
     size: int | None = None,
     length: int | None = None,
     checksum: Checksum | None = None,
+    progress: Progress | None = None,
     turn: Turn = NO_TURN,
 ) -> Upload:
     """Append *body*, whose first byte is that at *offset*.  When this returns, its bytes are durable.
@@ -122,6 +125,7 @@ async def append(
     a deferred length.  What came of a body that breaks off stays, and counts.
     A body with a *checksum* counts as a whole or not at all.  With the last
     byte, the upload becomes a file.  Idempotent at the end of a file.
+    *progress* is told the offset when it has moved and the body goes on.
 
     Raises ``OffsetMismatch`` (nothing was read), ``UploadTakenOver`` (another
     request goes on), ``ChecksumMismatch``, ``LengthMismatch`` (a byte too
@@ -131,6 +135,7 @@ async def append(
     """
     async with _claim(drive, by, upload_id) as claim:
         appending = _Append(drive, by, upload_id, AppendedBody(drive, by, body, checksum, size=size), turn)
+        appending.progress = progress
         work = asyncio.create_task(appending.run(offset, length))
         claim.when_wanted(lambda: _end_soon(work, appending.body))
         try:
@@ -266,6 +271,7 @@ class _Append:
 
     def __init__(self, drive: GoDrive, by: Principal, upload_id: UploadId, body: AppendedBody, turn: Turn) -> None:
         self.body = body
+        self.progress: Progress | None = None
         self._drive = drive
         self._by = by
         self._upload_id = upload_id
@@ -310,6 +316,8 @@ class _Append:
         upload = await _move(self._drive, self._by, upload, staged)
         if is_last:
             self._drive.append_turns.keep_claim(upload.id, upload.writer)
+        elif self.progress is not None:
+            self.progress(upload.received_bytes)
         return upload
 
 

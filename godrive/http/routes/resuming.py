@@ -52,6 +52,9 @@ from godrive.principal import Scope
 
 routes = Routes("uploads")
 
+_SUPPORTED = 104, "Upload Resumption Supported"
+"""The interim answer that names the upload, or says how much of it is durable."""
+
 
 class Options(TypedDict):
     """What is said of a file that is uploaded."""
@@ -101,7 +104,7 @@ class Resumption:
         if upload.state is UploadState.PENDING:
             headers: dict[str, str] = {hdrs.LOCATION: url_of(call, upload), **version.interim}
             headers[resumption.LIMIT] = limit_of(call, upload, version)
-            await send_interim(call.request, 104, "Upload Resumption Supported", headers)
+            send_interim(call.request, *_SUPPORTED, headers)
         return upload
 
     async def receive(self, upload: Upload, body: Pieces) -> tuple[File, bool] | web.Response:
@@ -192,6 +195,10 @@ async def _append(
     call: Call, upload_id: UploadId, offset: int, body: Pieces, *, wish: Wish, checksum: Checksum | None
 ) -> Upload:
     drive, by, turn = call.drive, call.by, call.turn()
+
+    def tell(durable: int) -> None:
+        send_interim(call.request, *_SUPPORTED, {**wish.version.interim, resumption.OFFSET: str(durable)})
+
     try:
         upload = await resumable.append(
             drive,
@@ -202,6 +209,7 @@ async def _append(
             size=length_of(call.request),
             length=wish.length,
             checksum=checksum,
+            progress=tell,
             turn=turn,
         )
         if wish.is_complete and upload.length is None:

@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import pytest
 
+from godrive.blobs import staged_append
 from godrive.http.wire.request_body import LARGE
 from godrive.testing import chunks
 from tests.cases import each
@@ -307,3 +308,28 @@ async def test_an_upload_by_an_intent_takes_no_parts(ann: Person) -> None:
     url = f"/v1/uploads/{intent['upload_id']}"
     assert "Upload-Offset" not in (await head(ann, url)).headers
     assert (await append(ann, url, 0, b"12345")).status == 409
+
+
+async def test_a_long_request_is_told_how_far_it_is(
+    ann: Person, open_site: OpenSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staged_append, "STEP", 1 << 20)
+    content = os.urandom(9 << 20)
+    async with open_site(blobs={"driver": "disk"}) as site:
+        person = await Person(ann.http, site.url).enter()
+        url = (await create(person, "/v1/files/by-path/a")).headers["Location"]
+        for proxied in (True, False):
+            async with wire(person) as client:
+                lines = [f"Content-Type: {PARTIAL}", "Upload-Complete: ?0", f"Content-Length: {len(content)}"]
+                lines += ["Via: 1.1 proxy"] * proxied
+                offset = int((await head(person, url)).headers["Upload-Offset"])
+                await client.begin(url.removeprefix(site.url), *lines, f"Upload-Offset: {offset}", method="PATCH")
+                await client.stream.send(content)
+                await client.until(b"HTTP/1.1 204")
+                told, _, _ = client.received.partition(b"HTTP/1.1 204")
+            answers = [parse(answer + b"\r\n\r\n") for answer in told.split(b"\r\n\r\n")[:-1]]
+            offsets = [int(answer.headers["upload-offset"]) for answer in answers]
+            assert all(answer.status == 104 and "location" not in answer.headers for answer in answers)
+            assert offsets == sorted(set(offsets))
+            assert (len(offsets) > 1) is not proxied
+            assert all(offset < told < offset + len(content) for told in offsets)

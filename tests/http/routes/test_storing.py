@@ -95,7 +95,9 @@ class Wire:
         """The final answer."""
         with anyio.fail_after(30):
             while True:
-                final = self.received.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
+                final = self.received
+                while final.startswith(b"HTTP/1.1 1") and b"\r\n\r\n" in final:  # an interim answer
+                    final = final.partition(b"\r\n\r\n")[2]
                 if b"\r\n\r\n" in final:
                     answer = parse(final)
                     if len(answer.content) == int(answer.headers["content-length"]):
