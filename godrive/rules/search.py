@@ -150,7 +150,8 @@ async def _from_index(tx: Tx, owner_id: UserId, query: Query, at: Position, *, a
     """Return the batch at the position.  *alone*: the text decides, so what the index holds is enough to rank.
 
     What is not indexed is read first: an entry that is indexed between the two
-    statements is then found twice and not missed.
+    statements is then found twice and not missed.  Each statement may see another
+    state, so entries that are indexed before the third are looked up by their ids.
     """
     noted = [row[0] for row in await tx.all(_NOTED, owner_id, UNINDEXED)]
     after = await numbers_after(tx, owner_id)
@@ -177,16 +178,34 @@ async def _from_index(tx: Tx, owner_id: UserId, query: Query, at: Position, *, a
         found.pop(id_, None)
     if noted:
         where, values = query.where(owner_id, UNINDEXED)
-        for row in await tx.all(
-            f"SELECT {_COLUMNS}, n.number FROM ({_NOTED}) u CROSS JOIN entries "
-            f"LEFT JOIN names n ON n.entry_id = entries.id WHERE entries.id = u.entry_id AND {where}",
+        still = await tx.all(
+            f"SELECT {_COLUMNS}, n.number, CASE WHEN {where} THEN 1 ELSE 0 END FROM ({_NOTED}) u CROSS JOIN entries "
+            "LEFT JOIN names n ON n.entry_id = entries.id WHERE entries.id = u.entry_id",
             *values,
-        ):
+        )
+        fresh = [row for row in still if row[5]]
+        if indexed := sorted(set(noted).difference(row[0] for row in still)):
+            fresh += await _matching(tx, query, indexed)
+        for row in fresh:
             number = row[4] - after if row[4] is not None and after is not None else NUMBERS - 1
             if lower < number < top:
                 found[row[0]] = row
     next_ = Position(lower + 1) if lower else None
     return Batch(list(found.values()), at.upper, lower, next_, is_behind=len(noted) == UNINDEXED)
+
+
+async def _matching(tx: Tx, query: Query, ids: Sequence[str]) -> list[Row]:
+    """Return those of the entries that match, with their numbers in the index."""
+    found: list[Row] = []
+    for start in range(0, len(ids), _AT_ONCE):
+        some = [*ids[start : start + _AT_ONCE], *[""] * _AT_ONCE][:_AT_ONCE]
+        where, values = query.where(*some)
+        found += await tx.all(
+            f"SELECT {_COLUMNS}, n.number FROM entries LEFT JOIN names n ON n.entry_id = entries.id "
+            f"WHERE entries.id IN ({_PLACES}) AND {where}",
+            *values,
+        )
+    return found
 
 
 async def _from_list(tx: Tx, owner_id: UserId, query: Query, at: Position, limit: int) -> Batch:

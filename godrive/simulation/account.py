@@ -156,11 +156,15 @@ class Account:
             else:
                 return answer
 
-    async def read(self, path: str) -> Any:
-        """The JSON of an answer that must be 200."""
+    async def get(self, path: str) -> Answer:
+        """An answer that must be 200."""
         answer = await self._insist("GET", path)
         self.expect(answer, 200)
-        return answer.json
+        return answer
+
+    async def read(self, path: str) -> Any:
+        """The JSON of an answer that must be 200."""
+        return (await self.get(path)).json
 
     # Changes
 

@@ -76,8 +76,8 @@ def fail_disk(world: World, chance: random.Random) -> None:
 def fill_disk(world: World, chance: random.Random) -> None:
     """The disk is full for a while."""
     disk = world.some_machine(chance).disk
-    usual, disk.capacity = disk.capacity, disk.used + chance.randrange(0, 2_000_000)
-    world.loop.call_later(chance.uniform(0.5, 20.0), lambda: setattr(disk, "capacity", usual))
+    disk.capacity = disk.used + chance.randrange(0, 2_000_000)
+    world.loop.call_later(chance.uniform(0.5, 20.0), lambda: setattr(disk, "capacity", disk.usual_capacity))
 
 
 def slow_disk(world: World, chance: random.Random) -> None:

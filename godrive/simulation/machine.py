@@ -167,11 +167,11 @@ class Life(Process):
         self.machine.trace("stop", self.name)
         self._stop.set()
 
-    def statement(self) -> None:
-        """A statement of the catalog is about to be executed.  Raises what makes it fail."""
+    def statement(self, *, is_catalog: bool) -> None:
+        """A statement is about to be executed.  Raises what makes it fail."""
         self.effect("sql")
         machine = self.machine
-        if machine.statement_fails_in:
+        if machine.statement_fails_in and is_catalog:
             machine.statement_fails_in -= 1
             if not machine.statement_fails_in:
                 raise _failure(machine.statement_error)
@@ -224,10 +224,12 @@ def _failure(code: int) -> Exception:
 class Connection(sqlite3.Connection):
     """A connection to SQLite whose process may be killed before and after each statement."""
 
+    is_catalog = False
+
     def execute(self, *values: Any) -> sqlite3.Cursor:
         owner = process()
         if isinstance(owner, Life):
-            owner.statement()
+            owner.statement(is_catalog=self.is_catalog)
         cursor = super().execute(*values)
         owner.effect("sql")
         return cursor

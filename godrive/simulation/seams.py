@@ -57,9 +57,22 @@ class OrderedScope(anyio_backend.CancelScope):
         self._tasks = OrderedSet()  # type: ignore[assignment]
 
 
+class _LogHandler(logging.Handler):
+    """Passes records on."""
+
+    def __init__(self, log: Callable[[logging.LogRecord], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._log(record)
+
+
 @contextmanager
-def installed(loop: SimulatedLoop, entropy: random.Random) -> Iterator[None]:
-    """Have all code of this thread see the simulated machine."""
+def installed(
+    loop: SimulatedLoop, entropy: random.Random, log: Callable[[logging.LogRecord], None] | None = None
+) -> Iterator[None]:
+    """Have all code of this thread see the simulated machine.  *log* gets what it logs."""
 
     def wall_time() -> float:
         return process().wall_time()
@@ -74,6 +87,8 @@ def installed(loop: SimulatedLoop, entropy: random.Random) -> Iterator[None]:
 
     def connect_sqlite(*values: Any, **options: Any) -> sqlite3.Connection:
         connection = connect(*values, factory=Connection, **options)
+        assert isinstance(connection, Connection)  # noqa: S101
+        connection.is_catalog = str(values[0]).endswith("godrive.db")
         connection.create_function("randomblob", 1, entropy.randbytes)
         return connection
 
@@ -107,8 +122,13 @@ def installed(loop: SimulatedLoop, entropy: random.Random) -> Iterator[None]:
     with ExitStack() as stack:
         for owner, name, value in replaced:
             stack.enter_context(patch.object(owner, name, value))
-        logging.disable(logging.CRITICAL)
-        stack.callback(logging.disable, logging.NOTSET)
+        if log is None:
+            logging.disable(logging.CRITICAL)
+            stack.callback(logging.disable, logging.NOTSET)
+        else:
+            handler = _LogHandler(log)
+            logging.getLogger().addHandler(handler)
+            stack.callback(logging.getLogger().removeHandler, handler)
         random.seed(entropy.random())
         stack.callback(random.setstate, before)
         yield

@@ -24,6 +24,11 @@ class Trace:
         """Whether somebody reads the lines, so that it pays to describe more."""
         return self._write is not None
 
+    def write_only(self, kind: str, who: str, text: str) -> None:
+        """Write a line that does not count, because it may contain addresses in memory."""
+        if self._write is not None:
+            self._write(f"{self._now():12.6f}  {who:<12} {kind:<10} {text}")
+
     def __call__(self, kind: str, who: str, **details: Any) -> None:
         self.count += 1
         detail = details.pop("detail", "")

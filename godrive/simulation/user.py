@@ -14,6 +14,7 @@ from godrive.simulation.loop import within
 from godrive.simulation.model import Bytes, Refusal
 
 _SIZES = (0, 1, 20, 300, 5_000, 70_000)
+_TEXT = {"Content-Type": "text/plain"}
 _JSON = {"Content-Type": "application/json"}
 
 
@@ -174,6 +175,60 @@ class User(Account):
     async def _empty(self) -> None:
         await self._predict(Request("DELETE", "/v1/trash", lambda tree, _: tree.empty_trash(), key=self._key()))
 
+    async def _versions(self) -> None:
+        """Restore or delete an earlier version."""
+        files = [node for node in self.tree.live() if len(node.versions) > 1]
+        if not files:
+            return
+        id_, chance = self.chance.choice(files).id, self.chance
+        listed = (await self.read(f"/v1/files/{id_}/versions?limit=1000"))["versions"]
+        if [version["sha256"] for version in listed] != [sha256 for sha256, _ in self.tree.nodes[id_].versions]:
+            self.fail(f"the versions of {id_} are {listed}, not {self.tree.nodes[id_].versions}")
+        index = chance.randrange(len(listed))
+        path = f"/v1/files/{id_}/versions/{listed[index]['id']}"
+        if chance.random() < 0.5:
+            request = Request("POST", f"{path}/restore", lambda tree, _: tree.restore_version(id_, index))
+        else:
+            request = Request("DELETE", path, lambda tree, _: tree.delete_version(id_, index))
+        request.key = self._key()
+        await self._predict(request)
+
+    async def _intent(self) -> None:
+        """Announce an upload, then send the bytes, or the wrong ones, or none."""
+        parent, name = self._place(), self._some_name()
+        data, content = self._content()
+        conflict, fate = self.chance.choice(("replace", "fail", "rename")), self.chance.random()
+        fields = {"filename": name, "size_bytes": len(data), "parent_id": parent, "on_conflict": conflict}
+        if self.chance.random() < 0.5:
+            fields["sha256"] = content[0]
+        answer = await self._insist("POST", "/v1/files/upload-intent", json=fields)
+        try:
+            self.tree.copy().put(parent, name, content, conflict, "?")
+        except Refusal as refusal:
+            if answer.code != refusal.code:
+                self.fail(f"an upload intent was answered {answer.status} {answer.body!r}, not {refusal.code}")
+            return
+        self.expect(answer, 200)
+        intent = answer.json
+        target = "/" + intent["upload_url"].split("/", 3)[3]
+        if fate < 0.15:
+            return  # it ends by itself
+        if fate < 0.25 and "sha256" in fields and data:
+            answer = await self._insist("PUT", target, body=bytes(len(data)), headers=_TEXT, token=False)
+            if answer.code not in ("digest_mismatch", "gone", "url_invalid"):
+                self.fail(f"other bytes than announced were answered {answer.status} {answer.body[:200]!r}")
+            return
+        if fate < 0.35:
+            answer = await self._insist("DELETE", f"/v1/uploads/{intent['upload_id']}")
+            self.expect(answer, 200)
+            return
+        answer = await self._insist("PUT", target, body=data, headers=_TEXT, token=False)
+        if answer.code in ("gone", "url_invalid"):  # it has expired meanwhile, or the clock says so
+            return
+        self.expect(answer, 200, 201)
+        file = answer.json["file"]
+        self.tree.put(parent, name, content, conflict, file["id"])
+
     async def _fetch(self) -> None:
         """Read a file, whole and in part."""
         id_ = self._some(folders=False)
@@ -226,6 +281,8 @@ _ACTIONS = {
     "put": 30,
     "move": 14,
     "copy": 5,
+    "versions": 6,
+    "intent": 8,
     "trash": 9,
     "restore": 6,
     "purge": 4,

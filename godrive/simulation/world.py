@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +14,8 @@ from typing import TypeVar
 from godrive.config import Config
 from godrive.simulation.account import Violation
 from godrive.simulation.faults import FAULTS_OF, end_all
-from godrive.simulation.loop import SimulatedLoop
+from godrive.simulation.invariants import check_all
+from godrive.simulation.loop import SimulatedLoop, process
 from godrive.simulation.machine import Machine
 from godrive.simulation.network import Network
 from godrive.simulation.seams import installed
@@ -136,6 +139,8 @@ class World:
         self.machines = [self.machine]
         self.users = [User(self, number) for number in range(USERS)]
         self.faults_done = 0
+        self.orphans: set[str] = set()
+        """Blobs that no row refers to, which the janitor moves to quarantine after a day."""
         self._watch: asyncio.Task[None]
 
     def chance(self, name: str) -> random.Random:
@@ -145,6 +150,13 @@ class World:
     def address(self, _user: int) -> tuple[str, int]:
         """The server of a user."""
         return self.machine.address
+
+    def note_log(self, record: logging.LogRecord) -> None:
+        """Write what a server logs into the trace."""
+        text = record.getMessage()
+        if record.exc_info and record.exc_info[1] is not None:
+            text += "\n" + "".join(traceback.format_exception(record.exc_info[1]))
+        self.trace.write_only("log", process().name, text)
 
     def some_machine(self, chance: random.Random) -> Machine:
         """A machine to which something happens."""
@@ -159,7 +171,7 @@ class World:
             folder / "data",
             server={"host": "10.0.0.1", "port": 8080},
             auth={"attempts_per_address": 100_000, "attempts_per_account": 100_000},
-            blobs={"driver": "disk", "min_free_bytes": 1_000_000},
+            blobs={"driver": "disk", "min_free_bytes": 1_000_000, "upload_ttl": 30.0},
             log={"requests": False},
             ingest={"reconcile_after": 3.0, "reconcile_every": 2.0},
             janitor={"sweep_every": 10.0},
@@ -210,7 +222,7 @@ class World:
     async def _verify(self) -> None:
         self.hang_ups = 0.0
         end_all(self)
-        await self._gather([self.loop.create_task(user.check()) for user in self.users])
+        await self._gather([self.loop.create_task(check_all(self))])
 
 
 def run(plan: Plan, write: Callable[[str], None] | None = None) -> Outcome:
@@ -218,7 +230,7 @@ def run(plan: Plan, write: Callable[[str], None] | None = None) -> Outcome:
     outcome = Outcome(plan)
     with quick_folder() as folder:
         world = World(plan, Path(folder), write)
-        with installed(world.loop, world.chance("entropy")):
+        with installed(world.loop, world.chance("entropy"), world.note_log if write else None):
             try:
                 world.loop.run_until_complete(world.run())
             except Violation as violation:

@@ -6,18 +6,19 @@ import asyncio
 from collections import Counter
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from godrive.catalog import Row, Tx
 from godrive.errors import Forbidden, Invalid, NotFound
 from godrive.messages.files import SearchFiles, UpdateFile
-from godrive.messages.system import CheckNames
+from godrive.messages.system import CheckNames, IndexNames
 from godrive.model import File, FileId, FileKind, FileType, In, OnConflict, UserId
 from godrive.principal import ApiToken, Principal, Scope
-from godrive.rules import search, users
+from godrive.rules import name_index, search, users
 from godrive.rules.names import begins_word, index_text, search_key
 from godrive.rules.search_query import Query
 from tests.cases import each
@@ -294,6 +295,38 @@ async def test_a_change_is_found_before_the_index_follows_and_after(rig: Rig) ->
     await rig.index()
     assert await find(rig, owner, "before") == ["before"]
     assert await find(rig, owner, "between") == []
+
+
+class IndexedMeanwhile:
+    """A transaction in which the indexer runs right before the statement of that number."""
+
+    def __init__(self, tx: Tx, rig: Rig, number: int) -> None:
+        self._tx, self._rig, self._left = tx, rig, number
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tx, name)
+
+    async def all(self, sql: str, *values: Any) -> list[Row]:
+        self._left -= 1
+        if not self._left:
+            await name_index.index(self._tx, IndexNames(limit=100), self._rig.env)
+        return await self._tx.all(sql, *values)
+
+
+@pytest.mark.parametrize("number", range(1, 5))
+async def test_an_entry_that_is_indexed_during_a_search_is_found_once(rig: Rig, number: int) -> None:
+    owner = await rig.user()
+    old, _ = await files(rig, owner, "old", "note")
+    await rig.index()
+    await rig.rename(old, "notes")
+    await files(rig, owner, "noted")
+
+    async def find_meanwhile(tx: Tx) -> list[str]:
+        ask = SearchFiles(by=host(owner), where=ROOT, text="note", limit=100)
+        page = await search.search(cast("Tx", IndexedMeanwhile(tx, rig, number)), ask, rig.env)
+        return sorted(file.name for file in page.items)
+
+    assert await rig.catalog.write(find_meanwhile) == ["note", "noted", "notes"]
 
 
 async def test_ranking_many_words_lets_the_event_loop_run(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
