@@ -56,6 +56,8 @@ SHORTEST, LONGEST = 10.0, 86_400.0
 UNREVOCABLE_TTL = 900.0
 """The longest validity, in seconds, of a download URL signed for an S3 store, because it cannot be revoked."""
 
+_THROUGH_US = Admission(in_transit=0.0)
+
 _PROBE = ObjectKey("00000000/00000000-0000-7000-8000-000000000000")
 """A well-formed key that never exists.  A HEAD for it shows whether the store answers."""
 
@@ -82,7 +84,7 @@ class StorageActor(Actor[Storage]):
         size, asked = ask.size_bytes, ask.part_size
         await check_admission(self._blobs, self._config, size)
         if self._presigner is None:
-            return Admission(in_transit=0.0)
+            return _THROUGH_US
         in_transit = min(max(SHORTEST, size / SLOWEST), LONGEST)
         s3 = self._config.s3
         plan = plan_parts(size, threshold=s3.multipart_threshold, part_size=s3.part_size, asked=asked)
