@@ -64,20 +64,23 @@ class GrowingFile(StagingFile):
             for chunk in chunks:
                 self._running.update(chunk)
 
-    def sync(self, *, last: bool) -> int:
-        """Make durable what was written, and return the length.
+    def write_rest(self, chunks: Sequence[bytes | memoryview], *, digested: bool, last: bool) -> int:
+        """Write *chunks*, make durable what was written, and return the length.
 
-        All blocks are written; what is left of the last one waits for the next
-        bytes, so that direct I/O can go on.  With *last*, nothing waits, and the
-        file is closed.
+        Unless they are *digested* elsewhere, also update the SHA-256.  All blocks
+        are written; what is left of the last one waits for the next bytes, so that
+        direct I/O can go on.  With *last*, nothing waits, and the file is closed.
         """
         fd = self.open()
-        waiting = 0
-        if self._direct_writer is not None:
-            if last:
-                self.write(())
-            else:
-                waiting = self._direct_writer.flush_blocks()
+        if self._direct_writer is None:
+            self.write(chunks)
+        else:
+            self.write_large(chunks)
+        if not digested:
+            self.digest(chunks)
+        if last:
+            self.write(())
+        waiting = 0 if self._direct_writer is None else self._direct_writer.flush_blocks()
         os.fdatasync(fd)
         if last:
             self.close()

@@ -20,6 +20,7 @@ class StagedAppend(StagedWrite):
     """A body being appended to a growing file."""
 
     staged: GrowingFile
+    _syncing: asyncio.Future[int] | None = None
 
     async def steps(self, body: AsyncIterable[bytes | memoryview], *, whole: bool) -> AsyncGenerator[int]:
         """Receive *body*, and yield the length of the file each time that more of it is durable.
@@ -58,13 +59,18 @@ class StagedAppend(StagedWrite):
         return True
 
     async def _make_durable(self, *, last: bool) -> int:
-        if self._rest:
-            self._push()
+        """Write the rest, sync, and return the length.  One call does both, because each costs a change of threads."""
+        rest, self._rest, self._collected = self._rest, [], 0
         for executor in self._executors:
             await executor.settle(0)
+        work = partial(self.staged.write_rest, rest, digested=bool(self._executors), last=last)
+        self._syncing = syncing = asyncio.get_running_loop().run_in_executor(self._disk, work)
+        if self._executors and rest:
+            _, digests = self._executors
+            digests.push(rest)
+            await digests.settle(0)
+        await asyncio.wait([syncing])
         with failures():
-            syncing = asyncio.get_running_loop().run_in_executor(self._disk, partial(self.staged.sync, last=last))
-            await asyncio.wait([syncing])
             return syncing.result()
 
     async def end(self, durable: int) -> None:
@@ -72,6 +78,8 @@ class StagedAppend(StagedWrite):
         self._rest, self._collected = [], 0
         for executor in self._executors:
             await executor.stop()
+        if self._syncing is not None:
+            await asyncio.wait([self._syncing])
         self._memory.report(self, 0)
         if self.staged.begun:
             await asyncio.get_running_loop().run_in_executor(self._disk, self.staged.cut, durable)
