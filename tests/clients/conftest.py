@@ -50,6 +50,8 @@ def jobs(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory, 
         ("aiotus", "snippet_aiotus.py"),
     ):
         (folder / name).write_text(snippet(client))
+    with (folder / "snippet_aiotus.py").open("a") as file:
+        file.write("\nfrom snippet_tuspy import Bearer\n")  # as the page says
     older = tmp_path_factory.mktemp("uppy-5")
     (older / "node_modules").symlink_to(installed(pytestconfig, CLIENTS / "uppy-5"))
     (folder / "snippet-uppy-5-s3.mjs").rename(older / "snippet.mjs")

@@ -38,6 +38,8 @@ class Jobs:
         self._results: dict[int, Future[Any]] = {}
         self._numbers = itertools.count()
         self._files: dict[str, bytes] = {}
+        self.tokens: dict[str, str] = {}
+        """The access token of each upload, for which its client asks before each request."""
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self._thread = Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
@@ -81,6 +83,8 @@ class Jobs:
                 return 204, "text/plain", b""
         if kind == "content" and name in self._files:
             return 200, "application/octet-stream", self._files[name]
+        if kind == "token":
+            return 200, "text/plain", self.tokens[name].encode()
         file = self._folder / (kind or "page.html")
         if file.suffix in _TYPES and file.is_file():
             return 200, _TYPES[file.suffix], file.read_bytes()

@@ -4,5 +4,5 @@ import { upload } from "./snippet-tus.mjs";
 
 await work(process.argv[2], "node", {
   "tus-js-client": async (content, job) =>
-    upload(Buffer.from(await content.arrayBuffer()), job.name, async () => job.token, optionsOf(job)),
+    upload(Buffer.from(await content.arrayBuffer()), job.name, job.token, optionsOf(job)),
 });

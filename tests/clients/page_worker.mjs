@@ -8,7 +8,7 @@ const file = (content, job) => new File([content], job.name);
 
 work("", "page", {
   "tus-js-client": (content, job) =>
-    uploadWithTus(file(content, job), job.name, async () => job.token, optionsOf(job)),
+    uploadWithTus(file(content, job), job.name, job.token, optionsOf(job)),
   "uppy-s3": (content, job) => uploadToS3(file(content, job), job),
-  uppy: (content, job) => uploadWithUppy(file(content, job), async () => job.token, optionsOf(job)),
+  uppy: (content, job) => uploadWithUppy(file(content, job), job.token, optionsOf(job)),
 });

@@ -7,6 +7,7 @@ import json
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,11 @@ async def main() -> None:
             task.add_done_callback(running.discard)
 
 
+def token_of(job: dict[str, Any]) -> Callable[[], str]:
+    """Return what returns the access token of now."""
+    return lambda: _fetch(f"token/{job['key']}").decode()
+
+
 async def run(job: dict[str, Any]) -> None:
     """Upload, and say what came of it."""
     try:
@@ -44,14 +50,16 @@ async def run(job: dict[str, Any]) -> None:
 
 async def tuspy(path: Path, job: dict[str, Any]) -> str:
     """tuspy blocks."""
-    url: str = await asyncio.to_thread(snippet_tuspy.upload, str(path), job["token"], job["endpoint"], **job["options"])
+    url: str = await asyncio.to_thread(
+        snippet_tuspy.upload, str(path), token_of(job), job["endpoint"], **job["options"]
+    )
     return url
 
 
 async def aiotus(path: Path, job: dict[str, Any]) -> str | None:
     """With ``parts``, several partial uploads."""
     send = snippet_aiotus.upload_in_parts if "parts" in job["options"] else snippet_aiotus.upload
-    url = await send(str(path), job["token"], job["endpoint"], **job["options"])
+    url = await send(str(path), token_of(job), job["endpoint"], **job["options"])
     return url and str(url)
 
 

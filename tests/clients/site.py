@@ -117,12 +117,13 @@ class Site:
                 await self._run(worker, name.lower(), parcel, options, checksum)
 
     async def _run(self, worker: str, client: str, parcel: Parcel, options: dict[str, Any], checksum: str = "") -> None:
+        self.jobs.tokens[parcel.number] = parcel.token
         await self.jobs.run(
             worker,
             client,
             parcel.content,
             name=parcel.name,
-            token=parcel.token,
+            key=parcel.number,
             endpoint=f"{parcel.line.url}/v1/tus",
             checksum=checksum,
             options=options,

@@ -75,6 +75,29 @@ async def test_every_client_goes_on_after_the_server_was_killed(site: Site) -> N
         assert await stored(person) == {f"{name}.bin": sha256(CONTENT).hexdigest() for name in sent}
 
 
+async def test_a_token_that_ends_on_the_way_ends_no_upload(site: Site) -> None:
+    """Each client asks for the token before each request.  The script for curl does not."""
+    clients = [client for client in CLIENTS if client != "curl"]
+    async with site.person() as person, parcels(site, "direct", person, clients) as sent:
+        async with Client.connect(site.server.url) as other:
+            login = {"email": (await person.request("GET", "/v1/me"))["email"], "password": "correct horse"}
+            other.token = (await other.request("POST", "/v1/login", login))["token"]
+            for parcel in sent.values():
+                parcel.token = other.token
+                parcel.line.up.hold(CUT)
+            uploads = {
+                client: asyncio.ensure_future(site.upload(client, PLAIN, parcel)) for client, parcel in sent.items()
+            }
+            with anyio.fail_after(60):
+                await asyncio.gather(*(parcel.line.up.held.wait() for parcel in sent.values()))
+            await other.request("POST", "/v1/logout")
+        for parcel in sent.values():
+            site.jobs.tokens[parcel.number] = person.token
+            parcel.line.up.release()
+        await all_of(dict(uploads))
+        assert await stored(person) == {f"{client}.bin": sha256(CONTENT).hexdigest() for client in clients}
+
+
 async def test_a_wrong_checksum_is_refused_and_the_offset_stays(site: Site) -> None:
     """The second request has it; curl sends one.  The bytes of tuspy, which always sends the right one, are damaged."""
     async with site.person() as person, AsyncExitStack() as stack:

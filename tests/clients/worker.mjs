@@ -9,6 +9,7 @@ export async function work(desk, name, clients) {
 async function run(desk, job, clients) {
   let outcome;
   try {
+    job.token = async () => (await fetch(`${desk}/token/${job.key}`)).text();
     const content = await (await fetch(`${desk}/content/${job.number}`)).blob();
     outcome = { result: await clients[job.client](content, job) };
   } catch (error) {
@@ -26,6 +27,6 @@ export function optionsOf(job) {
 }
 
 async function sendChecksum(request, job) {
-  request.setHeader("Authorization", `Bearer ${job.token}`);
+  request.setHeader("Authorization", `Bearer ${await job.token()}`);
   if (request.getMethod() === "PATCH" && request.getHeader("Upload-Offset") !== "0") request.setHeader("Upload-Checksum", job.checksum);
 }
