@@ -16,14 +16,16 @@ import anyio
 import pytest
 from aiohttp import web
 from msgspec import convert
+from yarl import URL
 
+from godrive.blobs.parts import SMALLEST_PART
 from godrive.bridge.connection import NatsLink
 from godrive.config import S3
 from godrive.drive import GoDrive
 from godrive.messages.files import ListFiles
 from godrive.messages.ingest import Reconcile
-from godrive.messages.storage import SignPut
-from godrive.messages.uploads import BeginUpload
+from godrive.messages.storage import BeginParts, JoinParts, SignParts, SignPut
+from godrive.messages.uploads import BeginUpload, SendInParts
 from godrive.model import Anywhere, File, Root, Upload, UserId
 from godrive.runtime import Event
 from godrive.runtime.supervision_events import ChildWaiting
@@ -84,6 +86,17 @@ class Client:
             assert sent.status == 200
         return upload
 
+    async def send_in_parts(self, name: str, content: bytes) -> None:
+        """Send it, and have the store join it; then nobody completes the upload, as after a kill."""
+        by, drive = acting(self._owner), self._drive
+        upload = await drive.metadata.ask(BeginUpload(by, Root(), name, "text/plain", len(content)))
+        multipart = await drive.storage.ask(BeginParts(upload.object_key))
+        upload = await drive.metadata.ask(SendInParts(by, upload.id, SMALLEST_PART, multipart))
+        (request,) = await drive.storage.ask(SignParts(upload, [1]))
+        async with self._http.put(URL(request.url, encoded=True), data=content, headers=request.headers) as sent:
+            assert sent.status == 200
+        await drive.storage.ask(JoinParts(upload))
+
     async def files(self) -> list[File]:
         return (await self._drive.metadata.ask(ListFiles(acting(self._owner), Anywhere(), limit=1000))).items
 
@@ -124,6 +137,8 @@ async def test_a_file_is_listed_soon_after_its_bytes_are_in_the_store(  # noqa: 
         for number in range(10):
             await client.send(f"{number}.txt", bytes([number]) * 100)
         assert len(await client.until_listed(10)) == 10
+        await client.send_in_parts("film.bin", b"in parts")
+        assert "film.bin" in {file.name for file in await client.until_listed(11)}
         assert {child.name for child in drive.children()} >= {"events", "ingest"}
     assert not [event for event in told if isinstance(event, ChildWaiting)]
 
