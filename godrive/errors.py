@@ -276,6 +276,13 @@ class ActorCrashed(DeliveryError):
     default_retry_after = None
 
 
+class NotUnderstood(DeliveryError):
+    """The other process does not know the message as it was sent, because it is of another release."""
+
+    code = "not_understood"
+    title = "Not understood"
+
+
 def _tree(root: type[DriveError]) -> dict[str, type[DriveError]]:
     found = {root.code: root}
     for child in root.__subclasses__():
@@ -320,6 +327,7 @@ STATUS: dict[str, int] = {
     "timeout": 504,
     "overloaded": 503,
     "crashed": 500,
+    "not_understood": 503,
     "unsupported_tus_version": 412,
     "inconsistent_length": 400,
     "malformed": 400,

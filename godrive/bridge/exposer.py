@@ -21,7 +21,7 @@ from godrive.bridge.connection import NatsLink
 from godrive.bridge.failures import Failures
 from godrive.bridge.nats import ERROR, LARGEST, PING, REQUEST_ID, TIMEOUT, largest
 from godrive.bridge.nats_internals import PromptClient
-from godrive.errors import ActorCrashed, DriveError, Invalid, MailboxFull, TooLarge
+from godrive.errors import ActorCrashed, DriveError, Invalid, MailboxFull, NotUnderstood, TooLarge
 from godrive.runtime import Ask, Lane, OnEvent, Ref, codec, request_id
 from godrive.runtime.message import A
 from godrive.runtime.supervision_events import ChildCrashed, DeadLetter, ignore
@@ -167,7 +167,7 @@ class Exposer(Generic[A]):
             return
         try:
             order = self._unpack(name, incoming)
-        except (Invalid, TooLarge) as error:
+        except (Invalid, NotUnderstood, TooLarge) as error:
             await self._refuse(client, incoming, error)
             return
         lane = order.message.lane

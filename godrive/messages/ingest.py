@@ -29,6 +29,7 @@ class CommitUpload(Ask[Ingest, File]):
     """
 
     lane: ClassVar[Lane] = Lane.WRITE
+    order_key: ClassVar[str | None] = "upload_id"  # of several requests to complete an upload, one does the work
 
     by: Principal
     upload_id: UploadId

@@ -8,6 +8,7 @@ actor for each life, and gives it messages, up to a bound at once in each lane.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, get_args, get_origin
@@ -123,12 +124,40 @@ class _Slot:
 class _Service:
     """A mailbox, and the slots that handle its messages."""
 
-    __slots__ = ("concurrency", "mailbox", "slots")
+    __slots__ = ("_waiting", "concurrency", "mailbox", "slots")
 
     def __init__(self, slots: Slots) -> None:
         self.concurrency = slots.concurrency
         self.mailbox = Mailbox(slots.capacity)
         self.slots: list[_Slot] = []
+        self._waiting: dict[tuple[type[Message[Any]], Any], deque[Envelope]] = {}
+
+    def enter(self, message: Message[Any], envelope: Envelope) -> bool:
+        """Begin a message that has a key.  If one with the same key is in hand, park this one behind it."""
+        key = self._key(message)
+        if key not in self._waiting:
+            self._waiting[key] = deque()
+            return True
+        self._waiting[key].append(envelope)
+        self.mailbox.parked += 1
+        return False
+
+    def leave(self, message: Message[Any]) -> Envelope | None:
+        """End a message that has a key; the next one with that key, unless the actor is pausing."""
+        if self.mailbox.paused or not (waiting := self._waiting[self._key(message)]):
+            self.put_back(message)
+            return None
+        self.mailbox.parked -= 1
+        return waiting.popleft()
+
+    def put_back(self, message: Message[Any]) -> None:
+        """Return those that wait for this message to the mailbox."""
+        self.mailbox.put_back(self._waiting.pop(self._key(message)))
+
+    @staticmethod
+    def _key(message: Message[Any]) -> tuple[type[Message[Any]], Any]:
+        assert message.order_key is not None  # noqa: S101 - the caller has looked
+        return type(message), getattr(message, message.order_key)
 
 
 class ActorCell:
@@ -237,17 +266,22 @@ class ActorCell:
     async def _serve(self, tasks: TaskGroup, actor: Actor[Any], service: _Service, slot: _Slot) -> None:
         mailbox, time, handlers = service.mailbox, asyncio.get_running_loop().time, actor.handlers
         try:
-            while (envelope := await mailbox.take()) is not None:
-                now = time()
+            following: Envelope | None = None  # the next one with the key of the message that has just ended
+            while (envelope := following or await mailbox.take()) is not None:
+                message, now = envelope.message, time()
+                if message.order_key is not None and following is None and not service.enter(message, envelope):
+                    continue
+                following = None
                 if envelope.expired(now):
                     self._dead_letter(envelope, "expired")
                     envelope.fail(AskTimeout(f"The {self.name} actor did not reach the message in time."))
+                    if message.order_key is not None:
+                        following = service.leave(message)
                     continue
                 if len(service.slots) < service.concurrency and not mailbox.takers:
                     self._spawn(tasks, actor, service)
                 request_id.set(envelope.request_id)
                 slot.envelope, slot.since = envelope, now
-                message = envelope.message
                 try:
                     value = await handlers[type(message)](actor, message)
                 except DriveError as error:
@@ -255,6 +289,8 @@ class ActorCell:
                 except BaseException as error:
                     if not is_bug(error):
                         envelope.fail(DeliveryError(f"The {self.name} actor was stopped."))
+                        if message.order_key is not None:
+                            service.put_back(message)
                         raise
                     self._crashed(envelope, error)
                 else:
@@ -263,6 +299,8 @@ class ActorCell:
                     slot.envelope = None
                     if (ended := time()) - envelope.sent_at > message.timeout * SLOW:
                         self._slow(envelope, now, ended)
+                if message.order_key is not None:
+                    following = service.leave(message)
         finally:
             service.slots.remove(slot)
 

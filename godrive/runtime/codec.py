@@ -1,8 +1,14 @@
 """Encodes messages, replies and errors.  No other module serialises them.
 
 The format is MessagePack.  The name of a message is not part of its bytes but of
-the subject that it is sent to.  An unknown or malformed message is ``Invalid``,
-because its sender is at fault; a malformed reply is a ``DeliveryError``.
+the subject that it is sent to.
+
+The two ends may be of different releases.  Fields that have their default are
+not sent, so a message that makes no use of what is new is understood by an older
+process.  A message that does, or that is not known at all, is refused as
+``NotUnderstood`` and never half understood: a field that is not known may be
+what limits the message.  In a reply, fields that are not known are ignored.  A
+malformed reply is a ``DeliveryError``.
 """
 
 from __future__ import annotations
@@ -12,8 +18,10 @@ from typing import Any
 
 import msgspec
 
-from godrive.errors import BY_CODE, DeliveryError, DriveError, Invalid
+from godrive.errors import BY_CODE, DeliveryError, DriveError, NotUnderstood
 from godrive.runtime.message import Ask, Contract, Message
+
+HINT = "Run one release in all processes; replace those that serve HTTP last."
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -43,15 +51,15 @@ def encode(message: Message[Any]) -> bytes:
 
 
 def decode(contract: type[Contract], name: str, data: bytes) -> Ask[Any, Any]:
-    """The message called *name* of *contract*.  Raises ``Invalid``."""
+    """The message called *name* of *contract*.  Raises ``NotUnderstood``."""
     try:
         type_ = contract.messages[name]
     except KeyError:
-        raise Invalid(f"The {contract.name} actor knows no message {name!r}.") from None
+        raise NotUnderstood(f"The {contract.name} actor knows no message {name!r}.", hint=HINT) from None
     try:
         message: Ask[Any, Any] = _decoder(type_).decode(data)
     except _MALFORMED as error:
-        raise Invalid(f"Malformed {name}: {error}") from None
+        raise NotUnderstood(f"The {contract.name} actor does not know this {name}: {error}", hint=HINT) from None
     return message
 
 

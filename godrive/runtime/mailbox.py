@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -72,9 +73,11 @@ class Mailbox:
         """Those that wait for a message."""
         self._putters: dict[asyncio.Future[bool], Envelope] = {}
         self._streak = 0
+        self.parked = 0
+        """Messages that were taken and wait for another with the same key; they count against the capacity."""
 
     def __len__(self) -> int:
-        return len(self._queue)
+        return len(self._queue) + self.parked
 
     def oldest(self) -> float | None:
         """When the first of the messages that wait was sent; ``None`` if none waits."""
@@ -82,7 +85,7 @@ class Mailbox:
 
     def offer(self, envelope: Envelope) -> bool:
         """Put without waiting.  ``False`` if full or closed."""
-        if self.closed or len(self._queue) >= self.capacity:
+        if self.closed or len(self._queue) + self.parked >= self.capacity:
             return False
         self._queue.append(envelope)
         if self.takers:
@@ -131,6 +134,12 @@ class Mailbox:
                     self.takers.remove(taker)
                 raise
         return None
+
+    def put_back(self, envelopes: Iterable[Envelope]) -> None:
+        """Return parked envelopes, in order, before all others."""
+        returned = list(envelopes)
+        self.parked -= len(returned)
+        self._queue.extendleft(reversed(returned))
 
     def pause(self) -> None:
         """Return ``None`` to every taker, and keep the envelopes."""

@@ -67,11 +67,15 @@ S = TypeVar("S")
 Handler = Callable[[S, M], Coroutine[Any, Any, R]]
 
 
+_OPTIONS = {"frozen": True, "omit_defaults": True, "forbid_unknown_fields": True}
+"""See :mod:`godrive.runtime.codec` for what two releases say to one another."""
+
+
 class _MessageMeta(msgspec.StructMeta):
     """Freezes each message and enters it in its contract's vocabulary."""
 
     def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> Any:
-        cls: Any = super().__new__(mcls, name, bases, namespace, **{**options, "frozen": True})
+        cls: Any = super().__new__(mcls, name, bases, namespace, **{**options, **_OPTIONS})
         for base in namespace.get("__orig_bases__", ()):
             arguments = get_args(base)
             if get_origin(base) in _KINDS and isinstance(arguments[0], type):
@@ -101,6 +105,8 @@ class Message(msgspec.Struct, Generic[A], metaclass=_MessageMeta, frozen=True):
     """The name of the handler: the message in snake case."""
     lane: ClassVar[Lane]
     """The lane that carries it; the contract's unless the message declares another."""
+    order_key: ClassVar[str | None] = None
+    """A field.  Messages of this type with the same value are handled in order, one at a time; others beside them."""
     timeout: ClassVar[float] = 15.0
     """Seconds that an ask of this type waits, unless the asker says otherwise."""
 

@@ -27,6 +27,7 @@ from godrive.errors import (
     DriveError,
     Invalid,
     MailboxFull,
+    NotUnderstood,
     TooLarge,
 )
 from godrive.runtime import Ask, ChildSpec, Event, Lane, Ref, codec, request_id
@@ -198,12 +199,12 @@ async def test_a_reply_that_makes_no_sense_is_a_delivery_error(
 
 
 MALFORMED = [
-    pytest.param("Say", b"\xc1", {}, ("invalid", "Say"), id="not MessagePack"),
-    pytest.param("Say", codec.encode(Say("a"))[:-1], {}, ("invalid", "Say"), id="cut short"),
-    pytest.param("Say", b"\x80", {}, ("invalid", "Say"), id="a field missing"),
-    pytest.param("Say", b"\x81\xa4word\x07", {}, ("invalid", "Say"), id="a field of a wrong type"),
-    pytest.param("Burn", b"\x80", {}, ("invalid", "unknown"), id="a message nobody knows"),
-    pytest.param("__class__", b"\x80", {}, ("invalid", "unknown"), id="a name of Python's"),
+    pytest.param("Say", b"\xc1", {}, ("not_understood", "Say"), id="not MessagePack"),
+    pytest.param("Say", codec.encode(Say("a"))[:-1], {}, ("not_understood", "Say"), id="cut short"),
+    pytest.param("Say", b"\x80", {}, ("not_understood", "Say"), id="a field missing"),
+    pytest.param("Say", b"\x81\xa4word\x07", {}, ("not_understood", "Say"), id="a field of a wrong type"),
+    pytest.param("Burn", b"\x80", {}, ("not_understood", "unknown"), id="a message nobody knows"),
+    pytest.param("__class__", b"\x80", {}, ("not_understood", "unknown"), id="a name of Python's"),
     pytest.param(
         "Say", codec.encode(Say("a")), {TIMEOUT: "soon"}, ("invalid", "Say"), id="a timeout that is no number"
     ),
@@ -226,7 +227,7 @@ async def test_a_message_that_is_not_one_is_refused_and_counted_and_never_handle
     async with process(server.url, namespace) as there:
         reply = await stranger.request(f"{namespace}.stage.{name}", body, timeout=5, headers=headers or None)
         assert (reply.headers or {})[ERROR] == code
-        assert isinstance(codec.decode_error(reply.data), Invalid | TooLarge)
+        assert isinstance(codec.decode_error(reply.data), Invalid | NotUnderstood | TooLarge)
         assert there.script.of(DeadLetter) == [DeadLetter("stage", counted, code)]
         assert there.script.log == ["start"]
         async with asker(server.url, namespace) as stage:

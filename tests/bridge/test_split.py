@@ -157,7 +157,7 @@ async def test_what_a_stranger_sends_is_refused_counted_and_shown(
                 await anyio.sleep(0.01)
         for message, body in (("TrashFile", b"\xff"), ("Burn", b"\x80"), ("TrashFile", b"\x80")):
             reply = await stranger.request(f"{namespace}.metadata.{message}", body, timeout=5)
-            assert (reply.headers or {})["Godrive-Error"] == "invalid"
+            assert (reply.headers or {})["Godrive-Error"] == "not_understood"
         assert core.dead_letters == {("metadata", "TrashFile"): 2, ("metadata", "unknown"): 1}
         shown = Metrics(core).render({}).decode()
         assert 'godrive_dead_letters_total{actor="metadata",message="unknown"} 1.0' in shown

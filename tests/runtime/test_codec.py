@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from godrive.errors import BY_CODE, DeliveryError, DriveError, Invalid
+from godrive.errors import BY_CODE, DeliveryError, DriveError, NotUnderstood
 from godrive.runtime import Ask, Contract, codec
 from tests.cases import each
 
@@ -60,23 +60,18 @@ def test_an_error_of_a_newer_peer_is_still_an_error() -> None:
 
 
 def test_a_message_nobody_knows_is_invalid() -> None:
-    with pytest.raises(Invalid, match="knows no message 'Burn'"):
+    with pytest.raises(NotUnderstood, match="knows no message 'Burn'"):
         codec.decode(Post, "Burn", b"\x80")
-
-
-def test_fields_of_a_newer_peer_are_ignored_and_missing_ones_take_their_default() -> None:
-    wire = msgspec.msgpack.encode({"letter": {"to": "you", "sent_at": NOW}, "colour": "red"})
-    assert codec.decode(Post, "Send", wire) == Send(Letter("you", NOW))
 
 
 VALID = codec.encode(Send(Letter("you", NOW, [b"a"]), 3))
 
 
 @given(st.binary(max_size=200) | st.builds(lambda cut: VALID[:cut], st.integers(0, len(VALID) - 1)))
-def test_whatever_arrives_a_message_is_whole_or_invalid(data: bytes) -> None:
+def test_whatever_arrives_a_message_is_whole_or_refused(data: bytes) -> None:
     try:
         message = codec.decode(Post, "Send", data)
-    except Invalid:
+    except NotUnderstood:
         return
     assert isinstance(message, Send)
     assert codec.decode(Post, "Send", codec.encode(message)) == message
@@ -91,9 +86,9 @@ def test_whatever_arrives_a_reply_is_whole_or_a_delivery_error(data: bytes) -> N
 
 @pytest.mark.parametrize("data", [b"\xa3ab\xff", b"\x91" * 100_000], ids=["not UTF-8", "bottomless"])
 def test_text_that_is_not_text_and_bottomless_nesting_are_refused(data: bytes) -> None:
-    with pytest.raises(Invalid):
+    with pytest.raises(NotUnderstood):
         codec.decode(Post, "Send", b"\x81\xa6letter" + data)
-    with pytest.raises(Invalid):
+    with pytest.raises(NotUnderstood):
         codec.decode(Post, "Send", b"\x81\xa6colour" + data)
     with pytest.raises(DeliveryError):
         codec.decode_reply(Send, data)
