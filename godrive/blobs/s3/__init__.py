@@ -19,6 +19,10 @@ How a key is written once, in a store that overwrites by nature:
   milliseconds.  An object key belongs to one upload, so only its owner can do
   that, to themselves.
 
+HEAD, GET, PUT, DELETE, lists and parts go over one HTTP session and are signed
+by us (:mod:`godrive.blobs.s3.transport`).  The SDK does the rest: credentials,
+the settings of the bucket, and requests that the store redirects.
+
 What a store lets people do without a right is probed in
 :mod:`godrive.blobs.s3.exposure`.
 """
