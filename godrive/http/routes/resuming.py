@@ -194,10 +194,11 @@ async def append_to_upload(call: Call, upload_id: UploadId) -> File | web.Respon
 async def _append(
     call: Call, upload_id: UploadId, offset: int, body: Pieces, *, wish: Wish, checksum: Checksum | None
 ) -> Upload:
-    drive, by, turn = call.drive, call.by, call.turn()
+    drive, by, turn, size = call.drive, call.by, call.turn(), length_of(call.request)
 
     def tell(durable: int) -> None:
-        send_interim(call.request, *_SUPPORTED, {**wish.version.interim, resumption.OFFSET: str(durable)})
+        if size is None or durable < offset + size:  # otherwise the final answer comes now
+            send_interim(call.request, *_SUPPORTED, {**wish.version.interim, resumption.OFFSET: str(durable)})
 
     try:
         upload = await resumable.append(
@@ -206,7 +207,7 @@ async def _append(
             upload_id,
             offset,
             body,
-            size=length_of(call.request),
+            size=size,
             length=wish.length,
             checksum=checksum,
             progress=tell,
@@ -218,7 +219,7 @@ async def _append(
         call.on_error(resumption.OFFSET, str(error.offset))
         raise
     except LengthMismatch as error:
-        if length_of(call.request) is None:  # the specification demands that such an upload ends
+        if size is None:  # the specification demands that such an upload ends
             await drive.metadata.ask(FailUpload(by, upload_id, error.detail))
         raise InconsistentLength(error.detail, field=error.field) from None
     except ChecksumMismatch as error:
