@@ -125,15 +125,15 @@ def create_app(
     app[BASES] = Bases(server, proxies)
     app.on_response_prepare.append(on_prepare(server.origins))
     lanes = Lanes()
-    for operation in (*OPERATIONS, *docs.routes.operations):
-        for path in (operation.path, operation.original):
-            if path is not None:
-                handler = bind(operation, drive, proxies, lanes, original=path == operation.original)
-                expect = expect_later if operation.moves_bytes else meet_expectation
-                pattern = path.replace(f"{{{PARAMETER}}}", f"{{{PARAMETER}:(?s:.*)}}")
-                app.router.add_route(operation.method, pattern, handler, expect_handler=expect)
-                if operation.method == hdrs.METH_GET:
-                    app.router.add_route(hdrs.METH_HEAD, pattern, handler, expect_handler=expect)
+    served = [(operation, path) for operation in (*OPERATIONS, *docs.routes.operations) for path in operation.paths]
+    # aiohttp tries the paths with the same beginning one after another, and those without parameters are quick.
+    for operation, path in sorted(served, key=lambda each: "{" in each[1]):
+        handler = bind(operation, drive, proxies, lanes, original=path == operation.original)
+        expect = expect_later if operation.moves_bytes else meet_expectation
+        pattern = path.replace(f"{{{PARAMETER}}}", f"{{{PARAMETER}:(?s:.*)}}")
+        app.router.add_route(operation.method, pattern, handler, expect_handler=expect)
+        if operation.method == hdrs.METH_GET:
+            app.router.add_route(hdrs.METH_HEAD, pattern, handler, expect_handler=expect)
     add_webhook_route(app, drive)
     health.remember(app, drive)
     return app

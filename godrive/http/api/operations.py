@@ -157,6 +157,11 @@ class Operation:
         return self.handler.__name__
 
     @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths that lead to it."""
+        return (self.path,) if self.original is None else (self.path, self.original)
+
+    @property
     def public(self) -> bool:
         """Whether anyone may call it."""
         return self.needs is PUBLIC
