@@ -36,6 +36,7 @@ from godrive.errors import (
     DigestMismatch,
     DriveError,
     Gone,
+    MailboxFull,
     OffsetMismatch,
     UploadFinished,
     UploadTakenOver,
@@ -144,8 +145,8 @@ async def append(
             _end_soon(work, appending.body)
             await asyncio.wait([work])
             raise
-        if work.cancelled():  # the store did not take in time what had arrived
-            raise UploadTakenOver
+        if work.cancelled():  # the store did not take in time what had arrived, or had no memory for it
+            raise UploadTakenOver if claim.wanted else MailboxFull("There is not enough free memory for this body now.")
         return work.result()
 
 

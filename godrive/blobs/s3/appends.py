@@ -72,7 +72,9 @@ class Appends(Reading, Writing):
         check = BodyCheck(None if size is None else size - staged.offset)
         source = TailedBody(self._tail(key, noted, staged.offset), body, check, digest)
         pieces = source.pieces()
-        reader = PartReader(pieces, size=None, sha256=None, memory=self.memory, slots=self.slots, digested=False)
+        reader = PartReader(
+            pieces, size=None, sha256=None, memory=self.memory, slots=self.slots, digested=False, small=0
+        )
         durable = staged.offset
         try:
             async with (

@@ -32,7 +32,8 @@ class PartReader:
     count against *memory*.  A body that is not small needs one of *slots*, so
     that many bodies wait instead of filling the memory.  Reading raises
     ``MailboxFull`` if the wait is too long, or memory is short nevertheless.
-    A body that is not *digested* has no ``sha256``.
+    A body that is not *digested* has no ``sha256``; one of *small* bytes
+    needs no slot; if that is 0, nothing is read without a slot.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class PartReader:
         memory: MemoryBudget | None = None,
         slots: Slots | None = None,
         digested: bool = True,
+        small: int = _SMALL,
     ) -> None:
         self._chunks = chunks
         self._slots = slots or Slots(1, sys.maxsize)
@@ -58,6 +60,7 @@ class PartReader:
         self._check = BodyCheck(size, sha256)
         self._digest = hashlib.sha256()
         self._digested = digested
+        self._small = small
 
     @property
     def received(self) -> int:
@@ -106,14 +109,15 @@ class PartReader:
         number = 1
         wanted = length(number)
         held = self._held
+        if not self._small:
+            await self._take_slot()
         async for chunk in self._chunks:
             self._check.count(len(chunk))
             if self._digested:
                 self._digest.update(chunk)
             held += chunk
-            if len(held) > _SMALL and not self._has_slot:
-                await self._slots.take(self)
-                self._has_slot = True
+            if len(held) > self._small and not self._has_slot:
+                await self._take_slot()
             if len(held) > LEAST:
                 self._memory.report(self, self.held_bytes())
             while len(held) > wanted:  # a part of exactly *wanted* bytes may be the last, so it waits for more
@@ -135,6 +139,10 @@ class PartReader:
         self._check.compare(self.sha256)
         self.ended = True
         yield bytes(held)
+
+    async def _take_slot(self) -> None:
+        await self._slots.take(self)
+        self._has_slot = True
 
 
 def part_size(number: int, size: int | None, *, smallest: int = PART_SIZE) -> int:

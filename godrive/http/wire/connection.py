@@ -260,6 +260,8 @@ class Connection(web.RequestHandler):
         every connection is when the server stops, so that a body on its way
         would never end.
         """
+        if self.transport is None:
+            return  # whoever reads the rest of a body whose connection is lost makes aiohttp parse on
         request = self._current_request
         if not (self._close or self._force_close) or request is None or request.content.is_eof():
             super().data_received(data)
