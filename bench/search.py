@@ -129,10 +129,7 @@ class Search:
             )
             places = ", ".join("?" * 15)
             database.executemany(f"INSERT INTO entries ({COLUMNS}) VALUES ({places})", self._names(ada, eve))
-            database.execute(
-                "UPDATE users SET (entry_count, live_bytes) = "
-                "(SELECT COUNT(*), COALESCE(SUM(size_bytes), 0) FROM entries WHERE owner_id = users.id)"
-            )
+            database.execute("UPDATE users SET entry_count = (SELECT COUNT(*) FROM entries WHERE owner_id = users.id)")
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         database.close()
 
