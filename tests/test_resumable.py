@@ -14,6 +14,7 @@ import pytest
 
 from godrive import resumable
 from godrive.blobs import Appendable, BlobStore, Staged, disk_appends, staged_of
+from godrive.blobs.running_digests import RunningDigests
 from godrive.drive import GoDrive
 from godrive.errors import (
     ChecksumMismatch,
@@ -534,3 +535,22 @@ async def test_a_join_gives_other_work_of_the_disk_its_turns(monkeypatch: pytest
         parts = await parts_of(drive, ann, DATA[:200_000], b"", DATA[200_000:])
         await check_file(drive, ann, await resumable.concatenate(drive, ann, parts, ROOT, "a.bin"), DATA)
     assert done == {"_copy": [70_000, 70_000, 60_000, 70_000, 30_000], "_read": [70_000] * 4 + [20_000]}
+
+
+async def test_the_digest_is_computed_if_the_process_that_had_the_bytes_is_gone(drive: GoDrive, ann: HostUser) -> None:
+    data = DATA * 30  # more than one part in S3
+    upload = await resumable.begin(drive, ann, ROOT, "a.bin", size=len(data))
+    blobs = drive.blobs
+    assert isinstance(blobs, Appendable)
+    claimed = await drive.metadata.ask(ClaimUpload(ann, upload.id, "one", 0))
+    async with aclosing(blobs.append(staged_of(claimed), chunks(data), size=len(data))) as steps:
+        last = [step async for step in steps][-1]
+    await drive.metadata.ask(AdvanceUpload(ann, upload.id, "one", 0, last.offset, last.state))
+    await blobs.close()
+    if hasattr(blobs, "_running"):
+        blobs._running = RunningDigests()  # as after a restart
+    await blobs.open()
+    assert isinstance(drive.clock, ManualClock)
+    drive.clock.advance(30)
+    assert (await drive.ingest.ask(Reconcile())).published == 1
+    await check_file(drive, ann, await resumable.offset(drive, ann, upload.id), data)

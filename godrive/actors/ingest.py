@@ -352,12 +352,12 @@ class IngestActor(Actor[Ingest]):
     async def _complete(self, upload: Upload, blob: BlobInfo) -> BlobInfo:
         """Add to the description of a blob what only the bytes can tell.
 
-        That is the digest, if one was declared and the store did not verify
-        it, and the media type, if none was declared.
+        That is the digest, if the store does not know it and one was declared, or
+        the bytes came in several requests; and the media type, if none was declared.
         """
         if blob.size_bytes != upload.size_bytes:
             return blob
-        if upload.sha256 is not None and blob.sha256 is None:
+        if blob.sha256 is None and (upload.sha256 is not None or upload.kind is UploadKind.RESUMABLE):
             patience = max(DigestBlob.timeout, blob.size_bytes / SLOWEST_READ)
             blob = replace(blob, sha256=await self._storage.ask(DigestBlob(upload.object_key), timeout=patience))
         if not upload.mime and blob.mime is None:
