@@ -22,6 +22,7 @@ from godrive.configfile import check
 from godrive.credentials import Keyring, TokenSigner, UrlSigner
 from godrive.errors import DriveError, StoreUnavailable
 from godrive.known_callers import KnownCallers
+from godrive.known_room import KnownRoom
 from godrive.log_in_limits import LogInLimits
 from godrive.memory import MemoryBudget
 from godrive.messages.auth import Auth
@@ -99,6 +100,7 @@ class GoDrive:
         self.config = config
         self.clock = clock or SystemClock()
         self.memory = MemoryBudget(config.server.memory_bytes)
+        self.known_room = KnownRoom(self.clock)
         self.packing: Packing | None = None
         """The blob store, if it stores small blobs in groups."""
         """The budget of bytes that this process buffers for clients: request bodies and answers."""

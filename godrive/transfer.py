@@ -47,7 +47,7 @@ from godrive.model import (
     Which,
     new_id,
 )
-from godrive.principal import Principal
+from godrive.principal import Principal, user_of
 
 if TYPE_CHECKING:
     from godrive.drive import GoDrive
@@ -176,7 +176,10 @@ async def store_small(
     assert packing is not None  # noqa: S101 - or nothing is small
     async with turn():
         await check_admission(drive.blobs, drive.config.blobs, size)
-        await drive.metadata.ask(CheckRoom(by, size, on_conflict))
+        user_id, replaces = user_of(by), on_conflict is OnConflict.REPLACE
+        if not drive.known_room.take(user_id, size, replaces=replaces):
+            room = await drive.metadata.ask(CheckRoom(by, size, on_conflict))
+            drive.known_room.keep(user_id, room.size_bytes - size, room.rows - 1, replaces=replaces)
     if sha512 is not None and (digest := hashlib.sha512(content).hexdigest()) != sha512:
         raise DigestMismatch(f"The bytes that arrived have the SHA-512 {digest}.")
     blob_id, upload_id = new_id(), UploadId(new_id())
@@ -192,6 +195,7 @@ async def store_small(
             is_asked = True
             file = await drive.metadata.ask(stored)
     except BaseException as error:
+        drive.known_room.forget(user_id)
         is_unknown = is_asked and (not isinstance(error, DriveError) or isinstance(error, _UNKNOWN))
         made = await _to_the_end(_settle(drive, stored, is_unknown=is_unknown))
         if made is None or not isinstance(error, DriveError):

@@ -19,7 +19,7 @@ FLOORS: list[set[str]] = [
     {"errors"},
     {"backoff", "model", "clock", "email_address", "logger", "memory", "network", "paths", "webhook_signature"},
     {"append_turns", "callbacks", "config", "principal", "rate_limit"},
-    {"configfile", "known_callers"},
+    {"configfile", "known_callers", "known_room"},
     # machinery: packages that do not know one another
     {"runtime", "blobs", "catalog", "credentials", "log_writer"},
     # contracts

@@ -18,6 +18,7 @@ from godrive.model import (
     UploadId,
     UploadKind,
     UploadState,
+    Value,
 )
 from godrive.principal import Principal
 from godrive.runtime import Ask, Lane
@@ -142,8 +143,18 @@ class PublishUpload(Ask[Metadata, File]):
     upload: Upload | None = None
 
 
-class CheckRoom(Ask[Metadata, None]):
-    """Check that the user behind *by* may store a file of that size now.  Raises ``QuotaExceeded``, ``NotFound``."""
+class Room(Value):
+    """What a user may still store: bytes, and files."""
+
+    size_bytes: int
+    rows: int
+
+
+class CheckRoom(Ask[Metadata, Room]):
+    """Return the room of the user behind *by* if they may store a file of that size now.
+
+    Raises ``QuotaExceeded``, ``NotFound``.
+    """
 
     by: Principal
     size_bytes: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from godrive.catalog import Tx
 from godrive.errors import NameTaken
-from godrive.messages.uploads import CheckRoom, StoreFile
+from godrive.messages.uploads import CheckRoom, Room, StoreFile
 from godrive.model import File, FileId, OnConflict, Upload, new_id
 from godrive.principal import Verb, user_of
 from godrive.rules import folders, rows
@@ -19,17 +19,26 @@ from godrive.rules.registry import Env, rule
 from godrive.rules.room import HAS_ROOM, limits_of, no_room
 from godrive.rules.uploads import check_offer
 
-_CHECK = f"SELECT 1 FROM users WHERE {HAS_ROOM}"
+_CHECK = (
+    "SELECT quota_bytes - live_bytes - trash_bytes - version_bytes - reserved_bytes, upload_count, entry_count, "
+    f"version_count FROM users WHERE {HAS_ROOM}"
+)
 _STORED = f"SELECT {rows.FILE} FROM entries WHERE id = (SELECT file_id FROM versions WHERE id = $1)"
 
 
 @rule(CheckRoom)
-async def check_room(tx: Tx, ask: CheckRoom, env: Env) -> None:
+async def check_room(tx: Tx, ask: CheckRoom, env: Env) -> Room:
     """As ``CheckRoom`` says."""
     check_scope(ask.by, Verb.CREATE)
     owner_id, replaces = user_of(ask.by), ask.on_conflict is OnConflict.REPLACE
-    if await tx.one(_CHECK, owner_id, ask.size_bytes, *limits_of(env.config.auth, replaces=replaces)) is None:
+    limits = limits_of(env.config.auth, replaces=replaces)
+    row = await tx.one(_CHECK, owner_id, ask.size_bytes, *limits)
+    if row is None:
         raise await no_room(tx, owner_id, ask.size_bytes, env.config.auth, replaces=replaces)
+    left, pending, entries, versions = row
+    most_pending, most_entries, most_versions = limits
+    room = min(most_pending - pending, most_entries - entries - pending, most_versions - versions - pending)
+    return Room(size_bytes=rows.MOST_BYTES if left is None else left, rows=room)
 
 
 @rule(StoreFile, writes=True)
