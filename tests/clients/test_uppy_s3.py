@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import anyio
 import pytest
 
 from godrive.blobs.parts import SMALLEST_PART
@@ -57,7 +58,8 @@ class Shop:
             "token": person.token,
             "name": name,
         }
-        return await self.jobs.run("page", "uppy-s3", content, **given)
+        with anyio.fail_after(90):
+            return await self.jobs.run("page", "uppy-s3", content, **given)
 
     @asynccontextmanager
     async def store(self) -> AsyncIterator[S3BlobStore]:
@@ -144,27 +146,30 @@ async def test_a_cancelled_upload_leaves_nothing_at_the_store(shop: Shop, versio
             (upload,) = await person.files("/v1/uploads", "uploads")
             return upload
 
-        while (await state())["state"] == "pending":
-            await asyncio.sleep(0.05)
-        assert (await state())["state"] == "aborted"
-        assert await files(person) == []
-        while await shop.unfinished():
-            await asyncio.sleep(0.05)
+        with anyio.fail_after(60):
+            while (await state())["state"] == "pending":
+                await asyncio.sleep(0.05)
+            assert (await state())["state"] == "aborted"
+            assert await files(person) == []
+            while await shop.unfinished():
+                await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize("content", [b"small", b""])
 async def test_a_small_file_goes_up_in_one_put(shop: Shop, version: int, content: bytes) -> None:
     async with shop.person() as person, shop.line():
         await shop.uppy(version, person, content, multipart=False)
-        while await files(person) != [("film.bin", len(content))]:
-            await asyncio.sleep(0.05)
+        with anyio.fail_after(60):
+            while await files(person) != [("film.bin", len(content))]:
+                await asyncio.sleep(0.05)
         assert await content_of(person) == content
 
 
 async def test_a_refusal_reaches_the_user_as_its_reason(shop: Shop, version: int) -> None:
     async with shop.person() as person, shop.line():
         await shop.uppy(version, person, b"first", multipart=False)
-        while not await files(person):
-            await asyncio.sleep(0.05)
+        with anyio.fail_after(60):
+            while not await files(person):
+                await asyncio.sleep(0.05)
         with pytest.raises(Exception, match="already"):
             await shop.uppy(version, person)
