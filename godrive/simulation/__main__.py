@@ -19,6 +19,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (all processors)")
     parser.add_argument("--replay", metavar="PLAN", help="run one seed, or what shrinking left of it, and trace it")
     parser.add_argument("--shrink", metavar="PLAN", help="find a shorter run that fails too")
+    parser.add_argument("--stop", action="store_true", help="stop at the first seed that fails")
     parser.add_argument("--digests", action="store_true", help="print the digest of every run")
     options = parser.parse_args()
     runner.prepare()
@@ -36,7 +37,8 @@ def main() -> int:
 def _run(options: argparse.Namespace) -> int:
     plans = [Plan(seed) for seed in range(options.first, options.first + options.seeds)]
     started, done, failed, cpu, shown = time.monotonic(), 0, 0, 0.0, 0.0
-    for outcome in runner.outcomes(plans, jobs=options.jobs):
+    results = runner.outcomes(plans, jobs=options.jobs)
+    for outcome in results:
         done += 1
         cpu += outcome.cpu
         if options.digests:
@@ -44,9 +46,12 @@ def _run(options: argparse.Namespace) -> int:
         if outcome.problem:
             failed += 1
             print(f"seed {outcome.plan.seed} fails: {outcome.problem.splitlines()[0][:400]}")
+            if options.stop:
+                break
         if sys.stderr.isatty() and time.monotonic() - shown > 0.5:
             shown = time.monotonic()
             print(f"\r{done} of {len(plans)} seeds, {failed} failed", end="", file=sys.stderr)
+    results.close()
     seconds = time.monotonic() - started
     print(f"{done} seeds, {failed} failed, {cpu / max(1, done):.3f} s of CPU each, {seconds:.1f} s in all")
     return bool(failed)

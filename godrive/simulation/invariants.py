@@ -78,7 +78,7 @@ async def _let_all_end(world: World) -> None:
             left = {name: found for name, sql in _UNFINISHED.items() if (found := rows(world, sql))}
             if not left:
                 return
-            await asyncio.sleep(5)
+            await asyncio.sleep(2)
         world.machine.offset += LONGEST_RETRY
         life = await _serving(world)
         await _ask(life, life.drive.janitor.ask, Sweep(trust_clock=True))

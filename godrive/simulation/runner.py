@@ -13,7 +13,7 @@ import selectors
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -37,7 +37,7 @@ def prepare() -> None:
     gc.freeze()
 
 
-def outcomes(plans: Iterable[Plan], *, jobs: int, limit: float = 120.0) -> Iterator[Outcome]:
+def outcomes(plans: Iterable[Plan], *, jobs: int, limit: float = 120.0) -> Generator[Outcome, None, None]:
     """Run plans in *jobs* processes at a time, in the order in which they end.  *limit* bounds a run in seconds."""
     waiting, running = iter(plans), selectors.DefaultSelector()
     try:

@@ -25,6 +25,7 @@ from unittest.mock import patch
 import aiosqlite.core
 from anyio._backends import _asyncio as anyio_backend
 
+from godrive import tree
 from godrive.blobs import disk as _disk  # noqa: F401 - imported, so that it is found
 from godrive.simulation.file_system import FileSystem
 from godrive.simulation.loop import SimulatedLoop, process
@@ -110,6 +111,8 @@ def installed(
         (aiosqlite.core, "SimpleQueue", Calls),
         (socket, "socket", SimulatedSocket),
         (anyio_backend, "CancelScope", OrderedScope),
+        (tree, "SETTLE_EVERY", 2.0),  # an idle drive spends its time on these
+        (tree, "INDEX_EVERY", 2.0),
     ]
     disk = FileSystem()
     for name, module in sorted(sys.modules.items()):
