@@ -109,7 +109,7 @@ async def test_an_append_while_the_store_is_down_is_answered_503_and_goes_on_aft
         with anyio.fail_after(60):
             while 503 not in upload.statuses:
                 await anyio.sleep(0.01)
-            await anyio.sleep(DOWN_FOR)
+        await anyio.sleep(DOWN_FOR)
         assert not running.done()
         async with Line.open(port, ceph_gateway.port):
             with anyio.fail_after(120):
