@@ -51,6 +51,8 @@ async def test_whenever_it_is_killed_what_was_acknowledged_is_listed_once_and_wh
                     await anyio.sleep(0.001)
                 await anyio.to_thread.run_sync(drive_server.kill9)
 
+    # A small body whose rows were not written when the process was killed is an orphan; now nothing is on its way.
+    drive_server.tables["janitor"]["orphan_age"] = 0.0
     drive_server.start()
     async with Client.connect(drive_server.url) as client:
         await client.enter()
