@@ -160,7 +160,13 @@ class Life(Process):
         finally:
             if machine.life is self:
                 machine.life = None
-            self.ended.set()
+            within(WORLD, machine.loop.call_soon, self._exit)
+
+    def _exit(self) -> None:
+        """The process has ended by itself: its kernel closes what it has open."""
+        self.alive = False
+        self.machine.loop.network.kill(self)
+        self.ended.set()
 
     def stop(self) -> None:
         """Stop in good order."""

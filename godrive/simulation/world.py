@@ -191,7 +191,7 @@ class World:
         while True:
             life = self.machine.boot()
             await life.ended.wait()
-            if life.alive and life.error is not None:
+            if life.error is not None:
                 failures = 0 if life.serving.is_set() else failures + 1
                 self.trace("ended", life.name, detail=repr(life.error))
                 if failures > 15:
