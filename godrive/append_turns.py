@@ -68,7 +68,7 @@ class AppendTurns:
 
     @asynccontextmanager
     async def take(self, upload_id: UploadId) -> AsyncIterator[Turn]:
-        """Have the turn of the upload.  Whoever has it, or waits for it, is told to give way.
+        """Have the turn of the upload.  The request that has it, and those that wait for it, are told to give way.
 
         Raises ``StoreUnavailable`` if the append before does not end, because the store does not answer.
         """

@@ -2,7 +2,7 @@
 
 Theory of operation.  The row of an upload comes first, with its bytes reserved;
 then the store's id of its parts, then signed requests for the parts.  Parts that
-have arrived are in the store and nowhere else, so whoever resumes an upload
+have arrived are in the store and nowhere else, so a client that resumes an upload
 lists them there.  Joining them makes the blob, which is then published like any
 other: it is known by its HEAD, however often and by whom it was joined.
 """

@@ -103,7 +103,7 @@ def test_everything_that_ci_installs_is_pinned() -> None:
     if Path(sys.prefix) != REPOSITORY / ".venv":
         pytest.skip("only the environment that the scripts make has just what is pinned")
     installed = {dist.name: dist.version for dist in importlib.metadata.distributions()}
-    for name in ("godrive", "pip", "setuptools"):
+    for name in ("godrive-server", "pip", "setuptools"):
         installed.pop(name, None)
     assert {name: version for name, version in installed.items() if pins.get(name) != version} == {}
 

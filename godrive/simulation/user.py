@@ -270,7 +270,7 @@ class User(Account):
         )
         answer = await self._insist(method, path, json=body)
         if answer.code != "not_found":
-            self.fail(f"{method} {path} of somebody else answered {answer.status} {answer.body[:300]!r}")
+            self.fail(f"{method} {path} of another user answered {answer.status} {answer.body[:300]!r}")
 
     async def _look_around(self) -> None:
         await self.check()

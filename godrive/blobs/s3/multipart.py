@@ -1,4 +1,4 @@
-"""Multipart uploads at the store: the calls, for whoever sends the parts.
+"""Multipart uploads at the store: the calls, for this server and for clients that send parts.
 
 A multipart upload has an id and a key.  Its parts are invisible until it is
 completed, and a part with the number of another one replaces it.  The ETag of

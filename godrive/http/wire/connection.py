@@ -261,7 +261,7 @@ class Connection(web.RequestHandler):
         would never end.
         """
         if self.transport is None:
-            return  # whoever reads the rest of a body whose connection is lost makes aiohttp parse on
+            return  # a reader of the rest of a body whose connection is lost makes aiohttp parse on
         request = self._current_request
         if not (self._close or self._force_close) or request is None or request.content.is_eof():
             super().data_received(data)
