@@ -13,8 +13,9 @@ import pytest
 
 from godrive.backup.create import Progress, create
 from godrive.backup.restore import restore
-from godrive.backup.target import Snapshot, open_target
+from godrive.backup.target import Snapshot, new_id, open_target
 from godrive.backup.verify import chosen, prune, verify
+from godrive.blobs import is_key
 from godrive.catalog.copy import copy_catalog
 from godrive.clock import SystemClock
 from godrive.config import Config
@@ -242,6 +243,13 @@ async def test_a_prune_keeps_what_the_kept_snapshots_name_and_nothing_else(tmp_p
             assert [snapshot.id for snapshot in await target.snapshots()] == [second.id]
             assert await prune(target, [second]) == (0, 0)
         assert await problems(drive.config, backup) == []
+
+
+def test_ids_sort_by_time_within_a_second_too() -> None:
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    ids = [new_id(start + timedelta(microseconds=number * 37)) for number in range(500)]
+    assert sorted(ids) == ids
+    assert all(is_key(f"snapshot/{each}") for each in ids)
 
 
 def test_the_snapshots_to_keep_are_the_newest_of_each_period() -> None:

@@ -50,8 +50,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def new_id(now: datetime) -> str:
-    """Return an id for a snapshot.  Ids sort by time."""
-    return f"{now:%Y%m%dt%H%M%Sz}-{secrets.token_hex(2)}"
+    """Return an id for a snapshot.  Ids sort by time, to the microsecond."""
+    return f"{now:%Y%m%dt%H%M%S}{now.microsecond:06}z-{secrets.token_hex(2)}"
 
 
 class Target:
