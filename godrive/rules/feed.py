@@ -13,8 +13,9 @@ changes that were deleted between the two statements.
 from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import blake2b
+from string import ascii_lowercase, ascii_uppercase, digits
 
 import msgspec
 
@@ -32,6 +33,8 @@ KINDS = {kind.value: ChangeKind(kind.value) for kind in FileEventKind if kind is
 KINDS[FileEventKind.RENAMED.value] = ChangeKind.MOVED
 """What clients call the kinds of the log."""
 _DIGEST_BYTES, _NUMBER_BYTES = 12, 8
+_DIGITS = f"{ascii_uppercase}{ascii_lowercase}{digits}-_"
+"""Those of URL-safe Base64 (RFC 4648, section 5)."""
 _CURSOR_LENGTH = (_DIGEST_BYTES + _NUMBER_BYTES) * 4 // 3 + 1
 
 _STATE = (
@@ -141,7 +144,14 @@ def _drive(owner_id: UserId, nonce: str) -> str:
 
 
 def _make(drive: str, number: int) -> str:
-    return drive + urlsafe_b64encode(number.to_bytes(_NUMBER_BYTES)).rstrip(b"=").decode()
+    """Return the cursor after that change.  A page has one for each: only the last two bytes are encoded anew."""
+    last = number & 0xFFFF
+    return f"{_begin(drive, number >> 16)}{_DIGITS[last >> 10]}{_DIGITS[last >> 4 & 63]}{_DIGITS[last << 2 & 63]}"
+
+
+@lru_cache(256)
+def _begin(drive: str, number: int) -> str:
+    return drive + urlsafe_b64encode(number.to_bytes(_NUMBER_BYTES - 2)).decode()
 
 
 def _read(cursor: str) -> tuple[str, int]:
