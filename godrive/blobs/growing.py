@@ -36,6 +36,8 @@ class GrowingFile(StagingFile):
 
     def __init__(self, folder: int, key: ObjectKey, start: int, digest: Digest | None = None) -> None:
         super().__init__(Staging(folder, named=True), name=name_of(key), start=start)
+        self.durable = start
+        """The length that is durable."""
         self._running = digest
 
     def create(self) -> int:
@@ -64,8 +66,8 @@ class GrowingFile(StagingFile):
             for chunk in chunks:
                 self._running.update(chunk)
 
-    def write_rest(self, chunks: Sequence[bytes | memoryview], *, digested: bool, last: bool) -> int:
-        """Write *chunks*, make durable what was written, and return the length.
+    def write_rest(self, chunks: Sequence[bytes | memoryview], *, digested: bool, last: bool) -> None:
+        """Write *chunks*, and make *durable* what was written.
 
         Unless they are *digested* elsewhere, also update the SHA-256.  All blocks
         are written; what is left of the last one waits for the next bytes, so that
@@ -84,7 +86,7 @@ class GrowingFile(StagingFile):
         os.fdatasync(fd)
         if last:
             self.close()
-        return self.start + self.written - waiting
+        self.durable = self.start + self.written - waiting
 
     def cut(self, length: int) -> None:
         """Cut off what was written after *length* bytes, if it can be, and close the file."""

@@ -6,9 +6,8 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from functools import partial
 
-from godrive.blobs.failures import failures
 from godrive.blobs.growing import GrowingFile
-from godrive.blobs.staged_write import StagedWrite
+from godrive.blobs.staged_write import SerialExecutor, StagedWrite
 
 APPENDED = 2 << 20
 """The most bytes that go to a thread in one call.  Fewer than for a put: the end of each append waits for the last."""
@@ -20,7 +19,7 @@ class StagedAppend(StagedWrite):
     """A body being appended to a growing file."""
 
     staged: GrowingFile
-    _syncing: asyncio.Future[int] | None = None
+    _syncing: SerialExecutor | None = None
 
     async def steps(self, body: AsyncIterable[bytes | memoryview], *, whole: bool) -> AsyncGenerator[int]:
         """Receive *body*, and yield the length of the file each time that more of it is durable.
@@ -59,27 +58,30 @@ class StagedAppend(StagedWrite):
         return True
 
     async def _make_durable(self, *, last: bool) -> int:
-        """Write the rest, sync, and return the length.  One call does both, because each costs a change of threads."""
+        """Write the rest, sync, and return the length.  One call does both, because each costs a change of threads.
+
+        The digest may lag behind; :meth:`end` waits for it.
+        """
         rest, self._rest, self._collected = self._rest, [], 0
-        for executor in self._executors:
-            await executor.settle(0)
-        work = partial(self.staged.write_rest, rest, digested=bool(self._executors), last=last)
-        self._syncing = syncing = asyncio.get_running_loop().run_in_executor(self._disk, work)
-        if self._executors and rest:
-            _, digests = self._executors
+        write = partial(self.staged.write_rest, digested=bool(self._executors), last=last)
+        if self._executors:
+            self._syncing, digests = self._executors
             digests.push(rest)
-            await digests.settle(0)
-        await asyncio.wait([syncing])
-        with failures():
-            return syncing.result()
+        else:
+            self._syncing = SerialExecutor(self._disk, write)
+        self._syncing.push(rest, write)
+        await self._syncing.settle(0)
+        return self.staged.durable
 
     async def end(self, durable: int) -> None:
-        """Stop writing, cut off what is not durable, and close the file."""
+        """Stop writing, finish the digest of what was passed on, cut off what is not durable, and close the file."""
         self._rest, self._collected = [], 0
-        for executor in self._executors:
-            await executor.stop()
         if self._syncing is not None:
-            await asyncio.wait([self._syncing])
+            await self._syncing.stop()
+        if self._executors:
+            disk, digests = self._executors
+            await disk.stop()
+            await digests.settle(0)
         self._memory.report(self, 0)
         if self.staged.begun:
             await asyncio.get_running_loop().run_in_executor(self._disk, self.staged.cut, durable)

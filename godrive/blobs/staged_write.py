@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, Callable
 from concurrent.futures import Executor
-from functools import partial
+from contextlib import suppress
 
 from godrive.blobs.body_check import BodyCheck
 from godrive.blobs.failures import failures
@@ -24,6 +24,8 @@ BATCH = 4 << 20
 """The most bytes that go to a thread in one call.  A smaller body takes one call."""
 AHEAD = 2
 """Batches that may wait in an executor while the next one is received."""
+_IN_A_ROW = 4
+"""Calls after which a thread serves others."""
 
 
 def share(most: int, users: int, *, halved: int = 4) -> int:
@@ -166,32 +168,49 @@ class StagedWrite:
 class SerialExecutor:
     """Runs calls one after another in the threads of a pool.
 
-    It waits with ``asyncio.wait``, because cancelling that neither cancels the
-    call nor loses its result.
+    A thread goes on with the next call without a turn of the loop in between.
+    After some it ends, because others use the pool too.  The loop waits with
+    ``asyncio.wait``, because cancelling that neither cancels a call nor loses
+    its result.
     """
 
     def __init__(self, pool: Executor, call: Callable[[Batch], None]) -> None:
-        self.held = 0
-        """Bytes in the calls that have not ended."""
         self._pool = pool
         self._call = call
-        self._waiting: deque[Batch] = deque()
+        self._waiting: deque[tuple[Callable[[Batch], object], Batch, int]] = deque()
         self._running: asyncio.Future[None] | None = None
+        self._progress: asyncio.Future[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        # The loop changes what was pushed, the thread what has ended.
+        self._pushed = self._pushed_bytes = self._ended = self._ended_bytes = 0
 
-    def push(self, batch: Batch) -> None:
-        """Queue a call with *batch*."""
-        self.held += _size(batch)
-        self._waiting.append(batch)
+    @property
+    def held(self) -> int:
+        """Bytes in the calls that have not ended."""
+        return self._pushed_bytes - self._ended_bytes
+
+    def push(self, batch: Batch, call: Callable[[Batch], object] | None = None) -> None:
+        """Queue a call with *batch*, by default that of this executor."""
+        size = sum(map(len, batch))
+        self._pushed += 1
+        self._pushed_bytes += size
+        self._waiting.append((call or self._call, batch, size))
         if self._running is None:
-            self._next()
+            self._run()
 
     async def settle(self, left: int) -> None:
         """Wait until at most *left* calls are pending.  Raises the first error of a call, every time from then on."""
-        while self._running is not None and len(self._waiting) + 1 > left:
-            running = self._running
-            await asyncio.wait([running])
-            with failures():
-                running.result()
+        while (running := self._running) is not None:
+            if running.done():
+                with failures():
+                    running.result()
+            self._progress = progress = self._loop.create_future()
+            try:
+                if self._pushed - self._ended <= left:
+                    return
+                await asyncio.wait([running, progress], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                self._progress = None
 
     async def stop(self) -> None:
         """Drop the queued calls and wait for the running one."""
@@ -199,24 +218,41 @@ class SerialExecutor:
         if self._running is not None:
             await asyncio.wait([self._running])
 
-    def _next(self) -> None:
-        batch = self._waiting.popleft()
-        self._running = asyncio.get_running_loop().run_in_executor(self._pool, self._call, batch)
-        self._running.add_done_callback(partial(self._ended, _size(batch)))
+    def _run(self) -> None:
+        self._running = self._loop.run_in_executor(self._pool, self._work)
+        self._running.add_done_callback(self._stopped)
 
-    def _ended(self, size: int, ended: asyncio.Future[None]) -> None:
-        self.held -= size
-        if ended.exception() is not None:
+    def _work(self) -> None:
+        """The thread: make the calls that wait."""
+        for _ in range(_IN_A_ROW):
+            try:
+                call, batch, size = self._waiting.popleft()
+            except IndexError:
+                return
+            try:
+                call(batch)
+            finally:
+                del batch
+                self._ended += 1
+                self._ended_bytes += size
+                if self._progress is not None:
+                    self._loop.call_soon_threadsafe(self._tell)
+
+    def _tell(self) -> None:
+        if self._progress is not None and not self._progress.done():
+            self._progress.set_result(None)
+
+    def _stopped(self, stopped: asyncio.Future[None]) -> None:
+        if stopped.exception() is not None:
             self._drop()
         elif self._waiting:
-            self._next()
+            self._run()
         else:
             self._running = None
 
     def _drop(self) -> None:
-        self.held -= sum(map(_size, self._waiting))
-        self._waiting.clear()
-
-
-def _size(batch: Batch) -> int:
-    return sum(map(len, batch))
+        while self._waiting:
+            with suppress(IndexError):  # a thread takes from it too
+                _, _, size = self._waiting.popleft()
+                self._pushed -= 1
+                self._pushed_bytes -= size

@@ -42,6 +42,8 @@ _BUFFER = 2 << 20
 _BLOCK = 4096
 _LARGE = 16 * _BLOCK
 _DIRECT_AFTER = 16 * _BUFFER
+_REFUSALS = 4
+"""Chunks whose memory is not aligned, after which no other one is expected to be."""
 
 
 class Abandoned(Exception):
@@ -194,17 +196,20 @@ class DirectWriter:
         self._written = length
         self._wanted = bool(_DIRECT) and length % _BLOCK == 0
         self._direct = False
-        self._unaligned_refused = False
+        self._refusals = 0
 
     def write(self, chunk: memoryview) -> None:
         """Append *chunk*.  Bytes that do not fill the buffer may stay in it."""
+        may_be_aligned = self._refusals < _REFUSALS
         while chunk:
             blocks = len(chunk) - len(chunk) % _BLOCK
-            if blocks and not self._filled and not self._unaligned_refused:
-                chunk = chunk[self._put(chunk[:blocks], ours=False) :]
+            if blocks and not self._filled and may_be_aligned:
+                written = self._put(chunk[:blocks], ours=False)
+                may_be_aligned = written > 0
+                chunk = chunk[written:]
                 continue
             room = _BUFFER - self._filled
-            if self._filled and blocks >= _LARGE and not self._unaligned_refused:
+            if self._filled and blocks >= _LARGE and may_be_aligned:
                 room = -self._filled % _BLOCK  # a large chunk goes on where its memory is in step with the file
             taken = min(len(chunk), room)
             self._buffer[self._filled : self._filled + taken] = chunk[:taken]
@@ -245,7 +250,7 @@ class DirectWriter:
                 raise
             if ours:
                 self._stop()  # this file system has no direct I/O after all
-            self._unaligned_refused = True
+            self._refusals += 1
             return 0
         self._written += written
         if written % _BLOCK:

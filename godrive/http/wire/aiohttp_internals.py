@@ -9,9 +9,10 @@ and ``_http_parser.pyx``, run the tests, and raise the limit in pyproject.toml.
 
 from __future__ import annotations
 
+from aiohttp.http import HttpRequestParser
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
+from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
 __all__ = [
     "CHECKED",
@@ -19,6 +20,7 @@ __all__ = [
     "HANDLER",
     "READER",
     "RequestPayloadError",
+    "new_parser",
     "parse_error",
     "take_unread",
     "unread_bytes",
@@ -46,6 +48,21 @@ READER = {
     "_size": "bytes that were received and not read",
 }
 """Attributes of ``StreamReader``."""
+
+
+def new_parser(handler: RequestHandler) -> HttpRequestParser:
+    """Return a parser as that of *handler*, which begins with a request line.  Bodies are left compressed."""
+    return HttpRequestParser(
+        handler,
+        handler._loop,
+        handler._read_bufsize,
+        max_line_size=handler.max_line_size,
+        max_field_size=handler.max_field_size,
+        max_headers=handler.max_headers,
+        payload_exception=RequestPayloadError,
+        auto_decompress=False,
+        max_msg_queue_size=handler._max_msg_queue_size,
+    )
 
 
 def unread_bytes(body: StreamReader) -> int:

@@ -33,7 +33,13 @@ from godrive.http.api.problems import (
 )
 from godrive.http.observe.middleware import REQUEST_ID, identify
 from godrive.http.observe.request_log import logger
-from godrive.http.wire.aiohttp_internals import EMPTY_PAYLOAD, RequestPayloadError, parse_error, unread_bytes
+from godrive.http.wire.aiohttp_internals import (
+    EMPTY_PAYLOAD,
+    RequestPayloadError,
+    new_parser,
+    parse_error,
+    unread_bytes,
+)
 from godrive.http.wire.connection_limit import ConnectionLimit
 from godrive.http.wire.sendfile import STALLED, UNSENT, WRITE_HIGH_WATER, is_tls, limit_unsent
 from godrive.memory import MemoryBudget
@@ -152,6 +158,12 @@ class Connection(web.RequestHandler):
     def close_after_answer(self) -> None:
         """Answer one more request, and say ``Connection: close`` with it."""
         self._is_last = True
+
+    def skip_body(self) -> None:
+        """Expect the next request: all of the body of the current one came past the parser."""
+        self._active_at = time.monotonic()
+        if self._parser is not None:
+            self._parser = new_parser(self)
 
     def _has_answered(self) -> bool:
         return self._answered >= self._request_count

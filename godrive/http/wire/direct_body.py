@@ -3,9 +3,8 @@
 aiohttp's parser and reader copy each byte three times on its way to the
 handler.  A body of known length needs no parsing, so while a large one is
 received the transport has another protocol: the kernel writes into the buffers
-that the store reads, at the alignment that direct writes need.  Then aiohttp
-gets its connection back.  Its parser has not seen the body, so the connection
-ends with the answer.
+that the store reads, at the alignment that direct writes need.  No byte behind
+the body is read.  Then aiohttp gets its connection back.
 """
 
 from __future__ import annotations
@@ -15,8 +14,6 @@ import mmap
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-
-from aiohttp.web_protocol import RequestHandler
 
 from godrive.blobs.staged_write import share
 from godrive.http.wire.sendfile import is_tls
@@ -44,12 +41,25 @@ class DirectBodies:
         self._memory = memory
         self._spare: list[mmap.mmap] = []
 
-    def begin(self, transport: asyncio.Transport, behind: RequestHandler, length: int, seen: int) -> DirectBody:
-        """Take over a connection for the rest of a body of *length* bytes, after *seen* received bytes."""
+    def begin(
+        self, transport: asyncio.Transport, behind: asyncio.Protocol, length: int, seen: int, arrived: bytes = b""
+    ) -> DirectBody:
+        """Take over a connection for the rest of a body of *length* bytes.
+
+        *seen* of them were taken before; those that have *arrived* since come first.  More must be to come.
+        """
         self._open += 1
         spare, self._spare = self._spare, []
         return DirectBody(
-            transport, behind, length, seen, piece=self._piece, memory=self._memory, buffers=spare, ended=self._ended
+            transport,
+            behind,
+            length,
+            seen,
+            arrived,
+            piece=self._piece,
+            memory=self._memory,
+            buffers=spare,
+            ended=self._ended,
         )
 
     def _piece(self) -> int:
@@ -62,7 +72,7 @@ class DirectBodies:
 
 
 class DirectBody(asyncio.BufferedProtocol):
-    """The rest of a body of *length* bytes, after *seen* received bytes, in pieces as they fill up.
+    """The rest of a body of *length* bytes, after *seen* taken bytes, in pieces as they fill up.
 
     It takes over in ``__init__``; ``end`` must be called, whatever happens.
     """
@@ -70,9 +80,10 @@ class DirectBody(asyncio.BufferedProtocol):
     def __init__(
         self,
         transport: asyncio.Transport,
-        behind: RequestHandler,
+        behind: asyncio.Protocol,
         length: int,
         seen: int,
+        arrived: bytes,
         *,
         piece: Callable[[], int],
         memory: MemoryBudget,
@@ -84,11 +95,16 @@ class DirectBody(asyncio.BufferedProtocol):
         self._piece = piece
         self._memory = memory
         self._ended: Callable[[list[mmap.mmap]], None] | None = ended
-        self._left = length - seen
+        self._left = length - seen - len(arrived)
         self._buffers = buffers
-        self._buffer = self._new_buffer()[seen % _PAGE :]  # from the second piece on, file and memory are in step
-        self._filled = 0
         self._ready: deque[memoryview] = deque()
+        buffer = self._new_buffer()
+        if len(arrived) >= len(buffer) - _PAGE:
+            self._ready.append(memoryview(arrived))
+            seen, arrived = seen + len(arrived), b""
+        self._buffer = buffer[seen % _PAGE :]  # file and memory are in step
+        self._buffer[: len(arrived)] = arrived
+        self._filled = len(arrived)
         self._waiter: asyncio.Future[None] | None = None
         self._broken = False
         self._paused = False
@@ -103,6 +119,11 @@ class DirectBody(asyncio.BufferedProtocol):
     def shed(self) -> None:
         """Cut the connection: the client may send the body again."""
         self._transport.abort()
+
+    @property
+    def has_come(self) -> bool:
+        """Whether all has come."""
+        return not self._left
 
     @property
     def exhausted(self) -> bool:
@@ -144,7 +165,7 @@ class DirectBody(asyncio.BufferedProtocol):
         return some
 
     def end(self) -> None:
-        """Give the connection back, for the answer and no other request.  Idempotent."""
+        """Give the connection back.  Idempotent."""
         if self._ended is None:
             return
         self._ready.clear()
@@ -153,7 +174,6 @@ class DirectBody(asyncio.BufferedProtocol):
         self._ended(self._buffers)
         self._ended = None
         self._memory.report(self, 0)
-        self._behind.close()
         if not self._transport.is_closing():
             self._transport.set_protocol(self._behind)
             self._transport.resume_reading()

@@ -12,6 +12,7 @@ from godrive.http.api.problems import Malformed, RequestTimeout
 from godrive.http.app_keys import DIRECT_BODIES, DRIVE
 from godrive.http.observe.middleware import meet_expectation
 from godrive.http.wire.aiohttp_internals import RequestPayloadError, take_unread, unread_bytes
+from godrive.http.wire.connection import Connection
 from godrive.http.wire.direct_body import DirectBody
 from godrive.memory import MemoryBudget
 
@@ -102,15 +103,23 @@ class RequestBody:
         self._timeout = timeout
         self._direct: DirectBody | None = None
         self._is_awaited = hdrs.EXPECT in request.headers
+        self._is_closed = False
         self.received = 0
         self._content.set_read_chunk_size(READ_BUFFER)
 
     def close(self) -> None:
-        """Give the connection back.  Idempotent.  After a large body it ends with the answer."""
-        if self._direct is not None:
-            self._direct.end()
-            if self._direct.exhausted:
-                self._content.feed_eof()  # otherwise aiohttp would wait for the rest of the body
+        """Give the connection back.  Idempotent.  After a part of a large body, it ends with the answer."""
+        if self._direct is None or self._is_closed:
+            return
+        self._is_closed = True
+        connection = self._request.protocol
+        if self._direct.has_come:
+            self._content.feed_eof()  # otherwise aiohttp would wait for the rest of the body
+        if self._direct.has_come and isinstance(connection, Connection):
+            connection.skip_body()
+        else:
+            connection.close()  # its parser has not seen the body
+        self._direct.end()
 
     def arrived(self, at_most: int) -> bytes | None:
         """The whole body, if all of it has come with the request and it has *at_most* so many bytes."""
@@ -146,7 +155,7 @@ class RequestBody:
                 raise StopAsyncIteration
             elif self._is_awaited:
                 await self._ask()
-            elif not (chunk := self._buffered()) and not self._take_over():
+            elif not self._take_over() and not (chunk := self._buffered()):
                 chunk = await self._read()
         return chunk
 
@@ -169,11 +178,15 @@ class RequestBody:
 
     def _take_over(self) -> bool:
         """Take the rest straight from the transport, if it is much."""
-        length, transport = self._request.content_length or 0, self._request.transport
-        if length - self._content.total_bytes < LARGE or transport is None or transport.is_closing():
+        length, content = self._request.content_length or 0, self._content
+        transport = self._request.transport
+        if length - content.total_bytes < LARGE or transport is None or transport.is_closing():
             return False
+        arrived = []
+        while some := self._buffered():
+            arrived.append(some)
         bodies = self._request.app[DIRECT_BODIES]
-        self._direct = bodies.begin(transport, self._request.protocol, length, self._content.total_bytes)
+        self._direct = bodies.begin(transport, self._request.protocol, length, self.received, b"".join(arrived))
         return True
 
     async def _take(self, body: DirectBody) -> bytes | memoryview:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import mmap
 import os
 from collections.abc import AsyncIterator
-from typing import Any
 
 import anyio
 import pytest
@@ -33,7 +34,6 @@ class Behind(asyncio.Protocol):
         self.connected = asyncio.get_running_loop().create_future()
         self.received = b""
         self.lost: list[Exception | None] = []
-        self.closing = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.connected.set_result(transport)
@@ -44,9 +44,6 @@ class Behind(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost.append(exc)
 
-    def close(self) -> None:
-        self.closing = True
-
 
 class Line:
     """A client's end of a connection, and the protocol at the server's."""
@@ -55,9 +52,8 @@ class Line:
         self.stream, self.behind, self.transport = stream, behind, transport
         self.bodies = DirectBodies(MemoryBudget(64 * MIB))
 
-    def body(self, length: int, seen: int = 0) -> DirectBody:
-        behind: Any = self.behind
-        return self.bodies.begin(self.transport, behind, length, seen)
+    def body(self, length: int, seen: int = 0, arrived: bytes = b"") -> DirectBody:
+        return self.bodies.begin(self.transport, self.behind, length, seen, arrived)
 
 
 @pytest.fixture
@@ -90,6 +86,31 @@ async def test_what_is_left_comes_whole_and_in_order(line: Line, length: int, se
         pieces = await take_all(body)
     body.end()
     assert b"".join(pieces) == content
+
+
+@each("arrived", [1, 70_000, PIECE - 4096, 3 * MIB])
+@each("seen", [0, 4095, 70_000])
+async def test_what_has_arrived_comes_first_and_the_rest_is_in_step_with_pages(
+    line: Line, arrived: int, seen: int
+) -> None:
+    content = os.urandom(arrived + 5 * MIB)
+    body = line.body(seen + len(content), seen, content[:arrived])
+    assert body.held_bytes() == arrived
+    async with anyio.create_task_group() as client:
+        client.start_soon(line.stream.send, content[arrived:])
+        pieces = await take_all(body)
+    body.end()
+    assert b"".join(pieces) == content
+    at = seen
+    for piece in pieces:
+        if isinstance(piece.obj, mmap.mmap):  # type: ignore[union-attr]
+            assert (at - _address(piece)) % mmap.PAGESIZE == 0
+        at += len(piece)
+    assert isinstance(pieces[-1].obj, mmap.mmap)  # type: ignore[union-attr]
+
+
+def _address(piece: memoryview | bytes) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(piece))
 
 
 async def test_a_piece_keeps_its_bytes_for_as_long_as_a_part_of_it_is_kept(line: Line) -> None:
@@ -162,8 +183,8 @@ async def test_nothing_beyond_the_body_is_taken(line: Line) -> None:
         client.start_soon(line.stream.send, bytes(PIECE + 10) + await_more)
         assert sum(map(len, await take_all(body))) == PIECE + 10
     assert line.behind.received == b""
+    assert body.has_come
     body.end()
-    assert line.behind.closing
     with anyio.fail_after(30):
         while len(line.behind.received) < len(await_more):
             await anyio.lowlevel.checkpoint()
