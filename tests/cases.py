@@ -12,6 +12,9 @@ import pytest
 
 Test = Callable[..., Any]
 
+ON_POSTGRES = pytest.mark.parametrize("catalog", [pytest.param("postgres", marks=pytest.mark.servers)], indirect=True)
+"""For tests of what only PostgreSQL does, with the fixtures of ``tests/engines.py``."""
+
 
 def each(names: str | tuple[str, ...], cases: Iterable[Any]) -> Callable[[Test], Test]:
     """Like ``pytest.mark.parametrize``, but in one test, which runs all cases and reports each that fails.

@@ -1,32 +1,35 @@
-"""The files of pages that were read lately: most of them will be in the next reading of the same page."""
+"""What is known of pages that were read lately: most of it will be in the next reading of the same page."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
+from typing import Generic, TypeVar
 
-from godrive.model import File
-from godrive.rules.lists import Known
+K = TypeVar("K")
 
 MOST_FILES = 4_096
-"""Files of all pages together: some 4 MB."""
+"""Files of all pages together, and pages: some 4 MB."""
 
 
-class KnownPages:
-    """Files by page, each by its id and revision, which no two states of a file share.  The oldest pages go first."""
+class KnownPages(Generic[K]):
+    """What is known of each page.  The pages that were put in first go first."""
 
     def __init__(self, most: int = MOST_FILES) -> None:
         self._most = most
-        self._pages: OrderedDict[Hashable, Known] = OrderedDict()
+        self._pages: OrderedDict[Hashable, tuple[K, int]] = OrderedDict()
         self._count = 0
 
-    def get(self, page: Hashable) -> Known | None:
-        """Return the files of the page when it was read last."""
-        return self._pages.get(page)
+    def get(self, page: Hashable) -> K | None:
+        """Return what is known of the page."""
+        found = self._pages.get(page)
+        return None if found is None else found[0]
 
-    def put(self, page: Hashable, files: list[File]) -> None:
-        """Keep the files of the page."""
-        self._count += len(files) - len(self._pages.pop(page, ()))
-        self._pages[page] = {(file.id, file.revision): file for file in files}
+    def put(self, page: Hashable, known: K, count: int) -> None:
+        """Keep what is known of a page with *count* files.  A page counts as one more, because clients choose pages."""
+        _, before = self._pages.pop(page, (None, 0))
+        self._pages[page] = (known, count + 1)
+        self._count += count + 1 - before
         while self._count > self._most:
-            self._count -= len(self._pages.popitem(last=False)[1])
+            _, (_, dropped) = self._pages.popitem(last=False)
+            self._count -= dropped

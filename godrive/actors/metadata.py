@@ -13,13 +13,13 @@ from typing import Any
 from godrive.actors.batching import Batcher
 from godrive.actors.known_pages import KnownPages
 from godrive.actors.noticed_catalog import NoticedCatalog, OnChange
-from godrive.catalog import Catalog, ReadsAtOnce
+from godrive.catalog import Catalog, ReadsAtOnce, Row, Tx
 from godrive.clock import Clock
 from godrive.config import Config
 from godrive.messages.files import Listing, ReadList
 from godrive.messages.metadata import Metadata
-from godrive.model import At, In, UserId
-from godrive.principal import Principal, Verb, user_of
+from godrive.model import At, ETag, In, UserId
+from godrive.principal import Verb, authority, user_of
 from godrive.rules import (  # noqa: F401 - registers them
     access,
     batches,
@@ -30,6 +30,7 @@ from godrive.rules import (  # noqa: F401 - registers them
     housekeeping,
     idempotency,
     joining,
+    listings,
     lists,
     log_chores,
     marks,
@@ -51,6 +52,8 @@ from godrive.rules import (  # noqa: F401 - registers them
     versions,
     webhooks,
 )
+from godrive.rules.listings import KnownPage, Question
+from godrive.rules.lists import Known
 from godrive.rules.page_tokens import PageTokens
 from godrive.rules.registry import LARGE_PAGE, PROCEDURES, RULES, Env, Rule
 from godrive.runtime import Actor, Ask, Lane
@@ -85,6 +88,10 @@ def _procedure(message: type[Ask[Metadata, Any]]) -> Callable[[MetadataActor, As
     return handle
 
 
+async def _one_each(tx: Tx, sql: str, rows: list[tuple[Any, ...]]) -> list[Row]:
+    return await tx.one_each(sql, rows)
+
+
 class MetadataActor(Actor[Metadata]):
     """Owns files, uploads and the trash.
 
@@ -104,9 +111,11 @@ class MetadataActor(Actor[Metadata]):
         self._clock = clock
         self._tokens = tokens
         self._changes = Batcher(self._read_changes)
-        self._known = KnownPages()
+        self._questions = Batcher(self._answer)
+        self._known: KnownPages[Known] = KnownPages()
+        self._known_far: KnownPages[KnownPage] = KnownPages()
         self._reads_at_once = isinstance(catalog, ReadsAtOnce)
-        self._nonce = ""
+        self.nonce = ""
 
     for _rule in RULES.values():
         vars()[_rule.message.action] = _rule.message.handler(_handler(_rule))
@@ -119,29 +128,73 @@ class MetadataActor(Actor[Metadata]):
 
     @ReadList.handler
     async def read_list(self, ask: ReadList) -> Listing:
-        owner_id = await self._owner_of(ask.by, ask.where) if isinstance(ask.where, In | At) else user_of(ask.by)
-        nonce = self._nonce or await self._read_nonce()
-        env, is_large = self.env(), ask.limit > LARGE_PAGE
-        if not is_large and (self._reads_at_once or not ask.known):
-            page = (owner_id, ask.where, ask.limit, ask.page, ask.sort, ask.prefix, ask.contains)
-            known = self._known.get(page)
-            read = lists.read_list if self._reads_at_once else lists.read_listing
-            listing = await self.catalog.read(lambda tx: read(tx, ask, env, owner_id, nonce=nonce, known=known))
-            if listing.page is not None:
-                self._known.put(page, listing.page.items)
-            return listing
-        tag = lists.tag_of(owner_id, nonce, await self._changes.get(owner_id))
+        nonce = self.nonce or await self._read_nonce()
+        if not self._reads_at_once:
+            return await self._read_far_list(ask, nonce)
+        owner_id = await self._owner_of(ask)
+        env = self.env()
+        if ask.limit > LARGE_PAGE:
+            tag = lists.tag_of(owner_id, nonce, await self._changes.get(owner_id))
+            return await self._read_page(ask, tag, env)
+        page = (owner_id, ask.where, ask.limit, ask.page, ask.sort, ask.prefix, ask.contains)
+        known = self._known.get(page)
+        listing = await self.catalog.read(lambda tx: lists.read_list(tx, ask, env, owner_id, nonce=nonce, known=known))
+        if listing.page is not None:
+            self._known.put(page, lists.known_of(listing.page), len(listing.page.items))
+        return listing
+
+    async def _read_far_list(self, ask: ReadList, nonce: str) -> Listing:
+        """Return the list from a database that is a round trip away, where one statement serves many callers."""
+        env, tag = self.env(), None
+        if ask.known:
+            owner_id = await self._owner_of(ask)
+            tag = lists.tag_of(owner_id, nonce, await self._changes.get(owner_id))
+            if lists.is_known(tag, ask):
+                return Listing(tag=tag)
+        page = (authority(ask.by), ask.where, ask.limit, ask.page, ask.sort, ask.prefix)
+        asked = listings.prepare(ask, env, self._known_far.get(page))
+        if asked is not None:
+            row = await self._questions.get(asked.question)
+            found = listings.finish(ask, asked, row, env, nonce=nonce)
+            if found is not None:
+                listing, known = found
+                self._known_far.put(page, known, len(known.page.items))
+                return listing
+        owner_id = await self._owner_of(ask)
+        if tag is None and ask.limit <= LARGE_PAGE:
+            return await self.catalog.read(lambda tx: lists.read_listing(tx, ask, env, owner_id, nonce=nonce))
+        if tag is None:
+            tag = lists.tag_of(owner_id, nonce, await self._changes.get(owner_id))
+        return await self._read_page(ask, tag, env)
+
+    async def _read_page(self, ask: ReadList, tag: ETag, env: Env) -> Listing:
+        """Return what has the tag, read after the tag."""
         if lists.is_known(tag, ask):
             return Listing(tag=tag)
+        is_large = ask.limit > LARGE_PAGE
         return Listing(tag=tag, page=await self.catalog.read(lambda tx: lists.read_page(tx, ask, env), large=is_large))
 
     async def _read_nonce(self) -> str:
-        self._nonce = await self.catalog.read(files.read_nonce)
-        return self._nonce
+        self.nonce = await self.catalog.read(files.read_nonce)
+        return self.nonce
 
-    async def _owner_of(self, by: Principal, where: In | At) -> UserId:
-        """Return the owner of the folder.  Raises ``NotFound`` if *by* may not read it."""
-        return (await self.catalog.read(lambda tx: access.resolve_folder(tx, by, where, Verb.READ))).owner_id
+    async def _owner_of(self, ask: ReadList) -> UserId:
+        """Return the owner of the list.  Raises ``NotFound`` if *ask.by* may not read the folder."""
+        where = ask.where
+        if not isinstance(where, In | At):
+            return user_of(ask.by)
+        return (await self.catalog.read(lambda tx: access.resolve_folder(tx, ask.by, where, Verb.READ))).owner_id
 
     async def _read_changes(self, owner_ids: list[UserId]) -> dict[UserId, int]:
         return await self.catalog.read(partial(files.read_changes, owner_ids=owner_ids))
+
+    async def _answer(self, questions: list[Question]) -> dict[Question, Row]:
+        """Ask questions of one text in one round trip."""
+        texts: dict[str, list[Question]] = {}
+        for question in questions:
+            texts.setdefault(question.sql, []).append(question)
+        answers: dict[Question, Row] = {}
+        for sql, same in texts.items():
+            rows = await self.catalog.read(partial(_one_each, sql=sql, rows=[question.values for question in same]))
+            answers.update(zip(same, rows, strict=True))
+        return answers

@@ -80,6 +80,13 @@ class Tx(Protocol):
         """Every row."""
         ...
 
+    async def one_each(self, sql: str, rows: Sequence[Sequence[Any]]) -> list[Row]:
+        """The row that the statement returns for each row of values, in one round trip if the database is remote.
+
+        The statement must always return exactly one row.
+        """
+        ...
+
     async def run(self, sql: str, *values: Any) -> int:
         """The number of rows changed."""
         ...

@@ -78,6 +78,9 @@ class PostgresTx:
     async def all(self, sql: str, *values: Any) -> list[Row]:
         return cast("list[Row]", await self._connection.fetch(sql, *values))
 
+    async def one_each(self, sql: str, rows: Sequence[Sequence[Any]]) -> list[Row]:
+        return cast("list[Row]", await self._connection.fetchmany(sql, rows))
+
     async def run(self, sql: str, *values: Any) -> int:
         status = await self._connection.execute(sql, *values)
         return int(status.rpartition(" ")[2])
@@ -99,6 +102,9 @@ class PostgresTx:
         return value
 
     async def lock(self, *user_ids: UserId) -> None:
+        if len(user_ids) == 1:  # the plan for several is made anew each time
+            await self._connection.execute("SELECT 1 FROM users WHERE id = $1 FOR UPDATE", *user_ids)
+            return
         # In the order of ids, so that two transactions that lock several users cannot deadlock.
         await self._connection.execute("SELECT 1 FROM users WHERE id = ANY($1) ORDER BY id FOR UPDATE", user_ids)
 

@@ -61,6 +61,10 @@ class FirstStatement:
         await _Other()
         return []
 
+    async def one_each(self, sql: str, rows: Any) -> list[Row]:
+        await _Other()
+        return []
+
     async def run(self, sql: str, *values: Any) -> int:
         await _Other()
         return 0

@@ -65,6 +65,9 @@ class SqliteTx:
     async def all(self, sql: str, *values: Any) -> list[Row]:
         return self._execute(sql, values).fetchall()
 
+    async def one_each(self, sql: str, rows: Sequence[Sequence[Any]]) -> list[Row]:
+        return [self._execute(sql, values).fetchone() for values in rows]
+
     async def run(self, sql: str, *values: Any) -> int:
         return self._execute(sql, values).rowcount
 
@@ -130,6 +133,9 @@ class ThreadTx:
             return list(await self._connection.execute_fetchall(statement, arrange(values)))
         except (UnicodeEncodeError, OverflowError):
             raise _unstorable() from None
+
+    async def one_each(self, sql: str, rows: Sequence[Sequence[Any]]) -> list[Row]:
+        return [(await self.all(sql, *values))[0] for values in rows]
 
     async def run(self, sql: str, *values: Any) -> int:
         await self.all(sql, *values)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
+from typing import NamedTuple
 
 import msgspec
 
@@ -62,7 +63,7 @@ ORDERS = {
 }
 
 
-class _Position(msgspec.Struct, frozen=True, array_like=True):
+class Position(msgspec.Struct, frozen=True, array_like=True):
     """The last entry of a page: its sort key and its id.  With *folders_first*, whether it is a file."""
 
     key: int | str
@@ -91,15 +92,18 @@ async def read_list(
     return Listing(tag=tag, page=await read_page(tx, ask, env, known))
 
 
-async def read_listing(
-    tx: Tx, ask: ReadList, env: Env, owner_id: UserId, *, nonce: str, known: Known | None = None
-) -> Listing:
+async def read_listing(tx: Tx, ask: ReadList, env: Env, owner_id: UserId, *, nonce: str) -> Listing:
     """Like :func:`read_list`, in one statement unless the page is empty, for a caller that knows no tag."""
     changes: list[int] = []
-    page = await read_page(tx, ask, env, known, changes=changes)
+    page = await read_page(tx, ask, env, changes=changes)
     if not changes:
-        return await read_list(tx, ask, env, owner_id, nonce=nonce, known=known)
+        return await read_list(tx, ask, env, owner_id, nonce=nonce)
     return Listing(tag=tag_of(owner_id, nonce, changes[0]), page=page)
+
+
+def known_of(page: Page[File]) -> Known:
+    """Return the files of the page as *known* for its next reading."""
+    return {(file.id, file.revision): file for file in page.items}
 
 
 def tag_of(owner_id: UserId, nonce: str, change: int) -> ETag:
@@ -128,36 +132,24 @@ async def read_page(
     full.
     """
     rows.check_limit(ask.limit)
-    order = ORDERS[ask.sort]
     place = await resolve_place(tx, ask.by, ask.where, Verb.READ)
     folder = place if isinstance(place, Folder) else None
     owner_id = place.owner_id if isinstance(place, Folder) else place
-    if folder is None and not order.whole:
-        raise Invalid("The whole drive is listed by name or time of creation only: name a folder.", field="sort")
-    values: list[object] = [owner_id]
-    if folder is not None:
-        values.append(folder.key)
-    prefix = _filter(ask.prefix, "prefix") if ask.prefix else None
-    if prefix is not None:
-        values += [prefix, after_prefix(prefix) or "\U0010ffff" * 256]
-    contains = _filter(ask.contains, "contains") if ask.contains else None
-    if contains is not None:
-        values.append(f"%{literal(contains)}%")
+    chosen = choose(ask, owner_id, None if folder is None else folder.key, env)
+    order, values, scope, after = chosen.order, chosen.values, chosen.scope, chosen.after
     folders_first = ask.folders_first and folder is not None
-    scope = ("files", owner_id, folder and folder.key, str(ask.sort), folders_first, prefix, contains)
-    after = None if ask.page is None else env.tokens.read_as(_Position, scope, ask.page)
 
     reads = 0
 
-    async def read(kind: FileKind | None, limit: int, after: _Position | None, columns: str = rows.LIVE) -> list[Row]:
+    async def read(kind: FileKind | None, limit: int, after: Position | None, columns: str = rows.LIVE) -> list[Row]:
         nonlocal reads
         reads += 1
         sql = list_sql(
             ask.sort,
             kind=kind,
             in_folder=folder is not None,
-            prefix=prefix is not None,
-            contains=contains is not None,
+            prefix=bool(ask.prefix),
+            contains=bool(ask.contains),
             after=after is not None,
             columns=columns,
             tagged=changes is not None,
@@ -169,7 +161,7 @@ async def read_page(
             changes.append(found[0][-1] or 0)
         return [row[:-1] for row in found]
 
-    def page(items: list[File], position: _Position | None) -> Page[File]:
+    def page(items: list[File], position: Position | None) -> Page[File]:
         return Page(items=items, next_page=None if position is None else env.tokens.make(scope, position))
 
     most = ask.limit + 1
@@ -177,7 +169,7 @@ async def read_page(
         found = await read(None, most, after, "id, revision")
         files = await _known_files(tx, owner_id, found[: ask.limit], known, whole=folder is None)
         if files is not None:
-            return page(files, _Position(_key_of(files[-1], order), files[-1].id) if len(found) == most else None)
+            return page(files, Position(key_of(files[-1], order), files[-1].id) if len(found) == most else None)
     if folders_first:
         in_files = after is not None and after.in_files
         found = [] if in_files else await read(FileKind.FOLDER, most, after)
@@ -198,7 +190,33 @@ async def read_page(
         return page(items, None)
     last = found[limit - 1]
     key = search_key(last[1]) if order.column == "search_key" else last[order.index]
-    return page(items, _Position(key, last[0], folders_first and last[4] == FileKind.FILE))
+    return page(items, Position(key, last[0], folders_first and last[4] == FileKind.FILE))
+
+
+class Chosen(NamedTuple):
+    """What a selection means: order, first values of :func:`list_sql`, scope of its tokens, and where it begins."""
+
+    order: Order
+    values: list[object]
+    scope: tuple[object, ...]
+    after: Position | None
+
+
+def choose(ask: Selection, owner_id: UserId, folder_key: str | None, env: Env) -> Chosen:
+    """Return what the selection means in the folder, or in the whole drive.  Raises ``Invalid``."""
+    order = ORDERS[ask.sort]
+    if folder_key is None and not order.whole:
+        raise Invalid("The whole drive is listed by name or time of creation only: name a folder.", field="sort")
+    values: list[object] = [owner_id] if folder_key is None else [owner_id, folder_key]
+    prefix = _filter(ask.prefix, "prefix") if ask.prefix else None
+    if prefix is not None:
+        values += [prefix, after_prefix(prefix) or "\U0010ffff" * 256]
+    contains = _filter(ask.contains, "contains") if ask.contains else None
+    if contains is not None:
+        values.append(f"%{literal(contains)}%")
+    folders_first = ask.folders_first and folder_key is not None
+    scope = ("files", owner_id, folder_key, str(ask.sort), folders_first, prefix, contains)
+    return Chosen(order, values, scope, None if ask.page is None else env.tokens.read_as(Position, scope, ask.page))
 
 
 async def _known_files(
@@ -223,7 +241,7 @@ async def _known_files(
     return files
 
 
-def _key_of(file: File, order: Order) -> int | str:
+def key_of(file: File, order: Order) -> int | str:
     """Return the sort key of the file."""
     if order.column == "search_key":
         return search_key(file.name)
@@ -256,7 +274,7 @@ def list_sql(
         terms.append(f"parent_id = ${next(number)} AND state = 'live'")
     else:
         terms.append("list_state = 'file'")
-        columns += ", (SELECT 1 FROM unsettled t WHERE t.owner_id = $1 LIMIT 1)"
+        columns += ", (SELECT 1 FROM unsettled t WHERE t.owner_id = $1 LIMIT 1) AS unsettled"
     if tagged:
         columns += ", (SELECT u.changes FROM users u WHERE u.id = $1)"
     if kind is not None:

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
+import msgspec
 import pytest
 
 from godrive.actors.known_pages import KnownPages
-from godrive.messages.files import ListFiles, UpdateFile
+from godrive.errors import Forbidden, NotFound
+from godrive.messages.files import ListFiles, Listing, ReadList, UpdateFile
 from godrive.messages.versions import ListVersions, RestoreVersion
-from godrive.model import File, OnConflict, Page, Place, Sort, UserId
-from godrive.rules import lists, rows
-from tests.contracts.rig import ANYWHERE, ROOT, Rig, host, inside
+from godrive.model import At, File, FileId, OnConflict, Page, Place, Sort, UserId
+from godrive.principal import ApiToken, Scope
+from godrive.rules import listings, lists
+from godrive.rules.listings import KnownPage
+from tests.cases import ON_POSTGRES
+from tests.contracts.rig import ANYWHERE, ROOT, SERVER, Rig, host, inside
 
 pytestmark = pytest.mark.anyio
 
@@ -109,6 +114,96 @@ async def test_whatever_has_changed_a_known_page_is_the_same_as_one_that_is_read
     assert reused > 500
 
 
+async def read_far(rig: Rig, ask: ReadList, known: KnownPage | None) -> tuple[Listing, KnownPage] | None:
+    asked = listings.prepare(ask, rig.env, known)
+    assert asked is not None
+    question = asked.question
+    (row,) = await rig.catalog.read(lambda tx: tx.one_each(question.sql, [question.values]))
+    return listings.finish(ask, asked, row, rig.env, nonce="n")
+
+
+@ON_POSTGRES
+async def test_a_list_in_one_row_is_the_same_as_one_that_is_read_in_full(rig: Rig) -> None:
+    owner = await rig.user()
+    files = [await rig.file(owner, f"file {number}") for number in range(7)]
+    folder = await rig.folder(owner, "folder")
+    await rig.file(owner, "inside", where=inside(folder))
+    empty = await rig.folder(owner, "empty", where=inside(folder))
+    places: list[Place] = [ROOT, ANYWHERE, inside(folder), inside(empty)]
+    asks = [
+        ReadList(host(owner), place, limit, sort=sort, prefix=prefix)
+        for place in places
+        for sort in (Sort.NEWEST, Sort.NAME, *((Sort.LARGEST,) if place is not ANYWHERE else ()))
+        for limit, prefix in ((3, None), (100, None), *(((100, "f"),) if sort is Sort.NAME else ()))
+    ]
+    known: dict[int, KnownPage] = {}
+    reused = left = 0
+    for name, change in CHANGES.items():
+        rig.clock.advance(1)
+        await change(rig, files, folder)
+        for number, ask in enumerate(asks):
+            try:
+                full = await rig.read(lists.read_list, ask, rig.env, owner, nonce="n")
+            except NotFound:  # the folder is in the trash
+                assert await read_far(rig, ask, known.get(number)) is None
+                continue
+            found = await read_far(rig, ask, known.get(number))
+            if found is None:
+                assert name in ("trash a folder", "restore a folder", "properties"), (name, ask)
+                left += 1
+                continue
+            assert found[0] == full, (name, ask)
+            before = {} if number not in known else known[number].files
+            reused += sum(before.get(key) is file for key, file in found[1].files.items())
+            known[number] = found[1]
+            if ask.limit == 3 and found[1].page.next_page:  # and from there on
+                following = msgspec.structs.replace(ask, page=found[1].page.next_page)
+                after = await read_far(rig, following, None)
+                assert after is not None or name == "properties"
+                assert (
+                    after is None
+                    or after[0].page == (await rig.read(lists.read_list, following, rig.env, owner, nonce="n")).page
+                )
+    assert reused > 400
+    assert 0 < left < 50
+
+
+@ON_POSTGRES
+async def test_a_list_in_one_row_is_for_nobody_else(rig: Rig) -> None:
+    owner, other = await rig.user(), await rig.user()
+    folder = await rig.folder(owner, "folder")
+    file = await rig.file(owner, "file", where=inside(folder))
+    for place in (inside(folder), inside(file)):
+        assert await read_far(rig, ReadList(host(other), place), None) is None
+    assert await read_far(rig, ReadList(host(owner), inside(file)), None) is None
+    found = await read_far(rig, ReadList(host(owner), inside(folder)), None)
+    assert found is not None
+    strange = await read_far(rig, ReadList(host(other), ANYWHERE), found[1])
+    assert strange is not None
+    assert strange[0].page == Page(items=[])
+    await rig.run("UPDATE users SET state = 'disabled' WHERE id = $1", owner)
+    assert await read_far(rig, ReadList(host(owner), ANYWHERE), None) is None
+
+
+@ON_POSTGRES
+async def test_what_one_row_cannot_answer_is_read_in_full(rig: Rig) -> None:
+    by = host(UserId("owner"))
+    confined = ApiToken(user_id=by.user_id, token_id="t", scopes=frozenset(Scope), folder_id=FileId("folder"))
+    for ask in (
+        ReadList(by, At(path=("a",))),
+        ReadList(by, ROOT, contains="a"),
+        ReadList(by, ROOT, prefix="a"),
+        ReadList(by, ROOT, folders_first=True),
+        ReadList(by, ROOT, 101),
+        ReadList(confined, ANYWHERE),
+        ReadList(SERVER, ROOT),
+    ):
+        assert listings.prepare(ask, rig.env, None) is None, ask
+    blind = ApiToken(user_id=by.user_id, token_id="t", scopes=frozenset({Scope.FILES_WRITE}), folder_id=None)
+    with pytest.raises(Forbidden):
+        listings.prepare(ReadList(blind, ROOT), rig.env, None)
+
+
 async def test_what_follows_a_known_page_is_the_next_page(rig: Rig) -> None:
     owner: UserId = await rig.user()
     for number in range(5):
@@ -128,15 +223,21 @@ async def test_what_follows_a_known_page_is_the_next_page(rig: Rig) -> None:
         assert sorted(names) == list("01234")
 
 
-def test_the_files_of_the_oldest_pages_are_forgotten_first() -> None:
-    files = [rows.root(UserId("owner"), number) for number in range(6)]
-    pages = KnownPages(most=4)
-    pages.put("a", files[:2])
-    pages.put("b", files[2:4])
-    pages.put("a", files[:1])
-    pages.put("c", files[4:6])
+def test_what_is_known_of_the_oldest_pages_is_forgotten_first() -> None:
+    pages: KnownPages[str] = KnownPages(most=6)
+    pages.put("a", "a", 2)
+    pages.put("b", "b", 2)
+    pages.put("a", "a again", 1)
+    pages.put("c", "c", 2)
     assert pages.get("b") is None
-    assert pages.get("a") == {(files[0].id, files[0].revision): files[0]}
-    pages.put("large", files)
+    assert pages.get("a") == "a again"
+    pages.put("large", "large", 6)
     assert pages.get("large") is None
     assert pages.get("c") is None
+
+
+def test_pages_without_files_are_forgotten_too() -> None:
+    pages: KnownPages[int] = KnownPages(most=10)
+    for number in range(100):
+        pages.put(number, number, 0)
+    assert [number for number in range(100) if pages.get(number) is not None] == list(range(90, 100))

@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 from msgspec.structs import replace
 
+from godrive.actors.metadata import MetadataActor
 from godrive.catalog import Catalog, Row, Tx
 from godrive.catalog.chains import Step, chain
 from godrive.errors import DriveError, Invalid, NameTaken, QuotaExceeded
@@ -19,7 +20,8 @@ from godrive.messages.files import ReadList
 from godrive.messages.uploads import BeginUpload, GetUpload, PublishUpload
 from godrive.model import Anywhere, OnConflict, Root, UploadState
 from godrive.rules import lists
-from tests.contracts.rig import ROOT, SERVER, Rig, host
+from tests.cases import ON_POSTGRES
+from tests.contracts.rig import ROOT, SERVER, Rig, host, inside
 
 pytestmark = pytest.mark.anyio
 
@@ -180,18 +182,33 @@ async def test_on_postgresql_many_intents_take_few_round_trips(rig: Rig, sent: C
     assert await rig.drift() == 0
 
 
-async def test_a_list_and_its_tag_are_one_statement_on_postgresql(rig: Rig, sent: Counter[str]) -> None:
-    owner = await rig.user()
-    is_postgres = bool(sent)
-    env = rig.env
-    for count in range(3):
-        for where in (Anywhere(), Root()):
-            ask = ReadList(by=host(owner), where=where, known=())
-            apart = await rig.read(lists.read_list, ask, env, owner, nonce="n")
+@ON_POSTGRES
+async def test_a_list_is_one_round_trip_to_postgresql(rig: Rig, sent: Counter[str]) -> None:
+    owner, metadata = await rig.user(), MetadataActor(rig.catalog, rig.config, rig.clock, rig.tokens)
+    folder = await rig.folder(owner, "folder")
+    files = [await rig.file(owner, f"{number}", where=inside(folder)) for number in range(3)]
+    await metadata.read_list(ReadList(host(owner), ROOT))  # the first reads the nonce
+    for name in ("nothing", "rename"):
+        for where in (Anywhere(), Root(), inside(folder)):
             sent.clear()
-            together = await rig.read(lists.read_listing, ask, env, owner, nonce="n")
-            assert together == apart
-            assert len(together.page.items if together.page else ()) == count
-            active = 1  # a user of a host application is looked up
-            assert sum(sent.values()) == (active + 1 if count else 2 * active + 3) * is_postgres
-        await rig.file(owner, f"{count}.txt")
+            listing = await metadata.read_list(ReadList(host(owner), where))
+            assert sent == {"fetchmany": 1}, (name, where)
+            full = await rig.read(lists.read_list, ReadList(host(owner), where), rig.env, owner, nonce=metadata.nonce)
+            assert listing == full
+        rig.clock.advance(1)
+        await rig.rename(files[1], "renamed")
+
+
+@ON_POSTGRES
+async def test_lists_that_wait_together_are_few_round_trips_to_postgresql(rig: Rig, sent: Counter[str]) -> None:
+    owners, metadata = (
+        [await rig.user() for _ in range(10)],
+        MetadataActor(rig.catalog, rig.config, rig.clock, rig.tokens),
+    )
+    for owner in owners:
+        await rig.file(owner, owner)
+    await metadata.read_list(ReadList(host(owners[0]), ROOT))
+    sent.clear()
+    found = await asyncio.gather(*(metadata.read_list(ReadList(host(owner), ROOT)) for owner in owners * 2))
+    assert sum(sent.values()) == 2  # one that is sent at once, and all others
+    assert [listing.page and listing.page.items[0].name for listing in found] == owners * 2
