@@ -265,7 +265,7 @@ class GoDrive:
         if config.nats.url:
             self._link = await self._connect(stack)
         if catalog_here:
-            self._catalog = self._given_catalog or make_catalog(config)
+            self._catalog = self._given_catalog or make_catalog(config, guest=not self._serving)
             await _open_store(stack, self._catalog)
         if blobs_here:
             self._blobs = self._given_blobs or make_blobs(config, self.clock, self.memory)

@@ -5,7 +5,8 @@ A data folder belongs to one drive::
     LAYOUT           the layout number; an unknown layout is refused
     lock             locked by the serving process; the folder of the blobs has blobs.lock
     secret.key       the signing keys, mode 0600
-    godrive.db       the SQLite catalog; godrive.db-reserve keeps space for deletions on a full disk
+    godrive.db       the SQLite catalog; godrive.db-reserve keeps space for deletions on a full disk, and
+                     godrive.db-lock says who may checkpoint it
     blobs/           the disk store
 """
 
@@ -90,8 +91,11 @@ def load_keyring(config: Config) -> Keyring:
     return Keyring.load_or_create(config.secret_path)
 
 
-def make_catalog(config: Config) -> Catalog:
-    """Return the configured catalog, not opened yet.  Imports only the driver that is used."""
+def make_catalog(config: Config, *, guest: bool = False) -> Catalog:
+    """Return the configured catalog, not opened yet.  Imports only the driver that is used.
+
+    A *guest* may open it beside a server (see ``SqliteCatalog``).
+    """
     sinks = Sinks(nats=keeps_outbox(config), webhook=bool(config.webhooks.url))
     if config.catalog.driver == "postgres":
         from godrive.catalog.postgres import PostgresCatalog  # noqa: PLC0415
@@ -99,7 +103,9 @@ def make_catalog(config: Config) -> Catalog:
         return PostgresCatalog(config.catalog, sinks=sinks)
     from godrive.catalog.sqlite import SqliteCatalog  # noqa: PLC0415
 
-    return SqliteCatalog(config.catalog_path, allow_network_fs=config.catalog.allow_network_fs, sinks=sinks)
+    return SqliteCatalog(
+        config.catalog_path, allow_network_fs=config.catalog.allow_network_fs, sinks=sinks, guest=guest
+    )
 
 
 def keeps_outbox(config: Config) -> bool:

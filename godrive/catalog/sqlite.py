@@ -39,6 +39,7 @@ from godrive.catalog.group_commit import GroupCommit, Outcome
 from godrive.catalog.reserve import Reserve
 from godrive.catalog.sqlite_reads import LargeReads, SmallReads
 from godrive.catalog.sqlite_tx import Operation, SqliteTx
+from godrive.catalog.wal_lock import WalLock
 from godrive.errors import DriveError, StorageFull, StoreUnavailable
 
 T = TypeVar("T")
@@ -51,13 +52,18 @@ _MOST_LARGE_CHORES = 1
 class SqliteCatalog:
     """A catalog in the file *path*, which is created if absent.
 
-    It keeps changes for *sinks*.
+    It keeps changes for *sinks*.  A *guest* opens it beside a server, and leaves
+    SQLite's log to the server (``wal_lock``).
     """
 
     reads_at_once: Literal[True] = True
 
-    def __init__(self, path: Path, *, allow_network_fs: bool = False, sinks: Sinks = NO_SINKS) -> None:
+    def __init__(
+        self, path: Path, *, allow_network_fs: bool = False, sinks: Sinks = NO_SINKS, guest: bool = False
+    ) -> None:
         self._path = path
+        self._guest = guest
+        self._wal_lock = WalLock(path, guest=guest)
         self._allow_network_fs = allow_network_fs
         self._sinks = sinks
         self._open = False
@@ -81,16 +87,24 @@ class SqliteCatalog:
         self._open = True
 
     def _connect(self) -> sqlite3.Connection:
-        sqlite_file.prepare(self._path, allow_network_fs=self._allow_network_fs)
-        self._is_tight = not self._reserve.make()
-        self._writer = self._connect_writer()
-        return sqlite_file.connect(self._path, timeout=0, cache_kib=16000, read_only=True)
+        try:
+            self._wal_lock.open()
+        except OSError as error:
+            raise sqlite_file.not_writable(self._path, error) from None
+        try:
+            sqlite_file.prepare(self._path, allow_network_fs=self._allow_network_fs, guest=self._guest)
+            self._is_tight = not self._reserve.make()
+            self._writer = self._connect_writer()
+            return sqlite_file.connect(self._path, timeout=0, cache_kib=16000, read_only=True, guest=self._guest)
+        except BaseException:
+            self._wal_lock.close()
+            raise
 
     def _connect_writer(self) -> SqliteTx:
-        return SqliteTx(sqlite_file.connect(self._path, cache_kib=8000), sinks=self._sinks)
+        return SqliteTx(sqlite_file.connect(self._path, cache_kib=8000, guest=self._guest), sinks=self._sinks)
 
     def _connect_reader(self) -> sqlite3.Connection:
-        return sqlite_file.connect(self._path, read_only=True)
+        return sqlite_file.connect(self._path, read_only=True, guest=self._guest)
 
     async def close(self) -> None:
         if self._open:
@@ -105,6 +119,7 @@ class SqliteCatalog:
         for tx in (self._small, self._writer):
             if tx is not None:
                 tx.connection.close()
+        self._wal_lock.close()
 
     @property
     def problem(self) -> DriveError | None:
@@ -148,7 +163,7 @@ class SqliteCatalog:
         if not self._is_tight and isinstance(self._known(error), StorageFull):
             self._make_room()
             outcomes, error = self._transact(operations)
-        if self._is_tight:
+        if self._is_tight or self._wal_lock.is_long:
             self._checkpoint()
         self._last_failure = self._known(error)
         return outcomes
@@ -162,8 +177,10 @@ class SqliteCatalog:
 
     def _checkpoint(self) -> None:
         """Copy SQLite's log into the database, so that the next writes use the room of the log again."""
-        if self._writer is not None:
-            with suppress(sqlite3.Error):  # no room even for that
+        if self._writer is None:
+            return
+        with self._wal_lock.turn() as may, suppress(sqlite3.Error):  # no room even for that
+            if may:
                 self._writer.connection.execute("PRAGMA wal_checkpoint(RESTART)")
 
     def _transact(self, operations: list[Operation]) -> tuple[list[Outcome], BaseException | None]:

@@ -87,6 +87,12 @@ def full(path: Path) -> StorageFull:
     return StorageFull("The disk of the catalog is full.", hint=f"Make room on the file system of {path}.")
 
 
+def not_writable(path: Path, error: OSError) -> DriveError:
+    """The error if the system lets nobody write the database."""
+    hint = "Check that the folder exists and belongs to the user that runs GoDrive."
+    return refused(f"The catalog {path} cannot be written", error, hint=hint)
+
+
 def _is_full(path: Path) -> bool:
     try:
         return shutil.disk_usage(path.parent).free < 65_536
@@ -95,12 +101,17 @@ def _is_full(path: Path) -> bool:
 
 
 def connect(
-    path: Path, *, timeout: float | None = None, cache_kib: int = 2000, read_only: bool = False
+    path: Path,
+    *,
+    timeout: float | None = None,
+    cache_kib: int = 2000,
+    read_only: bool = False,
+    guest: bool = False,
 ) -> sqlite3.Connection:
     """A connection in autocommit mode that any one thread at a time may use.
 
     ``synchronous=FULL`` makes a commit durable before it returns; with WAL, readers and
-    the writer do not wait for each other.
+    the writer do not wait for each other.  Commits of a *guest* never checkpoint (``wal_lock``).
     """
     connection = sqlite3.connect(
         path,
@@ -113,7 +124,7 @@ def connect(
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute(f"PRAGMA cache_size=-{cache_kib}")
         connection.execute("PRAGMA temp_store=MEMORY")
-        connection.execute("PRAGMA wal_autocheckpoint=4000")
+        connection.execute(f"PRAGMA wal_autocheckpoint={0 if guest else 4000}")
         connection.execute("PRAGMA journal_size_limit=67108864")
         if read_only:
             connection.execute("PRAGMA query_only=1")
@@ -123,8 +134,8 @@ def connect(
     return connection
 
 
-def prepare(path: Path, *, allow_network_fs: bool) -> None:
-    """Create the file if absent, check it, and bring its schema up to date.
+def prepare(path: Path, *, allow_network_fs: bool, guest: bool = False) -> None:
+    """Create the file if absent, check it, and bring its schema up to date.  For *guest* see ``connect``.
 
     Raises ``ConfigError``, ``StorageFull``, ``StoreUnavailable``.
     """
@@ -142,10 +153,9 @@ def prepare(path: Path, *, allow_network_fs: bool) -> None:
     try:
         os.close(open_or_create(path))
     except OSError as error:
-        hint = "Check that the folder exists and belongs to the user that runs GoDrive."
-        raise refused(f"The catalog {path} cannot be written", error, hint=hint) from None
+        raise not_writable(path, error) from None
     try:
-        with closing(connect(path)) as connection:
+        with closing(connect(path, guest=guest)) as connection:
             if connection.execute("PRAGMA journal_mode=WAL").fetchone() != ("wal",):
                 raise ConfigError(f"{path} is on a file system without shared memory, which SQLite's WAL needs.")
             _migrate(connection, path)
@@ -204,7 +214,7 @@ def copy(path: Path, target: Path) -> None:
         raise StorageFull(f"There is no room for a copy of {path} at {target}.", hint="Make room, then try again.")
     partial = target.with_name(target.name + ".partial")
     partial.unlink(missing_ok=True)
-    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(partial)) as copied:
+    with closing(connect(path, read_only=True, guest=True)) as source, closing(sqlite3.connect(partial)) as copied:
         source.backup(copied, pages=1000)
     with partial.open("rb+") as file:
         os.fsync(file.fileno())
