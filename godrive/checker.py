@@ -1,4 +1,4 @@
-"""Compares the rows of a drive with its blobs: one checker for ``godrive fsck`` and whatever verifies a copy.
+"""Compares the rows of a drive with its blobs: one checker for fsck, the scrub, the sweep and backups.
 
 Theory of operation.  The catalog lists the blobs that it expects, and the store
 those that it has, both in the order of keys, so one pass over the two finds what
@@ -12,21 +12,22 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from datetime import datetime
-from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import Protocol, TypeAlias, TypeVar
 
 import msgspec
 
+from godrive.blobs import BlobDamaged, BlobStore
 from godrive.errors import NotFound, StoreUnavailable
-from godrive.messages.expected import ExpectedBlob, ExpectedBlobs
-from godrive.messages.storage import CheckStore, HeadBlob, ListBlobs
+from godrive.messages.expected import ExpectedBlob, ExpectedBlobs, Fault, Finding
+from godrive.messages.metadata import Metadata
+from godrive.messages.storage import CheckStore, HeadBlob, ListBlobs, Storage
 from godrive.messages.system import KnownKeys
 from godrive.model import BlobInfo, ObjectKey
+from godrive.runtime import Ref
 
-if TYPE_CHECKING:
-    from godrive.drive import GoDrive
+T = TypeVar("T")
 
 AT_ONCE = 1000
 """Rows and blobs of one page."""
@@ -34,30 +35,20 @@ AT_ONCE = 1000
 LARGE_PIECE = 65_536
 """Pieces of at least this many bytes are hashed in a thread."""
 
-
-class Fault(StrEnum):
-    """What is wrong with a blob."""
-
-    MISSING = "missing"
-    """A file refers to it, and the store does not have it."""
-    SIZE = "size"
-    """It has another length than its row."""
-    DIGEST = "digest"
-    """Its bytes are not those that were stored: their SHA-256 is another one."""
-    UNREADABLE = "unreadable"
-    """The store has it and cannot read it."""
-    ORPHAN = "orphan"
-    """No file refers to it."""
+Pace: TypeAlias = Callable[[int], Awaitable[None]]
 
 
-class Finding(msgspec.Struct, frozen=True):
-    """One fault.  *file_id* is a file that refers to the blob; there may be more that share it."""
+class Stores(Protocol):
+    """What is compared: the rows of ``metadata`` with the ``blobs``, which ``storage`` lists.  A drive is one."""
 
-    fault: Fault
-    object_key: ObjectKey
-    detail: str
-    size_bytes: int = 0
-    file_id: str | None = None
+    @property
+    def metadata(self) -> Ref[Metadata]: ...
+
+    @property
+    def storage(self) -> Ref[Storage]: ...
+
+    @property
+    def blobs(self) -> BlobStore: ...
 
 
 class Checked(msgspec.Struct):
@@ -68,12 +59,12 @@ class Checked(msgspec.Struct):
 
 
 async def check_blobs(
-    drive: GoDrive,
+    drive: Stores,
     *,
     digests: bool,
     orphans_before: datetime,
     checked: Checked,
-    pace: Callable[[int], Awaitable[None]] | None = None,
+    pace: Pace | None = None,
 ) -> AsyncIterator[Finding]:
     """Compare all rows with all blobs, and yield what is wrong, in the order of keys.
 
@@ -81,100 +72,135 @@ async def check_blobs(
     before each piece.  Blobs without a row count as orphans if they were stored
     before *orphans_before*.  Raises ``StoreUnavailable``.
     """
-    expected, stored = _expected(drive), _stored(drive)
-    row, blob = await anext(expected, None), await anext(stored, None)
-    while row is not None or blob is not None:
-        if blob is None or (row is not None and row.object_key < blob.key):
-            assert row is not None  # noqa: S101 - one of the two is there
-            if (finding := await _missing(drive, row)) is not None:
+    async for rows, blobs in _pages(drive):
+        checked.blobs += len(rows.keys() & blobs.keys())
+        checked.bytes += sum(blob.size_bytes for key, blob in blobs.items() if key in rows)
+        strays = set(await orphans(drive.metadata, (blobs[key] for key in blobs.keys() - rows.keys()), orphans_before))
+        for key in _suspects(rows, blobs, strays, digests=digests):
+            if key in strays:
+                yield Finding(
+                    fault=Fault.ORPHAN, object_key=key, detail="No file refers to it.", size_bytes=blobs[key].size_bytes
+                )
+            elif key not in blobs:
+                if (finding := await _missing(drive, rows[key])) is not None:
+                    yield finding
+            elif (finding := await check_blob(drive, rows[key], blobs[key], digests=digests, pace=pace)) is not None:
                 yield finding
-            row = await anext(expected, None)
-        elif row is None or blob.key < row.object_key:
-            if (finding := await _orphan(drive, blob, orphans_before)) is not None:
-                yield finding
-            blob = await anext(stored, None)
-        else:
-            checked.blobs += 1
-            checked.bytes += blob.size_bytes
-            if (finding := await check_blob(drive, row, blob, digests=digests, pace=pace)) is not None:
-                yield finding
-            row, blob = await anext(expected, None), await anext(stored, None)
+
+
+def _suspects(
+    rows: dict[ObjectKey, ExpectedBlob], blobs: dict[ObjectKey, BlobInfo], strays: set[ObjectKey], *, digests: bool
+) -> list[ObjectKey]:
+    """Return what to look at more closely, in the order of keys."""
+    if digests:
+        return sorted(rows.keys() | strays)
+    wrong = {key for key, row in rows.items() if (blob := blobs.get(key)) is None or blob.size_bytes != row.size_bytes}
+    return sorted(wrong | strays)
 
 
 async def check_blob(
-    drive: GoDrive,
-    row: ExpectedBlob,
-    blob: BlobInfo,
-    *,
-    digests: bool,
-    pace: Callable[[int], Awaitable[None]] | None = None,
+    drive: Stores, row: ExpectedBlob, blob: BlobInfo | None, *, digests: bool, pace: Pace | None = None
 ) -> Finding | None:
-    """Compare a blob with its row: its length, and with *digests* its bytes."""
+    """Compare a blob with its row: its length, if the *blob* is described, and with *digests* its bytes."""
 
-    def found(fault: Fault, detail: str) -> Finding:
-        return Finding(fault, row.object_key, detail, row.size_bytes, row.file_id)
-
-    if blob.size_bytes != row.size_bytes:
-        return found(Fault.SIZE, f"It has {blob.size_bytes} bytes instead of {row.size_bytes}.")
-    if not digests or row.sha256 is None:
+    if blob is not None and blob.size_bytes != row.size_bytes:
+        return _finding(Fault.SIZE, row, f"It has {blob.size_bytes} bytes instead of {row.size_bytes}.")
+    if not digests:
         return None
     try:
-        digest, length = await _digest(drive, row.object_key, pace)
-    except NotFound:
-        return await _missing(drive, row)
+        wrong = await compare(drive.blobs, row.object_key, row.size_bytes, row.sha256, pace)
     except StoreUnavailable as error:
         await drive.storage.ask(CheckStore())  # raises if the store is down, which is no fault of this blob
-        return found(Fault.UNREADABLE, error.detail)
-    if length != row.size_bytes:
-        return found(Fault.SIZE, f"It has {length} bytes instead of {row.size_bytes}.")
-    return None if digest == row.sha256 else found(Fault.DIGEST, f"Its SHA-256 is {digest} instead of {row.sha256}.")
+        return _finding(Fault.UNREADABLE, row, error.detail)
+    if wrong is None:
+        return None
+    return await _missing(drive, row) if wrong[0] is Fault.MISSING else _finding(wrong[0], row, wrong[1])
 
 
-async def _digest(
-    drive: GoDrive, object_key: ObjectKey, pace: Callable[[int], Awaitable[None]] | None
-) -> tuple[str, int]:
+async def compare(
+    store: BlobStore, key: ObjectKey, size: int, sha256: str | None, pace: Pace | None = None
+) -> tuple[Fault, str] | None:
+    """Read a blob, and return what differs from what was stored.  Without *sha256*, only its length is compared.
+
+    Raises ``StoreUnavailable``.
+    """
     digest, length = hashlib.sha256(), 0
-    async for piece in drive.blobs.get(object_key):
-        if pace is not None:
-            await pace(len(piece))
-        length += len(piece)
-        if len(piece) < LARGE_PIECE:
-            digest.update(piece)
-        else:
-            await asyncio.to_thread(digest.update, piece)
-    return digest.hexdigest(), length
+    try:
+        async for piece in store.get(key):
+            if pace is not None:
+                await pace(len(piece))
+            length += len(piece)
+            if len(piece) < LARGE_PIECE:
+                digest.update(piece)
+            else:
+                await asyncio.to_thread(digest.update, piece)
+    except NotFound:
+        return Fault.MISSING, "The store does not have it."
+    except BlobDamaged as error:
+        return Fault.UNREADABLE, error.detail
+    if length != size:
+        return Fault.SIZE, f"It has {length} bytes instead of {size}."
+    if sha256 is not None and digest.hexdigest() != sha256:
+        return Fault.DIGEST, f"Its SHA-256 is {digest.hexdigest()} instead of {sha256}."
+    return None
 
 
-async def _missing(drive: GoDrive, row: ExpectedBlob) -> Finding | None:
+async def orphans(metadata: Ref[Metadata], blobs: Iterable[BlobInfo], before: datetime) -> list[ObjectKey]:
+    """Return those of the blobs that were stored before that instant, and that no row refers to, in order."""
+    return await unknown(metadata, [blob.key for blob in blobs if blob.modified_at <= before])
+
+
+async def unknown(metadata: Ref[Metadata], keys: list[ObjectKey]) -> list[ObjectKey]:
+    """Return those of the keys that no row refers to, in order."""
+    known = await metadata.ask(KnownKeys(keys)) if keys else []
+    return sorted(set(keys).difference(known))
+
+
+def _finding(fault: Fault, row: ExpectedBlob, detail: str) -> Finding:
+    return Finding(
+        fault=fault, object_key=row.object_key, detail=detail, size_bytes=row.size_bytes, file_id=row.file_id
+    )
+
+
+async def _missing(drive: Stores, row: ExpectedBlob) -> Finding | None:
     """Return the finding if the blob is still missing and still expected."""
     try:
         await drive.storage.ask(HeadBlob(row.object_key))
     except NotFound:
         again = await drive.metadata.ask(ExpectedBlobs(limit=1, only=row.object_key))
         if again:
-            return Finding(Fault.MISSING, row.object_key, "The store does not have it.", row.size_bytes, row.file_id)
+            return _finding(Fault.MISSING, row, "The store does not have it.")
     return None
 
 
-async def _orphan(drive: GoDrive, blob: BlobInfo, before: datetime) -> Finding | None:
-    known: list[ObjectKey] = await drive.metadata.ask(KnownKeys([blob.key]))
-    if known or blob.modified_at >= before:
-        return None
-    return Finding(Fault.ORPHAN, blob.key, "No file refers to it.", blob.size_bytes)
+async def _pages(
+    drive: Stores,
+) -> AsyncIterator[tuple[dict[ObjectKey, ExpectedBlob], dict[ObjectKey, BlobInfo]]]:
+    """Yield the rows and the blobs of the same range of keys, one range after another."""
+    rows: dict[ObjectKey, ExpectedBlob] = {}
+    blobs: dict[ObjectKey, BlobInfo] = {}
+    rows_upto, blobs_upto = ObjectKey(""), ""
+    more_rows = more_blobs = True
+    while more_rows or more_blobs:
+        if more_rows and (not more_blobs or rows_upto <= blobs_upto):
+            page = await drive.metadata.ask(ExpectedBlobs(AT_ONCE, rows_upto))
+            rows.update((row.object_key, row) for row in page)
+            more_rows, rows_upto = bool(page), page[-1].object_key if page else rows_upto
+        else:
+            listed = await drive.storage.ask(ListBlobs(AT_ONCE, blobs_upto))
+            blobs.update((blob.key, blob) for blob in listed.items)
+            more_blobs, blobs_upto = listed.next_page is not None, listed.next_page or blobs_upto
+        whole = [upto for upto, more in ((rows_upto, more_rows), (blobs_upto, more_blobs)) if more]
+        if not whole:
+            break
+        upto = min(whole)
+        yield _taken(rows, upto), _taken(blobs, upto)
+    yield rows, blobs
 
 
-async def _expected(drive: GoDrive) -> AsyncIterator[ExpectedBlob]:
-    after = ObjectKey("")
-    while page := await drive.metadata.ask(ExpectedBlobs(AT_ONCE, after)):
-        for row in page:
-            yield row
-        after = page[-1].object_key
-
-
-async def _stored(drive: GoDrive) -> AsyncIterator[BlobInfo]:
-    after: str | None = ""
-    while after is not None:
-        page = await drive.storage.ask(ListBlobs(AT_ONCE, after))
-        for blob in page.items:
-            yield blob
-        after = page.next_page
+def _taken(found: dict[ObjectKey, T], upto: str) -> dict[ObjectKey, T]:
+    """Remove what has a key up to *upto*, and return it."""
+    taken = {key: value for key, value in found.items() if key <= upto}
+    for key in taken:
+        del found[key]
+    return taken

@@ -195,7 +195,14 @@ class Janitor(Table, frozen=True):
     orphan_age: Annotated[float, Meta(ge=0, le=315_360_000)] = 86_400.0
     change_retention: Annotated[float, Meta(ge=0, le=315_360_000)] = 2_592_000.0
     changes_per_user: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 1_000_000
+    clock_step: Annotated[float, Meta(ge=60, le=315_360_000)] = 86_400.0
     batch: Batch = 500
+
+
+class Scrub(Table, frozen=True):
+    every: Annotated[float, Meta(ge=0, le=315_360_000)] = 2_592_000.0
+    rate: Annotated[int, Meta(ge=65_536, le=2**40)] = 8_388_608
+    bucket: bool = False
 
 
 class Nats(Table, frozen=True):
@@ -253,6 +260,7 @@ class Config(Table, frozen=True):
     blobs: Blobs = Blobs()
     ingest: Ingest = Ingest()
     janitor: Janitor = Janitor()
+    scrub: Scrub = Scrub()
     nats: Nats = Nats()
     webhooks: Webhooks = Webhooks()
     log: Log = Log()

@@ -26,6 +26,7 @@ from godrive.known_room import KnownRoom
 from godrive.log_in_limits import LogInLimits
 from godrive.memory import MemoryBudget
 from godrive.messages.auth import Auth
+from godrive.messages.expected import ScrubState
 from godrive.messages.ingest import Ingest
 from godrive.messages.janitor import Janitor, Swept
 from godrive.messages.metadata import Metadata
@@ -39,6 +40,7 @@ from godrive.rules.page_tokens import PageTokens
 from godrive.runtime import ChildDetails, ChildStatus, Contract, Event, OnEvent, Ref, Supervisor
 from godrive.runtime.message import A
 from godrive.runtime.supervision_events import ChildWaiting, DeadLetter, Ticked, guarded, ignore
+from godrive.scrub import Scrubbed
 from godrive.tree import CONTRACTS, Dependencies, is_local, needs_blobs, needs_catalog, tree
 from godrive.watch import ChangeWatch
 
@@ -122,6 +124,10 @@ class GoDrive:
         """The result of the last comparison of stored usage with the rows; ``None`` before the first."""
         self.swept: Counter[str] = Counter()
         """Counts of items processed by this process's periodic sweeps, by kind; ``failed`` counts failures."""
+        self.scrubbed: Counter[str] = Counter()
+        """The ``blobs`` and ``bytes`` that this process's scrub has read."""
+        self.scrub: ScrubState | None = None
+        """How far the scrub is; ``None`` before its first look."""
         self._on_event = self._counting(guarded(on_event))
         self._serving = serving
         self._blobs: BlobStore | None = None
@@ -159,6 +165,9 @@ class GoDrive:
                 self.swept.update(done)
             elif isinstance(event, Ticked) and isinstance(event.reply, Drift):
                 self.usage_drift = event.reply
+            elif isinstance(event, Ticked) and isinstance(event.reply, Scrubbed):
+                self.scrubbed.update(blobs=event.reply.blobs, bytes=event.reply.bytes)
+                self.scrub = event.reply.state
             on_event(event)
 
         return count

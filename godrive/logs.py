@@ -36,6 +36,7 @@ from godrive.runtime.supervision_events import (
     Ticked,
     TickFailed,
 )
+from godrive.scrub import Scrubbed
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 _encoder = msgspec.json.Encoder(enc_hook=repr)
@@ -125,6 +126,10 @@ def on_event(event: Event) -> None:
             log.warning("sweep_incomplete", child=child, failed=failed, held=held, problem=problem)
         case Ticked(child, Reconciled(failed=failed, postponed=postponed, problem=problem)) if problem:
             log.warning("reconcile_incomplete", child=child, failed=failed, postponed=postponed, problem=problem)
+        case Ticked(child, Scrubbed(found=found)) if found:
+            for each in found:
+                named = {"object_key": each.object_key, "file_id": each.file_id, "kind": each.fault.value}
+                log.error("blob_damaged", child=child, **named, detail=each.detail)
         case Ticked(child, Drift() as drift) if drift:
             log.error("usage_drift", child=child, bytes=drift.bytes, rows=drift.rows, hint="Run godrive recount.")
         case Ticked():

@@ -35,6 +35,8 @@ from godrive.rules.page_tokens import PageTokens
 from godrive.runtime import Actor, ActorSpec, Ask, ChildSpec, Contract, Lane, OnEvent, Ref, Slots, Ticker
 from godrive.runtime.message import A, R
 from godrive.runtime.supervision_events import Ticked, TickFailed
+from godrive.scrub import CHILD as SCRUB
+from godrive.scrub import Scrubber, is_scrubbed
 from godrive.watch import ChangeWatch
 
 if TYPE_CHECKING:
@@ -170,7 +172,9 @@ def tree(parts: Dependencies, *, serving: bool) -> list[ActorSpec | ChildSpec]:
         actor(
             Auth, lambda: AuthActor(catalog, config.auth, clock, parts.signer, parts.known_callers, limits=parts.limits)
         )
-    guard = ClockGuard(clock)  # shared, so that a crash of an actor does not forget a jump
+    guard = ClockGuard(
+        clock, step=config.janitor.clock_step
+    )  # shared, so that a crash of an actor does not forget a jump
     actor(Ingest, lambda: IngestActor(ref(Metadata), ref(Storage), config.ingest, clock, guard))
     # The next sweep continues an interrupted one, so stopping does not wait for it.
     actor(Janitor, lambda: JanitorActor(ref(Metadata), ref(Storage), config, clock, guard), shutdown=1.0)
@@ -181,6 +185,8 @@ def tree(parts: Dependencies, *, serving: bool) -> list[ActorSpec | ChildSpec]:
     if serving:
         children.append(ChildSpec(name=WATCH, run=lambda: _watch(parts)))
     ticker("sweeper", Janitor, Sweep(), config.janitor.sweep_every)
+    if serving and (stored := parts.blobs) is not None and is_scrubbed(config):
+        children.append(ChildSpec(name=SCRUB, run=lambda: _scrubber(parts, stored).run()))
     if serving and parts.link is not None and config.ingest.events != "none" and is_local(config, Ingest):
         from godrive.bridge.bucket_subscription import CHILD, bucket_events  # noqa: PLC0415 - needs nats-py
 
@@ -215,6 +221,18 @@ async def _webhooks(parts: Dependencies) -> None:
         parts.config, parts.clock, parts.watch, counts=parts.webhook_counts, on_event=parts.on_event
     )
     await dispatcher.run(parts.ref(Metadata))
+
+
+def _scrubber(parts: Dependencies, blobs: BlobStore) -> Scrubber:
+    return Scrubber(
+        parts.config.scrub,
+        parts.clock,
+        parts.ref(Metadata),
+        parts.ref(Storage),
+        blobs,
+        on_step=lambda scrubbed: parts.on_event(Ticked(SCRUB, scrubbed)),
+        on_error=lambda error: parts.on_event(TickFailed(SCRUB, error)),
+    )
 
 
 def _exposer(parts: Dependencies, link: NatsLink, contract: type[Contract]) -> ChildSpec:

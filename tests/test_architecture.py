@@ -25,15 +25,15 @@ FLOORS: list[set[str]] = [
     # contracts
     {"messages"},
     # behaviour: the rules of a drive, and two packages that do not know one another
-    {"rules", "lease", "watch"},
+    {"rules", "lease", "watch", "checker"},
     {"log_in_limits"},
-    {"actors", "bridge"},
+    {"actors", "bridge", "scrub"},
     # the whole
     {"opening"},
     {"tree"},
     {"drive"},
     {"arriving"},
-    {"appended", "checker", "transfer", "archive", "parts"},
+    {"appended", "transfer", "archive", "parts"},
     {"resumable"},
     {"files", "backup"},
     # edges
@@ -53,6 +53,8 @@ MAY_ASK: dict[str, set[str]] = {
     "actors.ingest": {"ingest", "metadata", "storage"},
     "actors.janitor": {"janitor", "metadata", "storage"},
     "bridge": {"ingest", "metadata"},
+    "checker": {"metadata", "storage"},
+    "scrub": {"metadata", "storage"},
     "lease": {"metadata"},
     "watch": {"auth", "metadata"},
 }
@@ -63,6 +65,7 @@ The bridge brings events in (ingest) and takes the outbox out (metadata).
 
 SUBJECTS = {
     "clock": "metadata",
+    "expected": "metadata",
     "versions": "metadata",
     "files": "metadata",
     "batches": "metadata",

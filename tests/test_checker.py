@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from godrive.blobs.memory import MemoryBlobStore
-from godrive.checker import Checked, Fault, Finding, check_blobs
+from godrive.checker import Checked, check_blobs
 from godrive.drive import GoDrive
 from godrive.errors import StoreUnavailable
+from godrive.messages.expected import Fault, Finding
 from godrive.messages.files import OpenContent, PurgeFile, TrashFile
 from godrive.messages.system import ClaimPurges
 from godrive.model import File, ObjectKey

@@ -295,7 +295,7 @@ async def test_children_start_and_stop_in_order(config: Config) -> None:
     stopped = [event.child for event in events if isinstance(event, ChildStopped)]
     assert [child for child in started if child in order] == order
     assert [child for child in stopped if child in order] == order[::-1]
-    others = ["settler", "indexer", "auditor", "reconciler", "watch", "sweeper", "webhooks"]
+    others = ["settler", "indexer", "auditor", "reconciler", "watch", "sweeper", "scrub", "webhooks"]
     assert started[len(order) :] == others
     assert stopped[: len(others)] == others[::-1]
 

@@ -167,7 +167,7 @@ class IngestActor(Actor[Ingest]):
     @Reconcile.handler
     async def reconcile(self, ask: Reconcile) -> Reconciled:
         if not self._guard.compared:
-            await check_clock(self._metadata, self._guard)
+            await check_clock(self._metadata, self._guard, self._clock)
         count = _Count()
 
         async def settle(upload: Upload) -> None:
@@ -301,8 +301,8 @@ class IngestActor(Actor[Ingest]):
         return _Settled.FAILED
 
     def _is_overdue(self, upload: Upload) -> bool:
-        """Whether the deadline has passed.  False while the clock is in doubt after a jump."""
-        return self._guard.doubt() is None and self._clock.now() >= upload.expires_at
+        """Whether the deadline has passed.  While the clock is in doubt after a jump, by the time before it too."""
+        return (self._guard.due_by() or self._clock.now()) >= upload.expires_at
 
     async def _publish(self, by: Principal, upload_id: UploadId, blob: BlobInfo, upload: Upload | None = None) -> File:
         try:

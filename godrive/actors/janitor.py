@@ -14,8 +14,9 @@ to quarantine instead of deleting it, and only when it is old and two sweeps
 have found it unknown to the catalog.
 
 After a jump of the clock, what looks expired may not be.  Until the clock has
-run steadily for a while, the janitor only removes the bytes of uploads that
-have ended already, and counts the other chores as ``held``.
+run steadily for a while, the janitor only deletes what was due by the clock
+before the jump too, and the bytes of uploads that have ended already.  It
+counts the chores that it limits so as ``held``.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from msgspec.structs import asdict
 
 from godrive.actors.clock_check import check_clock
 from godrive.actors.concurrent import for_each
+from godrive.checker import orphans, unknown
 from godrive.clock import Clock, ClockGuard
 from godrive.config import Config
 from godrive.errors import DriveError
@@ -55,7 +57,6 @@ from godrive.messages.system import (
     FinishCleanup,
     FinishPurge,
     FinishVersion,
-    KnownKeys,
     PendingUploads,
     Prune,
     PruneLog,
@@ -91,7 +92,7 @@ class _LeaseLost(Exception):
 
 
 class _ClockInDoubt(Exception):
-    """The clock jumped, so nothing may be deleted because of its age."""
+    """The clock jumped, so the chore ends early."""
 
 
 class _Count(Counter[str]):
@@ -135,15 +136,17 @@ class JanitorActor(Actor[Janitor]):
         count = _Count()
         with suppress(_LeaseLost):
             async with self._alone():
-                await check_clock(self._metadata, self._guard, trust=ask.trust_clock)
+                await check_clock(self._metadata, self._guard, self._clock, trust=ask.trust_clock)
                 for chore in self._chores:
                     try:
                         await chore(count)
-                    except _ClockInDoubt as doubt:
-                        count["held"] += 1
-                        count.problem = count.problem or str(doubt)
+                    except _ClockInDoubt:
+                        pass
                     except DriveError as error:
                         count.fail(error)
+                    if chore != self._clean and (doubt := self._guard.doubt()) is not None:
+                        count["held"] += 1
+                        count.problem = count.problem or doubt
         return Swept(**count, problem=count.problem)
 
     async def _purge(self, count: _Count) -> None:
@@ -153,11 +156,9 @@ class JanitorActor(Actor[Janitor]):
             await self._metadata.ask(FinishPurge(item.file_id, item.revision))
 
         async def claim() -> list[Purge]:
-            self._need_steady_clock()
-            return await self._metadata.ask(ClaimPurges(self._batch))
+            return await self._metadata.ask(ClaimPurges(self._batch, self._guard.due_by()))
 
-        self._need_steady_clock()
-        while await self._metadata.ask(ClearCopies()):
+        while self._guard.doubt() is None and await self._metadata.ask(ClearCopies()):
             await self._keep_lease()
         await self._until_none(claim, purge, "purged", count)
 
@@ -168,14 +169,12 @@ class JanitorActor(Actor[Janitor]):
             await self._metadata.ask(FinishVersion(item.version_id))
 
         async def claim() -> list[VersionPurge]:
-            self._need_steady_clock()
             return await self._metadata.ask(ClaimVersions(self._batch))
 
         reviewed = self._batch
         while reviewed >= self._batch:
-            self._need_steady_clock()
             await self._keep_lease()
-            reviewed = await self._metadata.ask(ReviewVersions(self._batch))
+            reviewed = await self._metadata.ask(ReviewVersions(self._batch, self._guard.due_by()))
         await self._until_none(claim, purge, "versions", count)
 
     async def _clean(self, count: _Count) -> None:
@@ -217,33 +216,27 @@ class JanitorActor(Actor[Janitor]):
 
         suspects, self._suspects = self._suspects, []
         for keys in suspects:
-            await self._each(await self._unknown(keys), quarantine, "orphans", count)
+            await self._each(await unknown(self._metadata, keys), quarantine, "orphans", count)
         oldest = self._clock.now() - timedelta(seconds=self._config.janitor.orphan_age)
         for _ in range(ORPHAN_PAGES):
             page = await self._storage.ask(ListBlobs(self._batch, self._cursor))
-            self._suspects.append(await self._unknown([b.key for b in page.items if b.modified_at <= oldest]))
+            self._suspects.append(await orphans(self._metadata, page.items, oldest))
             self._cursor = page.next_page or ""
             if not self._cursor:
                 return
 
-    async def _unknown(self, keys: list[ObjectKey]) -> list[ObjectKey]:
-        known = await self._metadata.ask(KnownKeys(keys)) if keys else []
-        return sorted(set(keys).difference(known))
-
     async def _prune(self, count: _Count) -> None:
         full = True
         while full:
-            self._need_steady_clock()
             await self._keep_lease()
-            pruned = await self._metadata.ask(Prune(self._batch))
+            pruned = await self._metadata.ask(Prune(self._batch, self._guard.due_by()))
             count.update(asdict(pruned))
             full = max(asdict(pruned).values()) >= self._batch
 
     async def _prune_log(self, count: _Count) -> None:
         for _ in range(LOG_PAGES):
-            self._need_steady_clock()
             await self._keep_lease()
-            pruned = await self._metadata.ask(PruneLog(self._log_of, self._batch))
+            pruned = await self._metadata.ask(PruneLog(self._log_of, self._batch, self._guard.due_by()))
             count["changes"] += pruned.changes
             self._log_of = pruned.after or UserId("")
             if pruned.after is None:
@@ -272,8 +265,8 @@ class JanitorActor(Actor[Janitor]):
 
     def _need_steady_clock(self) -> None:
         """Raises ``_ClockInDoubt``."""
-        if (doubt := self._guard.doubt()) is not None:
-            raise _ClockInDoubt(doubt)
+        if self._guard.doubt() is not None:
+            raise _ClockInDoubt
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:

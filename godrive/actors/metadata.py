@@ -41,6 +41,7 @@ from godrive.rules import (  # noqa: F401 - registers them
     purges,
     resizing,
     resumable,
+    scrub_chores,
     search,
     stored_files,
     trash,

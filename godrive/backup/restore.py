@@ -22,7 +22,12 @@ from godrive.paths import create_file, exists
 
 _AS_ANOTHER = "UPDATE catalog SET time_noted_at = 1, nonce = lower(hex(randomblob(16)))"
 """Make the restored catalog one whose time is in doubt, and whose cursors and tags are new."""
-_FORGET = "DELETE FROM leases"
+_FORGET = (
+    "DELETE FROM leases",
+    "DELETE FROM damage",
+    "UPDATE scrub SET begun_at = NULL, ended_at = NULL, after_key = '', blobs = 0, bytes = 0",
+)
+"""What the copy has of the processes and of the blobs of the drive that it was made of."""
 
 
 async def restore(
@@ -59,7 +64,8 @@ async def restore(
     await _put_blobs(blobs, target, partial, progress, pace)
     with closing(sqlite3.connect(partial)) as catalog, catalog:
         catalog.execute(_AS_ANOTHER)
-        catalog.execute(_FORGET)
+        for statement in _FORGET:
+            catalog.execute(statement)
     if not exists(config.secret_path):
         create_file(config.secret_path, snapshot.keyring.encode(), mode=0o600)
     partial.rename(path)

@@ -15,6 +15,7 @@ from godrive.backup.contents import is_sound, named_blobs, opened
 from godrive.backup.create import Pace, Progress
 from godrive.backup.target import Snapshot, Target
 from godrive.blobs import BlobDamaged
+from godrive.checker import compare
 from godrive.errors import Conflict, NotFound
 from godrive.model import ObjectKey
 
@@ -31,9 +32,10 @@ async def verify(
         for key, size, sha256 in kept.execute("SELECT object_key, size_bytes, sha256 FROM kept ORDER BY object_key"):
             progress.blobs += 1
             progress.bytes += size
-            problem_found = await _check(target, ObjectKey(key), size, sha256, pace)
-            if problem_found is not None:
-                yield f"The blob {key} {problem_found}."
+            wrong = await compare(target.store, ObjectKey(key), size, sha256, pace)
+            if wrong is not None:
+                fault, detail = wrong
+                yield f"{fault}: the blob {key}: {detail}"
 
 
 async def prune(target: Target, keep: Iterable[Snapshot]) -> tuple[int, int]:
@@ -89,23 +91,6 @@ async def _gather(
                 else:
                     kept.executemany("INSERT OR IGNORE INTO kept VALUES (?, ?, ?)", named_blobs(catalog))
         path.unlink()
-
-
-async def _check(target: Target, key: ObjectKey, size: int, sha256: str | None, pace: Pace | None) -> str | None:
-    digest, length = hashlib.sha256(), 0
-    try:
-        async for piece in target.store.get(key):
-            if pace is not None:
-                await pace(len(piece))
-            length += len(piece)
-            digest.update(piece)
-    except NotFound:
-        return "is missing"
-    except BlobDamaged as error:
-        return f"is damaged: {error.detail}"
-    if length != size:
-        return f"has {length} bytes instead of {size}"
-    return "has another SHA-256 than when it was stored" if sha256 not in (None, digest.hexdigest()) else None
 
 
 def chosen(snapshots: list[Snapshot], *, daily: int, weekly: int, monthly: int) -> list[Snapshot]:

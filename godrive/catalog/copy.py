@@ -35,7 +35,7 @@ TABLES = (
     "changes",
     "webhooks",
 )
-"""All but leases, which belong to running processes."""
+"""All but leases, which belong to running processes, and what the scrub has found in the store of the source."""
 
 NUMBERS = "names_after"
 """The column of users that belongs to the index of names, which the target makes anew."""

@@ -24,6 +24,8 @@ def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     parser = add(commands, "doctor", text, shared)
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.add_argument("--set-cors", action="store_true", help="set the CORS rules of the bucket that browsers need")
+    text = "confirm that the clock is right: what it says has expired is deleted, also by running servers"
+    parser.add_argument("--accept-clock", action="store_true", help=text)
     parser.set_defaults(run=_doctor)
 
 
@@ -36,7 +38,15 @@ def _doctor(arguments: argparse.Namespace) -> int:
     except ConfigError as error:
         report.failure("configuration", error.detail, error.hint or "")
     else:
-        run(examine(config, SystemClock(), report, set_cors=arguments.set_cors))
+        run(
+            examine(
+                config,
+                SystemClock(),
+                report,
+                set_cors=arguments.set_cors,
+                accept_clock=arguments.accept_clock,
+            )
+        )
     if arguments.json:
         found = {"ok": not report.failed, "findings": report.findings}
         sys.stdout.write(msgspec.json.encode(found).decode() + "\n")

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from godrive import logs
-from godrive.checker import Checked, Fault, Finding, check_blobs
+from godrive.checker import Checked, check_blobs
 from godrive.commands import Commands, add, has_sqlite_catalog, pacer, size
 from godrive.commands.serve import run
 from godrive.config import Config
 from godrive.errors import ConfigError
+from godrive.messages.expected import Fault, Finding
 from godrive.messages.storage import QuarantineBlob
 from godrive.messages.system import KnownKeys, RecountUsage, UsageDrift
 from godrive.model import ObjectKey

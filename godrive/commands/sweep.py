@@ -23,7 +23,6 @@ def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     text = "purge what is due and remove leftovers; a server may be running"
     parser = add(commands, "sweep", text, shared)
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
-    parser.add_argument("--trust-clock", action="store_true", help="purge even if the clock seems to have jumped")
     moves = parser.add_mutually_exclusive_group()
     moves.add_argument("--pack", action="store_true", help="also pack the small blobs that are files")
     moves.add_argument("--unpack", action="store_true", help="also make every packed blob a file")
@@ -41,7 +40,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
         nonlocal failed
         async with GoDrive(config, on_event=logs.on_event, serving=False) as drive:
-            swept = await drive.janitor.ask(Sweep(trust_clock=arguments.trust_clock))
+            swept = await drive.janitor.ask(Sweep())
             moved = await _move(drive, pack=arguments.pack, unpack=arguments.unpack)
         failed = swept.failed
         counts = msgspec.structs.asdict(swept) | moved

@@ -84,8 +84,14 @@ class Report:
         self._tell(finding)
 
 
-async def examine(config: Config, clock: Clock, report: Report, *, set_cors: bool = False) -> None:
-    """Run every check.  With *set_cors*, set the CORS rules of the bucket that browsers need."""
+async def examine(
+    config: Config, clock: Clock, report: Report, *, set_cors: bool = False, accept_clock: bool = False
+) -> None:
+    """Run every check.
+
+    With *set_cors*, set the CORS rules of the bucket that browsers need.  With
+    *accept_clock*, record in the catalog that the clock is right.
+    """
     from godrive.doctor import machine, messaging, stores, urls  # noqa: PLC0415 - they use the words above
 
     checks: dict[str, Callable[[], Awaitable[None]]] = {
@@ -94,7 +100,7 @@ async def examine(config: Config, clock: Clock, report: Report, *, set_cors: boo
         "secret": partial(machine.secret, config, report),
         "free space": partial(machine.space, config, report),
         "clock": partial(machine.clock, config, clock, report),
-        "catalog": partial(stores.catalog, config, clock, report),
+        "catalog": partial(stores.catalog, config, clock, report, accept_clock=accept_clock),
         "blob store": partial(stores.blobs, config, clock, report),
         "signed URLs": partial(urls.signed, config, clock, report, set_cors=set_cors),
         "NATS": partial(messaging.nats, config, clock, report),

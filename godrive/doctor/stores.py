@@ -8,7 +8,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator
 from contextlib import closing
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import get_args
 
 from msgspec.structs import replace
@@ -16,26 +16,30 @@ from msgspec.structs import replace
 from godrive.blobs import BlobStore
 from godrive.blobs.disk import DiskBlobStore
 from godrive.catalog import Catalog, migrations
-from godrive.clock import Clock
+from godrive.clock import TOLERANCE, Clock
 from godrive.config import Config, StoreFault
 from godrive.doctor import Report
 from godrive.errors import NotFound
+from godrive.messages.clock import AcceptClock, ReadClock
+from godrive.messages.expected import ListDamage, ReadScrub
 from godrive.messages.system import AcquireLease, ReleaseLease
 from godrive.model import ObjectKey, new_id
 from godrive.opening import make_blobs, make_catalog
 from godrive.paths import exists
-from godrive.rules import housekeeping, networks  # noqa: F401 - registers the rules
+from godrive.rules import housekeeping, networks, scrub_chores  # noqa: F401 - registers the rules
 from godrive.rules.page_tokens import PageTokens
 from godrive.rules.registry import Env, perform
+from godrive.scrub import is_scrubbed
 
 SAMPLE = b"godrive doctor " * 1000
 """The content of the test blob."""
 
 _SLOW_COMMIT = 0.2
+_DAMAGE_SHOWN = 5
 
 
-async def catalog(config: Config, clock: Clock, report: Report) -> None:
-    """Check that the catalog opens, reads and commits."""
+async def catalog(config: Config, clock: Clock, report: Report, *, accept_clock: bool = False) -> None:
+    """Check that the catalog opens, reads and commits, and that it does not contradict the clock."""
     name, is_file = "catalog", config.catalog.driver == "sqlite"
     if is_file and not exists(config.catalog_path):
         report.ok(name, f"{config.catalog_path} is not there yet; the first start makes it.")
@@ -47,7 +51,7 @@ async def catalog(config: Config, clock: Clock, report: Report) -> None:
             "Stop the servers of that release before you start this one, which brings it up to date.",
         )
         return
-    store = make_catalog(config)
+    store = make_catalog(config, guest=True)
     try:
         await store.open()
         counted = await store.read(lambda tx: tx.one("SELECT COUNT(*) FROM users WHERE state <> 'deleted'"))
@@ -57,6 +61,8 @@ async def catalog(config: Config, clock: Clock, report: Report) -> None:
         seconds = time.perf_counter() - start
         await perform(store, ReleaseLease("doctor", holder), env)
         await _proxies(config, store, env.now, report)
+        await _clock(store, env, report, accept=accept_clock)
+        await _scrub(store, env, report)
     finally:
         await store.close()
     detail = f"{config.catalog.driver}: {counted[0] if counted else 0} users, a commit takes {seconds * 1000:.1f} ms."
@@ -64,6 +70,56 @@ async def catalog(config: Config, clock: Clock, report: Report) -> None:
         report.warning(name, detail, "Look for what keeps the disk busy, or put the catalog on a faster one.")
     else:
         report.ok(name, detail)
+
+
+async def _clock(store: Catalog, env: Env, report: Report, *, accept: bool) -> None:
+    """Whether the clock is in doubt because it jumped."""
+    if accept:
+        await perform(store, AcceptClock(), env)
+        report.ok(
+            "clock", f"{env.now:%Y-%m-%d %H:%M:%S} UTC is accepted. A running server follows with its next sweep."
+        )
+        return
+    noted = await perform(store, ReadClock(), env)
+    if noted.at is None:
+        return
+    passed, advice = (env.now - noted.at).total_seconds(), "If the clock is right: godrive doctor --accept-clock"
+    if noted.doubt and noted.due_by is not None:
+        left = timedelta(seconds=round(noted.doubt))
+        report.warning(
+            "clock",
+            f"The clock has jumped: for another {left} of steady running, only what was due by "
+            f"{noted.due_by:%Y-%m-%d %H:%M} UTC expires.",
+            advice,
+        )
+    elif not -TOLERANCE <= passed <= env.config.janitor.clock_step:
+        report.warning(
+            "clock",
+            f"It is {env.now:%Y-%m-%d %H:%M} UTC, and the last sweep was at {noted.at:%Y-%m-%d %H:%M} UTC: "
+            "the clock has jumped, or no server was running. The next start lets nothing expire for a day.",
+            advice,
+        )
+
+
+async def _scrub(store: Catalog, env: Env, report: Report) -> None:
+    """What the scrub has found, and whether it keeps up."""
+    name, state = "scrub", await perform(store, ReadScrub(), env)
+    if damaged := await perform(store, ListDamage(_DAMAGE_SHOWN), env):
+        count = sum(state.damaged.values())
+        keys = ", ".join(f"{each.finding.object_key} ({each.finding.fault})" for each in damaged)
+        more = f" and {count - len(damaged)} more" if count > len(damaged) else ""
+        report.failure(
+            name,
+            f"{count} blobs are damaged: {keys}{more}.",
+            "Restore them from a backup; `godrive fsck --digests` names their files. The scrub looks again every hour.",
+        )
+    elif not is_scrubbed(env.config) or state.begun_at is None:
+        return
+    elif state.after and (env.now - state.begun_at).total_seconds() > env.config.scrub.every:
+        detail = f"The pass that began on {state.begun_at:%Y-%m-%d} has read {state.blobs} blobs and not ended yet."
+        report.warning(name, detail, "Raise scrub.rate, or scrub.every.")
+    elif state.ended_at is not None:
+        report.ok(name, f"Every blob was read by {state.ended_at:%Y-%m-%d %H:%M} UTC.")
 
 
 async def _proxies(config: Config, store: Catalog, now: datetime, report: Report) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import ClassVar
 
 from godrive.messages.metadata import Metadata
@@ -9,32 +10,37 @@ from godrive.model import Value
 from godrive.runtime import Ask, Lane
 
 
-class NotedTime(Value):
-    """The seconds since the recorded time, and those for which a process was still in doubt of its clock.
+class NotedClock(Value):
+    """What was recorded last.
 
-    *passed* is negative if the clock was set back, and 0 if no time was recorded.
+    *at* is what the clock showed, ``None`` before the first sweep.  *doubt* is
+    for how many more seconds it was in doubt, and *due_by* the time by which
+    things were due then.  *accepted_at* is when an operator confirmed the clock.
     """
 
-    passed: float
+    at: datetime | None
     doubt: float
+    due_by: datetime | None
+    accepted_at: datetime | None
 
 
-class NoteTime(Ask[Metadata, NotedTime]):
-    """Record the current time, and return what was recorded before.
-
-    Records nothing if the time is more than *back* seconds before or *forward*
-    seconds after the recorded time.
-    """
+class ReadClock(Ask[Metadata, NotedClock]):
+    """Return what the last sweep recorded of its clock."""
 
     lane: ClassVar[Lane] = Lane.CHORE
 
-    back: float = 1e12
-    forward: float = 1e12
 
-
-class NoteDoubt(Ask[Metadata, None]):
-    """Record that the clock is in doubt for *seconds* of steady running, for processes that start later."""
+class NoteClock(Ask[Metadata, None]):
+    """Record what the clock shows, for how many more seconds it is in doubt, and by which time things are due then."""
 
     lane: ClassVar[Lane] = Lane.CHORE
 
-    seconds: float
+    at: datetime
+    doubt: float = 0.0
+    due_by: datetime | None = None
+
+
+class AcceptClock(Ask[Metadata, None]):
+    """Record that the current time is right: an operator confirms it.  Ends the doubt of all processes."""
+
+    lane: ClassVar[Lane] = Lane.CHORE

@@ -6,6 +6,7 @@ each works on everything that is due, for all owners.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import ClassVar
 
 from godrive.messages.changes import Change
@@ -89,11 +90,15 @@ class Purge(Value):
 
 
 class ClaimPurges(Ask[Metadata, list[Purge]]):
-    """Claim entries whose grace period is over; they can no longer be restored.  Each call counts an attempt."""
+    """Claim entries whose grace period is over; they can no longer be restored.  Each call counts an attempt.
+
+    *due_by* is the time that counts while the clock is in doubt.
+    """
 
     lane: ClassVar[Lane] = Lane.CHORE
 
     limit: int
+    due_by: datetime | None = None
 
 
 class FinishPurge(Ask[Metadata, None]):
@@ -124,11 +129,13 @@ class ReviewVersions(Ask[Metadata, int]):
 
     Those that are neither among the newest of their file nor young nor named
     are marked for ``ClaimVersions``; the others are reviewed again later.
+    *due_by* is the time that counts while the clock is in doubt.
     """
 
     lane: ClassVar[Lane] = Lane.CHORE
 
     limit: int
+    due_by: datetime | None = None
 
 
 class ClaimVersions(Ask[Metadata, list[VersionPurge]]):
@@ -221,11 +228,15 @@ class Pruned(Value):
 
 
 class Prune(Ask[Metadata, Pruned]):
-    """Delete expired sessions and keys, ended uploads past their retention, and deleted users without files."""
+    """Delete expired sessions and keys, ended uploads past their retention, and deleted users without files.
+
+    *due_by* is the time that counts while the clock is in doubt.
+    """
 
     lane: ClassVar[Lane] = Lane.CHORE
 
     limit: int
+    due_by: datetime | None = None
 
 
 class UploadCounts(Ask[Metadata, dict[str, int]]):
@@ -292,12 +303,16 @@ class PrunedLog(Value):
 
 
 class PruneLog(Ask[Metadata, PrunedLog]):
-    """Delete at most *limit* changes that are too old or too many, of the next owners after *after*."""
+    """Delete at most *limit* changes that are too old or too many, of the next owners after *after*.
+
+    *due_by* is the time that counts while the clock is in doubt.
+    """
 
     lane: ClassVar[Lane] = Lane.CHORE
 
     after: UserId
     limit: int
+    due_by: datetime | None = None
 
 
 class DueWebhook(Value):

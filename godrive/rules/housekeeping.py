@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from godrive.catalog import Tx
 from godrive.errors import Conflict
-from godrive.messages.clock import NoteDoubt, NotedTime, NoteTime
+from godrive.messages.clock import AcceptClock, NoteClock, NotedClock, ReadClock
 from godrive.messages.expected import ExpectedBlob, ExpectedBlobs
 from godrive.messages.system import (
     AcquireLease,
@@ -64,7 +64,7 @@ async def expected_blobs(tx: Tx, ask: ExpectedBlobs, env: Env) -> list[ExpectedB
 @rule(Prune, writes=True)
 async def prune(tx: Tx, ask: Prune, env: Env) -> Pruned:
     """As ``Prune`` says.  At most ``limit`` rows of each kind."""
-    now, limit, retention = env.now, ask.limit, env.config.janitor.upload_retention
+    now, limit, retention = ask.due_by or env.now, ask.limit, env.config.janitor.upload_retention
     at = rows.micros(now)
 
     async def drop(table: str, keys: str, where: str, before: int = at) -> int:
@@ -72,9 +72,9 @@ async def prune(tx: Tx, ask: Prune, env: Env) -> Pruned:
             f"DELETE FROM {table} WHERE ({keys}) IN (SELECT {keys} FROM {table} WHERE {where} LIMIT $2)", before, limit
         )
 
-    # If the clock has been set back, instants in the future would keep these rows for too long.
-    await tx.run("UPDATE uploads SET finished_at = $1 WHERE finished_at > $1", at)
-    await tx.run(idempotency.BOUND, rows.later(now, idempotency.PATIENCE), rows.later(now, idempotency.KEPT_FOR))
+    if ask.due_by is None:  # if the clock has been set back, instants in the future would keep these rows for too long
+        await tx.run("UPDATE uploads SET finished_at = $1 WHERE finished_at > $1", at)
+        await tx.run(idempotency.BOUND, rows.later(now, idempotency.PATIENCE), rows.later(now, idempotency.KEPT_FOR))
     known_since = rows.later(now, -networks.KNOWN_FOR)
     await drop("session_networks", "user_id, network", "last_seen_at <= $1", known_since)
     await drop("invites", "digest", "(expires_at <= $1 OR used_at <= $1)", rows.later(now, -retention))
@@ -158,21 +158,37 @@ async def recount_usage(tx: Tx, ask: RecountUsage, env: Env) -> int:
     return len(wrong)
 
 
-@rule(NoteTime, writes=True)
-async def note_time(tx: Tx, ask: NoteTime, env: Env) -> NotedTime:
-    """As ``NoteTime`` says."""
+@rule(ReadClock)
+async def read_clock(tx: Tx, ask: ReadClock, env: Env) -> NotedClock:
+    """As ``ReadClock`` says."""
+    row = await tx.one("SELECT time_noted_at, clock_doubt, clock_due_by, clock_accepted_at FROM catalog")
+    at, doubt, due_by, accepted_at = rows.found(row, "catalog")
+    return NotedClock(
+        at=rows.instant(at) if at else None,
+        doubt=doubt / 1_000_000,
+        due_by=rows.maybe_instant(due_by),
+        accepted_at=rows.maybe_instant(accepted_at),
+    )
+
+
+@rule(NoteClock, writes=True)
+async def note_clock(tx: Tx, ask: NoteClock, env: Env) -> None:
+    """As ``NoteClock`` says."""
+    await tx.run(
+        "UPDATE catalog SET time_noted_at = $1, clock_doubt = $2, clock_due_by = $3",
+        rows.micros(ask.at),
+        round(ask.doubt * 1_000_000),
+        None if ask.due_by is None else rows.micros(ask.due_by),
+    )
+
+
+@rule(AcceptClock, writes=True)
+async def accept_clock(tx: Tx, ask: AcceptClock, env: Env) -> None:
+    """As ``AcceptClock`` says."""
     at = rows.micros(env.now)
-    noted, doubt = rows.found(await tx.one("SELECT time_noted_at, clock_doubt FROM catalog"), "catalog")
-    passed = (at - noted) / 1_000_000 if noted else 0.0
-    if -ask.back <= passed <= ask.forward:
-        await tx.run("UPDATE catalog SET time_noted_at = $1", at)
-    return NotedTime(passed=passed, doubt=doubt / 1_000_000)
-
-
-@rule(NoteDoubt, writes=True)
-async def note_doubt(tx: Tx, ask: NoteDoubt, env: Env) -> None:
-    """As ``NoteDoubt`` says."""
-    await tx.run("UPDATE catalog SET clock_doubt = $1", round(ask.seconds * 1_000_000))
+    await tx.run(
+        "UPDATE catalog SET time_noted_at = $1, clock_doubt = 0, clock_due_by = NULL, clock_accepted_at = $1", at
+    )
 
 
 @rule(AcquireLease, writes=True)

@@ -66,8 +66,9 @@ _OF_DELETED = (
 
 _CLAIMABLE = (
     "SELECT e.id, e.purge_attempts, e.list_state, e.size_bytes FROM entries e JOIN users u ON u.id = e.owner_id "
-    f"WHERE e.id IN ({rows.PLACES}) AND (e.next_purge_at <= ${rows.AT_ONCE + 1} "
-    f"OR (e.state = 'purging' AND e.next_purge_at > ${rows.AT_ONCE + 2}) OR e.trashed_at <= u.trash_cleared_at)"
+    f"WHERE e.id IN ({rows.PLACES}) AND (e.next_purge_at <= ${rows.AT_ONCE + 1} OR (e.state = 'purging' AND "
+    f"(e.next_purge_at <= ${rows.AT_ONCE + 2} OR e.next_purge_at > ${rows.AT_ONCE + 3})) "
+    "OR e.trashed_at <= u.trash_cleared_at)"
 )
 _VERSIONS_AT_ONCE = 50
 """Versions of one file that one claim covers, because a file may have any number."""
@@ -90,15 +91,18 @@ async def claim_purges(tx: Tx, ask: ClaimPurges, env: Env) -> list[Purge]:
     every other version that refers to it is being purged too, so the blob is
     deleted with the last of them.  To delete a key twice is idempotent.
     """
-    at, far = rows.micros(env.now), rows.later(env.now, _LONGEST_PURGE_DELAY)
-    await _bound_due_times(tx, env)
-    found = await _due(tx, ask.limit, at, far)
+    at, far, due_by = rows.micros(env.now), rows.later(env.now, _LONGEST_PURGE_DELAY), rows.micros(env.now)
+    if ask.due_by is None:
+        await _bound_due_times(tx, env)
+    else:
+        due_by = min(at, rows.micros(ask.due_by))
+    found = await _due(tx, ask.limit, at, far, due_by)
     if not found:
         return []
     await tx.lock(*{UserId(owner_id) for _, owner_id in found})
     file_ids = list(dict.fromkeys(FileId(file_id) for file_id, _ in found))
     # Before the lock, the owner may have restored some entries, and another sweep may have claimed some.
-    due = {row[0]: row for row in await rows.each(tx, _CLAIMABLE, file_ids, at, far)}
+    due = {row[0]: row for row in await rows.each(tx, _CLAIMABLE, file_ids, due_by, at, far)}
     await tx.run_each(
         "UPDATE entries SET state = 'purging', purge_attempts = purge_attempts + 1, next_purge_at = $2 WHERE id = $1",
         [(id_, rows.later(env.now, _PURGE_BACKOFF.after(attempts + 1))) for id_, attempts, *_ in due.values()],
@@ -130,15 +134,15 @@ async def _bound_due_times(tx: Tx, env: Env) -> None:
     await tx.run(_BOUND, rows.micros(env.now), rows.later(env.now, env.config.janitor.trash_grace))
 
 
-async def _due(tx: Tx, limit: int, at: int, far: int) -> list[Row]:
-    """Return (id, owner) of the entries to purge."""
+async def _due(tx: Tx, limit: int, at: int, far: int, due_by: int) -> list[Row]:
+    """Return (id, owner) of the entries to purge: those in the trash by *due_by*, those that are begun by *at*."""
     found: list[Row] = []
-    for sql, *values in ((_DUE_TRASHED, at), (_DUE_PURGING, at), (_SET_BACK, far), (_CLEARED,)):
+    for sql, *values in ((_DUE_TRASHED, due_by), (_DUE_PURGING, at), (_SET_BACK, far), (_CLEARED,)):
         if len(found) < limit:
             found += await tx.all(f"{sql} LIMIT ${len(values) + 1}", *values, limit - len(found))
     if len(found) < limit:
         await tx.run(_FORGET_CLEARED)
-        found += await _of_deleted_users(tx, limit - len(found), at)
+        found += await _of_deleted_users(tx, limit - len(found), due_by)
     return found
 
 

@@ -52,13 +52,14 @@ _KEYS = (
 @rule(ReviewVersions, writes=True)
 async def review(tx: Tx, ask: ReviewVersions, env: Env) -> int:
     """As ``ReviewVersions`` says."""
-    at, retention = rows.micros(env.now), env.config.janitor.version_retention
-    again = rows.later(env.now, _REVIEW_EVERY)
-    bounded = await tx.run(_BOUND, at, rows.later(env.now, max(retention, _REVIEW_EVERY)), ask.limit)
-    if bounded >= ask.limit:
-        return bounded
+    now, retention = ask.due_by or env.now, env.config.janitor.version_retention
+    at, again, bounded = rows.micros(now), rows.later(now, _REVIEW_EVERY), 0
+    if ask.due_by is None:
+        bounded = await tx.run(_BOUND, at, rows.later(now, max(retention, _REVIEW_EVERY)), ask.limit)
+        if bounded >= ask.limit:
+            return bounded
     ids = await _locked(tx, await tx.all(_DUE_REVIEWS, at, ask.limit))
-    since = rows.later(env.now, -retention)
+    since = rows.later(now, -retention)
     over: list[tuple[object, ...]] = []
     kept: list[tuple[object, ...]] = []
     for id_, replaced_at, is_beyond in await rows.each(tx, _REVIEWED, ids, at, env.config.janitor.versions_kept):

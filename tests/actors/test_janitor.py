@@ -15,6 +15,7 @@ from godrive.clock import SETTLE, ClockGuard
 from godrive.drive import GoDrive
 from godrive.errors import DriveError, NotFound, StoreUnavailable
 from godrive.messages.auth import Authenticate, DeleteUser, GetUser, LogIn, Refresh
+from godrive.messages.clock import AcceptClock
 from godrive.messages.files import (
     EmptyTrash,
     GetFile,
@@ -315,11 +316,11 @@ async def test_what_was_trashed_by_a_clock_that_was_behind_is_kept_by_later_proc
             file = await trashed(drive, owner)
             assert (await drive.janitor.ask(Sweep())).held == 6
         clock.jump(40 * DAY)
-        for _ in range(2):
+        for why in ("jumped forwards by 40 days", "jumped before the last start"):
             async with open_drive(clock=clock, **options) as drive:
                 swept = await drive.janitor.ask(Sweep())
                 assert (swept.purged, swept.held) == (0, 6)
-                assert "jumped before the last start" in swept.problem
+                assert why in swept.problem
                 clock.advance(60)
         async with open_drive(clock=clock, **options) as drive:
             await drive.metadata.ask(RestoreFile(acting(owner.id), file.id))
@@ -339,21 +340,102 @@ async def test_an_operator_may_vouch_for_a_clock_after_a_long_time_off(drive_cla
         async with open_drive(clock=later, **options) as drive:
             swept = await drive.janitor.ask(Sweep())
             assert (swept.purged, swept.held) == (0, 6)
-            assert "godrive sweep --trust-clock" in swept.problem
+            assert "godrive doctor --accept-clock" in swept.problem
             swept = await drive.janitor.ask(Sweep(trust_clock=True))
             assert (swept.purged, swept.held, swept.problem) == (1, 0, "")
 
 
-async def test_a_server_that_was_off_for_a_week_purges_at_once(drive_class: type[GoDrive]) -> None:
+@pytest.mark.parametrize(("off", "step", "purged"), [(0.9, None, 1), (1.1, None, 0), (7, 8 * DAY, 1), (7, 6 * DAY, 0)])
+async def test_the_largest_step_that_is_trusted_between_two_processes_is_configured(
+    drive_class: type[GoDrive], off: float, step: float | None, purged: int
+) -> None:
     with quick_folder() as folder:
         options: dict[str, Any] = {"drive_class": drive_class, "data_dir": folder, "blobs": {"driver": "disk"}}
-        options["janitor"] = {"trash_grace": 5 * DAY}
+        options["janitor"] = {"trash_grace": DAY / 2} | ({} if step is None else {"clock_step": step})
         clock = ManualClock()
         async with open_drive(clock=clock, **options) as drive:
             await trashed(drive, await sign_up(drive))
             await drive.janitor.ask(Sweep())
-        async with open_drive(clock=ManualClock(clock.now() + timedelta(days=7)), **options) as drive:
+        async with open_drive(clock=ManualClock(clock.now() + timedelta(days=off)), **options) as drive:
+            swept = await drive.janitor.ask(Sweep())
+            assert (swept.purged, swept.held > 0) == (purged, not purged)
+
+
+async def test_after_a_jump_forwards_what_is_due_by_the_old_clock_is_purged_and_nothing_else(
+    drive: GoDrive, owner: User, clock: ManualClock
+) -> None:
+    grace = drive.config.janitor.trash_grace
+    first = await trashed(drive, owner, "first.txt")
+    await replaced(drive, owner, b"1", b"2")
+    clock.advance(3600)
+    second = await trashed(drive, owner, "second.txt")
+    clock.advance(grace - 7200)
+    await drive.janitor.ask(Sweep())
+    clock.jump(40 * DAY)
+    swept = await drive.janitor.ask(Sweep())
+    assert (swept.purged, swept.versions, swept.held) == (0, 0, 6)
+    clock.advance(3600)
+    swept = await drive.janitor.ask(Sweep())
+    assert (swept.purged, swept.held) == (1, 6)
+    with pytest.raises(NotFound):
+        await drive.metadata.ask(RestoreFile(acting(owner.id), first.id))
+    await drive.metadata.ask(RestoreFile(acting(owner.id), second.id))
+
+
+async def test_after_a_restart_the_old_clock_is_the_recorded_one(drive_class: type[GoDrive]) -> None:
+    with quick_folder() as folder:
+        options: dict[str, Any] = {"drive_class": drive_class, "data_dir": folder, "blobs": {"driver": "disk"}}
+        options["janitor"] = {"trash_grace": 2 * 3600.0}
+        clock = ManualClock()
+        async with open_drive(clock=clock, **options) as drive:
+            owner = await sign_up(drive)
+            await trashed(drive, owner, "first.txt")
+            clock.advance(3600)
+            second = await trashed(drive, owner, "second.txt")
+            await drive.janitor.ask(Sweep())
+        ahead = ManualClock(clock.now() + timedelta(days=40))
+        async with open_drive(clock=ahead, **options) as drive:
+            assert (await drive.janitor.ask(Sweep())).purged == 0
+            ahead.advance(1800)
+            assert (await drive.janitor.ask(Sweep())).purged == 0
+        async with open_drive(clock=ahead, **options) as drive:  # the half hour of the other process counts
+            ahead.advance(1799)
+            assert (await drive.janitor.ask(Sweep())).purged == 0
+            ahead.advance(1)
             assert (await drive.janitor.ask(Sweep())).purged == 1
+            await drive.metadata.ask(RestoreFile(acting(owner.id), second.id))
+
+
+async def test_an_upload_that_was_due_by_the_old_clock_ends_also_after_a_jump(
+    drive: GoDrive, owner: User, clock: ManualClock
+) -> None:
+    pending = await drive.metadata.ask(BeginUpload(acting(owner.id), Root(), "a.txt", "", 5))
+    ttl = drive.config.blobs.upload_ttl
+    clock.advance(ttl / 2)
+    later = await drive.metadata.ask(BeginUpload(acting(owner.id), Root(), "b.txt", "", 5))
+    await drive.ingest.ask(Reconcile())
+    clock.jump(40 * DAY)
+    assert (await drive.ingest.ask(Reconcile())).expired == 0
+    clock.advance(ttl / 2 + 60)
+    assert (await drive.ingest.ask(Reconcile())).expired == 1
+    assert (await drive.metadata.ask(GetUpload(SYSTEM, pending.id))).state is UploadState.EXPIRED
+    assert (await drive.metadata.ask(GetUpload(SYSTEM, later.id))).state is UploadState.PENDING
+
+
+async def test_a_running_server_follows_an_operator_who_accepts_the_clock(
+    drive: GoDrive, owner: User, clock: ManualClock
+) -> None:
+    await trashed(drive, owner)
+    await drive.janitor.ask(Sweep())
+    clock.jump(40 * DAY)
+    assert (await drive.janitor.ask(Sweep())).held == 6
+    await drive.metadata.ask(AcceptClock())
+    clock.advance(60)
+    swept = await drive.janitor.ask(Sweep())
+    assert (swept.purged, swept.held) == (1, 0)
+    await trashed(drive, owner)
+    clock.jump(40 * DAY)  # what was accepted is not accepted for ever
+    assert (await drive.janitor.ask(Sweep())).held == 6
 
 
 async def test_a_jump_between_two_batches_ends_the_purge(drive_class: type[GoDrive], clock: ManualClock) -> None:

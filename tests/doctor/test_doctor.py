@@ -25,11 +25,14 @@ from godrive.bridge.connection import NatsLink
 from godrive.catalog import postgres
 from godrive.catalog.postgres_pool import connect
 from godrive.clock import SystemClock
-from godrive.config import S3, Auth, Blobs, Catalog, Config, Ingest, Nats, Server
+from godrive.config import S3, Auth, Blobs, Catalog, Config, Ingest, Nats, Scrub, Server
 from godrive.doctor import Finding, Report, Verdict, examine, messaging, urls
 from godrive.drive import GoDrive
 from godrive.http.wire.server import serve
 from godrive.messages.auth import LogIn, SignUp
+from godrive.messages.expected import BeginScrub, Fault, ForgetDamage, NoteScrub
+from godrive.messages.expected import Finding as FaultFinding
+from godrive.messages.janitor import Sweep
 from godrive.model import BlobInfo, ObjectKey
 from godrive.testing import ManualClock
 from tests.conftest import require, require_program
@@ -186,6 +189,56 @@ async def test_clock_behind_what_was_written_is_a_failure(used: Config) -> None:
     finding = of(await findings(used, clock), "clock")
     assert finding.verdict is Verdict.FAILURE
     assert "Set the clock" in finding.hint
+
+
+async def test_clock_that_has_jumped_is_a_warning_until_it_is_accepted(used: Config) -> None:
+    clock = ManualClock(SystemClock().now() + timedelta(minutes=1))
+
+    async def doubt(**options: Any) -> list[Finding]:
+        return [finding for finding in await findings(used, clock, **options) if finding.check == "clock"][1:]
+
+    async with GoDrive(used, clock=clock, serving=False) as drive:
+        await drive.janitor.ask(Sweep())
+    assert await doubt() == []
+    clock.jump(2 * 86_400)
+    (off,) = await doubt()
+    assert (off.verdict, "no server was running" in off.detail) == (Verdict.WARNING, True)
+    assert "godrive doctor --accept-clock" in off.hint
+    async with GoDrive(used, clock=clock, serving=False) as drive:
+        assert (await drive.janitor.ask(Sweep())).held
+    (doubted,) = await doubt()
+    assert (doubted.verdict, "for another 1 day" in doubted.detail) == (Verdict.WARNING, True)
+    (accepted,) = await doubt(accept_clock=True)
+    assert (accepted.verdict, "is accepted" in accepted.detail) == (Verdict.OK, True)
+    assert await doubt() == []
+    async with GoDrive(used, clock=clock, serving=False) as drive:
+        assert not (await drive.janitor.ask(Sweep())).held
+
+
+async def test_what_the_scrub_has_found_is_a_failure_and_a_slow_scrub_a_warning(used: Config) -> None:
+    async def scrub(config: Config = used) -> list[Finding]:
+        return [finding for finding in await findings(config) if finding.check == "scrub"]
+
+    assert await scrub() == []
+    async with GoDrive(used, serving=False) as drive:
+        await drive.metadata.ask(BeginScrub())
+        rot = [
+            FaultFinding(fault=Fault.DIGEST, object_key=ObjectKey(f"0123/{number}"), detail="rot")
+            for number in range(7)
+        ]
+        await drive.metadata.ask(NoteScrub(ObjectKey(""), ObjectKey("0123/9"), 9, 9, rot))
+    (damaged,) = await scrub()
+    assert (damaged.verdict, damaged.detail[:42]) == (Verdict.FAILURE, "7 blobs are damaged: 0123/0 (digest), 0123")
+    assert "and 2 more" in damaged.detail
+    async with GoDrive(used, serving=False) as drive:
+        await drive.metadata.ask(ForgetDamage([each.object_key for each in rot]))
+    assert await scrub() == []
+    (slow,) = await scrub(replace(used, scrub=Scrub(every=1e-6)))
+    assert (slow.verdict, "has read 9 blobs" in slow.detail) == (Verdict.WARNING, True)
+    async with GoDrive(used, serving=False) as drive:
+        await drive.metadata.ask(NoteScrub(ObjectKey("0123/9"), ObjectKey(""), 0, 0, []))
+    (ended,) = await scrub()
+    assert ended.verdict is Verdict.OK
 
 
 async def test_catalog_that_is_no_database_is_a_failure(used: Config) -> None:

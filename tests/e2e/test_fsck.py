@@ -64,3 +64,38 @@ def test_without_a_drive_or_with_a_broken_plan_it_is_a_mistake(server: DriveServ
     assert fsck(server, "--repair", "--plan", plan).returncode == 2
     command = [*PROGRAM, "fsck", "--data-dir", str(tmp_path / "nothing")]
     assert subprocess.run(command, env=environment(), capture_output=True, check=False).returncode == 2
+
+
+async def test_no_command_beside_a_server_checkpoints_the_log_of_its_catalog(
+    drive_server: DriveServer, tmp_path: Path
+) -> None:
+    """A checkpoint copies the log into the database, so the bytes of its file show one."""
+    drive_server.tables.setdefault("janitor", {})["sweep_every"] = 3600.0
+    drive_server.start()
+    async with Client.connect(drive_server.url) as client:
+        await client.enter()
+        await client.upload("a.bin", b"abc")
+        database = drive_server.data / "godrive.db"
+        before, log = database.read_bytes(), database.with_name("godrive.db-wal").stat().st_size
+        assert log
+        for command in (
+            ["fsck", "--digests"],
+            ["fsck", "--repair"],
+            ["sweep"],
+            ["recount"],
+            ["user", "list"],
+            ["user", "disable", "ada@example.com"],
+            ["user", "enable", "ada@example.com"],
+            ["doctor", "--accept-clock"],
+            ["backup", "create", str(tmp_path / "backup")],
+        ):
+            done = subprocess.run(
+                [*PROGRAM, *command, "--config", drive_server.folder / "config.toml"],
+                env=environment(),
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode in (0, 1), done.stderr
+            assert database.read_bytes() == before, command
+        assert database.with_name("godrive.db-wal").stat().st_size > log

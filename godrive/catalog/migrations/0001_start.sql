@@ -4,12 +4,14 @@
 -- {clustered} where the database can do it a table whose rows lie in the order of its primary key.
 
 -- One row.  nonce tells this catalog from every other: it is part of every validator that clients keep.
--- time_noted_at is when the janitor last looked at the clock; 0 before.
--- clock_doubt is how much longer it did not trust the clock then.
+-- time_noted_at is what the clock showed at the last sweep; 0 before the first.  clock_doubt is how much longer it was not
+-- trusted then, and clock_due_by by which time things were due instead.  At clock_accepted_at an operator confirmed it.
 CREATE TABLE catalog (
     nonce {text} NOT NULL,
     time_noted_at BIGINT NOT NULL DEFAULT 0,
-    clock_doubt BIGINT NOT NULL DEFAULT 0
+    clock_doubt BIGINT NOT NULL DEFAULT 0,
+    clock_due_by BIGINT,
+    clock_accepted_at BIGINT
 );
 INSERT INTO catalog (nonce) VALUES ({nonce});
 
@@ -337,4 +339,24 @@ CREATE TABLE leases (
     name {text} PRIMARY KEY,
     holder {text} NOT NULL,
     expires_at BIGINT NOT NULL
+);
+
+-- One row: how far the scrub is, which reads every blob again (scrub.py).  after_key is '' between two passes.
+CREATE TABLE scrub (
+    begun_at BIGINT,
+    ended_at BIGINT,
+    after_key {text} NOT NULL,
+    blobs BIGINT NOT NULL,
+    bytes BIGINT NOT NULL
+);
+INSERT INTO scrub (after_key, blobs, bytes) VALUES ('', 0, 0);
+
+-- Blobs that the scrub found damaged, until they are well again.
+CREATE TABLE damage (
+    object_key {text} PRIMARY KEY,
+    fault {text} NOT NULL,
+    detail {text} NOT NULL,
+    size_bytes BIGINT NOT NULL,
+    file_id {text} NOT NULL,
+    found_at BIGINT NOT NULL
 );

@@ -19,6 +19,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from godrive.drive import GoDrive
+from godrive.messages.expected import Fault
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -157,6 +158,7 @@ class Metrics(Collector):
             usage.add_metric(["bytes"], drift.bytes)
             usage.add_metric(["rows"], drift.rows)
             yield usage
+        yield from self._collect_scrub()
         for name, help_, label, counts in (
             ("godrive_answers_unfinished", "Incomplete answers.", "reason", self.unfinished),
             ("godrive_blobs_damaged", "Reads of missing or damaged blobs.", "kind", self.damaged),
@@ -170,3 +172,23 @@ class Metrics(Collector):
             "godrive_memory_shed", "Requests dropped because the memory budget was exhausted.", self._memory.shed
         )
         yield from (queued, in_flight, restarts, up, uploads, events, dead, swept)
+
+    def _collect_scrub(self) -> Iterator[Metric]:
+        read = CounterMetricFamily("godrive_scrubbed", "What the scrub has read.", labels=["unit"])
+        for unit, count in self._drive.scrubbed.items():
+            read.add_metric([unit], count)
+        yield read
+        state = self._drive.scrub
+        if state is None:
+            return
+        damaged = GaugeMetricFamily("godrive_damaged_blobs", "Damaged blobs that the scrub knows.", labels=["fault"])
+        for fault in Fault:
+            if fault is not Fault.ORPHAN:
+                damaged.add_metric([fault.value], state.damaged.get(fault.value, 0))
+        yield damaged
+        if state.ended_at is not None:
+            yield GaugeMetricFamily(
+                "godrive_scrub_ended_timestamp_seconds",
+                "When the scrub last ended a pass over all blobs.",
+                state.ended_at.timestamp(),
+            )
