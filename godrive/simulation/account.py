@@ -19,13 +19,16 @@ import msgspec
 
 from godrive.simulation.client import Answer, Client, Lost, Unsent
 from godrive.simulation.loop import Process
-from godrive.simulation.model import Tree
+from godrive.simulation.model import Bytes, Refusal, Tree
 
 if TYPE_CHECKING:
     from godrive.simulation.world import World
 
 SETTLED = 40.0
 """Seconds after which a server has ended with a request, or has given it up."""
+
+CLAIMED = 50.0
+"""Seconds for which an ``Idempotency-Key`` is certainly claimed."""
 
 _UNSURE = {"store_unavailable", "unavailable", "overloaded", "timeout", "crashed", "too_many_requests", "storage_full"}
 """Refusals that say nothing of the request itself: it is sent again."""
@@ -57,6 +60,8 @@ class Request:
     headers: dict[str, str] = field(default_factory=dict)
     key: str = ""
     """Its ``Idempotency-Key``."""
+    makes: bool = False
+    """Whether it makes an entry, so another one when it is carried out a second time."""
 
 
 class Account:
@@ -173,7 +178,10 @@ class Account:
         if request.key:
             request.headers["Idempotency-Key"] = request.key
         chance, unknown = self.chance, False
+        first, offset = asyncio.get_running_loop().time(), self.world.machine.offset
         for attempt in range(30):
+            if unknown and request.key and not self._is_claimed(first, offset):
+                break
             cut = chance.choice((0.0, 0.001, 0.003, 0.01, 0.1)) if chance.random() < self.world.hang_ups else None
             pieces = 3 if len(request.body) > 200 and chance.random() < 0.2 else 1
             twice = bool(request.key) and chance.random() < 0.05
@@ -209,7 +217,7 @@ class Account:
             elif code == "conflict" and request.key and (unknown or twice) and request.expects != "conflict":
                 unknown = True
                 await asyncio.sleep(chance.uniform(0.5, 2.0))  # the first attempt is still being served
-            elif unknown and not request.key:
+            elif unknown and not (request.key and self._is_claimed(first, offset)):
                 break
             else:
                 self._accept(request, answer)
@@ -218,6 +226,14 @@ class Account:
             unknown = True
         if unknown:
             await self._settle(request)
+
+    def _is_claimed(self, first: float, offset: float) -> bool:
+        """Whether the ``Idempotency-Key`` of a request that was first sent then is still claimed.
+
+        The claim of a server that was killed lasts a minute of its clock.
+        """
+        passed = asyncio.get_running_loop().time() - first + self.world.machine.offset - offset
+        return passed < CLAIMED
 
     async def _send_twice(self, request: Request) -> Answer:
         """Send a request twice at the same time.  Both answers are the same, or one says that the other is served."""
@@ -252,23 +268,29 @@ class Account:
             request.apply(self.tree, answer.json if answer.body else None)
 
     async def _settle(self, request: Request) -> None:
-        """Find out whether a change has been made."""
+        """Find out whether a change has been made, or even twice, if its key has expired between two attempts."""
         await asyncio.sleep(SETTLED)
         shown, trashed = await self.look()
-        candidates = [("before", self.tree)]
-        if not request.expects:
-            after = self.tree.copy()
-            request.apply(after, {"id": f"?{self._number}"})
-            after.adopt(shown)
-            candidates.append(("after", after))
-        for which, tree in candidates:
-            if _same(tree, shown, trashed):
-                self.world.trace("settled", self.name, what=f"{request.method} {request.path}", found=which)
-                self.tree = tree
-                return
+        candidates = {"before": self.tree}
+        for which in ("after", "twice") if request.makes and request.key else ("after",):
+            tree = list(candidates.values())[-1].copy()
+            try:
+                request.apply(tree, {"id": f"?{self._number}{which}"})
+            except Refusal:
+                break
+            tree.adopt(shown)
+            candidates[which] = tree
+        found = {which: tree for which, tree in candidates.items() if _same(tree, shown, trashed)}
+        for id_ in {id_ for tree in found.values() for id_ in self.tree.apart(tree)}:
+            versions = await self.versions(id_)
+            found = {which: tree for which, tree in found.items() if tree.nodes[id_].versions == versions}
+        for which, tree in found.items():
+            self.world.trace("settled", self.name, what=f"{request.method} {request.path}", found=which)
+            self.tree = tree
+            return
         self.fail(
             f"{request.method} {request.path} got no answer, and the drive is neither as before nor as after it:\n"
-            + "\n".join(f"  {which}: {_difference(tree, shown, trashed)}" for which, tree in candidates)
+            + "\n".join(f"  {which}: {_difference(tree, shown, trashed)}" for which, tree in candidates.items())
         )
 
     # Looking
@@ -290,6 +312,11 @@ class Account:
                 if is_folder:
                     folders.append(row["id"])
         return shown, {row["id"] for row in await self.pages("/v1/trash?limit=1000")}
+
+    async def versions(self, id_: str) -> list[Bytes]:
+        """The versions of a file, as it lists them."""
+        listed = (await self.read(f"/v1/files/{id_}/versions?limit=1000"))["versions"]
+        return [(version["sha256"], version["size_bytes"]) for version in listed]
 
     async def pages(self, path: str) -> list[Any]:
         """All rows of a list."""

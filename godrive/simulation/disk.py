@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 _CAPACITY = 1 << 30
 BLOCK = 4096
+_SECTOR = 512
 FIRST_HANDLE = 1_000_000
 _NUMBERS = itertools.count(1)
 
@@ -147,7 +148,20 @@ class Disk:
             if fate < 0.4:
                 inode.data, inode.notes = bytearray(inode.saved_data or b""), dict(inode.saved_notes)
             elif fate < 0.7:
-                size = len(inode.data)
-                whole = chance.randrange(0, size + 1)
-                inode.data[whole:] = bytes(size - whole) if chance.random() < 0.5 else b""
+                inode.data = torn(inode.saved_data or b"", bytes(inode.data), chance)
         inode.save()
+
+
+def torn(saved: bytes, now: bytes, chance: random.Random) -> bytearray:
+    """What a power cut leaves of a file in the middle of writing it out: each sector as it was, or as it is.
+
+    What was synced and not written again cannot be lost.
+    """
+    size = chance.randint(min(len(saved), len(now)), max(len(saved), len(now)))
+    data = bytearray(size)
+    for start in range(0, size, _SECTOR):
+        old, new = saved[start : start + _SECTOR], now[start : start + _SECTOR]
+        sector = new if old == new or chance.random() < 0.5 else old
+        data[start : start + len(sector)] = sector
+    del data[size:]
+    return data

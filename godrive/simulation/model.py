@@ -127,10 +127,17 @@ class Tree:
             raise Refusal("name_taken")
         self.nodes[made] = Node(made, parent, name, is_folder=True)
 
-    def put(self, parent: str | None, name: str, content: Bytes, on_conflict: str, made: str) -> str:
-        """Store bytes at a place; the id of the file."""
+    def put(
+        self, parent: str | None, name: str, content: Bytes, on_conflict: str, made: str, *, has_bytes: bool = True
+    ) -> str:
+        """Store bytes at a place; the id of the file.
+
+        A request that *has_bytes* and that would store what is there already is answered as one that is sent again.
+        """
         self.need_folder(parent)
         holder = self.holder(parent, name)
+        if holder is not None and on_conflict == "fail" and has_bytes and holder.versions[:1] == [content]:
+            return holder.id
         if holder is not None and on_conflict == "replace":
             if holder.is_folder:
                 raise Refusal("name_taken")
@@ -212,6 +219,11 @@ class Tree:
         del node.versions[index]
 
     # Comparison
+
+    def apart(self, other: Tree) -> list[str]:
+        """Files that both trees have, with other versions: lists show only the current one."""
+        both = self.nodes.keys() & other.nodes.keys()
+        return sorted(id_ for id_ in both if self.nodes[id_].versions != other.nodes[id_].versions)
 
     def shown(self) -> dict[str, tuple[Any, ...]]:
         """What lists of folders show, by id."""

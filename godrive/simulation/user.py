@@ -11,7 +11,7 @@ import msgspec
 
 from godrive.simulation.account import Account, Request
 from godrive.simulation.loop import within
-from godrive.simulation.model import Bytes, Refusal
+from godrive.simulation.model import Bytes, Refusal, Tree
 
 _SIZES = (0, 1, 20, 300, 5_000, 70_000)
 _TEXT = {"Content-Type": "text/plain"}
@@ -87,6 +87,7 @@ class User(Account):
                 body=body,
                 headers=dict(_JSON),
                 key=self._key(),
+                makes=True,
             )
         )
 
@@ -103,6 +104,7 @@ class User(Account):
                 body=data,
                 headers={"Content-Type": "text/plain"},
                 key=self._key() if conflict == "rename" or self.chance.random() < 0.3 else "",
+                makes=True,
             )
         )
 
@@ -143,6 +145,7 @@ class User(Account):
                 body=msgspec.json.encode(fields),
                 headers=dict(_JSON),
                 key=self._key(),
+                makes=True,
             )
         )
         if any("/" in node for node in self.tree.nodes):
@@ -203,7 +206,7 @@ class User(Account):
             fields["sha256"] = content[0]
         answer = await self._insist("POST", "/v1/files/upload-intent", json=fields)
         try:
-            self.tree.copy().put(parent, name, content, conflict, "?")
+            self.tree.copy().put(parent, name, content, conflict, "?", has_bytes=False)
         except Refusal as refusal:
             if answer.code != refusal.code:
                 self.fail(f"an upload intent was answered {answer.status} {answer.body!r}, not {refusal.code}")
@@ -222,12 +225,16 @@ class User(Account):
             answer = await self._insist("DELETE", f"/v1/uploads/{intent['upload_id']}")
             self.expect(answer, 200)
             return
+
+        def publish(tree: Tree, made: Any) -> None:
+            tree.put(parent, name, content, conflict, made["id"], has_bytes=False)
+
         answer = await self._insist("PUT", target, body=data, headers=_TEXT, token=False)
         if answer.code in ("gone", "url_invalid"):  # it has expired meanwhile, or the clock says so
+            await self._settle(Request("PUT", target, publish))  # and the bytes of an earlier attempt may have arrived
             return
         self.expect(answer, 200, 201)
-        file = answer.json["file"]
-        self.tree.put(parent, name, content, conflict, file["id"])
+        publish(self.tree, answer.json["file"])
 
     async def _fetch(self) -> None:
         """Read a file, whole and in part."""

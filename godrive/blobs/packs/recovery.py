@@ -95,6 +95,8 @@ def _follow(writer: PackWriter, pack: Pack, size: int, *, may_be_torn: bool) -> 
                 ]
             )  # fmt: skip
             live += record.length
+    if live:
+        os.fdatasync(file.fd)  # a process that was killed had written them, and may not have synced them
     if may_be_torn and not has_gap:
         os.ftruncate(file.fd, ended)
     elif ended < size or has_gap:
