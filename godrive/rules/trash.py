@@ -43,8 +43,9 @@ NOT_CLEARED = (  # now, or just after the last emptying of the trash, which must
     "FROM users u WHERE u.id = entries.owner_id)"
 )
 _PUT = (
-    "UPDATE entries SET state = 'trashed', list_state = 'hidden', updated_at = $1, purge_at = $3, next_purge_at = $3, "
-    f"trashed_at = {NOT_CLEARED}, {changes.REVISE} WHERE id = $2 RETURNING {rows.FILE}"
+    f"UPDATE entries SET state = 'trashed', list_state = 'hidden', updated_at = $1, purge_at = $3 + {rows.BEHIND}, "
+    f"next_purge_at = $3 + {rows.BEHIND}, trashed_at = {NOT_CLEARED}, {changes.REVISE} "
+    f"WHERE id = $2 RETURNING {rows.FILE}"
 )
 _RESTORE = (
     "UPDATE entries SET state = 'live', list_state = kind, trashed_at = NULL, purge_at = NULL, next_purge_at = NULL, "

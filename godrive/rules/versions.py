@@ -42,9 +42,10 @@ _ADD = (
     "INSERT INTO versions (id, file_id, revision, object_key, mime, size_bytes, sha256, created_at, modified_at) "
     "SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9"
 )
+_BEHIND = rows.BEHIND.replace("$1", "$2")
 _KEEP = (
-    "UPDATE versions SET replaced_at = $2, review_at = CASE WHEN name IS NULL THEN CAST($3 AS BIGINT) END, "
-    "modified_at = $4 WHERE id = $1"
+    f"UPDATE versions SET replaced_at = $2 + {_BEHIND}, "
+    f"review_at = CASE WHEN name IS NULL THEN CAST($3 AS BIGINT) + {_BEHIND} END, modified_at = $4 WHERE id = $1"
 )
 _REPLACE = (
     "UPDATE entries SET mime = $3, size_bytes = $4, sha256 = $5, version_id = $6, modified_at = $7, "

@@ -1,4 +1,4 @@
-"""A clock that was 40 days ahead and was set right: what it wrote waits no longer than anything else."""
+"""A clock that was 40 days wrong and was set right: what it wrote waits as long as anything else."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from godrive.errors import Conflict
+from godrive.messages.clock import NoteTime
 from godrive.messages.idempotency import (
     ClaimKey,
     SettleKey,
@@ -20,11 +21,14 @@ from godrive.messages.system import (
     FinishCleanup,
     PostponeUploads,
     Prune,
+    ReviewVersions,
 )
 from godrive.messages.uploads import FailUpload, GetUpload, TouchUpload
+from godrive.messages.versions import ListVersions
 from godrive.model import (
     File,
     FileId,
+    OnConflict,
     Upload,
     UploadId,
 )
@@ -73,6 +77,32 @@ async def test_what_was_trashed_ahead_is_purged_a_grace_period_from_now(rig: Rig
     rig.clock.advance(1)
     assert {purge.file_id for purge in await rig.purge_all()} == {folder.id, child.id}
     assert await rig.drift() == 0
+
+
+async def test_what_was_trashed_behind_is_kept_for_a_grace_period_once_the_clock_is_right(rig: Rig) -> None:
+    owner = await rig.user()
+    file = await rig.file(owner)
+    await rig.ask(NoteTime())
+    rig.clock.jump(-AHEAD)
+    tombstone = await rig.trash(file)
+    rig.clock.jump(AHEAD)
+    assert (tombstone.purge_at - rig.now).total_seconds() == pytest.approx(GRACE)
+    rig.clock.advance(GRACE - 1)
+    assert await claim(rig) == set()
+    rig.clock.advance(1)
+    assert await claim(rig) == {file.id}
+
+
+async def test_a_version_that_was_replaced_behind_is_kept_as_long_as_any(rig: Rig) -> None:
+    owner = await rig.user()
+    file = await rig.file(owner, size=1)
+    await rig.ask(NoteTime())
+    rig.clock.jump(-AHEAD)
+    await rig.file(owner, size=2, on_conflict=OnConflict.REPLACE)
+    rig.clock.jump(AHEAD)
+    page = await rig.ask(ListVersions(by=host(owner), file_id=file.id, limit=10))
+    assert [version.replaced_at for version in page.items] == [None, rig.now]
+    assert await rig.ask(ReviewVersions(limit=10)) == 0
 
 
 async def test_a_purge_that_was_put_off_ahead_is_claimed_now(rig: Rig) -> None:
