@@ -24,4 +24,5 @@ async def check_clock(metadata: Ref[Metadata], guard: ClockGuard, clock: Clock, 
         guard.trust()
     noted = await metadata.ask(ReadClock())
     guard.learn(noted.at, noted.doubt, noted.due_by, noted.accepted_at)
-    await metadata.ask(NoteClock(clock.now(), guard.left, guard.due_by()))
+    due_by = guard.due_by()  # looks for a jump, after which the clock is in doubt
+    await metadata.ask(NoteClock(clock.now(), guard.left, due_by))

@@ -57,7 +57,10 @@ async def _copy(connection: Any, written: sqlite3.Connection) -> None:
         cursor = await connection.cursor(f"SELECT {', '.join(columns)} FROM {table}")
         while rows := await cursor.fetch(_AT_ONCE):
             await asyncio.to_thread(written.executemany, insert, [tuple(row) for row in rows])
-    row = await connection.fetchrow("SELECT nonce, time_noted_at, clock_doubt, clock_due_by FROM catalog")
-    written.execute("UPDATE catalog SET nonce = ?, time_noted_at = ?, clock_doubt = ?, clock_due_by = ?", tuple(row))
+    row = await connection.fetchrow("SELECT nonce, time_noted_at, clock_doubt, clock_due_by, clock_latest FROM catalog")
+    written.execute(
+        "UPDATE catalog SET nonce = ?, time_noted_at = ?, clock_doubt = ?, clock_due_by = ?, clock_latest = ?",
+        tuple(row),
+    )
     written.execute("COMMIT")
     written.execute("PRAGMA wal_checkpoint(TRUNCATE)")

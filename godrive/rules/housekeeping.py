@@ -175,7 +175,8 @@ async def read_clock(tx: Tx, ask: ReadClock, env: Env) -> NotedClock:
 async def note_clock(tx: Tx, ask: NoteClock, env: Env) -> None:
     """As ``NoteClock`` says."""
     await tx.run(
-        "UPDATE catalog SET time_noted_at = $1, clock_doubt = $2, clock_due_by = $3",
+        "UPDATE catalog SET time_noted_at = $1, clock_doubt = $2, clock_due_by = CAST($3 AS BIGINT), "
+        "clock_latest = CASE WHEN CAST($3 AS BIGINT) IS NULL OR clock_latest < $1 THEN $1 ELSE clock_latest END",
         rows.micros(ask.at),
         round(ask.doubt * 1_000_000),
         None if ask.due_by is None else rows.micros(ask.due_by),
@@ -187,7 +188,9 @@ async def accept_clock(tx: Tx, ask: AcceptClock, env: Env) -> None:
     """As ``AcceptClock`` says."""
     at = rows.micros(env.now)
     await tx.run(
-        "UPDATE catalog SET time_noted_at = $1, clock_doubt = 0, clock_due_by = NULL, clock_accepted_at = $1", at
+        "UPDATE catalog SET time_noted_at = $1, clock_doubt = 0, clock_due_by = NULL, clock_accepted_at = $1, "
+        "clock_latest = $1",
+        at,
     )
 
 

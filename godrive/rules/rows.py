@@ -194,8 +194,8 @@ def that_fit(found: Sequence[Row], limit: int, texts: Sequence[int] = TEXTS) -> 
 
 FILE = LIVE + ", owner_id, trashed_at, purge_at"
 
-BEHIND = "(SELECT CASE WHEN time_noted_at > $1 THEN time_noted_at - $1 ELSE 0 END FROM catalog)"
-"""SQL: by how much the clock, which says ``$1``, has been set back since the janitor last trusted it.
+BEHIND = "(SELECT CASE WHEN clock_latest > $1 THEN clock_latest - $1 ELSE 0 END FROM catalog)"
+"""SQL: by how much the clock, which says ``$1``, has been set back since it was trusted last.
 
 What is kept for a time from now on would not be kept at all once the clock is right again.
 """

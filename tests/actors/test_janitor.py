@@ -15,7 +15,7 @@ from godrive.clock import SETTLE, ClockGuard
 from godrive.drive import GoDrive
 from godrive.errors import DriveError, NotFound, StoreUnavailable
 from godrive.messages.auth import Authenticate, DeleteUser, GetUser, LogIn, Refresh
-from godrive.messages.clock import AcceptClock
+from godrive.messages.clock import AcceptClock, ReadClock
 from godrive.messages.files import (
     EmptyTrash,
     GetFile,
@@ -327,6 +327,14 @@ async def test_what_was_trashed_by_a_clock_that_was_behind_is_kept_by_later_proc
             assert (await drive.janitor.ask(Sweep(trust_clock=True))).held == 0
         async with open_drive(clock=clock, **options) as drive:
             assert (await drive.janitor.ask(Sweep())).held == 0
+
+
+async def test_the_first_sweep_after_a_jump_records_the_doubt(drive: GoDrive, clock: ManualClock) -> None:
+    await drive.janitor.ask(Sweep())
+    clock.jump(40 * DAY)
+    await drive.janitor.ask(Sweep())
+    noted = await drive.metadata.ask(ReadClock())
+    assert (noted.doubt, noted.due_by) == (SETTLE, clock.now() - timedelta(days=40))
 
 
 async def test_an_operator_may_vouch_for_a_clock_after_a_long_time_off(drive_class: type[GoDrive]) -> None:

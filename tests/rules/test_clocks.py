@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from godrive.errors import Conflict
-from godrive.messages.clock import NoteTime
+from godrive.messages.clock import NoteClock
 from godrive.messages.idempotency import (
     ClaimKey,
     SettleKey,
@@ -82,7 +82,7 @@ async def test_what_was_trashed_ahead_is_purged_a_grace_period_from_now(rig: Rig
 async def test_what_was_trashed_behind_is_kept_for_a_grace_period_once_the_clock_is_right(rig: Rig) -> None:
     owner = await rig.user()
     file = await rig.file(owner)
-    await rig.ask(NoteTime())
+    await rig.ask(NoteClock(rig.now))
     rig.clock.jump(-AHEAD)
     tombstone = await rig.trash(file)
     rig.clock.jump(AHEAD)
@@ -96,7 +96,7 @@ async def test_what_was_trashed_behind_is_kept_for_a_grace_period_once_the_clock
 async def test_a_version_that_was_replaced_behind_is_kept_as_long_as_any(rig: Rig) -> None:
     owner = await rig.user()
     file = await rig.file(owner, size=1)
-    await rig.ask(NoteTime())
+    await rig.ask(NoteClock(rig.now))
     rig.clock.jump(-AHEAD)
     await rig.file(owner, size=2, on_conflict=OnConflict.REPLACE)
     rig.clock.jump(AHEAD)

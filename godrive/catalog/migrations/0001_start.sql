@@ -6,11 +6,13 @@
 -- One row.  nonce tells this catalog from every other: it is part of every validator that clients keep.
 -- time_noted_at is what the clock showed at the last sweep; 0 before the first.  clock_doubt is how much longer it was not
 -- trusted then, and clock_due_by by which time things were due instead.  At clock_accepted_at an operator confirmed it.
+-- clock_latest is the latest time that it has shown to a sweep since it was trusted last.
 CREATE TABLE catalog (
     nonce {text} NOT NULL,
     time_noted_at BIGINT NOT NULL DEFAULT 0,
     clock_doubt BIGINT NOT NULL DEFAULT 0,
     clock_due_by BIGINT,
+    clock_latest BIGINT NOT NULL DEFAULT 0,
     clock_accepted_at BIGINT
 );
 INSERT INTO catalog (nonce) VALUES ({nonce});
