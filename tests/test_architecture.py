@@ -35,7 +35,7 @@ FLOORS: list[set[str]] = [
     {"arriving"},
     {"appended", "transfer", "archive", "parts"},
     {"resumable"},
-    {"files", "backup"},
+    {"files", "backup", "exchange"},
     # edges
     {"about", "testing", "logs", "http", "doctor", "client"},
     {"simulation"},

@@ -16,7 +16,7 @@ from godrive.actors.passwords import Passwords, refused
 from godrive.actors.session_cache import SessionCache
 from godrive.catalog import Catalog, Tx
 from godrive.clock import Clock
-from godrive.credentials import RefreshClaims, TokenSigner, check_new_password, needs_rehash
+from godrive.credentials import RefreshClaims, TokenSigner, check_hash, check_new_password, needs_rehash
 from godrive.errors import Forbidden, Invalid, NotFound, TooManyRequests, Unauthenticated
 from godrive.known_callers import KnownCallers
 from godrive.log_in_limits import LogInLimits
@@ -40,6 +40,7 @@ from godrive.messages.users import (
     AddUser,
     EnsureUser,
     FindUser,
+    ImportUser,
     Invite,
     ListUsers,
     RemoveUser,
@@ -275,6 +276,14 @@ class AuthActor(Actor[Auth]):
         password_hash, now = await self._passwords.hash(ask.password), self._clock.now()
         return await self._catalog.write(
             lambda tx: users.add(tx, email=email, password_hash=password_hash, now=now, quota_bytes=ask.quota_bytes)
+        )
+
+    @ImportUser.handler
+    async def import_user(self, ask: ImportUser) -> User:
+        email, now = self._new_email(ask.email), self._clock.now()
+        check_hash(ask.password_hash)
+        return await self._catalog.write(
+            lambda tx: users.add(tx, email=email, password_hash=ask.password_hash, now=now, quota_bytes=ask.quota_bytes)
         )
 
     @EnsureUser.handler

@@ -12,6 +12,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import datetime
+from enum import StrEnum
 from typing import Literal, Protocol, runtime_checkable
 
 from godrive.errors import Invalid, StoreUnavailable, UploadFinished
@@ -212,6 +213,33 @@ class Packing(Protocol):
         self, key: ObjectKey, content: bytes, *, sha256: str | None = None, mime: str | None = None
     ) -> BlobInfo:
         """Like :meth:`BlobStore.put`, for a small body that is here already."""
+        ...
+
+
+class Taken(StrEnum):
+    """How a store took a local file."""
+
+    SHARED = "shared"
+    """Blob and file share their blocks until one of them changes."""
+    LINKED = "linked"
+    """Blob and file are one: who changes the file changes the blob."""
+    COPIED = "copied"
+
+
+@runtime_checkable
+class TakesFiles(Protocol):
+    """A store that can make a blob of a local file without reading its bytes into this process."""
+
+    async def take(
+        self, key: ObjectKey, source: int, *, mime: str | None = None, link: bool = False
+    ) -> tuple[BlobInfo, Taken]:
+        """Make the open file *source* the blob of *key*: share its blocks if the file system can, else copy it.
+
+        With *link*, make a hard link instead if the file system can.  When this
+        returns the blob is durable, and its ``sha256`` is that of the blob.  The
+        caller finds out whether the file changed meanwhile.  Raises
+        ``UploadFinished``, ``StorageFull``.
+        """
         ...
 
 

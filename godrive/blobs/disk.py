@@ -30,6 +30,7 @@ from godrive.blobs import BlobExists, Staged, split_key
 from godrive.blobs.body_check import BodyCheck
 from godrive.blobs.disk_appends import DiskAppends
 from godrive.blobs.disk_moves import DiskMoves
+from godrive.blobs.disk_takes import DiskTakes
 from godrive.blobs.failures import failures
 from godrive.blobs.objects import Objects
 from godrive.blobs.packs import Packs, describe
@@ -57,7 +58,7 @@ _LISTED_AT_ONCE = 500
 _FREE_KEPT = 1.0
 
 
-class DiskBlobStore(DiskAppends, DiskMoves):
+class DiskBlobStore(DiskAppends, DiskMoves, DiskTakes):
     """Keeps blobs below *path*, with at most *threads* concurrent disk operations.
 
     One process at a time may write below *path*; the caller ensures that.  A
@@ -89,7 +90,7 @@ class DiskBlobStore(DiskAppends, DiskMoves):
         self._packs: Packs | None = None
         self._publishing: dict[ObjectKey, asyncio.Future[None]] = {}
         self._arriving: dict[ObjectKey, list[StagedWrite]] = {}
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._leaving: set[asyncio.Task[Any]] = set()
         self._free = (0.0, 0)
         self._claimed = 0
 

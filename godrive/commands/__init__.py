@@ -41,6 +41,21 @@ def size(text: str) -> int:
     return parsed
 
 
+def size_text(number: int) -> str:
+    """Return a number of bytes for people: 1.4 GiB."""
+    amount, unit = float(number), ""
+    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
+        if amount < 1024 or unit == "TiB":
+            break
+        amount /= 1024
+    return f"{number} bytes" if unit == "bytes" else f"{amount:.1f} {unit}"
+
+
+def one_line(text: str) -> str:
+    """Return a name for a line of text: what could end the line, or speak to the terminal, is written as an escape."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 def pacer(rate: int) -> Callable[[int], Awaitable[None]] | None:
     """Return what waits so that no more than *rate* bytes pass in a second; ``None`` for 0, which is no limit."""
     if not rate:

@@ -78,7 +78,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         # URLs are signed for the port, so it must be known before the drive opens.
         config = msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, port=_free_port(config)))
     process_log = logs.configure(config.log)
-    _raise_limit()
+    raise_limit()
     try:
         run(_run(arguments, config, process_log, http=only is None or HTTP in only))
     finally:
@@ -86,7 +86,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _raise_limit() -> None:
+def raise_limit() -> None:
     """Raise the limit on open files to what is allowed.  It starts low, for programs that call ``select``."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):  # macOS reports a limit that it does not grant

@@ -119,25 +119,25 @@ async def _list(drive: GoDrive, arguments: argparse.Namespace) -> None:
 
 
 async def _disable(drive: GoDrive, arguments: argparse.Namespace) -> None:
-    user = await _find(drive, arguments.user)
+    user = await find_user(drive, arguments.user)
     await drive.auth.ask(SetUserState(_OPERATOR, user.id, UserState.DISABLED))
     _say(f"{_name(user)} is disabled.")
 
 
 async def _enable(drive: GoDrive, arguments: argparse.Namespace) -> None:
-    user = await _find(drive, arguments.user)
+    user = await find_user(drive, arguments.user)
     await drive.auth.ask(SetUserState(_OPERATOR, user.id, UserState.ACTIVE))
     _say(f"{_name(user)} is enabled.")
 
 
 async def _set_password(drive: GoDrive, arguments: argparse.Namespace) -> None:
-    user = await _find(drive, arguments.user)
+    user = await find_user(drive, arguments.user)
     await drive.auth.ask(SetPassword(_OPERATOR, user.id, _new_password()))
     _say(f"{_name(user)} has a new password and no session.")
 
 
 async def _set_quota(drive: GoDrive, arguments: argparse.Namespace) -> None:
-    user = await _find(drive, arguments.user)
+    user = await find_user(drive, arguments.user)
     user = await drive.auth.ask(SetQuota(_OPERATOR, user.id, arguments.quota or None))
     _say(f"{_name(user)} may use {'any number of' if user.quota_bytes is None else user.quota_bytes} bytes.")
 
@@ -151,7 +151,7 @@ async def _invite(drive: GoDrive, arguments: argparse.Namespace) -> None:
     _say(code)
 
 
-async def _find(drive: GoDrive, who: str) -> User:
+async def find_user(drive: GoDrive, who: str) -> User:
     """The user with that e-mail address or id.  Raises ``NotFound``."""
     if "@" in who:
         return await drive.auth.ask(FindUser(_OPERATOR, who))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from godrive.credentials.keyring import Keyring
 from godrive.credentials.passwords import (
     HIGHEST_COST,
+    check_hash,
     check_new_password,
     check_password,
     cost_of,
@@ -26,6 +27,7 @@ __all__ = [
     "RefreshClaims",
     "TokenSigner",
     "UrlSigner",
+    "check_hash",
     "check_new_password",
     "check_password",
     "cost_of",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 import unicodedata
 from base64 import b64encode
 
@@ -13,6 +14,8 @@ from godrive.errors import Invalid
 HIGHEST_COST = 16
 """The highest cost of a password hash that the configuration allows."""
 
+_BCRYPT = re.compile(r"\$2[aby]\$(0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53}")
+
 
 def check_new_password(password: str, *, field: str = "password") -> None:
     """Accept any 8 to 1024 characters, a NUL included.  Raises ``Invalid`` that names *field*."""
@@ -20,6 +23,14 @@ def check_new_password(password: str, *, field: str = "password") -> None:
         raise Invalid("A password has 8 to 1024 characters.", field=field)
     if any("\ud800" <= character <= "\udfff" for character in password):
         raise Invalid("The password is not text.", field=field)
+
+
+def check_hash(hashed: str) -> None:
+    """Accept a hash that :func:`check_password` can read at a cost that can be paid, or none.  Raises ``Invalid``."""
+    if hashed and not _BCRYPT.fullmatch(hashed):
+        raise Invalid("The password is not hashed with bcrypt.", field="password_hash")
+    if hashed and cost_of(hashed) > HIGHEST_COST:
+        raise Invalid(f"The cost of the password's hash is above {HIGHEST_COST}.", field="password_hash")
 
 
 def hash_password(password: str, cost: int) -> str:

@@ -25,6 +25,19 @@ class AddUser(Ask[Auth, User]):
     quota_bytes: int | None = None
 
 
+class ImportUser(Ask[Auth, User]):
+    """Create a user whose password was hashed elsewhere with bcrypt; an empty *password_hash*: without a password.
+
+    ``quota_bytes`` ``None`` means no limit.  Raises ``Invalid``, ``EmailTaken``.
+    """
+
+    lane: ClassVar[Lane] = Lane.WRITE
+    by: System
+    email: str
+    password_hash: str
+    quota_bytes: int | None = None
+
+
 class EnsureUser(Ask[Auth, User]):
     """Return the user with *external_id*, the host application's id, and create it if it does not exist.  Idempotent.
 

@@ -1,0 +1,1 @@
+"""Files that come from a local folder, and go to one."""
