@@ -168,6 +168,7 @@ class Blobs(Table, frozen=True):
     pack_below: Annotated[int, Meta(ge=0, le=1_048_576)] = 16_384
     max_upload_bytes: Annotated[int, Meta(ge=1, le=2**62)] = 5_497_558_138_880
     upload_ttl: Annotated[float, Meta(ge=1, le=604_800)] = 3600.0
+    resume_ttl: Annotated[float, Meta(ge=1, le=604_800)] = 259_200.0
     download_ttl: Annotated[float, Meta(ge=1, le=604_800)] = 900.0
     download_ttl_max: Annotated[float, Meta(ge=1, le=604_800)] = 86_400.0
     s3: S3 = S3()

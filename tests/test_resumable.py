@@ -359,7 +359,7 @@ async def test_a_part_with_all_of_its_bytes_is_no_file(drive: GoDrive, ann: Host
 
 async def test_bytes_that_come_slowly_keep_the_upload_alive() -> None:
     clock = ManualClock()
-    async with open_drive(clock=clock, blobs={"upload_ttl": 100.0}) as drive:
+    async with open_drive(clock=clock, blobs={"resume_ttl": 100.0}) as drive:
         ann = HostUser(user_id=(await sign_up(drive)).id)
         upload = await resumable.begin(drive, ann, ROOT, "a.bin", size=20)
         line = Line()
@@ -456,7 +456,7 @@ async def test_parts_of_others_are_not_found(drive: GoDrive, ann: HostUser) -> N
 @pytest.mark.parametrize("part", [False, True])
 async def test_an_upload_that_nobody_continues_leaves_nothing(part: bool) -> None:
     clock = ManualClock()
-    async with open_drive(clock=clock, blobs={"driver": "disk", "upload_ttl": 100.0}) as drive:
+    async with open_drive(clock=clock, blobs={"driver": "disk", "resume_ttl": 100.0}) as drive:
         ann = HostUser(user_id=(await sign_up(drive)).id)
         upload = await resumable.begin(drive, ann, ROOT, "a.bin", size=10, part=part)
         live = await resumable.begin(drive, ann, ROOT, "b.bin", size=10)
@@ -476,7 +476,9 @@ async def test_an_upload_that_nobody_continues_leaves_nothing(part: bool) -> Non
 
 async def test_what_a_lost_catalog_left_is_swept_and_a_live_upload_is_not() -> None:
     clock = ManualClock(datetime.now(UTC))
-    async with open_drive(clock=clock, blobs={"driver": "disk", "upload_ttl": 100_000.0}) as drive:
+    async with open_drive(
+        clock=clock, blobs={"driver": "disk", "resume_ttl": 100_000.0, "upload_ttl": 100_000.0}
+    ) as drive:
         ann = HostUser(user_id=(await sign_up(drive)).id)
         live = [await resumable.begin(drive, ann, ROOT, f"{n}.bin", size=10) for n in range(3)]
         for upload in live:

@@ -15,7 +15,7 @@ from godrive.model import IN_APPENDS, ObjectKey, Upload, UploadState
 from godrive.rules import changes, rows
 from godrive.rules.registry import Env, rule
 from godrive.rules.resizing import room_of
-from godrive.rules.uploads import ended, load
+from godrive.rules.uploads import ended, life_of, load
 
 _EXTENDED = "expires_at = CASE WHEN expires_at < ${0} THEN ${0} ELSE expires_at END"
 _CLAIM = (
@@ -44,7 +44,7 @@ async def claim(tx: Tx, ask: ClaimUpload, env: Env) -> Upload:
         return _finished(upload)
     if ask.length is not None:
         upload = await _declare(tx, upload, ask.length)
-    row = await tx.one(_CLAIM, upload.id, ask.writer, ask.offset, rows.later(env.now, env.config.blobs.upload_ttl))
+    row = await tx.one(_CLAIM, upload.id, ask.writer, ask.offset, rows.later(env.now, life_of(upload.kind, env)))
     return _finished(await load(tx, ask.by, ask.upload_id)) if row is None else rows.upload(row)
 
 
@@ -69,7 +69,7 @@ async def advance(tx: Tx, ask: AdvanceUpload, env: Env) -> Upload:
         ask.before,
         ask.after,
         ask.staging,
-        rows.later(env.now, env.config.blobs.upload_ttl),
+        rows.later(env.now, life_of(upload.kind, env)),
     )
     if row is not None:
         return rows.upload(row)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-import msgspec
+from msgspec.structs import replace
 
 from godrive.backoff import Backoff
 from godrive.catalog import Tx
@@ -24,6 +24,7 @@ from godrive.model import (
 )
 from godrive.rules import rows
 from godrive.rules.registry import Env, rule
+from godrive.rules.uploads import life_of
 
 _LONGEST_CHECK_DELAY = 60.0
 _LONGEST_LIFE = 8 * 86_400.0
@@ -58,23 +59,26 @@ async def due(tx: Tx, ask: DueUploads, env: Env) -> list[Upload]:
     )
     found = [*await tx.all(_DUE, at, begun, far, ask.limit)]
     found += await tx.all(_SET_BACK, far, begun, far, ask.limit - len(found))
-    longest, bound = rows.later(env.now, _LONGEST_LIFE), env.now + timedelta(seconds=env.config.blobs.upload_ttl)
-    due = [
-        # Bytes that arrived before the clock was set back extended the deadline too far.
-        msgspec.structs.replace(upload, expires_at=bound) if rows.micros(upload.expires_at) > longest else upload
-        for upload in map(rows.upload, found)
-    ]
+    longest = rows.later(env.now, _LONGEST_LIFE)
+    due = [_bounded(upload, longest, env) for upload in map(rows.upload, found)]
     backoff, checks = Backoff(max(ask.after, 1.0), _LONGEST_CHECK_DELAY), []
     for upload in due:
         next_at = rows.later(env.now, backoff.after(upload.attempts + 1))
         deadline = rows.micros(upload.expires_at)
-        checks.append((upload.id, min(next_at, deadline) if deadline > at else next_at, longest, rows.micros(bound)))
+        checks.append((upload.id, min(next_at, deadline) if deadline > at else next_at, longest, deadline))
     await tx.run_each(
         "UPDATE uploads SET attempts = attempts + 1, next_check_at = $2, "
         "expires_at = CASE WHEN expires_at > $3 THEN $4 ELSE expires_at END WHERE id = $1",
         checks,
     )
     return due
+
+
+def _bounded(upload: Upload, longest: int, env: Env) -> Upload:
+    """Return the upload, with a full life if bytes that came before the clock was set back extended it too far."""
+    if rows.micros(upload.expires_at) <= longest:
+        return upload
+    return replace(upload, expires_at=env.now + timedelta(seconds=life_of(upload.kind, env)))
 
 
 @rule(PostponeUploads, writes=True)

@@ -29,6 +29,7 @@ from godrive.messages.uploads import (
     TouchUpload,
 )
 from godrive.model import (
+    IN_APPENDS,
     ETag,
     FileKind,
     ObjectKey,
@@ -36,6 +37,7 @@ from godrive.model import (
     Page,
     Upload,
     UploadId,
+    UploadKind,
     UploadState,
     name_key,
     new_id,
@@ -81,7 +83,7 @@ async def begin(tx: Tx, ask: BeginUpload, env: Env) -> Upload:
     if ask.if_match is not None:
         check_target(await entries.find(tx, folder, ask.name), ask.name, ask.if_match)
     upload_id, blob_id = new_id(), new_id()
-    expires_at = rows.later(env.now, env.config.blobs.upload_ttl + ask.in_transit)
+    expires_at = rows.later(env.now, life_of(ask.kind, env) + ask.in_transit)
     upload = Upload(
         id=UploadId(upload_id),
         owner_id=folder.owner_id,
@@ -131,6 +133,12 @@ async def begin(tx: Tx, ask: BeginUpload, env: Env) -> Upload:
     if await chain(tx, Step("reserved", _RESERVE, reserved), Step("begun", _BEGIN, begun), final=upload.id) is None:
         raise await _refusal(tx, upload, limits)
     return upload
+
+
+def life_of(kind: UploadKind, env: Env) -> float:
+    """Return the seconds for which an upload may pause."""
+    config = env.config.blobs
+    return config.resume_ttl if kind in IN_APPENDS else config.upload_ttl
 
 
 def check_offer(ask: BeginUpload | StoreFile) -> None:
@@ -223,7 +231,7 @@ async def touch(tx: Tx, ask: TouchUpload, env: Env) -> Upload:
         f"WHERE id = $1 AND state = 'pending' RETURNING {rows.UPLOAD}",
         upload.id,
         ask.received_bytes,
-        rows.later(env.now, env.config.blobs.upload_ttl),
+        rows.later(env.now, life_of(upload.kind, env)),
     )
     if row is None:
         raise ended(await load(tx, ask.by, ask.upload_id))

@@ -113,7 +113,7 @@ class Rig:
         self.clock = ManualClock()
         self.tokens = PageTokens([b"k" * 32])
         self.config = Config(
-            blobs=Blobs(upload_ttl=TTL), janitor=Janitor(trash_grace=GRACE, upload_retention=RETENTION)
+            blobs=Blobs(upload_ttl=TTL, resume_ttl=TTL), janitor=Janitor(trash_grace=GRACE, upload_retention=RETENTION)
         )
         self._numbers = itertools.count()
 
