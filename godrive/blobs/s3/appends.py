@@ -73,7 +73,14 @@ class Appends(Reading, Writing):
         source = TailedBody(self._tail(key, noted, staged.offset), body, check, digest)
         pieces = source.pieces()
         reader = PartReader(
-            pieces, size=None, sha256=None, memory=self.memory, slots=self.slots, digested=False, small=0
+            pieces,
+            size=None,
+            sha256=None,
+            memory=self.memory,
+            slots=self.slots,
+            digested=False,
+            small=0,
+            end=source.end,
         )
         durable = staged.offset
         try:

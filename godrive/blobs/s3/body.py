@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sys
+import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -33,7 +34,8 @@ class PartReader:
     that many bodies wait instead of filling the memory.  Reading raises
     ``MailboxFull`` if the wait is too long, or memory is short nevertheless.
     A body that is not *digested* has no ``sha256``; one of *small* bytes
-    needs no slot; if that is 0, nothing is read without a slot.
+    needs no slot.  If the memory is wanted while the body waits for its client,
+    *end* may end it instead: it returns whether it does.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class PartReader:
         slots: Slots | None = None,
         digested: bool = True,
         small: int = _SMALL,
+        end: Callable[[], bool] | None = None,
     ) -> None:
         self._chunks = chunks
         self._slots = slots or Slots(1, sys.maxsize)
@@ -61,6 +64,9 @@ class PartReader:
         self._digest = hashlib.sha256()
         self._digested = digested
         self._small = small
+        self._end = end
+        self.waits_since: float | None = None
+        """Since when the body waits for its client."""
 
     @property
     def received(self) -> int:
@@ -83,6 +89,8 @@ class PartReader:
 
     def shed(self) -> None:
         """Give up the body: the client may send it again."""
+        if self._end is not None and self.waits_since is not None and self._end():
+            return
         with suppress(RuntimeError):  # it has ended
             self._limit.reschedule(asyncio.get_running_loop().time())
 
@@ -109,17 +117,16 @@ class PartReader:
         number = 1
         wanted = length(number)
         held = self._held
-        if not self._small:
-            await self._take_slot()
-        async for chunk in self._chunks:
+        chunks = aiter(self._chunks)
+        while (chunk := await self._next(chunks)) is not None:
             self._check.count(len(chunk))
             if self._digested:
                 self._digest.update(chunk)
             held += chunk
-            if len(held) > self._small and not self._has_slot:
-                await self._take_slot()
             if len(held) > LEAST:
                 self._memory.report(self, self.held_bytes())
+            if len(held) > self._small and not self._has_slot:
+                await self._take_slot()
             while len(held) > wanted:  # a part of exactly *wanted* bytes may be the last, so it waits for more
                 self._sent = wanted
                 self._was_sent.clear()
@@ -139,6 +146,13 @@ class PartReader:
         self._check.compare(self.sha256)
         self.ended = True
         yield bytes(held)
+
+    async def _next(self, chunks: AsyncIterator[bytes | memoryview]) -> bytes | memoryview | None:
+        self.waits_since = time.monotonic()
+        try:
+            return await anext(chunks, None)
+        finally:
+            self.waits_since = None
 
     async def _take_slot(self) -> None:
         await self._slots.take(self)

@@ -12,6 +12,8 @@ from godrive.errors import MailboxFull
 
 SLOWEST = 131_072
 """Bytes per second that a body must bring while others wait (1 Mbit/s)."""
+SILENT = 10.0
+"""Seconds without a byte after which a body gives its slot to one that waits."""
 PATIENCE = 120.0
 """Seconds after which a body that waits is refused."""
 _STEP = 5.0
@@ -19,6 +21,9 @@ _STEP = 5.0
 
 class Holder(Protocol):
     """A body that is being collected."""
+
+    waits_since: float | None
+    """Since when it waits for its client."""
 
     def shed(self) -> None:
         """Give up the body."""
@@ -30,7 +35,7 @@ class Slots:
 
     Free slots go to the owners of bodies in turn, so one with many delays no
     other.  If a body waits while another one took longer than :data:`SLOWEST`
-    allows for *part* bytes, the slow one is given up.
+    allows for *part* bytes, or is silent, that one is given up.
     """
 
     def __init__(self, slots: int, part: int) -> None:
@@ -51,6 +56,7 @@ class Slots:
         turn, owner = asyncio.get_running_loop().create_future(), OWNER.get()
         self._waiting.setdefault(owner, deque()).append(turn)
         until = time.monotonic() + PATIENCE
+        self._hurry()
         try:
             while not turn.done():
                 await asyncio.wait([turn], timeout=_STEP)
@@ -67,11 +73,12 @@ class Slots:
             raise
 
     def _hurry(self) -> None:
-        """Give up the body that has had its slot for longest, if it is too slow."""
-        if self._waiting and self._holders:
-            holder, since = next(iter(self._holders.items()))
-            if time.monotonic() - since > self._longest:
+        """Give up the body that has had its slot for longest, if it is too slow or silent; else another silent one."""
+        now = time.monotonic()
+        for holder, since in self._holders.items() if self._waiting else ():
+            if now - since > self._longest or (holder.waits_since or now) < now - SILENT:
                 holder.shed()
+                return
 
     @property
     def contended(self) -> bool:

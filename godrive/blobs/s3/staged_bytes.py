@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from contextlib import aclosing
@@ -13,7 +14,7 @@ from msgspec.structs import replace
 from godrive.blobs import Staged
 from godrive.blobs.body_check import BodyCheck
 from godrive.blobs.parts import StoredPart
-from godrive.errors import Gone
+from godrive.errors import Gone, MailboxFull
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -85,6 +86,7 @@ class TailedBody:
     ) -> None:
         self.error: Exception | None = None
         self.ended = False
+        self._waiting: asyncio.Timeout | None = None
         self._tail = tail
         self._body = body
         self._check = check
@@ -105,13 +107,25 @@ class TailedBody:
                 self._digest.update(piece)
             yield piece
 
+    def end(self) -> bool:
+        """End, with ``MailboxFull``, if *body* is being waited for.  Returns whether that is so."""
+        if self._waiting is None:
+            return False
+        self._waiting.reschedule(asyncio.get_running_loop().time())
+        return True
+
     async def _next(self, pieces: AsyncIterator[bytes | memoryview]) -> bytes | memoryview | None:
         try:
-            piece = await anext(pieces)
+            async with asyncio.timeout(None) as self._waiting:
+                piece = await anext(pieces)
             self._check.count(len(piece))
         except StopAsyncIteration:
             piece = None
         except Exception as error:
-            self.error, piece = error, None
+            ended = isinstance(error, TimeoutError) and self._waiting is not None and self._waiting.expired()
+            self.error = MailboxFull("There is no memory for a body that does not come.") if ended else error
+            piece = None
+        finally:
+            self._waiting = None
         self.ended = piece is None
         return piece

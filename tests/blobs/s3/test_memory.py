@@ -98,6 +98,38 @@ async def test_a_body_that_waits_ends_one_that_is_too_slow(monkeypatch: pytest.M
             await ended.wait()
 
 
+async def test_a_silent_body_gives_its_slot_to_one_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "_STEP", 0.01)
+    turns, silent_for = Slots(1, part=1 << 40), anyio.Event()
+
+    async def silent() -> AsyncIterator[bytes]:
+        yield bytes(300 * KIB)
+        silent_for.set()
+        await anyio.sleep_forever()
+
+    async def going_on() -> AsyncIterator[bytes]:
+        yield bytes(300 * KIB)
+
+    async def hold() -> None:
+        reader = PartReader(silent(), size=None, sha256=None, slots=turns)
+        with pytest.raises(MailboxFull):
+            async with reader.receiving():
+                await anext(reader.parts(lambda _: MIB))
+
+    async def collect() -> None:
+        reader = PartReader(going_on(), size=None, sha256=None, slots=turns)
+        async with reader.receiving():
+            assert [len(part) async for part in reader.parts(lambda _: MIB)] == [300 * KIB]
+
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(hold)
+            await silent_for.wait()
+            tasks.start_soon(collect)
+            await anyio.wait_all_tasks_blocked()
+            monkeypatch.setattr(slots, "SILENT", 0.0)
+
+
 async def test_bodies_that_share_a_slot_take_turns_and_small_ones_need_none() -> None:
     memory, turns, order = MemoryBudget(100 * MIB), Slots(1, part=MIB), list[str]()
 

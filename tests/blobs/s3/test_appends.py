@@ -1,0 +1,100 @@
+"""Appends share the memory for parts: a client that sends nothing takes none from others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import aclosing
+from typing import Any
+
+import anyio
+import pytest
+
+from godrive.blobs import Staged
+from godrive.blobs.s3 import slots
+from godrive.blobs.s3.slots import Slots
+from godrive.blobs.s3.store import S3BlobStore
+from godrive.errors import MailboxFull
+from godrive.model import ObjectKey, new_id
+from tests.ceph import ProbedOnce, own_bucket
+
+pytestmark = [pytest.mark.anyio, pytest.mark.servers]
+
+
+@pytest.fixture
+async def store(ceph_gateway: Any) -> AsyncIterator[S3BlobStore]:
+    """A store in whose memory one part is collected at a time."""
+    store = ProbedOnce(own_bucket(ceph_gateway))
+    await store.open()
+    store.slots = Slots(1, part=1 << 40)
+    yield store
+    await store.close()
+
+
+class Silent:
+    """A body of *pieces*, after which nothing comes."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self._pieces = iter(pieces)
+        self.waits = anyio.Event()
+
+    def __aiter__(self) -> Silent:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if (piece := next(self._pieces, None)) is not None:
+            return piece
+        self.waits.set()
+        await anyio.sleep_forever()
+        raise AssertionError
+
+
+async def body(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
+
+
+def new_key() -> ObjectKey:
+    blob_id = new_id()
+    return ObjectKey(f"{blob_id[:8]}/{blob_id}")
+
+
+async def append(store: S3BlobStore, staged: Staged, pieces: Any) -> Staged:
+    async with aclosing(store.append(staged, pieces)) as steps:
+        return [step async for step in steps][-1]
+
+
+async def test_a_client_that_has_sent_nothing_holds_no_memory(store: S3BlobStore) -> None:
+    silent = Silent()
+    waiting = asyncio.create_task(append(store, Staged(key=new_key()), silent))
+    await silent.waits.wait()
+    with anyio.fail_after(30):
+        assert (await append(store, Staged(key=new_key()), body([b"hello"]))).offset == 5
+    waiting.cancel()
+    await asyncio.wait([waiting])
+
+
+async def test_a_client_that_falls_silent_gives_way_and_what_it_sent_counts(
+    store: S3BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots, "_STEP", 0.01)
+    key, silent, seen = new_key(), Silent(b"first ", b"second "), list[Staged]()
+
+    async def fall_silent() -> None:
+        async with aclosing(store.append(Staged(key=key), silent)) as steps:
+            async for step in steps:
+                seen.append(step)
+
+    falling = asyncio.create_task(fall_silent())
+    await silent.waits.wait()
+    other = asyncio.create_task(append(store, Staged(key=new_key()), body([b"hello"])))
+    await anyio.wait_all_tasks_blocked()
+    monkeypatch.setattr(slots, "SILENT", 0.0)
+    with anyio.fail_after(30):
+        assert (await other).offset == 5
+        with pytest.raises(MailboxFull):
+            await falling
+    assert [step.offset for step in seen] == [13]
+    last = await append(store, seen[-1], body([b"third"]))
+    await store.finish(last)
+    assert b"".join([piece async for piece in store.get(key)]) == b"first second third"
