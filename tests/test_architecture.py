@@ -82,7 +82,7 @@ SUBJECTS = {
 OPTIONAL = {
     "nats": {"godrive.bridge"},
     "aiobotocore": {"godrive.blobs.s3"},
-    "botocore": {"godrive.blobs.s3"},
+    "botocore": {"godrive.blobs.s3", "godrive.simulation.s3_world"},
     "asyncpg": {"godrive.catalog"},
 }
 """Vendors' libraries, and the only places that may name them."""

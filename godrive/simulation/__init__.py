@@ -6,10 +6,12 @@
 from godrive.simulation.account import Violation
 from godrive.simulation.loop import PROCESS, Killed, Process, SimulatedLoop, Stuck, within
 from godrive.simulation.user import User
-from godrive.simulation.world import Outcome, Plan, World, run
+from godrive.simulation.world import Outcome, Plan, World
+from godrive.simulation.worlds import WORLDS, run
 
 __all__ = [
     "PROCESS",
+    "WORLDS",
     "Killed",
     "Outcome",
     "Plan",

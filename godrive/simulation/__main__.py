@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import sys
 import time
 
 from godrive.simulation import runner
-from godrive.simulation.world import Outcome, Plan
+from godrive.simulation.world import DISK, Outcome, Plan
+from godrive.simulation.worlds import WORLDS
 
 
 def main() -> int:
@@ -16,36 +18,41 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/simulate", description="Simulate whole drives, each from a seed.")
     parser.add_argument("--seeds", type=int, default=100, metavar="N", help="how many seeds to run (100)")
     parser.add_argument("--from", type=int, default=1, metavar="S", dest="first", help="the first seed (1)")
+    parser.add_argument(
+        "--world", default=DISK, choices=[*WORLDS, "any"], help="what is simulated; any: the seed decides (disk)"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (all processors)")
     parser.add_argument("--replay", metavar="PLAN", help="run one seed, or what shrinking left of it, and trace it")
     parser.add_argument("--shrink", metavar="PLAN", help="find a shorter run that fails too")
     parser.add_argument("--stop", action="store_true", help="stop at the first seed that fails")
     parser.add_argument("--digests", action="store_true", help="print the digest of every run")
     options = parser.parse_args()
-    runner.prepare()
+    replayed = Plan.parse(options.replay or options.shrink or "0")
+    runner.prepare(WORLDS if options.world == "any" else dict.fromkeys((options.world, replayed.world)))
     if options.replay:
-        outcome = runner.replay(Plan.parse(options.replay), print)
+        outcome = runner.replay(replayed, print)
         print(f"\n{_summary(outcome)}\n{outcome.problem or 'nothing was wrong'}")
         return bool(outcome.problem)
     if options.shrink:
-        plan = runner.shrink(Plan.parse(options.shrink), jobs=options.jobs, tell=print)
+        plan = runner.shrink(replayed, jobs=options.jobs, tell=print)
         print(f"scripts/simulate --replay {plan}")
         return 0
     return _run(options)
 
 
 def _run(options: argparse.Namespace) -> int:
-    plans = [Plan(seed) for seed in range(options.first, options.first + options.seeds)]
+    seeds = range(options.first, options.first + options.seeds)
+    plans = [Plan(seed, world=_world(options.world, seed)) for seed in seeds]
     started, done, failed, cpu, shown = time.monotonic(), 0, 0, 0.0, 0.0
     results = runner.outcomes(plans, jobs=options.jobs)
     for outcome in results:
         done += 1
         cpu += outcome.cpu
         if options.digests:
-            print(f"{outcome.plan.seed} {outcome.digest}")
+            print(f"{outcome.plan} {outcome.digest}")
         if outcome.problem:
             failed += 1
-            print(f"seed {outcome.plan.seed} fails: {outcome.problem.splitlines()[0][:400]}")
+            print(f"seed {outcome.plan} fails: {outcome.problem.splitlines()[0][:400]}")
             if options.stop:
                 break
         if sys.stderr.isatty() and time.monotonic() - shown > 0.5:
@@ -55,6 +62,10 @@ def _run(options: argparse.Namespace) -> int:
     seconds = time.monotonic() - started
     print(f"{done} seeds, {failed} failed, {cpu / max(1, done):.3f} s of CPU each, {seconds:.1f} s in all")
     return bool(failed)
+
+
+def _world(name: str, seed: int) -> str:
+    return random.Random(seed).choice(list(WORLDS)) if name == "any" else name
 
 
 def _summary(outcome: Outcome) -> str:

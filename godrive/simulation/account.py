@@ -19,7 +19,7 @@ import msgspec
 
 from godrive.simulation.client import Answer, Client, Lost, Unsent
 from godrive.simulation.loop import Process
-from godrive.simulation.model import Bytes, Refusal, Tree
+from godrive.simulation.model import Refusal, Tree, known
 
 if TYPE_CHECKING:
     from godrive.simulation.world import World
@@ -30,11 +30,14 @@ SETTLED = 40.0
 CLAIMED = 50.0
 """Seconds for which an ``Idempotency-Key`` is certainly claimed."""
 
-_UNSURE = {"store_unavailable", "unavailable", "overloaded", "timeout", "crashed", "too_many_requests", "storage_full"}
+UNSURE = {"store_unavailable", "unavailable", "overloaded", "timeout", "crashed", "too_many_requests", "storage_full"}
 """Refusals that say nothing of the request itself: it is sent again."""
 
-_UNDONE = {"overloaded", "too_many_requests", "storage_full"}
+UNDONE = {"overloaded", "too_many_requests", "storage_full"}
 """Those after which nothing has been done."""
+
+_BUSY = (429, 500, 503, 504, 507)
+"""How these are answered to HEAD, which has no code."""
 
 _PASSWORD = "correct horse"  # noqa: S105
 
@@ -140,7 +143,8 @@ class Account:
             trace("lost", self.name, what=shown, why=type(lost).__name__)
             raise
         trace("answered", self.name, what=shown, status=answer.status, code=answer.code, size=len(answer.body))
-        if answer.status == 500 and answer.code != "crashed":
+        crashed = answer.code == "crashed" or (method == "HEAD" and self.world.crashes_allowed)
+        if answer.status == 500 and not crashed:
             self.fail(f"{method} {path} answered {answer.body!r}")
         if answer.code == "crashed" and not self.world.crashes_allowed:
             self.fail(f"{method} {path} crashed an actor")
@@ -156,10 +160,14 @@ class Account:
                 continue
             if answer.status == 401 and options.get("token", True):
                 await self.log_in()
-            elif answer.code in _UNSURE:
+            elif answer.code in UNSURE or (method == "HEAD" and answer.status in _BUSY):
                 await asyncio.sleep(self.chance.uniform(0.5, 2.0))
             else:
                 return answer
+
+    async def ask(self, method: str, path: str) -> Answer:
+        """Send a request that is safe to repeat until there is an answer about the request itself."""
+        return await self._insist(method, path)
 
     async def get(self, path: str) -> Answer:
         """An answer that must be 200."""
@@ -209,8 +217,8 @@ class Account:
             code = answer.code
             if answer.status == 401:
                 await self.log_in()
-            elif code in _UNSURE:
-                unknown = unknown or code not in _UNDONE
+            elif code in UNSURE:
+                unknown = unknown or code not in UNDONE
                 if attempt > 10 and chance.random() < 0.2:
                     break
                 await asyncio.sleep(chance.uniform(0.5, 3.0))
@@ -270,7 +278,6 @@ class Account:
     async def _settle(self, request: Request) -> None:
         """Find out whether a change has been made, or even twice, if its key has expired between two attempts."""
         await asyncio.sleep(SETTLED)
-        shown, trashed = await self.look()
         candidates = {"before": self.tree}
         for which in ("after", "twice") if request.makes and request.key else ("after",):
             tree = list(candidates.values())[-1].copy()
@@ -278,19 +285,26 @@ class Account:
                 request.apply(tree, {"id": f"?{self._number}{which}"})
             except Refusal:
                 break
-            tree.adopt(shown)
             candidates[which] = tree
-        found = {which: tree for which, tree in candidates.items() if _same(tree, shown, trashed)}
+        await self.choose(f"{request.method} {request.path}", candidates)
+
+    async def choose(self, what: str, candidates: dict[str, Tree]) -> None:
+        """Read the drive, and take the first of these trees that is like it.  Fails if none is."""
+        shown, trashed = await self.look()
+        adopted = {which: tree.copy() for which, tree in candidates.items()}
+        for tree in adopted.values():
+            tree.adopt(shown)
+        found = {which: tree for which, tree in adopted.items() if _same(tree, shown, trashed)}
         for id_ in {id_ for tree in found.values() for id_ in self.tree.apart(tree)}:
             versions = await self.versions(id_)
-            found = {which: tree for which, tree in found.items() if tree.nodes[id_].versions == versions}
+            found = {which: tree for which, tree in found.items() if _listed(tree, id_) == versions}
         for which, tree in found.items():
-            self.world.trace("settled", self.name, what=f"{request.method} {request.path}", found=which)
+            self.world.trace("settled", self.name, what=what, found=which)
             self.tree = tree
             return
         self.fail(
-            f"{request.method} {request.path} got no answer, and the drive is neither as before nor as after it:\n"
-            + "\n".join(f"  {which}: {_difference(tree, shown, trashed)}" for which, tree in candidates.items())
+            f"{what} got no answer, and the drive is like none of what it may be:\n"
+            + "\n".join(f"  {which}: {_difference(tree, shown, trashed)}" for which, tree in adopted.items())
         )
 
     # Looking
@@ -313,7 +327,7 @@ class Account:
                     folders.append(row["id"])
         return shown, {row["id"] for row in await self.pages("/v1/trash?limit=1000")}
 
-    async def versions(self, id_: str) -> list[Bytes]:
+    async def versions(self, id_: str) -> list[tuple[str | None, int]]:
         """The versions of a file, as it lists them."""
         listed = (await self.read(f"/v1/files/{id_}/versions?limit=1000"))["versions"]
         return [(version["sha256"], version["size_bytes"]) for version in listed]
@@ -329,12 +343,19 @@ class Account:
             if not page:
                 return found
 
+    async def check_more(self) -> None:
+        """Check what else must be true in the end of what this account has done."""
+
     async def check(self) -> None:
         """Compare the drive with the model."""
         shown, trashed = await self.look()
         self.tree.adopt(shown)
         if not _same(self.tree, shown, trashed):
             self.fail(f"the drive is not as acknowledged: {_difference(self.tree, shown, trashed)}")
+
+
+def _listed(tree: Tree, id_: str) -> list[tuple[str | None, int]]:
+    return [(known(digest), size) for digest, size in tree.nodes[id_].versions]
 
 
 def _same(tree: Tree, shown: dict[str, tuple[Any, ...]], trashed: set[str]) -> bool:

@@ -35,7 +35,7 @@ class Answer:
     @property
     def code(self) -> str:
         """The code of a problem; "" if the answer is none."""
-        if self.status < 400:
+        if self.status < 400 or not self.body:
             return ""
         try:
             return str(self.json.get("code", ""))

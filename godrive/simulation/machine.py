@@ -53,6 +53,8 @@ class Machine(Process):
         self.rate = 1.0
         """How fast its clocks run."""
         self.disk = Disk(chance)
+        self.store: Callable[[Life], BlobStore] | None = None
+        """Makes the blob store of a process, in place of the configured one."""
         self.life: Life | None = None
         self.lives = 0
         self.graveyard: list[object] = []
@@ -62,10 +64,10 @@ class Machine(Process):
     def address(self) -> tuple[str, int]:
         return self.config.server.host, self.config.server.port
 
-    def boot(self, blobs: BlobStore | None = None) -> Life:
+    def boot(self) -> Life:
         """Start the process.  ``life.serving`` is set once it serves."""
         self.lives += 1
-        self.life = Life(self, blobs)
+        self.life = Life(self)
         self.trace("boot", self.name, life=self.lives)
         return self.life
 
@@ -92,7 +94,7 @@ class Machine(Process):
 class Life(Process):
     """One process of a machine."""
 
-    def __init__(self, machine: Machine, blobs: BlobStore | None) -> None:
+    def __init__(self, machine: Machine) -> None:
         super().__init__(machine.name)
         self.machine = machine
         self.serving = asyncio.Event()
@@ -107,7 +109,7 @@ class Life(Process):
         """Whether the machine loses power then."""
         self._delay = 0.0
         self._stop = asyncio.Event()
-        self._blobs = blobs
+        self._blobs = None if machine.store is None else machine.store(self)
         self.task = within(self, machine.loop.create_task, self._run())
 
     # Clocks

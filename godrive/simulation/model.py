@@ -14,7 +14,12 @@ from godrive.model import name_key
 from godrive.rules.names import numbered
 
 Bytes = tuple[str, int]
-"""The SHA-256 and the size of the bytes of a version."""
+"""The SHA-256 and the size of the bytes of a version.  Begins with "?" if the server does not know the digest."""
+
+
+def known(digest: str) -> str | None:
+    """What the server says of a digest."""
+    return None if digest.startswith("?") else digest
 
 
 @dataclass
@@ -30,8 +35,8 @@ class Node:
 
     def seen(self) -> tuple[Any, ...]:
         """What a list shows of it."""
-        sha256, size = self.versions[0] if self.versions else (None, 0)
-        return (self.parent, self.name, self.is_folder, size, sha256)
+        sha256, size = self.versions[0] if self.versions else ("?", 0)
+        return (self.parent, self.name, self.is_folder, size, known(sha256))
 
 
 class Refusal(Exception):

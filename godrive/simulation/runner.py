@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from godrive.simulation.world import Outcome, Plan, run
+from godrive.simulation.world import DISK, Outcome, Plan
+from godrive.simulation.worlds import run
 
 _SHRINK_RUNS = 150
 
@@ -30,9 +31,10 @@ class _Child:
     data: bytearray = field(default_factory=bytearray)
 
 
-def prepare() -> None:
-    """Import and compute what all runs need, before the first fork."""
-    run(Plan(0, operations=3, faults=0))
+def prepare(worlds: Iterable[str] = (DISK,)) -> None:
+    """Import and compute what all runs in these worlds need, before the first fork."""
+    for world in worlds:
+        run(Plan(0, operations=3, faults=0, world=world))
     gc.collect()
     gc.freeze()
 

@@ -15,14 +15,16 @@ import random
 import socket
 import sqlite3
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 from unittest.mock import patch
 
 import aiosqlite.core
+import anyio.to_thread
 from anyio._backends import _asyncio as anyio_backend
 
 from godrive import tree
@@ -71,9 +73,16 @@ class _LogHandler(logging.Handler):
 
 @contextmanager
 def installed(
-    loop: SimulatedLoop, entropy: random.Random, log: Callable[[logging.LogRecord], None] | None = None
+    loop: SimulatedLoop,
+    entropy: random.Random,
+    log: Callable[[logging.LogRecord], None] | None = None,
+    *,
+    also: Iterable[tuple[Any, str, Any]] = (),
 ) -> Iterator[None]:
-    """Have all code of this thread see the simulated machine.  *log* gets what it logs."""
+    """Have all code of this thread see the simulated machine.
+
+    *log* gets what it logs.  *also* has more to replace: an owner, a name, and the value.
+    """
 
     def wall_time() -> float:
         return process().wall_time()
@@ -96,6 +105,12 @@ def installed(
     def submit(pool: ThreadPoolExecutor, call: Callable[..., T], *values: Any) -> Future[T]:
         return loop.threads.submit(pool, call, *values)
 
+    async def run_sync(call: Callable[..., T], *values: Any, **_options: Any) -> T:
+        return await loop.threads.run(None, call, *values)
+
+    def refuse_thread(_thread: threading.Thread) -> None:
+        raise RuntimeError("a simulated process has no threads of its own")
+
     replaced: list[tuple[Any, str, Any]] = [
         (os, "urandom", entropy.randbytes),
         (random, "_urandom", entropy.randbytes),  # what the module secrets draws from
@@ -107,12 +122,15 @@ def installed(
         (time, "sleep", refuse_sleep),
         (sqlite3, "connect", connect_sqlite),
         (ThreadPoolExecutor, "submit", submit),
+        (anyio.to_thread, "run_sync", run_sync),
+        (threading.Thread, "start", refuse_thread),
         (aiosqlite.core, "Thread", NoThread),
         (aiosqlite.core, "SimpleQueue", Calls),
         (socket, "socket", SimulatedSocket),
         (anyio_backend, "CancelScope", OrderedScope),
         (tree, "SETTLE_EVERY", 2.0),  # an idle drive spends its time on these
         (tree, "INDEX_EVERY", 2.0),
+        *also,
     ]
     disk = FileSystem()
     for name, module in sorted(sys.modules.items()):

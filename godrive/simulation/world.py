@@ -6,25 +6,27 @@ import asyncio
 import logging
 import random
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from godrive.config import Config
 from godrive.simulation.account import Violation
-from godrive.simulation.faults import FAULTS_OF, end_all
+from godrive.simulation.faults import FAULTS_OF, Fault, end_all
 from godrive.simulation.invariants import check_all
 from godrive.simulation.loop import SimulatedLoop, process
 from godrive.simulation.machine import Machine
 from godrive.simulation.network import Network
-from godrive.simulation.seams import installed
 from godrive.simulation.threads import Threads
 from godrive.simulation.trace import Trace
 from godrive.simulation.user import User
-from godrive.testing import quick_config, quick_folder
+from godrive.testing import quick_config
 
 T = TypeVar("T")
+
+DISK = "disk"
+"""The world that a plan is for unless it says otherwise."""
 
 USERS, OPERATIONS, FAULTS = 3, 100, 20
 """What a seed is: operations are for each user."""
@@ -35,7 +37,10 @@ _HORIZON = 40.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run: a seed, or what is left of it.  Written as ``17`` or ``17,ops=40,skip=0.3+1.7,without=2+5``."""
+    """What to run: a seed in a world, or what is left of it.
+
+    Written as ``17`` or ``17,world=s3,ops=40,skip=0.3+1.7,without=2+5``.
+    """
 
     seed: int
     operations: int = OPERATIONS
@@ -44,6 +49,8 @@ class Plan:
     """Operations to leave out: the number of the user, and of the operation."""
     without: frozenset[int] = frozenset()
     """Faults to leave out."""
+    world: str = DISK
+    """The name of the kind of world: see :mod:`godrive.simulation.worlds`."""
 
     @classmethod
     def parse(cls, text: str) -> Plan:
@@ -52,13 +59,20 @@ class Plan:
         fields = dict(each.split("=", 1) for each in rest)
         left_out = [each.split(".") for each in fields.pop("skip", "").split("+") if each]
         without = frozenset(int(each) for each in fields.pop("without", "").split("+") if each)
-        plan = cls(int(seed), int(fields.pop("ops", OPERATIONS)), int(fields.pop("faults", FAULTS)))
+        plan = cls(
+            int(seed),
+            int(fields.pop("ops", OPERATIONS)),
+            int(fields.pop("faults", FAULTS)),
+            world=fields.pop("world", DISK),
+        )
         if fields:
             raise ValueError(f"unknown: {', '.join(fields)}")
         return replace(plan, skipped=frozenset((int(user), int(number)) for user, number in left_out), without=without)
 
     def __str__(self) -> str:
         text = str(self.seed)
+        if self.world != DISK:
+            text += f",world={self.world}"
         if self.operations != OPERATIONS:
             text += f",ops={self.operations}"
         if self.faults != FAULTS:
@@ -117,7 +131,14 @@ class Outcome:
 
 
 class World:
-    """Everything of one run."""
+    """Everything of one run: here one server with its bytes on a disk.  Other worlds replace parts of it."""
+
+    user = User
+    """What users do."""
+    faults_of: Mapping[Fault, int] = FAULTS_OF
+    """What goes wrong, and how often each of it is chosen."""
+    most_failures = 15
+    """How often a server may fail to start in a row."""
 
     def __init__(self, plan: Plan, folder: Path, write: Callable[[str], None] | None) -> None:
         self.plan = plan
@@ -128,20 +149,22 @@ class World:
         self.pause = 0.3
         self.hang_ups = 0.03
         self.crashes_allowed = self.is_rough = True
-        self.machine = Machine(
-            self.loop,
-            "server",
-            folder=folder / "data",
-            config=self._config(folder),
-            trace=self.trace,
-            chance=self.chance("disk"),
-        )
+        self.machine = self.add_machine("server", self._config(folder))
         self.machines = [self.machine]
-        self.users = [User(self, number) for number in range(USERS)]
+        self.users = [self.user(self, number) for number in range(USERS)]
         self.faults_done = 0
         self.orphans: set[str] = set()
         """Blobs that no row refers to, which the janitor moves to quarantine after a day."""
         self._watch: asyncio.Task[None]
+
+    def add_machine(self, name: str, config: Config) -> Machine:
+        """Make a machine.  It runs nothing yet."""
+        chance = self.chance("disk" if name == "server" else f"disk of {name}")
+        return Machine(self.loop, name, folder=config.data_dir, config=config, trace=self.trace, chance=chance)
+
+    def replaced(self) -> list[tuple[Any, str, Any]]:
+        """What this world replaces in modules while it runs: the owner, the name, and the value."""
+        return []
 
     def chance(self, name: str) -> random.Random:
         """Chance of its own for each purpose, so that leaving out one thing does not change all others."""
@@ -150,6 +173,11 @@ class World:
     def address(self, _user: int) -> tuple[str, int]:
         """The server of a user."""
         return self.machine.address
+
+    def skip(self, seconds: float) -> None:
+        """Set every clock forward."""
+        for machine in self.machines:
+            machine.offset += seconds
 
     def note_log(self, record: logging.LogRecord) -> None:
         """Write what a server logs into the trace."""
@@ -179,22 +207,26 @@ class World:
 
     async def run(self) -> None:
         """Let it all happen, and check it."""
-        self._watch = self.loop.create_task(self._restart())
+        self._watch = self.loop.create_task(self.restart_all())
         faults = self.loop.create_task(self._go_wrong())
         await self._gather([user.start(self.plan.operations) for user in self.users])
         await faults
         await self._verify()
 
-    async def _restart(self) -> None:
+    async def restart_all(self) -> None:
         """Start the server again whenever it has ended, as an init system does."""
-        chance, failures = self.chance("restart"), 0
+        await self.restart(self.machine, self.chance("restart"))
+
+    async def restart(self, machine: Machine, chance: random.Random) -> None:
+        """Start the process of a machine, and start it again whenever it has ended."""
+        failures = 0
         while True:
-            life = self.machine.boot()
+            life = machine.boot()
             await life.ended.wait()
             if life.error is not None:
                 failures = 0 if life.serving.is_set() else failures + 1
                 self.trace("ended", life.name, detail=repr(life.error))
-                if failures > 15:
+                if failures > self.most_failures:
                     raise Violation(f"the server does not start: {life.error!r}")
             await asyncio.sleep(chance.uniform(0.1, 3.0))
 
@@ -202,7 +234,7 @@ class World:
         chance = self.chance("faults")
         moments = sorted(chance.uniform(1.0, _HORIZON) for _ in range(self.plan.faults))
         for number, moment in enumerate(moments):
-            (kind,) = chance.choices(list(FAULTS_OF), list(FAULTS_OF.values()))
+            (kind,) = chance.choices(list(self.faults_of), list(self.faults_of.values()))
             if number not in self.plan.without:
                 await asyncio.sleep(max(0.0, moment - self.loop.time()))
                 self.trace("fault", "world", number=number, what=kind.__name__)
@@ -219,28 +251,11 @@ class World:
                     task.result()
             left = [task for task in left if not task.done()]
 
+    def end_faults(self) -> None:
+        """Nothing goes wrong from now on."""
+        end_all(self)
+
     async def _verify(self) -> None:
         self.hang_ups = 0.0
-        end_all(self)
+        self.end_faults()
         await self._gather([self.loop.create_task(check_all(self))])
-
-
-def run(plan: Plan, write: Callable[[str], None] | None = None) -> Outcome:
-    """Run a plan in this process.  What it leaves in memory is never cleaned up, so run it in a process of its own."""
-    outcome = Outcome(plan)
-    with quick_folder() as folder:
-        world = World(plan, Path(folder), write)
-        with installed(world.loop, world.chance("entropy"), world.note_log if write else None):
-            try:
-                world.loop.run_until_complete(world.run())
-            except Violation as violation:
-                outcome.problem = str(violation)
-            except Exception as error:
-                outcome.problem = f"the simulation failed: {type(error).__name__}: {error}"
-        if not outcome.problem and world.loop.unhandled:
-            outcome.problem = f"unhandled: {world.loop.unhandled[0]}"
-        outcome.digest = f"{world.trace.digest:08x}{world.loop.digest & 0xFFFFFFFFFFFFFFFF:016x}"
-        outcome.operations = sum(user.done for user in world.users)
-        outcome.faults = world.faults_done
-        outcome.seconds = world.loop.time()
-    return outcome

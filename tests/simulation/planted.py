@@ -16,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 FAULTS = Path(__file__).with_name("faults")
 _SEED = re.compile(r"^Seed: (.*)$", re.MULTILINE)
+_IN_WORLD = ",world="
 MOST = 1000
 """Seeds within which a fault must be found."""
 
@@ -26,7 +27,7 @@ def patches() -> list[Path]:
 
 
 def seed_of(patch: Path) -> str:
-    """The seed that finds it; "none" if none is recorded."""
+    """The seed that finds it, "none" if none is recorded; with ``,world=s3`` or the like if it needs that world."""
     found = _SEED.search(patch.read_text())
     assert found is not None, f"{patch.name} has no line for its seed"
     return found.group(1)
@@ -80,12 +81,25 @@ def simulate(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def options_of(seed: str) -> tuple[str, ...]:
+    """The options that choose the world of a seed."""
+    world = seed.partition(_IN_WORLD)[2]
+    return ("--world", world) if world else ()
+
+
+def replay(patch: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the seed that is recorded in a patch, with its fault, in a copy."""
+    plant(patch, folder)
+    seed = seed_of(patch)
+    return simulate(folder, "--seeds", "1", "--from", seed.partition(",")[0], "--jobs", "1", *options_of(seed))
+
+
 def find(patch: Path, most: int = MOST) -> str:
     """The first line about a seed that finds the fault; "" if none does."""
     with tempfile.TemporaryDirectory() as folder:
         plant(patch, Path(folder))
-        done = simulate(Path(folder), "--seeds", str(most))
-    found = re.search(r"^seed \d+ fails.*$", done.stdout, re.MULTILINE)
+        done = simulate(Path(folder), "--seeds", str(most), *options_of(seed_of(patch)))
+    found = re.search(r"^seed \S+ fails.*$", done.stdout, re.MULTILINE)
     return found.group(0) if found else ""
 
 
@@ -93,7 +107,7 @@ def main() -> None:
     """Find a seed for each patch that has none."""
     most = int(sys.argv[1]) if len(sys.argv) > 1 else MOST
     for patch in patches():
-        if seed_of(patch) == "none" and not misfits(patch):
+        if seed_of(patch).startswith("none") and not misfits(patch):
             line = find(patch, most)
             print(f"{patch.stem}: {line or 'not found'}", flush=True)
             if line:
