@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import pytest
 
-from godrive.blobs import staged_append
+from godrive.blobs import BlobStore, staged_append
 from godrive.http.wire.request_body import LARGE
 from godrive.testing import chunks
 from tests.cases import each
@@ -27,9 +27,14 @@ MISMATCH = "https://iana.org/assignments/http-problem-types#mismatching-upload-o
 INCONSISTENT = "https://iana.org/assignments/http-problem-types#inconsistent-upload-length"
 
 
-@pytest.fixture(params=["memory", "disk"])
+@pytest.fixture(params=["memory", "disk", pytest.param("s3", marks=pytest.mark.servers)])
 async def site(request: pytest.FixtureRequest, open_site: OpenSite) -> AsyncIterator[Site]:
-    async with open_site(blobs={"driver": request.param}) as site:
+    store: BlobStore | None = None
+    if request.param == "s3":
+        from tests.ceph import ProbedOnce, own_bucket
+
+        store = ProbedOnce(own_bucket(request.getfixturevalue("ceph_gateway")))
+    async with open_site(blob_store=store, blobs={"driver": "memory" if store else request.param}) as site:
         yield site
 
 
@@ -70,7 +75,7 @@ async def test_an_upload_in_one_request_can_go_on_where_it_broke_off(
         url = interim["location"]
         assert url.startswith(f"{site.url}/v1/uploads/")
         assert interim.get("upload-draft-interop-version") == (None if version is None else "8")
-        assert interim["upload-limit"] == f"max-size={5 << 40}, max-age=3600"
+        assert interim["upload-limit"] == f"max-size={5 << 40}, max-age=259200"
         await client.stream.send(content[:100_000])
         await client.stream.send_eof()
         assert (await client.answer()).status == 400
