@@ -190,6 +190,7 @@ class Ingest(Table, frozen=True):
 class Janitor(Table, frozen=True):
     sweep_every: Seconds = 60.0
     trash_grace: Annotated[float, Meta(ge=0, le=315_360_000)] = 2_592_000.0
+    user_grace: Annotated[float, Meta(ge=0, le=315_360_000)] = 2_592_000.0
     versions_kept: Annotated[int, Meta(ge=0, le=1000)] = 10
     version_retention: Annotated[float, Meta(ge=0, le=315_360_000)] = 2_592_000.0
     upload_retention: Annotated[float, Meta(ge=0, le=315_360_000)] = 86_400.0

@@ -32,8 +32,7 @@ PropertyValue: TypeAlias = str | int | float | bool
 
 T = TypeVar("T")
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 
 
 def new_id() -> str:
@@ -94,7 +93,7 @@ class Counts(Value):
 class User(Value):
     """A person with a drive.  ``quota_bytes`` ``None`` means no limit.
 
-    For a user of a host application, *external_id* is the id there, and *email* may be empty.
+    In a host application the user is *external_id*, and *email* may be empty.  If disabled, deleted at *delete_at*.
     """
 
     id: UserId
@@ -105,6 +104,7 @@ class User(Value):
     usage: Usage = Usage()
     counts: Counts = Counts()
     external_id: str | None = None
+    delete_at: datetime | None = None
 
 
 class Session(Value):

@@ -44,6 +44,7 @@ from godrive.messages.users import (
     Invite,
     ListUsers,
     RemoveUser,
+    SetEmail,
     SetPassword,
     SetQuota,
     SetUserState,
@@ -321,6 +322,11 @@ class AuthActor(Actor[Auth]):
         self._forget()
         return user
 
+    @SetEmail.handler
+    async def set_email(self, ask: SetEmail) -> User:
+        email = self._new_email(ask.email)
+        return await self._catalog.write(lambda tx: users.set_email(tx, ask.user_id, email))
+
     @SetQuota.handler
     async def set_quota(self, ask: SetQuota) -> User:
         return await self._catalog.write(lambda tx: users.set_quota(tx, ask.user_id, ask.quota_bytes))
@@ -328,7 +334,10 @@ class AuthActor(Actor[Auth]):
     @RemoveUser.handler
     async def remove_user(self, ask: RemoveUser) -> None:
         now = self._clock.now()
-        await self._catalog.write(lambda tx: users.delete(tx, ask.user_id, now=now))
+        if ask.grace > 0:
+            await self._catalog.write(lambda tx: users.delete_later(tx, ask.user_id, ask.grace, now=now))
+        else:
+            await self._catalog.write(lambda tx: users.delete(tx, ask.user_id, now=now))
         self._forget()
 
     @Invite.handler

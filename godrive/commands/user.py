@@ -20,7 +20,17 @@ from godrive.config import Config
 from godrive.credentials import check_new_password
 from godrive.errors import ConfigError, Invalid
 from godrive.messages.auth import GetUser
-from godrive.messages.users import AddUser, FindUser, Invite, ListUsers, SetPassword, SetQuota, SetUserState
+from godrive.messages.users import (
+    AddUser,
+    FindUser,
+    Invite,
+    ListUsers,
+    RemoveUser,
+    SetEmail,
+    SetPassword,
+    SetQuota,
+    SetUserState,
+)
 from godrive.model import User, UserId, UserState
 from godrive.principal import HostUser, System
 from godrive.runtime import Event
@@ -54,6 +64,10 @@ def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     add("list", _list, "list the users", who=False).add_argument("--json", action="store_true", help="print JSON")
     add("disable", _disable, "disable a user, and end all sessions and uploads at once")
     add("enable", _enable, "enable a disabled user")
+    delete = add("delete", _delete, "disable a user, and delete them with all files after janitor.user_grace")
+    delete.add_argument("--now", action="store_true", help="delete at once, which cannot be undone")
+    delete.add_argument("--yes", action="store_true", help="with --now: do not ask for the name")
+    add("rename", _rename, "change the e-mail address of a user").add_argument("email", metavar="EMAIL")
     add("set-password", _set_password, f"set the password and end all sessions; {password}")
     add("set-quota", _set_quota, "set the quota").add_argument(
         "quota", type=size, metavar="SIZE", help="bytes, or a number with K, M, G or T (powers of 1024), or none"
@@ -113,9 +127,10 @@ async def _list(drive: GoDrive, arguments: argparse.Namespace) -> None:
         return
     width = max((len(_name(user)) for user in everybody), default=0)
     for user in everybody:
+        ends = "" if user.delete_at is None else f"  deleted on {user.delete_at:%Y-%m-%d}"
         quota = "no limit" if user.quota_bytes is None else f"of {user.quota_bytes}"
         since = user.created_at.date().isoformat()
-        _say(f"{_name(user):<{width}}  {user.state:<8}  {since}  {user.usage.used_bytes:>15} bytes {quota}")
+        _say(f"{_name(user):<{width}}  {user.state:<8}  {since}  {user.usage.used_bytes:>15} bytes {quota}{ends}")
 
 
 async def _disable(drive: GoDrive, arguments: argparse.Namespace) -> None:
@@ -128,6 +143,37 @@ async def _enable(drive: GoDrive, arguments: argparse.Namespace) -> None:
     user = await find_user(drive, arguments.user)
     await drive.auth.ask(SetUserState(_OPERATOR, user.id, UserState.ACTIVE))
     _say(f"{_name(user)} is enabled.")
+
+
+async def _delete(drive: GoDrive, arguments: argparse.Namespace) -> None:
+    user = await find_user(drive, arguments.user)
+    grace = 0.0 if arguments.now else drive.config.janitor.user_grace
+    if not grace:
+        _confirm(user, arguments)
+    await drive.auth.ask(RemoveUser(_OPERATOR, user.id, grace))
+    if not grace:
+        _say(f"{_name(user)} is deleted. The janitor removes {user.usage.used_bytes} bytes within its next sweeps.")
+        return
+    user = await find_user(drive, user.id)
+    assert user.delete_at is not None  # noqa: S101 - it was set now
+    until = f"{user.delete_at:%Y-%m-%d %H:%M} UTC"
+    _say(f"{_name(user)} is disabled, and deleted with all files on {until}. Until then: godrive user enable {user.id}")
+
+
+def _confirm(user: User, arguments: argparse.Namespace) -> None:
+    """Have the operator type the name.  Raises ``ConfigError``."""
+    if arguments.yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigError(f"{_name(user)} would be deleted at once, with all files.", hint="Confirm it with --yes.")
+    if input(f"All {user.counts.entries} files and folders are lost. Type {_name(user)} to go on: ") != _name(user):
+        raise ConfigError("That is another name. Nothing was changed.")
+
+
+async def _rename(drive: GoDrive, arguments: argparse.Namespace) -> None:
+    user = await find_user(drive, arguments.user)
+    renamed = await drive.auth.ask(SetEmail(_OPERATOR, user.id, arguments.email))
+    _say(f"{_name(user)} is now {_name(renamed)}. Sessions go on.")
 
 
 async def _set_password(drive: GoDrive, arguments: argparse.Namespace) -> None:

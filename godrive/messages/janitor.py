@@ -16,7 +16,8 @@ class Swept(Value):
     """Results of a sweep.
 
     ``failed`` counts the items that the next sweep retries, ``held`` the chores
-    held back because the clock jumped; ``problem`` is the first reason.
+    held back because the clock jumped, ``accounts`` the users whose grace period
+    is over, ``users`` those whose last file is gone; ``problem`` is the first reason.
     """
 
     purged: int = 0
@@ -27,6 +28,7 @@ class Swept(Value):
     sessions: int = 0
     uploads: int = 0
     idempotency_keys: int = 0
+    accounts: int = 0
     users: int = 0
     changes: int = 0
     failed: int = 0

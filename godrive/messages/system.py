@@ -219,8 +219,9 @@ class PendingUploads(Ask[Metadata, list[ObjectKey]]):
 
 
 class Pruned(Value):
-    """The number of rows of each kind that were deleted because they had expired."""
+    """How many of each kind had expired: *accounts* are users who were deleted, *users* their rows."""
 
+    accounts: int = 0
     sessions: int = 0
     uploads: int = 0
     idempotency_keys: int = 0
@@ -228,7 +229,7 @@ class Pruned(Value):
 
 
 class Prune(Ask[Metadata, Pruned]):
-    """Delete expired sessions and keys, ended uploads past their retention, and deleted users without files.
+    """Delete expired sessions and keys, ended uploads past their retention, users who are due, and their rows.
 
     *due_by* is the time that counts while the clock is in doubt.
     """

@@ -99,12 +99,26 @@ class SetQuota(Ask[Auth, User]):
     quota_bytes: int | None
 
 
-class RemoveUser(Ask[Auth, None]):
-    """Delete a user: end all sessions at once and schedule the purge of all files.  Idempotent."""
+class SetEmail(Ask[Auth, User]):
+    """Change the e-mail address of a user.  Sessions go on.  Raises ``NotFound``, ``Invalid``, ``EmailTaken``."""
 
     lane: ClassVar[Lane] = Lane.WRITE
     by: System
     user_id: UserId
+    email: str
+
+
+class RemoveUser(Ask[Auth, None]):
+    """Delete a user: end all sessions at once and schedule the purge of all files.  Idempotent.
+
+    With *grace*, they are disabled at once and deleted after that many seconds:
+    ``SetUserState`` enables them until then.  Raises ``NotFound`` only with *grace*.
+    """
+
+    lane: ClassVar[Lane] = Lane.WRITE
+    by: System
+    user_id: UserId
+    grace: float = 0.0
 
 
 class Invite(Ask[Auth, str]):

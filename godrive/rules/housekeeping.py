@@ -17,7 +17,7 @@ from godrive.messages.system import (
     UsageDrift,
 )
 from godrive.model import FileId, ObjectKey, UserId
-from godrive.rules import idempotency, networks, rows
+from godrive.rules import idempotency, networks, rows, users
 from godrive.rules.registry import Env, rule
 
 _KEYS_AT_ONCE = 50
@@ -75,10 +75,12 @@ async def prune(tx: Tx, ask: Prune, env: Env) -> Pruned:
     if ask.due_by is None:  # if the clock has been set back, instants in the future would keep these rows for too long
         await tx.run("UPDATE uploads SET finished_at = $1 WHERE finished_at > $1", at)
         await tx.run(idempotency.BOUND, rows.later(now, idempotency.PATIENCE), rows.later(now, idempotency.KEPT_FOR))
+    accounts = await users.delete_due(tx, min(limit, _USERS_AT_ONCE), by=now, now=env.now)
     known_since = rows.later(now, -networks.KNOWN_FOR)
     await drop("session_networks", "user_id, network", "last_seen_at <= $1", known_since)
     await drop("invites", "digest", "(expires_at <= $1 OR used_at <= $1)", rows.later(now, -retention))
     return Pruned(
+        accounts=accounts,
         sessions=await drop("sessions", "id", "expires_at <= $1"),
         idempotency_keys=await drop("idempotency_keys", "owner_id, key", "expires_at <= $1"),
         uploads=await drop("uploads", "id", "finished_at <= $1 AND cleanup_at IS NULL", rows.later(now, -retention)),

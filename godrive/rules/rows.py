@@ -92,7 +92,7 @@ def maybe_instant(value: int | None) -> datetime | None:
 
 USER = (
     "id, email, created_at, state, quota_bytes, live_bytes, trash_bytes, version_bytes, reserved_bytes, external_id, "
-    "entry_count, upload_count, version_count"
+    "entry_count, upload_count, version_count, delete_at"
 )
 
 
@@ -107,6 +107,7 @@ def user(row: Row) -> User:
         usage=Usage(live_bytes=row[5], trash_bytes=row[6], version_bytes=row[7], reserved_bytes=row[8]),
         external_id=row[9],
         counts=Counts(entries=row[10], uploads=row[11], versions=row[12]),
+        delete_at=maybe_instant(row[13]),
     )
 
 

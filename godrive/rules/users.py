@@ -18,6 +18,11 @@ _LONGEST_EXTERNAL_ID = 255
 _EXTERNAL = f"SELECT {rows.USER} FROM users WHERE external_id = $1"
 _ACCOUNT = f"SELECT {rows.USER}, password_hash FROM users WHERE state <> 'deleted' AND "
 
+_DELETE_LATER = (
+    f"UPDATE users SET delete_at = COALESCE(delete_at, CAST($3 AS BIGINT) + {rows.BEHIND}) "
+    f"WHERE id = $2 AND state <> 'deleted' RETURNING {rows.USER}"
+)
+
 
 class Account(Value):
     """A user and their password hash, which is empty for a user without a password."""
@@ -141,14 +146,41 @@ async def list_after(tx: Tx, *, after: str = "", limit: int = 500) -> list[User]
 
 
 async def set_state(tx: Tx, user_id: UserId, state: UserState, *, now: datetime) -> User:
-    """Enable or disable a user.  Disabling ends every session and every pending upload.  Raises ``NotFound``."""
+    """Enable or disable a user.  Disabling ends every session and every pending upload.
+
+    Enabling one who was to be deleted keeps them.  Raises ``NotFound``.
+    """
     if state is UserState.DELETED:
         raise Conflict("The state cannot be set to deleted: delete the user instead.")
     user = await _change(tx, user_id, "state", state.value)
     if state is UserState.DISABLED:
         await sessions.end_all(tx, user_id)
         await _abort_uploads(tx, user_id, "The user was disabled.", now)
+    elif user.delete_at is not None:
+        user = await _change(tx, user_id, "delete_at", None)
     return user
+
+
+async def delete_later(tx: Tx, user_id: UserId, grace: float, *, now: datetime) -> User:
+    """Disable a user, who is deleted after *grace* seconds unless they are enabled before.
+
+    Idempotent: the first date stays.  Raises ``NotFound``.
+    """
+    await set_state(tx, user_id, UserState.DISABLED, now=now)
+    row = await tx.one(_DELETE_LATER, rows.micros(now), user_id, rows.later(now, grace))
+    return rows.user(rows.found(row, "user"))
+
+
+async def delete_due(tx: Tx, limit: int, *, by: datetime, now: datetime) -> int:
+    """Delete at most *limit* users whose grace period ended no later than *by*.  Returns how many."""
+    due = await tx.all(
+        "SELECT id FROM users WHERE delete_at <= $1 AND state = 'disabled' ORDER BY delete_at LIMIT $2",
+        rows.micros(by),
+        limit,
+    )
+    for row in due:
+        await delete(tx, UserId(row[0]), now=now)
+    return len(due)
 
 
 async def _abort_uploads(tx: Tx, user_id: UserId, reason: str, now: datetime) -> None:
@@ -212,7 +244,8 @@ async def delete(tx: Tx, user_id: UserId, *, now: datetime) -> None:
     Later sweeps purge the entries in batches, because there may be millions.
     """
     if not await tx.run(
-        "UPDATE users SET state = 'deleted', external_id = NULL, email = '', email_key = '', password_hash = '' "
+        "UPDATE users SET state = 'deleted', external_id = NULL, email = '', email_key = '', password_hash = '', "
+        "delete_at = NULL "
         "WHERE id = $1 AND state <> 'deleted'",
         user_id,
     ):

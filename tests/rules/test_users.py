@@ -12,6 +12,7 @@ import pytest
 from godrive.catalog import Row, Tx
 from godrive.catalog.sqlite import SqliteCatalog
 from godrive.errors import Conflict, EmailTaken, Gone, Invalid, NotFound
+from godrive.messages.clock import NoteClock
 from godrive.messages.files import GetFile, OpenContent
 from godrive.messages.idempotency import ClaimKey
 from godrive.messages.system import ClaimPurges, DueCleanups, FinishCleanup, Prune
@@ -339,3 +340,59 @@ async def test_looking_for_a_user_walks_an_index(tmp_path: Path) -> None:
         "SCAN users USING INDEX users_hash_cost",
         "SEARCH session_networks USING PRIMARY KEY (user_id=? AND network=?)",
     ]
+
+
+WEEK = 7 * 86_400.0
+
+
+async def test_a_user_who_is_to_be_deleted_is_shut_out_and_can_come_back_until_then(rig: Rig) -> None:
+    owner = await rig.user("ann@example.org")
+    file = await rig.file(owner)
+    upload = await rig.begin(owner, "pending")
+    session = await rig.write(sessions.begin, owner, now=rig.now, ttl=TTL, address="", user_agent="")
+    user = await rig.write(users.delete_later, owner, WEEK, now=rig.now)
+    assert (user.state, user.delete_at) == (UserState.DISABLED, rig.now + timedelta(seconds=WEEK))
+    first = user.delete_at
+    rig.clock.advance(86_400)
+    again = await rig.write(users.delete_later, owner, WEEK, now=rig.now)
+    assert again.delete_at == first, "the first date stays"
+    assert not await rig.read(sessions.is_alive, UserSession(user_id=owner, session_id=session.id), now=rig.now)
+    with pytest.raises(NotFound):
+        await rig.ask(GetFile(host(owner), file.id))
+    with pytest.raises(Gone):
+        await rig.ask(TouchUpload(SERVER, upload.id, 1))
+    with pytest.raises(EmailTaken):
+        await rig.user("ann@example.org")
+    assert (await rig.ask(Prune(100))).accounts == 0
+    user = await rig.write(users.set_state, owner, UserState.ACTIVE, now=rig.now)
+    assert (user.state, user.delete_at) == (UserState.ACTIVE, None)
+    rig.clock.advance(10 * WEEK)
+    assert (await rig.ask(Prune(100))).accounts == 0
+    assert (await rig.ask(GetFile(host(owner), file.id))).id == file.id
+
+
+async def test_a_user_is_deleted_when_the_grace_period_is_over(rig: Rig) -> None:
+    owner, other = await rig.user("ann@example.org"), await rig.user("bob@example.org")
+    await rig.file(owner)
+    await rig.write(users.delete_later, owner, WEEK, now=rig.now)
+    before = rig.now
+    rig.clock.advance(WEEK)
+    assert (await rig.ask(Prune(100, due_by=before))).accounts == 0, "the clock is in doubt, and it was not due before"
+    assert (await rig.ask(Prune(100))).accounts == 1
+    assert (await rig.ask(Prune(100))).accounts == 0
+    with pytest.raises(NotFound):
+        await rig.read(users.get, owner)
+    await rig.user("ann@example.org")  # the address is free again
+    purges = await rig.ask(ClaimPurges(100))
+    assert len(purges) == 1
+    assert (await rig.read(users.get, other)).state is UserState.ACTIVE
+    with pytest.raises(NotFound):
+        await rig.write(users.delete_later, owner, WEEK, now=rig.now)
+
+
+async def test_the_grace_period_is_not_shorter_after_a_clock_that_was_behind(rig: Rig) -> None:
+    owner, now = await rig.user(), rig.now
+    await rig.ask(NoteClock(now))
+    rig.clock.jump(-40 * 86_400)
+    user = await rig.write(users.delete_later, owner, WEEK, now=rig.now)
+    assert user.delete_at == now + timedelta(seconds=WEEK)

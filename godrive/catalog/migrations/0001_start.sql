@@ -22,6 +22,7 @@ INSERT INTO catalog (nonce) VALUES ({nonce});
 -- log_rows counts the user's rows in the table changes; those up to the number log_start have been deleted.
 -- What came into the trash no later than trash_cleared_at is on its way out.
 -- The rows of names of a user have the numbers after names_after.
+-- A user who is disabled and has delete_at is deleted then.
 -- A user of a host application has an external_id; such a user may have no e-mail address and no password ('').
 CREATE TABLE users (
     id {text} PRIMARY KEY,
@@ -43,6 +44,7 @@ CREATE TABLE users (
     log_rows BIGINT NOT NULL DEFAULT 0,
     log_start BIGINT NOT NULL DEFAULT 0,
     trash_cleared_at BIGINT,
+    delete_at BIGINT,
     names_after BIGINT
 );
 CREATE INDEX users_cleared ON users (id) WHERE trash_cleared_at IS NOT NULL;
@@ -50,6 +52,7 @@ CREATE UNIQUE INDEX users_email ON users (email_key) WHERE email_key <> '';
 CREATE UNIQUE INDEX users_external ON users (external_id) WHERE external_id IS NOT NULL;
 -- Characters 5 and 6 of a bcrypt hash are its cost: the highest one decides how long every failed log-in takes.
 CREATE INDEX users_hash_cost ON users (substr(password_hash, 5, 2));
+CREATE INDEX users_due ON users (delete_at) WHERE delete_at IS NOT NULL;
 CREATE INDEX users_deleted ON users (id) WHERE state = 'deleted';
 
 CREATE TABLE invites (
