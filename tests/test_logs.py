@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import require_program
 from tests.drive_server import environment
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "operations.md"
@@ -63,7 +64,8 @@ FAILED_LOG_INS = """
 from godrive.actors.passwords import _report
 for address in ("203.0.113.9", "2001:db8::9"):
     for reason in ("wrong_password", "unknown_user", "user_disabled", "too_many_attempts"):
-        _report(reason, address, None)
+        _report(reason, address, "ann@example.org", None)
+        _report(reason, "x", '\\n{"level":"warning","event":"log_in_failed","address":"192.0.2.1"', None)
 log.warning("said", path='"event":"log_in_failed","address":"192.0.2.1","reason":"wrong_password"')
 log.warning("said log_in_failed address=192.0.2.1 reason=wrong_password")
 """
@@ -76,6 +78,22 @@ def test_filter_of_the_documentation_finds_failed_log_ins(form: str) -> None:
     assert len(patterns) == 2
     lines = logged(FAILED_LOG_INS, format=form).splitlines()
     found = [match["ip"] for line in lines for pattern in patterns if (match := pattern.search(line))]
+    assert found == ["203.0.113.9"] * 3 + ["2001:db8::9"] * 3
+
+
+@pytest.mark.parametrize("prefix", ["", "Nov 29 07:46:59 host godrive[123]: "])
+@pytest.mark.parametrize("form", ["json", "human"])
+def test_fail2ban_finds_failed_log_ins_with_the_filter_of_the_documentation(
+    form: str, prefix: str, tmp_path: Path
+) -> None:
+    program = require_program("fail2ban-regex", "fail2ban")
+    text = DOCUMENT.read_text(encoding="utf-8")
+    (definition,) = re.findall(r"^```ini\n(\[Definition\]\nfailregex = [^`]+)^```", text, re.MULTILINE)
+    (tmp_path / "godrive.conf").write_text(definition)
+    lines = [prefix + line for line in logged(FAILED_LOG_INS, format=form).splitlines()]
+    (tmp_path / "log").write_text("\n".join(lines) + "\n")
+    command: list[str | Path] = [program, "--out", "ip", tmp_path / "log", tmp_path / "godrive.conf"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert found == ["203.0.113.9"] * 3 + ["2001:db8::9"] * 3
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from godrive import config, email_address
 from godrive.actors.hashing import HashPool
 from godrive.catalog import Catalog, Tx
 from godrive.clock import Clock
 from godrive.credentials import HIGHEST_COST
-from godrive.errors import Forbidden, TooManyRequests, Unauthenticated
+from godrive.errors import Forbidden, Invalid, TooManyRequests, Unauthenticated
 from godrive.log_in_limits import LogInLimits
 from godrive.logger import get_logger
 from godrive.model import UserState
@@ -57,7 +59,7 @@ class Passwords:
         try:
             limits = self._limits.log_in(address, email_address.key(email), known=known)
         except TooManyRequests:
-            _report("too_many_attempts", address, account)
+            _report("too_many_attempts", address, email, account)
             raise
         with limits as attempt:
             matches = await self._matches(account, password, cost, address)
@@ -65,9 +67,9 @@ class Passwords:
                 return account
             attempt.counts = True
         if account is None:
-            _report("unknown_user", address, account)
+            _report("unknown_user", address, email, account)
         else:
-            _report("user_disabled" if matches else "wrong_password", address, account)
+            _report("user_disabled" if matches else "wrong_password", address, email, account)
         raise refused()
 
     async def confirm(self, by: UserSession, password: str, address: str) -> None:
@@ -97,12 +99,17 @@ def refused() -> Unauthenticated:
     return Unauthenticated("The e-mail address or the password is wrong.")
 
 
-def _report(reason: str, address: str, account: users.Account | None) -> None:
-    """Log a failed log-in.  fail2ban reads this line, and docs/operations.md documents its format."""
-    who = {} if account is None else {"user": account.user.id}
-    get_logger("godrive.auth").warning("log_in_failed", address=_one_word(address), reason=reason, **who)
+def _report(reason: str, address: str, email: str, account: users.Account | None) -> None:
+    """Log a failed log-in.  fail2ban reads this line, and docs/operations.md documents its format.
+
+    Only what can be an e-mail address is logged as such: people type passwords into the wrong field.
+    """
+    who: dict[str, str] = {} if account is None else {"user": account.user.id}
+    with suppress(Invalid):
+        who["tried"] = _one_word(email_address.clean(email, utf8=True), 254)
+    get_logger("godrive.auth").warning("log_in_failed", address=_one_word(address, 64), reason=reason, **who)
 
 
-def _one_word(address: str) -> str:
-    """Return the address without characters that could end or forge a field of the line."""
-    return "".join(character if character.isalnum() or character in ".:%-_" else "?" for character in address[:64])
+def _one_word(text: str, most: int) -> str:
+    """Return the text without characters that could end or forge a field of the line."""
+    return "".join(character if character.isalnum() or character in ".:%-_@+" else "?" for character in text[:most])

@@ -482,12 +482,13 @@ async def test_failed_log_in_is_one_line_with_address_and_reason(
         await log_in(drive, address="203.0.113.9")
     await log_in(drive, address="192.0.2.1")
     lines = [record.getMessage() for record in warnings.records]
-    known = f"user='{owner.id}'"
+    known = f"user='{owner.id}' tried='{EMAIL}'"
     assert lines == [
         f"event='log_in_failed' address='203.0.113.9' reason='wrong_password' {known}",
-        "event='log_in_failed' address='2001:db8::9' reason='unknown_user'",
+        "event='log_in_failed' address='2001:db8::9' reason='unknown_user' tried='nobody@example.org'",
         "event='log_in_failed' address='203.0.113.9?reason??forged?' reason='unknown_user'",
-        f"event='log_in_failed' address='203.0.113.8' reason='user_disabled' user='{disabled.id}'",
+        f"event='log_in_failed' address='203.0.113.8' reason='user_disabled' "
+        f"user='{disabled.id}' tried='bob@example.org'",
         *[f"event='log_in_failed' address='203.0.113.9' reason='wrong_password' {known}"] * 9,
         f"event='log_in_failed' address='203.0.113.9' reason='too_many_attempts' {known}",
     ]

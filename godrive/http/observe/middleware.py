@@ -57,6 +57,11 @@ def edge(metrics: Metrics, log_request: LogRequest | None, proxies: TrustedProxi
     """Return the middleware of an application."""
     outages = OutageLog()
 
+    def told(request: web.Request, found: Findings) -> dict[str, str]:
+        """What each line about a request says."""
+        said = {"method": request.method, "route": metrics.route(request), "address": proxies.address(request)}
+        return said if found.user is None else said | {"user": found.user}
+
     @web.middleware
     async def serve(request: web.Request, handler: Next) -> web.StreamResponse:
         started = time.perf_counter()
@@ -69,7 +74,7 @@ def edge(metrics: Metrics, log_request: LogRequest | None, proxies: TrustedProxi
         except DriveError as error:
             outages.note(error)
             if has_begun(request):
-                logger().error("answer_cut", method=request.method, route=metrics.route(request), error=repr(error))
+                logger().error("answer_cut", **told(request, found), error=repr(error))
             response = _refuse(request, error)
         except web.HTTPException as exception:
             response = _translate(request, exception)
@@ -77,7 +82,7 @@ def edge(metrics: Metrics, log_request: LogRequest | None, proxies: TrustedProxi
             found.ended = CLIENT_LEFT
             response = None
         except Exception as error:
-            logger().error("request_failed", method=request.method, route=metrics.route(request), exc_info=error)
+            logger().error("request_failed", **told(request, found), exc_info=error)
             response = _refuse(request, Internal("The server failed."))
         seconds = time.perf_counter() - started
         status = (found.status or _NO_ANSWER) if response is None else response.status
