@@ -13,6 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from godrive import __version__
 from godrive.commands import (
     about,
@@ -148,7 +150,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def configuration(arguments: argparse.Namespace) -> Config:
-    """The configuration for these arguments and the environment.  Raises ``ConfigError``."""
+    """The configuration for these arguments and the environment.  Raises ``ConfigError``.
+
+    A server hands its own to a command as JSON on standard input.
+    """
+    if str(arguments.config) == "-":
+        return msgspec.json.decode(sys.stdin.buffer.read(), type=Config)
     flags = {"server.data_dir": "data_dir", "server.host": "host", "server.port": "port"}
     overrides = {dotted: getattr(arguments, name, None) for dotted, name in flags.items()}
     overrides |= getattr(arguments, "overrides", {})

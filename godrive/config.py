@@ -207,6 +207,21 @@ class Scrub(Table, frozen=True):
     bucket: bool = False
 
 
+TimeOfDay = Annotated[str, Meta(pattern=r"^(([01][0-9]|2[0-3]):[0-5][0-9])?\Z", description="HH:MM, or empty")]
+
+
+class Backup(Table, frozen=True):
+    target: str = ""
+    every: Annotated[float, Meta(ge=60, le=315_360_000)] = 86_400.0
+    at: TimeOfDay = ""
+    keep_daily: Annotated[int, Meta(ge=0, le=100_000)] = 7
+    keep_weekly: Annotated[int, Meta(ge=0, le=100_000)] = 5
+    keep_monthly: Annotated[int, Meta(ge=0, le=100_000)] = 12
+    rate: Annotated[int, Meta(ge=0, le=2**40)] = 0
+    passphrase: Secret = ""
+    passphrase_file: FilePath = ""
+
+
 class Nats(Table, frozen=True):
     url: Secret = ""
     namespace: Subject = "godrive"
@@ -263,6 +278,7 @@ class Config(Table, frozen=True):
     ingest: Ingest = Ingest()
     janitor: Janitor = Janitor()
     scrub: Scrub = Scrub()
+    backup: Backup = Backup()
     nats: Nats = Nats()
     webhooks: Webhooks = Webhooks()
     log: Log = Log()

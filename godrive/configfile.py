@@ -293,6 +293,9 @@ def _check(config: Config) -> None:
     must(all(map(_is_nats_url, servers)), "nats.url", "must be nats://host[:port], several separated by commas")
     must(bool(nats.tls_cert_file) == bool(nats.tls_key_file), "nats.tls_key_file", "and nats.tls_cert_file go together")
     must(config.ingest.events == "none" or nats.url, "nats.url", "must be given when ingest.events is not 'none'")
+    rule = "must be the whole path of a folder, or s3://BUCKET/PREFIX"
+    target = config.backup.target
+    must(not target or target.startswith(("/", "s3://")), "backup.target", rule)
     webhooks = config.webhooks
     for network_ in webhooks.allow_networks:
         rule = f"must list addresses or networks, not {network_!r}"

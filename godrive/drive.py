@@ -13,6 +13,7 @@ import anyio
 from msgspec.structs import asdict
 
 from godrive.append_turns import AppendTurns
+from godrive.backup_schedule import Look
 from godrive.blobs import BlobStore, Packing
 from godrive.bridge.bucket_events import BucketEventHandler
 from godrive.catalog import Catalog
@@ -26,6 +27,7 @@ from godrive.known_room import KnownRoom
 from godrive.log_in_limits import LogInLimits
 from godrive.memory import MemoryBudget
 from godrive.messages.auth import Auth
+from godrive.messages.backups import MadeBackup
 from godrive.messages.expected import ScrubState
 from godrive.messages.ingest import Ingest
 from godrive.messages.janitor import Janitor, Swept
@@ -126,6 +128,8 @@ class GoDrive:
         """Counts of items processed by this process's periodic sweeps, by kind; ``failed`` counts failures."""
         self.scrubbed: Counter[str] = Counter()
         """The ``blobs`` and ``bytes`` that this process's scrub has read."""
+        self.backed_up: MadeBackup | None = None
+        """The last backup in the configured target, if this process looks after it."""
         self.scrub: ScrubState | None = None
         """How far the scrub is; ``None`` before its first look."""
         self._on_event = self._counting(guarded(on_event))
@@ -168,6 +172,8 @@ class GoDrive:
             elif isinstance(event, Ticked) and isinstance(event.reply, Scrubbed):
                 self.scrubbed.update(blobs=event.reply.blobs, bytes=event.reply.bytes)
                 self.scrub = event.reply.state
+            elif isinstance(event, Ticked) and isinstance(event.reply, Look):
+                self.backed_up = event.reply.last
             on_event(event)
 
         return count

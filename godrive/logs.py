@@ -17,9 +17,11 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+from godrive.backup_schedule import Look
 from godrive.config import Log
 from godrive.errors import DriveError
 from godrive.log_writer import LogWriter
+from godrive.messages.backups import MadeBackup
 from godrive.messages.ingest import Reconciled
 from godrive.messages.janitor import Swept
 from godrive.messages.system import Drift
@@ -130,6 +132,8 @@ def on_event(event: Event) -> None:
             for each in found:
                 named = {"object_key": each.object_key, "file_id": each.file_id, "kind": each.fault.value}
                 log.error("blob_damaged", child=child, **named, detail=each.detail)
+        case Ticked(child, Look(last=MadeBackup() as made, is_new=True)):
+            log.info("backed_up", child=child, snapshot=made.snapshot_id, blobs=made.blobs, bytes=made.bytes)
         case Ticked(child, Drift() as drift) if drift:
             log.error("usage_drift", child=child, bytes=drift.bytes, rows=drift.rows, hint="Run godrive recount.")
         case Ticked():

@@ -15,6 +15,8 @@ from godrive.actors.ingest import IngestActor
 from godrive.actors.janitor import JanitorActor
 from godrive.actors.metadata import MetadataActor
 from godrive.actors.storage import StorageActor
+from godrive.backup_schedule import CHILD as BACKUP
+from godrive.backup_schedule import SHUTDOWN, BackupSchedule
 from godrive.blobs import BlobStore
 from godrive.bridge.bucket_events import BucketEventHandler
 from godrive.catalog import Catalog
@@ -187,6 +189,8 @@ def tree(parts: Dependencies, *, serving: bool) -> list[ActorSpec | ChildSpec]:
     ticker("sweeper", Janitor, Sweep(), config.janitor.sweep_every)
     if serving and (stored := parts.blobs) is not None and is_scrubbed(config):
         children.append(ChildSpec(name=SCRUB, run=lambda: _scrubber(parts, stored).run()))
+    if serving and config.backup.target and parts.blobs is not None:
+        children.append(ChildSpec(name=BACKUP, run=lambda: _schedule(parts).run(), shutdown=SHUTDOWN))
     if serving and parts.link is not None and config.ingest.events != "none" and is_local(config, Ingest):
         from godrive.bridge.bucket_subscription import CHILD, bucket_events  # noqa: PLC0415 - needs nats-py
 
@@ -232,6 +236,16 @@ def _scrubber(parts: Dependencies, blobs: BlobStore) -> Scrubber:
         blobs,
         on_step=lambda scrubbed: parts.on_event(Ticked(SCRUB, scrubbed)),
         on_error=lambda error: parts.on_event(TickFailed(SCRUB, error)),
+    )
+
+
+def _schedule(parts: Dependencies) -> BackupSchedule:
+    return BackupSchedule(
+        parts.config,
+        parts.clock,
+        parts.ref(Metadata),
+        on_look=lambda look: parts.on_event(Ticked(BACKUP, look)),
+        on_error=lambda error: parts.on_event(TickFailed(BACKUP, error)),
     )
 
 

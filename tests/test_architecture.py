@@ -27,7 +27,7 @@ FLOORS: list[set[str]] = [
     # behaviour: the rules of a drive, and two packages that do not know one another
     {"rules", "lease", "watch", "checker"},
     {"log_in_limits"},
-    {"actors", "bridge", "scrub"},
+    {"actors", "bridge", "scrub", "backup_schedule"},
     # the whole
     {"opening"},
     {"tree"},
@@ -35,7 +35,8 @@ FLOORS: list[set[str]] = [
     {"arriving"},
     {"appended", "transfer", "archive", "parts"},
     {"resumable"},
-    {"files", "backup", "exchange"},
+    {"files"},
+    {"backup", "exchange"},
     # edges
     {"about", "testing", "logs", "http", "doctor", "client"},
     {"simulation"},
@@ -55,6 +56,7 @@ MAY_ASK: dict[str, set[str]] = {
     "bridge": {"ingest", "metadata"},
     "checker": {"metadata", "storage"},
     "scrub": {"metadata", "storage"},
+    "backup_schedule": {"metadata"},
     "lease": {"metadata"},
     "watch": {"auth", "metadata"},
 }
@@ -66,6 +68,7 @@ The bridge brings events in (ingest) and takes the outbox out (metadata).
 SUBJECTS = {
     "clock": "metadata",
     "expected": "metadata",
+    "backups": "metadata",
     "versions": "metadata",
     "files": "metadata",
     "batches": "metadata",
@@ -84,6 +87,7 @@ OPTIONAL = {
     "aiobotocore": {"godrive.blobs.s3"},
     "botocore": {"godrive.blobs.s3", "godrive.simulation.s3_world"},
     "asyncpg": {"godrive.catalog"},
+    "nacl": {"godrive.backup"},
 }
 """Vendors' libraries, and the only places that may name them."""
 

@@ -6,25 +6,30 @@ import random
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
+from godrive.backup import sealing
 from godrive.backup.create import Progress, create
 from godrive.backup.restore import restore
+from godrive.backup.restore_files import RestoredFiles, restore_files
 from godrive.backup.target import Snapshot, new_id, open_target
 from godrive.backup.verify import chosen, prune, verify
 from godrive.blobs import is_key
 from godrive.catalog.copy import copy_catalog
 from godrive.clock import SystemClock
+from godrive.commands import pacer
 from godrive.config import Config
 from godrive.drive import GoDrive
 from godrive.errors import ConfigError, Conflict, NotFound
 from godrive.messages.files import EmptyTrash, ListTrash, OpenContent, TrashFile
 from godrive.messages.janitor import Sweep, Swept
 from godrive.messages.system import UsageDrift
-from godrive.model import File, UserId
+from godrive.model import File, FileKind, OnConflict, UserId
 from godrive.opening import make_blobs
 from godrive.rules.housekeeping import check_usage
 from godrive.testing import ManualClock, open_drive, quick_config, sign_up, upload
@@ -32,6 +37,8 @@ from tests.principals import acting
 from tests.servers import PostgresServer
 
 pytestmark = pytest.mark.anyio
+
+DAY = 86_400.0
 
 CONTENTS = {f"{size}.bin": random.Random(size).randbytes(size) for size in (0, 3, 900, 40_000, 2_000_000)}
 
@@ -55,19 +62,22 @@ async def problems(config: Config, folder: Path) -> list[str]:
         return [problem async for problem in verify(target, await target.snapshots(), Progress())]
 
 
-async def restore_into(config: Config, folder: Path, snapshot_id: str | None = None) -> Path | None:
+async def restore_into(
+    config: Config, folder: Path, snapshot_id: str | None = None, clock: ManualClock | None = None
+) -> Path | None:
     blobs = make_blobs(config, SystemClock())
     async with open_target(str(folder), config, SystemClock()) as target:
         await blobs.open()
         try:
-            return await restore(config, blobs, target, await target.find(snapshot_id), Progress())
+            chosen_one = await target.find(snapshot_id)
+            return await restore(config, blobs, target, chosen_one, Progress(), clock=clock or ManualClock())
         finally:
             await blobs.close()
 
 
 async def content_of(drive: GoDrive, owner: UserId) -> dict[str, bytes]:
     files = drive.files(owner)
-    return {path: await files.read(path) async for path, entry in files.walk() if entry.size_bytes is not None}
+    return {path: await files.read(path) async for path, entry in files.walk() if entry.kind is FileKind.FILE}
 
 
 async def test_a_second_backup_adds_only_what_is_new_and_both_can_be_restored(tmp_path: Path) -> None:
@@ -99,24 +109,43 @@ async def test_a_second_backup_adds_only_what_is_new_and_both_can_be_restored(tm
             assert (folder / "secret.key").stat().st_mode & 0o77 == 0
 
 
-async def test_what_was_restored_is_not_purged_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["sqlite", "postgres"])
+async def test_retention_after_a_restore_purges_nothing_that_came_back(
+    tmp_path: Path, engine: str, request: pytest.FixtureRequest
+) -> None:
+    """The snapshot is a year old: all in its trash, and all its earlier versions, would be long overdue."""
     backup, folder = tmp_path / "backup", tmp_path / "restored"
-    async with drive_in(tmp_path / "drive") as drive:
+    tables: dict[str, Any] = {}
+    if engine == "postgres":
+        server: PostgresServer = request.getfixturevalue("postgres_server")
+        tables = {"catalog": {"driver": "postgres", "dsn": server.create_database()}}
+    kept: dict[str, Any] = {"janitor": {"versions_kept": 0}}
+    async with drive_in(tmp_path / "drive", **kept) as drive:
         files = await fill(drive)
         owner = files["3.bin"].owner_id
+        await upload(drive, owner, "900.bin", b"new", on_conflict=OnConflict.REPLACE)
+        drive.clock.advance(10 * DAY)
         await drive.metadata.ask(TrashFile(acting(owner), files["3.bin"].id))
+        drive.clock.advance(10 * DAY)
         await back_up(drive, backup)
-    async with drive_in(folder) as empty:
-        config = empty.config
-    (folder / "godrive.db").unlink()
-    (folder / "secret.key").unlink()
-    await restore_into(config, backup)
-    async with drive_in(folder) as restored:
-        restored.clock.advance(40 * 86_400)
-        swept = await restored.janitor.ask(Sweep())
-        assert (swept.purged, swept.held > 0) == (0, True)
-        restored.clock.advance(2 * 86_400)
-        assert (await restored.janitor.ask(Sweep())).purged == 1
+        clock = ManualClock(drive.clock.now() + timedelta(days=365))
+    settings = quick_config(folder, blobs={"driver": "disk"}, **tables, **kept)
+    path = await restore_into(settings, backup, clock=clock)
+    if path is not None:
+        await copy_catalog(path, settings.catalog, check=check_usage)
+    async with open_drive(data_dir=folder, clock=clock, blobs={"driver": "disk"}, **tables, **kept) as restored:
+
+        async def purged() -> tuple[int, int]:
+            swept = await restored.janitor.ask(Sweep())
+            return swept.purged, swept.versions
+
+        assert await purged() == (0, 0)
+        clock.advance(3 * DAY)
+        assert await purged() == (0, 0)
+        clock.advance(8 * DAY)
+        assert await purged() == (0, 1), "the version had ten days left"
+        clock.advance(10 * DAY)
+        assert await purged() == (1, 0), "the file in the trash had twenty"
 
 
 async def test_nothing_is_purged_while_a_backup_is_made(tmp_path: Path) -> None:
@@ -324,3 +353,213 @@ async def test_a_backup_is_restored_into_the_other_engine(
             files["3.bin"].id
         ]
         assert not await restored.metadata.ask(UsageDrift())
+
+
+# Encryption
+
+
+def sealed(config: Config, passphrase: str = "correct horse battery") -> Config:
+    return replace(config, backup=replace(config.backup, passphrase=passphrase))
+
+
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sealing, "_OPSLIMIT", 1)
+    monkeypatch.setattr(sealing, "_MEMLIMIT", 8192)
+
+
+async def test_an_encrypted_backup_shows_nothing_and_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast(monkeypatch)
+    backup, folder = tmp_path / "backup", tmp_path / "restored"
+    contents = {**CONTENTS, "text.txt": b"the secret plans " * 10_000, "whole.bin": b"x" * (2 * sealing.PIECE)}
+    async with drive_in(tmp_path / "drive") as drive:
+        owner = next(iter((await fill(drive, contents)).values())).owner_id
+        config, keyring = sealed(drive.config), drive.config.secret_path.read_bytes()
+        async with open_target(str(backup), config, drive.clock, create=True) as target:
+            first = await create(drive, target, Progress())
+            again = await create(drive, target, Progress())
+        assert (first.added_blobs, again.added_blobs) == (7, 0)
+        stored = b"".join(path.read_bytes() for path in backup.rglob("*") if path.is_file())
+        for secret in (
+            b"secret plans",
+            b"ann@example.org",
+            b"CREATE TABLE entries",
+            keyring[:40],
+            CONTENTS["900.bin"],
+            b"xxxxxxxx",
+        ):
+            assert secret not in stored
+        assert await problems(config, backup) == []
+        async with open_target(str(backup), config, drive.clock) as target:
+            assert await prune(target, [again]) == (1, 0)
+        assert await problems(config, backup) == []
+    settings = sealed(quick_config(folder, blobs={"driver": "disk"}))
+    await restore_into(settings, backup)
+    async with drive_in(folder) as restored:
+        assert await content_of(restored, owner) == contents
+
+
+async def test_a_wrong_passphrase_is_one_clear_line_and_so_is_a_missing_or_needless_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast(monkeypatch)
+    async with drive_in(tmp_path / "drive") as drive:
+        await fill(drive)
+        plain, secret = tmp_path / "plain", tmp_path / "secret"
+        await back_up(drive, plain)
+        async with open_target(str(secret), sealed(drive.config), drive.clock, create=True) as target:
+            await create(drive, target, Progress())
+        for folder, config, said in (
+            (secret, sealed(drive.config, "correct horse batterx"), "The passphrase is not that of the backup in "),
+            (secret, drive.config, "is encrypted"),
+            (plain, sealed(drive.config), "is not encrypted"),
+        ):
+            for creating in (False, True):
+                with pytest.raises(ConfigError, match=said) as raised:
+                    async with open_target(str(folder), config, drive.clock, create=creating):
+                        pass
+                assert "\n" not in raised.value.detail
+
+
+def cut(path: Path) -> None:
+    """Drop a whole piece from the end, and with it the mark of the last one."""
+    path.write_bytes(path.read_bytes()[: 32 + 3 * (sealing.PIECE + 17)])
+
+
+def reorder(path: Path) -> None:
+    data, piece = path.read_bytes(), sealing.PIECE + 17
+    path.write_bytes(data[:32] + data[32 + piece : 32 + 2 * piece] + data[32 : 32 + piece] + data[32 + 2 * piece :])
+
+
+def extend(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + bytes(100))
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, cut, reorder, extend, swap, Path.unlink])
+async def test_an_encrypted_object_that_was_changed_is_found_even_without_a_digest(
+    tmp_path: Path, damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast(monkeypatch)
+    backup, contents = tmp_path / "backup", {"large.bin": CONTENTS["2000000.bin"], "swap.bin": bytes(2_500_000)}
+    async with drive_in(tmp_path / "drive") as drive:
+        files = await fill(drive, contents)
+        owner, large = files["large.bin"].owner_id, files["large.bin"].id
+        await drive.catalog.write(lambda tx: tx.run("UPDATE versions SET sha256 = NULL"))
+        key = (await drive.metadata.ask(OpenContent(acting(owner), large))).object_key
+        config = sealed(drive.config)
+        async with open_target(str(backup), config, drive.clock, create=True) as target:
+            await create(drive, target, Progress())
+        assert await problems(config, backup) == []
+        damage(backup / "objects" / key)
+        (problem,) = await problems(config, backup)
+        assert key in problem
+
+
+@pytest.mark.parametrize("damage", [flip, truncate])
+async def test_a_blob_without_a_digest_is_compared_with_that_of_the_target(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    async with drive_in(tmp_path / "drive") as drive:
+        files = await fill(drive)
+        await drive.catalog.write(lambda tx: tx.run("UPDATE versions SET sha256 = NULL"))
+        key = (await drive.metadata.ask(OpenContent(acting(files["3.bin"].owner_id), files["40000.bin"].id))).object_key
+        await back_up(drive, tmp_path / "backup")
+        damage(tmp_path / "backup" / "objects" / key)
+        (problem,) = await problems(drive.config, tmp_path / "backup")
+        assert key in problem
+
+
+def test_a_key_that_asks_for_too_much_work_is_refused() -> None:
+    key = sealing.SealedKey(bytes(16), 1, 2**40, b"")
+    with pytest.raises(ConfigError, match="more work"):
+        key.open("x", "the backup")
+
+
+# Single files and users
+
+
+async def test_the_files_of_one_user_come_back_beside_what_is_there(tmp_path: Path) -> None:
+    backup = tmp_path / "backup"
+    async with drive_in(tmp_path / "drive") as drive:
+        ann, bob = await sign_up(drive), await sign_up(drive, "bob@example.org")
+        files = drive.files(ann.id)
+        at = datetime(2020, 1, 2, tzinfo=UTC)
+        await files.write("docs/2026/plan.txt", b"the plan", modified_at=at)
+        await files.write("docs/kept.txt", b"kept")
+        await files.write("docs/changed.txt", b"before")
+        await files.make_folder("empty")
+        await drive.files(bob.id).write("docs/bob.txt", b"bob's")
+        await back_up(drive, backup)
+        await files.trash("docs/2026")
+        await files.trash("empty")
+        await files.write("docs/changed.txt", b"after")
+
+        async def bring_back(path: str = "") -> tuple[int, int]:
+            restored = RestoredFiles()
+            async with open_target(str(backup), drive.config, drive.clock) as target:
+                snapshot = await target.find(None)
+                await restore_files(drive, target, snapshot, ann, restored, path=path)
+            return restored.files, restored.unchanged
+
+        with pytest.raises(NotFound, match=r"plan\.md"):
+            await bring_back("docs/2026/plan.md")
+        assert await bring_back("docs/2026/plan.txt") == (1, 0)
+        assert (await files.get("docs/2026/plan.txt")).modified_at == at
+        assert await bring_back() == (1, 2)
+        assert await content_of(drive, ann.id) == {
+            "docs/2026/plan.txt": b"the plan",
+            "docs/kept.txt": b"kept",
+            "docs/changed.txt": b"after",
+            "docs/changed (1).txt": b"before",
+        }
+        assert (await files.get("empty")).kind is FileKind.FOLDER
+        assert await content_of(drive, bob.id) == {"docs/bob.txt": b"bob's"}
+        assert not list(drive.config.data_dir.glob("restore-*"))
+        stranger = await sign_up(drive, "eve@example.org")
+        async with open_target(str(backup), drive.config, drive.clock) as target:
+            with pytest.raises(NotFound, match="no user"):
+                await restore_files(drive, target, await target.find(None), stranger, RestoredFiles())
+
+
+# Pace
+
+
+async def test_the_pace_is_asked_before_each_piece_of_each_blob(tmp_path: Path) -> None:
+    async with drive_in(tmp_path / "drive") as drive:
+        await fill(drive)
+        passed: list[int] = []
+
+        async def pace(length: int) -> None:
+            passed.append(length)
+
+        await back_up(drive, tmp_path / "backup", pace=pace)
+        assert sum(passed) == sum(map(len, CONTENTS.values()))
+        assert max(passed) <= 2**18
+
+
+async def test_a_rate_lets_no_more_bytes_pass_than_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr("godrive.commands.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("godrive.commands.asyncio", SimpleNamespace(sleep=sleep))
+    pace = pacer(1000)
+    assert pace is not None
+    for _ in range(10):
+        await pace(500)
+    assert now == 5.0
+    assert pacer(0) is None
+
+
+async def test_what_a_killed_backup_left_in_the_data_folder_is_removed(tmp_path: Path) -> None:
+    async with drive_in(tmp_path / "drive") as drive:
+        await fill(drive)
+        left = drive.config.data_dir / "backup-left"
+        left.mkdir()
+        (left / "catalog.db").write_bytes(b"x")
+        await back_up(drive, tmp_path / "backup")
+        assert not left.exists()

@@ -22,6 +22,7 @@ from godrive.model import At, ETag, In, UserId
 from godrive.principal import Verb, authority, user_of
 from godrive.rules import (  # noqa: F401 - registers them
     access,
+    backup_notes,
     batches,
     contents,
     feed,

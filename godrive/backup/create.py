@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +21,7 @@ from godrive.catalog import sqlite_file
 from godrive.drive import GoDrive
 from godrive.errors import Conflict, DigestMismatch, LengthMismatch, NotFound, UploadFinished
 from godrive.lease import Lease
+from godrive.messages.backups import MadeBackup, NoteBackup
 
 SWEEP = "sweep"
 """The lease of the janitor: while this process holds it, nothing is purged."""
@@ -55,6 +57,8 @@ async def create(drive: GoDrive, target: Target, progress: Progress, *, pace: Pa
             await asyncio.sleep(0.5)
     if waiting.cancelled_caught:
         raise Conflict("Another process sweeps or makes a backup.", hint="Try again later.")
+    for left in drive.config.data_dir.glob("backup-*"):  # by a process that was killed
+        await asyncio.to_thread(shutil.rmtree, left, ignore_errors=True)
     keeping = asyncio.ensure_future(_keep(lease, drive))
     with TemporaryDirectory(dir=drive.config.data_dir, prefix="backup-") as folder:
         creating = asyncio.ensure_future(_create(drive, target, progress, Path(folder) / "catalog.db", pace))
@@ -99,6 +103,10 @@ async def _create(drive: GoDrive, target: Target, progress: Progress, path: Path
     )
     await target.store.put(snapshot.catalog_key, pieces(path), size=size, sha256=digest)
     await target.write(snapshot)
+    made = MadeBackup(
+        target=target.name, snapshot_id=snapshot.id, made_at=now, blobs=snapshot.blobs, bytes=snapshot.bytes
+    )
+    await drive.metadata.ask(NoteBackup(made))
     return snapshot
 
 
@@ -139,7 +147,7 @@ async def _missing(target: Target, named: Iterator[Named], progress: Progress) -
 async def copy_blob(source: BlobStore, target: BlobStore, blob: Named, pace: Pace | None = None) -> None:
     """Copy one blob, and check that it is what was stored.  Raises ``Conflict``."""
     try:
-        body = _paced(source.get(blob.object_key), pace)
+        body = paced(source.get(blob.object_key), pace)
         await target.put(blob.object_key, body, size=blob.size_bytes, sha256=blob.sha256)
     except UploadFinished:
         return  # an earlier run has copied it
@@ -149,7 +157,8 @@ async def copy_blob(source: BlobStore, target: BlobStore, blob: Named, pace: Pac
         ) from error
 
 
-async def _paced(body: AsyncIterator[bytes], pace: Pace | None) -> AsyncIterator[bytes]:
+async def paced(body: AsyncIterator[bytes], pace: Pace | None) -> AsyncIterator[bytes]:
+    """Yield the pieces of *body*, each after *pace* was awaited with its length."""
     async for piece in body:
         if pace is not None:
             await pace(len(piece))

@@ -15,12 +15,15 @@ from godrive.backup.create import Pace, Progress, copy_blob
 from godrive.backup.target import Snapshot, Target
 from godrive.backup.together import for_each
 from godrive.blobs import BlobStore
+from godrive.clock import Clock
 from godrive.config import Config
 from godrive.errors import ConfigError, DigestMismatch
 from godrive.opening import open_data_folder
 from godrive.paths import create_file, exists
 
-_AS_ANOTHER = "UPDATE catalog SET time_noted_at = 1, nonce = lower(hex(randomblob(16)))"
+_AS_ANOTHER = (
+    "UPDATE catalog SET time_noted_at = 1, clock_due_by = NULL, clock_latest = 0, nonce = lower(hex(randomblob(16)))"
+)
 """Make the restored catalog one whose time is in doubt, and whose cursors and tags are new."""
 _FORGET = (
     "DELETE FROM leases",
@@ -30,6 +33,13 @@ _FORGET = (
 """What the copy has of the processes and of the blobs of the drive that it was made of."""
 
 
+_DEFER = (
+    "UPDATE entries SET purge_at = purge_at + :passed, next_purge_at = next_purge_at + :passed WHERE state = 'trashed'",
+    "UPDATE versions SET review_at = review_at + :passed WHERE review_at IS NOT NULL",
+)
+"""The time since the snapshot does not count for what is kept for a while: the trash, and earlier versions."""
+
+
 async def restore(
     config: Config,
     blobs: BlobStore,
@@ -37,6 +47,7 @@ async def restore(
     snapshot: Snapshot,
     progress: Progress,
     *,
+    clock: Clock,
     pace: Pace | None = None,
 ) -> Path | None:
     """Put the blobs of the snapshot into the store, and then its catalog and its keys into the data folder.
@@ -44,8 +55,9 @@ async def restore(
     The store may have some of the blobs already, for example from an interrupted
     run.  With PostgreSQL, return the path of the catalog, which the caller copies
     into the database and deletes.  For a day the restored drive expires nothing,
-    because its time is in doubt: what the operator has just got back is not
-    purged at once.  Raises ``ConfigError`` if there is a drive already.
+    because its time is in doubt, and then the trash and earlier versions have as
+    much time left as when the snapshot was made: what the operator has got back
+    is not purged at once.  Raises ``ConfigError`` if there is a drive already.
     """
     open_data_folder(config)
     is_sqlite = config.catalog.driver == "sqlite"
@@ -56,20 +68,28 @@ async def restore(
         raise ConfigError(f"{config.secret_path} has other keys.", hint="Restore into an empty folder.")
     partial = path.with_name(f"{path.name}.restoring")
     partial.unlink(missing_ok=True)
-    await target.catalog(snapshot, partial)
-    with partial.open("rb") as file:
-        digest = await anyio.to_thread.run_sync(hashlib.file_digest, file, "sha256")
-    if digest.hexdigest() != snapshot.catalog_sha256:
-        raise DigestMismatch("The catalog of the snapshot is damaged.", hint="godrive backup verify shows more.")
+    await fetch_catalog(target, snapshot, partial)
     await _put_blobs(blobs, target, partial, progress, pace)
     with closing(sqlite3.connect(partial)) as catalog, catalog:
         catalog.execute(_AS_ANOTHER)
+        passed = max(0, round((clock.now() - snapshot.created_at).total_seconds() * 1_000_000))
+        for statement in _DEFER:
+            catalog.execute(statement, {"passed": passed})
         for statement in _FORGET:
             catalog.execute(statement)
     if not exists(config.secret_path):
         create_file(config.secret_path, snapshot.keyring.encode(), mode=0o600)
     partial.rename(path)
     return None if is_sqlite else path
+
+
+async def fetch_catalog(target: Target, snapshot: Snapshot, path: Path) -> None:
+    """Write the catalog of a snapshot to the new file *path*.  Raises ``DigestMismatch``."""
+    await target.catalog(snapshot, path)
+    with path.open("rb") as file:
+        digest = await anyio.to_thread.run_sync(hashlib.file_digest, file, "sha256")
+    if digest.hexdigest() != snapshot.catalog_sha256:
+        raise DigestMismatch("The catalog of the snapshot is damaged.", hint="godrive backup verify shows more.")
 
 
 async def _put_blobs(blobs: BlobStore, target: Target, catalog: Path, progress: Progress, pace: Pace | None) -> None:

@@ -24,6 +24,9 @@ from godrive.paths import exists
 FORMAT = 1
 """The number of the format.  A backup with another one is refused."""
 
+KEY = ObjectKey("key/1")
+"""The object with the key of an encrypted backup."""
+
 _CATALOG, _SNAPSHOT = "catalog/", "snapshot/"
 _CHUNK = 1 << 20
 
@@ -123,8 +126,9 @@ async def open_target(
 ) -> AsyncIterator[Target]:
     """Open the backup at *name*: a folder, or ``s3://BUCKET/PREFIX`` in the store of ``blobs.s3``.
 
-    Raises ``ConfigError`` if it does not exist, unless *create*, or another
-    process uses it.
+    With ``backup.passphrase`` it is an encrypted one.  Raises ``ConfigError`` if
+    it does not exist, unless *create*, if another process uses it, or if the
+    passphrase is not the right one.
     """
     parts = urlsplit(name)
     lock: FolderLock | None = None
@@ -138,18 +142,51 @@ async def open_target(
         from godrive.blobs.disk import DiskBlobStore  # noqa: PLC0415
 
         folder = _folder(name, settings, create=create)
-        lock = FolderLock(folder / "blobs.lock")
+        name, lock = str(folder), FolderLock(folder / "blobs.lock")
         lock.acquire()
         store = DiskBlobStore(folder)
     try:
         try:
             await store.open()
-            yield Target(store, name)
+            yield Target(await _unlocked(store, name, settings.backup.passphrase, create=create), name)
         finally:
             await store.close()
     finally:
         if lock is not None:
             lock.release()
+
+
+async def _unlocked(store: BlobStore, name: str, passphrase: str, *, create: bool) -> BlobStore:
+    """Return the store, or one that encrypts.  Raises ``ConfigError``."""
+    try:
+        stored = b"".join([piece async for piece in store.get(KEY)])
+    except NotFound:
+        if not passphrase:
+            return store
+        if await anext(aiter(store.list()), None) is not None:
+            hint = "Choose another target, or set no passphrase."
+            raise ConfigError(f"The backup in {name} is not encrypted.", hint=hint) from None
+        if not create:
+            raise ConfigError(f"There is no backup in {name}.", hint="godrive backup create makes one.") from None
+        stored = b""
+    if not passphrase:
+        hint = "Name a file with its passphrase with backup.passphrase_file, or GODRIVE_BACKUP_PASSPHRASE_FILE."
+        raise ConfigError(f"The backup in {name} is encrypted.", hint=hint)
+    try:
+        from godrive.backup.sealing import SealedKey, SealedStore  # noqa: PLC0415 - needs PyNaCl
+    except ModuleNotFoundError as error:
+        hint = "pip install 'godrive-server[backup]'"
+        raise ConfigError(f"{error.name} is not installed, which encrypts backups.", hint=hint) from None
+    if stored:
+        try:
+            sealed = msgspec.json.decode(stored, type=SealedKey)
+        except msgspec.DecodeError:
+            raise ConfigError(f"The key of the backup in {name} is damaged.") from None
+        return SealedStore(store, await asyncio.to_thread(sealed.open, passphrase, name))
+    sealed, key = await asyncio.to_thread(SealedKey.make, passphrase)
+    data = msgspec.json.encode(sealed)
+    await store.put(KEY, _once(data), size=len(data))
+    return SealedStore(store, key)
 
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:

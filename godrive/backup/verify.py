@@ -13,10 +13,11 @@ import anyio
 
 from godrive.backup.contents import is_sound, named_blobs, opened
 from godrive.backup.create import Pace, Progress
-from godrive.backup.target import Snapshot, Target
+from godrive.backup.target import KEY, Snapshot, Target
 from godrive.blobs import BlobDamaged
 from godrive.checker import compare
 from godrive.errors import Conflict, NotFound
+from godrive.messages.expected import Fault
 from godrive.model import ObjectKey
 
 _KEEP = "CREATE TABLE kept (object_key TEXT PRIMARY KEY, size_bytes INTEGER NOT NULL, sha256 TEXT) WITHOUT ROWID"
@@ -32,10 +33,22 @@ async def verify(
         for key, size, sha256 in kept.execute("SELECT object_key, size_bytes, sha256 FROM kept ORDER BY object_key"):
             progress.blobs += 1
             progress.bytes += size
-            wrong = await compare(target.store, ObjectKey(key), size, sha256, pace)
+            wrong = await _compare(target, ObjectKey(key), size, sha256, pace)
             if wrong is not None:
                 fault, detail = wrong
                 yield f"{fault}: the blob {key}: {detail}"
+
+
+async def _compare(
+    target: Target, key: ObjectKey, size: int, sha256: str | None, pace: Pace | None
+) -> tuple[Fault, str] | None:
+    """Compare a blob with its row, or, if that has no digest, with the one that the target keeps."""
+    if sha256 is None:
+        try:
+            sha256 = (await target.store.head(key)).sha256
+        except NotFound:
+            return Fault.MISSING, "The backup does not have it."
+    return await compare(target.store, key, size, sha256, pace)
 
 
 async def prune(target: Target, keep: Iterable[Snapshot]) -> tuple[int, int]:
@@ -55,6 +68,8 @@ async def prune(target: Target, keep: Iterable[Snapshot]) -> tuple[int, int]:
         blobs = 0
         unneeded: list[ObjectKey] = []
         async for blob in target.store.list():
+            if blob.key == KEY:
+                continue
             if target.is_own(blob.key):
                 needed = target.id_of(blob.key) in ids
             else:

@@ -35,7 +35,8 @@ TABLES = (
     "changes",
     "webhooks",
 )
-"""All but leases, which belong to running processes, and what the scrub has found in the store of the source."""
+"""All but leases, which belong to running processes, and what is known of the blobs
+of the source and of its backups."""
 
 NUMBERS = "names_after"
 """The column of users that belongs to the index of names, which the target makes anew."""
@@ -97,6 +98,10 @@ async def _copy(
             await connection.copy_records_to_table(table, records=batch, columns=columns)
             copied[table] += len(batch)
             on_progress(table, copied[table])
+    clock = reader.execute("SELECT time_noted_at, clock_doubt, clock_due_by, clock_latest FROM catalog").fetchone()
+    await connection.execute(
+        "UPDATE catalog SET time_noted_at = $1, clock_doubt = $2, clock_due_by = $3, clock_latest = $4", *clock
+    )
     await _verify(reader, connection, copied)
     return copied
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from godrive.catalog import migrations, name_search
 from godrive.catalog.sqlite_tx import positional
 from godrive.errors import ConfigError, DriveError, StorageFull, StoreUnavailable, refused
-from godrive.paths import adopt, open_or_create, sync_folder
+from godrive.paths import adopt, is_file, open_or_create, sync_folder
 
 WORDS = {
     "text": "TEXT",
@@ -151,7 +151,8 @@ def prepare(path: Path, *, allow_network_fs: bool, guest: bool = False) -> None:
             hint="Use a local disk, or PostgreSQL, or insist with catalog.allow_network_fs = true.",
         )
     try:
-        os.close(open_or_create(path))
+        if not is_file(path):  # to close a file that SQLite has open would release SQLite's locks
+            os.close(open_or_create(path))
     except OSError as error:
         raise not_writable(path, error) from None
     try:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
@@ -16,13 +17,15 @@ from godrive.clock import SystemClock
 from godrive.commands import Commands, add_group, has_sqlite_catalog, pacer, size
 from godrive.commands import add as add_command
 from godrive.commands.serve import run
+from godrive.commands.user import find_user
 from godrive.config import Config
 from godrive.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from godrive.backup.create import Progress
+    from godrive.backup.create import Pace, Progress
+    from godrive.backup.restore_files import RestoredFiles
     from godrive.backup.target import Snapshot, Target
 
 Action: TypeAlias = "Callable[[Config, argparse.Namespace], Coroutine[Any, Any, int]]"
@@ -39,28 +42,35 @@ def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
 
     def add(name: str, action: Action, text: str) -> argparse.ArgumentParser:
         command = add_command(actions, name, text, shared)
-        command.add_argument(
-            "target", metavar="TARGET", help="a folder, or s3://BUCKET/PREFIX in the store of blobs.s3"
-        )
+        command.add_argument("target", nargs="?", metavar="TARGET", help=f"{_TARGET} (default: backup.target)")
         command.add_argument("--json", action="store_true", help="print JSON")
         command.set_defaults(run=_run, action=action)
         return command
 
     def paced(command: argparse.ArgumentParser) -> None:
-        command.add_argument("--rate", type=size, default=0, metavar="SIZE", help="bytes to read in a second, at most")
+        text = "bytes to read in a second, at most (default: backup.rate)"
+        command.add_argument("--rate", type=size, metavar="SIZE", help=text)
 
-    paced(add("create", _create, "add a snapshot of the drive; a server may be running"))
+    create = add("create", _create, "add a snapshot of the drive; a server may be running")
+    paced(create)
+    create.add_argument(
+        "--prune", action="store_true", help="then delete old snapshots, as the settings of [backup] say"
+    )
+    create.add_argument("--background", action="store_true", help="use the processor only when nothing else does")
     add("list", _list, "list the snapshots")
     verify = add("verify", _verify, "read everything back and compare it with what was stored")
     paced(verify)
     verify.add_argument("--snapshot", metavar="ID", help="only this snapshot; by default all")
     prune = add("prune", _prune, "delete old snapshots, and blobs that no other needs")
-    for name, number in (("daily", 7), ("weekly", 5), ("monthly", 12)):
-        text = f"snapshots to keep, the newest of each of so many {name[:-2] if name != 'daily' else 'day'}s"
-        prune.add_argument(f"--{name}", type=int, default=number, metavar="N", help=f"{text} (default: {number})")
-    restore = add("restore", _restore, "restore a snapshot into the configured, empty drive")
+    for name, period in (("daily", "days"), ("weekly", "weeks"), ("monthly", "months")):
+        text = f"snapshots to keep, the newest of each of so many {period} (default: backup.keep_{name})"
+        prune.add_argument(f"--{name}", type=int, metavar="N", help=text)
+    text = "restore a snapshot into the configured, empty drive; or the files of one user, beside a running server"
+    restore = add("restore", _restore, text)
     paced(restore)
     restore.add_argument("--snapshot", metavar="ID", help="this snapshot; by default the newest")
+    restore.add_argument("--user", metavar="USER", help="only files of this user, who exists (e-mail address or id)")
+    restore.add_argument("--path", default="", metavar="PATH", help="only this file or folder of the user")
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -80,24 +90,37 @@ def _run(arguments: argparse.Namespace) -> int:
 async def _target(config: Config, arguments: argparse.Namespace, *, create: bool = False) -> AsyncIterator[Target]:
     from godrive.backup.target import open_target  # noqa: PLC0415
 
-    async with open_target(arguments.target, config, SystemClock(), create=create) as target:
+    name = arguments.target or config.backup.target
+    if not name:
+        raise ConfigError("Name the backup, or set backup.target.", field="backup.target")
+    async with open_target(name, config, SystemClock(), create=create) as target:
         yield target
+
+
+def _pace(config: Config, arguments: argparse.Namespace) -> Pace | None:
+    return pacer(config.backup.rate if arguments.rate is None else arguments.rate)
 
 
 async def _create(config: Config, arguments: argparse.Namespace) -> int:
     from godrive.backup.create import Progress, create  # noqa: PLC0415
+    from godrive.backup.verify import prune  # noqa: PLC0415
     from godrive.drive import GoDrive  # noqa: PLC0415
 
     if config.catalog.driver == "sqlite" and not has_sqlite_catalog(config):
         raise ConfigError(f"There is no drive in {config.data_dir}", hint="Name another folder with --data-dir.")
+    if arguments.background:
+        with suppress(OSError):  # a service manager may forbid it
+            os.nice(10)
     progress = Progress()
     async with (
         _target(config, arguments, create=True) as target,
         GoDrive(config, on_event=logs.on_event, serving=False) as drive,
         _telling(progress),
     ):
-        snapshot = await create(drive, target, progress, pace=pacer(arguments.rate))
-    _show(arguments, [snapshot])
+        snapshot = await create(drive, target, progress, pace=_pace(config, arguments))
+        _show(arguments, [snapshot])
+        if arguments.prune:
+            await prune(target, await _kept(config, target))
     return 0
 
 
@@ -114,7 +137,7 @@ async def _verify(config: Config, arguments: argparse.Namespace) -> int:
     progress, problems = Progress(), []
     async with _target(config, arguments) as target, _telling(progress):
         chosen = [await target.find(arguments.snapshot)] if arguments.snapshot else await target.snapshots()
-        async for problem in verify(target, chosen, progress, pace=pacer(arguments.rate)):
+        async for problem in verify(target, chosen, progress, pace=_pace(config, arguments)):
             problems.append(problem)
             if not arguments.json:
                 _say(problem)
@@ -127,12 +150,13 @@ async def _verify(config: Config, arguments: argparse.Namespace) -> int:
 
 
 async def _prune(config: Config, arguments: argparse.Namespace) -> int:
-    from godrive.backup.verify import chosen, prune  # noqa: PLC0415
+    from godrive.backup.verify import prune  # noqa: PLC0415
 
+    given = {name: getattr(arguments, name) for name in ("daily", "weekly", "monthly")}
+    kept = {f"keep_{name}": number for name, number in given.items() if number is not None}
+    config = msgspec.structs.replace(config, backup=msgspec.structs.replace(config.backup, **kept))
     async with _target(config, arguments) as target:
-        keep = chosen(
-            await target.snapshots(), daily=arguments.daily, weekly=arguments.weekly, monthly=arguments.monthly
-        )
+        keep = await _kept(config, target)
         snapshots, blobs = await prune(target, keep)
     if arguments.json:
         _say(msgspec.json.encode({"kept": len(keep), "snapshots": snapshots, "blobs": blobs}).decode())
@@ -141,7 +165,20 @@ async def _prune(config: Config, arguments: argparse.Namespace) -> int:
     return 0
 
 
+async def _kept(config: Config, target: Target) -> list[Snapshot]:
+    """Return the snapshots that the settings keep."""
+    from godrive.backup.verify import chosen  # noqa: PLC0415
+
+    settings, snapshots = config.backup, await target.snapshots()
+    numbers = (settings.keep_daily, settings.keep_weekly, settings.keep_monthly)
+    return chosen(snapshots, daily=numbers[0], weekly=numbers[1], monthly=numbers[2]) if any(numbers) else snapshots
+
+
 async def _restore(config: Config, arguments: argparse.Namespace) -> int:
+    if arguments.user:
+        return await _restore_files(config, arguments)
+    if arguments.path:
+        raise ConfigError("--path needs --user.")
     from godrive.backup.create import Progress  # noqa: PLC0415
     from godrive.backup.restore import restore  # noqa: PLC0415
     from godrive.opening import make_blobs  # noqa: PLC0415
@@ -151,7 +188,9 @@ async def _restore(config: Config, arguments: argparse.Namespace) -> int:
         snapshot = await target.find(arguments.snapshot)
         try:
             await blobs.open()
-            path = await restore(config, blobs, target, snapshot, progress, pace=pacer(arguments.rate))
+            path = await restore(
+                config, blobs, target, snapshot, progress, clock=SystemClock(), pace=_pace(config, arguments)
+            )
         finally:
             await blobs.close()
     if path is not None:
@@ -160,7 +199,29 @@ async def _restore(config: Config, arguments: argparse.Namespace) -> int:
 
         await copy_catalog(path, config.catalog, check=check_usage)
         path.unlink()
-    _say(f"Restored {snapshot.id}: {progress.blobs} blobs of {progress.bytes} bytes. Nothing expires for a day.")
+    what = f"{progress.blobs} blobs of {progress.bytes} bytes"
+    _say(f"Restored {snapshot.id}: {what}. Nothing expires for a day.")
+    return 0
+
+
+async def _restore_files(config: Config, arguments: argparse.Namespace) -> int:
+    from godrive.backup.restore_files import RestoredFiles, restore_files  # noqa: PLC0415
+    from godrive.drive import GoDrive  # noqa: PLC0415
+
+    restored = RestoredFiles()
+    async with (
+        _target(config, arguments) as target,
+        GoDrive(config, on_event=logs.on_event, serving=False) as drive,
+        _telling(restored, "files"),
+    ):
+        user, snapshot = await find_user(drive, arguments.user), await target.find(arguments.snapshot)
+        pace = _pace(config, arguments)
+        await restore_files(drive, target, snapshot, user, restored, path=arguments.path, pace=pace)
+    if arguments.json:
+        _say(msgspec.json.encode(restored).decode())
+    else:
+        what = f"{restored.files} files of {restored.bytes} bytes; {restored.unchanged} were there already"
+        _say(f"Restored from {snapshot.id}: {what}.")
     return 0
 
 
@@ -177,8 +238,8 @@ def _show(arguments: argparse.Namespace, snapshots: list[Snapshot]) -> None:
 
 
 @asynccontextmanager
-async def _telling(progress: Progress) -> AsyncIterator[None]:
-    """Show progress on a terminal."""
+async def _telling(progress: Progress | RestoredFiles, what: str = "blobs") -> AsyncIterator[None]:
+    """Show progress on a terminal: how many of *what*."""
     if not sys.stderr.isatty():
         yield
         return
@@ -186,7 +247,7 @@ async def _telling(progress: Progress) -> AsyncIterator[None]:
     async def tell() -> None:
         while True:
             await anyio.sleep(TOLD_EVERY)
-            sys.stderr.write(f"\r\x1b[K{progress.blobs} blobs, {progress.bytes} bytes")
+            sys.stderr.write(f"\r\x1b[K{getattr(progress, what)} {what}, {progress.bytes} bytes")
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(tell)

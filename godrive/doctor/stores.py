@@ -13,6 +13,7 @@ from typing import get_args
 
 from msgspec.structs import replace
 
+from godrive.backup_schedule import is_late
 from godrive.blobs import BlobStore
 from godrive.blobs.disk import DiskBlobStore
 from godrive.catalog import Catalog, migrations
@@ -20,13 +21,14 @@ from godrive.clock import TOLERANCE, Clock
 from godrive.config import Config, StoreFault
 from godrive.doctor import Report
 from godrive.errors import NotFound
+from godrive.messages.backups import ListBackups
 from godrive.messages.clock import AcceptClock, ReadClock
 from godrive.messages.expected import ListDamage, ReadScrub
 from godrive.messages.system import AcquireLease, ReleaseLease
 from godrive.model import ObjectKey, new_id
 from godrive.opening import make_blobs, make_catalog
 from godrive.paths import exists
-from godrive.rules import housekeeping, networks, scrub_chores  # noqa: F401 - registers the rules
+from godrive.rules import backup_notes, housekeeping, networks, scrub_chores  # noqa: F401 - registers the rules
 from godrive.rules.page_tokens import PageTokens
 from godrive.rules.registry import Env, perform
 from godrive.scrub import is_scrubbed
@@ -63,6 +65,7 @@ async def catalog(config: Config, clock: Clock, report: Report, *, accept_clock:
         await _proxies(config, store, env.now, report)
         await _clock(store, env, report, accept=accept_clock)
         await _scrub(store, env, report)
+        await _backup(store, env, report)
     finally:
         await store.close()
     detail = f"{config.catalog.driver}: {counted[0] if counted else 0} users, a commit takes {seconds * 1000:.1f} ms."
@@ -120,6 +123,23 @@ async def _scrub(store: Catalog, env: Env, report: Report) -> None:
         report.warning(name, detail, "Raise scrub.rate, or scrub.every.")
     elif state.ended_at is not None:
         report.ok(name, f"Every blob was read by {state.ended_at:%Y-%m-%d %H:%M} UTC.")
+
+
+async def _backup(store: Catalog, env: Env, report: Report) -> None:
+    """Whether the last backup is too old."""
+    target = env.config.backup.target
+    if not target:
+        return
+    made = next((each for each in await perform(store, ListBackups(), env) if each.target == target), None)
+    advice = "The log of the server has why (tick_failed, child=backup); `godrive backup create` makes one now."
+    if made is None:
+        report.warning("backup", f"There is no backup in {target} yet.", advice)
+        return
+    detail = f"The last backup in {target} is of {made.made_at:%Y-%m-%d %H:%M} UTC: {made.blobs} blobs."
+    if is_late(env.config.backup, made.made_at, env.now):
+        report.warning("backup", detail, advice)
+    else:
+        report.ok("backup", detail)
 
 
 async def _proxies(config: Config, store: Catalog, now: datetime, report: Report) -> None:

@@ -47,3 +47,35 @@ async def test_a_drive_is_backed_up_while_it_runs_and_comes_back_with_its_sessio
     damaged.write_bytes(damaged.read_bytes()[:-3] + b"???")
     assert "1 problems" in backup(server, "verify", target, code=1)
     assert "no backup" in backup(server, "list", tmp_path / "nothing", code=2)
+
+
+async def test_the_commands_of_the_documentation_with_a_passphrase_and_for_one_user(
+    drive_server: DriveServer, tmp_path: Path
+) -> None:
+    target, secret = tmp_path / "backup", tmp_path / "passphrase"
+    secret.write_text("correct horse battery\n")
+    server = drive_server
+    server.tables["backup"] = {"target": str(target), "passphrase_file": str(secret)}
+    server.start()
+    async with Client.connect(server.url) as client:
+        await client.enter()
+        await client.upload("plan.txt", b"the plan")
+        backup(server, "create")
+        (snapshot,) = json.loads(backup(server, "list", "--json"))
+        assert "0 problems" in backup(server, "verify")
+        backup(server, "prune", "--daily", "7", "--weekly", "5", "--monthly", "12")
+        (file,) = await client.files()
+        await client.request("DELETE", f"/v1/files/{file['id']}")
+        only = ["--user", "ada@example.com", "--path", "plan.txt"]
+        assert "1 files of 8 bytes; 0 were there" in backup(
+            server, "restore", target, *only, "--snapshot", snapshot["id"]
+        )
+        assert "0 files of 0 bytes; 1 were there" in backup(server, "restore", *only)
+        (file,) = await client.files()
+        assert await client.download(file["id"]) == b"the plan"
+        assert "No user has" in backup(server, "restore", "--user", "eve@example.com", code=1)
+        secret.write_text("another\n")
+        wrong = backup(server, "list", code=2)
+        assert wrong.splitlines() == [f"godrive: The passphrase is not that of the backup in {target}."]
+        secret.unlink()
+        assert "passphrase_file" in backup(server, "list", code=2)

@@ -365,3 +365,12 @@ CREATE TABLE damage (
     file_id {text} NOT NULL,
     found_at BIGINT NOT NULL
 );
+
+-- The newest snapshot of this drive in each backup.
+CREATE TABLE backups (
+    target {text} PRIMARY KEY,
+    snapshot_id {text} NOT NULL,
+    made_at BIGINT NOT NULL,
+    blobs BIGINT NOT NULL,
+    bytes BIGINT NOT NULL
+);

@@ -159,6 +159,9 @@ class Metrics(Collector):
             usage.add_metric(["rows"], drift.rows)
             yield usage
         yield from self._collect_scrub()
+        if (made := self._drive.backed_up) is not None:
+            age = (self._drive.clock.now() - made.made_at).total_seconds()
+            yield GaugeMetricFamily("godrive_backup_age_seconds", "Age of the last backup in backup.target.", age)
         for name, help_, label, counts in (
             ("godrive_answers_unfinished", "Incomplete answers.", "reason", self.unfinished),
             ("godrive_blobs_damaged", "Reads of missing or damaged blobs.", "kind", self.damaged),

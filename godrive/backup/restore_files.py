@@ -1,0 +1,151 @@
+"""Bring the files of one user back from a snapshot, into a drive that may be serving."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import msgspec
+
+from godrive import email_address, transfer
+from godrive.backup.contents import opened
+from godrive.backup.create import Pace, paced
+from godrive.backup.restore import fetch_catalog
+from godrive.backup.target import Snapshot, Target
+from godrive.drive import GoDrive
+from godrive.errors import NotFound
+from godrive.files import names
+from godrive.messages.files import GetFile
+from godrive.model import At, FileKind, ObjectKey, OnConflict, User, name_key
+from godrive.principal import HostUser
+
+_ENTRIES = (
+    "SELECT e.id, e.name, e.kind, e.mime, e.modified_at, v.object_key, v.size_bytes, v.sha256 FROM entries e "
+    "LEFT JOIN versions v ON v.id = e.version_id "
+    "WHERE e.owner_id = ? AND e.parent_id = ? AND e.state = 'live'"
+)
+
+
+class RestoredFiles(msgspec.Struct):
+    """How many files and bytes came back, and how many were there already."""
+
+    files: int = 0
+    bytes: int = 0
+    unchanged: int = 0
+
+
+class _Entry(NamedTuple):
+    id: str
+    name: str
+    kind: str
+    mime: str
+    modified_at: int
+    object_key: str
+    size_bytes: int
+    sha256: str | None
+
+
+async def restore_files(
+    drive: GoDrive,
+    target: Target,
+    snapshot: Snapshot,
+    user: User,
+    restored: RestoredFiles,
+    *,
+    path: str = "",
+    pace: Pace | None = None,
+) -> None:
+    """Store the files of *user* at *path*, or all if it is empty, as the snapshot has them.
+
+    A file that is there with the same bytes stays as it is.  One whose name is
+    taken by something else gets a number.  Nothing is replaced or removed, and
+    what was in the trash, and earlier versions, stay in the backup.  Repeat a
+    call that was interrupted.  Raises ``NotFound`` if the snapshot has no such
+    user or path, and what an upload raises, for example ``QuotaExceeded``.
+    """
+    by = HostUser(user_id=user.id)
+    with TemporaryDirectory(dir=drive.config.data_dir, prefix="restore-") as folder:
+        catalog = Path(folder) / "catalog.db"
+        await fetch_catalog(target, snapshot, catalog)
+        with opened(catalog) as connection:
+            for above, entry in _chosen(connection, _owner(connection, user, snapshot), path):
+                where = At(path=above, parents=True)
+                if entry.kind == FileKind.FOLDER.value:
+                    await drive.files(user.id).make_folder("/".join((*above, entry.name)))
+                elif await _is_there(drive, by, (*above, entry.name), entry):
+                    restored.unchanged += 1
+                else:
+                    await transfer.receive(
+                        drive,
+                        by,
+                        where,
+                        entry.name,
+                        paced(target.store.get(ObjectKey(entry.object_key)), pace),
+                        size=entry.size_bytes,
+                        mime=entry.mime,
+                        sha256=entry.sha256,
+                        on_conflict=OnConflict.RENAME,
+                        modified_at=datetime.fromtimestamp(entry.modified_at / 1_000_000, UTC),
+                    )
+                    restored.files += 1
+                    restored.bytes += entry.size_bytes
+
+
+def _owner(connection: sqlite3.Connection, user: User, snapshot: Snapshot) -> str:
+    """Return the id that the user has in the snapshot: the same, or that of the same e-mail address."""
+    sql = "SELECT id FROM users WHERE id = ? OR (email_key <> '' AND email_key = ?) ORDER BY id = ? DESC LIMIT 1"
+    key = email_address.key(user.email) if user.email else ""
+    row = connection.execute(sql, (user.id, key, user.id)).fetchone()
+    if row is None:
+        raise NotFound(f"The snapshot {snapshot.id} has no user {user.email or user.id}.")
+    return str(row[0])
+
+
+def _chosen(connection: sqlite3.Connection, owner: str, path: str) -> Iterator[tuple[tuple[str, ...], _Entry]]:
+    """Yield the entry at *path* and all below it, each with the names above it, a folder before its contents."""
+    above: tuple[str, ...] = ()
+    parent = ""
+    if not path.strip("/"):
+        yield from _below(connection, owner, parent, above)
+        return
+    *folders, name = names(path)
+    for folder in folders:
+        found = _named(connection, owner, parent, folder)
+        parent, above = found.id, (*above, found.name)
+    entry = _named(connection, owner, parent, name)
+    yield above, entry
+    if entry.kind == FileKind.FOLDER.value:
+        yield from _below(connection, owner, entry.id, (*above, entry.name))
+
+
+def _below(
+    connection: sqlite3.Connection, owner: str, parent: str, above: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], _Entry]]:
+    folders = [(parent, above)]
+    while folders:
+        parent, above = folders.pop()
+        for row in connection.execute(f"{_ENTRIES} ORDER BY e.name_key", (owner, parent)):
+            entry = _Entry(*row)
+            yield above, entry
+            if entry.kind == FileKind.FOLDER.value:
+                folders.append((entry.id, (*above, entry.name)))
+
+
+def _named(connection: sqlite3.Connection, owner: str, parent: str, name: str) -> _Entry:
+    row = connection.execute(f"{_ENTRIES} AND e.name_key = ?", (owner, parent, name_key(name))).fetchone()
+    if row is None:
+        raise NotFound(f"The snapshot has no {name!r} there.")
+    return _Entry(*row)
+
+
+async def _is_there(drive: GoDrive, by: HostUser, path: tuple[str, ...], entry: _Entry) -> bool:
+    """Whether the drive has a file of these bytes at the path."""
+    try:
+        found = await drive.metadata.ask(GetFile(by, At(path=path)))
+    except NotFound:
+        return False
+    return found.kind is FileKind.FILE and entry.sha256 is not None and found.sha256 == entry.sha256
