@@ -4,7 +4,7 @@ Reads an order, one line of JSON: ``{"row", "port", "tokens", "connections",
 "size"}`` and either ``"seconds"`` or ``"units"``.  With the row ``plain``, for
 servers of others, ``"head"`` is that of each request.  Writes ``prepared`` once its
 files are there, and waits for a line before it begins.  Writes ``{"units",
-"seconds", "p50", "p99", "refused", "reason"}``; the reason is the last refusal.
+"seconds", "p50", "p99", "refused", "status", "reason"}``; status and reason are those of the last refusal.
 
 A row is what a connection repeats.  Bytes are put together and taken apart by
 hand, because a client library would be the limit.
@@ -41,6 +41,7 @@ class Tally:
     """Units that may still begin."""
     latencies: list[float] = field(default_factory=list)
     refused: int = 0
+    status: int = 0
     reason: str = ""
 
 
@@ -163,8 +164,9 @@ class Client(asyncio.Protocol):
         elif len(rest) < int(head.partition(b"content-length:")[2].partition(b"\r\n")[0] or 0):
             return
         self._received = b""
-        if int(head[9:12]) >= 400:
+        if (status := int(head[9:12])) >= 400:
             self._tally.refused += 1
+            self._tally.status = status
             self._tally.reason = rest.decode(errors="replace")
             self._end()
             return
@@ -210,6 +212,7 @@ async def run(order: dict[str, Any]) -> dict[str, float | str]:
         "p50": found[len(found) // 2],
         "p99": found[len(found) * 99 // 100],
         "refused": tally.refused,
+        "status": tally.status,
         "reason": tally.reason,
     }
 

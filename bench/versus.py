@@ -4,7 +4,8 @@ OTHER is a worktree with a ``.venv`` of its own.  For each row and each round a
 server of either tree carries the same load.  The ratios are medians of the
 rounds, this tree to the other: rate, and CPU time of the server for a unit.
 Then each server runs once more under a profile function that counts the calls
-of Python functions: a number that no noise of the machine changes.
+of Python functions: a number that no noise of the machine changes.  A row is left
+out if OTHER does not have the operation, and a line says so.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,7 +36,17 @@ BIG = 256
 UNITS_COUNTED = 400
 ROWS = ("list", "rename", "intent", "upload", "post", "big")
 
+_UNKNOWN = HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED
+
 Function = tuple[str, str, int]
+
+
+class Refused(RuntimeError):
+    """A server refuses the requests of a row."""
+
+    def __init__(self, found: dict[str, Any]) -> None:
+        super().__init__(f"{found['refused']} requests were refused: {found['status']} {found['reason']}")
+        self.status: int = found["status"]
 
 
 class Listens(Protocol):
@@ -114,11 +126,11 @@ def _hear(process: subprocess.Popen[str]) -> str:
 
 
 def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Run a prepared load, and return what it found."""
+    """Run a prepared load, and return what it found.  Raises ``Refused``."""
     _tell(process)
     found: dict[str, Any] = json.loads(_hear(process))
     if found["refused"]:
-        raise RuntimeError(f"{found['refused']} requests were refused: {found['reason']}")
+        raise Refused(found)
     return found
 
 
@@ -129,6 +141,18 @@ def small(tree: Path, row: str, seconds: float) -> Round:
         found = finish(load)
         used = server.cpu_seconds() - before
     return Round(found["units"] / found["seconds"], used / found["units"])
+
+
+def has(tree: Path, row: str) -> bool:
+    """Whether the tree has the operations of the row."""
+    with stage.folder() as place, Tree(tree, place) as server, client(server, row, units=1) as load:
+        try:
+            finish(load)
+        except Refused as refused:
+            if refused.status not in _UNKNOWN:
+                raise
+            return False
+    return True
 
 
 def big(tree: Path, source: Path) -> Round:
@@ -235,6 +259,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # raises, so that the servers are stopped
     other = options.other.resolve()
     for row in options.rows or ROWS:
+        if row != "big" and not has(other, row):
+            say(f"{row:<8} left out: {other} does not have it")
+            continue
         if options.rounds:
             compare(row, other, rounds=options.rounds, seconds=options.seconds)
         if row != "big":
