@@ -21,7 +21,7 @@ import msgspec
 from godrive.catalog import Tx
 from godrive.catalog.chains import Step, chain
 from godrive.config import Auth
-from godrive.errors import QuotaExceeded
+from godrive.errors import NotFound, QuotaExceeded
 from godrive.model import File, FileEventKind, FileId, FileKind, UserId
 from godrive.rules import rows
 
@@ -39,7 +39,7 @@ _CHANGE = f"{_CHARGE}, {_RAISED.format(9, 10)}"
 _CHANGE_ALONE = f"UPDATE users SET {_RAISED.format(2, 3)}"
 _LOG = (
     "INSERT INTO changes (owner_id, change, at, what, entry_id, kind, parent_id, from_id, published, delivered, file) "
-    "SELECT $1, charged.changes, $2, $3, $4, $5, $6, $7, $8, $9, $10 FROM charged RETURNING entry_id"
+    "SELECT $1, charged.changes, $2, $3, $4, $5, $6, $7, $8, $9, $10 FROM charged"
 )
 
 REVISE = "revision = CASE WHEN revision < $1 THEN $1 ELSE revision + 1 END"
@@ -82,14 +82,13 @@ async def record(
     """
     usage = live, trash, versions, reserved, entries, uploads, version_rows
     if kind is None or file_id is None:
-        charged = _charged(owner_id, usage, rows.micros(now), logged=0)
-        rows.found(await tx.one(charged.sql, *charged.values), "user")
+        _check_found(await chain(tx, _charged(owner_id, usage, rows.micros(now), logged=0)))
     else:
         if trace is None:
             assert file is not None  # noqa: S101 - a caller without a file gives a trace
             trace = Trace(file.kind, file.parent_id or "", file.parent_id or "")
         steps = _steps(tx, kind, owner_id, file_id, file, now=now, trace=trace, usage=usage)
-        rows.found(await chain(tx, *steps), "user")
+        _check_found(await chain(tx, *steps))
     tx.changed.add(owner_id)
 
 
@@ -102,10 +101,15 @@ async def record_created(tx: Tx, file: File, *steps: Step, now: datetime, reserv
     usage = file.size_bytes, 0, 0, reserved, 1, uploads, 0
     kind, after = FileEventKind.CREATED, steps[0].name
     recorded = _steps(tx, kind, file.owner_id, file.id, file, now=now, trace=trace, usage=usage, after=after)
-    if await chain(tx, *steps, *recorded, final=file.id) is None:
-        return False
-    tx.changed.add(file.owner_id)
-    return True
+    made = await chain(tx, *steps, *recorded, final=file.id)
+    if made:
+        tx.changed.add(file.owner_id)
+    return made
+
+
+def _check_found(found: bool) -> None:
+    if not found:
+        raise NotFound("There is no such user.")
 
 
 def _steps(
@@ -133,14 +137,14 @@ def _steps(
         0 if tx.sinks.webhook else 1,
         _encode(file).decode() if tx.sinks.nats and file is not None else None,
     )
-    return _charged(owner_id, usage, at, logged=1, after=after), Step("logged", _LOG, values)
+    return _charged(owner_id, usage, at, logged=1, after=after), Step("logged", _LOG, values, "entry_id")
 
 
 def _charged(owner_id: UserId, usage: tuple[int, ...], at: int, *, logged: int, after: str = "") -> Step:
     """The step that adds to the usage, if there is something to add, and raises the change number."""
     condition = f" AND EXISTS (SELECT 1 FROM {after})" if after else ""
     sql, values = (_CHANGE, (owner_id, *usage, at, logged)) if any(usage) else (_CHANGE_ALONE, (owner_id, at, logged))
-    return Step("charged", f"{sql}{condition} RETURNING changes", values)
+    return Step("charged", f"{sql}{condition}", values, "changes", again="users WHERE id = $1")
 
 
 async def charge(

@@ -100,7 +100,7 @@ def placing(file: File, *, after: str) -> Step:
 
     If another transaction has taken the name meanwhile, all of this one fails and is run again.
     """
-    return Step("placed", f"{_INSERT} FROM {after} RETURNING id", _values(file, 0))
+    return Step("placed", f"{_INSERT} FROM {after}", _values(file, 0), "id")
 
 
 async def place_chain(tx: Tx, chain: Sequence[File]) -> None:

@@ -33,9 +33,9 @@ _VERSION = (
     "WHERE id = $1 AND file_id = $2 AND next_purge_at IS NULL"
 )
 _RENAME = (  # no row if another entry has the name: a look-up of its own would cost as much again
-    f"UPDATE entries SET name = $3, name_key = $4, search_key = $5, updated_at = $1, {changes.REVISE} "
+    "UPDATE entries SET name = $3, name_key = $4, search_key = $5, updated_at = $1, revision = $8 "
     "WHERE id = $2 AND NOT EXISTS (SELECT 1 FROM entries o WHERE o.owner_id = $6 AND o.parent_id = $7 "
-    "AND o.name_key = $4 AND o.state = 'live' AND o.id <> $2) RETURNING revision"
+    "AND o.name_key = $4 AND o.state = 'live' AND o.id <> $2)"
 )
 _MOVE = (
     "UPDATE entries SET parent_id = $3, name = $4, name_key = $5, search_key = $6, list_state = kind, updated_at = $1, "
@@ -133,10 +133,10 @@ async def _rename(tx: Tx, ask: UpdateFile, env: Env, file: File) -> File:
 async def _try_rename(tx: Tx, env: Env, file: File, name: str) -> File | None:
     """Return the entry with the new name, or ``None`` if another entry has it."""
     at, key = rows.micros(env.now), name_key(name)
-    row = await tx.one(_RENAME, at, file.id, name, key, search_key(name), file.owner_id, file.parent_id or "")
-    if row is None:
+    revision = max(at, file.revision + 1)  # the owner is locked, so nothing has changed it meanwhile
+    parent = file.parent_id or ""
+    if not await tx.run(_RENAME, at, file.id, name, key, search_key(name), file.owner_id, parent, revision):
         return None
-    (revision,) = row
     etag = rows.etag(file.id, revision)
     return msgspec.structs.replace(file, name=name, updated_at=rows.instant(at), revision=revision, etag=etag)
 

@@ -44,7 +44,7 @@ _COMMIT_SIMPLE = (  # a file in the root whose name is free
     "UPDATE uploads SET state = 'committed', finished_at = $2, received_bytes = size_bytes, file_id = $3 "
     "WHERE id = $1 AND state = 'pending' AND owner_id = $4 AND parent_id = '' AND name = $5 AND size_bytes = $6 "
     "AND NOT EXISTS (SELECT 1 FROM entries WHERE owner_id = $4 AND parent_id = '' AND name_key = $7 "
-    "AND entries.state = 'live') RETURNING object_key"
+    "AND entries.state = 'live')"
 )
 _REPLACED = "UPDATE uploads SET file_id = $2 WHERE id = $1"
 _UNNEEDED = "UPDATE uploads SET file_id = $2, reason = $3, cleanup_at = $4 WHERE id = $1"
@@ -100,7 +100,7 @@ async def _publish_simple(tx: Tx, ask: PublishUpload, upload: Upload, file_id: F
     made = await changes.record_created(
         tx,
         file,
-        Step("committed", _COMMIT_SIMPLE, committed),
+        Step("committed", _COMMIT_SIMPLE, committed, "id"),
         entries.placing(file, after="committed"),
         versions.adding(file, upload.object_key, after="committed"),
         now=env.now,

@@ -58,13 +58,13 @@ _GET = f"SELECT {rows.UPLOAD} FROM uploads WHERE id = $1"
 _RESERVE = (
     f"UPDATE users SET reserved_bytes = reserved_bytes + $2, upload_count = upload_count + 1 WHERE {HAS_ROOM} "
     "AND ($6 = 'rename' OR NOT EXISTS (SELECT 1 FROM entries WHERE owner_id = $1 AND parent_id = $7 "
-    "AND name_key = $8 AND entries.state = 'live' AND ($6 = 'fail' OR kind = 'folder'))) RETURNING id"
+    "AND name_key = $8 AND entries.state = 'live' AND ($6 = 'fail' OR kind = 'folder')))"
 )
 _BEGIN = (
     "INSERT INTO uploads (id, owner_id, object_key, name, mime, size_bytes, created_at, expires_at, sha256, parent_id, "
     "on_conflict, state, next_check_at, modified_at, if_match, kind, deferred, note) "
     "SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'pending', $7, $12, $13, $14, $15, $16 "
-    "FROM reserved RETURNING id"
+    "FROM reserved"
 )
 
 
@@ -130,7 +130,8 @@ async def begin(tx: Tx, ask: BeginUpload, env: Env) -> Upload:
         upload.note,
     )
     # Last, because it locks the owner's row: their other uploads wait only for this commit.
-    if await chain(tx, Step("reserved", _RESERVE, reserved), Step("begun", _BEGIN, begun), final=upload.id) is None:
+    steps = Step("reserved", _RESERVE, reserved, "id"), Step("begun", _BEGIN, begun, "id")
+    if not await chain(tx, *steps, final=upload.id):
         raise await _refusal(tx, upload, limits)
     return upload
 

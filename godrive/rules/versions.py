@@ -60,7 +60,7 @@ async def add(tx: Tx, file: File, object_key: ObjectKey) -> None:
 
 def adding(file: File, object_key: ObjectKey, *, after: str) -> Step:
     """The step that does the same, if the step *after* which it comes has found something."""
-    return Step("added", f"{_ADD} FROM {after} RETURNING id", _values(file, object_key))
+    return Step("added", f"{_ADD} FROM {after}", _values(file, object_key), "id")
 
 
 def _values(file: File, object_key: ObjectKey) -> tuple[object, ...]:

@@ -455,9 +455,9 @@ async def test_a_chain_whose_answer_was_lost_is_not_made_again(
     await catalog.write(lambda tx: add(tx, "a"))
 
     async def operation(tx: Tx) -> None:
-        found = Step("found", "UPDATE leases SET expires_at = 1 WHERE name = $1 RETURNING holder", ("a",))
-        made = "INSERT INTO leases (name, holder, expires_at) SELECT $1, holder, 0 FROM found RETURNING name"
-        await chain(tx, found, Step("made", made, ("b",)), final="b")
+        found = Step("found", "UPDATE leases SET expires_at = 1 WHERE name = $1", ("a",), "holder")
+        made = "INSERT INTO leases (name, holder, expires_at) SELECT $1, found.holder, 0 FROM found"
+        await chain(tx, found, Step("made", made, ("b",), "name"), final="b")
 
     fetchmany = Connection.fetchmany
 
