@@ -380,7 +380,7 @@ async def _finish(drive: GoDrive, by: Principal, upload: Upload, turn: Turn) -> 
     if not upload.mime and blob.mime is None:
         blob = replace(blob, mime=await drive.storage.ask(SniffBlob(key, upload.name)))
     async with turn:
-        file = await drive.ingest.ask(CommitUpload(by, upload.id, blob=blob))
+        file = await drive.ingest.ask(CommitUpload(by, upload.id, blob=blob, upload=upload))
         committed = await drive.metadata.ask(GetUpload(by, upload.id))
     if file.version_id != VersionId(upload.id):
         await remove_unneeded(drive, by, upload)  # the file had the same bytes already

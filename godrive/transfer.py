@@ -200,7 +200,7 @@ async def store_small(
         made = await _to_the_end(_settle(drive, stored, is_unknown=is_unknown))
         if made is None or not isinstance(error, DriveError):
             raise
-        file = made  # an error would make the client send the file a second time
+        return made, made.version_id == VersionId(upload_id)  # an error would make the client send the file again
     is_current = file.version_id == VersionId(upload_id)
     if not is_current:
         await drive.storage.ask(DeleteBlob(key))  # the file had the same bytes already
@@ -306,7 +306,7 @@ async def remove_unneeded(drive: GoDrive, by: Principal, upload: Upload) -> None
 
 async def commit(drive: GoDrive, by: Principal, upload: Upload, blob: BlobInfo) -> File:
     """Publish the upload whose bytes are *blob*."""
-    return await drive.ingest.ask(CommitUpload(by, upload.id, blob=blob))
+    return await drive.ingest.ask(CommitUpload(by, upload.id, blob=blob, upload=upload))
 
 
 async def open_content(

@@ -132,11 +132,11 @@ class IngestActor(Actor[Ingest]):
     @CommitUpload.handler
     async def commit_upload(self, ask: CommitUpload) -> File:
         if ask.blob is not None:
-            return await self._publish(ask.by, ask.upload_id, ask.blob)
+            return await self._publish(ask.by, ask.upload_id, ask.blob, ask.upload)
         upload = await self._metadata.ask(GetUpload(ask.by, ask.upload_id))
         if upload.state not in {UploadState.PENDING, UploadState.COMMITTED}:
             raise Gone(upload.reason or "The upload has ended.")
-        return await self._publish(ask.by, upload.id, await self._arrived(upload, ask.parts))
+        return await self._publish(ask.by, upload.id, await self._arrived(upload, ask.parts), upload)
 
     @IngestBlob.handler
     async def ingest_blob(self, ask: IngestBlob) -> Outcome:

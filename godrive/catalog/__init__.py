@@ -13,7 +13,7 @@ placeholders.  Instants are stored as integer microseconds since 1970.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -35,6 +35,13 @@ class Sinks(msgspec.Struct, frozen=True):
 
 
 NO_SINKS = Sinks()
+
+
+class Final(NamedTuple):
+    """What tells the last statement of an operation from others: a *key* that no other has, and whose row it locks."""
+
+    key: str
+    owner_id: UserId
 
 
 class Tx(Protocol):
@@ -67,10 +74,10 @@ class Tx(Protocol):
         """The first row, or ``None``."""
         ...
 
-    async def final(self, key: str, sql: str, *values: Any) -> Row | None:
+    async def final(self, final: Final, sql: str, *values: Any) -> Row | None:
         """Like :meth:`one`.  If it returns a row, the operation ends without another statement.
 
-        The row begins with *key*, which no other operation uses.  If there is
+        The row begins with the key of *final*.  If there is
         no row, the statement has changed nothing.  So such statements of
         several operations can be sent and committed in one round trip.
         """

@@ -25,7 +25,7 @@ import re
 from functools import cache
 from typing import Any, NamedTuple
 
-from godrive.catalog import Tx
+from godrive.catalog import Final, Tx
 
 _NUMBER = re.compile(r"\$(\d+)")
 
@@ -44,10 +44,10 @@ class Step(NamedTuple):
     again: str = ""
 
 
-async def chain(tx: Tx, *steps: Step, final: str | None = None) -> bool:
+async def chain(tx: Tx, *steps: Step, final: Final | None = None) -> bool:
     """Run the steps.  Returns whether the first one has found a row.
 
-    With *final*, which the columns of the last step must begin with, it is the last statement of the
+    With *final*, whose key the columns of the last step must begin with, it is the last statement of the
     operation that changes anything, if it finds a row (see ``Tx.final``).
     """
     if tx.joins:

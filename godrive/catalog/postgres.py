@@ -30,7 +30,7 @@ from typing import Any, TypeVar, cast
 
 from godrive import config
 from godrive.backoff import Backoff
-from godrive.catalog import NO_SINKS, Row, Sinks, Tx, migrations, name_search
+from godrive.catalog import NO_SINKS, Final, Row, Sinks, Tx, ancestors, migrations, name_search
 from godrive.catalog.group_commit import ALONE, GroupCommit, Operation, Outcome
 from godrive.catalog.postgres_errors import is_lost, is_raced, is_unknown, refused, translate, unavailable
 from godrive.catalog.postgres_group import Started, run_finals
@@ -46,6 +46,7 @@ WORDS = {
     "nonce": "replace(gen_random_uuid()::text, '-', '')",
     "number": "BIGINT",
     **name_search.POSTGRES_WORDS,
+    **ancestors.POSTGRES_WORDS,
 }
 _BEGIN_TOGETHER = "BEGIN"
 _BEGIN_ALONE = "BEGIN; SET LOCAL lock_timeout = '10s'"
@@ -72,7 +73,7 @@ class PostgresTx:
     async def one(self, sql: str, *values: Any) -> Row | None:
         return cast("Row | None", await self._connection.fetchrow(sql, *values))
 
-    async def final(self, key: str, sql: str, *values: Any) -> Row | None:
+    async def final(self, final: Final, sql: str, *values: Any) -> Row | None:
         return await self.one(sql, *values)
 
     async def all(self, sql: str, *values: Any) -> list[Row]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, TypeVar, cast
 
-from godrive.catalog import Row, Sinks, Tx, name_search
+from godrive.catalog import Final, Row, Sinks, Tx, name_search
 from godrive.catalog.group_commit import ALONE, Operation, Outcome
 from godrive.catalog.postgres_pool import Connection
 from godrive.model import UserId
@@ -22,10 +22,10 @@ T = TypeVar("T")
 class Statement:
     """The final statement of an operation.  An operation that awaits it is continued with the row."""
 
-    __slots__ = ("key", "sql", "values")
+    __slots__ = ("key", "owner_id", "sql", "values")
 
-    def __init__(self, key: str, sql: str, values: tuple[Any, ...]) -> None:
-        self.key = key
+    def __init__(self, final: Final, sql: str, values: tuple[Any, ...]) -> None:
+        self.key, self.owner_id = final
         self.sql = sql
         self.values = values
 
@@ -50,8 +50,8 @@ class FirstStatement:
         self.sinks = sinks
         self.changed: set[UserId] = set()
 
-    async def final(self, key: str, sql: str, *values: Any) -> Row | None:
-        return await Statement(key, sql, values)
+    async def final(self, final: Final, sql: str, *values: Any) -> Row | None:
+        return await Statement(final, sql, values)
 
     async def one(self, sql: str, *values: Any) -> Row | None:
         await _Other()
@@ -121,15 +121,16 @@ class Started:
 async def run_finals(connection: Connection, started: list[Started]) -> None:
     """Run the final statements of the operations, those of one text in one round trip.
 
+    They lock users in the order of ids, so batches of two gateways cannot deadlock.
     Raises whatever fails.  Operations whose statements were committed before have their outcome then.
     """
-    texts: dict[str, list[Started]] = {}
+    texts: dict[str, list[tuple[Statement, Started]]] = {}
     for each in started:
         assert each.statement is not None  # noqa: S101 - the caller has chosen those that have one
-        texts.setdefault(each.statement.sql, []).append(each)
+        texts.setdefault(each.statement.sql, []).append((each.statement, each))
     for sql, group in texts.items():
-        rows = await connection.fetchmany(sql, [each.statement.values for each in group if each.statement])
+        group.sort(key=lambda pair: pair[0].owner_id)
+        rows = await connection.fetchmany(sql, [statement.values for statement, _ in group])
         by_key = {row[0]: row for row in rows}
-        for each in group:
-            if each.statement is not None:
-                each.finish(by_key.pop(each.statement.key, None))
+        for statement, each in group:
+            each.finish(by_key.pop(statement.key, None))

@@ -9,7 +9,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from godrive.catalog import migrations, name_search
+from godrive.catalog import ancestors, migrations, name_search
 from godrive.catalog.sqlite_tx import positional
 from godrive.errors import ConfigError, DriveError, StorageFull, StoreUnavailable, refused
 from godrive.paths import adopt, is_file, open_or_create, sync_folder
@@ -20,6 +20,7 @@ WORDS = {
     "nonce": "lower(hex(randomblob(16)))",
     "number": "INTEGER",
     **name_search.SQLITE_WORDS,
+    **ancestors.SQLITE_WORDS,
 }
 _STATISTICS = {
     "entries": "10000000 1000 1000 1 1",

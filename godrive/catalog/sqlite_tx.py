@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 import aiosqlite
 
-from godrive.catalog import Row, Sinks, Tx, name_search
+from godrive.catalog import Final, Row, Sinks, Tx, name_search
 from godrive.errors import DriveError, Invalid, StorageFull
 from godrive.model import UserId
 
@@ -59,7 +59,7 @@ class SqliteTx:
         row: Row | None = self._execute(sql, values).fetchone()
         return row
 
-    async def final(self, key: str, sql: str, *values: Any) -> Row | None:
+    async def final(self, final: Final, sql: str, *values: Any) -> Row | None:
         return await self.one(sql, *values)
 
     async def all(self, sql: str, *values: Any) -> list[Row]:
@@ -124,7 +124,7 @@ class ThreadTx:
     async def one(self, sql: str, *values: Any) -> Row | None:
         return next(iter(await self.all(sql, *values)), None)
 
-    async def final(self, key: str, sql: str, *values: Any) -> Row | None:
+    async def final(self, final: Final, sql: str, *values: Any) -> Row | None:
         return await self.one(sql, *values)
 
     async def all(self, sql: str, *values: Any) -> list[Row]:

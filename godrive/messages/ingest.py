@@ -9,7 +9,7 @@ from typing import ClassVar
 import msgspec
 
 from godrive.blobs.parts import SentPart
-from godrive.model import BlobInfo, ETag, File, ObjectKey, UploadId, Value
+from godrive.model import BlobInfo, ETag, File, ObjectKey, Upload, UploadId, Value
 from godrive.principal import Principal
 from godrive.runtime import Ask, Contract, Lane
 
@@ -21,8 +21,8 @@ class Ingest(Contract, name="ingest"):
 class CommitUpload(Ask[Ingest, File]):
     """Compare the bytes with the declaration and publish the file.  Idempotent: returns the same file.
 
-    *blob* describes the stored bytes, if the caller has just stored them;
-    otherwise the actor sends a HEAD to the store.  Parts that the store has are
+    *blob* describes the stored bytes, if the caller has just stored them, and *upload* is the upload as it read it;
+    otherwise the actor reads the upload and sends a HEAD to the store.  Parts that the store has are
     joined first; *parts* are those that the client has sent.  Raises ``NotFound`` unless *by* may work on the upload,
     ``Conflict`` (no bytes yet), ``Gone``, ``LengthMismatch``, ``DigestMismatch``,
     ``NameTaken``, and what ``JoinParts`` raises.  A mismatch of the whole ends the upload.
@@ -35,6 +35,7 @@ class CommitUpload(Ask[Ingest, File]):
     upload_id: UploadId
     blob: BlobInfo | None = None
     parts: list[SentPart] | None = None
+    upload: Upload | None = None
 
 
 class Outcome(StrEnum):

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 import msgspec
 
 from godrive.catalog import Row, Tx
+from godrive.catalog.ancestors import ABOVE
 from godrive.errors import Forbidden, NameTaken, NotFound
 from godrive.model import (
     Anywhere,
@@ -36,24 +37,20 @@ from godrive.model import (
     Which,
     name_key,
 )
-from godrive.principal import SCOPE_OF, ApiToken, Principal, ShareLink, SignedUrl, System, UserSession, Verb, user_of
+from godrive.principal import (
+    SCOPE_OF,
+    ApiToken,
+    HostUser,
+    Principal,
+    ShareLink,
+    SignedUrl,
+    System,
+    UserSession,
+    Verb,
+    user_of,
+)
 from godrive.rules import rows
 from godrive.rules.names import check_depth, check_path
-
-# A correlated walk: `parent_id` is that of the entry in the outer statement.  UNION ends the walk if there is a cycle.
-_UP = (
-    "WITH RECURSIVE up (id, parent_id, state) AS ("
-    "SELECT p.id, p.parent_id, p.state FROM entries p WHERE p.id = entries.parent_id UNION "
-    "SELECT p.id, p.parent_id, p.state FROM up JOIN entries p ON p.id = up.parent_id WHERE up.state = 'live') "
-)
-_LIVE = "COALESCE(MIN(CASE WHEN state = 'live' THEN 1 ELSE 0 END), 0)"
-VISIBLE = f"CASE WHEN entries.parent_id = '' THEN 1 ELSE ({_UP} SELECT {_LIVE} FROM up) END"
-"""SQL: 1 when no folder above the row of ``entries`` is in the trash, else 0."""
-ABOVE = (
-    f"CASE WHEN entries.parent_id = '' THEN 0 ELSE ({_UP} SELECT CASE WHEN {_LIVE} = 1 THEN COUNT(*) ELSE -1 END "
-    "FROM up) END"
-)
-"""SQL: the number of folders above the row of ``entries``, or -1 if one of them is in the trash."""
 
 _ENTRY = (
     f"SELECT {', '.join(f'entries.{column}' for column in rows.FILE.split(', '))}, entries.list_state, entries.height, "
@@ -268,6 +265,18 @@ def _no_folder(field: str) -> NotFound:
     return NotFound("There is no such folder.", field=field)
 
 
+def presume(by: Principal, where: Spot, verb: Verb) -> Folder | None:
+    """Return the folder before anybody has looked whether it exists; ``None`` if *where* or *by* needs a look-up.
+
+    The statement that uses it must check that the owner is active, and the depth of the folder unless it is the root.
+    Raises ``Forbidden``.
+    """
+    if isinstance(where, At) or not isinstance(by, UserSession | HostUser | ApiToken) or root_of(by) is not None:
+        return None
+    check_scope(by, verb)
+    return Folder(by.user_id, where.folder_id if isinstance(where, In) else None)
+
+
 async def resolve_place(tx: Tx, by: Principal, where: Place, verb: Verb) -> Folder | UserId:
     """Like :func:`resolve_folder`.  For ``Anywhere``, return the owner of the drive."""
     if not isinstance(where, Anywhere):
@@ -308,18 +317,24 @@ async def check_upload(tx: Tx, by: Principal, verb: Verb, upload: Upload) -> Non
     The upload must belong to the user, and its folder must lie in the folder
     that *by* is confined to.  Raises ``NotFound``, ``Forbidden``.
     """
+    if not covers_all_of(by, verb, upload) and not (
+        isinstance(by, ApiToken) and upload.owner_id == by.user_id and await _covers(tx, by, upload.parent_id)
+    ):
+        raise NotFound("There is no such upload.")
+
+
+def covers_all_of(by: Principal, verb: Verb, upload: Upload) -> bool:
+    """Whether *by* may perform *verb* on the upload wherever its folder lies.  Raises ``Forbidden``."""
     check_scope(by, verb)
     match by:
         case System():
-            covered = True
+            return True
         case ShareLink():
-            covered = False
+            return False
         case SignedUrl():
-            covered = upload.owner_id == by.user_id and upload.id == by.target_id
+            return upload.owner_id == by.user_id and upload.id == by.target_id
         case _:
-            covered = upload.owner_id == by.user_id and await _covers(tx, by, upload.parent_id)
-    if not covered:
-        raise NotFound("There is no such upload.")
+            return upload.owner_id == by.user_id and root_of(by) is None
 
 
 def check_scope(by: Principal, verb: Verb) -> None:

@@ -18,7 +18,7 @@ from datetime import datetime
 
 import msgspec
 
-from godrive.catalog import Tx
+from godrive.catalog import Final, Tx
 from godrive.catalog.chains import Step, chain
 from godrive.config import Auth
 from godrive.errors import NotFound, QuotaExceeded
@@ -92,16 +92,29 @@ async def record(
     tx.changed.add(owner_id)
 
 
-async def record_created(tx: Tx, file: File, *steps: Step, now: datetime, reserved: int, uploads: int) -> bool:
+async def record_created(
+    tx: Tx,
+    file: File,
+    *steps: Step,
+    now: datetime,
+    reserved: int,
+    uploads: int,
+    provided: tuple[str, tuple[object, ...]] | None = None,
+) -> bool:
     """Run *steps* and, if the first finds something, record that *file* was created.  Whether it was.
 
-    All of it is the last statement of the operation (see ``Tx.final``).
+    With *provided*, a condition on the owner's row and its values, that comes
+    first, and *steps* follow the step ``charged``.  All of it is the last
+    statement of the operation (see ``Tx.final``).
     """
     trace = Trace(file.kind, file.parent_id or "", file.parent_id or "")
     usage = file.size_bytes, 0, 0, reserved, 1, uploads, 0
-    kind, after = FileEventKind.CREATED, steps[0].name
-    recorded = _steps(tx, kind, file.owner_id, file.id, file, now=now, trace=trace, usage=usage, after=after)
-    made = await chain(tx, *steps, *recorded, final=file.id)
+    kind, after = FileEventKind.CREATED, "" if provided else steps[0].name
+    charged, logged = _steps(
+        tx, kind, file.owner_id, file.id, file, now=now, trace=trace, usage=usage, after=after, provided=provided
+    )
+    order = (charged, *steps, logged) if provided else (*steps, charged, logged)
+    made = await chain(tx, *order, final=Final(file.id, file.owner_id))
     if made:
         tx.changed.add(file.owner_id)
     return made
@@ -123,6 +136,7 @@ def _steps(
     trace: Trace,
     usage: tuple[int, ...],
     after: str = "",
+    provided: tuple[str, tuple[object, ...]] | None = None,
 ) -> tuple[Step, Step]:
     at = rows.micros(now)
     values = (
@@ -137,13 +151,28 @@ def _steps(
         0 if tx.sinks.webhook else 1,
         _encode(file).decode() if tx.sinks.nats and file is not None else None,
     )
-    return _charged(owner_id, usage, at, logged=1, after=after), Step("logged", _LOG, values, "entry_id")
+    charged = _charged(owner_id, usage, at, logged=1, after=after, provided=provided)
+    return charged, Step("logged", _LOG, values, "entry_id")
 
 
-def _charged(owner_id: UserId, usage: tuple[int, ...], at: int, *, logged: int, after: str = "") -> Step:
+FIRST_PROVIDED = 11
+"""The number of the first parameter of a condition for :func:`record_created`; ``$1`` is the owner."""
+
+
+def _charged(
+    owner_id: UserId,
+    usage: tuple[int, ...],
+    at: int,
+    *,
+    logged: int,
+    after: str = "",
+    provided: tuple[str, tuple[object, ...]] | None = None,
+) -> Step:
     """The step that adds to the usage, if there is something to add, and raises the change number."""
     condition = f" AND EXISTS (SELECT 1 FROM {after})" if after else ""
     sql, values = (_CHANGE, (owner_id, *usage, at, logged)) if any(usage) else (_CHANGE_ALONE, (owner_id, at, logged))
+    if provided is not None:
+        condition, values = f" AND {provided[0]}", (*values, *provided[1])
     return Step("charged", f"{sql}{condition}", values, "changes", again="users WHERE id = $1")
 
 

@@ -20,13 +20,14 @@ from string import ascii_lowercase, ascii_uppercase, digits
 import msgspec
 
 from godrive.catalog import Row, Tx
+from godrive.catalog.ancestors import VISIBLE
 from godrive.errors import CursorReset, Invalid
 from godrive.messages.changes import Change, ChangeKind, ChangePage, ListChanges
 from godrive.messages.system import ChangeNumbers
 from godrive.model import FileEventKind, Root, UserId
 from godrive.principal import Verb
 from godrive.rules import files, rows
-from godrive.rules.access import VISIBLE, resolve_folder
+from godrive.rules.access import resolve_folder
 from godrive.rules.registry import Env, rule
 
 KINDS = {kind.value: ChangeKind(kind.value) for kind in FileEventKind if kind is not FileEventKind.RENAMED}

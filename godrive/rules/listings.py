@@ -21,11 +21,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from godrive.catalog import Row
+from godrive.catalog.ancestors import depth_of
 from godrive.messages.files import Listing, ReadList
-from godrive.model import Anywhere, At, File, FileKind, In, Page, Sort
+from godrive.model import Anywhere, At, File, In, Page, Sort
 from godrive.principal import ApiToken, HostUser, UserSession, Verb, user_of
 from godrive.rules import rows
-from godrive.rules.access import ABOVE, check_scope, root_of
+from godrive.rules.access import check_scope, root_of
 from godrive.rules.lists import ORDERS, Chosen, Position, choose, key_of, list_sql, tag_of
 from godrive.rules.registry import LARGE_PAGE, Env
 
@@ -87,7 +88,7 @@ def prepare(ask: ReadList, env: Env, known: KnownPage | None) -> Asked | None:
 def finish(ask: ReadList, asked: Asked, row: Row, env: Env, *, nonce: str) -> tuple[Listing, KnownPage] | None:
     """Return the list, and what to know of it; ``None`` if ``lists`` must answer after all."""
     change, folder_depth, is_unsettled, keys, encoded = row
-    if change is None or folder_depth is None or folder_depth < 0 or is_unsettled:
+    if change is None or folder_depth is None or is_unsettled:
         return None
     owner_id, known = user_of(ask.by), asked.known
     tag = tag_of(owner_id, nonce, change)
@@ -115,17 +116,12 @@ def listing_sql(sort: Sort, *, whole: bool, in_folder: bool, prefix: bool, after
     """Return the statement, whose values are those of ``list_sql`` and those that are ``shown`` of the known page.
 
     Its row: the owner's change number if they are active, the depth of the
-    folder or -1, whether anything of the owner is unsettled, the keys, the rows
+    folder if it can be listed, whether anything of the owner is unsettled, the keys, the rows
     of unknown entries.
     """
     page = list_sql(sort, kind=None, in_folder=not whole, prefix=prefix, contains=False, after=after, columns=rows.LIVE)
     limit = 2 + (not whole) + 2 * prefix + 2 * after
-    folder = (
-        f"(SELECT {ABOVE} FROM entries WHERE id = $2 AND owner_id = $1 AND kind = '{FileKind.FOLDER.value}' "
-        "AND state = 'live')"
-        if in_folder
-        else "0"
-    )
+    folder = depth_of("$1", "$2") if in_folder else "0"
     unsettled = "max(unsettled)" if whole else "NULL"
     values = ", ".join(_COLUMNS)
     return (

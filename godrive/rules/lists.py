@@ -19,12 +19,13 @@ from typing import NamedTuple
 import msgspec
 
 from godrive.catalog import Row, Tx
+from godrive.catalog.ancestors import VISIBLE
 from godrive.errors import Invalid
 from godrive.messages.files import ListFiles, Listing, ReadList, Selection
 from godrive.model import ETag, File, FileKind, Page, Sort, UserId
 from godrive.principal import Verb
 from godrive.rules import rows
-from godrive.rules.access import VISIBLE, Folder, resolve_place
+from godrive.rules.access import Folder, resolve_place
 from godrive.rules.names import after_prefix, search_key
 from godrive.rules.registry import Env, rule
 

@@ -14,12 +14,13 @@ from typing import Any
 import msgspec
 
 from godrive.catalog import Tx
+from godrive.catalog.ancestors import VISIBLE
 from godrive.errors import Invalid
 from godrive.messages.files import ListByProperty, ListFavorites, UpdateFile
 from godrive.model import File, Page, PropertyValue, UserId
 from godrive.principal import Verb
 from godrive.rules import changes, rows
-from godrive.rules.access import VISIBLE, owner_of
+from godrive.rules.access import owner_of
 from godrive.rules.registry import Env, rule
 
 MOST_PROPERTIES = 64

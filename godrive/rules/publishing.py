@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from godrive.catalog import Tx
+from godrive.catalog.ancestors import held_depth
 from godrive.catalog.chains import Step
 from godrive.errors import Conflict, DigestMismatch, Gone, LengthMismatch, NotFound, TooDeep
 from godrive.messages.files import UpdateFile
@@ -30,8 +31,9 @@ from godrive.model import (
 )
 from godrive.principal import System, Verb
 from godrive.rules import changes, entries, rows, versions
-from godrive.rules.access import Folder, Resolved, check_upload, resolve_folder
+from godrive.rules.access import Folder, Resolved, check_upload, covers_all_of, resolve_folder
 from godrive.rules.files import update
+from godrive.rules.names import MOST_DEPTH
 from godrive.rules.registry import Env, rule
 from godrive.rules.room import hold_room
 from godrive.rules.uploads import check_target, ended, load
@@ -40,12 +42,16 @@ _COMMIT = (
     "UPDATE uploads SET state = 'committed', finished_at = $2, received_bytes = size_bytes, file_id = $3 "
     f"WHERE id = $1 AND state = 'pending' RETURNING {rows.UPLOAD}"
 )
-_COMMIT_SIMPLE = (  # a file in the root whose name is free
+_COMMIT_SIMPLE = (  # what becomes a new file because its name is free
     "UPDATE uploads SET state = 'committed', finished_at = $2, received_bytes = size_bytes, file_id = $3 "
-    "WHERE id = $1 AND state = 'pending' AND owner_id = $4 AND parent_id = '' AND name = $5 AND size_bytes = $6 "
-    "AND NOT EXISTS (SELECT 1 FROM entries WHERE owner_id = $4 AND parent_id = '' AND name_key = $7 "
+    "WHERE id = $1 AND state = 'pending' AND owner_id = $4 AND parent_id = $5 AND name = $6 AND size_bytes = $7 "
+    "AND NOT EXISTS (SELECT 1 FROM entries WHERE owner_id = $4 AND parent_id = $5 AND name_key = $8 "
     "AND entries.state = 'live')"
 )
+_COMMIT_IN_FOLDER = {
+    locks: f"{_COMMIT_SIMPLE} AND {held_depth('$4', '$5', '$1', locks=locks)} <= {MOST_DEPTH - 2}"
+    for locks in (False, True)
+}
 _REPLACED = "UPDATE uploads SET file_id = $2 WHERE id = $1"
 _UNNEEDED = "UPDATE uploads SET file_id = $2, reason = $3, cleanup_at = $4 WHERE id = $1"
 _NOT_PURGED = (  # the purge begins when the trash is emptied, and only the top of a tree is marked
@@ -76,31 +82,34 @@ async def publish(tx: Tx, ask: PublishUpload, env: Env) -> File:
 
 
 async def _publish_simple(tx: Tx, ask: PublishUpload, upload: Upload, file_id: FileId, env: Env) -> File | None:
-    """Publish in one statement what becomes a new file of the root.  ``None`` for anything else."""
+    """Publish in one statement what becomes a new file.  ``None`` for anything else."""
     is_simple = (
-        isinstance(ask.by, System)
-        and upload.id == ask.upload_id
-        and upload.parent_id is None
+        upload.id == ask.upload_id
         and upload.if_match is None
         and upload.kind is not UploadKind.PART
+        and upload.size_bytes == ask.blob.size_bytes
+        and (upload.sha256 is None or ask.blob.sha256 in (None, upload.sha256))
+        and covers_all_of(ask.by, Verb.CREATE, upload)
     )
     if not is_simple:
         return None
-    _check_bytes(upload, ask.blob)
-    file = _file(upload, ask.blob, Folder(upload.owner_id, None), file_id, env)
+    folder = Folder(upload.owner_id, upload.parent_id)
+    file = file_of(upload, ask.blob, folder, file_id, env)
     committed = (
         upload.id,
         rows.micros(env.now),
         file.id,
         upload.owner_id,
+        folder.key,
         upload.name,
         upload.size_bytes,
         name_key(upload.name),
     )
+    sql = _COMMIT_SIMPLE if folder.id is None else _COMMIT_IN_FOLDER[tx.joins]
     made = await changes.record_created(
         tx,
         file,
-        Step("committed", _COMMIT_SIMPLE, committed, "id"),
+        Step("committed", sql, committed, "id"),
         entries.placing(file, after="committed"),
         versions.adding(file, upload.object_key, after="committed"),
         now=env.now,
@@ -119,7 +128,8 @@ def _check_bytes(upload: Upload, blob: BlobInfo) -> None:
         raise DigestMismatch("The SHA-256 of the bytes differs from the declared one.")
 
 
-def _file(upload: Upload, blob: BlobInfo, folder: Folder, file_id: FileId, env: Env) -> File:
+def file_of(upload: Upload, blob: BlobInfo, folder: Folder, file_id: FileId, env: Env) -> File:
+    """Return the new file that the bytes of the upload make."""
     # The version has the id of the upload, so its sender can tell whether the file has these bytes now.
     at = rows.micros(env.now)
     return File(
@@ -154,7 +164,7 @@ async def become_file(
     An upload that *has_row* has reserved its bytes.  Raises ``NameTaken``,
     ``PreconditionFailed``, and ``QuotaExceeded`` if nothing was reserved.
     """
-    file = _file(upload, blob, folder, file_id, env)
+    file = file_of(upload, blob, folder, file_id, env)
     replaces = upload.on_conflict is OnConflict.REPLACE
     while True:
         if replaces and (target := await _target(tx, upload, folder)) is not None:

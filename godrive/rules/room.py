@@ -8,12 +8,22 @@ from godrive.errors import NotFound, QuotaExceeded
 from godrive.model import OnConflict, Upload, UserId
 from godrive.rules import changes
 
-HAS_ROOM = (
-    "id = $1 AND state = 'active' AND upload_count < $3 "
-    "AND entry_count + upload_count < $4 AND version_count + upload_count < $5 "
-    "AND (quota_bytes IS NULL OR live_bytes + trash_bytes + version_bytes + reserved_bytes + $2 <= quota_bytes)"
-)
-"""SQL: whether a user may have one more upload, of ``$2`` bytes.  The limits follow it: see :func:`limits_of`."""
+
+def room_for(first: int) -> str:
+    """Return SQL: whether an active user may have one more upload, of as many bytes as the parameter *first* says.
+
+    The limits follow that parameter: see :func:`limits_of`.
+    """
+    size, uploads, entries, versions = (f"${first + number}" for number in range(4))
+    return (
+        f"state = 'active' AND upload_count < {uploads} AND entry_count + upload_count < {entries} "
+        f"AND version_count + upload_count < {versions} AND (quota_bytes IS NULL "
+        f"OR live_bytes + trash_bytes + version_bytes + reserved_bytes + {size} <= quota_bytes)"
+    )
+
+
+HAS_ROOM = f"id = $1 AND {room_for(2)}"
+"""SQL: whether the user ``$1`` may have one more upload."""
 _HOLD = f"UPDATE users SET upload_count = upload_count WHERE {HAS_ROOM}"
 _NO_LIMIT = 2**62
 

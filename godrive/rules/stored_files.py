@@ -8,21 +8,33 @@ finds it if the process was killed.
 from __future__ import annotations
 
 from godrive.catalog import Tx
+from godrive.catalog.ancestors import held_depth
 from godrive.errors import NameTaken
 from godrive.messages.uploads import CheckRoom, Room, StoreFile
-from godrive.model import File, FileId, OnConflict, Upload, new_id
+from godrive.model import File, FileId, OnConflict, Upload, name_key, new_id
 from godrive.principal import Verb, user_of
-from godrive.rules import folders, rows
-from godrive.rules.access import check_scope
-from godrive.rules.publishing import become_file
+from godrive.rules import changes, entries, folders, rows, versions
+from godrive.rules.access import Folder, check_scope, presume
+from godrive.rules.names import MOST_DEPTH
+from godrive.rules.publishing import become_file, file_of
 from godrive.rules.registry import Env, rule
-from godrive.rules.room import HAS_ROOM, limits_of, no_room
+from godrive.rules.room import HAS_ROOM, limits_of, no_room, room_for
 from godrive.rules.uploads import check_offer
 
 _CHECK = (
     "SELECT quota_bytes - live_bytes - trash_bytes - version_bytes - reserved_bytes, upload_count, entry_count, "
     f"version_count FROM users WHERE {HAS_ROOM}"
 )
+_FIRST = changes.FIRST_PROVIDED
+_IS_NEW = (
+    f"{room_for(_FIRST)} AND NOT EXISTS (SELECT 1 FROM entries WHERE owner_id = $1 AND parent_id = ${_FIRST + 4} "
+    f"AND name_key = ${_FIRST + 5} AND entries.state = 'live') "
+    f"AND NOT EXISTS (SELECT 1 FROM versions WHERE id = ${_FIRST + 6})"
+)
+_IS_NEW_IN_FOLDER = {
+    locks: f"{_IS_NEW} AND {held_depth('$1', f'${_FIRST + 4}', locks=locks)} <= {MOST_DEPTH - 2}"
+    for locks in (False, True)
+}
 _STORED = f"SELECT {rows.FILE} FROM entries WHERE id = (SELECT file_id FROM versions WHERE id = $1)"
 
 
@@ -46,11 +58,24 @@ async def store(tx: Tx, ask: StoreFile, env: Env) -> File:
     """As ``StoreFile`` says."""
     await tx.grow()
     check_offer(ask)
-    if ask.on_conflict is OnConflict.RENAME and (before := await _stored(tx, ask)) is not None:
+    file = await _store_simple(tx, ask, env)
+    if file is not None:
+        return file
+    if (before := await _stored(tx, ask)) is not None:
         return before
     # As for an upload that begins: the root takes no lock, because it cannot be deleted.
     folder = await folders.target(tx, ask.by, ask.where, env, lock=False)
-    upload = Upload(
+    upload = _upload(ask, folder, env)
+    try:
+        return await become_file(tx, upload, folder, ask.blob, env, file_id=FileId(new_id()), has_row=False)
+    except NameTaken:
+        if (before := await _stored(tx, ask)) is None:
+            raise
+        return before
+
+
+def _upload(ask: StoreFile, folder: Folder, env: Env) -> Upload:
+    return Upload(
         id=ask.upload_id,
         owner_id=folder.owner_id,
         object_key=ask.blob.key,
@@ -64,12 +89,27 @@ async def store(tx: Tx, ask: StoreFile, env: Env) -> File:
         on_conflict=ask.on_conflict,
         if_match=ask.if_match,
     )
-    try:
-        return await become_file(tx, upload, folder, ask.blob, env, file_id=FileId(new_id()), has_row=False)
-    except NameTaken:
-        if (before := await _stored(tx, ask)) is None:
-            raise
-        return before
+
+
+async def _store_simple(tx: Tx, ask: StoreFile, env: Env) -> File | None:
+    """Store in one statement what becomes a new file.  ``None`` for anything else."""
+    folder = presume(ask.by, ask.where, Verb.CREATE) if ask.if_match is None else None
+    if folder is None:
+        return None
+    file = file_of(_upload(ask, folder, env), ask.blob, folder, FileId(new_id()), env)
+    limits = limits_of(env.config.auth, replaces=ask.on_conflict is OnConflict.REPLACE)
+    values = (file.size_bytes, *limits, folder.key, name_key(file.name), file.version_id)
+    made = await changes.record_created(
+        tx,
+        file,
+        entries.placing(file, after="charged"),
+        versions.adding(file, ask.blob.key, after="charged"),
+        now=env.now,
+        reserved=0,
+        uploads=0,
+        provided=(_IS_NEW if folder.id is None else _IS_NEW_IN_FOLDER[tx.joins], values),
+    )
+    return file if made else None
 
 
 async def _stored(tx: Tx, ask: StoreFile) -> File | None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from godrive.catalog import Tx
+from godrive.catalog.ancestors import ABOVE, VISIBLE
 from godrive.errors import NotFound
 from godrive.messages.files import EmptyTrash, ListTrash, PurgeFile, RestoreFile, TrashFile
 from godrive.messages.system import SettleTrash
@@ -34,7 +35,7 @@ from godrive.model import (
 )
 from godrive.principal import Principal, Verb
 from godrive.rules import changes, entries, rows
-from godrive.rules.access import ABOVE, VISIBLE, Folder, owner_of, resolve, root_of
+from godrive.rules.access import Folder, owner_of, resolve, root_of
 from godrive.rules.names import check_depth, search_key
 from godrive.rules.registry import Env, rule
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 
-from godrive.catalog import Tx
+from godrive.catalog import Final, Tx
+from godrive.catalog.ancestors import depth_of
 from godrive.catalog.chains import Step, chain
 from godrive.config import Auth
 from godrive.errors import (
@@ -44,8 +45,8 @@ from godrive.model import (
 )
 from godrive.principal import Principal, Verb
 from godrive.rules import entries, folders, rows
-from godrive.rules.access import Folder, Resolved, check_scope, check_upload, owner_of
-from godrive.rules.names import check_name
+from godrive.rules.access import Folder, Resolved, check_scope, check_upload, owner_of, presume
+from godrive.rules.names import MOST_DEPTH, check_name
 from godrive.rules.registry import Env, rule
 from godrive.rules.room import HAS_ROOM, limits_of, no_room
 
@@ -60,6 +61,7 @@ _RESERVE = (
     "AND ($6 = 'rename' OR NOT EXISTS (SELECT 1 FROM entries WHERE owner_id = $1 AND parent_id = $7 "
     "AND name_key = $8 AND entries.state = 'live' AND ($6 = 'fail' OR kind = 'folder')))"
 )
+_IN_FOLDER = f"{_RESERVE} AND {depth_of('$1', '$7')} <= {MOST_DEPTH - 2}"
 _BEGIN = (
     "INSERT INTO uploads (id, owner_id, object_key, name, mime, size_bytes, created_at, expires_at, sha256, parent_id, "
     "on_conflict, state, next_check_at, modified_at, if_match, kind, deferred, note) "
@@ -78,8 +80,9 @@ async def begin(tx: Tx, ask: BeginUpload, env: Env) -> Upload:
     if ask.sha256 is not None and not _SHA256.fullmatch(ask.sha256):
         raise Invalid("A SHA-256 digest is 64 hexadecimal digits in lower case.", field="sha256")
     replaces = ask.on_conflict is OnConflict.REPLACE
+    presumed = presume(ask.by, ask.where, Verb.CREATE) if ask.if_match is None else None
     # An upload into the root takes no lock, because the root cannot be deleted.
-    folder = await folders.target(tx, ask.by, ask.where, env, lock=False)
+    folder = presumed or await folders.target(tx, ask.by, ask.where, env, lock=False)
     if ask.if_match is not None:
         check_target(await entries.find(tx, folder, ask.name), ask.name, ask.if_match)
     upload_id, blob_id = new_id(), new_id()
@@ -129,10 +132,14 @@ async def begin(tx: Tx, ask: BeginUpload, env: Env) -> Upload:
         int(upload.deferred),
         upload.note,
     )
+    reserve = Step("reserved", _RESERVE if folder.id is None else _IN_FOLDER, reserved, "id")
     # Last, because it locks the owner's row: their other uploads wait only for this commit.
-    steps = Step("reserved", _RESERVE, reserved, "id"), Step("begun", _BEGIN, begun, "id")
-    if not await chain(tx, *steps, final=upload.id):
-        raise await _refusal(tx, upload, limits)
+    begun_step = Step("begun", _BEGIN, begun, "id")
+    while not await chain(tx, reserve, begun_step, final=Final(upload.id, upload.owner_id)):
+        if presumed is None or presumed.id is None:
+            raise await _refusal(tx, upload, limits)
+        await folders.target(tx, ask.by, ask.where, env)  # raises if the folder is the reason
+        presumed = None
     return upload
 
 

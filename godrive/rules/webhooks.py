@@ -12,6 +12,7 @@ from godrive import webhook_signature
 from godrive.backoff import Backoff
 from godrive.callbacks import callback_url, literal_refusal
 from godrive.catalog import Row, Tx
+from godrive.catalog.ancestors import VISIBLE
 from godrive.errors import Invalid, NotFound, QuotaExceeded
 from godrive.messages.changes import Change, ListChanges
 from godrive.messages.system import (
@@ -26,7 +27,6 @@ from godrive.messages.webhooks import AddWebhook, ListWebhooks, RemoveWebhook, R
 from godrive.model import FileId, FileKind, UserId, new_id
 from godrive.network import network
 from godrive.rules import feed, rows
-from godrive.rules.access import VISIBLE
 from godrive.rules.registry import Env, rule
 
 _LONGEST_URL = 2048

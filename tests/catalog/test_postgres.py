@@ -13,7 +13,7 @@ import pytest
 from asyncpg import exceptions as pg
 
 from godrive import config
-from godrive.catalog import Tx, postgres
+from godrive.catalog import Final, Tx, postgres
 from godrive.catalog.chains import Step, chain
 from godrive.catalog.postgres import PostgresCatalog
 from godrive.catalog.postgres_errors import translate
@@ -22,6 +22,7 @@ from godrive.clock import SystemClock
 from godrive.errors import (
     ConfigError,
     DriveError,
+    Gone,
     Invalid,
     NameTaken,
     NotFound,
@@ -30,8 +31,8 @@ from godrive.errors import (
     Unauthenticated,
 )
 from godrive.messages.system import ClaimPurges, FinishPurge, IndexNames, SettleTrash
-from godrive.messages.uploads import BeginUpload, PublishUpload
-from godrive.model import File, OnConflict, Sort, Upload, UserId
+from godrive.messages.uploads import BeginUpload, PublishUpload, StoreFile
+from godrive.model import File, OnConflict, Sort, Upload, UploadId, UserId, new_id
 from godrive.rules import sessions, users
 from godrive.rules.registry import RULES
 from tests.conftest import require
@@ -233,6 +234,29 @@ async def test_what_two_gateways_do_to_one_file_is_counted_once(contested: Conte
     usage = await contested.one.usage(contested.owner)
     assert (usage.live_bytes, usage.trash_bytes) == (0, 10)
     assert await contested.one.drift() == 0
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+@pytest.mark.parametrize("way", ["publish", "store"])
+async def test_a_folder_that_goes_while_its_owner_is_locked_takes_no_file(
+    contested: Contested, way: str, depth: int
+) -> None:
+    rig, owner = contested.one, contested.owner
+    outer = await rig.folder(owner, "outer")
+    inner = await rig.folder(owner, "inner", where=inside(outer))
+    await rig.file(owner, "first", where=inside(inner))
+    upload = await rig.begin(owner, "new", where=inside(inner))
+    publish = PublishUpload(SERVER, upload.id, rig.blob(upload), upload)
+    store = StoreFile(host(owner), inside(inner), "new", "a/b", rig.blob(upload), UploadId(new_id()))
+    await contested.rival.execute(LOCK, owner)
+    await contested.rival.execute(
+        "UPDATE entries SET state = 'trashed', trashed_at = 1, purge_at = 2 WHERE id = $1", (inner, outer)[depth].id
+    )
+    waiting = asyncio.ensure_future(rig.ask(publish if way == "publish" else store))
+    await contested.waiting(1)
+    await contested.rival.execute("COMMIT")
+    with pytest.raises(Gone if way == "publish" else NotFound):
+        await waiting
 
 
 async def test_a_file_whose_purge_has_been_claimed_is_not_restored_by_another_gateway(contested: Contested) -> None:
@@ -457,7 +481,7 @@ async def test_a_chain_whose_answer_was_lost_is_not_made_again(
     async def operation(tx: Tx) -> None:
         found = Step("found", "UPDATE leases SET expires_at = 1 WHERE name = $1", ("a",), "holder")
         made = "INSERT INTO leases (name, holder, expires_at) SELECT $1, found.holder, 0 FROM found"
-        await chain(tx, found, Step("made", made, ("b",), "name"), final="b")
+        await chain(tx, found, Step("made", made, ("b",), "name"), final=Final("b", UserId("owner")))
 
     fetchmany = Connection.fetchmany
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from godrive import config
 from godrive.catalog import Tx
@@ -25,8 +26,9 @@ from godrive.errors import DriveError
 from godrive.messages.batches import Act, RunBatch, Step
 from godrive.messages.files import EmptyTrash
 from godrive.messages.system import FinishVersion
+from godrive.messages.uploads import StoreFile
 from godrive.messages.versions import DeleteVersion, RestoreVersion
-from godrive.model import File, FileId, OnConflict, Upload, UserId, VersionId
+from godrive.model import File, FileId, ObjectKey, OnConflict, Upload, UploadId, UserId, VersionId, new_id
 from godrive.rules import copies
 from tests.contracts.rig import ROOT, Rig, host, inside
 from tests.servers import PostgresServer
@@ -40,11 +42,13 @@ PAIRS = int(os.environ.get("GODRIVE_TEST_RACES", "10"))
 class Scene:
     """The same for each owner.
 
-    There are ``a/x`` with two versions, ``a/b/y``, an empty folder ``d``, ``t`` in the trash, and two uploads.
+    There are ``a/x`` with two versions, ``a/b/y``, an empty folder ``d``, ``t`` in the trash, and three uploads.
     """
 
-    def __init__(self, rig: Rig, owner: UserId, entries: dict[str, File], uploads: dict[OnConflict, Upload]) -> None:
-        self.rig, self.owner, self.entries, self.uploads = rig, owner, entries, uploads
+    def __init__(
+        self, rig: Rig, owner: UserId, entries: dict[str, File], uploads: dict[OnConflict, Upload], new: Upload
+    ) -> None:
+        self.rig, self.owner, self.entries, self.uploads, self.new = rig, owner, entries, uploads, new
 
     @classmethod
     async def make(cls, rig: Rig) -> Scene:
@@ -61,7 +65,7 @@ class Scene:
             on_conflict: await rig.begin(owner, "x", size=8, where=inside(a), on_conflict=on_conflict)
             for on_conflict in (OnConflict.REPLACE, OnConflict.RENAME)
         }
-        return cls(rig, owner, made, uploads)
+        return cls(rig, owner, made, uploads, await rig.begin(owner, "z", size=32, where=inside(b)))
 
     async def state(self) -> list[Any]:
         """What the owner has, without ids: paths, sizes, states, and the usage."""
@@ -114,6 +118,17 @@ async def put_beside(scene: Scene, rig: Rig) -> None:
     await rig.publish(scene.uploads[OnConflict.RENAME])
 
 
+async def put_new(scene: Scene, rig: Rig) -> None:
+    await rig.publish(scene.new)
+
+
+async def put_at_once(scene: Scene, rig: Rig) -> None:
+    """Without an upload."""
+    blob = rig.blob(replace(scene.new, object_key=ObjectKey(new_id())))
+    where = inside(scene.entries["b"])
+    await rig.ask(StoreFile(host(scene.owner), where, "s", "a/b", blob, UploadId(new_id())))
+
+
 async def restore_version(scene: Scene, rig: Rig) -> None:
     file_id, version_id = scene.version
     await rig.ask(RestoreVersion(host(scene.owner), file_id, version_id))
@@ -158,6 +173,8 @@ CHANGES: dict[str, Change] = {
     "make a folder in b": step(Act.MKDIR, None, "b", "n"),
     "replace x": put,
     "put another x": put_beside,
+    "put a new one into b": put_new,
+    "put one into b at once": put_at_once,
     "restore the version before of x": restore_version,
     "delete the version before of x": delete_version,
     "empty the trash": empty,

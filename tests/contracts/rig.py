@@ -180,7 +180,7 @@ class Rig:
         )
 
     async def publish(self, upload: Upload, **options: Any) -> File:
-        return await self.ask(PublishUpload(by=SERVER, upload_id=upload.id, blob=self.blob(upload, **options)))
+        return await self.ask(PublishUpload(SERVER, upload.id, self.blob(upload, **options), upload))
 
     async def file(self, owner: UserId, name: str = "a.txt", *, size: int = 10, **options: Any) -> File:
         return await self.publish(await self.begin(owner, name, size=size, **options))

@@ -285,6 +285,7 @@ CREATE INDEX uploads_owner ON uploads (owner_id, created_at, id);
 CREATE INDEX uploads_due ON uploads (next_check_at) WHERE state = 'pending';
 CREATE INDEX uploads_cleanup ON uploads (cleanup_at) WHERE cleanup_at IS NOT NULL;
 CREATE INDEX uploads_finished ON uploads (finished_at) WHERE finished_at IS NOT NULL;
+{hold_folders};
 
 -- status is absent while the first request with the key is being served.
 CREATE TABLE idempotency_keys (

@@ -13,12 +13,12 @@ import pytest
 from msgspec.structs import replace
 
 from godrive.actors.metadata import MetadataActor
-from godrive.catalog import Catalog, Row, Tx
+from godrive.catalog import Catalog, Final, Row, Tx
 from godrive.catalog.chains import Step, chain
-from godrive.errors import DriveError, Invalid, NameTaken, QuotaExceeded
-from godrive.messages.files import ReadList
-from godrive.messages.uploads import BeginUpload, GetUpload, PublishUpload
-from godrive.model import Anywhere, OnConflict, Root, UploadState
+from godrive.errors import DriveError, Gone, Invalid, NameTaken, NotFound, QuotaExceeded
+from godrive.messages.files import ReadList, UpdateFile
+from godrive.messages.uploads import BeginUpload, GetUpload, PublishUpload, StoreFile
+from godrive.model import Anywhere, FileId, In, ObjectKey, OnConflict, Root, Spot, UploadId, UploadState, UserId, new_id
 from godrive.rules import lists
 from tests.cases import ON_POSTGRES
 from tests.contracts.rig import ROOT, SERVER, Rig, host, inside
@@ -40,7 +40,8 @@ async def rows(tx: Tx) -> list[Row]:
 async def follow(tx: Tx, new: str, *, of: str = "a", holder: str = "y", final: bool = True) -> str | None:
     found = Step("found", FIND, (of,), "expires_at", again="leases WHERE name = $1")
     made = Step("made", FOLLOW, (new, holder), "name")
-    return new if await chain(tx, found, made, final=new if final else None) else None
+    end = Final(new, UserId("owner")) if final else None
+    return new if await chain(tx, found, made, final=end) else None
 
 
 @pytest.mark.parametrize("final", [True, False])
@@ -117,6 +118,52 @@ async def test_an_upload_that_was_read_before_is_published_like_any_other(rig: R
     assert await rig.drift() == 0
 
 
+async def test_whoever_finds_no_folder_is_told_so(rig: Rig) -> None:
+    owner, other = await rig.user(), await rig.user()
+    outer = await rig.folder(owner, "outer")
+    folder, strange = await rig.folder(owner, "folder", where=inside(outer)), await rig.folder(other)
+    file = await rig.file(owner, "first", where=inside(folder))
+    pending = [await rig.begin(owner, f"{number}", where=inside(folder)) for number in range(3)]
+    by, blob = host(owner), rig.blob(pending[2])
+
+    async def refusals(where: In) -> list[DriveError | None]:
+        found: list[DriveError | None] = []
+        key, upload_id = ObjectKey(new_id()), UploadId(new_id())
+        for asked in (
+            rig.ask(BeginUpload(by, where, "a", "a/b", 1)),
+            rig.ask(StoreFile(by, where, "a", "a/b", replace(blob, key=key), upload_id)),
+        ):
+            try:
+                await asked
+            except DriveError as error:
+                found.append(error)
+            else:
+                found.append(None)
+        return found
+
+    for where in (inside(file), inside(strange), In(folder_id=FileId(new_id()))):
+        found = await refusals(where)
+        assert [(type(error), error and error.field) for error in found] == [(NotFound, "parent_id")] * 2
+    assert await refusals(inside(folder)) == [None, None]
+    await rig.trash(outer)
+    assert [type(error) for error in await refusals(inside(folder))] == [NotFound] * 2
+    for by_ in (SERVER, host(owner)):
+        with pytest.raises(Gone):
+            await rig.ask(PublishUpload(by_, pending[0].id, rig.blob(pending[0]), pending[0]))
+    await rig.restore(outer)
+    assert [type(error) for error in await refusals(inside(folder))] == [NameTaken] * 2
+    moved = await rig.ask(UpdateFile(by, folder.id, where=ROOT))
+    published = await rig.ask(PublishUpload(SERVER, pending[0].id, rig.blob(pending[0]), pending[0]))
+    assert published.parent_id == moved.id
+    with pytest.raises(NotFound):
+        await rig.ask(PublishUpload(host(other), pending[1].id, rig.blob(pending[1]), pending[1]))
+    assert (await rig.ask(GetUpload(SERVER, pending[1].id))).state is UploadState.PENDING
+    await rig.run("UPDATE users SET state = 'disabled' WHERE id = $1", owner)
+    assert [type(error) for error in await refusals(inside(folder))] == [NotFound] * 2
+    await rig.run("UPDATE users SET state = 'active' WHERE id = $1", owner)
+    assert await rig.drift() == 0
+
+
 async def test_what_was_read_does_not_count_when_the_row_has_changed(rig: Rig) -> None:
     owner, other = await rig.user(), await rig.user()
     pending = await rig.begin(owner, "a")
@@ -159,16 +206,37 @@ def sent(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counts
 
 
-async def test_on_postgresql_an_intent_and_a_publish_are_one_round_trip_each(rig: Rig, sent: Counter[str]) -> None:
+@ON_POSTGRES
+async def test_an_intent_a_publish_and_a_stored_file_are_one_round_trip_each(rig: Rig, sent: Counter[str]) -> None:
     owner = await rig.user()
-    is_postgres = bool(sent)
-    for number in range(2):  # the first prepares the statements
-        sent.clear()
-        pending = await rig.ask(BeginUpload(host(owner), ROOT, str(number), "a/b", 1))
-        assert sent == ({"fetchmany": 1} if is_postgres else {})
-        sent.clear()
-        await rig.ask(PublishUpload(SERVER, pending.id, rig.blob(pending), pending))
-        assert sent == ({"fetchmany": 1} if is_postgres else {})
+    outer = await rig.folder(owner, "outer")
+    inner = await rig.folder(owner, "inner", where=inside(outer))
+    await rig.file(owner, "first", where=inside(inner))  # the first file of a folder raises the heights above it
+    by = host(owner)
+    places: list[Spot] = [ROOT, inside(outer), inside(inner)]
+    for number, where in enumerate(places):
+        for on_conflict in OnConflict:
+            name = f"{number} {on_conflict}"
+            sent.clear()
+            pending = await rig.ask(BeginUpload(by, where, name, "a/b", 1, on_conflict=on_conflict))
+            assert sent == {"fetchmany": 1}, (where, on_conflict)
+            sent.clear()
+            file = await rig.ask(PublishUpload(SERVER, pending.id, rig.blob(pending), pending))
+            assert sent == {"fetchmany": 1}, (where, on_conflict)
+            assert (file.name, file.parent_id) == (name, pending.parent_id)
+            sent.clear()
+            pending = await rig.ask(BeginUpload(by, where, f"{name} by its user", "a/b", 1, on_conflict=on_conflict))
+            await rig.ask(PublishUpload(by, pending.id, rig.blob(pending), pending))
+            assert sent == {"fetchmany": 2}
+            sent.clear()
+            stored = StoreFile(
+                by, where, f"{name} stored", "a/b", rig.blob(pending), UploadId(new_id()), on_conflict=on_conflict
+            )
+            file = await rig.ask(stored)
+            assert sent == {"fetchmany": 1}
+            assert await rig.ask(stored) == file
+            assert (await rig.get(owner, file.id)) == file
+    assert await rig.drift() == 0
 
 
 async def test_on_postgresql_many_intents_take_few_round_trips(rig: Rig, sent: Counter[str]) -> None:
@@ -180,6 +248,25 @@ async def test_on_postgresql_many_intents_take_few_round_trips(rig: Rig, sent: C
     await asyncio.gather(*(rig.ask(PublishUpload(SERVER, each.id, rig.blob(each), each)) for each in pending))
     assert sum(sent.values()) <= 6
     assert await rig.drift() == 0
+
+
+@ON_POSTGRES
+async def test_statements_that_run_together_lock_users_in_the_order_of_ids(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owners = sorted([await rig.user() for _ in range(10)], reverse=True)
+    locked: list[list[str]] = []
+    fetchmany = asyncpg.Connection.fetchmany
+
+    async def noted(self: Any, sql: str, values: Any, **options: Any) -> Any:
+        locked.append([row[0] for row in values])
+        return await fetchmany(self, sql, values, **options)
+
+    monkeypatch.setattr(asyncpg.Connection, "fetchmany", noted)
+    await asyncio.gather(*(rig.ask(BeginUpload(host(owner), ROOT, "a", "a/b", 1)) for owner in owners))
+    assert sum(map(len, locked)) == 10
+    assert all(batch == sorted(batch) for batch in locked)
+    assert max(map(len, locked)) > 1
 
 
 @ON_POSTGRES
