@@ -63,6 +63,17 @@ def binds_every_address(text: str) -> bool:
     return socket_path(text) is None and bind_addresses(text)[-1] == "0.0.0.0"  # noqa: S104
 
 
+def binds_loopback(text: str) -> bool:
+    """Whether only this machine reaches ``server.host``: a Unix socket, or a loopback address."""
+    if socket_path(text) is not None:
+        return True
+    address = bind_addresses(text)[-1]
+    try:
+        return client_address(address).is_loopback
+    except ValueError:
+        return address == "localhost" or address.endswith(".localhost")
+
+
 @lru_cache(maxsize=64)  # answers name it in Location
 def local_url(text: str, port: int, scheme: str = "http") -> str:
     """Return the URL of a server on ``server.host`` for a client on the same machine."""

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from godrive import __version__
+from godrive import __version__, network
 from godrive.cli import main
 from godrive.credentials import check_password
 from tests.cases import each
@@ -534,6 +534,16 @@ def test_a_server_without_a_public_url_on_every_address_says_what_its_urls_are_g
     assert "GODRIVE_SERVER_PUBLIC_URL" in warning["hint"]
 
 
+@each("host", ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1", "localhost", "a.localhost", "unix:/run/godrive"])
+def test_only_this_machine_reaches_a_loopback_address(host: str) -> None:
+    assert network.binds_loopback(host)
+
+
+@each("host", ["0.0.0.0", "*", "::", "192.0.2.1", "2001:db8::1", "drive.example", "localhost.example"])
+def test_other_machines_reach_any_other_address(host: str) -> None:
+    assert not network.binds_loopback(host)
+
+
 @pytest.mark.slow
 def test_log_is_json_and_carries_the_request_id(tmp_path: Path) -> None:
     server = DriveServer(tmp_path / "drive")
@@ -558,7 +568,13 @@ def test_second_signal_ends_at_once(tmp_path: Path) -> None:
             server.process.wait_until(lambda: answers(server.port))
             server.process.send(signal.SIGTERM)
             server.process.wait_until(lambda: "stopping" in server.log)
-            server.process.send(signal.SIGTERM)
+
+            def has_ended() -> bool:  # one that comes with the first is no second one
+                assert server.process is not None
+                server.process.send(signal.SIGTERM)
+                return server.process.status is not None
+
+            server.process.wait_until(has_ended)
             assert server.process.wait(5.0) == 128 + signal.SIGTERM
     finally:
         server.close()

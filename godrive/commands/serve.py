@@ -25,7 +25,7 @@ from godrive.commands.reload import Reloader
 from godrive.commands.signals import Signals, ignore_until_ready
 from godrive.config import Actors, Config
 from godrive.errors import ConfigError
-from godrive.network import bind_addresses, binds_every_address, socket_path
+from godrive.network import bind_addresses, binds_every_address, binds_loopback, socket_path
 from godrive.paths import exists
 
 if TYPE_CHECKING:
@@ -200,9 +200,11 @@ def _announce(config: Config, urls: Sequence[str], process_log: logs.ProcessLog)
         _say(process_log, f"GoDrive {__version__} listens on {' and '.join(urls)}")
         _say(process_log, f"The URLs that it hands out begin with {base_url}")
     server = config.server
-    if urls and not (server.public_url or server.allowed_hosts) and binds_every_address(server.host):
+    if urls and not (server.public_url or server.allowed_hosts) and not binds_loopback(server.host):
         hint = "Set server.public_url, or GODRIVE_SERVER_PUBLIC_URL, to the address that clients use."
-        works_for = "clients on this machine, and those that use a private address of it"
+        works_for = "clients that reach this address"
+        if binds_every_address(server.host):
+            works_for = "clients on this machine, and those that use a private address of it"
         log.warning("public_url_not_set", urls_begin_with=base_url, works_for=works_for, hint=hint)
 
 

@@ -1,10 +1,13 @@
 """What signals do to the server.
 
-SIGTERM, SIGINT and SIGQUIT stop it in good order, and a second one of them ends
-the process at once.  SIGHUP reloads the configuration, or stops the server when
+SIGTERM, SIGINT and SIGQUIT stop it in good order, and a later one of them ends
+the process at once.  One that comes with the first is no second one: GNU timeout
+and some init programs signal a process and then its group.  SIGHUP reloads the configuration, or stops the server when
 it means that the terminal is gone.  Every other signal that would end or
 suspend a process by default is logged and ignored: operators send them to the
-wrong process, and supervisors and shells send them unasked.
+wrong process, and supervisors and shells send them unasked.  SIGTSTP (Ctrl-Z)
+suspends the server, as its user on the terminal expects, and what reports a bug
+in the process, such as SIGSEGV and SIGABRT, ends it.
 """
 
 from __future__ import annotations
@@ -20,7 +23,10 @@ log = structlog.get_logger("godrive")
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
-_STRAY = ("USR1", "USR2", "ALRM", "VTALRM", "PROF", "IO", "POLL", "PWR", "STKFLT", "EMT", "TTIN", "TTOU")
+TOGETHER = 0.3
+"""Seconds in which a stopping signal that is repeated counts once."""
+
+_STRAY = ("XCPU", "USR1", "USR2", "ALRM", "VTALRM", "PROF", "IO", "POLL", "PWR", "STKFLT", "EMT", "TTIN", "TTOU")
 
 
 def _nothing() -> None: ...
@@ -56,7 +62,8 @@ class Signals:
         self._on_reload = on_reload
         self._on_end = on_end
         self._terminals = [fd for fd in (0, 1, 2) if os.isatty(fd)]
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
+        self._stopping_at = 0.0
         for number in STOPPING:
             loop.add_signal_handler(number, self._stop, number)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
@@ -65,10 +72,12 @@ class Signals:
 
     def _stop(self, number: signal.Signals) -> None:
         if self.received is not None:
+            if self._loop.time() < self._stopping_at + TOGETHER:
+                return
             log.warning("ended_at_once", signal=number.name)
             self._on_end()
             os._exit(128 + number)
-        self.received = number.name
+        self.received, self._stopping_at = number.name, self._loop.time()
         self.on_stop()
 
     def _hang_up(self) -> None:
