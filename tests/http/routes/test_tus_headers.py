@@ -9,6 +9,8 @@ from urllib.parse import quote
 import pytest
 
 from godrive.http.api.tus_headers import MOST_METADATA
+from godrive.http.wire import fair_queue
+from godrive.http.wire.fair_queue import FairQueue
 from godrive.messages.auth import Authenticate
 from godrive.model import FileId
 from godrive.principal import ApiToken, Scope
@@ -300,6 +302,23 @@ async def test_a_page_of_an_allowed_origin_reads_answers_and_errors(ann: Person,
         assert "Origin" in ",".join(answer.headers.getall("Vary"))
     other = await send(ann, "HEAD", url, Origin="https://other.example")
     assert "Access-Control-Allow-Origin" not in other.headers
+
+
+async def test_a_page_of_an_allowed_origin_reads_that_the_server_is_full(
+    ann: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = await create(ann, len(HELLO))
+    monkeypatch.setattr(fair_queue, "MOST_WAITING", 0)
+    monkeypatch.setattr(FairQueue, "enter", lambda *_: False)
+    for answer in (
+        await send(ann, "POST", "/v1/tus", Upload_Length=1, **ORIGIN),
+        await patch(ann, url, 0, b"x", **ORIGIN),
+        await send(ann, "HEAD", url, **ORIGIN),
+    ):
+        assert answer.status == 503
+        assert int(answer.headers["Retry-After"]) > 0
+        assert answer.headers["Access-Control-Allow-Origin"] == "https://app.example"
+        assert set(answer.headers["Access-Control-Expose-Headers"].split(", ")) >= EXPOSED
 
 
 @each("path", ["/v1/tus", "/v1/tus/", "/v1/tus/by-path/a/", "/v1/tus/x"])
