@@ -372,7 +372,7 @@ async def _finish(drive: GoDrive, by: Principal, upload: Upload, turn: Turn) -> 
         blob = await _store(drive).finish(staged_of(upload), sha256=upload.sha256, mime=upload.mime or None)
     except UploadFinished:  # an earlier attempt, or another process, has made the blob
         blob = await drive.storage.ask(HeadBlob(key))
-    except DigestMismatch as error:
+    except (DigestMismatch, Gone) as error:
         await _fail(drive, by, upload, error)
         raise
     if blob.sha256 is None:  # another process had its first bytes

@@ -41,7 +41,7 @@ from godrive.blobs.s3.reading import Reading
 from godrive.blobs.s3.spans import Span, pieced
 from godrive.blobs.s3.staged_bytes import Noted, TailedBody
 from godrive.blobs.s3.writing import Writing
-from godrive.errors import DriveError, Gone, NotFound, TooLarge, UploadFinished
+from godrive.errors import DriveError, Gone, Invalid, NotFound, TooLarge, UploadFinished
 from godrive.model import BlobInfo, ObjectKey, new_id
 
 SMALLEST_PART = 5 * 1024 * 1024
@@ -206,13 +206,20 @@ class Appends(Reading, Writing):
                 reader = self._reader(self._tail(key, noted, size))
                 async with reader.receiving(), aclosing(reader.parts(lambda _: COPY_LIMIT)) as parts:
                     noted = await self._send(key, noted, await anext(parts))
-            stored = [part async for part in self.multipart.parts(place, noted.upload) if part.number <= noted.parts]
+            found = [part async for part in self.multipart.parts(place, noted.upload)]
+            stored = [part for part in found if part.number <= noted.parts]
             if not noted.matches(stored):
                 raise _lost()
-            await self.publish_parts(key, noted.upload, [(part.number, part.etag) for part in stored], noted.writer)
-        except (Gone, NotFound):
+            try:
+                joined: list[tuple[int, str]] = [(part.number, part.etag) for part in stored]
+                await self.publish_parts(key, noted.upload, joined, noted.writer)
+            except Invalid:
+                if len(found) == len(stored):
+                    raise
+                raise Gone("The store joins no parts without those of a refused request that follow them.") from None
+        except (Gone, NotFound) as error:
             await self.refuse_existing(place)
-            raise _lost() from None
+            raise (error if isinstance(error, Gone) else _lost()) from None
 
     async def _publish_tail(self, key: ObjectKey, noted: Noted, size: int, sha256: str | None, mime: str | None) -> str:
         reader = self._reader(self._tail(key, noted, size), sha256)

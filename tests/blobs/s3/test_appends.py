@@ -10,12 +10,20 @@ from typing import Any
 import anyio
 import pytest
 
+from godrive import resumable
 from godrive.blobs import Staged
 from godrive.blobs.s3 import slots
+from godrive.blobs.s3.appends import SMALLEST_PART
 from godrive.blobs.s3.slots import Slots
 from godrive.blobs.s3.store import S3BlobStore
-from godrive.errors import MailboxFull
-from godrive.model import ObjectKey, new_id
+from godrive.errors import ChecksumMismatch, Gone, MailboxFull
+from godrive.messages.files import ListFiles
+from godrive.messages.janitor import Sweep
+from godrive.messages.uploads import GetUpload
+from godrive.model import ObjectKey, Root, UploadState, new_id
+from godrive.principal import HostUser
+from godrive.resumable import Checksum
+from godrive.testing import open_drive, sign_up
 from tests.ceph import ProbedOnce, own_bucket
 
 pytestmark = [pytest.mark.anyio, pytest.mark.servers]
@@ -98,3 +106,29 @@ async def test_a_client_that_falls_silent_gives_way_and_what_it_sent_counts(
     last = await append(store, seen[-1], body([b"third"]))
     await store.finish(last)
     assert b"".join([piece async for piece in store.get(key)]) == b"first second third"
+
+
+async def test_a_length_below_what_a_refused_request_had_sent_ends_the_upload_with_the_reason(
+    ceph_gateway: Any,
+) -> None:
+    """Ceph joins no parts without those that follow them, which no call removes."""
+    store = ProbedOnce(own_bucket(ceph_gateway))
+    store.part = SMALLEST_PART
+    first, refused = bytes(SMALLEST_PART + 1), bytes(2 * SMALLEST_PART + 1)
+    async with open_drive(blob_store=store) as drive:
+        ann = HostUser(user_id=(await sign_up(drive)).id)
+        upload = await resumable.begin(drive, ann, Root(), "a.bin", size=None)
+        upload = await resumable.append(drive, ann, upload.id, 0, body([first]))
+        wrong = Checksum("sha1", bytes(20))
+        with pytest.raises(ChecksumMismatch):
+            await resumable.append(drive, ann, upload.id, len(first), body([refused]), checksum=wrong)
+        with pytest.raises(Gone, match="joins no parts"):
+            await resumable.append(drive, ann, upload.id, len(first), body([b"end"]), length=len(first) + 3)
+        ended = await drive.metadata.ask(GetUpload(ann, upload.id))
+        assert (ended.state, ended.reason) == (
+            UploadState.FAILED,
+            "The store joins no parts without those of a refused request that follow them.",
+        )
+        await drive.janitor.ask(Sweep(trust_clock=True))
+        assert [one async for one in store.multipart.unfinished(("",))] == []
+        assert (await drive.metadata.ask(ListFiles(ann, Root()))).items == []
