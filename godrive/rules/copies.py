@@ -147,7 +147,7 @@ async def copy_at_once(tx: Tx, ask: CopyFile, env: Env, most: int) -> tuple[File
     size = sum(each.size_bytes for each in found)
     await changes.check_room(tx, target.owner_id, env.config.auth, entries=len(found), size=size)
     at = rows.micros(env.now)
-    while not await tx.run(COPY, *values(top, target.owner_id, top.kind, at)):  # an upload into the root takes no lock
+    while not await tx.run(COPY, *values(top, target.owner_id, top.kind, at)):
         name = await entries.free_name(tx, target, plan.name, ask.on_conflict)
         top = msgspec.structs.replace(top, name=name)
     await insert(tx, target.owner_id, found[1:], at, listed=True)

@@ -65,7 +65,7 @@ async def target(tx: Tx, by: Principal, where: Spot, env: Env, *, lock: bool = T
         chain.append(_new(folder.owner_id, parent_id, name, env))
         parent_id = chain[-1].id
     if not await entries.place(tx, folder, chain[0], height=len(chain) - 1):
-        raise entries.name_taken(missing[0], "path")  # an upload into the root takes no lock
+        raise entries.name_taken(missing[0], "path")
     await entries.place_chain(tx, chain[1:])
     for made in chain:
         await changes.record(tx, FileEventKind.CREATED, made.owner_id, made.id, made, now=env.now, entries=1)

@@ -11,7 +11,7 @@ import msgspec
 from godrive.catalog import Tx
 from godrive.catalog.ancestors import held_depth
 from godrive.catalog.chains import Step
-from godrive.errors import Conflict, DigestMismatch, Gone, LengthMismatch, NotFound, TooDeep
+from godrive.errors import Conflict, DigestMismatch, Gone, LengthMismatch, NotFound, QuotaExceeded, TooDeep
 from godrive.messages.files import UpdateFile
 from godrive.messages.uploads import PublishUpload
 from godrive.model import (
@@ -166,16 +166,18 @@ async def become_file(
     """
     file = file_of(upload, blob, folder, file_id, env)
     replaces = upload.on_conflict is OnConflict.REPLACE
+    held = False
     while True:
         if replaces and (target := await _target(tx, upload, folder)) is not None:
             return await _replace(tx, upload, target, file, env, has_row=has_row)
-        if await entries.place(tx, folder, file):  # the unique index decides who gets a name, so this needs no lock
+        if not held:
+            await _hold(tx, upload, folder, env, has_row=has_row)
+            held = True
+        if await entries.place(tx, folder, file):
             break
         if not replaces:
             name = await entries.free_name(tx, folder, upload.name, upload.on_conflict)
             file = msgspec.structs.replace(file, name=name)
-    if not has_row:
-        await hold_room(tx, upload, env.config.auth)
     await versions.add(tx, file, upload.object_key)
     await changes.record(
         tx,
@@ -192,11 +194,27 @@ async def become_file(
     return file
 
 
+async def _hold(tx: Tx, upload: Upload, folder: Folder, env: Env, *, has_row: bool) -> None:
+    """Lock the owner and hold the room for an upload that has no row.
+
+    This comes before the name is inserted, as in all rules: a transaction that has a name and waits for the lock, and
+    one that has the lock and waits for the name, would deadlock.  Raises ``NameTaken``, ``QuotaExceeded``.
+    """
+    if has_row:
+        await tx.lock(upload.owner_id)
+        return
+    try:
+        await hold_room(tx, upload, env.config.auth)
+    except QuotaExceeded:
+        if upload.on_conflict is OnConflict.FAIL:
+            await entries.free_name(tx, folder, upload.name, upload.on_conflict)
+        raise
+
+
 async def _target(tx: Tx, upload: Upload, folder: Folder) -> Resolved | None:
     """Return the file to replace, with its owner locked; ``None`` if nothing has the name.
 
-    Does not lock if nothing has the name: a transaction that inserts the name may wait for the lock while this one
-    waits for the unique index.  Raises ``NameTaken``, ``PreconditionFailed``.
+    Raises ``NameTaken``, ``PreconditionFailed``.
     """
     target = await entries.find(tx, folder, upload.name)
     if target is not None:

@@ -34,9 +34,9 @@ def limits_of(limits: Auth, *, replaces: bool) -> tuple[int, int, int]:
 
 
 async def hold_room(tx: Tx, upload: Upload, limits: Auth) -> None:
-    """Check the room for an upload without a row.  Other transactions cannot use it any more.
+    """Check the room for an upload without a row.  Locks the owner, so other transactions cannot use it any more.
 
-    Not before the name is taken, as for an upload that begins.  Raises ``QuotaExceeded``, ``NotFound``.
+    Raises ``QuotaExceeded``, ``NotFound``.
     """
     replaces = upload.on_conflict is OnConflict.REPLACE
     if not await tx.run(_HOLD, upload.owner_id, upload.size_bytes, *limits_of(limits, replaces=replaces)):

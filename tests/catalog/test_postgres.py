@@ -198,6 +198,7 @@ class Contested:
 
     def __init__(self, one: PostgresCatalog, other: PostgresCatalog, file: File, rival: Connection) -> None:
         self.one, self.other, self.file, self.owner = Rig(one), Rig(other), file, file.owner_id
+        self.other.clock = self.one.clock  # or what one has left to purge would not be due for the other
         self.rival = rival
 
     async def waiting(self, count: int) -> None:
@@ -287,6 +288,35 @@ async def test_a_file_that_another_gateway_is_restoring_is_not_purged(contested:
     assert (await restore).trashed_at is None
     assert await claim == []
     assert await one.names(contested.owner) == ["a.txt"]
+
+
+@pytest.mark.parametrize("taken", [False, True])
+@pytest.mark.parametrize("way", ["read", "unread", "stored"])
+async def test_an_upload_into_the_root_locks_its_owner_before_its_name(
+    contested: Contested, way: str, taken: bool
+) -> None:
+    """Otherwise it deadlocks with a transaction that has the lock and inserts the same name."""
+    rig, rival, owner = contested.one, contested.rival, contested.owner
+    folder = await rig.folder(owner, "folder")
+    upload = await rig.begin(owner, "name")
+    ask: StoreFile | PublishUpload = PublishUpload(
+        by=SERVER, upload_id=upload.id, blob=rig.blob(upload), upload=upload if way == "read" else None
+    )
+    if way == "stored":
+        ask = StoreFile(host(owner), ROOT, "name", "a/b", rig.blob(upload), UploadId(new_id()))
+    await rival.execute(LOCK, owner)
+    publish = asyncio.ensure_future(rig.ask(ask))
+    await contested.waiting(1)
+    if taken:
+        await rival.execute("SET LOCAL lock_timeout = 1")  # the upload gives up after 100 ms
+        await rival.execute("UPDATE entries SET name = 'name', name_key = 'name' WHERE id = $1", folder.id)
+    await rival.execute("COMMIT")
+    if taken:
+        with pytest.raises(NameTaken):
+            await publish
+    else:
+        assert (await publish).name == "name"
+    assert await rig.drift() == 0
 
 
 async def test_what_two_gateways_do_to_a_tree_at_once_is_counted_once(contested: Contested) -> None:
