@@ -93,11 +93,12 @@ class PostgresServer(Server):
     def dsn_of(self, database: str) -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
 
-    def create_database(self, name: str | None = None) -> str:
-        """Make an empty database; its DSN."""
+    def create_database(self, name: str | None = None, *, template: str = "template1") -> str:
+        """Make a database that is empty, or a copy of another that nobody is connected to; its DSN."""
         name = name or f"t{uuid.uuid4().hex}"
+        create = f'CREATE DATABASE "{name}" TEMPLATE "{template}"'
         subprocess.run(
-            [self.path("psql"), "-X", "-q", "-d", self.dsn, "-c", f'CREATE DATABASE "{name}"'],
+            [self.path("psql"), "-X", "-q", "-d", self.dsn, "-c", create],
             check=True,
             capture_output=True,
         )

@@ -43,7 +43,13 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def dsn(postgres_server: PostgresServer) -> str:
+def dsn(own_database: str) -> str:
+    return own_database
+
+
+@pytest.fixture
+def new_dsn(postgres_server: PostgresServer) -> str:
+    """Of a database without a schema."""
     return postgres_server.create_database()
 
 
@@ -126,8 +132,8 @@ async def test_a_schema_of_another_layout_is_refused_with_the_way_out(
     assert "empty data folder or database" in (caught.value.hint or "")
 
 
-async def test_gateways_that_start_together_make_one_schema(dsn: str) -> None:
-    gateways = [PostgresCatalog(config.Catalog(dsn=dsn, pool_size=1)) for _ in range(4)]
+async def test_gateways_that_start_together_make_one_schema(new_dsn: str) -> None:
+    gateways = [PostgresCatalog(config.Catalog(dsn=new_dsn, pool_size=1)) for _ in range(4)]
     await asyncio.gather(*[gateway.open() for gateway in gateways])
     for number, gateway in enumerate(gateways):
         await gateway.write(partial(add, name=str(number)))
@@ -527,10 +533,10 @@ async def test_a_chain_whose_answer_was_lost_is_not_made_again(
     assert await catalog.read(names) == ["a", "b"]
 
 
-async def test_a_gateway_waits_while_another_makes_the_schema(dsn: str) -> None:
-    connection = await connect(dsn)
+async def test_a_gateway_waits_while_another_makes_the_schema(new_dsn: str) -> None:
+    connection = await connect(new_dsn)
     await connection.execute("SELECT pg_advisory_lock($1)", postgres._MIGRATION_LOCK)
-    late = PostgresCatalog(config.Catalog(dsn=dsn))
+    late = PostgresCatalog(config.Catalog(dsn=new_dsn))
     opening = asyncio.ensure_future(late.open())
     waiting = "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'"
     with anyio.fail_after(30):

@@ -31,7 +31,6 @@ from godrive.messages.versions import DeleteVersion, RestoreVersion
 from godrive.model import File, FileId, ObjectKey, OnConflict, Upload, UploadId, UserId, VersionId, new_id
 from godrive.rules import copies
 from tests.contracts.rig import ROOT, Rig, host, inside
-from tests.servers import PostgresServer
 
 pytestmark = pytest.mark.anyio
 
@@ -192,13 +191,12 @@ async def attempt(change: Change, scene: Scene, rig: Rig) -> str:
 
 
 @pytest.fixture
-async def gateways(postgres_server: PostgresServer) -> AsyncIterator[tuple[Rig, Rig, Connection]]:
+async def gateways(own_database: str) -> AsyncIterator[tuple[Rig, Rig, Connection]]:
     """Two gateways on one database, and a rival."""
-    dsn = postgres_server.create_database()
-    catalogs = [PostgresCatalog(config.Catalog(dsn=dsn, pool_size=4)) for _ in range(2)]
+    catalogs = [PostgresCatalog(config.Catalog(dsn=own_database, pool_size=4)) for _ in range(2)]
     for catalog in catalogs:
         await catalog.open()
-    rival = await connect(dsn)
+    rival = await connect(own_database)
     yield Rig(catalogs[0]), Rig(catalogs[1]), rival
     await rival.close()
     for catalog in catalogs:
