@@ -8,6 +8,7 @@ their ids, which they are given.  No answer may contain a canary.
 from __future__ import annotations
 
 import base64
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -33,6 +34,7 @@ CANARY = "canary-7f3a"
 BYTES = b"bytes of canary-7f3a"
 GARBAGE = ["x", "eyJhbGciOiJub25lIn0.e30.", "a.b.c"]
 PASSWORD = "correct horse"
+_numbers = itertools.count()
 TUS = {"Tus-Resumable": "1.0.0", "Content-Type": "application/offset+octet-stream"}
 LAST = {"Content-Type": "application/partial-upload", "Upload-Offset": "0", "Upload-Complete": "?1"}
 CREATED = {**TUS, "Upload-Length": str(len(BYTES)), "Upload-Metadata": "filename bmV3LnR4dA=="}
@@ -198,7 +200,7 @@ ROWS: dict[str, list[Row]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Case:
     """One row of one route, by one of its paths."""
 
@@ -206,7 +208,7 @@ class Case:
     row: Row
     path: str
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         body = self.row.body or {}
         named = [*self.row.path.values(), *self.row.query.values(), *filter(None, [body.get("parent_id")])]
         return "-".join([self.operation.method, self.path, *named])
@@ -258,11 +260,6 @@ def all_cases(*, needs: Literal["scope", "public", "signed"]) -> list[Case]:
         for row in ROWS.get(operation.name, [])
         for path in filter(None, (operation.path, operation.original))
     ]
-
-
-def cases(*, needs: Literal["scope", "public", "signed"]) -> pytest.MarkDecorator:
-    """Parametrize a test with the rows of these routes."""
-    return pytest.mark.parametrize("case", all_cases(needs=needs), ids=str)
 
 
 def test_every_route_has_a_row_and_every_row_a_route() -> None:
@@ -341,6 +338,11 @@ async def settle(person: Person) -> Ann:
     return Ann(person, ids | {"session": session["id"]}, urls)
 
 
+async def newcomer(http: aiohttp.ClientSession, site: Site) -> Ann:
+    """Somebody with as much as Ann."""
+    return await settle(await Person(http, site.url).enter(f"{CANARY}-{next(_numbers)}@example.org"))
+
+
 @pytest.fixture
 async def owner(http: aiohttp.ClientSession, site: Site) -> Ann:
     """Ann, whose address is a canary too."""
@@ -359,8 +361,9 @@ def check_silent(answer: Answer) -> None:
     assert not any(CANARY in value for value in answer.headers.values())
 
 
-@cases(needs="scope")
-async def test_the_owner_gets_what_the_table_says(case: Case, owner: Ann) -> None:
+@each("case", all_cases(needs="scope"))
+async def test_the_owner_gets_what_the_table_says(case: Case, http: aiohttp.ClientSession, site: Site) -> None:
+    owner = await newcomer(http, site)
     answer = await case(owner.person, owner)
     assert answer.status == case.row.status, answer.content
     assert (CANARY.encode() in answer.content) == case.row.tells
@@ -411,8 +414,11 @@ async def test_without_a_credential_that_is_alive_nobody_gets_anything(
     assert await owner.state() == before
 
 
-@cases(needs="scope")
-async def test_another_user_finds_nothing_and_changes_nothing(case: Case, owner: Ann, bob: Person) -> None:
+@each("case", all_cases(needs="scope"))
+async def test_another_user_finds_nothing_and_changes_nothing(
+    case: Case, owner: Ann, http: aiohttp.ClientSession, site: Site
+) -> None:
+    bob = await Person(http, site.url).enter(f"bob-{next(_numbers)}@example.org")
     before = await owner.state()
     answer = await case(bob, owner)
     if case.names_a_thing:
@@ -458,7 +464,7 @@ async def test_a_token_reaches_only_the_routes_of_its_scopes(case: Case, owner: 
     assert await owner.state() == before
 
 
-@cases(needs="public")
+@each("case", all_cases(needs="public"))
 async def test_a_public_route_tells_everyone_the_same(case: Case, owner: Ann, stranger: Person, bob: Person) -> None:
     if case.operation.name == "sign_up":
         await stranger("POST", "/v1/signup", case.row.body)
@@ -482,7 +488,7 @@ def altered(url: str) -> Iterator[str]:
     yield parts._replace(query="").geturl()
 
 
-@cases(needs="signed")
+@pytest.mark.parametrize("case", all_cases(needs="signed"), ids=str)
 async def test_a_signed_route_serves_its_url_and_nothing_else(
     case: Case, owner: Ann, site: Site, stranger: Person, bob: Person
 ) -> None:
