@@ -106,6 +106,7 @@ async def _publish_simple(tx: Tx, ask: PublishUpload, upload: Upload, file_id: F
         name_key(upload.name),
     )
     sql = _COMMIT_SIMPLE if folder.id is None else _COMMIT_IN_FOLDER[tx.joins]
+    # PostgreSQL runs what leads to the last step first: the owner is locked before the name is inserted (see _hold).
     made = await changes.record_created(
         tx,
         file,
