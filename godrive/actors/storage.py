@@ -17,7 +17,7 @@ from godrive.blobs.sniffing import HEAD, sniff
 from godrive.clock import Clock
 from godrive.config import Blobs
 from godrive.credentials import UrlSigner
-from godrive.errors import Conflict, Gone, Invalid, NotFound, UploadFinished
+from godrive.errors import Conflict, Gone, Invalid, NotFound, StoreUnavailable, UploadFinished
 from godrive.messages.storage import (
     AbortParts,
     Admission,
@@ -50,6 +50,12 @@ from godrive.runtime import Actor
 
 SLOWEST = 131_072
 """The slowest supported client, in bytes per second (1 Mbit/s).  URL lifetimes allow for it."""
+
+SHORTEST_SIGNED, LONGEST_SIGNED = timedelta(seconds=1), timedelta(days=7)
+"""Validities of a URL that stores accept."""
+
+_CLOCKS = "Synchronise the clocks of all machines by NTP."
+
 SHORTEST, LONGEST = 10.0, 86_400.0
 """Bounds, in seconds, of the time that a PUT to the store may go on after its URL has expired."""
 
@@ -100,12 +106,15 @@ class StorageActor(Actor[Storage]):
         if upload.state is not UploadState.PENDING:
             raise Gone(upload.reason or "The upload has ended.")
         if self._presigner is not None:
+            now, expires_at = self._clock.now(), upload.created_at + timedelta(seconds=self._config.upload_ttl)
+            if expires_at - now < SHORTEST_SIGNED:  # the process that began the upload has another clock
+                raise StoreUnavailable("The clocks of the processes of this server differ.", hint=_CLOCKS)
             return await self._presigner.presign_put(
                 upload.object_key,
                 size=upload.size_bytes,
                 mime=upload.mime,
                 sha256=upload.sha256,
-                expires_at=upload.created_at + timedelta(seconds=self._config.upload_ttl),
+                expires_at=min(expires_at, now + LONGEST_SIGNED),
             )
         url = self._urls.sign(
             "PUT",

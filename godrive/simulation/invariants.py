@@ -13,15 +13,12 @@ from godrive.messages.system import UsageDrift
 from godrive.rules.names import search_key
 from godrive.simulation.account import Violation
 from godrive.simulation.loop import within
-from godrive.simulation.machine import Life
+from godrive.simulation.machine import Life, Machine
 from godrive.simulation.model import known
 
 if TYPE_CHECKING:
     from godrive.simulation.user import User
     from godrive.simulation.world import World
-
-PATIENCE = 60.0
-"""Virtual seconds within which every upload and every purge must have ended, if it is due."""
 
 LONGEST_RETRY = 3_700.0
 """Seconds after which everything that was begun and not finished is due again."""
@@ -49,14 +46,16 @@ async def check_all(world: World) -> None:
     drift = await _ask(life, life.drive.metadata.ask, UsageDrift())
     if drift:
         raise Violation(f"the stored usage differs from the rows: {drift}")
-    await _check_blobs(world, life)
-    _check_mailboxes(life)
+    await _check_blobs(world, await _serving(world, world.store_machine))
+    for machine in world.machines:
+        _check_mailboxes(await _serving(world, machine))
+    await world.check_more()
 
 
-async def _serving(world: World) -> Life:
-    """The process, once it serves."""
+async def _serving(world: World, machine: Machine | None = None) -> Life:
+    """The process of a machine, or of that with the catalog, once it serves."""
     for _ in range(600):
-        life = world.machine.life
+        life = (machine or world.machine).life
         if life is not None and life.serving.is_set():
             return life
         await asyncio.sleep(0.1)
@@ -75,7 +74,7 @@ async def _let_all_end(world: World) -> None:
     take long, so the clock is set forward instead, and an operator says that it is right.
     """
     for _ in range(3):
-        until = world.loop.time() + PATIENCE
+        until = world.loop.time() + world.patience
         while world.loop.time() < until:
             left = {name: found for name, sql in _UNFINISHED.items() if (found := rows(world, sql))}
             if not left:

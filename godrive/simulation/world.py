@@ -137,6 +137,8 @@ class World:
     """What users do."""
     faults_of: Mapping[Fault, int] = FAULTS_OF
     """What goes wrong, and how often each of it is chosen."""
+    patience = 60.0
+    """Virtual seconds within which every upload and every purge must have ended, if it is due."""
     most_failures = 15
     """How often a server may fail to start in a row."""
 
@@ -149,13 +151,18 @@ class World:
         self.pause = 0.3
         self.hang_ups = 0.03
         self.crashes_allowed = self.is_rough = True
-        self.machine = self.add_machine("server", self._config(folder))
-        self.machines = [self.machine]
+        self.machines = self.make_machines(folder)
+        self.machine = self.store_machine = self.machines[0]
+        """The machine that has the catalog, and the one that has the bytes."""
         self.users = [self.user(self, number) for number in range(USERS)]
         self.faults_done = 0
         self.orphans: set[str] = set()
         """Blobs that no row refers to, which the janitor moves to quarantine after a day."""
         self._watch: asyncio.Task[None]
+
+    def make_machines(self, folder: Path) -> list[Machine]:
+        """Make all machines of this world, the one with the catalog first."""
+        return [self.add_machine("server", self._config(folder))]
 
     def add_machine(self, name: str, config: Config) -> Machine:
         """Make a machine.  It runs nothing yet."""
@@ -199,7 +206,7 @@ class World:
             folder / "data",
             server={"host": "10.0.0.1", "port": 8080},
             auth={"attempts_per_address": 100_000, "attempts_per_account": 100_000},
-            blobs={"driver": "disk", "min_free_bytes": 1_000_000, "upload_ttl": 30.0},
+            blobs={"driver": "disk", "min_free_bytes": 1_000_000, "upload_ttl": 30.0, "resume_ttl": 30.0},
             log={"requests": False},
             ingest={"reconcile_after": 3.0, "reconcile_every": 2.0},
             janitor={"sweep_every": 10.0},
@@ -254,6 +261,9 @@ class World:
     def end_faults(self) -> None:
         """Nothing goes wrong from now on."""
         end_all(self)
+
+    async def check_more(self) -> None:
+        """Check what else must be true of this world in the end."""
 
     async def _verify(self) -> None:
         self.hang_ups = 0.0

@@ -24,7 +24,18 @@ def _s3() -> type[World]:
     return S3World
 
 
-WORLDS: Mapping[str, Callable[[], type[World]]] = {DISK: lambda: World, "clients": lambda: ClientsWorld, "s3": _s3}
+def _processes() -> type[World]:
+    from godrive.simulation.processes_world import ProcessesWorld  # noqa: PLC0415 - needs the S3 driver and nats-py
+
+    return ProcessesWorld
+
+
+WORLDS: Mapping[str, Callable[[], type[World]]] = {
+    DISK: lambda: World,
+    "clients": lambda: ClientsWorld,
+    "s3": _s3,
+    "processes": _processes,
+}
 """By the names that ``scripts/simulate --world`` takes."""
 
 

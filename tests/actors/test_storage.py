@@ -252,6 +252,20 @@ async def test_bytes_that_come_through_us_are_seen_and_not_waited_for_blindly(dr
     assert await drive.storage.ask(Admit(1 << 20)) == Admission(in_transit=0)
 
 
+async def test_a_process_whose_clock_is_far_ahead_signs_no_url_that_has_expired(
+    drive_class: type[GoDrive], clock: ManualClock
+) -> None:
+    async with open_drive(drive_class=drive_class, clock=clock, blob_store=ReachableStore()) as drive:
+        owner = await sign_up(drive)
+        pending = await drive.metadata.ask(BeginUpload(acting(owner.id), Root(), "b.txt", "", 5))
+        clock.jump(drive.config.blobs.upload_ttl)
+        with pytest.raises(StoreUnavailable, match="clocks"):
+            await drive.storage.ask(SignPut(acting(owner.id), pending))
+        clock.jump(-30 * 86_400)  # far behind: no store accepts more than a week
+        signed = await drive.storage.ask(SignPut(acting(owner.id), pending))
+        assert signed.expires_at == clock.now() + timedelta(days=7)
+
+
 async def test_a_put_to_the_store_that_outlasts_its_url_becomes_a_file(
     drive_class: type[GoDrive], clock: ManualClock
 ) -> None:
