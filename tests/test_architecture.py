@@ -18,7 +18,7 @@ FLOORS: list[set[str]] = [
     # words
     {"errors"},
     {"backoff", "model", "clock", "email_address", "logger", "memory", "network", "paths", "webhook_signature"},
-    {"append_turns", "callbacks", "config", "principal", "rate_limit"},
+    {"append_turns", "callbacks", "config", "principal", "rate_limit", "reserve"},
     {"configfile", "known_callers", "known_room"},
     # machinery: packages that do not know one another
     {"runtime", "blobs", "catalog", "credentials", "log_writer"},

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import errno
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from godrive.errors import StorageFull, StoreUnavailable
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether the error, of the system or of SQLite, says that the disk has no room."""
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
+def full() -> StorageFull:
+    """Return the error for callers while the disk has no room."""
+    return StorageFull("The disk of the blobs is full.", hint="Free space on it.")
 
 
 @contextmanager
@@ -18,7 +31,7 @@ def failures() -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise StorageFull("The disk of the blobs is full.", hint="Free space on it.") from error
+            raise full() from error
         raise StoreUnavailable(
             f"The blob store failed: {error.strerror}.", hint="The kernel's log has the reason."
         ) from error

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
+import json
 import os
 import random
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -22,14 +24,16 @@ from godrive.blobs import BlobDamaged, BlobExists
 from godrive.blobs.disk import PACK_BELOW, DiskBlobStore
 from godrive.blobs.packs import compaction, moving
 from godrive.blobs.packs.record import FIRST
-from godrive.errors import Conflict, NotFound, StoreUnavailable, UploadFinished
+from godrive.errors import Conflict, NotFound, StorageFull, StoreUnavailable, UploadFinished
 from godrive.model import ObjectKey, new_id
+from godrive.reserve import SIZE
 from tests.blobs import putter
 from tests.cases import each
 
 pytestmark = pytest.mark.anyio
 
 KIB = 1024
+UNSHARE = ("unshare", "--map-root-user", "--mount")
 
 
 @pytest.fixture
@@ -367,6 +371,75 @@ async def test_a_group_that_cannot_be_stored_leaves_nothing(
     assert [await read(store, each_) for each_ in (kept, key)] == [b"kept", b"found"]
 
 
+def test_on_a_full_disk_blobs_are_read_and_deleted_until_there_is_room(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = f"mount -t tmpfs -o size=16m tmpfs {disk}"
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*UNSHARE, "sh", "-c", mount], check=False, capture_output=True).returncode
+    ):
+        pytest.skip("unshare --mount is not permitted here, so there is no small file system")
+    command = f"{mount} && exec {sys.executable} -m tests.blobs.full_packs {disk}"
+    done = subprocess.run([*UNSHARE, "sh", "-c", command], check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout) == {
+        "refused": ["StorageFull"],
+        "deleted": 550,
+        "others": ["StorageFull"],
+        "gone": True,
+        "packed": True,
+        "reserve": SIZE,
+    }
+
+
+FULL_AT = {
+    "the record": ("pwrite", errno.ENOSPC),
+    "its sync": ("fdatasync", errno.EDQUOT),
+    "the index": ("", 0),
+}
+
+
+@pytest.mark.parametrize("where", FULL_AT)
+async def test_a_disk_that_is_full_half_way_refuses_puts_and_deletes(
+    store: DiskBlobStore, root: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, gone = await put(store, b"kept"), [await put(store, b"gone") for _ in range(3)]
+    size = packs(root)[0].stat().st_size
+    call, number = FULL_AT[where]
+    full = os.statvfs_result((4096, 4096, 1000, 0, 0, 100, 100, 100, 0, 255))
+    assert store._packs is not None
+    writer = store._packs._writer
+    with monkeypatch.context() as patch:
+        patch.setattr("godrive.reserve.os.statvfs", lambda _: full)
+        if call:
+            before = getattr(os, call)
+
+            def fail_once(*arguments: object) -> object:
+                patch.setattr(os, call, before)
+                raise OSError(number, "full")
+
+            patch.setattr(os, call, fail_once)
+        else:
+            execute = writer.index._execute
+            execute("PRAGMA max_page_count = 1")  # which SQLite raises to the pages that there are
+        bodies = [os.urandom(4000) for _ in range(100)]
+        together = [*(put(store, body) for body in bodies), *(store.delete(key) for key in gone)]
+        outcomes = await asyncio.gather(*together, return_exceptions=True)
+        stored = {outcome for outcome in outcomes[:100] if not isinstance(outcome, StorageFull)}
+        assert len(stored) <= (0 if call else 1)  # the first is a group by itself
+        assert outcomes[100:] == [None] * 3
+        with pytest.raises(StorageFull):
+            await put(store, b"more")
+        assert (packs(root)[0].stat().st_size == size) == (not stored)
+        assert not (root / "packs" / "index.db-reserve").exists()
+    if not call:
+        execute("PRAGMA max_page_count = 1000000")
+    again = await put(store, b"again")
+    assert [await read(store, key) for key in (kept, again)] == [b"kept", b"again"]
+    assert {blob.key async for blob in store.list()} == {kept, again, *stored}
+    assert (root / "packs" / "index.db-reserve").stat().st_size == SIZE
+
+
 async def test_another_process_may_delete_beside_the_one_that_stores(root: Path) -> None:
     server, command = DiskBlobStore(root), DiskBlobStore(root)
     await server.open()
@@ -418,6 +491,32 @@ async def test_after_a_kill_what_was_acknowledged_is_there_and_nothing_is_partia
         found.add(blob.key)
         assert await read(store, blob.key) == putter.content(blob.key, 4096)
     assert found >= set(told)
+    await store.close()
+
+
+@pytest.mark.parametrize("direction", ["pack", "unpack"])
+@pytest.mark.slow
+async def test_a_move_that_is_killed_is_finished_by_the_next(root: Path, direction: str) -> None:
+    store = DiskBlobStore(root, pack_below=0 if direction == "pack" else PACK_BELOW)
+    await store.open()
+    keys = [await put(store, b"%d" % number) for number in range(200)]
+    before = [blob async for blob in store.list()]
+    await store.close()
+    command = [sys.executable, "-m", "tests.blobs.mover", str(root), direction]
+    for moved in (1, 40):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
+            assert process.stdout is not None
+            assert [process.stdout.readline() for _ in range(moved)] == ["moved\n"] * moved
+            process.kill()
+        store = DiskBlobStore(root)
+        await store.open()
+        assert [blob async for blob in store.list()] == before
+        await store.close()
+    await store.open()
+    await getattr(store, direction)()
+    assert [blob async for blob in store.list()] == before
+    assert [await read(store, key) for key in keys] == [b"%d" % number for number in range(200)]
+    assert len(files(root)) == (0 if direction == "pack" else 200)
     await store.close()
 
 

@@ -21,10 +21,10 @@ import anyio
 import pytest
 
 from godrive.catalog import Tx, sqlite_file, sqlite_reads
-from godrive.catalog.reserve import LOG, SIZE, Reserve
 from godrive.catalog.sqlite import SqliteCatalog
 from godrive.catalog.sqlite_tx import SqliteTx
 from godrive.errors import Conflict, StorageFull, StoreUnavailable
+from godrive.reserve import LOG, SIZE, Reserve
 
 pytestmark = pytest.mark.anyio
 
@@ -374,7 +374,7 @@ async def test_on_a_full_disk_nothing_is_added_until_there_is_room(
         await add(tx, "new")
 
     full = SimpleNamespace(f_bavail=0, f_frsize=1)
-    monkeypatch.setattr("godrive.catalog.reserve.os.statvfs", lambda _: full)
+    monkeypatch.setattr("godrive.reserve.os.statvfs", lambda _: full)
     with pytest.raises(StorageFull):
         await catalog.write(refusing(sqlite3.SQLITE_FULL))
     assert not reserve.exists()
@@ -413,7 +413,7 @@ async def test_a_file_system_that_sets_no_space_aside_refuses_nothing(
     def refuse(*_: object) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr("godrive.catalog.reserve.os.posix_fallocate", refuse)
+    monkeypatch.setattr("godrive.reserve.os.posix_fallocate", refuse)
     catalog = SqliteCatalog(path)
     await catalog.open()
     await catalog.write(lambda tx: tx.grow())

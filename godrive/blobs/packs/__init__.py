@@ -28,16 +28,17 @@ from typing import TypeVar
 
 from godrive.blobs import BlobDamaged
 from godrive.blobs.body_check import BodyCheck
-from godrive.blobs.failures import failures
+from godrive.blobs.failures import failures, full, is_full
 from godrive.blobs.packs import compaction, recovery
 from godrive.blobs.packs.files import PackFiles
 from godrive.blobs.packs.index import Index, Place
 from godrive.blobs.packs.reader import PackReader, WouldWait
 from godrive.blobs.packs.record import Damaged
 from godrive.blobs.packs.writer import Delete, PackWriter, Put
-from godrive.errors import StorageFull, StoreUnavailable
+from godrive.errors import StoreUnavailable
 from godrive.model import BlobInfo, ETag, ObjectKey
 from godrive.paths import exists, open_or_create
+from godrive.reserve import Reserve
 
 T = TypeVar("T")
 
@@ -77,8 +78,8 @@ class Packs:
         self._path = path
         self._disk = disk
         self._files = PackFiles(path)
-        index = _open_index(path / INDEX)
-        self._writer = PackWriter(self._files, index, has_file)
+        reserve = Reserve(path / INDEX)
+        self._writer = PackWriter(self._files, _open_index(path / INDEX, reserve), has_file, reserve)
         recovery.recover(self._writer)
         self._reader = PackReader(path / INDEX, self._files)
         self._thread = ThreadPoolExecutor(1, "blobs-packs")
@@ -269,6 +270,7 @@ class Packs:
                     is_done = False  # there may be another one
         except (OSError, sqlite3.Error, Damaged) as failure:
             self._compaction, self._compaction_failure = None, failure
+            is_done = not self._writer.make_room(failure)
         loop.call_soon_threadsafe(self._compacted, loop, is_done)
 
     def _compacted(self, loop: asyncio.AbstractEventLoop, is_done: bool) -> None:
@@ -288,15 +290,19 @@ def describe(place: Place) -> BlobInfo:
     )
 
 
-def _open_index(path: Path) -> Index:
+def _open_index(path: Path, reserve: Reserve) -> Index:
     """Open the index.  One that is no database any more is set aside, because it can be made again."""
-    os.close(open_or_create(path))
     try:
+        os.close(open_or_create(path))
         index = Index(path)
         index.newest()
         return index
-    except sqlite3.DatabaseError as error:
-        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+    except (OSError, sqlite3.DatabaseError) as error:
+        code = error.sqlite_errorcode if isinstance(error, sqlite3.Error) else 0
+        if is_full(error) or code == sqlite3.SQLITE_IOERR_SHMSIZE:  # even opening it takes some room
+            reserve.release()
+            return Index(path)
+        if code & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             raise
     path.replace(path.with_name(f"{INDEX}.damaged"))
     for suffix in ("-wal", "-shm"):
@@ -312,8 +318,8 @@ def _failures() -> Iterator[None]:
         with failures():
             yield
     except sqlite3.Error as error:
-        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL:
-            raise StorageFull("The disk of the blobs is full.", hint="Free space on it.") from error
+        if is_full(error):
+            raise full() from error
         raise StoreUnavailable(
             f"The index of the packs cannot be used: {error}.",
             hint=f"If it is damaged, stop GoDrive and remove {INDEX} from the folder of the packs. "

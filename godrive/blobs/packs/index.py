@@ -93,6 +93,11 @@ class Index:
                 self._execute("ROLLBACK")
             raise
 
+    def checkpoint(self) -> None:
+        """Copy SQLite's log into the database, so that the next commits use the room of the log again."""
+        with suppress(sqlite3.Error):  # no room even for that
+            self._execute("PRAGMA wal_checkpoint(RESTART)")
+
     def find(self, key: str) -> Place | None:
         """The place of a blob."""
         row = self._execute(_PLACE + "WHERE key = ?", (key,)).fetchone()

@@ -10,12 +10,16 @@ record and in the index.
 The transaction begins before the write, and it excludes other processes, such
 as ``godrive sweep`` beside a server.  If a group fails, its pack is cut back to
 where it ended; so is what a process that was killed had written.
+
+On a full disk, puts are refused, and deletions and compaction go on in a reserve
+(``godrive.reserve``), because the index needs room for them too.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,11 +27,13 @@ from dataclasses import dataclass, field
 
 from godrive.blobs import BlobExists
 from godrive.blobs.body_check import BodyCheck
+from godrive.blobs.failures import full, is_full
 from godrive.blobs.packs.files import PackFile, PackFiles
 from godrive.blobs.packs.index import Index, Pack, Place
 from godrive.blobs.packs.record import DEAD, FIRST, LIVE, Content, Damaged, head
 from godrive.errors import DriveError
 from godrive.model import ObjectKey
+from godrive.reserve import Reserve
 
 PACK_SIZE = 128 << 20
 """A pack of at least this size is not continued."""
@@ -80,16 +86,46 @@ class PackWriter:
     *has_file* says whether a key has a blob outside the packs.
     """
 
-    def __init__(self, files: PackFiles, index: Index, has_file: Callable[[ObjectKey], bool]) -> None:
+    def __init__(self, files: PackFiles, index: Index, has_file: Callable[[ObjectKey], bool], reserve: Reserve) -> None:
         self.files = files
         self.index = index
         self._has_file = has_file
+        self._reserve = reserve
+        self._is_tight = not reserve.make()
         self._stored_ns = 0
 
     def commit(self, puts: Sequence[Put], deletes: Sequence[Delete]) -> None:
         """Store and delete, durably.  Raises ``OSError`` or ``sqlite3.Error`` if nothing was stored."""
+        if self._is_tight:
+            self._is_tight = not self._reserve.make()
+        try:
+            self._commit([] if self._is_tight else puts, deletes)
+        except (OSError, sqlite3.Error) as error:
+            if not self.make_room(error):
+                raise
+            self._commit([], deletes)
+        if self._is_tight:
+            for put in puts:
+                put.error = put.error or full()
+            self.index.checkpoint()
+
+    def make_room(self, error: BaseException) -> bool:
+        """Release the reserve if that may help against the error.  Until it is made again, nothing is stored."""
+        if self._is_tight or not is_full(error):
+            return False
+        self._is_tight = True
+        self._reserve.release()
+        self.index.checkpoint()
+        self._reserve.give_to_log()
+        return True
+
+    def _commit(self, puts: Sequence[Put], deletes: Sequence[Delete]) -> None:
+        if not puts and not deletes:
+            return
         with self.index.transaction(durable=bool(deletes)):
             self._delete(deletes)
+            if not puts:
+                return
             newest, file = self.newest()
             group = _Group(newest.number, newest.ended)
             try:

@@ -1,11 +1,12 @@
-"""A file beside the SQLite database that keeps room for what frees room.
+"""A file beside a SQLite database that keeps room for what frees room.
 
 On a full disk even a deletion needs space: it is written to SQLite's
 write-ahead log first.  So a few megabytes are set aside while there is room.
 When the disk is full the file is removed, and most of its space goes to the
 log at once, before another program can take it.  Only operations that do not
-add data may use it: people can still log in, delete files and empty the trash.
-When there is room again the file is made again.
+add data may use it: people can still log in, delete files and empty the trash,
+and the bytes of small files can be deleted.  When there is room again the file
+is made again.
 """
 
 from __future__ import annotations
