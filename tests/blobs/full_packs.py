@@ -56,9 +56,9 @@ async def main(disk: Path) -> dict[str, object]:
     fill(filler)
     unneeded = sorted(keys)[: COUNT - 50]
     together = [*(store.delete(key) for key in unneeded), *(put(store) for _ in range(10))]
-    outcomes = await asyncio.gather(*together, return_exceptions=True)
-    seen["deleted"] = sum(each is None for each in outcomes)
-    seen["others"] = sorted({type(each).__name__ for each in outcomes if each is not None})
+    ends = await asyncio.gather(*together, return_exceptions=True)
+    seen["deleted"] = sum(end is None for end in ends)
+    seen["others"] = sorted({type(end).__name__ for end in ends if end is not None})
     keys -= set(unneeded)
     await check(store, keys)
     try:
