@@ -252,6 +252,7 @@ class Log(Table, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "human", "json"] = "auto"
     requests: bool = True
+    traces: bool = False
 
 
 class ActorTable(Table, frozen=True):

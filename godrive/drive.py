@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from godrive.bridge.connection import NatsLink
     from godrive.bridge.nats import NatsRef
     from godrive.files import Files
+    from godrive.tracing import Tracing
 
 
 class GoDrive:
@@ -134,6 +135,8 @@ class GoDrive:
         """How far the scrub is; ``None`` before its first look."""
         self._on_event = self._counting(guarded(on_event))
         self._serving = serving
+        self.tracing: Tracing | None = None
+        """Makes spans, if ``log.traces`` is on."""
         self._blobs: BlobStore | None = None
         self._catalog: Catalog | None = None
         self._link: NatsLink | None = None
@@ -204,8 +207,10 @@ class GoDrive:
         if is_local(self.config, contract):
             if self._supervisor is None:
                 raise RuntimeError("the drive is not open")
-            return self._supervisor.ref(contract)
-        return self._far(contract)
+            ref: Ref[A] = self._supervisor.ref(contract)
+        else:
+            ref = self._far(contract)
+        return ref if self.tracing is None else self.tracing.ref(ref, contract.name)
 
     async def reach(self, *, timeout: float) -> dict[str, str]:
         """Ping each remote actor.  Returns ``ok`` or the code of the error by name of the actor."""
@@ -229,7 +234,8 @@ class GoDrive:
 
         if self._link is None:
             raise RuntimeError("the drive is not open")
-        return NatsRef(contract, self._link, namespace=self.config.nats.namespace)
+        carry = None if self.tracing is None else self.tracing.carry
+        return NatsRef(contract, self._link, namespace=self.config.nats.namespace, carry=carry)
 
     async def start(self) -> None:
         """Open the drive without ``async with``.  Close it with :meth:`stop`, from any task."""
@@ -277,6 +283,10 @@ class GoDrive:
             self._lock(stack, config.blobs_lock_path)  # another drive would treat these blobs as orphans
         self.keyring = load_keyring(config)
         self.urls = UrlSigner(self.keyring, config.server.base_url)
+        if config.log.traces:
+            from godrive.tracing import Tracing  # noqa: PLC0415 - needs opentelemetry-api
+
+            self.tracing = Tracing()
         if config.nats.url:
             self._link = await self._connect(stack)
         if catalog_here:
@@ -287,6 +297,8 @@ class GoDrive:
             await _open_store(stack, self._blobs)
             if isinstance(self._blobs, Packing) and self._blobs.pack_below:
                 self.packing = self._blobs
+        if self.tracing is not None:
+            self.tracing.watch(catalog=self._catalog, blobs=self._blobs)
         parts = Dependencies(
             config=config,
             clock=self.clock,
@@ -305,6 +317,7 @@ class GoDrive:
             webhook_counts=self.webhook_counts,
             on_event=self._on_event,
             link=self._link,
+            receive=None if self.tracing is None else self.tracing.receive,
         )
         self._supervisor = Supervisor(tree(parts, serving=self._serving), on_event=self._on_event)
         # Before the actors start, because a starting actor may already send messages.

@@ -41,7 +41,14 @@ from godrive.runtime.supervision_events import (
 from godrive.scrub import Scrubbed
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
-_encoder = msgspec.json.Encoder(enc_hook=repr)
+
+
+def _encodable(value: object) -> str:
+    """What is written for a value that JSON has no form for.  The id of a traced request is text, and stays so."""
+    return str(value) if isinstance(value, str) else repr(value)
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_encodable)
 
 log = structlog.get_logger("godrive")
 

@@ -6,7 +6,7 @@ This module alone reads where each actor runs.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -106,6 +106,8 @@ class Dependencies:
     on_event: OnEvent
     link: NatsLink | None
     """The connection to NATS, if one is configured."""
+    receive: Callable[[str | None, Mapping[str, str]], str | None] | None = None
+    """Makes the id of a request of what came with it from another process, when tracing is on."""
 
 
 def is_local(config: Config, contract: type[Contract]) -> bool:
@@ -260,6 +262,7 @@ def _exposer(parts: Dependencies, link: NatsLink, contract: type[Contract]) -> C
         namespace=parts.config.nats.namespace,
         limits={lane: slots.capacity + slots.concurrency for lane, slots in lanes.items()},
         on_event=parts.on_event,
+        receive=parts.receive,
     )
 
     async def run() -> None:

@@ -44,7 +44,8 @@ class NatsDrive(GoDrive):
         super().__init__(msgspec.structs.replace(config, nats=nats), **options)
 
     def ref(self, contract: type[A]) -> Ref[A]:
-        return self._far(contract)
+        far = self._far(contract)
+        return far if self.tracing is None else self.tracing.ref(far, contract.name)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -54,7 +55,13 @@ class NatsDrive(GoDrive):
             stack.callback(serving.cancel_scope.cancel)
             assert self._link is not None
             for contract in CONTRACTS:
-                exposer = Exposer(contract, self._link, namespace=self.config.nats.namespace, on_event=self._on_event)
+                exposer = Exposer(
+                    contract,
+                    self._link,
+                    namespace=self.config.nats.namespace,
+                    on_event=self._on_event,
+                    receive=None if self.tracing is None else self.tracing.receive,
+                )
                 serving.start_soon(partial(exposer.run, super().ref(contract)))
                 await until_answered(self._far(contract))
             self._outside = stack.pop_all()

@@ -25,7 +25,7 @@ FLOORS: list[set[str]] = [
     # contracts
     {"messages"},
     # behaviour: the rules of a drive, and two packages that do not know one another
-    {"rules", "lease", "watch", "checker"},
+    {"rules", "lease", "tracing", "watch", "checker"},
     {"log_in_limits"},
     {"actors", "bridge", "scrub", "backup_schedule"},
     # the whole
@@ -87,6 +87,7 @@ OPTIONAL = {
     "aiobotocore": {"godrive.blobs.s3"},
     "botocore": {"godrive.blobs.s3", "godrive.simulation.s3_world"},
     "asyncpg": {"godrive.catalog"},
+    "opentelemetry": {"godrive.tracing"},
     "nacl": {"godrive.backup"},
 }
 """Vendors' libraries, and the only places that may name them."""

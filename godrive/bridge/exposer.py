@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
@@ -67,7 +67,10 @@ class Exposer(Generic[A]):
         namespace: str,
         limits: Mapping[Lane, int] | None = None,
         on_event: OnEvent = ignore,
+        receive: Callable[[str | None, Mapping[str, str]], str | None] | None = None,
     ) -> None:
+        self._receive = receive
+        """Makes the id of a request of what came with it."""
         self.name = f"{contract.name}-exposer"
         self._contract = contract
         self._link = link
@@ -197,6 +200,8 @@ class Exposer(Generic[A]):
         chosen = headers.get(REQUEST_ID)
         if chosen is not None and (len(chosen) > LONGEST_REQUEST_ID or not chosen.isprintable()):
             raise Invalid(f"{REQUEST_ID} is not an id.")
+        if self._receive is not None:
+            chosen = self._receive(chosen, headers)
         return _Order(message, min(seconds, LONGEST_TIMEOUT), chosen)
 
     async def _refuse(self, client: PromptClient, incoming: Msg, error: DriveError) -> None:

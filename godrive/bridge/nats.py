@@ -18,6 +18,7 @@ or no process runs the actor), the asker gets ``DeliveryError`` at once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import anyio
@@ -63,9 +64,18 @@ class NatsRef(Generic[A]):
     ``AskTimeout``.
     """
 
-    def __init__(self, contract: type[A], link: NatsLink, *, namespace: str) -> None:
+    def __init__(
+        self,
+        contract: type[A],
+        link: NatsLink,
+        *,
+        namespace: str,
+        carry: Callable[[dict[str, str]], None] | None = None,
+    ) -> None:
         self._contract = contract
         self._link = link
+        self._carry = carry
+        """Adds headers to each message that belongs to a request."""
         self._subject = f"{namespace}.{contract.name}."
 
     async def ask(self, message: Ask[A, R], *, timeout: float | None = None) -> R:
@@ -111,6 +121,8 @@ class NatsRef(Generic[A]):
         headers = {TIMEOUT: f"{seconds:.6f}"}
         if (chosen := request_id.get()) is not None:
             headers[REQUEST_ID] = chosen
+            if self._carry is not None:
+                self._carry(headers)
         return client, body, headers
 
     def _client(self) -> Client:

@@ -20,7 +20,7 @@ from godrive.errors import DriveError
 PATIENCE = 30.0
 """Time limit of one check in seconds."""
 
-EXTRAS = {"aiobotocore": "s3", "asyncpg": "postgres", "nats": "nats", "nacl": "backup"}
+EXTRAS = {"aiobotocore": "s3", "asyncpg": "postgres", "nats": "nats", "nacl": "backup", "opentelemetry": "tracing"}
 """The extra to install for a module that only some configurations need."""
 
 TABLES = {

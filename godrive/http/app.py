@@ -104,8 +104,13 @@ def create_app(
     log_request = (log_request or log_to_logger()) if drive.config.log.requests else None
     proxies = TrustedProxies(server.trusted_proxies, unix_socket=trusts_unix_socket)
     metrics = Metrics(drive, lost_log_lines=lost_log_lines)
+    middlewares = [edge(metrics, log_request, proxies)]
+    if drive.tracing is not None:
+        from godrive.http.observe.spans import spans  # noqa: PLC0415 - needs opentelemetry-api
+
+        middlewares.insert(0, spans(drive.tracing, metrics, proxies))
     app = web.Application(
-        middlewares=[edge(metrics, log_request, proxies)],
+        middlewares=middlewares,
         client_max_size=server.max_body_bytes,
     )
     app[DRIVE] = drive
