@@ -141,8 +141,9 @@ class Objects:
         aside = f"{key.replace('/', '.')}.{secrets.token_hex(4)}"
         fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._quarantine)
         try:
-            with open(fd, "wb", closefd=False) as file:
-                file.write(data)
+            left = memoryview(data)
+            while left:
+                left = left[os.write(fd, left) :]
             os.fsync(fd)
         finally:
             os.close(fd)

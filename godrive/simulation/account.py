@@ -24,7 +24,7 @@ from godrive.simulation.model import Refusal, Tree, known
 if TYPE_CHECKING:
     from godrive.simulation.world import World
 
-SETTLED = 40.0
+SETTLED = 45.0
 """Seconds after which a server has ended with a request, or has given it up."""
 
 CLAIMED = 50.0
@@ -82,6 +82,8 @@ class Account:
         self.id = ""
         self.uploads: dict[str, str] = {}
         """Uploads that will get no bytes, and the state in which each must end."""
+        self.unsettled: set[str] = set()
+        """Entries with which searches may be behind the tree."""
         self.done = 0
         self._client = Client(world.loop.network, world.address(number))
         self._other = Client(world.loop.network, world.address(number))

@@ -46,6 +46,13 @@ def stop(world: World, chance: random.Random) -> None:
         life.stop()
 
 
+def freeze(world: World, chance: random.Random) -> None:
+    """The machine is suspended for a while, as a virtual one may be: its clocks go on, and nothing runs."""
+    life = world.some_machine(chance).life
+    if life is not None:
+        life.frozen_until = world.loop.time() + chance.choice((0.1, 2.0, 15.0, 35.0))
+
+
 def reset(world: World, chance: random.Random) -> None:
     """Connections of a server are reset."""
     world.loop.network.reset_some(world.some_machine(chance).name, chance.random())
@@ -126,6 +133,7 @@ FAULTS_OF: dict[Fault, int] = {
     cut_power: 1,
     cut_power_at_an_effect: 3,
     stop: 1,
+    freeze: 1,
     reset: 3,
     partition: 3,
     slow_network: 2,
@@ -153,3 +161,4 @@ def end_all(world: World) -> None:
         machine.statement_fails_in = 0
         if machine.life is not None:
             machine.life.dies_at = 0
+            machine.life.frozen_until = 0.0

@@ -53,6 +53,8 @@ class Process:
     def __init__(self, name: str) -> None:
         self.name = name
         self.alive = True
+        self.frozen_until = 0.0
+        """None of its code runs before this time: the machine is suspended."""
 
     def check(self) -> None:
         """Raise :class:`Killed` if code of a dead process asks for an effect on the world."""
@@ -166,32 +168,51 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         self, when: float, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
         handle = Handle(callback, args, contextvars.copy_context() if context is None else context, when)
-        self._timer_count += 1
-        heapq.heappush(self._timers, (when, self._timer_count, handle))
+        self._sleep(handle, when)
         return handle
 
     # Running
 
     def run_forever(self) -> None:
         events._set_running_loop(self)
+        ready, wait, chance = self._ready, self._wait, self._chance
         try:
             while not self._stopping:
-                self._step()
+                if not ready:
+                    wait()
+                if len(ready) == 1:
+                    at, handle = 0, ready.pop()
+                else:
+                    at = int(chance() * min(len(ready), _MOST_AHEAD))
+                    handle = ready.pop(self._first_of(at))
+                callback = handle.callback
+                if callback is None:
+                    continue
+                owner = handle.context.get(PROCESS, WORLD)
+                if not owner.alive:
+                    continue
+                if owner.frozen_until > self._now:
+                    self._sleep(handle, owner.frozen_until)
+                    continue
+                self.digest = hash((self.digest, at, len(ready), self._now))
+                self._left -= 1
+                try:
+                    handle.context.run(callback, *handle.args)
+                except Killed:
+                    pass
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as error:
+                    problem = {"message": f"Exception in {callback!r}", "exception": error}
+                    handle.context.run(self.call_exception_handler, problem)
         finally:
             self._stopping = False
             events._set_running_loop(None)
 
-    def run_until_complete(self, future: Any) -> Any:
-        task = asyncio.ensure_future(future, loop=self)
-        task.add_done_callback(self._stop_at)
-        self.run_forever()
-        return task.result()
-
-    def _stop_at(self, _task: object) -> None:
-        self._stopping = True
-
-    def _step(self) -> None:
-        """Run one callback."""
+    def _wait(self) -> None:
+        """Let the time jump to the next timer."""
+        if self._left < 0:
+            raise Stuck(f"the run has not ended after many steps, at {self._now:.6f}")
         ready, timers = self._ready, self._timers
         while not ready:
             if not timers:
@@ -203,35 +224,29 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
             ready.append(handle)
             while timers and timers[0][0] <= self._now:
                 ready.append(heapq.heappop(timers)[2])
-        at = 0
-        if len(ready) > 1:
-            at = int(self._chance() * min(len(ready), _MOST_AHEAD))
-            strand = ready[at].strand
-            for earlier in range(at):
-                if ready[earlier].strand is strand:
-                    at = earlier
-                    break
-        handle = ready.pop(at)
-        callback = handle.callback
-        if callback is None:
-            return
-        owner = handle.context.get(PROCESS, WORLD)
-        if not owner.alive:
-            return
-        self.digest = hash((self.digest, at, len(ready), self._now))
-        self._left -= 1
-        if not self._left:
-            raise Stuck(f"the run has not ended after many steps, at {self._now:.6f}")
-        try:
-            handle.context.run(callback, *handle.args)
-        except Killed:
-            pass
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            handle.context.run(
-                self.call_exception_handler, {"message": f"Exception in {callback!r}", "exception": error}
-            )
+
+    def _first_of(self, at: int) -> int:
+        """The place of the first callback of the strand that was chosen."""
+        ready = self._ready
+        strand = ready[at].strand
+        for earlier in range(at):
+            if ready[earlier].strand is strand:
+                return earlier
+        return at
+
+    def _sleep(self, handle: Handle, until: float) -> None:
+        """Have a callback run later."""
+        self._timer_count += 1
+        heapq.heappush(self._timers, (until, self._timer_count, handle))
+
+    def run_until_complete(self, future: Any) -> Any:
+        task = asyncio.ensure_future(future, loop=self)
+        task.add_done_callback(self._stop_at)
+        self.run_forever()
+        return task.result()
+
+    def _stop_at(self, _task: object) -> None:
+        self._stopping = True
 
     def stop(self) -> None:
         self._stopping = True
@@ -302,4 +317,5 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         return self.network.look_up(host, port)
 
     def add_signal_handler(self, sig: int, callback: Callable[[Unpack[Ts]], object], *args: *Ts) -> None:
-        raise NotImplementedError("a simulated process gets no signals")
+        """Refused as asyncio refuses it outside the main thread: a simulated process is killed or stopped, not told."""
+        raise RuntimeError("a simulated process gets no signals")

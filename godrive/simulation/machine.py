@@ -53,6 +53,8 @@ class Machine(Process):
         self.rate = 1.0
         """How fast its clocks run."""
         self.disk = Disk(chance)
+        self.wrongs: list[str] = []
+        """What was seen to be wrong while it ran."""
         self.store: Callable[[Life], BlobStore] | None = None
         """Makes the blob store of a process, in place of the configured one."""
         self.life: Life | None = None
@@ -101,6 +103,8 @@ class Life(Process):
         self.ended = asyncio.Event()
         self.error: BaseException | None = None
         self.events: Counter[str] = Counter()
+        self.letters: list[Any] = []
+        """Every message that an actor of this process was sent."""
         self.drive: GoDrive
         self.effects = 0
         self.dies_at = 0

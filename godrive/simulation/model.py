@@ -214,7 +214,7 @@ class Tree:
 
     def restore_version(self, id_: str, index: int) -> None:
         node = self.need(id_)
-        if node.versions[index] != node.versions[0]:
+        if index:
             node.versions.insert(0, node.versions[index])
 
     def delete_version(self, id_: str, index: int) -> None:

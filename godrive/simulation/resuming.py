@@ -23,7 +23,9 @@ class ResumingUser(User):
         chance, parent, name = self.chance, self._place(), self._some_name()
         data, content = self._content()
         conflict, fate = chance.choice(("replace", "fail", "rename")), chance.random()
-        metadata = {"filename": name, "on_conflict": conflict} | ({"parent_id": parent} if parent else {})
+        metadata = {"filename": name, "filetype": "text/plain", "on_conflict": conflict} | (
+            {"parent_id": parent} if parent else {}
+        )
         if fate < 0.5:
             metadata["sha256"] = content[0]
         headers = {**_TUS, "Upload-Length": str(len(data)), "Upload-Metadata": _encoded(metadata)}

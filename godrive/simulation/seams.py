@@ -29,7 +29,11 @@ from anyio._backends import _asyncio as anyio_backend
 
 from godrive import tree
 from godrive.blobs import disk as _disk  # noqa: F401 - imported, so that it is found
+from godrive.bridge import webhooks
+from godrive.runtime import ref
+from godrive.runtime.actor import ActorCell
 from godrive.simulation.file_system import FileSystem
+from godrive.simulation.letters import Letter, dead_letter
 from godrive.simulation.loop import SimulatedLoop, process
 from godrive.simulation.machine import Connection
 from godrive.simulation.network import SimulatedSocket
@@ -128,8 +132,13 @@ def installed(
         (aiosqlite.core, "SimpleQueue", Calls),
         (socket, "socket", SimulatedSocket),
         (anyio_backend, "CancelScope", OrderedScope),
+        (ref, "Envelope", Letter),
+        (ActorCell, "_dead_letter", dead_letter),
         (tree, "SETTLE_EVERY", 2.0),  # an idle drive spends its time on these
         (tree, "INDEX_EVERY", 2.0),
+        (webhooks, "EVERY", 5.0),
+        (tree, "SETTLED_AT_ONCE", 3),  # so that a folder takes several steps
+        (tree, "INDEXED_AT_ONCE", 3),
         *also,
     ]
     disk = FileSystem()

@@ -9,8 +9,10 @@ from urllib.parse import quote
 
 import msgspec
 
+from godrive.rules.names import search_key
 from godrive.simulation.account import Account, Request
 from godrive.simulation.client import Answer
+from godrive.simulation.invariants import note_referred
 from godrive.simulation.loop import within
 from godrive.simulation.model import Bytes, Refusal, Tree, known
 
@@ -32,6 +34,7 @@ ACTIONS = {
     "empty": 1,
     "fetch": 14,
     "spy": 5,
+    "search": 3,
     "look_around": 4,
 }
 """What a user does, and how often: the names of methods and their weights."""
@@ -83,7 +86,10 @@ class User(Account):
         return None if self.chance.random() < 0.4 else self._some(folders=True)
 
     def _content(self) -> tuple[bytes, Bytes]:
-        size = self.chance.choices(_SIZES, (1, 1, 6, 6, 4, 1))[0]
+        if self.sent and self.chance.random() < 0.1:
+            digest = self.chance.choice(list(self.sent))  # what was stored before
+            return self.sent[digest], (digest, len(self.sent[digest]))
+        size = self.chance.choices(_SIZES, (1, 1, 6, 6, 4, 2))[0]
         mark = f"{self.name}/{self._number}/".encode()
         data = mark + self.chance.randbytes(size) if size else b""
         digest = hashlib.sha256(data).hexdigest()
@@ -160,7 +166,7 @@ class User(Account):
         id_ = self._some()
         if id_ is None or len(self.tree.nodes) > 30:
             return
-        parent, name = self._place(), self._some_name()
+        parent, name, before = self._place(), self._some_name(), set(self.tree.nodes)
         fields = {"parent_id": parent or "root", "name": name, "on_conflict": "rename"}
         await self._predict(
             Request(
@@ -175,15 +181,22 @@ class User(Account):
         )
         if any("/" in node for node in self.tree.nodes):
             await self.check()  # finds the ids of what lies in the copy
+        self.unsettled |= self.tree.nodes.keys() - before
 
     async def _trash(self) -> None:
         id_ = self._some()
         if id_ is not None:
+            self._unsettle(id_)
             await self._predict(Request("DELETE", f"/v1/files/{id_}", lambda tree, _: tree.trash(id_), key=self._key()))
+
+    def _unsettle(self, id_: str) -> None:
+        """What lies in a folder that is trashed or restored follows it a little later in searches."""
+        self.unsettled |= {node.id for node in self.tree.below(id_, live=False)} - {id_}
 
     async def _restore(self) -> None:
         if trashed := self.tree.trashed():
             id_ = self.chance.choice(trashed).id
+            self._unsettle(id_)
             await self._predict(
                 Request(
                     "POST",
@@ -198,9 +211,11 @@ class User(Account):
     async def _purge(self) -> None:
         if trashed := self.tree.trashed():
             id_ = self.chance.choice(trashed).id
+            note_referred(self.world)
             await self._predict(Request("DELETE", f"/v1/trash/{id_}", lambda tree, _: tree.purge(id_), key=self._key()))
 
     async def _empty(self) -> None:
+        note_referred(self.world)
         await self._predict(Request("DELETE", "/v1/trash", lambda tree, _: tree.empty_trash(), key=self._key()))
 
     async def _versions(self) -> None:
@@ -214,7 +229,9 @@ class User(Account):
             self.fail(f"the versions of {id_} are {listed}, not {self.tree.nodes[id_].versions}")
         index = chance.randrange(len(listed))
         path = f"/v1/files/{id_}/versions/{listed[index]['id']}"
-        if chance.random() < 0.5:
+        versions = self.tree.nodes[id_].versions
+        # Only the server knows whether two versions with the same bytes share a blob: then nothing is restored.
+        if chance.random() < 0.5 and (not index or versions[index] != versions[0]):
             request = Request("POST", f"{path}/restore", lambda tree, _: tree.restore_version(id_, index))
         else:
             request = Request("DELETE", path, lambda tree, _: tree.delete_version(id_, index))
@@ -226,7 +243,13 @@ class User(Account):
         parent, name = self._place(), self._some_name()
         data, content = self._content()
         conflict, fate = self.chance.choice(("replace", "fail", "rename")), self.chance.random()
-        fields = {"filename": name, "size_bytes": len(data), "parent_id": parent, "on_conflict": conflict}
+        fields = {
+            "filename": name,
+            "size_bytes": len(data),
+            "parent_id": parent,
+            "on_conflict": conflict,
+            "mime": "text/plain",  # as of all files: with another type, the same bytes are another version
+        }
         if self.chance.random() < 0.5:
             fields["sha256"] = content[0]
         answer = await self._insist("POST", "/v1/files/upload-intent", json=fields)
@@ -283,6 +306,18 @@ class User(Account):
             if answer.body != self.sent[digest.lstrip("?")][2:6]:
                 self.fail(f"a range of {id_} has other bytes")
 
+    async def _search(self) -> None:
+        """Search all that can be seen, also while the indexer is behind."""
+        await self.search(self.chance.choice(("a", "b", "notes", "é")), but=self.unsettled)
+
+    async def search(self, text: str, *, but: set[str]) -> None:
+        """Compare what a search finds with the tree, without those that may be behind it."""
+        expected = {node.id for node in self.tree.live() if any(w.startswith(text) for w in _words(node.name))} - but
+        found = {row["id"] for row in await self.pages(f"/v1/search?q={quote(text)}&limit=1000")} - but
+        if found != expected:
+            missed = {id_: self.tree.nodes[id_].name for id_ in expected - found}
+            self.fail(f"a search for {text} finds {found - expected} too much, and not {missed}")
+
     async def _spy(self) -> None:
         """Try to reach what belongs to somebody else."""
         others = [user for user in self.world.users if user is not self and user.tree.nodes]
@@ -312,6 +347,11 @@ class User(Account):
 
     async def _look_around(self) -> None:
         await self.check()
+
+
+def _words(name: str) -> list[str]:
+    """What a name can be found by."""
+    return search_key(name).replace(".", " ").replace("(", " ").replace("%", " ").split()
 
 
 def _keep(_id: str) -> None:

@@ -156,8 +156,8 @@ class World:
         """The machine that has the catalog, and the one that has the bytes."""
         self.users = [self.user(self, number) for number in range(USERS)]
         self.faults_done = 0
-        self.orphans: set[str] = set()
-        """Blobs that no row refers to, which the janitor moves to quarantine after a day."""
+        self.referred: set[str] = set()
+        """Keys of blobs that rows referred to before something was purged."""
         self._watch: asyncio.Task[None]
 
     def make_machines(self, folder: Path) -> list[Machine]:
