@@ -24,6 +24,9 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (all processors)")
     parser.add_argument("--replay", metavar="PLAN", help="run one seed, or what shrinking left of it, and trace it")
     parser.add_argument("--shrink", metavar="PLAN", help="find a shorter run that fails too")
+    parser.add_argument(
+        "--runs", type=int, default=runner.SHRINK_RUNS, metavar="N", help="how often shrinking runs it (%(default)s)"
+    )
     parser.add_argument("--stop", action="store_true", help="stop at the first seed that fails")
     parser.add_argument("--digests", action="store_true", help="print the digest of every run")
     options = parser.parse_args()
@@ -34,7 +37,7 @@ def main() -> int:
         print(f"\n{_summary(outcome)}\n{outcome.problem or 'nothing was wrong'}")
         return bool(outcome.problem)
     if options.shrink:
-        plan = runner.shrink(replayed, jobs=options.jobs, tell=print)
+        plan = runner.shrink(replayed, jobs=options.jobs, tell=print, most=options.runs)
         print(f"scripts/simulate --replay {plan}")
         return 0
     return _run(options)

@@ -33,12 +33,20 @@ class Letter(Envelope):
         return is_expired
 
     def answer(self, value: Any) -> None:
-        self.is_settled = True
+        self._settle("")
         super().answer(value)
 
     def fail(self, error: DriveError) -> None:
-        self.is_settled = True
+        self._settle(error.code)
         super().fail(error)
+
+    def _settle(self, code: str) -> None:
+        self.is_settled = True
+        owner = process()
+        if isinstance(owner, Life) and owner.machine.trace.is_read:
+            took = owner.machine.loop.time() - self.sent_at
+            what = f"{self.message.contract.name} {type(self.message).__name__}"
+            owner.machine.trace.write_only("handled", owner.name, f"{what} in {took:.4f} s{code and ': '}{code}")
 
     def __str__(self) -> str:
         return f"{type(self.message).__name__} of {self.sent_at:.6f}"

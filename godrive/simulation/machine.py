@@ -29,8 +29,7 @@ from godrive.paths import exists, is_file
 from godrive.runtime import Event
 from godrive.simulation.disk import Disk
 from godrive.simulation.loop import EPOCH, WORLD, Killed, Process, SimulatedLoop, process, within
-
-Trace = Callable[..., None]
+from godrive.simulation.trace import Trace
 
 
 class Machine(Process):
@@ -191,7 +190,7 @@ class Life(Process):
     def _note(self, event: Event) -> None:
         kind = type(event).__name__
         self.events[kind] += 1
-        self.machine.trace("event", self.name, what=kind, detail=repr(event))
+        self.machine.trace("event", self.name, what=kind, detail=event)
 
     def end(self) -> None:
         """Nothing of this process runs from now on."""
@@ -242,9 +241,12 @@ class Connection(sqlite3.Connection):
         owner = process()
         if isinstance(owner, Life):
             owner.statement(is_catalog=self.is_catalog)
-        cursor = super().execute(*values)
+        cursor = _execute(self, *values)
         owner.effect("sql")
         return cursor
+
+
+_execute = sqlite3.Connection.execute
 
 
 def with_tables(config: Config, **tables: dict[str, Any]) -> Config:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from godrive.model import name_key
@@ -37,6 +38,9 @@ class Node:
         """What a list shows of it."""
         sha256, size = self.versions[0] if self.versions else ("?", 0)
         return (self.parent, self.name, self.is_folder, size, known(sha256))
+
+
+_key = cache(name_key)
 
 
 class Refusal(Exception):
@@ -80,8 +84,9 @@ class Tree:
         return [node for node in self.nodes.values() if node.trashed]
 
     def holder(self, parent: str | None, name: str) -> Node | None:
+        wanted = _key(name)
         for node in self.nodes.values():
-            if node.parent == parent and not node.trashed and name_key(node.name) == name_key(name):
+            if node.parent == parent and not node.trashed and _key(node.name) == wanted:
                 return node
         return None
 

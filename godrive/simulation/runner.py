@@ -21,7 +21,7 @@ import msgspec
 from godrive.simulation.world import DISK, Outcome, Plan
 from godrive.simulation.worlds import run
 
-_SHRINK_RUNS = 150
+SHRINK_RUNS = 150
 
 
 @dataclass
@@ -112,20 +112,23 @@ def replay(plan: Plan, write: Callable[[str], None]) -> Outcome:
     return msgspec.json.decode(data, type=Outcome)
 
 
-def shrink(plan: Plan, *, jobs: int, tell: Callable[[str], None], most: int = _SHRINK_RUNS) -> Plan:
+def shrink(plan: Plan, *, jobs: int, tell: Callable[[str], None], most: int = SHRINK_RUNS) -> Plan:
     """Find a smaller plan that fails too, in at most *most* runs."""
-    left = [most]
+    left = most
 
     def first_that_fails(candidates: list[Plan]) -> Plan | None:
-        candidates = candidates[: left[0]]
-        left[0] -= len(candidates)
-        order = {candidate: place for place, candidate in enumerate(candidates)}
-        failing = [outcome.plan for outcome in outcomes(candidates, jobs=jobs) if outcome.problem]
-        return min(failing, key=order.__getitem__, default=None)
+        nonlocal left
+        for start in range(0, len(candidates), jobs):
+            some = candidates[start : start + min(jobs, left)]
+            left -= len(some)
+            failing = [outcome.plan for outcome in outcomes(some, jobs=jobs) if outcome.problem]
+            if failing or not left:
+                return min(failing, key=some.index, default=None)
+        return None
 
     better: Plan | None = plan
-    while better is not None and left[0] > 0:
+    while better is not None:
         plan = better
         tell(f"{plan.size()} left: {plan}")
-        better = first_that_fails(list(plan.smaller()))
+        better = first_that_fails(list(plan.smaller())) if left else None
     return plan

@@ -6,6 +6,7 @@ none, and records it in the patch.
 
 from __future__ import annotations
 
+import argparse
 import re
 import shutil
 import subprocess
@@ -63,7 +64,7 @@ def misfits(patch: Path) -> list[str]:
 
 def plant(patch: Path, folder: Path) -> None:
     """Copy the package into the folder, with the fault."""
-    shutil.copytree(ROOT / "godrive", folder / "godrive", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "godrive", folder / "godrive")  # with what is compiled, which takes longer than a run
     for path, old, new in changes(patch):
         target = folder / path
         target.write_text(target.read_text().replace(old, new))
@@ -94,24 +95,46 @@ def replay(patch: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     return simulate(folder, "--seeds", "1", "--from", seed.partition(",")[0], "--jobs", "1", *options_of(seed))
 
 
-def find(patch: Path, most: int = MOST) -> str:
-    """The first line about a seed that finds the fault; "" if none does."""
+def find(patch: Path, first: int, most: int) -> str:
+    """The first line about a seed that finds the fault, and that fails only with it; "" if none does."""
+    options = options_of(seed_of(patch))
     with tempfile.TemporaryDirectory() as folder:
         plant(patch, Path(folder))
-        done = simulate(Path(folder), "--seeds", str(most), *options_of(seed_of(patch)))
-    found = re.search(r"^seed \S+ fails.*$", done.stdout, re.MULTILINE)
-    return found.group(0) if found else ""
+        while most > 0:
+            done = simulate(Path(folder), "--seeds", str(most), "--from", str(first), *options)
+            found = re.search(r"^seed (\d+)\S* fails.*$", done.stdout, re.MULTILINE)
+            if found is None:
+                break
+            seed = found.group(1)
+            if simulate(ROOT, "--seeds", "1", "--from", seed, *options).returncode == 0:
+                return found.group(0)
+            first, most = int(seed) + 1, most - (int(seed) + 1 - first)
+    return ""
 
 
 def main() -> None:
-    """Find a seed for each patch that has none."""
-    most = int(sys.argv[1]) if len(sys.argv) > 1 else MOST
+    """Find a seed for each patch that has none, or that is no longer found by its own."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.planted", description=main.__doc__)
+    parser.add_argument("most", type=int, nargs="?", default=MOST, help=f"how many seeds to try ({MOST})")
+    parser.add_argument("--from", type=int, default=1, dest="first", metavar="S", help="the first seed to try (1)")
+    parser.add_argument(
+        "--again", action="store_true", help="replay the recorded seeds too, and replace those that pass"
+    )
+    parser.add_argument("--only", default="", metavar="WORD", help="patches whose name has this")
+    options = parser.parse_args()
     for patch in patches():
-        if seed_of(patch).startswith("none") and not misfits(patch):
-            line = find(patch, most)
-            print(f"{patch.stem}: {line or 'not found'}", flush=True)
-            if line:
-                patch.write_text(_SEED.sub(f"Seed: {line.split()[1]}", patch.read_text()))
+        has_seed = not seed_of(patch).startswith("none")
+        if options.only not in patch.stem or misfits(patch) or (has_seed and not options.again):
+            continue
+        if has_seed:
+            with tempfile.TemporaryDirectory() as folder:
+                if replay(patch, Path(folder)).returncode == 1:
+                    continue
+        line = find(patch, options.first, options.most)
+        print(f"{patch.stem}: {line or 'not found'}", flush=True)
+        world = seed_of(patch).partition(_IN_WORLD)
+        seed = line.split()[1] if line else "none" + "".join(world[1:])
+        patch.write_text(_SEED.sub(f"Seed: {seed}", patch.read_text()))
 
 
 if __name__ == "__main__":
