@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
+from godrive.errors import NotFound
 from godrive.messages.janitor import Sweep
 from godrive.messages.system import UsageDrift
 from godrive.simulation.account import Violation
@@ -161,8 +162,9 @@ async def _digests(life: Life) -> dict[str, tuple[str, int]]:
     """The digest and the size of every blob, by key, from its bytes."""
     found: dict[str, tuple[str, int]] = {}
     async for blob in life.drive.blobs.list():
-        data = b"".join([bytes(chunk) async for chunk in life.drive.blobs.get(blob.key)])
-        found[blob.key] = (hashlib.sha256(data).hexdigest(), len(data))
+        with suppress(NotFound):  # the janitor has deleted it meanwhile
+            data = b"".join([bytes(chunk) async for chunk in life.drive.blobs.get(blob.key)])
+            found[blob.key] = (hashlib.sha256(data).hexdigest(), len(data))
     return found
 
 
