@@ -6,16 +6,16 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import anyio
 import msgspec
 
 from godrive import logs
 from godrive.clock import SystemClock
-from godrive.commands import Commands, add_group, has_sqlite_catalog, pacer, size
+from godrive.commands import Commands, add_group, has_sqlite_catalog, pacer, size, size_text
 from godrive.commands import add as add_command
+from godrive.commands.progress import telling
 from godrive.commands.serve import run
 from godrive.commands.user import find_user
 from godrive.config import Config
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 Action: TypeAlias = "Callable[[Config, argparse.Namespace], Coroutine[Any, Any, int]]"
 
 _TARGET = "a folder, or s3://BUCKET/PREFIX in the store of blobs.s3"
-
-TOLD_EVERY = 1.0
-"""Seconds between two lines of progress on a terminal."""
 
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
@@ -237,23 +234,9 @@ def _show(arguments: argparse.Namespace, snapshots: list[Snapshot]) -> None:
         _say(f"{each.id}  {each.created_at:%Y-%m-%d %H:%M:%S} UTC  {each.blobs} blobs of {each.bytes} bytes, {added}")
 
 
-@asynccontextmanager
-async def _telling(progress: Progress | RestoredFiles, what: str = "blobs") -> AsyncIterator[None]:
-    """Show progress on a terminal: how many of *what*."""
-    if not sys.stderr.isatty():
-        yield
-        return
-
-    async def tell() -> None:
-        while True:
-            await anyio.sleep(TOLD_EVERY)
-            sys.stderr.write(f"\r\x1b[K{getattr(progress, what)} {what}, {progress.bytes} bytes")
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(tell)
-        yield
-        tasks.cancel_scope.cancel()
-    sys.stderr.write("\r\x1b[K")
+def _telling(progress: Progress | RestoredFiles, what: str = "blobs") -> AbstractAsyncContextManager[None]:
+    """Tell how many of *what* were done."""
+    return telling(lambda: f"{getattr(progress, what)} {what}, {size_text(progress.bytes)}")
 
 
 def _say(text: str) -> None:

@@ -20,9 +20,13 @@ async def telling(describe: Callable[[], str]) -> AsyncIterator[None]:
 
     async def tell() -> None:
         while True:
+            if is_terminal:
+                sys.stderr.write(f"{_CLEAR}{describe()}")
+                sys.stderr.flush()
             await asyncio.sleep(ON_TERMINAL if is_terminal else ELSEWHERE)
-            sys.stderr.write(f"{_CLEAR}{describe()}" if is_terminal else f"{describe()}\n")
-            sys.stderr.flush()
+            if not is_terminal:
+                sys.stderr.write(f"{describe()}\n")
+                sys.stderr.flush()
 
     telling_task = asyncio.create_task(tell())  # a task group would wrap the error of the body
     try:

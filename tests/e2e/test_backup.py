@@ -43,7 +43,9 @@ async def test_a_drive_is_backed_up_while_it_runs_and_comes_back_with_its_sessio
     listed = {file["name"]: file["id"] for file in await client.files()}
     assert listed.keys() == {*files, "later.bin"}
     assert await client.download(listed["5.bin"]) == files["5.bin"]
-    damaged = max((path for path in target.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    damaged = max(
+        (path for path in (target / "objects").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
+    )
     damaged.write_bytes(damaged.read_bytes()[:-3] + b"???")
     assert "1 problems" in backup(server, "verify", target, code=1)
     assert "no backup" in backup(server, "list", tmp_path / "nothing", code=2)
