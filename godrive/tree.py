@@ -19,7 +19,9 @@ from godrive.backup_schedule import CHILD as BACKUP
 from godrive.backup_schedule import SHUTDOWN, BackupSchedule
 from godrive.blobs import BlobStore
 from godrive.bridge.bucket_events import BucketEventHandler
-from godrive.catalog import Catalog
+from godrive.bridge.notices import CHILD as NOTICES
+from godrive.bridge.notices import Notices
+from godrive.catalog import Catalog, Channel, HasChannel
 from godrive.clock import Clock, ClockGuard
 from godrive.config import ActorTable, Config
 from godrive.credentials import TokenSigner, UrlSigner
@@ -164,11 +166,15 @@ def tree(parts: Dependencies, *, serving: bool) -> list[ActorSpec | ChildSpec]:
     if (blobs := parts.blobs) is not None:
         actor(Storage, lambda: StorageActor(blobs, config.blobs, clock, parts.urls))
     on_change = parts.watch.notice
+    channel: Channel | None = None
     if serving and parts.link is not None:
-        from godrive.bridge.notices import CHILD as NOTICES  # noqa: PLC0415 - needs nats-py
-        from godrive.bridge.notices import Notices  # noqa: PLC0415
+        from godrive.bridge.nats_channel import NatsChannel  # noqa: PLC0415 - needs nats-py
 
-        notices = Notices(parts.link, parts.watch, namespace=config.nats.namespace, on_event=parts.on_event)
+        channel = NatsChannel(parts.link, namespace=config.nats.namespace)
+    elif serving and isinstance(parts.catalog, HasChannel):
+        channel = parts.catalog.channel()
+    if channel is not None:
+        notices = Notices(channel, parts.watch, on_event=parts.on_event)
         children.append(ChildSpec(name=NOTICES, run=notices.run))
         on_change = notices.committed
     if (catalog := parts.catalog) is not None:

@@ -1,8 +1,9 @@
-"""Tells other processes of changes at once, by NATS, so that those who wait there need not wait for the next look.
+"""Tells other processes of changes at once, so that those who wait there need not wait for the next look.
 
-A notice is a plain message on ``<namespace>.changed`` with ids of owners.  It is
-only a hint: lost notices are made up for by the look of :mod:`godrive.watch`, and
-one that is not true costs a read.
+A notice has ids of owners.  It is only a hint: lost notices are made up for by
+the look of :mod:`godrive.watch`, and one that is not true costs a read.  Notices
+go through NATS if it is configured, else through the database if that can pass
+them on.
 """
 
 from __future__ import annotations
@@ -13,12 +14,10 @@ from contextlib import suppress
 
 import anyio
 import msgspec
-from nats.aio.msg import Msg
-from nats.errors import Error as NatsError
 
 from godrive.backoff import Backoff
-from godrive.bridge.connection import NatsLink
 from godrive.bridge.failures import Failures
+from godrive.catalog import Channel
 from godrive.errors import DriveError
 from godrive.model import UserId, new_id
 from godrive.runtime import OnEvent
@@ -29,8 +28,8 @@ CHILD = "notices"
 DELAY = 0.005
 """Seconds for which notices gather, so that many changes cost few messages."""
 
-AT_ONCE = 1000
-"""Owners in one message."""
+AT_ONCE = 100
+"""Owners in one message, of which PostgreSQL takes 8000 bytes."""
 
 BACKOFF = Backoff(0.5, 10.0)
 
@@ -49,10 +48,9 @@ _decode = msgspec.msgpack.Decoder(_Notice).decode
 class Notices:
     """The child that receives notices, and the way to send them."""
 
-    def __init__(self, link: NatsLink, watch: ChangeWatch, *, namespace: str, on_event: OnEvent) -> None:
-        self._link = link
+    def __init__(self, channel: Channel, watch: ChangeWatch, *, on_event: OnEvent) -> None:
+        self._channel = channel
         self._watch = watch
-        self._subject = f"{namespace}.changed"
         self._failures = Failures(CHILD, on_event, BACKOFF)
         self._sender = new_id()
         self._gathered: set[UserId] = set()
@@ -73,26 +71,21 @@ class Notices:
         while self._gathered:
             await asyncio.sleep(DELAY)
             some = [self._gathered.pop() for _ in range(min(len(self._gathered), AT_ONCE))]
-            client = self._link.connected
-            if client is not None:
-                with suppress(NatsError, OSError):  # the look of the other process finds the change
-                    await client.publish(self._subject, _encode(_Notice(self._sender, some)))
+            with suppress(DriveError):  # the look of the other process finds the change
+                await self._channel.tell(_encode(_Notice(self._sender, some)))
 
     async def run(self) -> None:
         """Receive notices forever, over each new connection."""
         while True:
             try:
-                client, generation = await self._link.client(), self._link.generation
-                subscription = await client.subscribe(self._subject, cb=self._hear)
-                self._failures.clear()
-                await self._link.newer_than(generation)
-                with suppress(NatsError):  # the client is closed
-                    await subscription.unsubscribe()
-            except (DriveError, NatsError) as error:
+                async with self._channel.listen(self._hear) as lost:
+                    self._failures.clear()
+                    await lost()
+            except DriveError as error:
                 await anyio.sleep(self._failures.note(error))
 
-    async def _hear(self, message: Msg) -> None:
+    def _hear(self, notice: bytes) -> None:
         with suppress(msgspec.DecodeError):  # not one of ours
-            notice = _decode(message.data)
-            if notice.sender != self._sender:
-                self._watch.notice(notice.owner_ids)
+            found = _decode(notice)
+            if found.sender != self._sender:
+                self._watch.notice(found.owner_ids)

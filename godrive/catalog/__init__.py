@@ -13,6 +13,7 @@ placeholders.  Instants are stored as integer microseconds since 1970.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import msgspec
@@ -170,3 +171,26 @@ class ReadsAtOnce(Protocol):
     """A capability of a catalog: a small read never suspends, so callers gain nothing by sharing one."""
 
     reads_at_once: Literal[True]
+
+
+class Channel(Protocol):
+    """Passes short notices on to other processes.  Any may be lost."""
+
+    async def tell(self, notice: bytes) -> None:
+        """Send the notice, unless nothing is connected.  May raise ``DriveError``."""
+
+    def listen(self, hear: Callable[[bytes], None]) -> AbstractAsyncContextManager[Callable[[], Awaitable[None]]]:
+        """Call *hear* with each notice.  Gives a function that waits until the connection is lost.
+
+        Raises ``StoreUnavailable``.
+        """
+        ...
+
+
+@runtime_checkable
+class HasChannel(Protocol):
+    """A capability of a catalog that several processes share."""
+
+    def channel(self) -> Channel:
+        """Return a channel to the processes that have the same catalog."""
+        ...

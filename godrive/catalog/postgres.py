@@ -32,6 +32,7 @@ from godrive import config
 from godrive.backoff import Backoff
 from godrive.catalog import NO_SINKS, Final, Row, Sinks, Tx, ancestors, migrations, name_search
 from godrive.catalog.group_commit import ALONE, GroupCommit, Operation, Outcome
+from godrive.catalog.postgres_channel import PostgresChannel
 from godrive.catalog.postgres_errors import is_lost, is_raced, is_unknown, refused, translate, unavailable
 from godrive.catalog.postgres_group import Started, run_finals
 from godrive.catalog.postgres_pool import Connection, Pool, Use
@@ -118,6 +119,7 @@ class PostgresCatalog:
 
     def __init__(self, settings: config.Catalog, *, sinks: Sinks = NO_SINKS) -> None:
         self._sinks = sinks
+        self._dsn = settings.dsn
         self._pool = Pool(settings.dsn, settings.pool_size)
         self._open = False
         self.problem: DriveError | None = None
@@ -160,6 +162,10 @@ class PostgresCatalog:
             raise
         self.problem = None
         return value
+
+    def channel(self) -> PostgresChannel:
+        """As ``HasChannel`` says."""
+        return PostgresChannel(self._dsn)
 
     async def _together(self, use: Use, operations: list[Operation]) -> list[Outcome]:
         started = [Started(operation, sinks=self._sinks) for operation in operations]

@@ -77,9 +77,17 @@ async def receiver() -> AsyncIterator[Receiver]:
         yield receiver
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.servers)])
+def catalog_tables(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The tables of the configuration for each database."""
+    if request.param == "sqlite":
+        return {}
+    return {"catalog": {"driver": "postgres", "dsn": request.getfixturevalue("postgres_server").create_database()}}
+
+
 @pytest.fixture
-async def drive() -> AsyncIterator[GoDrive]:
-    async with open_drive(webhooks=LOCAL) as drive:
+async def drive(catalog_tables: dict[str, Any]) -> AsyncIterator[GoDrive]:
+    async with open_drive(webhooks=LOCAL, **catalog_tables) as drive:
         yield drive
 
 
@@ -209,8 +217,10 @@ async def test_a_replay_sends_what_comes_after_the_cursor(drive: GoDrive, receiv
         await drive.metadata.ask(ReplayWebhook(acting(owner), webhook.id, "x"))
 
 
-async def test_changes_that_were_deleted_before_their_delivery_are_told_as_a_reset(receiver: Receiver) -> None:
-    async with open_drive(webhooks=LOCAL, janitor={"changes_per_user": 1}) as drive:
+async def test_changes_that_were_deleted_before_their_delivery_are_told_as_a_reset(
+    receiver: Receiver, catalog_tables: dict[str, Any]
+) -> None:
+    async with open_drive(webhooks=LOCAL, janitor={"changes_per_user": 1}, **catalog_tables) as drive:
         owner = (await sign_up(drive)).id
         foreign = (await drive.metadata.ask(ListChanges(acting((await sign_up(drive, "bob@example.org")).id)))).cursor
         webhook = await drive.metadata.ask(AddWebhook(acting(owner), receiver.url))
@@ -281,7 +291,7 @@ async def test_one_process_delivers_and_one_user_has_few_slots(
     await first.close()
 
 
-async def test_a_webhook_that_hangs_delays_no_other(receiver: Receiver) -> None:
+async def test_a_webhook_that_hangs_delays_no_other(receiver: Receiver, catalog_tables: dict[str, Any]) -> None:
     """A serving drive, with one receiver that never answers."""
     hanging = Receiver()
     stop = anyio.Event()
@@ -292,7 +302,10 @@ async def test_a_webhook_that_hangs_delays_no_other(receiver: Receiver) -> None:
         return web.Response()
 
     hanging.handle = hang  # type: ignore[method-assign]
-    async with hanging.serving(), open_drive(serving=True, webhooks={**LOCAL, "timeout": 60.0}) as drive:
+    async with (
+        hanging.serving(),
+        open_drive(serving=True, webhooks={**LOCAL, "timeout": 60.0}, **catalog_tables) as drive,
+    ):
         owner = (await sign_up(drive)).id
         await drive.metadata.ask(AddWebhook(acting(owner), hanging.url))
         await drive.metadata.ask(AddWebhook(acting(owner), receiver.url))
@@ -307,10 +320,12 @@ async def test_a_webhook_that_hangs_delays_no_other(receiver: Receiver) -> None:
         stop.set()
 
 
-async def test_the_operators_webhook_gets_the_changes_of_all_users(receiver: Receiver) -> None:
+async def test_the_operators_webhook_gets_the_changes_of_all_users(
+    receiver: Receiver, catalog_tables: dict[str, Any]
+) -> None:
     secret = "whsec_" + base64.b64encode(b"o" * 32).decode()
     tables = {"url": receiver.url, "secret": secret, "timeout": 2.0}
-    async with open_drive(webhooks=tables) as drive:
+    async with open_drive(webhooks=tables, **catalog_tables) as drive:
         owners = [(await sign_up(drive, f"{name}@example.org")).id for name in ("ann", "bob")]
         for owner in owners:
             await make(drive, owner, "a", "b")
