@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 from tests.guard import Guard, guard
+from tests.zygote import Forked, zygote
 
 READY_WITHIN = 60.0
 """Seconds that a server may take to start; the usual is under two."""
@@ -87,7 +88,9 @@ class Daemon:
     """One process, its output in a file.
 
     It ends at the latest with *under*, by default with the process that starts
-    it; *last* is the signal that it gets then.
+    it; *last* is the signal that it gets then.  If *forked*, the command is the
+    arguments of ``godrive``, which is forked from a zygote (see
+    :mod:`tests.zygote`).
     """
 
     def __init__(
@@ -99,11 +102,18 @@ class Daemon:
         user: int | None = None,
         under: Guard | None = None,
         last: signal.Signals = signal.SIGKILL,
+        forked: bool = False,
     ) -> None:
         self.log = log
         self.command = command
         guarded, self._note = (under or guard()).command(command, last)
+        self._process: subprocess.Popen[bytes] | Forked
         with log.open("ab") as output:
+            if forked:
+                files = output.fileno(), output.fileno()
+                arguments = [*map(str, command)]
+                self._process = zygote().fork(arguments, os.environ if env is None else env, files, note=self._note)
+                return
             self._process = subprocess.Popen(
                 guarded,
                 stdin=subprocess.DEVNULL,

@@ -8,6 +8,7 @@ import shlex
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from contextlib import closing
 from http.client import HTTPConnection, HTTPException
@@ -15,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.servers import Daemon, Server
+from tests.zygote import zygote
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-PROGRAM = shlex.split(os.environ.get("GODRIVE_TEST_PROGRAM", "")) or [sys.executable, "-m", "godrive"]
+_PYTHON = [sys.executable, "-m", "godrive"]
+PROGRAM = shlex.split(os.environ.get("GODRIVE_TEST_PROGRAM", "")) or _PYTHON
 """What starts GoDrive: this Python, or an executable that is to be tested."""
 
 Tables = Mapping[str, Mapping[str, Any]]
@@ -63,6 +66,8 @@ class DriveServer(Server):
     unless the configuration says otherwise; standard output and error go to
     ``folder/godrive.log``.  *prefix* is a command to run the server under.
     Without *http* it has no edge, and is ready when it says that it listens.
+    Unless *anew* it is forked from a process that has imported GoDrive, if it is
+    this Python that is tested and nothing is to run it.
     """
 
     programs = ()
@@ -78,6 +83,7 @@ class DriveServer(Server):
         prefix: tuple[str, ...] = (),
         quick: bool = True,
         http: bool = True,
+        anew: bool = False,
     ) -> None:
         super().__init__(folder, port)
         own = {"server": {"host": "127.0.0.1", "port": self.port, "data_dir": str(self.folder / "data")}}
@@ -85,6 +91,7 @@ class DriveServer(Server):
         self.arguments = arguments
         self.prefix = prefix
         self.http = http
+        self.forked = not anew and not prefix and PROGRAM == _PYTHON
 
     @property
     def url(self) -> str:
@@ -127,15 +134,18 @@ class DriveServer(Server):
 
     def _launch(self) -> Daemon:
         before = self.log.count(_LISTENING)
-        daemon = Daemon(self.command(), self.folder / "godrive.log", env=environment(), under=self.guard)
+        command = self.command()[len(PROGRAM) if self.forked else 0 :]
+        log = self.folder / "godrive.log"
+        daemon = Daemon(command, log, env=environment(), under=self.guard, forked=self.forked)
         daemon.wait_until(lambda: ready(self.port) if self.http else self.log.count(_LISTENING) > before)
         return daemon
 
     def run(self, within: float = 30.0) -> subprocess.CompletedProcess[str]:
         """Run it to its end, for starts that are to fail."""
-        return subprocess.run(
-            self.command(), env=environment(), capture_output=True, text=True, timeout=within, check=False
-        )
+        command = self.command()
+        if self.forked:
+            return run(*command[len(PROGRAM) :], within=within)
+        return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=within, check=False)
 
     def cpu_seconds(self) -> float:
         """Processor time that the process has used."""
@@ -150,6 +160,26 @@ class DriveServer(Server):
     def resident_bytes(self) -> int:
         """Its memory: what no other process shares, and its part of what others do."""
         return memory_bytes(self.pid)
+
+
+def run(
+    *arguments: str | Path, within: float = 60.0, cwd: Path | None = None, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of GoDrive to its end, with nothing to read.  *env* is added to the environment."""
+    command, environ = [*map(str, arguments)], {**environment(), **env}
+    if PROGRAM != _PYTHON:
+        return subprocess.run(
+            [*PROGRAM, *command], env=environ, cwd=cwd, capture_output=True, text=True, timeout=within, check=False
+        )
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        child = zygote().fork(command, environ, (out.fileno(), err.fileno()), cwd=cwd)
+        try:
+            code = child.wait(within)
+        finally:
+            child.kill()
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(command, code, out.read(), err.read())
 
 
 def environment() -> dict[str, str]:

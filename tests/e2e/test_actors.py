@@ -7,12 +7,11 @@ import signal
 import socket
 import subprocess
 
-from tests.drive_server import PROGRAM, DriveServer, environment
+from tests.drive_server import DriveServer, run
 
 
 def actors(server: DriveServer, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [*PROGRAM, "actors", "--data-dir", str(server.data), *options]
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    return run("actors", "--data-dir", server.data, *options)
 
 
 def test_the_actors_of_a_running_server_are_shown_and_only_to_its_user(server: DriveServer) -> None:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.drive_server import PROGRAM, DriveServer, environment
+from tests.drive_server import DriveServer, run
 from tests.e2e.client import Client
 
 pytestmark = pytest.mark.anyio
 
 
 def backup(server: DriveServer, *arguments: str | Path, code: int = 0) -> str:
-    command: list[str | Path] = [*PROGRAM, "backup", *arguments, "--config", server.folder / "config.toml"]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    done = run("backup", *arguments, "--config", server.folder / "config.toml")
     assert done.returncode == code, done.stderr
     return done.stdout + done.stderr
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.ceph import own_bucket
-from tests.drive_server import PROGRAM, DriveServer, environment
+from tests.drive_server import PROGRAM, DriveServer, environment, run
 from tests.e2e.client import Client
 from tests.exchange.test_filebrowser import exported, hashed
 from tests.servers import CephGateway, PostgresServer
@@ -25,8 +25,7 @@ CONTENTS = {"one.txt": b"one", "folder/two.bin": os.urandom(100_000), "folder/de
 
 
 def command(server: DriveServer, *arguments: str | Path, code: int = 0) -> str:
-    line: list[str | Path] = [*PROGRAM, *arguments, "--config", server.folder / "config.toml"]
-    done = subprocess.run(line, env=environment(), capture_output=True, text=True, check=False)
+    done = run(*arguments, "--config", server.folder / "config.toml")
     assert done.returncode == code, done.stderr + done.stdout
     assert "Traceback" not in done.stderr
     return done.stdout + done.stderr

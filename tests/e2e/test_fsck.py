@@ -9,15 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.drive_server import PROGRAM, DriveServer, environment
+from tests.drive_server import DriveServer, run
 from tests.e2e.client import Client
 
 pytestmark = pytest.mark.anyio
 
 
 def fsck(server: DriveServer, *options: str | Path) -> subprocess.CompletedProcess[str]:
-    command: list[str | Path] = [*PROGRAM, "fsck", "--config", server.folder / "config.toml", *options]
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    return run("fsck", "--config", server.folder / "config.toml", *options)
 
 
 async def test_faults_are_shown_planned_and_set_aside_and_nothing_is_destroyed(
@@ -62,8 +61,7 @@ def test_without_a_drive_or_with_a_broken_plan_it_is_a_mistake(server: DriveServ
     plan = tmp_path / "plan"
     plan.write_text("no plan\n")
     assert fsck(server, "--repair", "--plan", plan).returncode == 2
-    command = [*PROGRAM, "fsck", "--data-dir", str(tmp_path / "nothing")]
-    assert subprocess.run(command, env=environment(), capture_output=True, check=False).returncode == 2
+    assert run("fsck", "--data-dir", tmp_path / "nothing").returncode == 2
 
 
 async def test_no_command_beside_a_server_checkpoints_the_log_of_its_catalog(
@@ -89,13 +87,7 @@ async def test_no_command_beside_a_server_checkpoints_the_log_of_its_catalog(
             ["doctor", "--accept-clock"],
             ["backup", "create", str(tmp_path / "backup")],
         ):
-            done = subprocess.run(
-                [*PROGRAM, *command, "--config", drive_server.folder / "config.toml"],
-                env=environment(),
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+            done = run(*command, "--config", drive_server.folder / "config.toml")
             assert done.returncode in (0, 1), done.stderr
             assert database.read_bytes() == before, command
         assert database.with_name("godrive.db-wal").stat().st_size > log

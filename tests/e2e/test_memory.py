@@ -17,6 +17,12 @@ UPLOADS = int(os.environ.get("GODRIVE_TEST_UPLOADS", "300"))
 MIB = 1024 * 1024
 
 
+@pytest.fixture(autouse=True)
+def anew(drive_server: DriveServer) -> None:
+    """What a forked process shares with others would count as its own."""
+    drive_server.forked = False
+
+
 async def churn(client: Client, count: int) -> None:
     """Upload, read and delete *count* small files, sixteen at a time."""
     numbers = iter(range(count))

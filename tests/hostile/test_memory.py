@@ -29,7 +29,7 @@ MOST = 256 * MIB if CONNECTIONS >= 5_000 else 120 * MIB
 def server_with() -> Iterator[DriveServer]:
     """A server whose budget is small, unless the crowd is large, and that sleeps when it has nothing to answer."""
     seldom = {"ingest": {"reconcile_every": 3600.0}, "janitor": {"sweep_every": 3600.0}}
-    with DriveServer(tables={"server": {"memory_bytes": BUDGET}, **seldom}) as server:
+    with DriveServer(tables={"server": {"memory_bytes": BUDGET}, **seldom}, anew=True) as server:
         yield server
 
 
