@@ -21,9 +21,20 @@ async def find_offset(call: Call, upload_id: UploadId) -> Upload | None:
         return None
     upload = await resumable.offset(call.drive, call.by, upload_id, turn=call.turn())
     if upload.kind in IN_APPENDS:
-        version = resumption.read_version(call.request) or resumption.VERSIONS[None]
-        call.headers |= {**state_of(call, upload, version), hdrs.CACHE_CONTROL: "no-store"}
+        _set_state(call, upload)
     return upload
+
+
+def show_offset(call: Call, upload: Upload) -> None:
+    """Set the headers that say how far an upload is, unless a request that is still sending moves its offset."""
+    is_open = upload.kind in IN_APPENDS and upload.state in (UploadState.PENDING, UploadState.COMMITTED)
+    if is_open and not call.drive.append_turns.is_taken(upload.id):
+        _set_state(call, upload)
+
+
+def _set_state(call: Call, upload: Upload) -> None:
+    version = resumption.read_version(call.request) or resumption.VERSIONS[None]
+    call.headers |= {**state_of(call, upload, version), hdrs.CACHE_CONTROL: "no-store"}
 
 
 def state_of(call: Call, upload: Upload, version: resumption.Version) -> dict[str, str]:

@@ -30,7 +30,7 @@ from godrive.errors import (
 from godrive.http.api.call import Call
 from godrive.http.api.operations import Routes
 from godrive.http.routes.files import EntryId, Limit, ModifiedAt, Name, PageToken, PlainPath, folder_at, spot_of
-from godrive.http.routes.upload_state import find_offset
+from godrive.http.routes.upload_state import find_offset, show_offset
 from godrive.messages.files import GetFile
 from godrive.messages.storage import Admit, SignPut
 from godrive.messages.uploads import BeginUpload, GetUpload, ListUploads
@@ -254,12 +254,14 @@ async def get_upload(call: Call, upload_id: UploadId) -> UploadView:
     """Get the state of an upload, and its file once it exists.
 
     `HEAD` is for clients that resume an upload: it ends a request that is still sending to it, and answers with
-    `Upload-Offset`, the number of bytes that are stored. So does a `GET` with `Upload-Draft-Interop-Version`.
+    `Upload-Offset`, the number of bytes that are stored. So does a `GET` with `Upload-Draft-Interop-Version`; another
+    one ends nothing, and has `Upload-Offset` while no request is sending.
     """
     upload = await find_offset(call, upload_id)
     async with call.turn():
         if upload is None:
             upload = await call.drive.metadata.ask(GetUpload(call.by, upload_id))
+            show_offset(call, upload)
         return await _show(call, upload)
 
 

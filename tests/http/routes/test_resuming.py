@@ -138,6 +138,25 @@ async def test_an_upload_may_come_in_parts(ann: Person, site: Site, known: bool)
     await check_nothing_left(site, ann)
 
 
+async def test_a_plain_get_says_how_far_an_upload_is(ann: Person) -> None:
+    created = await create(ann, "/v1/files/by-path/a.txt", HELLO[:5], **{"Upload-Length": str(len(HELLO))})
+    url = created.headers["Location"]
+    for received, complete in ((5, "?0"), (len(HELLO), "?1")):
+        answer = await ann("GET", url)
+        assert (answer.status, answer.json["received_bytes"]) == (200, received)
+        assert answer.headers["Upload-Offset"] == str(received)
+        assert answer.headers["Upload-Complete"] == complete
+        assert answer.headers["Upload-Length"] == str(len(HELLO))
+        assert answer.headers["Upload-Limit"].startswith("max-size=")
+        assert answer.headers["Cache-Control"] == "no-store"
+        if complete == "?0":
+            assert (await append(ann, url, 5, HELLO[5:])).status == 201
+    await ann("DELETE", (gone := await create(ann, "/v1/files/by-path/b.txt", HELLO)).headers["Location"])
+    answer = await ann("GET", gone.headers["Location"])
+    assert (answer.status, answer.json["state"]) == (200, "aborted")
+    assert "Upload-Offset" not in answer.headers
+
+
 async def test_another_offset_is_refused_with_the_right_one(ann: Person) -> None:
     url = (await create(ann, "/v1/files/by-path/a", HELLO[:5], **{"Upload-Length": "14"})).headers["Location"]
     for offset in (0, 4, 6, 10**15 - 1):
