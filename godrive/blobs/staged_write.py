@@ -11,7 +11,7 @@ from contextlib import suppress
 from godrive.blobs.body_check import BodyCheck
 from godrive.blobs.failures import failures
 from godrive.blobs.folders import Shards
-from godrive.blobs.staging import StagingFile
+from godrive.blobs.staging import LARGE_FILE, StagingFile
 from godrive.memory import LEAST, MemoryBudget
 from godrive.model import BlobInfo, ObjectKey
 
@@ -57,6 +57,7 @@ class StagedWrite:
     ) -> None:
         self.staged = staged
         self.check = check
+        staged.is_large = staged.start + (check.size or 0) > LARGE_FILE
         self._batch = batch
         self._ahead = ahead
         self._disk = disk

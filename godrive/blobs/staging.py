@@ -9,9 +9,10 @@ final name has all of its bytes or does not exist.  A link, unlike a rename,
 fails if the name is taken, so of several writers of a key one wins.  Then the
 folder is synced, and the blob may be acknowledged.
 
-Large files are written past the page cache if the file system can.  That saves
-copying.  The final sync has nothing left to write, so it does not delay the
-syncs of small files.  And data that is read often stays in memory.
+Large files are written past the page cache if the file system can, from the
+beginning if their length is known.  That saves copying.  The final sync has
+nothing left to write, so it does not delay the syncs of small files.  And data
+that is read often stays in memory.
 
 Everything here blocks and runs in threads.
 """
@@ -41,7 +42,8 @@ _DIRECT = getattr(os, "O_DIRECT", 0)
 _BUFFER = 2 << 20
 _BLOCK = 4096
 _LARGE = 16 * _BLOCK
-_DIRECT_AFTER = 16 * _BUFFER
+LARGE_FILE = 16 * _BUFFER
+"""Bytes of a file after which it is large."""
 _REFUSALS = 4
 """Chunks whose memory is not aligned, after which no other one is expected to be."""
 
@@ -67,6 +69,8 @@ class StagingFile:
         self.abandoned = False
         self.is_small = False
         """Keep no buffer between two writes: the body comes slowly, or memory is short."""
+        self.is_large = False
+        """It is known that the file becomes large."""
         self.written = 0
         self._folder = folder
         self._fd: int | None = None
@@ -96,7 +100,8 @@ class StagingFile:
             self.write(chunks)
             return
         if self._direct_writer is None:
-            self._direct_writer = DirectWriter(self.open(), self.start + self.written)
+            after = 0 if self.is_large else LARGE_FILE
+            self._direct_writer = DirectWriter(self.open(), self.start + self.written, after=after)
         for chunk in chunks:
             self._direct_writer.write(memoryview(chunk))
             self.written += len(chunk)
@@ -183,14 +188,15 @@ class StagingFile:
 
 
 class DirectWriter:
-    """Appends to a file of *length* bytes in large blocks, and past the page cache after ``_DIRECT_AFTER`` bytes.
+    """Appends to a file of *length* bytes in large blocks, and past the page cache *after* so many bytes.
 
     Direct I/O needs aligned offset, length and memory.  An aligned chunk is
     written as it is, others through an aligned buffer.
     """
 
-    def __init__(self, fd: int, length: int = 0) -> None:
+    def __init__(self, fd: int, length: int = 0, *, after: int = LARGE_FILE) -> None:
         self._fd = fd
+        self._after = after
         self._buffer = memoryview(mmap.mmap(-1, _BUFFER))  # a mapping is aligned to pages
         self._filled = 0
         self._written = length
@@ -240,7 +246,7 @@ class DirectWriter:
 
     def _put(self, data: memoryview, *, ours: bool) -> int:
         """Write a part of *data* and return its length, which is 0 if direct I/O refused it."""
-        if self._wanted and not self._direct and self._written >= _DIRECT_AFTER:
+        if self._wanted and not self._direct and self._written >= self._after:
             self._direct = _set_direct(self._fd, True)
             self._wanted = self._direct
         try:

@@ -49,7 +49,6 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> DirectDisk:
 
     monkeypatch.setattr(staging, "os", Os())
     monkeypatch.setattr(staging, "_set_direct", disk.set_direct)
-    monkeypatch.setattr(staging, "_DIRECT_AFTER", 0)
     return disk
 
 
@@ -63,7 +62,7 @@ def memory(size: int, *, shifted: int = 0) -> memoryview:
 def written(folder: Path, *chunks: memoryview) -> bool:
     """Write *chunks*, and return whether they are what the file has."""
     fd = os.open(folder / "file", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-    writer = DirectWriter(fd)
+    writer = DirectWriter(fd, after=0)
     for chunk in chunks:
         writer.write(chunk)
     writer.end()
