@@ -205,9 +205,11 @@ class SerialExecutor:
             if running.done():
                 with failures():
                     running.result()
+            if self._pushed - self._ended <= left:
+                return
             self._progress = progress = self._loop.create_future()
             try:
-                if self._pushed - self._ended <= left:
+                if self._pushed - self._ended <= left:  # the thread has not seen that it is waited for
                     return
                 await asyncio.wait([running, progress], return_when=asyncio.FIRST_COMPLETED)
             finally:
