@@ -132,6 +132,16 @@ def make_path(path: Path, mode: int = 0o700) -> None:
     sync_folder(path.parent)
 
 
+def adopt_file(fd: int, folder: int) -> None:
+    """As root, change the owner of a new, open file to that of the open *folder* that it will be in."""
+    if os.geteuid() != 0:
+        return
+    owner = os.fstat(folder)
+    if owner.st_uid != 0:
+        with suppress(PermissionError):  # root in a container may not be allowed to change owners
+            os.fchown(fd, owner.st_uid, owner.st_gid)
+
+
 def adopt(name: str, folder: Path | int) -> None:
     """As root, change the owner of a new entry of *folder* to the owner of the folder."""
     if os.geteuid() != 0:

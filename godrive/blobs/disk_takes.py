@@ -13,6 +13,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import stat
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -80,7 +81,10 @@ class DiskTakes:
 
 
 def _link(objects: Objects, key: ObjectKey, source: int, mime: str | None) -> BlobInfo | None:
-    """Make the file itself the blob of *key*; ``None`` if it cannot be linked there."""
+    """Make the file itself the blob of *key*; ``None`` if it cannot be linked, or the server could not read it."""
+    file, drive = os.fstat(source), os.fstat(objects.objects)
+    if file.st_uid != drive.st_uid and not file.st_mode & stat.S_IROTH:
+        return None
     digest = _digest(source)
     os.fsync(source)
     shard, name = split_key(key)

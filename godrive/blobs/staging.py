@@ -35,6 +35,7 @@ from godrive.blobs.body_check import BodyCheck
 from godrive.blobs.folders import Shards
 from godrive.errors import UploadFinished
 from godrive.model import BlobInfo, ObjectKey
+from godrive.paths import adopt_file
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _UNNAMED = os.O_WRONLY | os.O_CLOEXEC | getattr(os, "O_TMPFILE", os.O_CREAT | os.O_EXCL)
@@ -92,7 +93,9 @@ class StagingFile:
         """Create the file."""
         folder, named = self._folder
         name, flags = (self.name, _CREATE) if named else (".", _UNNAMED)
-        return os.open(name, flags, 0o600, dir_fd=folder)
+        fd = os.open(name, flags, 0o600, dir_fd=folder)
+        adopt_file(fd, folder)
+        return fd
 
     def write_large(self, chunks: Sequence[bytes | memoryview]) -> None:
         """Append *chunks* to a file that may become large."""

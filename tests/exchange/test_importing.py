@@ -266,6 +266,22 @@ async def test_a_hard_link_is_made_only_on_request(disk: GoDrive, source: Path) 
     assert (await contents(disk, bob))["folder/b.bin"] == b"?" * 70_000
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+async def test_what_root_imports_belongs_to_the_owner_of_the_drive(disk: GoDrive, source: Path, tmp_path: Path) -> None:
+    owner = (await sign_up(disk)).id
+    blobs = tmp_path / "data" / "blobs"
+    for folder in (blobs / "objects", blobs / "staging"):
+        os.chown(folder, 12345, 12345)
+    (source / "folder/b.bin").chmod(0o600)
+    counts, _ = await import_into(disk, owner, source, link=True)
+    assert (counts.files, counts.linked) == (5, 0), "the server could not read a link to a file of root alone"
+    (blob,) = [path for path in (blobs / "objects").rglob("*") if path.is_file()]
+    assert (blob.stat().st_uid, blob.parent.stat().st_uid) == (12345, 12345)
+    (source / "folder/b.bin").chmod(0o644)
+    other = (await sign_up(disk, "bob@example.org")).id
+    assert (await import_into(disk, other, source, link=True))[0].linked == 1
+
+
 async def test_a_folder_where_the_drive_has_a_file_is_reported_with_what_is_in_it(disk: GoDrive, source: Path) -> None:
     owner = (await sign_up(disk)).id
     await disk.files(owner).write("folder", b"a file")
