@@ -22,12 +22,16 @@ not undone because a later one did not.
 from __future__ import annotations
 
 import re
-from functools import cache
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from godrive.catalog import Final, Tx
 
 _NUMBER = re.compile(r"\$(\d+)")
+
+_JOINED: dict[tuple[str, ...], str] = {}
+_APART: dict[tuple[str, ...], list[tuple[str, list[int]]]] = {}
+"""What chains have become, by the texts of their steps: those are constants, so they tell the rest of a step."""
 
 
 class Step(NamedTuple):
@@ -50,44 +54,45 @@ async def chain(tx: Tx, *steps: Step, final: Final | None = None) -> bool:
     With *final*, whose key the columns of the last step must begin with, it is the last statement of the
     operation that changes anything, if it finds a row (see ``Tx.final``).
     """
+    key = tuple([step.sql for step in steps])
     if tx.joins:
-        sql = _joined(tuple([(step.name, step.sql, step.returning, len(step.values)) for step in steps]))
+        sql = _JOINED.get(key) or _JOINED.setdefault(key, _joined(steps))
         values = [value for step in steps for value in step.values]
         return await (tx.one(sql, *values) if final is None else tx.final(final, sql, *values)) is not None
-    statements = _apart(tuple([(step.name, step.sql, step.returning, step.again) for step in steps]))
+    statements = _APART.get(key) or _APART.setdefault(key, _apart(steps))
     for step, (sql, used) in zip(steps, statements, strict=True):
         if not await tx.run(sql, *step.values, *[steps[number].values[0] for number in used]):
             return False
     return True
 
 
-@cache
-def _joined(steps: tuple[tuple[str, str, str, int], ...]) -> str:
+def _joined(steps: Sequence[Step]) -> str:
     """One statement for all.  The values of each step follow those of the one before it."""
     parts, before = [], 0
-    for name, sql, returning, count in steps:
-        parts.append((name, f"{_shifted(sql, before)} RETURNING {returning}"))
-        before += count
+    for step in steps:
+        parts.append((step.name, f"{_shifted(step.sql, before)} RETURNING {step.returning}"))
+        before += len(step.values)
     earlier = ", ".join(f"{name} AS ({sql})" for name, sql in parts[:-1])
     return f"WITH {earlier} {parts[-1][1]}" if earlier else parts[-1][1]
 
 
-@cache
-def _apart(steps: tuple[tuple[str, str, str, str], ...]) -> list[tuple[str, list[int]]]:
+def _apart(steps: Sequence[Step]) -> list[tuple[str, list[int]]]:
     """A statement for each step, and the numbers of the steps whose first values follow its own."""
-    return [_alone(sql, steps[:number]) for number, (_, sql, _, _) in enumerate(steps)]
+    return [_alone(step.sql, steps[:number]) for number, step in enumerate(steps)]
 
 
-def _alone(sql: str, earlier: tuple[tuple[str, str, str, str], ...]) -> tuple[str, list[int]]:
+def _alone(sql: str, earlier: Sequence[Step]) -> tuple[str, list[int]]:
     last = max((int(found) for found in _NUMBER.findall(sql)), default=0)
     used: list[int] = []
-    for number, (name, _, returning, again) in enumerate(earlier):
+    for number, step in enumerate(earlier):
         source = ""
-        if f"{name}." in sql:
-            assert again, name  # noqa: S101 - a step whose columns are used says where they are
+        if f"{step.name}." in sql:
+            assert step.again, step.name  # noqa: S101 - a step whose columns are used says where they are
             used.append(number)
-            source = f" FROM (SELECT {returning} FROM {again.replace('$1', f'${last + len(used)}')}) {name}"
-        sql = re.sub(rf" FROM {name}\b", source, sql)
+            source = (
+                f" FROM (SELECT {step.returning} FROM {step.again.replace('$1', f'${last + len(used)}')}) {step.name}"
+            )
+        sql = re.sub(rf" FROM {step.name}\b", source, sql)
     return sql, used
 
 

@@ -285,6 +285,26 @@ async def test_a_writer_that_lost_its_connection_makes_another(catalog: SqliteCa
     assert await catalog.read(names) == ["a", "d"]
 
 
+@pytest.mark.parametrize("changes_first", [True, False])
+async def test_an_operation_that_fails_is_undone_alone_and_the_batch_is_run_again_only_for_that(
+    catalog: SqliteCatalog, changes_first: bool
+) -> None:
+    runs: list[str] = []
+
+    async def run(tx: Tx, name: str) -> None:
+        runs.append(name)
+        if name != "refused" or changes_first:
+            await add(tx, name)
+        if name == "refused":
+            raise Conflict("Mine.")
+
+    batch = ["a", "b", "refused", "c"]
+    outcomes = await asyncio.gather(*(catalog.write(partial(run, name=name)) for name in batch), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [type(None), type(None), Conflict, type(None)]
+    assert await catalog.read(names) == ["a", "b", "c"]
+    assert runs == ["a", "b", "refused", *(["a", "b", "refused"] if changes_first else []), "c"]
+
+
 async def test_when_a_batch_fails_each_hears_it_and_who_had_failed_before_hears_why(catalog: SqliteCatalog) -> None:
     async def refused(tx: Tx) -> None:
         await add(tx, "refused")
