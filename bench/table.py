@@ -25,7 +25,15 @@ from tests.servers import PostgresServer
 
 MIB = 1 << 20
 FILES = 1000
-LIST = "/v1/files?limit=20"
+LISTS = """
+local tokens = {TOKENS}
+local next = 0
+function request()
+    next = next % #tokens + 1
+    return wrk.format("GET", "/v1/files?limit=20", {["Authorization"] = tokens[next]})
+end
+"""
+LISTERS = 16
 MARKS = {"list unchanged": 0.30, "list read anew": 0.20, "intent": 0.15, "upload, 2 requests": 0.05}
 MARKS["upload, 1 request"] = 0.10
 
@@ -51,7 +59,7 @@ class Table:
         self.mib = 128 if quick else 1024
 
     def run(self) -> list[Result]:
-        """All rows: lists, renames, intents, small uploads, and one large file each way."""
+        """All rows: lists, of one user and of several, renames, intents, small uploads, and one large file each way."""
         with ExitStack() as stack:
             base = stack.enter_context(_bare())
             drives = {"SQLite": stack.enter_context(_drive(stack, DriveServer))}
@@ -64,8 +72,10 @@ class Table:
             peers = dict(self._peers(stack))
             lists = {name: _Lists(server) for name, server in drives.items()}
             anew = {name: _Lists(server) for name, server in fresh.items()}
+            many = {name: _Lists(server, LISTERS) for name, server in fresh.items()}
             found = self._row("list unchanged", base, {name: one.run for name, one in lists.items()})
             found += self._row("list read anew", base, {name: one.run for name, one in anew.items()})
+            found += self._row(f"list read anew, {LISTERS} users", base, {name: one.run for name, one in many.items()})
             people = {name: new_people(server) for name, server in drives.items()}
             for row, load in (
                 ("rename and list", "rename"),
@@ -184,17 +194,18 @@ def _postgres(stack: ExitStack) -> Tables:
 
 
 class _Lists:
-    """A list of 20 of the files of one user."""
+    """A list of 20 of the files of one user, or of each of several in turn."""
 
-    def __init__(self, server: DriveServer) -> None:
+    def __init__(self, server: DriveServer, users: int = 1) -> None:
         self._server = server
-        self._ada = stage.person(server)
-        with client(server, "post", [self._ada], units=FILES) as load:
+        self._people = [stage.person(server, f"lists-{users}-{number}") for number in range(users)]
+        with client(server, "post", self._people, units=FILES) as load:
             finish(load)
 
     def run(self, seconds: float) -> Round:
         before = self._server.cpu_seconds()
-        load = wrk(f"{self._server.url}{LIST}", seconds=seconds, token=self._ada.token)
+        tokens = ", ".join(f'"Bearer {person.token}"' for person in self._people)
+        load = wrk(self._server.url, seconds=seconds, script=LISTS.replace("TOKENS", tokens))
         used = self._server.cpu_seconds() - before
         if load.refused:
             raise RuntimeError(f"{load.refused} requests were refused")
