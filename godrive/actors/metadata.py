@@ -16,10 +16,12 @@ from godrive.actors.noticed_catalog import NoticedCatalog, OnChange
 from godrive.catalog import Catalog, ReadsAtOnce, Row, Tx
 from godrive.clock import Clock
 from godrive.config import Config
+from godrive.errors import NotFound
 from godrive.messages.files import Listing, ReadList
 from godrive.messages.metadata import Metadata
-from godrive.model import At, ETag, In, UserId
-from godrive.principal import Verb, authority, user_of
+from godrive.messages.uploads import FindUpload
+from godrive.model import At, ETag, In, ObjectKey, Upload, UserId
+from godrive.principal import System, Verb, authority, user_of
 from godrive.rules import (  # noqa: F401 - registers them
     access,
     backup_notes,
@@ -99,8 +101,9 @@ class MetadataActor(Actor[Metadata]):
 
     The actor keeps no state between messages but what saves work (the nonce of
     the catalog, the files of pages read lately), so it handles many at once.
-    Reads run concurrently with writes, queued writes share one commit, and
-    queued look-ups of change numbers share one statement.  After a commit,
+    Reads run concurrently with writes, and queued writes share one commit.
+    Queued look-ups of change numbers, and on a database that is a round trip away
+    those of lists and of uploads by key, share one round trip.  After a commit,
     *on_change* is called with the owners of the changes.
     """
 
@@ -113,6 +116,7 @@ class MetadataActor(Actor[Metadata]):
         self._clock = clock
         self._tokens = tokens
         self._changes = Batcher(self._read_changes)
+        self._uploads = Batcher(self._find_uploads)
         self._questions = Batcher(self._answer)
         self._known: KnownPages[Known] = KnownPages()
         self._known_far: KnownPages[KnownPage] = KnownPages()
@@ -127,6 +131,15 @@ class MetadataActor(Actor[Metadata]):
     def env(self) -> Env:
         """Return the time, configuration and page-token keys for a rule that runs now."""
         return Env(self._clock.now(), self._config, self._tokens)
+
+    @FindUpload.handler
+    async def find_upload(self, ask: FindUpload) -> Upload:
+        if self._reads_at_once or not isinstance(ask.by, System):
+            return await self.catalog.read(lambda tx: uploads.find(tx, ask, self.env()))
+        (found,) = await self._uploads.get(ask.object_key)
+        if found is None:
+            raise NotFound("There is no such upload.")
+        return found
 
     @ReadList.handler
     async def read_list(self, ask: ReadList) -> Listing:
@@ -186,6 +199,10 @@ class MetadataActor(Actor[Metadata]):
         if not isinstance(where, In | At):
             return user_of(ask.by)
         return (await self.catalog.read(lambda tx: access.resolve_folder(tx, ask.by, where, Verb.READ))).owner_id
+
+    async def _find_uploads(self, keys: list[ObjectKey]) -> dict[ObjectKey, tuple[Upload | None]]:
+        found = await self.catalog.read(lambda tx: uploads.find_each(tx, keys))
+        return {key: (upload,) for key, upload in zip(keys, found, strict=True)}
 
     async def _read_changes(self, owner_ids: list[UserId]) -> dict[UserId, int]:
         return await self.catalog.read(partial(files.read_changes, owner_ids=owner_ids))

@@ -56,6 +56,7 @@ _TEXTS = 3, 4, 15, 23
 """The indices of name, media type, reason and note among the columns :data:`rows.UPLOAD`."""
 
 _GET = f"SELECT {rows.UPLOAD} FROM uploads WHERE id = $1"
+_FIND_OR_NONE = f"SELECT {rows.UPLOAD} FROM (SELECT 1 AS one) always LEFT JOIN uploads ON object_key = $1"
 _RESERVE = (
     f"UPDATE users SET reserved_bytes = reserved_bytes + $2, upload_count = upload_count + 1 WHERE {HAS_ROOM} "
     "AND ($6 = 'rename' OR NOT EXISTS (SELECT 1 FROM entries WHERE owner_id = $1 AND parent_id = $7 "
@@ -201,6 +202,12 @@ async def find(tx: Tx, ask: FindUpload, env: Env) -> Upload:
     upload = rows.upload(rows.found(row, "upload"))
     await check_upload(tx, ask.by, Verb.CREATE, upload)
     return upload
+
+
+async def find_each(tx: Tx, keys: list[ObjectKey]) -> list[Upload | None]:
+    """Return the upload of each key, in one round trip.  The caller must be the server."""
+    found = await tx.one_each(_FIND_OR_NONE, [(key,) for key in keys])
+    return [None if row[0] is None else rows.upload(row) for row in found]
 
 
 @rule(ListUploads)

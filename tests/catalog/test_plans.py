@@ -85,7 +85,7 @@ from godrive.model import (
     new_id,
 )
 from godrive.principal import ApiToken, Scope
-from godrive.rules import copies, files, listings, lists, rows, search, users
+from godrive.rules import copies, files, listings, lists, rows, search, uploads, users
 from godrive.rules.listings import KnownPage
 from godrive.rules.registry import PROCEDURES, RULES
 from godrive.runtime import Ask
@@ -196,12 +196,12 @@ async def every_statement(rig: Rig) -> list[Statement]:
                     asks.append(ListFiles(by, place, sort=sort, page=page.next_page))
     trash = await rig.ask(ListTrash(by, limit=1))
     contents = await rig.ask(ListContents(by, inside(folder), limit=1))
-    uploads = await rig.ask(ListUploads(by, limit=1))
+    pending = await rig.ask(ListUploads(by, limit=1))
     asks += [
         ListTrash(by),
         ListTrash(by, page=trash.next_page),
         ListUploads(by),
-        ListUploads(by, page=uploads.next_page),
+        ListUploads(by, page=pending.next_page),
         ListUploads(by, state=UploadState.PENDING),
         GetFile(by, file.id),
         OpenContent(by, file.id),
@@ -297,6 +297,7 @@ async def every_statement(rig: Rig) -> list[Statement]:
         if sql.startswith(f"SELECT {rows.LIVE}") and "kind = " not in sql
     ]
     if not isinstance(rig.catalog, ReadsAtOnce):
+        found.append((uploads._FIND_OR_NONE, (upload.object_key,)))
         known = KnownPage("", ",".join(f"{number}.1" for number in range(20)), Page(items=[]), {})
         found += [
             asked.question

@@ -17,7 +17,7 @@ from godrive.catalog import Catalog, Final, Row, Tx
 from godrive.catalog.chains import Step, chain
 from godrive.errors import DriveError, Gone, Invalid, NameTaken, NotFound, QuotaExceeded
 from godrive.messages.files import ReadList, UpdateFile
-from godrive.messages.uploads import BeginUpload, GetUpload, PublishUpload, StoreFile
+from godrive.messages.uploads import BeginUpload, FindUpload, GetUpload, PublishUpload, StoreFile
 from godrive.model import Anywhere, FileId, In, ObjectKey, OnConflict, Root, Spot, UploadId, UploadState, UserId, new_id
 from godrive.rules import lists
 from tests.cases import ON_POSTGRES
@@ -299,3 +299,19 @@ async def test_lists_that_wait_together_are_few_round_trips_to_postgresql(rig: R
     found = await asyncio.gather(*(metadata.read_list(ReadList(host(owner), ROOT)) for owner in owners * 2))
     assert sum(sent.values()) == 2  # one that is sent at once, and all others
     assert [listing.page and listing.page.items[0].name for listing in found] == owners * 2
+
+
+async def test_uploads_that_events_name_together_are_found_together(rig: Rig, sent: Counter[str]) -> None:
+    owner, metadata = await rig.user(), MetadataActor(rig.catalog, rig.config, rig.clock, rig.tokens)
+    begun = [await rig.begin(owner, f"{number}") for number in range(20)]
+    keys = [*(upload.object_key for upload in begun), ObjectKey("missing")]
+    sent.clear()
+    asks = [metadata.find_upload(FindUpload(SERVER, key)) for key in keys]
+    *found, missing = await asyncio.gather(*asks, return_exceptions=True)
+    assert found == begun
+    assert isinstance(missing, NotFound)
+    assert sum(sent.values()) <= 2  # one that is sent at once, and all others
+    other = await rig.user()
+    with pytest.raises(NotFound):
+        await metadata.find_upload(FindUpload(host(other), keys[0]))
+    assert await metadata.find_upload(FindUpload(host(owner), keys[0])) == begun[0]
