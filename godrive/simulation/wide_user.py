@@ -58,6 +58,9 @@ class WideUser(ResumingUser, BatchingUser):
             return
         value: Any = self.chance.choice(("blue", 3, True, None))
         marks = {"favorite": self.chance.random() < 0.5, "properties": {self.chance.choice("ab"): value}}
+        if id_ not in self._marks:
+            entry = await self.read(f"/v1/files/{id_}")  # a copy has the marks of its source
+            self._marks[id_] = {"favorite": entry["favorite"], "properties": entry["properties"]}
         headers = {"Idempotency-Key": self._key()}
         while True:
             answer = await self._insist("PATCH", f"/v1/files/{id_}", json=marks, headers=headers)
@@ -65,7 +68,7 @@ class WideUser(ResumingUser, BatchingUser):
                 break
             await asyncio.sleep(1.0)  # an attempt without an answer is still being served
         self.expect(answer, 200)
-        kept = self._marks.setdefault(id_, {"favorite": False, "properties": {}})
+        kept = self._marks[id_]
         kept["favorite"] = marks["favorite"]
         kept["properties"] |= marks["properties"]
         kept["properties"] = {key: each for key, each in kept["properties"].items() if each is not None}
