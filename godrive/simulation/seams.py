@@ -75,6 +75,10 @@ class _LogHandler(logging.Handler):
         self._log(record)
 
 
+def _adopt(_file: object, _folder: object) -> None:
+    """Files of a simulated disk have no owner."""
+
+
 @contextmanager
 def installed(
     loop: SimulatedLoop,
@@ -146,8 +150,7 @@ def installed(
         if name.startswith("godrive.blobs.") and not name.startswith("godrive.blobs.s3"):
             if vars(module).get("os") is os:
                 replaced.append((module, "os", disk))
-            if "adopt" in vars(module):
-                replaced.append((module, "adopt", lambda _name, _folder: None))
+            replaced += [(module, adopts, _adopt) for adopts in ("adopt", "adopt_file") if adopts in vars(module)]
     before = random.getstate()
     with ExitStack() as stack:
         for owner, name, value in replaced:
