@@ -62,12 +62,13 @@ def toml(tables: Tables) -> str:
 class DriveServer(Server):
     """GoDrive in a process.
 
-    *tables* is laid over :data:`QUICK`.  The data folder is ``folder/data``
-    unless the configuration says otherwise; standard output and error go to
-    ``folder/godrive.log``.  *prefix* is a command to run the server under.
-    Without *http* it has no edge, and is ready when it says that it listens.
-    Unless *anew* it is forked from a process that has imported GoDrive, if it is
-    this Python that is tested and nothing is to run it.
+    *tables* is laid over :data:`QUICK` if it is *quick*.  The data folder is
+    ``folder/data`` unless the configuration says otherwise; standard output and
+    error go to ``folder/godrive.log``.  *prefix* is a command to run the server
+    under.  Without *http* it has no edge, and is ready when it says that it
+    listens.  One that is *quick*, unless *anew*, is forked from a process that
+    has imported GoDrive, if it is this Python that is tested and nothing is to
+    run it.
     """
 
     programs = ()
@@ -91,7 +92,7 @@ class DriveServer(Server):
         self.arguments = arguments
         self.prefix = prefix
         self.http = http
-        self.forked = not anew and not prefix and PROGRAM == _PYTHON
+        self.forked = quick and not anew and not prefix and PROGRAM == _PYTHON
 
     @property
     def url(self) -> str:
