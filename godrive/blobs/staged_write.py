@@ -191,7 +191,11 @@ class SerialExecutor:
         return self._pushed_bytes - self._ended_bytes
 
     def push(self, batch: Batch, call: Callable[[Batch], object] | None = None) -> None:
-        """Queue a call with *batch*, by default that of this executor."""
+        """Queue a call with *batch*, by default that of this executor.
+
+        Batches that wait become one, up to and with one that has another *call*,
+        which must also do what the default one does.
+        """
         size = sum(map(len, batch))
         self._pushed += 1
         self._pushed_bytes += size
@@ -228,16 +232,22 @@ class SerialExecutor:
     def _work(self) -> None:
         """The thread: make the calls that wait."""
         for _ in range(_IN_A_ROW):
-            try:
-                call, batch, size = self._waiting.popleft()
-            except IndexError:
+            calls, sizes, batch = 0, 0, Batch()
+            call: Callable[[Batch], object] = self._call
+            with suppress(IndexError):
+                while call == self._call:
+                    call, more, size = self._waiting.popleft()
+                    batch += more
+                    calls, sizes = calls + 1, sizes + size
+                    del more
+            if not calls:
                 return
             try:
                 call(batch)
             finally:
                 del batch
-                self._ended += 1
-                self._ended_bytes += size
+                self._ended += calls
+                self._ended_bytes += sizes
                 if self._progress is not None:
                     self._loop.call_soon_threadsafe(self._tell)
 

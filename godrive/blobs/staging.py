@@ -45,6 +45,8 @@ _BLOCK = 4096
 _LARGE = 16 * _BLOCK
 LARGE_FILE = 16 * _BUFFER
 """Bytes of a file after which it is large."""
+_AT_ONCE = 16
+"""The most chunks of one write."""
 _REFUSALS = 4
 """Chunks whose memory is not aligned, after which no other one is expected to be."""
 
@@ -105,9 +107,8 @@ class StagingFile:
         if self._direct_writer is None:
             after = 0 if self.is_large else LARGE_FILE
             self._direct_writer = DirectWriter(self.open(), self.start + self.written, after=after)
-        for chunk in chunks:
-            self._direct_writer.write(memoryview(chunk))
-            self.written += len(chunk)
+        self._direct_writer.write_all([memoryview(chunk) for chunk in chunks])
+        self.written += sum(map(len, chunks))
 
     def write(self, chunks: Sequence[bytes | memoryview]) -> None:
         """Add *chunks* to the file, and all that was kept back before."""
@@ -207,13 +208,40 @@ class DirectWriter:
         self._direct = False
         self._refusals = 0
 
+    def write_all(self, chunks: Sequence[memoryview]) -> None:
+        """Append *chunks*.  Several of whole blocks are one write, because each waits for the disk."""
+        whole: list[memoryview] = []
+        for chunk in chunks:
+            if len(chunk) % _BLOCK or not chunk or self._filled:
+                self._write_whole(whole)
+                whole = []
+                self.write(chunk)
+            else:
+                whole.append(chunk)
+                if len(whole) == _AT_ONCE:
+                    self._write_whole(whole)
+                    whole = []
+        self._write_whole(whole)
+
+    def _write_whole(self, chunks: list[memoryview]) -> None:
+        while len(chunks) > 1 and self._refusals < _REFUSALS:
+            written = self._put(chunks, ours=False)
+            if not written:
+                break
+            while chunks and written >= len(chunks[0]):
+                written -= len(chunks.pop(0))
+            if written:
+                chunks[0] = chunks[0][written:]
+        for chunk in chunks:
+            self.write(chunk)
+
     def write(self, chunk: memoryview) -> None:
         """Append *chunk*.  Bytes that do not fill the buffer may stay in it."""
         may_be_aligned = self._refusals < _REFUSALS
         while chunk:
             blocks = len(chunk) - len(chunk) % _BLOCK
             if blocks and not self._filled and may_be_aligned:
-                written = self._put(chunk[:blocks], ours=False)
+                written = self._put([chunk[:blocks]], ours=False)
                 may_be_aligned = written > 0
                 chunk = chunk[written:]
                 continue
@@ -244,16 +272,16 @@ class DirectWriter:
     def _flush(self) -> None:
         rest = self._buffer[: self._filled]
         while rest:
-            rest = rest[self._put(rest, ours=True) :]
+            rest = rest[self._put([rest], ours=True) :]
         self._filled = 0
 
-    def _put(self, data: memoryview, *, ours: bool) -> int:
+    def _put(self, data: Sequence[memoryview], *, ours: bool) -> int:
         """Write a part of *data* and return its length, which is 0 if direct I/O refused it."""
         if self._wanted and not self._direct and self._written >= self._after:
             self._direct = _set_direct(self._fd, True)
             self._wanted = self._direct
         try:
-            written = os.write(self._fd, data)
+            written = os.write(self._fd, data[0]) if len(data) == 1 else os.writev(self._fd, data)
         except OSError as error:
             if error.errno != errno.EINVAL or not self._direct:
                 raise

@@ -144,6 +144,9 @@ class FileSystem:
         opened.at = at + size
         return size
 
+    def writev(self, handle: int, buffers: Any) -> int:
+        return self.write(handle, b"".join(buffers))
+
     def pwrite(self, handle: int, data: Any, offset: int) -> int:
         disk = self._change("write")
         return self._put(disk, self._handle(disk, handle).inode, data, offset)

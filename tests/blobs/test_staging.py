@@ -6,6 +6,7 @@ import ctypes
 import errno
 import mmap
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from godrive.blobs import staging
 from godrive.blobs.staging import DirectWriter
+from tests.cases import each
 
 BLOCK = 4096
 MIB = 1 << 20
@@ -25,16 +27,25 @@ class DirectDisk:
         self.is_direct = False
         self.written: list[int] = []
         self.refused = 0
+        self.short = 0
+        """The most bytes of one write, if it is not 0."""
 
     def set_direct(self, fd: int, direct: bool) -> bool:
         self.is_direct = direct
         return direct
 
     def write(self, fd: int, data: memoryview) -> int:
-        where = ctypes.addressof(ctypes.c_char.from_buffer(data))
-        if self.is_direct and (where % BLOCK or len(data) % BLOCK or os.lseek(fd, 0, os.SEEK_CUR) % BLOCK):
+        return self.writev(fd, [data])
+
+    def writev(self, fd: int, buffers: Sequence[memoryview]) -> int:
+        at = os.lseek(fd, 0, os.SEEK_CUR)
+        where = [ctypes.addressof(ctypes.c_char.from_buffer(data)) for data in buffers]
+        if self.is_direct and any(each % BLOCK for each in (at, *where, *map(len, buffers))):
             self.refused += 1
             raise OSError(errno.EINVAL, "not aligned")
+        data = b"".join(buffers)
+        if self.short and len(data) > self.short:
+            data = data[: self.short]
         self.written.append(len(data))
         return os.write(fd, data)
 
@@ -45,7 +56,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> DirectDisk:
 
     class Os:
         def __getattr__(self, name: str) -> Any:
-            return disk.write if name == "write" else getattr(os, name)
+            return getattr(disk, name) if name in ("write", "writev") else getattr(os, name)
 
     monkeypatch.setattr(staging, "os", Os())
     monkeypatch.setattr(staging, "_set_direct", disk.set_direct)
@@ -63,8 +74,8 @@ def written(folder: Path, *chunks: memoryview) -> bool:
     """Write *chunks*, and return whether they are what the file has."""
     fd = os.open(folder / "file", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     writer = DirectWriter(fd, after=0)
-    for chunk in chunks:
-        writer.write(chunk)
+    writer.write_all(chunks[:3])
+    writer.write_all(chunks[3:])
     writer.end()
     os.close(fd)
     return (folder / "file").read_bytes() == b"".join(chunks)
@@ -75,6 +86,15 @@ def test_a_large_chunk_is_written_as_it_is_after_one_that_is_not_aligned(disk: D
     assert written(tmp_path, memory(70_000, shifted=100), large[70_000:], large)
     assert disk.refused == 1
     assert sorted(disk.written)[-2:] == [(6 * MIB - 70_000) & -BLOCK, 6 * MIB]
+
+
+@each("short", [0, BLOCK, MIB + BLOCK, MIB + 1, 3 * MIB])
+def test_chunks_that_come_at_once_are_one_write(disk: DirectDisk, tmp_path: Path, short: int) -> None:
+    disk.short = short
+    chunks = [memory(MIB), memory(2 * MIB), memory(BLOCK), memory(5), memory(MIB, shifted=5), memory(2 * MIB)]
+    assert written(tmp_path, *chunks)
+    if not short:
+        assert disk.written[0] == 3 * MIB + BLOCK
 
 
 def test_chunks_that_are_never_aligned_are_copied_and_soon_not_tried(disk: DirectDisk, tmp_path: Path) -> None:
