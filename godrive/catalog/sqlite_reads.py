@@ -74,6 +74,8 @@ class SmallReads(SqliteTx):
             return None
         self._steps, self._until, self._limited = 0, now + _PATIENCE, True
         try:
+            if self.connection.in_transaction:  # the last read could not be rolled back
+                self.end()
             self.connection.execute("BEGIN")
             try:
                 return self.perform(operation), None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import selectors
 import signal
 import sys
@@ -39,8 +40,8 @@ def prepare(worlds: Iterable[str] = (DISK,)) -> None:
     gc.freeze()
 
 
-def outcomes(plans: Iterable[Plan], *, jobs: int, limit: float = 120.0) -> Generator[Outcome, None, None]:
-    """Run plans in *jobs* processes at a time, in the order in which they end.  *limit* bounds a run in seconds."""
+def outcomes(plans: Iterable[Plan], *, jobs: int, limit: int = 60) -> Generator[Outcome, None, None]:
+    """Run plans in *jobs* processes at a time, in the order in which they end.  A run has *limit* seconds of CPU."""
     waiting, running = iter(plans), selectors.DefaultSelector()
     try:
         while True:
@@ -64,7 +65,7 @@ def outcomes(plans: Iterable[Plan], *, jobs: int, limit: float = 120.0) -> Gener
         running.close()
 
 
-def _fork(plan: Plan, limit: float) -> tuple[_Child, int]:
+def _fork(plan: Plan, limit: int) -> tuple[_Child, int]:
     end, other = os.pipe()
     sys.stdout.flush()
     pid = os.fork()
@@ -74,7 +75,7 @@ def _fork(plan: Plan, limit: float) -> tuple[_Child, int]:
     try:
         os.close(end)
         gc.disable()  # so that nothing is finalised at a moment that depends on how much memory is in use
-        signal.alarm(int(limit))
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
         started = time.process_time()
         outcome = run(plan)
         outcome.cpu = time.process_time() - started

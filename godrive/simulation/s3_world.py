@@ -45,6 +45,7 @@ class S3World(World):
         **{fault: weight for fault, weight in FAULTS_OF.items() if fault.__name__ not in _DISK_FAULTS},
         **FAULTS_OF_S3,
     }
+    may_end = True
     most_failures = 60  # a server whose clock is wrong does not start: the store refuses it
 
     def __init__(self, plan: Plan, folder: Path, write: Callable[[str], None] | None) -> None:

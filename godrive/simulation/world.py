@@ -139,6 +139,8 @@ class World:
     """What goes wrong, and how often each of it is chosen."""
     patience = 60.0
     """Virtual seconds within which every upload and every purge must have ended, if it is due."""
+    may_end = False
+    """Whether a process that serves may end by itself, because of something that it cannot reach."""
     most_failures = 15
     """How often a server may fail to start in a row."""
 
@@ -231,6 +233,8 @@ class World:
             life = machine.boot()
             await life.ended.wait()
             if life.error is not None:
+                if life.serving.is_set() and not self.may_end:
+                    raise Violation(f"{machine.name} has ended by itself: {life.error!r}")
                 failures = 0 if life.serving.is_set() else failures + 1
                 self.trace("ended", life.name, detail=repr(life.error))
                 if failures > self.most_failures:

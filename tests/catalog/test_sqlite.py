@@ -95,6 +95,20 @@ async def test_a_small_read_runs_on_the_loop_and_a_large_one_elsewhere(catalog: 
     assert (large.near, small.near) == ([True, False], [True])
 
 
+async def test_reads_go_on_after_one_could_not_be_rolled_back(
+    catalog: SqliteCatalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_tx: SqliteTx) -> None:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+        raise error
+
+    with monkeypatch.context() as broken, pytest.raises(StoreUnavailable):
+        broken.setattr(SqliteTx, "end", fail)
+        await catalog.read(Where())
+    assert await catalog.read(Where()) == 1
+
+
 class Machine:
     """A clock and a disk, for reads on the loop to look at."""
 
