@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 SETTLED = 45.0
 """Seconds after which a server has ended with a request, or has given it up."""
 
+PATIENCE = 900.0
+"""Seconds after which a request that is repeated must have been served: no fault lasts that long."""
+
 CLAIMED = 50.0
 """Seconds for which an ``Idempotency-Key`` is certainly claimed."""
 
@@ -154,7 +157,10 @@ class Account:
 
     async def _insist(self, method: str, path: str, **options: Any) -> Answer:
         """Send a request that is safe to repeat until there is an answer about the request itself."""
+        until = asyncio.get_running_loop().time() + PATIENCE
         while True:
+            if asyncio.get_running_loop().time() > until:
+                self.fail(f"{method} {path} has had no answer about the request itself for {PATIENCE:.0f} seconds")
             try:
                 answer = await self._send(method, path, **options)
             except Lost:
