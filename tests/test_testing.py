@@ -5,17 +5,30 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import anyio
 import msgspec
 import pytest
 
 from godrive.blobs.memory import MemoryBlobStore
 from godrive.drive import GoDrive
-from godrive.errors import AskTimeout, EmailTaken, Invalid, TooManyRequests
-from godrive.messages.auth import GetUser, LogIn, SignUp
+from godrive.errors import AskTimeout, EmailTaken, Invalid, StoreUnavailable, TooManyRequests
+from godrive.messages.auth import Auth, GetUser, LogIn, SignUp
 from godrive.messages.files import ListFiles
+from godrive.messages.ingest import CommitUpload
 from godrive.messages.storage import CheckStore
-from godrive.model import Anywhere
-from godrive.testing import LoopbackDrive, LoopbackRef, ManualClock, open_drive, quick_config, sign_up, upload
+from godrive.messages.uploads import BeginUpload, GetUpload
+from godrive.model import Anywhere, Root, UserId
+from godrive.testing import (
+    FaultPoints,
+    LoopbackDrive,
+    LoopbackRef,
+    ManualClock,
+    Probe,
+    open_drive,
+    quick_config,
+    sign_up,
+    upload,
+)
 from tests.faults import Fault, Faults, FaultyBlobs
 from tests.principals import acting
 
@@ -92,3 +105,60 @@ async def test_what_arrives_over_a_loopback_is_equal_and_not_the_same() -> None:
         assert first == second
         assert first.items == [file]
         assert first.items[0] is not second.items[0]
+
+
+@pytest.mark.parametrize("drive_class", [GoDrive, LoopbackDrive])
+async def test_an_answer_that_is_lost_is_to_a_message_that_was_handled(drive_class: type[GoDrive]) -> None:
+    faults = FaultPoints()
+    async with open_drive(faults=faults, drive_class=drive_class) as drive:
+        faults.lose_answer(SignUp)
+        with pytest.raises(AskTimeout):
+            await sign_up(drive)
+        with pytest.raises(EmailTaken):
+            await sign_up(drive)
+
+
+async def test_a_message_that_is_refused_is_not_handled() -> None:
+    faults = FaultPoints()
+    async with open_drive(faults=faults) as drive:
+        faults.refuse(SignUp, TooManyRequests("busy"), times=2)
+        for _ in range(2):
+            with pytest.raises(TooManyRequests):
+                await sign_up(drive)
+        assert (await sign_up(drive)).email == "ann@example.org"
+
+
+async def test_a_fault_also_meets_messages_between_actors() -> None:
+    faults = FaultPoints()
+    async with open_drive(faults=faults) as drive:
+        owner = await sign_up(drive)
+        pending = await drive.metadata.ask(BeginUpload(acting(owner.id), Root(), "a.txt", "", 5))
+        faults.refuse(GetUpload, StoreUnavailable("down"))
+        with pytest.raises(StoreUnavailable):
+            await drive.ingest.ask(CommitUpload(acting(owner.id), pending.id))  # asks GetUpload of the metadata actor
+
+
+async def test_a_probe_answers_and_tells_what_it_was_asked() -> None:
+    async with open_drive() as drive:
+        ann = await sign_up(drive)
+    probe, ask = Probe(Auth), GetUser(acting(ann.id))
+    probe.answer(GetUser, lambda _: ann)
+    assert await probe.ask(ask) == ann
+    assert await probe.expect(GetUser) == ask
+    assert probe.asked == []
+    with pytest.raises(TimeoutError):
+        await probe.expect(GetUser, within=0)
+    with pytest.raises(AskTimeout):
+        await probe.ask(SignUp("ann@example.org", "correct horse"), timeout=0)
+    with pytest.raises(TypeError):
+        await probe.ask(CheckStore())  # type: ignore[arg-type]
+
+
+async def test_a_probe_waits_for_what_it_will_be_asked() -> None:
+    probe = Probe(Auth)
+    probe.answer(GetUser, lambda asked: asked.by)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(probe.expect, GetUser)
+        await anyio.wait_all_tasks_blocked()
+        await probe.ask(GetUser(acting(UserId("u"))))
+    assert probe.asked == []

@@ -1,4 +1,4 @@
-"""Tools for tests of GoDrive and of embedding applications: a manual clock, loopback refs, and quick drives."""
+"""A manual clock, quick drives, and refs that encode what passes them."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from godrive.principal import HostUser
 from godrive.runtime import Ask, OnEvent, Ref, codec
 from godrive.runtime.message import A
 from godrive.runtime.supervision_events import ignore
+from godrive.testing.faults import FaultPoints
 from godrive.transfer import receive
 
 R = TypeVar("R")
@@ -114,6 +115,7 @@ async def open_drive(
     on_event: OnEvent = ignore,
     serving: bool = False,
     drive_class: type[GoDrive] = GoDrive,
+    faults: FaultPoints | None = None,
     **tables: Mapping[str, Any],
 ) -> AsyncIterator[GoDrive]:
     """Open a temporary drive in a few milliseconds::
@@ -124,11 +126,12 @@ async def open_drive(
     which is kept), the clock is a :class:`ManualClock`, and password hashes are
     cheap.  There is no periodic work unless *serving*: send ``Reconcile`` and
     ``Sweep`` instead.  *tables* are the tables of ``config.toml``; the arguments
-    for stores are therefore called *blob_store* and *catalog_store*.
+    for stores are therefore called *blob_store* and *catalog_store*.  *faults*
+    are faults at the refs of the drive.
     """
     with quick_folder() as folder:
         config = quick_config(data_dir or folder, **tables)
-        async with drive_class(
+        async with (drive_class if faults is None else _with_faults(drive_class, faults))(
             config,
             blobs=blob_store,
             catalog=catalog_store,
@@ -137,6 +140,14 @@ async def open_drive(
             serving=serving,
         ) as drive:
             yield drive
+
+
+def _with_faults(drive_class: type[GoDrive], faults: FaultPoints) -> type[GoDrive]:
+    class FaultyDrive(drive_class):  # type: ignore[valid-type,misc]
+        def ref(self, contract: type[A]) -> Ref[A]:
+            return faults.at(super().ref(contract))
+
+    return FaultyDrive
 
 
 async def sign_up(drive: GoDrive, email: str = "ann@example.org", password: str = "correct horse") -> User:  # noqa: S107
