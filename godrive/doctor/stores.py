@@ -68,7 +68,8 @@ async def catalog(config: Config, clock: Clock, report: Report, *, accept_clock:
         await _backup(store, env, report)
     finally:
         await store.close()
-    detail = f"{config.catalog.driver}: {counted[0] if counted else 0} users, a commit takes {seconds * 1000:.1f} ms."
+    engine = f"SQLite {sqlite3.sqlite_version}" if config.catalog.driver == "sqlite" else "PostgreSQL"
+    detail = f"{engine}: {counted[0] if counted else 0} users, a commit takes {seconds * 1000:.1f} ms."
     if seconds > _SLOW_COMMIT:
         report.warning(name, detail, "Look for what keeps the disk busy, or put the catalog on a faster one.")
     else:

@@ -241,6 +241,10 @@ async def test_what_the_scrub_has_found_is_a_failure_and_a_slow_scrub_a_warning(
     assert ended.verdict is Verdict.OK
 
 
+async def test_the_release_of_sqlite_is_told(used: Config) -> None:
+    assert of(await findings(used), "catalog").detail.startswith(f"SQLite {sqlite3.sqlite_version}: 0 users")
+
+
 async def test_catalog_that_is_no_database_is_a_failure(used: Config) -> None:
     used.catalog_path.write_bytes(b"not a database" * 1000)
     assert of(await findings(used), "catalog").verdict is Verdict.FAILURE
@@ -289,7 +293,7 @@ async def test_database_that_answers_is_well(config: Config, postgres_server: Po
     dsn = postgres_server.create_database()
     finding = of(await findings(replace(config, catalog=Catalog(driver="postgres", dsn=dsn))), "catalog")
     assert finding.verdict is Verdict.OK
-    assert finding.detail.startswith("postgres: 0 users")
+    assert finding.detail.startswith("PostgreSQL: 0 users")
 
 
 async def test_database_of_an_older_release_is_a_warning_and_left_as_it_is(
