@@ -10,6 +10,7 @@ from collections.abc import Callable
 from bench.ask import Asks
 from bench.clients import MissingClientError
 from bench.distributed import Distributed
+from bench.exchange import Exchange
 from bench.fairness import Fairness
 from bench.feed import Feed
 from bench.folders import Folders
@@ -51,6 +52,7 @@ def measures(*, quick: bool) -> dict[str, Callable[[], Result | list[Result]]]:
         "trees": trees.sqlite,
         "trees_postgres": trees.postgres,
         "table": Table(quick=quick).run,
+        "exchange": Exchange(quick=quick).run,
         "settle": settle.sqlite,
         "settle_postgres": settle.postgres,
         "feed": Feed(quick=quick).run,
