@@ -14,6 +14,7 @@ from bench.exchange import Exchange
 from bench.fairness import Fairness
 from bench.feed import Feed
 from bench.folders import Folders
+from bench.keep import Keep
 from bench.one_request import OneRequest
 from bench.report import Result, line, previous, save, say
 from bench.requests import Requests
@@ -34,7 +35,7 @@ def measures(*, quick: bool) -> dict[str, Callable[[], Result | list[Result]]]:
     asks, distributed, fairness = Asks(quick=quick), Distributed(quick=quick), Fairness(quick=quick)
     trees, settle = Trees(quick=quick), Settle(quick=quick)
     search = Search(quick=quick)
-    stored = Stored(quick=quick)
+    stored, keep = Stored(quick=quick), Keep(quick=quick)
     return {
         "ask": asks.near,
         "far": asks.far,
@@ -63,6 +64,8 @@ def measures(*, quick: bool) -> dict[str, Callable[[], Result | list[Result]]]:
         "stored": stored.sqlite,
         "stored_postgres": stored.postgres,
         "stored_seaweed": stored.seaweed,
+        "faults": keep.found,
+        "keep": keep.scale,
         "full": distributed.rest,
     }
 

@@ -22,7 +22,7 @@ from godrive.blobs import BlobDamaged, BlobStore
 from godrive.errors import NotFound, StoreUnavailable
 from godrive.messages.expected import ExpectedBlob, ExpectedBlobs, Fault, Finding
 from godrive.messages.metadata import Metadata
-from godrive.messages.storage import CheckStore, HeadBlob, ListBlobs, Storage
+from godrive.messages.storage import CheckStore, HeadBlob, Storage
 from godrive.messages.system import KnownKeys
 from godrive.model import BlobInfo, ObjectKey
 from godrive.runtime import Ref
@@ -177,28 +177,24 @@ async def _pages(
     drive: Stores,
 ) -> AsyncIterator[tuple[dict[ObjectKey, ExpectedBlob], dict[ObjectKey, BlobInfo]]]:
     """Yield the rows and the blobs of the same range of keys, one range after another."""
-    rows: dict[ObjectKey, ExpectedBlob] = {}
-    blobs: dict[ObjectKey, BlobInfo] = {}
-    rows_upto, blobs_upto = ObjectKey(""), ""
-    more_rows = more_blobs = True
-    while more_rows or more_blobs:
-        if more_rows and (not more_blobs or rows_upto <= blobs_upto):
-            page = await drive.metadata.ask(ExpectedBlobs(AT_ONCE, rows_upto))
-            rows.update((row.object_key, row) for row in page)
-            more_rows, rows_upto = bool(page), page[-1].object_key if page else rows_upto
-        else:
-            listed = await drive.storage.ask(ListBlobs(AT_ONCE, blobs_upto))
-            blobs.update((blob.key, blob) for blob in listed.items)
-            more_blobs, blobs_upto = listed.next_page is not None, listed.next_page or blobs_upto
-        whole = [upto for upto, more in ((rows_upto, more_rows), (blobs_upto, more_blobs)) if more]
-        if not whole:
-            break
-        upto = min(whole)
-        yield _taken(rows, upto), _taken(blobs, upto)
-    yield rows, blobs
+    stored = aiter(drive.blobs.list())
+    blob, after, is_last = await anext(stored, None), ObjectKey(""), False
+    while not is_last:
+        page = await drive.metadata.ask(ExpectedBlobs(AT_ONCE, after))
+        rows = {row.object_key: row for row in page}
+        is_last = len(page) < AT_ONCE
+        after = after if is_last else page[-1].object_key
+        blobs: dict[ObjectKey, BlobInfo] = {}
+        while blob is not None and (is_last or blob.key <= after):
+            blobs[blob.key] = blob
+            if len(blobs) == 2 * AT_ONCE:  # many without a row
+                yield _taken(rows, blob.key), blobs
+                blobs = {}
+            blob = await anext(stored, None)
+        yield rows, blobs
 
 
-def _taken(found: dict[ObjectKey, T], upto: str) -> dict[ObjectKey, T]:
+def _taken(found: dict[ObjectKey, T], upto: ObjectKey) -> dict[ObjectKey, T]:
     """Remove what has a key up to *upto*, and return it."""
     taken = {key: value for key, value in found.items() if key <= upto}
     for key in taken:

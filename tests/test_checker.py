@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -10,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from godrive.backup.create import Progress, create
+from godrive.backup.target import open_target
+from godrive.backup.verify import verify
 from godrive.blobs.memory import MemoryBlobStore
 from godrive.checker import Checked, check_blobs
 from godrive.drive import GoDrive
@@ -20,6 +25,7 @@ from godrive.messages.system import ClaimPurges
 from godrive.model import File, ObjectKey
 from godrive.testing import chunks, open_drive, sign_up, upload
 from tests.principals import acting
+from tests.rot import plant
 
 pytestmark = pytest.mark.anyio
 
@@ -131,3 +137,31 @@ async def test_an_unreadable_blob_is_a_finding_and_a_store_that_is_down_ends_the
         store.down = True
         with pytest.raises(StoreUnavailable, match="It is down"):
             await check(drive)
+
+
+async def planted(folder: Path, blobs: int, faults: int) -> dict[str, list[str]]:
+    """Damage a drive and its backup, and return what each check did not find, and what it found too much."""
+    rng = random.Random(7)
+    backup = folder / "backup"
+    async with open_drive(data_dir=folder / "drive", blobs={"driver": "disk"}) as drive:
+        owner = (await sign_up(drive)).id
+        for number in range(blobs):
+            size = rng.choice((40, 40, 900, 7000)) if number % 2 else rng.randrange(17_000, 40_000)
+            await upload(drive, owner, f"{number}", rng.randbytes(size))
+        async with open_target(str(backup), drive.config, drive.clock, create=True) as target:
+            await create(drive, target, Progress())
+    in_drive = plant(folder / "drive" / "blobs", faults, rng)
+    in_backup = plant(backup, faults, rng)
+    async with open_drive(data_dir=folder / "drive", blobs={"driver": "disk"}) as drive:
+        by_fsck = {finding.object_key for finding in await check(drive)}
+        async with open_target(str(backup), drive.config, drive.clock) as target:
+            told = [problem async for problem in verify(target, await target.snapshots(), Progress())]
+    by_verify = {key for problem in told for key in re.findall(r"blob ([0-9a-z-]+/[0-9a-z-]+)", problem)}
+    return {
+        "fsck": sorted(f"{key}: {in_drive.get(key)}" for key in in_drive.keys() ^ by_fsck),
+        "verify": sorted(f"{key}: {in_backup.get(key)}" for key in in_backup.keys() ^ by_verify),
+    }
+
+
+async def test_every_planted_fault_is_found_by_fsck_and_by_verify_and_nothing_else(tmp_path: Path) -> None:
+    assert await planted(tmp_path, blobs=120, faults=60) == {"fsck": [], "verify": []}

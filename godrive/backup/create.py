@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -13,8 +13,8 @@ import anyio
 import msgspec
 
 from godrive import __version__
-from godrive.backup.contents import Named, named_blobs, opened
-from godrive.backup.target import Snapshot, Target, new_id, pieces
+from godrive.backup.contents import Named, missing, named_blobs, opened
+from godrive.backup.target import Snapshot, Target, catalog_key, new_id, pieces
 from godrive.backup.together import for_each
 from godrive.blobs import BlobDamaged, BlobStore
 from godrive.catalog import sqlite_file
@@ -88,12 +88,13 @@ async def _create(drive: GoDrive, target: Target, progress: Progress, path: Path
     await snapshot_catalog(drive, path)
     with opened(path) as catalog:
         await _copy_missing(drive.blobs, target, named_blobs(catalog), progress, pace)
-    size, digest = await asyncio.to_thread(_measure, path)
+    snapshot_id, size = new_id(now), await asyncio.to_thread(os.path.getsize, path)
+    stored = await target.store.put(catalog_key(snapshot_id), pieces(path), size=size)
     snapshot = Snapshot(
-        id=new_id(now),
+        id=snapshot_id,
         created_at=now,
         godrive=__version__,
-        catalog_sha256=digest,
+        catalog_sha256=stored.sha256 or "",
         catalog_bytes=size,
         blobs=progress.blobs,
         bytes=progress.bytes,
@@ -101,7 +102,6 @@ async def _create(drive: GoDrive, target: Target, progress: Progress, path: Path
         added_bytes=progress.added_bytes,
         keyring=drive.config.secret_path.read_text(encoding="utf-8"),
     )
-    await target.store.put(snapshot.catalog_key, pieces(path), size=size, sha256=digest)
     await target.write(snapshot)
     made = MadeBackup(
         target=target.name, snapshot_id=snapshot.id, made_at=now, blobs=snapshot.blobs, bytes=snapshot.bytes
@@ -128,20 +128,10 @@ async def _copy_missing(
         progress.added_blobs += 1
         progress.added_bytes += blob.size_bytes
 
-    await for_each(_missing(target, named, progress), copy)
+    def count(blobs: int, size: int) -> None:
+        progress.blobs, progress.bytes = blobs, size
 
-
-async def _missing(target: Target, named: Iterator[Named], progress: Progress) -> AsyncIterator[Named]:
-    """Yield the blobs that the target lacks.  Both sides are in the order of keys."""
-    there = aiter(target.store.list())
-    at = await anext(there, None)
-    for blob in named:
-        while at is not None and at.key < blob.object_key:
-            at = await anext(there, None)
-        progress.blobs += 1
-        progress.bytes += blob.size_bytes
-        if at is None or at.key != blob.object_key:
-            yield blob
+    await for_each(missing(target.store, named, count), copy)
 
 
 async def copy_blob(source: BlobStore, target: BlobStore, blob: Named, pace: Pace | None = None) -> None:
@@ -163,10 +153,3 @@ async def paced(body: AsyncIterator[bytes], pace: Pace | None) -> AsyncIterator[
         if pace is not None:
             await pace(len(piece))
         yield piece
-
-
-def _measure(path: Path) -> tuple[int, str]:
-    """Return the length of a file and its SHA-256."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return file.tell(), digest

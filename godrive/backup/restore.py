@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 
 import anyio
 
-from godrive.backup.contents import Named, named_blobs, opened
+from godrive.backup.contents import Named, missing, named_blobs, opened
 from godrive.backup.create import Pace, Progress, copy_blob
 from godrive.backup.target import Snapshot, Target
 from godrive.backup.together import for_each
@@ -93,14 +92,15 @@ async def fetch_catalog(target: Target, snapshot: Snapshot, path: Path) -> None:
 
 
 async def _put_blobs(blobs: BlobStore, target: Target, catalog: Path, progress: Progress, pace: Pace | None) -> None:
+    """Put the blobs that the store lacks."""
+
     async def put(named: Named) -> None:
         await copy_blob(target.store, blobs, named, pace)
-        progress.blobs += 1
-        progress.bytes += named.size_bytes
+        progress.added_blobs += 1
+        progress.added_bytes += named.size_bytes
 
-    async def every(connection: sqlite3.Connection) -> AsyncIterator[Named]:
-        for named in named_blobs(connection):
-            yield named
+    def count(number: int, size: int) -> None:
+        progress.blobs, progress.bytes = number, size
 
     with opened(catalog) as connection:
-        await for_each(every(connection), put)
+        await for_each(missing(blobs, named_blobs(connection), count), put)

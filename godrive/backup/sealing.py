@@ -25,7 +25,7 @@ import msgspec
 from nacl import bindings, pwhash, secret, utils
 from nacl.exceptions import CryptoError
 
-from godrive.blobs import BlobDamaged, BlobStore
+from godrive.blobs import BlobDamaged, BlobStore, key_pages
 from godrive.blobs.body_check import BodyCheck
 from godrive.errors import ConfigError
 from godrive.model import BlobInfo, ObjectKey
@@ -113,12 +113,14 @@ class SealedStore(BlobStore):
     ) -> BlobInfo:
         """See :meth:`godrive.blobs.BlobStore.put`.  *size* and *sha256* are those of *body*."""
         sealed = None if size is None else len(_MAGIC) + _HEADER + size + _MORE * (size // PIECE + 1)
-        return await self._store.put(key, self._seal(key, body, BodyCheck(size, sha256)), size=sealed)
+        check, digest = BodyCheck(size, sha256), hashlib.sha256()
+        stored = await self._store.put(key, self._seal(key, body, check, digest), size=sealed)
+        return msgspec.structs.replace(stored, size_bytes=check.received, sha256=digest.hexdigest())
 
     async def _seal(
-        self, key: ObjectKey, body: AsyncIterable[bytes | memoryview], check: BodyCheck
+        self, key: ObjectKey, body: AsyncIterable[bytes | memoryview], check: BodyCheck, digest: Any
     ) -> AsyncIterator[bytes]:
-        state, name, digest, held = _state(), key.encode(), hashlib.sha256(), bytearray()
+        state, name, held = _state(), key.encode(), bytearray()
         push = bindings.crypto_secretstream_xchacha20poly1305_push
         yield _MAGIC + bindings.crypto_secretstream_xchacha20poly1305_init_push(state, self._key)
 
@@ -195,6 +197,10 @@ class SealedStore(BlobStore):
     async def delete(self, key: ObjectKey) -> None:
         """See :meth:`godrive.blobs.BlobStore.delete`."""
         await self._store.delete(key)
+
+    def key_pages(self) -> AsyncIterator[list[ObjectKey]]:
+        """See :meth:`godrive.blobs.KeyPages.key_pages`."""
+        return key_pages(self._store)
 
     def list(self, *, after: str = "") -> AsyncIterator[BlobInfo]:
         """See :meth:`godrive.blobs.BlobStore.list`."""

@@ -49,7 +49,12 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def catalog_key(self) -> ObjectKey:
         """The key of its catalog."""
-        return ObjectKey(_CATALOG + self.id)
+        return catalog_key(self.id)
+
+
+def catalog_key(snapshot_id: str) -> ObjectKey:
+    """Return the key of the catalog of a snapshot."""
+    return ObjectKey(_CATALOG + snapshot_id)
 
 
 def new_id(now: datetime) -> str:

@@ -30,19 +30,18 @@ def note(fd: int, digest: str | None, mime: str | None) -> None:
                     raise
 
 
-def noted(fd: int, name: str) -> str | None:
-    """A value that :func:`note` wrote, or ``None``."""
+def noted(file: int | str, name: str) -> str | None:
+    """A value that :func:`note` wrote to the open file, or to the one at a path, or ``None``."""
     try:
-        return os.getxattr(fd, name).decode()
+        return os.getxattr(file, name, follow_symlinks=isinstance(file, int)).decode()
     except OSError as error:
         if error.errno not in _ABSENT:
             raise
         return None
 
 
-def describe(key: ObjectKey, fd: int, digest: str | None, mime: str | None) -> BlobInfo:
-    """Describe the blob in an open file.  Blobs are immutable, so time and size make a strong ETag."""
-    status = os.fstat(fd)
+def describe(key: ObjectKey, status: os.stat_result, digest: str | None = None, mime: str | None = None) -> BlobInfo:
+    """Describe the blob in a file.  Blobs are immutable, so time and size make a strong ETag."""
     return BlobInfo(
         key=key,
         size_bytes=status.st_size,

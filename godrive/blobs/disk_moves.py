@@ -1,17 +1,21 @@
-"""Small blobs on disk that move into the packs and out of them."""
+"""What an operator does with the disk store: move small blobs into the packs and out of them, and list all keys."""
 
 from __future__ import annotations
 
+import heapq
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
 from godrive.blobs.objects import Objects
 from godrive.blobs.packs import Packs, PackStatus, moving
-from godrive.model import BlobInfo
+from godrive.model import BlobInfo, ObjectKey
 
 T = TypeVar("T")
+
+_KEYS_AT_ONCE = 10_000
 
 
 class DiskMoves:
@@ -45,6 +49,17 @@ class DiskMoves:
             return 0
         with moving.alone(self._path / "packs"):
             return await moving.unpack(self._objects, self._packs, self._run)
+
+    async def key_pages(self) -> AsyncGenerator[list[ObjectKey], None]:
+        """See :meth:`godrive.blobs.KeyPages.key_pages`."""
+        packed: Iterator[ObjectKey] = iter(()) if self._packs is None else self._packs.keys()
+
+        def next_page() -> list[ObjectKey]:
+            return list(islice(keys, _KEYS_AT_ONCE))
+
+        keys = heapq.merge(self._objects.keys(), packed)  # one that is being moved comes twice
+        while page := await self._run(next_page):
+            yield page
 
     async def pack_status(self) -> PackStatus | None:
         """What the packs have; ``None`` if there are none."""

@@ -98,7 +98,7 @@ def _link(objects: Objects, key: ObjectKey, source: int, mime: str | None) -> Bl
                 raise
             return None
         folder.sync()
-    return describe(key, source, digest, mime)
+    return describe(key, os.fstat(source), digest, mime)
 
 
 def _share(objects: Objects, key: ObjectKey, source: int, mime: str | None) -> BlobInfo | None:

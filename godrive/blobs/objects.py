@@ -6,7 +6,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -73,7 +73,7 @@ class Objects:
         """Describe the blob without reading it.  Raises ``NotFound``."""
         fd = self.open_file(key)
         try:
-            return describe(key, fd, noted(fd, SHA256), noted(fd, MIME))
+            return describe(key, os.fstat(fd), noted(fd, SHA256), noted(fd, MIME))
         finally:
             os.close(fd)
 
@@ -87,11 +87,17 @@ class Objects:
             return False
 
     def heads(self, keys: Iterable[ObjectKey]) -> list[BlobInfo]:
-        """Describe those of the blobs that exist."""
+        """Describe those of the blobs that exist, with three system calls for each instead of ten."""
         found = []
         for key in keys:
-            with suppress(NotFound):
-                found.append(self.head(key))
+            path = f"/proc/self/fd/{self.objects}/{key}"
+            try:
+                status = os.stat(key, dir_fd=self.objects, follow_symlinks=False)
+                if stat.S_ISREG(status.st_mode):
+                    found.append(describe(key, status, noted(path, SHA256), noted(path, MIME)))
+            except OSError as error:
+                if error.errno not in _ABSENT:
+                    raise
         return found
 
     def shards_after(self, after: str) -> list[str]:
@@ -113,6 +119,11 @@ class Objects:
         finally:
             os.close(folder)
         return sorted(ObjectKey(key) for key in keys if key > after and is_key(key))
+
+    def keys(self) -> Iterator[ObjectKey]:
+        """All keys, in order."""
+        for shard in self.shards_after(""):
+            yield from self.keys_after(shard, "")
 
     def delete(self, key: ObjectKey) -> bool:
         """Delete the blob durably, and return whether there was one."""

@@ -150,7 +150,7 @@ class StagingFile:
         fd = self.open()
         note(fd, digest, mime)
         os.fsync(fd)
-        info = describe(key, fd, digest, mime)
+        info = describe(key, os.fstat(fd), digest, mime)
         shard, name = split_key(key)
         with shards.enter(shard, create=True) as folder:
             if self.abandoned:

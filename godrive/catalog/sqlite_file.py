@@ -217,7 +217,7 @@ def copy(path: Path, target: Path) -> None:
     partial = target.with_name(target.name + ".partial")
     partial.unlink(missing_ok=True)
     with closing(connect(path, read_only=True, guest=True)) as source, closing(sqlite3.connect(partial)) as copied:
-        source.backup(copied, pages=1000)
+        source.backup(copied)  # in one step: a copy in several begins anew whenever another connection writes
     with partial.open("rb+") as file:
         os.fsync(file.fileno())
     partial.chmod(0o600)

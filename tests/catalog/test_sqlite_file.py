@@ -6,6 +6,7 @@ import os
 import shutil
 import sqlite3
 import stat
+import threading
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -230,3 +231,35 @@ def test_a_copy_is_durable_before_it_has_its_name(path: Path, tmp_path: Path, mo
     monkeypatch.setattr(os, "fsync", watch)
     sqlite_file.copy(path, target)
     assert synced == [(False, False), (True, True)]
+
+
+def test_a_copy_ends_although_another_connection_writes_all_the_time(tmp_path: Path) -> None:
+    """Copied in several steps, SQLite would begin anew after every commit of another connection."""
+    path = tmp_path / "godrive.db"
+    ended = threading.Event()
+    with closing(sqlite_file.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("CREATE TABLE t (number INTEGER, text TEXT)")
+        connection.executemany("INSERT INTO t VALUES (?, ?)", [(0, "x" * 500_000)] * 40)
+
+    def write() -> None:
+        with closing(sqlite_file.connect(path)) as connection:
+            connection.execute("PRAGMA synchronous=OFF")
+            for number in range(1, 10**9):
+                if ended.is_set():
+                    return
+                connection.execute("INSERT INTO t VALUES (?, '')", (number,))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    copying = threading.Thread(target=sqlite_file.copy, args=(path, tmp_path / "copy.db"), daemon=True)
+    try:
+        copying.start()
+        copying.join(30)
+        assert not copying.is_alive()
+    finally:
+        ended.set()
+        writer.join()
+    with closing(sqlite3.connect(tmp_path / "copy.db")) as copied:
+        (rows, last) = copied.execute("SELECT COUNT(*), MAX(number) FROM t").fetchone()
+        assert rows == 40 + last

@@ -162,6 +162,10 @@ class Packs:
         with _failures():
             return await self._run(self._reader.after, key, limit)
 
+    def keys(self) -> Iterator[ObjectKey]:
+        """All keys, in order.  For threads."""
+        return self._reader.keys()
+
     async def release_removed(self) -> None:
         """Close packs that another process has removed, so that their room is given back."""
 
