@@ -16,6 +16,7 @@ import pytest
 from aiohttp import web
 
 from godrive.http.app import create_app
+from godrive.http.wire import server as wire_server
 from godrive.http.wire.request_body import LARGE
 from godrive.model import UploadId
 from godrive.testing import open_drive
@@ -159,7 +160,15 @@ async def test_a_client_that_wants_to_close_the_connection_is_obeyed(line: Line)
     assert await line.is_closed()
 
 
-async def test_after_a_part_of_a_large_body_no_byte_of_it_is_taken_for_a_request(site: Site, ann: Person) -> None:
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that does not wait long for an unwanted body."""
+    monkeypatch.setattr(wire_server, "LINGERING", 0.1)
+
+
+async def test_after_a_part_of_a_large_body_no_byte_of_it_is_taken_for_a_request(
+    hasty: None, site: Site, ann: Person
+) -> None:
     url = await tus.create(ann, 2 * LENGTH)
     head = "\r\n".join(
         [
