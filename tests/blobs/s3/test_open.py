@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import sys
+import shlex
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -144,15 +144,13 @@ async def test_credentials_that_expire_are_renewed_for_calls_and_for_urls(
     """The process's own role: here a program, as the AWS tools allow, whose credentials last a minute."""
     asked = tmp_path / "asked"
     answer = {"Version": 1, "AccessKeyId": s3_settings.access_key, "SecretAccessKey": s3_settings.secret_key}
-    program = tmp_path / "program.py"
+    program = tmp_path / "program"  # of the shell, because it runs for each signature
+    said = json.dumps({**answer, "Expiration": "END"}).replace("END", "'\"$end\"'")
     program.write_text(
-        f"import datetime, json\n"
-        f"open({str(asked)!r}, 'a').write('x')\n"
-        f"end = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(minutes=1)\n"
-        f"print(json.dumps({{**json.loads({json.dumps(answer)!r}), 'Expiration': end.isoformat()}}))\n"
+        f"printf x >>{shlex.quote(str(asked))}\nend=$(date -u -d '+1 minute' +%Y-%m-%dT%H:%M:%SZ)\necho '{said}'\n"
     )
     config = tmp_path / "config"
-    config.write_text(f"[default]\ncredential_process = {sys.executable} {program}\n")
+    config.write_text(f"[default]\ncredential_process = /bin/sh {program}\n")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
