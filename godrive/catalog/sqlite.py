@@ -12,6 +12,9 @@ all that raise have changed nothing, so there is nothing to undo; if one has, th
 batch is rolled back and run again with a savepoint for each operation.  A
 savepoint costs 2 to 3 microseconds: two more calls, and SQLite keeps a copy of
 each page that the operation changes.  If the database itself fails, the whole batch fails.
+SQLite checkpoints its log in commits of the writer.  A thread of its own would spare
+a commit that wait, but a checkpoint beside a commit that restarts the log is what
+corrupts the database in releases before 3.51.3 (https://sqlite.org/wal.html#walresetbug).
 Chores share the batches of other writes, since there is only one writer.
 
 *Reads* run on the loop's own thread, on a connection of their own that sees
