@@ -230,9 +230,9 @@ class Account:
                 if attempt > 10 and chance.random() < 0.2:
                     break
                 await asyncio.sleep(chance.uniform(0.5, 3.0))
-            elif code == "conflict" and request.key and (unknown or twice) and request.expects != "conflict":
+            elif code == "conflict" and request.key and (attempt or twice) and request.expects != "conflict":
                 unknown = True
-                await asyncio.sleep(chance.uniform(0.5, 2.0))  # the first attempt is still being served
+                await asyncio.sleep(chance.uniform(0.5, 2.0))  # an attempt is still served, or could not free its key
             elif unknown and not (request.key and self._is_claimed(first, offset)):
                 break
             else:
