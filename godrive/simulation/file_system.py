@@ -61,12 +61,14 @@ class FileSystem:
     def _find(folder: Inode, name: str) -> Inode:
         if name == ".":
             return folder
-        if not folder.is_folder:
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name)
-        try:
-            return folder.entries[name]
-        except KeyError:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name) from None
+        found = folder
+        for part in name.split("/"):
+            if not found.is_folder:
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name)
+            if part not in found.entries:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+            found = found.entries[part]
+        return found
 
     # Files
 
@@ -221,8 +223,13 @@ class FileSystem:
             raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
         self._handle(disk, handle).inode.notes[name] = value
 
-    def getxattr(self, handle: int, name: str) -> bytes:
-        notes = self._handle(self._read(), handle).inode.notes
+    def getxattr(self, file: int | str, name: str, *, follow_symlinks: bool = True) -> bytes:
+        disk = self._read()
+        if isinstance(file, str):  # /proc/self/fd/<open folder>/<path>
+            _, _, _, _, folder, path = file.split("/", 5)
+            notes = self._find(*self._folder(disk, int(folder), path)).notes
+        else:
+            notes = self._handle(disk, file).inode.notes
         if name not in notes:
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
         return notes[name]
