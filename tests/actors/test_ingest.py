@@ -438,13 +438,25 @@ async def test_no_upload_expires_because_the_clock_jumped(
     clock.jump(days * 86_400)
     for _ in range(3):
         assert (await drive.ingest.ask(Reconcile())).expired == 0
-        clock.advance(3600)
+        clock.advance(600)
     clock.jump(-days * 86_400)
     assert (await drive.ingest.ask(Reconcile())).expired == 0
     assert await state(drive, pending) is UploadState.PENDING
     await put(drive, pending)
     clock.advance(600)
     assert (await drive.ingest.ask(Reconcile())).published == 1
+
+
+@pytest.mark.parametrize("days", [40, -40])
+async def test_an_upload_whose_time_has_passed_expires_although_the_clock_jumped(
+    drive: GoDrive, owner: User, clock: ManualClock, days: int
+) -> None:
+    pending = await begin(drive, owner)
+    clock.jump(days * 86_400)
+    await drive.ingest.ask(Reconcile())
+    clock.advance(drive.config.blobs.upload_ttl)
+    assert (await drive.ingest.ask(Reconcile())).expired == 1
+    assert await state(drive, pending) is UploadState.EXPIRED
 
 
 async def test_an_upload_expires_when_the_clock_has_run_steadily_since_its_jump(
