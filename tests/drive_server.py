@@ -92,7 +92,12 @@ class DriveServer(Server):
         self.arguments = arguments
         self.prefix = prefix
         self.http = http
-        self.forked = quick and not anew and not prefix and PROGRAM == _PYTHON
+        self.anew = anew or not quick
+
+    @property
+    def forked(self) -> bool:
+        """Whether it is forked from a process that has imported GoDrive."""
+        return not self.anew and not self.prefix and PROGRAM == _PYTHON
 
     @property
     def url(self) -> str:

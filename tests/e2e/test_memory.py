@@ -20,7 +20,7 @@ MIB = 1024 * 1024
 @pytest.fixture(autouse=True)
 def anew(drive_server: DriveServer) -> None:
     """What a forked process shares with others would count as its own."""
-    drive_server.forked = False
+    drive_server.anew = True
 
 
 async def churn(client: Client, count: int) -> None:
