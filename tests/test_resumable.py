@@ -37,8 +37,18 @@ from godrive.messages.ingest import Reconcile
 from godrive.messages.janitor import Sweep
 from godrive.messages.resumable import AdvanceUpload, ClaimUpload
 from godrive.messages.system import RecountUsage
-from godrive.messages.uploads import GetUpload, TouchUpload
-from godrive.model import FileId, ObjectKey, Root, Upload, UploadId, UploadState, new_id
+from godrive.messages.uploads import BeginUpload, GetUpload, TouchUpload
+from godrive.model import (
+    FileId,
+    ObjectKey,
+    OnConflict,
+    Root,
+    Upload,
+    UploadId,
+    UploadKind,
+    UploadState,
+    new_id,
+)
 from godrive.principal import HostUser
 from godrive.resumable import Checksum
 from godrive.testing import ManualClock, chunks, open_drive, sign_up
@@ -522,6 +532,28 @@ async def test_an_upload_whose_client_does_not_come_back_for_the_answer_becomes_
         assert (await drive.ingest.ask(Reconcile())).published == 1
         assert await staged(drive) == []
         await check_file(drive, ann, await resumable.offset(drive, ann, upload.id), b"1234")
+
+
+@pytest.mark.parametrize("has_blob", [False, True])
+async def test_an_empty_upload_that_was_not_acknowledged_replaces_nothing_later(has_blob: bool) -> None:
+    """Its client has no URL of it, and has begun anew.  As after a kill, or an error, before it was a file."""
+    clock = ManualClock()
+    async with open_drive(clock=clock, blobs={"driver": "disk"}) as drive:
+        ann = HostUser(user_id=(await sign_up(drive)).id)
+        lost = await drive.metadata.ask(
+            BeginUpload(ann, ROOT, "a.bin", "", 0, on_conflict=OnConflict.REPLACE, kind=UploadKind.RESUMABLE)
+        )
+        if has_blob:
+            await drive.blobs.put(lost.object_key, chunks(b""))
+        upload = await resumable.begin(drive, ann, ROOT, "a.bin", size=4, on_conflict=OnConflict.REPLACE)
+        upload = await resumable.append(drive, ann, upload.id, 0, chunks(b"1234"))
+        clock.advance(drive.config.blobs.resume_ttl + 1)
+        assert (await drive.ingest.ask(Reconcile())).expired == 1
+        await check_file(drive, ann, upload, b"1234")
+        clock.advance(drive.config.blobs.resume_ttl)
+        await drive.janitor.ask(Sweep())
+        with pytest.raises(NotFound):
+            await drive.blobs.head(lost.object_key)
 
 
 async def test_a_join_gives_other_work_of_the_disk_its_turns(monkeypatch: pytest.MonkeyPatch) -> None:

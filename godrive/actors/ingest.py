@@ -243,8 +243,13 @@ class IngestActor(Actor[Ingest]):
         raise AssertionError("unreachable")
 
     def _is_complete(self, upload: Upload) -> bool:
-        """Whether an upload in several appends has all of its bytes, and becomes a file."""
-        return upload.kind is UploadKind.RESUMABLE and upload.received_bytes == upload.length
+        """Whether an upload in several appends has all of its bytes, and becomes a file.
+
+        Not an empty one, whose client has no URL of it until it is a file: if that
+        request failed or broke off, the client has begun anew, and this one would
+        replace what came since.
+        """
+        return upload.kind is UploadKind.RESUMABLE and 0 < upload.received_bytes == upload.length
 
     async def _finish(self, upload: Upload) -> BlobInfo:
         """Make the blob of an upload whose client sent the last byte and did not come back."""
