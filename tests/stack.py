@@ -123,7 +123,7 @@ class Stack:
 
 
 def push_events(store: CephGateway, bucket: str, url: str) -> None:
-    """Have the store POST an event to *url* for every object that is made in *bucket*; again is harmless."""
+    """Have the store POST an event to *url* for every object that is made in *bucket*.  Idempotent."""
     options = {
         "endpoint_url": store.endpoint,
         "region_name": store.region,

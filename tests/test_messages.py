@@ -1,4 +1,4 @@
-"""What every message must be, whoever adds it: frozen, documented, handled, and the same after a trip over a wire."""
+"""What every message must be: frozen, documented, handled, and the same after a trip over a wire."""
 
 from __future__ import annotations
 

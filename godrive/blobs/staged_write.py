@@ -213,7 +213,7 @@ class SerialExecutor:
                 return
             self._progress = progress = self._loop.create_future()
             try:
-                if self._pushed - self._ended <= left:  # the thread has not seen that it is waited for
+                if self._pushed - self._ended <= left:  # the thread may not see the future that waits
                     return
                 await asyncio.wait([running, progress], return_when=asyncio.FIRST_COMPLETED)
             finally:

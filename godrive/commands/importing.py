@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FILEBROWSER = "filebrowser"
 
-_LINKS = "A hard link shares its bytes: whoever changes or truncates a file in the folder now changes it in the drive."
+_LINKS = "A hard link shares its bytes: a change of a file in the folder now changes it in the drive."
 
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:

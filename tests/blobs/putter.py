@@ -1,6 +1,6 @@
 """A process to be killed: puts blobs for ever, and says which are stored.
 
-The content of a blob follows from its key, so that whoever finds it can tell
+The content of a blob follows from its key, so that the finder can tell
 whether it is whole.
 """
 

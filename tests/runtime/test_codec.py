@@ -26,7 +26,7 @@ class Letter(msgspec.Struct, frozen=True):
 
 
 class Send(Ask[Post, list[Letter]]):
-    """Send a letter; again is harmless."""
+    """Send a letter.  Idempotent."""
 
     letter: Letter
     copies: int = 1

@@ -1,4 +1,4 @@
-"""What is refused when a module is imported, or by whoever sends the message."""
+"""What is refused when a module is imported, or by the sender of a message."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ class Library(Contract, name="library"):
 
 
 class Lend(Ask[Library, list[str]]):
-    """Lend a book; again is harmless."""
+    """Lend a book.  Idempotent."""
 
     title: str
     copies: int = 1
