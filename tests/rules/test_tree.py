@@ -113,7 +113,7 @@ class Counted:
         await self._tx.run_each(sql, rows)
 
     def __getattr__(self, name: str) -> Any:
-        if name not in ("sinks", "changed"):
+        if name not in ("sinks", "changed", "joins"):
             self.statements += 1
         return getattr(self._tx, name)
 
