@@ -200,7 +200,9 @@ def pack(folder: Path, archive: Path) -> None:
 def unpack(archive: Path, folder: Path) -> None:
     """Unpack a folder, in which files get their holes back."""
     with tarfile.open(archive) as packed:
-        packed.extractall(folder, filter="data")
+        if hasattr(tarfile, "data_filter"):  # Debian 12 has Python 3.11.2, which has no filters and needs none
+            packed.extraction_filter = tarfile.data_filter
+        packed.extractall(folder)
 
 
 def main() -> int:
