@@ -1,7 +1,8 @@
 """``Idempotency-Key``: a repeated request gets the first answer and is not carried out again.
 
 Only successful answers are kept.  After an error the key is free, because
-nothing has changed and the next attempt may succeed.
+nothing has changed and the next attempt may succeed.  If the outcome is unknown,
+it stays claimed until the claim expires, as after a kill.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import hdrs, web
 from multidict import istr
 
-from godrive.errors import DriveError, Invalid
+from godrive.errors import AskTimeout, DriveError, Invalid
 from godrive.http.api.digests import CONTENT_DIGEST, REPR_DIGEST
 from godrive.messages.idempotency import (
     ClaimKey,
@@ -55,6 +56,8 @@ async def answer_once(
     renewal = _Renewal(metadata, RenewKey(by, key))
     try:
         response = await run()
+    except AskTimeout:
+        raise  # the command may still be carried out, or was
     except BaseException:
         # A task of its own, because this one may be cancelled again.  Its error does not matter: the client has to
         # know what went wrong first.  Not shield(), which from Python 3.14 reports such an error as unhandled.

@@ -1,4 +1,4 @@
-"""A request that fails frees its idempotency key, also when its client leaves twice."""
+"""What a request that fails does to its idempotency key."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from godrive.errors import StoreUnavailable
+from godrive.errors import AskTimeout, DriveError, NameTaken, StoreUnavailable
 from godrive.http.api.idempotency import IDEMPOTENCY_KEY, answer_once
 from godrive.messages.metadata import Metadata
 from godrive.model import UserId, new_id
@@ -64,3 +64,19 @@ async def test_an_error_of_what_nobody_waits_for_any_more_is_nobodys_and_the_fir
     assert metadata.asked == ["ClaimKey", "SettleKey"]
     assert unhandled == []
     loop.set_exception_handler(None)
+
+
+@pytest.mark.parametrize(("error", "asked"), [(AskTimeout, ["ClaimKey"]), (NameTaken, ["ClaimKey", "SettleKey"])])
+async def test_a_key_stays_claimed_if_nobody_knows_whether_the_command_was_carried_out(
+    error: type[DriveError], asked: list[str]
+) -> None:
+    metadata = Slow()
+    metadata.released.set()
+
+    async def run() -> web.StreamResponse:
+        raise error
+
+    request = make_mocked_request("POST", "/v1/folders", headers={IDEMPOTENCY_KEY: "k"})
+    with pytest.raises(error):
+        await answer_once(request, b"", metadata, HostUser(user_id=UserId(new_id())), run)
+    assert metadata.asked == asked
