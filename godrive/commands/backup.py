@@ -134,6 +134,8 @@ async def _verify(config: Config, arguments: argparse.Namespace) -> int:
     progress, problems = Progress(), []
     async with _target(config, arguments) as target, _telling(progress):
         chosen = [await target.find(arguments.snapshot)] if arguments.snapshot else await target.snapshots()
+        if not chosen:
+            raise ConfigError("There is no whole snapshot to verify.", hint="godrive backup create makes one.")
         async for problem in verify(target, chosen, progress, pace=_pace(config, arguments)):
             problems.append(problem)
             if not arguments.json:

@@ -47,6 +47,8 @@ async def test_a_drive_is_backed_up_while_it_runs_and_comes_back_with_its_sessio
     damaged.write_bytes(damaged.read_bytes()[:-3] + b"???")
     assert "1 problems" in backup(server, "verify", target, code=1)
     assert "no backup" in backup(server, "list", tmp_path / "nothing", code=2)
+    (tmp_path / "interrupted" / "objects").mkdir(parents=True)
+    assert "no whole snapshot" in backup(server, "verify", tmp_path / "interrupted", code=2)
 
 
 async def test_the_commands_of_the_documentation_with_a_passphrase_and_for_one_user(
