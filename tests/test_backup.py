@@ -109,7 +109,7 @@ async def test_a_second_backup_adds_only_what_is_new_and_both_can_be_restored(tm
             assert (folder / "secret.key").stat().st_mode & 0o77 == 0
 
 
-@pytest.mark.parametrize("engine", ["sqlite", "postgres"])
+@pytest.mark.parametrize("engine", ["sqlite", pytest.param("postgres", marks=pytest.mark.servers)])
 async def test_retention_after_a_restore_purges_nothing_that_came_back(
     tmp_path: Path, engine: str, request: pytest.FixtureRequest
 ) -> None:
