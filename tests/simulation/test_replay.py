@@ -26,10 +26,12 @@ def digests(hash_seed: str) -> str:
     return "\n".join(done.stdout.splitlines()[:SEEDS])
 
 
+@pytest.mark.slow
 def test_a_seed_replays_exactly_in_another_process() -> None:
     assert digests("1") == digests("2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [name for name in WORLDS if name != DISK])
 def test_every_world_replays_exactly_in_another_process(world: str) -> None:
     def end(hash_seed: str) -> str:
