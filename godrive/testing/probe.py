@@ -16,7 +16,7 @@ M = TypeVar("M", bound=Message[Any])
 
 
 class Probe(Generic[A]):
-    """Records what it is asked, and answers as it is told::
+    """Records the messages that it receives, and sends the replies that the test has set::
 
         metadata = Probe(Metadata)
         metadata.answer(ListFiles, lambda ask: Page(items=[]))
