@@ -3,8 +3,9 @@
 Nothing here sleeps, opens a socket or starts a thread.  When no callback is
 ready, the time jumps to the next timer.  Of the callbacks that are ready, a
 seeded choice runs next, within what asyncio promises: the steps of one task
-stay in order, and so do callbacks that are not steps of a task.  Calls that
-production code makes in threads become steps of this loop (see ``threads``).
+stay in order, and so do callbacks that are not steps of a task and the first
+steps of tasks.  Calls that production code makes in threads become steps of
+this loop (see ``threads``).
 
 Every callback belongs to the process (:data:`PROCESS`) in whose context it was
 scheduled.  The callbacks of a killed process are dropped when their turn comes,
@@ -106,7 +107,7 @@ class Handle(asyncio.TimerHandle):
         self.is_cancelled = False
         task = getattr(callback, "__self__", None)
         self.strand = task if isinstance(task, asyncio.Task) else None
-        """The task of which this is a step; ``None`` for all other callbacks, which keep their order."""
+        """The task of which this is a later step; ``None`` for all other callbacks, which keep their order."""
 
     def cancel(self) -> None:
         self.is_cancelled = True
@@ -280,7 +281,10 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         return asyncio.Future(loop=self)
 
     def create_task(self, coro: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:  # type: ignore[override]
-        return asyncio.Task(coro, loop=self, **options)
+        task = asyncio.Task(coro, loop=self, **options)
+        # A protocol that starts a task in connection_made relies on it to begin before connection_lost.
+        self._ready[-1].strand = None
+        return task
 
     def get_task_factory(self) -> None:
         return None

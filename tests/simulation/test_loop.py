@@ -72,6 +72,25 @@ def test_callbacks_that_are_no_tasks_keep_their_order() -> None:
     assert simulate(work) == list(range(50))
 
 
+def test_a_task_begins_before_what_was_scheduled_after_it() -> None:
+    async def work() -> list[str]:
+        order: list[str] = []
+
+        async def begin(number: int) -> None:
+            order.append(f"task {number}")
+
+        loop = asyncio.get_running_loop()
+        tasks = []
+        for number in range(20):
+            tasks.append(loop.create_task(begin(number)))
+            loop.call_soon(order.append, f"callback {number}")
+        await asyncio.sleep(1)
+        return order
+
+    for seed in range(5):
+        assert simulate(work, seed) == [f"{kind} {number}" for number in range(20) for kind in ("task", "callback")]
+
+
 def test_threads_are_steps_of_the_loop_and_a_pool_has_as_many_as_it_says() -> None:
     async def work() -> tuple[list[int], bool]:
         one, done = ThreadPoolExecutor(1), list[int]()
