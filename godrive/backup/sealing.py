@@ -1,6 +1,6 @@
 """Encrypted backups: what is stored in the target can be read, and changed unnoticed, only with the passphrase.
 
-Theory of operation.  A backup has one random key.  The object ``key/1`` has it,
+Theory of operation.  A backup has one random key, and an object that has it,
 encrypted with a key that Argon2id derives from the passphrase, and the
 parameters of that.  Every other object is a stream of libsodium's
 ``crypto_secretstream_xchacha20poly1305`` (https://doc.libsodium.org/secret-key_cryptography/secretstream):
@@ -19,7 +19,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterable, AsyncIterator
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from nacl import bindings, pwhash, secret, utils
@@ -49,6 +49,11 @@ _LARGE = 4
 """Pieces from which encryption is left to a thread."""
 
 
+def new_key() -> bytes:
+    """Return a random key for a new backup."""
+    return utils.random(secret.SecretBox.KEY_SIZE)
+
+
 class SealedKey(msgspec.Struct, frozen=True):
     """The key of a backup, encrypted with a passphrase."""
 
@@ -56,15 +61,14 @@ class SealedKey(msgspec.Struct, frozen=True):
     opslimit: int
     memlimit: int
     box: bytes
-    kdf: str = "argon2id"
-    cipher: str = "xchacha20poly1305"
+    kdf: Literal["argon2id"] = "argon2id"
+    cipher: Literal["xchacha20poly1305"] = "xchacha20poly1305"
 
     @classmethod
-    def make(cls, passphrase: str) -> tuple[SealedKey, bytes]:
-        """Return a new key, encrypted and as it is."""
-        key, salt = utils.random(secret.SecretBox.KEY_SIZE), utils.random(pwhash.argon2id.SALTBYTES)
-        sealed = cls(salt, _OPSLIMIT, _MEMLIMIT, b"")
-        return msgspec.structs.replace(sealed, box=bytes(sealed._box(passphrase).encrypt(key))), key
+    def make(cls, key: bytes, passphrase: str) -> SealedKey:
+        """Return *key*, encrypted."""
+        sealed = cls(utils.random(pwhash.argon2id.SALTBYTES), _OPSLIMIT, _MEMLIMIT, b"")
+        return msgspec.structs.replace(sealed, box=bytes(sealed._box(passphrase).encrypt(key)))
 
     def open(self, passphrase: str, name: str) -> bytes:
         """Return the key.  Raises ``ConfigError`` for another passphrase than that of the backup *name*."""

@@ -1,4 +1,4 @@
-"""The place of a backup, and the snapshots in it."""
+"""A backup, and the snapshots in it."""
 
 from __future__ import annotations
 
@@ -9,23 +9,19 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import urlsplit
 
 import msgspec
 
 from godrive import config
+from godrive.backup.passphrase import unlocked
+from godrive.backup.place import opened_store
 from godrive.blobs import BlobStore
 from godrive.clock import Clock
 from godrive.errors import ConfigError, NotFound
 from godrive.model import ObjectKey
-from godrive.opening import FolderLock
-from godrive.paths import exists
 
 FORMAT = 1
 """The number of the format.  A backup with another one is refused."""
-
-KEY = ObjectKey("key/1")
-"""The object with the key of an encrypted backup."""
 
 _CATALOG, _SNAPSHOT = "catalog/", "snapshot/"
 _CHUNK = 1 << 20
@@ -135,63 +131,8 @@ async def open_target(
     it does not exist, unless *create*, if another process uses it, or if the
     passphrase is not the right one.
     """
-    parts = urlsplit(name)
-    lock: FolderLock | None = None
-    if parts.scheme == "s3":
-        from godrive.blobs.s3 import S3BlobStore  # noqa: PLC0415
-
-        prefix = f"{parts.path.strip('/')}/" if parts.path.strip("/") else ""
-        s3 = msgspec.structs.replace(settings.blobs.s3, bucket=parts.netloc, prefix=prefix, create_bucket=create)
-        store: BlobStore = S3BlobStore(s3, clock=clock)
-    else:
-        from godrive.blobs.disk import DiskBlobStore  # noqa: PLC0415
-
-        folder = _folder(name, settings, create=create)
-        name, lock = str(folder), FolderLock(folder / "blobs.lock")
-        lock.acquire()
-        store = DiskBlobStore(folder)
-    try:
-        try:
-            await store.open()
-            yield Target(await _unlocked(store, name, settings.backup.passphrase, create=create), name)
-        finally:
-            await store.close()
-    finally:
-        if lock is not None:
-            lock.release()
-
-
-async def _unlocked(store: BlobStore, name: str, passphrase: str, *, create: bool) -> BlobStore:
-    """Return the store, or one that encrypts.  Raises ``ConfigError``."""
-    try:
-        stored = b"".join([piece async for piece in store.get(KEY)])
-    except NotFound:
-        if not passphrase:
-            return store
-        if await anext(aiter(store.list()), None) is not None:
-            hint = "Choose another target, or set no passphrase."
-            raise ConfigError(f"The backup in {name} is not encrypted.", hint=hint) from None
-        if not create:
-            raise ConfigError(f"There is no backup in {name}.", hint="godrive backup create makes one.") from None
-        stored = b""
-    if not passphrase:
-        hint = "Name a file with its passphrase with backup.passphrase_file, or GODRIVE_BACKUP_PASSPHRASE_FILE."
-        raise ConfigError(f"The backup in {name} is encrypted.", hint=hint)
-    try:
-        from godrive.backup.sealing import SealedKey, SealedStore  # noqa: PLC0415 - needs PyNaCl
-    except ModuleNotFoundError as error:
-        hint = "pip install 'godrive-server[backup]'"
-        raise ConfigError(f"{error.name} is not installed, which encrypts backups.", hint=hint) from None
-    if stored:
-        try:
-            sealed = msgspec.json.decode(stored, type=SealedKey)
-        except msgspec.DecodeError:
-            raise ConfigError(f"The key of the backup in {name} is damaged.") from None
-        return SealedStore(store, await asyncio.to_thread(sealed.open, passphrase, name))
-    sealed, key = await asyncio.to_thread(SealedKey.make, passphrase)
-    data = msgspec.json.encode(sealed)
-    await store.put(KEY, _once(data), size=len(data))
-    return SealedStore(store, key)
+    async with opened_store(name, settings, clock, create=create) as (store, place):
+        yield Target(await unlocked(store, place, settings.backup.passphrase, create=create), place)
 
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:
@@ -203,15 +144,6 @@ async def pieces(path: Path) -> AsyncIterator[bytes]:
     with _opened(path) as file:
         while piece := await asyncio.to_thread(file.read, _CHUNK):
             yield piece
-
-
-def _folder(name: str, settings: config.Config, *, create: bool) -> Path:
-    folder = Path(name).absolute()
-    if not create and not exists(folder / "objects"):
-        raise ConfigError(f"There is no backup in {folder}.", hint="godrive backup create makes one.")
-    if exists(folder / "godrive.db") or folder == settings.blobs_path.absolute():
-        raise ConfigError(f"{folder} is the folder of a drive, not of a backup.")
-    return folder
 
 
 def _new_file(path: Path) -> BinaryIO:

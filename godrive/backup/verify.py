@@ -13,7 +13,8 @@ import anyio
 
 from godrive.backup.contents import is_sound, named_blobs, opened
 from godrive.backup.create import Pace, Progress
-from godrive.backup.target import KEY, Snapshot, Target
+from godrive.backup.passphrase import drop_old_keys, is_key_object
+from godrive.backup.target import Snapshot, Target
 from godrive.blobs import BlobDamaged
 from godrive.checker import compare
 from godrive.errors import Conflict, NotFound
@@ -65,10 +66,11 @@ async def prune(target: Target, keep: Iterable[Snapshot]) -> tuple[int, int]:
             raise Conflict(f"Nothing was deleted. {problem}")
         for snapshot in dropped:
             await target.forget(snapshot)
+        await drop_old_keys(target.store)
         blobs = 0
         unneeded: list[ObjectKey] = []
         async for blob in target.store.list():
-            if blob.key == KEY:
+            if is_key_object(blob.key):
                 continue
             if target.is_own(blob.key):
                 needed = target.id_of(blob.key) in ids

@@ -17,7 +17,7 @@ from godrive.commands import Commands, add_group, has_sqlite_catalog, pacer, siz
 from godrive.commands import add as add_command
 from godrive.commands.progress import telling
 from godrive.commands.serve import run
-from godrive.commands.user import find_user
+from godrive.commands.user import find_user, new_secret
 from godrive.config import Config
 from godrive.errors import ConfigError
 
@@ -62,6 +62,8 @@ def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     for name, period in (("daily", "days"), ("weekly", "weeks"), ("monthly", "months")):
         text = f"snapshots to keep, the newest of each of so many {period} (default: backup.keep_{name})"
         prune.add_argument(f"--{name}", type=int, metavar="N", help=text)
+    text = "change the passphrase of an encrypted backup; the new one is asked for, or read from standard input"
+    add("passphrase", _passphrase, text)
     text = "restore a snapshot into the configured, empty drive; or the files of one user, beside a running server"
     restore = add("restore", _restore, text)
     paced(restore)
@@ -87,11 +89,15 @@ def _run(arguments: argparse.Namespace) -> int:
 async def _target(config: Config, arguments: argparse.Namespace, *, create: bool = False) -> AsyncIterator[Target]:
     from godrive.backup.target import open_target  # noqa: PLC0415
 
-    name = arguments.target or config.backup.target
+    async with open_target(_name_of(config, arguments), config, SystemClock(), create=create) as target:
+        yield target
+
+
+def _name_of(config: Config, arguments: argparse.Namespace) -> str:
+    name: str = arguments.target or config.backup.target
     if not name:
         raise ConfigError("Name the backup, or set backup.target.", field="backup.target")
-    async with open_target(name, config, SystemClock(), create=create) as target:
-        yield target
+    return name
 
 
 def _pace(config: Config, arguments: argparse.Namespace) -> Pace | None:
@@ -161,6 +167,19 @@ async def _prune(config: Config, arguments: argparse.Namespace) -> int:
         _say(msgspec.json.encode({"kept": len(keep), "snapshots": snapshots, "blobs": blobs}).decode())
     else:
         _say(f"Kept {len(keep)} snapshots; deleted {snapshots} snapshots and {blobs} blobs.")
+    return 0
+
+
+async def _passphrase(config: Config, arguments: argparse.Namespace) -> int:
+    from godrive.backup.passphrase import change_passphrase  # noqa: PLC0415
+
+    name = _name_of(config, arguments)
+    passphrase = new_secret("passphrase")
+    await change_passphrase(name, config, SystemClock(), passphrase)
+    if arguments.json:
+        _say(msgspec.json.encode({"changed": name}).decode())
+    else:
+        _say(f"The passphrase of {name} was changed. The old one does not open it any more.")
     return 0
 
 

@@ -210,15 +210,20 @@ def _name(user: User) -> str:
 
 
 def _new_password() -> str:
+    return new_secret("password", check_new_password)
+
+
+def new_secret(what: str, check: Callable[[str], None] = lambda _secret: None) -> str:
+    """Ask twice for a new secret on a terminal, else read a line of standard input.  Raises what *check* does."""
     if not sys.stdin.isatty():
-        password = sys.stdin.readline().rstrip("\r\n").removeprefix("\ufeff")
-        check_new_password(password)
-        return password
-    password = getpass.getpass("Password: ")
-    check_new_password(password)
-    if getpass.getpass("Repeat the password: ") != password:
-        raise Invalid("The passwords are not the same.", field="password")
-    return password
+        secret = sys.stdin.readline().rstrip("\r\n").removeprefix("\ufeff")
+        check(secret)
+        return secret
+    secret = getpass.getpass(f"New {what}: ")
+    check(secret)
+    if getpass.getpass(f"Repeat the {what}: ") != secret:
+        raise Invalid(f"The {what}s are not the same.", field=what)
+    return secret
 
 
 def _say(text: Any) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.drive_server import DriveServer, run
+from tests.drive_server import PROGRAM, DriveServer, environment, run
 from tests.e2e.client import Client
 
 pytestmark = pytest.mark.anyio
@@ -76,6 +77,14 @@ async def test_the_commands_of_the_documentation_with_a_passphrase_and_for_one_u
         (file,) = await client.files()
         assert await client.download(file["id"]) == b"the plan"
         assert "No user has" in backup(server, "restore", "--user", "eve@example.com", code=1)
+        command = [*PROGRAM, "backup", "passphrase", "--config", str(server.folder / "config.toml")]
+        changed = subprocess.run(
+            command, input="a new one\n", env=environment(), capture_output=True, text=True, check=False
+        )
+        assert (changed.returncode, changed.stderr) == (0, "")
+        assert "The old one does not open it any more" in changed.stdout
+        secret.write_text("a new one\n")
+        assert "0 problems" in backup(server, "verify")
         secret.write_text("another\n")
         wrong = backup(server, "list", code=2)
         assert wrong.splitlines() == [f"godrive: The passphrase is not that of the backup in {target}."]
