@@ -44,6 +44,7 @@ def candidate(writer: PackWriter) -> Compaction | None:
 def step(writer: PackWriter, compaction: Compaction) -> bool:
     """Move some blobs.  Returns whether there is more to do.  Raises ``OSError``, ``sqlite3.Error``."""
     index, number = writer.index, compaction.number
+    writer.provide(but=number)
     with index.transaction():
         pack = next((pack for pack in index.packs() if pack.number == number), None)
         if pack is None or pack.state not in ("open", "full"):
@@ -83,8 +84,6 @@ def _drop(writer: PackWriter, number: int) -> bool:
 def _move(writer: PackWriter, compaction: Compaction, ended: int) -> None:
     index, source = writer.index, writer.files.get(compaction.number)
     newest, target = writer.newest()
-    if newest.number == compaction.number:
-        newest, target = writer.create()
     buffers: list[bytes | memoryview] = []
     moves: list[tuple[Place, Place]] = []
     end, moved, looked_at = newest.ended, 0, ended
@@ -94,8 +93,11 @@ def _move(writer: PackWriter, compaction: Compaction, ended: int) -> None:
         if start - compaction.at >= STEP:
             looked_at = start
             break
-        place = index.find(record.key) if record.is_live else None
+        place = index.find(record.key)
         if place is not None and (place.pack, place.start) == (compaction.number, start):
+            if not record.is_live:
+                index.remove(place)  # a power failure interrupted its deletion
+                continue
             try:
                 body = record.body(data)
             except Damaged:

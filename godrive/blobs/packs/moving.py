@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,9 +54,21 @@ async def pack(objects: Objects, packs: Packs, run: Run, files: AsyncIterator[Bl
         if info.size_bytes <= below:
             waiting.append(info.key)
         if len(waiting) == _AT_ONCE:
-            moved += sum(await asyncio.gather(*(_pack(objects, packs, run, key) for key in waiting)))
+            moved += await _together(_pack(objects, packs, run, key) for key in waiting)
             waiting = []
-    return moved + sum(await asyncio.gather(*(_pack(objects, packs, run, key) for key in waiting)))
+    return moved + await _together(_pack(objects, packs, run, key) for key in waiting)
+
+
+async def _together(moves: Iterable[Coroutine[Any, Any, bool]]) -> int:
+    """Make the moves side by side, and return how many blobs were moved.
+
+    If one fails, its error is raised when all have ended, so that none goes on beside the next run.
+    """
+    results = await asyncio.gather(*moves, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results.count(True)
 
 
 async def _pack(objects: Objects, packs: Packs, run: Run, key: ObjectKey) -> bool:
@@ -91,7 +103,7 @@ async def unpack(objects: Objects, packs: Packs, run: Run) -> int:
     """Make every packed blob a file, and return how many.  One that is damaged raises ``BlobDamaged``."""
     moved, after = 0, ""
     while places := await packs.places_after(after, _AT_ONCE):
-        moved += sum(await asyncio.gather(*(_unpack(objects, packs, run, place) for place in places)))
+        moved += await _together(_unpack(objects, packs, run, place) for place in places)
         after = places[-1].key
     return moved
 

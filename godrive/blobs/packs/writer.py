@@ -7,7 +7,8 @@ acknowledged, so whatever an index has is on the disk.  A deletion overwrites th
 state of its record, which needs no room on a full disk; it is durable in the
 record and in the index.
 
-The transaction begins before the write, and it excludes other processes, such
+The index has a pack, durably, before anything is appended to it.  The
+transaction of a group begins before the write, and it excludes other processes, such
 as ``godrive sweep`` beside a server.  If a group fails, its pack is cut back to
 where it ended; so is what a process that was killed had written.
 
@@ -24,6 +25,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 from godrive.blobs import BlobExists
 from godrive.blobs.body_check import BodyCheck
@@ -122,6 +124,8 @@ class PackWriter:
     def _commit(self, puts: Sequence[Put], deletes: Sequence[Delete]) -> None:
         if not puts and not deletes:
             return
+        if puts:
+            self.provide()
         with self.index.transaction(durable=bool(deletes)):
             self._delete(deletes)
             if not puts:
@@ -186,10 +190,26 @@ class PackWriter:
         for file in changed.values():
             os.fdatasync(file.fd)
 
+    def provide(self, but: int = 0) -> None:
+        """Create a pack, unless the newest is continued and is another one than *but*.
+
+        The index has it durably before anything is appended.  So recovery never meets a pack with torn records that
+        the index does not know, which it could not tell from one that was damaged.
+        """
+        if self._is_continued(pack := self.index.newest()) and pack.number != but:
+            return
+        with self.index.transaction(durable=True):
+            if not self._is_continued(pack := self.index.newest()) or pack.number == but:
+                self.create()
+
+    @staticmethod
+    def _is_continued(pack: Pack | None) -> TypeGuard[Pack]:
+        return pack is not None and pack.state == "open" and pack.ended < PACK_SIZE
+
     def newest(self) -> tuple[Pack, PackFile]:
         """The pack to append to, within a transaction.  What lies beyond its end is of no group, and cut off."""
         pack = self.index.newest()
-        if pack is not None and pack.state == "open" and pack.ended < PACK_SIZE:
+        if self._is_continued(pack):
             with suppress(FileNotFoundError, Damaged):
                 file = self.files.get(pack.number)
                 size = os.fstat(file.fd).st_size
