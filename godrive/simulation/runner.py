@@ -14,15 +14,22 @@ import selectors
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import msgspec
 
 from godrive.simulation.world import DISK, Outcome, Plan
 from godrive.simulation.worlds import run
 
+P = TypeVar("P", bound=Plan)
+
 SHRINK_RUNS = 150
+
+DIED = "the simulation died, or took too long"
+"""The problem of a run that has told nothing."""
 
 
 @dataclass
@@ -40,13 +47,15 @@ def prepare(worlds: Iterable[str] = (DISK,)) -> None:
     gc.freeze()
 
 
-def outcomes(plans: Iterable[Plan], *, jobs: int, limit: int = 60) -> Generator[Outcome, None, None]:
+def outcomes(
+    plans: Iterable[P], *, jobs: int, limit: int = 60, run: Callable[[P], Outcome] = run
+) -> Generator[Outcome, None, None]:
     """Run plans in *jobs* processes at a time, in the order in which they end.  A run has *limit* seconds of CPU."""
     waiting, running = iter(plans), selectors.DefaultSelector()
     try:
         while True:
             while len(running.get_map()) < jobs and (plan := next(waiting, None)) is not None:
-                child, end = _fork(plan, limit)
+                child, end = _fork(plan, limit, run)
                 running.register(end, selectors.EVENT_READ, child)
             if not running.get_map():
                 return
@@ -65,7 +74,7 @@ def outcomes(plans: Iterable[Plan], *, jobs: int, limit: int = 60) -> Generator[
         running.close()
 
 
-def _fork(plan: Plan, limit: int) -> tuple[_Child, int]:
+def _fork(plan: P, limit: int, run: Callable[[P], Outcome]) -> tuple[_Child, int]:
     end, other = os.pipe()
     sys.stdout.flush()
     pid = os.fork()
@@ -80,7 +89,9 @@ def _fork(plan: Plan, limit: int) -> tuple[_Child, int]:
         outcome = run(plan)
         outcome.cpu = time.process_time() - started
         with os.fdopen(other, "wb") as pipe:
-            pipe.write(msgspec.json.encode(outcome))
+            pipe.write(_encoded(outcome))
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(0)
 
@@ -88,8 +99,16 @@ def _fork(plan: Plan, limit: int) -> tuple[_Child, int]:
 def _outcome(child: _Child) -> Outcome:
     os.waitpid(child.pid, 0)
     if not child.data:
-        return Outcome(child.plan, problem="the simulation died, or took too long")
-    return msgspec.json.decode(bytes(child.data), type=Outcome)
+        return Outcome(child.plan, problem=DIED)
+    return _decoded(child.plan, bytes(child.data))
+
+
+def _encoded(outcome: Outcome) -> bytes:
+    return msgspec.json.encode({name: value for name, value in vars(outcome).items() if name != "plan"})
+
+
+def _decoded(plan: Plan, data: bytes) -> Outcome:
+    return Outcome(plan, **msgspec.json.decode(data))
 
 
 def replay(plan: Plan, write: Callable[[str], None]) -> Outcome:
@@ -103,14 +122,14 @@ def replay(plan: Plan, write: Callable[[str], None]) -> Outcome:
             outcome = run(plan, write)
             sys.stdout.flush()
             with os.fdopen(other, "wb") as pipe:
-                pipe.write(msgspec.json.encode(outcome))
+                pipe.write(_encoded(outcome))
         finally:
             os._exit(0)
     os.close(other)
     with os.fdopen(end, "rb") as pipe:
         data = pipe.read()
     os.waitpid(pid, 0)
-    return msgspec.json.decode(data, type=Outcome)
+    return _decoded(plan, data)
 
 
 def shrink(plan: Plan, *, jobs: int, tell: Callable[[str], None], most: int = SHRINK_RUNS) -> Plan:

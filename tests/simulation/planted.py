@@ -1,25 +1,43 @@
 """Planted faults: small patches, each of which some seed must find.
 
-``python -m tests.simulation.planted`` looks for a seed of each patch that has
-none, and records it in the patch.
+``scripts/simulate --planted`` replays the run that is recorded in each patch,
+with its fault.  ``scripts/simulate --planted --find`` looks for a run of each
+patch that has none, or whose run no longer finds its fault, and records it.
+
+A fault is planted into a process that has imported everything: the functions
+that the patch changes get other code.  So a replay costs no more than its run.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
+import gc
+import os
 import re
-import shutil
-import subprocess
 import sys
-import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import CodeType, FunctionType
+
+from godrive.simulation import runner
+from godrive.simulation.world import Outcome, Plan
+from godrive.simulation.worlds import run
 
 ROOT = Path(__file__).parents[2]
 FAULTS = Path(__file__).with_name("faults")
-_SEED = re.compile(r"^Seed: (.*)$", re.MULTILINE)
-_IN_WORLD = ",world="
+_RUN = re.compile(r"^Seed: (.*)$", re.MULTILINE)
 MOST = 1000
 """Seeds within which a fault must be found."""
+
+
+@dataclass(frozen=True)
+class Planted(Plan):
+    """A run with a fault."""
+
+    patch: Path = FAULTS
 
 
 def patches() -> list[Path]:
@@ -27,11 +45,21 @@ def patches() -> list[Path]:
     return sorted(FAULTS.glob("*.patch"))
 
 
-def seed_of(patch: Path) -> str:
-    """The seed that finds it, "none" if none is recorded; with ``,world=s3`` or the like if it needs that world."""
-    found = _SEED.search(patch.read_text())
+def recorded(patch: Path) -> Planted | None:
+    """The run that finds a fault; ``None`` if none is recorded."""
+    text = _line(patch)
+    return None if text.startswith("none") else Planted(**vars(Plan.parse(text)), patch=patch)
+
+
+def _line(patch: Path) -> str:
+    found = _RUN.search(patch.read_text())
     assert found is not None, f"{patch.name} has no line for its seed"
     return found.group(1)
+
+
+def _world(patch: Path) -> str:
+    """The world in which a fault is looked for."""
+    return Plan.parse(_line(patch).replace("none", "0")).world
 
 
 def changes(patch: Path) -> list[tuple[str, str, str]]:
@@ -54,89 +82,127 @@ def changes(patch: Path) -> list[tuple[str, str, str]]:
 
 
 def misfits(patch: Path) -> list[str]:
-    """Why the patch does not apply to the code as it is."""
-    return [
+    """Why the fault cannot be planted into the code as it is."""
+    found = [
         f"{path} has {count} times: {old!r}"
         for path, old, _ in changes(patch)
         if (count := (ROOT / path).read_text().count(old)) != 1
     ]
+    return found or [
+        f"{path} is changed outside of functions" for path, old, new in texts(patch) if _outside(old) != _outside(new)
+    ]
 
 
-def plant(patch: Path, folder: Path) -> None:
-    """Copy the package into the folder, with the fault."""
-    shutil.copytree(ROOT / "godrive", folder / "godrive")  # with what is compiled, which takes longer than a run
+def texts(patch: Path) -> Iterator[tuple[str, str, str]]:
+    """Each file that a patch changes, and its text before and after."""
+    texts: dict[str, str] = {}
     for path, old, new in changes(patch):
-        target = folder / path
-        target.write_text(target.read_text().replace(old, new))
+        texts[path] = texts.get(path, (ROOT / path).read_text()).replace(old, new)
+    for path, text in texts.items():
+        yield path, (ROOT / path).read_text(), text
 
 
-def simulate(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run the simulation of the copy."""
-    return subprocess.run(
-        [sys.executable, "-m", "godrive.simulation", "--stop", *options],
-        cwd=folder,
-        env={"PYTHONPATH": str(folder), "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        check=False,
+def _outside(text: str) -> str:
+    """What is outside of functions, and runs when the module is imported."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = []
+    return ast.dump(tree)
+
+
+def _pairs(old: CodeType, new: CodeType) -> Iterator[tuple[CodeType, CodeType]]:
+    """The code of each function, before and after."""
+    yield old, new
+    inner = [[each for each in code.co_consts if isinstance(each, CodeType)] for code in (old, new)]
+    for before, after in zip(*inner, strict=True):
+        yield from _pairs(before, after)
+
+
+def plant(patch: Path) -> None:
+    """Give the functions that a patch changes their other code, in this process."""
+    gc.unfreeze()  # or the functions are not among the objects
+    functions = [each for each in gc.get_objects() if isinstance(each, FunctionType)]
+    for path, old, new in texts(patch):
+        pairs = _pairs(*(compile(text, str(ROOT / path), "exec") for text in (old, new)))
+        codes = {(c.co_filename, c.co_qualname, c.co_firstlineno): after for c, after in pairs}
+        for function in functions:
+            code = function.__code__
+            if (after := codes.get((code.co_filename, code.co_qualname, code.co_firstlineno))) is not None:
+                function.__code__ = after
+    gc.freeze()
+
+
+def run_planted(plan: Planted) -> Outcome:
+    """Run a plan with its fault, in a process of its own."""
+    plant(plan.patch)
+    return run(plan)
+
+
+def outcomes(plans: Iterable[Planted]) -> Iterator[Outcome]:
+    """Run plans, each with its fault, on all processors."""
+    return runner.outcomes(plans, jobs=os.cpu_count() or 1, run=run_planted)
+
+
+def find(patch: Path, first: int, most: int) -> Outcome | None:
+    """A run that finds a fault and passes without it, with as few operations as it needs."""
+    like = Planted(0, world=_world(patch), patch=patch)
+    results = runner.outcomes(
+        (replace(like, seed=seed) for seed in range(first, first + most)), jobs=os.cpu_count() or 1, run=run_planted
     )
+    found = next((outcome for outcome in results if _is_found(outcome)), None)
+    results.close()
+    while found is not None and found.plan.operations > 1:
+        shorter = replace(found.plan, operations=found.plan.operations // 2)
+        (outcome,) = outcomes([shorter])  # type: ignore[list-item]
+        if not _is_found(outcome):
+            break
+        found = outcome
+    return found
 
 
-def options_of(seed: str) -> tuple[str, ...]:
-    """The options that choose the world of a seed."""
-    world = seed.partition(_IN_WORLD)[2]
-    return ("--world", world) if world else ()
+def _is_found(outcome: Outcome) -> bool:
+    """Whether the run failed by the fault: not without it, and not because this machine is busy."""
+    plan = outcome.plan
+    if not outcome.problem or outcome.problem == runner.DIED:
+        return False
+    (sound,) = runner.outcomes([Plan.parse(str(plan))], jobs=1)
+    return not sound.problem
 
 
-def replay(patch: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run the seed that is recorded in a patch, with its fault, in a copy."""
-    plant(patch, folder)
-    seed = seed_of(patch)
-    return simulate(folder, "--seeds", "1", "--from", seed.partition(",")[0], "--jobs", "1", *options_of(seed))
-
-
-def find(patch: Path, first: int, most: int) -> str:
-    """The first line about a seed that finds the fault, and that fails only with it; "" if none does."""
-    options = options_of(seed_of(patch))
-    with tempfile.TemporaryDirectory() as folder:
-        plant(patch, Path(folder))
-        while most > 0:
-            done = simulate(Path(folder), "--seeds", str(most), "--from", str(first), *options)
-            # A run that took too long says only that this machine is busy.
-            found = re.search(r"^seed (\d+)\S* fails(?!: the simulation died).*$", done.stdout, re.MULTILINE)
-            if found is None:
-                break
-            seed = found.group(1)
-            if simulate(ROOT, "--seeds", "1", "--from", seed, *options).returncode == 0:
-                return found.group(0)
-            first, most = int(seed) + 1, most - (int(seed) + 1 - first)
-    return ""
-
-
-def main() -> None:
-    """Find a seed for each patch that has none, or that is no longer found by its own."""
-    parser = argparse.ArgumentParser(prog="python -m tests.simulation.planted", description=main.__doc__)
-    parser.add_argument("most", type=int, nargs="?", default=MOST, help=f"how many seeds to try ({MOST})")
+def main() -> int:
+    """Replay the recorded runs of all planted faults, or find some."""
+    parser = argparse.ArgumentParser(prog="scripts/simulate --planted", description=main.__doc__)
+    parser.add_argument("--find", action="store_true", help="find a run of each fault that has none, and record it")
+    parser.add_argument("--only", default="", metavar="WORD", help="faults whose name has this")
+    parser.add_argument("--seeds", type=int, default=MOST, metavar="N", help="how many seeds to try (%(default)s)")
     parser.add_argument("--from", type=int, default=1, dest="first", metavar="S", help="the first seed to try (1)")
-    parser.add_argument(
-        "--again", action="store_true", help="replay the recorded seeds too, and replace those that pass"
-    )
-    parser.add_argument("--only", default="", metavar="WORD", help="patches whose name has this")
     options = parser.parse_args()
-    for patch in patches():
-        has_seed = not seed_of(patch).startswith("none")
-        if options.only not in patch.stem or misfits(patch) or (has_seed and not options.again):
-            continue
-        if has_seed:
-            with tempfile.TemporaryDirectory() as folder:
-                if replay(patch, Path(folder)).returncode == 1:
-                    continue
-        line = find(patch, options.first, options.most)
-        print(f"{patch.stem}: {line or 'not found'}", flush=True)
-        world = seed_of(patch).partition(_IN_WORLD)
-        seed = line.split()[1] if line else "none" + "".join(world[1:])
-        patch.write_text(_SEED.sub(f"Seed: {seed}", patch.read_text()))
+    chosen = [patch for patch in patches() if options.only in patch.stem]
+    runner.prepare(dict.fromkeys(_world(patch) for patch in chosen))
+    passed, cpu, started = [], 0.0, time.monotonic()
+    for outcome in outcomes(plan for patch in chosen if (plan := recorded(patch))):
+        assert isinstance(outcome.plan, Planted)
+        cpu += outcome.cpu
+        if not outcome.problem or outcome.problem == runner.DIED:
+            passed.append(outcome.plan.patch)
+            print(f"{outcome.plan.patch.stem} is no longer found by {outcome.plan}", flush=True)
+    print(
+        f"{len(chosen)} faults, {len(passed)} not found, {cpu:.1f} s of CPU, {time.monotonic() - started:.1f} s in all"
+    )
+    if options.find:
+        for patch in chosen:
+            if patch in passed or recorded(patch) is None:
+                _find_and_record(patch, options.first, options.seeds)
+    return bool(passed)
+
+
+def _find_and_record(patch: Path, first: int, most: int) -> None:
+    found = find(patch, first, most)
+    text = str(found.plan) if found else str(Plan(0, world=_world(patch))).replace("0", "none", 1)
+    print(f"{patch.stem}: {text}: {found.problem if found else 'not found'}", flush=True)
+    patch.write_text(_RUN.sub(f"Seed: {text}", patch.read_text()))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

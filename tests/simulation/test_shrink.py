@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,7 @@ import pytest
 
 from godrive.simulation import runner
 from godrive.simulation.world import OPERATIONS, Outcome, Plan
-from tests.simulation.planted import FAULTS, plant
+from tests.simulation.planted import FAULTS, ROOT, texts
 
 NEEDED, FAULT = {(0, 2), (1, 17)}, 5
 
@@ -43,7 +44,9 @@ def test_shrinking_leaves_what_a_failure_needs(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.slow
 def test_what_shrinking_prints_replays_and_says_what_happened_in_which_actor(tmp_path: Path) -> None:
-    plant(FAULTS / "range-too-short.patch", tmp_path)
+    shutil.copytree(ROOT / "godrive", tmp_path / "godrive")  # with what is compiled, which takes longer than a run
+    for path, _, text in texts(FAULTS / "range-too-short.patch"):
+        (tmp_path / path).write_text(text)
 
     def run(*options: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "godrive.simulation", *options]
