@@ -11,37 +11,14 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
-import msgspec
-
 from godrive import __version__
-from godrive.commands import (
-    about,
-    actors,
-    backup,
-    catalog,
-    client,
-    deadletters,
-    doctor,
-    exporting,
-    fsck,
-    importing,
-    keys,
-    recount,
-    serve,
-    setup,
-    sweep,
-    user,
-)
-from godrive.commands import check as check_config
-from godrive.config import Config
-from godrive.configfile import CONFIG_VARIABLE, load
-from godrive.doctor import EXTRAS
-from godrive.errors import ConfigError, DriveError
-from godrive.log_writer import LogWriter
-from godrive.paths import is_file
-from godrive.runtime import GaveUp
+from godrive.commands import add_command, write_error
+from godrive.commands.table import COMMANDS
+from godrive.errors import ConfigError, DriveError, GaveUp
+from godrive.extras import EXTRAS
 
 FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
 
@@ -58,7 +35,7 @@ Exit codes: 0 done; 1 failed; 2 a mistake in the arguments or the configuration.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; its exit code."""
     _open_missing_streams()
-    arguments = _parser().parse_args(argv)
+    arguments = _parse(sys.argv[1:] if argv is None else argv)
     try:
         code: int = arguments.run(arguments)
         sys.stdout.flush()
@@ -92,31 +69,12 @@ def _open_missing_streams() -> None:
 def _complain(detail: str, hint: str | None, code: int) -> int:
     sentence = detail if detail.endswith((".", "?", "!")) else f"{detail}."
     text = " ".join(f"{sentence} {hint or ''}".split())
-    _write_error(f"godrive: {text}\n")
+    write_error(f"godrive: {text}\n")
     return code
 
 
-def _warn(text: str) -> None:
-    _write_error(f"godrive: warning: {text}\n")
-
-
-def _write_error(line: str) -> None:
-    try:
-        fd = sys.stderr.fileno()
-    except OSError:  # replaced by a stream in memory
-        sys.stderr.write(line)
-        return
-    writer = LogWriter(fd)  # a pipe without a reader must not prevent the process from exiting
-    writer.write(line.encode(errors="backslashreplace"))
-    writer.drain()
-
-
-def _parser() -> argparse.ArgumentParser:
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--config", type=Path, metavar="FILE", help="read the configuration from FILE")
-    shared.add_argument("--data-dir", metavar="DIR", help="keep data in DIR (server.data_dir)")
-    shared.set_defaults(configuration=configuration)
-
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse the arguments.  Only the module of the command that they name is imported."""
     parser = argparse.ArgumentParser(
         prog="godrive",
         description="A self-hosted storage backend for a drive: accounts, uploads, downloads.",
@@ -126,51 +84,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"godrive {__version__}", help="print the release")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (
-        serve,
-        setup,
-        check_config,
-        user,
-        sweep,
-        recount,
-        fsck,
-        backup,
-        importing,
-        exporting,
-        actors,
-        deadletters,
-        doctor,
-        keys,
-        catalog,
-        client,
-        about,
-    ):
-        command.register(commands, shared)
-    return parser
+    named = next((word for word in argv if not word.startswith("-")), "")
+    if named in COMMANDS:
+        from godrive.commands.configuring import options  # noqa: PLC0415 - --help and --version do without
 
-
-def configuration(arguments: argparse.Namespace) -> Config:
-    """The configuration for these arguments and the environment.  Raises ``ConfigError``.
-
-    A server hands its own to a command as JSON on standard input.
-    """
-    if str(arguments.config) == "-":
-        return msgspec.json.decode(sys.stdin.buffer.read(), type=Config)
-    flags = {"server.data_dir": "data_dir", "server.host": "host", "server.port": "port"}
-    overrides = {dotted: getattr(arguments, name, None) for dotted, name in flags.items()}
-    overrides |= getattr(arguments, "overrides", {})
-    return load(config_path(arguments), os.environ, overrides, warn=_warn)
-
-
-def config_path(arguments: argparse.Namespace) -> Path | None:
-    """The path of the configuration file, if there is one.  Raises ``ConfigError``."""
-    if arguments.config is not None:
-        return Path(arguments.config)
-    if named := os.environ.get(CONFIG_VARIABLE):
-        return Path(named)
-    here = Path("config.toml")
-    try:
-        return here if is_file(here) else None
-    except OSError as error:
-        detail = f"The working directory cannot be searched for {here}: {error.strerror}."
-        raise ConfigError(detail, hint="Change to another directory, or name the file with --config.") from None
+        import_module(f"godrive.commands.{COMMANDS[named].module}").register(commands, options())
+    else:  # help, or a mistake
+        for name in COMMANDS:
+            add_command(commands, name)
+    return parser.parse_args(argv)

@@ -283,6 +283,10 @@ class NotUnderstood(DeliveryError):
     title = "Not understood"
 
 
+class GaveUp(Exception):
+    """A supervisor has stopped, because there were too many restarts.  The last crash is chained."""
+
+
 def _tree(root: type[DriveError]) -> dict[str, type[DriveError]]:
     found = {root.code: root}
     for child in root.__subclasses__():

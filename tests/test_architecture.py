@@ -17,7 +17,18 @@ PACKAGE = ROOT / "godrive"
 FLOORS: list[set[str]] = [
     # words
     {"errors"},
-    {"backoff", "model", "clock", "email_address", "logger", "memory", "network", "paths", "webhook_signature"},
+    {
+        "backoff",
+        "model",
+        "clock",
+        "email_address",
+        "extras",
+        "logger",
+        "memory",
+        "network",
+        "paths",
+        "webhook_signature",
+    },
     {"append_turns", "callbacks", "config", "principal", "rate_limit", "reserve"},
     {"configfile", "known_callers", "known_room"},
     # machinery: packages that do not know one another

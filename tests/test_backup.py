@@ -22,7 +22,7 @@ from godrive.backup.verify import chosen, prune, verify
 from godrive.blobs import is_key
 from godrive.catalog.copy import copy_catalog
 from godrive.clock import SystemClock
-from godrive.commands import pacer
+from godrive.commands.progress import pacer
 from godrive.config import Config
 from godrive.drive import GoDrive
 from godrive.errors import ConfigError, Conflict, NotFound
@@ -545,8 +545,8 @@ async def test_a_rate_lets_no_more_bytes_pass_than_it_says(monkeypatch: pytest.M
         nonlocal now
         now += seconds
 
-    monkeypatch.setattr("godrive.commands.time", SimpleNamespace(monotonic=lambda: now))
-    monkeypatch.setattr("godrive.commands.asyncio", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr("godrive.commands.progress.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("godrive.commands.progress.asyncio", SimpleNamespace(sleep=sleep))
     pace = pacer(1000)
     assert pace is not None
     for _ in range(10):

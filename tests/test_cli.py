@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
@@ -16,6 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ import pytest
 
 from godrive import __version__, network
 from godrive.cli import main
+from godrive.commands.table import COMMANDS
 from godrive.credentials import check_password
 from tests.cases import each
 from tests.drive_server import DriveServer, environment
@@ -116,14 +119,15 @@ def test_help_says_where_the_configuration_is_read_from(run: Run) -> None:
         assert place in out
 
 
-COMMANDS = [
-    "serve", "check-config", "user", "user add", "user list", "user disable", "user enable", "user set-password",
-    "user set-quota", "user invite", "sweep", "recount", "deadletters", "deadletters list", "deadletters replay",
-    "deadletters drop", "doctor", "keys", "keys create", "keys rotate", "catalog", "catalog copy", "version",
+ACTIONS = [
+    *COMMANDS, "user add", "user list", "user disable", "user enable", "user delete", "user rename",
+    "user set-password", "user set-quota", "user invite", "backup create", "backup list", "backup verify",
+    "backup prune", "backup passphrase", "backup restore", "deadletters list", "deadletters replay",
+    "deadletters drop", "keys create", "keys rotate", "catalog copy",
 ]  # fmt: skip
 
 
-@each("command", COMMANDS)
+@each("command", ACTIONS)
 def test_help_of_each_command_says_what_it_does_and_no_option_is_guessed(run: Run, command: str) -> None:
     code, out, _ = run(*command.split(), "--help")
     assert code == 0
@@ -137,6 +141,33 @@ def test_reader_who_leaves_early_is_no_error(tmp_path: Path) -> None:
         ["bash", "-c", command], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True
     )
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("module", sorted({command.module for command in COMMANDS.values()}))
+def test_a_module_registers_the_commands_that_the_table_says(module: str) -> None:
+    commands = argparse.ArgumentParser().add_subparsers()
+    import_module(f"godrive.commands.{module}").register(commands, argparse.ArgumentParser(add_help=False))
+    assert set(commands.choices) == {name for name, command in COMMANDS.items() if command.module == module}
+    assert not commands.choices.keys() - COMMANDS.keys()
+
+
+@pytest.mark.parametrize("option", ["--version", "--help"])
+def test_what_needs_no_command_imports_none(option: str) -> None:
+    script = """
+import sys
+from godrive.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    sys.stderr.write(" ".join(name for name in sys.modules if "." not in name or name.startswith("godrive.")))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, option], capture_output=True, text=True, check=True, timeout=60
+    )
+    imported = set(done.stderr.split())
+    assert "godrive.cli" in imported
+    assert imported.isdisjoint({"asyncio", "msgspec", "structlog", "aiohttp", "godrive.config", "godrive.runtime"})
+    assert {name for name in imported if name.startswith("godrive.commands.")} == {"godrive.commands.table"}
 
 
 def test_version_is_an_option_too(run: Run) -> None:

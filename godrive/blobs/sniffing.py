@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-import puremagic
-
 from godrive.blobs.disposition import UNKNOWN
 
 HEAD = 4096
@@ -74,6 +72,8 @@ def is_utf_8(head: bytes) -> bool:
 
 
 def _by_signature(head: bytes, name: str) -> str:
+    import puremagic  # noqa: PLC0415 - it parses all signatures that it knows, and most files declare their type
+
     try:
         matches = [match for match in puremagic.magic_string(head, name) if match.mime_type]
     except puremagic.PureError:

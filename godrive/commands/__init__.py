@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import re
-import time
-from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+import sys
+from typing import TYPE_CHECKING, TypeAlias
 
-from godrive.config import Config
+from godrive.commands.table import COMMANDS
 from godrive.errors import ConfigError
+from godrive.log_writer import LogWriter
 from godrive.paths import is_file
+
+if TYPE_CHECKING:
+    from godrive.config import Config
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _WHO = "Run the command as the owner of the data folder."
@@ -20,15 +22,20 @@ _WHO = "Run the command as the owner of the data folder."
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
-def add(commands: Commands, name: str, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Add a command.  *text* describes it in the list of commands and in its own help."""
+def add_command(commands: Commands, name: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add a command of the table."""
+    return add_action(commands, name, COMMANDS[name].summary, *parents)
+
+
+def add_group(commands: Commands, name: str) -> Commands:
+    """Add a command of the table that only groups actions."""
+    return add_command(commands, name).add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+
+def add_action(actions: Commands, name: str, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add an action to a group.  *text* describes it in the list of actions and in its own help."""
     description = f"{text[0].upper()}{text[1:]}."
-    return commands.add_parser(name, parents=parents, help=text, description=description, allow_abbrev=False)
-
-
-def add_group(commands: Commands, name: str, text: str) -> Commands:
-    """Add a command that only groups others."""
-    return add(commands, name, text).add_subparsers(title="commands", metavar="COMMAND", required=True)
+    return actions.add_parser(name, parents=parents, help=text, description=description, allow_abbrev=False)
 
 
 def size(text: str) -> int:
@@ -56,20 +63,6 @@ def one_line(text: str) -> str:
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
-def pacer(rate: int) -> Callable[[int], Awaitable[None]] | None:
-    """Return what waits so that no more than *rate* bytes pass in a second; ``None`` for 0, which is no limit."""
-    if not rate:
-        return None
-    begun, passed = time.monotonic(), 0
-
-    async def pace(length: int) -> None:
-        nonlocal passed
-        passed += length
-        await asyncio.sleep(max(0.0, passed / rate - (time.monotonic() - begun)))
-
-    return pace
-
-
 def has_sqlite_catalog(config: Config) -> bool:
     """Whether the configured SQLite database exists.  Raises ``ConfigError`` when the system does not tell."""
     path = config.catalog_path
@@ -77,3 +70,15 @@ def has_sqlite_catalog(config: Config) -> bool:
         return is_file(path)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.", hint=_WHO) from None
+
+
+def write_error(line: str) -> None:
+    """Write a line to standard error, which may be a pipe without a reader: the process must be able to exit."""
+    try:
+        fd = sys.stderr.fileno()
+    except OSError:  # replaced by a stream in memory
+        sys.stderr.write(line)
+        return
+    writer = LogWriter(fd)
+    writer.write(line.encode(errors="backslashreplace"))
+    writer.drain()

@@ -8,15 +8,15 @@ import sys
 import msgspec
 
 from godrive import about
-from godrive.commands import Commands, add
+from godrive.commands import Commands, add_command
 
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the commands."""
-    version = add(commands, "version", "print the release")
+    version = add_command(commands, "version")
     version.add_argument("--json", action="store_true", help="as JSON, with commit, Python, SQLite and OpenSSL")
     version.set_defaults(run=_version)
-    licenses = add(commands, "licenses", "print the licences of GoDrive and of what it contains")
+    licenses = add_command(commands, "licenses")
     licenses.add_argument("--list", action="store_true", help="only names, versions and kinds of licence")
     licenses.set_defaults(run=_licenses)
 

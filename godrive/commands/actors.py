@@ -20,7 +20,7 @@ import msgspec
 import structlog
 
 from godrive import __version__
-from godrive.commands import Commands, add
+from godrive.commands import Commands, add_command
 from godrive.config import Config
 from godrive.errors import ConfigError, NotFound, StoreUnavailable
 from godrive.paths import is_folder
@@ -50,7 +50,7 @@ class Process(msgspec.Struct, frozen=True):
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the command."""
-    parser = add(commands, "actors", "show what the actors of the running server do", shared)
+    parser = add_command(commands, "actors", shared)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_show)
 

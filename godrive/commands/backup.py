@@ -13,10 +13,9 @@ import msgspec
 
 from godrive import logs
 from godrive.clock import SystemClock
-from godrive.commands import Commands, add_group, has_sqlite_catalog, pacer, size, size_text
-from godrive.commands import add as add_command
-from godrive.commands.progress import telling
-from godrive.commands.serve import run
+from godrive.commands import Commands, add_action, add_group, has_sqlite_catalog, size, size_text
+from godrive.commands.progress import pacer, telling
+from godrive.commands.running import run
 from godrive.commands.user import find_user, new_secret
 from godrive.config import Config
 from godrive.errors import ConfigError
@@ -35,10 +34,10 @@ _TARGET = "a folder, or s3://BUCKET/PREFIX in the store of blobs.s3"
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the commands."""
-    actions = add_group(commands, "backup", "make, verify and restore backups")
+    actions = add_group(commands, "backup")
 
     def add(name: str, action: Action, text: str) -> argparse.ArgumentParser:
-        command = add_command(actions, name, text, shared)
+        command = add_action(actions, name, text, shared)
         command.add_argument("target", nargs="?", metavar="TARGET", help=f"{_TARGET} (default: backup.target)")
         command.add_argument("--json", action="store_true", help="print JSON")
         command.set_defaults(run=_run, action=action)

@@ -7,16 +7,16 @@ import sys
 
 import msgspec
 
-from godrive.commands import Commands, add, add_group, has_sqlite_catalog
-from godrive.commands.serve import run
+from godrive.commands import Commands, add_action, add_group, has_sqlite_catalog
+from godrive.commands.running import run
 from godrive.config import Config
 from godrive.errors import ConfigError
 
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the command."""
-    actions = add_group(commands, "catalog", "copy the catalog of users and files")
-    copy = add(
+    actions = add_group(commands, "catalog")
+    copy = add_action(
         actions,
         "copy",
         "copy the SQLite catalog of the data folder into the empty PostgreSQL database of catalog.dsn",

@@ -7,14 +7,14 @@ import sys
 
 import msgspec
 
-from godrive.commands import Commands, add
+from godrive.commands import Commands, add_command
 from godrive.config import Config, marked
 from godrive.configfile import settings
 
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the command."""
-    parser = add(commands, "check-config", "check the configuration, and print what differs from the defaults", shared)
+    parser = add_command(commands, "check-config", shared)
     parser.add_argument("--json", action="store_true", help="print all settings as JSON, without secrets")
     parser.set_defaults(run=_check)
 

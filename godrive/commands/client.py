@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
-from godrive.commands import Commands, add
-from godrive.commands.serve import run
+from godrive.commands import Commands, add_command
+from godrive.commands.running import run
 from godrive.errors import ConfigError, DriveError, Invalid, NotFound
 
 if TYPE_CHECKING:
@@ -36,20 +36,20 @@ def register(commands: Commands, _shared: argparse.ArgumentParser) -> None:
         "--server", metavar="URL", help=f"the server (default: {SERVER_VARIABLE}, else the one of the last log-in)"
     )
 
-    def command(name: str, action: Action, text: str) -> argparse.ArgumentParser:
-        parser = add(commands, name, text, shared)
+    def command(name: str, action: Action) -> argparse.ArgumentParser:
+        parser = add_command(commands, name, shared)
         parser.set_defaults(run=_run, action=action, patience=_PATIENCE)
         return parser
 
-    log_in = command("login", _log_in, "log in on a server; the password is read from the terminal or standard input")
+    log_in = command("login", _log_in)
     log_in.add_argument("email", metavar="EMAIL", nargs="?", help="the e-mail address of the account")
-    command("logout", _log_out, "end the log-in on a server")
+    command("logout", _log_out)
 
-    ls = command("ls", _ls, "list a folder of the server, or one file")
+    ls = command("ls", _ls)
     ls.add_argument("path", metavar="PATH", nargs="?", default="/")
     _add_json(ls)
 
-    put = command("put", _put, "copy files and folders to the server; existing files get a new version")
+    put = command("put", _put)
     put.add_argument("sources", metavar="FILE", nargs="+", type=Path)
     put.add_argument("target", metavar="PATH", help="where to on the server; a folder if it ends in a slash")
     put.add_argument(
@@ -57,27 +57,24 @@ def register(commands: Commands, _shared: argparse.ArgumentParser) -> None:
     )
     _add_jobs(put)
 
-    get = command("get", _get, "copy files and folders of the server to this machine")
+    get = command("get", _get)
     get.add_argument("sources", metavar="PATH", nargs="+")
     get.add_argument("target", metavar="FILE", type=Path, help="where to on this machine; - is standard output")
     _add_jobs(get)
 
-    mkdir = command("mkdir", _mkdir, "create folders on the server")
+    mkdir = command("mkdir", _mkdir)
     mkdir.add_argument("-p", "--parents", action="store_true", help="create those above too, and accept existing ones")
     mkdir.add_argument("paths", metavar="PATH", nargs="+")
 
-    for name, action, text in (
-        ("mv", _mv, "move or rename files and folders of the server"),
-        ("cp", _cp, "copy files and folders on the server"),
-    ):
-        parser = command(name, action, text)
+    for name, action in (("mv", _mv), ("cp", _cp)):
+        parser = command(name, action)
         parser.add_argument("sources", metavar="SOURCE", nargs="+")
         parser.add_argument("target", metavar="TARGET", help="the new path, or an existing folder")
 
-    rm = command("rm", _rm, "move files and folders of the server to the trash")
+    rm = command("rm", _rm)
     rm.add_argument("paths", metavar="PATH", nargs="+")
 
-    find = command("find", _find, "find files and folders of the server by name, the best first")
+    find = command("find", _find)
     find.add_argument("words", metavar="WORDS")
     find.add_argument("--in", dest="folder", metavar="PATH", help="search only below this folder")
     _add_json(find)

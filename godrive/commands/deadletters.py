@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from godrive.commands import Commands, add, add_group
-from godrive.commands.serve import run
+from godrive.commands import Commands, add_action, add_group
+from godrive.commands.running import run
 from godrive.config import Config
 from godrive.errors import ConfigError
 
@@ -22,13 +22,13 @@ _SHOWN = 200
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the commands."""
-    actions = add_group(commands, "deadletters", "list, replay and drop bucket events that could not be processed")
-    listing = add(actions, "list", "list the dead letters, oldest first", shared)
+    actions = add_group(commands, "deadletters")
+    listing = add_action(actions, "list", "list the dead letters, oldest first", shared)
     listing.add_argument("--json", action="store_true", help="print one JSON object per line, with the whole body")
     listing.set_defaults(run=_list)
-    replay = add(actions, "replay", "publish dead letters again as they came, and remove them", shared)
+    replay = add_action(actions, "replay", "publish dead letters again as they came, and remove them", shared)
     replay.set_defaults(run=_replay)
-    drop = add(actions, "drop", "remove dead letters without processing them", shared)
+    drop = add_action(actions, "drop", "remove dead letters without processing them", shared)
     drop.set_defaults(run=_drop)
     for action in (replay, drop):
         action.add_argument("number", type=int, nargs="*", help="the number in the list")

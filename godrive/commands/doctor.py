@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from godrive.clock import SystemClock
-from godrive.commands import Commands, add
-from godrive.commands.serve import run
+from godrive.commands import Commands, add_command
+from godrive.commands.running import run
 from godrive.config import Config
 from godrive.errors import ConfigError
 
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the command."""
-    text = "check everything the drive needs, and say how to correct what is wrong"
-    parser = add(commands, "doctor", text, shared)
+    parser = add_command(commands, "doctor", shared)
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.add_argument("--set-cors", action="store_true", help="set the CORS rules of the bucket that browsers need")
     text = "confirm that the clock is right: what it says has expired is deleted, also by running servers"

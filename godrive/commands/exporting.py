@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from godrive import logs
-from godrive.commands import Commands, add, has_sqlite_catalog, one_line, size_text
+from godrive.commands import Commands, add_command, has_sqlite_catalog, one_line, size_text
 from godrive.commands.importing import folders_of
 from godrive.commands.progress import clear, telling
-from godrive.commands.serve import raise_limit, run
+from godrive.commands.running import raise_limit, run
 from godrive.commands.user import find_user
 from godrive.config import Config
 from godrive.errors import ConfigError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the command."""
-    parser = add(commands, "export", "write the drive of a user to a local folder; a server may be running", shared)
+    parser = add_command(commands, "export", shared)
     parser.add_argument("target", metavar="DIR", type=Path, help="the folder, which is created if absent")
     parser.add_argument("--user", metavar="USER", required=True, help="e-mail address or id")
     parser.add_argument("--json", action="store_true", help="print lines of JSON: each problem, then the counts")

@@ -13,8 +13,9 @@ import msgspec
 
 from godrive import logs
 from godrive.checker import Checked, check_blobs
-from godrive.commands import Commands, add, has_sqlite_catalog, pacer, size
-from godrive.commands.serve import run
+from godrive.commands import Commands, add_command, has_sqlite_catalog, size
+from godrive.commands.progress import pacer
+from godrive.commands.running import run
 from godrive.config import Config
 from godrive.errors import ConfigError
 from godrive.messages.expected import Fault, Finding
@@ -50,8 +51,7 @@ class Result(msgspec.Struct, kw_only=True):
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the command."""
-    text = "compare files with their bytes; a server may be running"
-    parser = add(commands, "fsck", text, shared)
+    parser = add_command(commands, "fsck", shared)
     parser.add_argument("--digests", action="store_true", help="read every blob and compare its SHA-256")
     parser.add_argument("--rate", type=size, default=0, metavar="SIZE", help="bytes to read in a second, at most")
     parser.add_argument("--plan", type=Path, metavar="FILE", help="write what is wrong to FILE, as lines of JSON")

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from godrive import logs
-from godrive.commands import Commands, add, has_sqlite_catalog, one_line, size_text
+from godrive.commands import Commands, add_command, has_sqlite_catalog, one_line, size_text
 from godrive.commands.progress import clear, telling
-from godrive.commands.serve import raise_limit, run
+from godrive.commands.running import raise_limit, run
 from godrive.commands.user import find_user
 from godrive.config import Config
 from godrive.errors import ConfigError, Invalid
@@ -32,8 +32,7 @@ _LINKS = "A hard link shares its bytes: a change of a file in the folder now cha
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the command."""
-    text = "bring a local folder into the drive of a user, or accounts of File Browser; a server may be running"
-    parser = add(commands, "import", text, shared)
+    parser = add_command(commands, "import", shared)
     parser.usage = (
         "godrive import [options] DIR --user USER [--into FOLDER]\n"
         f"       godrive import [options] {FILEBROWSER} USERS.json [--domain DOMAIN]"

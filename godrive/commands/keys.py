@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from godrive.commands import Commands, add, add_group
+from godrive.commands import Commands, add_action, add_group
 from godrive.config import Config
 from godrive.credentials import Keyring
 from godrive.errors import ConfigError
@@ -14,11 +14,11 @@ from godrive.opening import open_data_folder
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the commands."""
-    actions = add_group(commands, "keys", "manage the keys that sign tokens and URLs")
-    create = add(actions, "create", "make the file with the signing key, if there is none", shared)
+    actions = add_group(commands, "keys")
+    create = add_action(actions, "create", "make the file with the signing key, if there is none", shared)
     create.set_defaults(run=_create)
     text = "sign with a new key from the next start on; the old ones still verify"
-    rotate = add(actions, "rotate", text, shared)
+    rotate = add_action(actions, "rotate", text, shared)
     rotate.add_argument(
         "--keep",
         type=_number,

@@ -1,16 +1,34 @@
-"""Tell how far long work is, on standard error: in one line on a terminal, and in a line now and then elsewhere."""
+"""Long work: how fast it may be, and how far it is.
+
+That is told on standard error: in one line on a terminal, and in a line now and then elsewhere.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 ON_TERMINAL, ELSEWHERE = 1.0, 30.0
 """Seconds between two lines."""
 
 _CLEAR = "\r\x1b[K"
+
+
+def pacer(rate: int) -> Callable[[int], Awaitable[None]] | None:
+    """Return what waits so that no more than *rate* bytes pass in a second; ``None`` for 0, which is no limit."""
+    if not rate:
+        return None
+    begun, passed = time.monotonic(), 0
+
+    async def pace(length: int) -> None:
+        nonlocal passed
+        passed += length
+        await asyncio.sleep(max(0.0, passed / rate - (time.monotonic() - begun)))
+
+    return pace
 
 
 @asynccontextmanager

@@ -8,8 +8,8 @@ import sys
 import msgspec
 
 from godrive import logs
-from godrive.commands import Commands, add
-from godrive.commands.serve import run
+from godrive.commands import Commands, add_command
+from godrive.commands.running import run
 from godrive.config import Config
 
 _AT_ONCE = 128
@@ -17,8 +17,7 @@ _AT_ONCE = 128
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the command."""
-    text = "correct the kept usage of users and the index of names from their files, also beside a running server"
-    parser = add(commands, "recount", text, shared)
+    parser = add_command(commands, "recount", shared)
     parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if something is wrong")
     parser.add_argument("--json", action="store_true", help="the result as JSON")
     parser.set_defaults(run=_recount)

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import gc
 import logging
 import os
-import resource
 import socket
-from collections.abc import Coroutine, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 import msgspec
 import structlog
 
 from godrive import __version__, logs
-from godrive.commands import Commands, add
+from godrive.commands import Commands, add_command
 from godrive.commands.actors import answering
 from godrive.commands.reload import Reloader
+from godrive.commands.running import raise_limit, run
 from godrive.commands.signals import Signals, ignore_until_ready
 from godrive.config import Actors, Config
 from godrive.errors import ConfigError
@@ -47,7 +46,7 @@ ROLES = (*Actors.__struct_fields__, HTTP)
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the command."""
-    parser = add(commands, "serve", "run the server until SIGTERM or SIGINT", shared)
+    parser = add_command(commands, "serve", shared)
     parser.add_argument("--host", help="listen on this address (server.host)")
     parser.add_argument("--port", type=int, help="listen on this port; 0 for any free one (server.port)")
     parser.add_argument(
@@ -79,29 +78,13 @@ def _serve(arguments: argparse.Namespace) -> int:
         config = msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, port=_free_port(config)))
     process_log = logs.configure(config.log)
     raise_limit()
+    gc.disable()  # until the server has started: _spare_collector
     try:
         run(_run(arguments, config, process_log, http=only is None or HTTP in only))
     finally:
         ignore_until_ready()
+        gc.enable()
     return 0
-
-
-def raise_limit() -> None:
-    """Raise the limit on open files to what is allowed.  It starts low, for programs that call ``select``."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):  # macOS reports a limit that it does not grant
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run *main* to its end, on uvloop if it is installed."""
-    try:
-        import uvloop  # noqa: PLC0415
-    except ImportError:
-        asyncio.run(main)
-    else:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(main)
 
 
 def _spare_collector() -> None:
@@ -109,17 +92,21 @@ def _spare_collector() -> None:
 
     Nearly all that a request makes is freed by its reference count.  With
     Python's defaults the collector took 8 % of the time of a list, most of it
-    to find again and again that modules and classes are in use.
+    to find again and again that modules and classes are in use.  Nor does it
+    run while they are made: what is imported and then unused is next to nothing.
     """
-    gc.collect()
     gc.freeze()
     gc.set_threshold(_YOUNG, 20, 20)
+    gc.enable()
 
 
 async def _run(arguments: argparse.Namespace, config: Config, process_log: logs.ProcessLog, *, http: bool) -> None:
     reloader = Reloader(arguments, config, process_log)
     signals = Signals(on_reload=reloader.reload, on_end=partial(process_log.writer.drain, 0.5))
     # Imported here because other commands need no web server.
+    from godrive.http.wire.server_half import postpone_client  # noqa: PLC0415
+
+    postpone_client()
     from godrive.drive import GoDrive  # noqa: PLC0415
     from godrive.http.wire.server import load_certificate, serve  # noqa: PLC0415
 

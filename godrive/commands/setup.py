@@ -17,7 +17,7 @@ import msgspec
 
 from godrive import network
 from godrive.about import is_executable
-from godrive.commands import Commands, add
+from godrive.commands import Commands, add_command
 from godrive.commands.user import add_user
 from godrive.config import Config
 from godrive.configfile import load
@@ -58,8 +58,7 @@ class Answers(msgspec.Struct, frozen=True):
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the command."""
-    text = "ask four questions, write the configuration, and add the first user"
-    parser = add(commands, "setup", text, shared)
+    parser = add_command(commands, "setup", shared)
     parser.add_argument("--listen", metavar="ADDRESS", help="address and port to listen on, as 127.0.0.1:8080")
     parser.add_argument("--public-url", metavar="URL", help="the URL at which people reach this server")
     parser.add_argument("--signup", choices=SIGNUP, help="who may sign up")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from godrive import logs
-from godrive.commands import Commands, add
-from godrive.commands.serve import run
+from godrive.commands import Commands, add_command
+from godrive.commands.running import run
 from godrive.config import Config
 from godrive.errors import ConfigError
 
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the command."""
-    text = "purge what is due and remove leftovers; a server may be running"
-    parser = add(commands, "sweep", text, shared)
+    parser = add_command(commands, "sweep", shared)
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
     moves = parser.add_mutually_exclusive_group()
     moves.add_argument("--pack", action="store_true", help="also pack the small blobs that are files")

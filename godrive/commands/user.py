@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 
 from godrive import email_address
-from godrive.commands import Commands, add_group, has_sqlite_catalog, size
-from godrive.commands import add as add_command
-from godrive.commands.serve import run
+from godrive.commands import Commands, add_action, add_group, has_sqlite_catalog, size
+from godrive.commands.running import run
 from godrive.config import Config
 from godrive.credentials import check_new_password
 from godrive.errors import ConfigError, Invalid
@@ -46,10 +45,10 @@ _OPERATOR = System(part="operator")
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the commands."""
-    actions = add_group(commands, "user", "manage accounts")
+    actions = add_group(commands, "user")
 
     def add(name: str, action: Action, text: str, *, who: bool = True) -> argparse.ArgumentParser:
-        command = add_command(actions, name, text, shared)
+        command = add_action(actions, name, text, shared)
         if who:
             command.add_argument("user", metavar="USER", help="e-mail address or id")
         command.set_defaults(run=_run, action=action)

@@ -16,12 +16,10 @@ import msgspec
 from godrive.clock import Clock
 from godrive.config import Config
 from godrive.errors import DriveError
+from godrive.extras import EXTRAS
 
 PATIENCE = 30.0
 """Time limit of one check in seconds."""
-
-EXTRAS = {"aiobotocore": "s3", "asyncpg": "postgres", "nats": "nats", "nacl": "backup", "opentelemetry": "tracing"}
-"""The extra to install for a module that only some configurations need."""
 
 TABLES = {
     "data folder": "server.data_dir",

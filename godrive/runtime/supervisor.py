@@ -23,6 +23,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from godrive.backoff import Backoff
+from godrive.errors import GaveUp
 from godrive.runtime.actor import ActorCell, Crash, is_bug
 from godrive.runtime.child import ActorSpec, Child, ChildDetails, ChildSpec, ChildState, ChildStatus, LastCrash
 from godrive.runtime.message import A
@@ -37,10 +38,6 @@ from godrive.runtime.supervision_events import (
     guarded,
     ignore,
 )
-
-
-class GaveUp(Exception):
-    """There were too many restarts.  The last crash is chained."""
 
 
 class Supervisor:

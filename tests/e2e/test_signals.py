@@ -72,15 +72,14 @@ def test_stray_signals_are_logged_and_ignored(server: DriveServer) -> None:
 
 def test_signals_at_the_very_start_end_nothing(drive_server: DriveServer) -> None:
     script = """
-import os, signal, sys
+import asyncio, os, signal, sys
 from godrive import cli
-from godrive.commands import serve
 
 def first(*_arguments):
     for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM):
         os.kill(os.getpid(), number)
 
-serve.asyncio.Runner, runner = lambda **options: (first(), runner(**options))[1], serve.asyncio.Runner
+asyncio.Runner, runner = lambda **options: (first(), runner(**options))[1], asyncio.Runner
 sys.exit(cli.main(sys.argv[1:]))
 """
     configuration = drive_server.folder / "config.toml"
