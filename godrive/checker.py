@@ -1,36 +1,33 @@
 """Compares the rows of a drive with its blobs: one checker for fsck, the scrub, the sweep and backups.
 
-Theory of operation.  The catalog lists the blobs that it expects, and the store
-those that it has, both in the order of keys, so one pass over the two finds what
-is missing on either side, in constant memory, whatever their number.  A server
-may run meanwhile, so whatever looks wrong is looked at once more: a file that
-was purged in between is no loss, and a blob that is young may not have its row
-yet.
+Theory of operation.  The catalog lists the sizes of the blobs that it names, and
+the store of those that it has, both in pages in the order of keys.  A range of
+keys that is equal on both sides, which nearly all are, costs one comparison of
+two dicts; so one pass over the two finds what differs, in constant memory,
+whatever their number.  A server may run meanwhile, so whatever differs is looked
+at once more: a file that was purged in between is no loss, and a blob that is
+young may not have its row yet.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from datetime import datetime
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeAlias
 
 import msgspec
 
 from godrive.blobs import BlobDamaged, BlobStore
+from godrive.blobs.pages import AT_ONCE, Page, aligned, size_pages
 from godrive.errors import NotFound, StoreUnavailable
-from godrive.messages.expected import ExpectedBlob, ExpectedBlobs, Fault, Finding
+from godrive.messages.expected import ExpectedBlob, ExpectedBlobs, Fault, Finding, NamedSizes
 from godrive.messages.metadata import Metadata
 from godrive.messages.storage import CheckStore, HeadBlob, Storage
 from godrive.messages.system import KnownKeys
 from godrive.model import BlobInfo, ObjectKey
 from godrive.runtime import Ref
-
-T = TypeVar("T")
-
-AT_ONCE = 1000
-"""Rows and blobs of one page."""
 
 LARGE_PIECE = 65_536
 """Pieces of at least this many bytes are hashed in a thread."""
@@ -72,49 +69,86 @@ async def check_blobs(
     before each piece.  Blobs without a row count as orphans if they were stored
     before *orphans_before*.  Raises ``StoreUnavailable``.
     """
-    async for rows, blobs in _pages(drive):
-        checked.blobs += len(rows.keys() & blobs.keys())
-        checked.bytes += sum(blob.size_bytes for key, blob in blobs.items() if key in rows)
-        strays = set(await orphans(drive.metadata, (blobs[key] for key in blobs.keys() - rows.keys()), orphans_before))
-        for key in _suspects(rows, blobs, strays, digests=digests):
-            if key in strays:
-                yield Finding(
-                    fault=Fault.ORPHAN, object_key=key, detail="No file refers to it.", size_bytes=blobs[key].size_bytes
-                )
-            elif key not in blobs:
-                if (finding := await _missing(drive, rows[key])) is not None:
-                    yield finding
-            elif (finding := await check_blob(drive, rows[key], blobs[key], digests=digests, pace=pace)) is not None:
+    async for rows, blobs in aligned(_named(drive.metadata), size_pages(drive.blobs)):
+        if rows == blobs and not digests:
+            checked.blobs += len(rows)
+            checked.bytes += sum(rows.values())
+            continue
+        both = rows.keys() & blobs.keys()
+        checked.blobs += len(both)
+        checked.bytes += sum(blobs[key] for key in both)
+        strays = set(await unknown(drive.metadata, [*(blobs.keys() - rows.keys())]))
+        suspects = set(rows) if digests else {key for key, size in rows.items() if blobs.get(key) != size}
+        expected = {row.object_key: row for row in await _expected(drive.metadata, suspects)}
+        for key in sorted(strays | expected.keys()):
+            finding = (
+                await _orphan(drive.storage, key, orphans_before)
+                if key in strays
+                else await check_blob(drive, expected[key], blobs.get(key), digests=digests, pace=pace)
+            )
+            if finding is not None:
                 yield finding
 
 
-def _suspects(
-    rows: dict[ObjectKey, ExpectedBlob], blobs: dict[ObjectKey, BlobInfo], strays: set[ObjectKey], *, digests: bool
-) -> list[ObjectKey]:
-    """Return what to look at more closely, in the order of keys."""
-    if digests:
-        return sorted(rows.keys() | strays)
-    wrong = {key for key, row in rows.items() if (blob := blobs.get(key)) is None or blob.size_bytes != row.size_bytes}
-    return sorted(wrong | strays)
+async def _named(metadata: Ref[Metadata]) -> AsyncGenerator[Page, None]:
+    after = ObjectKey("")
+    while page := await metadata.ask(NamedSizes(AT_ONCE, after)):
+        yield page
+        after = next(reversed(page))
+
+
+async def _expected(metadata: Ref[Metadata], keys: Iterable[ObjectKey]) -> list[ExpectedBlob]:
+    """Return those of the blobs that are not being purged."""
+    only = sorted(keys)
+    return await metadata.ask(ExpectedBlobs(len(only), only=only)) if only else []
+
+
+async def _orphan(storage: Ref[Storage], key: ObjectKey, before: datetime) -> Finding | None:
+    """Return the finding if the blob is still there, and was stored before that instant."""
+    try:
+        blob = await storage.ask(HeadBlob(key))
+    except NotFound:
+        return None
+    if blob.modified_at > before:
+        return None
+    return Finding(fault=Fault.ORPHAN, object_key=key, detail="No file refers to it.", size_bytes=blob.size_bytes)
 
 
 async def check_blob(
-    drive: Stores, row: ExpectedBlob, blob: BlobInfo | None, *, digests: bool, pace: Pace | None = None
+    drive: Stores, row: ExpectedBlob, size: int | None, *, digests: bool, pace: Pace | None = None
 ) -> Finding | None:
-    """Compare a blob with its row: its length, if the *blob* is described, and with *digests* its bytes."""
+    """Compare a blob with its row: its *size* in the store, and with *digests* its bytes.
 
-    if blob is not None and blob.size_bytes != row.size_bytes:
-        return _finding(Fault.SIZE, row, f"It has {blob.size_bytes} bytes instead of {row.size_bytes}.")
-    if not digests:
-        return None
-    try:
-        wrong = await compare(drive.blobs, row.object_key, row.size_bytes, row.sha256, pace)
-    except StoreUnavailable as error:
-        await drive.storage.ask(CheckStore())  # raises if the store is down, which is no fault of this blob
-        return _finding(Fault.UNREADABLE, row, error.detail)
+    *size* is ``None`` if the store has not listed it.
+    """
+    if digests:
+        try:
+            wrong = await compare(drive.blobs, row.object_key, row.size_bytes, row.sha256, pace)
+        except StoreUnavailable as error:
+            await drive.storage.ask(CheckStore())  # raises if the store is down, which is no fault of this blob
+            wrong = Fault.UNREADABLE, error.detail
+    else:
+        wrong = await _compare_size(drive.storage, row, size)
     if wrong is None:
         return None
-    return await _missing(drive, row) if wrong[0] is Fault.MISSING else _finding(wrong[0], row, wrong[1])
+    if wrong[0] is Fault.MISSING and not await _expected(drive.metadata, [row.object_key]):
+        return None  # it has been purged meanwhile
+    return Finding(
+        fault=wrong[0], object_key=row.object_key, detail=wrong[1], size_bytes=row.size_bytes, file_id=row.file_id
+    )
+
+
+async def _compare_size(storage: Ref[Storage], row: ExpectedBlob, size: int | None) -> tuple[Fault, str] | None:
+    if size is None:
+        try:
+            size = (await storage.ask(HeadBlob(row.object_key))).size_bytes  # it may have been moved meanwhile
+        except NotFound:
+            return Fault.MISSING, "The store does not have it."
+    return None if size == row.size_bytes else (Fault.SIZE, _other_size(size, row.size_bytes))
+
+
+def _other_size(size: int, expected: int) -> str:
+    return f"It has {size} bytes instead of {expected}."
 
 
 async def compare(
@@ -139,7 +173,7 @@ async def compare(
     except BlobDamaged as error:
         return Fault.UNREADABLE, error.detail
     if length != size:
-        return Fault.SIZE, f"It has {length} bytes instead of {size}."
+        return Fault.SIZE, _other_size(length, size)
     if sha256 is not None and digest.hexdigest() != sha256:
         return Fault.DIGEST, f"Its SHA-256 is {digest.hexdigest()} instead of {sha256}."
     return None
@@ -154,49 +188,3 @@ async def unknown(metadata: Ref[Metadata], keys: list[ObjectKey]) -> list[Object
     """Return those of the keys that no row refers to, in order."""
     known = await metadata.ask(KnownKeys(keys)) if keys else []
     return sorted(set(keys).difference(known))
-
-
-def _finding(fault: Fault, row: ExpectedBlob, detail: str) -> Finding:
-    return Finding(
-        fault=fault, object_key=row.object_key, detail=detail, size_bytes=row.size_bytes, file_id=row.file_id
-    )
-
-
-async def _missing(drive: Stores, row: ExpectedBlob) -> Finding | None:
-    """Return the finding if the blob is still missing and still expected."""
-    try:
-        await drive.storage.ask(HeadBlob(row.object_key))
-    except NotFound:
-        again = await drive.metadata.ask(ExpectedBlobs(limit=1, only=row.object_key))
-        if again:
-            return _finding(Fault.MISSING, row, "The store does not have it.")
-    return None
-
-
-async def _pages(
-    drive: Stores,
-) -> AsyncIterator[tuple[dict[ObjectKey, ExpectedBlob], dict[ObjectKey, BlobInfo]]]:
-    """Yield the rows and the blobs of the same range of keys, one range after another."""
-    stored = aiter(drive.blobs.list())
-    blob, after, is_last = await anext(stored, None), ObjectKey(""), False
-    while not is_last:
-        page = await drive.metadata.ask(ExpectedBlobs(AT_ONCE, after))
-        rows = {row.object_key: row for row in page}
-        is_last = len(page) < AT_ONCE
-        after = after if is_last else page[-1].object_key
-        blobs: dict[ObjectKey, BlobInfo] = {}
-        while blob is not None and (is_last or blob.key <= after):
-            blobs[blob.key] = blob
-            if len(blobs) == 2 * AT_ONCE:  # many without a row
-                yield _taken(rows, blob.key), blobs
-                blobs = {}
-            blob = await anext(stored, None)
-        yield rows, blobs
-
-
-def _taken(found: dict[ObjectKey, T], upto: ObjectKey) -> dict[ObjectKey, T]:
-    """Remove what has a key up to *upto*, and return it."""
-    taken = {key: value for key, value in found.items() if key <= upto}
-    for key in taken:
-        del found[key]
-    return taken

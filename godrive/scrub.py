@@ -146,7 +146,7 @@ class Scrubber:
         well = []
         for each in known:
             key = each.finding.object_key
-            expected = await self.metadata.ask(ExpectedBlobs(1, only=key))
+            expected = await self.metadata.ask(ExpectedBlobs(1, only=[key]))
             if not expected or await self._check(expected[0]) is None:
                 well.append(key)
         if well:

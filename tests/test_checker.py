@@ -18,9 +18,9 @@ from godrive.backup.verify import verify
 from godrive.blobs.memory import MemoryBlobStore
 from godrive.checker import Checked, check_blobs
 from godrive.drive import GoDrive
-from godrive.errors import StoreUnavailable
+from godrive.errors import NotFound, StoreUnavailable
 from godrive.messages.expected import Fault, Finding
-from godrive.messages.files import OpenContent, PurgeFile, TrashFile
+from godrive.messages.files import GetFile, OpenContent, PurgeFile, TrashFile
 from godrive.messages.system import ClaimPurges
 from godrive.model import File, ObjectKey
 from godrive.testing import chunks, open_drive, sign_up, upload
@@ -90,25 +90,40 @@ async def test_what_is_being_purged_is_no_loss_and_no_orphan(tmp_path: Path) -> 
         assert await check(drive) == []
 
 
+@pytest.mark.parametrize("digests", [False, True])
 async def test_a_file_that_is_purged_while_it_is_checked_is_no_finding(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, digests: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with small_drive(tmp_path) as (drive, files):
         by, file = acting(files[2].owner_id), files[2]
-        key, real = await key_of(drive, file), drive.storage
+        key, real, read = await key_of(drive, file), drive.storage, drive.blobs.get
+
+        async def purge() -> None:
+            await drive.metadata.ask(TrashFile(by, file.id))
+            await drive.metadata.ask(PurgeFile(by, file.id))
 
         class Purging:
             """Purges the file just when the store is asked for it."""
 
             async def ask(self, message: Any, **options: Any) -> Any:
                 if getattr(message, "object_key", None) == key:
-                    await drive.metadata.ask(TrashFile(by, file.id))
-                    await drive.metadata.ask(PurgeFile(by, file.id))
+                    await purge()
                 return await real.ask(message, **options)
 
+        async def purging(asked: ObjectKey) -> AsyncIterator[bytes]:
+            if asked == key:
+                await purge()
+            async for piece in read(asked):
+                yield piece
+
         await drive.blobs.delete(key)
-        monkeypatch.setattr(drive, "storage", Purging())
-        assert await check(drive) == []
+        if digests:
+            monkeypatch.setattr(drive.blobs, "get", purging)
+        else:
+            monkeypatch.setattr(drive, "storage", Purging())
+        assert await check(drive, digests=digests) == []
+        with pytest.raises(NotFound):
+            await drive.metadata.ask(GetFile(by, file.id))
 
 
 async def test_an_unreadable_blob_is_a_finding_and_a_store_that_is_down_ends_the_check() -> None:

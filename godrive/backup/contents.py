@@ -9,7 +9,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from godrive.blobs import BlobStore, key_pages
+from godrive.blobs import BlobStore
+from godrive.blobs.pages import size_pages
 from godrive.model import ObjectKey
 
 _AT_ONCE = 1000
@@ -70,8 +71,8 @@ class Pending:
 async def missing(store: BlobStore, named: Iterator[Named], count: Callable[[int, int], None]) -> AsyncIterator[Named]:
     """Yield what is named and the store lacks.  *count* is called with the blobs and bytes compared so far."""
     pending = await asyncio.to_thread(Pending, named)
-    async for page in key_pages(store):
-        for blob in await asyncio.to_thread(pending.missing, page):
+    async for page in size_pages(store):
+        for blob in await asyncio.to_thread(pending.missing, list(page)):
             yield blob
         count(pending.blobs, pending.bytes)
     while lacking := await asyncio.to_thread(pending.missing, None):

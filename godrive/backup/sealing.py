@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from datetime import datetime
 from typing import Any, Literal
 
@@ -25,8 +25,9 @@ import msgspec
 from nacl import bindings, pwhash, secret, utils
 from nacl.exceptions import CryptoError
 
-from godrive.blobs import BlobDamaged, BlobStore, key_pages
+from godrive.blobs import BlobDamaged, BlobStore
 from godrive.blobs.body_check import BodyCheck
+from godrive.blobs.pages import Page, size_pages
 from godrive.errors import ConfigError
 from godrive.model import BlobInfo, ObjectKey
 
@@ -202,9 +203,9 @@ class SealedStore(BlobStore):
         """See :meth:`godrive.blobs.BlobStore.delete`."""
         await self._store.delete(key)
 
-    def key_pages(self) -> AsyncIterator[list[ObjectKey]]:
-        """See :meth:`godrive.blobs.KeyPages.key_pages`."""
-        return key_pages(self._store)
+    def size_pages(self) -> AsyncGenerator[Page, None]:
+        """See :meth:`godrive.blobs.pages.SizePages.size_pages`."""
+        return size_pages(self._store)
 
     def list(self, *, after: str = "") -> AsyncIterator[BlobInfo]:
         """See :meth:`godrive.blobs.BlobStore.list`."""

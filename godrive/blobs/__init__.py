@@ -21,8 +21,6 @@ from godrive.model import BlobInfo, ObjectKey, SignedRequest, Upload, Value
 OWNER: ContextVar[str] = ContextVar("owner", default="")
 """Whose bytes a put stores, for stores in which bodies wait for each other."""
 
-_KEYS_AT_ONCE = 1000
-
 _KEY = re.compile(r"([0-9a-z-]{1,32})/([0-9a-z-]{1,64})", re.ASCII)
 
 
@@ -246,15 +244,6 @@ class TakesFiles(Protocol):
 
 
 @runtime_checkable
-class KeyPages(Protocol):
-    """A store that lists its keys much faster than it describes its blobs."""
-
-    def key_pages(self) -> AsyncIterator[list[ObjectKey]]:
-        """All keys in order, in pages.  One that is moved meanwhile may come twice."""
-        ...
-
-
-@runtime_checkable
 class FileBacked(Protocol):
     """A store whose blobs are local files, so that the kernel can send them."""
 
@@ -286,18 +275,3 @@ class Presigner(Protocol):
     ) -> SignedRequest:
         """A request that reads the blob, served as an attachment named *filename*, or its headers with HEAD."""
         ...
-
-
-async def key_pages(store: BlobStore) -> AsyncIterator[list[ObjectKey]]:
-    """All keys of the store in order, in pages."""
-    if isinstance(store, KeyPages):
-        async for page in store.key_pages():
-            yield page
-        return
-    page = []
-    async for blob in store.list():
-        page.append(blob.key)
-        if len(page) == _KEYS_AT_ONCE:
-            yield page
-            page = []
-    yield page

@@ -1,21 +1,18 @@
-"""What an operator does with the disk store: move small blobs into the packs and out of them, and list all keys."""
+"""What an operator does with the disk store: move small blobs into the packs and out of them, and list all sizes."""
 
 from __future__ import annotations
 
-import heapq
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Callable, Iterator
-from itertools import islice
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import TypeVar
 
 from godrive.blobs.objects import Objects
 from godrive.blobs.packs import Packs, PackStatus, moving
-from godrive.model import BlobInfo, ObjectKey
+from godrive.blobs.pages import AT_ONCE, Page, aligned
+from godrive.model import BlobInfo
 
 T = TypeVar("T")
-
-_KEYS_AT_ONCE = 10_000
 
 
 class DiskMoves:
@@ -50,16 +47,27 @@ class DiskMoves:
         with moving.alone(self._path / "packs"):
             return await moving.unpack(self._objects, self._packs, self._run)
 
-    async def key_pages(self) -> AsyncGenerator[list[ObjectKey], None]:
-        """See :meth:`godrive.blobs.KeyPages.key_pages`."""
-        packed: Iterator[ObjectKey] = iter(()) if self._packs is None else self._packs.keys()
+    async def size_pages(self) -> AsyncGenerator[Page, None]:
+        """See :meth:`godrive.blobs.pages.SizePages.size_pages`."""
+        async for files, packed in aligned(self._file_pages(), self._packed_pages()):
+            if not packed:
+                yield files
+            elif not files:
+                yield packed
+            else:
+                yield dict(sorted((packed | files).items()))
 
-        def next_page() -> list[ObjectKey]:
-            return list(islice(keys, _KEYS_AT_ONCE))
-
-        keys = heapq.merge(self._objects.keys(), packed)  # one that is being moved comes twice
-        while page := await self._run(next_page):
+    async def _file_pages(self) -> AsyncGenerator[Page, None]:
+        pages = self._objects.size_pages(AT_ONCE)
+        while (page := await self._run(next, pages, None)) is not None:
             yield page
+
+    async def _packed_pages(self) -> AsyncGenerator[Page, None]:
+        if self._packs is not None:
+            after = ""
+            while page := await self._packs.sizes_after(after, AT_ONCE):
+                yield page
+                after = next(reversed(page))
 
     async def pack_status(self) -> PackStatus | None:
         """What the packs have; ``None`` if there are none."""

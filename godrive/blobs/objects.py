@@ -120,10 +120,31 @@ class Objects:
             os.close(folder)
         return sorted(ObjectKey(key) for key in keys if key > after and is_key(key))
 
-    def keys(self) -> Iterator[ObjectKey]:
-        """All keys, in order."""
+    def size_pages(self, at_most: int) -> Iterator[dict[ObjectKey, int]]:
+        """The sizes of all blobs, in key order, in pages of *at_most* so many."""
+        found: list[tuple[ObjectKey, int]] = []
         for shard in self.shards_after(""):
-            yield from self.keys_after(shard, "")
+            found += sorted(self._sizes(shard))
+            while len(found) >= at_most:
+                yield dict(found[:at_most])
+                del found[:at_most]
+        yield dict(found)
+
+    def _sizes(self, shard: str) -> Iterator[tuple[ObjectKey, int]]:
+        try:
+            folder = open_folder(shard, self.objects)
+        except OSError as error:
+            if error.errno not in _ABSENT:
+                raise
+            return
+        try:
+            for entry in os.scandir(folder):
+                with suppress(FileNotFoundError):  # deleted meanwhile
+                    status = entry.stat(follow_symlinks=False)
+                    if stat.S_ISREG(status.st_mode) and is_key(key := f"{shard}/{entry.name}"):
+                        yield ObjectKey(key), status.st_size
+        finally:
+            os.close(folder)
 
     def delete(self, key: ObjectKey) -> bool:
         """Delete the blob durably, and return whether there was one."""

@@ -23,14 +23,26 @@ class ExpectedBlob(Value):
 class ExpectedBlobs(Ask[Metadata, list[ExpectedBlob]]):
     """List the blobs of files and versions that are not being purged, in key order, from the one after *after*.
 
-    With *only*, return that blob if it is one of them.
+    With *only*, return those of these blobs, in key order.
     """
 
     lane: ClassVar[Lane] = Lane.CHORE
 
     limit: int
     after: ObjectKey = ObjectKey("")
-    only: ObjectKey | None = None
+    only: list[ObjectKey] | None = None
+
+
+class NamedSizes(Ask[Metadata, dict[ObjectKey, int]]):
+    """Return the sizes of blobs that versions name, in key order, from the one after *after*.
+
+    It takes much less than ``ExpectedBlobs``, and has what is being purged too.
+    """
+
+    lane: ClassVar[Lane] = Lane.CHORE
+
+    limit: int
+    after: ObjectKey = ObjectKey("")
 
 
 class Fault(StrEnum):

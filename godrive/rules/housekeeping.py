@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from godrive.catalog import Tx
+from godrive.catalog import Row, Tx
 from godrive.errors import Conflict
 from godrive.messages.clock import AcceptClock, NoteClock, NotedClock, ReadClock
-from godrive.messages.expected import ExpectedBlob, ExpectedBlobs
+from godrive.messages.expected import ExpectedBlob, ExpectedBlobs, NamedSizes
 from godrive.messages.system import (
     AcquireLease,
     Drift,
@@ -21,44 +21,61 @@ from godrive.rules import idempotency, networks, rows, users
 from godrive.rules.registry import Env, rule
 
 _KEYS_AT_ONCE = 50
+_PLACES = ", ".join(f"${number}" for number in range(1, _KEYS_AT_ONCE + 1))
 _USERS_AT_ONCE = 50
 
 
 @rule(KnownKeys)
 async def known_keys(tx: Tx, ask: KnownKeys, env: Env) -> list[ObjectKey]:
     """As ``KnownKeys`` says: keys of versions, of pending uploads, and of ended uploads with bytes to delete."""
-    places = ", ".join(f"${number}" for number in range(1, _KEYS_AT_ONCE + 1))
     sql = (
-        f"SELECT object_key FROM versions WHERE object_key IN ({places}) UNION "
-        f"SELECT object_key FROM uploads WHERE object_key IN ({places}) "
+        f"SELECT object_key FROM versions WHERE object_key IN ({_PLACES}) UNION "
+        f"SELECT object_key FROM uploads WHERE object_key IN ({_PLACES}) "
         "AND (state = 'pending' OR cleanup_at IS NOT NULL)"
     )
-    object_keys = ask.object_keys
-    known: set[str] = set()
-    for start in range(0, len(object_keys), _KEYS_AT_ONCE):
-        some = [*object_keys[start : start + _KEYS_AT_ONCE]]
-        some += some[-1:] * (_KEYS_AT_ONCE - len(some))
-        known.update(row[0] for row in await tx.all(sql, *some))
-    return [key for key in object_keys if key in known]
+    known = {row[0] for row in await _by_keys(tx, sql, ask.object_keys)}
+    return [key for key in ask.object_keys if key in known]
+
+
+async def _by_keys(tx: Tx, sql: str, keys: list[ObjectKey]) -> list[Row]:
+    """Run the statement, which has ``_PLACES``, for all keys."""
+    found: list[Row] = []
+    for start in range(0, len(keys), _KEYS_AT_ONCE):
+        some = [*keys[start : start + _KEYS_AT_ONCE]]
+        found += await tx.all(sql, *some, *some[-1:] * (_KEYS_AT_ONCE - len(some)))
+    return found
 
 
 _EXPECTED = (
     "SELECT v.object_key, MIN(v.size_bytes), MIN(v.sha256), MIN(v.file_id) FROM versions v "
     "JOIN entries e ON e.id = v.file_id WHERE {} AND v.next_purge_at IS NULL AND e.state <> 'purging' "
-    "GROUP BY v.object_key ORDER BY v.object_key LIMIT $2"
+    "GROUP BY v.object_key ORDER BY v.object_key"
 )
-_EXPECTED_AFTER = _EXPECTED.format("v.object_key > $1")
-_EXPECTED_ONLY = _EXPECTED.format("v.object_key = $1")
+_EXPECTED_AFTER = _EXPECTED.format("v.object_key > $1") + " LIMIT $2"
+_EXPECTED_ONLY = _EXPECTED.format(f"v.object_key IN ({_PLACES})")
+_SIZES = (
+    "SELECT object_key, MIN(size_bytes) FROM versions WHERE object_key > $1 "
+    "GROUP BY object_key ORDER BY object_key LIMIT $2"
+)
 
 
 @rule(ExpectedBlobs, large=True)
 async def expected_blobs(tx: Tx, ask: ExpectedBlobs, env: Env) -> list[ExpectedBlob]:
     """As ``ExpectedBlobs`` says.  Bytes are deleted before rows, so what is being purged may be missing."""
-    found = await tx.all(*((_EXPECTED_AFTER, ask.after) if ask.only is None else (_EXPECTED_ONLY, ask.only)), ask.limit)
+    if ask.only is None:
+        found = await tx.all(_EXPECTED_AFTER, ask.after, ask.limit)
+    else:
+        found = await _by_keys(tx, _EXPECTED_ONLY, sorted(set(ask.only)))
     return [
         ExpectedBlob(object_key=ObjectKey(key), size_bytes=size, sha256=sha256, file_id=FileId(file))
         for key, size, sha256, file in found
     ]
+
+
+@rule(NamedSizes)
+async def named_sizes(tx: Tx, ask: NamedSizes, env: Env) -> dict[ObjectKey, int]:
+    """As ``NamedSizes`` says."""
+    return dict(await tx.all(_SIZES, ask.after, ask.limit))  # type: ignore[arg-type]
 
 
 @rule(Prune, writes=True)

@@ -12,7 +12,7 @@ import pytest
 
 from godrive.catalog import Catalog, ReadsAtOnce, Row, Tx, name_search
 from godrive.messages.changes import Change, ChangeKind, ListChanges
-from godrive.messages.expected import ExpectedBlobs
+from godrive.messages.expected import ExpectedBlobs, NamedSizes
 from godrive.messages.files import (
     CopyFile,
     EmptyTrash,
@@ -239,7 +239,8 @@ async def every_statement(rig: Rig) -> list[Statement]:
         JoinUploads(by, [part.id], inside(folder), "joined", "a/b"),
         PendingUploads([growing.object_key]),
         ExpectedBlobs(10),
-        ExpectedBlobs(1, only=growing.object_key),
+        ExpectedBlobs(1, only=[growing.object_key]),
+        NamedSizes(10),
         SendInParts(by, upload.id, 1, "multipart"),
         AbortUpload(by, upload.id),
         FindUpload(by, upload.object_key),

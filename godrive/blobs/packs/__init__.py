@@ -35,6 +35,7 @@ from godrive.blobs.packs.index import Index, Place
 from godrive.blobs.packs.reader import PackReader, WouldWait
 from godrive.blobs.packs.record import Damaged
 from godrive.blobs.packs.writer import Delete, PackWriter, Put
+from godrive.blobs.pages import Page
 from godrive.errors import StoreUnavailable
 from godrive.model import BlobInfo, ETag, ObjectKey
 from godrive.paths import exists, open_or_create
@@ -162,9 +163,10 @@ class Packs:
         with _failures():
             return await self._run(self._reader.after, key, limit)
 
-    def keys(self) -> Iterator[ObjectKey]:
-        """All keys, in order.  For threads."""
-        return self._reader.keys()
+    async def sizes_after(self, key: str, limit: int) -> Page:
+        """The sizes of the next *limit* blobs, in key order."""
+        with _failures():
+            return await self._run(self._reader.sizes_after, key, limit)  # type: ignore[arg-type]
 
     async def release_removed(self) -> None:
         """Close packs that another process has removed, so that their room is given back."""

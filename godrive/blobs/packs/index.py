@@ -108,11 +108,9 @@ class Index:
         rows = self._execute(_PLACE + "WHERE key > ? ORDER BY key LIMIT ?", (key, limit))
         return [Place(*row) for row in rows]
 
-    def keys_after(self, key: str, limit: int) -> list[str]:
-        """The keys of the next *limit* blobs, in order."""
-        return [
-            row[0] for row in self._execute("SELECT key FROM blobs WHERE key > ? ORDER BY key LIMIT ?", (key, limit))
-        ]
+    def sizes_after(self, key: str, limit: int) -> dict[str, int]:
+        """The sizes of the next *limit* blobs, in key order."""
+        return dict(self._execute("SELECT key, size FROM blobs WHERE key > ? ORDER BY key LIMIT ?", (key, limit)))
 
     def add(self, places: list[Place]) -> None:
         """Add blobs, whose records are in the pack."""

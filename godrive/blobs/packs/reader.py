@@ -15,13 +15,11 @@ import resource
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from godrive.blobs.packs.files import PackFile, PackFiles
 from godrive.blobs.packs.index import Index, Place
 from godrive.blobs.packs.record import Damaged, parse
-from godrive.model import ObjectKey
 
 _NOWAIT = getattr(os, "RWF_NOWAIT", None)
 _REST = 0.25
@@ -30,9 +28,6 @@ _REST = 0.25
 
 class WouldWait(Exception):
     """The read has to wait for the disk, and must run in a thread."""
-
-
-_KEYS_AT_ONCE = 5000
 
 
 def disk_reads() -> int:
@@ -82,16 +77,10 @@ class PackReader:
         with self._lock:
             return self._large.after(key, limit)
 
-    def keys(self) -> Iterator[ObjectKey]:
-        """All keys, in order.  For threads."""
-        after = ""
-        while True:
-            with self._lock:
-                page = self._large.keys_after(after, _KEYS_AT_ONCE)
-            yield from map(ObjectKey, page)
-            if len(page) < _KEYS_AT_ONCE:
-                return
-            after = page[-1]
+    def sizes_after(self, key: str, limit: int) -> dict[str, int]:
+        """The sizes of the next *limit* blobs, in key order.  For threads."""
+        with self._lock:
+            return self._large.sizes_after(key, limit)
 
     def read_now(self, place: Place) -> bytes | None:
         """The blob at *place*; ``None`` if it was deleted.  For the event loop.

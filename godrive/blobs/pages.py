@@ -1,0 +1,84 @@
+"""The sizes of blobs by key, in pages, and two such streams side by side.
+
+To compare millions of keys one by one takes longer than to read them.  A page is
+a dict, so a caller compares two of them at once, as sets.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from itertools import islice
+from typing import Protocol, TypeAlias, runtime_checkable
+
+from godrive.blobs import BlobStore
+from godrive.model import ObjectKey
+
+Page: TypeAlias = dict[ObjectKey, int]
+"""Blobs that are next to each other in key order, by key.  The value is the size in bytes."""
+
+AT_ONCE = 5000
+
+
+@runtime_checkable
+class SizePages(Protocol):
+    """A store that lists the sizes of its blobs much faster than it describes them."""
+
+    def size_pages(self) -> AsyncGenerator[Page, None]:
+        """All blobs in key order.  One that is moved meanwhile may be left out."""
+        ...
+
+
+async def size_pages(store: BlobStore) -> AsyncGenerator[Page, None]:
+    """Yield the sizes of all blobs of the store, in key order.  One that is moved meanwhile may be left out."""
+    if isinstance(store, SizePages):
+        async with aclosing(store.size_pages()) as pages:
+            async for page in pages:
+                yield page
+        return
+    page = {}
+    async for blob in store.list():
+        page[blob.key] = blob.size_bytes
+        if len(page) == AT_ONCE:
+            yield page
+            page = {}
+    yield page
+
+
+async def aligned(
+    left: AsyncGenerator[Page, None], right: AsyncGenerator[Page, None]
+) -> AsyncIterator[tuple[Page, Page]]:
+    """Yield from two streams, each in key order, what they have in the same range of keys, one range after another."""
+    async with aclosing(left), aclosing(right):
+        one, other = await _next(left), await _next(right)
+        while one is not None and other is not None:
+            upto = min(next(reversed(one)), next(reversed(other)))
+            mine, one = _split(one, upto)
+            theirs, other = _split(other, upto)
+            yield mine, theirs
+            one = one or await _next(left)
+            other = other or await _next(right)
+        while one is not None:
+            yield one, {}
+            one = await _next(left)
+        while other is not None:
+            yield {}, other
+            other = await _next(right)
+
+
+async def _next(pages: AsyncGenerator[Page, None]) -> Page | None:
+    """Return the next page that is not empty."""
+    async for page in pages:
+        if page:
+            return page
+    return None
+
+
+def _split(page: Page, upto: ObjectKey) -> tuple[Page, Page]:
+    """Return what is in the page up to the key, and the rest."""
+    if next(reversed(page)) <= upto:
+        return page, {}
+    items = iter(page.items())
+    first = dict(islice(items, bisect_right(list(page), upto)))
+    return first, dict(items)
