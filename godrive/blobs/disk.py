@@ -121,6 +121,7 @@ class DiskBlobStore(DiskAppends, DiskMoves, DiskTakes):
 
     async def close(self) -> None:
         """Wait for the clean-up of failed writes, then close every handle.  Idempotent."""
+        await self._kept.close()
         if self._leaving:
             await asyncio.wait(self._leaving)
         packs, self._packs = self._packs, None

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from godrive.blobs import Staged
 from godrive.blobs.body_check import BodyCheck
 from godrive.blobs.growing import GrowingFile, remove, unfinished
+from godrive.blobs.kept_appends import KeptAppends
 from godrive.blobs.objects import Objects
 from godrive.blobs.running_digests import RunningDigests
-from godrive.blobs.staged_append import APPENDED, StagedAppend
-from godrive.blobs.staged_write import AHEAD, share
+from godrive.blobs.staged_append import StagedAppend
 from godrive.errors import Gone, NotFound, UploadFinished
 from godrive.memory import MemoryBudget
 from godrive.model import BlobInfo, ObjectKey
@@ -28,10 +28,6 @@ T = TypeVar("T")
 
 STATE = "file"
 """The state of whatever has a file."""
-
-_FEW = 16
-"""Concurrent appends that have a buffer for direct writes.  More of them write to the page cache."""
-
 
 _AT_ONCE = 16 << 20
 """The most bytes that one call reads again or copies."""
@@ -46,6 +42,7 @@ class DiskAppends:
 
     def __init__(self) -> None:
         self._running = RunningDigests()
+        self._kept = KeptAppends(self._running)
         self._appending = 0
 
     @property
@@ -76,45 +73,45 @@ class DiskAppends:
         """See :meth:`godrive.blobs.Appendable.append`."""
         key, offset = staged.key, staged.offset
         await self._claim(0)
-        digest = self._running.take(key, offset)
-        file = GrowingFile(self._objects.uploads, key, offset, digest)
-        are_few = self._appending < _FEW
-        file.is_small = not are_few
-        append = StagedAppend(
-            file,
-            BodyCheck(None if size is None else size - offset),
-            batch=min(share(APPENDED, self._appending, halved=5), self._memory.share(APPENDED)),
-            ahead=AHEAD if are_few else 1,
-            disk=self._disk,
-            digests=self._digests,
-            memory=self._memory,
-        )
-        before = digest.copy() if whole and digest is not None else None
+        append = await self._kept.take(key, offset) or self._begin(staged)
+        append.expect(size, among=self._appending)
+        before: Digest | None = None
         self._appending += 1
         try:
+            if whole:
+                before = await append.digest_of_all()
             async for offset in append.steps(body, whole=whole):
                 yield Staged(key=key, offset=offset, state=STATE)
                 await self._claim(0)
         finally:
             self._appending -= 1
-            await self._to_the_end(append.end(offset))
-            if offset == file.start + append.received:
-                self._running.keep(key, offset, digest)
-            elif offset == file.start:
-                self._running.keep(key, offset, before)
+            if append.is_clean:
+                self._kept.keep(key, append)
+            else:
+                await self._to_the_end(append.cut_off(offset))
+                if offset == staged.offset:
+                    self._running.keep(key, offset, before)
+
+    def _begin(self, staged: Staged) -> StagedAppend:
+        """Go on with a file that is not open."""
+        key, offset = staged.key, staged.offset
+        file = GrowingFile(self._objects.uploads, key, offset, self._running.take(key, offset))
+        return StagedAppend(file, BodyCheck(None), disk=self._disk, digests=self._digests, memory=self._memory)
 
     async def finish(self, staged: Staged, *, sha256: str | None = None, mime: str | None = None) -> BlobInfo:
         """See :meth:`godrive.blobs.Appendable.finish`."""
-        objects, key = self._objects, staged.key
+        key, shards = staged.key, self._objects.shards
+        append = await self._kept.take(key, staged.offset) or self._begin(staged)
         try:
-            digest = self._running.take(key, staged.offset) or await self._digest(staged)
-            file = GrowingFile(objects.uploads, key, staged.offset, digest)
-            return await self._run(file.end, objects.shards, key, sha256, mime)
+            digest = await append.digest_of_all() or await self._digest(staged)
+            return await self._run(append.staged.end, shards, key, digest.hexdigest(), sha256, mime)
         except Gone:
             with suppress(NotFound):
                 await self.head(key)
                 raise UploadFinished from None
             raise
+        finally:
+            await self._to_the_end(append.close())
 
     async def _digest(self, staged: Staged) -> Digest:
         """Compute the SHA-256 of what is staged: it was joined, or another process had its first bytes."""
@@ -140,6 +137,7 @@ class DiskAppends:
 
     async def discard(self, staged: Staged) -> None:
         """See :meth:`godrive.blobs.Appendable.discard`."""
+        await self._kept.take(staged.key)
         self._running.take(staged.key, 0)
         await self._run(remove, self._objects.uploads, staged.key)
 
@@ -166,6 +164,6 @@ def _copy(source: GrowingFile, target: GrowingFile, at: int) -> int:
 
 def _sync(file: GrowingFile) -> None:
     try:
-        file.write_rest((), digested=True, last=True)
+        file.write_durably((), digested=True, last=True)
     finally:
         file.close()

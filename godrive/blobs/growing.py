@@ -3,7 +3,8 @@
 The file is called after its key, in the folder ``uploads/``, and the caller
 knows how many of its bytes count.  Bytes after them were written by a step that
 did not end; the next step cuts them off.  A step is durable when the file is
-synced, and its name when the folder is.  To publish, the whole file gets its
+synced, and its name when the folder is.  The file stays open between two steps
+that follow closely (:mod:`godrive.blobs.kept_appends`).  To publish, the whole file gets its
 final name by a link, as every blob does (:mod:`godrive.blobs.staging`).
 
 Everything here blocks and runs in threads.
@@ -21,7 +22,7 @@ from godrive.blobs import is_key, split_key
 from godrive.blobs.body_check import BodyCheck
 from godrive.blobs.folders import Shards
 from godrive.blobs.staging import Staging, StagingFile
-from godrive.errors import DigestMismatch, Gone, UploadFinished
+from godrive.errors import Gone, UploadFinished
 from godrive.model import BlobInfo, ObjectKey
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ class GrowingFile(StagingFile):
         super().__init__(Staging(folder, named=True), name=name_of(key), start=start)
         self.durable = start
         """The length that is durable."""
-        self._running = digest
+        self.running = digest
+        """The SHA-256 of what was digested, if that of the first bytes is known."""
 
     def create(self) -> int:
         """Open the file and cut off what does not count.  Raises ``Gone`` if it is shorter than that."""
@@ -62,16 +64,16 @@ class GrowingFile(StagingFile):
 
     def digest(self, chunks: Sequence[bytes | memoryview]) -> None:
         """Update the SHA-256, if that of the bytes before is known."""
-        if self._running is not None:
+        if self.running is not None:
             for chunk in chunks:
-                self._running.update(chunk)
+                self.running.update(chunk)
 
-    def write_rest(self, chunks: Sequence[bytes | memoryview], *, digested: bool, last: bool) -> None:
-        """Write *chunks*, and make *durable* what was written.
+    def write_durably(self, chunks: Sequence[bytes | memoryview], *, digested: bool, last: bool) -> None:
+        """Write *chunks*, and make *durable* what was written.  Raises ``Gone`` if somebody has removed the file.
 
         Unless they are *digested* elsewhere, also update the SHA-256.  All blocks
         are written; what is left of the last one waits for the next bytes, so that
-        direct I/O can go on.  With *last*, nothing waits, and the file is closed.
+        direct I/O can go on, except after the *last* ones.
         """
         fd = self.open()
         if self._direct_writer is None:
@@ -80,12 +82,13 @@ class GrowingFile(StagingFile):
             self.write_large(chunks)
         if not digested:
             self.digest(chunks)
-        if last:
-            self.write(())
         waiting = 0 if self._direct_writer is None else self._direct_writer.flush_blocks()
+        if waiting and last:
+            self.write(())
+            waiting = 0
         os.fdatasync(fd)
-        if last:
-            self.close()
+        if not os.fstat(fd).st_nlink:
+            raise _lost()
         self.durable = self.start + self.written - waiting
 
     def cut(self, length: int) -> None:
@@ -96,27 +99,26 @@ class GrowingFile(StagingFile):
                     os.ftruncate(self._fd, length)
             self.close()
 
-    def end(self, shards: Shards, key: ObjectKey, sha256: str | None, mime: str | None) -> BlobInfo:
-        """Publish the file durably as the blob of *key*, and remove its name here.
+    def end(self, shards: Shards, key: ObjectKey, digest: str, sha256: str | None, mime: str | None) -> BlobInfo:
+        """Publish the file, which has this *digest*, durably as the blob of *key*, and remove its name here.
 
         Raises ``DigestMismatch`` (the file stays), ``UploadFinished``, ``Gone``.
         """
-        assert self._running is not None  # noqa: S101 - the store computes it first
+        BodyCheck(None, sha256).compare(digest)
         try:
-            digest = self._running.hexdigest()
-            BodyCheck(None, sha256).compare(digest)
             info = self.publish(shards, key, digest, mime)
-        except (DigestMismatch, Gone):
-            self.close()
-            raise
         except UploadFinished:
             self.discard()
             raise
-        except BaseException:
-            self.close()
-            raise
         self.discard()
         return info
+
+    def link(self, name: str, folder: int) -> None:
+        """See :meth:`StagingFile.link`.  Raises ``Gone`` if somebody has removed the file."""
+        try:
+            super().link(name, folder)
+        except FileNotFoundError:
+            raise _lost() from None
 
     def read_into(self, digest: Digest, at: int, most: int) -> int:
         """Update a SHA-256 with at most *most* bytes of the file, from *at* on.  Returns their number."""

@@ -50,7 +50,6 @@ class StagedWrite:
         check: BodyCheck,
         *,
         batch: int = BATCH,
-        ahead: int = AHEAD,
         disk: Executor,
         digests: Executor,
         memory: MemoryBudget,
@@ -59,7 +58,7 @@ class StagedWrite:
         self.check = check
         staged.is_large = staged.start + (check.size or 0) > LARGE_FILE
         self._batch = batch
-        self._ahead = ahead
+        self._ahead = self._lag = AHEAD
         self._disk = disk
         self._digests = digests
         self._memory = memory
@@ -118,21 +117,24 @@ class StagedWrite:
 
     async def _pass_on(self) -> None:
         """Have the batch written, once there is room for it."""
-        for executor in self._executors:
-            await executor.settle(self._ahead - 1)
+        for executor, most in zip(self._executors, (self._ahead, self._lag), strict=False):
+            await executor.settle(most - 1)
         if self._rest:  # unless it was shed meanwhile
             self._push()
 
     def _push(self) -> None:
         """Have the collected bytes written and digested."""
-        if not self._executors:
-            self._executors = [
-                SerialExecutor(self._disk, self.staged.write_large),
-                SerialExecutor(self._digests, self.staged.digest),
-            ]
-        for executor in self._executors:
+        for executor in self._executors or self._start():
             executor.push(self._rest)
         self._rest, self._collected = [], 0
+
+    def _start(self) -> list[SerialExecutor]:
+        """Make the executors: one that writes and one that digests."""
+        self._executors = [
+            SerialExecutor(self._disk, self.staged.write_large),
+            SerialExecutor(self._digests, self.staged.digest),
+        ]
+        return self._executors
 
     def collected(self) -> Batch | None:
         """The whole body, if none of it had to be written yet."""
@@ -184,6 +186,11 @@ class SerialExecutor:
         self._loop = asyncio.get_running_loop()
         # The loop changes what was pushed, the thread what has ended.
         self._pushed = self._pushed_bytes = self._ended = self._ended_bytes = 0
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a call has not ended."""
+        return self._pushed > self._ended
 
     @property
     def held(self) -> int:

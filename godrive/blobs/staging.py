@@ -201,7 +201,7 @@ class DirectWriter:
     def __init__(self, fd: int, length: int = 0, *, after: int = LARGE_FILE) -> None:
         self._fd = fd
         self._after = after
-        self._buffer = memoryview(mmap.mmap(-1, _BUFFER))  # a mapping is aligned to pages
+        self._buffer: memoryview | None = None
         self._filled = 0
         self._written = length
         self._wanted = bool(_DIRECT) and length % _BLOCK == 0
@@ -249,11 +249,17 @@ class DirectWriter:
             if self._filled and blocks >= _LARGE and may_be_aligned:
                 room = -self._filled % _BLOCK  # a large chunk goes on where its memory is in step with the file
             taken = min(len(chunk), room)
-            self._buffer[self._filled : self._filled + taken] = chunk[:taken]
-            self._filled += taken
+            self._keep(chunk[:taken])
             chunk = chunk[taken:]
             if taken == room:
                 self._flush()
+
+    def _keep(self, chunk: memoryview) -> None:
+        """Add *chunk* to the buffer, which exists only once a chunk needs it."""
+        if self._buffer is None:
+            self._buffer = memoryview(mmap.mmap(-1, _BUFFER))  # a mapping is aligned to pages
+        self._buffer[self._filled : self._filled + len(chunk)] = chunk
+        self._filled += len(chunk)
 
     def end(self) -> None:
         """Write what is in the buffer, and return the handle to ordinary I/O."""
@@ -262,14 +268,19 @@ class DirectWriter:
 
     def flush_blocks(self) -> int:
         """Write the whole blocks of the buffer, and return how many bytes stay in it."""
-        left = bytes(self._buffer[self._filled - self._filled % _BLOCK : self._filled])
+        if self._buffer is None:
+            return 0
+        left = memoryview(bytes(self._buffer[self._filled - self._filled % _BLOCK : self._filled]))
         self._filled -= len(left)
         self._flush()
-        self._buffer[: len(left)] = left
-        self._filled = len(left)
+        self._buffer = None
+        if left:
+            self._keep(left)
         return len(left)
 
     def _flush(self) -> None:
+        if self._buffer is None:
+            return
         rest = self._buffer[: self._filled]
         while rest:
             rest = rest[self._put([rest], ours=True) :]
