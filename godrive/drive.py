@@ -293,7 +293,7 @@ class GoDrive:
             self._catalog = self._given_catalog or make_catalog(config, guest=not self._serving)
             await _open_store(stack, self._catalog)
         if blobs_here:
-            self._blobs = self._given_blobs or make_blobs(config, self.clock, self.memory)
+            self._blobs = self._given_blobs or make_blobs(config, self.clock, self.memory, guest=not self._serving)
             await _open_store(stack, self._blobs)
             if isinstance(self._blobs, Packing) and self._blobs.pack_below:
                 self.packing = self._blobs

@@ -113,8 +113,11 @@ def keeps_outbox(config: Config) -> bool:
     return bool(config.nats.url) and config.nats.publish_events
 
 
-def make_blobs(config: Config, clock: Clock, memory: MemoryBudget | None = None) -> BlobStore:
-    """Return the configured blob store, not opened yet.  Imports only the driver that is used."""
+def make_blobs(config: Config, clock: Clock, memory: MemoryBudget | None = None, *, guest: bool = False) -> BlobStore:
+    """Return the configured blob store, not opened yet.  Imports only the driver that is used.
+
+    A *guest* may open it beside a server (see ``DiskBlobStore``).
+    """
     if config.blobs.driver == "s3":
         from godrive.blobs.s3 import S3BlobStore  # noqa: PLC0415
 
@@ -130,6 +133,7 @@ def make_blobs(config: Config, clock: Clock, memory: MemoryBudget | None = None)
         min_free_bytes=config.blobs.min_free_bytes,
         memory=memory,
         pack_below=config.blobs.pack_below,
+        guest=guest,
     )
 
 

@@ -29,7 +29,7 @@ FLOORS: list[set[str]] = [
         "paths",
         "webhook_signature",
     },
-    {"append_turns", "callbacks", "config", "principal", "rate_limit", "reserve"},
+    {"append_turns", "callbacks", "config", "principal", "rate_limit", "reserve", "wal_lock"},
     {"configfile", "known_callers", "known_room"},
     # machinery: packages that do not know one another
     {"runtime", "blobs", "catalog", "credentials", "log_writer"},

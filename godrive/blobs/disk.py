@@ -66,7 +66,8 @@ class DiskBlobStore(DiskAppends, DiskMoves, DiskTakes):
     catalog may share, raises ``StorageFull`` before it begins.  With *named*,
     staging files always have names.  Bytes that wait for the disk count against
     *memory*.  Blobs of at most *pack_below* bytes are packed; those that were
-    stored otherwise stay where they are.
+    stored otherwise stay where they are.  A *guest* opens it beside a server, and
+    leaves the log of the index of packs to it.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class DiskBlobStore(DiskAppends, DiskMoves, DiskTakes):
         named: bool = False,
         memory: MemoryBudget | None = None,
         pack_below: int = PACK_BELOW,
+        guest: bool = False,
     ) -> None:
         super().__init__()
         self._path = Path(path)
@@ -86,6 +88,7 @@ class DiskBlobStore(DiskAppends, DiskMoves, DiskTakes):
         self._named = named
         self._memory = memory or MemoryBudget(MEMORY)
         self.pack_below = pack_below
+        self._guest = guest
         self._opened: Objects | None = None
         self._packs: Packs | None = None
         self._publishing: dict[ObjectKey, asyncio.Future[None]] = {}
@@ -114,7 +117,7 @@ class DiskBlobStore(DiskAppends, DiskMoves, DiskTakes):
             if not self.pack_below and not exists(packs):
                 return objects, None
             objects.make(packs.name)
-            return objects, Packs(packs, disk=self._disk, has_file=objects.has_file)
+            return objects, Packs(packs, disk=self._disk, has_file=objects.has_file, guest=self._guest)
         except BaseException:
             objects.close()
             raise

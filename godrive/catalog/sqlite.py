@@ -44,9 +44,9 @@ from godrive.catalog import NO_SINKS, Sinks, Tx, sqlite_file
 from godrive.catalog.group_commit import GroupCommit, Outcome
 from godrive.catalog.sqlite_reads import LargeReads, SmallReads
 from godrive.catalog.sqlite_tx import Operation, SqliteTx
-from godrive.catalog.wal_lock import WalLock
 from godrive.errors import DriveError, StorageFull, StoreUnavailable
 from godrive.reserve import Reserve
+from godrive.wal_lock import WalLock
 
 T = TypeVar("T")
 

@@ -200,7 +200,7 @@ async def _restore(config: Config, arguments: argparse.Namespace) -> int:
     from godrive.backup.restore import restore  # noqa: PLC0415
     from godrive.opening import make_blobs  # noqa: PLC0415
 
-    progress, blobs = Progress(), make_blobs(config, SystemClock())
+    progress, blobs = Progress(), make_blobs(config, SystemClock(), guest=True)
     async with _target(config, arguments) as target, _telling(progress):
         snapshot = await target.find(arguments.snapshot)
         try:

@@ -191,7 +191,7 @@ async def blobs(config: Config, clock: Clock, report: Report) -> None:
     if config.blobs.driver == "disk" and not exists(config.blobs_path):
         report.ok(name, f"{config.blobs_path} is not there yet; the first start makes it.")
         return
-    store = make_blobs(tolerant(config), clock)
+    store = make_blobs(tolerant(config), clock, guest=True)
     key = new_key()
     try:
         if config.blobs.driver == "s3" and (missing := await _missing_rights(store)):

@@ -64,7 +64,7 @@ def test_without_a_drive_or_with_a_broken_plan_it_is_a_mistake(server: DriveServ
     assert run("fsck", "--data-dir", tmp_path / "nothing").returncode == 2
 
 
-async def test_no_command_beside_a_server_checkpoints_the_log_of_its_catalog(
+async def test_no_command_beside_a_server_checkpoints_the_log_of_its_databases(
     drive_server: DriveServer, tmp_path: Path
 ) -> None:
     """A checkpoint copies the log into the database, so the bytes of its file show one."""
@@ -73,13 +73,16 @@ async def test_no_command_beside_a_server_checkpoints_the_log_of_its_catalog(
     async with Client.connect(drive_server.url) as client:
         await client.enter()
         await client.upload("a.bin", b"abc")
-        database = drive_server.data / "godrive.db"
-        before, log = database.read_bytes(), database.with_name("godrive.db-wal").stat().st_size
-        assert log
+        databases = drive_server.data / "godrive.db", drive_server.data / "blobs" / "packs" / "index.db"
+        logs = [path.with_name(f"{path.name}-wal") for path in databases]
+        before, lengths = [path.read_bytes() for path in databases], [log.stat().st_size for log in logs]
+        assert all(lengths)
         for command in (
             ["fsck", "--digests"],
             ["fsck", "--repair"],
             ["sweep"],
+            ["sweep", "--unpack"],
+            ["sweep", "--pack"],
             ["recount"],
             ["user", "list"],
             ["user", "disable", "ada@example.com"],
@@ -89,5 +92,5 @@ async def test_no_command_beside_a_server_checkpoints_the_log_of_its_catalog(
         ):
             done = run(*command, "--config", drive_server.folder / "config.toml")
             assert done.returncode in (0, 1), done.stderr
-            assert database.read_bytes() == before, command
-        assert database.with_name("godrive.db-wal").stat().st_size > log
+            assert [path.read_bytes() for path in databases] == before, command
+        assert all(log.stat().st_size > length for log, length in zip(logs, lengths, strict=True))

@@ -10,6 +10,7 @@ given back, and ``recovery`` what happens after a crash.
 
     packs/00000001.pack   blobs, one after another
     packs/index.db        where each blob is; made again from the packs if it is not there
+    packs/index.db-lock   who may checkpoint its log (see wal_lock)
     packs/hold            made by an operator: no pack is removed while it is there
 """
 
@@ -71,16 +72,18 @@ class Packs:
     """The packs in the folder *path*, which is created if absent.
 
     *has_file* says whether a key has a blob outside the packs.  Reads that have
-    to wait for the disk run in *disk*.
+    to wait for the disk run in *disk*.  For *guest* see ``wal_lock``.
     """
 
-    def __init__(self, path: Path, *, disk: Executor, has_file: Callable[[ObjectKey], bool]) -> None:
+    def __init__(
+        self, path: Path, *, disk: Executor, has_file: Callable[[ObjectKey], bool], guest: bool = False
+    ) -> None:
         """Open the packs, and recover what a crash left behind.  Blocks.  Raises ``OSError``, ``sqlite3.Error``."""
         self._path = path
         self._disk = disk
         self._files = PackFiles(path)
         reserve = Reserve(path / INDEX)
-        self._writer = PackWriter(self._files, _open_index(path / INDEX, reserve), has_file, reserve)
+        self._writer = PackWriter(self._files, _open_index(path / INDEX, reserve, guest=guest), has_file, reserve)
         recovery.recover(self._writer)
         self._reader = PackReader(path / INDEX, self._files)
         self._thread = ThreadPoolExecutor(1, "blobs-packs")
@@ -296,25 +299,25 @@ def describe(place: Place) -> BlobInfo:
     )
 
 
-def _open_index(path: Path, reserve: Reserve) -> Index:
+def _open_index(path: Path, reserve: Reserve, *, guest: bool) -> Index:
     """Open the index.  One that is no database any more is set aside, because it can be made again."""
     try:
         os.close(open_or_create(path))
-        index = Index(path)
+        index = Index(path, guest=guest)
         index.newest()
         return index
     except (OSError, sqlite3.DatabaseError) as error:
         code = error.sqlite_errorcode if isinstance(error, sqlite3.Error) else 0
         if is_full(error) or code == sqlite3.SQLITE_IOERR_SHMSIZE:  # even opening it takes some room
             reserve.release()
-            return Index(path)
+            return Index(path, guest=guest)
         if code & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             raise
     path.replace(path.with_name(f"{INDEX}.damaged"))
     for suffix in ("-wal", "-shm"):
         path.with_name(INDEX + suffix).unlink(missing_ok=True)
     os.close(open_or_create(path))
-    return Index(path)
+    return Index(path, guest=guest)
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 A commit of the index is not synced, except where its docstring says so, because
 what a power failure takes from it is found again in the packs.  SQLite's log
-keeps it consistent, and it is synced before a pack is removed.
+keeps it consistent, and it is synced before a pack is removed.  A *guest* beside
+a server leaves the log to it (``wal_lock``).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
+
+from godrive.wal_lock import WalLock
 
 _TIMEOUT = 10.0
 """Seconds that a process waits for a group of another."""
@@ -57,8 +60,9 @@ class Pack(NamedTuple):
 class Index:
     """A connection to the index.  One thread at a time may use it."""
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        """Open the file, and create it unless *read_only*.  Raises ``sqlite3.Error``."""
+    def __init__(self, path: Path, *, read_only: bool = False, guest: bool = False) -> None:
+        """Open the file, and create it unless *read_only*.  Raises ``sqlite3.Error``, ``OSError``."""
+        self._wal_lock = WalLock(path, guest=guest)
         self._connection = sqlite3.connect(
             path, timeout=0 if read_only else _TIMEOUT, isolation_level=None, check_same_thread=False
         )
@@ -68,17 +72,21 @@ class Index:
             if read_only:
                 self._execute("PRAGMA query_only = 1")
             else:
+                self._wal_lock.open()
+                if guest:
+                    self._execute("PRAGMA wal_autocheckpoint = 0")
                 self._execute("PRAGMA journal_mode = WAL")
                 self._execute("PRAGMA synchronous = NORMAL")
                 for statement in _SCHEMA:
                     self._execute(statement)
-        except sqlite3.Error:
-            self._connection.close()
+        except (OSError, sqlite3.Error):
+            self.close()
             raise
 
     def close(self) -> None:
         """Close the connection.  Idempotent."""
         self._connection.close()
+        self._wal_lock.close()
 
     @contextmanager
     def transaction(self, *, durable: bool = False) -> Iterator[None]:
@@ -92,11 +100,14 @@ class Index:
             with suppress(sqlite3.Error):  # the database has rolled back already
                 self._execute("ROLLBACK")
             raise
+        if self._wal_lock.is_long:
+            self.checkpoint()
 
     def checkpoint(self) -> None:
         """Copy SQLite's log into the database, so that the next commits use the room of the log again."""
-        with suppress(sqlite3.Error):  # no room even for that
-            self._execute("PRAGMA wal_checkpoint(RESTART)")
+        with self._wal_lock.turn() as may, suppress(sqlite3.Error):  # no room even for that
+            if may:
+                self._execute("PRAGMA wal_checkpoint(RESTART)")
 
     def find(self, key: str) -> Place | None:
         """The place of a blob."""

@@ -1,4 +1,4 @@
-"""Who may checkpoint the write-ahead log of the database.
+"""Who may checkpoint the write-ahead log of a database: the catalog, or the index of the packs.
 
 A *server* owns the log: it holds the lock, shared, as long as it has the
 database open, and SQLite checkpoints in its commits.  A *guest*, such as a
