@@ -323,7 +323,9 @@ class Account:
         folders: list[str | None] = [None]
         while folders:
             parent = folders.pop()
-            page = await self.pages(f"/v1/files/{parent or 'root'}/children?limit={self.chance.choice((3, 1000))}")
+            page = await self.pages(
+                f"/v1/files/{parent or 'root'}/children?limit={self.chance.choice((3, 1000, 1000))}"
+            )
             for row in page:
                 if row["owner_id"] != self.id:
                     self.fail(f"a list of {parent} shows what belongs to {row['owner_id']}")

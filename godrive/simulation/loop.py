@@ -97,25 +97,28 @@ def within(owner: Process, call: Callable[..., T], *values: Any) -> T:
 class Handle(asyncio.TimerHandle):
     """A scheduled callback."""
 
-    __slots__ = ("args", "callback", "context", "due", "is_cancelled", "strand")
+    __slots__ = ("args", "begins", "callback", "context", "due")
 
     def __init__(self, callback: Callable[..., Any], args: tuple[Any, ...], context: Context, due: float) -> None:
         self.callback: Callable[..., Any] | None = callback
         self.args = args
         self.context = context
         self.due = due
-        self.is_cancelled = False
-        task = getattr(callback, "__self__", None)
-        self.strand = task if isinstance(task, asyncio.Task) else None
+        self.begins = False
+        """Whether this is the first step of a task."""
+
+    @property
+    def strand(self) -> asyncio.Task[Any] | None:
         """The task of which this is a later step; ``None`` for all other callbacks, which keep their order."""
+        task = None if self.begins else getattr(self.callback, "__self__", None)
+        return task if isinstance(task, asyncio.Task) else None
 
     def cancel(self) -> None:
-        self.is_cancelled = True
         self.callback = None
         self.args = ()
 
     def cancelled(self) -> bool:
-        return self.is_cancelled
+        return self.callback is None
 
     def when(self) -> float:
         return self.due
@@ -185,7 +188,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
                     at, handle = 0, ready.pop()
                 else:
                     at = int(chance() * min(len(ready), _MOST_AHEAD))
-                    handle = ready.pop(self._first_of(at))
+                    handle = ready.pop(self._first_of(at) if at else 0)
                 callback = handle.callback
                 if callback is None:
                     continue
@@ -219,7 +222,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
             if not timers:
                 raise Stuck(f"nothing is left to do at {self._now:.6f}")
             due, _, handle = heapq.heappop(timers)
-            if handle.is_cancelled:
+            if handle.callback is None:
                 continue
             self._now = max(self._now, due)
             ready.append(handle)
@@ -283,7 +286,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
     def create_task(self, coro: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:  # type: ignore[override]
         task = asyncio.Task(coro, loop=self, **options)
         # A protocol that starts a task in connection_made relies on it to begin before connection_lost.
-        self._ready[-1].strand = None
+        self._ready[-1].begins = True
         return task
 
     def get_task_factory(self) -> None:

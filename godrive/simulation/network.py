@@ -9,13 +9,15 @@ its kernel does.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import ipaddress
 import random
 import socket
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any, cast
 
-from godrive.simulation.loop import Process, SimulatedLoop, process, within
+from godrive.simulation.loop import Process, SimulatedLoop, process
 
 GIVEN_UP = 20.0
 """Seconds without an acknowledgement after which a connection is reset."""
@@ -66,11 +68,13 @@ class SimulatedSocket:
 class SimulatedTransport(asyncio.Transport):
     """One end of a connection."""
 
-    def __init__(self, network: Network, owner: Process, name: Address, peer: Address) -> None:
+    def __init__(self, network: Network, owner: Process, context: Context, name: Address, peer: Address) -> None:
         sock = SimulatedSocket()
         sock.name, sock.peer = name, peer
         super().__init__({"socket": sock, "sockname": name, "peername": peer})
         self.owner = owner
+        self.context = context
+        """In which the protocol of this end is called."""
         self.other: SimulatedTransport
         self._network = network
         self._protocol: Any = None
@@ -153,7 +157,7 @@ class SimulatedTransport(asyncio.Transport):
         """Have the next segment arrive a little later."""
         if not self._moving and not self._lost and (self._unsent or self._ended):
             self._moving = True
-            within(self.other.owner, self._network.later, self._arrive)
+            self._network.later(self._arrive, context=self.other.context)
 
     def _arrive(self) -> None:
         """A segment arrives at the other end; this runs in the process there."""
@@ -169,7 +173,8 @@ class SimulatedTransport(asyncio.Transport):
             return  # the other end asks for more when it reads again
         if self._unsent:
             segment = self._take_segment()
-            within(self.owner, self._network.loop.call_soon, self._was_taken)
+            if self._is_paused:
+                self._network.loop.call_soon(self._was_taken, context=self.context)
             if not other._closing:
                 other._protocol.data_received(segment)
             self._move()
@@ -205,7 +210,7 @@ class SimulatedTransport(asyncio.Transport):
         other = self.other
         keep = False if other._closing else other._protocol.eof_received()
         if self._closing:
-            within(self.owner, self._network.loop.call_soon, self.lose, None)
+            self._network.loop.call_soon(self.lose, None, context=self.context)
         if not keep:
             other.close()
         if self._closing and other._closing and not other._unsent:
@@ -213,7 +218,7 @@ class SimulatedTransport(asyncio.Transport):
 
     def _reset_soon(self) -> None:
         if not self._lost:
-            within(self.owner, self._network.later, self.lose, ConnectionResetError("Connection reset by peer"))
+            self._network.later(self.lose, ConnectionResetError("Connection reset by peer"), context=self.context)
 
     def lose(self, error: Exception | None) -> None:
         """The connection is gone at this end."""
@@ -222,7 +227,7 @@ class SimulatedTransport(asyncio.Transport):
         self._lost = self._closing = True
         self._unsent, self._size = [], 0
         self._network.forget(self)
-        within(self.owner, self._network.loop.call_soon, self._protocol.connection_lost, error)
+        self._network.loop.call_soon(self._protocol.connection_lost, error, context=self.context)
 
     def reset_by_death(self) -> None:
         """The process of this end was killed: its kernel resets the connection."""
@@ -236,6 +241,7 @@ class Listener(asyncio.AbstractServer):
     def __init__(self, network: Network, owner: Process, address: Address, factory: ProtocolFactory) -> None:
         self._network = network
         self.owner = owner
+        self.context = contextvars.copy_context()
         self.address = address
         self.factory = factory
 
@@ -272,9 +278,9 @@ class Network:
         self.latency = self.usual_latency = 0.001
         """Seconds that a segment takes at most, on a usual day."""
 
-    def later(self, call: Callable[..., object], *values: Any) -> None:
+    def later(self, call: Callable[..., object], *values: Any, context: Context) -> None:
         """Call when a segment that is sent now arrives."""
-        self.loop.call_later(self._random() * self.latency, call, *values)
+        self.loop.call_later(self._random() * self.latency, call, *values, context=context)
 
     def segment(self, size: int) -> int:
         """How many of *size* bytes arrive together."""
@@ -332,15 +338,15 @@ class Network:
             raise ConnectionRefusedError(111, f"nobody listens on {address}")
         self._next_port += 1
         here: Address = ("127.0.0.1", self._next_port)
-        ours = SimulatedTransport(self, owner, here, address)
-        theirs = SimulatedTransport(self, listener.owner, address, here)
+        ours = SimulatedTransport(self, owner, contextvars.copy_context(), here, address)
+        theirs = SimulatedTransport(self, listener.owner, listener.context.copy(), address, here)
         ours.other, theirs.other = theirs, ours
         protocol = factory()
         ours.set_protocol(protocol)
         self._ends[ours] = self._ends[theirs] = None
-        accepted = within(listener.owner, listener.factory)
+        accepted = theirs.context.run(listener.factory)
         theirs.set_protocol(accepted)
-        within(listener.owner, self.loop.call_soon, accepted.connection_made, theirs)
+        self.loop.call_soon(accepted.connection_made, theirs, context=theirs.context)
         protocol.connection_made(ours)
         return ours, protocol
 

@@ -6,6 +6,10 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
+_encode = msgspec.msgpack.Encoder().encode
+
 
 class Trace:
     """Records events.  Two runs of a seed record the same ones.
@@ -32,7 +36,7 @@ class Trace:
     def __call__(self, kind: str, who: str, **details: Any) -> None:
         self.count += 1
         detail = details.pop("detail", "")
-        self.digest = zlib.crc32(f"{self._now():.9f} {kind} {who} {details}".encode(), self.digest)
+        self.digest = zlib.crc32(_encode((self._now(), kind, who, details)), self.digest)
         if self._write is not None:
             shown = " ".join(f"{name}={value}" for name, value in details.items())
             self._write(f"{self._now():12.6f}  {who:<12} {kind:<10} {shown} {detail}")

@@ -210,7 +210,7 @@ class World:
             auth={"attempts_per_address": 100_000, "attempts_per_account": 100_000},
             blobs={"driver": "disk", "min_free_bytes": 1_000_000, "upload_ttl": 30.0, "resume_ttl": 30.0},
             log={"requests": False},
-            ingest={"reconcile_after": 3.0, "reconcile_every": 2.0},
+            ingest={"reconcile_after": 3.0, "reconcile_every": 4.0},
             janitor={"sweep_every": 10.0},
         )
 
