@@ -50,7 +50,7 @@ def freeze(world: World, chance: random.Random) -> None:
     """The machine is suspended for a while, as a virtual one may be: its clocks go on, and nothing runs."""
     life = world.some_machine(chance).life
     if life is not None:
-        life.frozen_until = world.loop.time() + chance.choice((0.1, 2.0, 15.0, 35.0))
+        world.loop.suspend(life, chance.choice((0.1, 2.0, 15.0, 35.0)))
 
 
 def reset(world: World, chance: random.Random) -> None:
@@ -161,4 +161,4 @@ def end_all(world: World) -> None:
         machine.statement_fails_in = 0
         if machine.life is not None:
             machine.life.dies_at = 0
-            machine.life.frozen_until = 0.0
+            world.loop.resume(machine.life)

@@ -54,8 +54,8 @@ class Process:
     def __init__(self, name: str) -> None:
         self.name = name
         self.alive = True
-        self.frozen_until = 0.0
-        """None of its code runs before this time: the machine is suspended."""
+        self.suspended: list[Handle] | None = None
+        """While its machine is suspended, what to run when it goes on, in order."""
 
     def check(self) -> None:
         """Raise :class:`Killed` if code of a dead process asks for an effect on the world."""
@@ -195,8 +195,8 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
                 owner = handle.context.get(PROCESS, WORLD)
                 if not owner.alive:
                     continue
-                if owner.frozen_until > self._now:
-                    self._sleep(handle, owner.frozen_until)
+                if owner.suspended is not None:
+                    owner.suspended.append(handle)
                     continue
                 self.digest = hash((self.digest, at, len(ready), self._now))
                 self._left -= 1
@@ -242,6 +242,18 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         """Have a callback run later."""
         self._timer_count += 1
         heapq.heappush(self._timers, (until, self._timer_count, handle))
+
+    def suspend(self, owner: Process, seconds: float) -> None:
+        """Run none of its code for a while."""
+        if owner.suspended is None:
+            owner.suspended = []
+            within(WORLD, self.call_later, seconds, self.resume, owner)
+
+    def resume(self, owner: Process) -> None:
+        """End the suspension of a process, if it is suspended."""
+        if owner.suspended is not None:
+            self._ready += owner.suspended
+            owner.suspended = None
 
     def run_until_complete(self, future: Any) -> Any:
         task = asyncio.ensure_future(future, loop=self)

@@ -150,6 +150,23 @@ def test_a_killed_process_runs_no_clean_up() -> None:
     simulate(work)
 
 
+def test_a_suspended_process_goes_on_in_order() -> None:
+    async def work() -> list[int]:
+        order: list[int] = []
+        process, loop = Process("server"), asyncio.get_running_loop()
+        assert isinstance(loop, SimulatedLoop)
+        loop.suspend(process, 30)
+        for number in range(20):
+            within(process, loop.call_later, number, order.append, number)
+        await asyncio.sleep(15.5)
+        assert order == []
+        loop.resume(process)
+        await asyncio.sleep(60)
+        return order
+
+    assert simulate(work) == list(range(20))
+
+
 def test_a_world_in_which_nothing_can_happen_is_an_error() -> None:
     async def wait() -> None:
         await asyncio.get_running_loop().create_future()
