@@ -16,7 +16,7 @@ from godrive.append_turns import AppendTurns
 from godrive.backup_schedule import Look
 from godrive.blobs import BlobStore, Packing
 from godrive.bridge.bucket_events import BucketEventHandler
-from godrive.catalog import Catalog
+from godrive.catalog import Catalog, ReadsAtOnce
 from godrive.clock import Clock, SystemClock
 from godrive.config import Config
 from godrive.configfile import check
@@ -43,6 +43,7 @@ from godrive.runtime import ChildDetails, ChildStatus, Contract, Event, OnEvent,
 from godrive.runtime.message import A
 from godrive.runtime.supervision_events import ChildWaiting, DeadLetter, Ticked, guarded, ignore
 from godrive.scrub import Scrubbed
+from godrive.small_files import SmallFiles
 from godrive.tree import CONTRACTS, Dependencies, is_local, needs_blobs, needs_catalog, tree
 from godrive.watch import ChangeWatch
 
@@ -105,10 +106,12 @@ class GoDrive:
         self.config = config
         self.clock = clock or SystemClock()
         self.memory = MemoryBudget(config.server.memory_bytes)
-        self.known_room = KnownRoom(self.clock)
+        """The budget of bytes that this process buffers for clients: request bodies and answers."""
         self.packing: Packing | None = None
         """The blob store, if it stores small blobs in groups."""
-        """The budget of bytes that this process buffers for clients: request bodies and answers."""
+        self.small_files: SmallFiles | None = None
+        """Makes small bodies files, in groups, if the blob store does so."""
+        self.known_room = KnownRoom(self.clock)
         self.known_callers = KnownCallers(self.clock)
         """Who sent a token, if the auth actor runs in this process and has found out less than a second ago."""
         self.log_in_limits = LogInLimits(config.auth, self.clock)
@@ -329,6 +332,10 @@ class GoDrive:
         else:
             await self._supervisor.start()
             stack.push_async_callback(self._supervisor.stop)
+        if self.packing is not None:
+            together = self._catalog is None or isinstance(self._catalog, ReadsAtOnce)
+            self.small_files = SmallFiles(self.packing, self.metadata, rows_together=together)
+            stack.push_async_callback(self.small_files.close)
 
     def _lock(self, stack: AsyncExitStack, path: Path) -> None:
         """Lock the folder of *path* until the drive closes, so that no other process serves from it."""

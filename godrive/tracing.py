@@ -31,7 +31,7 @@ from godrive.runtime.message import A
 
 R = TypeVar("R")
 
-BLOB_CALLS = ("put", "put_small", "get", "head", "delete", "open_file", "append", "finish", "join", "discard", "take")
+BLOB_CALLS = ("put", "put_each", "get", "head", "delete", "open_file", "append", "finish", "join", "discard", "take")
 CATALOG_CALLS = ("read", "write")
 
 _propagator = TraceContextTextMapPropagator()

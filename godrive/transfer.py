@@ -7,8 +7,7 @@ the caller and the blob store of this process.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Coroutine
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -18,36 +17,31 @@ from godrive.blobs import OWNER, BlobExists
 from godrive.blobs.admission import check_admission
 from godrive.blobs.sniffing import HEAD, sniff
 from godrive.errors import (
-    DeliveryError,
     DigestMismatch,
     DriveError,
     Gone,
     LengthMismatch,
     NotFound,
-    StoreUnavailable,
     UploadFinished,
 )
 from godrive.messages.files import OpenContent
 from godrive.messages.ingest import CommitUpload
 from godrive.messages.storage import DeleteBlob, DigestBlob, HeadBlob
-from godrive.messages.uploads import BeginUpload, CheckRoom, FailUpload, GetUpload, StoreFile
+from godrive.messages.uploads import BeginUpload, FailUpload, GetUpload
 from godrive.model import (
     BlobInfo,
     Content,
     ETag,
     File,
-    ObjectKey,
     OnConflict,
     Spot,
     Upload,
-    UploadId,
     UploadKind,
     UploadState,
     VersionId,
     Which,
-    new_id,
 )
-from godrive.principal import Principal, user_of
+from godrive.principal import Principal
 
 if TYPE_CHECKING:
     from godrive.drive import GoDrive
@@ -57,9 +51,6 @@ Turn: TypeAlias = AbstractAsyncContextManager[None]
 NO_TURN: Turn = nullcontext()
 
 T = TypeVar("T")
-
-_UNKNOWN = (DeliveryError, StoreUnavailable)
-"""Errors after which a command may have been carried out."""
 
 
 async def receive(
@@ -142,86 +133,14 @@ async def receive_once(
     :func:`receive_upload` raises, and ``QuotaExceeded``.
     """
     try:
-        return await _receive(drive, by, upload, Arriving(drive, by, upload, body, grows=grows, sha512=sha512), turn)
+        arriving = Arriving(drive, by, upload, body, grows=grows, sha512=sha512)
+        return await publish(drive, by, upload, _put(drive, upload, arriving), turn)
     except BaseException as error:
         reason = error.detail if isinstance(error, DriveError) else "The request ended before all bytes arrived."
-        made = await _to_the_end(_give_up(drive, by, upload, reason))
+        made = await to_the_end(_give_up(drive, by, upload, reason))
         if made is None or not isinstance(error, DriveError):
             raise
         return made  # an error would make the client send the file a second time
-
-
-async def store_small(
-    drive: GoDrive,
-    by: Principal,
-    where: Spot,
-    name: str,
-    content: bytes,
-    *,
-    mime: str = "",
-    sha256: str | None = None,
-    sha512: str | None = None,
-    on_conflict: OnConflict = OnConflict.FAIL,
-    modified_at: datetime | None = None,
-    if_match: ETag | None = None,
-    turn: Callable[[], Turn] = lambda: NO_TURN,
-) -> tuple[File, bool]:
-    """Store *content*, which is here and small, as a file, without an upload.  Returns also whether it is current now.
-
-    The arguments and errors are those of :func:`receive`.  *turn* gives what is
-    held while the catalog is asked.  The bytes are durable before the file can
-    be found; if it cannot be made, they are deleted.
-    """
-    packing, size = drive.packing, len(content)
-    assert packing is not None  # noqa: S101 - or nothing is small
-    async with turn():
-        await check_admission(drive.blobs, drive.config.blobs, size)
-        user_id, replaces = user_of(by), on_conflict is OnConflict.REPLACE
-        if not drive.known_room.take(user_id, size, replaces=replaces):
-            room = await drive.metadata.ask(CheckRoom(by, size, on_conflict))
-            drive.known_room.keep(user_id, room.size_bytes - size, room.rows - 1, replaces=replaces)
-    if sha512 is not None and (digest := hashlib.sha512(content).hexdigest()) != sha512:
-        raise DigestMismatch(f"The bytes that arrived have the SHA-512 {digest}.")
-    blob_id, upload_id = new_id(), UploadId(new_id())
-    found = None if mime else sniff(content[:HEAD], name)
-    key = ObjectKey(f"{blob_id[:8]}/{blob_id}")
-    blob = await packing.put_small(key, content, sha256=sha256 and sha256.lower(), mime=found)
-    stored = StoreFile(
-        by, where, name, mime, blob, upload_id, on_conflict=on_conflict, modified_at=modified_at, if_match=if_match
-    )
-    is_asked = False
-    try:
-        async with turn():
-            is_asked = True
-            file = await drive.metadata.ask(stored)
-    except BaseException as error:
-        drive.known_room.forget(user_id)
-        is_unknown = is_asked and (not isinstance(error, DriveError) or isinstance(error, _UNKNOWN))
-        made = await _to_the_end(_settle(drive, stored, is_unknown=is_unknown))
-        if made is None or not isinstance(error, DriveError):
-            raise
-        return made, made.version_id == VersionId(upload_id)  # an error would make the client send the file again
-    is_current = file.version_id == VersionId(upload_id)
-    if not is_current:
-        await drive.storage.ask(DeleteBlob(key))  # the file had the same bytes already
-    return file, is_current
-
-
-async def _settle(drive: GoDrive, stored: StoreFile, *, is_unknown: bool) -> File | None:
-    """Delete the blob of a file that was not made.
-
-    If that is unknown, ask again first, which is idempotent, and return the file if there is one.
-    """
-    with suppress(DriveError):  # the janitor deletes what stays
-        if is_unknown:
-            try:
-                return await drive.metadata.ask(stored)
-            except _UNKNOWN:
-                return None
-            except DriveError:
-                pass
-        await drive.storage.ask(DeleteBlob(stored.blob.key))
-    return None
 
 
 async def once(content: bytes) -> AsyncIterator[bytes]:
@@ -243,14 +162,26 @@ async def receive_upload(drive: GoDrive, by: Principal, upload: Upload, body: Pi
     check_open(upload)
     if upload.state is UploadState.COMMITTED:
         return await _answer_again(drive, by, upload, await digest_of(body, at_most=upload.size_bytes))
-    return await _receive(drive, by, upload, Arriving(drive, by, upload, body), turn)
+    return await publish(drive, by, upload, _put(drive, upload, Arriving(drive, by, upload, body)), turn)
 
 
-async def _receive(drive: GoDrive, by: Principal, upload: Upload, arriving: Arriving, turn: Turn) -> File:
+async def _put(drive: GoDrive, upload: Upload, arriving: Arriving) -> tuple[BlobInfo, None]:
+    """Store the bytes of the upload."""
     owner = OWNER.set(upload.owner_id)
     try:
         mime = None if upload.mime else sniff(await arriving.peek(HEAD), upload.name)
-        blob = await drive.blobs.put(upload.object_key, arriving, size=arriving.size, sha256=upload.sha256, mime=mime)
+        size, sha256 = arriving.size, upload.sha256
+        return await drive.blobs.put(upload.object_key, arriving, size=size, sha256=sha256, mime=mime), None
+    finally:
+        OWNER.reset(owner)
+
+
+async def publish(
+    drive: GoDrive, by: Principal, upload: Upload, putting: Awaitable[tuple[BlobInfo, File | None]], turn: Turn
+) -> File:
+    """Publish the upload whose bytes *putting* stores, unless that publishes it too."""
+    try:
+        blob, file = await putting
     except BlobExists as error:  # another PUT has stored the bytes and is committing them, or was interrupted
         return await _answer_again(drive, by, upload, error.sha256)
     except UploadFinished:
@@ -258,11 +189,10 @@ async def _receive(drive: GoDrive, by: Principal, upload: Upload, arriving: Arri
     except (LengthMismatch, DigestMismatch) as error:
         await _reject(drive, by, upload, error)
         raise
-    finally:
-        OWNER.reset(owner)
     try:
-        async with turn:
-            file = await commit(drive, by, upload, blob)
+        if file is None:
+            async with turn:
+                file = await commit(drive, by, upload, blob)
     except Gone:
         await remove_unneeded(drive, by, upload)
         raise
@@ -284,7 +214,7 @@ async def _give_up(drive: GoDrive, by: Principal, upload: Upload, reason: str) -
     return None
 
 
-async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:
+async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
     """Run *work* to its end, also if the caller is cancelled again, and return its result."""
     running = asyncio.ensure_future(work)
     await asyncio.wait([running])

@@ -36,7 +36,7 @@ FLOORS: list[set[str]] = [
     # contracts
     {"messages"},
     # behaviour: the rules of a drive, and two packages that do not know one another
-    {"rules", "lease", "tracing", "watch", "checker"},
+    {"rules", "lease", "small_files", "tracing", "watch", "checker"},
     {"log_in_limits"},
     {"actors", "bridge", "scrub", "backup_schedule"},
     # the whole
@@ -45,7 +45,7 @@ FLOORS: list[set[str]] = [
     {"drive"},
     {"arriving"},
     {"appended", "transfer", "archive", "parts"},
-    {"resumable"},
+    {"resumable", "small_transfer"},
     {"files"},
     {"backup", "exchange"},
     # edges

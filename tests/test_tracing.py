@@ -111,9 +111,9 @@ async def test_a_request_is_one_tree_from_the_client_to_catalog_and_store(
     assert server.attributes is not None
     assert server.attributes["http.response.status_code"] == 201
     found = parents(spans)
-    assert found["metadata StoreFile"] == {server.name}
-    assert "metadata StoreFile" in found["catalog write"]
-    assert found["store put_small"] == {server.name}
+    assert found["metadata MakeFiles"] == {server.name}
+    assert "metadata MakeFiles" in found["catalog write"]
+    assert found["store put_each"] == {server.name}
     assert not any("a.txt" in f"{span.name}{dict(span.attributes or {})}" for span in spans), "no path, no secret"
 
 

@@ -13,9 +13,9 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mappin
 from contextvars import ContextVar
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
-from godrive.errors import Invalid, StoreUnavailable, UploadFinished
+from godrive.errors import DriveError, Invalid, StoreUnavailable, UploadFinished
 from godrive.model import BlobInfo, ObjectKey, SignedRequest, Upload, Value
 
 OWNER: ContextVar[str] = ContextVar("owner", default="")
@@ -200,6 +200,17 @@ class Appendable(Protocol):
         ...
 
 
+class SmallBlob(NamedTuple):
+    """A body that is here as a whole, and what is said of it."""
+
+    key: ObjectKey
+    content: bytes
+    mime: str | None = None
+    sha256: str | None = None
+    is_new: bool = False
+    """No blob ever had the key."""
+
+
 @runtime_checkable
 class Packing(Protocol):
     """A store that makes small blobs durable in groups."""
@@ -209,10 +220,12 @@ class Packing(Protocol):
         """The largest size of a small blob in bytes."""
         ...
 
-    async def put_small(
-        self, key: ObjectKey, content: bytes, *, sha256: str | None = None, mime: str | None = None
-    ) -> BlobInfo:
-        """Like :meth:`BlobStore.put`, for a small body that is here already."""
+    async def put_each(self, blobs: Sequence[SmallBlob]) -> list[BlobInfo | DriveError]:
+        """Store several blobs, which become durable together.
+
+        Returns for each its description, or the error that :meth:`BlobStore.put` would raise.  Raises
+        ``StorageFull`` and ``StoreUnavailable`` if none could be stored.
+        """
         ...
 
 

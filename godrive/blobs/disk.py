@@ -19,26 +19,26 @@ import os
 import sqlite3
 import tempfile
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from godrive.blobs import BlobExists, Staged, split_key
+from godrive.blobs import BlobExists, SmallBlob, Staged, split_key
 from godrive.blobs.body_check import BodyCheck
 from godrive.blobs.disk_appends import DiskAppends
 from godrive.blobs.disk_moves import DiskMoves
 from godrive.blobs.disk_takes import DiskTakes
 from godrive.blobs.failures import failures
 from godrive.blobs.objects import Objects
-from godrive.blobs.packs import Packs, describe
+from godrive.blobs.packs import Packs, describe, small_put
 from godrive.blobs.packs.index import Place
 from godrive.blobs.packs.merging import merged
 from godrive.blobs.staged_write import BATCH, StagedWrite, share
 from godrive.blobs.staging import StagingFile
-from godrive.errors import ConfigError, NotFound, StorageFull, StoreUnavailable, UploadFinished
+from godrive.errors import ConfigError, DriveError, NotFound, StorageFull, StoreUnavailable, UploadFinished
 from godrive.memory import MemoryBudget
 from godrive.model import BlobInfo, ObjectKey
 from godrive.paths import exists
@@ -181,17 +181,15 @@ class DiskBlobStore(DiskAppends, DiskMoves, DiskTakes):
             if not arriving:
                 self._arriving.pop(key, None)
 
-    async def put_small(
-        self, key: ObjectKey, content: bytes, *, sha256: str | None = None, mime: str | None = None
-    ) -> BlobInfo:
-        """See :meth:`godrive.blobs.Packing.put_small`."""
-        split_key(key)
+    async def put_each(self, blobs: Sequence[SmallBlob]) -> list[BlobInfo | DriveError]:
+        """See :meth:`godrive.blobs.Packing.put_each`."""
         if self._packs is None:
             raise StoreUnavailable("The blob store is closed.")
-        if self._min_free_bytes is not None:
-            await self._claim(len(content))
-        async with self._turn(key):
-            return await self._packs.put(key, [content], BodyCheck(len(content), sha256), mime)
+        for blob in blobs:
+            split_key(blob.key)
+        await self._claim(sum([len(blob.content) for blob in blobs]))
+        async with self._turn(*[blob.key for blob in blobs if not blob.is_new]):
+            return await self._packs.put_each([small_put(blob) for blob in blobs])
 
     async def _store(
         self, packs: Packs, objects: Objects, arrival: StagedWrite, key: ObjectKey, mime: str | None
@@ -205,15 +203,17 @@ class DiskBlobStore(DiskAppends, DiskMoves, DiskTakes):
         return await arrival.publish(objects.shards, key, mime)
 
     @asynccontextmanager
-    async def _turn(self, key: ObjectKey) -> AsyncIterator[None]:
+    async def _turn(self, *keys: ObjectKey) -> AsyncIterator[None]:
         """Of several puts of a key one publishes at a time, so that it does not become a file and a packed blob."""
-        while (other := self._publishing.get(key)) is not None:
-            await asyncio.wait([other])
-        done = self._publishing[key] = asyncio.get_running_loop().create_future()
+        while others := [self._publishing[key] for key in keys if key in self._publishing]:
+            await asyncio.wait(others)
+        done = asyncio.get_running_loop().create_future()
+        self._publishing.update(dict.fromkeys(keys, done))
         try:
             yield
         finally:
-            del self._publishing[key]
+            for key in dict.fromkeys(keys):
+                del self._publishing[key]
             done.set_result(None)
 
     async def finish(self, staged: Staged, *, sha256: str | None = None, mime: str | None = None) -> BlobInfo:

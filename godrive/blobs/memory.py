@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
 from datetime import datetime
 
-from godrive.blobs import BlobExists, Staged, split_key
+from godrive.blobs import BlobExists, SmallBlob, Staged, split_key
 from godrive.blobs.body_check import BodyCheck
 from godrive.clock import Clock, SystemClock
-from godrive.errors import Gone, NotFound, StorageFull, UploadFinished
+from godrive.errors import DriveError, Gone, NotFound, StorageFull, UploadFinished
 from godrive.model import BlobInfo, ETag, ObjectKey
 
 CHUNK = 256 * 1024
@@ -66,11 +66,17 @@ class MemoryBlobStore:
         if self._capacity is not None and self._used + size > self._capacity:
             raise StorageFull
 
-    async def put_small(
-        self, key: ObjectKey, content: bytes, *, sha256: str | None = None, mime: str | None = None
-    ) -> BlobInfo:
-        """See :meth:`godrive.blobs.Packing.put_small`."""
-        return await self.put(key, _once(content), size=len(content), sha256=sha256, mime=mime)
+    async def put_each(self, blobs: Sequence[SmallBlob]) -> list[BlobInfo | DriveError]:
+        """See :meth:`godrive.blobs.Packing.put_each`."""
+        return [self._put_small(blob) for blob in blobs]
+
+    def _put_small(self, blob: SmallBlob) -> BlobInfo | DriveError:
+        split_key(blob.key)
+        try:
+            self._check_room(len(blob.content))
+            return self._publish(blob.key, blob.content, BodyCheck(len(blob.content), blob.sha256), blob.mime)
+        except DriveError as error:
+            return error
 
     def _publish(self, key: ObjectKey, data: bytes, check: BodyCheck, mime: str | None) -> BlobInfo:
         digest = hashlib.sha256(data).hexdigest()
@@ -216,7 +222,3 @@ class MemoryBlobStore:
         for key, (_, written_at) in sorted(self._staged.items()):
             if key > after and written_at < before:
                 yield key
-
-
-async def _once(content: bytes) -> AsyncIterator[bytes]:
-    yield content

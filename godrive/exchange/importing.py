@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from godrive.blobs import Taken, TakesFiles
+from godrive.blobs import SmallBlob, Taken, TakesFiles
 from godrive.blobs.admission import check_admission
 from godrive.blobs.sniffing import HEAD, sniff
 from godrive.errors import (
@@ -347,7 +347,10 @@ class Importer:
     async def _put(self, key: ObjectKey, source: Source, mime: str | None) -> tuple[BlobInfo, Taken]:
         blobs, packing, size = self._drive.blobs, self._drive.packing, source.state.size
         if packing is not None and len(source.head) == size <= packing.pack_below:
-            return await packing.put_small(key, source.head, mime=mime), Taken.COPIED
+            (stored,) = await packing.put_each([SmallBlob(key, source.head, mime)])
+            if isinstance(stored, DriveError):
+                raise stored
+            return stored, Taken.COPIED
         if isinstance(blobs, TakesFiles):
             return await blobs.take(key, source.fd, mime=mime, link=self._link)
         return await blobs.put(key, _pieces(source.fd, size), size=size, mime=mime), Taken.COPIED

@@ -183,6 +183,19 @@ class StoreFile(Ask[Metadata, File]):
     if_match: ETag | None = None
 
 
+class MakeFiles(Ask[Metadata, list[File | None]]):
+    """Do at once what several messages ask, if that is simple: make new files of free names.
+
+    Returns what each makes, those of *stored* first.  For any other, and one that would be
+    refused, that is ``None`` and nothing has changed: ask it alone.
+    """
+
+    lane: ClassVar[Lane] = Lane.WRITE
+
+    stored: list[StoreFile]
+    published: list[PublishUpload]
+
+
 class FailUpload(Ask[Metadata, Upload]):
     """End a pending upload without a file, release its reserved bytes and schedule the deletion of received bytes.
 

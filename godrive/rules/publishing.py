@@ -68,11 +68,10 @@ _INGEST = System(part="ingest")
 @rule(PublishUpload, writes=True)
 async def publish(tx: Tx, ask: PublishUpload, env: Env) -> File:
     """As ``PublishUpload`` says.  Raises ``Gone`` also if the target folder no longer exists."""
+    file = await publish_simple(tx, ask, env)
+    if file is not None:
+        return file
     file_id = FileId(new_id())
-    if ask.upload is not None:
-        file = await _publish_simple(tx, ask, ask.upload, file_id, env)
-        if file is not None:
-            return file
     row = await tx.one(_COMMIT, ask.upload_id, rows.micros(env.now), file_id)
     if row is None:
         return await _published(tx, await load(tx, ask.by, ask.upload_id))
@@ -81,8 +80,11 @@ async def publish(tx: Tx, ask: PublishUpload, env: Env) -> File:
     return await _place(tx, upload, ask.blob, file_id, env)
 
 
-async def _publish_simple(tx: Tx, ask: PublishUpload, upload: Upload, file_id: FileId, env: Env) -> File | None:
+async def publish_simple(tx: Tx, ask: PublishUpload, env: Env) -> File | None:
     """Publish in one statement what becomes a new file.  ``None`` for anything else."""
+    upload = ask.upload
+    if upload is None:
+        return None
     is_simple = (
         upload.id == ask.upload_id
         and upload.if_match is None
@@ -94,7 +96,7 @@ async def _publish_simple(tx: Tx, ask: PublishUpload, upload: Upload, file_id: F
     if not is_simple:
         return None
     folder = Folder(upload.owner_id, upload.parent_id)
-    file = file_of(upload, ask.blob, folder, file_id, env)
+    file = file_of(upload, ask.blob, folder, FileId(new_id()), env)
     committed = (
         upload.id,
         rows.micros(env.now),

@@ -7,16 +7,19 @@ finds it if the process was killed.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from functools import partial
+
 from godrive.catalog import Tx
 from godrive.catalog.ancestors import held_depth
-from godrive.errors import NameTaken
-from godrive.messages.uploads import CheckRoom, Room, StoreFile
+from godrive.errors import DriveError, NameTaken
+from godrive.messages.uploads import CheckRoom, MakeFiles, Room, StoreFile
 from godrive.model import File, FileId, OnConflict, Upload, name_key, new_id
 from godrive.principal import Verb, user_of
 from godrive.rules import changes, entries, folders, rows, versions
 from godrive.rules.access import Folder, check_scope, presume
 from godrive.rules.names import MOST_DEPTH
-from godrive.rules.publishing import become_file, file_of
+from godrive.rules.publishing import become_file, file_of, publish_simple
 from godrive.rules.registry import Env, rule
 from godrive.rules.room import HAS_ROOM, limits_of, no_room, room_for
 from godrive.rules.uploads import check_offer
@@ -56,8 +59,6 @@ async def check_room(tx: Tx, ask: CheckRoom, env: Env) -> Room:
 @rule(StoreFile, writes=True)
 async def store(tx: Tx, ask: StoreFile, env: Env) -> File:
     """As ``StoreFile`` says."""
-    await tx.grow()
-    check_offer(ask)
     file = await _store_simple(tx, ask, env)
     if file is not None:
         return file
@@ -72,6 +73,23 @@ async def store(tx: Tx, ask: StoreFile, env: Env) -> File:
         if (before := await _stored(tx, ask)) is None:
             raise
         return before
+
+
+@rule(MakeFiles, writes=True)
+async def make(tx: Tx, ask: MakeFiles, env: Env) -> list[File | None]:
+    """As ``MakeFiles`` says."""
+    if tx.joins:  # alone, each is one statement, and those share a round trip
+        return [None] * (len(ask.stored) + len(ask.published))
+    stored = [await _simple(tx, partial(_store_simple, tx, each, env)) for each in ask.stored]
+    return stored + [await _simple(tx, partial(publish_simple, tx, each, env)) for each in ask.published]
+
+
+async def _simple(tx: Tx, make: Callable[[], Awaitable[File | None]]) -> File | None:
+    """Return what is made, or ``None`` if it is refused, which it is before anything has changed."""
+    try:
+        return await make()
+    except DriveError:
+        return None
 
 
 def _upload(ask: StoreFile, folder: Folder, env: Env) -> Upload:
@@ -93,6 +111,8 @@ def _upload(ask: StoreFile, folder: Folder, env: Env) -> Upload:
 
 async def _store_simple(tx: Tx, ask: StoreFile, env: Env) -> File | None:
     """Store in one statement what becomes a new file.  ``None`` for anything else."""
+    await tx.grow()
+    check_offer(ask)
     folder = presume(ask.by, ask.where, Verb.CREATE) if ask.if_match is None else None
     if folder is None:
         return None

@@ -15,7 +15,7 @@ import pytest
 from godrive.blobs import Taken
 from godrive.blobs.disk import DiskBlobStore
 from godrive.drive import GoDrive
-from godrive.errors import ConfigError, NotFound, QuotaExceeded, StorageFull
+from godrive.errors import ConfigError, DriveError, NotFound, QuotaExceeded, StorageFull
 from godrive.exchange.importing import Importer
 from godrive.exchange.outcome import Counts, Note, Problem
 from godrive.messages.storage import ListBlobs
@@ -215,11 +215,11 @@ class Filling(DiskBlobStore):
 
     left = 3
 
-    async def put_small(self, *arguments: Any, **options: Any) -> BlobInfo:
+    async def put_each(self, *arguments: Any, **options: Any) -> list[BlobInfo | DriveError]:
         self.left -= 1
         if self.left < 0:
             raise StorageFull("The disk of the blobs is full.")
-        return await super().put_small(*arguments, **options)
+        return await super().put_each(*arguments, **options)
 
 
 async def test_a_run_that_was_cut_short_is_continued(tmp_path: Path) -> None:

@@ -7,13 +7,17 @@ from typing import Any
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
+from godrive.catalog import Tx
 from godrive.errors import Forbidden, Invalid, NameTaken, NotFound, PreconditionFailed, QuotaExceeded
-from godrive.messages.uploads import CheckRoom, ListUploads, StoreFile
+from godrive.messages.uploads import BeginUpload, CheckRoom, ListUploads, MakeFiles, PublishUpload, StoreFile
 from godrive.model import (
     BlobInfo,
     ETag,
     File,
+    FileId,
+    In,
     ObjectKey,
     OnConflict,
     Root,
@@ -56,6 +60,43 @@ async def test_a_stored_file_is_listed_charged_and_needs_no_upload(rig: Rig) -> 
     assert (usage.live_bytes, usage.reserved_bytes) == (3, 0)
     assert (await rig.ask(ListUploads(by=host(owner)))).items == []
     assert await rig.drift() == 0
+
+
+async def published(rig: Rig, owner: UserId, name: str) -> PublishUpload:
+    upload = await rig.ask(BeginUpload(host(owner), Root(), name, "text/plain", 3))
+    blob = BlobInfo(key=upload.object_key, size_bytes=3, etag=ETag("b"), modified_at=rig.now, sha256="a" * 64)
+    return PublishUpload(host(owner), upload.id, blob, upload)
+
+
+async def joins(tx: Tx) -> bool:
+    return tx.joins
+
+
+async def test_several_files_are_made_at_once_but_for_those_that_are_not_simple(rig: Rig) -> None:
+    owner, other = await rig.user(), await rig.user()
+    by, at = host(owner), rig.now
+    await store(rig, owner, "taken")
+    commands = [
+        stored(by, "a", at=at),
+        stored(by, "taken", at=at),
+        stored(by, "twice", at=at),
+        stored(by, "twice", at=at),
+        stored(by, "no/name", at=at),
+        stored(host(other), "a", at=at),
+        stored(by, "replaced", at=at, on_conflict=OnConflict.REPLACE, if_match=ETag("*")),
+        stored(by, "nowhere", at=at, where=In(folder_id=FileId(new_id()))),
+    ]
+    uploads = [await published(rig, owner, "b"), await published(rig, owner, "c")]
+    made = await rig.ask(MakeFiles(commands, [uploads[0], uploads[0], replace(uploads[1], upload=None)]))
+    simple = set() if await rig.catalog.read(joins) else {0, 2, 5, 8}
+    assert len(made) == 11
+    assert {number for number, file in enumerate(made) if file is not None} == simple
+    assert len(await rig.files(owner)) == 1 + len(simple - {5})
+    assert len(await rig.files(other)) == len(simple & {5})
+    assert await rig.drift() == 0
+    for command, file in zip([*commands, uploads[0]], made, strict=False):
+        if file is not None:
+            assert await rig.ask(command) == file, "to ask again changes nothing"
 
 
 @each("on_conflict", list(OnConflict))

@@ -19,15 +19,17 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate
 from pathlib import Path
 from typing import TypeVar
 
-from godrive.blobs import BlobDamaged
+from godrive.blobs import BlobDamaged, SmallBlob
 from godrive.blobs.body_check import BodyCheck
 from godrive.blobs.failures import failures, full, is_full
 from godrive.blobs.packs import compaction, recovery
@@ -37,7 +39,7 @@ from godrive.blobs.packs.reader import PackReader, WouldWait
 from godrive.blobs.packs.record import Damaged
 from godrive.blobs.packs.writer import Delete, PackWriter, Put
 from godrive.blobs.pages import Page
-from godrive.errors import StoreUnavailable
+from godrive.errors import DriveError, StoreUnavailable
 from godrive.model import BlobInfo, ETag, ObjectKey
 from godrive.paths import exists, open_or_create
 from godrive.reserve import Reserve
@@ -50,7 +52,8 @@ HOLD = "hold"
 MOST = 256
 """The most puts and deletions in one group."""
 
-Waiting = tuple[Put | Delete, asyncio.Future[Exception | None]]
+Waiting = tuple[Sequence[Put | Delete], asyncio.Future[Exception | None]]
+"""What one caller waits for, in one group."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MOVES = 8
@@ -126,16 +129,20 @@ class Packs:
 
     async def move(self, put: Put) -> BlobInfo:
         """Store a blob that may be a file.  Raises as :meth:`put`."""
-        await self._submit(put)
-        if put.error is not None:
-            raise put.error
-        assert put.place is not None  # noqa: S101 - it is one or the other
-        return describe(put.place)
+        (found,) = await self.put_each([put])
+        if isinstance(found, DriveError):
+            raise found
+        return found
+
+    async def put_each(self, puts: Sequence[Put]) -> list[BlobInfo | DriveError]:
+        """Store blobs in one group.  Returns for each what describes it, or why it was refused."""
+        await self._submit(puts)
+        return [put.error or describe(_place_of(put)) for put in puts]
 
     async def delete(self, key: ObjectKey) -> Delete:
         """Delete a blob durably.  Idempotent."""
         delete = Delete(key)
-        await self._submit(delete)
+        await self._submit([delete])
         return delete
 
     async def find(self, key: ObjectKey) -> Place | None:
@@ -209,11 +216,11 @@ class Packs:
     async def _run(self, call: Callable[..., T], *values: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._disk, call, *values)
 
-    async def _submit(self, item: Put | Delete) -> None:
-        """Have the item done in a group.  When it is, the wait ends; cancelling that takes back what has not begun."""
+    async def _submit(self, items: Sequence[Put | Delete]) -> None:
+        """Have the items done in a group, and wait for it.  Cancelling the wait takes back what has not begun."""
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[Exception | None] = loop.create_future()
-        waiting = item, reply
+        waiting = items, reply
         self._waiting.append(waiting)
         if self._ended is None:
             self._ended = loop.create_future()
@@ -237,7 +244,8 @@ class Packs:
             self._thread.submit(self._compact, loop)
         elif self._waiting:
             self._is_turn_of_groups = False
-            group, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
+            most = max(1, bisect_right(list(accumulate(len(items) for items, _ in self._waiting)), MOST))
+            group, self._waiting = self._waiting[:most], self._waiting[most:]
             self._group_ended = loop.create_future()
             self._thread.submit(self._commit, loop, group)
         elif self._may_compact:
@@ -248,8 +256,8 @@ class Packs:
 
     def _commit(self, loop: asyncio.AbstractEventLoop, group: list[Waiting]) -> None:
         error: Exception | None = None
-        puts = [item for item, _ in group if isinstance(item, Put)]
-        deletes = [item for item, _ in group if isinstance(item, Delete)]
+        puts = [item for items, _ in group for item in items if isinstance(item, Put)]
+        deletes = [item for items, _ in group for item in items if isinstance(item, Delete)]
         try:
             self._writer.commit(puts, deletes)
         except Exception as failure:
@@ -260,10 +268,10 @@ class Packs:
         if self._group_ended is not None:
             self._group_ended.set_result(None)
             self._group_ended = None
-        for item, reply in group:
+        for items, reply in group:
             if not reply.done():  # the caller no longer waits
                 reply.set_result(error)
-            if isinstance(item, Delete) and item.found and not self._is_closing:
+            if not self._is_closing and any(isinstance(item, Delete) and item.found for item in items):
                 self._may_compact = True
         self._next(loop)
 
@@ -285,6 +293,17 @@ class Packs:
     def _compacted(self, loop: asyncio.AbstractEventLoop, is_done: bool) -> None:
         self._may_compact = not is_done and not self._is_closing
         self._next(loop)
+
+
+def small_put(blob: SmallBlob) -> Put:
+    """Return what stores a small blob."""
+    check = BodyCheck(len(blob.content), blob.sha256)
+    return Put(blob.key, (blob.content,), check, blob.mime or "", is_new=blob.is_new)
+
+
+def _place_of(put: Put) -> Place:
+    assert put.place is not None  # noqa: S101 - one that was not refused has it
+    return put.place
 
 
 def describe(place: Place) -> BlobInfo:

@@ -53,6 +53,8 @@ class Put:
     check: BodyCheck
     mime: str
     stored_ns: int = 0
+    is_new: bool = False
+    """No blob ever had the key."""
     sha256: bytes = b""
     place: Place | None = None
     error: DriveError | None = None
@@ -150,13 +152,12 @@ class PackWriter:
         put.sha256 = digest.digest()
         try:
             put.check.compare(digest.hexdigest())
-            is_new = not put.stored_ns
-            if put.key in group.keys or self.index.find(put.key) or (is_new and self._has_file(put.key)):
+            if not put.is_new and self._is_taken(put, group):
                 raise BlobExists(digest.hexdigest())
         except DriveError as error:
             put.error = error
             return
-        if is_new:  # the ETag is made of the instant
+        if not put.stored_ns:  # the ETag is made of the instant
             put.stored_ns = self._stored_ns = max(self._stored_ns + 1, time.time_ns())
         record_head = head(Content(put.key, put.mime, put.sha256, put.stored_ns, body), seed)
         start = group.places[-1].start + group.places[-1].length if group.places else group.start
@@ -165,6 +166,10 @@ class PackWriter:
         group.keys.add(put.key)
         group.places.append(put.place)
         group.buffers += record_head, body
+
+    def _is_taken(self, put: Put, group: _Group) -> bool:
+        is_known = put.key in group.keys or self.index.find(put.key) is not None
+        return is_known or (not put.stored_ns and self._has_file(put.key))
 
     @staticmethod
     def append(file: PackFile, buffers: Sequence[bytes | memoryview], start: int) -> None:

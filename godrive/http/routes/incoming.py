@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Annotated
 
 import msgspec
 from aiohttp import hdrs, web
 from msgspec import Meta
+from prometheus_client import Counter
 
-from godrive import transfer
+from godrive import small_transfer, transfer
 from godrive.blobs.disposition import UNKNOWN
 from godrive.errors import (
     DigestMismatch,
@@ -85,7 +84,11 @@ async def put_content(call: Call, upload_id: UploadId, query: PutQuery) -> Compl
     transfer.check_open(upload)
     _check_headers(call.request, upload)
     async with receiving(call) as body:
-        file = await transfer.receive_upload(call.drive, by, upload, body, turn=call.turn())
+        content = small_body(call, body)
+        if content is None:
+            file = await transfer.receive_upload(call.drive, by, upload, body, turn=call.turn())
+        else:
+            file = await small_transfer.receive_small(call.drive, by, upload, content, turn=call.turn())
     if upload.state is UploadState.COMMITTED or not file.is_new:
         call.status = 200
     call.locate(f"/v1/files/{file.id}")
@@ -93,16 +96,33 @@ async def put_content(call: Call, upload_id: UploadId, query: PutQuery) -> Compl
     return Completed(file=file)
 
 
-@asynccontextmanager
-async def receiving(call: Call) -> AsyncIterator[RequestBody]:
+class Receiving:
+    """A body that is being received, as an async context manager: it is closed, and its bytes are counted."""
+
+    __slots__ = ("_body", "_bytes_in")
+
+    def __init__(self, body: RequestBody, bytes_in: Counter) -> None:
+        self._body = body
+        self._bytes_in = bytes_in
+
+    async def __aenter__(self) -> RequestBody:
+        return self._body
+
+    async def __aexit__(self, *_: object) -> None:
+        self._body.close()
+        self._bytes_in.inc(self._body.received)
+
+
+def receiving(call: Call) -> Receiving:
     """Receive the body of the request."""
     request = call.request
-    body = RequestBody(request, timeout=call.drive.config.server.body_timeout)
-    try:
-        yield body
-    finally:
-        body.close()
-        request.app[METRICS].bytes_in.inc(body.received)
+    return Receiving(RequestBody(request, timeout=call.drive.config.server.body_timeout), request.app[METRICS].bytes_in)
+
+
+def small_body(call: Call, body: RequestBody) -> bytes | None:
+    """Return the whole body, if it has come with the request and is stored with others."""
+    packing = call.drive.packing
+    return None if packing is None else body.arrived(packing.pack_below)
 
 
 def length_of(request: web.Request) -> int | None:

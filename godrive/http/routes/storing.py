@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import hdrs, web
 from multidict import istr
 
-from godrive import transfer
+from godrive import small_transfer, transfer
 from godrive.arriving import Pieces, digest_of
 from godrive.blobs.disposition import UNKNOWN
 from godrive.errors import (
@@ -36,7 +36,7 @@ from godrive.http.api.problems import Malformed, RequestTimeout, UnsupportedMedi
 from godrive.http.api.reading import entity_tags
 from godrive.http.api.resumption import is_part
 from godrive.http.routes.files import EntryId, FileList, Name, spot_of
-from godrive.http.routes.incoming import BYTES, check_whole, length_of, receiving
+from godrive.http.routes.incoming import BYTES, check_whole, length_of, receiving, small_body
 from godrive.http.routes.resuming import Options, Resumption
 from godrive.http.wire.form import read_form
 from godrive.http.wire.request_body import RequestBody
@@ -183,14 +183,12 @@ async def store(call: Call, where: Spot, name: str, offer: Offer) -> File | web.
 
 async def _store(call: Call, where: Spot, name: str, offer: Offer, body: Pieces) -> tuple[File, bool]:
     """Store *body*.  Returns the file, and whether it is a new one."""
-    content, packing = None, call.drive.packing
-    if packing is not None and isinstance(body, RequestBody):
-        content = body.arrived(packing.pack_below)
+    content = small_body(call, body) if isinstance(body, RequestBody) else None
     try:
         if content is not None:
             options, sha512 = offer.options(), offer.digests.sha512
-            file, is_current = await transfer.store_small(
-                call.drive, call.by, where, name, content, sha512=sha512, turn=call.turn, **options
+            file, is_current = await small_transfer.store_small(
+                call.drive, call.by, where, name, content, sha512=sha512, turn=call.turn(), **options
             )
             return file, is_current and file.is_new
         async with call.turn():

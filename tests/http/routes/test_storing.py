@@ -19,7 +19,7 @@ from godrive.errors import AskTimeout, NameTaken
 from godrive.http.wire import fair_queue
 from godrive.http.wire.form import MOST_FIELD_BYTES, MOST_PARTS
 from godrive.messages.system import RecountUsage
-from godrive.messages.uploads import StoreFile
+from godrive.messages.uploads import MakeFiles, StoreFile
 from godrive.model import UserId, UserState
 from godrive.rules import users
 from godrive.testing import chunks
@@ -795,9 +795,32 @@ async def test_a_small_body_that_the_quota_does_not_cover_never_reaches_the_stor
         pytest.fail("it was stored")
 
     await site.drive.catalog.write(lambda tx: tx.run("UPDATE users SET quota_bytes = 3"))
-    monkeypatch.setattr(type(site.drive.packing), "put_small", refused)
+    monkeypatch.setattr(type(site.drive.packing), "put_each", refused)
     answer = await put(ann, "a", b"1234")
     assert (answer.status, answer.json["field"]) == (507, "Content-Length")
+    await check_nothing_left(site, ann)
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+async def test_a_lost_answer_for_several_bodies_is_asked_for_again(
+    ann: Person, site: Site, monkeypatch: pytest.MonkeyPatch, is_done: bool
+) -> None:
+    metadata = site.drive.metadata
+    ask = type(metadata).ask
+
+    async def lossy(ref: Any, message: Any, **options: Any) -> Any:
+        if isinstance(message, MakeFiles):
+            if is_done:
+                await ask(ref, message, **options)
+            raise AskTimeout("The answer is lost.")
+        return await ask(ref, message, **options)
+
+    monkeypatch.setattr(type(metadata), "ask", lossy)
+    assert (await put(ann, "a", b"1234")).status == 201
+    intent = (await ann("POST", "/v1/files/upload-intent", {"filename": "b", "size_bytes": 4})).json
+    assert (await ann("PUT", intent["upload_url"], data=b"5678")).status == 201
+    monkeypatch.undo()
+    assert [file["name"] for file in (await ann("GET", "/v1/files")).json["files"]] == ["b", "a"]
     await check_nothing_left(site, ann)
 
 
@@ -811,6 +834,8 @@ async def test_an_answer_of_the_catalog_that_is_lost_leaves_a_whole_file_or_noth
 
     async def lossy(ref: Any, message: Any, **options: Any) -> Any:
         nonlocal asked
+        if isinstance(message, MakeFiles):
+            return [None]  # so that it is asked alone
         if not isinstance(message, StoreFile):
             return await ask(ref, message, **options)
         asked += 1

@@ -1,0 +1,166 @@
+"""Small bodies become files in groups, and none of a group depends on another."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from godrive.blobs import SmallBlob
+from godrive.blobs.disk import DiskBlobStore
+from godrive.drive import GoDrive
+from godrive.errors import DigestMismatch, DriveError, NameTaken, StoreUnavailable
+from godrive.messages.files import ListFiles
+from godrive.messages.system import RecountUsage
+from godrive.messages.uploads import BeginUpload
+from godrive.model import BlobInfo, File, Root
+from godrive.principal import HostUser
+from godrive.small_transfer import receive_small, store_small
+from godrive.testing import open_drive, sign_up
+from godrive.transfer import NO_TURN
+
+pytestmark = pytest.mark.anyio
+
+
+class Held(DiskBlobStore):
+    """A store that stores each group when it is let go on."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.groups: list[int] = []
+        self.may = asyncio.Event()
+        self.came = asyncio.Event()
+        self.failure: DriveError | None = None
+
+    async def put_each(self, blobs: Sequence[SmallBlob]) -> list[BlobInfo | DriveError]:
+        self.groups.append(len(blobs))
+        self.came.set()
+        await self.may.wait()
+        if self.failure is not None:
+            raise self.failure
+        return await super().put_each(blobs)
+
+
+@asynccontextmanager
+async def opened(path: Path) -> AsyncIterator[tuple[GoDrive, HostUser, Held]]:
+    store = Held(path / "blobs")
+    with anyio.fail_after(30):
+        async with open_drive(blob_store=store) as drive:
+            yield drive, HostUser(user_id=(await sign_up(drive)).id), store
+
+
+def begin(drive: GoDrive, by: HostUser, name: str, **options: Any) -> asyncio.Task[tuple[File, bool]]:
+    return asyncio.create_task(store_small(drive, by, Root(), name, name.encode(), **options))
+
+
+async def names(drive: GoDrive, by: HostUser) -> set[str]:
+    return {file.name for file in (await drive.metadata.ask(ListFiles(by, Root(), limit=100))).items}
+
+
+async def blobs(store: DiskBlobStore) -> int:
+    return len([blob async for blob in store.list()])
+
+
+async def waiting(drive: GoDrive, count: int) -> None:
+    """Return when so many bodies wait for the next group."""
+    assert drive.small_files is not None
+    while len(drive.small_files._waiting) != count:
+        await asyncio.sleep(0)
+
+
+async def test_bodies_that_come_while_others_are_stored_are_one_group(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (drive, by, store):
+        first = begin(drive, by, "first")
+        await store.came.wait()
+        upload = await drive.metadata.ask(BeginUpload(by, Root(), "announced", "text/plain", 4))
+        rest = [begin(drive, by, f"{number}") for number in range(10)]
+        announced = asyncio.create_task(receive_small(drive, by, upload, b"1234", turn=NO_TURN))
+        await waiting(drive, 11)
+        store.may.set()
+        files = [file for file, is_current in await asyncio.gather(first, *rest) if is_current]
+        assert (await announced).sha256 == hashlib.sha256(b"1234").hexdigest()
+        assert store.groups == [1, 11]
+        assert {file.name for file in files} | {"announced"} == await names(drive, by)
+        assert await blobs(store) == 12
+
+
+async def test_one_that_is_refused_changes_nothing_for_the_others(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (drive, by, store):
+        first = begin(drive, by, "same")
+        await store.came.wait()
+        damaged, taken, whole = begin(drive, by, "a", sha256="0" * 64), begin(drive, by, "same"), begin(drive, by, "b")
+        announced = await drive.metadata.ask(BeginUpload(by, Root(), "c", "text/plain", 4, sha256="0" * 64))
+        wrong = asyncio.create_task(receive_small(drive, by, announced, b"1234", turn=NO_TURN))
+        await waiting(drive, 4)
+        store.may.set()
+        with pytest.raises(DigestMismatch):
+            await damaged
+        with pytest.raises(DigestMismatch):
+            await wrong
+        with pytest.raises(NameTaken):
+            await taken
+        await asyncio.gather(first, whole)
+        assert await names(drive, by) == {"same", "b"}
+        assert await blobs(store) == 2
+        assert await drive.metadata.ask(RecountUsage()) == 0
+
+
+async def test_a_store_that_fails_fails_each_of_a_group_and_not_the_next(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (drive, by, store):
+        first = begin(drive, by, "first")
+        await store.came.wait()
+        second = [begin(drive, by, f"{number}") for number in range(3)]
+        await waiting(drive, 3)
+        store.failure = StoreUnavailable("The disk is away.")
+        store.may.set()
+        failures = await asyncio.gather(first, *second, return_exceptions=True)
+        assert [type(failure) for failure in failures] == [StoreUnavailable] * 4
+        assert len(set(map(id, failures))) == 4, "each has an error of its own"
+        store.failure = None
+        await begin(drive, by, "later")
+        assert await names(drive, by) == {"later"}
+
+
+async def test_a_body_whose_caller_leaves_before_its_group_is_not_stored(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (drive, by, store):
+        first = begin(drive, by, "first")
+        await store.came.wait()
+        left, stays = begin(drive, by, "left"), begin(drive, by, "stays")
+        await waiting(drive, 2)
+        left.cancel()
+        await waiting(drive, 1)
+        store.may.set()
+        await asyncio.gather(first, stays)
+        assert left.cancelled()
+        assert await names(drive, by) == {"first", "stays"}
+        assert await blobs(store) == 2
+
+
+async def test_a_body_whose_caller_leaves_within_its_group_is_a_file_before_the_caller_has_left(tmp_path: Path) -> None:
+    """So it is never published later, when its client may have sent it again."""
+    async with opened(tmp_path) as (drive, by, store):
+        left = begin(drive, by, "left")
+        await store.came.wait()
+        left.cancel()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not left.done()
+        store.may.set()
+        with pytest.raises(asyncio.CancelledError):
+            await left
+        assert await names(drive, by) == {"left"}
+        assert await blobs(store) == 1
+
+
+async def test_a_drive_closes_after_its_groups(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (drive, by, store):
+        last = begin(drive, by, "last")
+        await store.came.wait()
+        store.may.set()
+    assert (await last)[0].name == "last"
