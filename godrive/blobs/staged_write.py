@@ -184,6 +184,7 @@ class SerialExecutor:
         self._running: asyncio.Future[None] | None = None
         self._progress: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
+        self._has_failed = False
         # The loop changes what was pushed, the thread what has ended.
         self._pushed = self._pushed_bytes = self._ended = self._ended_bytes = 0
 
@@ -216,15 +217,18 @@ class SerialExecutor:
             if running.done():
                 with failures():
                     running.result()
-            if self._pushed - self._ended <= left:
+            if self._is_settled(left):
                 return
             self._progress = progress = self._loop.create_future()
             try:
-                if self._pushed - self._ended <= left:  # the thread may not see the future that waits
+                if self._is_settled(left):  # the thread may not see the future that waits
                     return
                 await asyncio.wait([running, progress], return_when=asyncio.FIRST_COMPLETED)
             finally:
                 self._progress = None
+
+    def _is_settled(self, left: int) -> bool:
+        return self._pushed - self._ended <= left and not self._has_failed
 
     async def stop(self) -> None:
         """Drop the queued calls and wait for the running one."""
@@ -251,6 +255,9 @@ class SerialExecutor:
                 return
             try:
                 call(batch)
+            except BaseException:
+                self._has_failed = True  # first: who sees that the call has ended must wait for its error
+                raise
             finally:
                 del batch
                 self._ended += calls
