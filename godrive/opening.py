@@ -116,12 +116,12 @@ def keeps_outbox(config: Config) -> bool:
 def make_blobs(config: Config, clock: Clock, memory: MemoryBudget | None = None, *, guest: bool = False) -> BlobStore:
     """Return the configured blob store, not opened yet.  Imports only the driver that is used.
 
-    A *guest* may open it beside a server (see ``DiskBlobStore``).
+    A *guest* may open it beside a server (see ``DiskBlobStore``, and ``Bucket`` of S3).
     """
     if config.blobs.driver == "s3":
         from godrive.blobs.s3 import S3BlobStore  # noqa: PLC0415
 
-        return S3BlobStore(config.blobs.s3, clock=clock, memory=memory)
+        return S3BlobStore(config.blobs.s3, clock=clock, memory=memory, guest=guest)
     if config.blobs.driver == "memory":
         from godrive.blobs.memory import MemoryBlobStore  # noqa: PLC0415
 

@@ -32,7 +32,7 @@ async def opened_store(
 
         prefix = f"{parts.path.strip('/')}/" if parts.path.strip("/") else ""
         s3 = msgspec.structs.replace(settings.blobs.s3, bucket=parts.netloc, prefix=prefix, create_bucket=create)
-        store: BlobStore = S3BlobStore(s3, clock=clock)
+        store: BlobStore = S3BlobStore(s3, clock=clock, guest=True)
     else:
         from godrive.blobs.disk import DiskBlobStore  # noqa: PLC0415
 

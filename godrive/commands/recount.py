@@ -29,10 +29,12 @@ def _recount(arguments: argparse.Namespace) -> int:
     result = {"bytes": 0, "rows": 0, "corrected": 0, "names": 0}
 
     async def recount() -> None:
+        from godrive.blobs.memory import MemoryBlobStore  # noqa: PLC0415
         from godrive.drive import GoDrive  # noqa: PLC0415
         from godrive.messages.system import CheckNames, IndexNames, RecountUsage, UsageDrift  # noqa: PLC0415
 
-        async with GoDrive(config, on_event=logs.on_event, serving=False) as drive:
+        # Nothing here needs the blobs.
+        async with GoDrive(config, blobs=MemoryBlobStore(), on_event=logs.on_event, serving=False) as drive:
             drift = await drive.metadata.ask(UsageDrift())
             result.update(bytes=drift.bytes, rows=drift.rows)
             while not arguments.check and (corrected := await drive.metadata.ask(RecountUsage())):

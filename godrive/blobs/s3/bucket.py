@@ -32,7 +32,9 @@ COPY_PART = 512 * MIB
 class Bucket:
     """The base of :class:`~godrive.blobs.s3.store.S3BlobStore`.
 
-    *capabilities* replaces the probe at ``open``.  Bodies over *part* bytes are
+    *capabilities* replaces the probe at ``open``.  A *guest* does without one
+    until it first writes or signs: what reads, lists and deletes takes a store to
+    honour nothing, which costs a few requests more.  Bodies over *part* bytes are
     uploaded in parts, objects over *copy_limit* are copied in parts.  *deadline*
     is the time limit in seconds of a request without a body.  Bodies on their way
     count against *memory*.
@@ -49,12 +51,15 @@ class Bucket:
         copy_part: int = COPY_PART,
         deadline: float = DEADLINE,
         memory: MemoryBudget | None = None,
+        guest: bool = False,
     ) -> None:
         self.client = S3Client(settings, clock or SystemClock(), deadline=deadline)
         self.multipart = Multipart(self.client)
         self.layout = Layout(settings.prefix)
         self.capabilities = capabilities or Capabilities()
         self._probed = capabilities is not None
+        self._probing = anyio.Lock()
+        self._guest = guest
         self._accepted = settings.accept_faults
         self.part = part
         self.memory = memory
@@ -70,11 +75,21 @@ class Bucket:
         Raises ``ConfigError``, also for a fault of the store that is not accepted.
         """
         await self.client.open()
-        if not self._probed:
-            with self.client.refusals_are_mistakes():
-                self.capabilities = await probe(self.client, self.layout)
-            self._probed = True
+        if not self._guest:
+            await self.honours()
+
+    async def honours(self) -> Capabilities:
+        """Return what the store honours, and find it out if need be.
+
+        Raises ``ConfigError`` for a fault of the store that is not accepted.
+        """
+        async with self._probing:
+            if not self._probed:
+                with self.client.refusals_are_mistakes():
+                    self.capabilities = await probe(self.client, self.layout)
+                self._probed = True
         refuse(self.capabilities.faults, self._accepted)
+        return self.capabilities
 
     async def close(self) -> None:
         """See :meth:`godrive.blobs.BlobStore.close`."""
@@ -148,7 +163,7 @@ class Bucket:
 
     async def join_once(self, bucket_key: str, multipart: str, parts: list[tuple[int, str]]) -> None:
         """Join the parts unless the object exists.  The caller holds :meth:`publishing`."""
-        if self.capabilities.conditional_complete:
+        if (await self.honours()).conditional_complete:
             await self.multipart.join(bucket_key, multipart, parts, IfNoneMatch="*")
         else:
             await self.refuse_existing(bucket_key)

@@ -24,7 +24,7 @@ class Parts(Reading):
     @property
     def signs_parts(self) -> bool:
         """See :attr:`godrive.blobs.parts.PartSigner.signs_parts`."""
-        return self.capabilities.part_guards is not None
+        return not self._guest and self.capabilities.part_guards is not None
 
     async def begin_parts(self, key: ObjectKey) -> str:
         """See :meth:`godrive.blobs.parts.PartSigner.begin_parts`."""
@@ -34,7 +34,7 @@ class Parts(Reading):
         self, key: ObjectKey, multipart: str, number: int, *, size: int, expires_at: datetime
     ) -> SignedRequest:
         """See :meth:`godrive.blobs.parts.PartSigner.presign_part`.  The signature covers the length and the guards."""
-        headers = {"Content-Length": str(size), **(self.capabilities.part_guards or {})}
+        headers = {"Content-Length": str(size), **((await self.honours()).part_guards or {})}
         query = {"partNumber": str(number), "uploadId": multipart}
         place = self.layout.object(key)
         url = await self.client.presign("PUT", place, expires_at=expires_at, headers=headers, query=query)

@@ -33,7 +33,7 @@ class Urls(Bucket):
         the metadata and the guards, and, if the store honours them, the digest
         and ``If-None-Match: *``.
         """
-        honours = self.capabilities
+        honours = await self.honours()
         headers = {"Content-Length": str(size)}
         if mime:
             headers["Content-Type"] = _that_clients_keep(mime)
@@ -77,7 +77,7 @@ class Urls(Bucket):
         query = {
             "response-content-disposition": content_disposition(filename, mime),
             "response-content-type": inert(mime),
-            **self.capabilities.overrides,
+            **(await self.honours()).overrides,
         }
         url = await self.client.presign(method, self.layout.object(key), expires_at=expires_at, query=query)
         return SignedRequest(method=method, url=url, headers={}, expires_at=expires_at)

@@ -74,7 +74,7 @@ class Writing(Bucket):
     async def put_whole(self, key: ObjectKey, data: bytes, mime: str, sha256: str) -> None:
         """Store *data* as the blob.  Raises ``UploadFinished``."""
         place, writer = self.layout.object(key), new_id()
-        create_only = self.capabilities.conditional_put
+        create_only = (await self.honours()).conditional_put
         async with self.publishing(key):
             if not create_only:
                 await self.refuse_existing(place)
