@@ -29,6 +29,7 @@ QUESTION = {
         "type": {"enum": ["string", "select", "email", "password", "boolean", "domain", "user", "group", "number"]},
         "default": {"type": ["string", "number", "boolean"]},
         "ask": TEXTS,
+        "help": TEXTS,
         "choices": {"type": "array", "items": {"type": "string"}},
     },
 }
@@ -52,6 +53,7 @@ MANIFEST: dict[str, Any] = {
             "required": ["yunohost", "architectures", "multi_instance", "ldap", "sso", "disk", "ram"],
             "additionalProperties": False,
             "properties": {
+                "helpers_version": {"enum": ["2", "2.1"]},
                 "yunohost": {"type": "string", "pattern": "^>= ?[0-9]{1,2}(\\.[0-9]{1,2}){0,2}$"},
                 "architectures": {"type": "array", "items": {"enum": ["amd64", "i386", "armhf", "arm64"]}},
                 "multi_instance": FLAG,
@@ -70,6 +72,20 @@ MANIFEST: dict[str, Any] = {
             "type": "object",
             "additionalProperties": False,
             "properties": {
+                "sources": {
+                    "type": "object",
+                    "additionalProperties": {
+                        "type": "object",
+                        "required": ["url", "sha256"],
+                        "additionalProperties": False,
+                        "properties": {
+                            "url": {"type": "string", "pattern": "^https://"},
+                            "sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+                            "extract": {"type": "boolean"},
+                            "rename": {"type": "string"},
+                        },
+                    },
+                },
                 "ports": {"type": "object", "additionalProperties": {"required": ["default"]}},
                 "system_user": {"type": "object"},
                 "install_dir": {"type": "object"},
@@ -107,10 +123,11 @@ def test_a_manifest_that_is_none_is_told(path: str, value: object) -> None:
 def test_the_template_of_coolify_starts_a_server_that_knows_its_address() -> None:
     text = COOLIFY.read_text()
     headers = dict(re.findall(r"^# (\w+): (.+)$", text, re.MULTILINE))
-    assert {"documentation", "slogan", "tags", "port"} <= headers.keys()
+    assert {"documentation", "slogan", "category", "tags", "port"} <= headers.keys()
     assert (REPOSITORY / headers["documentation"]).is_file()
     service = yaml.safe_load(text)["services"]["godrive"]
-    assert (COOLIFY.parent / service["build"] / "Dockerfile").is_file()
+    # Coolify runs `docker compose --project-directory ROOT -f ROOT/examples/coolify.yaml`.
+    assert (REPOSITORY / service["build"] / "Dockerfile").is_file()
     magic, *settings = service["environment"]
     assert magic == f"SERVICE_URL_GODRIVE_{headers['port']}"
     given = dict(setting.split("=", 1) for setting in settings)
