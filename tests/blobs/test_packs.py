@@ -502,6 +502,36 @@ async def test_a_deletion_that_a_power_failure_interrupted_is_finished_when_its_
     await store.close()
 
 
+async def test_a_deletion_that_was_half_written_is_finished(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pwrite, fails = os.pwrite, [False, True]
+
+    def writes_two_bytes(fd: int, data: memoryview, offset: int) -> int:
+        if len(data) > len(DEAD):
+            return pwrite(fd, data, offset)
+        if fails.pop(0):
+            raise OSError(errno.EIO, "simulated")
+        return pwrite(fd, data[:2], offset)
+
+    store = DiskBlobStore(root)
+    await store.open()
+    key, _kept = await put(store, b"x" * 100), await put(store, b"y" * 100)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", writes_two_bytes)
+        with pytest.raises(StoreUnavailable):
+            await store.delete(key)
+        assert fails == []
+        fails += [False, False]
+        await store.delete(key)
+        assert fails == []
+    await store.close()
+    (root / "packs" / "index.db").unlink()
+    await store.open()
+    with pytest.raises(NotFound):
+        await read(store, key)
+    assert DEAD in packs(root)[0].read_bytes()
+    await store.close()
+
+
 async def test_records_torn_by_a_power_failure_do_not_make_a_new_pack_a_damaged_one(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

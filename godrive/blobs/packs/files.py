@@ -71,7 +71,7 @@ class PackFiles:
         fd = os.open(name(number), _FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self.fd)
         try:
             adopt(name(number), self.fd)
-            os.write(fd, MAGIC + os.urandom(FIRST - len(MAGIC)))
+            write(fd, MAGIC + os.urandom(FIRST - len(MAGIC)), 0)
             os.fsync(fd)
         finally:
             os.close(fd)
@@ -103,6 +103,14 @@ class PackFiles:
                 if stat.S_ISREG(status.st_mode):
                     found[int(match[1])] = status.st_size
         return dict(sorted(found.items()))
+
+
+def write(fd: int, data: bytes, start: int) -> None:
+    """Write all of *data*, of which each call may take a part.  Raises ``OSError``."""
+    left = memoryview(data)
+    while left:
+        written = os.pwrite(fd, left, start)
+        left, start = left[written:], start + written
 
 
 def name(number: int) -> str:

@@ -30,9 +30,9 @@ from typing import TypeGuard
 from godrive.blobs import BlobExists
 from godrive.blobs.body_check import BodyCheck
 from godrive.blobs.failures import full, is_full
-from godrive.blobs.packs.files import PackFile, PackFiles
+from godrive.blobs.packs.files import PackFile, PackFiles, write
 from godrive.blobs.packs.index import Index, Pack, Place
-from godrive.blobs.packs.record import DEAD, FIRST, LIVE, Content, Damaged, head
+from godrive.blobs.packs.record import DEAD, FIRST, Content, Damaged, head
 from godrive.errors import DriveError
 from godrive.model import ObjectKey
 from godrive.reserve import Reserve
@@ -174,10 +174,7 @@ class PackWriter:
     @staticmethod
     def append(file: PackFile, buffers: Sequence[bytes | memoryview], start: int) -> None:
         """Write *buffers* to the file from *start*, and sync it."""
-        data = memoryview(b"".join(buffers))
-        while data:
-            written = os.pwrite(file.fd, data, start)
-            data, start = data[written:], start + written
+        write(file.fd, b"".join(buffers), start)
         os.fdatasync(file.fd)
 
     def _delete(self, deletes: Sequence[Delete]) -> None:
@@ -189,8 +186,9 @@ class PackWriter:
             delete.found, delete.has_file = True, self._has_file(delete.key)
             with suppress(FileNotFoundError, Damaged):  # a pack that is lost has nothing to delete
                 file = changed[place.pack] = self.files.get(place.pack)
-                if os.pread(file.fd, len(LIVE), place.start) == LIVE:
-                    os.pwrite(file.fd, DEAD, place.start)
+                state = os.pread(file.fd, len(DEAD), place.start)
+                if state != DEAD and len(state) == len(DEAD):  # also one that was half written
+                    write(file.fd, DEAD, place.start)
             self.index.remove(place)
         for file in changed.values():
             os.fdatasync(file.fd)
