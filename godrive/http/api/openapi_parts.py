@@ -83,7 +83,7 @@ TUS_PARAMETERS: dict[str, Any] = {
         ("Upload-Concat", "`partial`, or `final;` and the URLs of the parts.", _TEXT, False),
         ("Upload-Offset", "Where the bytes of the body begin.", _BYTES, True),
         ("Upload-Complete", "`?1`: these bytes are all that are left; `?0`: more will follow.", _FLAG, False),
-        ("Upload-Draft-Interop-Version", "The version of the draft that you speak: 8.", _BYTES, False),
+        ("Upload-Draft-Interop-Version", "The version of the draft that you speak, 6 to 10.", _BYTES, False),
         ("Upload-Checksum", "The algorithm, and the digest of the body in Base64.", _TEXT, False),
         (
             "X-HTTP-Method-Override",

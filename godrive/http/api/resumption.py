@@ -29,10 +29,25 @@ class Version(NamedTuple):
     """Headers of a ``104`` that tell the client which version it is of."""
     max_age: str = "max-age"
     """The name of the limit on the life of an upload."""
+    appended: int = 204
+    """The status of an answer to bytes after which more will follow."""
+    tells_end: bool = False
+    """Whether the answer to the last bytes has the offset too."""
+    completes: bool = False
+    """Whether bytes that are appended are the last ones if the client does not say it."""
+
+
+def _draft(number: int) -> Version:
+    return Version({INTEROP: str(number)})
 
 
 VERSIONS: dict[int | None, Version] = {
-    8: Version({INTEROP: "8"}),  # draft 09 and later
+    # drafts 04 and 05, which Apple's URLSession implements
+    6: _draft(6)._replace(max_age="expires", appended=201, tells_end=True, completes=True),
+    7: _draft(7),  # drafts 06 to 08
+    8: _draft(8),  # drafts 09 to 11
+    9: _draft(9),  # draft 12
+    10: _draft(10),  # drafts from 13 on
     None: Version({}),  # the RFC, whose clients do not say a version
 }
 """The versions by what a client sends in ``Upload-Draft-Interop-Version``."""
@@ -62,10 +77,12 @@ def read_wish(request: web.Request, offset: int, size: int | None) -> Wish | Non
     ``None`` if it is not one of this protocol, or does without: then the content is complete.  Raises
     ``InconsistentLength``, and ``Malformed`` for a part of an upload in a version that the server does not speak.
     """
+    version = read_version(request)
     is_complete = _item(request, COMPLETE)
+    if COMPLETE not in request.headers and version is not None and version.completes:
+        is_complete = True
     if type(is_complete) is not bool:
         return None
-    version = read_version(request)
     if version is None:
         if is_complete:
             return None

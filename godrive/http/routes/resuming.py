@@ -41,7 +41,7 @@ from godrive.http.api.digests import CONTENT_DIGEST, read_digests
 from godrive.http.api.media_types import parse_media_type
 from godrive.http.api.operations import PUBLIC, Routes
 from godrive.http.api.problems import InconsistentLength, Malformed, RequestTimeout, UnsupportedMediaType
-from godrive.http.api.resumption import Wish, boolean, read_offset, read_wish
+from godrive.http.api.resumption import Version, Wish, boolean, read_offset, read_wish
 from godrive.http.routes.incoming import check_whole, length_of, receiving
 from godrive.http.routes.upload_state import limit_of, state_of, url_of
 from godrive.http.wire.interim import send_interim
@@ -115,14 +115,16 @@ class Resumption:
         call, checksum = self._call, None if self.is_complete else _checksum(self._call.request)
         upload = await _append(call, upload.id, 0, body, wish=self._wish, checksum=checksum)
         if upload.state is UploadState.COMMITTED:
-            return await _finished(call, upload)
+            return await _finished(call, upload, self._wish.version)
         headers = {**state_of(call, upload, self._wish.version), hdrs.LOCATION: url_of(call, upload)}
         return web.Response(status=201, headers={**headers, hdrs.CACHE_CONTROL: "no-store"})
 
 
-async def _finished(call: Call, upload: Upload) -> tuple[File, bool]:
+async def _finished(call: Call, upload: Upload, version: Version) -> tuple[File, bool]:
     """Return the file of a finished upload, and whether it is new."""
     call.headers[resumption.COMPLETE] = boolean(True)
+    if version.tells_end:
+        call.headers[resumption.OFFSET] = str(upload.received_bytes)
     async with call.turn():
         file = await call.drive.ingest.ask(CommitUpload(call.by, upload.id))
     return file, file.is_new and file.version_id == VersionId(upload.id)
@@ -183,8 +185,8 @@ async def append_to_upload(call: Call, upload_id: UploadId) -> File | web.Respon
         upload = await _append(call, upload_id, offset, body, wish=wish, checksum=_checksum(request))
     if upload.state is not UploadState.COMMITTED:
         headers = {**state_of(call, upload, wish.version), hdrs.CACHE_CONTROL: "no-store"}
-        return web.Response(status=204, headers=headers)
-    file, is_new = await _finished(call, upload)
+        return web.Response(status=wish.version.appended, headers=headers)
+    file, is_new = await _finished(call, upload, wish.version)
     call.status = 201 if is_new else 200
     call.locate(f"/v1/files/{file.id}")
     call.headers[hdrs.ETAG] = f'"{file.etag}"'

@@ -63,7 +63,7 @@ async def create(person: Person, target: str, content: Any = b"", method: str = 
     return await person(method, target, data=content or None, headers={"Upload-Complete": "?0", **headers})
 
 
-@pytest.mark.parametrize("version", [8, None])
+@pytest.mark.parametrize("version", [8, None])  # the others: test_versions_differ_in_little
 @pytest.mark.parametrize(("method", "target"), [("PUT", "/v1/files/by-path/a.bin"), ("POST", "/v1/files?name=a.bin")])
 async def test_an_upload_in_one_request_can_go_on_where_it_broke_off(
     ann: Person, site: Site, method: str, target: str, version: int | None
@@ -231,7 +231,36 @@ async def test_a_field_with_another_value_is_ignored(ann: Person, value: str) ->
     await ann("DELETE", url)
 
 
-@each("version", ["3", "7", "9", "x", "?1"])
+@each("version", [6, 7, 8, 9, 10])
+async def test_versions_differ_in_little(ann: Person, version: int) -> None:
+    content, said = os.urandom(1000), {"Upload-Draft-Interop-Version": str(version)}
+    lives = "expires" if version == 6 else "max-age"
+    async with wire(ann) as client:
+        line = f"Upload-Draft-Interop-Version: {version}"
+        interim = await begin(client, f"/v1/files/by-path/{version}", len(content), line)
+        assert interim["upload-draft-interop-version"] == str(version)
+        assert interim["upload-limit"] == f"max-size={5 << 40}, {lives}=259200"
+        url = interim["location"]
+        await client.stream.send(content[:400])
+        await client.stream.send_eof()
+        await client.answer()
+    asked = await ann("HEAD", url, headers=said)
+    assert (asked.headers["Upload-Offset"], f"{lives}=" in asked.headers["Upload-Limit"]) == ("400", True)
+    part = await append(ann, url, 400, content[400:700], "?0", **said)
+    assert part.status == (201 if version == 6 else 204)
+    assert (part.headers["Upload-Offset"], part.headers["Upload-Complete"]) == ("700", "?0")
+    last = {"Content-Type": PARTIAL, "Upload-Offset": "700", **said}
+    if version != 6:
+        refused = await ann("PATCH", url, data=content[700:], headers=last)
+        assert (refused.status, refused.json["field"]) == (400, "Upload-Complete")
+        last["Upload-Complete"] = "?1"
+    answer = await ann("PATCH", url, data=content[700:], headers=last)
+    assert (answer.status, answer.headers["Upload-Complete"]) == (201, "?1"), answer.content
+    assert answer.headers.get("Upload-Offset") == ("1000" if version == 6 else None)
+    assert await content_of(ann, answer.json) == content
+
+
+@each("version", ["3", "5", "11", "x", "?1"])
 async def test_another_version_gets_a_usual_upload_and_no_interim_answer(ann: Person, version: str) -> None:
     async with wire(ann) as client:
         lines = (f"Content-Length: {len(HELLO)}", "Upload-Complete: ?1", f"Upload-Draft-Interop-Version: {version}")
