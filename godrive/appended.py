@@ -104,6 +104,12 @@ class AppendedBody:
         self._reserved = upload.size_bytes
         self._touched_at = self._drive.clock.monotonic()
 
+    async def refuse(self, upload: Upload) -> None:
+        """Receive nothing, because the upload has all of its bytes.  Raises ``LengthMismatch`` if there is a byte."""
+        self.begin(upload)
+        async for _ in self:
+            pass
+
     @property
     def counts_as_whole(self) -> bool:
         """Whether only all of the pieces count."""

@@ -288,9 +288,9 @@ class _Append:
         if upload.received_bytes != offset:
             durable = upload.received_bytes
             raise OffsetMismatch(f"The upload has {durable} bytes.", offset=durable, provided=offset)
-        if upload.state is UploadState.COMMITTED:
-            return upload
-        if upload.received_bytes != upload.length:
+        if upload.received_bytes == upload.length:
+            await self.body.refuse(upload)
+        else:
             upload = await self._store(upload)
         return await _finish_if_complete(drive, by, upload, self._turn, is_claimed=True)
 

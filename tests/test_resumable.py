@@ -294,6 +294,19 @@ async def test_a_byte_too_many_is_refused(drive: GoDrive, ann: HostUser) -> None
     assert (await resumable.offset(drive, ann, upload.id)).received_bytes == 0
 
 
+@pytest.mark.parametrize("size", [1, None])
+@pytest.mark.parametrize("part", [False, True])
+async def test_a_byte_for_an_upload_that_has_all_is_refused(
+    drive: GoDrive, ann: HostUser, part: bool, size: int | None
+) -> None:
+    upload = await resumable.begin(drive, ann, ROOT, "a.bin", size=3, part=part)
+    done = await resumable.append(drive, ann, upload.id, 0, chunks(b"abc"))
+    with pytest.raises(LengthMismatch):
+        await resumable.append(drive, ann, upload.id, 3, chunks(b"d"), size=size)
+    again = await resumable.append(drive, ann, upload.id, 3, chunks(b""), size=size and 0)
+    assert (again.received_bytes, again.state, again.file_id) == (3, done.state, done.file_id)
+
+
 async def test_a_file_over_the_limit_is_refused_before_its_bytes() -> None:
     async with open_drive(blobs={"max_upload_bytes": 10}) as drive:
         ann = HostUser(user_id=(await sign_up(drive)).id)

@@ -63,6 +63,7 @@ TUS_HEADERS: dict[str, Any] = {
     "Upload-Metadata": {"description": "As it was sent.", "schema": _TEXT},
     "Upload-Concat": {"description": "As it was sent.", "schema": _TEXT},
     "Upload-Complete": {"description": "`?1`: the upload is finished.", "schema": _TEXT},
+    "Accept-Patch": {"description": "The media type of bytes that are appended.", "schema": _TEXT},
     "Upload-Limit": {"description": "Limits of the upload: `max-size`, `max-age`.", "schema": _TEXT},
     "Upload-File-Id": {"description": "The id of the file, once it is there.", "schema": _TEXT},
     "Content-Location": {"description": "The URL of the file, once it is there.", "schema": _TEXT},

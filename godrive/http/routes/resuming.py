@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import TypedDict
 
 from aiohttp import hdrs, web
+from multidict import istr
 
 from godrive import resumable
 from godrive.appended import Checksum
@@ -52,6 +53,7 @@ from godrive.principal import Scope
 
 routes = Routes("uploads")
 
+_ACCEPT_PATCH = istr("Accept-Patch")
 _SUPPORTED = 104, "Upload Resumption Supported"
 """The interim answer that names the upload, or says how much of it is durable."""
 
@@ -251,7 +253,7 @@ def _checksum(request: web.Request) -> Checksum | None:
     return None if digests.sha256 is None else Checksum("sha256", bytes.fromhex(digests.sha256))
 
 
-_DESCRIBES: operations.Options = {"status": 204, "sends": ["Upload-Limit"]}
+_DESCRIBES: operations.Options = {"status": 204, "sends": ["Upload-Limit", "Accept-Patch"]}
 
 
 @routes.options("/v1/files", needs=PUBLIC, **_DESCRIBES)
@@ -273,4 +275,5 @@ def _describe(call: Call) -> web.Response:
     headers = {hdrs.ALLOW: ",".join(sorted({route.method for resource in same for route in resource}))}
     if isinstance(call.drive.blobs, Appendable):
         headers[resumption.LIMIT] = limit_of(call, None, resumption.VERSIONS[None])
+        headers[_ACCEPT_PATCH] = resumption.PARTIAL  # drafts 10 and 11 demand it
     return web.Response(status=204, headers=headers)

@@ -225,13 +225,13 @@ async def _receive(
                 checksum=checksum,
                 turn=call.turn(),
             )
-    except OffsetMismatch as error:
+    except (OffsetMismatch, LengthMismatch) as error:
         async with call.turn():
             _check_takes_bytes(await call.drive.metadata.ask(GetUpload(call.by, upload_id)))
+        if isinstance(error, LengthMismatch):
+            raise TooLarge(error.detail, field=error.field) from None
         call.on_error(tus.OFFSET, str(error.offset))
         raise
-    except LengthMismatch as error:
-        raise TooLarge(error.detail, field=error.field) from None
     _check_takes_bytes(upload)
     return upload
 
