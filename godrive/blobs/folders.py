@@ -78,6 +78,8 @@ class Shards:
         self._lock = threading.Lock()
         self._open: dict[str, Shard] = {}
         self._durable: set[str] = set()
+        self._settled: set[str] = set()
+        """Those in which everything that other processes had left is durable."""
 
     @contextmanager
     def enter(self, name: str, *, create: bool = False) -> Iterator[Shard]:
@@ -106,11 +108,22 @@ class Shards:
                         del self._open[name]
                     os.close(shard.fd)
 
+    def settle(self, name: str) -> None:
+        """Make durable what somebody has found in the shard, or no longer found.  Raises ``OSError``.
+
+        A process that was killed may have linked or removed a name and not synced the folder, and so may a thread
+        that is about to.  A power failure could undo what was found, so nobody may act on it before.
+        """
+        with self._lock:
+            if name in self._settled and name not in self._open:
+                return
+        with suppress(FileNotFoundError), self.enter(name) as shard:
+            shard.sync()
+            _remember(self._settled, name)
+
     def _make(self, name: str) -> None:
         make_folder(name, self._fd)
-        if len(self._durable) >= _REMEMBERED:
-            self._durable.clear()
-        self._durable.add(name)
+        _remember(self._durable, name)
 
     def prune(self, name: str) -> None:
         """Remove the shard if it is empty and no thread holds it."""
@@ -123,3 +136,9 @@ class Shards:
             except OSError as error:
                 if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT}:
                     raise
+
+
+def _remember(names: set[str], name: str) -> None:
+    if len(names) >= _REMEMBERED:
+        names.clear()
+    names.add(name)

@@ -70,9 +70,10 @@ class Objects:
         return fd
 
     def head(self, key: ObjectKey) -> BlobInfo:
-        """Describe the blob without reading it.  Raises ``NotFound``."""
+        """Describe the blob without reading it.  When this returns, the blob is durable.  Raises ``NotFound``."""
         fd = self.open_file(key)
         try:
+            self.shards.settle(split_key(key)[0])
             return describe(key, os.fstat(fd), noted(fd, SHA256), noted(fd, MIME))
         finally:
             os.close(fd)
@@ -149,13 +150,15 @@ class Objects:
     def delete(self, key: ObjectKey) -> bool:
         """Delete the blob durably, and return whether there was one."""
         shard, name = split_key(key)
-        with suppress(FileNotFoundError):
+        try:
             with self.shards.enter(shard) as folder:
                 os.unlink(name, dir_fd=folder.fd)
                 folder.sync()
-            self.shards.prune(shard)
-            return True
-        return False
+        except FileNotFoundError:
+            self.shards.settle(shard)
+            return False
+        self.shards.prune(shard)
+        return True
 
     def set_aside(self, key: ObjectKey) -> None:
         """Move the blob to the quarantine, durably, without overwriting anything.  Idempotent."""

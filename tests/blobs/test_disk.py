@@ -23,6 +23,7 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
+from godrive.blobs import BlobExists
 from godrive.blobs.attributes import SHA256
 from godrive.blobs.disk import DiskBlobStore
 from godrive.blobs.failures import failures
@@ -31,7 +32,9 @@ from godrive.blobs.objects import Objects
 from godrive.errors import ConfigError, LengthMismatch, NotFound, StorageFull, StoreUnavailable
 from godrive.model import ObjectKey, new_id
 from godrive.paths import make_path
+from godrive.testing import chunks
 from tests.blobs import putter
+from tests.cases import each
 
 pytestmark = pytest.mark.anyio
 
@@ -497,6 +500,32 @@ def test_a_shard_that_was_opened_to_delete_is_made_durable_before_a_blob_comes_i
         with shards.enter("shard", create=True):
             assert synced == {tmp_path.stat().st_ino}
     os.close(root)
+
+
+@each("act", ["head", "put", "delete"])
+async def test_what_a_killed_process_left_is_durable_before_anybody_acts_on_it(
+    tmp_path: Path, act: str, synced: set[int]
+) -> None:
+    root, key = tmp_path / act, ObjectKey("shard/left")
+    store = DiskBlobStore(root, pack_below=0)
+    await store.open()
+    shard = root / "objects" / "shard"
+    shard.mkdir()
+    if act != "delete":  # it was killed after the link, or after the unlink, and before the sync of the folder
+        (shard / "left").write_bytes(b"left")
+    if act == "head":
+        await store.head(key)
+    elif act == "put":
+        with pytest.raises(BlobExists):
+            await store.put(key, chunks(b"left"))
+    else:
+        await store.delete(key)
+    assert shard.stat().st_ino in synced
+    synced.clear()
+    if act == "head":
+        await store.head(key)
+        assert not synced
+    await store.close()
 
 
 def test_every_folder_that_is_made_on_the_way_is_durable(tmp_path: Path, synced: set[int]) -> None:
