@@ -94,13 +94,13 @@ def load_keyring(config: Config) -> Keyring:
 def make_catalog(config: Config, *, guest: bool = False) -> Catalog:
     """Return the configured catalog, not opened yet.  Imports only the driver that is used.
 
-    A *guest* may open it beside a server (see ``SqliteCatalog``).
+    A *guest* may open it beside a server (see ``SqliteCatalog``), and does not migrate it.
     """
     sinks = Sinks(nats=keeps_outbox(config), webhook=bool(config.webhooks.url))
     if config.catalog.driver == "postgres":
         from godrive.catalog.postgres import PostgresCatalog  # noqa: PLC0415
 
-        return PostgresCatalog(config.catalog, sinks=sinks)
+        return PostgresCatalog(config.catalog, sinks=sinks, guest=guest)
     from godrive.catalog.sqlite import SqliteCatalog  # noqa: PLC0415
 
     return SqliteCatalog(

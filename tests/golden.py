@@ -31,8 +31,9 @@ from godrive.messages.users import FindUser, RemoveUser, SetQuota
 from godrive.messages.versions import ListVersions, RestoreVersion
 from godrive.messages.webhooks import AddWebhook, ListWebhooks
 from godrive.model import FileId, In, OnConflict, Root, Spot, UploadId, UserId, UserState
+from godrive.opening import make_catalog
 from godrive.principal import HostUser, System
-from godrive.testing import ManualClock, chunks, open_drive, sign_up, upload
+from godrive.testing import ManualClock, chunks, open_drive, quick_config, sign_up, upload
 from godrive.transfer import read
 
 ARCHIVES = Path(__file__).parent / "fixtures" / "golden"
@@ -131,6 +132,9 @@ async def check(folder: Path) -> None:
     """
     expected = json.loads((folder / EXPECTED).read_text())
     clock = ManualClock(MADE_AT + timedelta(hours=1))
+    catalog = make_catalog(quick_config(folder, **_TABLES))  # as a server opens it, which migrates it
+    await catalog.open()
+    await catalog.close()
     async with open_drive(data_dir=folder, clock=clock, **_TABLES) as drive:
         ann, bob = UserId(expected["ann"]), UserId(expected["bob"])
         by = HostUser(user_id=ann)

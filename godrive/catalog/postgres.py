@@ -117,8 +117,9 @@ class PostgresCatalog:
     It keeps changes for *sinks*.
     """
 
-    def __init__(self, settings: config.Catalog, *, sinks: Sinks = NO_SINKS) -> None:
+    def __init__(self, settings: config.Catalog, *, sinks: Sinks = NO_SINKS, guest: bool = False) -> None:
         self._sinks = sinks
+        self._guest = guest
         self._dsn = settings.dsn
         self._pool = Pool(settings.dsn, settings.pool_size)
         self._open = False
@@ -232,7 +233,7 @@ class PostgresCatalog:
             await connection.execute(migrations.NOTE_TABLE)
             migrations.check_table({row[0] for row in await connection.fetch(_COLUMNS)})
             applied = {row[0]: row[1] for row in await connection.fetch(migrations.APPLIED)}
-            for step in migrations.missing(applied):
+            for step in migrations.missing(applied, guest=self._guest):
                 for statement in step.statements(WORDS):
                     await connection.execute(statement)
                 await connection.execute(migrations.NOTE, step.version, step.name, step.digest)

@@ -136,7 +136,9 @@ def connect(
 
 
 def prepare(path: Path, *, allow_network_fs: bool, guest: bool = False) -> None:
-    """Create the file if absent, check it, and bring its schema up to date.  For *guest* see ``connect``.
+    """Create the file if absent, check it, and bring its schema up to date.
+
+    For *guest* see ``connect`` and ``migrations.missing``.
 
     Raises ``ConfigError``, ``StorageFull``, ``StoreUnavailable``.
     """
@@ -160,7 +162,7 @@ def prepare(path: Path, *, allow_network_fs: bool, guest: bool = False) -> None:
         with closing(connect(path, guest=guest)) as connection:
             if connection.execute("PRAGMA journal_mode=WAL").fetchone() != ("wal",):
                 raise ConfigError(f"{path} is on a file system without shared memory, which SQLite's WAL needs.")
-            _migrate(connection, path)
+            _migrate(connection, path, guest=guest)
     except sqlite3.Error as error:
         known = translate(error, path)
         if known is None:
@@ -183,7 +185,7 @@ def _check_full_text_search() -> None:
             )
 
 
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+def _migrate(connection: sqlite3.Connection, path: Path, *, guest: bool) -> None:
     """Migrate in one transaction, so that a failed migration leaves nothing behind."""
     connection.execute("BEGIN IMMEDIATE")
     tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -192,7 +194,7 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute(migrations.NOTE_TABLE)
     migrations.check_table({row[1] for row in connection.execute("PRAGMA table_info(schema_versions)")})
     applied = dict(connection.execute(migrations.APPLIED).fetchall())
-    steps = migrations.missing(applied)
+    steps = migrations.missing(applied, guest=guest)
     if steps and applied:
         copy(path, path.with_name(f"{path.name}.schema-{max(applied)}"))
     for step in steps:

@@ -13,8 +13,9 @@ import pytest
 from asyncpg import exceptions as pg
 
 from godrive import config
-from godrive.catalog import Final, Tx, postgres
+from godrive.catalog import Final, Tx, migrations, postgres
 from godrive.catalog.chains import Step, chain
+from godrive.catalog.migrations import Migration
 from godrive.catalog.postgres import PostgresCatalog
 from godrive.catalog.postgres_errors import translate
 from godrive.catalog.postgres_pool import Connection, connect, shares
@@ -130,6 +131,24 @@ async def test_a_schema_of_another_layout_is_refused_with_the_way_out(
     with pytest.raises(ConfigError, match="layout this version cannot read") as caught:
         await PostgresCatalog(config.Catalog(dsn=dsn)).open()
     assert "empty data folder or database" in (caught.value.hint or "")
+
+
+async def test_a_guest_migrates_nothing_that_an_older_server_may_be_using(
+    new_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def opened(*, guest: bool) -> None:
+        catalog = PostgresCatalog(config.Catalog(dsn=new_dsn, pool_size=1), guest=guest)
+        await catalog.open()
+        await catalog.close()
+
+    await opened(guest=True)  # an empty one is made
+    newest = migrations.migrations()[-1].version
+    steps = [*migrations.migrations(), Migration(newest + 1, "more", "CREATE TABLE more (a {text});")]
+    monkeypatch.setattr(migrations, "migrations", lambda: steps)
+    with pytest.raises(ConfigError, match=f"schema {newest}, and this version of GoDrive needs {newest + 1}"):
+        await opened(guest=True)
+    await opened(guest=False)
+    await opened(guest=True)
 
 
 async def test_gateways_that_start_together_make_one_schema(new_dsn: str) -> None:

@@ -33,8 +33,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "godrive.db"
 
 
-def prepare(path: Path) -> None:
-    sqlite_file.prepare(path, allow_network_fs=False)
+def prepare(path: Path, *, guest: bool = False) -> None:
+    sqlite_file.prepare(path, allow_network_fs=False, guest=guest)
 
 
 def versions(path: Path) -> list[int]:
@@ -141,6 +141,18 @@ def test_no_migration_is_begun_without_room_for_the_copy(path: Path, monkeypatch
     with pytest.raises(StorageFull):
         prepare(path)
     assert versions(path) == old
+
+
+def test_a_guest_migrates_nothing_that_an_older_server_may_be_using(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(path, guest=True)  # an empty one is made
+    old = versions(path)
+    add_migration(monkeypatch, "CREATE TABLE more (a {text});")
+    with pytest.raises(ConfigError, match=f"schema {old[-1]}, and this version of GoDrive needs {old[-1] + 1}"):
+        prepare(path, guest=True)
+    assert versions(path) == old
+    assert [file.name for file in path.parent.iterdir()] == ["godrive.db"]
 
 
 def test_a_newer_schema_is_refused_with_what_to_do(path: Path) -> None:

@@ -70,20 +70,28 @@ def _foreign(why: str) -> ConfigError:
     )
 
 
-def missing(applied: Mapping[int, str]) -> list[Migration]:
+def missing(applied: Mapping[int, str], *, guest: bool = False) -> list[Migration]:
     """The steps still to run, where *applied* has the digests of those that were run.
 
     Raises ``ConfigError`` when the schema is newer than this program, or not
-    the one that this program's steps make.
+    the one that this program's steps make.  A *guest* runs no steps on a catalog
+    that exists: a server of the older program may be using it.
     """
     newest = migrations()[-1].version
     if applied and max(applied) > newest:
         raise ConfigError(
             f"The catalog has schema {max(applied)}, and this version of GoDrive knows none above {newest}.",
             hint="Install the newer GoDrive that wrote it (`godrive version` tells which this is), "
-            "or restore the copy that was made beside the database before it was migrated.",
+            'or go back to what was copied before the migration (see "A newer release" in docs/operations.md).',
         )
     for step in migrations():
         if applied.get(step.version, step.digest) != step.digest:
             raise _foreign(f"has another step {step.version} than this version")
-    return [step for step in migrations() if step.version not in applied]
+    steps = [step for step in migrations() if step.version not in applied]
+    if guest and applied and steps:
+        raise ConfigError(
+            f"The catalog has schema {max(applied)}, and this version of GoDrive needs {newest}.",
+            hint="Start the server of this version, which migrates it. A command does not, because a server of the "
+            "older version may be running.",
+        )
+    return steps
