@@ -10,7 +10,7 @@ bug and crashes the actor that raised it.
     DriveError
     ├── NotFound                 missing, or not yours (the same answer)
     ├── Gone                     has ended: an expired or aborted upload
-    │   └── CursorReset          read the drive anew: the log of changes does not reach back to the cursor
+    │   └── CursorReset          read the whole drive again: the log does not reach back to the cursor
     ├── Conflict                 the current state forbids it
     │   ├── EmailTaken
     │   ├── NameTaken

@@ -149,7 +149,7 @@ class Files:
 
         They begin after *cursor*, the ``cursor`` of a change, or by default with
         the first step of the iteration.  Raises ``CursorReset`` if the log does
-        not reach back to the cursor: read the drive anew.
+        not reach back to the cursor: read the whole drive again.
         """
         with self._drive.watch.watch(self._by) as watch:
             while True:

@@ -51,7 +51,7 @@ def open_data_folder(config: Config) -> None:
             raise ConfigError(
                 f"The data folder {folder} is laid out as {stamp.strip()[:40]!r}; this release knows {LAYOUT!r}.",
                 hint="Serve it with the release that made it, or with a newer one that can read it; "
-                "or serve another, empty data folder (server.data_dir) and upload the files anew.",
+                "or serve another, empty data folder (server.data_dir) and upload the files again.",
             )
     except OSError as error:
         raise refused(f"The data folder {folder} cannot be used", error) from None

@@ -43,7 +43,7 @@ _STATISTICS = {
 """Statistics of the indices of entries: rows, then rows for each value of one column, of two, and so on.
 
 Without it SQLite reads a folder in the order of the whole drive, and skips.
-Being told once, it plans the same for ever, whatever the data
+Being told once, it plans the same forever, whatever the data
 (https://sqlite.org/lang_analyze.html, section 4.1).
 """
 FULL_TEXT_SEARCH = "SELECT 1 FROM pragma_module_list WHERE name = 'fts5'"

@@ -82,7 +82,7 @@ class Patience:
         self._began = 0.0
 
     def progressed(self) -> None:
-        """Begin anew."""
+        """Start again."""
         self.failures = 0
 
     async def wait(self, error: DriveError) -> None:

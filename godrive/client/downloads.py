@@ -4,7 +4,7 @@ A file is written beside its target and renamed when its length and digest are
 right, so a target is never half a file.  What has arrived of a large file stays
 if the command ends, and the next one continues there: it asks for the rest of
 the same version, whose bytes never change.  If the file has another version by
-then, the download begins anew.
+then, the download starts again.
 """
 
 from __future__ import annotations

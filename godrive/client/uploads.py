@@ -38,7 +38,7 @@ _LARGEST, _SMALLEST = 64 << 20, 512 << 10
 _TRIES = 4
 """How often a file is sent in one request that gets no answer, which is how some proxies refuse a large one."""
 _BEGINNINGS = 3
-"""How often an upload that the server has lost is begun anew."""
+"""How often an upload that the server has lost is started again."""
 
 
 async def upload(

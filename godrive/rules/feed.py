@@ -65,7 +65,9 @@ async def page(tx: Tx, ask: ListChanges, env: Env) -> ChangePage:
     drive = _drive(owner_id, nonce)
     after = found[1:] if found and found[0][_CHANGE] == number else found
     if shown_drive != drive or number < start or (number > start and after is found):
-        raise CursorReset("The log of changes does not reach back to this cursor: read the drive anew.", field="cursor")
+        raise CursorReset(
+            "The log of changes does not reach back to this cursor: read the whole drive again.", field="cursor"
+        )
     shown = after[: rows.that_fit(after, ask.limit, _TEXTS)]
     last = shown[-1][_CHANGE] if shown else number
     if folder.id is None:

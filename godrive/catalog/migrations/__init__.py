@@ -66,7 +66,7 @@ def _foreign(why: str) -> ConfigError:
     return ConfigError(
         f"The catalog {why} of GoDrive, whose layout this version cannot read.",
         hint="Serve it with the version that made it, or start with an empty data folder or database and upload the "
-        "files anew.",
+        "files again.",
     )
 
 

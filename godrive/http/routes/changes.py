@@ -103,7 +103,7 @@ async def list_changes(call: Call, query: ChangesQuery) -> ChangeList:
 
     Without `cursor`, the answer has no changes and the cursor for now: read the drive, then ask for the changes since.
     With `wait`, the answer comes as soon as there is a change. `410 cursor_reset` means that the log of changes does
-    not reach back to the cursor: ask for a new one and read the drive anew.
+    not reach back to the cursor: ask for a new one and read the whole drive again.
     """
     limit = query.limit or 100
     if query.cursor is None or not query.wait:
@@ -141,7 +141,7 @@ async def follow_changes(call: Call, query: EventsQuery) -> web.StreamResponse:
 
     An event `change` has a change as its data and the cursor after it as its id. `Last-Event-ID`, or else `cursor`,
     says where to begin; without either, the stream begins now. An event `cursor_reset` means that changes are missing:
-    read the drive anew; the stream goes on from now.
+    read the whole drive again; the stream goes on from now.
     The stream ends when the session ends, the access token expires or the server stops: connect again.
     """
     cursor = header_text(call.request.headers.get(_LAST_EVENT_ID, ""), 64) or query.cursor
