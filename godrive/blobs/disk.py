@@ -36,7 +36,7 @@ from godrive.blobs.objects import Objects
 from godrive.blobs.packs import Packs, describe, small_put
 from godrive.blobs.packs.index import Place
 from godrive.blobs.packs.merging import merged
-from godrive.blobs.staged_write import BATCH, StagedWrite, share
+from godrive.blobs.staged_write import BATCH, StagedWrite, digest_threads, share
 from godrive.blobs.staging import StagingFile
 from godrive.errors import ConfigError, DriveError, NotFound, StorageFull, StoreUnavailable, UploadFinished
 from godrive.memory import MemoryBudget
@@ -100,7 +100,7 @@ class DiskBlobStore(DiskAppends, DiskMoves, DiskTakes):
     async def open(self) -> None:
         """Create the folders, and test that files in them can be created and linked.  Raises ``ConfigError``."""
         self._disk = ThreadPoolExecutor(self._threads, "blobs-disk")
-        self._digests = ThreadPoolExecutor(os.cpu_count(), "blobs-sha256")
+        self._digests = digest_threads()
         try:
             self._opened, self._packs = await asyncio.to_thread(self._open)
         except (OSError, sqlite3.Error) as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from godrive.blobs.body_check import BodyCheck
 from godrive.blobs.growing import GrowingFile
-from godrive.blobs.staged_write import AHEAD, StagedWrite, share
+from godrive.blobs.staged_write import StagedWrite, share
 from godrive.blobs.staging import LARGE_FILE
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ STEP = 64 << 20
 FEW = 16
 """Concurrent appends that have a buffer for direct writes.  More of them write to the page cache."""
 
-_LAG = 4
-"""Batches that may wait for their digest if appends are few.  The end of an append does not wait for it."""
+_AHEAD = 4
+"""Batches that may wait in an executor while the next one is received, if appends are few: a chunk of 8 MiB."""
 
 
 class StagedAppend(StagedWrite):
@@ -49,7 +49,7 @@ class StagedAppend(StagedWrite):
         self.staged.is_small = not are_few
         self.staged.is_large = (size or 0) > LARGE_FILE
         self._batch = min(share(APPENDED, among, halved=5), self._memory.share(APPENDED))
-        self._ahead, self._lag = (AHEAD, _LAG) if are_few else (1, 1)
+        self._ahead = _AHEAD if are_few else 1
 
     async def steps(self, body: AsyncIterable[bytes | memoryview], *, whole: bool) -> AsyncGenerator[int]:
         """Receive *body*, and yield the length of the file each time that more of it is durable.

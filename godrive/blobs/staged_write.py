@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections import deque
 from collections.abc import AsyncIterable, Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 
 from godrive.blobs.body_check import BodyCheck
@@ -26,6 +28,8 @@ AHEAD = 2
 """Batches that may wait in an executor while the next one is received."""
 _IN_A_ROW = 4
 """Calls after which a thread serves others."""
+_NICER = 5
+"""How much nicer than the loop a thread that digests is."""
 
 
 def share(most: int, users: int, *, halved: int = 4) -> int:
@@ -34,6 +38,16 @@ def share(most: int, users: int, *, halved: int = 4) -> int:
     It is at least *most*, *halved* so many times.
     """
     return max(most >> halved, most * _FEW // max(_FEW, users) & -_PAGE)
+
+
+def digest_threads() -> ThreadPoolExecutor:
+    """Return the threads that digest.  On Linux the loop and the writers run first, because a digest may lag behind."""
+    return ThreadPoolExecutor(os.cpu_count(), "blobs-sha256", initializer=_give_way)
+
+
+def _give_way() -> None:
+    if sys.platform == "linux":  # elsewhere niceness is of the process
+        os.nice(_NICER)
 
 
 class StagedWrite:
@@ -58,7 +72,7 @@ class StagedWrite:
         self.check = check
         staged.is_large = staged.start + (check.size or 0) > LARGE_FILE
         self._batch = batch
-        self._ahead = self._lag = AHEAD
+        self._ahead = AHEAD
         self._disk = disk
         self._digests = digests
         self._memory = memory
@@ -117,8 +131,8 @@ class StagedWrite:
 
     async def _pass_on(self) -> None:
         """Have the batch written, once there is room for it."""
-        for executor, most in zip(self._executors, (self._ahead, self._lag), strict=False):
-            await executor.settle(most - 1)
+        for executor in self._executors:
+            await executor.settle(self._ahead - 1)
         if self._rest:  # unless it was shed meanwhile
             self._push()
 

@@ -625,3 +625,10 @@ async def test_a_put_that_is_cancelled_before_its_blob_has_a_name_leaves_none(
     with pytest.raises(NotFound):
         await store.head(key)
     assert names(root / "staging") == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere niceness is of the process")
+async def test_a_thread_that_digests_is_nicer_than_the_loop(store: DiskBlobStore) -> None:
+    own = os.nice(0)
+    assert await asyncio.wrap_future(store._digests.submit(os.nice, 0)) == min(own + 5, 19)
+    assert await asyncio.wrap_future(store._disk.submit(os.nice, 0)) == own == os.nice(0)

@@ -29,8 +29,8 @@ _PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 """A mapping that is shared, as by default, has no memory where it grows beyond its first size."""
 _SMALL = 256 << 10
 """Bytes of a buffer up to which only one full one may wait, because there are many bodies."""
-_SPARE = AHEAD + 2
-"""Buffers that are kept between two bodies."""
+_SPARE = AHEAD + 4
+"""Buffers that are kept between two bodies: those that fill up, and those that the store still writes and digests."""
 
 
 class DirectBodies:
