@@ -23,7 +23,7 @@ def plant(blobs: Path, number: int, rng: random.Random) -> dict[str, str]:
     files = sorted(
         str(path.relative_to(objects))
         for path in objects.glob("*/*")
-        if path.parent.name not in ("catalog", "snapshot", "key") and path.stat().st_size
+        if path.parent.name not in ("catalog", "snapshot", "part", "key") and path.stat().st_size
     )
     packed = _packed(blobs / "packs")
     pairs = _of_one_length(packed, rng)
@@ -61,7 +61,7 @@ def _packed(packs: Path) -> dict[str, _Packed]:
     with closing(sqlite3.connect(packs / "index.db")) as index:
         rows = index.execute(
             "SELECT key, pack, start, length FROM blobs WHERE size > 0 AND key NOT LIKE 'snapshot/%' "
-            "AND key NOT LIKE 'catalog/%' AND key NOT LIKE 'key/%'"
+            "AND key NOT LIKE 'catalog/%' AND key NOT LIKE 'part/%' AND key NOT LIKE 'key/%'"
         ).fetchall()
     return {key: _Packed(packs / name(pack), start, length) for key, pack, start, length in rows}
 

@@ -17,7 +17,7 @@ from godrive.backup import sealing
 from godrive.backup.create import Progress, create
 from godrive.backup.restore import restore
 from godrive.backup.restore_files import RestoredFiles, restore_files
-from godrive.backup.target import Snapshot, new_id, open_target
+from godrive.backup.target import FORMAT, Snapshot, new_id, open_target
 from godrive.backup.verify import chosen, prune, verify
 from godrive.blobs import is_key
 from godrive.catalog.copy import copy_catalog
@@ -227,7 +227,7 @@ async def test_every_damaged_blob_is_found_and_named(tmp_path: Path, damage: Cal
         assert key in problem
 
 
-@pytest.mark.parametrize("damage", [flip, truncate], ids=["flip", "truncate"])
+@pytest.mark.parametrize("damage", [flip, truncate, Path.unlink, swap], ids=["flip", "truncate", "delete", "swap"])
 async def test_a_damaged_catalog_is_found_and_stops_a_restore_and_a_prune(
     tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
@@ -235,7 +235,8 @@ async def test_a_damaged_catalog_is_found_and_stops_a_restore_and_a_prune(
     async with drive_in(tmp_path / "drive") as drive:
         await fill(drive)
         snapshot = await back_up(drive, backup)
-        damage(backup / "objects" / snapshot.catalog_key)
+        part = next((backup / "objects" / "part").iterdir())
+        damage(part)
         assert any(snapshot.id in problem for problem in await problems(drive.config, backup))
         async with open_target(str(backup), drive.config, drive.clock) as target:
             before = [blob.key async for blob in target.store.list()]
@@ -322,8 +323,8 @@ async def test_a_snapshot_of_a_newer_format_is_refused(tmp_path: Path) -> None:
         snapshot = await back_up(drive, tmp_path / "backup")
         async with open_target(str(tmp_path / "backup"), drive.config, drive.clock) as target:
             await target.forget(snapshot)
-            await target.write(msgspec.structs.replace(snapshot, format=2))
-            with pytest.raises(ConfigError, match="format 2"):
+            await target.write(msgspec.structs.replace(snapshot, format=FORMAT + 1))
+            with pytest.raises(ConfigError, match=f"format {FORMAT + 1}"):
                 await target.snapshots()
 
 

@@ -4,13 +4,14 @@ Theory of operation.  A backup is a blob store of its own, a folder or a bucket,
 that has
 
 - the blobs of the drive under their own keys, each once, however many snapshots name it;
-- ``catalog/ID``, the catalog of a snapshot as an SQLite database;
+- ``part/DIGEST``, the parts of the catalogs, which are SQLite databases: also each once;
+- ``catalog/ID``, which parts make the catalog of a snapshot;
 - ``snapshot/ID``, its description, written last.
 
-Blobs never change, so a backup adds only those that it lacks, and one that was
-interrupted continues where it was.  The snapshot of the catalog comes first, and
-meanwhile nothing is purged: the process that makes the backup holds the lease of
-the sweep.  So every blob that the snapshot names is still there when it is
-copied.  A snapshot without a description does not count, and the next
-``prune`` removes its remains.
+Neither blobs nor parts ever change, so a backup adds only those that it lacks,
+and one that was interrupted continues where it was.  The snapshot of the catalog
+comes first, and meanwhile nothing is purged: the process that makes the backup
+holds the lease of the sweep.  So every blob that the snapshot names is still
+there when it is copied.  A snapshot without a description does not count, and
+the next ``prune`` removes its remains.
 """

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from godrive.blobs import BlobStore
-from godrive.blobs.pages import size_pages
+from godrive.blobs.pages import AT_ONCE, Page, aligned
 from godrive.model import ObjectKey
 
-_AT_ONCE = 1000
+_KEYS_AT_ONCE = 50
 
-_BLOBS = (
-    "SELECT object_key, MIN(size_bytes), MIN(sha256) FROM versions WHERE next_purge_at IS NULL "
-    "AND file_id NOT IN (SELECT id FROM entries WHERE state = 'purging') GROUP BY object_key ORDER BY object_key"
+_KEYS = "SELECT object_key FROM versions ORDER BY object_key"
+_DESCRIBED = (
+    "SELECT object_key, MIN(size_bytes), MIN(sha256) FROM {source}versions WHERE {where}next_purge_at IS NULL AND NOT "
+    "EXISTS (SELECT 1 FROM {source}entries e WHERE e.id = file_id AND e.state = 'purging') "
+    "GROUP BY object_key ORDER BY object_key"
 )
+_SOME = _DESCRIBED.format(source="", where=f"object_key IN ({', '.join('?' * _KEYS_AT_ONCE)}) AND ")
 
 
 class Named(NamedTuple):
@@ -31,55 +33,56 @@ class Named(NamedTuple):
 
 @contextmanager
 def opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open a catalog that nothing writes to."""
+    """Open a catalog that nothing writes to.  Its log, if there is one, stays beside it."""
     with closing(
         sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False)
     ) as connection:
         yield connection
 
 
-def named_blobs(connection: sqlite3.Connection) -> Iterator[Named]:
-    """Yield the blobs that are not being purged, in key order."""
-    yield from map(Named._make, connection.execute(_BLOBS))
+def named_in(source: str) -> str:
+    """Return the statement that selects the blobs which the attached database *source* names, in key order.
+
+    Those that are being purged are left out: their bytes may be gone.
+    """
+    return _DESCRIBED.format(source=f"{source}.", where="")
 
 
-class Pending:
-    """Compares what a snapshot names with the keys that a store has, both in order."""
+async def lacking(
+    connection: sqlite3.Connection, there: AsyncGenerator[Page, None], count: Callable[[int], None]
+) -> AsyncIterator[list[Named]]:
+    """Yield what a snapshot names and a store lacks, which has *there*.  *count* is called with the blobs compared.
 
-    def __init__(self, named: Iterator[Named]) -> None:
-        self._named = named
-        self._next = next(named, None)
-        self.blobs = 0
-        self.bytes = 0
-
-    def missing(self, page: list[ObjectKey] | None) -> list[Named]:
-        """Return what is named up to the end of the *page* and not in it; all that is left for ``None``."""
-        there, upto = set(page or ()), page[-1] if page else None
-        lacking = []
-        while (blob := self._next) is not None and (page is None or (upto is not None and blob.object_key <= upto)):
-            self.blobs += 1
-            self.bytes += blob.size_bytes
-            if blob.object_key not in there:
-                lacking.append(blob)
-                if page is None and len(lacking) == _AT_ONCE:
-                    self._next = next(self._named, None)
-                    break
-            self._next = next(self._named, None)
-        return lacking
+    The work is in proportion to what is lacking, but for a glance at each key.
+    """
+    async for named, have in aligned(_keys(connection), there):
+        keys = sorted(named.keys() - have.keys())
+        if keys:
+            yield await asyncio.to_thread(_describe, connection, keys)
+        count(len(named))
 
 
-async def missing(store: BlobStore, named: Iterator[Named], count: Callable[[int, int], None]) -> AsyncIterator[Named]:
-    """Yield what is named and the store lacks.  *count* is called with the blobs and bytes compared so far."""
-    pending = await asyncio.to_thread(Pending, named)
-    async for page in size_pages(store):
-        for blob in await asyncio.to_thread(pending.missing, list(page)):
-            yield blob
-        count(pending.blobs, pending.bytes)
-    while lacking := await asyncio.to_thread(pending.missing, None):
-        for blob in lacking:
-            yield blob
-        count(pending.blobs, pending.bytes)
-    count(pending.blobs, pending.bytes)
+async def _keys(connection: sqlite3.Connection) -> AsyncGenerator[Page, None]:
+    cursor, last = connection.execute(_KEYS), ""
+    while rows := await asyncio.to_thread(cursor.fetchmany, AT_ONCE):
+        page = {key: 0 for (key,) in rows if key != last}  # several versions may share a blob
+        last = rows[-1][0]
+        yield page
+
+
+def _describe(connection: sqlite3.Connection, keys: list[ObjectKey]) -> list[Named]:
+    """Return those of the blobs that are not being purged."""
+    found: list[Named] = []
+    for start in range(0, len(keys), _KEYS_AT_ONCE):
+        some = keys[start : start + _KEYS_AT_ONCE]
+        some += some[-1:] * (_KEYS_AT_ONCE - len(some))
+        found += map(Named._make, connection.execute(_SOME, some))
+    return found
+
+
+def total_bytes(connection: sqlite3.Connection) -> int:
+    """Return the sizes of all versions.  Some may share a blob."""
+    return int(connection.execute("SELECT COALESCE(SUM(size_bytes), 0) FROM versions").fetchone()[0])
 
 
 def is_sound(connection: sqlite3.Connection) -> str | None:

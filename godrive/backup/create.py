@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import hashlib
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple, TypeVar
 
 import anyio
 import msgspec
 
 from godrive import __version__
-from godrive.backup.contents import Named, missing, named_blobs, opened
-from godrive.backup.target import Snapshot, Target, catalog_key, new_id, pieces
+from godrive.backup.contents import Named, lacking, total_bytes
+from godrive.backup.spool import Spool
+from godrive.backup.still import Still, standing_still
+from godrive.backup.target import Image, Snapshot, Target, new_id
 from godrive.backup.together import for_each
 from godrive.blobs import BlobDamaged, BlobStore
-from godrive.catalog import sqlite_file
+from godrive.blobs.pages import Page, size_pages
 from godrive.drive import GoDrive
 from godrive.errors import Conflict, DigestMismatch, LengthMismatch, NotFound, UploadFinished
 from godrive.lease import Lease
 from godrive.messages.backups import MadeBackup, NoteBackup
+from godrive.model import ObjectKey
+
+T = TypeVar("T")
 
 SWEEP = "sweep"
 """The lease of the janitor: while this process holds it, nothing is purged."""
@@ -43,6 +50,17 @@ class Progress(msgspec.Struct):
     added_blobs: int = 0
     added_bytes: int = 0
 
+    def compared(self, blobs: int) -> None:
+        """Count blobs that were looked at."""
+        self.blobs += blobs
+
+
+class Part(NamedTuple):
+    """A part of a catalog that the target lacks."""
+
+    digest: bytes
+    data: bytes
+
 
 async def create(drive: GoDrive, target: Target, progress: Progress, *, pace: Pace | None = None) -> Snapshot:
     """Back up the drive.  When this returns, the snapshot is complete and durable.
@@ -61,7 +79,7 @@ async def create(drive: GoDrive, target: Target, progress: Progress, *, pace: Pa
         await asyncio.to_thread(shutil.rmtree, left, ignore_errors=True)
     keeping = asyncio.ensure_future(_keep(lease, drive))
     with TemporaryDirectory(dir=drive.config.data_dir, prefix="backup-") as folder:
-        creating = asyncio.ensure_future(_create(drive, target, progress, Path(folder) / "catalog.db", pace))
+        creating = asyncio.ensure_future(_create(drive, target, progress, Path(folder), pace))
         try:
             await asyncio.wait([keeping, creating], return_when=asyncio.FIRST_COMPLETED)
             if keeping.done():
@@ -83,19 +101,37 @@ async def _keep(lease: Lease, drive: GoDrive) -> None:
             raise Conflict("The lease of the backup was lost.", hint="The clock or the database stopped; run it again.")
 
 
-async def _create(drive: GoDrive, target: Target, progress: Progress, path: Path, pace: Pace | None) -> Snapshot:
+async def _create(drive: GoDrive, target: Target, progress: Progress, folder: Path, pace: Pace | None) -> Snapshot:
     now = drive.clock.now()
-    await snapshot_catalog(drive, path)
-    with opened(path) as catalog:
-        await _copy_missing(drive.blobs, target, named_blobs(catalog), progress, pace)
-    snapshot_id, size = new_id(now), await asyncio.to_thread(os.path.getsize, path)
-    stored = await target.store.put(catalog_key(snapshot_id), pieces(path), size=size)
+    with (
+        Spool(folder / "there", ObjectKey) as there,
+        Spool(folder / "lacking", Named) as blobs,
+        Spool(folder / "parts", Part) as parts,
+    ):
+        known = await _list(target, there)
+        async with _still_catalog(drive, folder) as still:
+            image = await asyncio.to_thread(_split, still, target, known, parts)
+            async for page in lacking(still.connection, _pages(there), progress.compared):
+                await asyncio.to_thread(blobs.add, page)
+            progress.bytes = await asyncio.to_thread(total_bytes, still.connection)
+
+        async def copy(blob: Named) -> None:
+            await copy_blob(drive.blobs, target.store, blob, pace)
+            progress.added_blobs += 1
+            progress.added_bytes += blob.size_bytes
+
+        async def put(part: Part) -> None:
+            await target.put_part(part.digest, part.data)
+
+        await for_each(_items(blobs), copy)
+        await for_each(_items(parts), put)
+    snapshot_id = new_id(now)
     snapshot = Snapshot(
         id=snapshot_id,
         created_at=now,
         godrive=__version__,
-        catalog_sha256=stored.sha256 or "",
-        catalog_bytes=size,
+        catalog_sha256=await target.put_image(snapshot_id, image),
+        catalog_bytes=image.size,
         blobs=progress.blobs,
         bytes=progress.bytes,
         added_blobs=progress.added_blobs,
@@ -110,28 +146,57 @@ async def _create(drive: GoDrive, target: Target, progress: Progress, path: Path
     return snapshot
 
 
-async def snapshot_catalog(drive: GoDrive, path: Path) -> None:
-    """Write a consistent copy of the catalog to *path*, without delaying its writers."""
+@asynccontextmanager
+async def _still_catalog(drive: GoDrive, folder: Path) -> AsyncIterator[Still]:
+    """Hold the catalog as it is now, without delaying its writers."""
+    path = drive.config.catalog_path
     if drive.config.catalog.driver == "postgres":
         from godrive.catalog.copy_out import copy_out  # noqa: PLC0415
 
+        path = folder / "catalog.db"
         await copy_out(drive.config.catalog, path)
-    else:
-        await asyncio.to_thread(sqlite_file.copy, drive.config.catalog_path, path)
+    async with standing_still(path, folder) as still:
+        yield still
 
 
-async def _copy_missing(
-    source: BlobStore, target: Target, named: Iterator[Named], progress: Progress, pace: Pace | None
-) -> None:
-    async def copy(blob: Named) -> None:
-        await copy_blob(source, target.store, blob, pace)
-        progress.added_blobs += 1
-        progress.added_bytes += blob.size_bytes
+async def _list(target: Target, there: Spool[ObjectKey]) -> set[str]:
+    """List what the target has, and return the keys of parts.  The rest may be too long for the memory."""
+    own: set[str] = set()
+    async for page in size_pages(target.store, sized=False):
+        own.update(target.own(page))
+        await asyncio.to_thread(there.add, [*page])
+    return own
 
-    def count(blobs: int, size: int) -> None:
-        progress.blobs, progress.bytes = blobs, size
 
-    await for_each(missing(target.store, named, count), copy)
+def _split(still: Still, target: Target, known: set[str], parts: Spool[Part]) -> Image:
+    """Digest the catalog, and keep the parts that the target lacks, so that the catalog need not stand still longer."""
+
+    def digests(pieces: Iterator[memoryview]) -> tuple[int, bytes]:
+        size, found = 0, bytearray()
+        for piece in pieces:
+            size += len(piece)
+            digest = hashlib.sha256(piece).digest()
+            found += digest
+            if (key := target.part_key(digest)) not in known:
+                known.add(key)
+                parts.add([Part(digest, bytes(piece))])
+        return size, bytes(found)
+
+    size, file = digests(still.file_parts())
+    _, log = digests(still.log_parts())
+    return Image(size, file, log)
+
+
+async def _pages(keys: Spool[ObjectKey]) -> AsyncGenerator[Page, None]:
+    pages = keys.pages()
+    while (page := await asyncio.to_thread(next, pages, None)) is not None:
+        yield dict.fromkeys(page, 0)
+
+
+async def _items(spool: Spool[T]) -> AsyncIterator[T]:
+    for page in spool.pages():
+        for item in page:
+            yield item
 
 
 async def copy_blob(source: BlobStore, target: BlobStore, blob: Named, pace: Pace | None = None) -> None:

@@ -10,7 +10,7 @@ backup, and nothing else is written again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import ModuleType
 
 import msgspec
@@ -31,23 +31,27 @@ def is_key_object(key: str) -> bool:
     return key.startswith(_KEYS)
 
 
-async def unlocked(store: BlobStore, name: str, passphrase: str, *, create: bool) -> BlobStore:
+async def unlocked(
+    store: BlobStore, name: str, passphrase: str, *, create: bool
+) -> tuple[BlobStore, Callable[[bytes], bytes]]:
     """Return the store of the backup *name* as it is, or, if there is a passphrase, one that encrypts.
+
+    The function makes a name of a digest, which does not show the digest if the store encrypts.
 
     A new backup gets a key if *create*.  Raises ``ConfigError`` if the
     passphrase is not that of the backup, is missing, or is not needed.
     """
     number = max(await _numbers(store), default=0)
     if not number and not passphrase:
-        return store
+        return store, bytes
     if number:
         key = await _opened(store, number, name, passphrase)
     else:
         await _check_new(store, name, create=create)
         key = _sealing().new_key()
         await _write(store, 1, key, passphrase, name)
-    encrypting: BlobStore = _sealing().SealedStore(store, key)
-    return encrypting
+    encrypting = _sealing().SealedStore(store, key)
+    return encrypting, encrypting.conceal
 
 
 async def change_passphrase(name: str, settings: config.Config, clock: Clock, passphrase: str) -> None:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
+from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 
 import anyio
 
-from godrive.backup.contents import Named, missing, named_blobs, opened
+from godrive.backup.catalog_file import CatalogFile
+from godrive.backup.contents import Named, lacking, opened, total_bytes
 from godrive.backup.create import Pace, Progress, copy_blob
 from godrive.backup.target import Snapshot, Target
 from godrive.backup.together import for_each
 from godrive.blobs import BlobStore
+from godrive.blobs.pages import size_pages
 from godrive.clock import Clock
 from godrive.config import Config
-from godrive.errors import ConfigError, DigestMismatch
+from godrive.errors import ConfigError
 from godrive.opening import open_data_folder
-from godrive.paths import create_file, exists
+from godrive.paths import create_file, exists, sync_folder
 
 _AS_ANOTHER = (
     "UPDATE catalog SET time_noted_at = 1, clock_due_by = NULL, clock_latest = 0, nonce = lower(hex(randomblob(16)))"
@@ -66,8 +68,7 @@ async def restore(
     if exists(config.secret_path) and config.secret_path.read_text(encoding="utf-8") != snapshot.keyring:
         raise ConfigError(f"{config.secret_path} has other keys.", hint="Restore into an empty folder.")
     partial = path.with_name(f"{path.name}.restoring")
-    partial.unlink(missing_ok=True)
-    await fetch_catalog(target, snapshot, partial)
+    await CatalogFile(target, partial).load(snapshot)
     await _put_blobs(blobs, target, partial, progress, pace)
     with closing(sqlite3.connect(partial)) as catalog, catalog:
         catalog.execute(_AS_ANOTHER)
@@ -79,16 +80,8 @@ async def restore(
     if not exists(config.secret_path):
         create_file(config.secret_path, snapshot.keyring.encode(), mode=0o600)
     partial.rename(path)
+    sync_folder(path.parent)
     return None if is_sqlite else path
-
-
-async def fetch_catalog(target: Target, snapshot: Snapshot, path: Path) -> None:
-    """Write the catalog of a snapshot to the new file *path*.  Raises ``DigestMismatch``."""
-    await target.catalog(snapshot, path)
-    with path.open("rb") as file:
-        digest = await anyio.to_thread.run_sync(hashlib.file_digest, file, "sha256")
-    if digest.hexdigest() != snapshot.catalog_sha256:
-        raise DigestMismatch("The catalog of the snapshot is damaged.", hint="godrive backup verify shows more.")
 
 
 async def _put_blobs(blobs: BlobStore, target: Target, catalog: Path, progress: Progress, pace: Pace | None) -> None:
@@ -99,8 +92,12 @@ async def _put_blobs(blobs: BlobStore, target: Target, catalog: Path, progress: 
         progress.added_blobs += 1
         progress.added_bytes += named.size_bytes
 
-    def count(number: int, size: int) -> None:
-        progress.blobs, progress.bytes = number, size
-
     with opened(catalog) as connection:
-        await for_each(missing(blobs, named_blobs(connection), count), put)
+
+        async def needed() -> AsyncIterator[Named]:
+            async for page in lacking(connection, size_pages(blobs, sized=False), progress.compared):
+                for named in page:
+                    yield named
+
+        await for_each(needed(), put)
+        progress.bytes = await anyio.to_thread.run_sync(total_bytes, connection)

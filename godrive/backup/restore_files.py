@@ -12,9 +12,9 @@ from typing import NamedTuple
 import msgspec
 
 from godrive import email_address, transfer
+from godrive.backup.catalog_file import CatalogFile
 from godrive.backup.contents import opened
 from godrive.backup.create import Pace, paced
-from godrive.backup.restore import fetch_catalog
 from godrive.backup.target import Snapshot, Target
 from godrive.drive import GoDrive
 from godrive.errors import NotFound
@@ -70,7 +70,7 @@ async def restore_files(
     by = HostUser(user_id=user.id)
     with TemporaryDirectory(dir=drive.config.data_dir, prefix="restore-") as folder:
         catalog = Path(folder) / "catalog.db"
-        await fetch_catalog(target, snapshot, catalog)
+        await CatalogFile(target, catalog).load(snapshot)
         with opened(catalog) as connection:
             for above, entry in _chosen(connection, _owner(connection, user, snapshot), path):
                 where = At(path=above, parents=True)

@@ -8,6 +8,9 @@ pieces of 64 KiB, each authenticated in its place, the last one marked, so no
 piece can be changed, moved, dropped or cut off.  The object's own key is
 authenticated with each piece, so no object can take the place of another.
 
+The name of a part of the catalog is a keyed hash of its digest, so it confirms no
+guess about what the part has.
+
 Not hidden are the number of objects, their lengths (17 bytes more for each
 piece), when they were stored, and their names, which are random but for the
 time at which the file was uploaded.
@@ -98,6 +101,10 @@ class SealedStore(BlobStore):
     def __init__(self, store: BlobStore, key: bytes) -> None:
         self._store = store
         self._key = key
+
+    def conceal(self, digest: bytes) -> bytes:
+        """Return a name for what has this digest.  Without the key nobody can tell one from the other."""
+        return hashlib.blake2b(digest, digest_size=32, key=self._key, person=b"godrive part").digest()
 
     async def open(self) -> None:
         """See :meth:`godrive.blobs.BlobStore.open`."""
@@ -203,9 +210,9 @@ class SealedStore(BlobStore):
         """See :meth:`godrive.blobs.BlobStore.delete`."""
         await self._store.delete(key)
 
-    def size_pages(self) -> AsyncGenerator[Page, None]:
+    def size_pages(self, *, sized: bool = True) -> AsyncGenerator[Page, None]:
         """See :meth:`godrive.blobs.pages.SizePages.size_pages`."""
-        return size_pages(self._store)
+        return size_pages(self._store, sized=sized)
 
     def list(self, *, after: str = "") -> AsyncIterator[BlobInfo]:
         """See :meth:`godrive.blobs.BlobStore.list`."""

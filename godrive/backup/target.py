@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
+import hashlib
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
-from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 
@@ -16,19 +14,41 @@ from godrive import config
 from godrive.backup.passphrase import unlocked
 from godrive.backup.place import opened_store
 from godrive.blobs import BlobStore
+from godrive.blobs.pages import Page
 from godrive.clock import Clock
-from godrive.errors import ConfigError, NotFound
+from godrive.errors import ConfigError, DigestMismatch, NotFound, UploadFinished
 from godrive.model import ObjectKey
 
-FORMAT = 1
+FORMAT = 2
 """The number of the format.  A backup with another one is refused."""
 
-_CATALOG, _SNAPSHOT = "catalog/", "snapshot/"
-_CHUNK = 1 << 20
+DIGEST = 32
+"""The bytes of a SHA-256."""
+
+_CATALOG, _SNAPSHOT, _PART = "catalog/", "snapshot/", "part/"
+
+
+class Image(msgspec.Struct, frozen=True):
+    """Which parts make a catalog: the digests of those of its *file*, which has *size* bytes, and of its *log*."""
+
+    size: int
+    file: bytes
+    log: bytes
+
+    @property
+    def parts(self) -> set[bytes]:
+        """The digests of all parts."""
+        digests = self.file + self.log
+        return {digests[at : at + DIGEST] for at in range(0, len(digests), DIGEST)}
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """The description of a snapshot.  *added_blobs* and *added_bytes* are what the backup lacked until then."""
+    """The description of a snapshot.
+
+    *blobs* is what its catalog names, *bytes* the sizes of all versions, and
+    *added_blobs* and *added_bytes* what the backup lacked until then.
+    *catalog_sha256* is that of the :class:`Image`.
+    """
 
     format: int = FORMAT
     id: str
@@ -61,9 +81,10 @@ def new_id(now: datetime) -> str:
 class Target:
     """An open backup."""
 
-    def __init__(self, store: BlobStore, name: str) -> None:
+    def __init__(self, store: BlobStore, name: str, conceal: Callable[[bytes], bytes] = bytes) -> None:
         self.store = store
         self.name = name
+        self._conceal = conceal
 
     async def snapshots(self) -> list[Snapshot]:
         """Return all snapshots, the oldest first.  Raises ``ConfigError`` if a newer release wrote one."""
@@ -96,19 +117,51 @@ class Target:
         await self.store.delete(ObjectKey(_SNAPSHOT + snapshot.id))
         await self.store.delete(snapshot.catalog_key)
 
-    async def catalog(self, snapshot: Snapshot, path: Path) -> None:
-        """Write the catalog of a snapshot to *path*."""
-        with _new_file(path) as file:
-            async for piece in self.store.get(snapshot.catalog_key):
-                await asyncio.to_thread(file.write, piece)
+    async def put_image(self, snapshot_id: str, image: Image) -> str:
+        """Store which parts make the catalog of a snapshot, and return the SHA-256 of that."""
+        data = msgspec.msgpack.encode(image)
+        await self.store.put(catalog_key(snapshot_id), _once(data), size=len(data))
+        return hashlib.sha256(data).hexdigest()
+
+    async def image(self, snapshot: Snapshot) -> Image:
+        """Return which parts make a catalog.  Raises ``NotFound``, ``BlobDamaged``, ``DigestMismatch``."""
+        data = await self._checked(snapshot.catalog_key, bytes.fromhex(snapshot.catalog_sha256))
+        return msgspec.msgpack.decode(data, type=Image)
+
+    def part_key(self, digest: bytes) -> ObjectKey:
+        """Return the key of a part.  In an encrypted backup it does not show the digest of what it has."""
+        return ObjectKey(_PART + self._conceal(digest).hex())
+
+    async def put_part(self, digest: bytes, data: bytes) -> None:
+        """Store a part, unless it is there."""
+        with suppress(UploadFinished):
+            await self.store.put(self.part_key(digest), _once(data), size=len(data), sha256=digest.hex())
+
+    async def part(self, digest: bytes) -> bytes:
+        """Return a part.  Raises ``NotFound``, ``BlobDamaged``, ``DigestMismatch``."""
+        return await self._checked(self.part_key(digest), digest)
+
+    async def _checked(self, key: ObjectKey, digest: bytes) -> bytes:
+        data = b"".join([piece async for piece in self.store.get(key)])
+        if hashlib.sha256(data).digest() != digest:
+            raise DigestMismatch(f"The object {key} of the backup is damaged.")
+        return data
 
     def is_own(self, key: str) -> bool:
         """Whether the key is not that of a blob of the drive."""
-        return key.startswith((_CATALOG, _SNAPSHOT))
+        return key.startswith((_CATALOG, _SNAPSHOT, _PART))
 
-    def id_of(self, key: str) -> str:
-        """Return the snapshot that an own key belongs to."""
-        return key.partition("/")[2]
+    def own(self, page: Page) -> list[ObjectKey]:
+        """Return the own keys of a page.  The shards of most blobs are numbers, which come before all of them."""
+        return [*filter(self.is_own, page)] if page and next(reversed(page)) > _CATALOG else []
+
+    async def own_keys(self, snapshots: Iterable[Snapshot]) -> set[str]:
+        """Return the own keys that these snapshots need.  Raises ``NotFound``, ``BlobDamaged``, ``DigestMismatch``."""
+        keys: set[str] = set()
+        for snapshot in snapshots:
+            keys |= {_SNAPSHOT + snapshot.id, snapshot.catalog_key}
+            keys |= {self.part_key(digest) for digest in (await self.image(snapshot)).parts}
+        return keys
 
     async def _read(self, key: ObjectKey) -> Snapshot:
         data = b"".join([piece async for piece in self.store.get(key)])
@@ -132,25 +185,9 @@ async def open_target(
     passphrase is not the right one.
     """
     async with opened_store(name, settings, clock, create=create) as (store, place):
-        yield Target(await unlocked(store, place, settings.backup.passphrase, create=create), place)
+        opened, conceal = await unlocked(store, place, settings.backup.passphrase, create=create)
+        yield Target(opened, place, conceal)
 
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:
     yield data
-
-
-async def pieces(path: Path) -> AsyncIterator[bytes]:
-    """Yield a file in pieces."""
-    with _opened(path) as file:
-        while piece := await asyncio.to_thread(file.read, _CHUNK):
-            yield piece
-
-
-def _new_file(path: Path) -> BinaryIO:
-    """Create a file that only this user may read."""
-    path.touch(0o600, exist_ok=False)
-    return path.open("wb")
-
-
-def _opened(path: Path) -> BinaryIO:
-    return path.open("rb")

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Iterable
-from contextlib import closing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import anyio
-
-from godrive.backup.contents import is_sound, named_blobs, opened
+from godrive.backup.catalog_file import CatalogFile
+from godrive.backup.contents import is_sound, named_in, opened
 from godrive.backup.create import Pace, Progress
 from godrive.backup.passphrase import drop_old_keys, is_key_object
 from godrive.backup.target import Snapshot, Target
 from godrive.blobs import BlobDamaged
+from godrive.blobs.pages import AT_ONCE, Page, aligned, size_pages
 from godrive.checker import compare
-from godrive.errors import Conflict, NotFound
+from godrive.errors import Conflict, DigestMismatch, NotFound
 from godrive.messages.expected import Fault
 from godrive.model import ObjectKey
 
@@ -28,7 +28,7 @@ async def verify(
     target: Target, snapshots: Iterable[Snapshot], progress: Progress, *, pace: Pace | None = None
 ) -> AsyncIterator[str]:
     """Read everything that the snapshots name, each blob once, and yield what is wrong."""
-    with TemporaryDirectory(prefix="godrive-") as folder, closing(sqlite3.connect(Path(folder) / "kept.db")) as kept:
+    with TemporaryDirectory(prefix="godrive-") as folder, _kept(Path(folder)) as kept:
         async for problem in _gather(target, snapshots, kept, Path(folder)):
             yield problem
         for key, size, sha256 in kept.execute("SELECT object_key, size_bytes, sha256 FROM kept ORDER BY object_key"):
@@ -61,53 +61,61 @@ async def prune(target: Target, keep: Iterable[Snapshot]) -> tuple[int, int]:
     kept_snapshots = list(keep)
     ids = {snapshot.id for snapshot in kept_snapshots}
     dropped = [snapshot for snapshot in await target.snapshots() if snapshot.id not in ids]
-    with TemporaryDirectory(prefix="godrive-") as folder, closing(sqlite3.connect(Path(folder) / "kept.db")) as kept:
+    with TemporaryDirectory(prefix="godrive-") as folder, _kept(Path(folder)) as kept:
         async for problem in _gather(target, kept_snapshots, kept, Path(folder)):
             raise Conflict(f"Nothing was deleted. {problem}")
+        own = await target.own_keys(kept_snapshots)
         for snapshot in dropped:
             await target.forget(snapshot)
         await drop_old_keys(target.store)
-        blobs = 0
         unneeded: list[ObjectKey] = []
-        async for blob in target.store.list():
-            if is_key_object(blob.key):
-                continue
-            if target.is_own(blob.key):
-                needed = target.id_of(blob.key) in ids
-            else:
-                needed = kept.execute("SELECT 1 FROM kept WHERE object_key = ?", (blob.key,)).fetchone() is not None
-            if not needed:
-                unneeded.append(blob.key)
+        async for needed, there in aligned(_pages(kept), size_pages(target.store, sized=False)):
+            keys = there.keys() - needed.keys() - own
+            unneeded += sorted(key for key in keys if not is_key_object(key))
         for key in unneeded:
             await target.store.delete(key)
-            blobs += not target.is_own(key)
-    return len(dropped), blobs
+    return len(dropped), sum(not target.is_own(key) for key in unneeded)
+
+
+@contextmanager
+def _kept(folder: Path) -> Iterator[sqlite3.Connection]:
+    """Open a table for the blobs that snapshots name."""
+    with closing(sqlite3.connect((folder / "kept.db").as_uri(), uri=True, check_same_thread=False)) as kept:
+        kept.execute(_KEEP)
+        yield kept
+
+
+async def _pages(kept: sqlite3.Connection) -> AsyncGenerator[Page, None]:
+    cursor = kept.execute("SELECT object_key, size_bytes FROM kept ORDER BY object_key")
+    while rows := await asyncio.to_thread(cursor.fetchmany, AT_ONCE):
+        yield dict(rows)
 
 
 async def _gather(
     target: Target, snapshots: Iterable[Snapshot], kept: sqlite3.Connection, folder: Path
 ) -> AsyncIterator[str]:
-    """Fill the table ``kept`` with the blobs of the snapshots, and yield what is wrong with their catalogs."""
-    kept.execute(_KEEP)
+    """Add the blobs of the snapshots to the table ``kept``, and yield what is wrong with their catalogs."""
+    path = folder / "catalog.db"
+    catalog = CatalogFile(target, path)
     for snapshot in snapshots:
-        path = folder / "catalog.db"
         try:
-            await target.catalog(snapshot, path)
-        except (NotFound, BlobDamaged) as error:
+            await catalog.load(snapshot)
+        except (NotFound, BlobDamaged, DigestMismatch) as error:
             yield f"The catalog of the snapshot {snapshot.id} cannot be read: {error.detail}"
-            path.unlink(missing_ok=True)
             continue
-        with path.open("rb") as file:
-            digest = await anyio.to_thread.run_sync(hashlib.file_digest, file, "sha256")
-        if digest.hexdigest() != snapshot.catalog_sha256:
-            yield f"The catalog of the snapshot {snapshot.id} has another SHA-256 than when it was made."
+        with opened(path) as connection:
+            wrong = await asyncio.to_thread(is_sound, connection)
+        if wrong is None:
+            await asyncio.to_thread(_keep, kept, path)
         else:
-            with opened(path) as catalog:
-                if (wrong := await anyio.to_thread.run_sync(is_sound, catalog)) is not None:
-                    yield f"The catalog of the snapshot {snapshot.id} is damaged: {wrong}."
-                else:
-                    kept.executemany("INSERT OR IGNORE INTO kept VALUES (?, ?, ?)", named_blobs(catalog))
-        path.unlink()
+            yield f"The catalog of the snapshot {snapshot.id} is damaged: {wrong}."
+
+
+def _keep(kept: sqlite3.Connection, path: Path) -> None:
+    kept.execute("ATTACH ? AS snapshot", (f"{path.absolute().as_uri()}?mode=ro",))
+    kept.execute(f"INSERT OR IGNORE INTO kept {named_in('snapshot')}")
+    kept.commit()
+    kept.execute("DETACH snapshot")
 
 
 def chosen(snapshots: list[Snapshot], *, daily: int, weekly: int, monthly: int) -> list[Snapshot]:

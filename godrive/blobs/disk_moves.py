@@ -47,18 +47,19 @@ class DiskMoves:
         with moving.alone(self._path / "packs"):
             return await moving.unpack(self._objects, self._packs, self._run)
 
-    async def size_pages(self) -> AsyncGenerator[Page, None]:
+    async def size_pages(self, *, sized: bool = True) -> AsyncGenerator[Page, None]:
         """See :meth:`godrive.blobs.pages.SizePages.size_pages`."""
-        async for files, packed in aligned(self._file_pages(), self._packed_pages()):
+        async for files, packed in aligned(self._file_pages(sized=sized), self._packed_pages()):
             if not packed:
                 yield files
             elif not files:
                 yield packed
             else:
-                yield dict(sorted((packed | files).items()))
+                both = packed | files
+                yield {key: both[key] for key in sorted(both)}
 
-    async def _file_pages(self) -> AsyncGenerator[Page, None]:
-        pages = self._objects.size_pages(AT_ONCE)
+    async def _file_pages(self, *, sized: bool) -> AsyncGenerator[Page, None]:
+        pages = self._objects.size_pages(AT_ONCE, sized=sized)
         while (page := await self._run(next, pages, None)) is not None:
             yield page
 

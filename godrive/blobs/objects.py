@@ -121,17 +121,18 @@ class Objects:
             os.close(folder)
         return sorted(ObjectKey(key) for key in keys if key > after and is_key(key))
 
-    def size_pages(self, at_most: int) -> Iterator[dict[ObjectKey, int]]:
-        """The sizes of all blobs, in key order, in pages of *at_most* so many."""
+    def size_pages(self, at_most: int, *, sized: bool) -> Iterator[dict[ObjectKey, int]]:
+        """The sizes of all blobs, in key order, in pages of *at_most* so many.  Unless *sized*, they are 0."""
         found: list[tuple[ObjectKey, int]] = []
         for shard in self.shards_after(""):
-            found += sorted(self._sizes(shard))
+            found += self._sizes(shard, sized=sized)
             while len(found) >= at_most:
                 yield dict(found[:at_most])
                 del found[:at_most]
         yield dict(found)
 
-    def _sizes(self, shard: str) -> Iterator[tuple[ObjectKey, int]]:
+    def _sizes(self, shard: str, *, sized: bool) -> Iterator[tuple[ObjectKey, int]]:
+        """The sizes of the blobs of one shard, in key order."""
         try:
             folder = open_folder(shard, self.objects)
         except OSError as error:
@@ -139,10 +140,16 @@ class Objects:
                 raise
             return
         try:
-            for entry in os.scandir(folder):
+            found = {entry.name: entry for entry in os.scandir(folder)}
+            for name in sorted(found):
+                if not is_key(key := f"{shard}/{name}"):
+                    continue
+                if not sized:
+                    yield ObjectKey(key), 0
+                    continue
                 with suppress(FileNotFoundError):  # deleted meanwhile
-                    status = entry.stat(follow_symlinks=False)
-                    if stat.S_ISREG(status.st_mode) and is_key(key := f"{shard}/{entry.name}"):
+                    status = found[name].stat(follow_symlinks=False)
+                    if stat.S_ISREG(status.st_mode):
                         yield ObjectKey(key), status.st_size
         finally:
             os.close(folder)

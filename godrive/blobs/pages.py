@@ -16,7 +16,7 @@ from godrive.blobs import BlobStore
 from godrive.model import ObjectKey
 
 Page: TypeAlias = dict[ObjectKey, int]
-"""Blobs that are next to each other in key order, by key.  The value is the size in bytes."""
+"""Blobs that are next to each other in key order, by key.  The value is the size in bytes, or 0 where nobody asks."""
 
 AT_ONCE = 5000
 
@@ -25,15 +25,18 @@ AT_ONCE = 5000
 class SizePages(Protocol):
     """A store that lists the sizes of its blobs much faster than it describes them."""
 
-    def size_pages(self) -> AsyncGenerator[Page, None]:
-        """All blobs in key order.  One that is moved meanwhile may be left out."""
+    def size_pages(self, *, sized: bool = True) -> AsyncGenerator[Page, None]:
+        """All blobs in key order.  One that is moved meanwhile may be left out.
+
+        Unless *sized*, sizes may be 0, which takes less.
+        """
         ...
 
 
-async def size_pages(store: BlobStore) -> AsyncGenerator[Page, None]:
-    """Yield the sizes of all blobs of the store, in key order.  One that is moved meanwhile may be left out."""
+async def size_pages(store: BlobStore, *, sized: bool = True) -> AsyncGenerator[Page, None]:
+    """Yield the sizes of all blobs of the store, as :meth:`SizePages.size_pages` does."""
     if isinstance(store, SizePages):
-        async with aclosing(store.size_pages()) as pages:
+        async with aclosing(store.size_pages(sized=sized)) as pages:
             async for page in pages:
                 yield page
         return
