@@ -184,10 +184,11 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
             while not self._stopping:
                 if not ready:
                     wait()
-                if len(ready) == 1:
+                count = len(ready)
+                if count == 1:
                     at, handle = 0, ready.pop()
                 else:
-                    at = int(chance() * min(len(ready), _MOST_AHEAD))
+                    at = int(chance() * (count if count < _MOST_AHEAD else _MOST_AHEAD))
                     handle = ready.pop(self._first_of(at) if at else 0)
                 callback = handle.callback
                 if callback is None:
@@ -198,7 +199,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
                 if owner.suspended is not None:
                     owner.suspended.append(handle)
                     continue
-                self.digest = hash((self.digest, at, len(ready), self._now))
+                self.digest = hash((self.digest, at, count, self._now))
                 self._left -= 1
                 try:
                     handle.context.run(callback, *handle.args)
@@ -224,7 +225,8 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
             due, _, handle = heapq.heappop(timers)
             if handle.callback is None:
                 continue
-            self._now = max(self._now, due)
+            if due > self._now:
+                self._now = due
             ready.append(handle)
             while timers and timers[0][0] <= self._now:
                 ready.append(heapq.heappop(timers)[2])
