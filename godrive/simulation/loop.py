@@ -188,7 +188,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
                 if count == 1:
                     at, handle = 0, ready.pop()
                 else:
-                    at = int(chance() * (count if count < _MOST_AHEAD else _MOST_AHEAD))
+                    at = int(chance() * min(count, _MOST_AHEAD))
                     handle = ready.pop(self._first_of(at) if at else 0)
                 callback = handle.callback
                 if callback is None:
@@ -225,8 +225,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
             due, _, handle = heapq.heappop(timers)
             if handle.callback is None:
                 continue
-            if due > self._now:
-                self._now = due
+            self._now = max(self._now, due)
             ready.append(handle)
             while timers and timers[0][0] <= self._now:
                 ready.append(heapq.heappop(timers)[2])
