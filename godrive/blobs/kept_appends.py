@@ -57,7 +57,7 @@ class KeptAppends:
             append, timer = self._kept.pop(key)
             timer.cancel()
             self._closing[key] = closing = asyncio.create_task(self._close_and_note(key, append))
-            closing.add_done_callback(lambda _: self._closing.pop(key))
+            closing.add_done_callback(lambda _: self._closing.pop(key, None))
 
     async def _close_and_note(self, key: ObjectKey, append: StagedAppend) -> None:
         with suppress(OSError):  # all of it is durable

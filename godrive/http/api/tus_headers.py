@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 from urllib.parse import urljoin
 
@@ -86,23 +86,24 @@ def read_length(request: web.Request) -> int | None:
     return length
 
 
-def read_metadata(request: web.Request) -> tuple[str, Mapping[str, str]]:
-    """Return ``Upload-Metadata`` as it was sent, and its values that are text.  Raises ``Malformed``.
+def read_metadata(request: web.Request, known: Collection[str]) -> tuple[str, Mapping[str, str]]:
+    """Return ``Upload-Metadata`` as it was sent, and the values of the *known* keys.  Raises ``Malformed``.
 
-    A value that a script has made of nothing (``null``, ``undefined``) is left out.
+    These are text.  One that a script has made of nothing (``null``, ``undefined``) is left out.
     """
     sent = ",".join(request.headers.getall(METADATA, ())).strip()
     if not sent.isascii() or len(sent) > MOST_METADATA:
         raise Malformed(f"Must have at most {MOST_METADATA} ASCII characters.", field=METADATA)
-    found: dict[str, str | None] = {}
+    found: dict[str, bytes] = {}
     for pair in filter(None, map(str.strip, sent.split(","))):
         key, _, encoded = pair.partition(" ")
         if _KEY.fullmatch(key) is None:
             raise Malformed("A key has visible ASCII characters only.", field=METADATA)
         if key in found:
             raise Malformed(f"The key {key} must not be repeated.", field=METADATA)
-        found[key] = _text(_decode(encoded.strip(), METADATA))
-    return sent, {key: value for key, value in found.items() if value not in (None, "", "null", "undefined")}
+        found[key] = _decode(encoded.strip(), METADATA)
+    said = {key: _text(found[key], key) for key in known if key in found}
+    return sent, {key: value for key, value in said.items() if value not in ("", "null", "undefined")}
 
 
 def read_checksum(request: web.Request) -> Checksum | None:
@@ -157,8 +158,8 @@ def _decode(encoded: str, field: str) -> bytes:
         raise Malformed("A value is not Base64.", field=field) from None
 
 
-def _text(value: bytes) -> str | None:
+def _text(value: bytes, key: str) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError:
-        return None
+        raise Malformed(f"The value of {key} is not the Base64 of text in UTF-8.", field=METADATA) from None

@@ -37,7 +37,7 @@ from godrive.http.api.problems import Malformed, MethodNotAllowed, RequestTimeou
 from godrive.http.app_keys import BASES
 from godrive.http.routes.files import EntryId
 from godrive.http.routes.incoming import check_whole, length_of, receiving
-from godrive.http.routes.tus_metadata import read_wanted
+from godrive.http.routes.tus_metadata import KNOWN, read_wanted
 from godrive.http.routes.tus_state import ALWAYS, PATH, describe, note_of, parts_of, state_of, url_of
 from godrive.http.routes.uploads import UploadView, view_upload
 from godrive.messages.uploads import GetUpload
@@ -159,7 +159,7 @@ async def _create(call: Call, base: At | None, parent_id: str | None, on_conflic
     request = call.request
     tus.check_version(request)
     concat = tus.read_concat(request, request.app[BASES].of(request))
-    sent, meta = tus.read_metadata(request)
+    sent, meta = tus.read_metadata(request, KNOWN)
     size = length_of(request)
     if size != 0 and not _is_chunk(request):
         raise UnsupportedMediaType(f"Bytes are sent as {tus.CHUNK}.", field=hdrs.CONTENT_TYPE)

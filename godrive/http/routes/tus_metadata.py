@@ -21,6 +21,22 @@ from godrive.http.routes.files import ROOT, EntryId, spot_of
 from godrive.http.routes.uploads import Digest
 from godrive.model import At, FileId, OnConflict, Spot
 
+KNOWN = (
+    "filename",
+    "name",
+    "filetype",
+    "type",
+    "relativePath",
+    "path",
+    "parent_id",
+    "on_conflict",
+    "modified_at",
+    "mtime",
+    "lastModified",
+    "sha256",
+)
+"""The keys that are read here."""
+
 UNTITLED = "untitled"
 """The name of a file without one; a number makes it unique."""
 

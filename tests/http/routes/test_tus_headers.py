@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
@@ -190,6 +192,12 @@ async def test_the_place_of_the_file_is_said_in_the_words_of_many_clients(ann: P
         assert (await ann("GET", f"/v1/files/by-path/{quote(path)}")).json["id"] == file["id"], said
 
 
+async def test_a_key_that_is_not_known_may_have_any_bytes(ann: Person) -> None:
+    said = "filename YS50eHQ=,thumbnail /9j/"
+    url = await create(ann, 1, Upload_Metadata=said)
+    assert (await head(ann, url)).headers["Upload-Metadata"] == said
+
+
 async def test_metadata_describe_the_file(ann: Person) -> None:
     times = {"modified_at": "2001-02-03T04:05:06+01:00", "mtime": "981169506", "lastModified": "981169506000"}
     for key, value in times.items():
@@ -216,6 +224,8 @@ async def test_metadata_describe_the_file(ann: Person) -> None:
         "filename  YQ==,filename YQ==",
         "filename ?",
         "filename YQ=",
+        "filename /w==",
+        f"filename YQ==,sha256 {base64.b64encode(hashlib.sha256(b'x').digest()).decode()}",
         "filename Y Q==",
         "file\xe9 YQ==",
         "a=\t YQ==",
