@@ -99,6 +99,21 @@ def test_a_mistake_writes_nothing(config: Path, monkeypatch: pytest.MonkeyPatch)
     assert not config.with_name("config.toml.new").exists()
 
 
+def test_a_unit_that_has_the_configuration_is_what_starts_it(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unit, other = tmp_path / "godrive.service", config.with_name("other.toml")
+    unit.write_text(f"[Service]\nExecStart=/opt/godrive/godrive serve --config {config}\n")
+    monkeypatch.setattr(setup, "PACKAGED_UNIT", unit)
+    monkeypatch.setattr(setup, "UNIT", tmp_path / "absent")
+    given(monkeypatch, "")
+    folder = str(tmp_path / "data")
+    assert cli.main(["setup", "--config", str(config), "--no-user", "--data-dir", folder]) == 0
+    assert "Start it with: systemctl restart godrive\n" in capsys.readouterr().out
+    assert cli.main(["setup", "--config", str(other), "--no-user", "--data-dir", folder]) == 0
+    assert f"Start it with: godrive serve --config {other}\n" in capsys.readouterr().out
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: run the tests as root")
 def test_the_unit_names_this_program_and_the_folder(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -112,6 +127,7 @@ def test_the_unit_names_this_program_and_the_folder(
     folder = tmp_path / "my files 100%"
     assert cli.main(["setup", "--config", str(config), "--no-user", "--systemd", "--data-dir", str(folder)]) == 0
     assert "systemctl enable --now godrive" in capsys.readouterr().out
+    assert "Documentation=" not in unit.read_text()
     text = unit.read_text()
     assert f'ReadWritePaths="{folder}"'.replace("%", "%%") in text
     assert f"-m godrive serve --config {config}" in text

@@ -27,6 +27,8 @@ from godrive.paths import exists, is_file, is_folder
 SIGNUP = ("open", "invite", "closed")
 
 UNIT = Path("/etc/systemd/system/godrive.service")
+PACKAGED_UNIT = Path("/usr/lib/systemd/system/godrive.service")
+"""What --systemd writes, and what the Debian package has."""
 
 SERVICE_USER = "godrive"
 
@@ -96,9 +98,18 @@ def _setup(arguments: argparse.Namespace) -> int:
         if email:
             arguments.config = path
             add_user(arguments, email)
-    command = f"godrive serve --config {shlex.quote(str(path))}"
-    _say("Start it with: " + ("systemctl enable --now godrive" if arguments.systemd else command))
+    _say(f"Start it with: {_start(path, new_unit=arguments.systemd)}")
     return 0
+
+
+def _start(config: Path, *, new_unit: bool) -> str:
+    """Return the command that starts a server with that configuration, or has it read the new one."""
+    if new_unit:
+        return "systemctl enable --now godrive"
+    for unit in (UNIT, PACKAGED_UNIT):
+        if is_file(unit) and f"--config {config}\n" in unit.read_text():
+            return "systemctl restart godrive"
+    return f"godrive serve --config {shlex.quote(str(config))}"
 
 
 def _existing(path: Path) -> Config:
@@ -209,7 +220,7 @@ def _write_unit(config: Path, answers: Answers) -> None:
             lines += [f"ExecStart={start}", f"ReadWritePaths={_quoted(answers.data_dir)}"]
         elif line.startswith("ProtectHome=") and f"{answers.data_dir} {start}".startswith(_HOMES):
             lines.append("ProtectHome=read-only")
-        else:
+        elif not line.startswith("Documentation="):  # which the Debian package brings
             lines.append(line)
     _make_user()
     folder = Path(answers.data_dir)

@@ -78,9 +78,8 @@ class Certificate:
         try:
             context.load_cert_chain(certificate, key, password=_no_password)
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-            reason = (getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)).replace(
-                "_", " "
-            )
+            said = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
+            reason = said.partition(" (_ssl.c:")[0].replace("_", " ")
             raise ConfigError(
                 f"The certificate {certificate} with the key {key} cannot be used: {reason}.",
                 field="server.tls_cert_file",
