@@ -14,7 +14,7 @@ from msgspec.structs import asdict
 
 from godrive.append_turns import AppendTurns
 from godrive.backup_schedule import Look
-from godrive.blobs import BlobStore, Packing
+from godrive.blobs import BlobStore, Packing, Presigner
 from godrive.bridge.bucket_events import BucketEventHandler
 from godrive.catalog import Catalog, ReadsAtOnce
 from godrive.clock import Clock, SystemClock
@@ -24,6 +24,7 @@ from godrive.credentials import Keyring, TokenSigner, UrlSigner
 from godrive.errors import DriveError, StoreUnavailable
 from godrive.known_callers import KnownCallers
 from godrive.known_room import KnownRoom
+from godrive.known_uploads import KnownUploads
 from godrive.log_in_limits import LogInLimits
 from godrive.memory import MemoryBudget
 from godrive.messages.auth import Auth
@@ -109,9 +110,12 @@ class GoDrive:
         """The budget of bytes that this process buffers for clients: request bodies and answers."""
         self.packing: Packing | None = None
         """The blob store, if it stores small blobs in groups."""
+        self.takes_bytes = False
+        """Whether clients send the bytes of files to this process, which has the blob store."""
         self.small_files: SmallFiles | None = None
         """Makes small bodies files, in groups, if the blob store does so."""
         self.known_room = KnownRoom(self.clock)
+        self.known_uploads = KnownUploads(self.clock)
         self.known_callers = KnownCallers(self.clock)
         """Who sent a token, if the auth actor runs in this process and has found out less than a second ago."""
         self.log_in_limits = LogInLimits(config.auth, self.clock)
@@ -300,6 +304,7 @@ class GoDrive:
             await _open_store(stack, self._blobs)
             if isinstance(self._blobs, Packing) and self._blobs.pack_below:
                 self.packing = self._blobs
+            self.takes_bytes = not isinstance(self._blobs, Presigner)
         if self.tracing is not None:
             self.tracing.watch(catalog=self._catalog, blobs=self._blobs)
         parts = Dependencies(

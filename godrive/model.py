@@ -7,8 +7,6 @@ are bytes.  In a value, ``parent_id`` ``None`` means the root; messages use a
 
 from __future__ import annotations
 
-import os
-import time
 import unicodedata
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -17,6 +15,8 @@ from typing import Any, Generic, NewType, TypeAlias, TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 from typing_extensions import dataclass_transform
+
+from godrive.ids import new_id as new_id  # noqa: PLC0414 - what makes them, beside the types of ids
 
 UserId = NewType("UserId", str)
 SessionId = NewType("SessionId", str)
@@ -33,17 +33,6 @@ PropertyValue: TypeAlias = str | int | float | bool
 T = TypeVar("T")
 
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
-
-
-def new_id() -> str:
-    """Return a UUIDv7 (RFC 9562, section 5.7): 48 bits of milliseconds and 74 random bits."""
-    millis = time.time_ns() // 1_000_000
-    tail = int.from_bytes(os.urandom(10), "big")
-    value = (millis & 0xFFFF_FFFF_FFFF) << 80 | tail
-    value = value & ~(0xF << 76) | 7 << 76
-    value = value & ~(0x3 << 62) | 2 << 62
-    digits = f"{value:032x}"  # twice as fast as a UUID object; every request creates several
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def name_key(name: str) -> str:

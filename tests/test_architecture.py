@@ -16,7 +16,7 @@ PACKAGE = ROOT / "godrive"
 
 FLOORS: list[set[str]] = [
     # words
-    {"errors"},
+    {"errors", "ids"},
     {
         "backoff",
         "model",
@@ -30,13 +30,13 @@ FLOORS: list[set[str]] = [
         "webhook_signature",
     },
     {"append_turns", "callbacks", "config", "principal", "rate_limit", "reserve", "wal_lock"},
-    {"configfile", "known_callers", "known_room"},
+    {"configfile", "known_callers", "known_room", "known_uploads"},
     # machinery: packages that do not know one another
     {"runtime", "blobs", "catalog", "credentials", "log_writer"},
     # contracts
     {"messages"},
     # behaviour: the rules of a drive, and two packages that do not know one another
-    {"rules", "lease", "small_files", "tracing", "watch", "checker"},
+    {"rules", "lease", "own_urls", "small_files", "tracing", "watch", "checker"},
     {"log_in_limits"},
     {"actors", "bridge", "scrub", "backup_schedule"},
     # the whole

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 import anyio
 
+from godrive import own_urls
 from godrive.blobs import Appendable, BlobStore, Presigner, Staged, staged_of
 from godrive.blobs.admission import check_admission
 from godrive.blobs.parts import PartSigner, StoredPart, plan_of, plan_parts
@@ -19,6 +20,7 @@ from godrive.config import Blobs
 from godrive.credentials import UrlSigner
 from godrive.errors import Conflict, Gone, Invalid, NotFound, StoreUnavailable, UploadFinished
 from godrive.messages.storage import (
+    THROUGH_US,
     AbortParts,
     Admission,
     Admit,
@@ -62,8 +64,6 @@ SHORTEST, LONGEST = 10.0, 86_400.0
 UNREVOCABLE_TTL = 900.0
 """The longest validity, in seconds, of a download URL signed for an S3 store, because it cannot be revoked."""
 
-_THROUGH_US = Admission(in_transit=0.0)
-
 _PROBE = ObjectKey("00000000/00000000-0000-7000-8000-000000000000")
 """A well-formed key that never exists.  A HEAD for it shows whether the store answers."""
 
@@ -90,7 +90,7 @@ class StorageActor(Actor[Storage]):
         size, asked = ask.size_bytes, ask.part_size
         await check_admission(self._blobs, self._config, size)
         if self._presigner is None:
-            return _THROUGH_US
+            return THROUGH_US
         in_transit = min(max(SHORTEST, size / SLOWEST), LONGEST)
         s3 = self._config.s3
         plan = plan_parts(size, threshold=s3.multipart_threshold, part_size=s3.part_size, asked=asked)
@@ -116,16 +116,7 @@ class StorageActor(Actor[Storage]):
                 sha256=upload.sha256,
                 expires_at=min(expires_at, now + LONGEST_SIGNED),
             )
-        url = self._urls.sign(
-            "PUT",
-            f"/v1/uploads/{upload.id}/content",
-            {"size": str(upload.size_bytes), "mime": upload.mime, "user": user_of(ask.by)},
-            expires_at=upload.expires_at,
-        )
-        headers = {"Content-Length": str(upload.size_bytes)}
-        if upload.mime:  # otherwise the type is determined from the bytes
-            headers["Content-Type"] = upload.mime
-        return SignedRequest(method="PUT", url=url, headers=headers, expires_at=upload.expires_at)
+        return own_urls.sign_put(self._urls, ask.by, upload)
 
     @BeginParts.handler
     async def begin_parts(self, ask: BeginParts) -> str:

@@ -26,6 +26,10 @@ class Admission(Value):
     part_size: int = 0
 
 
+THROUGH_US = Admission(in_transit=0.0)
+"""How a store takes a blob that clients cannot send to it themselves."""
+
+
 class Admit(Ask[Storage, Admission]):
     """Check that the store accepts a blob of that size, and return how.
 

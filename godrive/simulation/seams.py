@@ -17,6 +17,7 @@ import sqlite3
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -27,7 +28,7 @@ import aiosqlite.core
 import anyio.to_thread
 from anyio._backends import _asyncio as anyio_backend
 
-from godrive import tree
+from godrive import ids, tree
 from godrive.blobs import disk as _disk  # noqa: F401 - imported, so that it is found
 from godrive.bridge import webhooks
 from godrive.runtime import ref
@@ -121,6 +122,7 @@ def installed(
 
     replaced: list[tuple[Any, str, Any]] = [
         (os, "urandom", entropy.randbytes),
+        (ids, "tails", deque()),
         (random, "_urandom", entropy.randbytes),  # what the module secrets draws from
         (time, "time", wall_time),
         (time, "time_ns", wall_time_ns),

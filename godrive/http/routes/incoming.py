@@ -79,12 +79,14 @@ async def put_content(call: Call, upload_id: UploadId, query: PutQuery) -> Compl
     otherwise `409 upload_finished`.
     """
     by = SignedUrl(user_id=query.user, verb=Verb.CREATE, target_id=upload_id)
-    async with call.turn():
-        upload = await call.drive.metadata.ask(GetUpload(by, upload_id))
-    transfer.check_open(upload)
-    _check_headers(call.request, upload)
     async with receiving(call) as body:
         content = small_body(call, body)
+        upload = None if content is None else call.drive.known_uploads.take(upload_id, query.user)
+        if upload is None:
+            async with call.turn():
+                upload = await call.drive.metadata.ask(GetUpload(by, upload_id))
+        transfer.check_open(upload)
+        _check_headers(call.request, upload)
         if content is None:
             file = await transfer.receive_upload(call.drive, by, upload, body, turn=call.turn())
         else:

@@ -291,7 +291,9 @@ def read_offer(call: Call, on_conflict: OnConflict) -> Offer:
     """Read the headers of a request that stores bytes.  Raises ``Invalid``, ``Malformed``, ``UnsupportedMediaType``."""
     request = call.request
     check_whole(request)
-    if_match = ETag("*") if entity_tags(request, hdrs.IF_MATCH) == [] else call.if_match
+    if_match = None
+    if hdrs.IF_MATCH in request.headers:
+        if_match = ETag("*") if entity_tags(request, hdrs.IF_MATCH) == [] else call.if_match
     is_new = must_be_new(request)
     if is_new and if_match is not None:
         raise exists("A file cannot be absent and match.")

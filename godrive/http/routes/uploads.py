@@ -9,7 +9,8 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from godrive import parts, resumable
+from godrive import own_urls, parts, resumable
+from godrive.blobs.admission import check_admission
 from godrive.blobs.parts import LARGEST_PART, MOST_PARTS, SMALLEST_PART, PartPlan, SentPart, plan_of
 from godrive.errors import (
     Conflict,
@@ -32,7 +33,7 @@ from godrive.http.api.operations import Routes
 from godrive.http.routes.files import EntryId, Limit, ModifiedAt, Name, PageToken, PlainPath, folder_at, spot_of
 from godrive.http.routes.upload_state import find_offset, show_offset
 from godrive.messages.files import GetFile
-from godrive.messages.storage import Admit, SignPut
+from godrive.messages.storage import THROUGH_US, Admit, SignPut
 from godrive.messages.uploads import BeginUpload, GetUpload, ListUploads
 from godrive.model import IN_APPENDS, ETag, File, FileId, OnConflict, SignedRequest, Spot, Upload, UploadId, UploadState
 from godrive.principal import Scope
@@ -193,8 +194,12 @@ async def begin_upload(call: Call, body: IntentBody) -> Intent:
     a new version of the file of that name. `If-Match` then names the entity tag that this file must have, now and when
     the bytes have arrived. A large file can be sent in parts, if the store takes them.
     """
-    admission = await call.drive.storage.ask(Admit(body.size_bytes, body.part_size))
-    upload = await call.drive.metadata.ask(
+    drive, admission = call.drive, THROUGH_US
+    if drive.takes_bytes:
+        await check_admission(drive.blobs, drive.config.blobs, body.size_bytes)
+    else:
+        admission = await drive.storage.ask(Admit(body.size_bytes, body.part_size))
+    upload = await drive.metadata.ask(
         BeginUpload(
             by=call.by,
             where=body.place(),
@@ -209,8 +214,12 @@ async def begin_upload(call: Call, body: IntentBody) -> Intent:
         )
     )
     if admission.part_size:
-        upload = await parts.begin(call.drive, call.by, upload, admission.part_size)
-    signed = await call.drive.storage.ask(SignPut(call.by, upload))
+        upload = await parts.begin(drive, call.by, upload, admission.part_size)
+    if drive.takes_bytes:
+        signed = own_urls.sign_put(drive.urls, call.by, upload)
+        drive.known_uploads.keep(upload)
+    else:
+        signed = await drive.storage.ask(SignPut(call.by, upload))
     call.locate(f"/v1/uploads/{upload.id}")
     intent = Intent(
         upload_url=call.reachable(signed.url),
@@ -224,7 +233,7 @@ async def begin_upload(call: Call, body: IntentBody) -> Intent:
         plan = plan_of(upload)
         intent.part_size, intent.part_count = plan.part_size, plan.count
         first = range(1, min(plan.count, parts.MOST_SIGNED) + 1)
-        intent.parts = signed_parts(plan, first, await parts.sign(call.drive, upload, first))
+        intent.parts = signed_parts(plan, first, await parts.sign(drive, upload, first))
     return intent
 
 

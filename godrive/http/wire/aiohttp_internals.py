@@ -18,11 +18,13 @@ __all__ = [
     "CHECKED",
     "EMPTY_PAYLOAD",
     "HANDLER",
+    "PROTOCOL",
     "READER",
     "RequestPayloadError",
     "new_parser",
     "parse_error",
     "take_unread",
+    "take_whole",
     "unread_bytes",
 ]
 
@@ -44,10 +46,16 @@ HANDLER = {
 """Attributes of ``RequestHandler`` that :class:`~godrive.http.wire.connection.Connection` reads or sets."""
 
 READER = {
+    "_buffer": "the pieces that were received and not read",
+    "_cursor": "bytes that were read",
+    "_protocol": "the connection",
     "_exception": "why the body will not be whole; nothing is read after it is set",
     "_size": "bytes that were received and not read",
 }
 """Attributes of ``StreamReader``."""
+
+PROTOCOL = {"_reading_paused": "a body is too much to keep, and nothing more is read or parsed"}
+"""Attributes of the connection of a ``StreamReader``."""
 
 
 def new_parser(handler: RequestHandler) -> HttpRequestParser:
@@ -68,6 +76,21 @@ def new_parser(handler: RequestHandler) -> HttpRequestParser:
 def unread_bytes(body: StreamReader) -> int:
     """Bytes of a body that were received and that no handler has read."""
     return 0 if body is EMPTY_PAYLOAD else body._size
+
+
+def take_whole(body: StreamReader) -> bytes:
+    """Return all bytes of a body that has come whole.
+
+    aiohttp by itself parses on then, as if it had stopped because the body was too much to keep.
+    Raises why the body is not whole after all.
+    """
+    if body is EMPTY_PAYLOAD or body._cursor or body._protocol._reading_paused or body._exception is not None:
+        return body.read_nowait()
+    whole = body._buffer[0] if len(body._buffer) == 1 else b"".join(body._buffer)
+    body._buffer.clear()
+    body._size = 0
+    body._cursor += len(whole)
+    return whole
 
 
 def take_unread(body: StreamReader) -> bytes:

@@ -11,7 +11,7 @@ from godrive.errors import MailboxFull, TooLarge
 from godrive.http.api.problems import Malformed, RequestTimeout
 from godrive.http.app_keys import DIRECT_BODIES, DRIVE
 from godrive.http.observe.middleware import meet_expectation
-from godrive.http.wire.aiohttp_internals import RequestPayloadError, take_unread, unread_bytes
+from godrive.http.wire.aiohttp_internals import RequestPayloadError, take_unread, take_whole, unread_bytes
 from godrive.http.wire.connection import Connection
 from godrive.http.wire.direct_body import DirectBody
 from godrive.memory import MemoryBudget
@@ -41,7 +41,7 @@ async def read_body(request: web.Request, *, limit: int, timeout: float) -> byte
     content = request.content
     try:
         if content.is_eof():  # it came in one packet with the headers, as most do
-            body = content.read_nowait()
+            body = take_whole(content)
             if len(body) > limit:
                 raise TooLarge(f"The body may have at most {limit} bytes.")
         else:
@@ -126,7 +126,10 @@ class RequestBody:
         content = self._content
         if self._is_awaited or not content.is_eof() or unread_bytes(content) > at_most:
             return None
-        whole = self._buffered()
+        try:
+            whole = take_whole(content)
+        except _INTERRUPTIONS:
+            raise _interrupted() from None
         self.received = len(whole)
         return whole
 

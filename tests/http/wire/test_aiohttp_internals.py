@@ -16,7 +16,7 @@ from aiohttp.web_protocol import RequestHandler
 
 import godrive.http
 from godrive.http.wire import aiohttp_internals
-from godrive.http.wire.aiohttp_internals import CHECKED, HANDLER, READER
+from godrive.http.wire.aiohttp_internals import CHECKED, HANDLER, PROTOCOL, READER
 from godrive.http.wire.connection import Connection
 
 HTTP = Path(godrive.http.__file__).parent
@@ -39,6 +39,7 @@ def test_what_is_listed_is_there() -> None:
     slots = {*RequestHandler.__slots__, *BaseProtocol.__slots__}
     assert HANDLER.keys() <= slots
     assert READER.keys() <= set(StreamReader.__slots__)
+    assert PROTOCOL.keys() <= set(BaseProtocol.__slots__)
 
 
 def test_a_connection_uses_no_other_private_attribute_and_hides_none() -> None:
