@@ -10,6 +10,8 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
+from msgspec.structs import replace
+
 from godrive.actors.batching import Batcher
 from godrive.actors.known_pages import KnownPages
 from godrive.actors.noticed_catalog import NoticedCatalog, OnChange
@@ -56,10 +58,10 @@ from godrive.rules import (  # noqa: F401 - registers them
     versions,
     webhooks,
 )
-from godrive.rules.listings import KnownPage, Question
+from godrive.rules.listings import KnownPage
 from godrive.rules.lists import Known
 from godrive.rules.page_tokens import PageTokens
-from godrive.rules.registry import LARGE_PAGE, PROCEDURES, RULES, Env, Rule
+from godrive.rules.registry import LARGE_PAGE, PROCEDURES, RULES, Env, Question, Rule
 from godrive.runtime import Actor, Ask, Lane
 
 
@@ -69,7 +71,7 @@ def _ignore(changed: set[UserId]) -> None:
 
 def _handler(rule: Rule) -> Callable[[MetadataActor, Ask[Metadata, Any]], Coroutine[Any, Any, Any]]:
     """Return a handler that runs *rule*."""
-    run, chore, is_large = rule.run, rule.message.lane is Lane.CHORE, rule.is_large
+    run, chore, is_large, sees = rule.run, rule.message.lane is Lane.CHORE, rule.is_large, rule.sees
 
     async def read(self: MetadataActor, ask: Ask[Metadata, Any]) -> Any:
         env = self.env()
@@ -77,6 +79,8 @@ def _handler(rule: Rule) -> Callable[[MetadataActor, Ask[Metadata, Any]], Corout
 
     async def write(self: MetadataActor, ask: Ask[Metadata, Any]) -> Any:
         env = self.env()
+        if sees is not None and not self.reads_at_once:
+            env = await self.with_seen(env, sees(ask))
         return await self.noticed.write(lambda tx: run(tx, ask, env), chore=chore)
 
     return write if rule.writes else read
@@ -120,7 +124,7 @@ class MetadataActor(Actor[Metadata]):
         self._questions = Batcher(self._answer)
         self._known: KnownPages[Known] = KnownPages()
         self._known_far: KnownPages[KnownPage] = KnownPages()
-        self._reads_at_once = isinstance(catalog, ReadsAtOnce)
+        self.reads_at_once = isinstance(catalog, ReadsAtOnce)
         self.nonce = ""
 
     for _rule in RULES.values():
@@ -132,9 +136,13 @@ class MetadataActor(Actor[Metadata]):
         """Return the time, configuration and page-token keys for a rule that runs now."""
         return Env(self._clock.now(), self._config, self._tokens)
 
+    async def with_seen(self, env: Env, question: Question | None) -> Env:
+        """Return *env* with the answer to the question of a rule."""
+        return env if question is None else replace(env, seen=await self._questions.get(question))
+
     @FindUpload.handler
     async def find_upload(self, ask: FindUpload) -> Upload:
-        if self._reads_at_once or not isinstance(ask.by, System):
+        if self.reads_at_once or not isinstance(ask.by, System):
             return await self.catalog.read(lambda tx: uploads.find(tx, ask, self.env()))
         (found,) = await self._uploads.get(ask.object_key)
         if found is None:
@@ -144,7 +152,7 @@ class MetadataActor(Actor[Metadata]):
     @ReadList.handler
     async def read_list(self, ask: ReadList) -> Listing:
         nonce = self.nonce or await self._read_nonce()
-        if not self._reads_at_once:
+        if not self.reads_at_once:
             return await self._read_far_list(ask, nonce)
         owner_id = await self._owner_of(ask)
         env = self.env()

@@ -51,12 +51,15 @@ from godrive.principal import (
 )
 from godrive.rules import rows
 from godrive.rules.names import check_depth, check_path
+from godrive.rules.registry import Question
 
-_ENTRY = (
+_SELECT = (
     f"SELECT {', '.join(f'entries.{column}' for column in rows.FILE.split(', '))}, entries.list_state, entries.height, "
-    f"entries.state, {ABOVE}, users.state, users.trash_cleared_at "
-    "FROM entries LEFT JOIN users ON users.id = entries.owner_id WHERE entries.id = $1"
+    f"entries.state, {ABOVE}, users.state, users.trash_cleared_at"
 )
+_OWNS = "users.id = entries.owner_id"
+_ENTRY = f"{_SELECT} FROM entries LEFT JOIN users ON {_OWNS} WHERE entries.id = $1"
+_ENTRY_OR_NONE = f"{_SELECT} FROM (SELECT 1) always LEFT JOIN entries ON entries.id = $1 LEFT JOIN users ON {_OWNS}"
 _LIST_STATE, _HEIGHT, _STATE, _DEPTH, _OWNER_STATE, _CLEARED_AT = -6, -5, -4, -3, -2, -1
 # The names after the first are in $4, each behind its length in four digits.  The subquery makes PostgreSQL look each
 # name up; it might answer a join by reading all entries of the owner for each level.
@@ -275,6 +278,22 @@ def presume(by: Principal, where: Spot, verb: Verb) -> Folder | None:
         return None
     check_scope(by, verb)
     return Folder(by.user_id, where.folder_id if isinstance(where, In) else None)
+
+
+def ask_for(entry_id: FileId) -> Question:
+    """Return the question whose answer is for :func:`seen`."""
+    return Question(_ENTRY_OR_NONE, (entry_id,))
+
+
+def seen(row: Row, owner_id: UserId) -> File | None:
+    """Return the entry if it was the active user's and in no trash when the question was answered.
+
+    The statement that uses it must check that its revision and its state, and the state of the owner and of the folders
+    above, are still the same.
+    """
+    if row[rows.OWNER] != owner_id or row[_OWNER_STATE] != _ACTIVE or row[_STATE] != "live" or row[_DEPTH] < 0:
+        return None
+    return rows.file(row)
 
 
 async def resolve_place(tx: Tx, by: Principal, where: Place, verb: Verb) -> Folder | UserId:

@@ -45,6 +45,7 @@ _LOG = (
 REVISE = "revision = CASE WHEN revision < $1 THEN $1 ELSE revision + 1 END"
 """SQL: the next revision of an entry.  ``$1`` is the time in microseconds."""
 
+_NO_USAGE = (0,) * 7
 _encode = msgspec.json.Encoder().encode
 
 
@@ -115,6 +116,31 @@ async def record_created(
     )
     order = (charged, *steps, logged) if provided else (*steps, charged, logged)
     made = await chain(tx, *order, final=Final(file.id, file.owner_id))
+    if made:
+        tx.changed.add(file.owner_id)
+    return made
+
+
+async def record_with(
+    tx: Tx,
+    kind: FileEventKind,
+    file: File,
+    step: Step,
+    *,
+    key: str,
+    now: datetime,
+    provided: tuple[str, tuple[object, ...]],
+) -> bool:
+    """Record a change and run *step*, if *provided* is true of the owner's row: see :func:`record_created`.
+
+    The condition begins with ``$4``.  The column of *step* is *key*.  *file* is the state after the change, whose
+    usage is the same.
+    """
+    trace = Trace(file.kind, file.parent_id or "", file.parent_id or "")
+    charged, logged = _steps(
+        tx, kind, file.owner_id, file.id, file, now=now, trace=trace, usage=_NO_USAGE, provided=provided
+    )
+    made = await chain(tx, charged, logged, step, final=Final(key, file.owner_id))
     if made:
         tx.changed.add(file.owner_id)
     return made

@@ -7,10 +7,13 @@ from functools import cache
 
 import msgspec
 
-from godrive.catalog import Tx
+from godrive.catalog import Row, Tx
+from godrive.catalog.ancestors import held_depth
+from godrive.catalog.chains import Step
 from godrive.errors import Cycle, Forbidden, NotFound
 from godrive.messages.files import FindFile, GetFile, OpenContent, UpdateFile
 from godrive.model import (
+    At,
     Content,
     File,
     FileEventKind,
@@ -21,12 +24,12 @@ from godrive.model import (
     UserId,
     name_key,
 )
-from godrive.principal import Verb
+from godrive.principal import ApiToken, HostUser, UserSession, Verb, user_of
 from godrive.rules import changes, entries, folders, rows
-from godrive.rules.access import Folder, Resolved, lies_in, resolve, resolve_folder
+from godrive.rules.access import Folder, Resolved, ask_for, check_scope, lies_in, resolve, resolve_folder, root_of, seen
 from godrive.rules.marks import describe
 from godrive.rules.names import check_depth, check_name, search_key
-from godrive.rules.registry import Env, rule
+from godrive.rules.registry import Env, Question, rule
 
 _VERSION = (
     "SELECT id, mime, size_bytes, sha256, modified_at, object_key FROM versions "
@@ -36,6 +39,18 @@ _RENAME = (  # no row if another entry has the name: a look-up of its own would 
     "UPDATE entries SET name = $3, name_key = $4, search_key = $5, updated_at = $1, revision = $8 "
     "WHERE id = $2 AND NOT EXISTS (SELECT 1 FROM entries o WHERE o.owner_id = $6 AND o.parent_id = $7 "
     "AND o.name_key = $4 AND o.state = 'live' AND o.id <> $2)"
+)
+# For PostgreSQL, where the function locks the owner: what the statement reads after that is as old as the statement,
+# but a row that it locks is the newest.  If somebody has taken the name meanwhile, the index refuses it.
+_AS_SEEN = (
+    f"state = 'active' AND CASE WHEN {held_depth('$1', '$6', locks=True)} >= 0 OR $6 = '' THEN "
+    "EXISTS (SELECT 1 FROM entries WHERE id = $4 AND revision = $5 AND entries.state = 'live' FOR UPDATE) "
+    "AND NOT EXISTS (SELECT 1 FROM entries o WHERE o.owner_id = $1 AND o.parent_id = $6 AND o.name_key = $7 "
+    "AND o.state = 'live' AND o.id <> $4) ELSE FALSE END"
+)
+_RENAME_SEEN = (
+    "UPDATE entries SET name = $2, name_key = $3, search_key = $4, updated_at = $5, revision = $6 FROM charged "
+    "WHERE id = $1"
 )
 _MOVE = (
     "UPDATE entries SET parent_id = $3, name = $4, name_key = $5, search_key = $6, list_state = kind, updated_at = $1, "
@@ -78,11 +93,27 @@ async def find(tx: Tx, ask: FindFile, env: Env) -> File:
     return found.file
 
 
-@rule(UpdateFile, writes=True)
+def see(ask: UpdateFile) -> Question | None:
+    """Ask for the entry before the transaction if the message only renames it, by id."""
+    by, file_id = ask.by, ask.file_id
+    more = ask.where, ask.modified_at, ask.favorite, ask.properties
+    if ask.name is None or any(value is not None for value in more) or ask.on_conflict is OnConflict.REPLACE:
+        return None
+    if isinstance(file_id, At):
+        return None
+    if not isinstance(by, UserSession | HostUser | ApiToken) or root_of(by) is not None:
+        return None
+    check_scope(by, Verb.EDIT)
+    return ask_for(file_id)
+
+
+@rule(UpdateFile, writes=True, sees=see)
 async def update(tx: Tx, ask: UpdateFile, env: Env) -> File:
     """As ``UpdateFile`` says."""
     if ask.name is not None:
         check_name(ask.name)
+        if env.seen is not None and (renamed := await _rename_seen(tx, ask, env, ask.name, env.seen)) is not None:
+            return renamed
     found = await resolve(tx, ask.by, ask.file_id, Verb.EDIT)
     file = before = found.file
     rows.check_match(file, ask.if_match)
@@ -130,15 +161,46 @@ async def _rename(tx: Tx, ask: UpdateFile, env: Env, file: File) -> File:
     return renamed
 
 
-async def _try_rename(tx: Tx, env: Env, file: File, name: str) -> File | None:
-    """Return the entry with the new name, or ``None`` if another entry has it."""
-    at, key = rows.micros(env.now), name_key(name)
-    revision = max(at, file.revision + 1)  # the owner is locked, so nothing has changed it meanwhile
-    parent = file.parent_id or ""
-    if not await tx.run(_RENAME, at, file.id, name, key, search_key(name), file.owner_id, parent, revision):
+async def _rename_seen(tx: Tx, ask: UpdateFile, env: Env, name: str, row: Row) -> File | None:
+    """Rename the entry of the *row* in one statement.
+
+    Returns ``None`` if it has changed since, the name is taken or the same, or ``if_match`` says something else.
+    """
+    before = seen(row, user_of(ask.by))
+    if before is None or name == before.name or ask.if_match not in (None, "*", before.etag):
         return None
+    file, key = _renamed(env, before, name), name_key(name)
+    parent, at = file.parent_id or "", rows.micros(env.now)
+    is_seen = (file.id, before.revision, parent, key)
+    values = (file.id, name, key, search_key(name), at, file.revision)
+    # The last column tells this operation from others on the same file.
+    step = Step("renamed", _RENAME_SEEN, values, "id || revision || name")
+    made = await changes.record_with(
+        tx,
+        FileEventKind.RENAMED,
+        file,
+        step,
+        key=f"{file.id}{file.revision}{name}",
+        now=env.now,
+        provided=(_AS_SEEN, is_seen),
+    )
+    return file if made else None
+
+
+def _renamed(env: Env, file: File, name: str) -> File:
+    """Return the entry as it is after it is renamed now."""
+    at = rows.micros(env.now)
+    revision = max(at, file.revision + 1)
     etag = rows.etag(file.id, revision)
     return msgspec.structs.replace(file, name=name, updated_at=rows.instant(at), revision=revision, etag=etag)
+
+
+async def _try_rename(tx: Tx, env: Env, file: File, name: str) -> File | None:
+    """Return the entry with the new name, or ``None`` if another entry has it."""
+    renamed = _renamed(env, file, name)  # the owner is locked, so nothing has changed it meanwhile
+    parent, at = file.parent_id or "", rows.micros(env.now)
+    values = at, file.id, name, name_key(name), search_key(name), file.owner_id, parent, renamed.revision
+    return renamed if await tx.run(_RENAME, *values) else None
 
 
 async def _move(tx: Tx, ask: UpdateFile, where: Spot, env: Env, found: Resolved) -> File:

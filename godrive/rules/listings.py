@@ -28,7 +28,7 @@ from godrive.principal import ApiToken, HostUser, UserSession, Verb, user_of
 from godrive.rules import rows
 from godrive.rules.access import check_scope, root_of
 from godrive.rules.lists import ORDERS, Chosen, Position, choose, key_of, list_sql, tag_of
-from godrive.rules.registry import LARGE_PAGE, Env
+from godrive.rules.registry import LARGE_PAGE, Env, Question
 
 _COLUMNS = rows.LIVE.split(", ")
 _decode = msgspec.json.Decoder(list[list[Any]]).decode
@@ -44,13 +44,6 @@ class KnownPage(NamedTuple):
     shown: str
     page: Page[File]
     files: Mapping[str, File]
-
-
-class Question(NamedTuple):
-    """A statement that returns one row, and its values."""
-
-    sql: str
-    values: tuple[Any, ...]
 
 
 class Asked(NamedTuple):

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 import msgspec
 
-from godrive.catalog import Catalog, Tx
+from godrive.catalog import Catalog, ReadsAtOnce, Row, Tx
 from godrive.config import Config
 from godrive.messages.metadata import Metadata
 from godrive.rules.page_tokens import PageTokens
@@ -28,15 +28,26 @@ M = TypeVar("M")
 
 
 class Env(msgspec.Struct, frozen=True, gc=False):
-    """The inputs of a rule besides its message: time, configuration and page-token keys."""
+    """The inputs of a rule besides its message: time, configuration and page-token keys.
+
+    *seen* is the row that its ``sees`` has asked for, if it has.
+    """
 
     now: datetime
     config: Config
     tokens: PageTokens
+    seen: Row | None = None
 
 
 LARGE_PAGE = 100
 """Rows of a page up to which it is read on the event loop."""
+
+
+class Question(NamedTuple):
+    """A statement that always returns one row, and its values."""
+
+    sql: str
+    values: tuple[Any, ...]
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -47,6 +58,8 @@ class Rule(msgspec.Struct, frozen=True):
     writes: bool
     large: bool
     has_limit: bool
+    sees: Callable[[Any], Question | None] | None = None
+    """What it asks before the transaction where each statement is a round trip, if anything."""
 
     def is_large(self, ask: Ask[Metadata, Any]) -> bool:
         """Whether this read should not begin on the event loop: it would be interrupted there, and done twice."""
@@ -66,6 +79,8 @@ async def perform(catalog: Catalog, ask: Ask[Metadata, R], env: Env) -> R:
         result: R = await PROCEDURES[type(ask)](catalog, ask, lambda: env)
         return result
     found = RULES[type(ask)]
+    if found.sees is not None and not isinstance(catalog, ReadsAtOnce) and (question := found.sees(ask)) is not None:
+        env = msgspec.structs.replace(env, seen=await catalog.read(lambda tx: tx.one(question.sql, *question.values)))
     if found.writes:
         reply: R = await catalog.write(lambda tx: found.run(tx, ask, env))
         return reply
@@ -74,12 +89,18 @@ async def perform(catalog: Catalog, ask: Ask[Metadata, R], env: Env) -> R:
 
 
 def rule(
-    message: type[Ask[Metadata, R]], *, writes: bool = False, large: bool = False
+    message: type[Ask[Metadata, R]],
+    *,
+    writes: bool = False,
+    large: bool = False,
+    sees: Callable[[M], Question | None] | None = None,
 ) -> Callable[[Callable[[Tx, M, Env], Awaitable[R]]], Callable[[Tx, M, Env], Awaitable[R]]]:
     """Register the decorated function as the rule of *message*.
 
     A read is *large*, or if the message has a ``limit``, when that is above
-    :data:`LARGE_PAGE`.  The type checker compares the reply types.  Raises ``TypeError`` at import if
+    :data:`LARGE_PAGE`.  With *sees*, a rule may learn before its transaction what
+    it would else read in it, one round trip after the other; the transaction must
+    check that it is still so.  The type checker compares the reply types.  Raises ``TypeError`` at import if
     the function takes another message, if the message already has a rule, or if
     a rule that writes is in the lane of reads.
     """
@@ -92,7 +113,7 @@ def rule(
         if writes and message.lane is Lane.READ:
             raise TypeError(f"{message.__name__} writes, so it must not be in the lane of reads")
         has_limit = message.lane is Lane.READ and "limit" in message.__struct_fields__
-        RULES[message] = Rule(message, function, writes=writes, large=large, has_limit=has_limit)
+        RULES[message] = Rule(message, function, writes=writes, large=large, has_limit=has_limit, sees=sees)
         return function
 
     return register

@@ -135,15 +135,21 @@ class Undone(Exception):
 async def record(rig: Rig, ask: Ask[Metadata, Any]) -> list[Statement]:
     """The statements that the rule of the message runs on the catalog as it is, which stays so."""
     recorded: list[Recorded] = []
+    rule, env, asked = RULES[type(ask)], rig.env, list[Statement]()
+    if rule.sees is not None and not isinstance(rig.catalog, ReadsAtOnce):
+        question = rule.sees(ask)
+        if question is not None:
+            asked.append(question)
+            env = msgspec.structs.replace(env, seen=(await rig.rows(question.sql, *question.values))[0])
 
     async def operation(tx: Tx) -> None:
         recorded.append(Recorded(tx))
-        await RULES[type(ask)].run(cast("Tx", recorded[-1]), ask, rig.env)
+        await rule.run(cast("Tx", recorded[-1]), ask, env)
         raise Undone
 
     with pytest.raises(Undone):
         await rig.catalog.write(operation)
-    return recorded[-1].statements
+    return asked + recorded[-1].statements
 
 
 async def record_steps(rig: Rig, ask: Ask[Metadata, Any]) -> list[Statement]:
@@ -216,6 +222,7 @@ async def every_statement(rig: Rig) -> list[Statement]:
         MakeFolder(by, inside(inner), "new"),
         MakeFolder(by, At(path=("folder", "one", "two"), parents=True), "new"),
         UpdateFile(by, file.id, "renamed"),
+        UpdateFile(by, file.id, "a", on_conflict=OnConflict.RENAME),
         UpdateFile(by, folder.id, where=inside(elsewhere)),
         UpdateFile(by, file.id, where=At(path=("folder", "one"), parents=True)),
         UpdateFile(by, file.id, modified_at=rig.now, favorite=True, properties={"a": 1, "b": None}),

@@ -13,6 +13,7 @@ import pytest
 from asyncpg import exceptions as pg
 
 from godrive import config
+from godrive.actors.metadata import MetadataActor
 from godrive.catalog import Final, Tx, migrations, postgres
 from godrive.catalog.chains import Step, chain
 from godrive.catalog.migrations import Migration
@@ -31,6 +32,8 @@ from godrive.errors import (
     StoreUnavailable,
     Unauthenticated,
 )
+from godrive.messages.changes import ChangeKind, ListChanges
+from godrive.messages.files import GetFile, UpdateFile
 from godrive.messages.system import ClaimPurges, FinishPurge, IndexNames, SettleTrash
 from godrive.messages.uploads import BeginUpload, PublishUpload, StoreFile
 from godrive.model import File, OnConflict, Sort, Upload, UploadId, UserId, new_id
@@ -729,6 +732,63 @@ async def test_writes_that_wait_together_share_a_transaction(catalog: PostgresCa
 
     ids = await asyncio.gather(*[catalog.write(transaction) for _ in range(20)])
     assert len(set(ids)) <= 2
+
+
+@pytest.fixture
+def round_trips(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The calls of connections, from now on."""
+    calls: list[str] = []
+
+    def counted(method: str) -> Callable[..., Awaitable[Any]]:
+        run = getattr(Connection, method)
+
+        async def call(self: Connection, *arguments: Any) -> Any:
+            calls.append(method)
+            return await run(self, *arguments)
+
+        return call
+
+    for method in ("execute", "executemany", "fetch", "fetchmany", "fetchrow"):
+        monkeypatch.setattr(Connection, method, counted(method))
+    return calls
+
+
+async def test_files_are_renamed_together_in_a_look_and_a_statement(
+    catalog: PostgresCatalog, round_trips: list[str]
+) -> None:
+    rig = Rig(catalog)
+    owner = await rig.user()
+    folder = await rig.folder(owner)
+    made = [await rig.file(owner, f"{number}", where=(ROOT, inside(folder))[number % 2]) for number in range(10)]
+    metadata = MetadataActor(catalog, rig.config, rig.clock, rig.tokens)
+    round_trips.clear()
+    renamed = await asyncio.gather(
+        *[
+            metadata.update_file(UpdateFile(host(owner), file.id, f"{file.name} renamed"))  # type: ignore[attr-defined]
+            for file in made
+        ]
+    )
+    assert set(round_trips) == {"fetchmany"}
+    assert len(round_trips) <= 5, "one look and one statement for the first, and for all others together"
+    found = [await rig.ask(GetFile(host(owner), file.id)) for file in made]
+    assert renamed == found
+    assert [file.name for file in found] == [f"{file.name} renamed" for file in made]
+
+
+async def test_each_of_those_who_rename_one_file_at_once_gets_the_file_as_they_named_it(
+    catalog: PostgresCatalog,
+) -> None:
+    rig = Rig(catalog)
+    owner = await rig.user()
+    file = await rig.file(owner, "a")
+    names = [f"{number}" for number in range(8)]
+    cursor = (await rig.ask(ListChanges(host(owner)))).cursor
+    renamed = await asyncio.gather(*[rig.ask(UpdateFile(host(owner), file.id, name)) for name in names])
+    assert [each.name for each in renamed] == names
+    assert len({each.revision for each in renamed}) == len(names)
+    assert (await rig.ask(GetFile(host(owner), file.id))) == max(renamed, key=lambda each: each.revision)
+    changes = (await rig.ask(ListChanges(host(owner), cursor))).changes
+    assert [change.change for change in changes] == [ChangeKind.MOVED] * len(names)
 
 
 async def test_an_error_among_writes_that_wait_together_is_its_own(catalog: PostgresCatalog) -> None:

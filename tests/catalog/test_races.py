@@ -24,7 +24,7 @@ from godrive.catalog.postgres import PostgresCatalog
 from godrive.catalog.postgres_pool import Connection, connect
 from godrive.errors import DriveError
 from godrive.messages.batches import Act, RunBatch, Step
-from godrive.messages.files import EmptyTrash
+from godrive.messages.files import EmptyTrash, UpdateFile
 from godrive.messages.system import FinishVersion
 from godrive.messages.uploads import StoreFile
 from godrive.messages.versions import DeleteVersion, RestoreVersion
@@ -140,6 +140,15 @@ async def delete_version(scene: Scene, rig: Rig) -> None:
     await rig.ask(FinishVersion(version_id))
 
 
+def rename(name: str, new: str) -> Change:
+    """In one statement, if what was seen before it is still so."""
+
+    async def change(scene: Scene, rig: Rig) -> Any:
+        return await rig.ask(UpdateFile(host(scene.owner), scene.entries[name].id, new))
+
+    return change
+
+
 async def empty(scene: Scene, rig: Rig) -> None:
     await rig.ask(EmptyTrash(by=host(scene.owner)))
 
@@ -161,6 +170,9 @@ CHANGES: dict[str, Change] = {
     "move d into b": step(Act.MOVE, "d", "b"),
     "move x to the root": step(Act.MOVE, "x", "root"),
     "rename x to t": step(Act.RENAME, "x", None, "t"),
+    "rename x to s at once": rename("x", "s"),
+    "rename y to n at once": rename("y", "n"),
+    "rename d to t at once": rename("d", "t"),
     "copy a into d": step(Act.COPY, "a", "d"),
     "copy y to the root as t": step(Act.COPY, "y", "root", "t"),
     SLOW: copy_slowly,
