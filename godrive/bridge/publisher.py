@@ -9,7 +9,8 @@ only once remembers the ids that it has seen.
 A batch is sent without waiting for an acknowledgement in between.  Each event
 but the first names the one before it (``Nats-Expected-Last-Msg-Id``), so once
 the server has not stored one it refuses the rest, and no event overtakes
-another.  What was not acknowledged is sent again.
+another.  Therefore an acknowledgement speaks for all events before it, and only
+some events ask for one.  What was not acknowledged is sent again.
 
 An event goes to ``<namespace>.events.<kind>``.  The stream that keeps events for
 a week is created if absent.
@@ -47,6 +48,9 @@ MAX_AGE = 7 * 86_400.0
 MAX_EVENTS = 1_000_000
 REMEMBERED = 600.0
 """Seconds for which the server recognises a repeated event."""
+
+ACKNOWLEDGED = 16
+"""Of how many events one asks for an acknowledgement; the last one of a batch does too."""
 
 ACKNOWLEDGED_WITHIN = 5.0
 """Seconds for which a batch waits for its acknowledgements."""
@@ -138,17 +142,14 @@ class _Batch:
 
     def __init__(self, events: list[FileEvent]) -> None:
         self._events = events
-        self._answers: dict[str, str] = {}
-        """By the last word of the subject of the answer: why the event was not stored, or nothing."""
+        self._answers: dict[int, str] = {}
+        """By the number of the event: why it was not stored, or nothing."""
         self._complete = anyio.Event()
 
     @property
     def stored(self) -> list[FileEvent]:
-        """The events that the server has stored, up to the first that it has not."""
-        for number in range(len(self._events)):
-            if self._answers.get(str(number)) != "":
-                return self._events[:number]
-        return self._events
+        """The events up to the last one that the server says it has stored."""
+        return self._events[: max((number + 1 for number, refusal in self._answers.items() if not refusal), default=0)]
 
     def check(self) -> None:
         """Raises ``StoreUnavailable`` unless every event was stored."""
@@ -162,10 +163,11 @@ class _Batch:
         subscription = await client.subscribe(f"{inbox}.*", cb=self._note)
         try:
             headers: dict[str, str] = {}
+            last = len(self._events) - 1
             for number, event in enumerate(self._events):
                 headers["Nats-Msg-Id"] = event.id
-                subject, reply = f"{subjects}.{event.kind}", f"{inbox}.{number}"
-                await client.publish(subject, _encode(event), reply=reply, headers=headers)
+                reply = f"{inbox}.{number}" if number % ACKNOWLEDGED == 0 or number == last else ""
+                await client.publish(f"{subjects}.{event.kind}", _encode(event), reply=reply, headers=headers)
                 headers = {"Nats-Expected-Last-Msg-Id": event.id}
             with anyio.move_on_after(ACKNOWLEDGED_WITHIN):
                 await self._complete.wait()
@@ -174,8 +176,9 @@ class _Batch:
                 await subscription.unsubscribe()
 
     async def _note(self, answer: Msg) -> None:
-        refusal = self._answers[answer.subject.rpartition(".")[2]] = _refusal(answer)
-        if refusal or len(self._answers) == len(self._events):  # answers come in the order of the events
+        number = int(answer.subject.rpartition(".")[2])
+        refusal = self._answers[number] = _refusal(answer)
+        if refusal or number == len(self._events) - 1:
             self._complete.set()
 
 

@@ -12,7 +12,7 @@ from nats.aio.msg import Msg
 
 from godrive.bridge.connection import NatsLink
 from godrive.bridge.nats_internals import PromptClient
-from godrive.bridge.publisher import BATCH, LEASE_TTL, REMEMBERED, Publisher, _Batch
+from godrive.bridge.publisher import ACKNOWLEDGED, BATCH, LEASE_TTL, REMEMBERED, Publisher, _Batch
 from godrive.config import Nats
 from godrive.drive import GoDrive
 from godrive.errors import NameTaken, StoreUnavailable
@@ -159,12 +159,12 @@ async def test_events_whose_acknowledgements_were_lost_are_sent_again_and_kept_o
     assert names == ["a.txt", "b.txt", "c.txt", "d.txt", "e.txt"]
 
 
-async def test_a_batch_waits_for_no_acknowledgement_before_it_is_sent(
+async def test_a_batch_waits_for_no_acknowledgement_before_it_is_sent_and_for_few_then(
     drive: GoDrive, outbox: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owner = (await sign_up(drive)).id
-    for name in ("a.txt", "b.txt", "c.txt"):
-        await upload(drive, owner, name)
+    for number in range(ACKNOWLEDGED + 3):
+        await upload(drive, owner, f"{number}.txt")
     publish, heard = PromptClient.publish, list[int]()
     answers = list[Msg]()
 
@@ -180,8 +180,10 @@ async def test_a_batch_waits_for_no_acknowledgement_before_it_is_sent(
     note = _Batch._note
     monkeypatch.setattr(PromptClient, "publish", count)
     monkeypatch.setattr(_Batch, "_note", note_and_keep)
-    assert await outbox.publish(drive.metadata) == 3
-    assert (heard, len(answers)) == ([0, 0, 0], 3)
+    assert await outbox.publish(drive.metadata) == ACKNOWLEDGED + 3
+    assert heard == [0] * (ACKNOWLEDGED + 3)
+    assert [answer.subject.rpartition(".")[2] for answer in answers] == ["0", f"{ACKNOWLEDGED}", f"{ACKNOWLEDGED + 2}"]
+    assert await drive.metadata.ask(DueEvents(10)) == []
 
 
 async def test_the_stream_is_made_also_where_somebody_listens_without_one(
