@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from godrive.config import Scrub
@@ -18,8 +19,10 @@ from godrive.messages.files import OpenContent, PurgeFile, TrashFile
 from godrive.messages.janitor import Sweep
 from godrive.model import File, ObjectKey
 from godrive.scrub import LEAST, LOOK_EVERY, Scrubbed, Scrubber, is_scrubbed
-from godrive.testing import ManualClock, open_drive, quick_config, sign_up, upload
+from godrive.testing import ManualClock, chunks, open_drive, quick_config, sign_up, upload
+from tests.ceph import ProbedOnce, own_bucket
 from tests.principals import acting
+from tests.servers import CephGateway
 
 pytestmark = pytest.mark.anyio
 
@@ -235,3 +238,35 @@ def test_the_disk_is_scrubbed_unless_it_is_turned_off_and_s3_only_on_request(tmp
     assert not scrubbed("memory")
     assert not scrubbed("s3")
     assert scrubbed("s3", bucket=True)
+
+
+@pytest.mark.servers
+async def test_damage_in_a_bucket_is_found_and_forgotten_when_it_is_well(
+    tmp_path: Path, ceph_gateway: CephGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("godrive.blobs.s3.S3BlobStore", ProbedOnce)
+    bucket = {**msgspec.to_builtins(own_bucket(ceph_gateway)), "create_bucket": True}
+    blobs, clock = {"driver": "s3", "s3": bucket}, ManualClock()
+    async with open_drive(data_dir=tmp_path, clock=clock, blobs=blobs, scrub={"bucket": True}) as drive:
+        assert is_scrubbed(drive.config)
+        owner = (await sign_up(drive)).id
+        files = [await upload(drive, owner, f"{size}.bin", bytes(size)) for size in SIZES]
+        keys = [await key_of(drive, file) for file in files]
+        steps = Steps(drive)
+        assert await steps.a_pass() == 1
+        assert (steps.told[0].blobs, steps.found) == (len(SIZES), {})
+
+        async def put(key: ObjectKey, content: bytes) -> None:
+            await drive.blobs.delete(key)
+            await drive.blobs.put(key, chunks(content, 50_000))
+
+        await drive.blobs.delete(keys[1])
+        await put(keys[2], b"short")
+        await put(keys[3], bytes(SIZES[3] - 1) + b"x")
+        clock.advance(drive.config.scrub.every)
+        await steps.a_pass()
+        assert steps.found == {keys[1]: Fault.MISSING, keys[2]: Fault.SIZE, keys[3]: Fault.DIGEST}
+        for key, size in zip(keys[1:4], SIZES[1:4], strict=True):
+            await put(key, bytes(size))
+        await steps.scrubber.step()
+        assert await drive.metadata.ask(ListDamage(10)) == []

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-AT_ONCE = 4
-"""Items that are worked on at the same time."""
+AT_ONCE = 32
+"""Items that are worked on at the same time: small blobs that arrive together share a sync."""
 
 
 async def for_each(items: AsyncIterator[T], act: Callable[[T], Awaitable[None]]) -> None:
