@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import select
+import sys
 import threading
 import time
 from collections import deque
@@ -58,6 +59,9 @@ class LogWriter:
 
     def write(self, lines: bytes) -> int:
         """Append whole lines to the buffer, or drop them.  Never blocks and never raises."""
+        if sys.is_finalizing():  # no other thread runs any more, and the one that wrote may have stopped with the lock
+            _write(self._fd, lines)
+            return len(lines)
         with self._changed:
             # After an overflow, drop until the buffer is half empty: few long gaps are easier to read than many short.
             allowed = min(self._buffer // 2 if self._full else self._buffer, self._buffer - len(lines))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,3 +89,20 @@ def test_a_reader_that_is_gone_is_no_error() -> None:
     assert writer.drain(30.0)
     assert writer.lost == 1
     os.close(fd)
+
+
+def test_a_line_at_the_very_end_of_a_process_neither_hangs_nor_is_lost() -> None:
+    program = """
+from godrive.log_writer import LogWriter
+
+class Late:
+    def __init__(self):
+        self.writer, self.me = LogWriter(1), self
+
+    def __del__(self):
+        self.writer.write(b"late\\n")
+
+late = Late()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=True)
+    assert done.stdout == b"late\n"

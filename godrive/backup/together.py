@@ -25,13 +25,12 @@ async def for_each(items: AsyncIterator[T], act: Callable[[T], Awaitable[None]])
     finally:
         for each in running:
             each.cancel()
-        if running:
-            await asyncio.wait(running)
+        await asyncio.gather(*running, return_exceptions=True)  # which looks at their errors, so nobody reports them
 
 
 async def _some(running: set[asyncio.Future[None]]) -> None:
     """Wait until one has ended, and raise its error."""
     done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-    running -= done
     for each in done:
+        running.remove(each)
         each.result()
