@@ -7,6 +7,7 @@ import ctypes
 import mmap
 import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import anyio
 import pytest
@@ -161,6 +162,33 @@ async def test_the_next_body_uses_the_buffers_of_the_last_one_whatever_their_siz
             one.end()
         body.end()
         crowd, kept = [], set(map(id, line.bodies._spare))
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="this kernel has no huge pages")
+@pytest.mark.parametrize("others", [0, 40])
+async def test_a_large_buffer_is_of_huge_pages_and_a_small_one_is_not(line: Line, others: int) -> None:
+    crowd = [line.body(1) for _ in range(others)]
+    content = os.urandom(3 * MIB)
+    body = line.body(len(content))
+    async with anyio.create_task_group() as client:
+        client.start_soon(line.stream.send, content)
+        pieces = await take_all(body)
+    assert ("hg" in _flags_of(_address(pieces[0]))) is (not others)
+    for one in [*crowd, body]:
+        one.end()
+
+
+def _flags_of(address: int) -> list[str]:
+    """The flags of the mapping with that address, from ``smaps``."""
+    is_inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        first, *rest = line.split()
+        if "-" in first and ":" not in first:
+            start, end = (int(bound, 16) for bound in first.split("-"))
+            is_inside = start <= address < end
+        elif is_inside and first == "VmFlags:":
+            return rest
+    raise AssertionError(address)
 
 
 async def test_a_client_is_held_back_while_nothing_is_taken(line: Line) -> None:
