@@ -37,17 +37,17 @@ class Version(NamedTuple):
     """Whether bytes that are appended are the last ones if the client does not say it."""
 
 
-def _draft(number: int) -> Version:
-    return Version({INTEROP: str(number)})
+def _named(version: int) -> dict[str, str]:
+    return {INTEROP: str(version)}
 
 
 VERSIONS: dict[int | None, Version] = {
     # drafts 04 and 05, which Apple's URLSession implements
-    6: _draft(6)._replace(max_age="expires", appended=201, tells_end=True, completes=True),
-    7: _draft(7),  # drafts 06 to 08
-    8: _draft(8),  # drafts 09 to 11
-    9: _draft(9),  # draft 12
-    10: _draft(10),  # drafts from 13 on
+    6: Version(_named(6), max_age="expires", appended=201, tells_end=True, completes=True),
+    7: Version(_named(7)),  # drafts 06 to 08
+    8: Version(_named(8)),  # drafts 09 to 11
+    9: Version(_named(9)),  # draft 12
+    10: Version(_named(10)),  # drafts from 13 on
     None: Version({}),  # the RFC, whose clients do not say a version
 }
 """The versions by what a client sends in ``Upload-Draft-Interop-Version``."""
