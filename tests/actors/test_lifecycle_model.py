@@ -118,7 +118,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     @rule(target=uploads, name=NAMES, size=st.integers(0, 400))
     def begin(self, name: str, size: int) -> Any:
-        error = QuotaExceeded if self.used + size > QUOTA else NameTaken if self.taken(name) else None
+        error = NameTaken if self.taken(name) else QuotaExceeded if self.used + size > QUOTA else None
         upload = self.expect(
             error, self.drive.metadata.ask, BeginUpload(acting(self.owner), Root(), name, "text/plain", size)
         )
