@@ -17,9 +17,10 @@ from godrive.backup import sealing
 from godrive.backup.create import Progress, create
 from godrive.backup.restore import restore
 from godrive.backup.restore_files import RestoredFiles, restore_files
-from godrive.backup.target import FORMAT, Snapshot, new_id, open_target
+from godrive.backup.target import FORMAT, Snapshot, Target, new_id, open_target
 from godrive.backup.verify import chosen, prune, verify
 from godrive.blobs import is_key
+from godrive.blobs.memory import MemoryBlobStore
 from godrive.catalog.copy import copy_catalog
 from godrive.clock import SystemClock
 from godrive.commands.progress import pacer
@@ -29,10 +30,10 @@ from godrive.errors import ConfigError, Conflict, NotFound
 from godrive.messages.files import EmptyTrash, ListTrash, OpenContent, TrashFile
 from godrive.messages.janitor import Sweep, Swept
 from godrive.messages.system import UsageDrift
-from godrive.model import File, FileKind, OnConflict, UserId
+from godrive.model import File, FileKind, ObjectKey, OnConflict, UserId
 from godrive.opening import make_blobs
 from godrive.rules.housekeeping import check_usage
-from godrive.testing import ManualClock, open_drive, quick_config, sign_up, upload
+from godrive.testing import ManualClock, chunks, open_drive, quick_config, sign_up, upload
 from tests.principals import acting
 from tests.servers import PostgresServer
 
@@ -273,6 +274,26 @@ async def test_a_prune_keeps_what_the_kept_snapshots_name_and_nothing_else(tmp_p
             assert [snapshot.id for snapshot in await target.snapshots()] == [second.id]
             assert await prune(target, [second]) == (0, 0)
         assert await problems(drive.config, backup) == []
+
+
+async def test_a_prune_of_a_bucket_leaves_what_another_process_may_be_adding(tmp_path: Path) -> None:
+    """A folder is locked while it is used; a bucket cannot be."""
+    async with drive_in(tmp_path / "drive") as drive:
+        await fill(drive)
+        store = MemoryBlobStore(clock=drive.clock)
+        target = Target(store, "s3://bucket", drive.clock)
+        first = await create(drive, target, Progress())
+        drive.clock.advance(DAY)
+        adding = [ObjectKey("018f2c3a/" + "0" * 32), ObjectKey("part/" + "0" * 64)]
+        for key in adding:
+            await store.put(key, chunks(b"new", 3), size=3)
+        drive.clock.advance(DAY - 1)
+        assert await prune(target, [first]) == (0, 0)
+        assert {blob.key async for blob in store.list()} > {*adding}
+        drive.clock.advance(2)
+        assert await prune(target, [first]) == (0, 1)
+        assert not {blob.key async for blob in store.list()} & {*adding}
+        assert [problem async for problem in verify(target, [first], Progress())] == []
 
 
 def test_ids_sort_by_time_within_a_second_too() -> None:

@@ -6,7 +6,7 @@ import hashlib
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -26,6 +26,7 @@ DIGEST = 32
 """The bytes of a SHA-256."""
 
 _CATALOG, _SNAPSHOT, _PART = "catalog/", "snapshot/", "part/"
+_YOUNG = timedelta(days=1)
 
 
 class Image(msgspec.Struct, frozen=True):
@@ -81,10 +82,24 @@ def new_id(now: datetime) -> str:
 class Target:
     """An open backup."""
 
-    def __init__(self, store: BlobStore, name: str, conceal: Callable[[bytes], bytes] = bytes) -> None:
+    def __init__(self, store: BlobStore, name: str, clock: Clock, conceal: Callable[[bytes], bytes] = bytes) -> None:
         self.store = store
         self.name = name
+        self._clock = clock
         self._conceal = conceal
+
+    async def may_be_new(self, key: ObjectKey) -> bool:
+        """Whether another process may have stored the object for a snapshot that is not whole yet.
+
+        A folder is locked; a bucket cannot be, so all that is younger than a day may be.
+        """
+        if not self.name.startswith("s3://"):
+            return False
+        try:
+            blob = await self.store.head(key)
+        except NotFound:
+            return False
+        return blob.modified_at > self._clock.now() - _YOUNG
 
     async def snapshots(self) -> list[Snapshot]:
         """Return all snapshots, the oldest first.  Raises ``ConfigError`` if a newer release wrote one."""
@@ -186,7 +201,7 @@ async def open_target(
     """
     async with opened_store(name, settings, clock, create=create) as (store, place):
         opened, conceal = await unlocked(store, place, settings.backup.passphrase, create=create)
-        yield Target(opened, place, conceal)
+        yield Target(opened, place, clock, conceal)
 
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:

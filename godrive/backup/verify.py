@@ -55,8 +55,9 @@ async def _compare(
 async def prune(target: Target, keep: Iterable[Snapshot]) -> tuple[int, int]:
     """Delete all other snapshots, and the blobs that none of *keep* names.  Returns how many of each.
 
-    An interrupted run is continued by the next.  Raises ``Conflict`` if a
-    snapshot to keep cannot be read.
+    An interrupted run is continued by the next.  In a bucket, what is younger
+    than a day stays, because another process may just add a snapshot.  Raises
+    ``Conflict`` if a snapshot to keep cannot be read.
     """
     kept_snapshots = list(keep)
     ids = {snapshot.id for snapshot in kept_snapshots}
@@ -72,9 +73,12 @@ async def prune(target: Target, keep: Iterable[Snapshot]) -> tuple[int, int]:
         async for needed, there in aligned(_pages(kept), size_pages(target.store, sized=False)):
             keys = there.keys() - needed.keys() - own
             unneeded += sorted(key for key in keys if not is_key_object(key))
+        blobs = 0
         for key in unneeded:
-            await target.store.delete(key)
-    return len(dropped), sum(not target.is_own(key) for key in unneeded)
+            if not await target.may_be_new(key):
+                await target.store.delete(key)
+                blobs += not target.is_own(key)
+    return len(dropped), blobs
 
 
 @contextmanager
