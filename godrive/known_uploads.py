@@ -8,6 +8,8 @@ row, and decides.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from godrive.clock import Clock
 from godrive.model import Upload, UploadId, UserId
 
@@ -22,13 +24,14 @@ class KnownUploads:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._known: dict[UploadId, tuple[float, Upload]] = {}
+        # A plain dict looks for its first entry among all that were removed.
+        self._known: OrderedDict[UploadId, tuple[float, Upload]] = OrderedDict()
 
     def keep(self, upload: Upload) -> None:
         """Know an upload that has just begun."""
         self._known[upload.id] = self._clock.monotonic() + RECENT, upload
         if len(self._known) > _CAPACITY:
-            del self._known[next(iter(self._known))]
+            self._known.popitem(last=False)
 
     def take(self, upload_id: UploadId, owner_id: UserId) -> Upload | None:
         """Return the upload of that user; ``None`` if the catalog must be asked."""
