@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
+import signal
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -78,7 +80,20 @@ def _run(arguments: argparse.Namespace) -> int:
 
     async def act() -> None:
         nonlocal code
-        code = await arguments.action(config, arguments)
+        me = asyncio.current_task()
+        assert me is not None  # noqa: S101 - this is a task
+
+        def stop() -> None:
+            nonlocal code
+            code = 128 + signal.SIGTERM
+            me.cancel()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)  # a server that stops sends it
+        try:
+            code = await arguments.action(config, arguments)
+        except asyncio.CancelledError:
+            if not code:
+                raise
 
     run(act())
     return code

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
+from anyio import fail_after, sleep
 
 from tests.drive_server import PROGRAM, DriveServer, environment, run
 from tests.e2e.client import Client
@@ -90,3 +92,24 @@ async def test_the_commands_of_the_documentation_with_a_passphrase_and_for_one_u
         assert wrong.splitlines() == [f"godrive: The passphrase is not that of the backup in {target}."]
         secret.unlink()
         assert "passphrase_file" in backup(server, "list", code=2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_backup_that_is_stopped_leaves_nothing_behind(
+    server: DriveServer, client: Client, tmp_path: Path, number: signal.Signals
+) -> None:
+    for each in range(8):
+        await client.upload(f"{each}.bin", bytes([each]) * 300_000)
+    command = [*PROGRAM, "backup", "create", str(tmp_path / "backup"), "--rate", "100K"]
+    process = subprocess.Popen(
+        [*command, "--config", str(server.folder / "config.toml")], env=environment(), stderr=subprocess.PIPE
+    )
+    with fail_after(30):
+        while not list((tmp_path / "backup" / "objects").glob("0*/*")):
+            assert process.poll() is None
+            await sleep(0.01)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (128 + number, b"")
+    assert list(server.data.glob("backup-*")) == []
+    assert "8 blobs" in backup(server, "create", tmp_path / "backup")
