@@ -21,6 +21,12 @@ def main() -> int:
     parser.add_argument(
         "--world", default=DISK, choices=[*WORLDS, "any"], help="what is simulated; any: the seed decides (disk)"
     )
+    parser.add_argument(
+        "--favour",
+        default="",
+        metavar="NAMES",
+        help="what happens much more often, as: put+kill (names of actions and faults)",
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (all processors)")
     parser.add_argument("--replay", metavar="PLAN", help="run one seed, or what shrinking left of it, and trace it")
     parser.add_argument("--shrink", metavar="PLAN", help="find a shorter run that fails too")
@@ -45,7 +51,8 @@ def main() -> int:
 
 def _run(options: argparse.Namespace) -> int:
     seeds = range(options.first, options.first + options.seeds)
-    plans = [Plan(seed, world=_world(options.world, seed)) for seed in seeds]
+    favour = frozenset(filter(None, options.favour.split("+")))
+    plans = [Plan(seed, world=_world(options.world, seed), favour=favour) for seed in seeds]
     started, done, failed, cpu, shown = time.monotonic(), 0, 0, 0.0, 0.0
     results = runner.outcomes(plans, jobs=options.jobs)
     for outcome in results:

@@ -88,9 +88,11 @@ class Account:
         self.unsettled: set[str] = set()
         """Entries with which searches may be behind the tree."""
         self.done = 0
-        self._client = Client(world.loop.network, world.address(number))
-        self._other = Client(world.loop.network, world.address(number))
-        self._number = 0
+        self.address = world.address(number)
+        self._client = Client(world.loop.network, self.address)
+        self._other = Client(world.loop.network, world.address(number + 1))
+        self._number = ""
+        """The operation in progress."""
         self._index = number
 
     # The account
@@ -105,9 +107,9 @@ class Account:
         await self.log_in()
         self.id = (await self.read("/v1/me"))["id"]
 
-    async def log_in(self) -> None:
+    async def log_in(self, client: Client | None = None) -> None:
         body = {"email": f"{self.name}@example.org", "password": _PASSWORD}
-        answer = await self._insist("POST", "/v1/login", json=body, token=False)
+        answer = await self._insist("POST", "/v1/login", json=body, token=False, client=client)
         self.expect(answer, 200)
         self.token = answer.json["token"]
 
@@ -167,15 +169,15 @@ class Account:
                 await asyncio.sleep(self.chance.uniform(0.2, 1.0))
                 continue
             if answer.status == 401 and options.get("token", True):
-                await self.log_in()
+                await self.log_in(options.get("client"))
             elif answer.code in UNSURE or (method == "HEAD" and answer.status in _BUSY):
                 await asyncio.sleep(self.chance.uniform(0.5, 2.0))
             else:
                 return answer
 
-    async def ask(self, method: str, path: str) -> Answer:
+    async def ask(self, method: str, path: str, *, client: Client) -> Answer:
         """Send a request that is safe to repeat until there is an answer about the request itself."""
-        return await self._insist(method, path)
+        return await self._insist(method, path, client=client)
 
     async def get(self, path: str) -> Answer:
         """An answer that must be 200."""
@@ -226,6 +228,8 @@ class Account:
             if answer.status == 401:
                 await self.log_in()
             elif code in UNSURE:
+                if code in self.world.undone and not (unknown or twice):
+                    await self.check()
                 unknown = unknown or code not in UNDONE
                 if attempt > 10 and chance.random() < 0.2:
                     break

@@ -43,12 +43,15 @@ class BatchingUser(User):
             if not trashed:
                 return None
             id_ = chance.choice(trashed).id
+            self._unsettle(id_)
             if kind == "purge":
                 return {"op": "purge", "id": id_}, lambda tree, _: tree.purge(id_)
             return {"op": "restore", "id": id_, "on_conflict": "rename"}, lambda tree, _: tree.restore(id_, "rename")
         if some is None:
             return None
         if kind == "trash":
+            if some in self.tree.nodes:
+                self._unsettle(some)
             return {"op": "trash", "id": some}, lambda tree, _: tree.trash(some)
         if kind == "rename":
             operation = {"op": "rename", "id": some, "name": name, "on_conflict": "rename"}

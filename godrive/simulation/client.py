@@ -81,7 +81,7 @@ class _Wire(asyncio.Protocol):
             return
         lines = head.decode("latin-1").split("\r\n")
         status = int(lines[0].split(" ", 2)[1])
-        if status == 100:
+        if status < 200:
             self._buffer = rest
             self._parse(ended=ended)
             return

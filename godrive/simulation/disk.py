@@ -38,6 +38,10 @@ class Inode:
         self.links = 0
         self.number = next(_NUMBERS)
 
+    def is_dirty(self) -> bool:
+        """Whether a power cut may lose something of it."""
+        return self.entries != self.saved_entries if self.is_folder else self.saved_data != bytes(self.data)
+
     def save(self) -> None:
         """What ``fsync`` makes durable."""
         self.saved_data = bytes(self.data)

@@ -7,6 +7,8 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from godrive.simulation.machine import Death
+
 if TYPE_CHECKING:
     from godrive.simulation.world import World
 
@@ -39,6 +41,14 @@ def cut_power_at_an_effect(world: World, chance: random.Random) -> None:
         life.dies_at, life.loses_power = life.effects + chance.randrange(1, 600), True
 
 
+def die_twice_at_syncs(world: World, chance: random.Random) -> None:
+    """A process dies right before it syncs, and so does the next one, with the power: what recovery did is tried."""
+    world.some_machine(chance).deaths = [
+        Death(chance.randrange(1, 10), loses_power=chance.random() < 0.5),
+        Death(chance.randrange(1, 4), loses_power=True),
+    ]
+
+
 def stop(world: World, chance: random.Random) -> None:
     """The server is stopped in good order, as for an update."""
     life = world.some_machine(chance).life
@@ -51,6 +61,13 @@ def freeze(world: World, chance: random.Random) -> None:
     life = world.some_machine(chance).life
     if life is not None:
         world.loop.suspend(life, chance.choice((0.1, 2.0, 15.0, 35.0)))
+
+
+def freeze_at_a_message(world: World, chance: random.Random) -> None:
+    """The machine is suspended while one of its next messages waits, for longer than its asker does."""
+    life = world.some_machine(chance).life
+    if life is not None:
+        life.freezes_at, life.freezes_for = len(life.letters) + chance.randrange(1, 100), chance.choice((16.0, 35.0))
 
 
 def reset(world: World, chance: random.Random) -> None:
@@ -133,7 +150,9 @@ FAULTS_OF: dict[Fault, int] = {
     cut_power: 1,
     cut_power_at_an_effect: 3,
     stop: 1,
+    die_twice_at_syncs: 3,
     freeze: 1,
+    freeze_at_a_message: 1,
     reset: 3,
     partition: 3,
     slow_network: 2,
@@ -159,6 +178,7 @@ def end_all(world: World) -> None:
         disk.capacity = disk.usual_capacity
         machine.offset = machine.usual_offset
         machine.statement_fails_in = 0
+        machine.deaths.clear()
         if machine.life is not None:
-            machine.life.dies_at = 0
+            machine.life.dies_at = machine.life.freezes_at = 0
             world.loop.resume(machine.life)

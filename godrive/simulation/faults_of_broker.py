@@ -53,6 +53,11 @@ def lose_acknowledgements(world: World, chance: random.Random) -> None:
     _for_a_while(world, chance, "acks_lost", chance.choice((0.3, 0.8)))
 
 
+def refuse_to_store(world: World, chance: random.Random) -> None:
+    """Streams refuse some of the messages: there is no room for them."""
+    _for_a_while(world, chance, "refused", chance.choice((0.1, 0.5)))
+
+
 def cut_off_broker(world: World, chance: random.Random) -> None:
     """One process does not reach the broker for a while."""
     network = world.loop.network
@@ -71,6 +76,7 @@ FAULTS_OF_BROKER: dict[Fault, int] = {
     slow_broker: 3,
     lose_messages: 4,
     lose_acknowledgements: 3,
+    refuse_to_store: 2,
     cut_off_broker: 3,
     reset_broker: 2,
 }

@@ -201,7 +201,10 @@ class FileSystem:
 
     def fsync(self, handle: int) -> None:
         disk = self._change("fsync")
-        self._handle(disk, handle).inode.save()
+        inode, owner = self._handle(disk, handle).inode, process()
+        if isinstance(owner, Life) and owner.machine.deaths and inode.is_dirty():
+            owner.before_sync()
+        inode.save()
         process().effect("disk")
 
     fdatasync = fsync

@@ -20,7 +20,7 @@ from godrive.simulation.nats_messages import Message, matches
 if TYPE_CHECKING:
     from godrive.simulation.nats_server import Broker
 
-_NOT_FOUND, _NO_CONSUMER, _WRONG_LAST_ID, _NAME_IN_USE = 10059, 10014, 10070, 10058
+_NOT_FOUND, _NO_CONSUMER, _WRONG_LAST_ID, _NAME_IN_USE, _NO_ROOM = 10059, 10014, 10070, 10058, 10023
 
 
 @dataclass
@@ -111,6 +111,8 @@ class JetStream:
         return False
 
     def _store(self, stream: Stream, message: Message) -> dict[str, Any]:
+        if self._broker.refuses():
+            return _error(_NO_ROOM, 503, "insufficient resources")
         now, id_ = self._broker.loop.time(), message.header("Nats-Msg-Id")
         window = stream.config.get("duplicate_window", 120_000_000_000) / 1e9
         if id_:

@@ -23,7 +23,7 @@ class Letter(Envelope):
     def __post_init__(self) -> None:
         owner = process()
         if isinstance(owner, Life):
-            owner.letters.append(self)
+            owner.note_letter(self)
 
     def expired(self, now: float) -> bool:
         is_expired = super().expired(now)

@@ -15,6 +15,7 @@ import shutil
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ class Machine(Process):
         """What was seen to be wrong while it ran."""
         self.store: Callable[[Life], BlobStore] | None = None
         """Makes the blob store of a process, in place of the configured one."""
+        self.deaths: list[Death] = []
+        """What happens at a sync to this process and to those after it."""
         self.life: Life | None = None
         self.lives = 0
         self.graveyard: list[object] = []
@@ -92,6 +95,15 @@ class Machine(Process):
         self.trace("power cut", self.name, lost=self.disk.lost)
 
 
+@dataclass
+class Death:
+    """A process is killed, or its machine loses power, right before a sync."""
+
+    after: int
+    """Which of the syncs that make something durable it is."""
+    loses_power: bool
+
+
 class Life(Process):
     """One process of a machine."""
 
@@ -110,6 +122,9 @@ class Life(Process):
         """The number of the effect at which this process is killed."""
         self.loses_power = False
         """Whether the machine loses power then."""
+        self.freezes_at = 0
+        """The number of the message that is waiting when the machine is suspended."""
+        self.freezes_for = 0.0
         self._delay = 0.0
         self._stop = asyncio.Event()
         self._blobs = None if machine.store is None else machine.store(self)
@@ -135,10 +150,20 @@ class Life(Process):
             raise Killed(self.name)
         self.effects += 1
         if self.effects == self.dies_at:
-            self.machine.kill()
-            if self.loses_power:
-                self.machine.lose_unsynced()
-            raise Killed(self.name)
+            self._die(power=self.loses_power)
+
+    def before_sync(self) -> None:
+        """The process is about to make something durable that is not.  Here it may die."""
+        if deaths := self.machine.deaths:
+            deaths[0].after -= 1
+            if not deaths[0].after:
+                self._die(power=deaths.pop(0).loses_power)
+
+    def _die(self, *, power: bool) -> None:
+        self.machine.kill()
+        if power:
+            self.machine.lose_unsynced()
+        raise Killed(self.name)
 
     def delay(self, seconds: float) -> None:
         """The current call in a thread takes that much longer."""
@@ -147,6 +172,12 @@ class Life(Process):
     def spent(self) -> float:
         seconds, self._delay = self._delay, 0.0
         return seconds
+
+    def note_letter(self, letter: Any) -> None:
+        """A message is sent to an actor of this process.  Here the machine may be suspended."""
+        self.letters.append(letter)
+        if len(self.letters) == self.freezes_at:
+            self.machine.loop.suspend(self, self.freezes_for)
 
     # Life
 

@@ -47,6 +47,8 @@ class BrokerTroubles:
     lost: float = 0.0
     """Dropped, as for a reader that is too slow."""
     acks_lost: float = 0.0
+    refused: float = 0.0
+    """The share of messages that streams do not store, because the server has no room."""
     """Acknowledgements of JetStream, in both directions, that never arrive: so what was done is done again."""
 
 
@@ -180,6 +182,10 @@ class Broker(Process):
     def is_heard(self, subject: str) -> bool:
         """Whether anybody subscribes to a subject."""
         return bool(self._interested(subject))
+
+    def refuses(self) -> bool:
+        """Whether a message is not stored."""
+        return self.chance.random() < self.troubles.refused
 
     def loses_ack(self) -> bool:
         """Whether an acknowledgement is lost."""

@@ -36,6 +36,7 @@ _ATTEMPTS = 5
 class ProcessesWorld(S3World):
     """See the module."""
 
+    undone = frozenset()
     patience = 700.0  # of a question whose answer was lost, the reconciler hears nothing until its deadline
     faults_of: Mapping[Fault, int] = {**S3World.faults_of, **FAULTS_OF_BROKER}
 
@@ -67,7 +68,8 @@ class ProcessesWorld(S3World):
         return _GATEWAYS[user % len(_GATEWAYS)]
 
     async def check_more(self) -> None:
-        """Every change is published, and those of each owner in order; a repetition comes right after the original."""
+        """Also: every change is published, and those of each owner in order, with repetitions next to the original."""
+        await super().check_more()
         for _ in range(120):
             if not rows(self, "SELECT change FROM changes WHERE published = 0"):
                 break

@@ -16,6 +16,7 @@ from godrive.blobs.s3.probe import Capabilities
 from godrive.config import Config
 from godrive.memory import MemoryBudget
 from godrive.simulation.client import Client, Lost
+from godrive.simulation.clients_world import ClientsWorld
 from godrive.simulation.faults import FAULTS_OF, Fault
 from godrive.simulation.faults_of_s3 import FAULTS_OF_S3, end_faults_of_s3
 from godrive.simulation.loop import process
@@ -23,7 +24,7 @@ from godrive.simulation.machine import Life, with_tables
 from godrive.simulation.s3_bucket import BUCKET, CREDENTIALS, Honours
 from godrive.simulation.s3_server import ADDRESS, NAME, S3Server, Send
 from godrive.simulation.s3_user import S3User
-from godrive.simulation.world import Plan, World
+from godrive.simulation.world import Plan
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -37,7 +38,7 @@ _EVENT_ATTEMPTS = 5
 _DISK_FAULTS = ("fail_disk", "fill_disk", "slow_disk", "shorten_writes")
 
 
-class S3World(World):
+class S3World(ClientsWorld):
     """One server, and a store of its own address."""
 
     user = S3User
@@ -45,6 +46,7 @@ class S3World(World):
         **{fault: weight for fault, weight in FAULTS_OF.items() if fault.__name__ not in _DISK_FAULTS},
         **FAULTS_OF_S3,
     }
+    undone = frozenset({"crashed"})
     may_end = True
     most_failures = 60  # a server whose clock is wrong does not start: the store refuses it
 
@@ -121,7 +123,7 @@ class S3World(World):
 class WebhookSender:
     """Sends bucket events to the server."""
 
-    def __init__(self, world: World, chance: random.Random) -> None:
+    def __init__(self, world: ClientsWorld, chance: random.Random) -> None:
         self._world = world
         self._chance = chance
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import msgspec
 
-from godrive.rules.names import search_key
-from godrive.simulation.account import Account, Request
+from godrive.simulation.account import Request
 from godrive.simulation.client import Answer
 from godrive.simulation.invariants import note_referred
+from godrive.simulation.looking import Looker
 from godrive.simulation.loop import within
 from godrive.simulation.model import Bytes, Refusal, Tree, known
+
+if TYPE_CHECKING:
+    from godrive.simulation.world import World
 
 _SIZES = (0, 1, 20, 300, 5_000, 70_000)
 _TEXT = {"Content-Type": "text/plain"}
@@ -23,7 +26,8 @@ _JSON = {"Content-Type": "application/json"}
 
 ACTIONS = {
     "mkdir": 14,
-    "put": 30,
+    "put": 28,
+    "save": 2,
     "move": 14,
     "copy": 5,
     "versions": 6,
@@ -31,7 +35,7 @@ ACTIONS = {
     "trash": 9,
     "restore": 6,
     "purge": 4,
-    "empty": 1,
+    "empties": 1,
     "fetch": 14,
     "spy": 5,
     "search": 3,
@@ -40,7 +44,7 @@ ACTIONS = {
 """What a user does, and how often: the names of methods and their weights."""
 
 
-class User(Account):
+class User(Looker):
     """A user and what they do."""
 
     actions = ACTIONS
@@ -48,6 +52,10 @@ class User(Account):
     """Whether the server knows the digests of bytes that were announced without one."""
     wrong_bytes: tuple[str, ...] = ("digest_mismatch", "gone", "url_invalid")
     """What an upload of other bytes than announced is answered."""
+
+    def __init__(self, world: World, number: int) -> None:
+        super().__init__(world, number)
+        self._weights = world.swarm(self.actions, self.name)
 
     def start(self, count: int) -> asyncio.Task[None]:
         return within(self.process, self.world.loop.create_task, self._run(count))
@@ -57,33 +65,21 @@ class User(Account):
         self.chance = world.chance(f"{self.name}:begin")
         await self.sign_up()
         for number in range(count):
-            self._number = number
+            self._number = str(number)
             self.chance = world.chance(f"{self.name}:{number}")
             await asyncio.sleep(self.chance.expovariate(1 / world.pause))
             if (self._index, number) not in world.plan.skipped:
                 await self.act()
                 self.done += 1
 
-    async def act(self) -> None:
-        """Do one thing."""
-        kinds, weights = zip(*self.actions.items(), strict=True)
-        (kind,) = self.chance.choices(kinds, weights)
+    async def act(self, but: str = "") -> None:
+        """Do one thing, *but* not that."""
+        weights = {kind: weight for kind, weight in self._weights.items() if kind != but}
+        (kind,) = self.chance.choices(list(weights), list(weights.values()))
         await getattr(self, f"_{kind}")()
 
     def _some_name(self) -> str:
         return self.chance.choice(("a", "b", "c", "notes.txt", "é", "a b%"))
-
-    def _some(self, *, folders: bool | None = None) -> str | None:
-        """The id of an entry that can be seen; rarely one in the trash or one that is gone."""
-        chance, nodes = self.chance, list(self.tree.nodes.values())
-        if chance.random() < 0.05:
-            return chance.choice(nodes).id if nodes else None
-        found = [node for node in self.tree.live() if folders is None or node.is_folder is folders]
-        return chance.choice(found).id if found else None
-
-    def _place(self) -> str | None:
-        """A folder that can be seen; ``None`` is the root."""
-        return None if self.chance.random() < 0.4 else self._some(folders=True)
 
     def _content(self) -> tuple[bytes, Bytes]:
         if self.sent and self.chance.random() < 0.1:
@@ -140,6 +136,24 @@ class User(Account):
                 headers={"Content-Type": "text/plain"},
                 key=self._key() if conflict == "rename" or self.chance.random() < 0.3 else "",
                 makes=True,
+            )
+        )
+
+    async def _save(self) -> None:
+        """Save a file several times in a row, as an editor does."""
+        parent, name = self._place(), self._some_name()
+        for _ in range(self.chance.randrange(2, 4)):
+            await self._save_once(parent, name)
+
+    async def _save_once(self, parent: str | None, name: str) -> None:
+        data, content = self._content()
+        await self._predict(
+            Request(
+                "POST",
+                f"/v1/files?parent_id={parent or 'root'}&name={quote(name)}&on_conflict=replace",
+                lambda tree, made: _keep(tree.put(parent, name, content, "replace", made["id"])),
+                body=data,
+                headers=dict(_TEXT),
             )
         )
 
@@ -222,9 +236,13 @@ class User(Account):
                 Request("DELETE", f"/v1/trash/{id_}", lambda tree, _: tree.purge(id_), key=self._perhaps_key())
             )
 
-    async def _empty(self) -> None:
+    async def empty(self) -> None:
+        """Empty the trash."""
         note_referred(self.world)
         await self._predict(Request("DELETE", "/v1/trash", lambda tree, _: tree.empty_trash(), key=self._perhaps_key()))
+
+    async def _empties(self) -> None:
+        await self.empty()
 
     async def _versions(self) -> None:
         """Restore or delete an earlier version."""
@@ -251,6 +269,10 @@ class User(Account):
         parent, name = self._place(), self._some_name()
         data, content = self._content()
         conflict, fate = self.chance.choice(("replace", "fail", "rename")), self.chance.random()
+        if self.chance.random() < 0.2 and (file := self._some_file()):
+            node, conflict = file, "replace"  # with what it has already
+            parent, name, content = node.parent, node.name, (node.versions[0][0].lstrip("?"), node.versions[0][1])
+            data = self.sent[content[0]]
         fields = {
             "filename": name,
             "size_bytes": len(data),
@@ -297,69 +319,6 @@ class User(Account):
         """Send the bytes of an upload.  Returns the answer that says what came of it."""
         target = "/" + intent["upload_url"].split("/", 3)[3]
         return await self._insist("PUT", target, body=data, headers=_TEXT, token=False)
-
-    async def _fetch(self) -> None:
-        """Read a file, whole and in part."""
-        id_ = self._some(folders=False)
-        if id_ is None or not self.tree.is_live(id_) or self.tree.nodes[id_].is_folder:
-            return
-        digest, size = self.tree.nodes[id_].versions[0]
-        answer = await self._insist("GET", f"/v1/files/{id_}/content")
-        self.expect(answer, 200)
-        if hashlib.sha256(answer.body).hexdigest() != digest.lstrip("?"):
-            self.fail(f"{id_} has {len(answer.body)} other bytes than the {size} that were acknowledged")
-        if size > 10 and self.chance.random() < 0.5:
-            answer = await self._insist("GET", f"/v1/files/{id_}/content", headers={"Range": "bytes=2-5"})
-            self.expect(answer, 206)
-            if answer.body != self.sent[digest.lstrip("?")][2:6]:
-                self.fail(f"a range of {id_} has other bytes")
-
-    async def _search(self) -> None:
-        """Search all that can be seen, also while the indexer is behind."""
-        await self.search(self.chance.choice(("a", "b", "notes", "é")), but=self.unsettled)
-
-    async def search(self, text: str, *, but: set[str]) -> None:
-        """Compare what a search finds with the tree, without those that may be behind it."""
-        expected = {node.id for node in self.tree.live() if any(w.startswith(text) for w in _words(node.name))} - but
-        found = {row["id"] for row in await self.pages(f"/v1/search?q={quote(text)}&limit=1000")} - but
-        if found != expected:
-            missed = {id_: self.tree.nodes[id_].name for id_ in expected - found}
-            self.fail(f"a search for {text} finds {found - expected} too much, and not {missed}")
-
-    async def _spy(self) -> None:
-        """Try to reach what belongs to somebody else."""
-        others = [user for user in self.world.users if user is not self and user.tree.nodes]
-        if not others:
-            return
-        id_ = self.chance.choice(list(self.chance.choice(others).tree.nodes))
-        if id_.startswith("?") or "/" in id_:
-            return
-        method, path, body = self.chance.choice(
-            (
-                ("GET", f"/v1/files/{id_}", None),
-                ("GET", f"/v1/files/{id_}/content", None),
-                ("GET", f"/v1/files/{id_}/children", None),
-                ("GET", f"/v1/files/{id_}/versions", None),
-                ("GET", f"/v1/files/{id_}/download", None),
-                ("PATCH", f"/v1/files/{id_}", {"name": "mine"}),
-                ("POST", f"/v1/files/{id_}/copy", {"name": "mine"}),
-                ("POST", f"/v1/files/{id_}/restore", {}),
-                ("DELETE", f"/v1/files/{id_}", None),
-                ("DELETE", f"/v1/trash/{id_}", None),
-                ("POST", "/v1/folders", {"name": "mine", "parent_id": id_}),
-            )
-        )
-        answer = await self._insist(method, path, json=body)
-        if answer.code != "not_found":
-            self.fail(f"{method} {path} of another user answered {answer.status} {answer.body[:300]!r}")
-
-    async def _look_around(self) -> None:
-        await self.check()
-
-
-def _words(name: str) -> list[str]:
-    """What a name can be found by."""
-    return search_key(name).replace(".", " ").replace("(", " ").replace("%", " ").split()
 
 
 def _keep(_id: str) -> None:

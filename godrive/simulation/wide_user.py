@@ -9,8 +9,10 @@ from urllib.parse import quote
 from godrive.simulation.account import Request
 from godrive.simulation.batching import BatchingUser
 from godrive.simulation.following import Copy
+from godrive.simulation.hooks import HookUser
 from godrive.simulation.model import Node
 from godrive.simulation.resuming import ResumingUser
+from godrive.simulation.streaming import EventStream
 from godrive.simulation.user import ACTIONS
 
 if TYPE_CHECKING:
@@ -20,14 +22,27 @@ NOTICED = 1.5
 """Seconds within which every process has noticed a log-out, and some for the way."""
 
 
-class WideUser(ResumingUser, BatchingUser):
+class WideUser(ResumingUser, BatchingUser, HookUser):
     """See the module."""
 
-    actions = ACTIONS | {"tus": 12, "batch": 12, "put_by_path": 8, "mark": 6, "follow": 8, "log_out": 2}
+    actions = ACTIONS | {
+        "tus": 12,
+        "parallel": 3,
+        "ietf": 6,
+        "batch": 12,
+        "put_by_path": 8,
+        "mark": 6,
+        "follow": 6,
+        "stream": 3,
+        "hook": 1,
+        "archive": 3,
+        "log_out": 2,
+    }
 
     def __init__(self, world: World, number: int) -> None:
         super().__init__(world, number)
         self._copy_of_drive = Copy(self)
+        self._streamed = Copy(self)
         self._marks: dict[str, dict[str, Any]] = {}
 
     async def _put_by_path(self) -> None:
@@ -82,12 +97,18 @@ class WideUser(ResumingUser, BatchingUser):
     async def _follow(self) -> None:
         """Bring the copy up to date, and compare it."""
         await self._copy_of_drive.catch_up()
-        self.tree.adopt(self._copy_of_drive.rows)
-        if (shown := self.tree.shown()) != self._copy_of_drive.rows:
-            rows = self._copy_of_drive.rows
-            missing = {id_: row for id_, row in shown.items() if rows.get(id_) != row}
-            found = {id_: row for id_, row in rows.items() if shown.get(id_) != row}
-            self.fail(f"the changes do not lead to the drive: expected {missing}, found {found}")
+        if problem := self._copy_of_drive.difference(self.tree):
+            self.fail(f"the changes do not lead to the drive: {problem}")
+
+    async def _stream(self) -> None:
+        """Do a few other things while events keep another copy up to date."""
+        stream = EventStream(self, self._streamed)
+        operation = self._number
+        for number in range(self.chance.randrange(1, 4)):
+            self._number = f"{operation}.{number}"
+            await self.act(but="stream")
+        await stream.wait()
+        stream.close()
 
     async def _log_out(self) -> None:
         """End the session: its token must stop working in every process."""

@@ -51,6 +51,8 @@ class Plan:
     """Faults to leave out."""
     world: str = DISK
     """The name of the kind of world: see :mod:`godrive.simulation.worlds`."""
+    favour: frozenset[str] = frozenset()
+    """What users do and what goes wrong much more often than usually: names of actions and of faults."""
 
     @classmethod
     def parse(cls, text: str) -> Plan:
@@ -64,6 +66,7 @@ class Plan:
             int(fields.pop("ops", OPERATIONS)),
             int(fields.pop("faults", FAULTS)),
             world=fields.pop("world", DISK),
+            favour=frozenset(each for each in fields.pop("favour", "").split("+") if each),
         )
         if fields:
             raise ValueError(f"unknown: {', '.join(fields)}")
@@ -73,6 +76,8 @@ class Plan:
         text = str(self.seed)
         if self.world != DISK:
             text += f",world={self.world}"
+        if self.favour:
+            text += f",favour={'+'.join(sorted(self.favour))}"
         if self.operations != OPERATIONS:
             text += f",ops={self.operations}"
         if self.faults != FAULTS:
@@ -139,6 +144,8 @@ class World:
     """What goes wrong, and how often each of it is chosen."""
     patience = 60.0
     """Virtual seconds within which every upload and every purge must have ended, if it is due."""
+    undone: frozenset[str] = frozenset({"crashed", "store_unavailable"})
+    """Errors of a first attempt after which nothing has been done.  Where the store is elsewhere, it may have been."""
     may_end = False
     """Whether a process that serves may end by itself, because of something that it cannot reach."""
     most_failures = 15
@@ -178,6 +185,12 @@ class World:
     def chance(self, name: str) -> random.Random:
         """Chance of its own for each purpose, so that leaving out one thing does not change all others."""
         return random.Random(f"{self.plan.seed}:{name}")
+
+    def swarm(self, kinds: Mapping[T, int], name: str) -> dict[T, float]:
+        """The weights of kinds in this run.  Each seed does some often and some hardly ever."""
+        chance, favour = self.chance(f"swarm of {name}"), self.plan.favour
+        found = {kind: weight * chance.choice((0.05, 1, 1, 5)) for kind, weight in kinds.items()}
+        return {kind: 50 if getattr(kind, "__name__", kind) in favour else weight for kind, weight in found.items()}
 
     def address(self, _user: int) -> tuple[str, int]:
         """The server of a user."""
@@ -243,9 +256,10 @@ class World:
 
     async def _go_wrong(self) -> None:
         chance = self.chance("faults")
+        weights = self.swarm(self.faults_of, "faults")
         moments = sorted(chance.uniform(1.0, _HORIZON) for _ in range(self.plan.faults))
         for number, moment in enumerate(moments):
-            (kind,) = chance.choices(list(self.faults_of), list(self.faults_of.values()))
+            (kind,) = chance.choices(list(weights), list(weights.values()))
             if number not in self.plan.without:
                 await asyncio.sleep(max(0.0, moment - self.loop.time()))
                 self.trace("fault", "world", number=number, what=kind.__name__)

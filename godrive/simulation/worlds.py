@@ -7,15 +7,14 @@ from pathlib import Path
 
 from godrive.simulation.account import Violation
 from godrive.simulation.seams import installed
-from godrive.simulation.wide_user import WideUser
 from godrive.simulation.world import DISK, Outcome, Plan, World
 from godrive.testing import quick_folder
 
 
-class ClientsWorld(World):
-    """One server with its bytes on a disk, and users who do all that the API can."""
+def _clients() -> type[World]:
+    from godrive.simulation.clients_world import ClientsWorld  # noqa: PLC0415 - needs an HTTP client
 
-    user = WideUser
+    return ClientsWorld
 
 
 def _s3() -> type[World]:
@@ -32,7 +31,7 @@ def _processes() -> type[World]:
 
 WORLDS: Mapping[str, Callable[[], type[World]]] = {
     DISK: lambda: World,
-    "clients": lambda: ClientsWorld,
+    "clients": _clients,
     "s3": _s3,
     "processes": _processes,
 }

@@ -57,9 +57,9 @@ def _line(patch: Path) -> str:
     return found.group(1)
 
 
-def _world(patch: Path) -> str:
-    """The world in which a fault is looked for."""
-    return Plan.parse(_line(patch).replace("none", "0")).world
+def _sought(patch: Path) -> Plan:
+    """Like what a fault is looked for."""
+    return Plan.parse(_line(patch).replace("none", "0"))
 
 
 def changes(patch: Path) -> list[tuple[str, str, str]]:
@@ -146,7 +146,7 @@ def outcomes(plans: Iterable[Planted]) -> Iterator[Outcome]:
 
 def find(patch: Path, first: int, most: int) -> Outcome | None:
     """A run that finds a fault and passes without it, with as few operations as it needs."""
-    like = Planted(0, world=_world(patch), patch=patch)
+    like = Planted(**vars(_sought(patch)), patch=patch)
     results = runner.outcomes(
         (replace(like, seed=seed) for seed in range(first, first + most)), jobs=os.cpu_count() or 1, run=run_planted
     )
@@ -179,7 +179,7 @@ def main() -> int:
     parser.add_argument("--from", type=int, default=1, dest="first", metavar="S", help="the first seed to try (1)")
     options = parser.parse_args()
     chosen = [patch for patch in patches() if options.only in patch.stem]
-    runner.prepare(dict.fromkeys(_world(patch) for patch in chosen))
+    runner.prepare(dict.fromkeys(_sought(patch).world for patch in chosen))
     passed, cpu, started = [], 0.0, time.monotonic()
     for outcome in outcomes(plan for patch in chosen if (plan := recorded(patch))):
         assert isinstance(outcome.plan, Planted)
@@ -199,7 +199,7 @@ def main() -> int:
 
 def _find_and_record(patch: Path, first: int, most: int) -> None:
     found = find(patch, first, most)
-    text = str(found.plan) if found else str(Plan(0, world=_world(patch))).replace("0", "none", 1)
+    text = str(found.plan) if found else str(replace(_sought(patch), seed=0)).replace("0", "none", 1)
     print(f"{patch.stem}: {text}: {found.problem if found else 'not found'}", flush=True)
     patch.write_text(_RUN.sub(f"Seed: {text}", patch.read_text()))
 
