@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,7 @@ from godrive.backup.restore_files import RestoredFiles, restore_files
 from godrive.backup.target import FORMAT, Snapshot, Target, new_id, open_target
 from godrive.backup.verify import chosen, prune, verify
 from godrive.blobs import is_key
+from godrive.blobs.disk import DiskBlobStore
 from godrive.blobs.memory import MemoryBlobStore
 from godrive.catalog.copy import copy_catalog
 from godrive.clock import SystemClock
@@ -244,6 +246,24 @@ async def test_a_damaged_catalog_is_found_and_stops_a_restore_and_a_prune(
             with pytest.raises(Conflict, match="Nothing was deleted"):
                 await prune(target, [snapshot])
             assert [blob.key async for blob in target.store.list()] == before
+
+
+async def test_what_a_killed_backup_has_linked_is_durable_before_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    listed = DiskBlobStore.size_pages
+
+    def noted(store: DiskBlobStore, *values: Any, **options: Any) -> Any:
+        order.append("list")
+        return listed(store, *values, **options)
+
+    monkeypatch.setattr(os, "sync", lambda: order.append("sync"))
+    async with drive_in(tmp_path / "drive") as drive:
+        await fill(drive)
+        monkeypatch.setattr(DiskBlobStore, "size_pages", noted)
+        await back_up(drive, tmp_path / "backup")
+    assert order[:2] == ["sync", "list"]
 
 
 async def test_a_damaged_blob_of_the_drive_makes_no_snapshot(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -39,6 +41,8 @@ async def opened_store(
         folder = _folder(name, settings, create=create)
         name, lock = str(folder), FolderLock(folder / "blobs.lock")
         lock.acquire()
+        if create:  # a process that was killed may have linked files, which count, and not synced their folders
+            await asyncio.to_thread(os.sync)
         store = DiskBlobStore(folder)
     try:
         try:
