@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Select the tests, and join the run: the process that the developer started leads, and its workers follow."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job of a shell's background; programs inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     settings.register_profile("untimed", deadline=None)  # no test asserts on a duration, as Hypothesis does by itself
     if settings.get_current_profile_name() == "default":
         settings.load_profile("untimed")
