@@ -266,10 +266,13 @@ async def _answer_again(drive: GoDrive, by: Principal, upload: Upload, digest: s
 
     Commits the upload if that is still pending.  Raises ``UploadFinished`` if the digest differs.
     """
-    if digest is not None and digest == await _stored_digest(drive, upload):
+    stored = None if digest is None else await _stored_digest(drive, upload)
+    if digest is not None and digest == stored:
         return await drive.ingest.ask(CommitUpload(by, upload.id))
     with suppress(DriveError):
-        await drive.ingest.ask(CommitUpload(by, upload.id))
+        file = await drive.ingest.ask(CommitUpload(by, upload.id))
+        if stored is None and digest is not None and digest == file.sha256:
+            return file  # it had these bytes already, so those of the upload were deleted
     raise UploadFinished("The upload already has its bytes, and these are not the same.")
 
 

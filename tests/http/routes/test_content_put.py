@@ -392,6 +392,18 @@ async def test_the_same_bytes_again_get_the_file_and_others_are_refused(ann: Per
     assert await names(ann) == ["a.bin"]
 
 
+@pytest.mark.parametrize("size", [5, 100_000])
+async def test_bytes_that_the_file_had_already_get_it_again_after_a_lost_answer(ann: Person, size: int) -> None:
+    content = os.urandom(size)
+    first = await send(ann, await announce(ann, size), content)
+    intent = await announce(ann, size, on_conflict="replace")
+    answers = [await send(ann, intent, content) for _ in range(2)]
+    assert [answer.status for answer in answers] == [201, 200]
+    assert {answer.json["file"]["version_id"] for answer in answers} == {first.json["file"]["version_id"]}
+    other = await send(ann, intent, os.urandom(size))
+    assert (other.status, other.json["code"]) == (409, "upload_finished")
+
+
 async def test_the_same_bytes_again_get_the_file_as_it_is_by_now(ann: Person, site: Site) -> None:
     intent = await announce(ann, 5)
     file = (await send(ann, intent, b"12345")).json["file"]
