@@ -25,7 +25,7 @@ class CatalogFile:
         """Make it the catalog of the snapshot.
 
         Every part that is fetched is compared with its digest.  Raises
-        ``NotFound``, ``BlobDamaged``, ``DigestMismatch``; the next call begins anew then.
+        ``NotFound``, ``BlobDamaged``, ``DigestMismatch``; the next call then fetches every part again.
         """
         image = await self._target.image(snapshot)
         log = self._path.with_name(f"{self._path.name}-wal")

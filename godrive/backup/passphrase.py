@@ -2,7 +2,7 @@
 
 Theory of operation.  The key is random and never changes.  The object ``key/N``
 has it, encrypted with the passphrase.  To change the passphrase, the same key is
-encrypted anew as ``key/N+1``, and the older objects are deleted.  The one with
+encrypted again as ``key/N+1``, and the older objects are deleted.  The one with
 the highest number counts, so at each instant exactly one passphrase opens the
 backup, and nothing else is written again.
 """

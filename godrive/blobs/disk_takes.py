@@ -92,7 +92,7 @@ def _link(objects: Objects, key: ObjectKey, source: int, mime: str | None) -> Bl
         try:
             os.link(f"/proc/self/fd/{source}", name, dst_dir_fd=folder.fd, follow_symlinks=True)
         except FileExistsError:
-            folder.sync()  # whoever has linked it may not have come to that
+            folder.sync()  # the process that linked it may have been killed before its own sync
             raise BlobExists(digest) from None
         except OSError as error:
             if error.errno not in _CANNOT_LINK:

@@ -158,7 +158,7 @@ class StagingFile:
             try:
                 self.link(name, folder.fd)
             except FileExistsError:
-                folder.sync()  # whoever has linked it may not have come to that
+                folder.sync()  # the process that linked it may have been killed before its own sync
                 raise (UploadFinished() if digest is None else BlobExists(digest)) from None
             try:
                 folder.sync()

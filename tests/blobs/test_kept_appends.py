@@ -102,7 +102,7 @@ async def test_a_file_is_closed_after_a_while_and_its_digest_stays(
     uploads = tmp_path / "blobs" / "uploads"
     await until_open(uploads, 0)
     (file,) = uploads.iterdir()
-    file.write_bytes(b"xxxxxxxx")  # whoever computed the digest from the file would not notice
+    file.write_bytes(b"xxxxxxxx")  # a digest computed from the file would hide this
     blob = await store.finish(await append(store, staged, b" bytes"))
     assert blob.sha256 == hashlib.sha256(b"received bytes").hexdigest()
 
