@@ -83,6 +83,8 @@ OPERATIONS: tuple[Operation, ...] = tuple(
 )
 """All there are, in the order in which paths are matched: a fixed path before one with a placeholder."""
 
+_ALWAYS = {f"/v1/{each.routes.tag}": each.routes.always for each in _RESOURCES if each.routes.always}
+
 
 def create_app(
     drive: GoDrive,
@@ -128,7 +130,6 @@ def create_app(
     described: Callable[[], bytes] = cache(lambda: msgspec.json.encode(document(OPERATIONS, base_url=server.base_url)))
     app[DOCUMENT] = described
     app[BASES] = Bases(server, proxies)
-    app.on_response_prepare.append(on_prepare(server.origins))
     lanes = Lanes()
     served = [(operation, path) for operation in (*OPERATIONS, *docs.routes.operations) for path in operation.paths]
     # aiohttp tries the paths with the same beginning one after another, and those without parameters are quick.
@@ -140,5 +141,7 @@ def create_app(
         if operation.method == hdrs.METH_GET:
             app.router.add_route(hdrs.METH_HEAD, pattern, handler, expect_handler=expect)
     add_webhook_route(app, drive)
+    tops = {each.canonical: each for each in app.router.resources() if each.canonical in _ALWAYS}
+    app.on_response_prepare.append(on_prepare(server.origins, {each: _ALWAYS[path] for path, each in tops.items()}))
     health.remember(app, drive)
     return app

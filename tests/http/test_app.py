@@ -66,6 +66,13 @@ async def test_paths_begin_behind_the_prefix_of_the_host(http: aiohttp.ClientSes
             answer = await ann("GET", "/v1/files/by-path/by-path/a%25b/c")
             assert (answer.status, answer.json["path"]) == (200, "by-path/a%b/c")
             assert (await ann("GET", "/v1/files/by-path/")).json["id"] == "root"
+            for path, is_below in (
+                ("/v1/tus/a/b", True),
+                ("/v1/t%75s/a/b", True),
+                ("/v1/tusk", False),
+                ("/v1/a", False),
+            ):
+                assert ("Tus-Resumable" in (await ann("PUT", path)).headers) is is_below
 
 
 async def test_the_page_and_its_parts_work_under_a_prefix(http: aiohttp.ClientSession) -> None:

@@ -161,12 +161,9 @@ def bind(
     longest = min(server.max_body_bytes, PUBLIC_BODY) if not scopes else server.max_body_bytes
     parameters, fields, sends_responses = operation.parameters, operation.fields, operation.sends_responses
     waits, paced = operation.waits, operation.paced
-    always = operation.always or None
 
     async def handle(request: web.Request) -> web.StreamResponse:
         call = Call(request, drive, proxies, original=original)
-        if always is not None:
-            findings.get().headers = always
         if scopes:
             call.by = await authenticate(request, drive, scopes)
             findings.get().user = call.by.user_id
@@ -210,8 +207,6 @@ def bind(
     async def handle_bytes(request: web.Request) -> web.StreamResponse:
         """As above, for an operation that takes its turns itself.  A signature in the query decides alone."""
         call = Call(request, drive, proxies, original=original)
-        if always is not None:
-            findings.get().headers = always
         arguments: dict[str, Any] = {
             name: read_path(request) if name == PARAMETER else read_id(request, name) for name in parameters
         }
@@ -286,7 +281,7 @@ def is_large(query: Any) -> bool:
 def _fixed_headers(operation: Operation) -> dict[str, str]:
     """The headers of every JSON answer of *operation*; a private one depends on who asks (RFC 9110, section 12.5.5)."""
     secret = operation.secret or not operation.scopes
-    headers: dict[str, str] = {hdrs.CACHE_CONTROL: "no-store" if secret else "private, no-cache", **operation.always}
+    headers: dict[str, str] = {hdrs.CACHE_CONTROL: "no-store" if secret else "private, no-cache"}
     if operation.scopes:
         headers[hdrs.VARY] = _VARY
     if operation.status != 204:

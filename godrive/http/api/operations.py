@@ -74,7 +74,6 @@ class Options(TypedDict, total=False):
     by_url: type[Any]
     takes: Sequence[str]
     sends: Sequence[str]
-    always: Mapping[str, str]
 
 
 BYTES = "application/octet-stream"
@@ -100,7 +99,7 @@ class Operation:
     takes its turns in a lane itself.  *by_url* is the query of a URL that this server signed for the
     operation: a request with a signature needs no token.  *takes* and *sends* are
     the headers of requests and answers, by their names in the OpenAPI document;
-    *always* are headers of every answer, errors too.
+    *always* are headers of every answer (see :class:`Routes`).
     """
 
     method: str
@@ -205,17 +204,29 @@ class Operation:
 
 
 class Routes:
-    """The operations of one resource."""
+    """The operations of one resource.
 
-    def __init__(self, tag: str) -> None:
+    *always* are headers of every answer to ``/v1/<tag>`` and what is below, also
+    where there is no operation.
+    """
+
+    def __init__(self, tag: str, *, always: Mapping[str, str] | None = None) -> None:
         self.tag = tag
+        self.always = always or {}
         self.operations: list[Operation] = []
 
     def _route(self, method: str, path: str, needs: Needs, options: Options) -> Callable[[F], F]:
         def declare(handler: F) -> F:
-            self.operations.append(
-                Operation(method=method, path=path, tag=self.tag, handler=handler, needs=needs, **options)
+            operation = Operation(
+                method=method,
+                path=path,
+                tag=self.tag,
+                handler=handler,
+                needs=needs,
+                always=self.always,
+                **options,
             )
+            self.operations.append(operation)
             return handler
 
         return declare

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from random import getrandbits
 
 from aiohttp import hdrs, web
@@ -142,11 +142,13 @@ async def meet_expectation(request: web.Request) -> web.Response | None:
     return None
 
 
-def on_prepare(origins: Collection[str]) -> Hook:
+def on_prepare(origins: Collection[str], always: Mapping[web.AbstractResource, Mapping[str, str]]) -> Hook:
     """Return the hook that sets the common headers of every response, and the CORS headers for an allowed origin.
 
     *origins* are spelled as browsers send them; ``*`` allows any origin.  Only
     listed origins may send credentials (cookies, HTTP authentication).
+    *always* are headers of every response to the path of a resource and to paths
+    below it, whoever makes the response.
     """
     allowed = frozenset(origins)
 
@@ -155,6 +157,10 @@ def on_prepare(origins: Collection[str]) -> Hook:
         headers[REQUEST_ID] = request_id.get() or identify(request)
         headers[_OPTIONS] = "nosniff"
         headers[hdrs.SERVER] = "godrive"
+        for resource, said in always.items():
+            path, top = request.rel_url.path_safe, resource.canonical  # with the prefix of a mount
+            if path.startswith(top) and path[len(top) : len(top) + 1] in ("", "/"):
+                headers.update(said)
         if not allowed:
             return
         headers.add(hdrs.VARY, hdrs.ORIGIN)

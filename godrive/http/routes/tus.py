@@ -44,7 +44,7 @@ from godrive.messages.uploads import GetUpload
 from godrive.model import At, OnConflict, Upload, UploadId
 from godrive.principal import Scope
 
-routes = Routes("tus")
+routes = Routes("tus", always=ALWAYS)
 
 _ON_UPLOAD = "GET,HEAD,PATCH,DELETE,POST,OPTIONS"
 _ABOUT = ["Upload-Length", "Upload-Expires", "Upload-Metadata", "Upload-Concat", "Upload-File-Id", "Content-Location"]
@@ -64,6 +64,7 @@ _OF_BYTES = [
     Gone,
     Invalid,
     Malformed,
+    MethodNotAllowed,
     NameTaken,
     NotFound,
     OffsetMismatch,
@@ -80,7 +81,6 @@ _OF_BYTES = [
 
 _DISCOVERY: Options = {
     "status": 204,
-    "always": ALWAYS,
     "sends": ["Tus-Extension", "Tus-Max-Size", "Tus-Checksum-Algorithm"],
 }
 _DISCOVERY_AT_ROOT: Options = {**_DISCOVERY, "original": f"{PATH}/"}
@@ -90,7 +90,6 @@ _CREATES: Options = {
     "replays": True,
     "content": [tus.CHUNK],
     "may_be_empty": True,
-    "always": ALWAYS,
     "takes": [
         "Tus-Resumable",
         "Upload-Length",
@@ -157,7 +156,7 @@ async def create_tus_upload_in_folder(call: Call, path: At, query: TusFolderQuer
 
 async def _create(call: Call, base: At | None, parent_id: str | None, on_conflict: OnConflict) -> web.Response:
     request = call.request
-    tus.check_version(request)
+    _check(call, "POST,OPTIONS", hdrs.METH_POST)
     concat = tus.read_concat(request, request.app[BASES].of(request))
     sent, meta = tus.read_metadata(request, KNOWN)
     size = length_of(request)
@@ -249,10 +248,9 @@ def _created(call: Call, upload: Upload) -> web.Response:
     f"{PATH}/{{upload_id}}",
     needs=Scope.FILES_WRITE,
     waits=True,
-    always=ALWAYS,
     sends=["Upload-Offset", *_ABOUT],
     fields=_FIELDS,
-    raises=[Gone, NotFound, tus.UnsupportedTusVersion],
+    raises=[Gone, Malformed, MethodNotAllowed, NotFound, tus.UnsupportedTusVersion],
 )
 async def get_tus_upload(call: Call, upload_id: UploadId) -> UploadView:
     """Ask where to go on: `HEAD` answers with `Upload-Offset`, the number of bytes that are stored.
@@ -260,7 +258,7 @@ async def get_tus_upload(call: Call, upload_id: UploadId) -> UploadView:
     A request that is still sending to this upload ends. A finished upload is known for a day, with its file in
     `Upload-File-Id` and `Content-Location`.
     """
-    tus.check_version(call.request)
+    _check(call, _ON_UPLOAD, hdrs.METH_GET, hdrs.METH_HEAD)
     upload = await resumable.offset(call.drive, call.by, upload_id, turn=call.turn())
     call.headers |= {**state_of(call, upload), hdrs.CACHE_CONTROL: "no-store"}
     return view_upload(upload)
@@ -272,7 +270,6 @@ async def get_tus_upload(call: Call, upload_id: UploadId) -> UploadView:
     status=204,
     content=[tus.CHUNK],
     may_be_empty=True,
-    always=ALWAYS,
     takes=["Tus-Resumable", "Upload-Offset", "Upload-Length", "Upload-Checksum"],
     sends=["Upload-Offset", *_ABOUT],
     fields=_FIELDS,
@@ -290,7 +287,7 @@ async def append_to_tus_upload(call: Call, upload_id: UploadId) -> web.Response:
 
 async def _append(call: Call, upload_id: UploadId) -> web.Response:
     request = call.request
-    tus.check_version(request)
+    _check(call, _ON_UPLOAD, hdrs.METH_PATCH)
     if not _is_chunk(request):
         raise UnsupportedMediaType(f"Bytes are sent as {tus.CHUNK}.", field=hdrs.CONTENT_TYPE)
     check_whole(request)
@@ -305,9 +302,8 @@ async def _append(call: Call, upload_id: UploadId) -> web.Response:
     f"{PATH}/{{upload_id}}",
     needs=Scope.FILES_WRITE,
     status=204,
-    always=ALWAYS,
     takes=["Tus-Resumable"],
-    raises=[Malformed, NotFound, UploadFinished, tus.UnsupportedTusVersion],
+    raises=[Malformed, MethodNotAllowed, NotFound, UploadFinished, tus.UnsupportedTusVersion],
 )
 async def terminate_tus_upload(call: Call, upload_id: UploadId) -> None:
     """Give an upload up, and free what it holds. Idempotent. A finished upload is a file, and is not deleted here."""
@@ -315,7 +311,7 @@ async def terminate_tus_upload(call: Call, upload_id: UploadId) -> None:
 
 
 async def _terminate(call: Call, upload_id: UploadId) -> None:
-    tus.check_version(call.request)
+    _check(call, _ON_UPLOAD, hdrs.METH_DELETE)
     await resumable.abort(call.drive, call.by, upload_id)
 
 
@@ -325,11 +321,10 @@ async def _terminate(call: Call, upload_id: UploadId) -> None:
     status=204,
     content=[tus.CHUNK],
     may_be_empty=True,
-    always=ALWAYS,
     takes=["Tus-Resumable", "X-HTTP-Method-Override"],
     sends=["Upload-Offset", *_ABOUT],
     fields=_FIELDS,
-    raises=[*_OF_BYTES, Forbidden, MethodNotAllowed],
+    raises=[*_OF_BYTES, Forbidden],
 )
 async def override_tus_method(call: Call, upload_id: UploadId) -> web.Response:
     """Do what `X-HTTP-Method-Override` says, for clients that can send neither `PATCH` nor `DELETE`."""
@@ -345,10 +340,23 @@ async def override_tus_method(call: Call, upload_id: UploadId) -> web.Response:
         case hdrs.METH_DELETE:
             async with call.turn():
                 await _terminate(call, upload_id)
-            return web.Response(status=204, headers={**ALWAYS, hdrs.CACHE_CONTROL: "no-store"})
+            return web.Response(status=204, headers={hdrs.CACHE_CONTROL: "no-store"})
         case _:
+            tus.check_version(call.request)
             call.on_error(hdrs.ALLOW, _ON_UPLOAD)
             raise MethodNotAllowed(f"An upload takes POST only with {tus.OVERRIDE}: PATCH, DELETE or HEAD.")
+
+
+def _check(call: Call, allowed: str, *methods: str) -> None:
+    """Check the version, and that ``X-HTTP-Method-Override``, if it is sent, names one of *methods*.
+
+    Otherwise the client means another method than it has sent.  Raises ``UnsupportedTusVersion``, ``MethodNotAllowed``.
+    """
+    tus.check_version(call.request)
+    meant = tus.header(call.request, tus.OVERRIDE)
+    if meant and meant not in methods:
+        call.on_error(hdrs.ALLOW, allowed)
+        raise MethodNotAllowed(f"{tus.OVERRIDE} is for POST to an upload, and names PATCH, DELETE or HEAD.")
 
 
 def _is_chunk(request: web.Request) -> bool:

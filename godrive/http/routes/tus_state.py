@@ -32,7 +32,7 @@ _EXTENSIONS = (
 
 def describe(call: Call, methods: str) -> web.Response:
     """Return what this server can do.  Without a store that can append, that is nothing."""
-    headers = {**ALWAYS, hdrs.ALLOW: methods}
+    headers: dict[str, str] = {hdrs.ALLOW: methods}
     if isinstance(call.drive.blobs, Appendable):
         headers["Tus-Extension"] = ",".join(_EXTENSIONS)
         headers["Tus-Checksum-Algorithm"] = ",".join(CHECKSUMS)
@@ -65,7 +65,7 @@ def state_of(call: Call, upload: Upload) -> dict[str, str]:
         raise NotFound("There is no such upload.")
     transfer.check_open(upload)
     metadata, _, concat = upload.note.partition("\n")
-    headers: dict[str, str] = {**ALWAYS, hdrs.CACHE_CONTROL: "no-store", tus.OFFSET: str(upload.received_bytes)}
+    headers: dict[str, str] = {hdrs.CACHE_CONTROL: "no-store", tus.OFFSET: str(upload.received_bytes)}
     if upload.length is None:
         headers[tus.DEFER_LENGTH] = "1"
     else:

@@ -93,11 +93,66 @@ async def test_another_version_of_the_protocol_is_refused_with_the_one_that_is_s
     ann: Person, version: str | None
 ) -> None:
     url = await create(ann, len(HELLO))
-    requests = [("POST", "/v1/tus", b""), ("PATCH", url, HELLO), ("DELETE", url, b"")]
-    for method, path, content in [*requests, *([("HEAD", url, b"")] if version is not None else [])]:
-        answer = await send(ann, method, path, content, Tus_Resumable=version, Upload_Offset=0, Upload_Length=1)
-        assert (answer.status, answer.headers["Tus-Version"]) == (412, "1.0.0")
+    requests = [
+        *(("POST", path, b"", None) for path in ("/v1/tus", "/v1/tus/", "/v1/tus/by-path/a/")),
+        *(("PATCH", url, HELLO, None), ("DELETE", url, b"", None)),
+        *(
+            ("POST", url, HELLO if meant == "PATCH" else b"", meant)
+            for meant in ("PATCH", "HEAD", "DELETE", "PUT", None)
+        ),
+        *((method, url, b"", None) for method in ("HEAD", "GET") if version is not None),
+    ]
+    for method, path, content, meant in requests:
+        said = {"Tus_Resumable": version, "X_HTTP_Method_Override": meant}
+        answer = await send(ann, method, path, content, Upload_Offset=0, Upload_Length=1, **said)
+        assert (answer.status, answer.headers["Tus-Version"]) == (412, "1.0.0"), (method, path, meant)
+    assert (await send(ann, "OPTIONS", url, Tus_Resumable=version)).status == 204
     assert (await send(ann, "HEAD", url, Tus_Resumable=None)).headers["Upload-Offset"] == "0"
+    await send(ann, "DELETE", url)
+
+
+async def test_every_answer_says_the_version_also_where_there_is_nothing(ann: Person, stranger: Person) -> None:
+    url = await create(ann, len(HELLO))
+    answers = {
+        ("GET", "/v1/tus"): 405,
+        ("PUT", "/v1/tus/"): 405,
+        ("PUT", url): 405,
+        ("DELETE", "/v1/tus/by-path/a"): 405,
+        ("LOCK", url): 405,
+        ("POST", "/v1/tus//"): 404,
+        ("PATCH", f"{url}/"): 404,
+        ("HEAD", "/v1/tus/a/b/c"): 404,
+        ("GET", "/v1/tus/by-path/a/"): 405,
+        ("OPTIONS", "/v1/tus/a/b"): 404,
+    }
+    for person in (ann, stranger):
+        for (method, path), status in answers.items():
+            answer = await send(person, method, path, **ORIGIN)
+            assert answer.status == status, (method, path)
+            assert answer.headers["Tus-Version"] == "1.0.0"
+            assert answer.headers["Access-Control-Allow-Origin"] == "https://app.example"
+            assert set(answer.headers["Access-Control-Expose-Headers"].split(", ")) >= EXPOSED
+    assert (await send(ann, "PATCH", url, HELLO, Expect="200-ok")).status == 417
+    for path in ("/v1/tusk", "/v1/files/by-path/v1/tus/a", "/tus/a"):
+        assert "Tus-Resumable" not in (await ann("GET", path)).headers
+
+
+@each("meant", ["DELETE", "PUT", "HEAD"])
+async def test_a_method_that_the_client_does_not_mean_is_not_carried_out(ann: Person, meant: str) -> None:
+    url = await create(ann, len(HELLO))
+    override = {"X_HTTP_Method_Override": meant}
+    answers = [
+        await send(ann, "POST", "/v1/tus", Upload_Length=1, Upload_Metadata=metadata(filename="b"), **override),
+        await patch(ann, url, 0, HELLO, **override),
+    ]
+    if meant != "DELETE":
+        answers.append(await send(ann, "DELETE", url, **override))
+    if meant != "HEAD":
+        answers.append(await send(ann, "GET", url, **override))
+    for answer in answers:
+        assert (answer.status, "PATCH" in answer.headers["Allow"] or "POST" in answer.headers["Allow"]) == (405, True)
+    assert await offset_of(ann, url) == 0
+    assert await names(ann) == []
     await send(ann, "DELETE", url)
 
 
