@@ -332,11 +332,31 @@ def test_user_who_cannot_be_added_is_one_line(run: Run, ann: str, email: str, pa
 
 
 def test_commands_on_a_folder_without_a_drive_make_none(run: Run, tmp_path: Path) -> None:
-    for command in ("list", "disable x@y", "set-quota x@y 1"):
-        code, _, err = run("user", *command.split(), "--data-dir", "typo")
-        assert code == 2
+    target = str(tmp_path / "target")
+    for command in (
+        "user list",
+        "user disable x@y",
+        "user set-quota x@y 1",
+        "sweep",
+        "recount",
+        "recount --check",
+        "fsck",
+        f"import {tmp_path} --user x@y",
+        f"export {target} --user x@y",
+    ):
+        code, out, err = run(*command.split(), "--data-dir", "typo")
+        assert (code, out) == (2, ""), command
         assert "There is no drive in typo" in err
     assert not (tmp_path / "typo").exists()
+    assert not (tmp_path / "target").exists()
+
+
+def test_dead_letters_without_nats_say_so(run: Run) -> None:
+    assert run("deadletters", "list") == (
+        2,
+        "",
+        "godrive: Only bucket events that come through NATS become dead letters: nats.url is not set.\n",
+    )
 
 
 def test_invite_is_a_code_of_its_own_each_time(run: Run) -> None:
@@ -446,6 +466,7 @@ def test_recount_corrects_a_usage_and_an_index_that_differ_from_the_files(tmp_pa
 
 
 def test_sweep_of_an_empty_drive_says_so(tmp_path: Path) -> None:
+    assert spawn("user", "invite", folder=tmp_path).returncode == 0  # makes the drive
     done = spawn("sweep", folder=tmp_path)
     assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["0", "purged"], "")
     counts = json.loads(spawn("sweep", "--json", folder=tmp_path).stdout)

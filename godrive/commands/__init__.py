@@ -63,6 +63,17 @@ def one_line(text: str) -> str:
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
+def need_drive(config: Config) -> None:
+    """Raise ``ConfigError`` unless there is a drive.
+
+    A command that only works on what is there would otherwise make an empty one in a folder that was misspelled.
+    """
+    if config.catalog.driver == "sqlite" and not has_sqlite_catalog(config):
+        raise ConfigError(
+            f"There is no drive in {config.data_dir}.", hint="Name another folder with --data-dir or --config."
+        )
+
+
 def has_sqlite_catalog(config: Config) -> bool:
     """Whether the configured SQLite database exists.  Raises ``ConfigError`` when the system does not tell."""
     path = config.catalog_path

@@ -15,7 +15,7 @@ import msgspec
 
 from godrive import logs
 from godrive.clock import SystemClock
-from godrive.commands import Commands, add_action, add_group, has_sqlite_catalog, size, size_text
+from godrive.commands import Commands, add_action, add_group, need_drive, size, size_text
 from godrive.commands.progress import pacer, telling
 from godrive.commands.running import run
 from godrive.commands.user import find_user, new_secret
@@ -123,8 +123,7 @@ async def _create(config: Config, arguments: argparse.Namespace) -> int:
     from godrive.backup.verify import prune  # noqa: PLC0415
     from godrive.drive import GoDrive  # noqa: PLC0415
 
-    if config.catalog.driver == "sqlite" and not has_sqlite_catalog(config):
-        raise ConfigError(f"There is no drive in {config.data_dir}", hint="Name another folder with --data-dir.")
+    need_drive(config)
     if arguments.background:
         with suppress(OSError):  # a service manager may forbid it
             os.nice(10)

@@ -67,10 +67,11 @@ def _each(arguments: argparse.Namespace, done: str, act: Callable[[DeadLetters, 
 
 
 def _with_letters(arguments: argparse.Namespace, act: Callable[[DeadLetters], Awaitable[None]]) -> int:
+    config: Config = arguments.configuration(arguments)
+    if not config.nats.url:
+        raise ConfigError("Only bucket events that come through NATS become dead letters: nats.url is not set.")
     from godrive.bridge.connection import NatsLink  # noqa: PLC0415
     from godrive.bridge.deadletters import DeadLetters  # noqa: PLC0415
-
-    config: Config = arguments.configuration(arguments)
 
     async def main() -> None:
         link = NatsLink(config.nats, name="godrive deadletters")

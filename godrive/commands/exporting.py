@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from godrive import logs
-from godrive.commands import Commands, add_command, has_sqlite_catalog, one_line, size_text
+from godrive.commands import Commands, add_command, need_drive, one_line, size_text
 from godrive.commands.importing import folders_of
 from godrive.commands.progress import clear, telling
 from godrive.commands.running import raise_limit, run
@@ -33,8 +33,7 @@ def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
 
 def _export(arguments: argparse.Namespace) -> int:
     config: Config = arguments.configuration(arguments)
-    if config.catalog.driver == "sqlite" and not has_sqlite_catalog(config):
-        raise ConfigError(f"There is no drive in {config.data_dir}", hint="Name another folder with --data-dir.")
+    need_drive(config)
     if any(arguments.target.resolve().is_relative_to(folder.resolve()) for folder in folders_of(config)):
         raise ConfigError(f"{arguments.target} is the folder of a drive.", hint="Export to another folder.")
     raise_limit()

@@ -13,7 +13,7 @@ import msgspec
 
 from godrive import logs
 from godrive.checker import Checked, check_blobs
-from godrive.commands import Commands, add_command, has_sqlite_catalog, size
+from godrive.commands import Commands, add_command, need_drive, size
 from godrive.commands.progress import pacer
 from godrive.commands.running import run
 from godrive.config import Config
@@ -66,9 +66,8 @@ def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
 
 def _fsck(arguments: argparse.Namespace) -> int:
     config: Config = arguments.configuration(arguments)
+    need_drive(config)
     logs.configure(config.log, sys.stderr)
-    if config.catalog.driver == "sqlite" and not has_sqlite_catalog(config):
-        raise ConfigError(f"There is no drive in {config.data_dir}", hint="Name another folder with --data-dir.")
     planned = _read_plan(arguments.plan) if arguments.repair and arguments.plan else None
     result = Result()
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from godrive import logs
-from godrive.commands import Commands, add_command, has_sqlite_catalog, one_line, size_text
+from godrive.commands import Commands, add_command, need_drive, one_line, size_text
 from godrive.commands.progress import clear, telling
 from godrive.commands.running import raise_limit, run
 from godrive.commands.user import find_user
@@ -66,8 +66,7 @@ def _import(arguments: argparse.Namespace) -> int:
         return _import_accounts(arguments, config)
     if arguments.user is None:
         raise ConfigError("Name the user with --user.")
-    if config.catalog.driver == "sqlite" and not has_sqlite_catalog(config):
-        raise ConfigError(f"There is no drive in {config.data_dir}", hint="Name another folder with --data-dir.")
+    need_drive(config)
     source, ours = Path(arguments.source), folders_of(config)
     if not is_folder(source):
         raise ConfigError(f"{source} is not a folder.")

@@ -8,7 +8,7 @@ import sys
 import msgspec
 
 from godrive import logs
-from godrive.commands import Commands, add_command
+from godrive.commands import Commands, add_command, need_drive
 from godrive.commands.running import run
 from godrive.config import Config
 
@@ -25,6 +25,7 @@ def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
 
 def _recount(arguments: argparse.Namespace) -> int:
     config: Config = arguments.configuration(arguments)
+    need_drive(config)
     logs.configure(config.log, sys.stderr)
     result = {"bytes": 0, "rows": 0, "corrected": 0, "names": 0}
 

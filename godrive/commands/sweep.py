@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from godrive import logs
-from godrive.commands import Commands, add_command
+from godrive.commands import Commands, add_command, need_drive
 from godrive.commands.running import run
 from godrive.config import Config
 from godrive.errors import ConfigError
@@ -30,6 +30,7 @@ def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
 
 def _sweep(arguments: argparse.Namespace) -> int:
     config: Config = arguments.configuration(arguments)
+    need_drive(config)
     logs.configure(config.log, sys.stderr)
     failed = 0
 

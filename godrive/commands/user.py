@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 
 from godrive import email_address
-from godrive.commands import Commands, add_action, add_group, has_sqlite_catalog, size
+from godrive.commands import Commands, add_action, add_group, need_drive, size
 from godrive.commands.running import run
 from godrive.config import Config
 from godrive.credentials import check_new_password
@@ -77,11 +77,8 @@ def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     config: Config = arguments.configuration(arguments)
-    makes = arguments.action in (_add, _invite)
-    if config.catalog.driver == "sqlite" and not makes and not has_sqlite_catalog(config):
-        raise ConfigError(
-            f"There is no drive in {config.data_dir}", hint="Name another folder with --data-dir or --config."
-        )
+    if arguments.action not in (_add, _invite):
+        need_drive(config)
 
     async def act() -> None:
         from godrive.blobs.memory import MemoryBlobStore  # noqa: PLC0415
