@@ -36,6 +36,7 @@ from godrive.messages.files import GetFile, ListFiles
 from godrive.messages.ingest import Reconcile
 from godrive.messages.janitor import Sweep
 from godrive.messages.resumable import AdvanceUpload, ClaimUpload
+from godrive.messages.storage import FinishStaged, ListAbandoned
 from godrive.messages.system import RecountUsage
 from godrive.messages.uploads import BeginUpload, GetUpload, TouchUpload
 from godrive.model import (
@@ -51,7 +52,7 @@ from godrive.model import (
 )
 from godrive.principal import HostUser
 from godrive.resumable import Checksum
-from godrive.testing import ManualClock, chunks, open_drive, sign_up
+from godrive.testing import FaultPoints, ManualClock, chunks, open_drive, sign_up
 from godrive.transfer import read
 
 pytestmark = pytest.mark.anyio
@@ -498,9 +499,9 @@ async def test_an_upload_that_nobody_continues_leaves_nothing(part: bool) -> Non
 
 
 async def test_what_a_lost_catalog_left_is_swept_and_a_live_upload_is_not() -> None:
-    clock = ManualClock(datetime.now(UTC))
+    clock, faults = ManualClock(datetime.now(UTC)), FaultPoints()
     async with open_drive(
-        clock=clock, blobs={"driver": "disk", "resume_ttl": 100_000.0, "upload_ttl": 100_000.0}
+        clock=clock, faults=faults, blobs={"driver": "disk", "resume_ttl": 100_000.0, "upload_ttl": 100_000.0}
     ) as drive:
         ann = HostUser(user_id=(await sign_up(drive)).id)
         live = [await resumable.begin(drive, ann, ROOT, f"{n}.bin", size=10) for n in range(3)]
@@ -515,6 +516,9 @@ async def test_what_a_lost_catalog_left_is_swept_and_a_live_upload_is_not() -> N
         for upload in live:
             await drive.metadata.ask(TouchUpload(ann, upload.id, 0))
         clock.advance(90_000)
+        faults.lose_answer(ListAbandoned)
+        swept = await drive.janitor.ask(Sweep(trust_clock=True))
+        assert (swept.staging, swept.failed) == (0, 1)
         swept = await drive.janitor.ask(Sweep(trust_clock=True))
         assert (swept.staging, swept.failed) == (ABANDONED, 0)
         for upload in live:
@@ -527,11 +531,11 @@ async def test_what_a_lost_catalog_left_is_swept_and_a_live_upload_is_not() -> N
             )
 
 
-@pytest.mark.parametrize("has_blob", [False, True])
-async def test_an_upload_whose_client_does_not_come_back_for_the_answer_becomes_a_file(has_blob: bool) -> None:
+@pytest.mark.parametrize("left", ["staged", "blob", "blob of which nobody heard"])
+async def test_an_upload_whose_client_does_not_come_back_for_the_answer_becomes_a_file(left: str) -> None:
     """As after a kill before the blob was made, or after that and before the staged bytes were removed."""
-    clock = ManualClock()
-    async with open_drive(clock=clock, blobs={"driver": "disk"}) as drive:
+    clock, faults = ManualClock(), FaultPoints()
+    async with open_drive(clock=clock, blobs={"driver": "disk"}, faults=faults) as drive:
         ann = HostUser(user_id=(await sign_up(drive)).id)
         upload = await resumable.begin(drive, ann, ROOT, "a.bin", size=4)
         assert isinstance(drive.blobs, Appendable)
@@ -539,9 +543,14 @@ async def test_an_upload_whose_client_does_not_come_back_for_the_answer_becomes_
         async with aclosing(drive.blobs.append(staged_of(claimed), chunks(b"1234"), size=4)) as steps:
             (last,) = [step async for step in steps]
         await drive.metadata.ask(AdvanceUpload(ann, upload.id, "one", 0, 4, last.state))
-        if has_blob:
+        if left == "blob":
             await drive.blobs.put(upload.object_key, chunks(b"1234"))
         clock.advance(30)
+        if left == "blob of which nobody heard":
+            faults.lose_answer(FinishStaged)
+            assert (await drive.ingest.ask(Reconcile())).postponed == 1
+            assert (await drive.blobs.head(upload.object_key)).size_bytes == 4
+            clock.advance(30)
         assert (await drive.ingest.ask(Reconcile())).published == 1
         assert await staged(drive) == []
         await check_file(drive, ann, await resumable.offset(drive, ann, upload.id), b"1234")

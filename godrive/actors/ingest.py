@@ -36,7 +36,6 @@ from godrive.blobs.parts import SentPart
 from godrive.clock import Clock, ClockGuard
 from godrive.config import Ingest as Settings
 from godrive.errors import (
-    AskTimeout,
     Conflict,
     DeliveryError,
     DigestMismatch,
@@ -71,7 +70,7 @@ from godrive.messages.system import DueUploads, PostponeUploads
 from godrive.messages.uploads import FailUpload, FindUpload, GetUpload, PublishUpload, TouchUpload
 from godrive.model import BlobInfo, ETag, File, Upload, UploadId, UploadKind, UploadState
 from godrive.principal import Principal, System
-from godrive.runtime import Actor, Ask, Ref
+from godrive.runtime import Actor, Ref
 
 R = TypeVar("R")
 
@@ -86,9 +85,6 @@ SETTLE = 60.0
 
 SLOWEST_READ = 8 * 1024 * 1024
 """Bytes per second at which the slowest store is read for the digest of a large blob."""
-
-ANSWER = 20.0
-"""Seconds within which the store answers, besides the time that it takes to read the bytes."""
 
 AT_ONCE = 16
 """Uploads that a reconciliation settles concurrently."""
@@ -360,7 +356,7 @@ class IngestActor(Actor[Ingest]):
         """The store's HEAD, completed.  If its parts have not been *joined* just now, none of them will be."""
         multipart = "" if joined else upload.multipart
         head = HeadBlob(upload.object_key, multipart)
-        return await self._complete(upload, await self._ask_store(head, upload.size_bytes, HeadBlob.timeout))
+        return await self._complete(upload, await self._storage.ask(head))
 
     async def _complete(self, upload: Upload, blob: BlobInfo) -> BlobInfo:
         """Add to the description of a blob what only the bytes can tell.
@@ -372,20 +368,8 @@ class IngestActor(Actor[Ingest]):
             return blob
         if blob.sha256 is None and (upload.sha256 is not None or upload.kind is UploadKind.RESUMABLE):
             patience = max(DigestBlob.timeout, blob.size_bytes / SLOWEST_READ)
-            digest = await self._ask_store(DigestBlob(upload.object_key), blob.size_bytes, patience)
+            digest = await self._storage.ask(DigestBlob(upload.object_key), timeout=patience)
             blob = replace(blob, sha256=digest)
         if not upload.mime and blob.mime is None:
             blob = replace(blob, mime=await self._storage.ask(SniffBlob(upload.object_key, upload.name)))
         return blob
-
-    async def _ask_store(self, question: Ask[Storage, R], size: int, patience: float) -> R:
-        """Ask about the bytes of an upload, and once more if there is no answer when one can be expected.
-
-        Between two processes an answer may be lost.  The *patience* for the largest blobs on the slowest store would
-        keep the reconciler from all other uploads.
-        """
-        soon = ANSWER + size / SLOWEST_READ
-        if soon < patience:
-            with suppress(AskTimeout):
-                return await self._storage.ask(question, timeout=soon)
-        return await self._storage.ask(question, timeout=patience)

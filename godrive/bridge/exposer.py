@@ -19,7 +19,8 @@ from nats.errors import NoRespondersError
 from godrive.backoff import Backoff
 from godrive.bridge.connection import NatsLink
 from godrive.bridge.failures import Failures
-from godrive.bridge.nats import ERROR, LARGEST, PING, REQUEST_ID, TIMEOUT, largest
+from godrive.bridge.in_hand import LOOK
+from godrive.bridge.nats import ASK, ERROR, LARGEST, PING, REQUEST_ID, TIMEOUT, largest
 from godrive.bridge.nats_internals import PromptClient
 from godrive.errors import ActorCrashed, DriveError, Invalid, MailboxFull, NotUnderstood, TooLarge
 from godrive.runtime import Ask, Lane, OnEvent, Ref, codec, request_id
@@ -36,7 +37,7 @@ MOST_IN_HAND = 1024
 """Messages of one lane in hand, unless the caller says otherwise."""
 
 LONGEST_TIMEOUT = 3600.0
-LONGEST_REQUEST_ID = 128
+LONGEST_ID = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,17 @@ class _Order(Generic[A]):
     message: Ask[A, Any]
     seconds: float
     request_id: str | None
+    ask: bytes
+    """Its asker's name for it; empty if that is an older release."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Subscribed:
+    """One connection, and what comes in over it: messages, and looks for those in hand."""
+
+    client: PromptClient
+    messages: Subscription
+    looks: Subscription
 
 
 class Exposer(Generic[A]):
@@ -77,6 +89,7 @@ class Exposer(Generic[A]):
         self._subject = f"{namespace}.{contract.name}."
         self._limits = limits or dict.fromkeys(Lane, MOST_IN_HAND)
         self._in_hand: Counter[Lane] = Counter()
+        self._asks: set[bytes] = set()
         self._on_event = on_event
         self._failures = Failures(self.name, on_event, BACKOFF)
         self._retry_after = BACKOFF.shortest
@@ -94,24 +107,30 @@ class Exposer(Generic[A]):
     async def run(self, ref: Ref[A]) -> None:
         """Serve *ref*, over one connection after another."""
         self._in_hand.clear()
+        self._asks.clear()
         seen = 0
-        current: tuple[PromptClient, Subscription] | None = None
-        async with anyio.create_task_group() as asks:
-            try:
-                while await self._newer_than(seen):
-                    generation = self._link.generation
-                    previous, current = current, await self._subscribe(ref, asks) or current
-                    if current is previous:
-                        await self._pause()
-                        continue
-                    self._failures.clear()
-                    # The new subscription comes first, so that there is always one.
-                    seen = generation
-                    if previous is not None:
-                        await self._end(*previous)
-            finally:
-                if current is not None:
-                    await self._end(*current)
+        current: _Subscribed | None = None
+        try:
+            async with anyio.create_task_group() as asks:
+                try:
+                    while await self._newer_than(seen):
+                        generation = self._link.generation
+                        previous, current = current, await self._subscribe(ref, asks) or current
+                        if current is previous:
+                            await self._pause()
+                            continue
+                        self._failures.clear()
+                        # The new subscription comes first, so that there is always one.
+                        seen = generation
+                        if previous is not None:
+                            await self._end(previous.client, previous.messages)
+                            await self._unsubscribe(previous.looks)
+                finally:
+                    if current is not None:
+                        await self._end(current.client, current.messages)
+        finally:
+            if current is not None:  # only now, because askers look as long as messages are in hand
+                await self._unsubscribe(current.looks)
 
     async def _newer_than(self, seen: int) -> bool:
         """Wait for a connection newer than *seen*.  ``False`` when asked to stop."""
@@ -130,7 +149,7 @@ class Exposer(Generic[A]):
         with anyio.move_on_after(self._retry_after):
             await self._stopping.wait()
 
-    async def _subscribe(self, ref: Ref[A], asks: TaskGroup) -> tuple[PromptClient, Subscription] | None:
+    async def _subscribe(self, ref: Ref[A], asks: TaskGroup) -> _Subscribed | None:
         """Subscribe.  ``None`` if that failed."""
         client = self._link.connected
         if client is None:
@@ -139,8 +158,14 @@ class Exposer(Generic[A]):
         async def take(message: Msg) -> None:
             await self._take(client, ref, asks, message)
 
+        async def tell(message: Msg) -> None:
+            if message.data in self._asks:
+                await _reply(client, message, b"")
+
+        looks: Subscription | None = None
         subscription: Subscription | None = None
         try:
+            looks = await client.subscribe(self._subject + LOOK, cb=tell)
             subscription = await client.subscribe(self._subject + "*", queue=self._contract.name, cb=take)
             # Not flush(): its ping may overtake the subscription (nats-py 2.16).  A request to ourselves also fails
             # when the server does not permit the subscription, which nats-py reports to no caller.
@@ -149,8 +174,14 @@ class Exposer(Generic[A]):
             self._retry_after = self._failures.note(error)
             if subscription is not None:
                 await self._end(client, subscription)
+            if looks is not None:
+                await self._unsubscribe(looks)
             return None
-        return client, subscription
+        return _Subscribed(client, subscription, looks)
+
+    async def _unsubscribe(self, subscription: Subscription) -> None:
+        with anyio.move_on_after(ROUND_TRIP, shield=True), suppress(NatsError, OSError):
+            await subscription.unsubscribe()
 
     async def _end(self, client: PromptClient, subscription: Subscription) -> None:
         """Unsubscribe, after receiving the messages that the server has sent already."""
@@ -179,6 +210,7 @@ class Exposer(Generic[A]):
             await _reply_error(client, incoming, full)
             return
         self._in_hand[lane] += 1
+        self._asks.add(order.ask)
         asks.start_soon(self._answer, client, ref, incoming, order)
 
     def _unpack(self, name: str, incoming: Msg) -> _Order[A]:
@@ -197,12 +229,15 @@ class Exposer(Generic[A]):
                 raise Invalid(f"{TIMEOUT} is not a number.") from None
             if not isfinite(seconds):
                 raise Invalid(f"{TIMEOUT} is not a number of seconds.")
+        ask = headers.get(ASK, "")
+        if len(ask) > LONGEST_ID:
+            raise Invalid(f"{ASK} is not an id.")
         chosen = headers.get(REQUEST_ID)
-        if chosen is not None and (len(chosen) > LONGEST_REQUEST_ID or not chosen.isprintable()):
+        if chosen is not None and (len(chosen) > LONGEST_ID or not chosen.isprintable()):
             raise Invalid(f"{REQUEST_ID} is not an id.")
         if self._receive is not None:
             chosen = self._receive(chosen, headers)
-        return _Order(message, min(seconds, LONGEST_TIMEOUT), chosen)
+        return _Order(message, min(seconds, LONGEST_TIMEOUT), chosen, ask.encode())
 
     async def _refuse(self, client: PromptClient, incoming: Msg, error: DriveError) -> None:
         name = incoming.subject.rpartition(".")[2]
@@ -228,6 +263,7 @@ class Exposer(Generic[A]):
                 await _reply(client, incoming, body)
         finally:
             self._in_hand[message.lane] -= 1
+            self._asks.discard(order.ask)
 
 
 async def _reply(client: PromptClient, incoming: Msg, body: bytes, headers: dict[str, str] | None = None) -> None:

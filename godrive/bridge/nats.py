@@ -5,20 +5,22 @@ runs the actor subscribes to ``<namespace>.<actor>.*`` in one queue group (see
 ``exposer``), so exactly one of them receives it.  The body is the message as
 the codec writes it.  The header ``Godrive-Timeout`` has the seconds that are
 left, and not an instant, because the clocks of two machines differ.
-``Godrive-Request-Id`` has the id of the request, if there is one.  The body of
-the reply is the reply, or with the header ``Godrive-Error`` (the code) the
-error.
+``Godrive-Request-Id`` has the id of the request, if there is one, and
+``Godrive-Ask`` names the ask (see ``in_hand``).  The body of the reply is the
+reply, or with the header ``Godrive-Error`` (the code) the error.
 
 Delivery is at most once: nothing here repeats a message.  If the message may
-have been handled, the asker gets ``AskTimeout``, or ``DeliveryError`` if the
-connection was lost meanwhile.  The outcome is then unknown, and the asker may
-repeat an idempotent command.  If it was certainly not handled (no connection,
+have been handled, the asker gets ``AskTimeout``: at its deadline, or earlier if
+the connection was lost meanwhile, or if no process has the message in hand any
+more.  The outcome is then unknown, and the asker may repeat an idempotent
+command.  If it was certainly not handled (no connection,
 or no process runs the actor), the asker gets ``DeliveryError`` at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from typing import Generic, TypeVar
 
 import anyio
@@ -30,7 +32,9 @@ from nats.errors import Error as NatsError
 from godrive.backoff import Backoff
 from godrive.bridge.connection import NatsLink
 from godrive.bridge.failures import Failures
+from godrive.bridge.in_hand import Watch
 from godrive.errors import AskTimeout, DeliveryError, DriveError, TooLarge
+from godrive.model import new_id
 from godrive.runtime import Ask, OnEvent, codec, request_id
 from godrive.runtime.message import A, Message
 from godrive.runtime.ref import misdirected
@@ -39,6 +43,7 @@ R = TypeVar("R")
 
 TIMEOUT = "Godrive-Timeout"
 REQUEST_ID = "Godrive-Request-Id"
+ASK = "Godrive-Ask"
 ERROR = "Godrive-Error"
 
 PING = "ping"
@@ -60,8 +65,8 @@ class NatsRef(Generic[A]):
 
     It raises what a local ref raises, ``DeliveryError`` (``unavailable``) if there
     is no connection or no process runs the actor, and ``TooLarge`` for a message
-    over the limit.  If the peer dies with the message in hand, the ask ends with
-    ``AskTimeout``.
+    over the limit.  If the peer dies with the message in hand, or its reply is
+    lost, the ask ends with ``AskTimeout`` within some seconds.
     """
 
     def __init__(
@@ -77,11 +82,22 @@ class NatsRef(Generic[A]):
         self._carry = carry
         """Adds headers to each message that belongs to a request."""
         self._subject = f"{namespace}.{contract.name}."
+        self._id = new_id()
+        self._asks = count()
 
     async def ask(self, message: Ask[A, R], *, timeout: float | None = None) -> R:
         seconds = message.timeout if timeout is None else timeout
         client, body, headers = self._pack(message, seconds)
-        reply = await self._request(client, type(message).__name__, body, headers, seconds)
+        with anyio.CancelScope() as watched:
+            watch = Watch(client, self._subject, headers[ASK], watched)
+            try:
+                reply = await self._request(client, type(message).__name__, body, headers, seconds)
+            finally:
+                watch.end()
+        if watched.cancelled_caught:
+            raise AskTimeout(
+                f"No process has the message to the {self._contract.name} actor in hand: the outcome is unknown."
+            )
         if reply.headers and ERROR in reply.headers:
             raise codec.decode_error(reply.data)
         decoded: R = codec.decode_reply(type(message), reply.data)
@@ -103,7 +119,7 @@ class NatsRef(Generic[A]):
         except TimeoutError:
             raise self._timed_out() from None
         except ConnectionClosedError:
-            raise DeliveryError(
+            raise AskTimeout(
                 f"The connection was lost before the {self._contract.name} actor answered: the outcome is unknown."
             ) from None
         except (NatsError, OSError) as error:
@@ -118,7 +134,7 @@ class NatsRef(Generic[A]):
                 f"{type(message).__name__} is {len(body)} bytes, over the limit of {largest(client)}.",
                 hint="If max_payload of the NATS server is the limit, raise it.",
             )
-        headers = {TIMEOUT: f"{seconds:.6f}"}
+        headers = {TIMEOUT: f"{seconds:.6f}", ASK: f"{self._id}-{next(self._asks)}"}
         if (chosen := request_id.get()) is not None:
             headers[REQUEST_ID] = chosen
             if self._carry is not None:

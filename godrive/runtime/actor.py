@@ -288,7 +288,7 @@ class ActorCell:
                     envelope.fail(error)
                 except BaseException as error:
                     if not is_bug(error):
-                        envelope.fail(DeliveryError(f"The {self.name} actor was stopped."))
+                        envelope.fail(AskTimeout(f"The {self.name} actor was stopped: the outcome is unknown."))
                         if message.order_key is not None:
                             service.put_back(message)
                         raise

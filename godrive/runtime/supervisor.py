@@ -327,5 +327,5 @@ class _Node:
         child, last = self.child, None
         if self.crash is not None:
             last = LastCrash(*self.crash, anyio.current_time() - self.crashed_at)
-        oldest, in_hand = (child.oldest_queued(), child.in_hand()) if isinstance(child, ActorCell) else (0.0, [])
+        in_hand, oldest = (child.in_hand(), child.oldest_queued()) if isinstance(child, ActorCell) else ([], 0.0)
         return ChildDetails(self.status(), oldest, in_hand, last)

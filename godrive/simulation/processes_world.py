@@ -37,7 +37,6 @@ class ProcessesWorld(S3World):
     """See the module."""
 
     undone = frozenset()
-    patience = 700.0  # of a question whose answer was lost, the reconciler hears nothing until its deadline
     faults_of: Mapping[Fault, int] = {**S3World.faults_of, **FAULTS_OF_BROKER}
 
     def __init__(self, plan: Plan, folder: Path, write: Callable[[str], None] | None) -> None:

@@ -5,7 +5,7 @@ import os
 import random
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import anyio
 import pytest
@@ -18,7 +18,6 @@ from godrive.clock import SETTLE, ClockGuard
 from godrive.config import Ingest as Settings
 from godrive.drive import GoDrive
 from godrive.errors import (
-    AskTimeout,
     Conflict,
     DigestMismatch,
     Gone,
@@ -37,9 +36,8 @@ from godrive.messages.storage import DigestBlob, HeadBlob, Storage
 from godrive.messages.uploads import AbortUpload, BeginUpload, GetUpload
 from godrive.messages.versions import DeleteVersion
 from godrive.model import Anywhere, BlobInfo, ETag, File, ObjectKey, OnConflict, Root, Upload, UploadState, User
-from godrive.runtime import Ask, Ref
-from godrive.runtime.message import A
-from godrive.testing import ManualClock, chunks, open_drive, quick_folder, sign_up, upload
+from godrive.runtime import Ask
+from godrive.testing import FaultPoints, ManualClock, chunks, open_drive, quick_folder, sign_up, upload
 from godrive.transfer import receive, reserve
 from tests.cases import each
 from tests.principals import SYSTEM, acting
@@ -647,37 +645,16 @@ async def test_an_outage_that_ends_between_two_questions_ends_no_upload(clock: M
         assert (await drive.ingest.ask(Reconcile())).published == 1
 
 
-class Deaf(Generic[A]):
-    """A ref to an actor of another process.  The answer to the next message of the type *loses* is lost."""
-
-    def __init__(self, ref: Ref[A]) -> None:
-        self._ref = ref
-        self.loses: type[Ask[A, Any]] | None = None
-        self.waited = 0.0
-        """Seconds that lost answers were waited for."""
-
-    async def ask(self, message: Ask[A, R], *, timeout: float | None = None) -> R:
-        reply = await self._ref.ask(message, timeout=timeout)
-        if type(message) is self.loses:
-            self.loses = None
-            self.waited += message.timeout if timeout is None else timeout
-            raise AskTimeout
-        return reply
-
-
 @each("question", [HeadBlob, DigestBlob])
-async def test_a_lost_answer_of_the_store_does_not_stop_the_reconciler(question: type[Ask[Storage, Any]]) -> None:
-    clock = ManualClock()
-    async with open_drive(blob_store=ForgetfulStore(), clock=clock) as drive:
+async def test_a_lost_answer_of_the_store_delays_no_upload(question: type[Ask[Storage, Any]]) -> None:
+    clock, faults = ManualClock(), FaultPoints()
+    async with open_drive(blob_store=ForgetfulStore(), clock=clock, faults=faults) as drive:
         owner = await sign_up(drive)
         pending = await begin(drive, owner, sha256=hashlib.sha256(b"hello").hexdigest())
         await put(drive, pending)
-        storage = Deaf(drive.storage)
-        storage.loses = question
         clock.advance(60)
-        ingest = IngestActor(drive.metadata, storage, drive.config.ingest, clock, ClockGuard(clock))
-        assert await ingest.reconcile(Reconcile()) == Reconciled(checked=1, published=1)
-    assert 0 < storage.waited < 30
+        faults.lose_answer(question)
+        assert await drive.ingest.ask(Reconcile()) == Reconciled(checked=1, published=1)
 
 
 async def test_many_uploads_are_settled_at_once_but_not_all(drive_class: type[GoDrive], clock: ManualClock) -> None:

@@ -15,10 +15,11 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
 
-from godrive.bridge import connection
+from godrive.backoff import Backoff
+from godrive.bridge import connection, in_hand
 from godrive.bridge.connection import NatsLink
 from godrive.bridge.exposer import Exposer
-from godrive.bridge.nats import ERROR, HEADROOM, LARGEST, REQUEST_ID, TIMEOUT, NatsRef, Reconnector
+from godrive.bridge.nats import ASK, ERROR, HEADROOM, LARGEST, REQUEST_ID, TIMEOUT, NatsRef, Reconnector
 from godrive.config import Nats
 from godrive.errors import (
     ActorCrashed,
@@ -172,7 +173,9 @@ async def test_what_goes_with_a_message_is_the_time_left_and_not_an_instant(
     async with asker(nats_server.url, namespace) as stage:
         request_id.set("0192-abc")
         assert await stage.ask(Say("a"), timeout=2.5) == "yes"
-    assert seen[-1].headers == {TIMEOUT: "2.500000", REQUEST_ID: "0192-abc"}
+    headers = dict(seen[-1].headers or {})
+    assert headers.pop(ASK)
+    assert headers == {TIMEOUT: "2.500000", REQUEST_ID: "0192-abc"}
     assert codec.decode(Stage, "Say", seen[-1].data) == Say("a")
 
 
@@ -211,6 +214,7 @@ MALFORMED = [
     pytest.param("Say", codec.encode(Say("a")), {TIMEOUT: "nan"}, ("invalid", "Say"), id="a timeout that is none"),
     pytest.param("Say", codec.encode(Say("a")), {TIMEOUT: "inf"}, ("invalid", "Say"), id="a timeout without end"),
     pytest.param("Say", codec.encode(Say("a")), {REQUEST_ID: "x" * 200}, ("invalid", "Say"), id="a long request id"),
+    pytest.param("Say", codec.encode(Say("a")), {ASK: "x" * 200}, ("invalid", "Say"), id="a long name of an ask"),
     pytest.param("Say", codec.encode(Say("a")), {REQUEST_ID: "a\x1bb"}, ("invalid", "Say"), id="an unprintable one"),
     pytest.param("Say", b"\x00" * (LARGEST + 1), {}, ("too_large", "Say"), id="oversize"),
 ]
@@ -340,7 +344,7 @@ async def test_a_bug_beside_the_actor_is_told_and_reported_and_the_next_message_
     assert [(crash.child, crash.doing) for crash in crashes] == [("stage-exposer", "Say")] * 2
 
 
-async def test_a_peer_that_dies_with_a_message_in_hand_costs_the_deadline_and_the_next_one_answers(
+async def test_an_ask_whose_process_dies_ends_soon_and_the_next_process_answers(
     nats_server: NatsServer, namespace: str
 ) -> None:
     url = nats_server.url
@@ -352,15 +356,16 @@ async def test_a_peer_that_dies_with_a_message_in_hand_costs_the_deadline_and_th
         async with script.supervisor(script.actor()) as tree, anyio.create_task_group() as dying:
             dying.start_soon(partial(exposer.run, tree.ref(Stage)))
             await until_answered(stage)
-            async with anyio.create_task_group() as asks:
+            with anyio.fail_after(30):
+                async with anyio.create_task_group() as asks:
 
-                async def hold() -> None:
-                    with pytest.raises(AskTimeout):
-                        await stage.ask(Hold("never"), timeout=0.5)
+                    async def hold() -> None:
+                        with pytest.raises(AskTimeout, match="in hand"):
+                            await stage.ask(Hold("never"), timeout=600)
 
-                asks.start_soon(hold)
-                await script.reached["never"].wait()
-                await client.close()  # the server sees the connection go, as it does when a process is killed
+                    asks.start_soon(hold)
+                    await script.reached["never"].wait()
+                    await client.close()  # the server sees the connection go, as it does when a process is killed
             with pytest.raises(DeliveryError, match="No process runs"):
                 await stage.ask(Say("meanwhile"))
             dying.cancel_scope.cancel()
@@ -369,6 +374,82 @@ async def test_a_peer_that_dies_with_a_message_in_hand_costs_the_deadline_and_th
         async with process(url, namespace):
             assert await stage.ask(Say("back")) == "back 1"
         assert "meanwhile" not in script.log
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Askers that look for their messages at once and often."""
+    monkeypatch.setattr(in_hand, "EVERY", Backoff(0.01, 0.02))
+    monkeypatch.setattr(in_hand, "ANSWERED", 0.5)
+
+
+async def looks(client: Client, namespace: str) -> list[bytes]:
+    """What askers look for, from now on."""
+
+    async def see(message: Msg) -> None:
+        seen.append(message.data)
+
+    seen: list[bytes] = []
+    await client.subscribe(f"{namespace}.stage.{in_hand.LOOK}", cb=see)
+    await listening(client)
+    return seen
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_an_ask_whose_message_or_reply_is_lost_ends_soon_though_the_actor_runs(
+    nats_server: NatsServer, namespace: str, raw: Client
+) -> None:
+    async def lose(message: Msg) -> None:
+        lost.append(message.data)
+
+    lost: list[bytes] = []
+    seen = await looks(raw, namespace)
+    await raw.subscribe(f"{namespace}.stage.Say", cb=lose)
+    await listening(raw)
+    async with asker(nats_server.url, namespace) as stage:
+        with anyio.fail_after(30), pytest.raises(AskTimeout, match="in hand"):
+            await stage.ask(Say("a"), timeout=600)
+    assert len(lost) == 1, "it was sent again"
+    assert len(seen) == in_hand.TRIES
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_message_that_is_in_hand_is_waited_for_also_while_its_process_stops(
+    nats_server: NatsServer, namespace: str, raw: Client
+) -> None:
+    url = nats_server.url
+    answers: list[str] = []
+    seen = await looks(raw, namespace)
+    async with asker(url, namespace) as stage, anyio.create_task_group() as asks, process(url, namespace) as there:
+
+        async def hold() -> None:
+            answers.append(await stage.ask(Hold("cue"), timeout=600))
+
+        async def release() -> None:
+            with pytest.raises(DeliveryError, match="No process runs"):
+                while True:
+                    await stage.ping(timeout=5)
+                    await anyio.sleep(0.005)
+            before = len(seen)
+            await until(lambda: len(seen) > before + 10 * in_hand.TRIES)
+            assert answers == []
+            there.script.cues["cue"].set()
+
+        asks.start_soon(hold)
+        await until(lambda: len(seen) > 10 * in_hand.TRIES)
+        asks.start_soon(release)
+    assert answers == ["held 1"]
+    assert len(set(seen)) == 1
+
+
+async def test_nobody_looks_for_what_is_answered_soon(nats_server: NatsServer, namespace: str, raw: Client) -> None:
+    url = nats_server.url
+    seen = await looks(raw, namespace)
+    async with process(url, namespace) as there, asker(url, namespace) as stage:
+        for number in range(100):
+            await stage.ask(Say(str(number)))
+        assert there.exposer.in_hand == 0
+    assert seen == []
 
 
 async def test_stopping_finishes_what_is_in_hand_and_takes_no_more(nats_server: NatsServer, namespace: str) -> None:
@@ -476,7 +557,7 @@ async def test_a_process_that_ends_while_there_is_no_server_ends_cleanly(outage:
         async with anyio.create_task_group() as asks:
 
             async def hold() -> None:
-                with pytest.raises(DeliveryError, match="connection was lost"):
+                with pytest.raises(AskTimeout, match="connection was lost"):
                     await stage.ask(Hold("cue"), timeout=30)
 
             asks.start_soon(hold)

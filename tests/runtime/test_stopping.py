@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from godrive.backoff import Backoff
-from godrive.errors import DeliveryError
+from godrive.errors import AskTimeout, DeliveryError
 from godrive.runtime import ActorSpec, ChildSpec, ChildState, Contract, GaveUp, Supervisor
 from godrive.runtime.supervision_events import ChildCrashed, ChildStarted, ChildStopped, DeadLetter, StopTimedOut
 from tests.runtime.stage import Hold, Note, Say, Script, Stage, StageActor, Stray, Stumble, leave
@@ -175,7 +175,7 @@ async def test_what_would_not_stop_is_cancelled_and_reported_by_name() -> None:
     async with anyio.create_task_group() as asks, script.supervisor(script.actor(shutdown=0.01)) as tree:
 
         async def hold() -> None:
-            with pytest.raises(DeliveryError, match="was stopped"):
+            with pytest.raises(AskTimeout, match="was stopped"):
                 await tree.ref(Stage).ask(Hold("never"))
 
         asks.start_soon(hold)
@@ -387,7 +387,7 @@ async def test_a_host_that_insists_cuts_the_stopping_short() -> None:
             async with script.supervisor(script.actor(shutdown=1e6)) as tree:
 
                 async def hold() -> None:
-                    with pytest.raises(DeliveryError, match="was stopped"):
+                    with pytest.raises(AskTimeout, match="was stopped"):
                         await tree.ref(Stage).ask(Hold("never"))
 
                 asks.start_soon(hold)
@@ -547,7 +547,7 @@ async def test_a_stop_that_runs_out_of_time_cuts_the_stopping_short() -> None:
     async with anyio.create_task_group() as asks:
 
         async def hold() -> None:
-            with pytest.raises(DeliveryError, match="was stopped"):
+            with pytest.raises(AskTimeout, match="was stopped"):
                 await tree.ref(Stage).ask(Hold("never"))
 
         asks.start_soon(hold)

@@ -26,7 +26,7 @@ from godrive.messages.janitor import Sweep
 from godrive.messages.storage import JoinParts
 from godrive.messages.uploads import GetUpload
 from godrive.model import ETag, ObjectKey, Upload, new_id
-from godrive.testing import ManualClock, open_drive
+from godrive.testing import FaultPoints, ManualClock, open_drive
 from tests.ceph import ProbedOnce, own_bucket
 from tests.daemon import free_port
 from tests.http.client import Answer, Json, Person
@@ -428,6 +428,26 @@ async def test_parts_whose_client_is_gone_are_joined_once_they_are_a_minute_old(
     await served.drive.ingest.ask(Reconcile())
     assert await served.names() == ["film.bin"]
     assert (await served.complete(intent)).status == 200
+
+
+async def test_a_lost_answer_to_the_joining_of_parts_delays_the_file_until_the_next_look(
+    ceph_gateway: CephGateway,
+) -> None:
+    faults = FaultPoints()
+    async with serve_drive(Store(ceph_gateway), faults=faults) as served:
+        intent = await served.intent()
+        sent = await served.send(intent)
+        faults.lose_answer(JoinParts)
+        assert (await served.complete(intent, sent)).status == 504
+        assert (await served.complete(intent, sent)).status == 200
+        other = await served.intent(name="other.bin")
+        await served.send(other)
+        served.clock.advance(120)
+        faults.lose_answer(JoinParts)
+        assert (await served.drive.ingest.ask(Reconcile())).postponed == 1
+        served.clock.advance(30)
+        assert (await served.drive.ingest.ask(Reconcile())).published == 1
+        assert sorted(await served.names()) == ["film.bin", "other.bin"]
 
 
 async def test_a_client_that_knows_no_parts_sends_the_whole(served: Served) -> None:
