@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser
 
 from godrive.errors import Invalid, TooLarge
-from godrive.http.api.problems import Malformed
+from godrive.http.api.problems import Malformed, UnsupportedMediaType
 
 MOST_PARTS = 1000
 """Files and fields of one form."""
@@ -23,6 +23,8 @@ _MOST_IDLE_BYTES = 65_536
 """Bytes before the first part, or after the last one."""
 
 _EXTENDED = re.compile(r";\s*filename\*\s*=\s*(utf-8|iso-8859-1)'[^']*'([^\s;\"]*)", re.IGNORECASE)
+_PLAIN = {"Content-Encoding": ("identity",), "Content-Transfer-Encoding": ("binary", "7bit", "8bit")}
+"""What these headers of a part may say: its bytes are the content."""
 _Event: TypeAlias = MultipartSegment | bytes | None
 
 
@@ -52,7 +54,7 @@ async def read_form(body: AsyncIterable[bytes | memoryview], boundary: str) -> A
     """Yield the files of the form.  Skips fields, and the empty parts of file inputs that were left empty.
 
     Raises ``Malformed``, ``TooLarge`` (too many parts, too large a field), ``Invalid`` (a file without a name),
-    and what *body* raises.
+    ``UnsupportedMediaType`` (an encoded file), and what *body* raises.
     """
     events = _events(body, boundary)
     async for segment in events:
@@ -60,6 +62,7 @@ async def read_form(body: AsyncIterable[bytes | memoryview], boundary: str) -> A
         name = _name_of(segment)
         file = FormFile(segment, name or "", events)
         if name:
+            _check_plain(segment)
             yield file
         size = 0
         async for piece in file:  # what the caller left, or a part that is skipped
@@ -89,7 +92,14 @@ async def _events(body: AsyncIterable[bytes | memoryview], boundary: str) -> Asy
 
 
 def _plain(error: MultipartError) -> str:
-    return str(error).encode("ascii", "backslashreplace").decode().rstrip(".")
+    return str(error.args[0] if error.args else "").rstrip(".")  # another argument is the cause
+
+
+def _check_plain(segment: MultipartSegment) -> None:
+    """Raises ``UnsupportedMediaType`` if the part has its content in an encoding (RFC 7578, section 4.7)."""
+    for header, plain in _PLAIN.items():
+        if segment.header(header, plain[0]).strip().lower() not in plain:
+            raise UnsupportedMediaType("A file of the form must not be encoded.", field=header)
 
 
 def _name_of(segment: MultipartSegment) -> str | None:

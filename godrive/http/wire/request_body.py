@@ -22,6 +22,7 @@ LARGE = 4 << 20
 READ_BUFFER = 262_144
 """Bytes of an upload that may wait to be read before the client is held back."""
 
+_CHUNKED = "chunked"
 _STEP = 1.0
 _INTERRUPTIONS = (RequestPayloadError, HttpProcessingError, ConnectionError, EOFError)
 """What aiohttp raises for a body that will not be whole."""
@@ -94,10 +95,13 @@ class RequestBody:
 
     If the client waits for ``100 Continue``, it is sent when the first byte is
     needed.  *timeout* seconds without a byte raise ``RequestTimeout``, an end
-    half-way ``Malformed``, after all that has come.
+    half-way ``Malformed``, after all that has come.  Raises ``Malformed`` for a
+    transfer coding other than chunked, whose bytes would be taken for the content.
     """
 
     def __init__(self, request: web.Request, *, timeout: float) -> None:
+        if request.headers.get(hdrs.TRANSFER_ENCODING, _CHUNKED).strip().lower() != _CHUNKED:
+            raise Malformed("The only transfer coding is chunked.", field=hdrs.TRANSFER_ENCODING)
         self._request = request
         self._content = request.content
         self._timeout = timeout
