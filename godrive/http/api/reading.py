@@ -17,6 +17,7 @@ from aiohttp import hdrs, web
 from godrive.errors import Invalid, NotFound, PreconditionFailed
 from godrive.http.api.media_types import parse_media_type
 from godrive.http.api.problems import Malformed, UnsupportedMediaType
+from godrive.http.api.wording import in_words
 
 T = TypeVar("T")
 S = TypeVar("S", bound=msgspec.Struct)
@@ -188,7 +189,7 @@ def _invalid(error: msgspec.ValidationError) -> Invalid:
     placed = _FIELD.search(text)
     parts = [found for found in (placed[1] if placed else "", named[1] if named else "") if found]
     detail = text.partition(" - at `")[0]
-    return Invalid(f"{_ascii(detail)}.", field=_ascii(".".join(parts)) or None)
+    return Invalid(f"{_ascii(in_words(detail))}.", field=_ascii(".".join(parts)) or None)
 
 
 def _parser(hint: Any) -> Callable[[str, str], Any]:

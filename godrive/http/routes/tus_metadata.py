@@ -17,6 +17,7 @@ from godrive.blobs.disposition import UNKNOWN
 from godrive.errors import Invalid
 from godrive.http.api.paths import split_path
 from godrive.http.api.tus_headers import METADATA
+from godrive.http.api.wording import in_words
 from godrive.http.routes.files import ROOT, EntryId, spot_of
 from godrive.http.routes.uploads import Digest
 from godrive.model import At, FileId, OnConflict, Spot
@@ -106,4 +107,4 @@ def _read(meta: Mapping[str, str], key: str, type_: Any) -> Any:
     try:
         return msgspec.convert(meta[key], type_, strict=False)
     except msgspec.ValidationError as error:
-        raise Invalid(f"{key} in {METADATA}: {error}.", field=key) from None
+        raise Invalid(f"{key} in {METADATA}: {in_words(str(error))}.", field=key) from None
