@@ -171,8 +171,8 @@ async def _when(event: anyio.Event, scope: anyio.CancelScope) -> None:
 
 
 async def let_time_pass(drive: GoDrive, clock: ManualClock) -> None:
-    """Past every deadline there is, with the tickers' two messages now and then."""
-    for seconds in (10, 60, 3600, 60, 3600, 3600, 3600, 3600, 90_000):
+    """Past every deadline there is, with the tickers' two messages when a check, an upload and the trash are due."""
+    for seconds in (60, 3600, 90_000):
         clock.advance(seconds)
         await drive.ingest.ask(Reconcile())
         await drive.janitor.ask(Sweep())
