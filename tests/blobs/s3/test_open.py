@@ -141,10 +141,13 @@ async def test_without_any_credentials_the_refusal_says_where_they_may_come_from
 async def test_credentials_that_expire_are_renewed_for_calls_and_for_urls(
     s3_settings: S3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The process's own role: here a program, as the AWS tools allow, whose credentials last a minute."""
+    """The process's own role: here a program, as the AWS tools allow, whose credentials last a minute.
+
+    The program runs for each signature, so the store is not probed, which takes dozens.
+    """
     asked = tmp_path / "asked"
     answer = {"Version": 1, "AccessKeyId": s3_settings.access_key, "SecretAccessKey": s3_settings.secret_key}
-    program = tmp_path / "program"  # of the shell, because it runs for each signature
+    program = tmp_path / "program"
     said = json.dumps({**answer, "Expiration": "END"}).replace("END", "'\"$end\"'")
     program.write_text(
         f"printf x >>{shlex.quote(str(asked))}\nend=$(date -u -d '+1 minute' +%Y-%m-%dT%H:%M:%SZ)\necho '{said}'\n"
@@ -155,7 +158,7 @@ async def test_credentials_that_expire_are_renewed_for_calls_and_for_urls(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    store = S3BlobStore(replace(s3_settings, access_key="", secret_key=""))
+    store = S3BlobStore(replace(s3_settings, access_key="", secret_key=""), capabilities=Capabilities())
     await store.open()
     with pytest.raises(NotFound):
         await store.head(KEY)
