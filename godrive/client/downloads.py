@@ -38,13 +38,16 @@ _BEGINNINGS = 3
 """How often a download begins, if the file changes meanwhile or what was kept of it is damaged."""
 
 
-async def download(remote: Remote, sources: list[str], target: Path, progress: Progress, *, at_once: int) -> None:
+async def download(remote: Remote, sources: list[str], target: str, progress: Progress, *, at_once: int) -> None:
     """Copy files and folders of the server to *target* on this machine.
 
-    They go into *target* if it is a folder or there are several of them.  Files
-    that are there already are skipped.
+    They go into *target* if it is a folder, ends in a slash, or there are several
+    of them.  Files that are there already are skipped.
     """
-    goes_inside = len(sources) > 1 or await to_thread.run_sync(is_folder, target)
+    top = Path(target)
+    goes_inside = target.endswith("/") or len(sources) > 1 or await to_thread.run_sync(is_folder, top)
+    if target.endswith("/") and not await _make_folder(top, progress):
+        return
     unfinished = Unfinished("downloads")
     await to_thread.run_sync(unfinished.sweep)
 
@@ -56,16 +59,13 @@ async def download(remote: Remote, sources: list[str], target: Path, progress: P
                 progress.failed(source, error.detail)
                 continue
             name = local_name(entry.name) if entry.id != "root" else "drive"
-            folders = [(entry, target / name if goes_inside else target)]
+            folders = [(entry, top / name if goes_inside else top)]
             while folders:
                 found, local = folders.pop()
                 if not found.is_folder:
                     yield _Fetching(remote, found, local, progress, unfinished).run
                     continue
-                try:
-                    await to_thread.run_sync(partial(local.mkdir, parents=True, exist_ok=True))
-                except OSError as error:
-                    progress.failed(str(local), reason(error))
+                if not await _make_folder(local, progress):
                     continue
                 async for child in remote.children(found.id):
                     try:
@@ -79,6 +79,16 @@ async def download(remote: Remote, sources: list[str], target: Path, progress: P
                         yield _Fetching(remote, child, below, progress, unfinished).run
 
     await run(jobs(), at_once)
+
+
+async def _make_folder(path: Path, progress: Progress) -> bool:
+    """Make a folder and those above it, if they are missing.  Reports a failure, and returns whether it is there."""
+    try:
+        await to_thread.run_sync(partial(path.mkdir, parents=True, exist_ok=True))
+    except OSError as error:
+        progress.failed(str(path), reason(error))
+        return False
+    return True
 
 
 async def fetch_to(

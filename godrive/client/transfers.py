@@ -75,11 +75,14 @@ async def place(remote: Remote, path: str, name: str) -> tuple[str, str]:
     """Return where *path* puts an entry called *name*: the id of the folder, and the new name.
 
     As with ``mv``, an existing folder receives the entry under its own name.
-    Raises ``NotFound`` (the folder), ``NameTaken`` (a file has the path).
+    Raises ``NotFound`` (the folder, also if *path* ends in a slash), ``NameTaken``
+    (a file has the path).
     """
     try:
         found = await remote.get(path)
     except NotFound:
+        if path.endswith("/"):
+            raise NotFound(f"There is no folder {path}.") from None
         above, _, last = path.rstrip("/").rpartition("/")
         return (await remote.get(above)).id, last
     if not found.is_folder:

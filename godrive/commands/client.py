@@ -59,7 +59,9 @@ def register(commands: Commands, _shared: argparse.ArgumentParser) -> None:
 
     get = command("get", _get)
     get.add_argument("sources", metavar="PATH", nargs="+")
-    get.add_argument("target", metavar="FILE", type=Path, help="where to on this machine; - is standard output")
+    get.add_argument(
+        "target", metavar="FILE", help="where to on this machine; a folder if it ends in a slash; - is standard output"
+    )
     _add_jobs(get)
 
     mkdir = command("mkdir", _mkdir)
@@ -176,7 +178,7 @@ async def _put(remote: Remote, arguments: argparse.Namespace) -> int:
 async def _get(remote: Remote, arguments: argparse.Namespace) -> int:
     from godrive.client.downloads import download, fetch_to  # noqa: PLC0415
 
-    if arguments.target == Path("-"):
+    if arguments.target == "-":
         for source in arguments.sources:
             entry = await remote.get(source)
             if entry.is_folder:

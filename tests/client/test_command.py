@@ -117,6 +117,19 @@ def test_a_folder_goes_to_the_server_and_comes_back_the_same(run: Run, tmp_path:
     assert (tmp_path / "copy" / "none").stat().st_mtime == 1_000_000_000
 
 
+def test_a_target_that_ends_in_a_slash_is_a_folder(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"1")
+    assert run("put", "file", "/top/")[0] == 0
+    for _ in range(2):
+        code, _, err = run("get", "/top", "/top/file", "new/copy/")
+        assert (code, err) == (0, "")
+        assert tree(tmp_path / "new") == {"copy": None, "copy/top": None, "copy/top/file": b"1", "copy/file": b"1"}
+    for command in ("mv", "cp"):
+        assert run(command, "/top/file", "/none/") == (1, "", "godrive: /top/file: There is no folder /none/.\n")
+    assert run("get", "/top", "file/") == (1, "", "godrive: file: File exists\n")
+    assert (listed(run), listed(run, "/top")) == (["top/"], ["file"])
+
+
 def test_a_file_is_put_under_a_name_or_into_a_folder(run: Run, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"a")
     (tmp_path / "b.txt").write_bytes(b"b")
