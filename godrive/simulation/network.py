@@ -22,7 +22,6 @@ from godrive.simulation.loop import Process, SimulatedLoop, process
 GIVEN_UP = 20.0
 """Seconds without an acknowledgement after which a connection is reset."""
 
-_WINDOW = 65_536
 _MOST_IN_A_SEGMENT = 16_384
 _FIRST_PORT = 40_000
 

@@ -33,8 +33,6 @@ FIRST = len(MAGIC) + 4
 _HEAD = struct.Struct("<4sIIIQ32sBH")
 _CHECKED = 8
 """Where the checked part of a head begins."""
-LARGEST_HEAD = _HEAD.size + 97 + 255
-"""The longest head: that of the longest key and media type."""
 
 
 class Damaged(Exception):

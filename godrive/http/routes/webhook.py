@@ -7,9 +7,10 @@ The store sends ``ingest.webhook_token`` in one of these ways:
 - ``?token=<token>`` (Ceph).  Proxies may log the query, so use this on a
   private network only; our log leaves the query out.
 
-Without a configured token the route does not exist.  An event is only a hint,
-which makes the ingest actor send a HEAD to the store.  So a stolen token can
-cause work, but nothing else.
+Without a configured token the route does not exist.  An event with the token is
+certain (``IngestBlob``): where the store writes each key only once, the file is
+published without a HEAD.  So whoever has the token can have an upload published
+whose bytes never came.
 """
 
 from __future__ import annotations
