@@ -14,7 +14,7 @@ from godrive import config
 from godrive.catalog import Catalog, Sinks, Tx
 from godrive.catalog.postgres import PostgresCatalog
 from godrive.catalog.sqlite import SqliteCatalog
-from godrive.testing import quick_folder
+from godrive.testing import lay_catalog, quick_folder
 from tests.contracts.rig import Rig
 from tests.servers import PostgresServer
 
@@ -77,7 +77,8 @@ async def catalog(request: pytest.FixtureRequest) -> AsyncIterator[Catalog]:
     made: Catalog
     with quick_folder() as folder:
         if request.param == "sqlite":
-            made = SqliteCatalog(Path(folder) / "godrive.db", sinks=Sinks(nats=True))
+            lay_catalog(path := Path(folder) / "godrive.db")
+            made = SqliteCatalog(path, sinks=Sinks(nats=True))
         else:
             made = PostgresCatalog(config.Catalog(dsn=request.getfixturevalue("database")), sinks=Sinks(nats=True))
         await made.open()

@@ -8,11 +8,11 @@ from godrive.testing.drives import (
     chunks,
     open_drive,
     quick_config,
-    quick_folder,
     sign_up,
     upload,
 )
 from godrive.testing.faults import FaultPoints
+from godrive.testing.folders import lay_catalog, quick_folder
 from godrive.testing.probe import Probe
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "ManualClock",
     "Probe",
     "chunks",
+    "lay_catalog",
     "open_drive",
     "quick_config",
     "quick_folder",

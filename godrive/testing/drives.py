@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -19,12 +18,13 @@ from godrive.drive import GoDrive
 from godrive.errors import DriveError
 from godrive.messages.auth import SignUp
 from godrive.model import File, OnConflict, Root, Spot, User, UserId
-from godrive.paths import is_folder
+from godrive.opening import open_data_folder
 from godrive.principal import HostUser
 from godrive.runtime import Ask, OnEvent, Ref, codec
 from godrive.runtime.message import A
 from godrive.runtime.supervision_events import ignore
 from godrive.testing.faults import FaultPoints
+from godrive.testing.folders import lay_catalog, quick_folder
 from godrive.transfer import receive
 
 R = TypeVar("R")
@@ -100,11 +100,6 @@ def quick_config(data_dir: Path | str, **tables: Mapping[str, Any]) -> Config:
     return msgspec.convert(laid, Config)
 
 
-def quick_folder() -> tempfile.TemporaryDirectory[str]:
-    """Return a temporary folder, in memory if possible, because syncing a disk is slow."""
-    return tempfile.TemporaryDirectory(prefix="godrive-", dir="/dev/shm" if is_folder(Path("/dev/shm")) else None)  # noqa: S108
-
-
 @asynccontextmanager
 async def open_drive(
     *,
@@ -131,6 +126,9 @@ async def open_drive(
     """
     with quick_folder() as folder:
         config = quick_config(data_dir or folder, **tables)
+        if data_dir is None and catalog_store is None and config.catalog.driver == "sqlite":
+            open_data_folder(config)
+            lay_catalog(config.catalog_path)
         async with (drive_class if faults is None else _with_faults(drive_class, faults))(
             config,
             blobs=blob_store,

@@ -28,7 +28,7 @@ from godrive.messages.janitor import Sweep
 from godrive.messages.system import Drift, UploadCounts, UsageDrift
 from godrive.messages.uploads import AbortUpload, BeginUpload
 from godrive.model import Anywhere, File, FileId, Root, Upload, User
-from godrive.testing import ManualClock, chunks, open_drive, quick_folder, sign_up
+from godrive.testing import ManualClock, chunks, lay_catalog, open_drive, quick_folder, sign_up
 from tests.actors.conftest import over_nats
 from tests.faults import Bug, Fault, Faults, FaultyBlobs, FaultyCatalog
 from tests.principals import SYSTEM, acting
@@ -136,7 +136,8 @@ async def walk(drive_class: type[GoDrive], clock: ManualClock) -> AsyncIterator[
     """A drive with one user, and the switch that turns faults on."""
     with quick_folder() as folder:
         blobs = FaultyBlobs(MemoryBlobStore(clock=clock))
-        catalog = FaultyCatalog(SqliteCatalog(Path(folder) / "godrive.db"))
+        catalog = FaultyCatalog(SqliteCatalog(path := Path(folder) / "catalog.db"))
+        lay_catalog(path)
 
         def arm(faults: Faults) -> None:
             blobs.faults = catalog.faults = faults
