@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+
+import msgspec
 
 _MOST_DOUBLINGS = 60
 """Enough for any bound; more would overflow a float."""
 
 
-@dataclass(frozen=True)
-class Backoff:
+class Backoff(msgspec.Struct, frozen=True):
     """Delays that begin at *shortest* seconds and grow by *factor* up to *longest* seconds."""
 
     shortest: float

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+
+import msgspec
 
 from godrive.clock import Clock
 from godrive.errors import TooManyRequests
@@ -13,9 +14,8 @@ _PENDING_WAIT = 1.0
 """Seconds to wait if running attempts, which may still succeed, exhaust the limit."""
 
 
-@dataclass(eq=False)
-class _Record:
-    failed_at: list[float] = field(default_factory=list)
+class _Record(msgspec.Struct, eq=False):
+    failed_at: list[float] = msgspec.field(default_factory=list)
     pending: int = 0
 
 
@@ -72,8 +72,7 @@ class RateLimiter:
             del self._records[key]
 
 
-@dataclass(frozen=True)
-class Limit:
+class Limit(msgspec.Struct, frozen=True):
     """A limit that an attempt counts for.  Only an *enforced* limit refuses attempts."""
 
     limiter: RateLimiter

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
 
 from godrive.actors.auth import AuthActor
 from godrive.actors.ingest import IngestActor
@@ -88,8 +89,7 @@ class Refs(Protocol):
     def __call__(self, contract: type[A]) -> Ref[A]: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Dependencies:
+class Dependencies(msgspec.Struct, frozen=True, kw_only=True):
     """The dependencies of actors.  A store is ``None`` if no actor of this process needs it."""
 
     config: Config

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -16,8 +15,7 @@ from godrive.model import SessionId, UserId
 from godrive.principal import UserSession
 
 
-@dataclass(frozen=True)
-class RefreshClaims:
+class RefreshClaims(msgspec.Struct, frozen=True):
     """What a refresh token says: the session, and the number of refreshes before it."""
 
     user_id: UserId

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Sequence
 
 from godrive.errors import Invalid, TooDeep
@@ -19,10 +20,9 @@ WORD = "\x01"
 """Marks the beginning of a word in the index.  No name contains it, since it is a control character."""
 
 _ASCII_WORD = re.compile("[0-9a-z]+|[^0-9a-z ]")
-_UNSPACED = re.compile(
-    "[\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"
-)
-"""Thai, Lao, Tibetan, Burmese, Khmer, Japanese, Chinese, and Korean, where endings follow without a space."""
+_UNSPACED = "\u0e00\u10a0\u1780\u1800\u3040\u3100\u3400\ua000\uac00\ud7b0\uf900\ufb00\U00020000\U00040000"
+"""Where ranges begin and end in turn: Thai, Lao, Tibetan, Burmese, Khmer, Japanese, Chinese, and Korean, where endings
+follow without a space."""
 _DOTTED_I = re.compile("\u0131|i\u0307+")
 
 
@@ -88,7 +88,7 @@ def begins_word(key: str, at: int) -> bool:
         return True
     char = key[at]
     if char.isalnum():
-        return not _continues(key[at - 1]) or (char > "\u0dff" and _UNSPACED.match(char) is not None)
+        return not _continues(key[at - 1]) or bisect_right(_UNSPACED, char) % 2 == 1
     return not char.isspace() and unicodedata.category(char)[0] not in "MC"
 
 

@@ -11,9 +11,10 @@ through *tx*, and takes its time and configuration from *env*.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any, NamedTuple, TypeVar, get_type_hints
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -108,7 +109,7 @@ def rule(
     def register(function: Callable[[Tx, M, Env], Awaitable[R]]) -> Callable[[Tx, M, Env], Awaitable[R]]:
         if message in RULES:
             raise TypeError(f"{message.__name__} has a rule already")
-        if get_type_hints(function).get("ask") is not message:
+        if not _takes(function, message):
             raise TypeError(f"{function.__qualname__} must take `ask: {message.__name__}`")
         if writes and message.lane is Lane.READ:
             raise TypeError(f"{message.__name__} writes, so it must not be in the lane of reads")
@@ -136,9 +137,15 @@ def procedure(
     ) -> Callable[[Catalog, M, Callable[[], Env]], Awaitable[R]]:
         if message in PROCEDURES or message in RULES:
             raise TypeError(f"{message.__name__} has a rule already")
-        if get_type_hints(function).get("ask") is not message:
+        if not _takes(function, message):
             raise TypeError(f"{function.__qualname__} must take `ask: {message.__name__}`")
         PROCEDURES[message] = function
         return function
 
     return register
+
+
+def _takes(function: Callable[..., Any], message: type[Any]) -> bool:
+    """Whether its parameter ``ask`` is a *message*.  Its other annotations are not evaluated: each start would."""
+    annotation = function.__annotations__.get("ask")
+    return getattr(sys.modules[function.__module__], annotation, None) is message if annotation else False

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, get_args, get_origin
 
 import anyio
+import msgspec
 from anyio.abc import TaskGroup
 
 from godrive.errors import ActorCrashed, AskTimeout, DeliveryError, DriveError
@@ -93,16 +93,14 @@ class Crash(Exception):
         self.reported = reported
 
 
-@dataclass(frozen=True)
-class Slots:
+class Slots(msgspec.Struct, frozen=True):
     """How many messages an actor handles at once, and how many more may wait."""
 
     concurrency: int = 1
     capacity: int = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class InHand:
+class InHand(msgspec.Struct, frozen=True):
     """A message that an actor is handling: for *age* seconds, after it has *waited* as long in the mailbox."""
 
     message: str

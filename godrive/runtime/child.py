@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
+
+import msgspec
 
 from godrive.runtime.actor import Actor, ActorCell, InHand, Slots
 from godrive.runtime.message import Lane
@@ -26,8 +27,7 @@ class Child(Protocol):
         """Release everything that waits for this child: it will not run again."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ChildSpec:
+class ChildSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A child that is a coroutine function.  It is started again whenever it ends.
 
     To stop it, the supervisor calls *stop* and lets ``run`` return; without a
@@ -43,8 +43,7 @@ class ChildSpec:
         return _Task(self.run, self.stop)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ActorSpec:
+class ActorSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A child that is an actor.
 
     It handles ``concurrency`` messages at once, and ``capacity`` more may wait.
@@ -57,7 +56,7 @@ class ActorSpec:
     start: Callable[[], Actor[Any]]
     concurrency: int = 1
     capacity: int = 1024
-    lanes: Mapping[Lane, Slots] = field(default_factory=dict)
+    lanes: Mapping[Lane, Slots] = msgspec.field(default_factory=dict)
     shutdown: float = 5.0
 
     def build(self, on_event: OnEvent) -> ActorCell:
@@ -80,8 +79,7 @@ class ChildState(StrEnum):
     STOPPED = "stopped"
 
 
-@dataclass(frozen=True, slots=True)
-class ChildStatus:
+class ChildStatus(msgspec.Struct, frozen=True):
     """The status of a child; ``queued`` and ``in_flight`` count messages, and are zero for a child that is no actor."""
 
     name: str
@@ -91,8 +89,7 @@ class ChildStatus:
     in_flight: int
 
 
-@dataclass(frozen=True, slots=True)
-class LastCrash:
+class LastCrash(msgspec.Struct, frozen=True):
     """The last crash of a child: what it was doing, and *age* seconds ago."""
 
     error: str
@@ -100,8 +97,7 @@ class LastCrash:
     age: float
 
 
-@dataclass(frozen=True, slots=True)
-class ChildDetails:
+class ChildDetails(msgspec.Struct, frozen=True):
     """What an operator looks at when something hangs.  *oldest* is how long the first queued message has waited."""
 
     status: ChildStatus

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class ChildStarted:
+
+class ChildStarted(msgspec.Struct, frozen=True):
     """The child has started and accepts messages."""
 
     child: str
 
 
-@dataclass(frozen=True, slots=True)
-class ChildCrashed:
+class ChildCrashed(msgspec.Struct, frozen=True):
     """The child raised an exception that is not a reply: a bug.  ``doing`` is the message in hand, or the hook.
 
     With several messages in hand, several of these may precede one restart.
@@ -27,15 +26,13 @@ class ChildCrashed:
     doing: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ChildStopped:
+class ChildStopped(msgspec.Struct, frozen=True):
     """The child ended in order: it neither crashed nor had to be cancelled."""
 
     child: str
 
 
-@dataclass(frozen=True, slots=True)
-class RestartsExhausted:
+class RestartsExhausted(msgspec.Struct, frozen=True):
     """More than ``intensity`` restarts within ``period`` seconds: the supervisor gives up."""
 
     child: str
@@ -43,8 +40,7 @@ class RestartsExhausted:
     period: float
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
+class DeadLetter(msgspec.Struct, frozen=True):
     """A message that no handler will see.
 
     ``reason`` is ``expired`` (in the mailbox), ``stopped`` (with its actor), or
@@ -57,8 +53,7 @@ class DeadLetter:
     request_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SlowMessage:
+class SlowMessage(msgspec.Struct, frozen=True):
     """A message took a large part of its timeout: *waited* seconds in the mailbox, *took* seconds in the handler."""
 
     actor: str
@@ -68,31 +63,27 @@ class SlowMessage:
     request_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StopTimedOut:
+class StopTimedOut(msgspec.Struct, frozen=True):
     """The child did not stop within its ``shutdown`` seconds, or the host cut that short, and it was cancelled."""
 
     child: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ticked:
+class Ticked(msgspec.Struct, frozen=True):
     """A ticker's message was answered."""
 
     child: str
     reply: Any
 
 
-@dataclass(frozen=True, slots=True)
-class TickFailed:
+class TickFailed(msgspec.Struct, frozen=True):
     """A ticker's message was answered with an error.  The ticker asks again at the next tick."""
 
     child: str
     error: BaseException
 
 
-@dataclass(frozen=True, slots=True)
-class ChildWaiting:
+class ChildWaiting(msgspec.Struct, frozen=True):
     """The child cannot do its work for now, and retries by itself.  Sent once for each run of failures."""
 
     child: str

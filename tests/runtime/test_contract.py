@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import msgspec
 import pytest
 
 from godrive.runtime import Actor, Ask, Contract, Lane
@@ -119,8 +120,7 @@ async def test_a_subclass_overrides_a_handler_as_it_would_any_method() -> None:
             return ask.word.upper()
 
     script = Script()
-    spec = script.actor()
-    object.__setattr__(spec, "start", lambda: Louder(script))
+    spec = msgspec.structs.replace(script.actor(), start=lambda: Louder(script))
     async with script.supervisor(spec) as tree:
         assert await tree.ref(Stage).ask(Say("a")) == "A"
 

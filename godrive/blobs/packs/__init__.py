@@ -23,11 +23,12 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from pathlib import Path
 from typing import TypeVar
+
+import msgspec
 
 from godrive.blobs import BlobDamaged, SmallBlob
 from godrive.blobs.body_check import BodyCheck
@@ -60,8 +61,7 @@ _MOVES = 8
 """Attempts to read a blob that is moved meanwhile."""
 
 
-@dataclass(frozen=True)
-class PackStatus:
+class PackStatus(msgspec.Struct, frozen=True):
     """What ``godrive doctor`` tells of the packs."""
 
     blobs: int

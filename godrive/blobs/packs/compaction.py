@@ -8,7 +8,7 @@ writer waits for more than one of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from godrive.blobs.packs.index import Place
 from godrive.blobs.packs.record import FIRST, Content, Damaged, head
@@ -22,8 +22,7 @@ SMALLEST = 1 << 20
 """The newest pack is left alone below this size."""
 
 
-@dataclass
-class Compaction:
+class Compaction(msgspec.Struct):
     """A pack being emptied, and how far it is."""
 
     number: int

@@ -24,8 +24,9 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import TypeGuard
+
+import msgspec
 
 from godrive.blobs import BlobExists
 from godrive.blobs.body_check import BodyCheck
@@ -41,8 +42,7 @@ PACK_SIZE = 128 << 20
 """A pack of at least this size is not continued."""
 
 
-@dataclass(eq=False)
-class Put:
+class Put(msgspec.Struct, eq=False):
     """A blob to store.  *place* is set when it is stored, *error* when it is refused.
 
     One that is a file already has been *stored_ns*.
@@ -60,8 +60,7 @@ class Put:
     error: DriveError | None = None
 
 
-@dataclass(eq=False)
-class Delete:
+class Delete(msgspec.Struct, eq=False):
     """A blob to delete.  *found* is set if there was one, *has_file* if there is one outside the packs too."""
 
     key: ObjectKey
@@ -69,15 +68,14 @@ class Delete:
     has_file: bool = False
 
 
-@dataclass
-class _Group:
+class _Group(msgspec.Struct):
     """What a group appends to a pack."""
 
     number: int
     start: int
-    buffers: list[bytes | memoryview] = field(default_factory=list)
-    places: list[Place] = field(default_factory=list)
-    keys: set[str] = field(default_factory=set)
+    buffers: list[bytes | memoryview] = msgspec.field(default_factory=list)
+    places: list[Place] = msgspec.field(default_factory=list)
+    keys: set[str] = msgspec.field(default_factory=set)
 
     @property
     def length(self) -> int:

@@ -11,10 +11,11 @@ program than this, and is refused.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
+
+import msgspec
 
 from godrive.errors import ConfigError
 
@@ -25,8 +26,7 @@ APPLIED = "SELECT version, digest FROM schema_versions"
 NOTE = "INSERT INTO schema_versions (version, name, digest) VALUES ($1, $2, $3)"
 
 
-@dataclass(frozen=True)
-class Migration:
+class Migration(msgspec.Struct, frozen=True):
     """One step; ``script`` still has its ``{words}``."""
 
     version: int

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
+
+import msgspec
 
 from godrive.errors import Invalid
 
@@ -15,8 +16,7 @@ _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _UTF_8 = {"utf-8", "utf8"}
 
 
-@dataclass(frozen=True)
-class MediaType:
+class MediaType(msgspec.Struct, frozen=True):
     """``type/subtype`` in lower case and its parameters, their names in lower case."""
 
     name: str

@@ -52,7 +52,10 @@ def check_media_type(request: web.Request) -> None:
 
 def json_reader(type_: type[T], *, required: bool) -> Callable[[bytes], T | None]:
     """Return a function that reads JSON as *type_*.  It raises ``Malformed``, or ``Invalid`` with the field."""
-    decoder = msgspec.json.Decoder(type_)
+
+    @cache
+    def decoder() -> msgspec.json.Decoder[T]:  # not before the first body: to make them all delays the start
+        return msgspec.json.Decoder(type_)
 
     def read(body: bytes) -> T | None:
         if not body:
@@ -60,7 +63,7 @@ def json_reader(type_: type[T], *, required: bool) -> Callable[[bytes], T | None
                 raise Malformed("A JSON body is required.")
             return None
         try:
-            return decoder.decode(body)
+            return decoder().decode(body)
         except msgspec.ValidationError as error:
             raise _invalid(error) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -74,7 +77,6 @@ def query_reader(type_: type[S]) -> Callable[[web.Request], S]:
 
     Short queries repeat, so their values are kept.
     """
-    parsers = _parsers(type_)
     known: dict[str, S] = {}
 
     def read(request: web.Request) -> S:
@@ -90,6 +92,7 @@ def query_reader(type_: type[S]) -> Callable[[web.Request], S]:
 
     def parse(request: web.Request) -> S:
         _check_encoding(request.rel_url.raw_query_string)
+        parsers = _parsers(type_)
         values: dict[str, Any] = {}
         for name, text in request.query.items():
             parser = parsers.get(name)
@@ -108,7 +111,7 @@ def query_reader(type_: type[S]) -> Callable[[web.Request], S]:
 
 @cache
 def _parsers(type_: type[msgspec.Struct]) -> Mapping[str, Callable[[str, str], Any]]:
-    """The parser of each parameter.  Kept, because to evaluate annotations is most of the work of making an app."""
+    """The parser of each parameter.  Kept, because to evaluate annotations takes long."""
     hints = get_type_hints(type_, include_extras=True)
     return {field.encode_name: _parser(hints[field.name]) for field in msgspec.structs.fields(type_)}
 
