@@ -55,6 +55,8 @@ def check_path(path: Sequence[str]) -> Sequence[str]:
     """Return the path as it was sent.  Raises ``Invalid`` for a name that no entry can have, ``TooDeep``."""
     check_depth(len(path), "path")
     for name in path:
+        if not name:
+            raise Invalid("A path must not begin with a slash, or have two in a row.", field="path")
         check_name(name, "path")
     return path
 

@@ -19,6 +19,7 @@ _TYPES = {
     "object": "an object",
     "datetime": "a time",
 }
+_GIVEN = _TYPES | {"float": "a number with a fraction"}
 _UNITS = {"str": "characters", "array": "items", "object": "fields"}
 _SIGNS = {">=": "at least", "<=": "at most"}
 _TIME = "Must be a time as in RFC 3339, with its offset: 2026-01-31T12:00:00Z"
@@ -34,7 +35,7 @@ def in_words(problem: str) -> str:
     more = expected["more"]
     if got := _GOT.fullmatch(more):
         wanted = " or ".join(text for name, text in _TYPES.items() if name in types)
-        return f"Must be {wanted}, not {_TYPES.get(got['type'], got['type'])}"
+        return f"Must be {wanted}, not {_GIVEN.get(got['type'], got['type'])}"
     if length := _LENGTH.fullmatch(more):
         return f"Must have {_SIGNS[length['sign']]} {length['number']} {_UNITS[expected['types']]}"
     if bound := _BOUND.fullmatch(more):

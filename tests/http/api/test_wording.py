@@ -21,6 +21,7 @@ TIME = "Must be a time as in RFC 3339, with its offset: 2026-01-31T12:00:00Z"
         (5, str, "Must be a string, not a whole number"),
         (None, str, "Must be a string, not null"),
         ([], bool | int | str, "Must be a string or a whole number or true or false, not an array"),
+        (1.5, int, "Must be a whole number, not a number with a fraction"),
         (5, str | None, "Must be a string or null, not a whole number"),
         ("x", dict[str, int], "Must be an object, not a string"),
         ("short", Annotated[str, Meta(min_length=8)], "Must have at least 8 characters"),

@@ -250,6 +250,13 @@ async def test_a_page_is_kept_for_its_own_folder_only(ann: Person) -> None:
         assert [file["id"] for file in files] == [entry["id"]]
 
 
+async def test_a_path_with_an_empty_name_is_told_of_its_slashes(ann: Person) -> None:
+    for path in ("/a/b", "a//b"):
+        refused = await ann("POST", "/v1/folders", {"path": path, "parents": True})
+        assert (refused.status, refused.json["field"]) == (422, "path")
+        assert refused.json["detail"] == "A path must not begin with a slash, or have two in a row."
+
+
 async def test_an_upload_is_announced_into_the_folder_at_a_path(ann: Person) -> None:
     intent: dict[str, Any] = {"filename": "f.txt", "size_bytes": 0, "path": "a/b"}
     missing = await ann("POST", "/v1/files/upload-intent", intent)
