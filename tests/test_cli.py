@@ -351,6 +351,15 @@ def test_commands_on_a_folder_without_a_drive_make_none(run: Run, tmp_path: Path
     assert not (tmp_path / "target").exists()
 
 
+def test_an_address_that_may_come_later_is_no_mistake(run: Run) -> None:
+    refused = "Cannot assign requested address. The network may not be up yet; otherwise correct server.host."
+    assert run("serve", "--host", "192.0.2.1", "--port", "0") == (
+        1,
+        "",
+        f"godrive: Cannot listen on 192.0.2.1: {refused}\n",
+    )
+
+
 def test_dead_letters_without_nats_say_so(run: Run) -> None:
     assert run("deadletters", "list") == (
         2,

@@ -23,7 +23,6 @@ from godrive.commands.reload import Reloader
 from godrive.commands.running import raise_limit, run
 from godrive.commands.signals import Signals, ignore_until_ready
 from godrive.config import Actors, Config
-from godrive.errors import ConfigError
 from godrive.network import bind_addresses, binds_every_address, binds_loopback, socket_path
 from godrive.paths import exists
 
@@ -212,4 +211,6 @@ def _free_port(config: Config) -> int:
             port: int = probe.getsockname()[1]
             return port
     except OSError as error:
-        raise ConfigError(f"Cannot listen on {config.server.host}: {error.strerror or error}") from None
+        from godrive.http.wire.server import refusal  # noqa: PLC0415
+
+        raise refusal(config.server.host, 0, error) from None

@@ -158,7 +158,7 @@ async def _bind(host: str, port: int) -> list[socket.socket]:
     except (OSError, ValueError) as error:
         for each in sockets:
             each.close()
-        raise _refusal(host, port, error) from None
+        raise refusal(host, port, error) from None
     return sockets
 
 
@@ -194,11 +194,11 @@ def _bound(family: int, kind: int, protocol: int, where: tuple[Any, ...] | Path)
 _NO_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
-def _refusal(host: str, port: int, error: OSError | ValueError) -> DriveError:
-    """Why the server cannot listen: a mistake, or a state of the machine that may pass."""
+def refusal(host: str, port: int, error: OSError | ValueError) -> DriveError:
+    """Return why the server cannot listen: a mistake, or a state of the machine that may pass."""
     if isinstance(error, ValueError):
         return ConfigError(f"server.host must be an address or a host name, not {host!r}", field="server.host")
-    detail = f"Cannot listen on {host} port {port}: {_reason(error)}."
+    detail = f"Cannot listen on {host}{f' port {port}' if port else ''}: {_reason(error)}."
     if error.errno in (*_NO_FAMILY, errno.ENETDOWN, socket.EAI_AGAIN):
         return AddressUnavailable(detail, hint="The network may not be up yet; otherwise correct server.host.")
     return ConfigError(detail, hint="Choose others with --host and --port, or server.host and server.port.")
