@@ -2,8 +2,8 @@
 
 A request shows a bearer token in ``Authorization``, or it came by a URL that
 this server signed.  A query never carries a bearer token: URLs are written to
-logs and histories.  The webhook of the stores has one secret of its own and
-three places where stores can put it.
+logs and histories.  The one exception is the secret of the webhook of the
+stores, because some of them have no other place for it.
 """
 
 from __future__ import annotations
@@ -60,31 +60,29 @@ def signature_reader(operation: Operation, drive: GoDrive) -> Callable[[web.Requ
     return read
 
 
-def shows_secret(request: web.Request, secret: bytes) -> bool:
-    """Whether the request shows *secret*: as bearer token, as password of Basic, or as ``?token=``.
+def shows_secret(request: web.Request, secret: bytes, *, in_query: bool = False) -> bool:
+    """Whether the request shows *secret*: as bearer token, as password of Basic, or with *in_query* as ``?token=``.
 
-    All that was shown is compared, each in constant time; at least the empty text of an absent query.
+    All that was shown is compared, each in constant time.
     """
-    shown = [request.query.get("token", "")]
     scheme, value = _authorization(request)
-    if scheme == "bearer":
-        shown.append(value)
-    candidates = [text.encode(errors="surrogateescape") for text in shown]
-    password = _basic_password(request)
-    if password is not None:
-        candidates.append(password)
-    matches = [hmac.compare_digest(candidate, secret) for candidate in candidates]
+    shown = [_password(value) if scheme == "basic" else _bytes(value) if scheme == "bearer" else b""]
+    if in_query:
+        shown.append(_bytes(request.query.get("token", "")))
+    matches = [hmac.compare_digest(each, secret) for each in shown]
     return any(matches)
 
 
-def _basic_password(request: web.Request) -> bytes | None:
-    scheme, value = _authorization(request)
-    if scheme != "basic":
-        return None
+def _password(credentials: str) -> bytes:
+    """The password of Basic; empty if it cannot be read."""
     try:
-        return base64.b64decode(value, validate=True).partition(b":")[2]
+        return base64.b64decode(credentials, validate=True).partition(b":")[2]
     except (binascii.Error, ValueError):
-        return None
+        return b""
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")
 
 
 def _authorization(request: web.Request) -> tuple[str, str]:

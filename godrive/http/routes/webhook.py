@@ -58,7 +58,7 @@ class Webhook:
 
     async def receive(self, request: web.Request) -> web.Response:
         """Return 204 if the event was accepted, 422 if it is malformed, 503 if the store must send it again later."""
-        if not shows_secret(request, self._token):
+        if not shows_secret(request, self._token, in_query=True):
             raise Unauthenticated("The token of ingest.webhook_token is required.")
         body = await read_body(request, limit=self._limit, timeout=self._timeout)
         if not self._confirms(body):

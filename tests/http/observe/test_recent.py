@@ -109,4 +109,6 @@ async def test_the_metrics_ask_for_their_token(http: aiohttp.ClientSession, open
         ):
             answer = await stranger("GET", "/metrics", headers=header)
             assert answer.status == (status if token else 200)
+        in_query = await stranger("GET", "/metrics?token=s3cret")  # which proxies may log
+        assert in_query.status == (401 if token else 200)
         assert (await stranger("GET", "/readyz")).status == 200
