@@ -31,7 +31,7 @@ from godrive.blobs.body_check import BodyCheck
 from godrive.blobs.disk_appends import DiskAppends
 from godrive.blobs.disk_moves import DiskMoves
 from godrive.blobs.disk_takes import DiskTakes
-from godrive.blobs.failures import failures
+from godrive.blobs.failures import failures, may_pass
 from godrive.blobs.objects import Objects
 from godrive.blobs.packs import Packs, describe, small_put
 from godrive.blobs.packs.index import Place
@@ -98,12 +98,17 @@ class DiskBlobStore(DiskAppends, DiskMoves, DiskTakes):
         self._claimed = 0
 
     async def open(self) -> None:
-        """Create the folders, and test that files in them can be created and linked.  Raises ``ConfigError``."""
+        """Create the folders, and test that files in them can be created and linked.
+
+        Raises ``ConfigError``, and ``StorageFull`` or ``StoreUnavailable`` for what may pass.
+        """
         self._disk = ThreadPoolExecutor(self._threads, "blobs-disk")
         self._digests = digest_threads()
         try:
             self._opened, self._packs = await asyncio.to_thread(self._open)
         except (OSError, sqlite3.Error) as error:
+            if (passing := may_pass(error)) is not None:
+                raise passing from error
             raise ConfigError(
                 f"Blobs cannot be kept in {self._path}: {getattr(error, 'strerror', error)}.",
                 field="blobs.path",

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from godrive.errors import StorageFull, StoreUnavailable
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_PASSING = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE}
 
 
 def is_full(error: BaseException) -> bool:
@@ -24,6 +25,17 @@ def full() -> StorageFull:
     return StorageFull("The disk of the blobs is full.", hint="Free space on it.")
 
 
+def _failed(error: OSError) -> StoreUnavailable:
+    return StoreUnavailable(f"The blob store failed: {error.strerror}.", hint="The kernel's log has the reason.")
+
+
+def may_pass(error: OSError | sqlite3.Error) -> StorageFull | StoreUnavailable | None:
+    """Return the error for what may work at another start; ``None`` if only the operator can mend it."""
+    if is_full(error):
+        return full()
+    return _failed(error) if isinstance(error, OSError) and error.errno in _PASSING else None
+
+
 @contextmanager
 def failures() -> Iterator[None]:
     """Raise ``StorageFull`` for a full disk and ``StoreUnavailable`` for any other ``OSError``."""
@@ -32,6 +44,4 @@ def failures() -> Iterator[None]:
     except OSError as error:
         if error.errno in _FULL:
             raise full() from error
-        raise StoreUnavailable(
-            f"The blob store failed: {error.strerror}.", hint="The kernel's log has the reason."
-        ) from error
+        raise _failed(error) from error

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from godrive.blobs import is_key, split_key
 from godrive.blobs.attributes import MIME, SHA256, describe, noted
+from godrive.blobs.failures import is_full
 from godrive.blobs.folders import Shards, make_folder, open_folder
 from godrive.blobs.staging import Staging, StagingFile
 from godrive.errors import NotFound
@@ -37,7 +38,11 @@ class Objects:
             self.shards = Shards(self.objects)
             self.staging = Staging(staging, named=named or not _has_unnamed(staging))
             if self.staging.named:
-                _try_link(self.staging)
+                try:
+                    _try_link(self.staging)
+                except OSError as error:
+                    if not is_full(error):  # there is no room to try, and reads and deletions need none
+                        raise
         except OSError:
             self.close()
             raise

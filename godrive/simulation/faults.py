@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from godrive.simulation.invariants import has_noted_time
 from godrive.simulation.machine import Death
 
 if TYPE_CHECKING:
@@ -119,8 +120,13 @@ def shorten_writes(world: World, chance: random.Random) -> None:
 
 
 def jump(world: World, chance: random.Random) -> None:
-    """The wall clock of a machine is wrong for a while."""
+    """The wall clock of a machine is wrong for a while.
+
+    Not before the catalog has a time with which the next process can compare its clock.
+    """
     machine = world.some_machine(chance)
+    if not has_noted_time(world):
+        return
     machine.offset += (by := chance.choice((-1.0, 1.0)) * chance.choice((0.5, 30.0, 600.0, 3 * _DAY, 40 * _DAY)))
     world.trace("jump", machine.name, seconds=by)
     world.loop.call_later(chance.uniform(1.0, 30.0), _jump_back, machine, by)

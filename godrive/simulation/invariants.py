@@ -40,6 +40,7 @@ _UNFINISHED = (
 async def check_all(world: World) -> None:
     """Check everything.  Raises :class:`Violation`."""
     life = await _serving(world)
+    await _forget_what_is_due(world)
     await _ask(life, life.drive.janitor.ask, Sweep(trust_clock=True))  # what an operator does once the clock is right
     await _let_all_end(world)
     life = await _serving(world)
@@ -57,6 +58,22 @@ async def check_all(world: World) -> None:
     for machine in world.machines:
         _check_messages(await _serving(world, machine))
     await world.check_more()
+
+
+async def _forget_what_is_due(world: World) -> None:
+    """Purge in the model what was trashed while the clock was so far behind that it is due once the clock is right."""
+    due = rows(world, f"SELECT id FROM entries WHERE state = 'trashed' AND purge_at <= {_now(world)}")  # noqa: S608
+    for user in world.users:
+        if mine := [id_ for (id_,) in due if id_ in user.tree.nodes]:
+            await user.check()  # until somebody says that the clock is right, all of it must be there
+            note_referred(world)
+            for id_ in mine:
+                user.tree.purge(id_)
+
+
+def _now(world: World) -> int:
+    """Microseconds of the epoch on the clock of the catalog."""
+    return int((EPOCH + world.loop.time() + world.machine.offset) * 1e6)
 
 
 async def _serving(world: World, machine: Machine | None = None) -> Life:
@@ -83,7 +100,7 @@ async def _let_all_end(world: World) -> None:
     for passing in (LONGEST_RETRY, LONGEST_RETRY, CLOCK_ERROR, 1.0):
         until = world.loop.time() + world.patience
         while world.loop.time() < until:
-            left = rows(world, _UNFINISHED.format(now=int((EPOCH + world.loop.time() + world.machine.offset) * 1e6)))
+            left = rows(world, _UNFINISHED.format(now=_now(world)))
             if not left:
                 return
             await asyncio.sleep(2)
@@ -110,6 +127,15 @@ def rows(world: World, sql: str) -> list[tuple[Any, ...]]:
     """Rows of the catalog."""
     with closing(sqlite3.connect(world.machine.config.catalog_path, isolation_level=None)) as connection:
         return connection.execute(sql).fetchall()
+
+
+def has_noted_time(world: World) -> bool:
+    """Whether the catalog has what a clock has shown, which the first reconciliation or sweep writes."""
+    return (
+        world.machine.config.catalog_path.exists()
+        and bool(rows(world, "SELECT 1 FROM sqlite_schema WHERE name = 'catalog'"))
+        and bool(rows(world, "SELECT 1 FROM catalog WHERE time_noted_at > 0"))
+    )
 
 
 async def _check_contents(user: User) -> None:

@@ -148,8 +148,8 @@ class World:
     """Errors of a first attempt after which nothing has been done.  Where the store is elsewhere, it may have been."""
     may_end = False
     """Whether a process that serves may end by itself, because of something that it cannot reach."""
-    most_failures = 15
-    """How often a server may fail to start in a row."""
+    most_failures = 40
+    """How often a server may fail to start in a row: for longer than a disk is full or broken at a stretch."""
 
     def __init__(self, plan: Plan, folder: Path, write: Callable[[str], None] | None) -> None:
         self.plan = plan

@@ -34,7 +34,7 @@ from godrive.messages.ingest import CommitUpload, IngestBlob, Outcome, Reconcile
 from godrive.messages.janitor import Sweep
 from godrive.messages.storage import DigestBlob, HeadBlob, Storage
 from godrive.messages.uploads import AbortUpload, BeginUpload, GetUpload
-from godrive.messages.versions import DeleteVersion
+from godrive.messages.versions import DeleteVersion, ListVersions
 from godrive.model import Anywhere, BlobInfo, ETag, File, ObjectKey, OnConflict, Root, Upload, UploadState, User
 from godrive.runtime import Ask
 from godrive.testing import FaultPoints, ManualClock, chunks, open_drive, quick_folder, sign_up, upload
@@ -685,6 +685,17 @@ class ForgetfulStore(MemoryBlobStore):
 
     async def head(self, key: ObjectKey) -> BlobInfo:
         return replace(await super().head(key), sha256=None)
+
+
+async def test_the_same_bytes_are_another_version_if_nobody_knows_that_they_are_the_same() -> None:
+    async with open_drive(blob_store=ForgetfulStore()) as drive:
+        owner = await sign_up(drive)
+        for count in (1, 2):
+            pending = await begin(drive, owner, on_conflict=OnConflict.REPLACE)
+            await put(drive, pending)
+            file = await drive.ingest.ask(CommitUpload(SYSTEM, pending.id))
+            found = await drive.metadata.ask(ListVersions(acting(owner.id), file.id))
+            assert [version.sha256 for version in found.items] == [None] * count
 
 
 async def test_a_digest_that_the_store_did_not_check_is_found_out_by_reading() -> None:

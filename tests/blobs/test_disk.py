@@ -29,7 +29,7 @@ from godrive.blobs.disk import DiskBlobStore
 from godrive.blobs.failures import failures
 from godrive.blobs.folders import Shard, Shards, make_folder
 from godrive.blobs.objects import Objects
-from godrive.errors import ConfigError, LengthMismatch, NotFound, StorageFull, StoreUnavailable
+from godrive.errors import ConfigError, DriveError, LengthMismatch, NotFound, StorageFull, StoreUnavailable
 from godrive.model import ObjectKey, new_id
 from godrive.paths import make_path
 from godrive.testing import chunks
@@ -354,6 +354,37 @@ async def test_a_place_that_cannot_hold_blobs_is_named_at_the_start(tmp_path: Pa
     (tmp_path / "linked" / "objects").symlink_to(tmp_path)
     with pytest.raises(ConfigError, match="linked"):
         await DiskBlobStore(tmp_path / "linked").open()
+
+
+@each(("number", "answer"), [(errno.ENOSPC, StorageFull), (errno.EDQUOT, StorageFull), (errno.EIO, StoreUnavailable)])
+async def test_a_disk_that_is_full_or_fails_at_the_start_is_no_mistake_of_the_operator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, answer: type[DriveError]
+) -> None:
+    """``serve`` must end with 1, after which an init system tries again, and not with 2."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "mkdir", fail)
+    with pytest.raises(answer):
+        await DiskBlobStore(tmp_path / str(number)).open()
+
+
+async def test_a_disk_without_room_to_try_a_link_is_opened_and_read(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    store = DiskBlobStore(root, named=True)
+    await store.open()
+    key = new_key()
+    await store.put(key, chunks(b"hello"))
+    await store.close()
+    monkeypatch.setattr(os, "link", fail)
+    await store.open()
+    assert await read(store, key) == b"hello"
+    await store.close()
 
 
 async def test_a_folder_among_the_leftovers_keeps_none_of_them_from_being_swept(
