@@ -79,7 +79,9 @@ async def add_webhook(call: Call, body: WebhookBody) -> WebhookView:
 
     Each change is one POST, signed as Standard Webhooks defines. The answer is the only one with the secret.
     """
-    return WebhookView.of(await call.drive.metadata.ask(AddWebhook(call.session, body.url, body.secret)))
+    webhook = await call.drive.metadata.ask(AddWebhook(call.session, body.url, body.secret))
+    call.locate(f"/v1/webhooks/{webhook.id}")
+    return WebhookView.of(webhook)
 
 
 @routes.delete("/v1/webhooks/{webhook_id}", needs=Scope.ACCOUNT, status=204, raises=[NotFound])

@@ -16,6 +16,7 @@ URL = "https://example.org/hook?x=1"
 async def test_a_webhook_is_made_listed_replayed_and_removed(ann: Person) -> None:
     made = await ann("POST", "/v1/webhooks", {"url": URL})
     assert (made.status, made.headers["Cache-Control"]) == (201, "no-store")
+    assert made.headers["Location"] == f"{ann.url}/v1/webhooks/{made.json['id']}"
     assert made.json["secret"].startswith("whsec_")
     shown = {name: value for name, value in made.json.items() if name != "secret"}
     assert shown == {
