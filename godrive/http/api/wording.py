@@ -20,7 +20,7 @@ _TYPES = {
     "datetime": "a time",
 }
 _GIVEN = _TYPES | {"float": "a number with a fraction"}
-_UNITS = {"str": "characters", "array": "items", "object": "fields"}
+_UNITS = {"str": "character", "array": "item", "object": "field"}
 _SIGNS = {">=": "at least", "<=": "at most"}
 _TIME = "Must be a time as in RFC 3339, with its offset: 2026-01-31T12:00:00Z"
 
@@ -37,7 +37,8 @@ def in_words(problem: str) -> str:
         wanted = " or ".join(text for name, text in _TYPES.items() if name in types)
         return f"Must be {wanted}, not {_GIVEN.get(got['type'], got['type'])}"
     if length := _LENGTH.fullmatch(more):
-        return f"Must have {_SIGNS[length['sign']]} {length['number']} {_UNITS[expected['types']]}"
+        units = _UNITS[expected["types"]] + ("" if length["number"] == "1" else "s")
+        return f"Must have {_SIGNS[length['sign']]} {length['number']} {units}"
     if bound := _BOUND.fullmatch(more):
         return f"Must be {_SIGNS[bound['sign']]} {bound['number']}"
     return "Is malformed" if " matching regex " in more else problem

@@ -26,7 +26,7 @@ TIME = "Must be a time as in RFC 3339, with its offset: 2026-01-31T12:00:00Z"
         ("x", dict[str, int], "Must be an object, not a string"),
         ("short", Annotated[str, Meta(min_length=8)], "Must have at least 8 characters"),
         ("longer", Annotated[str, Meta(max_length=3)], "Must have at most 3 characters"),
-        ([1, 2], Annotated[list[int], Meta(max_length=1)], "Must have at most 1 items"),
+        ([1, 2], Annotated[list[int], Meta(max_length=1)], "Must have at most 1 item"),
         (0, Annotated[int, Meta(ge=1)], "Must be at least 1"),
         (-7, Annotated[int, Meta(ge=-5)], "Must be at least -5"),
         (9, Annotated[int, Meta(le=5)], "Must be at most 5"),
