@@ -6,6 +6,7 @@ import re
 import types
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from enum import Enum, EnumType
 from functools import cache
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -65,7 +66,7 @@ def json_reader(type_: type[T], *, required: bool) -> Callable[[bytes], T | None
         try:
             return decoder().decode(body)
         except msgspec.ValidationError as error:
-            raise _invalid(error) from None
+            raise _invalid(error, type_) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Malformed(f"The body is not JSON: {_ascii(str(error))}.") from None
 
@@ -104,7 +105,7 @@ def query_reader(type_: type[S]) -> Callable[[web.Request], S]:
         try:
             return msgspec.convert(values, type_)
         except msgspec.ValidationError as error:
-            raise _invalid(error) from None
+            raise _invalid(error, type_) from None
 
     return read
 
@@ -186,13 +187,27 @@ def header_text(value: str, longest: int) -> str:
     return "".join(character for character in clean[:longest] if character.isprintable())
 
 
-def _invalid(error: msgspec.ValidationError) -> Invalid:
+def _invalid(error: msgspec.ValidationError, type_: Any) -> Invalid:
     text = str(error)
     named = _NAMED.search(text)
     placed = _FIELD.search(text)
     parts = [found for found in (placed[1] if placed else "", named[1] if named else "") if found]
-    detail = text.partition(" - at `")[0]
-    return Invalid(f"{_ascii(in_words(detail))}.", field=_ascii(".".join(parts)) or None)
+    detail = in_words(text.partition(" - at `")[0])
+    if detail.startswith("Invalid enum value") and (choices := _choices(type_, parts[-1])):
+        detail = f"Must be one of: {', '.join(choices)}"
+    return Invalid(f"{_ascii(detail)}.", field=_ascii(".".join(parts)) or None)
+
+
+def _choices(type_: Any, name: str) -> list[str]:
+    """What a field of a struct may be, if it is one of a few texts."""
+    if not (isinstance(type_, type) and issubclass(type_, msgspec.Struct)):
+        return []
+    hint = get_type_hints(type_, include_extras=True).get(name)
+    return [
+        str(choice.value if isinstance(choice, Enum) else choice)
+        for each in _types_of(hint)
+        for choice in (get_args(each) if get_origin(each) is Literal else each if isinstance(each, EnumType) else ())
+    ]
 
 
 def _parser(hint: Any) -> Callable[[str, str], Any]:

@@ -69,3 +69,10 @@ async def test_the_same_body_with_and_without_a_mark_is_the_same_request(ann: Pe
     first = await ann("POST", "/v1/files/upload-intent", data=body, headers=headers)
     again = await ann("POST", "/v1/files/upload-intent", data=BOM + body, headers=headers)
     assert (again.status, again.content) == (200, first.content)
+
+
+async def test_a_text_that_is_none_of_a_few_is_told_which_they_are(ann: Person) -> None:
+    listed = await ann("GET", "/v1/files?sort=sideways")
+    assert listed.json["detail"].startswith("Must be one of: -created_at, created_at, name, -name, ")
+    intent = await ann("POST", "/v1/files/upload-intent", {"filename": "a", "size_bytes": 1, "on_conflict": "merge"})
+    assert (intent.json["field"], intent.json["detail"]) == ("on_conflict", "Must be one of: fail, rename, replace.")
