@@ -20,6 +20,7 @@ from aiohttp import hdrs, web
 from godrive.drive import GoDrive
 from godrive.errors import Forbidden, Unauthenticated, UrlInvalid
 from godrive.http.api.operations import Operation
+from godrive.http.api.reading import combined
 from godrive.messages.auth import Authenticate
 from godrive.principal import ApiToken, Caller, Scope
 
@@ -87,5 +88,5 @@ def _bytes(text: str) -> bytes:
 
 def _authorization(request: web.Request) -> tuple[str, str]:
     """The scheme in lower case and what follows it (RFC 9110, section 11.4); both empty without the header."""
-    scheme, _, value = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    scheme, _, value = (combined(request, hdrs.AUTHORIZATION) or "").partition(" ")
     return scheme.lower(), value.strip()

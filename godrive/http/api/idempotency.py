@@ -18,6 +18,7 @@ from multidict import istr
 
 from godrive.errors import AskTimeout, DriveError, Invalid
 from godrive.http.api.digests import CONTENT_DIGEST, REPR_DIGEST
+from godrive.http.api.reading import combined
 from godrive.messages.idempotency import (
     ClaimKey,
     RenewKey,
@@ -46,7 +47,7 @@ async def answer_once(
     Raises ``IdempotencyMismatch`` if the first request was another one,
     ``Conflict`` while it is still being served, ``Invalid`` for a malformed key.
     """
-    key = request.headers[IDEMPOTENCY_KEY]
+    key = combined(request, IDEMPOTENCY_KEY) or ""
     if _KEY.fullmatch(key) is None:
         raise Invalid("Must be 1 to 255 visible ASCII characters.", field=IDEMPOTENCY_KEY)
     claimed = await metadata.ask(ClaimKey(by, key, _fingerprint(request, body)))

@@ -181,6 +181,15 @@ def strong_tags(request: web.Request) -> list[str] | None:
     return strong
 
 
+def combined(request: web.Request, name: str) -> str | None:
+    """Return a header; ``None`` without it.  Lines of one name are one list (RFC 9110, section 5.2).
+
+    So what must be a single value is malformed if it was sent twice, and no reader takes one and another the other.
+    """
+    lines = request.headers.getall(name, None)
+    return None if lines is None else ", ".join(lines)
+
+
 def header_text(value: str, longest: int) -> str:
     """Return a header as text that any store takes: Unicode without control characters, cut to *longest*."""
     clean = value.encode("utf-8", "replace").decode()

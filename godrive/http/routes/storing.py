@@ -33,7 +33,7 @@ from godrive.http.api.digests import FIELDS, REPR_DIGEST, Digests, read_digests
 from godrive.http.api.media_types import MediaType, parse_media_type
 from godrive.http.api.operations import Routes
 from godrive.http.api.problems import Malformed, RequestTimeout, UnsupportedMediaType
-from godrive.http.api.reading import entity_tags
+from godrive.http.api.reading import combined, entity_tags
 from godrive.http.api.resumption import is_part
 from godrive.http.routes.files import EntryId, FileList, Name, spot_of
 from godrive.http.routes.incoming import BYTES, check_whole, length_of, receiving, small_body
@@ -312,7 +312,7 @@ def read_offer(call: Call, on_conflict: OnConflict) -> Offer:
 
 
 def _modified_at(request: web.Request) -> datetime | None:
-    text = request.headers.get(MODIFIED_AT)
+    text = combined(request, MODIFIED_AT)
     if text is None:
         return None
     try:

@@ -883,3 +883,24 @@ async def test_bytes_in_a_transfer_coding_are_not_taken_for_the_content(
     answer = parse(await exchange(sent.encode(), half_close=True))
     assert (answer.status, answer.json["field"]) == (400, "Transfer-Encoding")
     assert await names(ann) == []
+
+
+@each(
+    "twice",
+    [
+        ("Authorization", "Bearer {token}", "Bearer x", 401),
+        ("Authorization", "Bearer x", "Bearer {token}", 401),
+        ("X-Modified-At", "2026-01-31T12:00:00Z", "2027-01-31T12:00:00Z", 422),
+        ("Idempotency-Key", "a", "b", 422),
+    ],
+)
+async def test_of_two_values_of_one_header_none_is_chosen(
+    ann: Person, exchange: Exchange, twice: tuple[str, str, str, int]
+) -> None:
+    name, first, second, status = twice
+    lines = [f"{name}: {value.format(token=ann.token)}" for value in (first, second)]
+    if name != "Authorization":
+        lines.append(f"Authorization: Bearer {ann.token}")
+    head = "\r\n".join(["PUT /v1/files/by-path/a HTTP/1.1", "Host: x", *lines, "Content-Length: 1", "", "1"])
+    assert parse(await exchange(head.encode(), half_close=True)).status == status
+    assert await names(ann) == []
