@@ -63,6 +63,7 @@ def test_a_time_that_is_none_and_a_target_that_is_relative_are_refused(tmp_path:
         load(overrides={"backup.target": "backups"})
 
 
+@pytest.mark.slow
 async def test_the_server_backs_itself_up_prunes_and_tells_its_age(tmp_path: Path) -> None:
     target = tmp_path / "backup"
     config = quick_config(

@@ -129,6 +129,7 @@ async def test_what_a_reader_of_the_file_closes_releases_no_lock_of_sqlite(path:
         assert state(connection)[0] == 7
 
 
+@pytest.mark.slow
 async def test_the_log_has_only_what_was_written_since_it_was_begun(path: Path, tmp_path: Path) -> None:
     with closing(sqlite_file.connect(path)) as connection:
         for number in range(2000):

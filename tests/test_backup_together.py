@@ -35,6 +35,7 @@ async def test_each_item_is_worked_on_once_and_no_more_than_some_at_a_time() -> 
     assert (sorted(done), most) == ([*range(3 * AT_ONCE)], AT_ONCE)
 
 
+@pytest.mark.slow
 async def test_several_errors_are_one_and_nobody_reports_the_others() -> None:
     told: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))

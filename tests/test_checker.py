@@ -178,5 +178,6 @@ async def planted(folder: Path, blobs: int, faults: int) -> dict[str, list[str]]
     }
 
 
+@pytest.mark.slow
 async def test_every_planted_fault_is_found_by_fsck_and_by_verify_and_nothing_else(tmp_path: Path) -> None:
     assert await planted(tmp_path, blobs=120, faults=60) == {"fsck": [], "verify": []}

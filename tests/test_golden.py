@@ -21,6 +21,7 @@ async def test_the_data_folder_of_a_release_is_opened_and_nothing_is_lost(archiv
     await golden.check(tmp_path)
 
 
+@pytest.mark.slow
 async def test_a_folder_of_this_release_can_be_made_and_comes_back(tmp_path: Path) -> None:
     made, back = tmp_path / "made", tmp_path / "back"
     await golden.make(made)

@@ -72,6 +72,7 @@ log.warning("said log_in_failed address=192.0.2.1 reason=wrong_password")
 
 
 @pytest.mark.parametrize("form", ["json", "human"])
+@pytest.mark.slow
 def test_filter_of_the_documentation_finds_failed_log_ins(form: str) -> None:
     (text,) = re.findall(r"^failregex = ((?:.+\n)+?)```", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
     patterns = [re.compile(line.strip().replace("<ADDR>", r"(?P<ip>[0-9a-f.:]+)")) for line in text.splitlines()]
@@ -83,6 +84,7 @@ def test_filter_of_the_documentation_finds_failed_log_ins(form: str) -> None:
 
 @pytest.mark.parametrize("prefix", ["", "Nov 29 07:46:59 host godrive[123]: "])
 @pytest.mark.parametrize("form", ["json", "human"])
+@pytest.mark.slow
 def test_fail2ban_finds_failed_log_ins_with_the_filter_of_the_documentation(
     form: str, prefix: str, tmp_path: Path
 ) -> None:
@@ -177,6 +179,7 @@ for event in (
 
 
 @pytest.mark.parametrize("format_", ["human", "json"])
+@pytest.mark.slow
 def test_a_log_that_takes_nothing_fails_nobody(format_: str) -> None:
     script = """
 logs.on_event(ChildCrashed("auth", ValueError("bug"), "LogIn"))
@@ -230,6 +233,7 @@ for _ in range(2):
 
 
 @pytest.mark.parametrize("shell", ['exec "$@" > /dev/full', '"$@" | true'])
+@pytest.mark.slow
 def test_a_stream_that_is_full_or_closed_fails_nobody(shell: str) -> None:
     done = run("log.info('said'); written()", shell)
     assert (done.returncode, done.stderr) == (0, "")
@@ -255,6 +259,7 @@ logging.getLogger("x").log(35, "between")
     assert (between["event"], between["level"]) == ("between", "warning")
 
 
+@pytest.mark.slow
 def test_level_may_change_while_loggers_are_in_use() -> None:
     script = """
 logs.configure(Log(level="warning")).set_level("debug")

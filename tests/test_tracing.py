@@ -147,6 +147,7 @@ async def test_housekeeping_is_not_traced_and_the_id_stays_text(near: GoDrive, e
     assert request_id.get() is None
 
 
+@pytest.mark.slow
 async def test_without_it_nothing_is_wrapped_and_nothing_is_imported() -> None:
     async with open_drive(blobs={"driver": "disk"}) as drive:
         assert drive.tracing is None

@@ -80,7 +80,16 @@ async def finish(store: _Store, staged: Staged, data: bytes) -> BlobInfo:
     return info
 
 
-@pytest.mark.parametrize("sizes", [(1,), (0, 1), (10, 20, 30), (3 * MIB + 1, 0, 5 * MIB), (5 * MIB, 12 * MIB, 3)])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        (1,),
+        (0, 1),
+        (10, 20, 30),
+        (3 * MIB + 1, 0, 5 * MIB),
+        pytest.param((5 * MIB, 12 * MIB, 3), marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("is_known", [True, False])
 async def test_bytes_appended_in_steps_are_a_blob(store: _Store, sizes: tuple[int, ...], is_known: bool) -> None:
     data = os.urandom(sum(sizes))

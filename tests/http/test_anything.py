@@ -79,6 +79,7 @@ async def test_no_request_gets_a_server_error(site: Site, known: dict[str, str],
 @given(
     st.binary(max_size=200), st.sampled_from([b"", b"GET /health HTTP/1.1\r\n", b"POST /login HTTP/1.1\r\nHost: x\r\n"])
 )
+@pytest.mark.slow
 async def test_no_bytes_get_a_server_error(site: Site, data: bytes, start: bytes) -> None:
     received = await _exchange(site.port, start + data)
     assert not received.partition(b"\r\n")[0].startswith(b"HTTP/1.1 5"), received

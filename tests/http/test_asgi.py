@@ -129,6 +129,7 @@ async def ann(site: Site) -> AsyncIterator[Person]:
         yield await Person(http, site.url).enter()
 
 
+@pytest.mark.slow
 async def test_files_go_up_and_come_down_in_pieces(ann: Person) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         for start in range(0, len(LARGE), 1 << 20):

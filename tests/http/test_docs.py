@@ -38,6 +38,7 @@ async def run_commands(page: str, folder: Path, site: Site, curl: str = "curl -s
     return shown
 
 
+@pytest.mark.slow
 async def test_the_commands_of_the_page_work(site: Site, ann: Person, tmp_path: Path) -> None:
     await ann("DELETE", "/v1/me", {"password": "correct horse"})
     shown = await run_commands(PAGE, tmp_path, site, "curl -s --fail-with-body")
@@ -45,6 +46,7 @@ async def test_the_commands_of_the_page_work(site: Site, ann: Person, tmp_path: 
     assert '"name":"letter.txt"' in shown
 
 
+@pytest.mark.slow
 async def test_the_commands_for_uploads_work(site: Site, tmp_path: Path) -> None:
     shown = (await run_commands(UPLOADS, tmp_path, site)).splitlines()
     interim = "HTTP/1.1 104 Upload Resumption Supported"

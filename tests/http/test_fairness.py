@@ -193,6 +193,7 @@ async def test_a_user_waits_for_none_of_the_requests_that_another_fills_a_lane_w
 
 
 @each("kind", LANES)
+@pytest.mark.slow
 async def test_a_user_waits_for_one_request_of_each_of_those_who_fill_a_lane_together(
     http: aiohttp.ClientSession, open_site: OpenSite, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:

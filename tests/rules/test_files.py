@@ -391,6 +391,7 @@ async def test_a_change_number_rises_with_each_change_of_its_owner_and_of_nobody
     assert await rig.read(files.read_changes, [nobody, owners[5]]) == {nobody: 0, owners[5]: before[owners[5]]}
 
 
+@pytest.mark.slow
 async def test_a_page_of_the_longest_names_fits_into_one_reply_and_hides_nothing(rig: Rig) -> None:
     owner, count = await rig.user(), 520
     made = [await rig.file(owner, f"{number:04}" + "\U0001f389" * 251) for number in range(count)]

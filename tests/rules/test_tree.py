@@ -150,6 +150,7 @@ async def test_a_tree_is_trashed_and_restored_by_as_many_statements_as_an_empty_
     assert await rig.drift() == 0
 
 
+@pytest.mark.slow
 async def test_a_tree_settles_in_steps_of_a_bounded_size_between_which_others_write(rig: Rig) -> None:
     """``scripts/bench settle`` measures how long other writers wait beside a tree of 100 000."""
     owner = await rig.user()

@@ -474,6 +474,7 @@ async def due(rig: Rig, limit: int = 100) -> list[UploadId]:
     return [upload.id for upload in await rig.ask(DueUploads(after=10, limit=limit))]
 
 
+@pytest.mark.slow
 async def test_checks_begin_after_a_while_and_back_off_up_to_a_minute_but_never_past_the_deadline(rig: Rig) -> None:
     upload = await rig.begin(await rig.user())
     checked = []

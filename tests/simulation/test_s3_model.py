@@ -6,6 +6,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from godrive.blobs.s3 import S3BlobStore
 from godrive.simulation.s3_bucket import Honours
 from godrive.simulation.s3_world import S3World
@@ -22,6 +24,7 @@ class Now:
 
 
 @each("put, complete", product((True, False), repeat=2))
+@pytest.mark.slow
 def test_the_probe_finds_what_the_model_honours(tmp_path: Path, put: bool, complete: bool) -> None:
     world = S3World(Plan(1, world="s3"), tmp_path, None)
     world.s3.bucket.honours = Honours(conditional_put=put, conditional_complete=complete)

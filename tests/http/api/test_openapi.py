@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import requests
 
 from godrive.http.api.openapi import document
@@ -17,6 +18,7 @@ DOCUMENT = document(OPERATIONS, base_url="http://drive.test")
 
 
 @each("operation", OPERATIONS)
+@pytest.mark.slow
 def test_what_may_be_wrong_with_any_request_is_described_for_each(operation: Operation, url: str) -> None:
     described = DOCUMENT["paths"][operation.path][operation.method.lower()]["responses"]
     path = re.sub(r"{\w+}", "x", operation.path)

@@ -340,6 +340,7 @@ async def test_a_stream_ends_with_its_session(site: Site, ann: Person) -> None:
         assert await stream.block() == {}
 
 
+@pytest.mark.slow
 async def test_a_reader_that_takes_nothing_is_cut_off_and_holds_little_memory(
     site: Site, ann: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:

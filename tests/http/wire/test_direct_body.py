@@ -79,6 +79,7 @@ async def take_all(body: DirectBody) -> list[memoryview | bytes]:
 
 @each("length", [1, PIECE - 1, PIECE, PIECE + 1, 9 * MIB + 5])
 @each("seen", [0, 1, 4095, 4096, 70_000])
+@pytest.mark.slow
 async def test_what_is_left_comes_whole_and_in_order(line: Line, length: int, seen: int) -> None:
     content = os.urandom(length)
     body = line.body(length + seen, seen)
@@ -91,6 +92,7 @@ async def test_what_is_left_comes_whole_and_in_order(line: Line, length: int, se
 
 @each("arrived", [1, 70_000, PIECE - 4096, 3 * MIB])
 @each("seen", [0, 4095, 70_000])
+@pytest.mark.slow
 async def test_what_has_arrived_comes_first_and_the_rest_is_in_step_with_pages(
     line: Line, arrived: int, seen: int
 ) -> None:
@@ -191,6 +193,7 @@ def _flags_of(address: int) -> list[str]:
     raise AssertionError(address)
 
 
+@pytest.mark.slow
 async def test_a_client_is_held_back_while_nothing_is_taken(line: Line) -> None:
     content = os.urandom(40 * MIB)
     body = line.body(len(content))
