@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from godrive.blobs import Staged
-from godrive.blobs.body_check import BodyCheck
 from godrive.blobs.growing import GrowingFile, remove, unfinished
 from godrive.blobs.kept_appends import KeptAppends
 from godrive.blobs.objects import Objects
@@ -96,7 +95,7 @@ class DiskAppends:
         """Go on with a file that is not open."""
         key, offset = staged.key, staged.offset
         file = GrowingFile(self._objects.uploads, key, offset, self._running.take(key, offset))
-        return StagedAppend(file, BodyCheck(None), disk=self._disk, digests=self._digests, memory=self._memory)
+        return StagedAppend(file, disk=self._disk, digests=self._digests, memory=self._memory)
 
     async def finish(self, staged: Staged, *, sha256: str | None = None, mime: str | None = None) -> BlobInfo:
         """See :meth:`godrive.blobs.Appendable.finish`."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+from concurrent.futures import Executor
 from functools import partial
 from typing import TYPE_CHECKING
 
 from godrive.blobs.body_check import BodyCheck
 from godrive.blobs.growing import GrowingFile
-from godrive.blobs.staged_write import StagedWrite, share
+from godrive.blobs.staged_write import Batch, StagedWrite, share
 from godrive.blobs.staging import LARGE_FILE
+from godrive.memory import MemoryBudget
 
 if TYPE_CHECKING:
     from hashlib import _Hash as Digest
@@ -23,18 +25,27 @@ FEW = 16
 """Concurrent appends that have a buffer for direct writes.  More of them write to the page cache."""
 
 _AHEAD = 4
-"""Batches that may wait in an executor while the next one is received, if appends are few: a chunk of 8 MiB."""
+"""Batches that may wait to be written while the next one is received, if appends are few: a chunk of 8 MiB."""
+_UNDIGESTED = 6
+"""Batches after which a digest begins before the body has ended, if appends are few: more than a chunk of 8 MiB."""
 
 
 class StagedAppend(StagedWrite):
     """Bodies being appended to a growing file.  Each begins with :meth:`expect`.
 
-    The digest may lag behind, also when the next body comes.
+    The digest may lag behind, also when the next body comes.  It begins when a body
+    has ended, because until then the client, the loop and the disk need the
+    processors, and while the last bytes become durable they do not.
     """
 
     staged: GrowingFile
     is_clean = False
     """Whether all of the last body is durable, so that the next one can follow."""
+    _undigested = 0
+
+    def __init__(self, staged: GrowingFile, *, disk: Executor, digests: Executor, memory: MemoryBudget) -> None:
+        super().__init__(staged, BodyCheck(None), disk=disk, digests=digests, memory=memory)
+        self._to_digest: Batch = []
 
     @property
     def offset(self) -> int:
@@ -50,6 +61,43 @@ class StagedAppend(StagedWrite):
         self.staged.is_large = (size or 0) > LARGE_FILE
         self._batch = min(share(APPENDED, among, halved=5), self._memory.share(APPENDED))
         self._ahead = _AHEAD if are_few else 1
+        self._may_wait = _UNDIGESTED * self._batch if are_few else 0
+
+    def held_bytes(self) -> int:
+        """Bytes that were received, and are not yet written or not yet digested."""
+        if not self._executors:
+            return self._collected
+        disk, digests = self._executors
+        return self._collected + max(disk.held, digests.held + self._undigested)
+
+    def shed(self) -> None:
+        """Write and digest what waits now.  The memory is free once that is done."""
+        super().shed()
+        self._digest()
+
+    async def _pass_on(self) -> None:
+        """Have the batch written, once there is room for it, and digested, if much waits for that."""
+        disk, digests = self._executors or self._start()
+        await disk.settle(self._ahead - 1)
+        if self._rest:  # unless it was shed meanwhile
+            self._push()
+        if digests.held + self._undigested > self._may_wait:
+            self._digest()
+            await digests.settle(1)
+
+    def _push(self) -> None:
+        """Have the collected bytes written, and keep them to be digested."""
+        disk, _ = self._executors or self._start()
+        disk.push(self._rest)
+        self._to_digest += self._rest
+        self._undigested += self._collected
+        self._rest, self._collected = [], 0
+
+    def _digest(self) -> None:
+        """Have digested what was kept for that."""
+        if self._to_digest:
+            self._executors[1].push(self._to_digest)
+            self._to_digest, self._undigested = [], 0
 
     async def steps(self, body: AsyncIterable[bytes | memoryview], *, whole: bool) -> AsyncGenerator[int]:
         """Receive *body*, and yield the length of the file each time that more of it is durable.
@@ -97,7 +145,8 @@ class StagedAppend(StagedWrite):
         disk, digests = self._executors or self._start()
         apart = digests.is_busy or self._collected < self.received
         if apart:
-            digests.push(self._rest)
+            self._to_digest += self._rest
+            self._digest()
         disk.push(self._rest, partial(self.staged.write_durably, digested=apart, last=last))
         self._rest, self._collected = [], 0
         await disk.settle(0)
@@ -115,6 +164,7 @@ class StagedAppend(StagedWrite):
     async def cut_off(self, length: int) -> None:
         """Stop writing, cut off what was written after *length* bytes, and close the file."""
         self._rest, self._collected = [], 0
+        self._to_digest, self._undigested = [], 0
         for executor in self._executors:
             await executor.stop()
         await self._leave(partial(self.staged.cut, length))

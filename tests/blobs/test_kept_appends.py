@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import pytest
 
 from godrive.blobs import Staged, growing, kept_appends
 from godrive.blobs.disk import DiskBlobStore
+from godrive.blobs.growing import GrowingFile
 from godrive.blobs.staged_append import FEW
 from godrive.errors import Gone
 from tests.contracts.test_blob_store import new_key, pieces
@@ -83,6 +84,39 @@ async def test_bodies_that_follow_one_another_open_the_file_once(
     blob = await store.finish(staged)
     assert (blob.size_bytes, blob.sha256) == (len(data), hashlib.sha256(data).hexdigest())
     assert len(opened) == 1
+
+
+async def test_a_digest_begins_when_the_body_has_ended_or_much_of_it_waits(
+    store: DiskBlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digested = [0]
+    digest = GrowingFile.digest
+
+    def count(self: GrowingFile, chunks: Sequence[bytes | memoryview]) -> None:
+        digest(self, chunks)
+        digested[0] += sum(map(len, chunks))
+
+    monkeypatch.setattr(GrowingFile, "digest", count)
+    piece, chunk = os.urandom(2 * MIB), 8 * MIB
+    waiting: list[int] = []
+
+    async def body(size: int) -> AsyncIterator[bytes]:
+        for sent in range(0, size, len(piece)):
+            waiting.append(sent - digested[0])
+            yield piece
+
+    staged = Staged(key=new_key())
+    async with aclosing(store.append(staged, body(chunk), size=100 * MIB)) as steps:
+        staged = [step async for step in steps][-1]
+    assert waiting == list(range(0, chunk, len(piece)))  # nothing was digested while it came
+    with anyio.fail_after(30):
+        while digested[0] < chunk:
+            await anyio.sleep(0.01)
+    waiting, digested = [], [0]
+    async with aclosing(store.append(staged, body(92 * MIB), size=100 * MIB)) as steps:
+        staged = [step async for step in steps][-1]
+    assert max(waiting) < 32 * MIB
+    assert (await store.finish(staged)).sha256 == hashlib.sha256(50 * piece).hexdigest()
 
 
 async def test_few_files_stay_open(store: DiskBlobStore, tmp_path: Path) -> None:
