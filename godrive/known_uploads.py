@@ -1,9 +1,10 @@
-"""Uploads that this process has just begun, as they were then.
+"""Uploads that this process has just begun or continued, as they were then.
 
 The PUT of a small body follows its intent at once, and to read the row again
 costs a good part of publishing it.  So the first PUT within a moment finds the
-upload here, once its bytes are there too.  The rule that publishes compares the
-row, and decides.
+upload here, once its bytes are there too.  The next append to an upload of known
+length mostly follows at once too.  The rule that publishes or moves the offset
+compares the row, and decides.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class KnownUploads:
         self._known: OrderedDict[UploadId, tuple[float, Upload]] = OrderedDict()
 
     def keep(self, upload: Upload) -> None:
-        """Know an upload that has just begun."""
+        """Know an upload that has just begun or continued."""
         self._known[upload.id] = self._clock.monotonic() + RECENT, upload
         if len(self._known) > _CAPACITY:
             self._known.popitem(last=False)

@@ -7,7 +7,7 @@ by compare-and-set.  Of two appends, in whatever process, only the one that
 claimed last can move it.  So a kill at any time loses only bytes after the
 offset, and the client sends those again.  An append whose last move is known
 leaves its claim to the next one in the same process, which need not write a row
-before it reads bytes.
+before it reads bytes, and within a moment need not read it either.
 
 In one process, a new request for an upload first ends the one before it: that
 body ends where it is, what came of it is made durable, and the new request sees
@@ -46,7 +46,7 @@ from godrive.messages.resumable import AdvanceUpload, ClaimUpload, DeclareLength
 from godrive.messages.storage import DeleteBlob, DigestBlob, DiscardStaged, HeadBlob, SniffBlob
 from godrive.messages.uploads import AbortUpload, BeginUpload, FailUpload, GetUpload
 from godrive.model import ETag, OnConflict, Spot, Upload, UploadId, UploadKind, UploadState, VersionId, new_id
-from godrive.principal import Principal
+from godrive.principal import HostUser, Principal, UserSession
 from godrive.transfer import NO_TURN, Turn, check_open, remove_unneeded
 
 if TYPE_CHECKING:
@@ -240,6 +240,7 @@ async def _join(drive: GoDrive, by: Principal, joined: Joined) -> Upload:
 async def abort(drive: GoDrive, by: Principal, upload_id: UploadId) -> Upload:
     """Abort the upload and delete its bytes.  Idempotent.  Raises ``NotFound``, ``UploadFinished``."""
     upload = await drive.metadata.ask(AbortUpload(by, upload_id))
+    drive.known_uploads.take(upload_id, upload.owner_id)
     with suppress(DriveError):  # the janitor repeats it
         async with drive.append_turns.take(upload_id):
             await _store(drive).discard(staged_of(upload))
@@ -317,6 +318,8 @@ class _Append:
         upload = await _move(self._drive, self._by, upload, staged)
         if is_last:
             self._drive.append_turns.keep_claim(upload.id, upload.writer)
+            if upload.length is not None and upload.received_bytes < upload.length:
+                self._drive.known_uploads.keep(upload)
         elif self.progress is not None:
             self.progress(upload.received_bytes)
         return upload
@@ -330,6 +333,10 @@ async def _claimed(
     The caller has the turn.
     """
     kept = drive.append_turns.take_claim(upload_id)
+    if kept and length is None and isinstance(by, UserSession | HostUser):
+        known = drive.known_uploads.take(upload_id, by.user_id)
+        if known is not None and (known.writer, known.received_bytes) == (kept, offset):
+            return known  # what has ended it meanwhile, the next move of the offset finds out
     while True:
         if offset is None or (kept and length is None):
             upload = await drive.metadata.ask(GetUpload(by, upload_id))

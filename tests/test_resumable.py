@@ -28,6 +28,7 @@ from godrive.errors import (
     OffsetMismatch,
     QuotaExceeded,
     StorageFull,
+    StoreUnavailable,
     TooLarge,
     UploadFinished,
     UploadTakenOver,
@@ -38,7 +39,7 @@ from godrive.messages.janitor import Sweep
 from godrive.messages.resumable import AdvanceUpload, ClaimUpload
 from godrive.messages.storage import FinishStaged, ListAbandoned
 from godrive.messages.system import RecountUsage
-from godrive.messages.uploads import BeginUpload, GetUpload, TouchUpload
+from godrive.messages.uploads import AbortUpload, BeginUpload, GetUpload, TouchUpload
 from godrive.model import (
     FileId,
     ObjectKey,
@@ -153,6 +154,29 @@ async def test_an_offset_from_the_past_or_the_future_is_refused_with_the_right_o
     await check_file(drive, ann, await resumable.append(drive, ann, upload.id, 5, chunks(b"67890")), b"1234567890")
     with pytest.raises(OffsetMismatch):
         await resumable.append(drive, ann, upload.id, 5, chunks(b"67890"))
+
+
+@pytest.mark.parametrize("driver", ["memory", "disk"])
+async def test_an_append_that_follows_at_once_reads_no_row_and_compares_it_when_the_offset_moves(driver: str) -> None:
+    faults, clock = FaultPoints(), ManualClock()
+    async with open_drive(faults=faults, clock=clock, blobs={"driver": driver}) as drive:
+        ann, bob = HostUser(user_id=(await sign_up(drive)).id), HostUser(user_id=(await sign_up(drive, "bob@x.org")).id)
+        upload = await resumable.begin(drive, ann, ROOT, "a.bin", size=9)
+        await resumable.append(drive, ann, upload.id, 0, chunks(b"one"))
+        faults.refuse(GetUpload, StoreUnavailable("It was asked."), times=1000)
+        faults.refuse(ClaimUpload, StoreUnavailable("It was asked."), times=1000)
+        await resumable.append(drive, ann, upload.id, 3, chunks(b"two"))
+        for by, offset, later in ((bob, 6, 0), (ann, 3, 0), (ann, 6, 2)):
+            clock.advance(later)
+            with pytest.raises(StoreUnavailable, match="It was asked"):
+                await resumable.append(drive, by, upload.id, offset, chunks(b"six"))
+        faults.refuse(GetUpload, StoreUnavailable(), times=0)
+        faults.refuse(ClaimUpload, StoreUnavailable(), times=0)
+        await resumable.append(drive, ann, upload.id, 6, chunks(b"si"))
+        await drive.metadata.ask(AbortUpload(ann, upload.id))  # as another process does
+        with pytest.raises(Gone):
+            await resumable.append(drive, ann, upload.id, 8, chunks(b"x"))
+        assert (await drive.metadata.ask(GetUpload(ann, upload.id))).received_bytes == 8
 
 
 async def test_what_came_before_a_cut_counts(drive: GoDrive, ann: HostUser) -> None:
