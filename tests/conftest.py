@@ -15,7 +15,7 @@ from hypothesis import settings
 from tests import shared
 from tests.servers import CephGateway, MissingProgram, NatsServer, PostgresServer, Server
 
-pytest_plugins = ["tests.engines", "tests.npm"]
+pytest_plugins = ["tests.balance", "tests.engines", "tests.npm"]
 
 
 SLOW = {"clients", "e2e", "hostile"}
