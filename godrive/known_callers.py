@@ -7,6 +7,8 @@ nothing.  Only the actor writes.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from godrive.clock import Clock
 from godrive.principal import Caller
 
@@ -17,7 +19,7 @@ class KnownCallers:
     def __init__(self, clock: Clock, *, capacity: int = 16_384) -> None:
         self._clock = clock
         self._capacity = capacity
-        self._known: dict[str, tuple[Caller, float]] = {}
+        self._known: OrderedDict[str, tuple[Caller, float]] = OrderedDict()
 
     def __len__(self) -> int:
         """Return the number of entries."""
@@ -33,7 +35,7 @@ class KnownCallers:
         self._known.pop(token, None)  # the latest comes last
         self._known[token] = by, until
         if len(self._known) > self._capacity:
-            del self._known[next(iter(self._known))]
+            self._known.popitem(last=False)
 
     def clear(self) -> None:
         """Forget all, because a session has ended."""

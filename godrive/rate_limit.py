@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
@@ -35,7 +36,7 @@ class RateLimiter:
         self.window = window
         self._clock = clock
         self._capacity = capacity
-        self._records: dict[str, _Record] = {}
+        self._records: OrderedDict[str, _Record] = OrderedDict()
 
     def __len__(self) -> int:
         """Return the number of stored keys."""
@@ -58,7 +59,7 @@ class RateLimiter:
         self._records[key] = record  # the latest attempt comes last
         record.pending += 1
         if len(self._records) > self._capacity:
-            del self._records[next(iter(self._records))]
+            self._records.popitem(last=False)
         return record
 
     def finish(self, key: str, record: _Record, *, failed: bool) -> None:

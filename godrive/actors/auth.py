@@ -9,6 +9,7 @@ once than that.
 from __future__ import annotations
 
 import secrets
+from collections import OrderedDict
 from contextlib import suppress
 
 from godrive import config, email_address
@@ -80,7 +81,7 @@ class AuthActor(Actor[Auth]):
         self._known = known
         self._known.clear()
         self._liveness = SessionCache(self._is_alive, clock)
-        self._verified: dict[str, tuple[UserSession, float]] = {}
+        self._verified: OrderedDict[str, tuple[UserSession, float]] = OrderedDict()
 
     async def on_stop(self) -> None:
         self._passwords.close()
@@ -198,7 +199,7 @@ class AuthActor(Actor[Auth]):
         if verified is None:
             principal, expires_at = self._tokens.verify_access(ask.token, now=now)
             if len(self._verified) >= _CACHED_TOKENS:
-                del self._verified[next(iter(self._verified))]
+                self._verified.popitem(last=False)
             verified = self._verified[ask.token] = principal, expires_at.timestamp()
         principal, expires = verified
         if expires <= now.timestamp():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
@@ -32,7 +33,7 @@ class SessionCache(Generic[C]):
         self._clock = clock
         self._max_age = max_age
         self._capacity = capacity
-        self._alive_at: dict[str, float] = {}
+        self._alive_at: OrderedDict[str, float] = OrderedDict()
         self._reads: dict[str, asyncio.Task[bool]] = {}
 
     def __len__(self) -> int:
@@ -78,7 +79,7 @@ class SessionCache(Generic[C]):
                 self._alive_at.pop(key, None)  # the latest result comes last
                 self._alive_at[key] = asked_at
                 if len(self._alive_at) > self._capacity:
-                    del self._alive_at[next(iter(self._alive_at))]
+                    self._alive_at.popitem(last=False)
             return alive
         finally:
             if self._reads.get(key) is me:
