@@ -61,13 +61,11 @@ _FREE_KEPT = 1.0
 class DiskBlobStore(DiskAppends, DiskMoves, DiskTakes):
     """Keeps blobs below *path*, with at most *threads* concurrent disk operations.
 
-    One process at a time may write below *path*; the caller ensures that.  A
-    put that would leave less than *min_free_bytes* on the file system, which the
-    catalog may share, raises ``StorageFull`` before it begins.  With *named*,
-    staging files always have names.  Bytes that wait for the disk count against
-    *memory*.  Blobs of at most *pack_below* bytes are packed; those that were
-    stored otherwise stay where they are.  A *guest* opens it beside a server, and
-    leaves the log of the index of packs to it.
+    One process at a time may write below *path*; the caller ensures that.  A put that would leave less than
+    *min_free_bytes* on the file system, which the catalog may share, raises ``StorageFull`` before it begins.  With
+    *named*, staging files always have names.  Bytes that wait for the disk count against *memory*.  Blobs of at most
+    *pack_below* bytes are packed; those that were stored otherwise stay where they are.  A *guest* opens it beside a
+    server, and leaves the log of the index of packs to it.
     """
 
     def __init__(

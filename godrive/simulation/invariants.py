@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from godrive.errors import NotFound
 from godrive.messages.janitor import Sweep
 from godrive.messages.system import UsageDrift
+from godrive.paths import exists
 from godrive.simulation.account import Violation
 from godrive.simulation.letters import unanswered
 from godrive.simulation.loop import EPOCH, within
@@ -132,7 +133,7 @@ def rows(world: World, sql: str) -> list[tuple[Any, ...]]:
 def has_noted_time(world: World) -> bool:
     """Whether the catalog has what a clock has shown, which the first reconciliation or sweep writes."""
     return (
-        world.machine.config.catalog_path.exists()
+        exists(world.machine.config.catalog_path)
         and bool(rows(world, "SELECT 1 FROM sqlite_schema WHERE name = 'catalog'"))
         and bool(rows(world, "SELECT 1 FROM catalog WHERE time_noted_at > 0"))
     )
