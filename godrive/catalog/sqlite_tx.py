@@ -73,8 +73,11 @@ class SqliteTx:
         return self._execute(self._cursor, sql, values).rowcount
 
     async def run_each(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        for values in rows:
-            self._execute(self._cursor, sql, values)
+        statement, arrange = positional(sql)
+        try:
+            self._cursor.executemany(statement, map(arrange, rows))
+        except (UnicodeEncodeError, OverflowError):
+            raise _unstorable() from None
 
     async def grow(self) -> None:
         if self.full is not None:

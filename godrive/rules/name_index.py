@@ -66,12 +66,12 @@ async def index(tx: Tx, ask: IndexNames, env: Env) -> bool:
     entry_ids = list(dict.fromkeys(row[1] for row in waiting))
     states = {row[0]: row for row in await _each(tx, _STATES, entry_ids)}
     owners = {row[1]: UserId(row[0]) for row in waiting}
-    new = defaultdict[UserId, list[Row]](list)
+    new = defaultdict[UserId, list[tuple[int, str, str]]](list)
     changed: list[tuple[int, str]] = []
-    for id_, key, list_state, _, number, text in states.values():
+    for id_, key, list_state, created_at, number, text in states.values():
         wanted = "" if list_state == "hidden" else index_text(key)
         if number is None and wanted:
-            new[owners[id_]].append(states[id_])
+            new[owners[id_]].append((created_at, id_, wanted))
         elif number is not None and text != wanted:
             changed.append((number, wanted))
     await tx.run_each("UPDATE names SET text = $2 WHERE number = $1", changed)
@@ -82,18 +82,18 @@ async def index(tx: Tx, ask: IndexNames, env: Env) -> bool:
     return True
 
 
-async def _add(tx: Tx, owner_id: UserId, found: list[Row]) -> None:
-    """Give the entries the next numbers of their owner."""
+async def _add(tx: Tx, owner_id: UserId, found: list[tuple[int, str, str]]) -> None:
+    """Give the entries the next numbers of their owner: the time that each was made, its id, and its text."""
     after = await numbers_after(tx, owner_id)
     if after is None:
         (users,) = rows.found(await tx.one("UPDATE name_index SET users = users + 1 WHERE id = 1 RETURNING users"))
         after = users * NUMBERS
         await tx.run("UPDATE users SET names_after = $2 WHERE id = $1", owner_id, after)
     (last,) = rows.found(await tx.one(_LAST, after, after + NUMBERS))
-    found.sort(key=lambda row: (row[3], row[0]))
+    found.sort()
     await tx.run_each(
         "INSERT INTO names (number, entry_id, created_at, text) VALUES ($1, $2, $3, $4)",
-        [(number, row[0], row[3], index_text(row[1])) for number, row in enumerate(found, last + 1)],
+        [(number, id_, created_at, text) for number, (created_at, id_, text) in enumerate(found, last + 1)],
     )
 
 
