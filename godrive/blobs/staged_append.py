@@ -27,7 +27,9 @@ FEW = 16
 _AHEAD = 4
 """Batches that may wait to be written while the next one is received, if appends are few: a chunk of 8 MiB."""
 _UNDIGESTED = 6
-"""Batches after which a digest begins before the body has ended, if appends are few: more than a chunk of 8 MiB."""
+"""Batches after which a digest begins before the body has ended: more than a chunk of 8 MiB."""
+_ALONE = 2
+"""Concurrent appends whose digests begin late.  Of more, one has bytes to digest while another receives."""
 
 
 class StagedAppend(StagedWrite):
@@ -61,7 +63,7 @@ class StagedAppend(StagedWrite):
         self.staged.is_large = (size or 0) > LARGE_FILE
         self._batch = min(share(APPENDED, among, halved=5), self._memory.share(APPENDED))
         self._ahead = _AHEAD if are_few else 1
-        self._may_wait = _UNDIGESTED * self._batch if are_few else 0
+        self._may_wait = _UNDIGESTED * self._batch if among < _ALONE else 0
 
     def held_bytes(self) -> int:
         """Bytes that were received, and are not yet written or not yet digested."""
@@ -77,13 +79,9 @@ class StagedAppend(StagedWrite):
 
     async def _pass_on(self) -> None:
         """Have the batch written, once there is room for it, and digested, if much waits for that."""
-        disk, digests = self._executors or self._start()
-        await disk.settle(self._ahead - 1)
-        if self._rest:  # unless it was shed meanwhile
-            self._push()
-        if digests.held + self._undigested > self._may_wait:
+        await super()._pass_on()
+        if self._undigested and self._executors[1].held + self._undigested > self._may_wait:
             self._digest()
-            await digests.settle(1)
 
     def _push(self) -> None:
         """Have the collected bytes written, and keep them to be digested."""
