@@ -110,9 +110,10 @@ class Daemon:
         self._process: subprocess.Popen[bytes] | Forked
         with log.open("ab") as output:
             if forked:
-                files = output.fileno(), output.fileno()
-                arguments = [*map(str, command)]
-                self._process = zygote().fork(arguments, os.environ if env is None else env, files, note=self._note)
+                with Path(os.devnull).open("rb") as nothing:
+                    files = nothing.fileno(), output.fileno(), output.fileno()
+                    arguments = [*map(str, command)]
+                    self._process = zygote().fork(arguments, os.environ if env is None else env, files, note=self._note)
                 return
             self._process = subprocess.Popen(
                 guarded,

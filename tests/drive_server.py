@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
@@ -169,16 +169,26 @@ class DriveServer(Server):
 
 
 def run(
-    *arguments: str | Path, within: float = 60.0, cwd: Path | None = None, **env: str
+    *arguments: str | Path, within: float = 60.0, cwd: Path | None = None, stdin: str = "", **env: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command of GoDrive to its end, with nothing to read.  *env* is added to the environment."""
+    """Run a command of GoDrive to its end, with *stdin* to read.  *env* is added to the environment."""
     command, environ = [*map(str, arguments)], {**environment(), **env}
     if PROGRAM != _PYTHON:
         return subprocess.run(
-            [*PROGRAM, *command], env=environ, cwd=cwd, capture_output=True, text=True, timeout=within, check=False
+            [*PROGRAM, *command],
+            env=environ,
+            cwd=cwd,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=within,
+            check=False,
         )
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        child = zygote().fork(command, environ, (out.fileno(), err.fileno()), cwd=cwd)
+    with ExitStack() as files:
+        given, out, err = (files.enter_context(tempfile.TemporaryFile("w+")) for _ in range(3))
+        given.write(stdin)
+        given.seek(0)
+        child = zygote().fork(command, environ, (given.fileno(), out.fileno(), err.fileno()), cwd=cwd)
         try:
             code = child.wait(within)
         finally:

@@ -29,6 +29,7 @@ from godrive.commands.table import COMMANDS
 from godrive.credentials import check_password
 from tests.cases import each
 from tests.drive_server import DriveServer, environment
+from tests.drive_server import run as run_command
 from tests.servers import Daemon, PostgresServer, answers, free_port
 
 PASSWORD = "correct horse"
@@ -82,16 +83,7 @@ def users(run: Run) -> list[dict[str, Any]]:
 
 
 def spawn(*arguments: str | Path, folder: Path, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "godrive", *arguments],
-        cwd=folder,
-        env=environment() | env,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    return run_command(*arguments, cwd=folder, stdin=stdin, within=30, **env)
 
 
 # In general
@@ -504,7 +496,14 @@ def test_package_that_a_configuration_needs_is_named_with_the_command_that_insta
     (tmp_path / "aiobotocore").mkdir()
     (tmp_path / "aiobotocore" / "__init__.py").write_text("raise ModuleNotFoundError(name='aiobotocore')")
     path = f"{tmp_path}{os.pathsep}{environment()['PYTHONPATH']}"
-    done = spawn("serve", folder=tmp_path, PYTHONPATH=path, GODRIVE_BLOBS_DRIVER="s3")
+    done = subprocess.run(
+        [sys.executable, "-m", "godrive", "serve"],
+        cwd=tmp_path,
+        env=environment() | {"PYTHONPATH": path, "GODRIVE_BLOBS_DRIVER": "s3"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (done.returncode, done.stderr) == (
         2, "godrive: aiobotocore is not installed. pip install 'godrive-server[s3]'\n"
     )  # fmt: skip

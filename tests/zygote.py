@@ -101,12 +101,12 @@ class Zygote:
         self,
         arguments: Sequence[str],
         env: Mapping[str, str],
-        files: tuple[int, int],
+        files: tuple[int, int, int],
         *,
         note: Path | None = None,
         cwd: Path | None = None,
     ) -> Forked:
-        """Run ``godrive`` with the arguments, and *files* as its output and errors.
+        """Run ``godrive`` with the arguments, and *files* as its input, output and errors.
 
         The child writes its line of ``/proc`` to *note* first.
         """
@@ -156,33 +156,34 @@ def _serve(requests: socket.socket) -> list[str] | None:
                         code = os.waitstatus_to_exitcode(status)
                         asker.send(code.to_bytes(_ENDED, "big", signed=True))
         if requests in readable:
-            said, fds, _, _ = socket.recv_fds(requests, _MOST_BYTES, 3)
+            said, fds, _, _ = socket.recv_fds(requests, _MOST_BYTES, 4)
             if not said:
                 return None
-            *outputs, end = fds
+            *files, end = fds
             asker = socket.socket(fileno=end)
             pid = os.fork()
             if pid == 0:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                for file in (requests, asker, *children.values()):
-                    file.close()
+                for inherited in (requests, asker, *children.values()):
+                    inherited.close()
                 os.close(waking)
                 os.close(woken)
-                return _become(json.loads(said), outputs)
+                return _become(json.loads(said), files)
             children[pid] = asker
-            for output in outputs:
-                os.close(output)
+            for file in files:
+                os.close(file)
             requests.send(str(pid).encode())
 
 
-def _become(request: dict[str, Any], outputs: list[int]) -> list[str]:
+def _become(request: dict[str, Any], files: list[int]) -> list[str]:
     """Take over the files, the environment and the folder of the request; its arguments."""
     os.setsid()
     Path(request["note"]).write_text(Path("/proc/self/stat").read_text())
-    for number, output in enumerate(outputs, 1):
-        os.dup2(output, number)
-        os.close(output)
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
     sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
     os.environ.clear()
     os.environ.update(request["env"])

@@ -79,10 +79,7 @@ async def test_the_commands_of_the_documentation_with_a_passphrase_and_for_one_u
         (file,) = await client.files()
         assert await client.download(file["id"]) == b"the plan"
         assert "No user has" in backup(server, "restore", "--user", "eve@example.com", code=1)
-        command = [*PROGRAM, "backup", "passphrase", "--config", str(server.folder / "config.toml")]
-        changed = subprocess.run(
-            command, input="a new one\n", env=environment(), capture_output=True, text=True, check=False
-        )
+        changed = run("backup", "passphrase", "--config", server.folder / "config.toml", stdin="a new one\n")
         assert (changed.returncode, changed.stderr) == (0, "")
         assert "The old one does not open it any more" in changed.stdout
         secret.write_text("a new one\n")

@@ -119,8 +119,7 @@ async def test_an_import_that_is_killed_is_continued(drive_server: DriveServer, 
 
 def test_the_drive_may_lie_in_the_folder_and_hard_links_come_with_a_warning(server: DriveServer) -> None:
     assert "nobody@example.com" in command(server, "import", server.folder, "--user", "nobody@example.com", code=1)
-    add: list[str | Path] = [*PROGRAM, "user", "add", ADA, "--config", server.folder / "config.toml"]
-    subprocess.run(add, env=environment(), input="correct horse\n", text=True, check=True, capture_output=True)
+    run("user", "add", ADA, "--config", server.folder / "config.toml", stdin="correct horse\n").check_returncode()
     (server.folder / "one").write_bytes(b"1" * 20_000)
     told = command(server, "import", server.folder, "--user", ADA, "--hard-links")
     assert "now changes it in the drive" in told

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import uuid
 from pathlib import Path
 
 import botocore.session
 import pytest
 
-from tests.drive_server import PROGRAM, DriveServer, environment
+from tests.drive_server import DriveServer, run
 from tests.e2e.client import Client
 from tests.servers import CephGateway, PostgresServer
 
@@ -47,9 +46,8 @@ async def test_from_a_folder_to_s3_and_postgres_everything_is_still_there(
         before = await client.files()
         drive_server.stop()
 
-        config = str(drive_server.folder / "config.toml")
-        unpack = [*PROGRAM, "sweep", "--unpack", "--config", config]
-        subprocess.run(unpack, env=environment(), check=True, capture_output=True)
+        config = drive_server.folder / "config.toml"
+        run("sweep", "--unpack", "--config", config).check_returncode()
 
         bucket = f"t{uuid.uuid4().hex}"
         copy_blobs(drive_server, ceph_gateway, bucket)
@@ -64,8 +62,7 @@ async def test_from_a_folder_to_s3_and_postgres_everything_is_still_there(
             },
         }
         drive_server.command()  # writes the configuration
-        copy = [*PROGRAM, "catalog", "copy", "--config", config]
-        subprocess.run(copy, env=environment(), check=True, capture_output=True)
+        run("catalog", "copy", "--config", config).check_returncode()
 
         drive_server.start()
         assert await client.files() == before
