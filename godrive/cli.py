@@ -18,7 +18,7 @@ from pathlib import Path
 from godrive import __version__
 from godrive.commands import add_command, write_error
 from godrive.commands.table import COMMANDS
-from godrive.errors import ConfigError, DriveError, GaveUp
+from godrive.errors import ConfigError, DriveError, GaveUp, Invalid, TooDeep
 from godrive.extras import EXTRAS
 
 FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
@@ -44,10 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = arguments.run(arguments)
         sys.stdout.flush()
-    except ConfigError as error:
-        return _complain(error.detail, error.hint, MISTAKE)
     except DriveError as error:
-        return _complain(error.detail, error.hint, FAILED)
+        # Kinds of Invalid that are about bytes on their way may pass.
+        is_mistake = isinstance(error, ConfigError | TooDeep) or type(error) is Invalid
+        return _complain(error.detail, error.hint, MISTAKE if is_mistake else FAILED)
     except GaveUp as error:
         return _complain(f"Gave up: {error}.", "The log above has the cause.", FAILED)
     except ModuleNotFoundError as error:

@@ -117,6 +117,12 @@ def test_a_folder_goes_to_the_server_and_comes_back_the_same(run: Run, tmp_path:
     assert (tmp_path / "copy" / "none").stat().st_mtime == 1_000_000_000
 
 
+def test_a_path_that_no_entry_can_have_is_a_mistake_in_the_arguments(run: Run) -> None:
+    for command in (("ls", "/a/../b"), ("find", "a", "--in", "a/.."), ("get", "/", "-")):
+        code, out, err = run(*command)
+        assert (code, out, err.count("\n")) == (2, "", 1), err
+
+
 def test_a_target_that_ends_in_a_slash_is_a_folder(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"1")
     assert run("put", "file", "/top/")[0] == 0
