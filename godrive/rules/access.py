@@ -274,7 +274,9 @@ def presume(by: Principal, where: Spot, verb: Verb) -> Folder | None:
     The statement that uses it must check that the owner is active, and the depth of the folder unless it is the root.
     Raises ``Forbidden``.
     """
-    if isinstance(where, At) or not isinstance(by, UserSession | HostUser | ApiToken) or root_of(by) is not None:
+    if not isinstance(by, UserSession | HostUser | ApiToken) or root_of(by) is not None:
+        return None
+    if isinstance(where, At) and (where.path or where.below):
         return None
     check_scope(by, verb)
     return Folder(by.user_id, where.folder_id if isinstance(where, In) else None)

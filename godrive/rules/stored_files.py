@@ -20,8 +20,9 @@ from godrive.rules import changes, entries, folders, rows, versions
 from godrive.rules.access import Folder, check_scope, presume
 from godrive.rules.names import MOST_DEPTH
 from godrive.rules.publishing import become_file, file_of, publish_simple
-from godrive.rules.registry import Env, rule
+from godrive.rules.registry import Env, Question, rule
 from godrive.rules.room import HAS_ROOM, limits_of, no_room, room_for
+from godrive.rules.seen_paths import ask_for_path, is_held, seen_path
 from godrive.rules.uploads import check_offer
 
 _CHECK = (
@@ -38,6 +39,10 @@ _IS_NEW_IN_FOLDER = {
     locks: f"{_IS_NEW} AND {held_depth('$1', f'${_FIRST + 4}', locks=locks)} <= {MOST_DEPTH - 2}"
     for locks in (False, True)
 }
+_IS_NEW_ON_PATH = (  # for PostgreSQL, where the function locks the owner before the rest looks
+    f"{_IS_NEW} AND CASE WHEN {held_depth('$1', f'${_FIRST + 4}', locks=True)} <= {MOST_DEPTH - 2} "
+    f"THEN {is_held(f'${_FIRST + 7}', f'${_FIRST + 8}')} ELSE FALSE END"
+)
 _STORED = f"SELECT {rows.FILE} FROM entries WHERE id = (SELECT file_id FROM versions WHERE id = $1)"
 
 
@@ -56,7 +61,12 @@ async def check_room(tx: Tx, ask: CheckRoom, env: Env) -> Room:
     return Room(size_bytes=rows.MOST_BYTES if left is None else left, rows=room)
 
 
-@rule(StoreFile, writes=True)
+def see(ask: StoreFile) -> Question | None:
+    """Ask for the folder before the transaction if it is that of a path."""
+    return ask_for_path(ask.by, ask.where) if ask.if_match is None else None
+
+
+@rule(StoreFile, writes=True, sees=see)
 async def store(tx: Tx, ask: StoreFile, env: Env) -> File:
     """As ``StoreFile`` says."""
     file = await _store_simple(tx, ask, env)
@@ -113,12 +123,20 @@ async def _store_simple(tx: Tx, ask: StoreFile, env: Env) -> File | None:
     """Store in one statement what becomes a new file.  ``None`` for anything else."""
     await tx.grow()
     check_offer(ask)
-    folder = presume(ask.by, ask.where, Verb.CREATE) if ask.if_match is None else None
-    if folder is None:
+    if ask.if_match is not None:
         return None
+    folder, path = presume(ask.by, ask.where, Verb.CREATE), None
+    if folder is None:
+        if (found := seen_path(ask.by, env.seen)) is None:
+            return None
+        check_scope(ask.by, Verb.CREATE)
+        folder, path = found
     file = file_of(_upload(ask, folder, env), ask.blob, folder, FileId(new_id()), env)
     limits = limits_of(env.config.auth, replaces=ask.on_conflict is OnConflict.REPLACE)
-    values = (file.size_bytes, *limits, folder.key, name_key(file.name), file.version_id)
+    values: tuple[object, ...] = (file.size_bytes, *limits, folder.key, name_key(file.name), file.version_id)
+    condition = _IS_NEW if folder.id is None else _IS_NEW_IN_FOLDER[tx.joins]
+    if path is not None:
+        condition, values = _IS_NEW_ON_PATH, (*values, *path)
     made = await changes.record_created(
         tx,
         file,
@@ -127,7 +145,7 @@ async def _store_simple(tx: Tx, ask: StoreFile, env: Env) -> File | None:
         now=env.now,
         reserved=0,
         uploads=0,
-        provided=(_IS_NEW if folder.id is None else _IS_NEW_IN_FOLDER[tx.joins], values),
+        provided=(condition, values),
     )
     return file if made else None
 

@@ -238,6 +238,7 @@ async def every_statement(rig: Rig) -> list[Statement]:
         PublishUpload(SERVER, upload.id, rig.blob(upload), upload),
         CheckRoom(by, 1),
         StoreFile(by, inside(folder), "stored", "a/b", rig.blob(upload), UploadId(new_id())),
+        StoreFile(by, At(path=("folder", "inner")), "stored", "a/b", rig.blob(upload), UploadId(new_id())),
         StoreFile(by, ROOT, "stored", "a/b", rig.blob(upload), UploadId(new_id()), on_conflict=OnConflict.RENAME),
         ResizeUpload(by, upload.id, 1, 2),
         ClaimUpload(by, growing.id, "writer", 0),

@@ -28,7 +28,7 @@ from godrive.messages.files import EmptyTrash, UpdateFile
 from godrive.messages.system import FinishVersion
 from godrive.messages.uploads import StoreFile
 from godrive.messages.versions import DeleteVersion, RestoreVersion
-from godrive.model import File, FileId, ObjectKey, OnConflict, Upload, UploadId, UserId, VersionId, new_id
+from godrive.model import At, File, FileId, ObjectKey, OnConflict, Upload, UploadId, UserId, VersionId, new_id
 from godrive.rules import copies
 from tests.contracts.rig import ROOT, Rig, host, inside
 
@@ -128,6 +128,13 @@ async def put_at_once(scene: Scene, rig: Rig) -> None:
     await rig.ask(StoreFile(host(scene.owner), where, "s", "a/b", blob, UploadId(new_id())))
 
 
+async def put_at_path(scene: Scene, rig: Rig) -> None:
+    """In one statement, if the folders that were seen on the path are still the same."""
+    blob = rig.blob(replace(scene.new, object_key=ObjectKey(new_id())))
+    where = At(path=("a", "b"))
+    await rig.ask(StoreFile(host(scene.owner), where, "p", "a/b", blob, UploadId(new_id())))
+
+
 async def restore_version(scene: Scene, rig: Rig) -> None:
     file_id, version_id = scene.version
     await rig.ask(RestoreVersion(host(scene.owner), file_id, version_id))
@@ -186,6 +193,8 @@ CHANGES: dict[str, Change] = {
     "put another x": put_beside,
     "put a new one into b": put_new,
     "put one into b at once": put_at_once,
+    "put one at the path a/b at once": put_at_path,
+    "rename b to c at once": rename("b", "c"),
     "restore the version before of x": restore_version,
     "delete the version before of x": delete_version,
     "empty the trash": empty,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -18,8 +18,22 @@ from godrive.catalog.chains import Step, chain
 from godrive.errors import DriveError, Gone, Invalid, NameTaken, NotFound, QuotaExceeded
 from godrive.messages.files import ReadList, UpdateFile
 from godrive.messages.uploads import BeginUpload, FindUpload, GetUpload, PublishUpload, StoreFile
-from godrive.model import Anywhere, FileId, In, ObjectKey, OnConflict, Root, Spot, UploadId, UploadState, UserId, new_id
-from godrive.rules import lists
+from godrive.model import (
+    Anywhere,
+    At,
+    File,
+    FileId,
+    In,
+    ObjectKey,
+    OnConflict,
+    Root,
+    Spot,
+    UploadId,
+    UploadState,
+    UserId,
+    new_id,
+)
+from godrive.rules import lists, stored_files
 from tests.cases import ON_POSTGRES
 from tests.contracts.rig import ROOT, SERVER, Rig, host, inside
 
@@ -204,6 +218,72 @@ def sent(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     for name in ("execute", "executemany", "fetch", "fetchrow", "fetchmany"):
         count(name)
     return counts
+
+
+@ON_POSTGRES
+async def test_a_file_stored_at_a_path_is_a_look_and_a_statement(rig: Rig, sent: Counter[str]) -> None:
+    owner = await rig.user()
+    outer = await rig.folder(owner, "outer")
+    inner = await rig.folder(owner, "inner", where=inside(outer))
+    await rig.file(owner, "first", where=inside(inner))  # the first file of a folder raises the heights above it
+    pending = await rig.ask(BeginUpload(host(owner), ROOT, "pending", "a/b", 1))
+
+    async def store(*path: str, name: str) -> File:
+        ask = StoreFile(host(owner), At(path=path), name, "a/b", rig.blob(pending), UploadId(new_id()))
+        sent.clear()
+        return await rig.ask(replace(ask, on_conflict=OnConflict.REPLACE))
+
+    file = await store(name="a")
+    assert (sent, file.parent_id) == ({"fetchmany": 1}, None)
+    for path, folder in ((("outer",), outer), (("outer", "inner"), inner)):
+        file = await store(*path, name="b")
+        assert (sum(sent.values()), sent["fetchmany"], file.parent_id) == (2, 1, folder.id)
+        assert await rig.get(owner, file.id) == file
+    again = await store("outer", name="b")
+    assert (again.name, again.parent_id) == ("b", outer.id)
+    for path in (("inner",), ("outer", "b"), ("outer", "inner", "none"), ("outer", "..")):
+        with pytest.raises(DriveError) as found:
+            await store(*path, name="c")
+        assert found.value.field == "path"
+    await rig.trash(outer)
+    with pytest.raises(NotFound):
+        await store("outer", "inner", name="c")
+    assert await rig.drift() == 0
+
+
+@ON_POSTGRES
+async def test_a_path_that_leads_elsewhere_since_it_was_seen_is_looked_up_again(rig: Rig) -> None:
+    owner = await rig.user()
+    outer = await rig.folder(owner, "outer")
+    inner = await rig.folder(owner, "inner", where=inside(outer))
+    await rig.file(owner, "first", where=inside(inner))
+    pending = await rig.ask(BeginUpload(host(owner), ROOT, "pending", "a/b", 1))
+
+    async def store_late(name: str, meanwhile: Callable[[], Awaitable[Any]]) -> File:
+        where = At(path=("outer", "inner"))
+        ask = StoreFile(host(owner), where, name, "a/b", rig.blob(pending), UploadId(new_id()))
+        question = stored_files.see(ask)
+        assert question is not None
+        (row,) = await rig.rows(question.sql, *question.values)
+        await meanwhile()
+        return await rig.write(stored_files.store, ask, replace(rig.env, seen=row))
+
+    for folder in (outer, inner):
+        rig.clock.advance(1)
+        with pytest.raises(NotFound):
+            await store_late("a", lambda folder=folder: rig.rename(folder, "renamed"))  # type: ignore[misc]
+        await rig.rename(folder, folder.name)
+    other = await rig.folder(owner, "other")
+    await rig.folder(owner, "inner", where=inside(other))
+
+    async def exchange() -> None:
+        await rig.rename(outer, "old")
+        await rig.rename(other, "outer")
+
+    file = await store_late("b", exchange)
+    assert file.parent_id not in (None, inner.id)
+    assert await rig.get(owner, file.id) == file
+    assert await rig.drift() == 0
 
 
 @ON_POSTGRES
