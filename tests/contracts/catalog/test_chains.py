@@ -241,9 +241,9 @@ async def test_a_file_stored_at_a_path_is_a_look_and_a_statement(rig: Rig, sent:
         assert await rig.get(owner, file.id) == file
     again = await store("outer", name="b")
     assert (again.name, again.parent_id) == ("b", outer.id)
-    for path in (("inner",), ("outer", "b"), ("outer", "inner", "none"), ("outer", "..")):
+    for absent in (("inner",), ("outer", "b"), ("outer", "inner", "none"), ("outer", "..")):
         with pytest.raises(DriveError) as found:
-            await store(*path, name="c")
+            await store(*absent, name="c")
         assert found.value.field == "path"
     await rig.trash(outer)
     with pytest.raises(NotFound):
