@@ -14,7 +14,7 @@ from asyncpg import exceptions as pg
 
 from godrive import config
 from godrive.actors.metadata import MetadataActor
-from godrive.catalog import Final, Tx, migrations, postgres
+from godrive.catalog import Final, Tx, migrations, postgres, postgres_pool
 from godrive.catalog.chains import Step, chain
 from godrive.catalog.migrations import Migration
 from godrive.catalog.postgres import PostgresCatalog
@@ -222,7 +222,10 @@ async def test_a_locked_owner_makes_their_writers_wait_and_nobody_else(
 
 
 class Contested:
-    """A file, two gateways that act on it, and a rival who holds them up until both are about to."""
+    """A file, two gateways that act on it, and a rival who holds them up until both are about to.
+
+    The other gateway keeps its place in a line of those who wait: it does not give up in company.
+    """
 
     def __init__(self, one: PostgresCatalog, other: PostgresCatalog, file: File, rival: Connection) -> None:
         self.one, self.other, self.file, self.owner = Rig(one), Rig(other), file, file.owner_id
@@ -247,7 +250,9 @@ class Contested:
 @pytest.fixture
 async def contested(dsn: str, catalog: PostgresCatalog, rival: Connection) -> AsyncIterator[Contested]:
     other = PostgresCatalog(config.Catalog(dsn=dsn, pool_size=2))
-    await other.open()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(postgres_pool._SETTINGS, "lock_timeout", "30s")
+        await other.open()
     file = await Rig(catalog).file(await Rig(catalog).user(), size=10)
     yield Contested(catalog, other, file, rival)
     await other.close()
