@@ -142,3 +142,37 @@ async def test_the_log_has_only_what_was_written_since_it_was_begun(path: Path, 
             with opened(copied(image, tmp_path / "copy")) as copy:
                 assert state(copy) == state(image.connection)
                 assert state(copy)[0] == 5
+
+
+@pytest.mark.parametrize("how", ["PASSIVE", "RESTART"])
+async def test_a_log_that_is_begun_anew_before_it_is_copied_is_not_needed(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    with closing(sqlite_file.connect(path)) as connection:
+        connection.execute("UPDATE state SET commits = 5")
+        connection.execute(f"PRAGMA wal_checkpoint({how})")
+        parts = still._parts
+
+        def begin_anew(fd: int, end: int | None = None) -> Iterator[memoryview]:
+            monkeypatch.setattr(still, "_parts", parts)
+            connection.execute("UPDATE state SET commits = 6")
+            return parts(fd, end)
+
+        monkeypatch.setattr(still, "_parts", begin_anew)
+        async with standing_still(path, tmp_path) as image:
+            with opened(copied(image, tmp_path / "copy")) as copy:
+                assert state(copy) == state(image.connection)
+                assert state(copy)[0] == 5
+
+
+async def test_what_was_rolled_back_at_the_end_of_the_log_is_not_part_of_it(path: Path, tmp_path: Path) -> None:
+    with closing(sqlite_file.connect(path)) as connection:
+        connection.execute("PRAGMA cache_size = 5")  # so that pages are in the log before a commit
+        connection.execute("UPDATE state SET commits = 5")
+        end = path.with_name("bank.db-wal").stat().st_size
+        connection.execute("BEGIN")
+        connection.execute("UPDATE accounts SET filler = amount || filler")
+        connection.execute("ROLLBACK")
+        assert path.with_name("bank.db-wal").stat().st_size > end
+        async with standing_still(path, tmp_path) as image:
+            assert sum(map(len, image.log_parts())) == end

@@ -4,11 +4,13 @@ Theory of operation.  To copy a large database page by page costs more than
 anything else in a backup of few changes, so its files are read as they are.  For
 that they must not change in a way that matters:
 
-- While nobody can commit, a read transaction begins and the log is copied.  That
-  takes as long as to copy some megabytes.
+- While nobody can commit, a read transaction begins, and the log is opened and measured.
 - While that transaction lasts, SQLite copies nothing into the file of the
   database that was committed after it began, and what it copies of the time
   before is in the log too (https://sqlite.org/walformat.html#wal_locks).
+- Nor does it begin the log anew, unless all of it was in the file of the database
+  when the transaction began, which then reads only that file.  So the log is copied
+  afterwards; if it has another salt then, none of it is needed.
 
 So the file and the copy of the log together are what SQLite would find if the
 machine had stopped at that instant, and it recovers from them.
@@ -18,10 +20,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import sqlite3
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing
+from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
 
 from godrive.catalog import sqlite_file
@@ -49,12 +51,12 @@ class Still:
 
     def file_parts(self) -> Iterator[memoryview]:
         """Yield the file of the database in parts.  Each is valid until the next."""
-        yield from _parts(_descriptor(self._path), None)
+        yield from _parts(_descriptor(self._path))
 
     def log_parts(self) -> Iterator[memoryview]:
-        """Yield the log in parts, without what is left in its file from earlier."""
+        """Yield the log in parts."""
         with self._log.open("rb") as log:
-            yield from _parts(log.fileno(), _log_end(log.fileno()))
+            yield from _parts(log.fileno())
 
 
 @asynccontextmanager
@@ -71,15 +73,19 @@ async def standing_still(path: Path, folder: Path) -> AsyncIterator[Still]:
 
 
 def _begin(reader: sqlite3.Connection, path: Path, log: Path) -> None:
-    with closing(sqlite_file.connect(path, timeout=_PATIENCE, guest=True)) as writer:
-        writer.execute("BEGIN IMMEDIATE")
-        reader.execute("BEGIN")
-        reader.execute("SELECT 1 FROM sqlite_schema").fetchone()  # only a read begins the transaction
-        try:
-            shutil.copyfile(path.with_name(f"{path.name}-wal"), log)
-        except FileNotFoundError:
-            log.touch()
-        writer.execute("ROLLBACK")
+    with ExitStack() as stack:
+        with closing(sqlite_file.connect(path, timeout=_PATIENCE, guest=True)) as writer:
+            writer.execute("BEGIN IMMEDIATE")
+            reader.execute("BEGIN")
+            reader.execute("SELECT 1 FROM sqlite_schema").fetchone()  # only a read begins the transaction
+            source = stack.enter_context(path.with_name(f"{path.name}-wal").open("rb"))
+            head, end = os.pread(source.fileno(), _LOG_HEAD, 0), _log_end(source.fileno())
+            writer.execute("ROLLBACK")
+        with log.open("wb") as copy:
+            for piece in _parts(source.fileno(), end):
+                copy.write(piece)
+            if os.pread(source.fileno(), _LOG_HEAD, 0) != head:
+                copy.truncate(0)
 
 
 def _descriptor(path: Path) -> int:
@@ -90,7 +96,7 @@ def _descriptor(path: Path) -> int:
     return _kept[known]
 
 
-def _parts(fd: int, end: int | None) -> Iterator[memoryview]:
+def _parts(fd: int, end: int | None = None) -> Iterator[memoryview]:
     buffer, at = memoryview(bytearray(PART)), 0
     while length := os.preadv(fd, [buffer if end is None else buffer[: max(0, end - at)]], at):
         yield buffer[:length]
@@ -98,11 +104,17 @@ def _parts(fd: int, end: int | None) -> Iterator[memoryview]:
 
 
 def _log_end(fd: int) -> int:
-    """Return where the frames of the log end that were written since it was begun: they have its salt."""
+    """Return where the last commit in the log ends.  What was written since it was begun comes first, with its salt."""
     head = os.pread(fd, _LOG_HEAD, 0)
     if len(head) < _LOG_HEAD:
         return 0
-    step, at = _FRAME_HEAD + int.from_bytes(head[8:12], "big"), _LOG_HEAD
-    while os.pread(fd, 8, at + 8) == head[16:24]:
-        at += step
-    return at
+    step = _FRAME_HEAD + int.from_bytes(head[8:12], "big")
+
+    def frame(number: int) -> bytes:
+        return os.pread(fd, _FRAME_HEAD, _LOG_HEAD + number * step)
+
+    total = (os.fstat(fd).st_size - _LOG_HEAD) // step
+    count = bisect_left(range(total), True, key=lambda number: frame(number)[8:16] != head[16:24])
+    while count and frame(count - 1)[4:8] == bytes(4):  # of a transaction that was rolled back
+        count -= 1
+    return _LOG_HEAD + count * step

@@ -126,7 +126,7 @@ async def _create(config: Config, arguments: argparse.Namespace) -> int:
     need_drive(config)
     if arguments.background:
         with suppress(OSError):  # a service manager may forbid it
-            os.nice(10)
+            os.nice(19)  # with less, it gets up to a tenth of a processor that a server needs
     progress = Progress()
     async with (
         _target(config, arguments, create=True) as target,
