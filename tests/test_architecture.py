@@ -27,6 +27,7 @@ FLOORS: list[set[str]] = [
         "memory",
         "network",
         "paths",
+        "unanswered",
         "webhook_signature",
     },
     {"append_turns", "callbacks", "config", "principal", "rate_limit", "reserve", "wal_lock"},

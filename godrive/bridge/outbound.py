@@ -23,6 +23,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from godrive.callbacks import Failed, Refused, callback_url, literal_refusal, refusal
 from godrive.network import Network
+from godrive.unanswered import why
 
 _THREADS = 4
 _READ = 4096
@@ -65,7 +66,7 @@ class Outbound:
             raise Failed(f"There was no answer within {self._timeout:g} seconds.") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             refused = _refusal(error)
-            raise refused or Failed(f"The connection failed: {_reason(error)}.") from None
+            raise refused or Failed(f"The connection failed: {why(error)}.") from None
 
     def _session(self, scheme: str) -> aiohttp.ClientSession:
         """Return the session for URLs of that scheme."""
@@ -132,13 +133,3 @@ def _refusal(error: BaseException) -> Refused | None:
     while cause is not None and not isinstance(cause, Refused):
         cause = cause.__cause__
     return cause
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return "the certificate is not valid"
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "the host name cannot be resolved"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return error.os_error.strerror or "no connection"
-    return type(error).__name__

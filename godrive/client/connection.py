@@ -28,6 +28,7 @@ from godrive.errors import (
     TooManyRequests,
     Unauthenticated,
 )
+from godrive.unanswered import why
 
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=120)
 _BACKOFF = Backoff(0.1, 15.0)
@@ -193,8 +194,7 @@ class Connection:
 
     def lost(self, error: Exception) -> StoreUnavailable:
         """Return what one of :data:`LOST` is to the caller."""
-        said = " ".join(str(error).split()) or type(error).__name__
-        return StoreUnavailable(f"{self.url} does not answer: {said}.", retry_after=_UNSAID)
+        return StoreUnavailable(f"{self.url} does not answer: {why(error)}.", retry_after=_UNSAID)
 
     async def _exchange(self, method: str, path: str, **options: Any) -> Answer:
         try:

@@ -24,6 +24,7 @@ from godrive.errors import ConfigError
 from godrive.network import binds_every_address
 from godrive.opening import open_data_folder
 from godrive.paths import exists, is_folder
+from godrive.unanswered import why
 
 _FEW_INODES = 10_000
 _AHEAD = 60.0
@@ -151,10 +152,9 @@ async def server(config: Config, report: Report) -> None:
         ):
             status, body = answer.status, await read_bounded(answer.content)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        reason = str(error) or type(error).__name__
         report.warning(
             "server",
-            f"Nothing answers at {config.server.base_url}: {reason}.",
+            f"Nothing answers at {config.server.base_url}: {why(error)}.",
             "Start it; if it runs, server.public_url is not where clients find it.",
         )
         return

@@ -28,6 +28,7 @@ from godrive.errors import (
     TooLarge,
     UploadFinished,
 )
+from godrive.unanswered import why
 
 CONNECTION_FAULTS = (HTTPClientError, ConnectionError, ResponseStreamingError, IncompleteReadError, aiohttp.ClientError)
 FAULTS = (ClientError, BotoCoreError, aiohttp.ClientError, OSError)
@@ -148,7 +149,7 @@ def translate(error: Exception) -> DriveError:
         return StoreUnavailable(f"The store refuses us: {code}.", hint=hint)
     if code:
         return StoreUnavailable(f"The store answers {code}.", hint=str(error))
-    return StoreUnavailable("The store does not answer.", hint=str(error) or type(error).__name__)
+    return StoreUnavailable("The store does not answer.", hint=why(error))
 
 
 def as_config_error(error: StoreUnavailable) -> ConfigError | None:

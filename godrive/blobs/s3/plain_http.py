@@ -11,6 +11,7 @@ from yarl import URL
 
 from godrive.blobs.bounded_read import read_bounded
 from godrive.errors import StoreUnavailable
+from godrive.unanswered import why
 
 
 @dataclass(frozen=True)
@@ -40,4 +41,4 @@ async def exchange(
         ) as answer:
             return Answer(answer.status, answer.headers, await read_bounded(answer.content))
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise StoreUnavailable("The store does not answer.", hint=str(error) or type(error).__name__) from error
+        raise StoreUnavailable("The store does not answer.", hint=why(error)) from error
