@@ -77,7 +77,7 @@ def register(commands: Commands, _shared: argparse.ArgumentParser) -> None:
     rm.add_argument("paths", metavar="PATH", nargs="+")
 
     find = command("find", _find)
-    find.add_argument("words", metavar="WORDS")
+    find.add_argument("words", metavar="WORD", nargs="+", help="what the name contains")
     find.add_argument("--in", dest="folder", metavar="PATH", help="search only below this folder")
     _add_json(find)
 
@@ -245,7 +245,7 @@ async def _find(remote: Remote, arguments: argparse.Namespace) -> int:
             above[entry.parent_id] = await path_of(await remote.get_by_id(str(entry.parent_id)))
         return f"{above[entry.parent_id]}/{entry.name}"
 
-    async for entry in remote.search(arguments.words, folder_id):
+    async for entry in remote.search(" ".join(arguments.words), folder_id):
         _show(entry, await path_of(entry), arguments)
     return 0
 

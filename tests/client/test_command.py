@@ -123,6 +123,14 @@ def test_a_path_that_no_entry_can_have_is_a_mistake_in_the_arguments(run: Run) -
         assert (code, out, err.count("\n")) == (2, "", 1), err
 
 
+def test_find_takes_several_words(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "sea and foam").write_bytes(b"1")
+    (tmp_path / "sea").write_bytes(b"1")
+    assert run("put", "sea and foam", "sea", "/")[0] == 0
+    code, out, err = run("find", "foam", "sea")
+    assert (code, err, [line[34:] for line in out.splitlines()]) == (0, "", ["/sea and foam"])
+
+
 def test_a_target_that_ends_in_a_slash_is_a_folder(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"1")
     assert run("put", "file", "/top/")[0] == 0
