@@ -28,4 +28,4 @@ UPLOAD_COUNTS: web.AppKey[Recent[dict[str, int]]] = web.AppKey("upload_counts")
 DUPLICATES: web.AppKey[Duplicates] = web.AppKey("duplicates")
 WAITS: web.AppKey[Waits] = web.AppKey("waits")
 METRICS: web.AppKey[Metrics] = web.AppKey("metrics")
-"""Count bytes of content with ``app[METRICS].bytes_in.inc(n)`` and ``bytes_out``."""
+"""Count bytes of content with ``app[METRICS].bytes_in += n`` and ``bytes_out``."""

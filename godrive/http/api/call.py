@@ -71,7 +71,7 @@ class Call:
     ``original`` is true for a request to one of the root paths of the first GoDrive.
     """
 
-    __slots__ = ("_lane", "_proxies", "by", "drive", "headers", "lanes", "original", "request", "status")
+    __slots__ = ("_base", "_lane", "_proxies", "by", "drive", "headers", "lanes", "original", "request", "status")
 
     by: Caller
     lanes: Lanes
@@ -83,6 +83,7 @@ class Call:
         self.original = original
         self.headers: dict[str, str] = {}
         self.status: int | None = None
+        self._base: str | None = None
         self._lane: tuple[FairQueue, Hashable] | None = None
         self._proxies = proxies
 
@@ -132,9 +133,16 @@ class Call:
         """Set the lane of the request, and who takes the turns."""
         self._lane = lane, key
 
+    @property
+    def base(self) -> str:
+        """The start of the URLs by which this client reaches the server (see ``Bases``)."""
+        if self._base is None:
+            self._base = self.request.app[BASES].of(self.request)
+        return self._base
+
     def locate(self, path: str) -> None:
         """Set ``Location`` to the URL of what was created."""
-        self.headers[hdrs.LOCATION] = f"{self.request.app[BASES].of(self.request)}{path}"
+        self.headers[hdrs.LOCATION] = f"{self.base}{path}"
 
     def on_error(self, name: str, value: str) -> None:
         """Have an error that follows carry the header."""
@@ -143,7 +151,7 @@ class Call:
 
     def reachable(self, url: str) -> str:
         """Return a URL that the storage actor has signed as this client reaches it (see ``Bases``)."""
-        return self.request.app[BASES].move(url, self.request)
+        return self.request.app[BASES].move(url, self.base)
 
 
 def bind(

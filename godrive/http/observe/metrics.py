@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from itertools import accumulate
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, Counter, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -44,8 +44,8 @@ class Metrics(Collector):
     def __init__(self, drive: GoDrive, *, lost_log_lines: Callable[[], int] | None = None) -> None:
         self._lost_log_lines = lost_log_lines
         self.registry = CollectorRegistry()
-        self.bytes_in = Counter("godrive_content_bytes_in", "Bytes of content received.", registry=self.registry)
-        self.bytes_out = Counter("godrive_content_bytes_out", "Bytes of content sent.", registry=self.registry)
+        self.bytes_in = self.bytes_out = 0
+        """Bytes of content received and sent."""
         self.unfinished: collections.Counter[str] = collections.Counter()
         """Incomplete answers, by reason."""
         self.damaged: collections.Counter[str] = collections.Counter()
@@ -114,6 +114,13 @@ class Metrics(Collector):
             latency.add_metric(list(labels), buckets, sum(series.seconds for series in found))
         yield requests
         yield latency
+        for name, text, count in (
+            ("godrive_content_bytes_in", "Bytes of content received.", self.bytes_in),
+            ("godrive_content_bytes_out", "Bytes of content sent.", self.bytes_out),
+        ):
+            content = CounterMetricFamily(name, text)
+            content.add_metric([], count)
+            yield content
 
     def _collect_drive(self) -> Iterator[Metric]:
         queued = GaugeMetricFamily("godrive_mailbox_depth", "Messages queued.", labels=["actor"])

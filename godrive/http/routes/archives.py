@@ -117,5 +117,5 @@ async def _send(call: Call, archive: Archive, name: str) -> web.StreamResponse:
         logger().error("blob_damaged", kind=damaged.kind, object_key=member.object_key, file_id=member.file_id)
         raise
     finally:
-        request.app[METRICS].bytes_out.inc(sent)
+        request.app[METRICS].bytes_out += sent
     return response

@@ -130,7 +130,7 @@ async def _send(call: Call, by: Caller | SignedUrl, content: Content, *, inline:
             await transfer.open_content(drive, by, file.id, version_id=file.version_id)
             _report(request, content, "missing")
             raise DamagedBlob("missing") from None
-        request.app[METRICS].bytes_out.inc(end - start)
+        request.app[METRICS].bytes_out += end - start
     return response
 
 

@@ -7,7 +7,6 @@ from typing import Annotated
 import msgspec
 from aiohttp import hdrs, web
 from msgspec import Meta
-from prometheus_client import Counter
 
 from godrive import small_transfer, transfer
 from godrive.blobs.disposition import UNKNOWN
@@ -29,6 +28,7 @@ from godrive.http.api.media_types import parse_media_type
 from godrive.http.api.operations import SIGNED, Routes
 from godrive.http.api.problems import Malformed, RequestTimeout, UnsupportedMediaType
 from godrive.http.app_keys import METRICS
+from godrive.http.observe.metrics import Metrics
 from godrive.http.routes.uploads import Completed
 from godrive.http.wire.request_body import RequestBody
 from godrive.messages.uploads import GetUpload
@@ -101,24 +101,24 @@ async def put_content(call: Call, upload_id: UploadId, query: PutQuery) -> Compl
 class Receiving:
     """A body that is being received, as an async context manager: it is closed, and its bytes are counted."""
 
-    __slots__ = ("_body", "_bytes_in")
+    __slots__ = ("_body", "_metrics")
 
-    def __init__(self, body: RequestBody, bytes_in: Counter) -> None:
+    def __init__(self, body: RequestBody, metrics: Metrics) -> None:
         self._body = body
-        self._bytes_in = bytes_in
+        self._metrics = metrics
 
     async def __aenter__(self) -> RequestBody:
         return self._body
 
     async def __aexit__(self, *_: object) -> None:
         self._body.close()
-        self._bytes_in.inc(self._body.received)
+        self._metrics.bytes_in += self._body.received
 
 
 def receiving(call: Call) -> Receiving:
     """Receive the body of the request."""
     request = call.request
-    return Receiving(RequestBody(request, timeout=call.drive.config.server.body_timeout), request.app[METRICS].bytes_in)
+    return Receiving(RequestBody(request, timeout=call.drive.config.server.body_timeout), request.app[METRICS])
 
 
 def small_body(call: Call, body: RequestBody) -> bytes | None:

@@ -34,7 +34,6 @@ from godrive.http.api.call import Call
 from godrive.http.api.media_types import parse_media_type
 from godrive.http.api.operations import PUBLIC, Options, Routes
 from godrive.http.api.problems import Malformed, MethodNotAllowed, RequestTimeout, UnsupportedMediaType
-from godrive.http.app_keys import BASES
 from godrive.http.routes.files import EntryId
 from godrive.http.routes.incoming import check_whole, length_of, receiving
 from godrive.http.routes.tus_metadata import KNOWN, read_wanted
@@ -157,7 +156,7 @@ async def create_tus_upload_in_folder(call: Call, path: At, query: TusFolderQuer
 async def _create(call: Call, base: At | None, parent_id: str | None, on_conflict: OnConflict) -> web.Response:
     request = call.request
     _check(call, "POST,OPTIONS", hdrs.METH_POST)
-    concat = tus.read_concat(request, request.app[BASES].of(request))
+    concat = tus.read_concat(request, call.base)
     sent, meta = tus.read_metadata(request, KNOWN)
     size = length_of(request)
     if size != 0 and not _is_chunk(request):

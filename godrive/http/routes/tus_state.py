@@ -12,7 +12,6 @@ from godrive.blobs import Appendable
 from godrive.errors import NotFound
 from godrive.http.api import tus_headers as tus
 from godrive.http.api.call import Call
-from godrive.http.app_keys import BASES
 from godrive.model import Upload, UploadKind, UploadState
 
 PATH = "/v1/tus"
@@ -42,7 +41,7 @@ def describe(call: Call, methods: str) -> web.Response:
 
 def url_of(call: Call, upload: Upload) -> str:
     """Return the URL of an upload, for this client."""
-    return f"{call.request.app[BASES].of(call.request)}{PATH}/{upload.id}"
+    return f"{call.base}{PATH}/{upload.id}"
 
 
 def note_of(metadata: str, concat: str) -> str:
@@ -78,5 +77,5 @@ def state_of(call: Call, upload: Upload) -> dict[str, str]:
         headers["Upload-Expires"] = format_datetime(upload.expires_at, usegmt=True)
     elif upload.file_id is not None:
         headers["Upload-File-Id"] = upload.file_id
-        headers[hdrs.CONTENT_LOCATION] = f"{call.request.app[BASES].of(call.request)}/v1/files/{upload.file_id}"
+        headers[hdrs.CONTENT_LOCATION] = f"{call.base}/v1/files/{upload.file_id}"
     return headers

@@ -7,7 +7,6 @@ from aiohttp import hdrs
 from godrive import resumable, transfer
 from godrive.http.api import resumption
 from godrive.http.api.call import Call
-from godrive.http.app_keys import BASES
 from godrive.model import IN_APPENDS, Upload, UploadId, UploadState
 
 
@@ -61,4 +60,4 @@ def limit_of(call: Call, upload: Upload | None, version: resumption.Version) -> 
 
 def url_of(call: Call, upload: Upload) -> str:
     """Return the URL of an upload, for this client."""
-    return f"{call.request.app[BASES].of(call.request)}/v1/uploads/{upload.id}"
+    return f"{call.base}/v1/uploads/{upload.id}"

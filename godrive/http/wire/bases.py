@@ -42,9 +42,8 @@ class Bases:
         port = where[1] if isinstance(where, tuple) else 0
         return self._find_again(request.headers.get(hdrs.HOST, ""), self._proxies.scheme(request), port)
 
-    def move(self, url: str, request: web.Request) -> str:
-        """Return a URL of this server with the base for that client; a URL of the store is not changed."""
-        base = self.of(request)
+    def move(self, url: str, base: str) -> str:
+        """Return a URL of this server with the *base* of a client; a URL of the store is not changed."""
         is_own = base != self._own and url.startswith(f"{self._own}/")
         return base + url[len(self._own) :] if is_own else url
 
