@@ -111,3 +111,30 @@ def test_everything_that_ci_installs_is_pinned() -> None:
 def test_the_constraints_are_names_and_versions_alone() -> None:
     lines = (REPOSITORY / "constraints.txt").read_text().splitlines()
     assert [line for line in lines if not re.fullmatch(r"[\w.-]+==[\w.]+|#.*", line)] == []
+
+
+def test_soak_gives_each_size_of_the_tests_to_the_file_that_reads_it() -> None:
+    script = REPOSITORY / "scripts" / "soak"
+    given = {
+        name: (set(re.findall(r"(\w+)=", sizes)), tests.split())
+        for name, sizes, tests in re.findall(r'(\w+)\)\s+sizes="(.*)"\s+tests="?([^";\n]*[^"; \n])', script.read_text())
+    }
+    parts = re.search('^parts="(.*)"$', script.read_text(), re.MULTILINE)
+    assert parts is not None
+    assert list(given) == parts[1].split()
+    for file in (REPOSITORY / "tests").rglob("test_*.py"):
+        name, text = str(file.relative_to(REPOSITORY)), file.read_text()
+        sizes = set(re.findall(r"GODRIVE_TEST_(\w+)", text)) - {"PROGRAM"}
+        if "GODRIVE_TEST_{name}" in text:
+            sizes |= set(re.findall(r'\("([A-Z]+)", "\d+"\)', text))
+        found = [known for known, tests in given.values() if any(name.startswith(test) for test in tests)]
+        assert not sizes or any(sizes <= known for known in found), name
+
+
+def test_soak_names_its_parts_and_refuses_others() -> None:
+    soak = REPOSITORY / "scripts" / "soak"
+    told = subprocess.run([soak, "--help"], capture_output=True, text=True, check=True).stdout
+    done = subprocess.run([soak, "full", "nonsense"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    for part in done.stderr.splitlines()[-1].partition(": nonsense is no part: ")[2].split():
+        assert re.search(rf"^  {part} ", told, re.MULTILINE), part
