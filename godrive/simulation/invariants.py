@@ -40,6 +40,8 @@ _UNFINISHED = (
 
 async def check_all(world: World) -> None:
     """Check everything.  Raises :class:`Violation`."""
+    for user in world.users:
+        user.conclude()
     life = await _serving(world)
     await _forget_what_is_due(world)
     await _ask(life, life.drive.janitor.ask, Sweep(trust_clock=True))  # what an operator does once the clock is right

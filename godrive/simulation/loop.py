@@ -15,15 +15,15 @@ so none of its code runs again: no ``finally``, no ``__aexit__``.
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import heapq
 import random
 from asyncio import events
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
-from contextvars import Context, ContextVar
+from contextvars import Context, ContextVar, copy_context
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
 from typing_extensions import TypeVarTuple, Unpack
 
 if TYPE_CHECKING:
@@ -82,30 +82,26 @@ WORLD = Process("world")
 PROCESS: ContextVar[Process] = ContextVar("process", default=WORLD)
 
 
-def process() -> Process:
-    """The process of the running code."""
-    return PROCESS.get()
+process: Callable[[], Process] = PROCESS.get
+"""The process of the running code."""
 
 
 def within(owner: Process, call: Callable[..., T], *values: Any) -> T:
     """Call in the context of a process, so that all that the call schedules belongs to it."""
-    context = contextvars.copy_context()
+    context = copy_context()
     context.run(PROCESS.set, owner)
     return context.run(call, *values)
 
 
-class Handle(asyncio.TimerHandle):
-    """A scheduled callback."""
+class Handle(msgspec.Struct, eq=False):
+    """A scheduled callback.  A struct, because a run makes twenty thousand of them."""
 
-    __slots__ = ("args", "begins", "callback", "context", "due")
-
-    def __init__(self, callback: Callable[..., Any], args: tuple[Any, ...], context: Context, due: float) -> None:
-        self.callback: Callable[..., Any] | None = callback
-        self.args = args
-        self.context = context
-        self.due = due
-        self.begins = False
-        """Whether this is the first step of a task."""
+    callback: Callable[..., Any] | None
+    args: tuple[Any, ...]
+    context: Context
+    due: float
+    begins: bool = False
+    """Whether this is the first step of a task."""
 
     @property
     def strand(self) -> asyncio.Task[Any] | None:
@@ -151,28 +147,24 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
     def time(self) -> float:
         return self._now
 
-    def call_soon(
-        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
-    ) -> asyncio.Handle:
-        handle = Handle(callback, args, contextvars.copy_context() if context is None else context, self._now)
+    def call_soon(self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None) -> Any:
+        handle = Handle(callback, args, copy_context() if context is None else context, self._now)
         self._ready.append(handle)
         return handle
 
-    def call_soon_threadsafe(
-        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
-    ) -> asyncio.Handle:
-        return self.call_soon(callback, *args, context=context)
+    call_soon_threadsafe = call_soon
 
     def call_later(
         self, delay: float, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
-    ) -> asyncio.TimerHandle:
+    ) -> Any:
         return self.call_at(self._now + delay, callback, *args, context=context)
 
     def call_at(
         self, when: float, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
-    ) -> asyncio.TimerHandle:
-        handle = Handle(callback, args, contextvars.copy_context() if context is None else context, when)
-        self._sleep(handle, when)
+    ) -> Any:
+        handle = Handle(callback, args, copy_context() if context is None else context, when)
+        self._timer_count += 1
+        heappush(self._timers, (when, self._timer_count, handle))
         return handle
 
     # Running
@@ -222,13 +214,13 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         while not ready:
             if not timers:
                 raise Stuck(f"nothing is left to do at {self._now:.6f}")
-            due, _, handle = heapq.heappop(timers)
+            due, _, handle = heappop(timers)
             if handle.callback is None:
                 continue
             self._now = max(self._now, due)
             ready.append(handle)
             while timers and timers[0][0] <= self._now:
-                ready.append(heapq.heappop(timers)[2])
+                ready.append(heappop(timers)[2])
 
     def _first_of(self, at: int) -> int:
         """The place of the first callback of the strand that was chosen."""
@@ -238,11 +230,6 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
             if ready[earlier].strand is strand:
                 return earlier
         return at
-
-    def _sleep(self, handle: Handle, until: float) -> None:
-        """Have a callback run later."""
-        self._timer_count += 1
-        heapq.heappush(self._timers, (until, self._timer_count, handle))
 
     def suspend(self, owner: Process, seconds: float) -> None:
         """Run none of its code for a while."""

@@ -75,7 +75,12 @@ class Tree:
             id_ = node.parent
 
     def is_live(self, id_: str | None) -> bool:
-        return all(not node.trashed for node in self.above(id_))
+        while id_ is not None:  # without a generator, because each request asks it of every entry
+            node = self.nodes[id_]
+            if node.trashed:
+                return False
+            id_ = node.parent
+        return True
 
     def live(self) -> list[Node]:
         return [node for node in self.nodes.values() if self.is_live(node.id)]

@@ -224,7 +224,8 @@ class Broker(Process):
 
     def later(self, delay: float, call: Callable[..., None], *values: Any) -> asyncio.TimerHandle:
         """Call after *delay* seconds, as this process."""
-        return within(self, self.loop.call_later, delay, call, *values)
+        timer: asyncio.TimerHandle = within(self, self.loop.call_later, delay, call, *values)
+        return timer
 
 
 def _encoded(message: Message, id_: str) -> bytes:

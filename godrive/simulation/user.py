@@ -43,11 +43,14 @@ ACTIONS = {
 }
 """What a user does, and how often: the names of methods and their weights."""
 
+FAVOURED = {"save_large": 0}
+"""What a user does only in runs that favour it.  Behind all others, so that it changes no choice among them."""
+
 
 class User(Looker):
     """A user and what they do."""
 
-    actions = ACTIONS
+    actions = ACTIONS | FAVOURED
     knows_digests = True
     """Whether the server knows the digests of bytes that were announced without one."""
     wrong_bytes: tuple[str, ...] = ("digest_mismatch", "gone", "url_invalid")
@@ -72,6 +75,10 @@ class User(Looker):
                 await self.act()
                 self.done += 1
 
+    def conclude(self) -> None:
+        """What is done from now on belongs to no operation, and has keys of its own."""
+        self._number = "at the end"
+
     async def act(self, but: str = "") -> None:
         """Do one thing, *but* not that."""
         weights = {kind: weight for kind, weight in self._weights.items() if kind != but}
@@ -85,7 +92,9 @@ class User(Looker):
         if self.sent and self.chance.random() < 0.1:
             digest = self.chance.choice(list(self.sent))  # what was stored before
             return self.sent[digest], (digest, len(self.sent[digest]))
-        size = self.chance.choices(_SIZES, (1, 1, 6, 6, 4, 2))[0]
+        return self._new_content(self.chance.choices(_SIZES, (1, 1, 6, 6, 4, 2))[0])
+
+    def _new_content(self, size: int) -> tuple[bytes, Bytes]:
         mark = f"{self.name}/{self._number}/".encode()
         data = mark + self.chance.randbytes(size) if size else b""
         digest = hashlib.sha256(data).hexdigest()
@@ -93,7 +102,7 @@ class User(Looker):
         return data, (digest, len(data))
 
     def _key(self) -> str:
-        return f"{self.name}-{self._number}"
+        return f"{self.name}-{self._number}".replace(" ", "-")
 
     def _perhaps_key(self) -> str:
         """A key in half of the cases: for a change that leaves the same drive when it is made a second time."""
@@ -143,10 +152,16 @@ class User(Looker):
         """Save a file several times in a row, as an editor does."""
         parent, name = self._place(), self._some_name()
         for _ in range(self.chance.randrange(2, 4)):
-            await self._save_once(parent, name)
+            await self._save_once(parent, name, self._content())
 
-    async def _save_once(self, parent: str | None, name: str) -> None:
-        data, content = self._content()
+    async def _save_large(self) -> None:
+        """Save a file that is too large for a pack several times in a row."""
+        parent, name = self._place(), self._some_name()
+        for _ in range(self.chance.randrange(2, 5)):
+            await self._save_once(parent, name, self._new_content(_SIZES[-1]))
+
+    async def _save_once(self, parent: str | None, name: str, bytes_: tuple[bytes, Bytes]) -> None:
+        data, content = bytes_
         await self._predict(
             Request(
                 "POST",

@@ -13,7 +13,7 @@ from godrive.simulation.hooks import HookUser
 from godrive.simulation.model import Node
 from godrive.simulation.resuming import ResumingUser
 from godrive.simulation.streaming import EventStream
-from godrive.simulation.user import ACTIONS
+from godrive.simulation.user import ACTIONS, FAVOURED
 
 if TYPE_CHECKING:
     from godrive.simulation.world import World
@@ -37,6 +37,7 @@ class WideUser(ResumingUser, BatchingUser, HookUser):
         "hook": 1,
         "archive": 3,
         "log_out": 2,
+        **FAVOURED,
     }
 
     def __init__(self, world: World, number: int) -> None:
