@@ -248,6 +248,23 @@ async def test_a_damaged_catalog_is_found_and_stops_a_restore_and_a_prune(
             assert [blob.key async for blob in target.store.list()] == before
 
 
+async def test_what_was_removed_from_a_backup_because_it_was_damaged_is_stored_again(tmp_path: Path) -> None:
+    objects = tmp_path / "backup" / "objects"
+    async with drive_in(tmp_path / "drive") as drive:
+        files = await fill(drive)
+        key = (await drive.metadata.ask(OpenContent(acting(files["3.bin"].owner_id), files["40000.bin"].id))).object_key
+        before = await back_up(drive, tmp_path / "backup")
+        (objects / key).unlink()
+        for part in (objects / "part").iterdir():
+            part.unlink()
+        assert len(await problems(drive.config, tmp_path / "backup")) >= 1
+        after = await back_up(drive, tmp_path / "backup")
+        assert after.added_blobs == 1
+        async with open_target(str(tmp_path / "backup"), drive.config, drive.clock) as target:
+            assert [problem async for problem in verify(target, [after], Progress())] == []
+            assert before.id in [snapshot.id for snapshot in await target.snapshots()]
+
+
 async def test_what_a_killed_backup_has_linked_is_durable_before_it_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
