@@ -276,6 +276,8 @@ async def _store_form(call: Call, where: Spot, query: PostQuery, offer: Offer, b
                 error.detail = f"{error.detail} (the file {part.name!a}; {len(stored)} before it were stored)"
                 raise
             stored.append(file)
+    if not stored:  # a client that forgot the file name, as ``curl -F file=a.txt`` does, must not take it for stored
+        raise Invalid("No part of the form is a file: a file has a file name.", field="filename")
     return FileList(files=stored)
 
 

@@ -545,7 +545,14 @@ async def test_inputs_that_were_left_empty_and_fields_are_no_files(ann: Person) 
     field = ('Content-Disposition: form-data; name="submit"', b"Send")
     answer = await send_form(ann, form(empty, field, part("a", b"1"), empty))
     assert [file["name"] for file in answer.json["files"]] == ["a"]
-    assert (await send_form(ann, form(empty, field))).json == {"files": []}
+
+
+async def test_a_form_without_a_file_is_not_acknowledged(ann: Person) -> None:
+    empty = part("", b"", "application/octet-stream")
+    without_name = ('Content-Disposition: form-data; name="file"', b"the bytes of a file")
+    for parts in ([], [empty], [without_name], [empty, without_name]):
+        answer = await send_form(ann, form(*parts))
+        assert (answer.status, answer.json["code"], answer.json["field"]) == (422, "invalid", "filename"), parts
 
 
 async def test_the_files_of_a_directory_go_into_folders(ann: Person) -> None:
