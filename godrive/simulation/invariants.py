@@ -173,7 +173,7 @@ async def _check_blobs(world: World, life: Life) -> None:
     }
     if wrong:
         raise Violation(f"these blobs are lost or damaged: {wrong}")
-    if purged := (blobs.keys() - needed.keys()) & world.referred:
+    if purged := (blobs.keys() - needed.keys()) & world.referred - world.may_be_back():
         raise Violation(f"these blobs had rows, which are gone: {purged}")
     orphans = blobs.keys() - needed.keys() - {key for (key,) in rows(world, _TO_CLEAN)}
     if orphans:  # of a server that was killed between its two commits

@@ -71,6 +71,8 @@ class S3Server(Process):
         self._chance = chance
         self._trace = trace
         self._send = send
+        self.late: set[str] = set()
+        """Keys of blobs that may have come back after their deletion, by a request that was carried out late."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._number = 0
         self.bucket = Bucket(f"{ADDRESS[0]}:{ADDRESS[1]}", honours, chance, self.now, self._created)
@@ -109,6 +111,7 @@ class S3Server(Process):
 
     async def _do_late(self, request: Request, seconds: float) -> None:
         await asyncio.sleep(seconds)
+        self.late.add(request.path.partition("/objects/")[2])
         self._do(request)
 
     def _later(self, work: Awaitable[None]) -> None:

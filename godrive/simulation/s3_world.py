@@ -80,6 +80,9 @@ class S3World(ClientsWorld):
     def neighbours(self) -> list[str]:
         return [*super().neighbours(), NAME]
 
+    def may_be_back(self) -> set[str]:
+        return self.s3.late
+
     def end_faults(self) -> None:
         super().end_faults()
         end_faults_of_s3(self)
