@@ -160,8 +160,8 @@ class Catalog(Protocol):
         """Run an operation atomically.  When this returns, its effect is durable.
 
         Operations that wait together may share one commit; one that raises is
-        rolled back alone.  If the database fails in the middle of a commit, the
-        outcome is unknown and the error ``StoreUnavailable``.
+        rolled back alone.  If a server does not answer to a commit, the outcome is
+        unknown and the error ``AskTimeout``.
         """
         ...
 

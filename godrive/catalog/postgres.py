@@ -17,7 +17,7 @@ runs again alone.  Reads, writes and chores have connections of their own
 An operation that fails because of another transaction, a restart of the server
 or a failover is run again from the start for a few seconds; then the caller
 gets ``StoreUnavailable``.  A ``COMMIT`` whose answer was lost is never repeated,
-because it may have happened: that is ``StoreUnavailable`` at once.
+because it may have happened: that is ``AskTimeout`` at once.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from godrive.backoff import Backoff
 from godrive.catalog import NO_SINKS, Final, Row, Sinks, Tx, ancestors, migrations, name_search
 from godrive.catalog.group_commit import ALONE, GroupCommit, Operation, Outcome
 from godrive.catalog.postgres_channel import PostgresChannel
-from godrive.catalog.postgres_errors import is_lost, is_raced, is_unknown, refused, translate, unavailable
+from godrive.catalog.postgres_errors import is_lost, is_raced, is_unknown, refused, translate, unavailable, unknown
 from godrive.catalog.postgres_group import Started, run_finals
 from godrive.catalog.postgres_pool import Connection, Pool, Use
-from godrive.errors import DriveError, StorageFull, StoreUnavailable
+from godrive.errors import AskTimeout, DriveError, StorageFull, StoreUnavailable
 from godrive.model import UserId
 
 T = TypeVar("T")
@@ -158,7 +158,7 @@ class PostgresCatalog:
         self._check_open()
         try:
             value = await (self._chores if chore else self._writes).run(operation)
-        except (StorageFull, StoreUnavailable) as error:
+        except (StorageFull, StoreUnavailable, AskTimeout) as error:
             self.problem = error
             raise
         self.problem = None
@@ -192,13 +192,13 @@ class PostgresCatalog:
                 if each.outcome is None:
                     each.drop()
                     if is_sent and is_unknown(error):
-                        each.outcome = (None, unavailable(error))
+                        each.outcome = (None, unknown(error))
 
     async def _in_one_transaction(self, use: Use, operations: list[Operation]) -> list[Outcome]:
         try:
             return [(value, None) for value in await self._transact(use, operations, _BEGIN_TOGETHER)]
         except DriveError as error:
-            if len(operations) == 1 or isinstance(error, StoreUnavailable):
+            if len(operations) == 1 or isinstance(error, StoreUnavailable | AskTimeout):
                 return [(None, error)] * len(operations)
         except Exception:  # noqa: S110 - raised again when the operation that failed runs alone
             pass
@@ -222,7 +222,7 @@ class PostgresCatalog:
                 await connection.execute("COMMIT")
             except Exception as error:
                 if is_lost(error):
-                    raise unavailable(error) from error
+                    raise unknown(error) from error
                 raise
             return values
 

@@ -29,7 +29,7 @@ from asyncpg.exceptions import (
     UniqueViolationError,
 )
 
-from godrive.errors import ConfigError, DriveError, Invalid, StorageFull, StoreUnavailable
+from godrive.errors import AskTimeout, ConfigError, DriveError, Invalid, StorageFull, StoreUnavailable
 
 _LOST = (
     OSError,  # which TimeoutError and ConnectionError are
@@ -89,6 +89,11 @@ def unavailable(error: BaseException) -> StoreUnavailable:
         f"The database does not answer: {error or type(error).__name__}",
         hint="Check that PostgreSQL runs and that catalog.dsn leads to it.",
     )
+
+
+def unknown(error: BaseException) -> AskTimeout:
+    """The error for callers whose operation may have been committed, or not."""
+    return AskTimeout(f"The database did not say whether it has committed: {error or type(error).__name__}")
 
 
 def translate(error: BaseException) -> DriveError | None:

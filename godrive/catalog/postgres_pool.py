@@ -17,7 +17,7 @@ from typing import TypeAlias
 import asyncpg
 
 from godrive.catalog.postgres_errors import is_lost
-from godrive.errors import StoreUnavailable
+from godrive.errors import AskTimeout, StoreUnavailable
 
 CONNECT_TIMEOUT = 5.0
 STATEMENT_TIMEOUT = 30.0
@@ -150,6 +150,6 @@ class _Hold:
     ) -> None:
         # After a cancellation in the middle of a statement, the connection still waits for the answer.
         cut_off = error is not None and not isinstance(error, Exception)
-        lost = error is not None and (isinstance(error, StoreUnavailable) or is_lost(error))
+        lost = error is not None and (isinstance(error, StoreUnavailable | AskTimeout) or is_lost(error))
         self._pool.give_back(self._connection, broken=cut_off or lost)
         self._places.release()

@@ -22,6 +22,7 @@ from godrive.catalog.postgres_errors import translate
 from godrive.catalog.postgres_pool import Connection, connect, shares
 from godrive.clock import SystemClock
 from godrive.errors import (
+    AskTimeout,
     ConfigError,
     DriveError,
     Gone,
@@ -532,7 +533,7 @@ async def test_a_commit_whose_answer_was_lost_is_not_made_again(dsn: str, catalo
 
     together = [catalog.write(partial(operation, name=name)) for name in "abc"]  # one alone, then two in company
     outcomes = await asyncio.gather(*together, return_exceptions=True)
-    assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * 3
+    assert [type(outcome) for outcome in outcomes] == [AskTimeout] * 3
     assert sorted(run) == ["a", "b", "c"]
 
 
@@ -555,7 +556,7 @@ async def test_a_chain_whose_answer_was_lost_is_not_made_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(Connection, "fetchmany", lose)
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(AskTimeout):
             await catalog.write(operation)
     assert await catalog.read(names) == ["a", "b"]
 

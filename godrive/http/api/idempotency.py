@@ -57,10 +57,10 @@ async def answer_once(
     renewal = _Renewal(metadata, RenewKey(by, key))
     try:
         response = await run()
-    except AskTimeout:
+    except (AskTimeout, asyncio.CancelledError):
         raise  # the command may still be carried out, or was
     except BaseException:
-        # A task of its own, because this one may be cancelled again.  Its error does not matter: the client has to
+        # A task of its own, because this one may be cancelled.  Its error does not matter: the client has to
         # know what went wrong first.  Not shield(), which from Python 3.14 reports such an error as unhandled.
         freed = asyncio.ensure_future(metadata.ask(SettleKey(by, key)))
         freed.add_done_callback(lambda done: done.cancelled() or done.exception())
