@@ -242,16 +242,17 @@ def refused(what: str, error: OSError, *, hint: str | None = None) -> DriveError
     detail = f"{what}: {error.strerror or error}."
     if error.errno in _FULL:
         return StorageFull(detail, hint="Free space on the disk.")
-    if error.errno in _PASSING:
+    if error.errno in PASSING:
         return StoreUnavailable(detail)
     return ConfigError(detail, hint=hint)
 
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-_PASSING = frozenset(
+PASSING = frozenset(
     {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT}
     | {errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH}
 )
+"""What a failed system call says when a restart may help."""
 
 
 class DeliveryError(DriveError):

@@ -7,10 +7,9 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from godrive.errors import StorageFull, StoreUnavailable
+from godrive.errors import PASSING, StorageFull, StoreUnavailable
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_PASSING = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE}
 
 
 def is_full(error: BaseException) -> bool:
@@ -33,7 +32,7 @@ def may_pass(error: OSError | sqlite3.Error) -> StorageFull | StoreUnavailable |
     """Return the error for what may work at another start; ``None`` if only the operator can mend it."""
     if is_full(error):
         return full()
-    return _failed(error) if isinstance(error, OSError) and error.errno in _PASSING else None
+    return _failed(error) if isinstance(error, OSError) and error.errno in PASSING else None
 
 
 @contextmanager

@@ -148,7 +148,7 @@ def on_prepare(origins: Collection[str], always: Mapping[web.AbstractResource, M
     *origins* are spelled as browsers send them; ``*`` allows any origin.  Only
     listed origins may send credentials (cookies, HTTP authentication).
     *always* are headers of every response to the path of a resource and to paths
-    below it, whoever makes the response.
+    below it, including those that the router makes.
     """
     allowed = frozenset(origins)
 

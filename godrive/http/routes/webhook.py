@@ -9,8 +9,8 @@ The store sends ``ingest.webhook_token`` in one of these ways:
 
 Without a configured token the route does not exist.  An event with the token is
 certain (``IngestBlob``): where the store writes each key only once, the file is
-published without a HEAD.  So whoever has the token can have an upload published
-whose bytes never came.
+published without a HEAD.  So anyone who has the token can make the server publish
+an upload whose bytes never came.
 """
 
 from __future__ import annotations
