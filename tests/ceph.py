@@ -32,6 +32,7 @@ class ProbedOnce(S3BlobStore):
         super().__init__(settings, capabilities=_known.get(settings.endpoint), **options)
         self._endpoint = settings.endpoint
 
-    async def open(self) -> None:
-        await super().open()
-        _known[self._endpoint] = self.capabilities
+    async def honours(self) -> Capabilities:
+        """Remember what was found out: a guest that has only been opened knows nothing."""
+        _known[self._endpoint] = await super().honours()
+        return _known[self._endpoint]
