@@ -33,6 +33,9 @@ _COPY_CONDITIONS = ("x-amz-copy-source-if-match", "x-amz-copy-if-match")
 
 _NO_ETAG = "none"
 
+_INTERNAL_ERROR = 500
+_ATTEMPTS = 3
+
 _PART_GUARDS: tuple[Mapping[str, str], ...] = (
     {},
     {"x-amz-copy-source-range": "none"},
@@ -318,8 +321,10 @@ async def _guard_headers(client: S3Client, session: aiohttp.ClientSession, targe
     kept: list[str] = []
     for sent in (_SENT, *({name: value} for name, value in _SENT.items())):
         if (await _send(session, "PUT", url, {**found.guards, **sent}, gzip.compress(b"headers"))).ok:
-            served = (await _send(session, "GET", await _presign(client, "GET", target))).headers
-            kept += [name for name, value in sent.items() if served.get(name) == value]
+            served = await _send(session, "GET", await _presign(client, "GET", target))
+            if not served.ok:
+                raise _unproven(served)
+            kept += [name for name, value in sent.items() if served.headers.get(name) == value]
             if sent is _SENT:
                 break
     for name, parameter in _ALWAYS_OVERRIDDEN.items():
@@ -369,11 +374,21 @@ async def _presign(
 async def _send(
     session: aiohttp.ClientSession, method: str, url: str, headers: Mapping[str, str] | None = None, body: bytes = b""
 ) -> Answer:
-    """One request.  Raises ``StoreUnavailable`` for a busy store too, whose refusal proves nothing."""
-    answer = await exchange(session, method, url, headers, body)
-    if answer.status in BUSY:
-        raise StoreUnavailable(f"The store answers {answer.status} while it is probed.")
+    """One request, repeated after 500: S3 gives it for failures of its own, and some stores for what they refuse.
+
+    Raises ``StoreUnavailable`` for a busy store too, whose refusal proves nothing.
+    """
+    for _ in range(_ATTEMPTS):
+        answer = await exchange(session, method, url, headers, body)
+        if answer.status in BUSY:
+            raise _unproven(answer)
+        if answer.status != _INTERNAL_ERROR:
+            break
     return answer
+
+
+def _unproven(answer: Answer) -> StoreUnavailable:
+    return StoreUnavailable(f"The store answers {answer.status} while it is probed.")
 
 
 def _declined(error: DriveError) -> bool:

@@ -226,5 +226,33 @@ async def test_a_busy_store_has_not_been_found_to_have_no_faults(fake: FakeStore
     await store.close()
 
 
+async def test_a_passing_failure_hides_no_fault(fake: FakeStore) -> None:
+    """A store that takes an unsigned ACL fails once at each request that would show it."""
+    fake.acls, failed = True, set()
+
+    def fails_once(request: web.BaseRequest) -> bool:
+        if (request.headers.get("x-amz-acl"), request.raw_path) not in failed and "x-amz-acl" in request.headers:
+            failed.add((request.headers["x-amz-acl"], request.raw_path))
+            raise web.HTTPInternalServerError
+        return False
+
+    fake.holes.append(fails_once)
+    assert (await probed(fake)).guards == {"x-amz-acl": "private"}
+    assert failed
+
+
+async def test_a_store_that_does_not_show_what_it_serves_is_not_trusted(fake: FakeStore) -> None:
+    """Else the headers that a client adds to its PUT would be served with every download."""
+
+    def unreadable(request: web.BaseRequest) -> bool:
+        if request.method == "GET" and "X-Amz-Signature" in request.query and request.path.endswith("-target"):
+            raise web.HTTPInternalServerError
+        return False
+
+    fake.holes.append(unreadable)
+    with pytest.raises(StoreUnavailable, match="500"):
+        await probed(fake)
+
+
 def test_every_fault_has_a_remedy() -> None:
     assert set(REMEDIES) == set(get_args(StoreFault))
