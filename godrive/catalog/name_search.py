@@ -22,11 +22,20 @@ Cyrillic, Greek or Chinese), and is an extension that somebody has to create.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from functools import cache
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Protocol, get_args
+
+if TYPE_CHECKING:
+    from godrive.catalog import Tx
 
 BLOCK_BITS = 13
 
 _TRIGRAM = 3
+_INSERT = "INSERT INTO names (number, entry_id, created_at, text) VALUES"
+
+NewName = tuple[int, str, int, str]
+"""A row of ``names``: number, id of the entry, when that was made, and the text."""
 
 
 class NameSearch(Protocol):
@@ -44,6 +53,10 @@ class NameSearch(Protocol):
         """The parameter for these trigrams; at least one."""
         ...
 
+    async def add(self, tx: Tx, names: Sequence[NewName]) -> None:
+        """Insert names; at least one."""
+        ...
+
 
 class SqliteNames:
     """Names in an FTS5 index."""
@@ -56,6 +69,17 @@ class SqliteNames:
 
     def value(self, trigrams: Sequence[str]) -> str:
         return " ".join('"' + trigram.replace('"', '""') + '"' for trigram in trigrams)
+
+    async def add(self, tx: Tx, names: Sequence[NewName]) -> None:
+        # One statement: at the beginning of each, FTS5 writes a segment of all that those before it have added.
+        await tx.run(_insert(len(names)), *chain.from_iterable(names))
+
+
+@cache
+def _insert(count: int) -> str:
+    width = len(get_args(NewName))
+    marks = [f"({', '.join(f'${number * width + column + 1}' for column in range(width))})" for number in range(count)]
+    return f"{_INSERT} {', '.join(marks)}"
 
 
 class PostgresNames:
@@ -80,6 +104,9 @@ class PostgresNames:
 
     def value(self, trigrams: Sequence[str]) -> list[str]:
         return list(trigrams)
+
+    async def add(self, tx: Tx, names: Sequence[NewName]) -> None:
+        await tx.run_each(f"{_INSERT} ($1, $2, $3, $4)", names)
 
 
 SQLITE = SqliteNames()

@@ -19,6 +19,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from godrive.catalog import Row, Tx
+from godrive.catalog.name_search import NewName
 from godrive.messages.system import CheckNames, IndexNames, NameCheck
 from godrive.model import FileId, UserId
 from godrive.rules import rows
@@ -76,13 +77,14 @@ async def index(tx: Tx, ask: IndexNames, env: Env) -> bool:
             changed.append((number, wanted))
     await tx.run_each("UPDATE names SET text = $2 WHERE number = $1", changed)
     await tx.run_each("DELETE FROM names WHERE entry_id = $1", [(id_,) for id_ in entry_ids if id_ not in states])
-    for owner_id, found in new.items():
-        await _add(tx, owner_id, found)
+    added = [name for owner_id, found in new.items() for name in await _numbered(tx, owner_id, found)]
+    if added:
+        await tx.names.add(tx, added)
     await tx.run_each("DELETE FROM unindexed WHERE owner_id = $1 AND entry_id = $2 AND seq = $3", waiting)
     return True
 
 
-async def _add(tx: Tx, owner_id: UserId, found: list[tuple[int, str, str]]) -> None:
+async def _numbered(tx: Tx, owner_id: UserId, found: list[tuple[int, str, str]]) -> list[NewName]:
     """Give the entries the next numbers of their owner: the time that each was made, its id, and its text."""
     after = await numbers_after(tx, owner_id)
     if after is None:
@@ -91,10 +93,7 @@ async def _add(tx: Tx, owner_id: UserId, found: list[tuple[int, str, str]]) -> N
         await tx.run("UPDATE users SET names_after = $2 WHERE id = $1", owner_id, after)
     (last,) = rows.found(await tx.one(_LAST, after, after + NUMBERS))
     found.sort()
-    await tx.run_each(
-        "INSERT INTO names (number, entry_id, created_at, text) VALUES ($1, $2, $3, $4)",
-        [(number, id_, created_at, text) for number, (created_at, id_, text) in enumerate(found, last + 1)],
-    )
+    return [(number, id_, created_at, text) for number, (created_at, id_, text) in enumerate(found, last + 1)]
 
 
 async def numbers_after(tx: Tx, owner_id: UserId) -> int | None:
