@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 from godrive.catalog import Final, Tx
 
 _NUMBER = re.compile(r"\$(\d+)")
+_VERB = re.compile("^(INSERT|UPDATE)")
 
 _JOINED: dict[tuple[str, ...], str] = {}
 _APART: dict[tuple[str, ...], list[tuple[str, list[int]]]] = {}
@@ -77,8 +78,12 @@ def _joined(steps: Sequence[Step]) -> str:
 
 
 def _apart(steps: Sequence[Step]) -> list[tuple[str, list[int]]]:
-    """A statement for each step, and the numbers of the steps whose first values follow its own."""
-    return [_alone(step.sql, steps[:number]) for number, step in enumerate(steps)]
+    """A statement for each step, and the numbers of the steps whose first values follow its own.
+
+    A step changes one row, and whatever refuses it does so before that.  ``OR FAIL`` tells SQLite, which would
+    otherwise copy each page, to undo what a statement has done before it failed.
+    """
+    return [_alone(_VERB.sub(r"\g<0> OR FAIL", step.sql), steps[:number]) for number, step in enumerate(steps)]
 
 
 def _alone(sql: str, earlier: Sequence[Step]) -> tuple[str, list[int]]:

@@ -96,12 +96,12 @@ async def test_of_chains_that_run_together_one_that_fails_spoils_no_other(catalo
     assert sorted(row[2] for row in found[1:]) == list(range(1, 21))
 
 
-async def test_two_chains_with_one_key_are_one(catalog: Catalog) -> None:
+async def test_of_two_chains_with_one_key_one_is_undone(catalog: Catalog) -> None:
     await catalog.write(partial(add, name="a"))
     same = [catalog.write(partial(follow, new="b")) for _ in range(2)]
     outcomes = await asyncio.gather(*same, return_exceptions=True)
     assert outcomes.count("b") == 1
-    assert [row[0] for row in await catalog.read(rows)] == ["a", "b"]
+    assert await catalog.read(rows) == [("a", "x", 1), ("b", "y", 1)]
 
 
 async def test_whoever_finds_no_room_or_no_name_is_told_which(rig: Rig) -> None:
