@@ -59,6 +59,14 @@ def test_without_a_terminal_the_options_answer_and_the_user_can_log_in(
     assert "ann@example.org" in capsys.readouterr().out
 
 
+def test_a_drive_without_a_user_says_how_to_add_one(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given(monkeypatch, "")
+    assert cli.main(["setup", "--config", str(config)]) == 0
+    assert f"No user was added. Add one with: godrive user add EMAIL --config {config}\n" in capsys.readouterr().out
+
+
 def test_a_wrong_answer_is_asked_for_again(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

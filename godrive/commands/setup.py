@@ -98,6 +98,8 @@ def _setup(arguments: argparse.Namespace) -> int:
         if email:
             arguments.config = path
             add_user(arguments, email)
+        else:
+            _say(f"No user was added. Add one with: godrive user add EMAIL --config {shlex.quote(str(path))}")
     _say(f"Start it with: {_start(path, new_unit=arguments.systemd)}")
     return 0
 
