@@ -65,7 +65,9 @@ class GoDrive:
     closes them.  *clock* replaces the clock of the machine.  *on_event* is
     called for crashes, restarts and dead letters, and must not block.  A drive
     that is not *serving* does not lock the data folder and starts no periodic
-    work: it reconciles and sweeps only on request.
+    work: it reconciles and sweeps only on request.  A drive that *moves_bytes*
+    itself, as HTTP and :attr:`files` do, opens an S3 store also when the storage
+    actor runs in another process.
 
     Entering locks the data folder, loads the signing keys, opens the stores and
     starts the actors (storage, metadata, auth, ingest, janitor).  Exiting does
@@ -103,6 +105,7 @@ class GoDrive:
         clock: Clock | None = None,
         on_event: OnEvent = ignore,
         serving: bool = True,
+        moves_bytes: bool = True,
     ) -> None:
         self.config = config
         self.clock = clock or SystemClock()
@@ -142,6 +145,7 @@ class GoDrive:
         """How far the scrub is; ``None`` before its first look."""
         self._on_event = self._counting(guarded(on_event))
         self._serving = serving
+        self._moves_bytes = moves_bytes
         self.tracing: Tracing | None = None
         """Makes spans, if ``log.traces`` is on."""
         self._blobs: BlobStore | None = None
@@ -280,7 +284,8 @@ class GoDrive:
         config = self.config
         check(config)
         catalog_here = needs_catalog(config)
-        blobs_here = needs_blobs(config)
+        shared = self._given_blobs is not None or config.blobs.driver == "s3"
+        blobs_here = needs_blobs(config) or (self._moves_bytes and shared)
         file_here = catalog_here and self._given_catalog is None and config.catalog.driver == "sqlite"
         folder_here = blobs_here and self._given_blobs is None and config.blobs.driver == "disk"
         if file_here or folder_here:
@@ -318,7 +323,7 @@ class GoDrive:
             known_callers=self.known_callers,
             limits=self.log_in_limits,
             catalog=self._catalog,
-            blobs=self._blobs,
+            blobs=self._blobs if needs_blobs(config) else None,
             ref=self.ref,
             bucket_events=lambda: self.bucket_events,
             watch=self.watch,

@@ -119,7 +119,7 @@ async def _run(arguments: argparse.Namespace, config: Config, process_log: logs.
     with anyio.CancelScope() as starting:
         signals.on_stop = starting.cancel
         async with AsyncExitStack() as stack:
-            drive = await stack.enter_async_context(GoDrive(config, on_event=logs.on_event))
+            drive = await stack.enter_async_context(GoDrive(config, on_event=logs.on_event, moves_bytes=http))
             stack.callback(_log_actors, drive)
             await stack.enter_async_context(answering(drive, config.data_dir))
             reloader.on_reload.append(lambda applied: drive.log_in_limits.apply(applied.auth))

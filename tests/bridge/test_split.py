@@ -70,10 +70,10 @@ class Layout:
         return self.drive("core", *CORE, catalog=catalog, blobs=self.blobs, on_event=on_event)
 
     def background(self) -> GoDrive:
-        return self.drive("background", *BACKGROUND)
+        return self.drive("background", *BACKGROUND, moves_bytes=False)
 
     def gateway(self) -> GoDrive:
-        return self.drive("gateway")
+        return self.drive("gateway", moves_bytes=False)
 
 
 EVERYWHERE = {"nats", "notices", "watch"}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import os
+import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+import aiohttp
 import anyio
 import pytest
 
@@ -117,6 +121,43 @@ async def test_an_upload_is_listed_at_once_when_the_client_says_that_it_is_compl
         assert await client.files() == []
         completed = await client.request("POST", f"/v1/uploads/{intent['upload_id']}/complete")
         assert [file["id"] for file in await client.files()] == [completed["file"]["id"]]
+
+
+async def test_bytes_pass_through_a_process_that_only_serves_http(open_stack: OpenStack) -> None:
+    """A PUT by path, a form, a tus upload that another connection continues, a read, a copy, and an archive."""
+    stack = open_stack(events=False)
+    async with Client.connect(stack.url) as client:
+        await client.enter()
+        files, bearer = f"{stack.url}/v1/files", {"Authorization": f"Bearer {client.token}"}
+        small, large = os.urandom(4096), os.urandom(9 * 1024 * 1024)
+        for status in (201, 200):  # the same bytes again are no new version
+            async with client.http.put(f"{files}/by-path/a/small?parents=true", data=small, headers=bearer) as answer:
+                assert answer.status == status, await answer.text()
+        form = aiohttp.FormData()
+        form.add_field("file", b"of a form", filename="form.txt")
+        async with client.http.post(files, data=form, headers=bearer) as answer:
+            assert answer.status == 201, await answer.text()
+
+        tus = {**bearer, "Tus-Resumable": "1.0.0"}
+        name = base64.b64encode(b"large").decode()
+        begin = {**tus, "Upload-Length": str(len(large)), "Upload-Metadata": f"filename {name}"}
+        async with client.http.post(f"{stack.url}/v1/tus", headers=begin) as answer:
+            assert answer.status == 201, await answer.text()
+            upload = answer.headers["Location"]
+        patch = {**tus, "Content-Type": "application/offset+octet-stream"}
+        for start, end in ((0, 6_000_000), (6_000_000, len(large))):
+            headers = {**patch, "Upload-Offset": str(start)}
+            async with client.http.patch(upload, data=io.BytesIO(large[start:end]), headers=headers) as answer:
+                assert (answer.status, answer.headers["Upload-Offset"]) == (204, str(end)), await answer.text()
+
+        await client.request("POST", "/v1/batch", {"operations": [{"op": "copy", "path": "large", "name": "copy"}]})
+        wanted = {"a/small": small, "form.txt": b"of a form", "large": large, "copy": large}
+        for path, content in wanted.items():
+            async with client.http.get(f"{files}/by-path/{path}?content&redirect=false", headers=bearer) as answer:
+                assert (answer.status, await answer.read()) == (200, content)
+        async with client.http.get(f"{files}/root/zip", headers=bearer) as answer:
+            with zipfile.ZipFile(io.BytesIO(await answer.read())) as archive:
+                assert {entry: archive.read(entry) for entry in archive.namelist() if entry[-1] != "/"} == wanted
 
 
 def background_killed(stack: Stack) -> None:
