@@ -3,12 +3,15 @@
 ``tests/http/wire/test_aiohttp_internals.py`` fails when a module of ours uses
 another private attribute, when aiohttp no longer has one of these, and when
 the installed minor version is not in :data:`CHECKED`.  Before adding a version:
-read the differences in ``web_protocol.py``, ``base_protocol.py``, ``streams.py``
-and ``_http_parser.pyx``, run the tests, and raise the limit in pyproject.toml.
+read the differences in ``web_protocol.py``, ``base_protocol.py``, ``web_response.py``,
+``streams.py`` and ``_http_parser.pyx``, run the tests, and raise the limit in pyproject.toml.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
+from aiohttp import web
 from aiohttp.http import HttpRequestParser
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
@@ -20,9 +23,12 @@ __all__ = [
     "HANDLER",
     "PROTOCOL",
     "READER",
+    "REQUEST",
+    "RESPONSE",
     "RequestPayloadError",
     "new_parser",
     "parse_error",
+    "prepare_hook",
     "take_unread",
     "take_whole",
     "unread_bytes",
@@ -56,6 +62,16 @@ READER = {
 
 PROTOCOL = {"_reading_paused": "a body is too much to keep, and nothing more is read or parsed"}
 """Attributes of the connection of a ``StreamReader``."""
+
+REQUEST = {"_prepare_hook": "runs the signals on_response_prepare of the applications of the request"}
+"""Attributes of ``BaseRequest``."""
+
+RESPONSE = {
+    "_cookies": "cookies to be set",
+    "_eof_sent": "the response has been sent, so aiohttp does not send it again",
+    "_keep_alive": "whether the connection stays open; None before that is known",
+}
+"""Attributes of ``Response`` that :class:`~godrive.http.wire.answer.Answer` reads or sets."""
 
 
 def new_parser(handler: RequestHandler) -> HttpRequestParser:
@@ -105,3 +121,8 @@ def take_unread(body: StreamReader) -> bytes:
 def parse_error(error: HttpProcessingError) -> tuple[_ErrInfo, StreamReader]:
     """An entry of ``_messages`` that has aiohttp answer *error*."""
     return _ErrInfo(400, error, error.message), EMPTY_PAYLOAD
+
+
+def prepare_hook(request: web.BaseRequest, response: web.StreamResponse) -> Awaitable[None]:
+    """Let the applications of the request change the headers of the response."""
+    return request._prepare_hook(response)

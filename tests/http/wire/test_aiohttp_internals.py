@@ -10,13 +10,15 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp import web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
 import godrive.http
 from godrive.http.wire import aiohttp_internals
-from godrive.http.wire.aiohttp_internals import CHECKED, HANDLER, PROTOCOL, READER
+from godrive.http.wire.aiohttp_internals import CHECKED, HANDLER, PROTOCOL, READER, REQUEST, RESPONSE
+from godrive.http.wire.answer import Answer
 from godrive.http.wire.connection import Connection
 
 HTTP = Path(godrive.http.__file__).parent
@@ -40,6 +42,14 @@ def test_what_is_listed_is_there() -> None:
     assert HANDLER.keys() <= slots
     assert READER.keys() <= set(StreamReader.__slots__)
     assert PROTOCOL.keys() <= set(BaseProtocol.__slots__)
+    assert all(hasattr(web.BaseRequest, name) for name in REQUEST)
+    assert all(hasattr(web.Response, name) for name in RESPONSE)
+
+
+def test_an_answer_uses_no_other_private_attribute() -> None:
+    own = {name for name in vars(Answer) if not name.startswith("__") and name != "_abc_impl"}
+    assert {name for name in own if hasattr(web.Response, name)} == {"prepare"}
+    assert set(_private_names(HTTP / "wire" / "answer.py", of="self")) - own == RESPONSE.keys()
 
 
 def test_a_connection_uses_no_other_private_attribute_and_hides_none() -> None:
