@@ -133,7 +133,8 @@ def create_app(
     lanes = Lanes()
     served = [(operation, path) for operation in (*OPERATIONS, *docs.routes.operations) for path in operation.paths]
     # aiohttp tries the paths with the same beginning one after another, and those without parameters are quick.
-    for operation, path in sorted(served, key=lambda each: "{" in each[1]):
+    # If the operations of a path are added together, it is tried once for all of them.
+    for operation, path in sorted(served, key=lambda each: ("{" in each[1], each[1])):
         handler = bind(operation, drive, proxies, lanes, original=path == operation.original)
         expect = expect_later if operation.moves_bytes else meet_expectation
         pattern = path.replace(f"{{{PARAMETER}}}", f"{{{PARAMETER}:(?s:.*)}}")
