@@ -38,7 +38,7 @@ class Bases:
         """Return the base URL for the client of the request, without a slash at the end."""
         if self._is_fixed or request.transport is None:
             return self._own
-        where = request.transport.get_extra_info("sockname")
+        where = request.protocol.sockname  # kept by aiohttp: to ask the transport is a system call
         port = where[1] if isinstance(where, tuple) else 0
         return self._find_again(request.headers.get(hdrs.HOST, ""), self._proxies.scheme(request), port)
 
