@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from godrive.catalog import Tx
@@ -57,9 +57,17 @@ class NameSearch(Protocol):
         """Insert names; at least one."""
         ...
 
+    async def change(self, tx: Tx, texts: Sequence[tuple[int, str]]) -> None:
+        """Give names with these numbers other texts; at least one."""
+        ...
+
 
 class SqliteNames:
-    """Names in an FTS5 index."""
+    """Names in an FTS5 index.
+
+    Whatever changes several names is one statement, in order of their numbers: at the beginning of a statement, and
+    where a number is not greater than the one before, FTS5 writes what it has gathered as a segment.
+    """
 
     candidates = (
         "SELECT f.rowid AS number, n.entry_id, n.created_at, n.text "
@@ -71,15 +79,18 @@ class SqliteNames:
         return " ".join('"' + trigram.replace('"', '""') + '"' for trigram in trigrams)
 
     async def add(self, tx: Tx, names: Sequence[NewName]) -> None:
-        # One statement: at the beginning of each, FTS5 writes a segment of all that those before it have added.
-        await tx.run(_insert(len(names)), *chain.from_iterable(names))
+        await tx.run(_for_each(f"{_INSERT} {{rows}}", len(names), 4), *chain.from_iterable(sorted(names)))
+
+    async def change(self, tx: Tx, texts: Sequence[tuple[int, str]]) -> None:
+        update = "UPDATE names SET text = new.column2 FROM (VALUES {rows}) new WHERE number = new.column1"
+        await tx.run(_for_each(update, len(texts), 2), *chain.from_iterable(sorted(texts)))
 
 
 @cache
-def _insert(count: int) -> str:
-    width = len(get_args(NewName))
-    marks = [f"({', '.join(f'${number * width + column + 1}' for column in range(width))})" for number in range(count)]
-    return f"{_INSERT} {', '.join(marks)}"
+def _for_each(sql: str, count: int, width: int) -> str:
+    """Return the statement with the parameters of *count* rows of *width* values in place of ``{rows}``."""
+    rows = [", ".join(f"${row * width + column + 1}" for column in range(width)) for row in range(count)]
+    return sql.format(rows=", ".join(f"({row})" for row in rows))
 
 
 class PostgresNames:
@@ -107,6 +118,9 @@ class PostgresNames:
 
     async def add(self, tx: Tx, names: Sequence[NewName]) -> None:
         await tx.run_each(f"{_INSERT} ($1, $2, $3, $4)", names)
+
+    async def change(self, tx: Tx, texts: Sequence[tuple[int, str]]) -> None:
+        await tx.run_each("UPDATE names SET text = $2 WHERE number = $1", texts)
 
 
 SQLITE = SqliteNames()

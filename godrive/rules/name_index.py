@@ -16,7 +16,7 @@ in the trash, keeps its number and loses its text.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from godrive.catalog import Row, Tx
 from godrive.catalog.name_search import NewName
@@ -46,6 +46,7 @@ _IDS = (
     "ORDER BY id LIMIT $2"
 )
 _INDEXED = f"SELECT entry_id, text FROM names WHERE entry_id IN ({_PLACES})"
+_REMOVE = f"DELETE FROM names WHERE entry_id IN ({_PLACES})"
 _NOTED = f"SELECT entry_id FROM unindexed WHERE entry_id IN ({_PLACES})"
 _NOTE = (
     "INSERT INTO unindexed (owner_id, entry_id, seq) SELECT owner_id, id, 0 FROM entries WHERE id = $1 "
@@ -75,8 +76,9 @@ async def index(tx: Tx, ask: IndexNames, env: Env) -> bool:
             new[owners[id_]].append((created_at, id_, wanted))
         elif number is not None and text != wanted:
             changed.append((number, wanted))
-    await tx.run_each("UPDATE names SET text = $2 WHERE number = $1", changed)
-    await tx.run_each("DELETE FROM names WHERE entry_id = $1", [(id_,) for id_ in entry_ids if id_ not in states])
+    if changed:
+        await tx.names.change(tx, changed)
+    await _remove(tx, [id_ for id_ in entry_ids if id_ not in states])
     added = [name for owner_id, found in new.items() for name in await _numbered(tx, owner_id, found)]
     if added:
         await tx.names.add(tx, added)
@@ -115,16 +117,23 @@ async def check(tx: Tx, ask: CheckNames, env: Env) -> NameCheck:
         if id_ not in noted and (indexed.get(id_, "") != wanted.get(id_, "") or (id_ in indexed and id_ not in wanted))
     ]
     if ask.correct:
-        await tx.run_each("DELETE FROM names WHERE entry_id = $1", [(id_,) for id_ in wrong if id_ not in wanted])
+        await _remove(tx, [id_ for id_ in wrong if id_ not in wanted])
         await tx.run_each(_NOTE, [(id_,) for id_ in wrong])
     return NameCheck(wrong=wrong, next=ids[-1] if len(ids) == ask.limit else "")
 
 
 async def _each(tx: Tx, sql: str, ids: Sequence[str]) -> list[Row]:
     """Return the rows for all ids, with one statement for every 64."""
-    found: list[Row] = []
+    return [row for some in _filled(ids) for row in await tx.all(sql, *some)]
+
+
+async def _remove(tx: Tx, ids: Sequence[str]) -> None:
+    for some in _filled(ids):
+        await tx.run(_REMOVE, *some)
+
+
+def _filled(ids: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the ids, 64 at a time; the last one is repeated."""
     for start in range(0, len(ids), _AT_ONCE):
         some = [*ids[start : start + _AT_ONCE]]
-        some += some[-1:] * (_AT_ONCE - len(some))
-        found += await tx.all(sql, *some)
-    return found
+        yield some + some[-1:] * (_AT_ONCE - len(some))

@@ -543,12 +543,19 @@ async def test_a_large_read_that_is_cancelled_as_it_connects_leaves_no_connectio
     assert watched.closed == watched.made
 
 
-async def test_names_that_are_added_together_are_one_segment_of_their_index(catalog: SqliteCatalog) -> None:
+async def test_names_that_change_together_are_one_segment_of_their_index(catalog: SqliteCatalog) -> None:
+    numbers = list(range(64, 0, -1))
+
     async def add_names(tx: Tx) -> None:
-        await tx.names.add(tx, [(number, f"id-{number}", 0, f"name {number}") for number in range(1, 65)])
+        await tx.names.add(tx, [(number, f"id-{number}", 0, f"name {number}") for number in numbers])
+
+    async def change_names(tx: Tx) -> None:
+        await tx.names.change(tx, [(number, f"other {number}") for number in numbers])
 
     async def segments(tx: Tx) -> int:
         return len(await tx.all("SELECT DISTINCT segid FROM names_fts_idx"))
 
     await catalog.write(add_names)
     assert await catalog.read(segments) == 1
+    await catalog.write(change_names)
+    assert await catalog.read(segments) == 2
