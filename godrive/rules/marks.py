@@ -48,7 +48,7 @@ async def describe(tx: Tx, ask: UpdateFile, env: Env, file: File) -> File:
     """Set the time of modification, the favorite mark and the properties.  Returns *file* itself if nothing changes."""
     if ask.modified_at is None and ask.favorite is None and ask.properties is None:
         return file
-    modified_at = file.modified_at if ask.modified_at is None else rows.check_modified_at(ask.modified_at)
+    modified_at = file.modified_at if ask.modified_at is None else rows.in_utc(ask.modified_at)
     favorite = file.favorite if ask.favorite is None else ask.favorite
     before = after = file.properties
     if ask.properties is not None:

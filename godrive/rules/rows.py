@@ -77,12 +77,12 @@ def any_instant(value: int) -> datetime:
     return instant(value) if _NEAR <= value < _FAR else EPOCH + value * MICROSECOND
 
 
-def check_modified_at(modified_at: datetime) -> datetime:
+def in_utc(at: datetime, field: str = "modified_at") -> datetime:
     """Return the time in UTC.  Raises ``Invalid`` if it is outside the years 1 to 9999."""
     try:
-        return modified_at.astimezone(UTC)
+        return at.astimezone(UTC)
     except OverflowError:
-        raise Invalid("The time must lie in the years 1 to 9999 in UTC.", field="modified_at") from None
+        raise Invalid("The time must lie in the years 1 to 9999 in UTC.", field=field) from None
 
 
 def maybe_instant(value: int | None) -> datetime | None:

@@ -89,7 +89,7 @@ def _micros(at: datetime | None, field: str) -> int | None:
         return None
     if at.tzinfo is None:
         raise Invalid("The time must have an offset from UTC.", field=field)
-    return rows.micros(at)
+    return rows.micros(rows.in_utc(at, field))
 
 
 def _text(text: str | None) -> str:

@@ -112,7 +112,7 @@ def _upload(ask: StoreFile, folder: Folder, env: Env) -> Upload:
         size_bytes=ask.blob.size_bytes,
         created_at=env.now,
         expires_at=env.now,
-        modified_at=ask.modified_at and rows.check_modified_at(ask.modified_at),
+        modified_at=ask.modified_at and rows.in_utc(ask.modified_at),
         parent_id=folder.id,
         on_conflict=ask.on_conflict,
         if_match=ask.if_match,

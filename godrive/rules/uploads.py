@@ -98,7 +98,7 @@ async def begin(tx: Tx, ask: BeginUpload, env: Env) -> Upload:
         created_at=env.now,
         expires_at=rows.instant(expires_at),
         sha256=ask.sha256,
-        modified_at=ask.modified_at and rows.check_modified_at(ask.modified_at),
+        modified_at=ask.modified_at and rows.in_utc(ask.modified_at),
         parent_id=folder.id,
         on_conflict=ask.on_conflict,
         if_match=ask.if_match,
@@ -167,9 +167,13 @@ def check_target(target: Resolved | None, name: str, if_match: ETag | None) -> N
         if if_match is not None:
             raise PreconditionFailed("There is no file of that name.")
     elif target.file.kind is FileKind.FOLDER:
-        raise NameTaken(f"{name!r} is a folder, which a file cannot replace.", field="name")
+        raise _folder_in_the_way(name)
     else:
         rows.check_match(target.file, if_match)
+
+
+def _folder_in_the_way(name: str) -> NameTaken:
+    return NameTaken(f"{name!r} is a folder, which a file cannot replace.", field="name")
 
 
 async def _refusal(tx: Tx, upload: Upload, limits: Auth) -> NameTaken | NotFound | QuotaExceeded:
@@ -177,8 +181,10 @@ async def _refusal(tx: Tx, upload: Upload, limits: Auth) -> NameTaken | NotFound
     replaces = upload.on_conflict is OnConflict.REPLACE
     if upload.on_conflict is not OnConflict.RENAME:
         target = await entries.find(tx, Folder(upload.owner_id, upload.parent_id), upload.name)
-        if target is not None and (not replaces or target.file.kind is FileKind.FOLDER):
+        if target is not None and not replaces:
             return entries.name_taken(upload.name)
+        if target is not None and target.file.kind is FileKind.FOLDER:
+            return _folder_in_the_way(upload.name)
     return await no_room(tx, upload.owner_id, upload.size_bytes, limits, replaces=replaces)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from godrive.errors import BY_CODE, DeliveryError, DriveError, NotUnderstood
+from godrive.errors import BY_CODE, DeliveryError, DriveError, Invalid, NotUnderstood
 from godrive.runtime.message import Ask, Contract, Message
 
 HINT = "Run one release in all processes; replace those that serve HTTP last."
@@ -27,6 +27,9 @@ _encoder = msgspec.msgpack.Encoder()
 
 # msgspec raises no error of its own for invalid UTF-8 and for deep nesting.
 _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+_UNSENDABLE = (OverflowError, UnicodeEncodeError)
 
 
 class _WireError(msgspec.Struct, frozen=True, array_like=True):
@@ -46,8 +49,24 @@ def _decoder(type_: Any) -> msgspec.msgpack.Decoder[Any]:
 
 
 def encode(message: Message[Any]) -> bytes:
-    """The message's fields."""
-    return _encoder.encode(message)
+    """The message's fields.
+
+    Raises ``Invalid`` for an integer of more than 64 bits, a time outside the
+    years 1 to 9999 in UTC, and a text with half a surrogate pair.
+    """
+    try:
+        return _encoder.encode(message)
+    except _UNSENDABLE:
+        wrong = next((name for name in message.__struct_fields__ if not _is_sendable(getattr(message, name))), None)
+        raise Invalid("A text, number or time in the request is out of range.", field=wrong) from None
+
+
+def _is_sendable(value: Any) -> bool:
+    try:
+        _encoder.encode(value)
+    except _UNSENDABLE:
+        return False
+    return True
 
 
 def decode(contract: type[Contract], name: str, data: bytes) -> Ask[Any, Any]:

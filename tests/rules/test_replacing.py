@@ -85,7 +85,7 @@ async def test_a_folder_is_never_replaced(rig: Rig) -> None:
     upload = await rig.begin(owner, "a", on_conflict=REPLACE)
     folder = await rig.folder(owner, "a")
     for if_match in (None, folder.etag, ETag("*")):
-        with pytest.raises(NameTaken):
+        with pytest.raises(NameTaken, match="'a' is a folder, which a file cannot replace"):
             await rig.begin(owner, "a", on_conflict=REPLACE, if_match=if_match)
     with pytest.raises(NameTaken):
         await rig.publish(upload)

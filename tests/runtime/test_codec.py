@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from godrive.errors import BY_CODE, DeliveryError, DriveError, NotUnderstood
+from godrive.errors import BY_CODE, DeliveryError, DriveError, Invalid, NotUnderstood
 from godrive.runtime import Ask, Contract, codec
 from tests.cases import each
 
@@ -38,6 +38,17 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
 def test_a_message_survives_the_wire() -> None:
     message = Send(Letter("you", NOW, [b"\x00\xff"]), 3)
     assert codec.decode(Post, "Send", codec.encode(message)) == message
+
+
+@each("message, field", [
+    (Send(Letter("you", datetime.max.replace(tzinfo=timezone(-timedelta(hours=1))))), "letter"),
+    (Send(Letter("\ud800", NOW)), "letter"),
+    (Send(Letter("you", NOW), 2**64), "copies"),
+])  # fmt: skip
+def test_what_the_wire_cannot_carry_is_a_mistake_of_the_request(message: Send, field: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        codec.encode(message)
+    assert caught.value.field == field
 
 
 def test_a_reply_survives_the_wire() -> None:

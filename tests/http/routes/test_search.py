@@ -52,6 +52,7 @@ async def test_a_search_finds_by_words_and_filters_and_is_paged(ann: Person) -> 
     ({"q": "a", "modified_after": "yesterday"}, "modified_after"),
     ({"q": "a", "modified_after": "2026-01-01T00:00:00"}, "modified_after"),
     ({"q": "a", "modified_before": "2026-01-01"}, "modified_before"),
+    ({"q": "a", "modified_after": "9999-12-31T23:59:59-01:00"}, "modified_after"),
     ({"q": "a", "limit": "0"}, "limit"),
     ({"q": "a", "page": "x"}, "page"),
     ({"q": "a", "in": "a/b"}, "in"),
