@@ -23,7 +23,7 @@ from godrive import __version__
 from godrive.commands import Commands, add_command
 from godrive.config import Config
 from godrive.errors import ConfigError, NotFound, StoreUnavailable
-from godrive.paths import is_folder
+from godrive.paths import is_folder, make_path
 from godrive.runtime import ChildDetails
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ async def answering(drive: GoDrive, folder: Path) -> AsyncIterator[None]:
     """Answer on a socket in *folder*.  If that is not possible, log why and continue."""
     path = folder / PATTERN.format(os.getpid())
     try:
+        make_path(folder)  # a process may keep nothing else there
         listening = _listen(folder, path)
     except OSError as error:
         log.warning("actors_not_shown", error=error.strerror or str(error), path=str(path))
