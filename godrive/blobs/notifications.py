@@ -24,7 +24,7 @@ from __future__ import annotations
 import base64
 import binascii
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import unquote_plus
 
 import msgspec
@@ -61,6 +61,17 @@ class ObjectCreated(Value):
     event_id: str = ""
     at: datetime | None = None
     metadata: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class Malformed(Value):
+    """A record among others that cannot be read, as JSON, and the reason."""
+
+    record: bytes
+    reason: str
+
+
+class _Batch(msgspec.Struct):
+    records: list[msgspec.Raw] = msgspec.field(name="Records")
 
 
 class _Named(msgspec.Struct):
@@ -126,26 +137,55 @@ class _FilerEvent(msgspec.Struct):
     message: _FilerMessage | None = None
 
 
-def parse(body: bytes | str) -> list[ObjectCreated]:
-    """The objects created according to a store's message.  Empty for other events.
+_Found: TypeAlias = ObjectCreated | Malformed
 
-    Raises ``Invalid`` for anything but JSON in a known shape.
+_UNREADABLE = (Invalid, msgspec.MsgspecError, UnicodeError, RecursionError)
+
+
+def parse(body: bytes | str) -> list[_Found]:
+    """The objects created according to a store's message, and its malformed records.  Empty for other events.
+
+    Raises ``Invalid`` for anything but JSON in a known shape, and if no record can be read.
     """
-    return _parse(body, DEEPEST)
-
-
-def _parse(body: bytes | str, depth: int) -> list[ObjectCreated]:
     try:
-        return _read(msgspec.json.decode(body), depth)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise Invalid(f"The bucket event cannot be read: {error}") from None
+        found = _parse(body, DEEPEST)
+    except _UNREADABLE as error:
+        raise Invalid(_reason(error)) from None
+    reasons = [each.reason for each in found if isinstance(each, Malformed)]
+    if reasons and len(reasons) == len(found):
+        raise Invalid(reasons[0])
+    return found
 
 
-def _read(message: Any, depth: int) -> list[ObjectCreated]:
+def _reason(error: Exception) -> str:
+    return error.detail if isinstance(error, Invalid) else f"The bucket event cannot be read: {error}"
+
+
+def _parse(body: bytes | str, depth: int) -> list[_Found]:
+    message = msgspec.json.decode(body)
+    if isinstance(message, dict) and depth and isinstance(records := message.get("Records"), list):
+        return _read_batch(body, records, depth)
+    return _read(message, depth)
+
+
+def _read_batch(body: bytes | str, records: list[Any], depth: int) -> list[_Found]:
+    """Read the *records* of the message *body*."""
+    found: list[_Found] = []
+    malformed: dict[int, str] = {}
+    for number, record in enumerate(records):
+        try:
+            found += _read_record(record, depth)
+        except _UNREADABLE as error:
+            malformed[number] = _reason(error)
+    if malformed:
+        raw = msgspec.json.decode(body, type=_Batch).records
+        found += [Malformed(record=bytes(raw[number]), reason=reason) for number, reason in malformed.items()]
+    return found
+
+
+def _read(message: Any, depth: int) -> list[_Found]:
     if not isinstance(message, dict) or depth == 0:
         raise Invalid("The bucket event has a shape that no known store sends.")
-    if isinstance(records := message.get("Records"), list):
-        return [arrival for record in records for arrival in _read_record(record, depth)]
     if isinstance(message.get("Message"), str) and "TopicArn" in message:
         return [] if message.get("Type") in _NOTHING_TO_DO else _parse(message["Message"], depth - 1)
     if message.get("Event") == "s3:TestEvent":
@@ -157,7 +197,7 @@ def _read(message: Any, depth: int) -> list[ObjectCreated]:
     raise Invalid("The bucket event has a shape that no known store sends.")
 
 
-def _read_record(record: Any, depth: int) -> list[ObjectCreated]:
+def _read_record(record: Any, depth: int) -> list[_Found]:
     if depth and isinstance(record, dict) and "s3" not in record:
         if isinstance(inner := record.get("data"), dict):  # RustFS
             return _read_record(inner, depth - 1)
@@ -173,7 +213,7 @@ def _read_record(record: Any, depth: int) -> list[ObjectCreated]:
     return [_arrival(found.s3.bucket.name, key, subject, found.event_id, found.event_time)]
 
 
-def _read_bridge(message: dict[str, Any]) -> list[ObjectCreated]:
+def _read_bridge(message: dict[str, Any]) -> list[_Found]:
     if message["detail-type"] != "Object Created":
         return []
     subject = msgspec.convert(message.get("detail"), _Subject)
@@ -183,7 +223,7 @@ def _read_bridge(message: dict[str, Any]) -> list[ObjectCreated]:
     ]
 
 
-def _read_filer(event: _FilerEvent) -> list[ObjectCreated]:
+def _read_filer(event: _FilerEvent) -> list[_Found]:
     entry = event.message.new_entry if event.message else None
     bucket, slash, key = event.key.removeprefix(_BUCKETS).partition("/")
     in_a_bucket = event.key.startswith(_BUCKETS) and bucket and slash and key

@@ -16,7 +16,7 @@ import anyio
 
 from godrive.blobs import BlobStore, notifications
 from godrive.blobs.layout import Layout
-from godrive.blobs.notifications import ObjectCreated
+from godrive.blobs.notifications import Malformed, ObjectCreated
 from godrive.clock import Clock, SystemClock
 from godrive.config import S3
 from godrive.errors import DriveError, Invalid
@@ -34,7 +34,15 @@ FOREIGN = "foreign"
 """The count of events for other buckets, or for keys that no blob of this drive can have."""
 
 MALFORMED = "malformed"
-"""The count of messages that are no bucket event of any known store."""
+"""The count of messages and records that are no bucket event of any known store."""
+
+
+class MalformedRecords(Invalid):
+    """Some records of a message are malformed, and the others were acted on.  ``message`` has only the malformed."""
+
+    def __init__(self, malformed: list[Malformed]) -> None:
+        super().__init__(malformed[0].reason)
+        self.message = b'{"Records":[%b]}' % b",".join([each.record for each in malformed])
 
 
 class BucketEventHandler:
@@ -61,16 +69,24 @@ class BucketEventHandler:
         """Act on a message of the store.  Once this returns, the message need not be sent again.
 
         *certain*: only the store can have sent it, and it came for the first time.
-        Raises ``Invalid`` for a malformed message, which is useless to repeat.
+        Raises ``Invalid`` for a malformed message, which is useless to repeat, and
+        ``MalformedRecords`` if that is true of only some of its records.
         Any other ``DriveError`` is temporary: repeat the message later.
         """
         try:
-            arrivals = notifications.parse(body)
+            found = notifications.parse(body)
         except Invalid:
             self.counts[MALFORMED] += 1
             raise
-        for arrival in arrivals:
-            await self._take(arrival, certain)
+        malformed = []
+        for each in found:
+            if isinstance(each, Malformed):
+                malformed.append(each)
+            else:
+                await self._take(each, certain)
+        if malformed:
+            self.counts[MALFORMED] += len(malformed)
+            raise MalformedRecords(malformed)
 
     async def _take(self, arrival: ObjectCreated, certain: bool) -> None:
         key = self._object_key(arrival)

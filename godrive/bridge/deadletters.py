@@ -57,8 +57,8 @@ class DeadLetters:
         with answering():
             await ensure_stream(js, self._stream, self._subject, max_age=MAX_AGE, max_msgs=MAX_LETTERS)
 
-    async def bury(self, message: Msg, reason: str) -> None:
-        """Store a message, truncated if it leaves no room for the reason.
+    async def bury(self, message: Msg, reason: str, body: bytes | None = None) -> None:
+        """Store a message, or of it only *body*, truncated if it leaves no room for the reason.
 
         Idempotent for two minutes: the server drops the repetition.
         """
@@ -71,9 +71,9 @@ class DeadLetters:
         }
         await self.prepare()  # if someone subscribes to the subject, a missing stream is not an error
         client = await self._link.client()
-        body = message.data[: client.max_payload - _HEADROOM]
+        data = (message.data if body is None else body)[: client.max_payload - _HEADROOM]
         with answering():
-            await client.jetstream().publish(self._subject, body, headers=headers)
+            await client.jetstream().publish(self._subject, data, headers=headers)
 
     async def list(self, *, after: int = 0) -> AsyncIterator[Letter]:
         """All letters with a greater number, oldest first."""

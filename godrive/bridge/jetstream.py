@@ -9,8 +9,8 @@ is silent for two heartbeats is replaced, because after a reconnect it may be
 dead without an error (nats-io/nats.py#234).  A message is acknowledged once the
 ingest actor has committed it.  A temporary failure delays the message, longer
 each time.  A message that has failed too often, or is malformed, becomes a dead
-letter.  Failures are counted here and not by the server, which would stop
-delivery without keeping the message where an operator sees it.
+letter; of a message with several records, only the malformed ones do.  Failures
+are counted here and not by the server, which would stop delivery without keeping the message where an operator sees it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from nats.js.api import AckPolicy, ConsumerConfig
 from nats.js.errors import ServerError
 
 from godrive.backoff import Backoff
-from godrive.bridge.bucket_events import BucketEventHandler
+from godrive.bridge.bucket_events import BucketEventHandler, MalformedRecords
 from godrive.bridge.connection import NatsLink, answering
 from godrive.bridge.deadletters import DeadLetters
 from godrive.bridge.failures import Failures
@@ -191,6 +191,8 @@ class BucketEvents:
     async def _act_on(self, message: Msg, deliveries: int, certain: bool) -> None:
         try:
             await self._handler.take(message.data, certain=certain)
+        except MalformedRecords as error:
+            await self._bury(message, error.detail, error.message)
         except Invalid as error:
             await self._bury(message, error.detail)
         except DriveError as error:
@@ -201,8 +203,8 @@ class BucketEvents:
         else:
             await message.ack()
 
-    async def _bury(self, message: Msg, reason: str) -> None:
-        await self._dead.bury(message, reason)
+    async def _bury(self, message: Msg, reason: str, body: bytes | None = None) -> None:
+        await self._dead.bury(message, reason, body)
         await message.term()
         self._on_event(DeadLetter("ingest", "bucket event", reason))
 

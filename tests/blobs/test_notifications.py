@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from godrive.blobs.notifications import ObjectCreated, parse
+from godrive.blobs.notifications import Malformed, ObjectCreated, parse
 from godrive.errors import Invalid
 from godrive.model import ETag
 from tests.cases import each
@@ -25,7 +25,11 @@ SAMPLES = [json.loads(line) for path in FILES for line in path.read_text(encodin
 
 def arrivals(name: str) -> list[list[ObjectCreated]]:
     lines = (FIXTURES / name).read_text(encoding="utf-8").splitlines()
-    return [parse(line) for line in lines]
+    return [created(line) for line in lines]
+
+
+def created(body: bytes | str) -> list[ObjectCreated]:
+    return [found for found in parse(body) if isinstance(found, ObjectCreated)]
 
 
 EXPECTED = ObjectCreated(
@@ -90,7 +94,7 @@ def test_user_metadata_is_read_as_each_store_sends_it_and_never_makes_an_event_m
         "eventName": "ObjectCreated:Put",
         "s3": {"bucket": {"name": "b"}, "object": {"key": "k", **described}},
     }
-    (found,) = parse(json.dumps({"Records": [record]}))
+    (found,) = created(json.dumps({"Records": [record]}))
     assert found.metadata == metadata
 
 
@@ -108,7 +112,7 @@ def test_user_metadata_is_read_as_each_store_sends_it_and_never_makes_an_event_m
 def test_the_time_of_an_event_is_an_instant_or_unknown(text: str, at: datetime | None) -> None:
     described = {"bucket": {"name": "b"}, "object": {"key": "k"}}
     record = {"eventSource": "aws:s3", "eventName": "ObjectCreated:Put", "eventTime": text, "s3": described}
-    (found,) = parse(json.dumps({"Records": [record]}))
+    (found,) = created(json.dumps({"Records": [record]}))
     assert found.at == at
 
 
@@ -145,6 +149,20 @@ def test_what_no_store_sends_is_invalid(body: bytes) -> None:
         parse(body)
 
 
+def test_a_malformed_record_is_found_beside_those_that_can_be_read_in_whatever_envelope() -> None:
+    good = {"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": "b"}, "object": {"key": "k"}}}
+    odd = {"eventName": "ObjectCreated:Put", "of": 10**400}
+    message = json.dumps({"Records": [0, good, odd, good]})
+    queued = json.dumps({"Records": [{"body": message}, {"body": json.dumps({"TopicArn": "t", "Message": message})}]})
+    for body, times in ((message, 1), (message.encode(), 1), (queued, 2)):
+        assert [each.key for each in created(body)] == ["k", "k"] * times
+        malformed = [each for each in parse(body) if isinstance(each, Malformed)]
+        assert [json.loads(each.record) for each in malformed] == [0, odd] * times
+        assert "s3" in malformed[1].reason
+        with pytest.raises(Invalid):
+            parse(b'{"Records": [%b]}' % malformed[0].record)
+
+
 def test_envelopes_are_not_opened_without_end() -> None:
     message = json.dumps({"Records": []})
     for _ in range(20):
@@ -163,7 +181,7 @@ def test_a_size_that_none_can_be_is_unknown_and_fits_into_a_message(size: int) -
     """An ask to another process has no room for it."""
     s3 = {"bucket": {"name": "b"}, "object": {"key": "k", "size": size}}
     record = {"eventSource": "aws:s3", "eventName": "ObjectCreated:Put", "s3": s3}
-    (arrival,) = parse(json.dumps({"Records": [record]}))
+    (arrival,) = created(json.dumps({"Records": [record]}))
     assert arrival.size_bytes is None
 
 
@@ -172,7 +190,7 @@ def is_harmless(body: bytes | str) -> bool:
         found = parse(body)
     except Invalid:
         return True
-    return all(isinstance(arrival, ObjectCreated) for arrival in found)
+    return all(isinstance(each, ObjectCreated | Malformed) for each in found)
 
 
 JSON = st.recursive(
@@ -217,4 +235,4 @@ def test_no_bytes_do_harm(body: bytes) -> None:
 def test_any_key_comes_out_as_the_client_named_it(key: str, source: str) -> None:
     record = {"eventSource": source, "eventName": "ObjectCreated:Put"}
     record |= {"s3": {"bucket": {"name": "b"}, "object": {"key": quote_plus(key, errors="surrogatepass")}}}  # type: ignore[dict-item]
-    assert parse(json.dumps({"Records": [record]}))[0].key == key
+    assert created(json.dumps({"Records": [record]}))[0].key == key

@@ -25,6 +25,8 @@ from tests.servers import NatsServer
 
 BUCKET = "drive"
 
+MALFORMED_RECORD = {"eventName": "s3:ObjectCreated:Put"}
+
 
 @pytest.fixture
 async def link(nats_server: NatsServer) -> AsyncIterator[NatsLink]:
@@ -113,6 +115,12 @@ def event(key: str, size: int = 5, bucket: str = BUCKET, name: str = "s3:ObjectC
         "s3": {"bucket": {"name": bucket}, "object": {"key": key.replace("/", "%2F"), "size": size, "eTag": "x"}},
     }
     return json.dumps({"EventName": name, "Key": f"{bucket}/{key}", "Records": [record]}).encode()
+
+
+def together(*messages: bytes) -> bytes:
+    """One message with the records of all of these, and a malformed one first."""
+    records = [record for message in messages for record in json.loads(message)["Records"]]
+    return json.dumps({"Records": [MALFORMED_RECORD, *records]}).encode()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -25,7 +26,7 @@ from godrive.errors import ConfigError, Conflict, DriveError, NotFound, StoreUna
 from godrive.messages.ingest import Reconcile
 from godrive.runtime.supervision_events import ChildWaiting, DeadLetter
 from godrive.testing import ManualClock
-from tests.bridge.conftest import BUCKET, Scene, event
+from tests.bridge.conftest import BUCKET, MALFORMED_RECORD, Scene, event, together
 from tests.cases import each
 from tests.conftest import require
 from tests.servers import NatsServer
@@ -227,6 +228,37 @@ async def test_a_malformed_event_is_a_dead_letter_and_the_next_event_works(
         with pytest.raises(NotFound):
             await dead.replay(letters[0].number)
     assert consumer.bucket_events.counts == {"malformed": 3, "published": 1}
+    assert len(await scene.files()) == 1
+
+
+async def test_of_a_message_only_the_malformed_record_is_a_dead_letter_and_the_others_become_files(
+    scene: Scene, consumer: Consumer, link: NatsLink, settings: Ingest, dead: DeadLetters
+) -> None:
+    arrived = [await scene.arrive(f"{number}.txt") for number in range(2)]
+    async with consumer.running():
+        await (await jetstream(link)).publish(settings.subject, together(*[message for _, message in arrived]))
+        await scene.ingest.wait(2)
+        await acknowledged(link, settings)
+        (letter,) = [letter async for letter in dead.list()]
+        assert json.loads(letter.body) == {"Records": [MALFORMED_RECORD]}
+        await dead.replay(letter.number)
+        await acknowledged(link, settings)
+        (again,) = [letter async for letter in dead.list()]
+    assert again.body == letter.body
+    assert len(await scene.files()) == 2
+    assert consumer.bucket_events.counts == {"malformed": 2, "published": 2}
+
+
+async def test_a_message_with_a_malformed_record_comes_again_until_the_others_are_files(
+    scene: Scene, consumer: Consumer, link: NatsLink, settings: Ingest, dead: DeadLetters
+) -> None:
+    _, message = await scene.arrive("a.txt")
+    scene.ingest.failures = [StoreUnavailable()]
+    async with consumer.running():
+        await (await jetstream(link)).publish(settings.subject, together(message))
+        await scene.ingest.wait(2)
+        await acknowledged(link, settings)
+        assert len([letter async for letter in dead.list()]) == 1
     assert len(await scene.files()) == 1
 
 

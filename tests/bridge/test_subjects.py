@@ -17,7 +17,7 @@ from godrive.errors import StoreUnavailable
 from godrive.messages.ingest import Reconcile
 from godrive.runtime.supervision_events import ChildWaiting, DeadLetter
 from godrive.testing import ManualClock
-from tests.bridge.conftest import Scene, event
+from tests.bridge.conftest import Scene, event, together
 from tests.conftest import require
 from tests.servers import NatsServer
 
@@ -99,6 +99,16 @@ async def test_what_cannot_be_dealt_with_is_told_and_found_by_the_reconciler(
     assert isinstance(scene.drive.clock, ManualClock)
     scene.drive.clock.advance(60)
     await scene.drive.ingest.ask(Reconcile())
+    assert len(await scene.files()) == 1
+
+
+async def test_beside_a_malformed_record_the_others_become_files(
+    scene: Scene, link: NatsLink, settings: Ingest, bucket: S3
+) -> None:
+    _, message = await scene.arrive("a.txt")
+    async with Listener(scene, link, settings, bucket).running():
+        await (await link.client()).publish(settings.subject, together(message))
+        assert "cannot be read" in (await scene.until(DeadLetter)).reason
     assert len(await scene.files()) == 1
 
 

@@ -57,7 +57,10 @@ class Webhook:
         self._log = logger()
 
     async def receive(self, request: web.Request) -> web.Response:
-        """Return 204 if the event was accepted, 422 if it is malformed, 503 if the store must send it again later."""
+        """Return 204 if the event was accepted, 503 if the store must send it again later.
+
+        422 says that it is malformed, or some of its records; the others were accepted.
+        """
         if not shows_secret(request, self._token, in_query=True):
             raise Unauthenticated("The token of ingest.webhook_token is required.")
         body = await read_body(request, limit=self._limit, timeout=self._timeout)

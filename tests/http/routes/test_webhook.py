@@ -128,6 +128,16 @@ async def test_events_are_counted_and_their_coming_is_shown(site: Site, stranger
     assert 'godrive_bucket_events_total{outcome="malformed"} 1.0' in metrics
 
 
+async def test_beside_a_malformed_record_the_others_are_published_and_the_answer_says_what_is_wrong(
+    site: Site, stranger: Person
+) -> None:
+    upload = await arrive(site)
+    answer = await stranger("POST", PATH, data=event(upload).replace(b"[", b"[0, "), headers=BEARER)
+    assert (answer.status, answer.json["code"]) == (422, "invalid")
+    assert "cannot be read" in answer.json["detail"]
+    assert (await site.drive.metadata.ask(GetUpload(SYSTEM, upload.id))).state is UploadState.COMMITTED
+
+
 async def test_again_and_again_is_one_file(site: Site, stranger: Person, ann: Person) -> None:
     upload = await arrive(site, UserId((await ann("GET", "/v1/me")).json["id"]))
     answers = await asyncio.gather(*(stranger("POST", PATH, data=event(upload), headers=BEARER) for _ in range(10)))
