@@ -1,7 +1,7 @@
 """Backs the drive up when it is time, in a process of its own.
 
-The process has a low priority, a memory and an interpreter of its own, so the
-server stays as quick as it was.  It reads the configuration from its standard
+The process has a low priority, rests between slices of work, and has a memory
+and an interpreter of its own, so the server stays as quick as it was.  It reads the configuration from its standard
 input, because the passphrase must not be among its arguments, and is a
 ``godrive backup create``.  When the last one was made is in the
 catalog.  If several processes serve the drive, a lease lets one of them do it.

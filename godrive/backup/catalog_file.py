@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from godrive.backup.rests import NEVER, Rests
 from godrive.backup.still import PART
 from godrive.backup.target import DIGEST, Snapshot, Target
 from godrive.backup.together import for_each
@@ -16,9 +17,10 @@ from godrive.paths import create_file
 class CatalogFile:
     """A file of its own at *path* that :meth:`load` makes the catalog of a snapshot, with its log beside it."""
 
-    def __init__(self, target: Target, path: Path) -> None:
+    def __init__(self, target: Target, path: Path, rests: Rests = NEVER) -> None:
         self._target = target
         self._path = path
+        self._rests = rests
         self._has: list[bytes] = []
 
     async def load(self, snapshot: Snapshot) -> None:
@@ -52,6 +54,7 @@ class CatalogFile:
                     yield number
 
         async def fetch(number: int) -> None:
+            await self._rests.pause()
             part = await self._target.part(wanted[number])
             await asyncio.to_thread(os.pwrite, fd, part, number * PART)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import shutil
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +16,7 @@ import msgspec
 
 from godrive import __version__
 from godrive.backup.contents import Named, lacking, total_bytes
+from godrive.backup.rests import NEVER, Pace, Rests
 from godrive.backup.spool import Spool
 from godrive.backup.still import Still, standing_still
 from godrive.backup.target import Image, Snapshot, Target, new_id
@@ -39,8 +40,6 @@ LEASE_TTL = 30.0
 PATIENCE = 120.0
 """Seconds to wait for a sweep that is under way."""
 
-Pace = Callable[[int], Awaitable[None]]
-
 
 class Progress(msgspec.Struct):
     """How far a backup is."""
@@ -62,10 +61,12 @@ class Part(NamedTuple):
     data: bytes
 
 
-async def create(drive: GoDrive, target: Target, progress: Progress, *, pace: Pace | None = None) -> Snapshot:
+async def create(
+    drive: GoDrive, target: Target, progress: Progress, *, pace: Pace | None = None, rests: Rests = NEVER
+) -> Snapshot:
     """Back up the drive.  When this returns, the snapshot is complete and durable.
 
-    *pace* is awaited with the number of bytes before each piece.  Raises
+    *pace* is awaited with the number of bytes before each piece; *rests* are taken in every long step.  Raises
     ``Conflict`` if another process sweeps, or if a blob is damaged (the
     snapshot is not made; run fsck), ``StoreUnavailable``, ``StorageFull``.
     """
@@ -79,7 +80,7 @@ async def create(drive: GoDrive, target: Target, progress: Progress, *, pace: Pa
         await asyncio.to_thread(shutil.rmtree, left, ignore_errors=True)
     keeping = asyncio.ensure_future(_keep(lease, drive))
     with TemporaryDirectory(dir=drive.config.data_dir, prefix="backup-") as folder:
-        creating = asyncio.ensure_future(_create(drive, target, progress, Path(folder), pace))
+        creating = asyncio.ensure_future(_create(drive, target, progress, Path(folder), pace=pace, rests=rests))
         try:
             await asyncio.wait([keeping, creating], return_when=asyncio.FIRST_COMPLETED)
             if keeping.done():
@@ -101,17 +102,20 @@ async def _keep(lease: Lease, drive: GoDrive) -> None:
             raise Conflict("The lease of the backup was lost.", hint="The clock or the database stopped; run it again.")
 
 
-async def _create(drive: GoDrive, target: Target, progress: Progress, folder: Path, pace: Pace | None) -> Snapshot:
+async def _create(
+    drive: GoDrive, target: Target, progress: Progress, folder: Path, *, pace: Pace | None, rests: Rests
+) -> Snapshot:
     now = drive.clock.now()
+    pace = rests.after(pace)
     with (
         Spool(folder / "there", ObjectKey) as there,
         Spool(folder / "lacking", Named) as blobs,
         Spool(folder / "parts", Part) as parts,
     ):
-        known = await _list(target, there)
-        async with _still_catalog(drive, folder) as still:
-            image = await asyncio.to_thread(_split, still, target, known, parts)
-            async for page in lacking(still.connection, _pages(there), progress.compared):
+        known = await _list(target, there, rests)
+        async with _still_catalog(drive, folder, rests) as still:
+            image = await asyncio.to_thread(_split, still, target, known, parts, rests)
+            async for page in lacking(still.connection, _pages(there, rests), progress.compared):
                 await asyncio.to_thread(blobs.add, page)
             progress.bytes = await asyncio.to_thread(total_bytes, still.connection)
 
@@ -121,6 +125,7 @@ async def _create(drive: GoDrive, target: Target, progress: Progress, folder: Pa
             progress.added_bytes += blob.size_bytes
 
         async def put(part: Part) -> None:
+            await rests.pause()
             await target.put_part(part.digest, part.data)
 
         await for_each(_items(blobs), copy)
@@ -147,28 +152,29 @@ async def _create(drive: GoDrive, target: Target, progress: Progress, folder: Pa
 
 
 @asynccontextmanager
-async def _still_catalog(drive: GoDrive, folder: Path) -> AsyncIterator[Still]:
+async def _still_catalog(drive: GoDrive, folder: Path, rests: Rests) -> AsyncIterator[Still]:
     """Hold the catalog as it is now, without delaying its writers."""
     path = drive.config.catalog_path
     if drive.config.catalog.driver == "postgres":
         from godrive.catalog.copy_out import copy_out  # noqa: PLC0415
 
         path = folder / "catalog.db"
-        await copy_out(drive.config.catalog, path)
-    async with standing_still(path, folder) as still:
+        await copy_out(drive.config.catalog, path, rests.pause)
+    async with standing_still(path, folder, rests) as still:
         yield still
 
 
-async def _list(target: Target, there: Spool[ObjectKey]) -> set[str]:
+async def _list(target: Target, there: Spool[ObjectKey], rests: Rests) -> set[str]:
     """List what the target has, and return the keys of parts.  The rest may be too long for the memory."""
     own: set[str] = set()
     async for page in size_pages(target.store, sized=False):
         own.update(target.own(page))
         await asyncio.to_thread(there.add, [*page])
+        await rests.pause()
     return own
 
 
-def _split(still: Still, target: Target, known: set[str], parts: Spool[Part]) -> Image:
+def _split(still: Still, target: Target, known: set[str], parts: Spool[Part], rests: Rests) -> Image:
     """Digest the catalog, and keep the parts that the target lacks, so that the catalog need not stand still longer."""
 
     def digests(pieces: Iterator[memoryview]) -> tuple[int, bytes]:
@@ -180,6 +186,7 @@ def _split(still: Still, target: Target, known: set[str], parts: Spool[Part]) ->
             if (key := target.part_key(digest)) not in known:
                 known.add(key)
                 parts.add([Part(digest, bytes(piece))])
+            rests.rest()
         return size, bytes(found)
 
     size, file = digests(still.file_parts())
@@ -187,10 +194,11 @@ def _split(still: Still, target: Target, known: set[str], parts: Spool[Part]) ->
     return Image(size, file, log)
 
 
-async def _pages(keys: Spool[ObjectKey]) -> AsyncGenerator[Page, None]:
+async def _pages(keys: Spool[ObjectKey], rests: Rests) -> AsyncGenerator[Page, None]:
     pages = keys.pages()
     while (page := await asyncio.to_thread(next, pages, None)) is not None:
         yield dict.fromkeys(page, 0)
+        await rests.pause()
 
 
 async def _items(spool: Spool[T]) -> AsyncIterator[T]:

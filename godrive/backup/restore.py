@@ -11,7 +11,8 @@ import anyio
 
 from godrive.backup.catalog_file import CatalogFile
 from godrive.backup.contents import Named, lacking, opened, total_bytes
-from godrive.backup.create import Pace, Progress, copy_blob
+from godrive.backup.create import Progress, copy_blob
+from godrive.backup.rests import Pace
 from godrive.backup.target import Snapshot, Target
 from godrive.backup.together import for_each
 from godrive.blobs import BlobStore

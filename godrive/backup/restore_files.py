@@ -14,7 +14,8 @@ import msgspec
 from godrive import email_address, transfer
 from godrive.backup.catalog_file import CatalogFile
 from godrive.backup.contents import opened
-from godrive.backup.create import Pace, paced
+from godrive.backup.create import paced
+from godrive.backup.rests import Pace
 from godrive.backup.target import Snapshot, Target
 from godrive.drive import GoDrive
 from godrive.errors import NotFound

@@ -11,8 +11,9 @@ from tempfile import TemporaryDirectory
 
 from godrive.backup.catalog_file import CatalogFile
 from godrive.backup.contents import is_sound, named_in, opened
-from godrive.backup.create import Pace, Progress
+from godrive.backup.create import Progress
 from godrive.backup.passphrase import drop_old_keys, is_key_object
+from godrive.backup.rests import NEVER, Pace, Rests
 from godrive.backup.target import Snapshot, Target
 from godrive.blobs import BlobDamaged
 from godrive.blobs.pages import AT_ONCE, Page, aligned, size_pages
@@ -52,18 +53,19 @@ async def _compare(
     return await compare(target.store, key, size, sha256, pace)
 
 
-async def prune(target: Target, keep: Iterable[Snapshot]) -> tuple[int, int]:
+async def prune(target: Target, keep: Iterable[Snapshot], rests: Rests = NEVER) -> tuple[int, int]:
     """Delete all other snapshots, and the blobs that none of *keep* names.  Returns how many of each.
 
     An interrupted run is continued by the next.  In a bucket, what is younger
     than a day stays, because another process may just add a snapshot.  Raises
-    ``Conflict`` if a snapshot to keep cannot be read.
+    ``Conflict`` if a snapshot to keep cannot be read.  *rests* are taken in every long step.
     """
     kept_snapshots = list(keep)
     ids = {snapshot.id for snapshot in kept_snapshots}
     dropped = [snapshot for snapshot in await target.snapshots() if snapshot.id not in ids]
     with TemporaryDirectory(prefix="godrive-") as folder, _kept(Path(folder)) as kept:
-        async for problem in _gather(target, kept_snapshots, kept, Path(folder)):
+        rests.within(kept)
+        async for problem in _gather(target, kept_snapshots, kept, Path(folder), rests):
             raise Conflict(f"Nothing was deleted. {problem}")
         own = await target.own_keys(kept_snapshots)
         for snapshot in dropped:
@@ -73,11 +75,13 @@ async def prune(target: Target, keep: Iterable[Snapshot]) -> tuple[int, int]:
         async for needed, there in aligned(_pages(kept), size_pages(target.store, sized=False)):
             keys = there.keys() - needed.keys() - own
             unneeded += sorted(key for key in keys if not is_key_object(key))
+            await rests.pause()
         blobs = 0
         for key in unneeded:
             if not await target.may_be_new(key):
                 await target.store.delete(key)
                 blobs += not target.is_own(key)
+                await rests.pause()
     return len(dropped), blobs
 
 
@@ -96,11 +100,11 @@ async def _pages(kept: sqlite3.Connection) -> AsyncGenerator[Page, None]:
 
 
 async def _gather(
-    target: Target, snapshots: Iterable[Snapshot], kept: sqlite3.Connection, folder: Path
+    target: Target, snapshots: Iterable[Snapshot], kept: sqlite3.Connection, folder: Path, rests: Rests = NEVER
 ) -> AsyncIterator[str]:
     """Add the blobs of the snapshots to the table ``kept``, and yield what is wrong with their catalogs."""
     path = folder / "catalog.db"
-    catalog = CatalogFile(target, path)
+    catalog = CatalogFile(target, path, rests)
     for snapshot in snapshots:
         try:
             await catalog.load(snapshot)
@@ -108,6 +112,7 @@ async def _gather(
             yield f"The catalog of the snapshot {snapshot.id} cannot be read: {error.detail}"
             continue
         with opened(path) as connection:
+            rests.within(connection)
             wrong = await asyncio.to_thread(is_sound, connection)
         if wrong is None:
             await asyncio.to_thread(_keep, kept, path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,10 @@ _AT_ONCE = 5000
 _INSTANT = "repeatable_read"
 
 
-async def copy_out(source: config.Catalog, target: Path) -> None:
+async def copy_out(source: config.Catalog, target: Path, pause: Callable[[], Awaitable[None]]) -> None:
     """Copy the catalog of *source* into the new database *target*.  The index of names is left to the next owner.
 
-    Raises ``Conflict`` if the schemas differ, ``StoreUnavailable`` if the
+    *pause* is awaited after each page of rows.  Raises ``Conflict`` if the schemas differ, ``StoreUnavailable`` if the
     database goes away.
     """
     await asyncio.to_thread(sqlite_file.prepare, target, allow_network_fs=True)
@@ -36,7 +37,7 @@ async def copy_out(source: config.Catalog, target: Path) -> None:
             with closing(sqlite_file.connect(target)) as written:
                 async with connection.transaction(isolation=_INSTANT, readonly=True):
                     await connection.execute("SET LOCAL statement_timeout = 0")
-                    await _copy(connection, written)
+                    await _copy(connection, written, pause)
         finally:
             await connection.close()
     except DriveError:
@@ -46,7 +47,7 @@ async def copy_out(source: config.Catalog, target: Path) -> None:
         raise (unavailable(error) if passes else translate(error)) or error from error
 
 
-async def _copy(connection: Any, written: sqlite3.Connection) -> None:
+async def _copy(connection: Any, written: sqlite3.Connection, pause: Callable[[], Awaitable[None]]) -> None:
     if await connection.fetchval("SELECT MAX(version) FROM schema_versions") != migrations.migrations()[-1].version:
         raise Conflict("The database has another schema than this release.")
     written.execute("BEGIN")
@@ -57,6 +58,7 @@ async def _copy(connection: Any, written: sqlite3.Connection) -> None:
         cursor = await connection.cursor(f"SELECT {', '.join(columns)} FROM {table}")
         while rows := await cursor.fetch(_AT_ONCE):
             await asyncio.to_thread(written.executemany, insert, [tuple(row) for row in rows])
+            await pause()
     row = await connection.fetchrow("SELECT nonce, time_noted_at, clock_doubt, clock_due_by, clock_latest FROM catalog")
     written.execute(
         "UPDATE catalog SET nonce = ?, time_noted_at = ?, clock_doubt = ?, clock_due_by = ?, clock_latest = ?",

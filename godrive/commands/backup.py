@@ -25,9 +25,10 @@ from godrive.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from godrive.backup.create import Pace, Progress
+    from godrive.backup.create import Progress
     from godrive.backup.restore_files import RestoredFiles
     from godrive.backup.target import Snapshot, Target
+    from godrive.backup.rests import Pace
 
 Action: TypeAlias = "Callable[[Config, argparse.Namespace], Coroutine[Any, Any, int]]"
 
@@ -54,7 +55,8 @@ def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     create.add_argument(
         "--prune", action="store_true", help="then delete old snapshots, as the settings of [backup] say"
     )
-    create.add_argument("--background", action="store_true", help="use the processor only when nothing else does")
+    text = "leave the machine to a server: run with a low priority, and rest between slices of work"
+    create.add_argument("--background", action="store_true", help=text)
     add("list", _list, "list the snapshots")
     verify = add("verify", _verify, "read everything back and compare it with what was stored")
     paced(verify)
@@ -121,22 +123,23 @@ def _pace(config: Config, arguments: argparse.Namespace) -> Pace | None:
 async def _create(config: Config, arguments: argparse.Namespace) -> int:
     from godrive.backup.create import Progress, create  # noqa: PLC0415
     from godrive.backup.verify import prune  # noqa: PLC0415
+    from godrive.backup.rests import BACKGROUND, Rests  # noqa: PLC0415
     from godrive.drive import GoDrive  # noqa: PLC0415
 
     need_drive(config)
     if arguments.background:
         with suppress(OSError):  # a service manager may forbid it
             os.nice(19)  # with less, it gets up to a tenth of a processor that a server needs
-    progress = Progress()
+    progress, rests = Progress(), Rests(BACKGROUND if arguments.background else 1.0)
     async with (
         _target(config, arguments, create=True) as target,
         GoDrive(config, on_event=logs.on_event, serving=False) as drive,
         _telling(progress),
     ):
-        snapshot = await create(drive, target, progress, pace=_pace(config, arguments))
+        snapshot = await create(drive, target, progress, pace=_pace(config, arguments), rests=rests)
         _show(arguments, [snapshot])
         if arguments.prune:
-            await prune(target, await _kept(config, target))
+            await prune(target, await _kept(config, target), rests)
     return 0
 
 
