@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from godrive import network
+from godrive.errors import ConfigError
 
 
 def marked(type_: Any, mark: str) -> bool:
@@ -324,3 +325,16 @@ class Config(Table, frozen=True):
     def blobs_lock_path(self) -> Path:
         """The lock file of the disk store; its name differs from that of a data folder in the same place."""
         return self.blobs_path / "blobs.lock"
+
+    def check_backup(self, target: Path, field: str | None = None) -> None:
+        """Raise ``ConfigError`` if the folder *target* of a backup is in the drive or around it, also by a link."""
+        place = Path(os.path.realpath(target))
+        for own in (self.data_dir, self.blobs_path):
+            real = Path(os.path.realpath(own))
+            if place.is_relative_to(real) or real.is_relative_to(place):
+                relation = "is inside" if place.is_relative_to(real) else "has in it"
+                raise ConfigError(
+                    f"The folder of the backup, {target}, {relation} {own}, which is a folder of the drive.",
+                    field=field,
+                    hint="Choose one beside it, on another disk: what destroys the drive must not destroy its backup.",
+                )

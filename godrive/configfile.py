@@ -296,6 +296,8 @@ def _check(config: Config) -> None:
     rule = "must be the whole path of a folder, or s3://BUCKET/PREFIX"
     target = config.backup.target
     must(not target or target.startswith(("/", "s3://")), "backup.target", rule)
+    if target.startswith("/"):
+        config.check_backup(Path(target), "backup.target")
     webhooks = config.webhooks
     for network_ in webhooks.allow_networks:
         rule = f"must list addresses or networks, not {network_!r}"

@@ -57,7 +57,9 @@ async def opened_store(
 
 def _folder(name: str, settings: config.Config, *, create: bool) -> Path:
     folder = Path(name).absolute()
-    if not create and not exists(folder / "objects"):
+    if create:
+        settings.check_backup(folder)
+    elif not exists(folder / "objects"):
         raise ConfigError(f"There is no backup in {folder}.", hint="godrive backup create makes one.")
     if exists(folder / "godrive.db") or folder == settings.blobs_path.absolute():
         raise ConfigError(f"{folder} is the folder of a drive, not of a backup.")
