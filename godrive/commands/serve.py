@@ -6,6 +6,7 @@ import argparse
 import gc
 import logging
 import os
+import shutil
 import socket
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -122,6 +123,7 @@ async def _run(arguments: argparse.Namespace, config: Config, process_log: logs.
             drive = await stack.enter_async_context(GoDrive(config, on_event=logs.on_event, moves_bytes=http))
             stack.callback(_log_actors, drive)
             await stack.enter_async_context(answering(drive, config.data_dir))
+            _warn_of_little_room(config)
             reloader.on_reload.append(lambda applied: drive.log_in_limits.apply(applied.auth))
             urls: list[str] = []
             if http:
@@ -157,6 +159,14 @@ def _warn_of_root(config: Config) -> None:
 
 
 def _request_log(process_log: logs.ProcessLog) -> LogRequest | None:
+def _warn_of_little_room(config: Config) -> None:
+    """Say that uploads are refused because the disk of the blobs is nearly full."""
+    path, least = config.blobs_path, config.blobs.min_free_bytes
+    if config.blobs.driver == "disk" and exists(path) and (free := shutil.disk_usage(path).free) < least:
+        hint = "Uploads are refused while less than blobs.min_free_bytes is free. Make room on this disk."
+        log.warning("little_free_space", path=str(path), free_bytes=free, min_free_bytes=least, hint=hint)
+
+
     """Where requests are logged: straight to the file as JSON, which is faster, or by the logger."""
     from godrive.http.observe.request_log import Answered, JsonLines  # noqa: PLC0415
 

@@ -153,10 +153,13 @@ async def test_uploads_that_were_announced_while_there_was_room_leave_the_reserv
             await client.request("DELETE", f"/v1/files/{file['id']}")
 
 
-async def test_free_space_below_the_reserve_refuses_an_upload_at_its_intent(drive_server: DriveServer) -> None:
+async def test_free_space_below_the_reserve_refuses_an_upload_at_its_intent_and_the_start_warns(
+    drive_server: DriveServer,
+) -> None:
     drive_server.folder.mkdir(parents=True, exist_ok=True)
     drive_server.tables["blobs"]["min_free_bytes"] = shutil.disk_usage(drive_server.folder).total
     drive_server.start()
+    assert drive_server.log.count('"event":"little_free_space"') == 1
     async with Client.connect(drive_server.url) as client:
         await client.enter()
         with pytest.raises(Refused) as refused:
