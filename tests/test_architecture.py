@@ -21,6 +21,7 @@ FLOORS: list[set[str]] = [
         "backoff",
         "model",
         "clock",
+        "counted",
         "email_address",
         "extras",
         "logger",

@@ -22,6 +22,7 @@ import structlog
 from godrive import __version__
 from godrive.commands import Commands, add_command
 from godrive.config import Config
+from godrive.counted import counted
 from godrive.errors import ConfigError, NotFound, StoreUnavailable
 from godrive.paths import is_folder, make_path
 from godrive.runtime import ChildDetails
@@ -142,7 +143,7 @@ def _text(process: Process) -> str:
         if status.queued:
             words.append(f"{status.queued} queued, the first for {child.oldest:.3f} s")
         if status.restarts:
-            words.append(f"{status.restarts} restarts")
+            words.append(counted(status.restarts, "restart"))
         lines.append("  ".join(words).rstrip())
         lines += [
             f"    {hand.message}, for {hand.age:.3f} s after {hand.waited:.3f} s in the mailbox"

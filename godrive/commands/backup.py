@@ -20,6 +20,7 @@ from godrive.commands.progress import pacer, telling
 from godrive.commands.running import run
 from godrive.commands.user import find_user, new_secret
 from godrive.config import Config
+from godrive.counted import counted
 from godrive.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
     from godrive.backup.create import Progress
     from godrive.backup.restore_files import RestoredFiles
-    from godrive.backup.target import Snapshot, Target
     from godrive.backup.rests import Pace
+    from godrive.backup.target import Snapshot, Target
 
 Action: TypeAlias = "Callable[[Config, argparse.Namespace], Coroutine[Any, Any, int]]"
 
@@ -122,8 +123,8 @@ def _pace(config: Config, arguments: argparse.Namespace) -> Pace | None:
 
 async def _create(config: Config, arguments: argparse.Namespace) -> int:
     from godrive.backup.create import Progress, create  # noqa: PLC0415
-    from godrive.backup.verify import prune  # noqa: PLC0415
     from godrive.backup.rests import BACKGROUND, Rests  # noqa: PLC0415
+    from godrive.backup.verify import prune  # noqa: PLC0415
     from godrive.drive import GoDrive  # noqa: PLC0415
 
     need_drive(config)
@@ -166,7 +167,7 @@ async def _verify(config: Config, arguments: argparse.Namespace) -> int:
         result = {"snapshots": len(chosen), "blobs": progress.blobs, "bytes": progress.bytes, "problems": problems}
         _say(msgspec.json.encode(result).decode())
     else:
-        _say(f"{len(chosen)} snapshots, {progress.blobs} blobs of {progress.bytes} bytes: {len(problems)} problems.")
+        _say(f"{counted(len(chosen), 'snapshot')}, {_blobs(progress)}: {counted(len(problems), 'problem')}.")
     return 1 if problems else 0
 
 
@@ -182,7 +183,8 @@ async def _prune(config: Config, arguments: argparse.Namespace) -> int:
     if arguments.json:
         _say(msgspec.json.encode({"kept": len(keep), "snapshots": snapshots, "blobs": blobs}).decode())
     else:
-        _say(f"Kept {len(keep)} snapshots; deleted {snapshots} snapshots and {blobs} blobs.")
+        deleted = f"{counted(snapshots, 'snapshot')} and {counted(blobs, 'blob')}"
+        _say(f"Kept {counted(len(keep), 'snapshot')}; deleted {deleted}.")
     return 0
 
 
@@ -233,8 +235,7 @@ async def _restore(config: Config, arguments: argparse.Namespace) -> int:
 
         await copy_catalog(path, config.catalog, check=check_usage)
         path.unlink()
-    what = f"{progress.blobs} blobs of {progress.bytes} bytes"
-    _say(f"Restored {snapshot.id}: {what}. Nothing expires for a day.")
+    _say(f"Restored {snapshot.id}: {_blobs(progress)}. Nothing expires for a day.")
     return 0
 
 
@@ -254,8 +255,8 @@ async def _restore_files(config: Config, arguments: argparse.Namespace) -> int:
     if arguments.json:
         _say(msgspec.json.encode(restored).decode())
     else:
-        what = f"{restored.files} files of {restored.bytes} bytes; {restored.unchanged} were there already"
-        _say(f"Restored from {snapshot.id}: {what}.")
+        what = f"{counted(restored.files, 'file')} of {counted(restored.bytes, 'byte')}"
+        _say(f"Restored from {snapshot.id}: {what}. Already there: {restored.unchanged}.")
     return 0
 
 
@@ -267,13 +268,17 @@ def _show(arguments: argparse.Namespace, snapshots: list[Snapshot]) -> None:
         _say(msgspec.json.encode(rows).decode())
         return
     for each in snapshots:
-        added = f"{each.added_blobs} blobs of {each.added_bytes} bytes added"
-        _say(f"{each.id}  {each.created_at:%Y-%m-%d %H:%M:%S} UTC  {each.blobs} blobs of {each.bytes} bytes, {added}")
+        added = f"{counted(each.added_blobs, 'blob')} of {counted(each.added_bytes, 'byte')} added"
+        _say(f"{each.id}  {each.created_at:%Y-%m-%d %H:%M:%S} UTC  {_blobs(each)}, {added}")
+
+
+def _blobs(of: Progress | Snapshot) -> str:
+    return f"{counted(of.blobs, 'blob')} of {counted(of.bytes, 'byte')}"
 
 
 def _telling(progress: Progress | RestoredFiles, what: str = "blobs") -> AbstractAsyncContextManager[None]:
     """Tell how many of *what* were done."""
-    return telling(lambda: f"{getattr(progress, what)} {what}, {size_text(progress.bytes)}")
+    return telling(lambda: f"{counted(getattr(progress, what), what[:-1])}, {size_text(progress.bytes)}")
 
 
 def _say(text: str) -> None:

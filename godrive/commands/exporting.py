@@ -16,6 +16,7 @@ from godrive.commands.progress import clear, telling
 from godrive.commands.running import raise_limit, run
 from godrive.commands.user import find_user
 from godrive.config import Config
+from godrive.counted import counted
 from godrive.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ async def _export_drive(arguments: argparse.Namespace, config: Config) -> Export
 
 
 def _progress(counts: Exported) -> str:
-    return f"{counts.files} files exported, {size_text(counts.bytes)}; {counts.present} were there"
+    return f"{counted(counts.files, 'file')} exported, {size_text(counts.bytes)}; already there: {counts.present}"
 
 
 def _report(counts: Exported, arguments: argparse.Namespace) -> None:
@@ -79,8 +80,9 @@ def _report(counts: Exported, arguments: argparse.Namespace) -> None:
         _say(msgspec.json.encode(counts).decode())
         return
     _say(
-        f"{clear()}Exported {counts.files} files of {counts.bytes} bytes, and {counts.folders} folders; "
-        f"{counts.present} files were there already; {counts.mapped} names differ, as the manifest says."
+        f"{clear()}Exported {counted(counts.files, 'file')} of {counted(counts.bytes, 'byte')} and "
+        f"{counted(counts.folders, 'folder')}. Already there: {counted(counts.present, 'file')}. "
+        f"Names that differ, as the manifest says: {counts.mapped}."
     )
     left = {name: getattr(counts, name) for name in ("in_the_way", "damaged", "failed")}
     if any(left.values()):

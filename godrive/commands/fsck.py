@@ -17,6 +17,7 @@ from godrive.commands import Commands, add_command, need_drive, size
 from godrive.commands.progress import pacer
 from godrive.commands.running import run
 from godrive.config import Config
+from godrive.counted import counted
 from godrive.errors import ConfigError
 from godrive.messages.expected import Fault, Finding
 from godrive.messages.storage import QuarantineBlob
@@ -102,7 +103,7 @@ async def _check(drive: GoDrive, arguments: argparse.Namespace, result: Result) 
             _say(finding)
         if sys.stderr.isatty() and time.monotonic() - told > _TOLD_EVERY:
             told = time.monotonic()
-            sys.stderr.write(f"{checked.blobs} blobs, {checked.bytes} bytes\n")
+            sys.stderr.write(f"{counted(checked.blobs, 'blob')}, {counted(checked.bytes, 'byte')}\n")
     drift = await drive.metadata.ask(UsageDrift())
     result.blobs, result.bytes = checked.blobs, checked.bytes
     result.usage_bytes, result.usage_rows = drift.bytes, drift.rows
@@ -134,11 +135,14 @@ def _report(result: Result, arguments: argparse.Namespace) -> None:
         sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
         return
     if result.usage_bytes or result.usage_rows:
-        sys.stdout.write(f"usage       differs by {result.usage_bytes} bytes and {result.usage_rows} rows\n")
+        differs = f"{counted(result.usage_bytes, 'byte')} and {counted(result.usage_rows, 'row')}"
+        sys.stdout.write(f"usage       differs by {differs}\n")
     if arguments.repair:
-        sys.stdout.write(f"{result.quarantined} blobs were moved to quarantine, {result.recounted} users corrected.\n")
-    what = "read" if arguments.digests else "compared"
-    sys.stdout.write(f"{result.blobs} blobs of {result.bytes} bytes were {what}: {len(result.findings)} faults.\n")
+        moved, corrected = counted(result.quarantined, "blob"), counted(result.recounted, "user")
+        sys.stdout.write(f"Moved {moved} to quarantine, corrected {corrected}.\n")
+    what = f"{counted(result.blobs, 'blob')} of {counted(result.bytes, 'byte')}"
+    done = "Read" if arguments.digests else "Compared"
+    sys.stdout.write(f"{done} {what}: {counted(len(result.findings), 'fault')}.\n")
 
 
 def _say(finding: Finding) -> None:

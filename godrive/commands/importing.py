@@ -18,6 +18,7 @@ from godrive.commands.progress import clear, telling
 from godrive.commands.running import raise_limit, run
 from godrive.commands.user import find_user
 from godrive.config import Config
+from godrive.counted import counted
 from godrive.errors import ConfigError, Invalid
 from godrive.paths import exists, is_folder
 
@@ -131,17 +132,17 @@ def folders_of(config: Config) -> list[Path]:
 
 
 def _progress(counts: Counts) -> str:
-    return f"{counts.files} files imported, {size_text(counts.bytes)}; {counts.present} were there"
+    return f"{counted(counts.files, 'file')} imported, {size_text(counts.bytes)}; already there: {counts.present}"
 
 
 def _report(counts: Counts, arguments: argparse.Namespace) -> None:
     if arguments.json:
         _say(msgspec.json.encode(counts).decode())
         return
-    how = f", of which {counts.shared} share their blocks and {counts.linked} are hard links"
     _say(
-        f"{clear()}Imported {counts.files} files of {counts.bytes} bytes{how}, and {counts.folders} folders; "
-        f"{counts.present} files were there already."
+        f"{clear()}Imported {counted(counts.files, 'file')} of {counted(counts.bytes, 'byte')} "
+        f"(with shared blocks: {counts.shared}, hard links: {counts.linked}) and "
+        f"{counted(counts.folders, 'folder')}. Already there: {counted(counts.present, 'file')}."
     )
     left = {name: getattr(counts, name) for name in ("skipped", "refused", "differs", "changed", "unreadable")}
     if any(left.values()):

@@ -11,6 +11,7 @@ from godrive import logs
 from godrive.commands import Commands, add_command, need_drive
 from godrive.commands.running import run
 from godrive.config import Config
+from godrive.counted import counted
 
 _AT_ONCE = 128
 
@@ -56,9 +57,9 @@ def _recount(arguments: argparse.Namespace) -> int:
     elif not wrong:
         sys.stdout.write("The usage of every user is what their files add up to, and the index has every name.\n")
     else:
-        done = "nothing was changed" if arguments.check else f"{result['corrected']} users were corrected"
+        done = "nothing was changed" if arguments.check else f"corrected {counted(result['corrected'], 'user')}"
         sys.stdout.write(
-            f"The kept usage differed by {result['bytes']} bytes and {result['rows']} rows, "
-            f"the index by {result['names']} names; {done}.\n"
+            f"The kept usage differed by {counted(result['bytes'], 'byte')} and {counted(result['rows'], 'row')}, "
+            f"the index by {counted(result['names'], 'name')}; {done}.\n"
         )
     return 1 if wrong and arguments.check else 0

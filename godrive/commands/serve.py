@@ -24,6 +24,7 @@ from godrive.commands.reload import Reloader
 from godrive.commands.running import raise_limit, run
 from godrive.commands.signals import Signals, ignore_until_ready
 from godrive.config import Actors, Config
+from godrive.counted import counted
 from godrive.network import bind_addresses, binds_every_address, binds_loopback, socket_path
 from godrive.paths import exists
 
@@ -113,7 +114,7 @@ async def _run(arguments: argparse.Namespace, config: Config, process_log: logs.
     def closing(requests: int) -> None:
         log.info("stopping", signal=signals.received, requests=requests, seconds=config.server.shutdown)
         if process_log.is_human and requests:
-            what = _count(requests, "request")
+            what = counted(requests, "request")
             _say(process_log, f"Waiting {config.server.shutdown:g} s at most for {what}. Ctrl-C again ends at once.")
 
     _warn_of_root(config)
@@ -122,8 +123,8 @@ async def _run(arguments: argparse.Namespace, config: Config, process_log: logs.
         async with AsyncExitStack() as stack:
             drive = await stack.enter_async_context(GoDrive(config, on_event=logs.on_event, moves_bytes=http))
             stack.callback(_log_actors, drive)
-            await stack.enter_async_context(answering(drive, config.data_dir))
             _warn_of_little_room(config)
+            await stack.enter_async_context(answering(drive, config.data_dir))
             reloader.on_reload.append(lambda applied: drive.log_in_limits.apply(applied.auth))
             urls: list[str] = []
             if http:
@@ -158,7 +159,6 @@ def _warn_of_root(config: Config) -> None:
         log.warning("running_as_root", data_dir=str(folder), owner=owner, hint=hint)
 
 
-def _request_log(process_log: logs.ProcessLog) -> LogRequest | None:
 def _warn_of_little_room(config: Config) -> None:
     """Say that uploads are refused because the disk of the blobs is nearly full."""
     path, least = config.blobs_path, config.blobs.min_free_bytes
@@ -167,6 +167,7 @@ def _warn_of_little_room(config: Config) -> None:
         log.warning("little_free_space", path=str(path), free_bytes=free, min_free_bytes=least, hint=hint)
 
 
+def _request_log(process_log: logs.ProcessLog) -> LogRequest | None:
     """Where requests are logged: straight to the file as JSON, which is faster, or by the logger."""
     from godrive.http.observe.request_log import Answered, JsonLines  # noqa: PLC0415
 
@@ -206,10 +207,6 @@ def _announce(config: Config, urls: Sequence[str], process_log: logs.ProcessLog)
 
 def _say(process_log: logs.ProcessLog, text: str) -> None:
     process_log.writer.write(f"{text}\n".encode())
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _free_port(config: Config) -> int:

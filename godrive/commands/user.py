@@ -16,6 +16,7 @@ from godrive import email_address
 from godrive.commands import Commands, add_action, add_group, need_drive, size
 from godrive.commands.running import run
 from godrive.config import Config
+from godrive.counted import counted
 from godrive.credentials import check_new_password
 from godrive.errors import ConfigError, Invalid
 from godrive.messages.auth import GetUser
@@ -148,7 +149,8 @@ async def _delete(drive: GoDrive, arguments: argparse.Namespace) -> None:
         _confirm(user, arguments)
     await drive.auth.ask(RemoveUser(_OPERATOR, user.id, grace))
     if not grace:
-        _say(f"{_name(user)} is deleted. The janitor removes {user.usage.used_bytes} bytes within its next sweeps.")
+        removed = counted(user.usage.used_bytes, "byte")
+        _say(f"{_name(user)} is deleted. The janitor removes {removed} within its next sweeps.")
         return
     user = await find_user(drive, user.id)
     assert user.delete_at is not None  # noqa: S101 - it was set now
@@ -181,7 +183,8 @@ async def _set_password(drive: GoDrive, arguments: argparse.Namespace) -> None:
 async def _set_quota(drive: GoDrive, arguments: argparse.Namespace) -> None:
     user = await find_user(drive, arguments.user)
     user = await drive.auth.ask(SetQuota(_OPERATOR, user.id, arguments.quota or None))
-    _say(f"{_name(user)} may use {'any number of' if user.quota_bytes is None else user.quota_bytes} bytes.")
+    quota = "any number of bytes" if user.quota_bytes is None else counted(user.quota_bytes, "byte")
+    _say(f"{_name(user)} may use {quota}.")
 
 
 async def _invite(drive: GoDrive, arguments: argparse.Namespace) -> None:

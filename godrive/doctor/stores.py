@@ -19,6 +19,7 @@ from godrive.blobs.disk import DiskBlobStore
 from godrive.catalog import Catalog, migrations
 from godrive.clock import TOLERANCE, Clock
 from godrive.config import Config, StoreFault
+from godrive.counted import counted
 from godrive.doctor import Report
 from godrive.errors import NotFound
 from godrive.messages.backups import ListBackups
@@ -56,7 +57,7 @@ async def catalog(config: Config, clock: Clock, report: Report, *, accept_clock:
     store = make_catalog(config, guest=True)
     try:
         await store.open()
-        counted = await store.read(lambda tx: tx.one("SELECT COUNT(*) FROM users WHERE state <> 'deleted'"))
+        users = await store.read(lambda tx: tx.one("SELECT COUNT(*) FROM users WHERE state <> 'deleted'"))
         holder, env = new_id(), Env(clock.now(), config, PageTokens([bytes(32)]))
         start = time.perf_counter()
         await perform(store, AcquireLease("doctor", holder, 60.0), env)
@@ -69,7 +70,7 @@ async def catalog(config: Config, clock: Clock, report: Report, *, accept_clock:
     finally:
         await store.close()
     engine = f"SQLite {sqlite3.sqlite_version}" if config.catalog.driver == "sqlite" else "PostgreSQL"
-    detail = f"{engine}: {counted[0] if counted else 0} users, a commit takes {seconds * 1000:.1f} ms."
+    detail = f"{engine}: {counted(users[0] if users else 0, 'user')}, a commit takes {seconds * 1000:.1f} ms."
     if seconds > _SLOW_COMMIT:
         report.warning(name, detail, "Look for what keeps the disk busy, or put the catalog on a faster one.")
     else:
@@ -114,13 +115,14 @@ async def _scrub(store: Catalog, env: Env, report: Report) -> None:
         more = f" and {count - len(damaged)} more" if count > len(damaged) else ""
         report.failure(
             name,
-            f"{count} blobs are damaged: {keys}{more}.",
+            f"Damaged: {counted(count, 'blob')}, {keys}{more}.",
             "Restore them from a backup; `godrive fsck --digests` names their files. The scrub looks again every hour.",
         )
     elif not is_scrubbed(env.config) or state.begun_at is None:
         return
     elif state.after and (env.now - state.begun_at).total_seconds() > env.config.scrub.every:
-        detail = f"The pass that began on {state.begun_at:%Y-%m-%d} has read {state.blobs} blobs and not ended yet."
+        read = counted(state.blobs, "blob")
+        detail = f"The pass that began on {state.begun_at:%Y-%m-%d} has read {read} and not ended yet."
         report.warning(name, detail, "Raise scrub.rate, or scrub.every.")
     elif state.ended_at is not None:
         report.ok(name, f"Every blob was read by {state.ended_at:%Y-%m-%d %H:%M} UTC.")
@@ -136,7 +138,7 @@ async def _backup(store: Catalog, env: Env, report: Report) -> None:
     if made is None:
         report.warning("backup", f"There is no backup in {target} yet.", advice)
         return
-    detail = f"The last backup in {target} is of {made.made_at:%Y-%m-%d %H:%M} UTC: {made.blobs} blobs."
+    detail = f"The last backup in {target} is of {made.made_at:%Y-%m-%d %H:%M} UTC: {counted(made.blobs, 'blob')}."
     if is_late(env.config.backup, made.made_at, env.now):
         report.warning("backup", detail, advice)
     else:
@@ -229,7 +231,8 @@ async def _packs(store: BlobStore, report: Report) -> None:
         report.failure("packs", " ".join(status.problems), hint)
     else:
         detail = (
-            f"{status.blobs} small blobs in {status.packs} packs of {status.size} bytes, {status.live} of them in use."
+            f"{counted(status.blobs, 'small blob')} in {counted(status.packs, 'pack')} of "
+            f"{counted(status.size, 'byte')}, {status.live} in use."
         )
         report.ok("packs", detail)
 

@@ -228,7 +228,7 @@ async def test_what_the_scrub_has_found_is_a_failure_and_a_slow_scrub_a_warning(
         ]
         await drive.metadata.ask(NoteScrub(ObjectKey(""), ObjectKey("0123/9"), 9, 9, rot))
     (damaged,) = await scrub()
-    assert (damaged.verdict, damaged.detail[:42]) == (Verdict.FAILURE, "7 blobs are damaged: 0123/0 (digest), 0123")
+    assert (damaged.verdict, damaged.detail[:36]) == (Verdict.FAILURE, "Damaged: 7 blobs, 0123/0 (digest), 0")
     assert "and 2 more" in damaged.detail
     async with GoDrive(used, serving=False) as drive:
         await drive.metadata.ask(ForgetDamage([each.object_key for each in rot]))

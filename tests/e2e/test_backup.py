@@ -29,13 +29,13 @@ async def test_a_drive_is_backed_up_while_it_runs_and_comes_back_with_its_sessio
     files = {f"{number}.bin": bytes([number]) * (number * 9000) for number in range(6)}
     for name, content in files.items():
         await client.upload(name, content)
-    assert "6 blobs" in backup(server, "create", target)
+    assert "6 blobs of 135000 bytes, 6 blobs of 135000 bytes added" in backup(server, "create", target)
     await client.upload("later.bin", b"later")
     (snapshot,) = json.loads(backup(server, "create", target, "--json"))
     assert (snapshot["added_blobs"], snapshot["added_bytes"], "keyring" in snapshot) == (1, 5, False)
     assert len(json.loads(backup(server, "list", target, "--json"))) == 2
     assert "0 problems" in backup(server, "verify", target)
-    assert "Kept 1 snapshots; deleted 1 snapshots and 0 blobs" in backup(server, "prune", target)
+    assert "Kept 1 snapshot; deleted 1 snapshot and 0 blobs" in backup(server, "prune", target)
     assert "There is a drive" in backup(server, "restore", target, code=2)
     server.stop()
     server.data.rename(server.folder / "lost")
@@ -48,7 +48,7 @@ async def test_a_drive_is_backed_up_while_it_runs_and_comes_back_with_its_sessio
         (path for path in (target / "objects").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
     )
     damaged.write_bytes(damaged.read_bytes()[:-3] + b"???")
-    assert "1 problems" in backup(server, "verify", target, code=1)
+    assert "1 problem." in backup(server, "verify", target, code=1)
     assert "no backup" in backup(server, "list", tmp_path / "nothing", code=2)
     (tmp_path / "interrupted" / "objects").mkdir(parents=True)
     assert "no whole snapshot" in backup(server, "verify", tmp_path / "interrupted", code=2)
@@ -72,10 +72,10 @@ async def test_the_commands_of_the_documentation_with_a_passphrase_and_for_one_u
         (file,) = await client.files()
         await client.request("DELETE", f"/v1/files/{file['id']}")
         only = ["--user", "ada@example.com", "--path", "plan.txt"]
-        assert "1 files of 8 bytes; 0 were there" in backup(
+        assert "1 file of 8 bytes. Already there: 0." in backup(
             server, "restore", target, *only, "--snapshot", snapshot["id"]
         )
-        assert "0 files of 0 bytes; 1 were there" in backup(server, "restore", *only)
+        assert "0 files of 0 bytes. Already there: 1." in backup(server, "restore", *only)
         (file,) = await client.files()
         assert await client.download(file["id"]) == b"the plan"
         assert "No user has" in backup(server, "restore", "--user", "eve@example.com", code=1)

@@ -124,7 +124,7 @@ def test_the_drive_may_lie_in_the_folder_and_hard_links_come_with_a_warning(serv
     told = command(server, "import", server.folder, "--user", ADA, "--hard-links")
     assert "now changes it in the drive" in told
     assert "skipped    data: It is the folder of a drive." in told
-    assert "1 are hard links" in told
+    assert "hard links: 1)" in told
     assert "cannot be used" in command(server, "export", server.folder / "one", "--user", ADA, code=2)
 
 

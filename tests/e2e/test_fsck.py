@@ -47,7 +47,7 @@ async def test_faults_are_shown_planned_and_set_aside_and_nothing_is_destroyed(
         assert drive_server.blobs("quarantine") == []
         plan.write_text("".join(line for line in plan.read_text().splitlines(keepends=True) if '"orphan"' in line))
         repaired = fsck(drive_server, "--repair", "--plan", plan)
-        assert "1 blobs were moved to quarantine" in repaired.stdout
+        assert "Moved 1 blob to quarantine" in repaired.stdout
         assert [path.read_bytes() for path in drive_server.blobs("quarantine")] == [b"stray"]
         result: dict[str, Any] = json.loads(fsck(drive_server, "--digests", "--repair", "--json").stdout)
         assert result["quarantined"] == 1
