@@ -97,7 +97,7 @@ async def test_a_backup_that_is_stopped_leaves_nothing_behind(
 ) -> None:
     for each in range(8):
         await client.upload(f"{each}.bin", bytes([each]) * 300_000)
-    command = [*PROGRAM, "backup", "create", str(tmp_path / "backup"), "--rate", "100K"]
+    command = [*PROGRAM, "backup", "create", str(tmp_path / "backup"), "--rate", "200K"]
     process = subprocess.Popen(
         [*command, "--config", str(server.folder / "config.toml")], env=environment(), stderr=subprocess.PIPE
     )
