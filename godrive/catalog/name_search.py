@@ -22,9 +22,9 @@ Cyrillic, Greek or Chinese), and is an extension that somebody has to create.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
+
+from godrive.catalog.many import over
 
 if TYPE_CHECKING:
     from godrive.catalog import Tx
@@ -33,6 +33,7 @@ BLOCK_BITS = 13
 
 _TRIGRAM = 3
 _INSERT = "INSERT INTO names (number, entry_id, created_at, text) VALUES"
+_ROW = "($1, $2, $3, $4)"
 
 NewName = tuple[int, str, int, str]
 """A row of ``names``: number, id of the entry, when that was made, and the text."""
@@ -79,18 +80,11 @@ class SqliteNames:
         return " ".join('"' + trigram.replace('"', '""') + '"' for trigram in trigrams)
 
     async def add(self, tx: Tx, names: Sequence[NewName]) -> None:
-        await tx.run(_for_each(f"{_INSERT} {{rows}}", len(names), 4), *chain.from_iterable(sorted(names)))
+        await tx.run(*over(f"{_INSERT} {{rows}}", _ROW, sorted(names)))
 
     async def change(self, tx: Tx, texts: Sequence[tuple[int, str]]) -> None:
         update = "UPDATE names SET text = new.column2 FROM (VALUES {rows}) new WHERE number = new.column1"
-        await tx.run(_for_each(update, len(texts), 2), *chain.from_iterable(sorted(texts)))
-
-
-@cache
-def _for_each(sql: str, count: int, width: int) -> str:
-    """Return the statement with the parameters of *count* rows of *width* values in place of ``{rows}``."""
-    rows = [", ".join(f"${row * width + column + 1}" for column in range(width)) for row in range(count)]
-    return sql.format(rows=", ".join(f"({row})" for row in rows))
+        await tx.run(*over(update, "($1, $2)", sorted(texts)))
 
 
 class PostgresNames:
@@ -117,7 +111,7 @@ class PostgresNames:
         return list(trigrams)
 
     async def add(self, tx: Tx, names: Sequence[NewName]) -> None:
-        await tx.run_each(f"{_INSERT} ($1, $2, $3, $4)", names)
+        await tx.run_each(f"{_INSERT} {_ROW}", names)
 
     async def change(self, tx: Tx, texts: Sequence[tuple[int, str]]) -> None:
         await tx.run_each("UPDATE names SET text = $2 WHERE number = $1", texts)

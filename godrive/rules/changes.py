@@ -14,12 +14,14 @@ lower one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
 
 from godrive.catalog import Final, Tx
 from godrive.catalog.chains import Step, chain
+from godrive.catalog.many import inserting, over
 from godrive.config import Auth
 from godrive.errors import NotFound, QuotaExceeded
 from godrive.model import File, FileEventKind, FileId, FileKind, UserId
@@ -40,6 +42,14 @@ _CHANGE_ALONE = f"UPDATE users SET {_RAISED.format(2, 3)}"
 _LOG = (
     "INSERT INTO changes (owner_id, change, at, what, entry_id, kind, parent_id, from_id, published, delivered, file) "
     "SELECT $1, charged.changes, $2, $3, $4, $5, $6, $7, $8, $9, $10 FROM charged"
+)
+
+_LOG_EACH = inserting(_LOG.replace("charged.changes", "$11").replace(" FROM charged", ""))
+FIRST_OF_SEVERAL = 10
+"""The number of the first parameter of a condition for :func:`charge_created`."""
+_CHANGE_SEVERAL = (
+    f"{_CHARGE}, changes = CASE WHEN changes < $9 THEN $9 + $6 - 1 ELSE changes + $6 END, log_rows = log_rows + $6 "
+    "WHERE id = $1"
 )
 
 REVISE = "revision = CASE WHEN revision < $1 THEN $1 ELSE revision + 1 END"
@@ -87,7 +97,7 @@ async def record(
     else:
         if trace is None:
             assert file is not None  # noqa: S101 - a caller without a file gives a trace
-            trace = Trace(file.kind, file.parent_id or "", file.parent_id or "")
+            trace = _trace_of(file)
         steps = _steps(tx, kind, owner_id, file_id, file, now=now, trace=trace, usage=usage)
         _check_found(await chain(tx, *steps))
     tx.changed.add(owner_id)
@@ -108,7 +118,7 @@ async def record_created(
     first, and *steps* follow the step ``charged``.  All of it is the last
     statement of the operation (see ``Tx.final``).
     """
-    trace = Trace(file.kind, file.parent_id or "", file.parent_id or "")
+    trace = _trace_of(file)
     usage = file.size_bytes, 0, 0, reserved, 1, uploads, 0
     kind, after = FileEventKind.CREATED, "" if provided else steps[0].name
     charged, logged = _steps(
@@ -136,7 +146,7 @@ async def record_with(
     The condition begins with ``$4``.  The column of *step* is *key*.  *file* is the state after the change, whose
     usage is the same.
     """
-    trace = Trace(file.kind, file.parent_id or "", file.parent_id or "")
+    trace = _trace_of(file)
     charged, logged = _steps(
         tx, kind, file.owner_id, file.id, file, now=now, trace=trace, usage=_NO_USAGE, provided=provided
     )
@@ -144,6 +154,43 @@ async def record_with(
     if made:
         tx.changed.add(file.owner_id)
     return made
+
+
+Logged = tuple[object, ...]
+"""A row of the log."""
+
+
+async def charge_created(
+    tx: Tx,
+    owner_id: UserId,
+    files: Sequence[File],
+    *,
+    now: datetime,
+    reserved: int,
+    uploads: int,
+    provided: tuple[str, tuple[object, ...]] | None,
+) -> list[Logged] | None:
+    """Add new files of one owner to the usage, and return the rows of the log for :func:`log_each`.
+
+    ``None`` if the owner is not there, or the condition *provided* is not true of their row.  SQLite only.
+    """
+    at, live = rows.micros(now), sum(file.size_bytes for file in files)
+    condition, values = ("", ()) if provided is None else (f" AND {provided[0]}", provided[1])
+    usage = live, 0, 0, reserved, len(files), uploads, 0
+    row = await tx.one(f"{_CHANGE_SEVERAL}{condition} RETURNING changes", owner_id, *usage, at, *values)
+    if row is None:
+        return None
+    tx.changed.add(owner_id)
+    first = row[0] - len(files) + 1
+    return [
+        (*_logged(tx, FileEventKind.CREATED, owner_id, file.id, file, at=at, trace=_trace_of(file)), number)
+        for number, file in enumerate(files, first)
+    ]
+
+
+async def log_each(tx: Tx, logged: Sequence[Logged]) -> None:
+    """Write rows of the log."""
+    await tx.run(*over(*_LOG_EACH, logged))
 
 
 def _check_found(found: bool) -> None:
@@ -165,7 +212,16 @@ def _steps(
     provided: tuple[str, tuple[object, ...]] | None = None,
 ) -> tuple[Step, Step]:
     at = rows.micros(now)
-    values = (
+    values = _logged(tx, kind, owner_id, file_id, file, at=at, trace=trace)
+    charged = _charged(owner_id, usage, at, logged=1, after=after, provided=provided)
+    return charged, Step("logged", _LOG, values, "entry_id")
+
+
+def _logged(
+    tx: Tx, kind: FileEventKind, owner_id: UserId, file_id: FileId, file: File | None, *, at: int, trace: Trace
+) -> Logged:
+    """The values of a row of the log, without the change number."""
+    return (
         owner_id,
         at,
         str(kind),  # 0.1 us; kind.value takes 0.4
@@ -177,8 +233,11 @@ def _steps(
         0 if tx.sinks.webhook else 1,
         _encode(file).decode() if tx.sinks.nats and file is not None else None,
     )
-    charged = _charged(owner_id, usage, at, logged=1, after=after, provided=provided)
-    return charged, Step("logged", _LOG, values, "entry_id")
+
+
+def _trace_of(file: File) -> Trace:
+    """The trace of an entry that stays in its folder."""
+    return Trace(file.kind, file.parent_id or "", file.parent_id or "")
 
 
 FIRST_PROVIDED = 11

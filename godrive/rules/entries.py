@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from godrive.catalog import Tx
 from godrive.catalog.chains import Step
+from godrive.catalog.many import inserting, over
 from godrive.errors import Invalid, NameTaken
 from godrive.model import File, FileId, OnConflict, name_key
 from godrive.rules import rows
@@ -26,6 +27,7 @@ _INSERT = (
     "sha256, version_id, created_at, updated_at, revision, modified_at, height, state) "
     "SELECT $1, $2, $3, $4, $3, $5, $6, $7, $8, $9, $10, $11, $12, $12, $12, $13, $14, 'live'"
 )
+_INSERT_EACH = inserting(_INSERT)
 _PLACE = f"{_INSERT} WHERE true ON CONFLICT DO NOTHING"  # without WHERE, SQLite takes ON for the condition of a join
 _RAISE = (  # ends at the first folder that is high enough, because those above it are higher
     "WITH RECURSIVE up (entry_id, parent_id, height) AS ("
@@ -101,6 +103,11 @@ def placing(file: File, *, after: str) -> Step:
     If another transaction has taken the name meanwhile, all of this one fails and is run again.
     """
     return Step("placed", f"{_INSERT} FROM {after}", _values(file, 0), "id")
+
+
+async def place_each(tx: Tx, files: Sequence[File]) -> None:
+    """Insert the rows of files whose names are free, in folders that have had an entry already.  SQLite only."""
+    await tx.run(*over(*_INSERT_EACH, [_values(file, 0) for file in files]))
 
 
 async def place_chain(tx: Tx, chain: Sequence[File]) -> None:

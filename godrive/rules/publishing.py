@@ -80,23 +80,32 @@ async def publish(tx: Tx, ask: PublishUpload, env: Env) -> File:
     return await _place(tx, upload, ask.blob, file_id, env)
 
 
-async def publish_simple(tx: Tx, ask: PublishUpload, env: Env) -> File | None:
-    """Publish in one statement what becomes a new file.  ``None`` for anything else."""
+def simple_file(ask: PublishUpload, env: Env) -> File | None:
+    """Return the new file that the upload makes, if the row is as the message says and the name is free.
+
+    ``None`` if it makes another one.
+    """
     upload = ask.upload
-    if upload is None:
-        return None
     is_simple = (
-        upload.id == ask.upload_id
+        upload is not None
+        and upload.id == ask.upload_id
         and upload.if_match is None
         and upload.kind is not UploadKind.PART
         and upload.size_bytes == ask.blob.size_bytes
         and (upload.sha256 is None or ask.blob.sha256 in (None, upload.sha256))
         and covers_all_of(ask.by, Verb.CREATE, upload)
     )
-    if not is_simple:
+    if upload is None or not is_simple:
+        return None
+    return file_of(upload, ask.blob, Folder(upload.owner_id, upload.parent_id), FileId(new_id()), env)
+
+
+async def publish_simple(tx: Tx, ask: PublishUpload, env: Env) -> File | None:
+    """Publish in one statement what becomes a new file.  ``None`` for anything else."""
+    upload, file = ask.upload, simple_file(ask, env)
+    if upload is None or file is None:
         return None
     folder = Folder(upload.owner_id, upload.parent_id)
-    file = file_of(upload, ask.blob, folder, FileId(new_id()), env)
     committed = (
         upload.id,
         rows.micros(env.now),

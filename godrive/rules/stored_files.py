@@ -7,9 +7,6 @@ finds it if the process was killed.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from functools import partial
-
 from godrive.catalog import Tx
 from godrive.catalog.ancestors import held_depth
 from godrive.errors import DriveError, NameTaken
@@ -19,7 +16,8 @@ from godrive.principal import Verb, user_of
 from godrive.rules import changes, entries, folders, rows, versions
 from godrive.rules.access import Folder, check_scope, presume
 from godrive.rules.names import MOST_DEPTH
-from godrive.rules.publishing import become_file, file_of, publish_simple
+from godrive.rules.new_files import NewFile, make_together
+from godrive.rules.publishing import become_file, file_of, publish_simple, simple_file
 from godrive.rules.registry import Env, Question, rule
 from godrive.rules.room import HAS_ROOM, limits_of, no_room, room_for
 from godrive.rules.seen_paths import ask_for_path, is_held, seen_path
@@ -90,16 +88,38 @@ async def make(tx: Tx, ask: MakeFiles, env: Env) -> list[File | None]:
     """As ``MakeFiles`` says."""
     if tx.joins:  # alone, each is one statement, and those share a round trip
         return [None] * (len(ask.stored) + len(ask.published))
-    stored = [await _simple(tx, partial(_store_simple, tx, each, env)) for each in ask.stored]
-    return stored + [await _simple(tx, partial(publish_simple, tx, each, env)) for each in ask.published]
+    if len(ask.stored) + len(ask.published) == 1:
+        return [await _one(tx, ask, env)]
+    wanted = [await _wanted(tx, each, env) for each in ask.stored]
+    for each in ask.published:
+        upload, file = each.upload, simple_file(each, env)
+        simple = None if upload is None or file is None else NewFile(file, upload.object_key, is_published=True)
+        wanted.append(simple)
+    return await make_together(tx, wanted, env)
 
 
-async def _simple(tx: Tx, make: Callable[[], Awaitable[File | None]]) -> File | None:
-    """Return what is made, or ``None`` if it is refused, which it is before anything has changed."""
+async def _one(tx: Tx, ask: MakeFiles, env: Env) -> File | None:
+    """Make the only file, which takes fewer statements."""
     try:
-        return await make()
+        if ask.stored:
+            return await _store_simple(tx, ask.stored[0], env)
+        return await publish_simple(tx, ask.published[0], env)
+    except DriveError:  # before anything has changed
+        return None
+
+
+async def _wanted(tx: Tx, ask: StoreFile, env: Env) -> NewFile | None:
+    """Return the new file to be made, if that is simple and not refused."""
+    try:
+        await tx.grow()
+        check_offer(ask)
+        folder = presume(ask.by, ask.where, Verb.CREATE) if ask.if_match is None else None
+        if folder is None:
+            return None
+        file = file_of(_upload(ask, folder, env), ask.blob, folder, FileId(new_id()), env)
     except DriveError:
         return None
+    return NewFile(file, ask.blob.key, replaces=ask.on_conflict is OnConflict.REPLACE)
 
 
 def _upload(ask: StoreFile, folder: Folder, env: Env) -> Upload:

@@ -11,10 +11,13 @@ when it got these bytes, because the clock may be set back.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from godrive.catalog import Row, Tx
 from godrive.catalog.chains import Step
+from godrive.catalog.many import inserting, over
 from godrive.errors import Conflict, Invalid, NotFound
 from godrive.messages.versions import DeleteVersion, ListVersions, NameVersion, RestoreVersion, Version
 from godrive.model import File, FileEventKind, ObjectKey, Page, VersionId, new_id
@@ -42,6 +45,7 @@ _ADD = (
     "INSERT INTO versions (id, file_id, revision, object_key, mime, size_bytes, sha256, created_at, modified_at) "
     "SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9"
 )
+_ADD_EACH = inserting(_ADD)
 _BEHIND = rows.BEHIND.replace("$1", "$2")
 _KEEP = (
     f"UPDATE versions SET replaced_at = $2 + {_BEHIND}, "
@@ -56,6 +60,11 @@ _REPLACE = (
 async def add(tx: Tx, file: File, object_key: ObjectKey) -> None:
     """Insert the row of the version that is current in *file*."""
     await tx.run(_ADD, *_values(file, object_key))
+
+
+async def add_each(tx: Tx, files: Sequence[tuple[File, ObjectKey]]) -> None:
+    """Insert the rows of several.  SQLite only."""
+    await tx.run(*over(*_ADD_EACH, [_values(file, object_key) for file, object_key in files]))
 
 
 def adding(file: File, object_key: ObjectKey, *, after: str) -> Step:

@@ -99,6 +99,62 @@ async def test_several_files_are_made_at_once_but_for_those_that_are_not_simple(
             assert await rig.ask(command) == file, "to ask again changes nothing"
 
 
+async def test_files_that_are_made_at_once_are_as_if_each_were_made_alone(rig: Rig) -> None:
+    owner, other = await rig.user(), await rig.user()
+    folder = await rig.folder(owner, "folder")
+    await rig.file(owner, "first", where=inside(folder))  # the first file of a folder raises the heights above it
+    empty, away = await rig.folder(owner, "empty"), await rig.folder(owner, "away")
+    await rig.file(owner, "first", where=inside(away))
+    await rig.trash(away)
+    at, before = rig.now, len(await log_of(rig, owner))
+    commands = [
+        stored(host(owner), f"{number}", at=at, where=where)
+        for number, where in enumerate([Root(), inside(folder), inside(empty), inside(away), *[Root()] * 20])
+    ]
+    uploads = [await published(rig, each, f"upload {number}") for number, each in enumerate([owner, other, owner])]
+    uploads[2] = replace(uploads[2], upload=uploads[2].upload and replace(uploads[2].upload, name="stale"))
+    made = await rig.ask(MakeFiles([*commands, stored(host(other), "x", at=at)], uploads))
+    if await rig.catalog.read(joins):
+        assert made == [None] * 28
+        return
+    assert [number for number, file in enumerate(made) if file is None] == [2, 3, 27]
+    for file in made:
+        if file is not None:
+            assert await rig.get(file.owner_id, file.id) == file
+    of_owner = [file.id for file in made if file is not None and file.owner_id == owner]
+    logged = (await log_of(rig, owner))[before:]
+    assert [(what, entry_id) for _, what, entry_id in logged] == [("created", id_) for id_ in of_owner]
+    assert [number - logged[0][0] for number, _, _ in logged] == list(range(len(logged)))
+    assert await rig.rows("SELECT changes FROM users WHERE id = $1", owner) == [(logged[-1][0],)]
+    assert await rig.rows("SELECT id FROM uploads WHERE state = 'pending'") == [(uploads[2].upload_id,)]
+    assert await rig.drift() == 0
+    alone = await rig.ask(commands[2])
+    like = made[0]
+    assert like is not None
+    assert alone == replace(
+        alone,
+        **{name: getattr(like, name) for name in ("owner_id", "mime", "size_bytes", "sha256", "kind", "modified_at")},
+    )
+
+
+async def log_of(rig: Rig, owner: UserId) -> list[tuple[int, str, str]]:
+    """The log of changes: number, what, and the entry."""
+    found = await rig.rows("SELECT change, what, entry_id FROM changes WHERE owner_id = $1 ORDER BY change", owner)
+    return [(row[0], row[1], row[2]) for row in found]
+
+
+async def test_files_for_which_there_is_not_room_together_are_not_made_at_once(rig: Rig) -> None:
+    owner, other, disabled = await rig.user(quota=5), await rig.user(quota=6), await rig.user()
+    await rig.run("UPDATE users SET state = 'disabled' WHERE id = $1", disabled)
+    people = owner, owner, other, other, disabled
+    commands = [stored(host(each), f"{number}", at=rig.now) for number, each in enumerate(people)]
+    made = await rig.ask(MakeFiles(commands, []))
+    simple = set() if await rig.catalog.read(joins) else {2, 3}
+    assert {number for number, file in enumerate(made) if file is not None} == simple
+    assert await rig.files(owner) == []
+    assert await rig.drift() == 0
+
+
 @each("on_conflict", list(OnConflict))
 async def test_the_same_message_again_gets_the_same_file(rig: Rig, on_conflict: OnConflict) -> None:
     owner = await rig.user()

@@ -1,0 +1,126 @@
+"""New files whose rows are written together.
+
+On SQLite, each statement takes about as long as the row that it writes.  So a few statements write the rows of all
+files of a group, after one has found out which of them are simple: of a free name, in a folder that is there.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from godrive.catalog import Tx
+from godrive.catalog.ancestors import held_depth
+from godrive.catalog.many import over
+from godrive.model import File, ObjectKey, UserId, name_key
+from godrive.rules import changes, entries, rows, versions
+from godrive.rules.names import MOST_DEPTH
+from godrive.rules.registry import Env
+from godrive.rules.room import limits_of, room_for
+
+_SIMPLE = (
+    "SELECT new.column1 FROM (VALUES {rows}) new WHERE NOT EXISTS (SELECT 1 FROM entries "
+    "WHERE owner_id = new.column2 AND parent_id = new.column3 AND name_key = new.column4 AND entries.state = 'live') "
+    "AND CASE WHEN new.column8 THEN EXISTS (SELECT 1 FROM uploads WHERE id = new.column5 AND state = 'pending' "
+    "AND owner_id = new.column2 AND parent_id = new.column3 AND name = new.column6 AND size_bytes = new.column7) "
+    "ELSE NOT EXISTS (SELECT 1 FROM versions WHERE id = new.column5) END "
+    f"AND (new.column3 = '' OR {held_depth('new.column2', 'new.column3', locks=False)} <= {MOST_DEPTH - 2})"
+)
+_ASKED = "($1, $2, $3, $4, $5, $6, $7, $8)"
+_COMMIT = (
+    "UPDATE OR FAIL uploads SET state = 'committed', finished_at = new.column2, received_bytes = size_bytes, "
+    "file_id = new.column3 FROM (VALUES {rows}) new WHERE uploads.id = new.column1"
+)
+_ROOM = room_for(changes.FIRST_OF_SEVERAL)
+
+
+class NewFile(NamedTuple):
+    """A file to be made, with the key of its bytes.
+
+    It *is_published* if a pending upload, which has the id of its version, has reserved its bytes.  Otherwise there must
+    be room for it, and one that *replaces* a file needs room for a version too, as if its name were taken.
+    """
+
+    file: File
+    object_key: ObjectKey
+    is_published: bool = False
+    replaces: bool = False
+
+
+_AT_ONCE = 16
+"""Files of one statement, since SQLite keeps each that was prepared, and there is one for each number of files."""
+
+
+async def make_together(tx: Tx, wanted: Sequence[NewFile | None], env: Env) -> list[File | None]:
+    """Make the files that are simple.  Returns them, and ``None`` for each other, of which nothing has changed."""
+    made: list[File | None] = []
+    for start in range(0, len(wanted), _AT_ONCE):
+        made += await _make(tx, wanted[start : start + _AT_ONCE], env)
+    return made
+
+
+async def _make(tx: Tx, wanted: Sequence[NewFile | None], env: Env) -> list[File | None]:
+    made: list[File | None] = [None] * len(wanted)
+    found = await _simple(tx, wanted)
+    simple: list[NewFile] = []
+    logged: list[changes.Logged] = []
+    for owner_id, numbers in found.items():
+        own = [new for number in numbers if (new := wanted[number]) is not None]
+        lines = await _charge(tx, owner_id, own, env)
+        if lines is None:
+            continue
+        simple += own
+        logged += lines
+        for number, new in zip(numbers, own, strict=True):
+            made[number] = new.file
+    if simple:
+        published = [new.file for new in simple if new.is_published]
+        if published:
+            at = rows.micros(env.now)
+            await tx.run(*over(_COMMIT, "($1, $2, $3)", [(file.version_id, at, file.id) for file in published]))
+        await entries.place_each(tx, [new.file for new in simple])
+        await versions.add_each(tx, [(new.file, new.object_key) for new in simple])
+        await changes.log_each(tx, logged)
+    return made
+
+
+async def _simple(tx: Tx, wanted: Sequence[NewFile | None]) -> dict[UserId, list[int]]:
+    """Return the numbers of the simple ones by owner.  Of several with one name, or of one version, it is the first."""
+    asked: list[tuple[object, ...]] = []
+    known: set[object] = set()
+    for number, new in enumerate(wanted):
+        if new is None:
+            continue
+        file = new.file
+        place = file.owner_id, file.parent_id or "", name_key(file.name)
+        if known.isdisjoint((place, file.version_id)):
+            known |= {place, file.version_id}
+            asked.append((number, *place, file.version_id, file.name, file.size_bytes, new.is_published))
+    numbers: dict[UserId, list[int]] = defaultdict(list)
+    if asked:
+        for (number,) in await tx.all(*over(_SIMPLE, _ASKED, asked)):
+            new = wanted[number]
+            assert new is not None  # noqa: S101 - it was asked for
+            numbers[new.file.owner_id].append(number)
+    return numbers
+
+
+async def _charge(tx: Tx, owner_id: UserId, own: Sequence[NewFile], env: Env) -> list[changes.Logged] | None:
+    """Charge the files to their owner.  Returns what is to be logged; ``None`` unless there is room for all."""
+    stored = [new for new in own if not new.is_published]
+    reserved = sum(new.file.size_bytes for new in own if new.is_published)
+    provided: tuple[str, tuple[object, ...]] | None = None
+    if stored:
+        uploads, most, earlier = limits_of(env.config.auth, replaces=any(new.replaces for new in stored))
+        size, others = sum(new.file.size_bytes for new in stored), len(stored) - 1
+        provided = _ROOM, (size, uploads, most - others, earlier)  # it asks for one more
+    return await changes.charge_created(
+        tx,
+        owner_id,
+        [new.file for new in own],
+        now=env.now,
+        reserved=-reserved,
+        uploads=len(stored) - len(own),
+        provided=provided,
+    )
