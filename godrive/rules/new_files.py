@@ -38,8 +38,8 @@ _ROOM = room_for(changes.FIRST_OF_SEVERAL)
 class NewFile(NamedTuple):
     """A file to be made, with the key of its bytes.
 
-    It *is_published* if a pending upload, which has the id of its version, has reserved its bytes.  Otherwise there must
-    be room for it, and one that *replaces* a file needs room for a version too, as if its name were taken.
+    It *is_published* if a pending upload, which has the id of its version, has reserved its bytes.  Otherwise there
+    must be room for it, and one that *replaces* a file needs room for a version too, as if its name were taken.
     """
 
     file: File
