@@ -14,7 +14,7 @@ from godrive.messages.uploads import CheckRoom, MakeFiles, Room, StoreFile
 from godrive.model import File, FileId, OnConflict, Upload, name_key, new_id
 from godrive.principal import Verb, user_of
 from godrive.rules import changes, entries, folders, rows, versions
-from godrive.rules.access import Folder, check_scope, presume
+from godrive.rules.access import Folder, check_scope, presume, resolve_folder
 from godrive.rules.names import MOST_DEPTH
 from godrive.rules.new_files import NewFile, make_together
 from godrive.rules.publishing import become_file, file_of, publish_simple, simple_file
@@ -88,8 +88,8 @@ async def make(tx: Tx, ask: MakeFiles, env: Env) -> list[File | None]:
     """As ``MakeFiles`` says."""
     if tx.joins:  # alone, each is one statement, and those share a round trip
         return [None] * (len(ask.stored) + len(ask.published))
-    if len(ask.stored) + len(ask.published) == 1:
-        return [await _one(tx, ask, env)]
+    if len(ask.stored) + len(ask.published) == 1 and (file := await _one(tx, ask, env)) is not None:
+        return [file]
     wanted = [await _wanted(tx, each, env) for each in ask.stored]
     for each in ask.published:
         upload, file = each.upload, simple_file(each, env)
@@ -113,9 +113,9 @@ async def _wanted(tx: Tx, ask: StoreFile, env: Env) -> NewFile | None:
     try:
         await tx.grow()
         check_offer(ask)
-        folder = presume(ask.by, ask.where, Verb.CREATE) if ask.if_match is None else None
-        if folder is None:
+        if ask.if_match is not None:
             return None
+        folder = presume(ask.by, ask.where, Verb.CREATE) or await resolve_folder(tx, ask.by, ask.where, Verb.CREATE)
         file = file_of(_upload(ask, folder, env), ask.blob, folder, FileId(new_id()), env)
     except DriveError:
         return None

@@ -13,6 +13,7 @@ from godrive.catalog import Tx
 from godrive.errors import Forbidden, Invalid, NameTaken, NotFound, PreconditionFailed, QuotaExceeded
 from godrive.messages.uploads import BeginUpload, CheckRoom, ListUploads, MakeFiles, PublishUpload, StoreFile
 from godrive.model import (
+    At,
     BlobInfo,
     ETag,
     File,
@@ -21,6 +22,7 @@ from godrive.model import (
     ObjectKey,
     OnConflict,
     Root,
+    Spot,
     UploadId,
     UserId,
     UserState,
@@ -107,17 +109,25 @@ async def test_files_that_are_made_at_once_are_as_if_each_were_made_alone(rig: R
     await rig.file(owner, "first", where=inside(away))
     await rig.trash(away)
     at, before = rig.now, len(await log_of(rig, owner))
-    commands = [
-        stored(host(owner), f"{number}", at=at, where=where)
-        for number, where in enumerate([Root(), inside(folder), inside(empty), inside(away), *[Root()] * 20])
+    places: list[Spot] = [
+        Root(),
+        inside(folder),
+        inside(empty),
+        inside(away),
+        At(path=("folder",)),
+        At(path=("nowhere",)),
     ]
+    places += [At(path=("new",), parents=True), *[Root()] * 17]
+    commands = [stored(host(owner), f"{number}", at=at, where=where) for number, where in enumerate(places)]
     uploads = [await published(rig, each, f"upload {number}") for number, each in enumerate([owner, other, owner])]
     uploads[2] = replace(uploads[2], upload=uploads[2].upload and replace(uploads[2].upload, name="stale"))
     made = await rig.ask(MakeFiles([*commands, stored(host(other), "x", at=at)], uploads))
     if await rig.catalog.read(joins):
         assert made == [None] * 28
         return
-    assert [number for number, file in enumerate(made) if file is None] == [2, 3, 27]
+    assert [number for number, file in enumerate(made) if file is None] == [2, 3, 5, 6, 27]
+    assert made[4] is not None
+    assert made[4].parent_id == folder.id
     for file in made:
         if file is not None:
             assert await rig.get(file.owner_id, file.id) == file
@@ -128,6 +138,9 @@ async def test_files_that_are_made_at_once_are_as_if_each_were_made_alone(rig: R
     assert await rig.rows("SELECT changes FROM users WHERE id = $1", owner) == [(logged[-1][0],)]
     assert await rig.rows("SELECT id FROM uploads WHERE state = 'pending'") == [(uploads[2].upload_id,)]
     assert await rig.drift() == 0
+    (again,) = await rig.ask(MakeFiles([stored(host(owner), "by path", at=at, where=places[4])], []))
+    assert again is not None
+    assert again.parent_id == folder.id
     alone = await rig.ask(commands[2])
     like = made[0]
     assert like is not None
