@@ -17,6 +17,14 @@ class RefusedError(Exception):
     """The server answered with an error."""
 
 
+class OverloadedError(RefusedError):
+    """The server has no memory for the request now."""
+
+    def __init__(self, what: str, retry_after: float) -> None:
+        super().__init__(what)
+        self.retry_after = retry_after
+
+
 @dataclass(frozen=True)
 class Answer:
     """An answer: its status, and its headers by their names in lower case."""
@@ -78,6 +86,8 @@ class TusClient:
         if answer.headers.get("connection") == "close":
             self._socket.close()
             self._connect()
+        if answer.status == 503:
+            raise OverloadedError(f"{method} {path}", float(answer.headers["retry-after"]))
         if answer.status >= 300:
             raise RefusedError(f"{method} {path}: {answer.status}")
         return answer

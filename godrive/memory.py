@@ -5,8 +5,9 @@ the number of clients has none, so this module bounds the sum.  An object that
 buffers bytes for a client is a :class:`Holder` and reports how many.  When the
 sum exceeds the limit, holders must shed their bytes: those above the average,
 and of these the ones without progress for the longest time first.  An upload
-sheds by writing its buffer to disk; an unfinished request head and an unread
-answer shed by closing their connection.
+sheds by writing its buffer to disk, and what is still to be taken of a large body
+is dropped, so that its request is refused; an unfinished request head and an
+unread answer shed by closing their connection.
 
 Reports may be stale, because not every decrease is reported.  So before any
 holder sheds, all are counted again.

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from godrive.blobs.staged_write import share
+from godrive.errors import MailboxFull
 from godrive.http.wire.sendfile import is_tls
 from godrive.memory import MemoryBudget
 
@@ -107,6 +108,7 @@ class DirectBody(asyncio.BufferedProtocol):
         self._filled = len(arrived)
         self._waiter: asyncio.Future[None] | None = None
         self._broken = False
+        self._is_shed = False
         self._paused = False
         transport.pause_reading()
         transport.set_protocol(self)
@@ -117,8 +119,13 @@ class DirectBody(asyncio.BufferedProtocol):
         return self._filled + sum(map(len, self._ready))
 
     def shed(self) -> None:
-        """Cut the connection: the client may send the body again."""
-        self._transport.abort()
+        """Drop all that has come.  Who takes the body learns it, and can tell the client to send it again."""
+        self._is_shed = True
+        self._drop()
+        self._buffers.clear()
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+        self._wake()
 
     @property
     def has_come(self) -> bool:
@@ -128,17 +135,20 @@ class DirectBody(asyncio.BufferedProtocol):
     @property
     def exhausted(self) -> bool:
         """Whether all has come and been taken."""
-        return not self._left and not self._ready
+        return not self._left and not self._ready and not self._is_shed
 
     async def take(self, wait: float) -> memoryview | bytes:
         """The next piece; after *wait* seconds all that has come, which may be nothing.
 
-        Raises ``EOFError`` when the body will not be whole and all that has come was taken.
+        Raises ``EOFError`` when the body will not be whole and all that has come was taken,
+        and ``MailboxFull`` when there was no memory for it.
         """
-        if not self._ready and not self._broken:
+        if not self._ready and not self._broken and not self._is_shed:
             self._waiter = asyncio.get_running_loop().create_future()
             await asyncio.wait([self._waiter], timeout=wait)
             self._waiter = None
+        if self._is_shed:
+            raise MailboxFull("There is not enough free memory for this body now.")
         if self._broken and not self._ready and not self._filled:
             raise EOFError
         return self.take_arrived()
@@ -168,15 +178,18 @@ class DirectBody(asyncio.BufferedProtocol):
         """Give the connection back.  Idempotent."""
         if self._ended is None:
             return
-        self._ready.clear()
-        self._buffer = memoryview(b"")
-        self._filled = 0
+        self._drop()
         self._ended(self._buffers)
         self._ended = None
         self._memory.report(self, 0)
         if not self._transport.is_closing():
             self._transport.set_protocol(self._behind)
             self._transport.resume_reading()
+
+    def _drop(self) -> None:
+        self._ready.clear()
+        self._buffer = memoryview(b"")
+        self._filled = 0
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer[self._filled : self._filled + self._left]
@@ -185,6 +198,8 @@ class DirectBody(asyncio.BufferedProtocol):
         self._filled += nbytes
         self._left -= nbytes
         self._memory.report(self, self.held_bytes())
+        if self._is_shed:
+            return
         if self._filled == len(self._buffer) or not self._left:
             self._ready.append(self._buffer[: self._filled])
             self._buffer = self._new_buffer() if self._left else memoryview(b"")

@@ -15,6 +15,7 @@ import pytest
 
 from godrive.blobs import BlobStore
 from godrive.http.wire import fair_queue
+from godrive.http.wire.direct_body import DirectBody
 from godrive.messages.ingest import Reconcile
 from godrive.messages.janitor import Sweep
 from godrive.testing import chunks
@@ -379,3 +380,24 @@ async def test_requests_that_send_nothing_take_no_turn_from_others(
         with anyio.fail_after(30):
             await patch(person, await create(person, 1), 0, b"x")
             assert await names(person) == ["a.txt"]
+
+
+async def test_a_chunk_for_which_no_memory_is_left_is_refused_and_sent_again(ann: Person, site: Site) -> None:
+    url = await create(ann, 12 * MIB)
+    memory = site.drive.memory
+
+    async def content() -> AsyncIterator[bytes]:
+        yield bytes(5 * MIB)
+        with anyio.fail_after(30):
+            while not (bodies := [holder for holder in memory._holders if isinstance(holder, DirectBody)]):
+                await anyio.sleep(0.01)
+        bodies[0].shed()
+        yield bytes(7 * MIB)
+
+    answer = await patch(ann, url, 0, content(), Content_Length=12 * MIB)
+    assert (answer.status, answer.json["code"]) == (503, "overloaded")
+    assert int(answer.headers["Retry-After"]) >= 1
+    offset = await offset_of(ann, url)
+    assert offset <= 5 * MIB
+    done = await patch(ann, url, offset, bytes(12 * MIB - offset))
+    assert (done.status, done.headers["Upload-Offset"]) == (204, str(12 * MIB))

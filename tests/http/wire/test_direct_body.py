@@ -13,6 +13,7 @@ import anyio
 import pytest
 
 from godrive.blobs.staged_write import share
+from godrive.errors import MailboxFull
 from godrive.http.wire.direct_body import AHEAD, PIECE, DirectBodies, DirectBody
 from godrive.memory import MemoryBudget
 from tests.cases import each
@@ -270,6 +271,46 @@ async def test_a_connection_that_breaks_is_known_to_those_behind(line: Line) -> 
         await body.take(10.0)
     assert len(line.behind.lost) == 1
     body.end()
+
+
+@pytest.mark.parametrize("sent", [PIECE // 2, 3 * PIECE], ids=["half-way", "whole"])
+async def test_a_body_that_is_shed_holds_nothing_and_says_why_instead_of_its_end(line: Line, sent: int) -> None:
+    body = line.body(3 * PIECE)
+    async with anyio.create_task_group() as client:
+        client.start_soon(line.stream.send, bytes(sent))
+        with anyio.fail_after(30):
+            while body.held_bytes() < min(sent, AHEAD * PIECE):
+                await anyio.lowlevel.checkpoint()
+            body.shed()
+            assert (body.held_bytes(), body.exhausted) == (0, False)
+            with pytest.raises(MailboxFull):
+                await body.take(10.0)
+        body.end()
+        assert not line.transport.is_closing()  # so that the answer can be sent
+
+
+async def test_a_body_may_be_shed_by_the_bytes_that_it_receives(line: Line) -> None:
+    memory = MemoryBudget(PIECE)
+    line.bodies = DirectBodies(memory)
+    body = line.body(3 * PIECE)
+    others = [Other() for _ in range(100)]
+    for other in others:
+        memory.report(other, other.held_bytes())
+    await line.stream.send(bytes(PIECE // 8))
+    with anyio.fail_after(30), pytest.raises(MailboxFull):
+        await body.take(10.0)
+    assert (body.held_bytes(), body._buffers) == (0, [])
+    body.end()
+
+
+class Other:
+    """Another that holds bytes."""
+
+    def held_bytes(self) -> int:
+        return PIECE // 101
+
+    def shed(self) -> None:
+        """Release them."""
 
 
 @pytest.mark.parametrize("users", [1, 4, 5, 10, 40, 1000])
