@@ -78,11 +78,7 @@ class AppendTurns:
         turn = Turn()
         upload.turns.append(turn)
         try:
-            try:
-                async with asyncio.timeout(PATIENCE):
-                    await upload.lock.acquire()
-            except TimeoutError:
-                raise StoreUnavailable("The bytes of an earlier request are still being stored.") from None
+            await _acquire(upload.lock)
             try:
                 yield turn
             finally:
@@ -91,3 +87,14 @@ class AppendTurns:
             upload.turns.remove(turn)
             if not upload.turns:
                 del self._uploads[upload_id]
+
+
+async def _acquire(lock: asyncio.Lock) -> None:
+    if not lock.locked():  # no timer then
+        await lock.acquire()
+        return
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await lock.acquire()
+    except TimeoutError:
+        raise StoreUnavailable("The bytes of an earlier request are still being stored.") from None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from godrive.arriving import TOUCH_EVERY, Pieces, ahead_of, update
 from godrive.blobs.admission import check_admission
@@ -40,15 +41,6 @@ class _Hash(Protocol):
     def update(self, data: bytes | memoryview, /) -> None: ...
 
     def digest(self) -> bytes: ...
-
-
-@runtime_checkable
-class Buffered(Protocol):
-    """A body that collects small pieces before it passes them on."""
-
-    def take_arrived(self) -> bytes | memoryview:
-        """Return what has come and was not passed on, or a part of it, without waiting; empty if there is nothing."""
-        ...
 
 
 class _Crc32:
@@ -85,7 +77,8 @@ class AppendedBody:
         self._drive = drive
         self._by = by
         self._pieces = aiter(pieces)
-        self._take_arrived = pieces.take_arrived if isinstance(pieces, Buffered) else bytes
+        self._take_arrived: Callable[[], bytes | memoryview] = getattr(pieces, "take_arrived", bytes)
+        """Returns what has come of a body that collects small pieces, or a part of it, without waiting."""
         self._checksum = checksum
         self._hash = None if checksum is None else _hash(checksum.algorithm)
         self._size = size

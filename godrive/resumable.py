@@ -248,10 +248,9 @@ async def abort(drive: GoDrive, by: Principal, upload_id: UploadId) -> Upload:
 
 
 def _store(drive: GoDrive) -> Appendable:
-    blobs = drive.blobs
-    if not isinstance(blobs, Appendable):
+    if drive.appendable is None:
         raise Conflict("This blob store cannot append.")
-    return blobs
+    return drive.appendable
 
 
 def _end_soon(work: asyncio.Task[Upload], body: AppendedBody) -> None:

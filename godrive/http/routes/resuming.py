@@ -18,7 +18,6 @@ from multidict import istr
 from godrive import resumable
 from godrive.appended import Checksum
 from godrive.arriving import Pieces
-from godrive.blobs import Appendable
 from godrive.errors import (
     ChecksumMismatch,
     Conflict,
@@ -87,7 +86,7 @@ class Resumption:
         wish = read_wish(call.request, 0, length_of(call.request))
         if wish is None:
             return None
-        if sha512 is not None or not isinstance(call.drive.blobs, Appendable):
+        if sha512 is not None or call.drive.appendable is None:
             if wish.is_complete:
                 return None
             raise Malformed("The server cannot resume this upload.", field=resumption.COMPLETE)
@@ -273,7 +272,7 @@ def _describe(call: Call) -> web.Response:
     assert path is not None  # noqa: S101 - only the handlers of errors have none
     same = [resource for resource in call.request.app.router.resources() if resource.canonical == path.canonical]
     headers = {hdrs.ALLOW: ",".join(sorted({route.method for resource in same for route in resource}))}
-    if isinstance(call.drive.blobs, Appendable):
+    if call.drive.appendable is not None:
         headers[resumption.LIMIT] = limit_of(call, None, resumption.VERSIONS[None])
         headers[_ACCEPT_PATCH] = resumption.PARTIAL  # drafts 10 and 11 demand it
     return web.Response(status=204, headers=headers)

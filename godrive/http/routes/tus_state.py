@@ -8,7 +8,6 @@ from aiohttp import hdrs, web
 
 from godrive import transfer
 from godrive.appended import CHECKSUMS
-from godrive.blobs import Appendable
 from godrive.errors import NotFound
 from godrive.http.api import tus_headers as tus
 from godrive.http.api.call import Call
@@ -32,7 +31,7 @@ _EXTENSIONS = (
 def describe(call: Call, methods: str) -> web.Response:
     """Return what this server can do.  Without a store that can append, that is nothing."""
     headers: dict[str, str] = {hdrs.ALLOW: methods}
-    if isinstance(call.drive.blobs, Appendable):
+    if call.drive.appendable is not None:
         headers["Tus-Extension"] = ",".join(_EXTENSIONS)
         headers["Tus-Checksum-Algorithm"] = ",".join(CHECKSUMS)
     headers["Tus-Max-Size"] = str(call.drive.config.blobs.max_upload_bytes)

@@ -30,8 +30,8 @@ _PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 """A mapping that is shared, as by default, has no memory where it grows beyond its first size."""
 _SMALL = 256 << 10
 """Bytes of a buffer up to which only one full one may wait, because there are many bodies."""
-_SPARE = AHEAD + 4
-"""Buffers that are kept between two bodies: those that fill up, and those that the store still writes and digests."""
+_SPARE = AHEAD + 7
+"""Buffers that are kept between two bodies: those of a chunk of 8 MiB that fill up, and as many that are digested."""
 
 
 class DirectBodies:
@@ -144,9 +144,14 @@ class DirectBody(asyncio.BufferedProtocol):
         and ``MailboxFull`` when there was no memory for it.
         """
         if not self._ready and not self._broken and not self._is_shed:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await asyncio.wait([self._waiter], timeout=wait)
-            self._waiter = None
+            loop = asyncio.get_running_loop()
+            self._waiter = loop.create_future()
+            timer = loop.call_later(wait, self._wake)
+            try:
+                await self._waiter
+            finally:
+                timer.cancel()
+                self._waiter = None
         if self._is_shed:
             raise MailboxFull("There is not enough free memory for this body now.")
         if self._broken and not self._ready and not self._filled:
