@@ -68,7 +68,7 @@ class User:
         def add(first: int) -> None:
             with self.again() as user:
                 for number in range(first, count, _AT_ONCE):
-                    user("PUT", user.begin_upload(f"{number:04}-{'n' * 60}.txt", 0))
+                    user("POST", f"/v1/files?name={number:04}-{'n' * 60}.txt")
 
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             list(threads.map(add, range(_AT_ONCE)))

@@ -56,7 +56,7 @@ def requests(draw: st.DrawFn) -> tuple[str, list[str], list[tuple[str, bytes]], 
 
 
 @settings(
-    max_examples=300,
+    max_examples=150,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 
 import pytest
+import requests
 
 from godrive.http.routes import changes
 from godrive.http.wire.server import serve
@@ -35,3 +36,11 @@ def url() -> Iterator[str]:
     loop.call_soon_threadsafe(stop.set)
     thread.join(20)
     loop.close()
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[requests.Session]:
+    """Connections that are kept, and no look at the environment for a proxy, which takes longer than a request."""
+    with requests.Session() as session:
+        session.trust_env = False
+        yield session

@@ -19,7 +19,9 @@ DOCUMENT = document(OPERATIONS, base_url="http://drive.test")
 
 @each("operation", OPERATIONS)
 @pytest.mark.slow
-def test_what_may_be_wrong_with_any_request_is_described_for_each(operation: Operation, url: str) -> None:
+def test_what_may_be_wrong_with_any_request_is_described_for_each(
+    operation: Operation, url: str, session: requests.Session
+) -> None:
     described = DOCUMENT["paths"][operation.path][operation.method.lower()]["responses"]
     path = re.sub(r"{\w+}", "x", operation.path)
     for query, headers, status in (
@@ -28,7 +30,7 @@ def test_what_may_be_wrong_with_any_request_is_described_for_each(operation: Ope
         ("", {"Authorization": "Bearer " + "b" * 20_000}, 431),
         ("", {"Expect": "tea"}, 417),
     ):
-        answer = requests.request(operation.method, f"{url}{path}{query}", headers=headers, timeout=10)
+        answer = session.request(operation.method, f"{url}{path}{query}", headers=headers, timeout=10)
         if not operation.signed:  # which looks at the URL, and only then at what is expected
             assert answer.status_code == status
         assert str(answer.status_code) in described

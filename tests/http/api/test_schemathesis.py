@@ -6,7 +6,6 @@ A file of its own, because schemathesis takes a second to import: ``--quick`` le
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -75,14 +74,6 @@ class Known:
         return file_id
 
 
-@pytest.fixture(scope="module")
-def session() -> Iterator[requests.Session]:
-    """Connections that are kept, and no look at the environment for a proxy, which takes longer than a request."""
-    with requests.Session() as session:
-        session.trust_env = False
-        yield session
-
-
 @pytest.fixture
 def known(url: str) -> Known:
     """Somebody with things of their own."""
@@ -105,7 +96,10 @@ def _keeps_its_promises(case: schemathesis.Case[Any], url: str, known: Known, se
     case.call_and_validate(base_url=url, session=session, headers=known.headers, checks=PROMISES, timeout=timeout)
 
 
-@pytest.mark.parametrize("operation", [each.ok() for each in SCHEMA.get_all_operations()], ids=lambda it: it.label)
+DESCRIBED: list[Any] = list(SCHEMA.get_all_operations())
+
+
+@pytest.mark.parametrize("operation", [each.ok() for each in DESCRIBED], ids=lambda it: it.label)
 @pytest.mark.slow
 def test_the_server_keeps_what_the_description_promises(
     operation: Any, url: str, known: Known, session: requests.Session
