@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import select
 import socket
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -11,6 +12,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 _HEAD = 65_536
+_PIECE = 2 << 20
 
 
 class RefusedError(Exception):
@@ -80,8 +82,8 @@ class TusClient:
         self._socket.sendall("\r\n".join(lines).encode())
         if body is not None:
             file, start, end = body
-            while start < end:
-                start += os.sendfile(self._socket.fileno(), file, start, end - start)
+            while start < end and not select.select([self._socket], [], [], 0)[0]:  # an early answer refuses the rest
+                start += os.sendfile(self._socket.fileno(), file, start, min(end - start, _PIECE))
         answer = self._answer(method)
         if answer.headers.get("connection") == "close":
             self._socket.close()
