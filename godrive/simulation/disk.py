@@ -21,6 +21,7 @@ BLOCK = 4096
 _SECTOR = 512
 FIRST_HANDLE = 1_000_000
 _NUMBERS = itertools.count(1)
+_BOOTS = itertools.count(1)
 
 
 class Inode:
@@ -105,6 +106,8 @@ class Disk:
     has_notes: bool = True
     roots: dict[str, Inode] = field(default_factory=dict)
     handles: dict[int, Open] = field(default_factory=dict)
+    boot: int = field(default_factory=lambda: next(_BOOTS))
+    """Begins the numbers of the handles, so that those of a killed process are never used again."""
     used: int = 0
     lost: int = 0
     """What power cuts have destroyed."""
@@ -124,6 +127,7 @@ class Disk:
     def cut_power(self) -> None:
         """Lose what was not synced, or a part of it."""
         self.handles.clear()
+        self.boot = next(_BOOTS)
         seen: dict[int, Inode] = {}
         for root in self.roots.values():
             self._forget(root, seen)

@@ -96,7 +96,7 @@ class FileSystem:
                 inode.data.clear()
         if creates or unnamed:
             process().effect("disk")
-        handle = FIRST_HANDLE + len(disk.handles)
+        handle = disk.boot * FIRST_HANDLE + len(disk.handles)
         while handle in disk.handles:
             handle += 1
         disk.handles[handle] = Open(inode, flags)
@@ -106,9 +106,8 @@ class FileSystem:
         if handle < FIRST_HANDLE:
             os.close(handle)  # of a real file, which SQLite opens by itself
             return
-        if not isinstance(process(), Life):
-            return  # memory of a killed process is finalised
-        disk = self._disk()
+        if not isinstance(process(), Life) or handle // FIRST_HANDLE != (disk := self._disk()).boot:
+            return  # memory of a killed process is finalised, perhaps while another runs
         self._handle(disk, handle)
         del disk.handles[handle]
 
