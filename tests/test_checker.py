@@ -43,7 +43,8 @@ async def key_of(drive: GoDrive, file: File) -> ObjectKey:
     return (await drive.metadata.ask(OpenContent(acting(file.owner_id), file.id))).object_key
 
 
-async def check(drive: GoDrive, *, digests: bool = True, age: float = -1.0) -> list[Finding]:
+async def check(drive: GoDrive, *, digests: bool = True, age: float = -3600.0) -> list[Finding]:
+    """By default, a blob that was stored just now is old enough: files have the time of the machine, which goes on."""
     before, checked = drive.clock.now() - timedelta(seconds=age), Checked()
     found = [finding async for finding in check_blobs(drive, digests=digests, orphans_before=before, checked=checked)]
     assert checked.blobs >= 0
