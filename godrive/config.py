@@ -332,7 +332,7 @@ class Config(Table, frozen=True):
         for own in (self.data_dir, self.blobs_path):
             real = Path(os.path.realpath(own))
             if place.is_relative_to(real) or real.is_relative_to(place):
-                relation = "is inside" if place.is_relative_to(real) else "has in it"
+                relation = "is" if place == real else "is inside" if place.is_relative_to(real) else "contains"
                 raise ConfigError(
                     f"The folder of the backup, {target}, {relation} {own}, which is a folder of the drive.",
                     field=field,

@@ -361,7 +361,7 @@ async def test_the_wrong_folder_is_a_mistake(tmp_path: Path) -> None:
         await fill(drive)
         await back_up(drive, tmp_path / "backup")
         for folder in (drive.config.data_dir, drive.config.blobs_path):
-            with pytest.raises(ConfigError, match="of a drive"):
+            with pytest.raises(ConfigError, match="which is a folder of the drive"):
                 async with open_target(str(folder), drive.config, drive.clock, create=True):
                     pass
         with pytest.raises(ConfigError, match="no backup"):
