@@ -8,9 +8,11 @@ import time
 from collections import deque
 
 _MANY = struct.Struct("10s" * 64)
+_VERSION = bytes([0x70 | byte & 0x0F for byte in range(256)])
+_VARIANT = bytes([0x80 | byte & 0x3F for byte in range(256)])
 
 tails: deque[bytes] = deque()
-"""Random bytes for the next ids; any thread may take some.
+"""The last 80 bits of the next ids; any thread may take some.
 
 To ask the system for each id lets go of the interpreter lock, and to get it back from
 threads that write takes longer than the rest.
@@ -23,13 +25,18 @@ def new_id() -> str:
     """Return a UUIDv7 (RFC 9562, section 5.7): 48 bits of milliseconds and 74 random bits."""
     while True:
         try:
-            tail = int.from_bytes(tails.pop(), "big")
+            tail = tails.pop()
             break
         except IndexError:
-            tails.extend(_MANY.unpack(os.urandom(_MANY.size)))
+            tails.extend(_MANY.unpack(_random_tails()))
     millis = time.time_ns() // 1_000_000
-    value = (millis & 0xFFFF_FFFF_FFFF) << 80 | tail
-    value = value & ~(0xF << 76) | 7 << 76
-    value = value & ~(0x3 << 62) | 2 << 62
-    digits = f"{value:032x}"  # twice as fast as a UUID object; every request creates several
+    digits = (millis.to_bytes(6, "big") + tail).hex()  # faster than a UUID object; every request creates several
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def _random_tails() -> bytearray:
+    """Return random bytes with the version and the variant of a UUIDv7 in each 10 of them."""
+    many = bytearray(os.urandom(_MANY.size))
+    many[::10] = many[::10].translate(_VERSION)
+    many[2::10] = many[2::10].translate(_VARIANT)
+    return many

@@ -55,7 +55,8 @@ _UPLOAD_KINDS = {kind.value: kind for kind in UploadKind}
 
 def micros(instant: datetime) -> int:
     """Return microseconds since 1970."""
-    return (instant - EPOCH) // MICROSECOND
+    since = instant - EPOCH  # not // MICROSECOND, which takes twice as long
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def later(instant: datetime, seconds: float) -> int:
