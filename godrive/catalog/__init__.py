@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -38,7 +38,7 @@ class Sinks(msgspec.Struct, frozen=True):
 NO_SINKS = Sinks()
 
 
-class Final(NamedTuple):
+class Final(msgspec.Struct, frozen=True, gc=False):
     """What tells the last statement of an operation from others: a *key* that no other has, and whose row it locks."""
 
     key: str

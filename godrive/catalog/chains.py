@@ -23,7 +23,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from godrive.catalog import Final, Tx
 
@@ -35,7 +37,7 @@ _APART: dict[tuple[str, ...], list[tuple[str, list[int]]]] = {}
 """What chains have become, by the texts of their steps: those are constants, so they tell the rest of a step."""
 
 
-class Step(NamedTuple):
+class Step(msgspec.Struct, frozen=True, gc=False):
     """A statement that changes one row, with its values, and a name for that row.
 
     *returning* are the columns that later steps may use.  If one does, *again*
@@ -62,7 +64,10 @@ async def chain(tx: Tx, *steps: Step, final: Final | None = None) -> bool:
         return await (tx.one(sql, *values) if final is None else tx.final(final, sql, *values)) is not None
     statements = _APART.get(key) or _APART.setdefault(key, _apart(steps))
     for step, (sql, used) in zip(steps, statements, strict=True):
-        if not await tx.run(sql, *step.values, *[steps[number].values[0] for number in used]):
+        own = step.values
+        if used:
+            own = (*own, *[steps[number].values[0] for number in used])
+        if not await tx.run(sql, *own):
             return False
     return True
 

@@ -25,7 +25,7 @@ class Statement:
     __slots__ = ("key", "owner_id", "sql", "values")
 
     def __init__(self, final: Final, sql: str, values: tuple[Any, ...]) -> None:
-        self.key, self.owner_id = final
+        self.key, self.owner_id = final.key, final.owner_id
         self.sql = sql
         self.values = values
 

@@ -258,7 +258,9 @@ def _charged(
     sql, values = (_CHANGE, (owner_id, *usage, at, logged)) if any(usage) else (_CHANGE_ALONE, (owner_id, at, logged))
     if provided is not None:
         condition, values = f" AND {provided[0]}", (*values, *provided[1])
-    return Step("charged", f"{sql}{condition}", values, "changes", again="users WHERE id = $1")
+    if condition:  # otherwise it is one text, of which the hash is known
+        sql += condition
+    return Step("charged", sql, values, "changes", again="users WHERE id = $1")
 
 
 async def charge(
