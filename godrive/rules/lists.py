@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
-from typing import NamedTuple
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -25,7 +26,7 @@ from godrive.messages.files import ListFiles, Listing, ReadList, Selection
 from godrive.model import ETag, File, FileKind, Page, Sort, UserId
 from godrive.principal import Verb
 from godrive.rules import rows
-from godrive.rules.access import Folder, resolve_place
+from godrive.rules.access import resolve_place
 from godrive.rules.names import after_prefix, search_key
 from godrive.rules.registry import Env, rule
 
@@ -36,6 +37,7 @@ _HIDDEN_AT_ONCE = 64
 _ONE = f"SELECT {rows.LIVE} FROM entries WHERE id = $1 AND state = 'live'"
 _REVISION = 10
 """Its index in ``rows.LIVE``."""
+_state_of, _properties_of = attrgetter("id", "revision"), attrgetter("properties")
 _MOST_UNKNOWN = 4
 """Unknown files of a page that are looked up one by one; with more, the page is read again."""
 
@@ -104,7 +106,7 @@ async def read_listing(tx: Tx, ask: ReadList, env: Env, owner_id: UserId, *, non
 
 def known_of(page: Page[File]) -> Known:
     """Return the files of the page as *known* for its next reading."""
-    return {(file.id, file.revision): file for file in page.items}
+    return dict(zip(map(_state_of, page.items), page.items, strict=True))
 
 
 def tag_of(owner_id: UserId, nonce: str, change: int) -> ETag:
@@ -134,8 +136,7 @@ async def read_page(
     """
     rows.check_limit(ask.limit)
     place = await resolve_place(tx, ask.by, ask.where, Verb.READ)
-    folder = place if isinstance(place, Folder) else None
-    owner_id = place.owner_id if isinstance(place, Folder) else place
+    folder, owner_id = (None, place) if isinstance(place, str) else (place, place.owner_id)
     chosen = choose(ask, owner_id, None if folder is None else folder.key, env)
     order, values, scope, after = chosen.order, chosen.values, chosen.scope, chosen.after
     folders_first = ask.folders_first and folder is not None
@@ -224,21 +225,22 @@ async def _known_files(
     tx: Tx, owner_id: UserId, found: Sequence[Row], known: Known, *, whole: bool
 ) -> list[File] | None:
     """Return the files of the rows (id, revision), or ``None`` if the rows must be read as a whole after all."""
-    files: list[File] = []
-    unknown = 0
     if not found or (whole and found[0][-1]):
         return None
-    for row in found:
-        file = known.get((row[0], row[1]))
-        if file is None:
-            unknown += 1
-            full = await tx.one(_ONE, row[0]) if unknown <= _MOST_UNKNOWN else None
-            if full is None or full[_REVISION] != row[1]:  # it has changed since, and may lie elsewhere
-                return None
-            file = rows.live_file(owner_id, full)
-        if file.properties:  # which may be long
+    keys: Sequence[Any] = [row[:2] for row in found] if whole else found
+    files: list[Any] = [known.get(key) for key in keys]
+    if not all(files):
+        unknown = [number for number, file in enumerate(files) if file is None]
+        if len(unknown) > _MOST_UNKNOWN:
             return None
-        files.append(file)
+        for number in unknown:
+            id_, revision, *_ = found[number]
+            full = await tx.one(_ONE, id_)
+            if full is None or full[_REVISION] != revision:  # it has changed since, and may lie elsewhere
+                return None
+            files[number] = rows.live_file(owner_id, full)
+    if any(map(_properties_of, files)):  # which may be long
+        return None
     return files
 
 
