@@ -129,11 +129,11 @@ Principal: TypeAlias = UserSession | HostUser | ApiToken | ShareLink | SignedUrl
 
 def user_of(by: Principal) -> UserId:
     """Return the user for whom *by* acts.  Raises ``Invalid`` for the system, which has no drive."""
-    if isinstance(by, System):
+    if not isinstance(by, UserSession) and isinstance(by, System):
         raise Invalid("The system has no drive of its own: name a folder.")
     return by.user_id
 
 
 def authority(by: Principal) -> Hashable:
     """Return a cache key for the entries that *by* can see.  All sessions of a user share it."""
-    return by.user_id if isinstance(by, UserSession | HostUser) else by
+    return by.user_id if isinstance(by, (UserSession, HostUser)) else by

@@ -22,7 +22,7 @@ from godrive.errors import NotFound
 from godrive.messages.files import Listing, ReadList
 from godrive.messages.metadata import Metadata
 from godrive.messages.uploads import FindUpload
-from godrive.model import At, ETag, In, ObjectKey, Upload, UserId
+from godrive.model import Anywhere, ETag, ObjectKey, Root, Upload, UserId
 from godrive.principal import System, Verb, authority, user_of
 from godrive.rules import (  # noqa: F401 - registers them
     access,
@@ -204,7 +204,7 @@ class MetadataActor(Actor[Metadata]):
     async def _owner_of(self, ask: ReadList) -> UserId:
         """Return the owner of the list.  Raises ``NotFound`` if *ask.by* may not read the folder."""
         where = ask.where
-        if not isinstance(where, In | At):
+        if isinstance(where, (Anywhere, Root)):
             return user_of(ask.by)
         return (await self.catalog.read(lambda tx: access.resolve_folder(tx, ask.by, where, Verb.READ))).owner_id
 

@@ -22,7 +22,7 @@ from godrive.errors import Forbidden, Unauthenticated, UrlInvalid
 from godrive.http.api.operations import Operation
 from godrive.http.api.reading import combined
 from godrive.messages.auth import Authenticate
-from godrive.principal import ApiToken, Caller, Scope
+from godrive.principal import Caller, Scope, UserSession
 
 
 async def authenticate(request: web.Request, drive: GoDrive, scopes: frozenset[Scope]) -> Caller:
@@ -36,7 +36,7 @@ async def authenticate(request: web.Request, drive: GoDrive, scopes: frozenset[S
     by: Caller | None = drive.known_callers.get(token)
     if by is None:
         by = await drive.auth.ask(Authenticate(token))
-    if isinstance(by, ApiToken) and scopes.isdisjoint(by.scopes):
+    if not isinstance(by, UserSession) and scopes.isdisjoint(by.scopes):
         raise Forbidden(f"The token does not have the scope {' or '.join(sorted(scopes))}.")
     return by
 

@@ -137,7 +137,7 @@ def folder_at(path: str, *, parents: bool) -> Spot:
 
 def given(value: T | UnsetType) -> T | None:
     """Return the value of a field; ``None`` if the body does not have the field."""
-    return None if isinstance(value, UnsetType) else value
+    return None if value is UNSET else value
 
 
 @routes.get("/v1/files/{file_id}", needs=Scope.FILES_READ, raises=[NotFound], conditional=True)
