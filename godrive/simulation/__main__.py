@@ -12,6 +12,9 @@ from godrive.simulation import runner
 from godrive.simulation.world import DISK, Outcome, Plan
 from godrive.simulation.worlds import WORLDS
 
+_FEW = 20
+"""Seeds for which it does not pay to prepare more."""
+
 
 def main() -> int:
     """Run the command line; the exit code is 1 if a seed fails."""
@@ -37,7 +40,8 @@ def main() -> int:
     parser.add_argument("--digests", action="store_true", help="print the digest of every run")
     options = parser.parse_args()
     replayed = Plan.parse(options.replay or options.shrink or "0")
-    runner.prepare(WORLDS if options.world == "any" else dict.fromkeys((options.world, replayed.world)))
+    worlds = WORLDS if options.world == "any" else dict.fromkeys((options.world, replayed.world))
+    runner.prepare(worlds, for_many=not options.replay and options.seeds > _FEW)
     if options.replay:
         outcome = runner.replay(replayed, print)
         print(f"\n{_summary(outcome)}\n{outcome.problem or 'nothing was wrong'}")

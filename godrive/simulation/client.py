@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import msgspec
 
 from godrive.simulation.network import Address, Network
+
+_SIZE = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_IS_CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
+_CLOSES = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 
 
 class Lost(Exception):
@@ -19,14 +25,20 @@ class Unsent(Lost):
     """No connection could be made: the request was certainly not carried out."""
 
 
-@dataclass(slots=True)
+@dataclass
 class Answer:
     """What a server answered."""
 
     status: int
-    headers: dict[str, str]
-    """By their names in lower case."""
+    head: str
+    """As it was received."""
     body: bytes
+
+    @cached_property
+    def headers(self) -> dict[str, str]:
+        """By their names in lower case."""
+        pairs = (line.partition(":") for line in self.head.split("\r\n")[1:])
+        return {name.lower(): value.strip() for name, _, value in pairs}
 
     @property
     def json(self) -> Any:
@@ -79,33 +91,28 @@ class _Wire(asyncio.Protocol):
         head, found, rest = self._buffer.partition(b"\r\n\r\n")
         if not found:
             return
-        lines = head.decode("latin-1").split("\r\n")
-        status = int(lines[0].split(" ", 2)[1])
+        status = int(head[9:12])
         if status < 200:
             self._buffer = rest
             self._parse(ended=ended)
             return
-        headers = {}
-        for line in lines[1:]:
-            name, _, value = line.partition(":")
-            headers[name.lower()] = value.strip()
         body: bytes | None
         if self.is_head or status in (204, 304):
             body = b""
-        elif "content-length" in headers:
-            size = int(headers["content-length"])
-            body, rest = (rest[:size], rest[size:]) if len(rest) >= size else (None, rest)
-        elif headers.get("transfer-encoding") == "chunked":
+        elif (size := _SIZE.search(head)) is not None:
+            length = int(size[1])
+            body, rest = (rest[:length], rest[length:]) if len(rest) >= length else (None, rest)
+        elif _IS_CHUNKED.search(head) is not None:
             body, rest = _unchunk(rest)
         else:
             body, rest = (rest, b"") if ended else (None, rest)
         if body is None:
             return
         self._buffer = rest
-        if headers.get("connection", "").lower() == "close":
+        if _CLOSES.search(head) is not None:
             self.is_open = False
             self.transport.close()
-        self.reply.set_result(Answer(status, headers, body))
+        self.reply.set_result(Answer(status, head.decode("latin-1"), body))
 
 
 def _unchunk(data: bytes) -> tuple[bytes | None, bytes]:

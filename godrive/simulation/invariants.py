@@ -128,6 +128,9 @@ def note_referred(world: World) -> None:
 
 def rows(world: World, sql: str) -> list[tuple[Any, ...]]:
     """Rows of the catalog."""
+    life = world.machine.life
+    if life is not None and life.is_going_on():
+        return life.reader().execute(sql).fetchall()
     with closing(sqlite3.connect(world.machine.config.catalog_path, isolation_level=None)) as connection:
         return connection.execute(sql).fetchall()
 

@@ -20,6 +20,7 @@ from asyncio import events
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from contextvars import Context, ContextVar, copy_context
+from functools import partial
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -65,6 +66,9 @@ class Process:
     def wall_time(self) -> float:
         """The wall clock of the machine, in seconds since the epoch."""
         return EPOCH + asyncio.get_running_loop().time()
+
+    def before_statement(self, *, is_catalog: bool) -> None:
+        """A statement of SQLite is about to be executed."""
 
     def effect(self, kind: str) -> None:
         """The process is about to change the world, or just has."""
@@ -128,7 +132,8 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
 
     def __init__(self, chance: random.Random, *, most_steps: int = 400_000) -> None:
         self._chance = chance.random
-        self._now = 0.0
+        self.now = 0.0
+        """The time of the loop, for code that asks for it often."""
         self._ready: list[Handle] = []
         self._timers: list[tuple[float, int, Handle]] = []
         self._timer_count = 0
@@ -139,16 +144,17 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         """A hash of every choice and of the time at which it was made."""
         self.unhandled: list[dict[str, Any]] = []
         """What was passed to the exception handler by processes that are alive."""
+        self.create_future = partial(asyncio.Future, loop=self)  # type: ignore[method-assign]
         self.network: Network
         self.threads: Threads
 
     # Time and callbacks
 
     def time(self) -> float:
-        return self._now
+        return self.now
 
     def call_soon(self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None) -> Any:
-        handle = Handle(callback, args, copy_context() if context is None else context, self._now)
+        handle = Handle(callback, args, copy_context() if context is None else context, self.now)
         self._ready.append(handle)
         return handle
 
@@ -157,7 +163,11 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
     def call_later(
         self, delay: float, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
     ) -> Any:
-        return self.call_at(self._now + delay, callback, *args, context=context)
+        when = self.now + delay
+        handle = Handle(callback, args, copy_context() if context is None else context, when)
+        self._timer_count += 1
+        heappush(self._timers, (when, self._timer_count, handle))
+        return handle
 
     def call_at(
         self, when: float, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
@@ -191,7 +201,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
                 if owner.suspended is not None:
                     owner.suspended.append(handle)
                     continue
-                self.digest = hash((self.digest, at, count, self._now))
+                self.digest = hash((self.digest, at, count, self.now))
                 self._left -= 1
                 try:
                     handle.context.run(callback, *handle.args)
@@ -209,17 +219,17 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
     def _wait(self) -> None:
         """Let the time jump to the next timer."""
         if self._left < 0:
-            raise Stuck(f"the run has not ended after many steps, at {self._now:.6f}")
+            raise Stuck(f"the run has not ended after many steps, at {self.now:.6f}")
         ready, timers = self._ready, self._timers
         while not ready:
             if not timers:
-                raise Stuck(f"nothing is left to do at {self._now:.6f}")
+                raise Stuck(f"nothing is left to do at {self.now:.6f}")
             due, _, handle = heappop(timers)
             if handle.callback is None:
                 continue
-            self._now = max(self._now, due)
+            self.now = max(self.now, due)
             ready.append(handle)
-            while timers and timers[0][0] <= self._now:
+            while timers and timers[0][0] <= self.now:
                 ready.append(heappop(timers)[2])
 
     def _first_of(self, at: int) -> int:
@@ -279,9 +289,6 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         """There are no threads."""
 
     # Tasks and futures
-
-    def create_future(self) -> asyncio.Future[Any]:
-        return asyncio.Future(loop=self)
 
     def create_task(self, coro: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:  # type: ignore[override]
         task = asyncio.Task(coro, loop=self, **options)

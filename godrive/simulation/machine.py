@@ -127,6 +127,7 @@ class Life(Process):
         self.freezes_for = 0.0
         self._delay = 0.0
         self._stop = asyncio.Event()
+        self._reader: sqlite3.Connection | None = None
         self._blobs = None if machine.store is None else machine.store(self)
         self.task = within(self, machine.loop.create_task, self._run())
 
@@ -134,7 +135,7 @@ class Life(Process):
 
     def wall_time(self) -> float:
         machine = self.machine
-        return EPOCH + machine.offset + machine.loop.time() * machine.rate
+        return EPOCH + machine.offset + machine.loop.now * machine.rate
 
     def now(self) -> datetime:
         return datetime.fromtimestamp(self.wall_time(), UTC)
@@ -207,9 +208,28 @@ class Life(Process):
     def stop(self) -> None:
         """Stop in good order."""
         self.machine.trace("stop", self.name)
+        self._end_reader()
         self._stop.set()
 
-    def statement(self, *, is_catalog: bool) -> None:
+    def is_going_on(self) -> bool:
+        """Whether the process serves, and has not been told to stop."""
+        return self.serving.is_set() and not self._stop.is_set()
+
+    def reader(self) -> sqlite3.Connection:
+        """A connection for those who check its catalog while it goes on.  A new one would read the schema first.
+
+        It is closed before the process is told to stop: the last connection that is closed empties SQLite's log.
+        """
+        if self._reader is None:
+            self._reader = sqlite3.connect(self.machine.config.catalog_path, isolation_level=None)
+        return self._reader
+
+    def _end_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def before_statement(self, *, is_catalog: bool) -> None:
         """A statement is about to be executed.  Raises what makes it fail."""
         self.effect("sql")
         machine = self.machine
@@ -228,6 +248,7 @@ class Life(Process):
         machine = self.machine
         machine.trace("kill", self.name, effects=self.effects)
         self.alive = False
+        self._end_reader()
         machine.graveyard += [self, *asyncio.all_tasks(machine.loop)]
         machine.loop.network.kill(self)
         _copy_as_it_is(machine.folder, machine.folder.with_name(f"{machine.folder.name}.{machine.lives}"))
@@ -270,8 +291,7 @@ class Connection(sqlite3.Connection):
 
     def execute(self, *values: Any) -> sqlite3.Cursor:
         owner = process()
-        if isinstance(owner, Life):
-            owner.statement(is_catalog=self.is_catalog)
+        owner.before_statement(is_catalog=self.is_catalog)
         cursor = _execute(self, *values)
         owner.effect("sql")
         return cursor

@@ -39,10 +39,13 @@ class _Child:
     data: bytearray = field(default_factory=bytearray)
 
 
-def prepare(worlds: Iterable[str] = (DISK,)) -> None:
-    """Import and compute what all runs in these worlds need, before the first fork."""
+def prepare(worlds: Iterable[str] = (DISK,), *, for_many: bool = False) -> None:
+    """Import and compute what all runs in these worlds need, before the first fork.
+
+    *for_many* runs, Python also specialises here most of the code that they run.
+    """
     for world in worlds:
-        run(Plan(0, operations=3, faults=0, world=world))
+        run(Plan(0, world=world) if for_many else Plan(0, operations=3, faults=0, world=world))
     gc.collect()
     gc.freeze()
 

@@ -30,7 +30,7 @@ class S3User(WideUser):
         headers = {name: value for name, value in (options.get("headers") or {}).items() if name == "Range"}
         answer = await self._ask_store(method, answer.headers["location"], headers=headers)
         if answer.status >= 400:
-            return Answer(503, {}, b'{"code":"store_unavailable"}')  # also a URL that has expired: ask for another
+            return Answer(503, "", b'{"code":"store_unavailable"}')  # also a URL that has expired: ask for another
         return answer
 
     async def _ask_store(self, method: str, url: str, **options: Any) -> Answer:
@@ -105,7 +105,7 @@ class S3User(WideUser):
             self.expect(answer, 200)
             state = answer.json["state"]
             if state == "committed":
-                return Answer(200, {}, msgspec.json.encode({"file": answer.json["file"]}))
+                return Answer(200, "", msgspec.json.encode({"file": answer.json["file"]}))
             if state != "pending":
                 return _problem(410, "gone")
             await asyncio.sleep(1.0)
@@ -113,4 +113,4 @@ class S3User(WideUser):
 
 
 def _problem(status: int, code: str) -> Answer:
-    return Answer(status, {}, msgspec.json.encode({"code": code}))
+    return Answer(status, "", msgspec.json.encode({"code": code}))

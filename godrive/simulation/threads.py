@@ -13,7 +13,7 @@ import contextvars
 import random
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from functools import partial
 from typing import Any, TypeVar
 
@@ -59,18 +59,9 @@ class Threads:
         self._begin(executor or process(), executor, partial(call, *values), settle, context)
         return reply
 
-    def submit(self, executor: Executor, call: Callable[..., T], *values: Any) -> Future[T]:
-        """``ThreadPoolExecutor.submit``."""
-        reply: Future[T] = Future()
-
-        def settle(value: Any, error: BaseException | None) -> None:
-            if error is None:
-                reply.set_result(value)
-            else:
-                reply.set_exception(error)
-
-        self._begin(executor, executor, partial(call, *values), settle, contextvars.copy_context())
-        return reply
+    def submit(self, executor: Executor, call: Callable[..., T], *values: Any) -> None:
+        """``ThreadPoolExecutor.submit``, without a future, because nobody looks at it: an error fails the run."""
+        self._begin(executor, executor, partial(call, *values), _fail, contextvars.copy_context())
 
     def _begin(
         self,
@@ -113,6 +104,11 @@ class Threads:
         pool.free += 1
         settle(value, error)
         self._next(pool)
+
+
+def _fail(_value: object, error: BaseException | None) -> None:
+    if error is not None:
+        raise error
 
 
 class Calls:

@@ -22,11 +22,8 @@ class Trace:
         self._write = write
         self.digest = 0
         self.count = 0
-
-    @property
-    def is_read(self) -> bool:
+        self.is_read = write is not None
         """Whether somebody reads the lines, so that it pays to describe more."""
-        return self._write is not None
 
     def write_only(self, kind: str, who: str, text: str) -> None:
         """Write a line that does not count, because it may contain addresses in memory."""
