@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import botocore.auth
 
-from godrive.blobs.s3 import S3BlobStore, appends, transport
+from godrive.blobs.s3 import S3BlobStore, appends, body, transport
 from godrive.blobs.s3.probe import Capabilities
 from godrive.config import Config
 from godrive.memory import MemoryBudget
@@ -71,6 +71,7 @@ class S3World(ClientsWorld):
             (transport, "wall_clock", now),
             (botocore.auth, "get_current_datetime", lambda: now().replace(tzinfo=None)),
             (appends, "SMALLEST_PART", _PART // 2),
+            (body, "MIB", 1),  # to which the parts of a body of known size are rounded up
         ]
 
     def skip(self, seconds: float) -> None:
