@@ -68,6 +68,8 @@ class Request:
     """Its ``Idempotency-Key``."""
     makes: bool = False
     """Whether it makes an entry, so another one when it is carried out a second time."""
+    ends_with_process: bool = False
+    """Whether nothing comes of an attempt once its process was killed, so the answer to a later attempt counts."""
 
 
 class Account:
@@ -195,7 +197,7 @@ class Account:
         """Have a change made, and make it in the model."""
         if request.key:
             request.headers["Idempotency-Key"] = request.key
-        chance, unknown = self.chance, False
+        chance, unknown, last_unknown = self.chance, False, 0
         first, offset = asyncio.get_running_loop().time(), self.world.machine.offset
         for attempt in range(30):
             if unknown and request.key and not self._is_claimed(first, offset):
@@ -203,6 +205,7 @@ class Account:
             cut = chance.choice((0.0, 0.001, 0.003, 0.01, 0.1)) if chance.random() < self.world.hang_ups else None
             pieces = 3 if len(request.body) > 200 and chance.random() < 0.2 else 1
             twice = bool(request.key) and chance.random() < 0.05
+            lives = self.world.machine.lives
             try:
                 if twice:
                     answer = await self._send_twice(request)
@@ -219,7 +222,7 @@ class Account:
                 await asyncio.sleep(chance.uniform(0.2, 1.0))
                 continue
             except Lost:
-                unknown = True
+                unknown, last_unknown = True, self.world.machine.lives
                 if chance.random() < 0.4:
                     break
                 await asyncio.sleep(chance.uniform(0.0, 1.0))
@@ -230,13 +233,17 @@ class Account:
             elif code in UNSURE:
                 if code in self.world.undone and not (unknown or twice):
                     await self.check()
-                unknown = unknown or code not in UNDONE
+                if code not in UNDONE:
+                    unknown, last_unknown = True, self.world.machine.lives
                 if attempt > 10 and chance.random() < 0.2:
                     break
                 await asyncio.sleep(chance.uniform(0.5, 3.0))
             elif code == "conflict" and request.key and (attempt or twice) and request.expects != "conflict":
                 unknown = True
                 await asyncio.sleep(chance.uniform(0.5, 2.0))  # an attempt is still served, or could not free its key
+            elif unknown and request.ends_with_process and lives > last_unknown and answer.status < 400:
+                self._accept(request, answer)
+                return
             elif unknown and not (request.key and self._is_claimed(first, offset)):
                 break
             else:

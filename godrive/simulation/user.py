@@ -158,9 +158,11 @@ class User(Looker):
         """Save a file that is too large for a pack several times in a row."""
         parent, name = self._place(), self._some_name()
         for _ in range(self.chance.randrange(2, 5)):
-            await self._save_once(parent, name, self._new_content(_SIZES[-1]))
+            await self._save_once(parent, name, self._new_content(_SIZES[-1]), ends=self.knows_digests)
 
-    async def _save_once(self, parent: str | None, name: str, bytes_: tuple[bytes, Bytes]) -> None:
+    async def _save_once(
+        self, parent: str | None, name: str, bytes_: tuple[bytes, Bytes], *, ends: bool = False
+    ) -> None:
         data, content = bytes_
         await self._predict(
             Request(
@@ -169,6 +171,7 @@ class User(Looker):
                 lambda tree, made: _keep(tree.put(parent, name, content, "replace", made["id"])),
                 body=data,
                 headers=dict(_TEXT),
+                ends_with_process=ends,
             )
         )
 
