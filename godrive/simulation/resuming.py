@@ -15,6 +15,7 @@ from godrive.simulation.model import Refusal, Tree
 from godrive.simulation.user import User
 
 _TUS = {"Tus-Resumable": "1.0.0"}
+_VIA = {"Via": "1.1 a-proxy"}
 _CHUNK = {**_TUS, "Content-Type": "application/offset+octet-stream"}
 
 
@@ -94,8 +95,9 @@ class ResumingUser(User):
         self.tree = tree
 
     async def _ietf(self) -> None:
-        """Upload in several requests, as the IETF defines them."""
+        """Upload in several requests, as the IETF defines them, also through a proxy: then no interim answer comes."""
         chance, parent, name = self.chance, self._place(), self._some_name()
+        dialect = _IETF if self._index % 2 else _IETF_BEHIND_PROXY
         data, content = self._content()
         if not data:  # as above
             return
@@ -103,7 +105,12 @@ class ResumingUser(User):
         created = await self._insist(
             "POST",
             f"/v1/files?parent_id={parent or 'root'}&name={quote(name)}&on_conflict={conflict}",
-            headers={"Content-Type": "text/plain", "Upload-Complete": "?0", "Upload-Length": str(len(data))},
+            headers={
+                **dialect.headers,
+                "Content-Type": "text/plain",
+                "Upload-Complete": "?0",
+                "Upload-Length": str(len(data)),
+            },
             body=data[:begun],
         )
         try:
@@ -116,7 +123,7 @@ class ResumingUser(User):
         url = "/" + created.headers["location"].split("/", 3)[3]
         if chance.random() < 0.1:
             self.expect(await self._insist("DELETE", url), 200, 204)
-        elif await self._finish(url, data, _IETF):
+        elif await self._finish(url, data, dialect):
             file_id = (await self.read(url))["file"]["id"]
             self.tree.put(parent, name, content, conflict, file_id, has_bytes=False)
 
@@ -198,9 +205,18 @@ def _ietf_piece(offset: int, size: int, length: int) -> dict[str, str]:
     }
 
 
+def _proxied_piece(offset: int, size: int, length: int) -> dict[str, str]:
+    return {**_VIA, **_ietf_piece(offset, size, length)}
+
+
+def _is_complete(state: Answer, _length: int) -> str:
+    return "sent" * (state.headers["upload-complete"] == "?1")
+
+
 _WHOLE = _Dialect(_TUS, lambda state, _: state.headers.get("upload-file-id", ""), _tus_piece)
 _PART = _Dialect(_TUS, lambda state, length: "sent" * (int(state.headers["upload-offset"]) == length), _tus_piece)
-_IETF = _Dialect({}, lambda state, _: "sent" * (state.headers["upload-complete"] == "?1"), _ietf_piece)
+_IETF = _Dialect({}, _is_complete, _ietf_piece)
+_IETF_BEHIND_PROXY = _Dialect(_VIA, _is_complete, _proxied_piece)
 
 
 def _encoded(metadata: dict[str, str]) -> str:
