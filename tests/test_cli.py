@@ -457,7 +457,7 @@ def test_recount_corrects_a_usage_and_an_index_that_differ_from_the_files(tmp_pa
         catalog.execute("INSERT INTO names (number, entry_id, created_at, text) VALUES (7, 'gone', 1, 'gone')")
     astray = spawn("recount", "--check", "--json", folder=tmp_path)
     assert (astray.returncode, json.loads(astray.stdout)["names"]) == (1, 1)
-    assert "the index by 1 names" in spawn("recount", folder=tmp_path).stdout
+    assert "the index by 1 name;" in spawn("recount", folder=tmp_path).stdout
     right = spawn("recount", "--check", folder=tmp_path)
     assert (right.returncode, "is what their files add up to" in right.stdout) == (0, True)
     with closing(sqlite3.connect(tmp_path / "data" / "godrive.db")) as catalog, catalog:
@@ -465,7 +465,10 @@ def test_recount_corrects_a_usage_and_an_index_that_differ_from_the_files(tmp_pa
     wrong = spawn("recount", "--check", "--json", folder=tmp_path)
     assert (wrong.returncode, json.loads(wrong.stdout)) == (1, {"bytes": 7, "rows": 2, "corrected": 0, "names": 0})
     done = spawn("recount", folder=tmp_path)
-    assert (done.returncode, "7 bytes and 2 rows, the index by 0 names; 1 users were" in done.stdout) == (0, True)
+    assert (done.returncode, "7 bytes and 2 rows, the index by 0 names; corrected 1 user.\n" in done.stdout) == (
+        0,
+        True,
+    )
     assert spawn("recount", "--check", folder=tmp_path).returncode == 0
 
 

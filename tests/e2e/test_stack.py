@@ -151,7 +151,7 @@ async def test_bytes_pass_through_a_process_that_only_serves_http(open_stack: Op
                 assert (answer.status, answer.headers["Upload-Offset"]) == (204, str(end)), await answer.text()
 
         await client.request("POST", "/v1/batch", {"operations": [{"op": "copy", "path": "large", "name": "copy"}]})
-        assert "actors_not_shown" not in stack.gateway.log
+        assert stack.gateway.data.is_dir()  # for the socket of `godrive actors`
         wanted = {"a/small": small, "form.txt": b"of a form", "large": large, "copy": large}
         for path, content in wanted.items():
             async with client.http.get(f"{files}/by-path/{path}?content&redirect=false", headers=bearer) as answer:
