@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -18,7 +18,7 @@ from godrive.blobs.s3.probe import Capabilities, probe
 from godrive.blobs.s3.slots import Slots
 from godrive.clock import Clock, SystemClock
 from godrive.config import S3
-from godrive.errors import NotFound, UploadFinished
+from godrive.errors import NotFound, StoreUnavailable, UploadFinished
 from godrive.memory import MemoryBudget
 from godrive.model import ObjectKey
 
@@ -27,6 +27,8 @@ COPY_LIMIT = 5 * 1024 * MIB
 
 UNLIMITED = 1_000
 COPY_PART = 512 * MIB
+
+_PROBES = 3
 
 
 class Bucket:
@@ -81,15 +83,28 @@ class Bucket:
     async def honours(self) -> Capabilities:
         """Return what the store honours, and find it out if need be.
 
-        Raises ``ConfigError`` for a fault of the store that is not accepted.
+        Raises ``ConfigError`` for a fault of the store that is not accepted, and
+        ``StoreUnavailable`` if the store fails three times meanwhile.
         """
         async with self._probing:
             if not self._probed:
                 with self.client.refusals_are_mistakes():
-                    self.capabilities = await probe(self.client, self.layout)
+                    self.capabilities = await self._probe()
                 self._probed = True
         refuse(self.capabilities.faults, self._accepted)
         return self.capabilities
+
+    async def _probe(self) -> Capabilities:
+        """Probe again if an answer is lost.
+
+        A store may announce what the probe writes to the very process that is
+        starting.  When nothing listens there yet, Ceph 16.2 leaves about one PUT
+        in a thousand without an answer.
+        """
+        for _ in range(_PROBES - 1):
+            with suppress(StoreUnavailable):
+                return await probe(self.client, self.layout)
+        return await probe(self.client, self.layout)
 
     async def close(self) -> None:
         """See :meth:`godrive.blobs.BlobStore.close`."""

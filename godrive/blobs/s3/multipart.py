@@ -34,11 +34,12 @@ class Unfinished(NamedTuple):
 class Multipart:
     """Multipart uploads of one bucket.  *place* is always a key of the bucket, *upload* the id of a multipart upload.
 
-    Every method may raise ``StoreUnavailable``.
+    A call that moves bytes may take *deadline* seconds.  Every method may raise ``StoreUnavailable``.
     """
 
-    def __init__(self, client: S3Client) -> None:
+    def __init__(self, client: S3Client, *, deadline: float = BODY_DEADLINE) -> None:
         self._client = client
+        self._deadline = deadline
 
     async def begin(self, place: str, mime: str, metadata: dict[str, str]) -> str:
         """Begin a multipart upload and return its id.  The object will have *mime* and *metadata*."""
@@ -48,14 +49,14 @@ class Multipart:
     async def send(self, place: str, upload: str, number: int, data: bytes) -> ETag:
         """Store one part and return its ETag.  Raises ``NotFound`` if the multipart upload has ended."""
         answer = await self._client.call(
-            "upload_part", Key=place, UploadId=upload, PartNumber=number, Body=data, deadline=BODY_DEADLINE
+            "upload_part", Key=place, UploadId=upload, PartNumber=number, Body=data, deadline=self._deadline
         )
         return plain_etag(answer["ETag"])
 
     async def copy(self, place: str, upload: str, number: int, **source: Any) -> ETag:
         """Make a range of an object a part and return its ETag.  *source* has the arguments of UploadPartCopy."""
         answer = await self._client.call(
-            "upload_part_copy", Key=place, UploadId=upload, PartNumber=number, deadline=BODY_DEADLINE, **source
+            "upload_part_copy", Key=place, UploadId=upload, PartNumber=number, deadline=self._deadline, **source
         )
         return plain_etag(answer["CopyPartResult"]["ETag"])
 
@@ -90,7 +91,7 @@ class Multipart:
                 Key=place,
                 UploadId=upload,
                 MultipartUpload={"Parts": listed},
-                deadline=BODY_DEADLINE,
+                deadline=self._deadline,
                 **condition,
             )
         except StoreUnavailable as error:

@@ -128,8 +128,8 @@ async def probe(client: S3Client, layout: Layout) -> Capabilities:
 
 async def _try(client: S3Client, layout: Layout, test: Callable[[S3Client, str], Awaitable[T]]) -> T:
     key = layout.probes + new_id()
-    await client.call("put_object", Key=key, Body=b"probe")
     try:
+        await client.call("put_object", Key=key, Body=b"probe")
         return await test(client, key)
     finally:
         await client.call("delete_object", Key=key)
@@ -265,7 +265,7 @@ async def _keeps_parts(
     target, sent = f"{source}-part", b"parts"  # as long as the source
     headers = {"Content-Length": str(len(sent)), **guards}
     copying = {"x-amz-copy-source": f"/{client.bucket}/{quote(source)}"}
-    multipart = Multipart(client)
+    multipart = Multipart(client, deadline=client.deadline)
 
     async def stored(added: Mapping[str, str]) -> bytes | None:
         """What the object has that is made of one such part; ``None`` if the part was refused."""

@@ -6,6 +6,7 @@ for which one of ``holes`` is true needs no signature.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import io
@@ -79,6 +80,8 @@ class FakeStore(RawTestServer):
         """Honours x-amz-acl, signed or not."""
         self.overrides = set(OVERRIDES)
         """The response-* parameters that it honours."""
+        self.unanswered: list[Hole] = []
+        """For each of these, one request that it does without an answer."""
         self.heads: dict[str, int] = {}
         """Statuses of HEAD for some keys."""
         self.denied: set[str] = set()
@@ -108,6 +111,10 @@ class FakeStore(RawTestServer):
             served = self._serve(request, body)
             if self.exposes and "Origin" in request.headers:
                 served.headers["Access-Control-Expose-Headers"] = "Content-Range, ETag"
+            for lost in [lost for lost in self.unanswered if lost(request)]:
+                self.unanswered.remove(lost)
+                while request.transport is not None:
+                    await asyncio.sleep(0.01)
             return served
         except Refused as refused:
             text = f"<Error><Code>{refused.code}</Code><Message>no</Message></Error>"
