@@ -27,7 +27,7 @@ from godrive.http.api.turns import InTurn
 from godrive.http.app_keys import BASES
 from godrive.http.observe.request_log import findings
 from godrive.http.wire.addresses import TrustedProxies
-from godrive.http.wire.answer import Answer
+from godrive.http.wire.bytes_response import BytesResponse
 from godrive.http.wire.fair_queue import FairQueue, Lanes
 from godrive.http.wire.request_body import read_body
 from godrive.model import ETag, UserId
@@ -249,13 +249,13 @@ def bind(
         return render(call, await handler(call, **arguments))
 
     def render(call: Call, value: Any) -> web.StreamResponse:
-        if sends_responses and (type(value) is Answer or isinstance(value, web.StreamResponse)):
+        if sends_responses and (type(value) is BytesResponse or isinstance(value, web.StreamResponse)):
             if scopes:
                 value.headers[hdrs.VARY] = _VARY
             return value
         headers = fixed | call.headers if call.headers else fixed
         content = None if status == 204 else _encoder.encode(value)
-        return Answer(body=content, status=call.status or status, headers=headers)
+        return BytesResponse(body=content, status=call.status or status, headers=headers)
 
     return handle_bytes if operation.moves_bytes else handle
 

@@ -14,7 +14,7 @@ from godrive.http.api.conditions import ANY, known_tags
 from godrive.http.api.operations import Routes
 from godrive.http.app_keys import PAGE_CACHE
 from godrive.http.routes.files import EntryId, FileList, Limit, PageToken, spot_of
-from godrive.http.wire.answer import Answer
+from godrive.http.wire.bytes_response import BytesResponse
 from godrive.messages.files import ReadList
 from godrive.model import Anywhere, FileId, Place, Sort
 from godrive.principal import Scope, authority
@@ -91,7 +91,7 @@ async def list_entries(call: Call, where: Place, query: ChildrenQuery) -> web.Re
         return web.Response(status=304, headers=headers)
     else:
         body = kept[1]
-    return Answer(body=body, headers=headers)
+    return BytesResponse(body=body, headers=headers)
 
 
 def _place(query: FilesQuery) -> Place:

@@ -71,7 +71,7 @@ RESPONSE = {
     "_eof_sent": "the response has been sent, so aiohttp does not send it again",
     "_keep_alive": "whether the connection stays open; None before that is known",
 }
-"""Attributes of ``Response`` that :class:`~godrive.http.wire.answer.Answer` reads or sets."""
+"""Attributes of ``Response`` that :class:`~godrive.http.wire.bytes_response.BytesResponse` reads or sets."""
 
 
 def new_parser(handler: RequestHandler) -> HttpRequestParser:

@@ -1,4 +1,4 @@
-"""Answers whose body is there as bytes, as most are."""
+"""Responses whose body is there as bytes, as most are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aiohttp.http import HttpVersion11
 from godrive.http.wire.aiohttp_internals import prepare_hook
 
 
-class Answer(web.Response):
+class BytesResponse(web.Response):
     """A response that sends the same bytes as any other, with fewer steps.
 
     aiohttp prepares every response for compression, chunks, cookies and HTTP/1.0, in seven coroutines, which take a
