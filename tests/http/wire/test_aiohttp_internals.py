@@ -18,7 +18,7 @@ from aiohttp.web_protocol import RequestHandler
 import godrive.http
 from godrive.http.wire import aiohttp_internals
 from godrive.http.wire.aiohttp_internals import CHECKED, HANDLER, PROTOCOL, READER, REQUEST, RESPONSE
-from godrive.http.wire.answer import Answer
+from godrive.http.wire.bytes_response import BytesResponse
 from godrive.http.wire.connection import Connection
 
 HTTP = Path(godrive.http.__file__).parent
@@ -47,9 +47,9 @@ def test_what_is_listed_is_there() -> None:
 
 
 def test_an_answer_uses_no_other_private_attribute() -> None:
-    own = {name for name in vars(Answer) if not name.startswith("__") and name != "_abc_impl"}
+    own = {name for name in vars(BytesResponse) if not name.startswith("__") and name != "_abc_impl"}
     assert {name for name in own if hasattr(web.Response, name)} == {"prepare"}
-    assert set(_private_names(HTTP / "wire" / "answer.py", of="self")) - own == RESPONSE.keys()
+    assert set(_private_names(HTTP / "wire" / "bytes_response.py", of="self")) - own == RESPONSE.keys()
 
 
 def test_a_connection_uses_no_other_private_attribute_and_hides_none() -> None:

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from godrive.http.wire.answer import Answer
+from godrive.http.wire.bytes_response import BytesResponse
 
 pytestmark = pytest.mark.anyio
 
@@ -64,6 +64,6 @@ async def sent(kind: type[web.Response], change: Change, request: str) -> tuple[
 async def test_an_answer_is_sent_as_any_response(
     change: Change, request_: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("aiohttp.web_response", "godrive.http.wire.answer"):
+    for module in ("aiohttp.web_response", "godrive.http.wire.bytes_response"):
         monkeypatch.setattr(f"{module}.rfc822_formatted_time", lambda: "now")
-    assert await sent(Answer, change, request_) == await sent(web.Response, change, request_)
+    assert await sent(BytesResponse, change, request_) == await sent(web.Response, change, request_)
