@@ -242,8 +242,8 @@ def spot(folder_id: FileId | None) -> Spot:
 class OnConflict(StrEnum):
     """What to do if the name is taken: fail, number the new name (``a (1).txt``), or replace.
 
-    To replace puts the new bytes into the file of that name, as a new version.
-    A folder is never replaced: the name is then taken.
+    ``replace`` puts the new bytes into the file of that name, as a new version.
+    It never replaces a folder: the name is taken then.
     """
 
     FAIL = "fail"
@@ -347,7 +347,7 @@ class Sort(StrEnum):
 
 
 class FileType(StrEnum):
-    """A kind of entry, or a family of media types (``rules/file_types.py``)."""
+    """A kind of entry, or a family of media types."""
 
     FILE = "file"
     FOLDER = "folder"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from inspect import cleandoc
 from types import NoneType
 from typing import Any
 
@@ -49,6 +50,13 @@ _PROBLEM = "application/problem+json"
 _BYTES = "application/octet-stream"
 _BINARY: Json = {"type": "string", "format": "binary"}
 _FORM: Json = {"type": "object", "properties": {"file": {"type": "array", "items": _BINARY}}}
+_SUCCESS = {
+    200: "The content.",
+    201: "Created.",
+    204: "Done. There is no content.",
+    206: "The part of the content that `Range` asks for.",
+    307: "The content is at the URL in `Location`.",
+}
 _ANY_REQUEST = (Malformed, UrlTooLong, ExpectationFailed, HeadersTooLarge, Internal)
 
 
@@ -101,7 +109,7 @@ def _dress(components: dict[str, Json]) -> None:
         elif title != "Problem" and not title.endswith("Query"):
             _fill(schema)
         if "description" in schema:
-            schema["description"] = schema["description"].replace("``", "`")
+            schema["description"] = cleandoc(schema["description"]).replace("``", "`")
         for name, inner in schema.get("properties", {}).items():
             if name.endswith("_at") or name == "time":
                 for part in inner.get("anyOf", [inner]):
@@ -226,10 +234,10 @@ def _success(operation: Operation, known: dict[Any, Json], components: dict[str,
     if operation.status == 201:
         headers.append("Location")
     headers += [*operation.always, *operation.sends]
-    success: Json = {"description": "Done.", "headers": _header_refs(headers)}
+    success: Json = {"description": _SUCCESS[operation.status], "headers": _header_refs(headers)}
     replies = [reply for reply in operation.replies if reply in known]
     if replies:
-        success["description"] = components[replies[0].__name__].get("description", "Done.")
+        success["description"] = components[replies[0].__name__].get("description", success["description"])
         schema = known[replies[0]] if len(replies) == 1 else {"anyOf": [known[reply] for reply in replies]}
         success["content"] = {operation.media_type: {"schema": schema}}
     elif operation.status != 204 and operation.media_type:
@@ -241,8 +249,9 @@ def _success(operation: Operation, known: dict[Any, Json], components: dict[str,
     if operation.conditional and operation.method == "GET":
         responses["304"] = {"description": "Not modified.", "headers": _header_refs(["X-Request-Id", "ETag"])}
     for status in operation.also:
-        empty = {"description": "Done.", "headers": success["headers"]}
-        responses[str(status)] = empty if status == 204 else success
+        empty = {"description": _SUCCESS[204], "headers": success["headers"]}
+        described = success if replies else {**success, "description": _SUCCESS[status]}
+        responses[str(status)] = empty if status == 204 else described
     return responses
 
 

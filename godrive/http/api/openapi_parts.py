@@ -7,12 +7,11 @@ from typing import Any
 from godrive.http.api.tus_headers import VERSION
 
 DESCRIPTION = """\
-The storage backend behind a drive: sign up, announce an upload, send its bytes to the URL in the answer,
-list, download, trash and restore files.
+The backend of a drive. Sign up, upload files, list them, download them, move them to the trash and restore them.
 
 Errors are `application/problem+json` (RFC 9457) with a stable `code`. Ids are opaque and sort by time, instants are
-RFC 3339 in UTC, sizes are bytes. Every answer carries `X-Request-Id`; one that you send is kept. `HEAD` works wherever
-`GET` does.
+RFC 3339 in UTC, sizes are bytes. Every answer has an `X-Request-Id`: the one that you sent, or a new one. `HEAD` works
+wherever `GET` does.
 """
 
 FILE = """\
@@ -23,11 +22,16 @@ A file or a folder. `etag`, for `If-Match`, is opaque and changes with every cha
 TAGS = {
     "accounts": "Users and their sessions.",
     "uploads": "From an intent to a file: announce the upload, send the bytes, complete it.",
-    "files": "List, rename, trash, restore and download files.",
+    "files": "Store, list, rename, move, copy, trash and restore files and folders.",
+    "search": "Find files and folders by name.",
+    "marks": "Files and folders that are favorites or have a property.",
     "versions": "Earlier states of the bytes of a file: list, read, restore, name and delete them.",
     "tus": "Resumable uploads by tus 1.0 (https://tus.io), for which there are clients in many languages.",
     "trash": "Deleted files, until they are purged.",
-    "content": "The bytes of files: with a token, or by the signed URLs that an intent and a download answer with.",
+    "content": "The bytes of files: with a token, or with a signed URL, which an intent or a download returns.",
+    "archives": "Folders as ZIP archives.",
+    "changes": "The log of changes: read it from a cursor, wait for the next change, or follow it as events.",
+    "webhooks": "URLs to which the server delivers the changes of a drive.",
     "health": "State of the server, for its operator.",
 }
 
@@ -36,7 +40,7 @@ SECURITY: dict[str, Any] = {
         "type": "http",
         "scheme": "bearer",
         "bearerFormat": "JWT",
-        "description": "The `token` of a log-in. A session has every scope. The scope `account` is of sessions only.",
+        "description": "The `token` of a log-in. A session has every scope. Only a session has `account`.",
     },
     "signature": {
         "type": "apiKey",
@@ -57,16 +61,16 @@ TUS_HEADERS: dict[str, Any] = {
     "Tus-Extension": {"description": "The extensions of the protocol that this server has.", "schema": _TEXT},
     "Tus-Max-Size": {"description": "The largest upload in bytes.", "schema": _BYTES},
     "Tus-Checksum-Algorithm": {"description": "The algorithms of `Upload-Checksum`.", "schema": _TEXT},
-    "Upload-Offset": {"description": "How many bytes are stored: where to go on.", "schema": _BYTES},
+    "Upload-Offset": {"description": "The number of bytes that are stored: continue there.", "schema": _BYTES},
     "Upload-Length": {"description": "The length of the file, if it is known.", "schema": _BYTES},
-    "Upload-Expires": {"description": "When an upload ends that does not go on.", "schema": _TEXT},
+    "Upload-Expires": {"description": "When the upload ends, unless more bytes arrive.", "schema": _TEXT},
     "Upload-Metadata": {"description": "As it was sent.", "schema": _TEXT},
     "Upload-Concat": {"description": "As it was sent.", "schema": _TEXT},
     "Upload-Complete": {"description": "`?1`: the upload is finished.", "schema": _TEXT},
-    "Accept-Patch": {"description": "The media type of bytes that are appended.", "schema": _TEXT},
+    "Accept-Patch": {"description": "The media type of a `PATCH` that appends bytes.", "schema": _TEXT},
     "Upload-Limit": {"description": "Limits of the upload: `max-size`, `max-age`.", "schema": _TEXT},
-    "Upload-File-Id": {"description": "The id of the file, once it is there.", "schema": _TEXT},
-    "Content-Location": {"description": "The URL of the file, once it is there.", "schema": _TEXT},
+    "Upload-File-Id": {"description": "The id of the file, once the upload is finished.", "schema": _TEXT},
+    "Content-Location": {"description": "The URL of the file, once the upload is finished.", "schema": _TEXT},
 }
 
 TUS_PARAMETERS: dict[str, Any] = {
@@ -76,7 +80,7 @@ TUS_PARAMETERS: dict[str, Any] = {
         ("Upload-Length", "The length of the file in bytes.", _BYTES, False),
         (
             "Upload-Defer-Length",
-            "`1`: the length comes later.",
+            "`1`: a later request declares the length.",
             {"enum": ["1"], "type": "string"},
             False,
         ),
@@ -85,10 +89,10 @@ TUS_PARAMETERS: dict[str, Any] = {
         ("Upload-Offset", "Where the bytes of the body begin.", _BYTES, True),
         ("Upload-Complete", "`?1`: these bytes are all that are left; `?0`: more will follow.", _FLAG, False),
         ("Upload-Draft-Interop-Version", "The version of the draft that you speak, 6 to 10.", _BYTES, False),
-        ("Upload-Checksum", "The algorithm, and the digest of the body in Base64.", _TEXT, False),
+        ("Upload-Checksum", "The algorithm, a space, and the digest of the body in Base64.", _TEXT, False),
         (
             "X-HTTP-Method-Override",
-            "The method that is meant.",
+            "The method to carry out.",
             _METHOD,
             True,
         ),
@@ -129,7 +133,7 @@ PARAMETERS: dict[str, Any] = {
     "IfMatch": {
         "name": "If-Match",
         "in": "header",
-        "description": "Do it only if the file still has this ETag.",
+        "description": "Carry out the request only if the file still has this ETag.",
         "schema": {"type": "string"},
     },
     "IfNoneMatch": {
@@ -141,7 +145,7 @@ PARAMETERS: dict[str, Any] = {
     "IfAbsent": {
         "name": "If-None-Match",
         "in": "header",
-        "description": "`*`: do it only if there is nothing at the place.",
+        "description": "`*`: carry out the request only if nothing has that name.",
         "schema": {"type": "string"},
     },
     "ContentDigest": {

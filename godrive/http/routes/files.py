@@ -72,7 +72,7 @@ Name = Annotated[
 
 
 class UpdateBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What to change: the name, the parent folder (`null` or `root` for the root), what the client keeps with it."""
+    """What to change: the name, the folder (`null` or `root` for the root), the time, the favorite mark, properties."""
 
     name: Name | UnsetType = UNSET
     parent_id: EntryId | UnsetType | None = UNSET

@@ -109,7 +109,7 @@ async def readyz(call: Call) -> Readiness:
 
 @routes.get("/metrics", needs=PUBLIC, costly=True, media_type=CONTENT_TYPE, raises=[Unauthenticated, MailboxFull])
 async def metrics(call: Call) -> web.Response:
-    """Get metrics in the Prometheus format. Send `server.metrics_token` as bearer token, if the operator has set it."""
+    """Get metrics in the Prometheus format. Send `server.metrics_token` as a bearer token if the operator set it."""
     token = call.drive.config.server.metrics_token
     if token and not shows_secret(call.request, token.encode()):
         raise Unauthenticated("The token of server.metrics_token is required.")

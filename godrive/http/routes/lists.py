@@ -31,7 +31,7 @@ class ChildrenQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     limit: Limit | None = None
     page: PageToken | None = None
     sort: Annotated[
-        Sort, Meta(description="A minus reverses. The whole drive has no order by `size` or `modified_at`.")
+        Sort, Meta(description="A minus reverses the order. Only a folder can be sorted by `size` or `modified_at`.")
     ] = Sort.NEWEST
     folders_first: Annotated[bool, Meta(description="In a folder, list its folders before its files.")] = False
     q: Annotated[str, Meta(max_length=255, description="Names that contain this, ignoring case.")] | None = None
@@ -62,7 +62,7 @@ async def list_files(call: Call, query: FilesQuery) -> FileList | web.Response:
     fields={"parent_id": "file_id"},
 )
 async def list_children(call: Call, file_id: FileId, query: ChildrenQuery) -> FileList | web.Response:
-    """List the entries of one folder; the id `root` is that of the root. The same as `GET /v1/files?parent_id=`."""
+    """List the entries of one folder (`root` for the root). The same as `GET /v1/files?parent_id=`."""
     return await list_entries(call, spot_of(file_id), query)
 
 

@@ -65,7 +65,7 @@ class SignedParts(msgspec.Struct, kw_only=True):
 async def list_parts(call: Call, upload_id: UploadId, query: PartsQuery) -> PartList:
     """List the parts of an upload that the store has, to send the others.
 
-    Of an upload that has become a file, these are all of its parts.
+    If the upload has become a file, these are all of its parts.
     """
     upload, found = await parts.stored(call.drive, call.by, upload_id, after=query.after, limit=query.limit)
     plan = plan_of(upload)

@@ -63,7 +63,7 @@ class PathQuery(ChildrenQuery, frozen=True, forbid_unknown_fields=True, kw_only=
     waits=True,
 )
 async def get_by_path(call: Call, path: At, query: PathQuery) -> File | FileList | web.StreamResponse:
-    """Get the file or folder at a path, with `?children` the entries of the folder, with `?content` the bytes.
+    """Get the file or folder at a path; with `?children`, the entries of the folder; with `?content`, the bytes.
 
     The path begins at the root of what the credential covers; each name is percent-encoded, as UTF-8. The empty path is
     the root. The answers are those of `GET /v1/files/{file_id}`, `/children` and `/content`; the entry also has its

@@ -58,7 +58,7 @@ _SUPPORTED = 104, "Upload Resumption Supported"
 
 
 class Options(TypedDict):
-    """What is said of a file that is uploaded."""
+    """What a request says about the file that it uploads."""
 
     mime: str
     sha256: str | None
@@ -77,7 +77,7 @@ class Resumption:
 
     @classmethod
     def of(cls, call: Call, *, sha512: str | None) -> Resumption | None:
-        """Return the resumption that the client asked for; ``None`` for a request as any other.
+        """Return the resumption that the client asked for; ``None`` if it asked for none.
 
         Raises ``Malformed`` if the client sends a part of a file and the server cannot resume it.
         """
@@ -164,8 +164,9 @@ async def append_to_upload(call: Call, upload_id: UploadId) -> File | web.Respon
     """Send the bytes from `Upload-Offset` on, all that are left (`Upload-Complete: ?1`) or some of them (`?0`).
 
     After the last byte the answer is that of the request which began the upload: the file. What arrives before a
-    connection is lost stays. A request that is still sending to this upload ends. With a SHA-256 in `Content-Digest`,
-    all bytes of the body are stored, or none. `409 offset_mismatch` has the offset of the upload in `Upload-Offset`.
+    connection is lost stays. Ends an earlier request that is still sending to this upload. With a SHA-256 in
+    `Content-Digest`, all bytes of the body are stored, or none. `409 offset_mismatch` has the offset of the upload in
+    `Upload-Offset`.
     """
     request = call.request
     call.on_error(resumption.COMPLETE, boolean(False))
@@ -257,7 +258,7 @@ _DESCRIBES: operations.Options = {"status": 204, "sends": ["Upload-Limit", "Acce
 
 @routes.options("/v1/files", needs=PUBLIC, **_DESCRIBES)
 async def describe_files(call: Call) -> web.Response:
-    """Learn the limits of uploads that can be resumed."""
+    """Return the limits of uploads that can be resumed."""
     return _describe(call)
 
 

@@ -41,7 +41,7 @@ XML = "application/xml"
     raises=[NotFound, Conflict, UploadFinished, Gone],
 )
 async def begin_s3_upload(call: Call, upload_id: UploadId) -> web.Response:
-    """Answer as the S3 call CreateMultipartUpload, for an upload that its intent has begun. Idempotent."""
+    """Answer as the S3 call CreateMultipartUpload does, for an upload that an intent has begun. Idempotent."""
     upload = await parts.go_on(call.drive, call.by, upload_id)
     named = f"<Key>{escape(upload.object_key)}</Key><UploadId>{escape(upload.id)}</UploadId>"
     return _xml("InitiateMultipartUploadResult", named)
@@ -54,7 +54,7 @@ async def begin_s3_upload(call: Call, upload_id: UploadId) -> web.Response:
     raises=[NotFound, Conflict, Gone, Invalid, StoreUnavailable],
 )
 async def list_s3_parts(call: Call, upload_id: UploadId) -> web.Response:
-    """Answer as the S3 call ListParts, with all parts at once."""
+    """Answer as the S3 call ListParts does, with all parts at once."""
     upload, found = await parts.stored(call.drive, call.by, upload_id)
     listed = "".join(
         f"<Part><PartNumber>{part.number}</PartNumber><Size>{part.size_bytes}</Size>"
@@ -82,7 +82,7 @@ async def list_s3_parts(call: Call, upload_id: UploadId) -> web.Response:
     ],
 )
 async def complete_s3_upload(call: Call, upload_id: UploadId) -> web.Response:
-    """Answer as the S3 call CompleteMultipartUpload. Idempotent.
+    """Answer as the S3 call CompleteMultipartUpload does. Idempotent.
 
     The body is ignored: the parts to join are those of the upload.
     """

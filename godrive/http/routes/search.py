@@ -46,8 +46,9 @@ class SearchQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 async def search_files(call: Call, query: SearchQuery) -> FileList:
     """Find files and folders by name, at any depth.
 
-    Names that equal `q` come first, then those that begin with it, those in which its words begin words, and the rest;
-    among equals the newest first. The order covers the newest 1000 matches; older ones follow on later pages.
+    Names that equal `q` come first, then those that begin with it, then those in which every word of `q` begins a word,
+    then all others; among equals, the newest come first. The order covers the newest 1000 matches; older ones follow on
+    later pages.
     """
     page = await call.drive.metadata.ask(
         SearchFiles(

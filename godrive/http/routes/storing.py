@@ -86,7 +86,7 @@ class PutFileQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 class Offer(msgspec.Struct, frozen=True, gc=False):
-    """What the headers of a request say of the bytes."""
+    """What the headers of a request say about the bytes."""
 
     size: int | None
     mime: str
@@ -97,7 +97,7 @@ class Offer(msgspec.Struct, frozen=True, gc=False):
     on_conflict: OnConflict
 
     def options(self) -> Options:
-        """Return what is said of the file, for ``transfer`` and ``resumable``."""
+        """Return what the request says about the file, for ``transfer`` and ``resumable``."""
         return {
             "mime": self.mime,
             "sha256": self.digests.sha256,
@@ -145,9 +145,9 @@ async def put_by_path(call: Call, path: At, query: PutFileQuery) -> File | web.R
 async def post_file(call: Call, query: PostQuery) -> File | FileList | web.Response:
     """Store the bytes of the body as a file, or the files of an HTML form.
 
-    The name is that of `name`, or for a form those of its files; the answer to a form is a list. A file name with
-    slashes, as of a directory that a browser sends, is a path below the root; `parents` creates its folders.
-    If a file of a form is refused, the files before it stay.
+    A body is stored under `name`; the files of a form have names of their own, and the answer to a form is a list. A
+    browser that sends a directory sends names with slashes, which are paths below the root; `parents` creates their
+    folders. If a file of a form is refused, the files before it stay.
     """
     where, offer = spot_of(query.parent_id), read_offer(call, query.on_conflict)
     boundary = _boundary(call.request)
@@ -214,7 +214,7 @@ async def _store(call: Call, where: Spot, name: str, offer: Offer, body: Pieces)
 async def _store_resumably(
     call: Call, where: Spot, name: str, offer: Offer, body: Pieces, *, resumption: Resumption
 ) -> tuple[File, bool] | web.Response:
-    """Store *body*, or the part of a file that it is, so that the client can go on with it if it breaks off."""
+    """Store *body*, which may be a part of a file, so that the client can continue if it breaks off."""
     try:
         upload = await resumption.begin(where, name, offer.options())
     except (NameTaken, PreconditionFailed, QuotaExceeded) as refused:

@@ -105,7 +105,7 @@ _CREATES_AT_ROOT: Options = {**_CREATES, "original": f"{PATH}/"}  # many clients
 
 
 class TusQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The folder, and what to do if the name is taken.  ``Upload-Metadata`` may say it too."""
+    """The folder, and what to do if the name is taken.  ``Upload-Metadata`` may have both instead."""
 
     parent_id: EntryId | None = None
     on_conflict: OnConflict = OnConflict.FAIL
@@ -119,7 +119,7 @@ class TusFolderQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 @routes.options(PATH, needs=PUBLIC, **_DISCOVERY_AT_ROOT)
 async def describe_tus(call: Call) -> web.Response:
-    """Learn what the server can do: the extensions of tus that it has, the largest upload, the checksums."""
+    """Return what the server supports: extensions of tus, the largest upload, the algorithms of checksums."""
     return describe(call, "POST,OPTIONS")
 
 
@@ -137,7 +137,7 @@ async def describe_tus_upload(call: Call, upload_id: UploadId) -> web.Response:
 
 @routes.post(PATH, needs=Scope.FILES_WRITE, **_CREATES_AT_ROOT)
 async def create_tus_upload(call: Call, query: TusQuery) -> web.Response:
-    """Create an upload; send bytes with it or later.
+    """Create an upload, with its first bytes or without.
 
     `Upload-Metadata` may have `filename` or `name`, `filetype` or `type`, `relativePath` (its folders are created),
     `path` or `parent_id` (the folder), `on_conflict`, `modified_at` (or `mtime` in seconds, `lastModified` in
@@ -252,10 +252,10 @@ def _created(call: Call, upload: Upload) -> web.Response:
     raises=[Gone, Malformed, MethodNotAllowed, NotFound, tus.UnsupportedTusVersion],
 )
 async def get_tus_upload(call: Call, upload_id: UploadId) -> UploadView:
-    """Ask where to go on: `HEAD` answers with `Upload-Offset`, the number of bytes that are stored.
+    """Ask where to continue: `HEAD` answers with `Upload-Offset`, the number of bytes that are stored.
 
-    A request that is still sending to this upload ends. A finished upload is known for a day, with its file in
-    `Upload-File-Id` and `Content-Location`.
+    Ends a request that is still sending to this upload. For a day after an upload has finished, the answer names its
+    file in `Upload-File-Id` and `Content-Location`.
     """
     _check(call, _ON_UPLOAD, hdrs.METH_GET, hdrs.METH_HEAD)
     upload = await resumable.offset(call.drive, call.by, upload_id, turn=call.turn())
@@ -277,7 +277,7 @@ async def get_tus_upload(call: Call, upload_id: UploadId) -> UploadView:
 async def append_to_tus_upload(call: Call, upload_id: UploadId) -> web.Response:
     """Send the bytes from `Upload-Offset` on, all that are left or some of them.
 
-    What arrives before a connection is lost stays. A request that is still sending to this upload ends. With
+    What arrives before a connection is lost stays. Ends an earlier request that is still sending to this upload. With
     `Upload-Checksum`, all bytes of the body are stored, or none: `460` if they differ. `409 offset_mismatch` has the
     offset of the upload in `Upload-Offset`.
     """
@@ -305,7 +305,7 @@ async def _append(call: Call, upload_id: UploadId) -> web.Response:
     raises=[Malformed, MethodNotAllowed, NotFound, UploadFinished, tus.UnsupportedTusVersion],
 )
 async def terminate_tus_upload(call: Call, upload_id: UploadId) -> None:
-    """Give an upload up, and free what it holds. Idempotent. A finished upload is a file, and is not deleted here."""
+    """End an upload and free what it holds. Idempotent. If it is finished, the answer is `409 upload_finished`."""
     await _terminate(call, upload_id)
 
 
@@ -326,7 +326,7 @@ async def _terminate(call: Call, upload_id: UploadId) -> None:
     raises=[*_OF_BYTES, Forbidden],
 )
 async def override_tus_method(call: Call, upload_id: UploadId) -> web.Response:
-    """Do what `X-HTTP-Method-Override` says, for clients that can send neither `PATCH` nor `DELETE`."""
+    """Carry out the method in `X-HTTP-Method-Override`, for clients that can send neither `PATCH` nor `DELETE`."""
     match tus.header(call.request, tus.OVERRIDE):
         case hdrs.METH_PATCH:
             return await _append(call, upload_id)

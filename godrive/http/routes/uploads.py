@@ -262,9 +262,9 @@ async def list_uploads(call: Call, query: UploadsQuery) -> UploadList:
 async def get_upload(call: Call, upload_id: UploadId) -> UploadView:
     """Get the state of an upload, and its file once it exists.
 
-    `HEAD` is for clients that resume an upload: it ends a request that is still sending to it, and answers with
-    `Upload-Offset`, the number of bytes that are stored. So does a `GET` with `Upload-Draft-Interop-Version`; another
-    one ends nothing, and has `Upload-Offset` while no request is sending.
+    A client that resumes an upload uses `HEAD`, or `GET` with `Upload-Draft-Interop-Version`: it ends a request that is
+    still sending to the upload, and answers with `Upload-Offset`, the number of bytes that are stored. Any other `GET`
+    ends nothing, and has `Upload-Offset` only while no request is sending.
     """
     upload = await find_offset(call, upload_id)
     async with call.turn():
@@ -305,7 +305,8 @@ async def _show(call: Call, upload: Upload) -> UploadView:
 async def complete_upload(call: Call, upload_id: UploadId, body: CompleteBody | None) -> Completed:
     """Publish the file now that the store has its bytes. Idempotent.
 
-    Parts are joined first. Without `parts`, these are the ones that the store has.
+    If the upload was sent in parts, they are joined first. With `parts`, they are compared with those that the store
+    has.
     """
     sent = (
         None
@@ -325,7 +326,7 @@ async def abort_upload(call: Call, upload_id: UploadId) -> UploadView:
 
 
 def view_upload(upload: Upload) -> UploadView:
-    """Return the upload as it is shown."""
+    """Convert an upload to an answer."""
     return UploadView(
         id=upload.id,
         state=upload.state,

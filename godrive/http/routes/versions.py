@@ -67,7 +67,7 @@ async def list_versions(call: Call, file_id: FileId, query: VersionsQuery) -> Ve
 async def get_version_content(
     call: Call, file_id: FileId, version_id: VersionId, query: ContentQuery
 ) -> web.StreamResponse:
-    """Read the bytes of a version, as `GET /v1/files/{file_id}/content` those of the current one."""
+    """Read the bytes of a version. The options are those of `GET /v1/files/{file_id}/content`."""
     async with call.turn():
         content = await transfer.open_content(call.drive, call.by, file_id, version_id=version_id)
     return await answer_content(call, call.by, content, query)
@@ -111,5 +111,5 @@ async def name_version(call: Call, file_id: FileId, version_id: VersionId, body:
     raises=[NotFound, Conflict, PreconditionFailed],
 )
 async def delete_version(call: Call, file_id: FileId, version_id: VersionId) -> None:
-    """Delete an earlier version, which cannot be undone. Its bytes leave the quota within a minute or so."""
+    """Delete an earlier version, which cannot be undone. Its bytes count in the quota for about a minute more."""
     await call.drive.metadata.ask(DeleteVersion(call.by, file_id, version_id, call.if_match))

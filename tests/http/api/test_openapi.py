@@ -42,6 +42,16 @@ def test_the_document_is_the_one_that_is_served_but_for_its_address(url: str) ->
     assert served == DOCUMENT
 
 
+def test_every_tag_is_described_and_every_description_is_markdown_without_code_by_accident() -> None:
+    operations = [operation for item in DOCUMENT["paths"].values() for operation in item.values()]
+    described = {tag["name"] for tag in DOCUMENT["tags"]}
+    assert described == {tag for operation in operations for tag in operation["tags"]}
+    texts = [operation.get("description", "") for operation in operations]
+    texts += [response["description"] for operation in operations for response in operation["responses"].values()]
+    texts += [schema.get("description", "") for schema in DOCUMENT["components"]["schemas"].values()]
+    assert [text for text in texts if "\n    " in text] == []
+
+
 def test_every_reference_of_the_document_leads_somewhere_and_every_operation_has_its_own_name() -> None:
     def walk(node: Any) -> Iterator[str]:
         if isinstance(node, dict):
