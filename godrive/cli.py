@@ -1,8 +1,8 @@
 """The ``godrive`` command: its arguments, its exit codes, and what it prints when something goes wrong.
 
 What each command does is in ``godrive.commands``.  Exit codes: 0 done; 1
-failed, and trying again may help; 2 a mistake of the operator, which has to be
-corrected first.  A failure is one line on standard error.
+failed, and trying again may help; 2 a mistake that the operator must correct
+first.  A failure is one line on standard error.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _YOUNG = 20_000
 
 _EPILOG = """\
 The configuration file is the one given with --config, else the one that
-GODRIVE_CONFIG names, else config.toml in the working directory. Without a file
-every setting has its default. A variable GODRIVE_<TABLE>_<KEY> overrides a
-setting, and an option of the command line overrides both.
+GODRIVE_CONFIG names, else config.toml in the working directory. Without a file,
+every setting has its default. The environment variable GODRIVE_<TABLE>_<KEY>
+overrides a setting, and a command-line option overrides both.
 
 Exit codes: 0 done; 1 failed; 2 a mistake in the arguments or the configuration.
 """
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = arguments.run(arguments)
         sys.stdout.flush()
     except DriveError as error:
-        # Kinds of Invalid that are about bytes on their way may pass.
+        # A subclass of Invalid is about bytes in transit, so another attempt may succeed.
         is_mistake = isinstance(error, ConfigError | TooDeep) or type(error) is Invalid
         return _complain(error.detail, error.hint, MISTAKE if is_mistake else FAILED)
     except GaveUp as error:
@@ -82,7 +82,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments.  Only the module of the command that they name is imported."""
     parser = argparse.ArgumentParser(
         prog="godrive",
-        description="A self-hosted storage backend for a drive: accounts, uploads, downloads.",
+        description="The server of a self-hosted drive, its tools, and a client.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

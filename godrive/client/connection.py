@@ -265,7 +265,7 @@ class Connection:
 
         tokens = await asyncio.to_thread(renew)
         if tokens is None:
-            raise ConfigError(f"You are not logged in on {self.url}.", hint=f"Run: godrive login --server {self.url}")
+            raise ConfigError(f"You are not logged in to {self.url}.", hint=f"Run: godrive login --server {self.url}")
         lifetime = tokens.expires_at.timestamp() - time.time() - _EARLY
         self._token, self._token_ends = tokens.token, time.monotonic() + max(lifetime, 1.0)
 

@@ -14,10 +14,10 @@ from godrive.commands import Commands, add_command
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the commands."""
     version = add_command(commands, "version")
-    version.add_argument("--json", action="store_true", help="as JSON, with commit, Python, SQLite and OpenSSL")
+    version.add_argument("--json", action="store_true", help="print JSON, with commit, Python, SQLite and OpenSSL")
     version.set_defaults(run=_version)
     licenses = add_command(commands, "licenses")
-    licenses.add_argument("--list", action="store_true", help="only names, versions and kinds of licence")
+    licenses.add_argument("--list", action="store_true", help="print only names, versions and kinds of licences")
     licenses.set_defaults(run=_licenses)
 
 

@@ -51,21 +51,28 @@ def register(commands: Commands, _shared: argparse.ArgumentParser) -> None:
 
     put = command("put", _put)
     put.add_argument("sources", metavar="FILE", nargs="+", type=Path)
-    put.add_argument("target", metavar="PATH", help="where to on the server; a folder if it ends in a slash")
+    put.add_argument("target", metavar="PATH", help="the new path, or a folder; with a slash at the end, a folder")
     put.add_argument(
-        "--on-conflict", choices=_CONFLICTS, default="replace", help="if a file has the name (default: replace)"
+        "--on-conflict",
+        choices=_CONFLICTS,
+        default="replace",
+        help="what to do if the name is taken (default: replace)",
     )
     _add_jobs(put)
 
     get = command("get", _get)
     get.add_argument("sources", metavar="PATH", nargs="+")
     get.add_argument(
-        "target", metavar="FILE", help="where to on this machine; a folder if it ends in a slash; - is standard output"
+        "target",
+        metavar="FILE",
+        help="the new path, or a folder; with a slash at the end, a folder; - is standard output",
     )
     _add_jobs(get)
 
     mkdir = command("mkdir", _mkdir)
-    mkdir.add_argument("-p", "--parents", action="store_true", help="create those above too, and accept existing ones")
+    mkdir.add_argument(
+        "-p", "--parents", action="store_true", help="create missing parents too, and accept existing folders"
+    )
     mkdir.add_argument("paths", metavar="PATH", nargs="+")
 
     for name, action in (("mv", _mv), ("cp", _cp)):
@@ -77,8 +84,8 @@ def register(commands: Commands, _shared: argparse.ArgumentParser) -> None:
     rm.add_argument("paths", metavar="PATH", nargs="+")
 
     find = command("find", _find)
-    find.add_argument("words", metavar="WORD", nargs="+", help="what the name contains")
-    find.add_argument("--in", dest="folder", metavar="PATH", help="search only below this folder")
+    find.add_argument("words", metavar="WORD", nargs="+", help="a word that the name contains")
+    find.add_argument("--in", dest="folder", metavar="PATH", help="search only in this folder, at any depth")
     _add_json(find)
 
 

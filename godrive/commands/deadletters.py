@@ -26,7 +26,7 @@ def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     listing = add_action(actions, "list", "list the dead letters, oldest first", shared)
     listing.add_argument("--json", action="store_true", help="print one JSON object per line, with the whole body")
     listing.set_defaults(run=_list)
-    replay = add_action(actions, "replay", "publish dead letters again as they came, and remove them", shared)
+    replay = add_action(actions, "replay", "publish dead letters again unchanged, and remove them", shared)
     replay.set_defaults(run=_replay)
     drop = add_action(actions, "drop", "remove dead letters without processing them", shared)
     drop.set_defaults(run=_drop)

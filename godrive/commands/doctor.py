@@ -22,7 +22,7 @@ def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the command."""
     parser = add_command(commands, "doctor", shared)
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
-    parser.add_argument("--set-cors", action="store_true", help="set the CORS rules of the bucket that browsers need")
+    parser.add_argument("--set-cors", action="store_true", help="set the CORS rules of the bucket, which browsers need")
     text = "confirm that the clock is right: what it says has expired is deleted, also by running servers"
     parser.add_argument("--accept-clock", action="store_true", help=text)
     parser.set_defaults(run=_doctor)

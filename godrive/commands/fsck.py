@@ -54,7 +54,7 @@ def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the command."""
     parser = add_command(commands, "fsck", shared)
     parser.add_argument("--digests", action="store_true", help="read every blob and compare its SHA-256")
-    parser.add_argument("--rate", type=size, default=0, metavar="SIZE", help="bytes to read in a second, at most")
+    parser.add_argument("--rate", type=size, default=0, metavar="SIZE", help="read at most this many bytes a second")
     parser.add_argument("--plan", type=Path, metavar="FILE", help="write what is wrong to FILE, as lines of JSON")
     parser.add_argument(
         "--repair",

@@ -39,22 +39,24 @@ def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
         f"       godrive import [options] {FILEBROWSER} USERS.json [--domain DOMAIN]"
     )
     parser.add_argument(
-        "source", metavar="DIR", help=f"the folder whose contents are imported; the word {FILEBROWSER}: accounts"
+        "source", metavar="DIR", help=f"the folder to import; the word {FILEBROWSER} imports accounts instead"
     )
     parser.add_argument(
-        "accounts", metavar="USERS.json", nargs="?", type=Path, help="what filebrowser users export wrote"
+        "accounts", metavar="USERS.json", nargs="?", type=Path, help="the output of: filebrowser users export"
     )
     parser.add_argument("--user", metavar="USER", help="e-mail address or id")
     parser.add_argument(
         "--into", metavar="FOLDER", default="", help="the folder of the drive, as a/b (default: its root)"
     )
     parser.add_argument(
-        "--replace", action="store_true", help="a file that differs becomes a new version; by default it is reported"
+        "--replace",
+        action="store_true",
+        help="store a file that differs as a new version; by default it is only reported",
     )
     parser.add_argument(
         "--hard-links", action="store_true", help="link files instead of copying them where blocks cannot be shared"
     )
-    parser.add_argument("--domain", help="what follows the @ in the addresses of accounts whose names have none")
+    parser.add_argument("--domain", help="the e-mail domain of accounts whose names have none")
     parser.add_argument("--json", action="store_true", help="print lines of JSON: each problem, then the counts")
     parser.set_defaults(run=_import)
 

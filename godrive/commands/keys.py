@@ -23,7 +23,7 @@ def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
         "--keep",
         type=_number,
         metavar="N",
-        help="keep N old keys (default: all); with 0 every session and every URL ends, for when a key has leaked",
+        help="keep N old keys (default: all); 0, after a key has leaked, ends every session and every URL",
     )
     rotate.set_defaults(run=_rotate)
 

@@ -19,8 +19,8 @@ _AT_ONCE = 128
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the command."""
     parser = add_command(commands, "recount", shared)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if something is wrong")
-    parser.add_argument("--json", action="store_true", help="the result as JSON")
+    parser.add_argument("--check", action="store_true", help="change nothing, and exit with 1 if something is wrong")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=_recount)
 
 

@@ -54,7 +54,7 @@ def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
         "--only",
         type=_parts,
         metavar="PART,...",
-        help=f"run only these parts in this process; the other actors are reached through NATS: {', '.join(ROLES)}",
+        help=f"run only these parts, and reach the other actors through NATS: {', '.join(ROLES)}",
     )
     parser.set_defaults(run=_serve)
 

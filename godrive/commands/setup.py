@@ -61,11 +61,12 @@ class Answers(msgspec.Struct, frozen=True):
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     """Add the command."""
     parser = add_command(commands, "setup", shared)
-    parser.add_argument("--listen", metavar="ADDRESS", help="address and port to listen on, as 127.0.0.1:8080")
+    parser.add_argument("--listen", metavar="ADDRESS", help="the address and port to listen on, such as 127.0.0.1:8080")
     parser.add_argument("--public-url", metavar="URL", help="the URL at which people reach this server")
     parser.add_argument("--signup", choices=SIGNUP, help="who may sign up")
     parser.add_argument(
-        "--email", help="the first user; the password is asked for, or read from the first line of standard input"
+        "--email",
+        help="the first user; the password is read from the terminal or from the first line of standard input",
     )
     parser.add_argument("--no-user", action="store_true", help="add no user")
     parser.add_argument("--systemd", action="store_true", help=f"also write {UNIT} and add its user")

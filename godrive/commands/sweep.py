@@ -23,8 +23,8 @@ def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     parser = add_command(commands, "sweep", shared)
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
     moves = parser.add_mutually_exclusive_group()
-    moves.add_argument("--pack", action="store_true", help="also pack the small blobs that are files")
-    moves.add_argument("--unpack", action="store_true", help="also make every packed blob a file")
+    moves.add_argument("--pack", action="store_true", help="also move small blobs from files into packs")
+    moves.add_argument("--unpack", action="store_true", help="also move every packed blob into a file of its own")
     parser.set_defaults(run=_sweep)
 
 

@@ -59,17 +59,17 @@ def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     new = add("add", _add, f"add a user; {password}", who=False)
     new.add_argument("email", metavar="EMAIL")
     new.add_argument(
-        "--quota", type=size, metavar="SIZE", help="the quota as for set-quota (default: auth.default_quota_bytes)"
+        "--quota", type=size, metavar="SIZE", help="the quota, as in set-quota (default: auth.default_quota_bytes)"
     )
     add("list", _list, "list the users", who=False).add_argument("--json", action="store_true", help="print JSON")
-    add("disable", _disable, "disable a user, and end all sessions and uploads at once")
+    add("disable", _disable, "disable a user, and end their sessions and uploads at once")
     add("enable", _enable, "enable a disabled user")
-    delete = add("delete", _delete, "disable a user, and delete them with all files after janitor.user_grace")
-    delete.add_argument("--now", action="store_true", help="delete at once, which cannot be undone")
-    delete.add_argument("--yes", action="store_true", help="with --now: do not ask for the name")
+    delete = add("delete", _delete, "disable a user, and delete them and their files after janitor.user_grace")
+    delete.add_argument("--now", action="store_true", help="delete at once; this cannot be undone")
+    delete.add_argument("--yes", action="store_true", help="with --now: do not ask for confirmation")
     add("rename", _rename, "change the e-mail address of a user").add_argument("email", metavar="EMAIL")
-    add("set-password", _set_password, f"set the password and end all sessions; {password}")
-    add("set-quota", _set_quota, "set the quota").add_argument(
+    add("set-password", _set_password, f"set the password of a user, and end their sessions; {password}")
+    add("set-quota", _set_quota, "set the quota of a user").add_argument(
         "quota", type=size, metavar="SIZE", help="bytes, or a number with K, M, G or T (powers of 1024), or none"
     )
     invite = add("invite", _invite, "create an invitation code for one person", who=False)

@@ -251,7 +251,7 @@ def test_a_log_in_is_private_survives_and_ends(run: Run, server: DriveServer, tm
     assert run("logout") == (0, "", "")
     code, _, err = run("ls", "--server", server.url)
     assert code == 2
-    assert err == f"godrive: You are not logged in on {server.url}. Run: godrive login --server {server.url}\n"
+    assert err == f"godrive: You are not logged in to {server.url}. Run: godrive login --server {server.url}\n"
 
 
 @each("url", ["drive.example.org", "ftp://example.org", "http://", "http://example.org/?a"])
