@@ -9,7 +9,7 @@ from godrive import email_address
 from godrive.catalog import Tx
 from godrive.errors import Conflict, EmailTaken, Invalid
 from godrive.model import SessionId, UploadState, User, UserId, UserState, Value, new_id
-from godrive.rules import networks, rows, sessions
+from godrive.rules import changes, networks, rows, sessions
 
 NO_ONE = UserId("")
 """An id that no user has."""
@@ -184,16 +184,19 @@ async def delete_due(tx: Tx, limit: int, *, by: datetime, now: datetime) -> int:
 
 
 async def _abort_uploads(tx: Tx, user_id: UserId, reason: str, now: datetime) -> None:
-    """Abort pending uploads, because their signed URLs could still create files."""
-    await tx.run(
+    """Abort pending uploads, because their signed URLs could still create files.
+
+    What a copy of a tree has reserved stays: whoever ends the copy gives it back.
+    """
+    aborted = await tx.all(
         "UPDATE uploads SET state = $2, reason = $3, finished_at = $4, cleanup_at = $4 "
-        "WHERE owner_id = $1 AND state = 'pending'",
+        "WHERE owner_id = $1 AND state = 'pending' RETURNING size_bytes",
         user_id,
         UploadState.ABORTED.value,
         reason,
         rows.micros(now),
     )
-    await tx.run("UPDATE users SET reserved_bytes = 0, upload_count = 0 WHERE id = $1", user_id)
+    await changes.charge(tx, user_id, reserved=-sum(row[0] for row in aborted), uploads=-len(aborted))
 
 
 async def set_password(tx: Tx, user_id: UserId, password_hash: str, *, keep: SessionId | None = None) -> User:

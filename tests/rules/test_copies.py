@@ -24,9 +24,9 @@ from godrive.errors import (
 from godrive.messages.files import CopyFile, GetFile, ListByProperty, ListFavorites, MakeFolder, OpenContent, UpdateFile
 from godrive.messages.system import ClaimPurges, ClaimVersions, ClearCopies, DueEvents, FinishPurge, FinishVersion
 from godrive.messages.versions import DeleteVersion
-from godrive.model import At, ETag, File, FileEventKind, FileKind, In, OnConflict, Root, Usage, UserId
+from godrive.model import At, ETag, File, FileEventKind, FileKind, In, OnConflict, Root, Usage, UserId, UserState
 from godrive.principal import ApiToken, Scope
-from godrive.rules import copies, tree_copies
+from godrive.rules import copies, tree_copies, users
 from godrive.rules.names import MOST_DEPTH
 from godrive.rules.registry import PROCEDURES
 from tests.contracts.rig import ROOT, Rig, host, inside
@@ -428,6 +428,30 @@ async def test_a_target_that_goes_meanwhile_ends_the_copy_and_nothing_is_left(ri
     with pytest.raises(NotFound) as missing:
         await copy_stepwise(rig, top, trash, where=inside(target))
     assert missing.value.field == "parent_id"
+    await rig.purge_all()
+    await rig.settle()
+    assert await rig.usage(owner) == Usage(live_bytes=SIZE)
+    assert await rig.drift() == 0
+
+
+@pytest.mark.usefixtures("small_steps")
+async def test_an_owner_who_is_disabled_meanwhile_gets_the_charge_of_the_copy_back_once(rig: Rig) -> None:
+    owner = await rig.user()
+    top = await tree(rig, owner)
+    await rig.begin(owner, size=5)
+    disabled = False
+
+    async def disable() -> None:
+        nonlocal disabled
+        if not disabled and await rig.rows("SELECT 1 FROM copies"):
+            disabled = True
+            await rig.catalog.write(lambda tx: users.set_state(tx, owner, UserState.DISABLED, now=rig.now))
+            assert await rig.drift() == 0
+
+    with pytest.raises(NotFound):
+        await copy_stepwise(rig, top, disable, name="copy")
+    assert await rig.drift() == 0
+    await rig.catalog.write(lambda tx: users.set_state(tx, owner, UserState.ACTIVE, now=rig.now))
     await rig.purge_all()
     await rig.settle()
     assert await rig.usage(owner) == Usage(live_bytes=SIZE)
