@@ -581,6 +581,32 @@ async def test_the_files_of_one_user_come_back_beside_what_is_there(tmp_path: Pa
                 await restore_files(drive, target, await target.find(None), stranger, RestoredFiles())
 
 
+async def test_files_with_any_time_come_back_with_it_and_beside_what_took_their_folders_name(tmp_path: Path) -> None:
+    backup = tmp_path / "backup"
+    async with drive_in(tmp_path / "drive") as drive:
+        ann = await sign_up(drive)
+        files = drive.files(ann.id)
+        last, far = datetime(9999, 12, 31, 23, 59, 59, 999999, UTC), datetime(3000, 1, 2, 3, 4, 5, 678901, UTC)
+        await files.write("docs/last.txt", b"last", modified_at=last)
+        await files.write("docs/2026/far.txt", b"far", modified_at=far)
+        await files.write("then.txt", b"then")
+        await back_up(drive, backup)
+        await files.trash("docs")
+        await files.trash("then.txt")
+        await files.write("docs", b"a file of that name")
+        for _ in range(2):  # what has come back is left alone
+            async with open_target(str(backup), drive.config, drive.clock) as target:
+                await restore_files(drive, target, await target.find(None), ann, RestoredFiles())
+        assert await content_of(drive, ann.id) == {
+            "docs": b"a file of that name",
+            "docs (1)/last.txt": b"last",
+            "docs (1)/2026/far.txt": b"far",
+            "then.txt": b"then",
+        }
+        assert (await files.get("docs (1)/last.txt")).modified_at == last
+        assert (await files.get("docs (1)/2026/far.txt")).modified_at == far
+
+
 # Pace
 
 

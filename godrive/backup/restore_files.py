@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -18,11 +17,13 @@ from godrive.backup.create import paced
 from godrive.backup.rests import Pace
 from godrive.backup.target import Snapshot, Target
 from godrive.drive import GoDrive
-from godrive.errors import NotFound
+from godrive.errors import NameTaken, NotFound
 from godrive.files import names
-from godrive.messages.files import GetFile
+from godrive.messages.files import EnsureFolder, GetFile
 from godrive.model import At, FileKind, ObjectKey, OnConflict, User, name_key
 from godrive.principal import HostUser
+from godrive.rules.names import numbered
+from godrive.rules.rows import any_instant
 
 _ENTRIES = (
     "SELECT e.id, e.name, e.kind, e.mime, e.modified_at, v.object_key, v.size_bytes, v.sha256 FROM entries e "
@@ -62,35 +63,38 @@ async def restore_files(
 ) -> None:
     """Store the files of *user* at *path*, or all if it is empty, as the snapshot has them.
 
-    A file that is there with the same bytes stays as it is.  One whose name is
-    taken by something else gets a number.  Nothing is replaced or removed, and
-    what was in the trash, and earlier versions, stay in the backup.  Repeat a
-    call that was interrupted.  Raises ``NotFound`` if the snapshot has no such
-    user or path, and what an upload raises, for example ``QuotaExceeded``.
+    A file that is there with the same bytes stays as it is.  A file or folder
+    whose name is taken by something else gets a number.  Nothing is replaced or
+    removed, and what was in the trash, and earlier versions, stay in the backup.
+    Repeat a call that was interrupted.  Raises ``NotFound`` if the snapshot has
+    no such user or path, and what an upload raises, for example ``QuotaExceeded``.
     """
     by = HostUser(user_id=user.id)
+    renamed: dict[tuple[str, ...], tuple[str, ...]] = {}
     with TemporaryDirectory(dir=drive.config.data_dir, prefix="restore-") as folder:
         catalog = Path(folder) / "catalog.db"
         await CatalogFile(target, catalog).load(snapshot)
         with opened(catalog) as connection:
-            for above, entry in _chosen(connection, _owner(connection, user, snapshot), path):
-                where = At(path=above, parents=True)
+            for before, entry in _chosen(connection, _owner(connection, user, snapshot), path):
+                above = renamed.get(before, before)
                 if entry.kind == FileKind.FOLDER.value:
-                    await drive.files(user.id).make_folder("/".join((*above, entry.name)))
+                    made = await _make_folder(drive, by, above, entry.name)
+                    if made != (*before, entry.name):
+                        renamed[*before, entry.name] = made
                 elif await _is_there(drive, by, (*above, entry.name), entry):
                     restored.unchanged += 1
                 else:
                     await transfer.receive(
                         drive,
                         by,
-                        where,
+                        At(path=above, parents=True),
                         entry.name,
                         paced(target.store.get(ObjectKey(entry.object_key)), pace),
                         size=entry.size_bytes,
                         mime=entry.mime,
                         sha256=entry.sha256,
                         on_conflict=OnConflict.RENAME,
-                        modified_at=datetime.fromtimestamp(entry.modified_at / 1_000_000, UTC),
+                        modified_at=any_instant(entry.modified_at),
                     )
                     restored.files += 1
                     restored.bytes += entry.size_bytes
@@ -107,20 +111,22 @@ def _owner(connection: sqlite3.Connection, user: User, snapshot: Snapshot) -> st
 
 
 def _chosen(connection: sqlite3.Connection, owner: str, path: str) -> Iterator[tuple[tuple[str, ...], _Entry]]:
-    """Yield the entry at *path* and all below it, each with the names above it, a folder before its contents."""
+    """Yield the entries on *path* and all below it, each with the names above it, a folder before its contents.
+
+    Raises ``NotFound`` before the first one.
+    """
     above: tuple[str, ...] = ()
     parent = ""
     if not path.strip("/"):
         yield from _below(connection, owner, parent, above)
         return
-    *folders, name = names(path)
-    for folder in folders:
-        found = _named(connection, owner, parent, folder)
-        parent, above = found.id, (*above, found.name)
-    entry = _named(connection, owner, parent, name)
-    yield above, entry
-    if entry.kind == FileKind.FOLDER.value:
-        yield from _below(connection, owner, entry.id, (*above, entry.name))
+    on_path: list[tuple[tuple[str, ...], _Entry]] = []
+    for name in names(path):
+        entry = _named(connection, owner, parent, name)
+        on_path.append((above, entry))
+        parent, above = entry.id, (*above, entry.name)
+    yield from on_path
+    yield from _below(connection, owner, parent, above)
 
 
 def _below(
@@ -141,6 +147,21 @@ def _named(connection: sqlite3.Connection, owner: str, parent: str, name: str) -
     if row is None:
         raise NotFound(f"The snapshot has no {name!r} there.")
     return _Entry(*row)
+
+
+async def _make_folder(drive: GoDrive, by: HostUser, above: tuple[str, ...], name: str) -> tuple[str, ...]:
+    """Create the folder unless it is there, with a number if a file has its name.  Returns its path."""
+    where, wanted, number = At(path=above, parents=True), name, 0
+    while True:
+        try:
+            await drive.metadata.ask(EnsureFolder(by, where, wanted))
+        except NameTaken as error:
+            if error.field != "name":  # a file has the place of a folder above meanwhile
+                raise
+            number += 1
+            wanted = numbered(name, number)
+        else:
+            return (*above, wanted)
 
 
 async def _is_there(drive: GoDrive, by: HostUser, path: tuple[str, ...], entry: _Entry) -> bool:
