@@ -78,7 +78,7 @@ class AppendTurns:
         turn = Turn()
         upload.turns.append(turn)
         try:
-            await _acquire(upload.lock)
+            await _acquire(upload.lock, alone=len(upload.turns) == 1)
             try:
                 yield turn
             finally:
@@ -89,8 +89,8 @@ class AppendTurns:
                 del self._uploads[upload_id]
 
 
-async def _acquire(lock: asyncio.Lock) -> None:
-    if not lock.locked():  # no timer then
+async def _acquire(lock: asyncio.Lock, *, alone: bool) -> None:
+    if alone:  # no timer then; a lock that is not locked may have been promised to another that waits
         await lock.acquire()
         return
     try:
