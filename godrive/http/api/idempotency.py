@@ -19,6 +19,7 @@ from multidict import istr
 from godrive.errors import AskTimeout, DriveError, Invalid
 from godrive.http.api.digests import CONTENT_DIGEST, REPR_DIGEST
 from godrive.http.api.reading import combined
+from godrive.http.api.tus_headers import CONCAT, LENGTH, METADATA
 from godrive.messages.idempotency import (
     ClaimKey,
     RenewKey,
@@ -33,6 +34,7 @@ IDEMPOTENCY_KEY = istr("Idempotency-Key")
 RENEW_EVERY = 20.0
 """Seconds between renewals of the key of a request that is being served: a third of what a claim lasts."""
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_OF_TUS = (LENGTH, METADATA, CONCAT)
 
 
 async def answer_once(
@@ -98,9 +100,13 @@ class _Renewal:
 
 
 def describe_body(request: web.Request) -> bytes:
-    """Return what a request says of a body that is not read before the key is claimed: its length and digests."""
+    """Return what a request says of a body that is not read before the key is claimed: its length and digests.
+
+    A request of tus says in headers too what others say in their URL: the name of the file, and its length.
+    """
     headers = request.headers
-    said = (headers.get(name, "") for name in (hdrs.CONTENT_LENGTH, CONTENT_DIGEST, REPR_DIGEST))
+    said = [headers.get(name, "") for name in (hdrs.CONTENT_LENGTH, CONTENT_DIGEST, REPR_DIGEST)]
+    said += [f"{name}: {value}" for name in _OF_TUS for value in headers.getall(name, ())]
     return "\n".join(said).encode("utf-8", "surrogateescape")
 
 

@@ -50,6 +50,21 @@ async def test_the_server_says_what_it_can_do_to_anyone(stranger: Person) -> Non
     assert (await stranger("OPTIONS", "/v1/tus/x")).headers["Allow"] == "GET,HEAD,PATCH,DELETE,POST,OPTIONS"
 
 
+async def test_a_key_that_was_used_for_another_file_is_refused(ann: Person) -> None:
+    said = {"Upload_Metadata": metadata(filename="a.txt"), "Upload_Length": 5, "Idempotency_Key": "key"}
+    first = await send(ann, "POST", "/v1/tus", **said)
+    assert first.status == 201
+    again = await send(ann, "POST", "/v1/tus", **said)
+    assert (again.status, again.headers["Location"]) == (201, first.headers["Location"])
+    for other in (
+        {"Upload_Metadata": metadata(filename="b.txt")},
+        {"Upload_Length": 6},
+        {"Upload_Concat": "partial"},
+    ):
+        answer = await send(ann, "POST", "/v1/tus", **said | other)
+        assert (answer.status, answer.json["code"]) == (409, "idempotency_mismatch"), other
+
+
 @each("said", ["crc64 AAAA", "SHA1 AAAA", "sha1", "sha1 ", "sha1 ?", "sha1 AAAA", "", "md5  "])
 async def test_a_checksum_that_cannot_be_compared_is_refused_and_stores_nothing(ann: Person, said: str) -> None:
     url = await create(ann, len(HELLO))
