@@ -112,7 +112,7 @@ class Requests:
         synced = median_of(a / b for a, b in zip(ours, disk, strict=True))
         parts = {"p50_ms": median_of(p50), "p99_ms": median_of(p99), "CPU_us": median_of(cpu)}
         return [
-            self.ratio("small uploads, 4 KiB", 0.05, ours, base, **parts),
+            self.ratio("small uploads, 4 KiB", 0.08, ours, base, **parts),
             Result("small uploads, to files synced", synced, "disk", parts={"disk": median_of(disk)}),
         ]
 

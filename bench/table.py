@@ -34,7 +34,7 @@ function request()
 end
 """
 LISTERS = 16
-MARKS = {"list unchanged": 0.30, "list read anew": 0.20, "intent": 0.15, "upload, 2 requests": 0.05}
+MARKS = {"list unchanged": 0.30, "list read anew": 0.20, "intent": 0.15, "upload, 2 requests": 0.08}
 MARKS["upload, 1 request"] = 0.10
 
 Round = tuple[float, float]
