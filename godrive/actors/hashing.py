@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
-import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +11,13 @@ from typing import TypeVar
 
 from godrive.credentials import check_password, cost_of, dummy_hash, hash_password
 from godrive.errors import TooManyRequests
+from godrive.priority import give_way
 
 R = TypeVar("R")
 
 _MOST_THREADS = 64
+_NICER = 10
+"""How much nicer than the loop a thread that hashes is."""
 
 _Turn = asyncio.Future[None]
 
@@ -36,7 +37,7 @@ class HashPool:
         self._waiting = waiting
         self._running = 0
         self._lines: dict[str, deque[_Turn]] = {}
-        self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="hash", initializer=_be_nice)
+        self._executor = ThreadPoolExecutor(self._threads, "hash", initializer=give_way, initargs=(_NICER,))
 
     async def hash(self, password: str, *, client: str = "") -> str:
         """Return a new hash of the password.  Raises ``TooManyRequests`` if the queue is full."""
@@ -125,9 +126,3 @@ class HashPool:
         if line:
             self._lines[client] = line  # last, because it had its turn
         turn.set_result(None)
-
-
-def _be_nice() -> None:
-    if sys.platform == "linux":  # where each thread has its own priority
-        thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, min(os.getpriority(os.PRIO_PROCESS, thread) + 10, 19))

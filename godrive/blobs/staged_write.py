@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections import deque
 from collections.abc import AsyncIterable, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -16,6 +15,7 @@ from godrive.blobs.folders import Shards
 from godrive.blobs.staging import LARGE_FILE, StagingFile
 from godrive.memory import LEAST, MemoryBudget
 from godrive.model import BlobInfo, ObjectKey
+from godrive.priority import give_way
 
 _FEW = 2
 _PAGE = 4096
@@ -42,12 +42,7 @@ def share(most: int, users: int, *, halved: int = 4) -> int:
 
 def digest_threads() -> ThreadPoolExecutor:
     """Return the threads that digest.  On Linux the loop and the writers run first, because a digest may lag behind."""
-    return ThreadPoolExecutor(os.cpu_count(), "blobs-sha256", initializer=_give_way)
-
-
-def _give_way() -> None:
-    if sys.platform == "linux":  # elsewhere niceness is of the process
-        os.nice(_NICER)
+    return ThreadPoolExecutor(os.cpu_count(), "blobs-sha256", initializer=give_way, initargs=(_NICER,))
 
 
 class StagedWrite:

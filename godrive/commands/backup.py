@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
@@ -22,6 +21,7 @@ from godrive.commands.user import find_user, new_secret
 from godrive.config import Config
 from godrive.counted import counted
 from godrive.errors import ConfigError
+from godrive.priority import give_way
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -129,8 +129,7 @@ async def _create(config: Config, arguments: argparse.Namespace) -> int:
 
     need_drive(config)
     if arguments.background:
-        with suppress(OSError):  # a service manager may forbid it
-            os.nice(19)  # with less, it gets up to a tenth of a processor that a server needs
+        give_way(19)  # with less, it gets up to a tenth of a processor that a server needs
     progress, rests = Progress(), Rests(BACKGROUND if arguments.background else 1.0)
     async with (
         _target(config, arguments, create=True) as target,
