@@ -28,6 +28,7 @@ FLOORS: list[set[str]] = [
         "memory",
         "network",
         "paths",
+        "priority",
         "unanswered",
         "webhook_signature",
     },
