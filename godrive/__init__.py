@@ -1,4 +1,4 @@
-"""GoDrive: the storage backend behind a drive, in one asyncio process of supervised actors.
+"""GoDrive: the backend of a drive, in one asyncio process of supervised actors.
 
 This package exports what an embedding application needs first.  Messages are in
 ``godrive.messages``, replies in ``godrive.model``, errors in ``godrive.errors``,

@@ -28,7 +28,7 @@ _LICENSE_FILE = re.compile(r"(licen[cs]e|copying|notice|copyright|authors)", re.
 
 
 class Build(msgspec.Struct, frozen=True):
-    """What an installation was built from; nothing is known of a checkout."""
+    """What an installation was built from; unknown for a checkout."""
 
     commit: str | None = None
 

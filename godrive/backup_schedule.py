@@ -41,7 +41,7 @@ _STOP, SHUTDOWN = 5.0, 8.0
 
 
 class Look(msgspec.Struct, frozen=True):
-    """What a look has found: the last backup in the configured target, and whether it was just made."""
+    """The result of a look: the last backup in the configured target, and whether it was made just now."""
 
     last: MadeBackup | None
     is_new: bool = False

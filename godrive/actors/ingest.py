@@ -91,7 +91,7 @@ AT_ONCE = 16
 
 
 class _Settled(Enum):
-    """Result for one due upload.  ``LATER`` is an attempt; ``POSTPONED`` is not, because a store is out."""
+    """Result for one due upload.  ``LATER`` is an attempt; ``POSTPONED`` is not, because the store is down."""
 
     PUBLISHED = auto()
     FAILED = auto()

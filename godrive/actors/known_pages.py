@@ -1,4 +1,4 @@
-"""What is known of pages that were read lately: most of it will be in the next reading of the same page."""
+"""Remember pages that were read recently: the next read of the same page has most of their files again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_FILES = 4_096
 
 
 class KnownPages(Generic[K]):
-    """What is known of each page.  The pages that were put in first go first."""
+    """The files of pages.  When it is full, the oldest page goes first."""
 
     def __init__(self, most: int = MOST_FILES) -> None:
         self._most = most
@@ -21,12 +21,12 @@ class KnownPages(Generic[K]):
         self._count = 0
 
     def get(self, page: Hashable) -> K | None:
-        """Return what is known of the page."""
+        """Return the files of the page as they were read last."""
         found = self._pages.get(page)
         return None if found is None else found[0]
 
     def put(self, page: Hashable, known: K, count: int) -> None:
-        """Keep what is known of a page with *count* files.  A page counts as one more, because clients choose pages."""
+        """Keep a page with *count* files.  A page counts as one more, because clients choose pages."""
         _, before = self._pages.pop(page, (None, 0))
         self._pages[page] = (known, count + 1)
         self._count += count + 1 - before

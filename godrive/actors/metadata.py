@@ -66,7 +66,7 @@ from godrive.runtime import Actor, Ask, Lane
 
 
 def _ignore(changed: set[UserId]) -> None:
-    """For a drive in which nobody waits for changes."""
+    """Do nothing: nobody waits for changes of this drive."""
 
 
 def _handler(rule: Rule) -> Callable[[MetadataActor, Ask[Metadata, Any]], Coroutine[Any, Any, Any]]:
@@ -104,7 +104,7 @@ class MetadataActor(Actor[Metadata]):
     """Owns files, uploads and the trash.
 
     The actor keeps no state between messages but what saves work (the nonce of
-    the catalog, the files of pages read lately), so it handles many at once.
+    the catalog, the files of pages read recently), so it handles many at once.
     Reads run concurrently with writes, and queued writes share one commit.
     Queued look-ups of change numbers, and on a database that is a round trip away
     those of lists and of uploads by key, share one round trip.  After a commit,

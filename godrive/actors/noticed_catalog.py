@@ -1,4 +1,4 @@
-"""A catalog that tells whose drives have changed, after each commit."""
+"""A catalog that reports after each commit whose drives have changed."""
 
 from __future__ import annotations
 

@@ -105,10 +105,10 @@ class BlobStore(Protocol):
         ...
 
     async def quarantine(self, key: ObjectKey) -> None:
-        """Move the blob where no reader finds it and an operator can.  Idempotent."""
+        """Move the blob to where an operator can find it and no reader can.  Idempotent."""
 
     async def sweep_staging(self, before: datetime) -> int:
-        """Remove what unfinished puts left before that instant, and return how many."""
+        """Remove what unfinished puts left behind before that instant, and return how many."""
         ...
 
     async def free_bytes(self) -> int | None:
@@ -133,7 +133,7 @@ class Staged(Value):
 
 
 def staged_of(upload: Upload) -> Staged:
-    """Return what the store needs to go on with the upload."""
+    """Return what the store needs to continue the upload."""
     return Staged(key=upload.object_key, offset=upload.received_bytes, state=upload.staging)
 
 
@@ -201,7 +201,7 @@ class Appendable(Protocol):
 
 
 class SmallBlob(NamedTuple):
-    """A body that is here as a whole, and what is said of it."""
+    """A body that is in memory as a whole, and its declared digest and type."""
 
     key: ObjectKey
     content: bytes

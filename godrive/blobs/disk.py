@@ -280,7 +280,7 @@ class DiskBlobStore(DiskAppends, DiskMoves, DiskTakes):
         return None if self._packs is None else await self._packs.read(key)
 
     async def open_file(self, key: ObjectKey) -> int:
-        """See :meth:`godrive.blobs.FileBacked.open_file`.  For a packed blob it is of a copy."""
+        """See :meth:`godrive.blobs.FileBacked.open_file`.  For a packed blob, it is the descriptor of a copy."""
         blob = await self._packed(key)
         if blob is None:
             try:

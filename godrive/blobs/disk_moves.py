@@ -1,4 +1,4 @@
-"""What an operator does with the disk store: move small blobs into the packs and out of them, and list all sizes."""
+"""The disk store for operators: move small blobs into packs and out of them, and list all sizes."""
 
 from __future__ import annotations
 
@@ -71,5 +71,5 @@ class DiskMoves:
                 after = next(reversed(page))
 
     async def pack_status(self) -> PackStatus | None:
-        """What the packs have; ``None`` if there are none."""
+        """The state of the packs; ``None`` if there are none."""
         return None if self._packs is None else await self._packs.status()

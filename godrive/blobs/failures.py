@@ -29,7 +29,7 @@ def _failed(error: OSError) -> StoreUnavailable:
 
 
 def may_pass(error: OSError | sqlite3.Error) -> StorageFull | StoreUnavailable | None:
-    """Return the error for what may work at another start; ``None`` if only the operator can mend it."""
+    """Return the error for a failure that may pass; ``None`` if only the operator can correct it."""
     if is_full(error):
         return full()
     return _failed(error) if isinstance(error, OSError) and error.errno in PASSING else None

@@ -109,7 +109,7 @@ class Shards:
                     os.close(shard.fd)
 
     def settle(self, name: str) -> None:
-        """Make durable what somebody has found in the shard, or no longer found.  Raises ``OSError``.
+        """Make durable whether the shard has the name, for a reader that has looked it up.  Raises ``OSError``.
 
         A process that was killed may have linked or removed a name and not synced the folder, and so may a thread
         that is about to.  A power failure could undo what was found, so nobody may act on it before.

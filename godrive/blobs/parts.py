@@ -103,7 +103,7 @@ def plan_parts(size: int, *, threshold: int, part_size: int, asked: int | None =
 
 
 def plan_of(upload: Upload) -> PartPlan:
-    """Return how the bytes of the upload are cut into parts.  Raises ``Conflict`` if they are not."""
+    """Return the plan of the upload's parts.  Raises ``Conflict`` if it has none."""
     if not upload.multipart:
         raise Conflict("The bytes of this upload are not sent in parts.")
     return PartPlan(size_bytes=upload.size_bytes, part_size=upload.part_size)
@@ -120,7 +120,7 @@ class PartSigner(Protocol):
 
     @property
     def signs_parts(self) -> bool:
-        """Whether the store, as it is now, keeps the holder of a signed request to sending that part."""
+        """Whether the store, as it was probed, lets the holder of a signed request send that part and nothing else."""
         ...
 
     async def begin_parts(self, key: ObjectKey) -> str:

@@ -1,4 +1,4 @@
-"""The child that receives bucket events from NATS, by the way that the configuration names."""
+"""The child that receives bucket events from NATS, by JetStream or plain subjects, as configured."""
 
 from __future__ import annotations
 

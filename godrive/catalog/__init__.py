@@ -28,7 +28,7 @@ Row = Sequence[Any]
 
 
 class Sinks(msgspec.Struct, frozen=True):
-    """Receivers for which a catalog keeps changes until each has them."""
+    """Receivers of changes.  The catalog keeps a change until each has it."""
 
     nats: bool = False
     webhook: bool = False
@@ -39,7 +39,7 @@ NO_SINKS = Sinks()
 
 
 class Final(msgspec.Struct, frozen=True, gc=False):
-    """What tells the last statement of an operation from others: a *key* that no other has, and whose row it locks."""
+    """Identifies the last statement of an operation by a *key* that no other has, and whose row it locks."""
 
     key: str
     owner_id: UserId
@@ -104,7 +104,7 @@ class Tx(Protocol):
         ...
 
     async def grow(self) -> None:
-        """Say that this operation adds data.  Raises ``StorageFull`` while what room is left is for freeing room.
+        """Declare that this operation adds data.  Raises ``StorageFull`` while what room is left is for freeing room.
 
         Rules that keep something new for a user begin with it; those that
         delete, or let people in, do not.
@@ -144,7 +144,7 @@ class Catalog(Protocol):
 
     @property
     def problem(self) -> DriveError | None:
-        """Why writes fail, as far as is known: the last one did, or there is no room for more.  Costs no query."""
+        """The reason why writes fail, if one is known: the last write failed, or there is no room.  Costs no query."""
         ...
 
     async def read(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False, large: bool = False) -> T:

@@ -1,4 +1,4 @@
-"""Statements over several rows, for SQLite, where to run a statement takes as long as to change a row."""
+"""Statements over several rows, for SQLite, where running a statement takes as long as changing a row."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ _NUMBER = re.compile(r"\$(\d+)")
 
 
 def over(sql: str, row: str, rows: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
-    """Return the statement *sql* with ``{rows}``, each as *row* has its values, of *rows*; then the values.
-
-    There is at least one row.
-    """
+    """Return *sql* with ``{rows}`` replaced by *row* for each of *rows*, then the values.  Needs at least one row."""
     return _over(sql, row, len(rows), len(rows[0])), *chain.from_iterable(rows)
 
 

@@ -89,7 +89,7 @@ def full(path: Path) -> StorageFull:
 
 
 def not_writable(path: Path, error: OSError) -> DriveError:
-    """The error if the system lets nobody write the database."""
+    """The error if the operating system does not permit to write the database."""
     hint = "Check that the folder exists and belongs to the user that runs GoDrive."
     return refused(f"The catalog {path} cannot be written", error, hint=hint)
 

@@ -50,7 +50,7 @@ Body = Callable[[], AsyncIterator[bytes]]
 
 
 class BodyRefused(DriveError):
-    """A proxy before the server does not let a request body of this size pass."""
+    """A proxy in front of the server refuses a request body of this size."""
 
     title = "A proxy refuses a request of this size"
 
@@ -130,7 +130,7 @@ class Connection:
         return "" if log_in is None else log_in.email
 
     def patience(self) -> Patience:
-        """Return how long to try again what is sent in several requests."""
+        """Return how long to repeat the requests of a transfer."""
         return Patience(self._seconds)
 
     async def log_in(self, email: str, password: str) -> None:
@@ -193,7 +193,7 @@ class Connection:
                 await patience.wait(error)
 
     def lost(self, error: Exception) -> StoreUnavailable:
-        """Return what one of :data:`LOST` is to the caller."""
+        """Convert one of :data:`LOST` to the error for the caller."""
         return StoreUnavailable(f"{self.url} does not answer: {why(error)}.", retry_after=_UNSAID)
 
     async def _exchange(self, method: str, path: str, **options: Any) -> Answer:
@@ -233,7 +233,7 @@ class Connection:
         )
 
     async def access_token(self, *, other_than: str | None = None) -> str:
-        """Return the access token.  It is renewed if it ends, or is the one that the server has refused."""
+        """Return the access token.  Renews it if it expires, or if the server has refused it."""
         if self._is_old(other_than):
             async with self._renewing:
                 if self._is_old(other_than):
@@ -281,7 +281,7 @@ def checked_url(text: str) -> str:
 
 
 def error_of(response: aiohttp.ClientResponse, content: bytes) -> DriveError:
-    """Return the error that an answer with a status of 400 or more is."""
+    """Convert an answer with a status of 400 or more to an error."""
     wait = response.headers.get(hdrs.RETRY_AFTER, "")
     retry_after = float(wait) if wait.isdecimal() else _UNSAID
     try:

@@ -22,7 +22,7 @@ async def digest_of(path: Path) -> str:
 
 
 async def read_digest(file: IO[bytes]) -> _Hash:
-    """Return the SHA-256 of what is left of *file*, to which more bytes may be added."""
+    """Return the SHA-256 of the rest of *file*; the caller may update it with more bytes."""
     digest = hashlib.sha256()
 
     def step() -> bool:

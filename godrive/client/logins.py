@@ -20,7 +20,7 @@ from godrive.errors import ConfigError
 
 
 class LogIn(msgspec.Struct, kw_only=True):
-    """A log-in on a server."""
+    """A log-in to a server."""
 
     email: str
     refresh_token: str

@@ -48,7 +48,7 @@ class _Page(msgspec.Struct, kw_only=True):
 
 
 class Remote(Connection):
-    """The drive of the account that is logged in on a server."""
+    """The drive of the account that is logged in to a server."""
 
     async def get(self, path: str) -> Entry:
         """Return the entry at *path*."""
@@ -64,7 +64,7 @@ class Remote(Connection):
             yield entry
 
     async def search(self, words: str, folder_id: str | None = None) -> AsyncIterator[Entry]:
-        """Yield the entries whose names contain *words*, the best first."""
+        """Yield the entries whose names contain *words*, best matches first."""
         query = {"q": words} if folder_id is None else {"q": words, "in": folder_id}
         async for entry in self._pages("/v1/search", query):
             yield entry
@@ -121,7 +121,7 @@ class Remote(Connection):
         return UploadState(id=answer.headers[hdrs.LOCATION].rpartition("/")[2], received_bytes=0)
 
     async def upload_state(self, upload_id: str) -> UploadState:
-        """Return how far an upload is.  A request that still sends to it ends.  Raises ``NotFound``, ``Gone``."""
+        """Return how far an upload is.  Ends a request that is still sending to it.  Raises ``NotFound``, ``Gone``."""
         answer = await self.call("GET", _upload(upload_id), headers=_TUS)
         return msgspec.json.decode(answer.content, type=UploadState)
 

@@ -1,4 +1,4 @@
-"""What copying to a server and from it have in common: several files at once, progress, and where an entry goes."""
+"""What uploads and downloads have in common: several files at once, progress, and where an entry goes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What has begun and not finished: a small file for each large upload and download, beside the log-ins.
+"""Remember unfinished copies: a small file for each large upload and download, beside the log-ins.
 
 Only the owner can read it.  Its name is the digest of what is copied from where
 to where, so that the same command finds it again.  A command locks it while it
@@ -41,7 +41,7 @@ class Note:
         os.fsync(self._file)
 
     def clear(self) -> None:
-        """Forget the id: the copy has finished, or its beginning is gone."""
+        """Forget the id: the copy has finished, or cannot be continued."""
         os.ftruncate(self._file, 0)
 
     def close(self) -> None:

@@ -276,7 +276,7 @@ class _Slice:
         return self._read()
 
     def check(self) -> None:
-        """Raise what has ended the last attempt: the client of HTTP takes it for a lost connection."""
+        """Raise the error that ended the last attempt; aiohttp reports it as a lost connection."""
         if self._failed is not None:
             raise self._failed
 

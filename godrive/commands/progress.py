@@ -1,6 +1,6 @@
 """Long work: how fast it may be, and how far it is.
 
-That is told on standard error: in one line on a terminal, and in a line now and then elsewhere.
+It is shown on standard error: as one line on a terminal, and as a line now and then elsewhere.
 """
 
 from __future__ import annotations

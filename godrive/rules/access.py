@@ -272,7 +272,7 @@ def _no_folder(field: str) -> NotFound:
 
 
 def presume(by: Principal, where: Spot, verb: Verb) -> Folder | None:
-    """Return the folder before anybody has looked whether it exists; ``None`` if *where* or *by* needs a look-up.
+    """Return the folder without a look-up of whether it exists; ``None`` if *where* or *by* needs a look-up.
 
     The statement that uses it must check that the owner is active, and the depth of the folder unless it is the root.
     Raises ``Forbidden``.

@@ -1,4 +1,4 @@
-"""When the drive was backed up, and where."""
+"""Records of when the drive was backed up, and where."""
 
 from __future__ import annotations
 

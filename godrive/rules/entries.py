@@ -98,7 +98,7 @@ async def place(tx: Tx, folder: Folder, file: File, *, height: int = 0) -> bool:
 
 
 def placing(file: File, *, after: str) -> Step:
-    """The step that inserts the row of a file whose name is free, if the step *after* which it comes has found it so.
+    """The step that inserts the row of a file, if the step *after* has found that its name is free.
 
     If another transaction has taken the name meanwhile, all of this one fails and is run again.
     """

@@ -120,14 +120,14 @@ _LIVE_END = _COLUMNS + len(rows.LIVE.split(", "))
 
 
 def _change(owner_id: UserId, drive: str, row: Row) -> Change:
-    """Return the change that a row tells to a principal who sees the whole drive."""
+    """Return the change of a row as a principal sees it who may read the whole drive."""
     shows_entry = row[_VISIBLE] and row[_COLUMNS] is not None
     file = rows.live_file(owner_id, row[_COLUMNS:_LIVE_END]) if shows_entry else None
     return Change(KINDS[row[_WHAT]], row[_ENTRY], rows.KINDS[row[_KIND]], _make(drive, row[_CHANGE]), file)
 
 
 def _covered(owner_id: UserId, drive: str, row: Row) -> Change | None:
-    """Return the change that a row tells to a principal who is confined to a folder; ``None`` if it is not theirs."""
+    """Return the change of a row as a principal sees it who is confined to a folder; ``None`` if it is not visible."""
     covers_entry, covers_new, covers_old = row[_LIVE_END:]
     is_live = row[_COLUMNS] is not None
     if not (covers_entry or covers_new or covers_old):

@@ -1,4 +1,4 @@
-"""Uploads that are joined from others: clients that send a file in parallel begin with its parts."""
+"""Join uploads: a client that sends a file in parallel uploads its parts, then joins them."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def prepare(ask: ReadList, env: Env, known: KnownPage | None) -> Asked | None:
 
 
 def finish(ask: ReadList, asked: Asked, row: Row, env: Env, *, nonce: str) -> tuple[Listing, KnownPage] | None:
-    """Return the list, and what to know of it; ``None`` if ``lists`` must answer after all."""
+    """Return the list, and the page to remember; ``None`` if ``lists`` must answer after all."""
     change, folder_depth, is_unsettled, keys, encoded = row
     if change is None or folder_depth is None or is_unsettled:
         return None

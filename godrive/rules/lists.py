@@ -196,7 +196,7 @@ async def read_page(
 
 
 class Chosen(NamedTuple):
-    """What a selection means: order, first values of :func:`list_sql`, scope of its tokens, and where it begins."""
+    """A selection for SQL: order, first values of :func:`list_sql`, scope of its tokens, and where it begins."""
 
     order: Order
     values: list[object]

@@ -130,7 +130,7 @@ async def list_by_property(tx: Tx, ask: ListByProperty, env: Env) -> Page[File]:
 async def _page(
     tx: Tx, ask: ListFavorites | ListByProperty, env: Env, source: str, *, order: str, values: list[Any]
 ) -> Page[File]:
-    """Return the owner's entries from *source*, with *values*, by falling id: the order of their creation."""
+    """Return the owner's entries from *source*, with *values*, by descending id: the newest first."""
     rows.check_limit(ask.limit)
     scope = (type(ask).__name__, *values)
     owner_id = UserId(values[0])

@@ -99,7 +99,7 @@ async def _numbered(tx: Tx, owner_id: UserId, found: list[tuple[int, str, str]])
 
 
 async def numbers_after(tx: Tx, owner_id: UserId) -> int | None:
-    """Return the number before the first that the owner can have; ``None`` if nothing of theirs was ever indexed."""
+    """Return the number before the owner's first; ``None`` if no name of theirs was ever indexed."""
     row = await tx.one("SELECT names_after FROM users WHERE id = $1", owner_id)
     return None if row is None else row[0]
 

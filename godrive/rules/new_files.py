@@ -53,7 +53,7 @@ _AT_ONCE = 16
 
 
 async def make_together(tx: Tx, wanted: Sequence[NewFile | None], env: Env) -> list[File | None]:
-    """Make the files that are simple.  Returns them, and ``None`` for each other, of which nothing has changed."""
+    """Make the simple files.  Returns each, and ``None`` for each other file, for which nothing was changed."""
     made: list[File | None] = []
     for start in range(0, len(wanted), _AT_ONCE):
         made += await _make(tx, wanted[start : start + _AT_ONCE], env)

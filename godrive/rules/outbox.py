@@ -1,4 +1,4 @@
-"""The log of changes as NATS sees it: the rows that are not published yet.
+"""The outbox: the rows of the log of changes that are not published to NATS yet.
 
 A row is written in the transaction of its change and marked after it has been
 published.  So it is published at least once, and never for a change that was

@@ -1,4 +1,4 @@
-"""What a search asks for: as conditions in SQL, and as the rank of a name."""
+"""The query of a search, as conditions in SQL, and as a function that ranks a name."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Query:
         self._values.append(value)
 
     def where(self, *values: object) -> tuple[str, tuple[object, ...]]:
-        """Return the condition on ``entries``, and all values of a statement whose other values are these."""
+        """Return the condition on ``entries``, and *values* with those of the condition."""
         places = iter(range(len(values) + 1, 100))
         terms = [term.format(f"${next(places)}") if "{}" in term else term for term in self._terms]
         return " AND ".join([SHOWN, *terms]), (*values, *self._values)

@@ -1,4 +1,4 @@
-"""A folder by its path, where each statement is a round trip: seen before the transaction, and held in it.
+"""Find a folder by its path before the transaction, and check in it that the path is unchanged: fewer round trips.
 
 Before the transaction, one statement walks down the path.  The statement that
 uses the folder then checks, with the owner locked, that each folder on the path

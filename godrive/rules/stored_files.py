@@ -1,6 +1,6 @@
 """Files whose bytes were stored before their rows: small bodies that arrived with their requests.
 
-They need no row of an upload, because nothing of them arrives later.  A blob
+They need no row of an upload, because all their bytes have arrived.  A blob
 whose rows were not written is an orphan: the caller deletes it, and the janitor
 finds it if the process was killed.
 """

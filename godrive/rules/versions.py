@@ -68,7 +68,7 @@ async def add_each(tx: Tx, files: Sequence[tuple[File, ObjectKey]]) -> None:
 
 
 def adding(file: File, object_key: ObjectKey, *, after: str) -> Step:
-    """The step that does the same, if the step *after* which it comes has found something."""
+    """The step that does the same, if the step *after* has found a row."""
     return Step("added", f"{_ADD} FROM {after}", _values(file, object_key), "id")
 
 

@@ -62,7 +62,7 @@ _MOVES = 8
 
 
 class PackStatus(msgspec.Struct, frozen=True):
-    """What ``godrive doctor`` tells of the packs."""
+    """The state of the packs, for ``godrive doctor``."""
 
     blobs: int
     packs: int

@@ -1,4 +1,4 @@
-"""Gives back the room of deleted blobs: moves what is left of a pack to the newest one, and removes the pack.
+"""Frees the room of deleted blobs: moves the remaining blobs of a pack to the newest pack, and removes the old one.
 
 A pack is worth it when more than half of it is dead, so a blob is moved about
 once on average for each that was deleted, and packs take at most about twice the
@@ -30,7 +30,7 @@ class Compaction(msgspec.Struct):
 
 
 def candidate(writer: PackWriter) -> Compaction | None:
-    """A pack that is worth the work."""
+    """A pack that should be emptied."""
     packs = writer.index.packs()
     for pack in packs:
         is_newest = pack.number == packs[-1].number

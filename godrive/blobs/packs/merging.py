@@ -1,4 +1,4 @@
-"""Two lists of blobs as one."""
+"""Merge two lists of blobs."""
 
 from __future__ import annotations
 

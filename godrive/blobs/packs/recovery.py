@@ -23,7 +23,7 @@ CHUNK = 1 << 20
 
 
 def recover(writer: PackWriter) -> None:
-    """Add to the index what it lacks, and remove what is left of removed packs."""
+    """Add to the index what it lacks, and remove the files of removed packs."""
     index, files = writer.index, writer.files
     with index.transaction(durable=True):
         known = {pack.number: pack for pack in index.packs()}

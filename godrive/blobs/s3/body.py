@@ -1,4 +1,4 @@
-"""A body cut into parts as it arrives: counted and hashed, never held whole."""
+"""A body, divided into parts as it arrives: counted and hashed, never held whole."""
 
 from __future__ import annotations
 

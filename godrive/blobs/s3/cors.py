@@ -21,7 +21,7 @@ METHODS = ("GET", "HEAD", "PUT")
 
 @dataclass(frozen=True)
 class Preflight:
-    """What a browser makes of the store's answer to a preflight request."""
+    """How a browser understands the store's answer to a preflight request."""
 
     allowed: bool
     reason: str = ""
@@ -43,7 +43,7 @@ def cors_rules(origins: Sequence[str]) -> dict[str, Any]:
 
 
 class Cors(Bucket):
-    """What the bucket is set to, beyond its objects."""
+    """The settings of the bucket."""
 
     async def keeps_versions(self) -> bool:
         """Whether the bytes of deleted objects stay in the bucket as old versions."""

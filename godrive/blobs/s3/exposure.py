@@ -1,4 +1,4 @@
-"""What the store lets people do without a right, found by trying: at every start and by ``godrive doctor``.
+"""Find what the store permits without a right, by trying: at every start and in ``godrive doctor``.
 
 Every signed URL names our access key to its holder.  So a store with such a
 fault gets no URLs signed, unless the operator accepts the fault by its name, for

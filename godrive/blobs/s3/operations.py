@@ -133,7 +133,7 @@ OPERATIONS: Mapping[str, Operation] = {
 
 
 def error_of(operation: Operation, status: int, body: bytes) -> ClientError:
-    """The error that an answer with *status* is.
+    """The error for an answer with *status*.
 
     Without a body its code is the status, as for every HEAD.  A body that is no
     error of S3 is the answer of something else, such as a proxy.  Then a status

@@ -1,4 +1,4 @@
-"""What the store at hand honours, found by trying it: names and versions of stores tell little."""
+"""Find out by trying what the store honours: its name and version say little."""
 
 from __future__ import annotations
 
@@ -268,7 +268,7 @@ async def _keeps_parts(
     multipart = Multipart(client, deadline=client.deadline)
 
     async def stored(added: Mapping[str, str]) -> bytes | None:
-        """What the object has that is made of one such part; ``None`` if the part was refused."""
+        """The content of an object that is made of one such part; ``None`` if the part was refused."""
         upload = await multipart.begin(target, UNKNOWN, {})
         try:
             query = {"partNumber": "1", "uploadId": upload}

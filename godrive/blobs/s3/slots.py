@@ -1,4 +1,4 @@
-"""Turns in the memory for parts that are being collected."""
+"""Share the memory for parts that are being collected, in turns."""
 
 from __future__ import annotations
 

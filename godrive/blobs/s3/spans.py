@@ -1,4 +1,4 @@
-"""How objects are joined: as ranges that the store copies, and others that are too short for it."""
+"""How objects are joined: ranges that the store copies, and those that are too short for a copy."""
 
 from __future__ import annotations
 

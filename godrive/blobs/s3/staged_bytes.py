@@ -1,4 +1,4 @@
-"""What is staged of a blob in a bucket: how the state describes it, and how an append continues it."""
+"""The staged bytes of a blob in a bucket: how the state describes them, and how an append continues them."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def wall_clock() -> datetime:
 
 
 class Redirected(Exception):
-    """The store sends us elsewhere, or wants a signature for another region."""
+    """The store redirects the request, or requires a signature for another region."""
 
 
 class Transport:

@@ -66,7 +66,7 @@ class Turn:
 
 
 class Call:
-    """What a handler knows of the request beside its arguments; ``headers`` go into the answer.
+    """What a handler knows about the request in addition to its arguments; ``headers`` go into the answer.
 
     ``by`` is who acts, and has the scope that the operation needs; it is not set for operations that need no scope.
     ``original`` is true for a request to one of the root paths of the first GoDrive.
@@ -97,7 +97,7 @@ class Call:
 
     @property
     def owner(self) -> UserId:
-        """Whose drive this is about."""
+        """The owner of the drive that the request is about."""
         return self.by.user_id
 
     @property
@@ -283,7 +283,7 @@ def lanes_of(operation: Operation, lanes: Lanes) -> tuple[FairQueue | None, Fair
 
 
 def is_large(query: Any) -> bool:
-    """Whether a read is of many rows, or looks through all the names of a drive."""
+    """Whether a read returns many rows, or searches all names of a drive."""
     return (getattr(query, "limit", None) or 0) > LARGE_PAGE or bool(getattr(query, "q", None))
 
 

@@ -100,9 +100,9 @@ class _Renewal:
 
 
 def describe_body(request: web.Request) -> bytes:
-    """Return what a request says of a body that is not read before the key is claimed: its length and digests.
+    """Return what identifies a body that is not read before the key is claimed: its length and digests.
 
-    A request of tus says in headers too what others say in their URL: the name of the file, and its length.
+    A tus request also has the name and the length of the file in headers, where other requests have the name in the URL.
     """
     headers = request.headers
     said = [headers.get(name, "") for name in (hdrs.CONTENT_LENGTH, CONTENT_DIGEST, REPR_DIGEST)]

@@ -1,4 +1,4 @@
-"""The texts of the OpenAPI document that the declarations do not have."""
+"""The texts of the OpenAPI document that are not part of the declarations of routes."""
 
 from __future__ import annotations
 

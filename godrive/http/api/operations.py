@@ -40,7 +40,7 @@ _PLACEHOLDER = re.compile(r"{(\w+)}")
 
 
 class Open(Enum):
-    """What an operation needs when it needs no scope."""
+    """What an operation needs if it needs no scope."""
 
     PUBLIC = auto()
     """Nothing: anyone may call it."""

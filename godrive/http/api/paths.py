@@ -11,7 +11,7 @@ from godrive.errors import Invalid
 from godrive.model import At
 
 PARAMETER = "path"
-"""The placeholder of a path in the paths of operations.  It matches what is left of the URL, with its slashes."""
+"""The placeholder of a path in the paths of operations.  It matches the rest of the URL, with its slashes."""
 
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 

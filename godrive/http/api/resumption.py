@@ -64,7 +64,7 @@ class Wish(NamedTuple):
 
 
 def read_version(request: web.Request) -> Version | None:
-    """Return the version that the client speaks; ``None`` if the server does not."""
+    """Return the client's version of the draft; ``None`` if the server does not implement it."""
     if INTEROP not in request.headers:
         return VERSIONS[None]
     sent = _item(request, INTEROP)

@@ -1,4 +1,4 @@
-"""The request headers of tus 1.0, as values.  What cannot be understood is ``Malformed``, and names the header."""
+"""The request headers of tus 1.0, as values.  An invalid header raises ``Malformed`` with its name."""
 
 from __future__ import annotations
 

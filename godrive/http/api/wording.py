@@ -1,4 +1,4 @@
-"""What is wrong with a value, in the words of JSON: msgspec says it in those of Python."""
+"""Say what is wrong with a value in terms of JSON; msgspec uses terms of Python."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TIME = "Must be a time as in RFC 3339, with its offset: 2026-01-31T12:00:00Z"
 
 
 def in_words(problem: str) -> str:
-    """Return what msgspec says about a value as a sentence without its period; unchanged if it is not known."""
+    """Convert an error of msgspec to a sentence without its period.  An unknown error is returned unchanged."""
     if "RFC3339" in problem or "timezone" in problem:
         return _TIME
     expected = _EXPECTED.fullmatch(problem)

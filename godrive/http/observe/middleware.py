@@ -58,7 +58,7 @@ def edge(metrics: Metrics, log_request: LogRequest | None, proxies: TrustedProxi
     outages = OutageLog()
 
     def told(request: web.Request, found: Findings) -> dict[str, str]:
-        """What each line about a request says."""
+        """The fields of each line about a request."""
         said = {"method": request.method, "route": metrics.route(request), "address": proxies.address(request)}
         return said if found.user is None else said | {"user": found.user}
 

@@ -47,7 +47,7 @@ CLIENT_LEFT, CUT = "client_left", "cut"
 
 
 class Findings(msgspec.Struct):
-    """What the log should know about a request, and only its handler finds out."""
+    """Fields of the request log that only the handler of the request knows."""
 
     user: str | None = None
     """The id of the user."""

@@ -1,4 +1,4 @@
-"""Resumable uploads as the IETF defines them: every upload in one request can go on in others.
+"""Resumable uploads as the IETF defines them: an upload in one request can be continued in others.
 
 A request that stores bytes and has ``Upload-Complete`` begins an upload, whose URL the client gets in an interim
 answer before it has sent the bytes.  If the request breaks off, ``HEAD`` of that URL says how many bytes are stored,

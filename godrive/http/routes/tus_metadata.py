@@ -1,4 +1,4 @@
-"""What clients of tus say of a file in ``Upload-Metadata`` and in the query, under the names that they use.
+"""What clients of tus say about a file in ``Upload-Metadata`` and in the query, under the names that they use.
 
 Names and types are those of tus-js-client and tusd (``filename``, ``filetype``), of Uppy (``name``, ``type``,
 ``relativePath``), of ownCloud's clients and rclone (``mtime``), of browsers (``lastModified``), and of our own API.

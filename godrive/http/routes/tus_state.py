@@ -1,4 +1,4 @@
-"""What answers in tus say: the state of an upload, and what this server can do."""
+"""The answers of tus: the state of an upload, and what this server supports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What we rely on of aiohttp beyond its documented interface.
+"""The parts of aiohttp that we use and that it does not document.
 
 ``tests/http/wire/test_aiohttp_internals.py`` fails when a module of ours uses
 another private attribute, when aiohttp no longer has one of these, and when

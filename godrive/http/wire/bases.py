@@ -17,7 +17,7 @@ _KEPT = 256
 
 
 class Bases:
-    """Decides which base URL an answer has.
+    """Decides with which base URL the URLs of an answer begin.
 
     A ``public_url`` is the only one.  Without it, the request's ``Host`` counts
     if it is in ``allowed_hosts``, or is a literal loopback or private address

@@ -1,4 +1,4 @@
-"""Responses whose body is there as bytes, as most are."""
+"""Responses with a body of bytes in memory, as most are."""
 
 from __future__ import annotations
 

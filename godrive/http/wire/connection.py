@@ -1,4 +1,4 @@
-"""One connection: what aiohttp's protocol does not do by itself.
+"""One connection: what aiohttp's protocol does not do.
 
 aiohttp answers malformed requests in plain text, closes as soon as the client
 ends its side, and limits each header but not all of them.  :class:`Connection`
@@ -177,7 +177,7 @@ class Connection(web.RequestHandler):
         return _PARSED * (self._head + self._heads) + unread_bytes(self._body) + 2 * sent
 
     def shed(self) -> None:
-        """Cut the connection, so that the memory of all it holds is free at once."""
+        """Close the connection at once, to free the memory of everything that it holds."""
         self._wire.abort()
 
     def _report(self) -> None:
@@ -331,7 +331,7 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The answer to what could not be parsed, and to what failed outside of the application."""
+        """The answer to a request that could not be parsed, or that failed outside the application."""
         chosen = identify(request)
         if request.writer.output_size > 0:
             raise ConnectionResetError("An error after the answer had begun")

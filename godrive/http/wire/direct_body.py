@@ -119,7 +119,7 @@ class DirectBody(asyncio.BufferedProtocol):
         return self._filled + sum(map(len, self._ready))
 
     def shed(self) -> None:
-        """Drop all that has come.  Who takes the body learns it, and can tell the client to send it again."""
+        """Drop all bytes that have arrived.  The reader of the body gets an error, and the client can send again."""
         self._is_shed = True
         self._drop()
         self._buffers.clear()

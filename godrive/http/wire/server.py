@@ -1,4 +1,4 @@
-"""Serve the application on a socket of its own."""
+"""Serve the application on its own socket."""
 
 from __future__ import annotations
 

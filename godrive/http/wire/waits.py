@@ -1,4 +1,4 @@
-"""Requests that wait for changes: how many there may be, and what ends them.
+"""Requests that wait for changes: limits on their number, and what ends them.
 
 A request that waits takes no slot of a fair queue, only a connection.  So the
 number of such requests has limits of its own: for each user, and in total at
