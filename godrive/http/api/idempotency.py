@@ -102,7 +102,7 @@ class _Renewal:
 def describe_body(request: web.Request) -> bytes:
     """Return what identifies a body that is not read before the key is claimed: its length and digests.
 
-    A tus request also has the name and the length of the file in headers, where other requests have the name in the URL.
+    A request of tus has the name and the length of the file in headers; others have the name in the URL.
     """
     headers = request.headers
     said = [headers.get(name, "") for name in (hdrs.CONTENT_LENGTH, CONTENT_DIGEST, REPR_DIGEST)]
