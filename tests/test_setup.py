@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import subprocess
+import sys
+import tempfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,8 +131,8 @@ def test_the_unit_names_this_program_and_the_folder(
     program = require_program("systemd-analyze", "systemd")
     unit = tmp_path / "godrive.service"
     monkeypatch.setattr(setup, "UNIT", unit)
-    monkeypatch.setattr(setup, "SERVICE_USER", "nobody")
-    monkeypatch.setattr("shutil.chown", lambda *_: None)
+    monkeypatch.setattr(setup, "SERVICE_USER", "root")
+    monkeypatch.setattr(setup, "_HIDDEN", ())
     given(monkeypatch, "")
     folder = tmp_path / "my files 100%"
     assert cli.main(["setup", "--config", str(config), "--no-user", "--systemd", "--data-dir", str(folder)]) == 0
@@ -148,3 +150,31 @@ def test_the_unit_names_this_program_and_the_folder(
         check=False,
     )
     assert done.returncode == 0, done.stdout[-500:]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: run the tests as root")
+@pytest.mark.parametrize(
+    ("closed", "said"), [("etc", "cannot run"), ("files", "cannot write to"), ("", "A service cannot see")]
+)
+def test_no_unit_is_written_for_what_the_service_cannot_reach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], closed: str, said: str
+) -> None:
+    """As in the home of root, of which other users see nothing."""
+    unit = tmp_path / "godrive.service"
+    monkeypatch.setattr(setup, "UNIT", unit)
+    monkeypatch.setattr(setup, "SERVICE_USER", "nobody")
+    monkeypatch.setattr(setup, "_make_user", lambda: None)
+    monkeypatch.setattr("shutil.chown", lambda *_: None)
+    given(monkeypatch, "")
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        place.chmod(0o755)
+        for folder in ("etc", "files"):
+            (place / folder).mkdir(mode=0o700 if folder == closed else 0o777)
+        if closed:
+            monkeypatch.setattr(setup, "_HIDDEN", ())
+            monkeypatch.setattr(sys, "executable", "/bin/true" if closed == "files" else "/bin/cat")
+        options = ["--config", str(place / "etc" / "config.toml"), "--data-dir", str(place / "files")]
+        assert cli.main(["setup", *options, "--no-user", "--systemd"]) == 2
+    assert said in capsys.readouterr().err
+    assert not unit.exists()

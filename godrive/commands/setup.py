@@ -33,6 +33,7 @@ PACKAGED_UNIT = Path("/usr/lib/systemd/system/godrive.service")
 SERVICE_USER = "godrive"
 
 _HOMES = ("/home/", "/root/")
+_HIDDEN = ("/tmp/", "/var/tmp/")  # noqa: S108 - nothing is written there
 
 _TEXT = """\
 # Written by `godrive setup`.  `godrive check-config` checks this file.  The documentation has every setting.
@@ -217,11 +218,12 @@ def _write_unit(config: Path, answers: Answers) -> None:
     text = (files("godrive.commands") / "godrive.service").read_text()
     command = [sys.executable] if is_executable() else [sys.executable, "-m", "godrive"]
     start = " ".join(_quoted(part) for part in (*command, "serve", "--config", str(config)))
+    used = command[0], str(config), answers.data_dir
     lines = []
     for line in text.splitlines():
         if line.startswith("ExecStart="):
             lines += [f"ExecStart={start}", f"ReadWritePaths={_quoted(answers.data_dir)}"]
-        elif line.startswith("ProtectHome=") and f"{answers.data_dir} {start}".startswith(_HOMES):
+        elif line.startswith("ProtectHome=") and any(path.startswith(_HOMES) for path in used):
             lines.append("ProtectHome=read-only")
         elif not line.startswith("Documentation="):  # which the Debian package brings
             lines.append(line)
@@ -229,8 +231,42 @@ def _write_unit(config: Path, answers: Answers) -> None:
     folder = Path(answers.data_dir)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     shutil.chown(folder, SERVICE_USER, SERVICE_USER)
+    _check_service(command, config, answers.data_dir)
     UNIT.write_text("\n".join(lines) + "\n")
     _say(f"Wrote {UNIT}.")
+
+
+def _check_service(command: list[str], config: Path, data_dir: str) -> None:
+    """Raises ``ConfigError`` unless the service can run the program, read the configuration and write its data."""
+    for path in (command[0], str(config), data_dir):
+        if path.startswith(_HIDDEN):
+            raise ConfigError(f"A service cannot see {path}, because it has folders of its own for temporary files.")
+    _try_as_service([*command, "check-config", "--config", str(config)], f"run {command[0]} with {config}")
+    _try_as_service(["/bin/sh", "-c", 'test -w "$1"', "sh", data_dir], f"write to {data_dir}")
+
+
+def _try_as_service(command: list[str], what: str) -> None:
+    why = ""
+    try:
+        done = subprocess.run(  # noqa: S603 - our own words
+            command,
+            user=SERVICE_USER,
+            group=pwd.getpwnam(SERVICE_USER).pw_gid,
+            extra_groups=[],
+            cwd="/",
+            env={"LANG": "C.UTF-8", "PATH": os.defpath},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError as error:
+        why = f": {error.strerror}"
+    else:
+        if done.returncode == 0:
+            return
+        why = f": {said[-1]}" if (said := done.stderr.strip().splitlines()) else ""
+    hint = "Put the program, its configuration and its data where that user may go, such as /opt, /etc and /var/lib."
+    raise ConfigError(f"The user {SERVICE_USER} cannot {what}{why}", hint=hint)
 
 
 def _make_user() -> None:
