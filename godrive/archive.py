@@ -163,7 +163,7 @@ class Archive:
         with zipfile.ZipFile(sink, "w") as archive:
             async for member in self._members():
                 if self._is_shed:
-                    raise MailboxFull("The server is short of memory for so large an archive.")
+                    raise MailboxFull("The server has too little free memory for so large an archive.")
                 info = _info(member)
                 with archive.open(info, "w", force_zip64=_is_large(member)) as target:
                     async for piece in self._content(member):

@@ -206,7 +206,7 @@ def _check_url(text: str) -> None:
 
 def _check_signup(text: str) -> None:
     if text not in SIGNUP:
-        raise ConfigError(f"{text!r} is none of them")
+        raise ConfigError(f"{text!r} is not one of the choices")
 
 
 def _toml(value: object) -> str:

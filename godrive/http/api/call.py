@@ -92,7 +92,7 @@ class Call:
     def session(self) -> UserSession:
         """The session of the request, for operations that accept no other principal.  Raises ``Forbidden``."""
         if not isinstance(self.by, UserSession):
-            raise Forbidden("Log in: a token cannot do this.")
+            raise Forbidden("Only a session can do this: log in.")
         return self.by
 
     @property
