@@ -63,7 +63,7 @@ class ObjectCreated(Value):
     metadata: dict[str, str] = msgspec.field(default_factory=dict)
 
 
-class Malformed(Value):
+class MalformedRecord(Value):
     """A record among others that cannot be read, as JSON, and the reason."""
 
     record: bytes
@@ -137,7 +137,7 @@ class _FilerEvent(msgspec.Struct):
     message: _FilerMessage | None = None
 
 
-_Found: TypeAlias = ObjectCreated | Malformed
+_Found: TypeAlias = ObjectCreated | MalformedRecord
 
 _UNREADABLE = (Invalid, msgspec.MsgspecError, UnicodeError, RecursionError)
 
@@ -151,7 +151,7 @@ def parse(body: bytes | str) -> list[_Found]:
         found = _parse(body, DEEPEST)
     except _UNREADABLE as error:
         raise Invalid(_reason(error)) from None
-    reasons = [each.reason for each in found if isinstance(each, Malformed)]
+    reasons = [each.reason for each in found if isinstance(each, MalformedRecord)]
     if reasons and len(reasons) == len(found):
         raise Invalid(reasons[0])
     return found
@@ -179,7 +179,7 @@ def _read_batch(body: bytes | str, records: list[Any], depth: int) -> list[_Foun
             malformed[number] = _reason(error)
     if malformed:
         raw = msgspec.json.decode(body, type=_Batch).records
-        found += [Malformed(record=bytes(raw[number]), reason=reason) for number, reason in malformed.items()]
+        found += [MalformedRecord(record=bytes(raw[number]), reason=reason) for number, reason in malformed.items()]
     return found
 
 

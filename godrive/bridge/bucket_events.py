@@ -16,7 +16,7 @@ import anyio
 
 from godrive.blobs import BlobStore, notifications
 from godrive.blobs.layout import Layout
-from godrive.blobs.notifications import Malformed, ObjectCreated
+from godrive.blobs.notifications import MalformedRecord, ObjectCreated
 from godrive.clock import Clock, SystemClock
 from godrive.config import S3
 from godrive.errors import DriveError, Invalid
@@ -40,7 +40,7 @@ MALFORMED = "malformed"
 class MalformedRecords(Invalid):
     """Some records of a message are malformed, and the others were acted on.  ``message`` has only the malformed."""
 
-    def __init__(self, malformed: list[Malformed]) -> None:
+    def __init__(self, malformed: list[MalformedRecord]) -> None:
         super().__init__(malformed[0].reason)
         self.message = b'{"Records":[%b]}' % b",".join([each.record for each in malformed])
 
@@ -80,7 +80,7 @@ class BucketEventHandler:
             raise
         malformed = []
         for each in found:
-            if isinstance(each, Malformed):
+            if isinstance(each, MalformedRecord):
                 malformed.append(each)
             else:
                 await self._take(each, certain)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from godrive.blobs.notifications import Malformed, ObjectCreated, parse
+from godrive.blobs.notifications import MalformedRecord, ObjectCreated, parse
 from godrive.errors import Invalid
 from godrive.model import ETag
 from tests.cases import each
@@ -156,7 +156,7 @@ def test_a_malformed_record_is_found_beside_those_that_can_be_read_in_whatever_e
     queued = json.dumps({"Records": [{"body": message}, {"body": json.dumps({"TopicArn": "t", "Message": message})}]})
     for body, times in ((message, 1), (message.encode(), 1), (queued, 2)):
         assert [each.key for each in created(body)] == ["k", "k"] * times
-        malformed = [each for each in parse(body) if isinstance(each, Malformed)]
+        malformed = [each for each in parse(body) if isinstance(each, MalformedRecord)]
         assert [json.loads(each.record) for each in malformed] == [0, odd] * times
         assert "s3" in malformed[1].reason
         with pytest.raises(Invalid):
@@ -190,7 +190,7 @@ def is_harmless(body: bytes | str) -> bool:
         found = parse(body)
     except Invalid:
         return True
-    return all(isinstance(each, ObjectCreated | Malformed) for each in found)
+    return all(isinstance(each, ObjectCreated | MalformedRecord) for each in found)
 
 
 JSON = st.recursive(

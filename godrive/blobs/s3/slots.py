@@ -19,7 +19,7 @@ PATIENCE = 120.0
 _STEP = 5.0
 
 
-class Holder(Protocol):
+class CollectedBody(Protocol):
     """A body that is being collected."""
 
     waits_since: float | None
@@ -41,16 +41,16 @@ class Slots:
     def __init__(self, slots: int, part: int) -> None:
         self._free = slots
         self._longest = part / SLOWEST
-        self._holders: OrderedDict[Holder, float] = OrderedDict()
+        self._bodies: OrderedDict[CollectedBody, float] = OrderedDict()
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
 
-    async def take(self, holder: Holder) -> None:
+    async def take(self, body: CollectedBody) -> None:
         """Wait for a slot.  Raises ``MailboxFull`` after :data:`PATIENCE` seconds."""
         if not self._free or self._waiting:
             await self._wait()
         else:
             self._free -= 1
-        self._holders[holder] = time.monotonic()
+        self._bodies[body] = time.monotonic()
 
     async def _wait(self) -> None:
         turn, owner = asyncio.get_running_loop().create_future(), OWNER.get()
@@ -75,9 +75,9 @@ class Slots:
     def _hurry(self) -> None:
         """Give up the body that has had its slot for longest, if it is too slow or silent; else another silent one."""
         now = time.monotonic()
-        for holder, since in self._holders.items() if self._waiting else ():
-            if now - since > self._longest or (holder.waits_since or now) < now - SILENT:
-                holder.shed()
+        for body, since in self._bodies.items() if self._waiting else ():
+            if now - since > self._longest or (body.waits_since or now) < now - SILENT:
+                body.shed()
                 return
 
     @property
@@ -85,19 +85,19 @@ class Slots:
         """Whether a body waits."""
         return bool(self._waiting)
 
-    async def rotate(self, holder: Holder) -> None:
-        """Let the next one have the slot of *holder*, and wait for another."""
-        self.give_back(holder)
-        await self.take(holder)
+    async def rotate(self, body: CollectedBody) -> None:
+        """Let the next one have the slot of *body*, and wait for another."""
+        self.give_back(body)
+        await self.take(body)
 
-    def note_progress(self, holder: Holder) -> None:
+    def note_progress(self, body: CollectedBody) -> None:
         """The body has brought a part."""
-        self._holders[holder] = time.monotonic()
-        self._holders.move_to_end(holder)
+        self._bodies[body] = time.monotonic()
+        self._bodies.move_to_end(body)
 
-    def give_back(self, holder: Holder) -> None:
-        """End the turn of *holder*, if it has one.  Idempotent."""
-        if self._holders.pop(holder, None) is not None:
+    def give_back(self, body: CollectedBody) -> None:
+        """End the turn of *body*, if it has one.  Idempotent."""
+        if self._bodies.pop(body, None) is not None:
             self._next()
 
     def _next(self) -> None:
