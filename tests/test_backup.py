@@ -566,6 +566,7 @@ async def test_the_files_of_one_user_come_back_beside_what_is_there(tmp_path: Pa
         assert await bring_back("docs/2026/plan.txt") == (1, 0)
         assert (await files.get("docs/2026/plan.txt")).modified_at == at
         assert await bring_back() == (1, 2)
+        assert await bring_back() == (0, 3)
         assert await content_of(drive, ann.id) == {
             "docs/2026/plan.txt": b"the plan",
             "docs/kept.txt": b"kept",

@@ -81,7 +81,7 @@ async def restore_files(
                     made = await _make_folder(drive, by, above, entry.name)
                     if made != (*before, entry.name):
                         renamed[*before, entry.name] = made
-                elif await _is_there(drive, by, (*above, entry.name), entry):
+                elif await _is_there(drive, by, above, entry):
                     restored.unchanged += 1
                 else:
                     await transfer.receive(
@@ -164,10 +164,15 @@ async def _make_folder(drive: GoDrive, by: HostUser, above: tuple[str, ...], nam
             return (*above, wanted)
 
 
-async def _is_there(drive: GoDrive, by: HostUser, path: tuple[str, ...], entry: _Entry) -> bool:
-    """Whether the drive has a file of these bytes at the path."""
-    try:
-        found = await drive.metadata.ask(GetFile(by, At(path=path)))
-    except NotFound:
-        return False
-    return found.kind is FileKind.FILE and entry.sha256 is not None and found.sha256 == entry.sha256
+async def _is_there(drive: GoDrive, by: HostUser, above: tuple[str, ...], entry: _Entry) -> bool:
+    """Whether the drive has a file of these bytes there, under the name or, of an earlier run, with a number."""
+    name, number = entry.name, 0
+    while True:
+        try:
+            found = await drive.metadata.ask(GetFile(by, At(path=(*above, name))))
+        except NotFound:
+            return False
+        if found.kind is FileKind.FILE and entry.sha256 is not None and found.sha256 == entry.sha256:
+            return True
+        number += 1
+        name = numbered(entry.name, number)
