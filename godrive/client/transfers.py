@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from os import stat_result
 from typing import Protocol
 
@@ -13,6 +13,9 @@ from godrive.client.remote import Entry, Remote
 from godrive.errors import DriveError, NameTaken, NotFound
 
 Job = Callable[[], Awaitable[None]]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
 class Progress(Protocol):
@@ -91,9 +94,14 @@ async def place(remote: Remote, path: str, name: str) -> tuple[str, str]:
 
 
 def modified_at(status: stat_result) -> datetime:
-    """Return when a file of this machine was last modified, in microseconds, which servers keep."""
-    seconds, nanoseconds = divmod(status.st_mtime_ns, 1_000_000_000)
-    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=nanoseconds // 1000)
+    """Return when a file of this machine was last modified, in microseconds, which servers keep.
+
+    Some file systems have times that servers do not.  The result is then the nearest that they have.
+    """
+    try:
+        return _EPOCH + timedelta(microseconds=status.st_mtime_ns // 1000)
+    except OverflowError:
+        return _LAST if status.st_mtime_ns > 0 else _FIRST
 
 
 def is_dated(entry: Entry, status: stat_result) -> bool:

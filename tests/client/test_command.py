@@ -15,6 +15,7 @@ import sys
 import termios
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import pytest
 
 from godrive import cli
 from godrive.client.logins import LogInFile
+from godrive.client.transfers import modified_at
 from tests.cases import each
 from tests.drive_server import DriveServer
 
@@ -225,6 +227,20 @@ def test_a_name_that_does_not_exist_is_one_line_and_exit_code_1(run: Run, comman
     assert out == ""
     assert err.startswith("godrive: ")
     assert err.count("\n") == 1
+
+
+@each(
+    ("ns", "expected"),
+    [
+        (10**21, datetime.max.replace(tzinfo=UTC)),
+        (-(10**20), datetime.min.replace(tzinfo=UTC)),
+        (-1_500, datetime(1969, 12, 31, 23, 59, 59, 999998, UTC)),
+        (1_600_000_000_123_456_789, datetime(2020, 9, 13, 12, 26, 40, 123456, UTC)),
+    ],
+)
+def test_a_time_that_no_server_has_becomes_the_nearest(ns: int, expected: datetime) -> None:
+    status = os.stat_result((0,) * 10, {"st_mtime_ns": ns})
+    assert modified_at(status) == expected
 
 
 def test_what_cannot_be_copied_is_named_and_the_rest_is_copied(run: Run, tmp_path: Path) -> None:
