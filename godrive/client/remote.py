@@ -65,6 +65,7 @@ class Remote(Connection):
 
     async def search(self, words: str, folder_id: str | None = None) -> AsyncIterator[Entry]:
         """Yield the entries whose names contain *words*, best matches first."""
+        words = _utf8(words, "q")
         query = {"q": words} if folder_id is None else {"q": words, "in": folder_id}
         async for entry in self._pages("/v1/search", query):
             yield entry
@@ -196,5 +197,12 @@ def _by_path(path: str) -> str:
 
 
 def _clean(path: str) -> str:
-    """Return a path as the API has it: names with single slashes between them."""
-    return "/".join(name for name in path.split("/") if name)
+    """Return a path as the API has it: names with single slashes between them.  Raises ``Invalid``."""
+    return "/".join(name for name in _utf8(path, "path").split("/") if name)
+
+
+def _utf8(text: str, field: str) -> str:
+    """Return text of the command line.  Raises ``Invalid`` if it had other bytes than UTF-8."""
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise Invalid(f"{text!a} is not UTF-8.", field=field)
+    return text

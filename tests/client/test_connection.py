@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from godrive.client.connection import Connection, Patience
 from godrive.client.logins import LogInFile
-from godrive.errors import StoreUnavailable
+from godrive.client.remote import Remote
+from godrive.errors import Invalid, StoreUnavailable
 from tests.servers import free_port
 
 pytestmark = pytest.mark.anyio
@@ -69,3 +72,17 @@ async def check(tmp_path: Path, url: str) -> None:
     async with Connection(url, file=LogInFile(tmp_path / "log-ins.json"), patience=0.0) as connection:
         with pytest.raises(StoreUnavailable, match=f"^{url} does not answer: .*[.]$"):
             await connection.log_in("ann@example.org", "correct horse")
+
+
+async def test_a_name_that_is_not_utf_8_is_refused_before_it_is_sent(tmp_path: Path) -> None:
+    name = os.fsdecode(b"a\xff")
+    async with Remote(f"http://127.0.0.1:{free_port()}", file=LogInFile(tmp_path / "log-ins.json")) as remote:
+        for ask in (
+            remote.get(name),
+            remote.trash(name),
+            remote.make_folder(name, parents=True),
+            anext(aiter(remote.search(name))),
+            remote.begin_upload(name, 1, sha256="", modified_at=datetime.now(UTC), on_conflict="fail"),
+        ):
+            with pytest.raises(Invalid, match=r"^'a\\udcff' is not UTF-8\.$"):
+                await ask
