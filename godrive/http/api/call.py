@@ -12,6 +12,7 @@ from godrive.credentials import UrlSigner
 from godrive.drive import GoDrive
 from godrive.errors import DriveError, Forbidden, Invalid
 from godrive.http.api.authentication import authenticate, signature_reader
+from godrive.http.api.conditions import check_no_date
 from godrive.http.api.idempotency import IDEMPOTENCY_KEY, answer_once, describe_body
 from godrive.http.api.operations import SIGNED, Operation
 from godrive.http.api.paths import PARAMETER, read_path
@@ -170,12 +171,15 @@ def bind(
     longest = min(server.max_body_bytes, PUBLIC_BODY) if not scopes else server.max_body_bytes
     parameters, fields, sends_responses = operation.parameters, operation.fields, operation.sends_responses
     waits, paced = operation.waits, operation.paced
+    changes_entry = operation.conditional and operation.method != hdrs.METH_GET
 
     async def handle(request: web.Request) -> web.StreamResponse:
         call = Call(request, drive, proxies, original=original)
         if scopes:
             call.by = await authenticate(request, drive, scopes)
             findings.get().user = call.by.user_id
+        if changes_entry:
+            check_no_date(request)
         arguments: dict[str, Any] = {}
         for name in parameters:
             arguments[name] = read_path(request) if name == PARAMETER else read_id(request, name)
@@ -231,6 +235,8 @@ def bind(
             if read_query is not None:
                 arguments["query"] = read_query(request)
             call.queue(usual, call.by.user_id)
+        if changes_entry:
+            check_no_date(request)
         try:
             if replays and IDEMPOTENCY_KEY in request.headers:
                 said = describe_body(request)

@@ -57,6 +57,18 @@ def exists(detail: str) -> PreconditionFailed:
     return PreconditionFailed(detail, field=hdrs.IF_NONE_MATCH)
 
 
+def check_no_date(request: web.Request) -> None:
+    """Raises ``Invalid`` for a request that changes something only if nothing has changed since a date.
+
+    Entries have entity tags: a date is too coarse to tell two changes apart, and if it were ignored, the client would
+    overwrite what it does not know.  With ``If-Match``, the date does not count (section 13.1.4).
+    """
+    if hdrs.IF_UNMODIFIED_SINCE not in request.headers or hdrs.IF_MATCH in request.headers:
+        return
+    if _date(request, hdrs.IF_UNMODIFIED_SINCE) is not None:
+        raise Invalid("Send If-Match with the entity tag instead.", field=hdrs.IF_UNMODIFIED_SINCE)
+
+
 def is_unmodified(request: web.Request, etag: ETag, modified_at: datetime) -> bool:
     """Whether the client has the current content, so that the answer is ``304``.
 

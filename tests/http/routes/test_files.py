@@ -157,6 +157,25 @@ async def test_if_match_guards_the_way_to_the_trash_and_back_and_out(ann: Person
         assert (await ann(method, at)).status == done
 
 
+async def test_a_change_that_depends_on_a_date_is_refused_and_not_carried_out(ann: Person) -> None:
+    file = await ann.upload("a.txt")
+    path, date = f"/v1/files/{file['id']}", "Mon, 01 Jan 2024 00:00:00 GMT"
+    for method, at, body in (
+        ("PUT", "/v1/files/by-path/a.txt", {"data": b"other"}),
+        ("POST", "/v1/files?name=a.txt&on_conflict=replace", {"data": b"other"}),
+        ("PATCH", path, {"json": {"name": "b.txt"}}),
+        ("DELETE", path, {}),
+        ("DELETE", "/v1/files/by-path/a.txt", {}),
+        ("POST", "/v1/files/upload-intent", {"json": {"filename": "a.txt", "size_bytes": 1, "on_conflict": "replace"}}),
+    ):
+        refused = await ann(method, at, headers={"If-Unmodified-Since": date}, **body)
+        assert (refused.status, refused.json["field"]) == (422, "If-Unmodified-Since"), (method, at)
+    assert (await ann("GET", path)).json == file
+    headers = {"If-Unmodified-Since": date, "If-Match": f'"{file["etag"]}"'}
+    assert (await ann("PATCH", path, {"name": "b.txt"}, headers=headers)).status == 200
+    assert (await ann("DELETE", path, headers={"If-Unmodified-Since": "no date"})).status == 200
+
+
 @pytest.mark.parametrize(
     "name", ["", ".", "..", "a/b", "a\\b", "a\0b", "a\nb", "x" * 256, "é" * 256, "\x7f", 7, None, ["a"]]
 )
