@@ -1,17 +1,14 @@
 """Uploads whose bytes come in several requests.  Every protocol for them uses these functions.
 
-Theory of operation.  The row of the upload has the offset: all bytes before it
-are durable.  An append first claims the row, then passes its body to the blob
-store, and each time that the store has more bytes durably, it moves the offset
-by compare-and-set.  Of two appends, in whatever process, only the one that
-claimed last can move it.  So a kill at any time loses only bytes after the
-offset, and the client sends those again.  An append whose last move is known
-leaves its claim to the next one in the same process, which need not write a row
-before it reads bytes, and within a moment need not read it either.
+Theory of operation.  The row of the upload has the offset: all bytes before it are durable.  An append first claims
+the row, then passes its body to the blob store, and each time that the store has more bytes durably, it moves the
+offset by compare-and-set.  Of two appends, in whatever process, only the one that claimed last can move it.  So a
+kill at any time loses only bytes after the offset, and the client sends those again.  An append whose last move is
+known leaves its claim to the next one in the same process, which need not write a row before it reads bytes, and
+within a moment need not read it either.
 
-In one process, a new request for an upload first ends the one before it: that
-body ends where it is, what came of it is made durable, and the new request sees
-the offset after it.
+In one process, a new request for an upload first ends the one before it: that body ends where it is, what came of it
+is made durable, and the new request sees the offset after it.
 """
 
 from __future__ import annotations
@@ -191,12 +188,14 @@ async def concatenate(
     modified_at: datetime | None = None,
     if_match: ETag | None = None,
     note: str = "",
+    check: Callable[[Upload], None] | None = None,
     turn: Turn = NO_TURN,
 ) -> Upload:
     """Make a file of the bytes of *parts*, one after another.  Idempotent.
 
-    Raises what ``JoinUploads`` raises, ``StorageFull``, ``StoreUnavailable``
-    (the parts stay), and what publishing a file raises.
+    *check* gets the upload before any byte is joined: it may have been begun with other parts, or in another order.
+    Raises what ``JoinUploads`` and *check* raise, ``StorageFull``, ``StoreUnavailable`` (the parts stay), and what
+    publishing a file raises.
     """
     async with turn:
         joined = await drive.metadata.ask(
@@ -213,6 +212,8 @@ async def concatenate(
                 note=note,
             )
         )
+    if check is not None:
+        check(joined.upload)
     async with drive.append_turns.take(joined.upload.id):
         upload = await _join(drive, by, joined)
         upload = await _finish_if_complete(drive, by, upload, turn, is_claimed=True)

@@ -5,6 +5,8 @@ A dialect of :mod:`godrive.resumable`, which decides everything: here are header
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 from aiohttp import hdrs, web
 
@@ -40,7 +42,7 @@ from godrive.http.routes.tus_metadata import KNOWN, read_wanted
 from godrive.http.routes.tus_state import ALWAYS, PATH, describe, note_of, parts_of, state_of, url_of
 from godrive.http.routes.uploads import UploadView, view_upload
 from godrive.messages.uploads import GetUpload
-from godrive.model import At, OnConflict, Upload, UploadId
+from godrive.model import At, OnConflict, Upload, UploadId, UploadState
 from godrive.principal import Scope
 
 routes = Routes("tus", always=ALWAYS)
@@ -177,10 +179,9 @@ async def _create(call: Call, base: At | None, parent_id: str | None, on_conflic
             on_conflict=wanted.on_conflict,
             modified_at=wanted.modified_at,
             note=note_of(sent, request.headers[tus.CONCAT]),
+            check=partial(_check_parts, parts=concat.parts),
             turn=call.turn(),
         )
-        if parts_of(upload) != concat.parts:
-            raise Conflict("The parts were joined in another order.", field=tus.CONCAT)
         return _created(call, upload)
     length = tus.read_length(request)
     if length is not None and size is not None and size > length:
@@ -204,6 +205,12 @@ async def _create(call: Call, base: At | None, parent_id: str | None, on_conflic
         call.on_error(hdrs.LOCATION, url_of(call, upload))  # what has arrived by then stays
         upload = await _receive(call, upload.id, 0, None, checksum)
     return _created(call, upload)
+
+
+def _check_parts(upload: Upload, parts: tuple[str, ...]) -> None:
+    is_open = upload.state in (UploadState.PENDING, UploadState.COMMITTED)
+    if is_open and parts_of(upload) != parts:
+        raise Conflict("The parts were joined with others, or in another order.", field=tus.CONCAT)
 
 
 async def _receive(

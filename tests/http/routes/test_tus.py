@@ -14,13 +14,14 @@ import anyio
 import pytest
 
 from godrive.blobs import BlobStore
+from godrive.errors import StoreUnavailable
 from godrive.http.wire import fair_queue
 from godrive.http.wire.direct_body import DirectBody
 from godrive.messages.ingest import Reconcile
 from godrive.messages.janitor import Sweep
 from godrive.testing import chunks
 from tests.cases import each
-from tests.http.client import Person, Site
+from tests.http.client import Answer, Person, Site
 from tests.http.conftest import OpenSite
 from tests.http.routes.test_storing import Wire, check_nothing_left, content_of, names, set_quota, wire
 from tests.http.tus import CHUNK, HELLO, MIB, checksum, create, file_at, head, metadata, offset_of, patch, send
@@ -212,6 +213,33 @@ async def test_parts_are_joined_in_the_order_that_is_said(ann: Person, site: Sit
         refused = await patch(ann, answer.headers["Location"], offset, b"x")
         assert (refused.status, refused.json["code"]) == (403, "forbidden")
     assert await names(ann) == ["a"]
+    await check_nothing_left(site, ann)
+
+
+async def test_a_join_that_was_interrupted_goes_on_with_the_same_parts_only(
+    ann: Person, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    urls = [await create(ann, len(part), Upload_Concat="partial", Upload_Metadata="") for part in (b"one", b"two!")]
+    for url, part in zip(urls, (b"one", b"two!"), strict=True):
+        assert (await patch(ann, url, 0, part)).status == 204
+
+    async def join(*parts: str) -> Answer:
+        said = metadata(filename="a")
+        return await send(ann, "POST", "/v1/tus", Upload_Concat=f"final;{' '.join(parts)}", Upload_Metadata=said)
+
+    async def down(*_: object) -> None:
+        raise StoreUnavailable("down")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(site.drive.appendable, "join", down)
+        assert (await join(*urls)).status == 503
+    for others in (urls[:1], urls[::-1], [*urls, urls[0]]):
+        refused = await join(*others)
+        assert (refused.status, refused.json["code"]) == (409, "conflict")
+        assert await names(ann) == []
+    answer = await join(*urls)
+    assert answer.status == 201, answer.content
+    assert await content_of(ann, await file_at(ann, answer)) == b"onetwo!"
     await check_nothing_left(site, ann)
 
 
