@@ -269,7 +269,7 @@ async def test_what_a_killed_backup_has_linked_is_durable_before_it_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    listed = DiskBlobStore.size_pages
+    listed = DiskBlobStore.key_pages
 
     def noted(store: DiskBlobStore, *values: Any, **options: Any) -> Any:
         order.append("list")
@@ -278,7 +278,7 @@ async def test_what_a_killed_backup_has_linked_is_durable_before_it_counts(
     monkeypatch.setattr(os, "sync", lambda: order.append("sync"))
     async with drive_in(tmp_path / "drive") as drive:
         await fill(drive)
-        monkeypatch.setattr(DiskBlobStore, "size_pages", noted)
+        monkeypatch.setattr(DiskBlobStore, "key_pages", noted)
         await back_up(drive, tmp_path / "backup")
     assert order[:2] == ["sync", "list"]
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import aclosing, closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from godrive.blobs.pages import AT_ONCE, Page, aligned
+from godrive.blobs.key_ranges import KeyRanges
+from godrive.blobs.pages import AT_ONCE, KeyPage
 from godrive.model import ObjectKey
 
 _KEYS_AT_ONCE = 50
 
-_KEYS = "SELECT object_key FROM versions ORDER BY object_key"
+_KEYS = KeyRanges("versions", "object_key")
 _DESCRIBED = (
     "SELECT object_key, MIN(size_bytes), MIN(sha256) FROM {source}versions WHERE {where}next_purge_at IS NULL AND NOT "
     "EXISTS (SELECT 1 FROM {source}entries e WHERE e.id = file_id AND e.state = 'purging') "
@@ -49,28 +50,25 @@ def named_in(source: str) -> str:
 
 
 async def lacking(
-    connection: sqlite3.Connection, there: AsyncGenerator[Page, None], count: Callable[[int], None]
+    connection: sqlite3.Connection, there: AsyncGenerator[KeyPage, None], count: Callable[[int], None]
 ) -> AsyncIterator[list[Named]]:
     """Yield what a snapshot names and a store lacks, which has *there*.  *count* is called with the blobs compared.
 
     The work is in proportion to what is lacking, but for a glance at each key.
     """
-    async for named, have in aligned(_keys(connection), there):
-        keys = sorted(named.keys() - have.keys())
-        if keys:
-            yield await asyncio.to_thread(_describe, connection, keys)
-        count(len(named))
+    after = ""
+    async with aclosing(there):
+        async for upto, keys in there:
+            have = set(keys)
+            while after < upto:
+                after, rows = await asyncio.to_thread(_KEYS.read, connection, after, upto, AT_ONCE)
+                named = set(rows)  # several versions may share a blob
+                if not named <= have:
+                    yield await asyncio.to_thread(_describe, connection, sorted(named - have))
+                count(len(named))
 
 
-async def _keys(connection: sqlite3.Connection) -> AsyncGenerator[Page, None]:
-    cursor, last = connection.execute(_KEYS), ""
-    while rows := await asyncio.to_thread(cursor.fetchmany, AT_ONCE):
-        page = {key: 0 for (key,) in rows if key != last}  # several versions may share a blob
-        last = rows[-1][0]
-        yield page
-
-
-def _describe(connection: sqlite3.Connection, keys: list[ObjectKey]) -> list[Named]:
+def _describe(connection: sqlite3.Connection, keys: list[str]) -> list[Named]:
     """Return those of the blobs that are not being purged."""
     found: list[Named] = []
     for start in range(0, len(keys), _KEYS_AT_ONCE):

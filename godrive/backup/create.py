@@ -22,12 +22,11 @@ from godrive.backup.still import Still, standing_still
 from godrive.backup.target import Image, Snapshot, Target, new_id
 from godrive.backup.together import for_each
 from godrive.blobs import BlobDamaged, BlobStore
-from godrive.blobs.pages import Page, size_pages
+from godrive.blobs.pages import KeyPage, key_pages
 from godrive.drive import GoDrive
 from godrive.errors import Conflict, DigestMismatch, LengthMismatch, NotFound, UploadFinished
 from godrive.lease import Lease
 from godrive.messages.backups import MadeBackup, NoteBackup
-from godrive.model import ObjectKey
 
 T = TypeVar("T")
 
@@ -108,7 +107,7 @@ async def _create(
     now = drive.clock.now()
     pace = rests.after(pace)
     with (
-        Spool(folder / "there", ObjectKey) as there,
+        Spool(folder / "there", str) as there,
         Spool(folder / "lacking", Named) as blobs,
         Spool(folder / "parts", Part) as parts,
     ):
@@ -164,12 +163,12 @@ async def _still_catalog(drive: GoDrive, folder: Path, rests: Rests) -> AsyncIte
         yield still
 
 
-async def _list(target: Target, there: Spool[ObjectKey], rests: Rests) -> set[str]:
+async def _list(target: Target, there: Spool[str], rests: Rests) -> set[str]:
     """List what the target has, and return the keys of parts.  The rest may be too long for the memory."""
     own: set[str] = set()
-    async for page in size_pages(target.store, sized=False):
+    async for page in key_pages(target.store):
         own.update(target.own(page))
-        await asyncio.to_thread(there.add, [*page])
+        await asyncio.to_thread(there.add, [" ".join([page.upto, *page.keys])])  # faster than a text for each key
         await rests.pause()
     return own
 
@@ -194,10 +193,11 @@ def _split(still: Still, target: Target, known: set[str], parts: Spool[Part], re
     return Image(size, file, log)
 
 
-async def _pages(keys: Spool[ObjectKey], rests: Rests) -> AsyncGenerator[Page, None]:
-    pages = keys.pages()
+async def _pages(there: Spool[str], rests: Rests) -> AsyncGenerator[KeyPage, None]:
+    pages = there.pages()
     while (page := await asyncio.to_thread(next, pages, None)) is not None:
-        yield dict.fromkeys(page, 0)
+        upto, *keys = page[0].split(" ")
+        yield KeyPage(upto, keys)
         await rests.pause()
 
 

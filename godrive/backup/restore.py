@@ -16,7 +16,7 @@ from godrive.backup.rests import Pace
 from godrive.backup.target import Snapshot, Target
 from godrive.backup.together import for_each
 from godrive.blobs import BlobStore
-from godrive.blobs.pages import size_pages
+from godrive.blobs.pages import key_pages
 from godrive.clock import Clock
 from godrive.config import Config
 from godrive.errors import ConfigError
@@ -96,7 +96,7 @@ async def _put_blobs(blobs: BlobStore, target: Target, catalog: Path, progress: 
     with opened(catalog) as connection:
 
         async def needed() -> AsyncIterator[Named]:
-            async for page in lacking(connection, size_pages(blobs, sized=False), progress.compared):
+            async for page in lacking(connection, key_pages(blobs), progress.compared):
                 for named in page:
                     yield named
 

@@ -30,7 +30,7 @@ from nacl.exceptions import CryptoError
 
 from godrive.blobs import BlobDamaged, BlobStore
 from godrive.blobs.body_check import BodyCheck
-from godrive.blobs.pages import Page, size_pages
+from godrive.blobs.pages import KeyPage, key_pages
 from godrive.errors import ConfigError
 from godrive.model import BlobInfo, ObjectKey
 
@@ -210,9 +210,9 @@ class SealedStore(BlobStore):
         """See :meth:`godrive.blobs.BlobStore.delete`."""
         await self._store.delete(key)
 
-    def size_pages(self, *, sized: bool = True) -> AsyncGenerator[Page, None]:
-        """See :meth:`godrive.blobs.pages.SizePages.size_pages`."""
-        return size_pages(self._store, sized=sized)
+    def key_pages(self) -> AsyncGenerator[KeyPage, None]:
+        """See :meth:`godrive.blobs.pages.KeyPages.key_pages`."""
+        return key_pages(self._store)
 
     def list(self, *, after: str = "") -> AsyncIterator[BlobInfo]:
         """See :meth:`godrive.blobs.BlobStore.list`."""

@@ -14,7 +14,7 @@ from godrive import config
 from godrive.backup.passphrase import unlocked
 from godrive.backup.place import opened_store
 from godrive.blobs import BlobStore
-from godrive.blobs.pages import Page
+from godrive.blobs.pages import KeyPage
 from godrive.clock import Clock
 from godrive.errors import ConfigError, DigestMismatch, NotFound, UploadFinished
 from godrive.model import ObjectKey
@@ -166,9 +166,9 @@ class Target:
         """Whether the key is not that of a blob of the drive."""
         return key.startswith((_CATALOG, _SNAPSHOT, _PART))
 
-    def own(self, page: Page) -> list[ObjectKey]:
+    def own(self, page: KeyPage) -> list[str]:
         """Return the own keys of a page.  The shards of most blobs are numbers, which come before all of them."""
-        return [*filter(self.is_own, page)] if page and next(reversed(page)) > _CATALOG else []
+        return [*filter(self.is_own, page.keys)] if page.upto > _CATALOG else []
 
     async def own_keys(self, snapshots: Iterable[Snapshot]) -> set[str]:
         """Return the own keys that these snapshots need.  Raises ``NotFound``, ``BlobDamaged``, ``DigestMismatch``."""

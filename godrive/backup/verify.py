@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,13 +16,15 @@ from godrive.backup.passphrase import drop_old_keys, is_key_object
 from godrive.backup.rests import NEVER, Pace, Rests
 from godrive.backup.target import Snapshot, Target
 from godrive.blobs import BlobDamaged
-from godrive.blobs.pages import AT_ONCE, Page, aligned, size_pages
+from godrive.blobs.key_ranges import KeyRanges
+from godrive.blobs.pages import AT_ONCE, key_pages
 from godrive.checker import compare
 from godrive.errors import Conflict, DigestMismatch, NotFound
 from godrive.messages.expected import Fault
 from godrive.model import ObjectKey
 
 _KEEP = "CREATE TABLE kept (object_key TEXT PRIMARY KEY, size_bytes INTEGER NOT NULL, sha256 TEXT) WITHOUT ROWID"
+_KEYS = KeyRanges("kept", "object_key")
 
 
 async def verify(
@@ -71,13 +73,17 @@ async def prune(target: Target, keep: Iterable[Snapshot], rests: Rests = NEVER) 
         for snapshot in dropped:
             await target.forget(snapshot)
         await drop_old_keys(target.store)
-        unneeded: list[ObjectKey] = []
-        async for needed, there in aligned(_pages(kept), size_pages(target.store, sized=False)):
-            keys = there.keys() - needed.keys() - own
-            unneeded += sorted(key for key in keys if not is_key_object(key))
+        unneeded: list[str] = []
+        after = ""
+        async for upto, keys in key_pages(target.store):
+            there = {*keys} - own
+            while after < upto:
+                after, needed = await asyncio.to_thread(_KEYS.read, kept, after, upto, AT_ONCE)
+                there.difference_update(needed)
+            unneeded += sorted(key for key in there if not is_key_object(key))
             await rests.pause()
         blobs = 0
-        for key in unneeded:
+        for key in map(ObjectKey, unneeded):
             if not await target.may_be_new(key):
                 await target.store.delete(key)
                 blobs += not target.is_own(key)
@@ -91,12 +97,6 @@ def _kept(folder: Path) -> Iterator[sqlite3.Connection]:
     with closing(sqlite3.connect((folder / "kept.db").as_uri(), uri=True, check_same_thread=False)) as kept:
         kept.execute(_KEEP)
         yield kept
-
-
-async def _pages(kept: sqlite3.Connection) -> AsyncGenerator[Page, None]:
-    cursor = kept.execute("SELECT object_key, size_bytes FROM kept ORDER BY object_key")
-    while rows := await asyncio.to_thread(cursor.fetchmany, AT_ONCE):
-        yield dict(rows)
 
 
 async def _gather(

@@ -22,11 +22,17 @@ OWNER: ContextVar[str] = ContextVar("owner", default="")
 """Whose bytes a put stores, for stores in which bodies wait for each other."""
 
 _KEY = re.compile(r"([0-9a-z-]{1,32})/([0-9a-z-]{1,64})", re.ASCII)
+_NAMES = re.compile(r"(?:[0-9a-z-]{1,64}/)*", re.ASCII)
 
 
 def is_key(text: str) -> bool:
     """Whether the text has the form of an object key."""
     return _KEY.fullmatch(text) is not None
+
+
+def are_names(names: list[str]) -> bool:
+    """Whether all of them are names of blobs in a shard: a look at each would take longer than to list them."""
+    return _NAMES.fullmatch("/".join([*names, ""])) is not None
 
 
 def split_key(key: str) -> tuple[str, str]:

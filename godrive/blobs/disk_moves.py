@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from godrive.blobs.objects import Objects
 from godrive.blobs.packs import Packs, PackStatus, moving
-from godrive.blobs.pages import AT_ONCE, Page, aligned
+from godrive.blobs.pages import AT_ONCE, KeyPage, Page, aligned
 from godrive.model import BlobInfo
 
 T = TypeVar("T")
@@ -47,9 +47,23 @@ class DiskMoves:
         with moving.alone(self._path / "packs"):
             return await moving.unpack(self._objects, self._packs, self._run)
 
-    async def size_pages(self, *, sized: bool = True) -> AsyncGenerator[Page, None]:
+    async def key_pages(self) -> AsyncGenerator[KeyPage, None]:
+        """See :meth:`godrive.blobs.pages.KeyPages.key_pages`."""
+        pages, after = self._objects.key_pages(AT_ONCE), ""
+        while (page := await self._run(next, pages, None)) is not None:
+            upto, files = page
+            while self._packs is not None and after < upto:
+                after, packed = await self._packs.keys_within(after, upto, AT_ONCE)
+                if after < upto:
+                    yield KeyPage(after, packed + [key for key in files if key <= after])
+                    files = [key for key in files if key > after]
+                else:
+                    files += packed
+            yield KeyPage(upto, files)
+
+    async def size_pages(self) -> AsyncGenerator[Page, None]:
         """See :meth:`godrive.blobs.pages.SizePages.size_pages`."""
-        async for files, packed in aligned(self._file_pages(sized=sized), self._packed_pages()):
+        async for files, packed in aligned(self._file_pages(), self._packed_pages()):
             if not packed:
                 yield files
             elif not files:
@@ -58,8 +72,8 @@ class DiskMoves:
                 both = packed | files
                 yield {key: both[key] for key in sorted(both)}
 
-    async def _file_pages(self, *, sized: bool) -> AsyncGenerator[Page, None]:
-        pages = self._objects.size_pages(AT_ONCE, sized=sized)
+    async def _file_pages(self) -> AsyncGenerator[Page, None]:
+        pages = self._objects.size_pages(AT_ONCE)
         while (page := await self._run(next, pages, None)) is not None:
             yield page
 

@@ -10,10 +10,11 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from godrive.blobs import is_key, split_key
+from godrive.blobs import are_names, is_key, split_key
 from godrive.blobs.attributes import MIME, SHA256, describe, noted
 from godrive.blobs.failures import is_full
 from godrive.blobs.folders import Shards, make_folder, open_folder
+from godrive.blobs.pages import END, KeyPage
 from godrive.blobs.staging import Staging, StagingFile
 from godrive.errors import NotFound
 from godrive.model import BlobInfo, ObjectKey
@@ -114,6 +115,10 @@ class Objects:
 
     def keys_after(self, shard: str, after: str) -> list[ObjectKey]:
         """The keys of one shard that are greater than *after*, in order."""
+        return sorted(ObjectKey(key) for key in self._keys(shard) if key > after)
+
+    def _keys(self, shard: str) -> list[str]:
+        """The keys of one shard."""
         try:
             folder = open_folder(shard, self.objects)
         except OSError as error:
@@ -121,22 +126,34 @@ class Objects:
                 raise
             return []
         try:
-            keys = [f"{shard}/{path.name}" for path in os.scandir(folder)]
+            names = os.listdir(folder)  # noqa: PTH208 - of a handle
         finally:
             os.close(folder)
-        return sorted(ObjectKey(key) for key in keys if key > after and is_key(key))
+        if not are_names(names):
+            names = [name for name in names if is_key(f"{shard}/{name}")]
+        return [f"{shard}/{name}" for name in names]
 
-    def size_pages(self, at_most: int, *, sized: bool) -> Iterator[dict[ObjectKey, int]]:
-        """The sizes of all blobs, in key order, in pages of *at_most* so many.  Unless *sized*, they are 0."""
+    def key_pages(self, at_least: int) -> Iterator[KeyPage]:
+        """The keys of all blobs, in pages of whole shards, of *at_least* so many but for the last."""
+        found: list[str] = []
+        for shard in self.shards_after(""):
+            found += self._keys(shard)
+            if len(found) >= at_least:
+                yield KeyPage(f"{shard}/{END}", found)
+                found = []
+        yield KeyPage(END, found)
+
+    def size_pages(self, at_most: int) -> Iterator[dict[ObjectKey, int]]:
+        """The sizes of all blobs, in key order, in pages of *at_most* so many."""
         found: list[tuple[ObjectKey, int]] = []
         for shard in self.shards_after(""):
-            found += self._sizes(shard, sized=sized)
+            found += self._sizes(shard)
             while len(found) >= at_most:
                 yield dict(found[:at_most])
                 del found[:at_most]
         yield dict(found)
 
-    def _sizes(self, shard: str, *, sized: bool) -> Iterator[tuple[ObjectKey, int]]:
+    def _sizes(self, shard: str) -> Iterator[tuple[ObjectKey, int]]:
         """The sizes of the blobs of one shard, in key order."""
         try:
             folder = open_folder(shard, self.objects)
@@ -148,9 +165,6 @@ class Objects:
             found = {entry.name: entry for entry in os.scandir(folder)}
             for name in sorted(found):
                 if not is_key(key := f"{shard}/{name}"):
-                    continue
-                if not sized:
-                    yield ObjectKey(key), 0
                     continue
                 with suppress(FileNotFoundError):  # deleted meanwhile
                     status = found[name].stat(follow_symlinks=False)

@@ -1,7 +1,9 @@
-"""The sizes of blobs by key, in pages, and two such streams side by side.
+"""The blobs of a store in pages: their sizes, or only their keys.
 
-To compare millions of keys one by one takes longer than to read them.  A page is
-a dict, so a caller compares two of them at once, as sets.
+To compare millions of keys one by one takes longer than to read them, so a caller
+compares whole pages.  A page of sizes is a dict, and two streams of them are read
+side by side.  A page of keys says how far it reaches, so a caller asks a database
+for what that has in the same range.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from itertools import islice
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from godrive.blobs import BlobStore
 from godrive.model import ObjectKey
@@ -20,23 +22,39 @@ Page: TypeAlias = dict[ObjectKey, int]
 
 AT_ONCE = 5000
 
+END = "~"
+"""Greater than every key."""
+
+
+class KeyPage(NamedTuple):
+    """All keys up to *upto* that are greater than the *upto* of the page before, in any order."""
+
+    upto: str
+    keys: list[str]
+
 
 @runtime_checkable
 class SizePages(Protocol):
     """A store that lists the sizes of its blobs much faster than it describes them."""
 
-    def size_pages(self, *, sized: bool = True) -> AsyncGenerator[Page, None]:
-        """All blobs in key order.  One that is moved meanwhile may be left out.
-
-        Unless *sized*, sizes may be 0, which takes less.
-        """
+    def size_pages(self) -> AsyncGenerator[Page, None]:
+        """All blobs in key order.  One that is moved meanwhile may be left out."""
         ...
 
 
-async def size_pages(store: BlobStore, *, sized: bool = True) -> AsyncGenerator[Page, None]:
+@runtime_checkable
+class KeyPages(Protocol):
+    """A store that lists the keys of its blobs much faster than it describes them."""
+
+    def key_pages(self) -> AsyncGenerator[KeyPage, None]:
+        """All keys; the last page reaches to :data:`END`.  A blob that is moved meanwhile may be left out."""
+        ...
+
+
+async def size_pages(store: BlobStore) -> AsyncGenerator[Page, None]:
     """Yield the sizes of all blobs of the store, as :meth:`SizePages.size_pages` does."""
     if isinstance(store, SizePages):
-        async with aclosing(store.size_pages(sized=sized)) as pages:
+        async with aclosing(store.size_pages()) as pages:
             async for page in pages:
                 yield page
         return
@@ -47,6 +65,22 @@ async def size_pages(store: BlobStore, *, sized: bool = True) -> AsyncGenerator[
             yield page
             page = {}
     yield page
+
+
+async def key_pages(store: BlobStore) -> AsyncGenerator[KeyPage, None]:
+    """Yield the keys of all blobs of the store, as :meth:`KeyPages.key_pages` does."""
+    if isinstance(store, KeyPages):
+        async with aclosing(store.key_pages()) as pages:
+            async for page in pages:
+                yield page
+        return
+    keys: list[str] = []
+    async for blob in store.list():
+        keys.append(blob.key)
+        if len(keys) == AT_ONCE:
+            yield KeyPage(blob.key, keys)
+            keys = []
+    yield KeyPage(END, keys)
 
 
 async def aligned(

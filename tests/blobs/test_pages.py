@@ -1,16 +1,20 @@
-"""Pages of sizes: two streams side by side have each key of both once, in order."""
+"""Pages of sizes: two streams side by side have each key of both once, in order.  Pages of keys have every key."""
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncGenerator
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from godrive.blobs.disk import DiskBlobStore
+from godrive.blobs.key_ranges import KeyRanges
 from godrive.blobs.memory import MemoryBlobStore
-from godrive.blobs.pages import Page, aligned, size_pages
+from godrive.blobs.pages import END, Page, aligned, key_pages, size_pages
 from godrive.model import ObjectKey
 from godrive.testing import chunks
 
@@ -65,4 +69,39 @@ async def test_the_pages_of_a_store_are_its_list(
     assert [item for page in pages for item in page.items()] == [
         (blob.key, blob.size_bytes) async for blob in store.list()
     ]
+    after, found = "", []
+    async for upto, keys in key_pages(store):
+        assert all(after < key <= upto for key in keys)
+        after = upto
+        found.append(sorted(keys))
+    assert len(found) > 5
+    assert after == END
+    assert [key for keys in found for key in keys] == [blob.key async for blob in store.list()]
     await store.close()
+
+
+async def test_the_pages_of_keys_leave_out_what_is_no_blob(tmp_path: Path) -> None:
+    store = DiskBlobStore(tmp_path, pack_below=0)
+    await store.open()
+    for key in ("01/a", "01/b", "02/a"):
+        await store.put(ObjectKey(key), chunks(b"some", 4), size=4)
+    for name in ("01/a.tmp", "01/A", "01/two words", "01/line\n", f"01/{'x' * 65}", "other", "03.bak"):
+        (tmp_path / "objects" / name).write_bytes(b"")
+    assert [key async for page in key_pages(store) for key in sorted(page.keys)] == ["01/a", "01/b", "02/a"]
+    await store.close()
+
+
+@given(st.lists(st.integers(0, 30)), st.integers(0, 31), st.integers(0, 31), st.integers(1, 9))
+def test_a_range_of_a_table_is_read_piece_by_piece(rows: list[int], after: int, upto: int, at_once: int) -> None:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute("CREATE TABLE named (key TEXT NOT NULL)")
+        connection.execute("CREATE INDEX named_key ON named (key)")
+        connection.executemany("INSERT INTO named VALUES (?)", [(f"{row:02}/x",) for row in rows])
+        reached, end, found = f"{after:02}/x", f"{upto:02}/x", []
+        while reached < end:
+            before = reached
+            reached, keys = KeyRanges("named", "key").read(connection, before, end, at_once)
+            assert all(before < key <= reached for key in keys)
+            assert reached == end or len(keys) >= at_once
+            found += keys
+        assert sorted(found) == [f"{row:02}/x" for row in sorted(rows) if after < row <= upto]

@@ -178,6 +178,11 @@ class Packs:
         with _failures():
             return await self._run(self._reader.sizes_after, key, limit)  # type: ignore[arg-type]
 
+    async def keys_within(self, after: str, upto: str, limit: int) -> tuple[str, list[str]]:
+        """See :meth:`godrive.blobs.key_ranges.KeyRanges.read`."""
+        with _failures():
+            return await self._run(self._reader.keys_within, after, upto, limit)
+
     async def release_removed(self) -> None:
         """Close packs that another process has removed, so that their room is given back."""
 

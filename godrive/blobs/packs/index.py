@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from godrive.blobs.key_ranges import KeyRanges
 from godrive.wal_lock import WalLock
 
 _TIMEOUT = 10.0
@@ -29,6 +30,7 @@ _SCHEMA = (
     "PRAGMA user_version = 1",
 )
 _PLACE = "SELECT key, pack, start, length, size, stored_ns, sha256, mime FROM blobs "
+_KEYS = KeyRanges("blobs", "key")
 
 
 class Place(NamedTuple):
@@ -122,6 +124,10 @@ class Index:
     def sizes_after(self, key: str, limit: int) -> dict[str, int]:
         """The sizes of the next *limit* blobs, in key order."""
         return dict(self._execute("SELECT key, size FROM blobs WHERE key > ? ORDER BY key LIMIT ?", (key, limit)))
+
+    def keys_within(self, after: str, upto: str, limit: int) -> tuple[str, list[str]]:
+        """The next *limit* keys in a range, and how far they reach."""
+        return _KEYS.read(self._connection, after, upto, limit)
 
     def add(self, places: list[Place]) -> None:
         """Add blobs, whose records are in the pack."""

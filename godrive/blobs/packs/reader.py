@@ -82,6 +82,11 @@ class PackReader:
         with self._lock:
             return self._large.sizes_after(key, limit)
 
+    def keys_within(self, after: str, upto: str, limit: int) -> tuple[str, list[str]]:
+        """The next *limit* keys in a range, and how far they reach.  For threads."""
+        with self._lock:
+            return self._large.keys_within(after, upto, limit)
+
     def read_now(self, place: Place) -> bytes | None:
         """The blob at *place*; ``None`` if it was deleted.  For the event loop.
 
