@@ -20,7 +20,7 @@ LONGEST = 1.0
 _STEPS = 10_000
 """Steps of SQLite's virtual machine between two looks whether it is time to rest."""
 
-BACKGROUND = 0.62
+BACKGROUND = 0.5
 """The share of the time for work in the background.  Some of it waits for the disk, so it takes less of a processor."""
 
 Pace = Callable[[int], Awaitable[None]]
