@@ -55,7 +55,7 @@ def _recount(arguments: argparse.Namespace) -> int:
     if arguments.json:
         sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
     elif not wrong:
-        sys.stdout.write("The usage of every user is what their files add up to, and the index has every name.\n")
+        sys.stdout.write("The usage of every user equals their files, and the index has every name.\n")
     else:
         done = "nothing was changed" if arguments.check else f"corrected {counted(result['corrected'], 'user')}"
         sys.stdout.write(

@@ -171,7 +171,7 @@ def _confirm(user: User, arguments: argparse.Namespace) -> None:
 async def _rename(drive: GoDrive, arguments: argparse.Namespace) -> None:
     user = await find_user(drive, arguments.user)
     renamed = await drive.auth.ask(SetEmail(_OPERATOR, user.id, arguments.email))
-    _say(f"{_name(user)} is now {_name(renamed)}. Sessions go on.")
+    _say(f"{_name(user)} is now {_name(renamed)}. Sessions are kept.")
 
 
 async def _set_password(drive: GoDrive, arguments: argparse.Namespace) -> None:

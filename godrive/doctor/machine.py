@@ -137,7 +137,9 @@ async def clock(config: Config, clock: Clock, report: Report) -> None:
             )
             return
     if _is_synchronised() is False:
-        report.warning("clock", f"{now:%Y-%m-%d %H:%M:%S} UTC, but nothing keeps it right.", "timedatectl set-ntp true")
+        report.warning(
+            "clock", f"{now:%Y-%m-%d %H:%M:%S} UTC, but nothing synchronizes it.", "timedatectl set-ntp true"
+        )
     else:
         report.ok("clock", f"{now:%Y-%m-%d %H:%M:%S} UTC.")
 
@@ -155,7 +157,7 @@ async def server(config: Config, report: Report) -> None:
         report.warning(
             "server",
             f"Nothing answers at {config.server.base_url}: {why(error)}.",
-            "Start it; if it runs, server.public_url is not where clients find it.",
+            "Start the server. If it runs, set server.public_url to the URL at which clients reach it.",
         )
         return
     if status == 200 and b'"ok":true' in body:
@@ -164,7 +166,7 @@ async def server(config: Config, report: Report) -> None:
         report.failure(
             "server",
             f"{url} answers {status}, and not as GoDrive does.",
-            "Set server.public_url to where clients find it, and let the proxy pass everything below on.",
+            "Set server.public_url to the URL at which clients reach it, and let the proxy pass on all below it.",
         )
 
 

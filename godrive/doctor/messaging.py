@@ -117,7 +117,7 @@ async def _events(link: NatsLink, config: Config, clock: Clock, report: Report) 
         await subscription.unsubscribe()
         await store.close()
     if came.is_set():
-        report.ok("events", f"active: the store tells {subject} of what it gets.")
+        report.ok("events", f"active: the store reports new objects on {subject}.")
     else:
         report.warning("events", f"absent: nothing came to {subject} within {WITHIN:g} seconds.", _ABSENT)
 
@@ -138,6 +138,6 @@ async def posted(config: Config, report: Report) -> None:
         report.warning("events", f"Unknown: {url} does not say.", "Start the server, and look at GET /readyz.")
         return
     if state == "active":
-        report.ok("events", "active: the store posts to the server what it gets.")
+        report.ok("events", "active: the store reports new objects to the server over HTTP.")
     else:
         report.warning("events", f"absent: nothing was posted to the server within {WITHIN:g} seconds.", _ABSENT)

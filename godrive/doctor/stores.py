@@ -215,7 +215,7 @@ async def blobs(config: Config, clock: Clock, report: Report) -> None:
         elif await _is_there(store, key):
             report.failure(name, "A blob that was deleted is still there.", "Let the access key delete objects.")
         else:
-            report.ok(name, f"{config.blobs.driver}: a blob came and went, its put took {milliseconds:.1f} ms.")
+            report.ok(name, f"{config.blobs.driver}: stored a test blob in {milliseconds:.1f} ms and deleted it.")
         await _packs(store, report)
     finally:
         await store.close()

@@ -90,7 +90,7 @@ async def _check_faults(store: S3BlobStore, config: Config, report: Report, host
         else:
             report.failure(_NAME, detail, REMEDIES[fault])
     if not faults:
-        report.ok(_NAME, f"Clients can put and get at {host}, as signed and not otherwise.")
+        report.ok(_NAME, f"Clients can upload to {host} and download from it, exactly as signed.")
 
 
 async def _check_versions(store: S3BlobStore, report: Report) -> None:
@@ -109,7 +109,7 @@ async def _check_cors(
 
     origins = config.server.cors_origins
     if not origins:
-        report.ok("CORS", "server.cors_origins is empty: no web page is to use the store.")
+        report.ok("CORS", "server.cors_origins is empty, so no web page needs the store.")
         return
     refused = await store.put_cors(origins) if set_cors else None
     for origin in origins:
@@ -135,7 +135,7 @@ async def _check_cors(
             )
             report.failure("CORS", detail, f"godrive doctor --set-cors, or give the bucket these rules: {rules}")
             return
-    report.ok("CORS", f"Pages of {', '.join(origins)} may put and get.")
+    report.ok("CORS", f"Pages of {', '.join(origins)} can upload and download.")
 
 
 async def _send(session: aiohttp.ClientSession, request: SignedRequest) -> Answer:

@@ -100,7 +100,7 @@ class SetQuota(Ask[Auth, User]):
 
 
 class SetEmail(Ask[Auth, User]):
-    """Change the e-mail address of a user.  Sessions go on.  Raises ``NotFound``, ``Invalid``, ``EmailTaken``."""
+    """Change the e-mail address of a user.  Sessions are kept.  Raises ``NotFound``, ``Invalid``, ``EmailTaken``."""
 
     lane: ClassVar[Lane] = Lane.WRITE
     by: System

@@ -207,7 +207,7 @@ async def set_password(tx: Tx, user_id: UserId, password_hash: str, *, keep: Ses
 
 
 async def refresh_hash(tx: Tx, user_id: UserId, *, before: str, after: str) -> None:
-    """Store another hash of the same password.  Sessions go on.  Does nothing if the password was changed meanwhile."""
+    """Store another hash of the same password.  Keeps sessions.  Does nothing if the password was changed meanwhile."""
     await tx.run(
         "UPDATE users SET password_hash = $3 WHERE id = $1 AND password_hash = $2",
         user_id,
