@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Protocol
 
 LEAST = 16_384
@@ -49,6 +50,8 @@ class MemoryBudget:
         self.held = 0
         self.shed = 0
         """The number of times that a holder had to shed."""
+        self.on_shed: Callable[[], None] | None = None
+        """Called when holders have to shed."""
         self._holders: OrderedDict[Holder, int] = OrderedDict()
         self._counted_at = 0.0
 
@@ -88,6 +91,8 @@ class MemoryBudget:
         self._count()
         if self.held <= self.limit:
             return
+        if self.on_shed is not None:
+            self.on_shed()
         enough = self.limit * 3 // 4
         while self.held > enough:
             average = self.held / len(self._holders)

@@ -51,6 +51,16 @@ def test_over_the_limit_large_holders_shed_first_and_of_them_those_that_stalled_
     assert budget.shed == 3
 
 
+def test_once_holders_shed_somebody_may_return_the_memory() -> None:
+    calls: list[int] = []
+    budget = MemoryBudget(LIMIT)
+    budget.on_shed = lambda: calls.append(budget.shed)
+    first = Client(budget, LIMIT)
+    assert not calls
+    other = Client(budget, 1)
+    assert (first.is_shed, other.is_shed, len(calls)) == (True, False, 1)
+
+
 def test_equal_holders_stay_below_the_limit_whatever_their_number() -> None:
     budget = MemoryBudget(LIMIT)
     clients = [Client(budget, 10_000) for _ in range(1_000)]

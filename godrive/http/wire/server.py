@@ -18,6 +18,7 @@ from aiohttp import web
 from godrive.config import Server
 from godrive.drive import GoDrive
 from godrive.errors import AddressUnavailable, ConfigError, DriveError
+from godrive.heap import Heap
 from godrive.http.app import create_app
 from godrive.http.app_keys import WAITS
 from godrive.http.observe.request_log import LogRequest
@@ -79,6 +80,8 @@ async def serve(
         shutdown_timeout=server.shutdown,
     )
     await runner.setup()
+    heap = Heap()
+    drive.memory.on_shed = heap.trim_soon
     try:
         assert runner.server is not None  # noqa: S101 - set-up has made it
         limit = ConnectionLimit(most_connections())
@@ -112,6 +115,8 @@ async def serve(
     finally:
         with anyio.CancelScope(shield=True):
             await runner.cleanup()
+        drive.memory.on_shed = None
+        heap.close()
 
 
 async def load_certificate(server: Server) -> Certificate | None:
