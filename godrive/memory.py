@@ -5,9 +5,9 @@ the number of clients has none, so this module bounds the sum.  An object that
 buffers bytes for a client is a :class:`Holder` and reports how many.  When the
 sum exceeds the limit, holders must shed their bytes: those above the average,
 and of these the ones without progress for the longest time first.  An upload
-sheds by writing its buffer to disk, and what is still to be taken of a large body
-is dropped, so that its request is refused; an unfinished request head and an
-unread answer shed by closing their connection.
+sheds by writing its buffer to disk.  A body that its handler has not taken is
+dropped, and its request refused with :func:`no_room`.  An unfinished request head
+and an unread answer shed by closing their connection.
 
 Reports may be stale, because not every decrease is reported.  So before any
 holder sheds, all are counted again.
@@ -20,6 +20,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
+from godrive.errors import MailboxFull
+
 LEAST = 16_384
 """The smallest share in bytes, so that an ordinary request is always served."""
 
@@ -28,6 +30,11 @@ _PART = 8
 
 _COUNTED_FOR = 0.5
 """Seconds for which a count is recent enough to compute shares."""
+
+
+def no_room() -> MailboxFull:
+    """Return the refusal of a request whose body there is no memory for."""
+    return MailboxFull("There is not enough free memory for this body now.")
 
 
 class Holder(Protocol):

@@ -26,9 +26,12 @@ __all__ = [
     "REQUEST",
     "RESPONSE",
     "RequestPayloadError",
+    "drop_unread",
     "new_parser",
     "parse_error",
     "prepare_hook",
+    "refuse_body",
+    "take_back",
     "take_unread",
     "take_whole",
     "unread_bytes",
@@ -116,6 +119,24 @@ def take_unread(body: StreamReader) -> bytes:
         return body.read_nowait()
     finally:
         body._exception = reason
+
+
+def refuse_body(body: StreamReader, reason: Exception) -> None:
+    """Drop what has come of a body.  Who reads it gets the first *reason*; :func:`take_back` ends that."""
+    if body._exception is None:
+        body.set_exception(reason)
+    drop_unread(body)
+
+
+def drop_unread(body: StreamReader) -> None:
+    """Drop what has come of a body."""
+    while unread_bytes(body):  # aiohttp may parse on
+        take_unread(body)
+
+
+def take_back(body: StreamReader) -> None:
+    """Let aiohttp read, and drop, the rest of a body that was refused."""
+    body._exception = None
 
 
 def parse_error(error: HttpProcessingError) -> tuple[_ErrInfo, StreamReader]:

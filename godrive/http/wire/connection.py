@@ -17,17 +17,14 @@ from typing import Any, cast
 
 from aiohttp import hdrs, web
 from aiohttp.http import RawRequestMessage
-from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import StreamReader
 
 from godrive.errors import DriveError
 from godrive.http.api.problems import (
     EXPECTATION,
     ExpectationFailed,
-    HeadersTooLarge,
     Internal,
-    Malformed,
-    UrlTooLong,
     of_http_exception,
     problem,
 )
@@ -36,22 +33,17 @@ from godrive.http.observe.request_log import logger
 from godrive.http.wire.aiohttp_internals import (
     EMPTY_PAYLOAD,
     RequestPayloadError,
+    drop_unread,
     new_parser,
     parse_error,
+    refuse_body,
+    take_back,
     unread_bytes,
 )
 from godrive.http.wire.connection_limit import ConnectionLimit
+from godrive.http.wire.heads import MAX_HEAD, unreadable
 from godrive.http.wire.sendfile import STALLED, UNSENT, WRITE_HIGH_WATER, is_tls, limit_unsent
-from godrive.memory import MemoryBudget
-
-MAX_LINE = 8_190
-"""Bytes of a request line."""
-
-MAX_FIELD = 16_380
-"""Bytes of one header."""
-
-MAX_HEAD = 65_536
-"""Bytes of an incomplete request line and headers."""
+from godrive.memory import MemoryBudget, no_room
 
 _PARSED = 2
 """Bytes of memory for each byte of a request head: aiohttp keeps every header as bytes and as text."""
@@ -90,6 +82,7 @@ class Connection(web.RequestHandler):
         "_is_last",
         "_limit",
         "_memory",
+        "_refused",
         "_wire",
         "on_leave",
     )
@@ -114,6 +107,7 @@ class Connection(web.RequestHandler):
         self._is_last = False
         self._limit = limit
         self._memory = memory
+        self._refused: StreamReader | None = None
         self.on_leave: Callable[[], None] | None = None
         """Called when the client ends its side or is lost, for a handler that waits."""
 
@@ -177,8 +171,27 @@ class Connection(web.RequestHandler):
         return _PARSED * (self._head + self._heads) + unread_bytes(self._body) + 2 * sent
 
     def shed(self) -> None:
+        """Refuse the request whose body waits; close a connection without one."""
+        if unread_bytes(self._body):
+            self.refuse(self._body)
+        else:
+            self.cut()
+
+    def cut(self) -> None:
         """Close the connection at once, to free the memory of everything that it holds."""
         self._wire.abort()
+
+    def refuse(self, body: StreamReader) -> None:
+        """Drop all that comes of *body*, for which there is no memory.  Its reader gets ``MailboxFull``."""
+        self._refused = body
+        self._loop.call_soon(self._drop, body)  # not within a read, after which aiohttp parses on
+
+    def _drop(self, body: StreamReader) -> None:
+        if self._has_answered():  # aiohttp reads the rest, which nobody wants
+            drop_unread(body)
+        elif body is self._refused:
+            refuse_body(body, no_room())
+        self._report()
 
     def _report(self) -> None:
         self._memory.report(self, self.held_bytes())
@@ -202,6 +215,8 @@ class Connection(web.RequestHandler):
         if self._messages:
             self._body = self._messages[-1][1]
         unread = 0 if self._body is EMPTY_PAYLOAD else unread_bytes(self._body)
+        if unread and self._body is self._refused:
+            self.refuse(self._body)
         if self._request_count > begun:
             if self._head or self._heads or len(data) - unread > _LARGE_HEAD:
                 self._count_heads(self._request_count - begun, len(data), was_waiting=was_waiting)
@@ -341,7 +356,7 @@ class Connection(web.RequestHandler):
             # On a path that is not there aiohttp refuses by repeating the expectation: that fails unless it is Unicode.
             error: DriveError = ExpectationFailed(EXPECTATION)
         elif status < 500:
-            error = _unreadable(exc)
+            error = unreadable(exc)
         else:
             error = Internal("The server failed.")
             logger().error("request_failed", request_id=chosen, exc_info=exc)
@@ -360,9 +375,13 @@ class Connection(web.RequestHandler):
             error, headers = of_http_exception(resp)
             resp = problem(error, identify(request))
             resp.headers.update(headers)
-        if self._is_last or self._close or self._force_close:
+        is_refused = request.content is self._refused
+        if self._is_last or self._close or self._force_close or (is_refused and not request.content.is_eof()):
             resp.force_close()  # tells the client, which then sends no other request here
         sent, reset = await super().finish_response(request, resp, start_time)
+        if is_refused:
+            self._refused = None
+            take_back(request.content)
         if request.content is not EMPTY_PAYLOAD:
             self._forget(request.content)
         return _SENT[bool(sent.keep_alive)], reset
@@ -375,14 +394,3 @@ class Connection(web.RequestHandler):
             body.read_nowait()
         if self._body is body:
             self._body = EMPTY_PAYLOAD
-
-
-def _unreadable(error: BaseException | None) -> DriveError:
-    if isinstance(error, LineTooLong):
-        if error.args[1] == MAX_LINE:
-            return UrlTooLong(f"The request line may have at most {MAX_LINE} bytes.")
-        return HeadersTooLarge(f"A header may have at most {MAX_FIELD} bytes.")
-    message = error.message if isinstance(error, HttpProcessingError) else ""
-    if message.startswith("Too many headers"):
-        return HeadersTooLarge("The request has too many headers.")
-    return Malformed("This is not an HTTP request that can be understood.")

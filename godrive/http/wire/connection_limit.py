@@ -34,7 +34,7 @@ class Evictable(Protocol):
         """Close now."""
         ...
 
-    def shed(self) -> None:
+    def cut(self) -> None:
         """Close now, whatever has not been sent."""
         ...
 
@@ -93,5 +93,5 @@ class ConnectionLimit:
         if stalled is None:
             return False
         self.leave(stalled)
-        stalled.shed()
+        stalled.cut()
         return True

@@ -16,9 +16,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from godrive.blobs.staged_write import share
-from godrive.errors import MailboxFull
 from godrive.http.wire.sendfile import is_tls
-from godrive.memory import MemoryBudget
+from godrive.memory import MemoryBudget, no_room
 
 PIECE = 2 << 20
 """Bytes of one buffer, at most."""
@@ -153,7 +152,7 @@ class DirectBody(asyncio.BufferedProtocol):
                 timer.cancel()
                 self._waiter = None
         if self._is_shed:
-            raise MailboxFull("There is not enough free memory for this body now.")
+            raise no_room()
         if self._broken and not self._ready and not self._filled:
             raise EOFError
         return self.take_arrived()

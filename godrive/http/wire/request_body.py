@@ -7,14 +7,14 @@ import asyncio
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from godrive.errors import MailboxFull, TooLarge
+from godrive.errors import TooLarge
 from godrive.http.api.problems import Malformed, RequestTimeout
 from godrive.http.app_keys import DIRECT_BODIES, DRIVE
 from godrive.http.observe.middleware import meet_expectation
 from godrive.http.wire.aiohttp_internals import RequestPayloadError, take_unread, take_whole, unread_bytes
 from godrive.http.wire.connection import Connection
 from godrive.http.wire.direct_body import DirectBody
-from godrive.memory import MemoryBudget
+from godrive.memory import MemoryBudget, no_room
 
 LARGE = 4 << 20
 """Bytes still to come from which they are taken straight from the transport."""
@@ -60,32 +60,35 @@ class _Collected:
 
     def __init__(self, request: web.Request) -> None:
         self._content = request.content
-        self._transport = request.transport
+        self._connection = request.protocol
         self._memory: MemoryBudget = request.app[DRIVE].memory
+        self._pieces: list[bytes] = []
         self._held = 0
+        self._is_shed = False
 
     def held_bytes(self) -> int:
         """Bytes that have come."""
         return self._held
 
     def shed(self) -> None:
-        """Cut the connection."""
-        if self._transport is not None:
-            self._transport.abort()
+        """Drop all, and refuse the request."""
+        self._is_shed = True
+        self._pieces.clear()
+        if isinstance(self._connection, Connection):
+            self._connection.refuse(self._content)
 
     async def read(self, limit: int) -> bytes:
         """Collect all.  Raises ``TooLarge``, ``MailboxFull``."""
-        pieces: list[bytes] = []
         try:
-            while not self._content.at_eof():
-                pieces.append(await self._content.readany())
-                self._held += len(pieces[-1])
+            while not self._content.at_eof() or self._content.exception() is not None:
+                self._pieces.append(await self._content.readany())
+                self._held += len(self._pieces[-1])
                 if self._held > limit:
                     raise TooLarge(f"The body may have at most {limit} bytes.")
                 self._memory.report(self, self._held)
-                if self._held > self._memory.share(limit):
-                    raise MailboxFull("There is not enough free memory for this body now.")
-            return b"".join(pieces)
+                if self._is_shed or self._held > self._memory.share(limit):
+                    raise no_room()
+            return b"".join(self._pieces)
         finally:
             self._memory.report(self, 0)
 
@@ -158,7 +161,7 @@ class RequestBody:
                 if self._direct.exhausted:
                     raise StopAsyncIteration
                 chunk = await self._take(self._direct)
-            elif self._content.at_eof():
+            elif self._content.at_eof() and self._content.exception() is None:
                 raise StopAsyncIteration
             elif self._is_awaited:
                 await self._ask()

@@ -22,9 +22,10 @@ from godrive.heap import Heap
 from godrive.http.app import create_app
 from godrive.http.app_keys import WAITS
 from godrive.http.observe.request_log import LogRequest
-from godrive.http.wire.connection import MAX_FIELD, MAX_LINE, Connection
+from godrive.http.wire.connection import Connection
 from godrive.http.wire.connection_limit import ConnectionLimit
 from godrive.http.wire.descriptors import most_connections
+from godrive.http.wire.heads import MAX_FIELD, MAX_LINE
 from godrive.http.wire.tls import Certificate, accept_forever
 from godrive.network import bind_addresses, socket_path
 

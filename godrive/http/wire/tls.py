@@ -139,7 +139,7 @@ async def accept_forever(
     finally:
         listening.close()
         for each in list(handshakes):
-            each.shed()
+            each.cut()
 
 
 class _Handshake:
@@ -190,4 +190,4 @@ class _Handshake:
         else:
             self._task.cancel()
 
-    shed = force_close
+    cut = force_close

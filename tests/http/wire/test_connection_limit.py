@@ -38,7 +38,7 @@ class Fake:
     def force_close(self) -> None:
         self.closed = True
 
-    def shed(self) -> None:
+    def cut(self) -> None:
         self.is_cut = True
 
 
