@@ -71,13 +71,15 @@ def _ignore(changed: set[UserId]) -> None:
 
 def _handler(rule: Rule) -> Callable[[MetadataActor, Ask[Metadata, Any]], Coroutine[Any, Any, Any]]:
     """Return a handler that runs *rule*."""
-    run, chore, is_large, sees = rule.run, rule.message.lane is Lane.CHORE, rule.is_large, rule.sees
+    run, chore, is_large, sees, due = rule.run, rule.message.lane is Lane.CHORE, rule.is_large, rule.sees, rule.due
 
     async def read(self: MetadataActor, ask: Ask[Metadata, Any]) -> Any:
         env = self.env()
         return await self.catalog.read(lambda tx: run(tx, ask, env), chore=chore, large=is_large(ask))
 
     async def write(self: MetadataActor, ask: Ask[Metadata, Any]) -> Any:
+        if due and await self.catalog.read(lambda tx: tx.one(due), chore=chore) is None:
+            return False
         env = self.env()
         if sees is not None and not self.reads_at_once:
             env = await self.with_seen(env, sees(ask))

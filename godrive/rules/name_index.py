@@ -54,7 +54,7 @@ _NOTE = (
 )
 
 
-@rule(IndexNames, writes=True)
+@rule(IndexNames, writes=True, due="SELECT 1 FROM unindexed LIMIT 1")
 async def index(tx: Tx, ask: IndexNames, env: Env) -> bool:
     """As ``IndexNames`` says.
 

@@ -61,6 +61,8 @@ class Rule(msgspec.Struct, frozen=True):
     has_limit: bool
     sees: Callable[[Any], Question | None] | None = None
     """What it asks before the transaction where each statement is a round trip, if anything."""
+    due: str = ""
+    """A statement that finds a row if there is anything to do."""
 
     def is_large(self, ask: Ask[Metadata, Any]) -> bool:
         """Whether this read should not begin on the event loop: it would be interrupted there, and done twice."""
@@ -95,15 +97,18 @@ def rule(
     writes: bool = False,
     large: bool = False,
     sees: Callable[[M], Question | None] | None = None,
+    due: str = "",
 ) -> Callable[[Callable[[Tx, M, Env], Awaitable[R]]], Callable[[Tx, M, Env], Awaitable[R]]]:
     """Register the decorated function as the rule of *message*.
 
     A read is *large*, or if the message has a ``limit``, when that is above
     :data:`LARGE_PAGE`.  With *sees*, a rule may learn before its transaction what
     it would else read in it, one round trip after the other; the transaction must
-    check that it is still so.  The type checker compares the reply types.  Raises ``TypeError`` at import if
-    the function takes another message, if the message already has a rule, or if
-    a rule that writes is in the lane of reads.
+    check that it is still so.  If *due* finds no row, the reply is ``False`` and
+    nothing is written: for chores, which mostly find nothing to do.  The type
+    checker compares the reply types.  Raises ``TypeError`` at import if the
+    function takes another message, if the message already has a rule, or if a
+    rule that writes is in the lane of reads.
     """
 
     def register(function: Callable[[Tx, M, Env], Awaitable[R]]) -> Callable[[Tx, M, Env], Awaitable[R]]:
@@ -114,7 +119,7 @@ def rule(
         if writes and message.lane is Lane.READ:
             raise TypeError(f"{message.__name__} writes, so it must not be in the lane of reads")
         has_limit = message.lane is Lane.READ and "limit" in message.__struct_fields__
-        RULES[message] = Rule(message, function, writes=writes, large=large, has_limit=has_limit, sees=sees)
+        RULES[message] = Rule(message, function, writes=writes, large=large, has_limit=has_limit, sees=sees, due=due)
         return function
 
     return register

@@ -149,10 +149,13 @@ async def _root_for(tx: Tx, by: Principal, file: File) -> Folder:
     return folder
 
 
-@rule(SettleTrash, writes=True)
+_FIRST_UNSETTLED = "SELECT folder_id, owner_id FROM unsettled ORDER BY folder_id LIMIT 1"
+
+
+@rule(SettleTrash, writes=True, due=_FIRST_UNSETTLED)
 async def settle(tx: Tx, ask: SettleTrash, env: Env) -> bool:
     """As ``SettleTrash`` says: one folder, at most ``limit`` of its children."""
-    row = await tx.one("SELECT folder_id, owner_id FROM unsettled ORDER BY folder_id LIMIT 1")
+    row = await tx.one(_FIRST_UNSETTLED)
     if row is None:
         return False
     folder_id, owner_id = FileId(row[0]), UserId(row[1])

@@ -17,6 +17,7 @@ from godrive.errors import (
     NameTaken,
     NotFound,
     PreconditionFailed,
+    StoreUnavailable,
     UploadFinished,
 )
 from godrive.messages.files import (
@@ -24,6 +25,7 @@ from godrive.messages.files import (
     GetFile,
     ListFiles,
     ListTrash,
+    MakeFolder,
     OpenContent,
     PurgeFile,
     RestoreFile,
@@ -37,7 +39,7 @@ from godrive.messages.idempotency import (
 )
 from godrive.messages.ingest import CommitUpload
 from godrive.messages.metadata import Metadata
-from godrive.messages.system import AcquireLease, KnownKeys, ReleaseLease, UploadCounts
+from godrive.messages.system import AcquireLease, IndexNames, KnownKeys, ReleaseLease, SettleTrash, UploadCounts
 from godrive.messages.uploads import BeginUpload, FailUpload, FindUpload, GetUpload, ListUploads, TouchUpload
 from godrive.model import (
     Anywhere,
@@ -72,6 +74,26 @@ def url_of(file: File) -> SignedUrl:
 
 async def names(drive: GoDrive, ask: ListFiles) -> list[str]:
     return [file.name for file in (await drive.metadata.ask(ask)).items]
+
+
+# Chores
+
+
+@pytest.mark.parametrize("chore", [IndexNames(10), SettleTrash(10)])
+async def test_a_chore_with_nothing_to_do_writes_nothing(
+    drive: GoDrive, owner: User, chore: Ask[Metadata, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = await drive.metadata.ask(MakeFolder(acting(owner.id), Root(), "f"))
+    await drive.metadata.ask(TrashFile(acting(owner.id), folder.id))
+    assert await drive.metadata.ask(chore)
+    while await drive.metadata.ask(chore):
+        pass
+
+    async def refuse(*_values: object, **_options: object) -> None:
+        raise StoreUnavailable("It writes.")
+
+    monkeypatch.setattr(drive.catalog, "write", refuse)
+    assert not await drive.metadata.ask(chore)
 
 
 # Lists
