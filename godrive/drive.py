@@ -14,7 +14,7 @@ from msgspec.structs import asdict
 
 from godrive.append_turns import AppendTurns
 from godrive.backup_schedule import Look
-from godrive.blobs import Appendable, BlobStore, Packing, Presigner
+from godrive.blobs import Appendable, BlobStore, FileBacked, Packing, Presigner
 from godrive.bridge.bucket_events import BucketEventHandler
 from godrive.catalog import Catalog, ReadsAtOnce
 from godrive.clock import Clock, SystemClock
@@ -112,9 +112,13 @@ class GoDrive:
         self.memory = MemoryBudget(config.server.memory_bytes)
         """The budget of bytes that this process buffers for clients: request bodies and answers."""
         self.appendable: Appendable | None = None
-        """The blob store, if it can append.  Asked of each request, the protocol costs 40 microseconds."""
+        """The blob store, if it can append.  Asked of each request, a protocol costs 40 microseconds."""
         self.packing: Packing | None = None
         """The blob store, if it stores small blobs in groups."""
+        self.presigner: Presigner | None = None
+        """The blob store, if clients reach it."""
+        self.file_backed: FileBacked | None = None
+        """The blob store, if its blobs are local files."""
         self.takes_bytes = False
         """Whether clients send the bytes of files to this process, which has the blob store."""
         self.small_files: SmallFiles | None = None
@@ -313,7 +317,9 @@ class GoDrive:
                 self.appendable = self._blobs
             if isinstance(self._blobs, Packing) and self._blobs.pack_below:
                 self.packing = self._blobs
-            self.takes_bytes = not isinstance(self._blobs, Presigner)
+            self.presigner = self._blobs if isinstance(self._blobs, Presigner) else None
+            self.file_backed = self._blobs if isinstance(self._blobs, FileBacked) else None
+            self.takes_bytes = self.presigner is None
         if self.tracing is not None:
             self.tracing.watch(catalog=self._catalog, blobs=self._blobs)
         parts = Dependencies(

@@ -10,7 +10,7 @@ from aiohttp import hdrs, web
 from msgspec import Meta
 
 from godrive import transfer
-from godrive.blobs import BlobDamaged, Presigner
+from godrive.blobs import BlobDamaged
 from godrive.blobs.disposition import UNKNOWN, content_disposition, may_be_shown
 from godrive.blobs.sniffing import HEAD, is_utf_8
 from godrive.drive import GoDrive
@@ -86,7 +86,7 @@ async def answer_content(call: Call, by: Caller, content: Content, query: Conten
     The server that sends the bytes evaluates the conditions of the request.
     """
     drive = call.drive
-    if not query.redirect or not isinstance(drive.blobs, Presigner):
+    if not query.redirect or drive.presigner is None:
         return await _send(call, by, content, inline=query.inline)
     head = call.request.method == hdrs.METH_HEAD
     async with call.turn():

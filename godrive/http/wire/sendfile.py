@@ -19,7 +19,7 @@ from typing import Any
 
 from aiohttp import web
 
-from godrive.blobs import BlobStore, FileBacked
+from godrive.blobs import BlobStore
 from godrive.errors import StoreUnavailable
 from godrive.http.app_keys import DRIVE, DUPLICATES
 from godrive.http.observe.request_log import CLIENT_LEFT, findings
@@ -71,18 +71,17 @@ async def send(
     found = findings.get()
     found.status = response.status
     try:
-        is_file = isinstance(blobs, FileBacked)
+        drive = request.app[DRIVE]
         if end - start <= SMALL:
             await _send_pieces(request, response, blobs.get(key, start=start, end=end), end - start)
-        elif isinstance(blobs, FileBacked) and not is_tls(transport) and duplicates.take():
+        elif (files := drive.file_backed) is not None and not is_tls(transport) and duplicates.take():
             try:
-                file = await blobs.open_file(key)
+                file = await files.open_file(key)
                 await _Sending(request, response, transport, file).send(start, end, content.file.size_bytes)
             finally:
                 duplicates.give_back()
         else:
-            memory = request.app[DRIVE].memory
-            step = _STEP if is_file else memory.share(_STORE_STEP)
+            step = drive.memory.share(_STORE_STEP) if files is None else _STEP
             await _send_pieces(request, response, _steps(blobs, key, start, end, step), end - start)
     except (ConnectionError, TimeoutError):
         found.ended = CLIENT_LEFT
