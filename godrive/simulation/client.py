@@ -182,6 +182,7 @@ class Client:
         except TimeoutError:
             raise Lost("no answer in time") from None
         finally:
+            wire.reply = None  # nobody would hear how it ends
             if not reply.done() or reply.cancelled() or reply.exception() is not None:
                 self.hang_up()
 
