@@ -107,12 +107,6 @@ class Handle(msgspec.Struct, eq=False):
     begins: bool = False
     """Whether this is the first step of a task."""
 
-    @property
-    def strand(self) -> asyncio.Task[Any] | None:
-        """The task of which this is a later step; ``None`` for all other callbacks, which keep their order."""
-        task = None if self.begins else getattr(self.callback, "__self__", None)
-        return task if isinstance(task, asyncio.Task) else None
-
     def cancel(self) -> None:
         self.callback = None
         self.args = ()
@@ -125,6 +119,12 @@ class Handle(msgspec.Struct, eq=False):
 
     def __repr__(self) -> str:
         return f"<Handle {self.callback} at {self.due}>"
+
+
+def _strand(handle: Handle) -> asyncio.Task[Any] | None:
+    """The task of which this is a later step; ``None`` for all other callbacks, which keep their order."""
+    task = None if handle.begins else getattr(handle.callback, "__self__", None)
+    return task if type(task) is asyncio.Task else None
 
 
 class SimulatedLoop(asyncio.AbstractEventLoop):
@@ -235,9 +235,9 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
     def _first_of(self, at: int) -> int:
         """The place of the first callback of the strand that was chosen."""
         ready = self._ready
-        strand = ready[at].strand
+        strand = _strand(ready[at])
         for earlier in range(at):
-            if ready[earlier].strand is strand:
+            if _strand(ready[earlier]) is strand:
                 return earlier
         return at
 

@@ -10,6 +10,7 @@ the next life opens the copy.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import shutil
 import sqlite3
@@ -26,7 +27,7 @@ from godrive.blobs import BlobStore
 from godrive.config import Config
 from godrive.drive import GoDrive
 from godrive.http.wire.server import serve
-from godrive.paths import exists, is_file
+from godrive.paths import exists
 from godrive.runtime import Event
 from godrive.simulation.disk import Disk
 from godrive.simulation.loop import EPOCH, WORLD, Killed, Process, SimulatedLoop, process, within
@@ -52,6 +53,8 @@ class Machine(Process):
         """The code of SQLite with which it fails; 0 is an exception that nobody expects."""
         self.rate = 1.0
         """How fast its clocks run."""
+        self.tick = 0.0
+        """Seconds by which the wall clock moves on at a time; 0 is a clock that is fine enough."""
         self.disk = Disk(chance)
         self.wrongs: list[str] = []
         """What was seen to be wrong while it ran."""
@@ -135,7 +138,8 @@ class Life(Process):
 
     def wall_time(self) -> float:
         machine = self.machine
-        return EPOCH + machine.offset + machine.loop.now * machine.rate
+        time = EPOCH + machine.offset + machine.loop.now * machine.rate
+        return time - time % machine.tick if machine.tick else time
 
     def now(self) -> datetime:
         return datetime.fromtimestamp(self.wall_time(), UTC)
@@ -149,8 +153,8 @@ class Life(Process):
         """The process is about to change the world, or just has.  Here it may be killed."""
         if not self.alive:
             raise Killed(self.name)
-        self.effects += 1
-        if self.effects == self.dies_at:
+        self.effects = number = self.effects + 1
+        if number == self.dies_at:
             self._die(power=self.loses_power)
 
     def before_sync(self) -> None:
@@ -260,16 +264,16 @@ def _copy_as_it_is(folder: Path, aside: Path) -> None:
     if not exists(folder):
         return
     folder.rename(aside)
-    for path in sorted(aside.rglob("*")):
-        copy = folder / path.relative_to(aside)
-        copy.parent.mkdir(exist_ok=True)
-        if not is_file(path):
-            copy.mkdir(exist_ok=True)
-        elif path.name.endswith((".db", "-wal")):
-            shutil.copyfile(path, copy)
-            copy.chmod(0o600)
-        elif not path.name.endswith(("lock", "-shm")):  # the lock, and the memory that the process shared
-            copy.hardlink_to(path)
+    for at, _, names in os.walk(aside):
+        copies = f"{folder}{at.removeprefix(str(aside))}"
+        os.mkdir(copies)  # noqa: PTH102 - a path for each file takes longer than its copy
+        for name in names:
+            path, copy = f"{at}/{name}", f"{copies}/{name}"
+            if name.endswith((".db", "-wal")):
+                shutil.copyfile(path, copy)
+                os.chmod(copy, 0o600)  # noqa: PTH101
+            elif not name.endswith(("lock", "-shm")):  # the lock, and the memory that the process shared
+                os.link(path, copy)
 
 
 class InjectedCrash(Exception):

@@ -74,18 +74,15 @@ class Threads:
         pool = self._pools.get(key)
         if pool is None:
             pool = self._pools[key] = _Pool(getattr(executor, "_max_workers", _DEFAULT_WORKERS))
-        pool.waiting.append(
-            partial(self._loop.call_later, self._delay(), self._work, pool, call, settle, context=context)
-        )
-        self._next(pool)
+        delay = self._delay()
+        if pool.free:
+            pool.free -= 1
+            self._loop.call_later(delay, self._work, pool, call, settle, context=context)
+        else:
+            pool.waiting.append(partial(self._loop.call_later, delay, self._work, pool, call, settle, context=context))
 
     def _delay(self) -> float:
         return self._chance() * self._longest * 0.5
-
-    def _next(self, pool: _Pool) -> None:
-        if pool.free and pool.waiting:
-            pool.free -= 1
-            pool.waiting.popleft()()
 
     def _work(self, pool: _Pool, call: Callable[[], Any], settle: Callable[[Any, BaseException | None], None]) -> None:
         value, error = None, None
@@ -103,7 +100,9 @@ class Threads:
     ) -> None:
         pool.free += 1
         settle(value, error)
-        self._next(pool)
+        if pool.waiting and pool.free:
+            pool.free -= 1
+            pool.waiting.popleft()()
 
 
 def _fail(_value: object, error: BaseException | None) -> None:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from godrive.config import Config
 from godrive.simulation.account import Violation
-from godrive.simulation.faults import FAULTS_OF, Fault, end_all
+from godrive.simulation.faults import FAULTS_OF, FAVOURED_FAULTS, Fault, end_all
 from godrive.simulation.invariants import check_all
 from godrive.simulation.loop import SimulatedLoop, process
 from godrive.simulation.machine import Machine
@@ -140,7 +140,7 @@ class World:
 
     user = User
     """What users do."""
-    faults_of: Mapping[Fault, int] = FAULTS_OF
+    faults_of: Mapping[Fault, int] = FAULTS_OF | FAVOURED_FAULTS
     """What goes wrong, and how often each of it is chosen."""
     patience = 60.0
     """Virtual seconds within which every upload and every purge must have ended, if it is due."""
