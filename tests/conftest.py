@@ -21,6 +21,9 @@ pytest_plugins = ["tests.balance", "tests.engines", "tests.npm"]
 SLOW = {"clients", "e2e", "hostile"}
 """Folders of tests that run the real process, which takes half a second to start."""
 
+SLOW_WITHIN = 600
+"""Seconds that a slow test may take: on a busy machine it takes many times as long as on one that is not."""
+
 _NOT_QUICK = SLOW | {
     "client",  # a server, and commands beside it
     "doctor",
@@ -68,10 +71,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(tryfirst=True)  # before the marks select
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark folders, and what asks for a server; a test that starts one by itself carries the mark in its source."""
+    """Mark folders, what is slow, and what asks for a server; a test that starts one by itself carries the mark."""
     for item in items:
         if SLOW.intersection(item.path.parts):
             item.add_marker("slow")
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_WITHIN))
         if _SERVERS.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("servers")
 

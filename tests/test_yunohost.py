@@ -85,7 +85,6 @@ class Host:
             cwd=self.archive,
             env=environment() | os.environ | named | variables,
             check=True,
-            timeout=120,
         )
 
     def notes(self) -> list[str]:

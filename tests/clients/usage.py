@@ -63,10 +63,12 @@ from drive.models import (
 )
 from drive.models import File as Entry
 from drive.types import File, Unset
+from httpx import Timeout
 
 URL = sys.argv[1]
 ACCOUNT = {"email": "python@example.org", "password": "correct horse"}
 BYTES = b"Hello, drive.\n"
+PATIENT = Timeout(60)  # the client's own limit is 5 s, which a machine that is busy exceeds
 
 
 def query_of(url: str) -> dict[str, str]:
@@ -74,12 +76,12 @@ def query_of(url: str) -> dict[str, str]:
     return dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
 
 
-anyone = Client(base_url=URL)
+anyone = Client(base_url=URL, timeout=PATIENT)
 user = sign_up.sync(client=anyone, body=SignUpBody(**ACCOUNT))
 assert isinstance(user, UserView), user
 tokens = log_in.sync(client=anyone, body=LogInBody(**ACCOUNT))
 assert isinstance(tokens, Tokens), tokens
-client = AuthenticatedClient(base_url=URL, token=tokens.token)
+client = AuthenticatedClient(base_url=URL, token=tokens.token, timeout=PATIENT)
 
 intent = begin_upload.sync(
     client=client, body=IntentBody(filename="notes.txt", size_bytes=len(BYTES), mime="text/plain")
