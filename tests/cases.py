@@ -6,6 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,5 +58,5 @@ def each(names: str | tuple[str, ...], cases: Iterable[Any]) -> Callable[[Test],
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    text = value.name if isinstance(value, Path) else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -19,13 +19,14 @@ from godrive.errors import ConfigError, DriveError, StoreUnavailable
 from godrive.http.observe.metrics import Metrics
 from godrive.runtime.supervision_events import Ticked
 from godrive.testing import ManualClock, quick_config, sign_up, upload
+from tests.cases import each
 
 pytestmark = pytest.mark.anyio
 
 NOON = datetime(2026, 11, 29, 12, tzinfo=UTC)
 
 
-@pytest.mark.parametrize(
+@each(
     ("at", "last", "started", "due"),
     [
         ("", None, 0, True),

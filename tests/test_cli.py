@@ -135,7 +135,7 @@ def test_reader_who_leaves_early_is_no_error(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("module", sorted({command.module for command in COMMANDS.values()}))
+@each("module", sorted({command.module for command in COMMANDS.values()}))
 def test_a_module_registers_the_commands_that_the_table_says(module: str) -> None:
     commands = argparse.ArgumentParser().add_subparsers()
     import_module(f"godrive.commands.{module}").register(commands, argparse.ArgumentParser(add_help=False))

@@ -154,7 +154,7 @@ def test_a_subject_that_nats_does_not_take_is_named_before_anything_starts(tmp_p
     assert "ingest.subject must be" in problem(written(tmp_path, f"[ingest]\nsubject = '{subject}'\n"))
 
 
-@pytest.mark.parametrize(
+@each(
     ("server", "base_url"),
     [
         (Server(), "http://127.0.0.1:8080"),
@@ -177,7 +177,7 @@ def test_base_url_is_the_public_one_or_that_of_the_socket(server: Server, base_u
 # Values that could never match are mistakes
 
 
-@pytest.mark.parametrize(
+@each(
     ("written", "sent"),
     [
         ("HTTPS://Drive.Example", "https://drive.example"),
@@ -220,21 +220,19 @@ def test_an_origin_is_compared_as_browsers_send_it_or_is_refused(written: str, s
         assert server.origins == {sent}
 
 
-@pytest.mark.parametrize(
-    "host", ["0", "127.1", "256.0.0.1", "0.0.0.0:80", "http://h", "a b", "-a", "[h]", "unix:/run/x", "a..b", "::1::"]
-)
+@each("host", ["0", "127.1", "256.0.0.1", "0.0.0.0:80", "http://h", "a b", "-a", "[h]", "unix:/run/x", "a..b", "::1::"])
 def test_a_host_that_nobody_can_listen_on_is_a_mistake(host: str) -> None:
     with pytest.raises(ConfigError, match=r"server\.host"):
         check(Config(server=Server(host=host)))
 
 
-@pytest.mark.parametrize("url", ["http://0.0.0.0:80", "http://[::]", "http://*", "http://a..b", "http://1.2.3"])
+@each("url", ["http://0.0.0.0:80", "http://[::]", "http://*", "http://a..b", "http://1.2.3"])
 def test_a_public_url_that_no_client_can_reach_is_a_mistake(url: str) -> None:
     with pytest.raises(ConfigError, match=r"server\.public_url"):
         check(Config(server=Server(public_url=url)))
 
 
-@pytest.mark.parametrize("proxy", ["*", "localhost", "10.0.0.0/40", "10.0.0", ""])
+@each("proxy", ["*", "localhost", "10.0.0.0/40", "10.0.0", ""])
 def test_a_proxy_that_is_no_address_is_a_mistake(proxy: str) -> None:
     with pytest.raises(ConfigError, match=r"server\.trusted_proxies"):
         check(Config(server=Server(trusted_proxies=[proxy])))

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from godrive import email_address
 from godrive.errors import Invalid
+from tests.cases import each
 
 
-@pytest.mark.parametrize(
+@each(
     ("given", "kept"),
     [
         ("ann@example.org", "ann@example.org"),
@@ -35,7 +36,7 @@ def test_an_address_is_kept_with_its_domain_in_lower_case_and_ascii(given: str, 
     assert email_address.key(given) == email_address.key(kept) == kept.lower()
 
 
-@pytest.mark.parametrize(
+@each(
     "text",
     ["", "ann", "@example.org", "ann@", "a nn@example.org", "ann@exa mple.org", "ann@@example.org", "ann@example..org",
      ".ann@example.org", "ann.@example.org", "a..n@example.org", "ann@-example.org", "ann@example-.org", "ann@.org",
@@ -46,16 +47,14 @@ def test_an_address_is_kept_with_its_domain_in_lower_case_and_ascii(given: str, 
      "ann@bücher.org＠evil.org", "ann@☕.example", "ann@" + "ü" * 64 + ".org", "ann@\ud800.org", "\ud800@example.org",
      "ann@ex\u200dample.org", "ann@" + "ü" * 10_000 + ".org"],
 )  # fmt: skip
-@pytest.mark.parametrize("utf8", [False, True])
+@each("utf8", [False, True])
 def test_what_is_no_address_is_refused(text: str, utf8: bool) -> None:
     with pytest.raises(Invalid) as caught:
         email_address.clean(text, utf8=utf8)
     assert caught.value.field == "email"
 
 
-@pytest.mark.parametrize(
-    "text", ["änn@example.org", "用户@例え.テスト", "ὀδυσσεύς.1@example.org", "д'артаньян@example.org"]
-)
+@each("text", ["änn@example.org", "用户@例え.テスト", "ὀδυσσεύς.1@example.org", "д'артаньян@example.org"])
 def test_letters_beyond_ascii_before_the_at_are_accepted_only_where_allowed(text: str) -> None:
     with pytest.raises(Invalid, match="ASCII"):
         email_address.clean(text)
@@ -63,7 +62,7 @@ def test_letters_beyond_ascii_before_the_at_are_accepted_only_where_allowed(text
     assert kept.partition("@")[0] == text.partition("@")[0]
 
 
-@pytest.mark.parametrize(
+@each(
     "local",
     ["a\u202enn", "ａnn", "ﬁona", "ſusan", "a\u200bnn", "a\u034fnn", "a\u00a0nn", "\u0301ann", "ann.\u0301a", "😀",
      "a\ufe0f", "ann\u3000", "é" * 33, "ann\u0085", "\u115fann", "ann\ue000"],
@@ -73,7 +72,7 @@ def test_characters_that_look_like_others_or_cannot_be_seen_are_refused(local: s
         email_address.clean(f"{local}@example.org", utf8=True)
 
 
-@pytest.mark.parametrize(
+@each(
     ("one", "other", "same"),
     [
         ("Änn@example.org", "a\u0308nn@EXAMPLE.org", True),

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.cases import each
 from tests.drive_server import REPOSITORY
 
 SCRIPTS = sorted(path for path in (REPOSITORY / "scripts").iterdir() if path.is_file() and not path.suffix)
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+@each("script", SCRIPTS)
 def test_a_script_is_executable_and_says_what_it_does(script: Path) -> None:
     assert os.access(script, os.X_OK)
     shebang, comment, *_ = script.read_text().splitlines()

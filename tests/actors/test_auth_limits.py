@@ -20,6 +20,7 @@ from godrive.model import SessionId, UserId
 from godrive.principal import ApiToken, Caller, UserSession, credential_id
 from godrive.rate_limit import Limit, RateLimiter, attempt
 from godrive.testing import ManualClock
+from tests.cases import each
 
 PRINCIPAL = UserSession(user_id=UserId("user"), session_id=SessionId("session"))
 
@@ -200,8 +201,8 @@ async def test_caller_that_leaves_the_line_holds_up_nobody(monkeypatch: pytest.M
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("stored", [None, "", 4, 6, 8, 10])
-@pytest.mark.parametrize("highest", [0, 4, 10])
+@each("stored", [None, "", 4, 6, 8, 10])
+@each("highest", [0, 4, 10])
 async def test_failed_check_costs_the_same_whatever_the_cost_of_the_stored_hash(
     monkeypatch: pytest.MonkeyPatch, stored: int | str | None, highest: int
 ) -> None:

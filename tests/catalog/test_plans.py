@@ -89,6 +89,7 @@ from godrive.rules import copies, files, listings, lists, rows, search, uploads,
 from godrive.rules.listings import KnownPage
 from godrive.rules.registry import PROCEDURES, RULES
 from godrive.runtime import Ask
+from tests.cases import each
 from tests.contracts.rig import ANYWHERE, GRACE, ROOT, SERVER, Rig, host, inside
 
 pytestmark = pytest.mark.anyio
@@ -472,7 +473,7 @@ async def test_a_page_is_read_in_the_order_of_an_index_from_where_it_begins(
         assert not any(map(fault, plan)), plan
 
 
-@pytest.mark.parametrize(
+@each(
     ("step", "wrong"),
     [
         ("SCAN entries", True),

@@ -6,8 +6,7 @@ import re
 import subprocess
 from pathlib import Path
 
-import pytest
-
+from tests.cases import each
 from tests.conftest import require_program
 from tests.drive_server import REPOSITORY, DriveServer
 
@@ -49,7 +48,7 @@ def test_the_session_of_the_readme_happens_as_it_is_shown(server: DriveServer, t
             assert got == wanted or (wanted.endswith("...") and got.startswith(wanted[:-3])), command
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@each("document", DOCUMENTS)
 def test_what_a_document_links_to_exists(document: Path) -> None:
     links = re.findall(r"\]\((?!https?:|mailto:|#)([^)#]+)", document.read_text())
     assert [link for link in links if not (document.parent / link).exists()] == []

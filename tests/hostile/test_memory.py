@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.cases import each
 from tests.drive_server import DriveServer
 from tests.hostile.crowd import ROWS, User, crowd
 
@@ -57,13 +58,11 @@ def test_a_crowd_of_every_kind_is_kept_in_bounded_memory_and_a_quiet_user_is_ser
     assert '"level":"error"' not in server.log
 
 
-@pytest.mark.parametrize(
-    "kind", ["stalled_put", "stalled_store", "stalled_json", "unread_answer", "pipelined_heads", "kept_head"]
-)
+@each("kind", ["stalled_put", "stalled_store", "stalled_json", "unread_answer", "pipelined_heads", "kept_head"])
 def test_many_of_one_kind_are_kept_in_bounded_memory(server_with: DriveServer, kind: str) -> None:
     count = CONNECTIONS // 5
     server = server_with
-    with User(server.port, "attacker@example.org") as attacker, crowd(server.port, attacker) as clients:
+    with User(server.port, f"{kind}@example.org") as attacker, crowd(server.port, attacker) as clients:
         if kind in {"unread_answer", "pipelined_heads"}:
             attacker.add_files(ROWS)
         before = server.resident_bytes()
@@ -72,5 +71,5 @@ def test_many_of_one_kind_are_kept_in_bounded_memory(server_with: DriveServer, k
         resident = server.resident_bytes()
         print(f"resident: {before / MIB:.0f} MiB before, {resident / MIB:.0f} MiB beside")
         assert resident < MOST
-        with User(server.port, "quiet@example.org") as quiet:
+        with User(server.port, f"quiet-{kind}@example.org") as quiet:
             assert quiet("GET", "/v1/files")["files"] == []

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.cases import each
 from tests.simulation.planted import ROOT, misfits, patches
 
 
-@pytest.mark.parametrize("patch", patches(), ids=lambda patch: patch.stem)
+@each("patch", patches())
 def test_a_planted_fault_still_applies(patch: Path) -> None:
     assert misfits(patch) == []
 

@@ -95,7 +95,13 @@ async def test_a_range_of_a_head_is_no_range(ann: Person) -> None:
 DIGITS = b"0123456789"
 
 
-@pytest.mark.parametrize(
+@pytest.fixture
+async def digits(ann: Person) -> str:
+    """The URL of a file with ten of them."""
+    return await url_of(ann, await ann.upload("a.txt", DIGITS))
+
+
+@each(
     ("asked", "status", "span", "content"),
     [
         ("bytes=0-0", 206, "bytes 0-0/10", b"0"),
@@ -125,10 +131,9 @@ DIGITS = b"0123456789"
     ],
 )
 async def test_a_range_is_answered_in_part_whole_or_not_at_all(
-    ann: Person, asked: str, status: int, span: str | None, content: bytes | None
+    ann: Person, digits: str, *, asked: str, status: int, span: str | None, content: bytes | None
 ) -> None:
-    url = await url_of(ann, await ann.upload("a.txt", DIGITS))
-    answer = await get(ann, url, Range=asked)
+    answer = await get(ann, digits, Range=asked)
     assert answer.status == status
     assert answer.headers.get("Content-Range") == span
     if content is None:
@@ -272,7 +277,7 @@ async def test_a_client_that_reads_ascii_only_keeps_the_suffix_and_is_not_given_
     assert said.split("; ")[1] == f'filename="{plain}"'
 
 
-@pytest.mark.parametrize(
+@each(
     ("mime", "shown"),
     [
         ("image/png", True),
@@ -292,7 +297,7 @@ async def test_a_client_that_reads_ascii_only_keeps_the_suffix_and_is_not_given_
     ],
 )
 async def test_only_harmless_types_are_shown_and_only_when_asked(ann: Person, mime: str, shown: bool) -> None:
-    file = await ann.upload("a", b"x", mime=mime)
+    file = await ann.upload(f"of {mime.replace('/', ' ')}", b"x", mime=mime)
     asked = await get(ann, await url_of(ann, file, inline=True))
     assert asked.headers["Content-Disposition"].startswith("inline" if shown else "attachment")
     media = shown and mime.startswith(("audio", "video"))

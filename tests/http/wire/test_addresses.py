@@ -38,7 +38,7 @@ def test_only_what_a_trusted_proxy_has_seen_itself_is_believed(peer: str, lines:
     assert TrustedProxies(["10.0.0.0/8", "fd00::/8"]).address(request) == address
 
 
-@pytest.mark.parametrize(
+@each(
     ("peer", "headers", "disregarded"),
     [
         ("10.0.0.1", {}, False),

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
-import pytest
 from aiohttp import web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.streams import StreamReader
@@ -20,6 +19,7 @@ from godrive.http.wire import aiohttp_internals
 from godrive.http.wire.aiohttp_internals import CHECKED, HANDLER, PROTOCOL, READER, REQUEST, RESPONSE
 from godrive.http.wire.bytes_response import BytesResponse
 from godrive.http.wire.connection import Connection
+from tests.cases import each
 
 HTTP = Path(godrive.http.__file__).parent
 PRIVATE = re.compile(r"_[a-z]\w*")
@@ -93,6 +93,6 @@ def _private_names(path: Path, *, of: str | None) -> Iterator[str]:
             yield node.attr
 
 
-@pytest.mark.parametrize("name", sorted(HANDLER))
+@each("name", sorted(HANDLER))
 def test_every_attribute_says_what_it_is(name: str) -> None:
     assert HANDLER[name]

@@ -10,6 +10,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from godrive.http.wire.bytes_response import BytesResponse
+from tests.cases import each
 
 pytestmark = pytest.mark.anyio
 
@@ -59,11 +60,10 @@ async def sent(kind: type[web.Response], change: Change, request: str) -> tuple[
     return status, sorted(lines), sorted(rest.split(b"\r\n"))
 
 
-@pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS.keys())
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
-async def test_an_answer_is_sent_as_any_response(
-    change: Change, request_: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@each("request_", REQUESTS)
+@each("change", CHANGES)
+async def test_an_answer_is_sent_as_any_response(change: str, request_: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("aiohttp.web_response", "godrive.http.wire.bytes_response"):
         monkeypatch.setattr(f"{module}.rfc822_formatted_time", lambda: "now")
-    assert await sent(BytesResponse, change, request_) == await sent(web.Response, change, request_)
+    made = [await sent(kind, CHANGES[change], REQUESTS[request_]) for kind in (BytesResponse, web.Response)]
+    assert made[0] == made[1]
