@@ -73,7 +73,7 @@ async def test_behind_a_proxy_uploads_stream_and_the_urls_lead_to_it(
 
 
 async def test_a_copy_made_without_stopping_is_a_whole_drive(drive_server: DriveServer, tmp_path: Path) -> None:
-    said = re.search(r"copy the database first .*, then ((?:`[\w./*]+`(?:, | and |:))+)", TEXT)
+    said = re.search(r"\. Copy the database: .*\n\d\. Copy ((?:`[\w./*]+`(?:, | and |\.))+)", TEXT)
     assert said is not None
     copy = tmp_path / "copy"
     copy.mkdir()
