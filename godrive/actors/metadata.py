@@ -78,7 +78,8 @@ def _handler(rule: Rule) -> Callable[[MetadataActor, Ask[Metadata, Any]], Corout
         return await self.catalog.read(lambda tx: run(tx, ask, env), chore=chore, large=is_large(ask))
 
     async def write(self: MetadataActor, ask: Ask[Metadata, Any]) -> Any:
-        if due and await self.catalog.read(lambda tx: tx.one(due), chore=chore) is None:
+        # A catalog that could not write is tried again, so that its health is known soon.
+        if due and self.catalog.problem is None and await self.catalog.read(lambda tx: tx.one(due), chore=chore) is None:
             return False
         env = self.env()
         if sees is not None and not self.reads_at_once:

@@ -94,6 +94,11 @@ async def test_a_chore_with_nothing_to_do_writes_nothing(
 
     monkeypatch.setattr(drive.catalog, "write", refuse)
     assert not await drive.metadata.ask(chore)
+    # The health of a catalog shows whether the last write has failed, so one that has failed is tried again.
+    failed = property(lambda _catalog: StoreUnavailable("It could not write."))
+    monkeypatch.setattr(type(drive.catalog), "problem", failed, raising=False)
+    with pytest.raises(StoreUnavailable, match="It writes"):
+        await drive.metadata.ask(chore)
 
 
 # Lists
