@@ -79,7 +79,11 @@ def _handler(rule: Rule) -> Callable[[MetadataActor, Ask[Metadata, Any]], Corout
 
     async def write(self: MetadataActor, ask: Ask[Metadata, Any]) -> Any:
         # A catalog that could not write is tried again, so that its health is known soon.
-        if due and self.catalog.problem is None and await self.catalog.read(lambda tx: tx.one(due), chore=chore) is None:
+        if (
+            due
+            and self.catalog.problem is None
+            and await self.catalog.read(lambda tx: tx.one(due), chore=chore) is None
+        ):
             return False
         env = self.env()
         if sees is not None and not self.reads_at_once:

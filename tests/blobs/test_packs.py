@@ -24,7 +24,7 @@ from godrive.blobs import BlobDamaged, BlobExists
 from godrive.blobs.disk import PACK_BELOW, DiskBlobStore
 from godrive.blobs.packs import compaction, moving
 from godrive.blobs.packs.files import PackFile
-from godrive.blobs.packs.record import DEAD, FIRST
+from godrive.blobs.packs.record import DEAD, FIRST, LIVE
 from godrive.blobs.packs.writer import PackWriter
 from godrive.errors import Conflict, NotFound, StorageFull, StoreUnavailable, UploadFinished
 from godrive.model import ObjectKey, new_id
@@ -520,6 +520,8 @@ async def test_a_deletion_that_was_half_written_is_finished(root: Path, monkeypa
         with pytest.raises(StoreUnavailable):
             await store.delete(key)
         assert fails == []
+        assert packs(root)[0].read_bytes().count(b"deob") == 1
+        assert await read(store, key) == b"x" * 100  # it is there until its deletion is acknowledged
         fails += [False, False]
         await store.delete(key)
         assert fails == []
@@ -529,6 +531,31 @@ async def test_a_deletion_that_was_half_written_is_finished(root: Path, monkeypa
     with pytest.raises(NotFound):
         await read(store, key)
     assert DEAD in packs(root)[0].read_bytes()
+    await store.close()
+
+
+@pytest.mark.parametrize("state", [b"deob", b"dlob", b"blad"], ids=bytes.decode)
+async def test_a_deletion_that_a_power_failure_tore_damages_nothing(root: Path, state: bytes) -> None:
+    """Nor when the index is lost too."""
+    store = DiskBlobStore(root)
+    await store.open()
+    torn, kept = await put(store, b"x" * 100), await put(store, b"y" * 100)
+    await store.close()
+    (pack,) = packs(root)
+    pack.write_bytes(pack.read_bytes().replace(LIVE, state, 1))
+    for has_index in (True, False):
+        if not has_index:
+            (root / "packs" / "index.db").unlink()
+        await store.open()
+        assert [await read(store, key) for key in (torn, kept)] == [b"x" * 100, b"y" * 100]
+        status = await store.pack_status()
+        assert status is not None
+        assert status.problems == ()
+        await store.close()
+    await store.open()
+    await store.delete(torn)
+    with pytest.raises(NotFound):
+        await read(store, torn)
     await store.close()
 
 

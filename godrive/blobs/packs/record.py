@@ -21,11 +21,14 @@ damaged pack is searched for records.
 from __future__ import annotations
 
 import struct
+from itertools import product
 from typing import NamedTuple
 from zlib import crc32
 
 MAGIC = b"GDPACK1\n"
 LIVE, DEAD = b"blob", b"dead"
+
+_STATES = frozenset(bytes(mixture) for mixture in product(*zip(LIVE, DEAD, strict=True)))
 
 FIRST = len(MAGIC) + 4
 """Where the first record of a pack begins."""
@@ -88,7 +91,7 @@ def parse(data: memoryview, start: int, seed: int) -> Record | None:
     if len(data) - start < _HEAD.size:
         return None
     state, check, body_check, size, stored_ns, sha256, key, mime = _HEAD.unpack_from(data, start)
-    if state not in (LIVE, DEAD):
+    if state not in _STATES:
         raise Damaged("No record begins here.")
     names = start + _HEAD.size
     end = names + key + mime
@@ -97,4 +100,4 @@ def parse(data: memoryview, start: int, seed: int) -> Record | None:
     if crc32(data[start + _CHECKED : end], seed) != check:
         raise Damaged("The head of a record is damaged.")
     text = str(data[names:end], "utf-8", "surrogateescape")
-    return Record(state == LIVE, text[:key], text[key:], sha256, stored_ns, size, end - start, body_check)
+    return Record(state != DEAD, text[:key], text[key:], sha256, stored_ns, size, end - start, body_check)
