@@ -51,7 +51,8 @@ def forbidden() -> set[str]:
 def guarded(tmp_path: Path) -> Iterator[DriveServer]:
     strace = str(require_program("strace", "strace"))
     # A call that this strace does not know is none of ours.  With -DD the server keeps its process id.
-    names = ",".join(f"?{name}" for name in sorted(forbidden()))
+    # The executable is tested in another root, which the server itself never changes.
+    names = ",".join(f"?{name}" for name in sorted(forbidden() - {"chroot"}))
     refusing = ("-e", f"trace={names}", "-e", f"inject={names}:error=EPERM")
     prefix = (strace, "-f", "-DD", "--seccomp-bpf", "-qqq", "-o", str(tmp_path / "refused"), *refusing)
     with DriveServer(tmp_path, prefix=prefix) as server:
