@@ -186,7 +186,7 @@ async def delete_due(tx: Tx, limit: int, *, by: datetime, now: datetime) -> int:
 async def _abort_uploads(tx: Tx, user_id: UserId, reason: str, now: datetime) -> None:
     """Abort pending uploads, because their signed URLs could still create files.
 
-    What a copy of a tree has reserved stays: whoever ends the copy gives it back.
+    What a copy of a tree has reserved stays: the rule that ends the copy gives it back.
     """
     aborted = await tx.all(
         "UPDATE uploads SET state = $2, reason = $3, finished_at = $4, cleanup_at = $4 "

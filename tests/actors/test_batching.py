@@ -50,7 +50,9 @@ async def asked(lookup: Batcher[str, int], *keys: str) -> list[asyncio.Task[int]
     return tasks
 
 
-async def test_whoever_comes_while_a_read_is_under_way_shares_the_next(table: Table, lookup: Batcher[str, int]) -> None:
+async def test_a_caller_that_comes_while_a_read_is_under_way_shares_the_next(
+    table: Table, lookup: Batcher[str, int]
+) -> None:
     tasks = await asked(lookup, "a", "b", "c", "b", "a")
     assert table.reads == [["a"]]
     table.open.set()
@@ -87,7 +89,7 @@ async def test_many_who_wait_are_answered_a_bounded_batch_at_a_time(table: Table
     assert len(table.reads) == 1 + 4
 
 
-async def test_whoever_stops_waiting_takes_nobody_along(table: Table, lookup: Batcher[str, int]) -> None:
+async def test_a_caller_that_stops_waiting_takes_nobody_along(table: Table, lookup: Batcher[str, int]) -> None:
     first, second, third = await asked(lookup, "a", "b", "c")
     first.cancel()
     second.cancel()

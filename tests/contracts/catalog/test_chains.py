@@ -104,7 +104,7 @@ async def test_of_two_chains_with_one_key_one_is_undone(catalog: Catalog) -> Non
     assert await catalog.read(rows) == [("a", "x", 1), ("b", "y", 1)]
 
 
-async def test_whoever_finds_no_room_or_no_name_is_told_which(rig: Rig) -> None:
+async def test_an_upload_without_room_or_a_free_name_is_told_which(rig: Rig) -> None:
     owner = await rig.user(quota=10)
     first = await rig.begin(owner, "a", size=1)
     await rig.ask(PublishUpload(SERVER, first.id, rig.blob(first)))
@@ -132,7 +132,7 @@ async def test_an_upload_that_was_read_before_is_published_like_any_other(rig: R
     assert await rig.drift() == 0
 
 
-async def test_whoever_finds_no_folder_is_told_so(rig: Rig) -> None:
+async def test_an_upload_into_a_folder_that_is_gone_is_told_so(rig: Rig) -> None:
     owner, other = await rig.user(), await rig.user()
     outer = await rig.folder(owner, "outer")
     folder, strange = await rig.folder(owner, "folder", where=inside(outer)), await rig.folder(other)

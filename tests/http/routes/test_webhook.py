@@ -73,7 +73,7 @@ def basic(user: str, password: str) -> dict[str, str]:
     ("path", "headers"),
     [(PATH, BEARER), (PATH, basic("godrive", TOKEN)), (PATH, basic("", TOKEN)), (f"{PATH}?token={TOKEN}", {})],
 )
-async def test_whoever_shows_the_token_makes_the_file_appear(
+async def test_a_caller_with_the_token_makes_the_file_appear(
     site: Site, stranger: Person, path: str, headers: dict[str, str]
 ) -> None:
     upload = await arrive(site)
@@ -97,7 +97,7 @@ async def test_whoever_shows_the_token_makes_the_file_appear(
         (f"{PATH}?token=%FF%FE", {}),
     ],
 )
-async def test_whoever_does_not_is_refused_and_nothing_happens(
+async def test_a_caller_without_the_token_is_refused_and_nothing_happens(
     site: Site, stranger: Person, path: str, headers: dict[str, str]
 ) -> None:
     upload = await arrive(site)
