@@ -18,7 +18,7 @@ from godrive.blobs import BlobStore
 from godrive.model import ObjectKey
 
 Page: TypeAlias = dict[ObjectKey, int]
-"""Blobs that are next to each other in key order, by key.  The value is the size in bytes, or 0 where nobody asks."""
+"""The sizes in bytes of blobs that are next to each other in key order, by key."""
 
 AT_ONCE = 5000
 
@@ -51,13 +51,17 @@ class KeyPages(Protocol):
         ...
 
 
-async def size_pages(store: BlobStore) -> AsyncGenerator[Page, None]:
-    """Yield the sizes of all blobs of the store, as :meth:`SizePages.size_pages` does."""
-    if isinstance(store, SizePages):
-        async with aclosing(store.size_pages()) as pages:
-            async for page in pages:
-                yield page
-        return
+def size_pages(store: BlobStore) -> AsyncGenerator[Page, None]:
+    """Return the sizes of all blobs of the store, as :meth:`SizePages.size_pages` does."""
+    return store.size_pages() if isinstance(store, SizePages) else _listed_sizes(store)
+
+
+def key_pages(store: BlobStore) -> AsyncGenerator[KeyPage, None]:
+    """Return the keys of all blobs of the store, as :meth:`KeyPages.key_pages` does."""
+    return store.key_pages() if isinstance(store, KeyPages) else _listed_keys(store)
+
+
+async def _listed_sizes(store: BlobStore) -> AsyncGenerator[Page, None]:
     page = {}
     async for blob in store.list():
         page[blob.key] = blob.size_bytes
@@ -67,13 +71,7 @@ async def size_pages(store: BlobStore) -> AsyncGenerator[Page, None]:
     yield page
 
 
-async def key_pages(store: BlobStore) -> AsyncGenerator[KeyPage, None]:
-    """Yield the keys of all blobs of the store, as :meth:`KeyPages.key_pages` does."""
-    if isinstance(store, KeyPages):
-        async with aclosing(store.key_pages()) as pages:
-            async for page in pages:
-                yield page
-        return
+async def _listed_keys(store: BlobStore) -> AsyncGenerator[KeyPage, None]:
     keys: list[str] = []
     async for blob in store.list():
         keys.append(blob.key)

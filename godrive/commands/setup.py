@@ -246,7 +246,6 @@ def _check_service(command: list[str], config: Path, data_dir: str) -> None:
 
 
 def _try_as_service(command: list[str], what: str) -> None:
-    why = ""
     try:
         done = subprocess.run(  # noqa: S603 - our own words
             command,
