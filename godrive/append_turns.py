@@ -18,7 +18,7 @@ FORBEARANCE = 1.0
 _KEPT_CLAIMS = 10_000
 
 
-class Turn:
+class AppendTurn:
     """The turn of one append.  It is *wanted* by another once :meth:`give_way` was called."""
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Turn:
 class _Upload:
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
-        self.turns: list[Turn] = []
+        self.turns: list[AppendTurn] = []
 
 
 class AppendTurns:
@@ -67,7 +67,7 @@ class AppendTurns:
         return self._claims.pop(upload_id, "")
 
     @asynccontextmanager
-    async def take(self, upload_id: UploadId) -> AsyncIterator[Turn]:
+    async def take(self, upload_id: UploadId) -> AsyncIterator[AppendTurn]:
         """Have the turn of the upload.  The request that has it, and those that wait for it, are told to give way.
 
         Raises ``StoreUnavailable`` if the append before does not end, because the store does not answer.
@@ -75,7 +75,7 @@ class AppendTurns:
         upload = self._uploads.setdefault(upload_id, _Upload())
         for other in upload.turns:
             other.give_way()
-        turn = Turn()
+        turn = AppendTurn()
         upload.turns.append(turn)
         try:
             await _acquire(upload.lock, alone=len(upload.turns) == 1)

@@ -13,7 +13,7 @@ _WEB_PORTS = frozenset({80, 443})
 _LOWEST_FREE_PORT = 1024
 
 
-class Refused(Exception):
+class AddressRefused(Exception):
     """The address may not be called.  The text says why."""
 
 

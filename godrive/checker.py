@@ -22,7 +22,7 @@ import msgspec
 from godrive.blobs import BlobDamaged, BlobStore
 from godrive.blobs.pages import AT_ONCE, Page, aligned, size_pages
 from godrive.errors import NotFound, StoreUnavailable
-from godrive.messages.expected import ExpectedBlob, ExpectedBlobs, Fault, Finding, NamedSizes
+from godrive.messages.expected import BlobFault, ExpectedBlob, ExpectedBlobs, Fault, NamedSizes
 from godrive.messages.metadata import Metadata
 from godrive.messages.storage import CheckStore, HeadBlob, Storage
 from godrive.messages.system import KnownKeys
@@ -62,7 +62,7 @@ async def check_blobs(
     orphans_before: datetime,
     checked: Checked,
     pace: Pace | None = None,
-) -> AsyncIterator[Finding]:
+) -> AsyncIterator[BlobFault]:
     """Compare all rows with all blobs, and yield what is wrong, in the order of keys.
 
     With *digests*, read every blob; *pace* is awaited with the number of bytes
@@ -103,7 +103,7 @@ async def _expected(metadata: Ref[Metadata], keys: Iterable[ObjectKey]) -> list[
     return await metadata.ask(ExpectedBlobs(len(only), only=only)) if only else []
 
 
-async def _orphan(storage: Ref[Storage], key: ObjectKey, before: datetime) -> Finding | None:
+async def _orphan(storage: Ref[Storage], key: ObjectKey, before: datetime) -> BlobFault | None:
     """Return the finding if the blob is still there, and was stored before that instant."""
     try:
         blob = await storage.ask(HeadBlob(key))
@@ -111,12 +111,12 @@ async def _orphan(storage: Ref[Storage], key: ObjectKey, before: datetime) -> Fi
         return None
     if blob.modified_at > before:
         return None
-    return Finding(fault=Fault.ORPHAN, object_key=key, detail="No file refers to it.", size_bytes=blob.size_bytes)
+    return BlobFault(fault=Fault.ORPHAN, object_key=key, detail="No file refers to it.", size_bytes=blob.size_bytes)
 
 
 async def check_blob(
     drive: Stores, row: ExpectedBlob, size: int | None, *, digests: bool, pace: Pace | None = None
-) -> Finding | None:
+) -> BlobFault | None:
     """Compare a blob with its row: its *size* in the store, and with *digests* its bytes.
 
     *size* is ``None`` if the store has not listed it.
@@ -133,7 +133,7 @@ async def check_blob(
         return None
     if wrong[0] is Fault.MISSING and not await _expected(drive.metadata, [row.object_key]):
         return None  # it has been purged meanwhile
-    return Finding(
+    return BlobFault(
         fault=wrong[0], object_key=row.object_key, detail=wrong[1], size_bytes=row.size_bytes, file_id=row.file_id
     )
 

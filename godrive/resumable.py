@@ -261,7 +261,7 @@ def _end_soon(work: asyncio.Task[Upload], body: AppendedBody) -> None:
 
 
 @asynccontextmanager
-async def _claim(drive: GoDrive, by: Principal, upload_id: UploadId) -> AsyncIterator[append_turns.Turn]:
+async def _claim(drive: GoDrive, by: Principal, upload_id: UploadId) -> AsyncIterator[append_turns.AppendTurn]:
     if drive.append_turns.is_taken(upload_id):
         await drive.metadata.ask(GetUpload(by, upload_id))  # raises unless *by* may end the other append
     async with drive.append_turns.take(upload_id) as claim:

@@ -27,9 +27,9 @@ from godrive.errors import DriveError
 from godrive.lease import Lease
 from godrive.messages.expected import (
     BeginScrub,
+    BlobFault,
     ExpectedBlob,
     ExpectedBlobs,
-    Finding,
     ForgetDamage,
     ListDamage,
     NoteScrub,
@@ -69,7 +69,7 @@ class Scrubbed(msgspec.Struct, frozen=True):
 
     blobs: int = 0
     bytes: int = 0
-    found: list[Finding] = []
+    found: list[BlobFault] = []
     state: ScrubState | None = None
 
 
@@ -154,7 +154,7 @@ class Scrubber:
         state = await self.metadata.ask(ReadScrub())
         self._on_step(Scrubbed(state=state))
 
-    async def _check(self, row: ExpectedBlob) -> Finding | None:
+    async def _check(self, row: ExpectedBlob) -> BlobFault | None:
         read = 0
 
         async def pace(length: int) -> None:

@@ -19,7 +19,7 @@ from godrive.blobs.memory import MemoryBlobStore
 from godrive.checker import Checked, check_blobs
 from godrive.drive import GoDrive
 from godrive.errors import NotFound, StoreUnavailable
-from godrive.messages.expected import Fault, Finding
+from godrive.messages.expected import BlobFault, Fault
 from godrive.messages.files import GetFile, OpenContent, PurgeFile, TrashFile
 from godrive.messages.system import ClaimPurges
 from godrive.model import File, ObjectKey
@@ -43,7 +43,7 @@ async def key_of(drive: GoDrive, file: File) -> ObjectKey:
     return (await drive.metadata.ask(OpenContent(acting(file.owner_id), file.id))).object_key
 
 
-async def check(drive: GoDrive, *, digests: bool = True, age: float = -3600.0) -> list[Finding]:
+async def check(drive: GoDrive, *, digests: bool = True, age: float = -3600.0) -> list[BlobFault]:
     """By default, a blob that was stored just now is old enough: files have the time of the machine, which goes on."""
     before, checked = drive.clock.now() - timedelta(seconds=age), Checked()
     found = [finding async for finding in check_blobs(drive, digests=digests, orphans_before=before, checked=checked)]

@@ -50,7 +50,7 @@ from godrive.errors import (
     StoreUnavailable,
     UploadFinished,
 )
-from godrive.messages.ingest import CommitUpload, Ingest, IngestBlob, Outcome, Reconcile, Reconciled
+from godrive.messages.ingest import CommitUpload, EventOutcome, Ingest, IngestBlob, Reconcile, Reconciled
 from godrive.messages.metadata import Metadata
 from godrive.messages.storage import (
     CheckStore,
@@ -142,20 +142,20 @@ class IngestActor(Actor[Ingest]):
         return await self._publish(ask.by, upload.id, await self._arrived(upload, ask.parts), upload)
 
     @IngestBlob.handler
-    async def ingest_blob(self, ask: IngestBlob) -> Outcome:
+    async def ingest_blob(self, ask: IngestBlob) -> EventOutcome:
         try:
             upload = await self._metadata.ask(FindUpload(SYSTEM, ask.object_key))
             if upload.state is UploadState.COMMITTED:
-                return Outcome.PUBLISHED
+                return EventOutcome.PUBLISHED
             if upload.state is not UploadState.PENDING or upload.kind is UploadKind.ONCE:
-                return Outcome.IGNORED
+                return EventOutcome.IGNORED
             blob = await self._proven(ask, upload) or await self._head(upload)
             await self._publish(SYSTEM, upload.id, blob, upload)
         except _FINAL:
-            return Outcome.REJECTED
+            return EventOutcome.REJECTED
         except (NotFound, Gone, NameTaken):
-            return Outcome.IGNORED
-        return Outcome.PUBLISHED
+            return EventOutcome.IGNORED
+        return EventOutcome.PUBLISHED
 
     async def _proven(self, event: IngestBlob, upload: Upload) -> BlobInfo | None:
         """What a HEAD would say, if the event and the store's way of writing prove it, and it is all that counts."""

@@ -34,7 +34,7 @@ from godrive.blobs.disk_takes import DiskTakes
 from godrive.blobs.failures import failures, may_pass
 from godrive.blobs.objects import Objects
 from godrive.blobs.packs import Packs, describe, small_put
-from godrive.blobs.packs.index import Place
+from godrive.blobs.packs.index import Location
 from godrive.blobs.packs.merging import merged
 from godrive.blobs.staged_write import BATCH, StagedWrite, digest_threads, share
 from godrive.blobs.staging import StagingFile
@@ -313,7 +313,7 @@ class DiskBlobStore(DiskAppends, DiskMoves, DiskTakes):
                     raise
         return describe(place)
 
-    async def _place(self, key: ObjectKey) -> Place | None:
+    async def _place(self, key: ObjectKey) -> Location | None:
         return None if self._packs is None else await self._packs.find(key)
 
     async def delete(self, key: ObjectKey) -> None:

@@ -21,7 +21,7 @@ from ipaddress import ip_address
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from godrive.callbacks import Failed, Refused, callback_url, literal_refusal, refusal
+from godrive.callbacks import AddressRefused, Failed, callback_url, literal_refusal, refusal
 from godrive.network import Network
 from godrive.unanswered import why
 
@@ -48,13 +48,13 @@ class Outbound:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> int:
-        """Send *body* and return the status of the answer.  Raises ``Refused``, ``Failed``."""
+        """Send *body* and return the status of the answer.  Raises ``AddressRefused``, ``Failed``."""
         try:
             parts = callback_url(url)
         except ValueError as error:
-            raise Refused(str(error)) from None
+            raise AddressRefused(str(error)) from None
         if (problem := literal_refusal(parts, allowed=self._allowed)) is not None:  # aiohttp does not resolve it
-            raise Refused(problem)
+            raise AddressRefused(problem)
         try:
             async with (
                 asyncio.timeout(self._timeout),
@@ -83,7 +83,7 @@ class Outbound:
         return self._sessions[scheme]
 
     async def _resolve(self, scheme: str, host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
-        """Return the addresses of a host name that may be called.  Raises ``Refused``, ``OSError``."""
+        """Return the addresses of a host name that may be called.  Raises ``AddressRefused``, ``OSError``."""
         found = await asyncio.get_running_loop().run_in_executor(
             self._threads, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, family=family)
         )
@@ -102,7 +102,7 @@ class Outbound:
                     )
                 )
         if not results:
-            raise Refused(problem)
+            raise AddressRefused(problem)
         return results
 
 
@@ -120,16 +120,16 @@ class _Resolver(AbstractResolver):
     ) -> list[ResolveResult]:
         try:
             return await self._resolve(host, port, family)
-        except Refused as refused:  # aiohttp expects no other error
+        except AddressRefused as refused:  # aiohttp expects no other error
             raise OSError(str(refused)) from refused
 
     async def close(self) -> None:
         """Nothing is kept."""
 
 
-def _refusal(error: BaseException) -> Refused | None:
+def _refusal(error: BaseException) -> AddressRefused | None:
     """Return the refusal that is the cause of the error, if there is one."""
     cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, Refused):
+    while cause is not None and not isinstance(cause, AddressRefused):
         cause = cause.__cause__
     return cause

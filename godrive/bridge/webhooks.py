@@ -25,7 +25,7 @@ from anyio.abc import TaskGroup
 from godrive import network
 from godrive.backoff import Backoff
 from godrive.bridge.failures import Failures
-from godrive.callbacks import Failed, Refused
+from godrive.callbacks import AddressRefused, Failed
 from godrive.clock import Clock
 from godrive.config import Config
 from godrive.errors import CursorReset, DriveError, NotFound
@@ -83,7 +83,7 @@ class ResetData(msgspec.Struct, kw_only=True):
     cursor: str
 
 
-class Message(msgspec.Struct, kw_only=True):
+class WebhookMessage(msgspec.Struct, kw_only=True):
     """One message.  Its id is the cursor after the change until it is sent."""
 
     id: str
@@ -190,7 +190,7 @@ class Dispatcher:
         except CursorReset:
             page = await metadata.ask(ListChanges(by))
             data = ResetData(owner_id=webhook.owner_id, cursor=page.cursor)
-            messages = [Message(id=page.cursor, type="cursor_reset", data=data)]
+            messages = [WebhookMessage(id=page.cursor, type="cursor_reset", data=data)]
         except NotFound:  # the user was disabled or deleted
             return
         problem, final, until = None, False, anyio.current_time() + TURN
@@ -215,14 +215,16 @@ class Dispatcher:
             )
         )
 
-    async def _send(self, outbound: Outbound, url: str, secret: str, message: Message) -> tuple[str | None, bool]:
+    async def _send(
+        self, outbound: Outbound, url: str, secret: str, message: WebhookMessage
+    ) -> tuple[str | None, bool]:
         """Send one message.  Returns why it was not accepted, and whether that is final."""
         now = self._clock.now()
         body = _encode({"type": message.type, "timestamp": now, "data": message.data})
         try:
             status = await outbound.post(url, body, sign(secret, message.id, int(now.timestamp()), body))
-        except (Refused, Failed) as error:
-            self._counts["refused" if isinstance(error, Refused) else "failed"] += 1
+        except (AddressRefused, Failed) as error:
+            self._counts["refused" if isinstance(error, AddressRefused) else "failed"] += 1
             return str(error), False
         if 200 <= status < 300:
             self._counts["delivered"] += 1
@@ -265,8 +267,8 @@ class Dispatcher:
         return len(accepted)
 
 
-def _change_message(owner_id: UserId, change: Change) -> Message:
+def _change_message(owner_id: UserId, change: Change) -> WebhookMessage:
     data = ChangeData(
         owner_id=owner_id, change=change.change.value, id=change.id, kind=change.kind.value, entry=change.entry
     )
-    return Message(id=change.cursor, type=f"{change.kind.value}.{change.change.value}", data=data)
+    return WebhookMessage(id=change.cursor, type=f"{change.kind.value}.{change.change.value}", data=data)

@@ -37,7 +37,7 @@ _APART: dict[tuple[str, ...], list[tuple[str, list[int]]]] = {}
 """What chains have become, by the texts of their steps: those are constants, so they tell the rest of a step."""
 
 
-class Step(msgspec.Struct, frozen=True, gc=False):
+class ChainStep(msgspec.Struct, frozen=True, gc=False):
     """A statement that changes one row, with its values, and a name for that row.
 
     *returning* are the columns that later steps may use.  If one does, *again*
@@ -51,7 +51,7 @@ class Step(msgspec.Struct, frozen=True, gc=False):
     again: str = ""
 
 
-async def chain(tx: Tx, *steps: Step, final: Final | None = None) -> bool:
+async def chain(tx: Tx, *steps: ChainStep, final: Final | None = None) -> bool:
     """Run the steps.  Returns whether the first one has found a row.
 
     With *final*, whose key the columns of the last step must begin with, it is the last statement of the
@@ -72,7 +72,7 @@ async def chain(tx: Tx, *steps: Step, final: Final | None = None) -> bool:
     return True
 
 
-def _joined(steps: Sequence[Step]) -> str:
+def _joined(steps: Sequence[ChainStep]) -> str:
     """One statement for all.  The values of each step follow those of the one before it."""
     parts, before = [], 0
     for step in steps:
@@ -82,7 +82,7 @@ def _joined(steps: Sequence[Step]) -> str:
     return f"WITH {earlier} {parts[-1][1]}" if earlier else parts[-1][1]
 
 
-def _apart(steps: Sequence[Step]) -> list[tuple[str, list[int]]]:
+def _apart(steps: Sequence[ChainStep]) -> list[tuple[str, list[int]]]:
     """A statement for each step, and the numbers of the steps whose first values follow its own.
 
     A step changes one row, and whatever refuses it does so before that.  ``OR FAIL`` tells SQLite, which would
@@ -91,7 +91,7 @@ def _apart(steps: Sequence[Step]) -> list[tuple[str, list[int]]]:
     return [_alone(_VERB.sub(r"\g<0> OR FAIL", step.sql), steps[:number]) for number, step in enumerate(steps)]
 
 
-def _alone(sql: str, earlier: Sequence[Step]) -> tuple[str, list[int]]:
+def _alone(sql: str, earlier: Sequence[ChainStep]) -> tuple[str, list[int]]:
     last = max((int(found) for found in _NUMBER.findall(sql)), default=0)
     used: list[int] = []
     for number, step in enumerate(earlier):

@@ -18,7 +18,7 @@ from yarl import URL
 
 from godrive import __version__
 from godrive.backoff import Backoff
-from godrive.client.logins import LogIn, LogInFile
+from godrive.client.logins import LogInFile, SavedLogIn
 from godrive.errors import (
     BY_CODE,
     ConfigError,
@@ -140,7 +140,7 @@ class Connection:
 
         def keep() -> None:
             with self._file.locked() as kept:
-                kept.servers[self.url] = LogIn(email=email, refresh_token=tokens.refresh_token)
+                kept.servers[self.url] = SavedLogIn(email=email, refresh_token=tokens.refresh_token)
                 kept.last = self.url
 
         await asyncio.to_thread(keep)

@@ -25,7 +25,7 @@ from godrive.client.connection import NOT_NOW
 from godrive.client.digests import digest_of, read_digest
 from godrive.client.remote import Entry, Remote
 from godrive.client.transfers import Job, Moved, Progress, is_dated, reason, run
-from godrive.client.unfinished import Note, Unfinished
+from godrive.client.unfinished import CopyNote, Unfinished
 from godrive.errors import DigestMismatch, DriveError, Gone, Invalid, LengthMismatch, NotFound
 from godrive.paths import is_folder
 
@@ -196,7 +196,7 @@ class _Fetching:
         with closing(note):
             await self._go_on(note)
 
-    async def _go_on(self, note: Note) -> None:
+    async def _go_on(self, note: CopyNote) -> None:
         draft, version = self._draft("godrive"), str(self._entry.version_id)
         is_kept = note.read() == version
         file = await to_thread.run_sync(partial(_open, draft, keep=is_kept))

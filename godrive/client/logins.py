@@ -19,7 +19,7 @@ import msgspec
 from godrive.errors import ConfigError
 
 
-class LogIn(msgspec.Struct, kw_only=True):
+class SavedLogIn(msgspec.Struct, kw_only=True):
     """A log-in to a server."""
 
     email: str
@@ -30,7 +30,7 @@ class LogIns(msgspec.Struct, kw_only=True):
     """All log-ins, by the URL of the server.  *last* is the server that was logged in to last."""
 
     last: str = ""
-    servers: dict[str, LogIn] = {}
+    servers: dict[str, SavedLogIn] = {}
 
 
 def folder() -> Path:

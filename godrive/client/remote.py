@@ -34,7 +34,7 @@ class Entry(msgspec.Struct, kw_only=True, frozen=True):
         return self.kind == "folder"
 
 
-class UploadState(msgspec.Struct, kw_only=True, frozen=True):
+class PartialUpload(msgspec.Struct, kw_only=True, frozen=True):
     """An upload that is sent in several requests: the bytes that the server has, and the file once it has all."""
 
     id: str
@@ -106,7 +106,7 @@ class Remote(Connection):
 
     async def begin_upload(
         self, path: str, size: int, *, sha256: str, modified_at: datetime, on_conflict: str
-    ) -> UploadState:
+    ) -> PartialUpload:
         """Begin to store *size* bytes with that digest as the file at *path*, in a folder that exists."""
         folder, _, name = _clean(path).rpartition("/")
         # Unlike "filename", the path may be any name: "null" too.
@@ -119,14 +119,14 @@ class Remote(Connection):
         target = "/v1/tus/by-path/" + quote(folder, safe="/")
         answer = await self.call("POST", target, query={"on_conflict": on_conflict}, headers=headers)
         # Only the id: a token goes to no other server than that of the log-in.
-        return UploadState(id=answer.headers[hdrs.LOCATION].rpartition("/")[2], received_bytes=0)
+        return PartialUpload(id=answer.headers[hdrs.LOCATION].rpartition("/")[2], received_bytes=0)
 
-    async def upload_state(self, upload_id: str) -> UploadState:
+    async def upload_state(self, upload_id: str) -> PartialUpload:
         """Return how far an upload is.  Ends a request that is still sending to it.  Raises ``NotFound``, ``Gone``."""
         answer = await self.call("GET", _upload(upload_id), headers=_TUS)
-        return msgspec.json.decode(answer.content, type=UploadState)
+        return msgspec.json.decode(answer.content, type=PartialUpload)
 
-    async def append(self, upload_id: str, offset: int, body: Body, size: int) -> UploadState:
+    async def append(self, upload_id: str, offset: int, body: Body, size: int) -> PartialUpload:
         """Send *size* bytes from *offset* on, once.  Returns how far the upload is then.
 
         If the answer is lost, or the server has no time, some of the bytes may
@@ -139,7 +139,7 @@ class Remote(Connection):
             hdrs.CONTENT_LENGTH: str(size),
         }
         answer = await self.call_once("PATCH", _upload(upload_id), headers=headers, body=body)
-        return UploadState(
+        return PartialUpload(
             id=upload_id,
             received_bytes=int(answer.headers["Upload-Offset"]),
             file_id=answer.headers.get("Upload-File-Id"),

@@ -23,7 +23,7 @@ _KEPT = 30 * 86_400.0
 """Seconds after which a file is deleted: no server keeps an upload without new bytes for that long."""
 
 
-class Note:
+class CopyNote:
     """Where the id of an upload, or of the version that is downloaded, is kept.  It is locked until :meth:`close`."""
 
     def __init__(self, path: Path, file: int) -> None:
@@ -57,7 +57,7 @@ class Unfinished:
     def __init__(self, kind: str) -> None:
         self._folder = folder() / kind
 
-    def open(self, **what: object) -> Note:
+    def open(self, **what: object) -> CopyNote:
         """Open and lock the note on *what* is copied.  Blocks on the disk.
 
         Raises ``Conflict`` if another command copies the same, ``OSError``.
@@ -72,7 +72,7 @@ class Unfinished:
                 os.close(file)
                 raise Conflict("Another command is copying this file.") from None
             if os.fstat(file).st_nlink:
-                return Note(path, file)
+                return CopyNote(path, file)
             os.close(file)  # the command that had it has just deleted it
 
     def sweep(self) -> None:

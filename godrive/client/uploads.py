@@ -24,9 +24,9 @@ from anyio import to_thread
 
 from godrive.client.connection import NOT_NOW, BodyRefused
 from godrive.client.digests import digest_of
-from godrive.client.remote import Entry, Remote, UploadState
+from godrive.client.remote import Entry, PartialUpload, Remote
 from godrive.client.transfers import Job, Moved, Progress, is_dated, is_folder, modified_at, reason, run
-from godrive.client.unfinished import Note, Unfinished
+from godrive.client.unfinished import CopyNote, Unfinished
 from godrive.errors import DigestMismatch, DriveError, Gone, Invalid, NotFound, OffsetMismatch, UploadTakenOver
 
 _PIECE = 1 << 20
@@ -185,7 +185,7 @@ class _Sending:
 class _Parts:
     """A file that is sent in several requests."""
 
-    def __init__(self, sending: _Sending, status: stat_result, note: Note) -> None:
+    def __init__(self, sending: _Sending, status: stat_result, note: CopyNote) -> None:
         self._sending = sending
         self._remote = sending.remote
         self._moved = sending.moved
@@ -197,7 +197,7 @@ class _Parts:
         """Send what the server does not have, until it has the file or there was no progress for too long."""
         patience, begun, reached = self._remote.patience(), 0, 0
         upload_id = self._note.read()
-        state: UploadState | None = None  # not known: the server is asked
+        state: PartialUpload | None = None  # not known: the server is asked
         while True:
             try:
                 if upload_id is None:
@@ -233,7 +233,7 @@ class _Parts:
                 self._note.clear()
                 raise Invalid("The file changed while it was sent.") from None
 
-    async def _begin(self) -> UploadState:
+    async def _begin(self) -> PartialUpload:
         folder = self._sending.path.rstrip("/").rpartition("/")[0]
         if folder.strip("/"):
             await self._remote.make_folder(folder, parents=True)
@@ -247,7 +247,7 @@ class _Parts:
         await to_thread.run_sync(self._note.write, state.id)
         return state
 
-    async def _append(self, state: UploadState) -> UploadState:
+    async def _append(self, state: PartialUpload) -> PartialUpload:
         start = state.received_bytes
         size = min(self._most, self._status.st_size - start)
         body = _Slice(self._sending.local, start, size, self._moved)

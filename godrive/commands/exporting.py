@@ -20,7 +20,7 @@ from godrive.counted import counted
 from godrive.errors import ConfigError
 
 if TYPE_CHECKING:
-    from godrive.exchange.exporting import Exported, Report
+    from godrive.exchange.exporting import Exported, ExportProblem
 
 
 def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
@@ -54,7 +54,7 @@ async def _export_drive(arguments: argparse.Namespace, config: Config) -> Export
     from godrive.exchange.exporting import Exporter  # noqa: PLC0415
     from godrive.principal import HostUser  # noqa: PLC0415
 
-    def note(report: Report) -> None:
+    def note(report: ExportProblem) -> None:
         if arguments.json:
             _say(msgspec.json.encode(report).decode())
         else:

@@ -19,7 +19,7 @@ from godrive.commands.running import run
 from godrive.config import Config
 from godrive.counted import counted
 from godrive.errors import ConfigError
-from godrive.messages.expected import Fault, Finding
+from godrive.messages.expected import BlobFault, Fault
 from godrive.messages.storage import QuarantineBlob
 from godrive.messages.system import KnownKeys, RecountUsage, UsageDrift
 from godrive.model import ObjectKey
@@ -38,7 +38,7 @@ class Result(msgspec.Struct, kw_only=True):
 
     blobs: int = 0
     bytes: int = 0
-    findings: list[Finding] = []
+    findings: list[BlobFault] = []
     usage_bytes: int = 0
     usage_rows: int = 0
     quarantined: int = 0
@@ -122,9 +122,9 @@ async def _repair(drive: GoDrive, result: Result, *, usage: bool) -> None:
         result.recounted += corrected
 
 
-def _read_plan(path: Path) -> list[Finding]:
+def _read_plan(path: Path) -> list[BlobFault]:
     try:
-        return [msgspec.json.decode(line, type=Finding) for line in path.read_bytes().splitlines()]
+        return [msgspec.json.decode(line, type=BlobFault) for line in path.read_bytes().splitlines()]
     except (OSError, msgspec.DecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"{path} cannot be read as a plan: {reason}.", hint="Make one with --plan alone.") from None
@@ -145,6 +145,6 @@ def _report(result: Result, arguments: argparse.Namespace) -> None:
     sys.stdout.write(f"{done} {what}: {counted(len(result.findings), 'fault')}.\n")
 
 
-def _say(finding: Finding) -> None:
+def _say(finding: BlobFault) -> None:
     whose = f" of file {finding.file_id}" if finding.file_id else ""
     sys.stdout.write(f"{finding.fault:<11} {finding.object_key}{whose}: {finding.detail}\n")

@@ -23,8 +23,8 @@ from godrive.errors import ConfigError, Invalid
 from godrive.paths import exists, is_folder
 
 if TYPE_CHECKING:
-    from godrive.exchange.filebrowser import Result
-    from godrive.exchange.outcome import Counts, Note
+    from godrive.exchange.filebrowser import AccountResult
+    from godrive.exchange.outcome import ImportCounts, ImportProblem
 
 FILEBROWSER = "filebrowser"
 
@@ -90,7 +90,7 @@ def _import(arguments: argparse.Namespace) -> int:
     return 0 if is_complete else 1
 
 
-async def _import_folder(arguments: argparse.Namespace, config: Config, source: Path, ours: list[Path]) -> Counts:
+async def _import_folder(arguments: argparse.Namespace, config: Config, source: Path, ours: list[Path]) -> ImportCounts:
     from godrive.drive import GoDrive  # noqa: PLC0415
     from godrive.exchange import manifest  # noqa: PLC0415
     from godrive.exchange.importing import Importer  # noqa: PLC0415
@@ -100,7 +100,7 @@ async def _import_folder(arguments: argparse.Namespace, config: Config, source: 
     into = tuple(names(arguments.into)) if arguments.into.strip("/") else ()
     known = {(status.st_dev, status.st_ino) for status in map(os.stat, ours)}
 
-    def note(problem: Note) -> None:
+    def note(problem: ImportProblem) -> None:
         if arguments.json:
             _say(msgspec.json.encode(problem).decode())
         else:
@@ -133,11 +133,11 @@ def folders_of(config: Config) -> list[Path]:
     return [folder for folder in (config.data_dir, config.blobs_path) if exists(folder)]
 
 
-def _progress(counts: Counts) -> str:
+def _progress(counts: ImportCounts) -> str:
     return f"{counted(counts.files, 'file')} imported, {size_text(counts.bytes)}; already there: {counts.present}"
 
 
-def _report(counts: Counts, arguments: argparse.Namespace) -> None:
+def _report(counts: ImportCounts, arguments: argparse.Namespace) -> None:
     if arguments.json:
         _say(msgspec.json.encode(counts).decode())
         return
@@ -152,20 +152,20 @@ def _report(counts: Counts, arguments: argparse.Namespace) -> None:
 
 
 def _import_accounts(arguments: argparse.Namespace, config: Config) -> int:
-    from godrive.exchange.filebrowser import Outcome, import_accounts, read_accounts  # noqa: PLC0415
+    from godrive.exchange.filebrowser import AccountOutcome, import_accounts, read_accounts  # noqa: PLC0415
 
     accounts, refused = read_accounts(arguments.accounts), 0
 
-    def told(result: Result) -> None:
+    def told(result: AccountResult) -> None:
         nonlocal refused
-        refused += result.outcome is Outcome.REFUSED
+        refused += result.outcome is AccountOutcome.REFUSED
         if arguments.json:
             _say(msgspec.json.encode(result).decode())
             return
         name = one_line(result.username)
         whose = f" as {result.email}" if result.email not in ("", result.username) else ""
         _say(f"{result.outcome:<8} {name}{whose}{f': {result.detail}' if result.detail else ''}")
-        if result.outcome is Outcome.ADDED and result.scope:
+        if result.outcome is AccountOutcome.ADDED and result.scope:
             folder = shlex.quote(one_line(os.path.normpath("/" + result.scope).lstrip("/") or "."))
             _say(f"         its files: godrive import {folder} --user {shlex.quote(result.email)}")
 

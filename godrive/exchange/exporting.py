@@ -28,7 +28,7 @@ import msgspec
 from godrive.blobs import BlobDamaged
 from godrive.errors import ConfigError, DriveError, NotFound, StorageFull, StoreUnavailable
 from godrive.exchange.crew import Crew
-from godrive.exchange.local import Folder, nanoseconds, open_file
+from godrive.exchange.local import OpenFolder, nanoseconds, open_file
 from godrive.exchange.manifest import NAME, PARTIAL, Line, Manifest, ManifestWriter, file_name, mapped, reading
 from godrive.exchange.source import digest_of
 from godrive.exchange.writing import REFUSED_NAMES, Parts, Seen, look, make_folder, seal, write
@@ -59,7 +59,7 @@ class Trouble(StrEnum):
     """It could not be written."""
 
 
-class Report(msgspec.Struct, frozen=True):
+class ExportProblem(msgspec.Struct, frozen=True):
     """One trouble with the entry at *path* in the drive."""
 
     problem: Trouble
@@ -88,7 +88,7 @@ class Exported(msgspec.Struct):
 class Exporter:
     """Exports the drive of one user.  *note* is called for each trouble."""
 
-    def __init__(self, drive: GoDrive, by: HostUser, *, note: Callable[[Report], None]) -> None:
+    def __init__(self, drive: GoDrive, by: HostUser, *, note: Callable[[ExportProblem], None]) -> None:
         self.counts = Exported()
         self._drive = drive
         self._by = by
@@ -107,7 +107,7 @@ class Exporter:
         """
         try:
             await asyncio.to_thread(make_path, target, 0o777)
-            top = Folder(os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), "")
+            top = OpenFolder(os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), "")
         except OSError as error:
             raise ConfigError(f"{target} cannot be used: {error.strerror}.") from None
         try:
@@ -120,7 +120,7 @@ class Exporter:
         finally:
             top.release()
 
-    async def _run(self, top: Folder, user: str) -> None:
+    async def _run(self, top: OpenFolder, user: str) -> None:
         self._manifest = ManifestWriter(top.fd, user, self._drive.clock.now())
         try:
             self._parts = Parts(top)
@@ -157,7 +157,7 @@ class Exporter:
         finally:
             folder.release()
 
-    async def _visit(self, folder: Folder, where: Spot, path: str) -> None:
+    async def _visit(self, folder: OpenFolder, where: Spot, path: str) -> None:
         """Export the files of a folder, and make its folders."""
         page, last = None, ""
         while True:
@@ -171,7 +171,7 @@ class Exporter:
                 break
         await self._crew.finish()
 
-    async def _dispatch(self, folder: Folder, above: str, content: Content, *, is_taken: bool) -> None:
+    async def _dispatch(self, folder: OpenFolder, above: str, content: Content, *, is_taken: bool) -> None:
         file = content.file
         path = f"{above}/{file.name}" if above else file.name
         name = mapped(file.name) if is_taken else file_name(file.name, top=not above)
@@ -180,7 +180,7 @@ class Exporter:
         else:
             await self._crew.start(self._export(folder, content, name, path))
 
-    async def _make(self, parent: Folder, file: File, name: str, path: str) -> None:
+    async def _make(self, parent: OpenFolder, file: File, name: str, path: str) -> None:
         """Make a folder, and have it visited."""
         try:
             seen = await asyncio.to_thread(look, parent, name)
@@ -199,7 +199,7 @@ class Exporter:
         self.counts.folders += 1
         self._waiting.append(_Waiting(parent.hold(), name, path, file))
 
-    async def _export(self, folder: Folder, content: Content, name: str, path: str) -> None:
+    async def _export(self, folder: OpenFolder, content: Content, name: str, path: str) -> None:
         """Export one file, and note what prevents it."""
         try:
             await self._export_as(folder, content, name, path)
@@ -217,7 +217,7 @@ class Exporter:
                 raise
             self._note(Trouble.FAILED, path, f"{error.strerror}.")
 
-    async def _export_as(self, folder: Folder, content: Content, name: str, path: str) -> None:
+    async def _export_as(self, folder: OpenFolder, content: Content, name: str, path: str) -> None:
         file, place = content.file, folder.below(name)
         try:
             seen, before = await asyncio.to_thread(look, folder, name), self._before.find(place)
@@ -241,7 +241,7 @@ class Exporter:
                 raise
             await self._export_as(folder, content, mapped(name), path)
 
-    async def _is_there(self, folder: Folder, name: str, seen: Seen, file: File, before: Line | None) -> bool:
+    async def _is_there(self, folder: OpenFolder, name: str, seen: Seen, file: File, before: Line | None) -> bool:
         """Whether the file of that name has the bytes of the entry: by size and time, or by its digest."""
         if seen.size != file.size_bytes:
             return False
@@ -255,7 +255,7 @@ class Exporter:
         finally:
             os.close(fd)
 
-    async def _write(self, folder: Folder, content: Content, name: str, path: str, *, replaces: bool) -> None:
+    async def _write(self, folder: OpenFolder, content: Content, name: str, path: str, *, replaces: bool) -> None:
         part, fd = await asyncio.to_thread(self._parts.create)
         try:
             file = await self._fill(fd, content)
@@ -311,7 +311,7 @@ class Exporter:
 
     def _note(self, problem: Trouble, path: str, detail: str) -> None:
         setattr(self.counts, problem.value, getattr(self.counts, problem.value) + 1)
-        self._tell(Report(problem, path, detail))
+        self._tell(ExportProblem(problem, path, detail))
 
 
 def _state(line: Line) -> tuple[int, int]:
@@ -322,7 +322,7 @@ def _state(line: Line) -> tuple[int, int]:
 class _Waiting(NamedTuple):
     """A folder to export: its place in the target, and its path and entry in the drive."""
 
-    parent: Folder
+    parent: OpenFolder
     name: str
     path: str
     file: File

@@ -22,7 +22,7 @@ from godrive.principal import System
 _LARGEST = 256 << 20
 
 
-class Account(msgspec.Struct, frozen=True):
+class FileBrowserAccount(msgspec.Struct, frozen=True):
     """What is read of an account; File Browser writes more about each."""
 
     username: str
@@ -33,7 +33,7 @@ class Account(msgspec.Struct, frozen=True):
         return f"Account({self.username!r})"  # never the hash
 
 
-class Outcome(StrEnum):
+class AccountOutcome(StrEnum):
     """What became of an account."""
 
     ADDED = "added"
@@ -42,17 +42,17 @@ class Outcome(StrEnum):
     REFUSED = "refused"
 
 
-class Result(msgspec.Struct, frozen=True):
+class AccountResult(msgspec.Struct, frozen=True):
     """What became of the account *username*, and its address here."""
 
-    outcome: Outcome
+    outcome: AccountOutcome
     username: str
     email: str = ""
     scope: str = ""
     detail: str = ""
 
 
-def read_accounts(path: Path) -> list[Account]:
+def read_accounts(path: Path) -> list[FileBrowserAccount]:
     """Read the accounts.  Raises ``ConfigError``, which never quotes the file."""
     try:
         with path.open("rb") as file:
@@ -60,7 +60,7 @@ def read_accounts(path: Path) -> list[Account]:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
     try:
-        return msgspec.json.decode(data.removeprefix(b"\xef\xbb\xbf"), type=list[Account] | None) or []
+        return msgspec.json.decode(data.removeprefix(b"\xef\xbb\xbf"), type=list[FileBrowserAccount] | None) or []
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise ConfigError(
             f"{path} is not what File Browser exports.", hint="Make it with: filebrowser users export users.json"
@@ -68,16 +68,16 @@ def read_accounts(path: Path) -> list[Account]:
 
 
 async def import_accounts(
-    drive: GoDrive, accounts: list[Account], *, domain: str | None, told: Callable[[Result], None]
+    drive: GoDrive, accounts: list[FileBrowserAccount], *, domain: str | None, told: Callable[[AccountResult], None]
 ) -> None:
     """Add the accounts that do not exist yet.  Idempotent.  Raises ``StoreUnavailable``."""
     for account in accounts:
         told(await _import(drive, account, domain))
 
 
-async def _import(drive: GoDrive, account: Account, domain: str | None) -> Result:
-    def result(outcome: Outcome, detail: str = "") -> Result:
-        return Result(outcome, account.username, email, account.scope, detail)
+async def _import(drive: GoDrive, account: FileBrowserAccount, domain: str | None) -> AccountResult:
+    def result(outcome: AccountOutcome, detail: str = "") -> AccountResult:
+        return AccountResult(outcome, account.username, email, account.scope, detail)
 
     email = account.username
     if "@" not in email and domain:
@@ -86,12 +86,12 @@ async def _import(drive: GoDrive, account: Account, domain: str | None) -> Resul
         email = email_address.clean(email, utf8=drive.config.auth.unicode_emails)
     except Invalid as error:
         hint = "" if "@" in email else " Name a domain with --domain."
-        return result(Outcome.REFUSED, f"{error.detail}{hint}")
+        return result(AccountOutcome.REFUSED, f"{error.detail}{hint}")
     quota = drive.config.auth.default_quota_bytes or None
     try:
         await drive.auth.ask(ImportUser(System(part="operator"), email, account.password, quota))
     except EmailTaken:
-        return result(Outcome.PRESENT, "There is an account with that address.")
+        return result(AccountOutcome.PRESENT, "There is an account with that address.")
     except Invalid as error:
-        return result(Outcome.REFUSED, error.detail)
-    return result(Outcome.ADDED, "" if account.password else "It has no password: godrive user set-password.")
+        return result(AccountOutcome.REFUSED, error.detail)
+    return result(AccountOutcome.ADDED, "" if account.password else "It has no password: godrive user set-password.")

@@ -38,9 +38,9 @@ from godrive.errors import (
     TooLarge,
 )
 from godrive.exchange.crew import Crew
-from godrive.exchange.local import OPEN_FOLDER, Folder, Found, State, scan, state_of
+from godrive.exchange.local import OPEN_FOLDER, Found, OpenFolder, State, scan, state_of
 from godrive.exchange.manifest import NAME, PARTIAL, Line, Manifest
-from godrive.exchange.outcome import Counts, Note, Problem
+from godrive.exchange.outcome import ImportCounts, ImportFault, ImportProblem
 from godrive.exchange.source import Source, digest_of, exists, name_of, open_beginning, time_of
 from godrive.messages.files import EnsureFolder, FindFile, UpdateFile
 from godrive.messages.storage import DeleteBlob
@@ -102,12 +102,12 @@ class Importer:
         drive: GoDrive,
         by: HostUser,
         *,
-        note: Callable[[Note], None],
+        note: Callable[[ImportProblem], None],
         replace: bool = False,
         link: bool = False,
         is_ours: Callable[[int, int], bool] = lambda device, inode: False,
     ) -> None:
-        self.counts = Counts()
+        self.counts = ImportCounts()
         self._drive = drive
         self._by = by
         self._tell = note
@@ -118,7 +118,7 @@ class Importer:
         self._manifest: Manifest | None = None
         self._files = Crew(FILES_AT_ONCE)
         self._visits = Crew(FOLDERS_AT_ONCE)
-        self._waiting: list[tuple[Folder, str, _Target]] = []
+        self._waiting: list[tuple[OpenFolder, str, _Target]] = []
 
     async def run(self, source: Path, into: tuple[str, ...] = (), manifest: Manifest | None = None) -> None:
         """Import the contents of *source* into the folder *into*, which is created.
@@ -134,7 +134,7 @@ class Importer:
         if into:
             target = await self._ensure(_Target(At(path=into[:-1], parents=True), is_new=False), into[-1])
         try:
-            top = Folder(os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), "")
+            top = OpenFolder(os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), "")
         except OSError as error:
             raise ConfigError(f"{source} cannot be read: {error.strerror}.") from None
         try:
@@ -160,19 +160,19 @@ class Importer:
             for parent, _, _ in self._waiting:
                 parent.release()
 
-    async def _enter(self, parent: Folder, name: str, above: _Target) -> None:
+    async def _enter(self, parent: OpenFolder, name: str, above: _Target) -> None:
         """Import the folder *name* of *parent*."""
         path = parent.below(name)
         try:
-            folder = Folder(await asyncio.to_thread(os.open, name, OPEN_FOLDER, dir_fd=parent.fd), path)
+            folder = OpenFolder(await asyncio.to_thread(os.open, name, OPEN_FOLDER, dir_fd=parent.fd), path)
         except OSError as error:
-            self._note(Problem.UNREADABLE, path, f"{error.strerror}.")
+            self._note(ImportFault.UNREADABLE, path, f"{error.strerror}.")
             return
         finally:
             parent.release()
         status = os.fstat(folder.fd)
         if self._is_ours(status.st_dev, status.st_ino):
-            self._note(Problem.SKIPPED, path, "It is the folder of a drive.")
+            self._note(ImportFault.SKIPPED, path, "It is the folder of a drive.")
             folder.release()
             return
         line = self._line_of(path)
@@ -181,7 +181,7 @@ class Importer:
             await self._describe_folder(target, state_of(folder.fd), line)
         except (Invalid, TooDeep, NameTaken) as error:
             folder.release()
-            problem = Problem.DIFFERS if isinstance(error, NameTaken) else Problem.REFUSED
+            problem = ImportFault.DIFFERS if isinstance(error, NameTaken) else ImportFault.REFUSED
             self._note(problem, path, f"{error.detail} What is in it was left out.")
         except BaseException:
             folder.release()
@@ -206,7 +206,7 @@ class Importer:
             )
             await self._drive.metadata.ask(changed)
 
-    async def _visit(self, folder: Folder, target: _Target) -> None:
+    async def _visit(self, folder: OpenFolder, target: _Target) -> None:
         """Import the files of a folder, and have its folders visited.  Releases it."""
         batches = scan(folder)
         try:
@@ -214,16 +214,16 @@ class Importer:
                 for found in batch:
                     await self._dispatch(folder, target, found)
         except OSError as error:
-            self._note(Problem.UNREADABLE, folder.path, f"{error.strerror}.")
+            self._note(ImportFault.UNREADABLE, folder.path, f"{error.strerror}.")
         finally:
             folder.release()
 
-    async def _dispatch(self, folder: Folder, target: _Target, found: Found) -> None:
+    async def _dispatch(self, folder: OpenFolder, target: _Target, found: Found) -> None:
         path = folder.below(found.name)
         if self._manifest is not None and path in (NAME, PARTIAL):
             return
         if found.special:
-            self._note(Problem.SKIPPED, path, f"It is {found.special}.")
+            self._note(ImportFault.SKIPPED, path, f"It is {found.special}.")
         elif found.is_folder:
             self._waiting.append((folder.hold(), found.name, target))
         else:
@@ -234,7 +234,7 @@ class Importer:
                 folder.release()
                 raise
 
-    async def _import(self, folder: Folder, target: _Target, name: str) -> None:
+    async def _import(self, folder: OpenFolder, target: _Target, name: str) -> None:
         """Import one file, and note what prevents it.  Releases the folder."""
         path = folder.below(name)
         line = self._line_of(path)
@@ -246,17 +246,17 @@ class Importer:
                     return
                 except Changed:
                     if attempt == ATTEMPTS - 1:
-                        self._note(Problem.CHANGED, path, "It changed each time it was read.")
+                        self._note(ImportFault.CHANGED, path, "It changed each time it was read.")
         except (Invalid, TooDeep, TooLarge) as error:
-            self._note(Problem.REFUSED, path, error.detail)
+            self._note(ImportFault.REFUSED, path, error.detail)
         except NameTaken:
-            self._note(Problem.DIFFERS, path, "The drive has another entry of that name.")
+            self._note(ImportFault.DIFFERS, path, "The drive has another entry of that name.")
         except OSError as error:
-            self._note(Problem.UNREADABLE, path, f"{error.strerror}.")
+            self._note(ImportFault.UNREADABLE, path, f"{error.strerror}.")
         finally:
             folder.release()
 
-    async def _import_once(self, folder: Folder, target: _Target, name: str, line: Line | None) -> None:
+    async def _import_once(self, folder: OpenFolder, target: _Target, name: str, line: Line | None) -> None:
         fd, head = await asyncio.to_thread(open_beginning, folder, name, self._small + 1)
         try:
             source = Source(folder, name, fd, head, state_of(fd), line)
@@ -284,10 +284,12 @@ class Importer:
     async def _compare(self, source: Source, target: _Target, there: File) -> None:
         """Decide about a file that the drive has something for, by name."""
         if there.kind is FileKind.FOLDER:
-            self._note(Problem.DIFFERS, source.path, "The drive has a folder of that name.")
+            self._note(ImportFault.DIFFERS, source.path, "The drive has a folder of that name.")
             return
         if there.name != source.wanted and await asyncio.to_thread(exists, source.folder, there.name):
-            self._note(Problem.REFUSED, source.path, "Another file of its folder has the same name in Unicode's NFC.")
+            self._note(
+                ImportFault.REFUSED, source.path, "Another file of its folder has the same name in Unicode's NFC."
+            )
             return
         if there.size_bytes == source.state.size:
             is_same = there.modified_at == source.modified_at
@@ -298,7 +300,7 @@ class Importer:
                 await self._describe(there, source.line)
                 return
         if not self._replace:
-            self._note(Problem.DIFFERS, source.path, "The drive has another content under that name.")
+            self._note(ImportFault.DIFFERS, source.path, "The drive has another content under that name.")
             return
         await self._store(source, target, there)
 
@@ -369,9 +371,9 @@ class Importer:
         except UnicodeEncodeError:
             return None
 
-    def _note(self, problem: Problem, path: str, detail: str) -> None:
+    def _note(self, problem: ImportFault, path: str, detail: str) -> None:
         setattr(self.counts, problem.value, getattr(self.counts, problem.value) + 1)
-        self._tell(Note(problem, path.encode(errors="backslashreplace").decode(), detail))
+        self._tell(ImportProblem(problem, path.encode(errors="backslashreplace").decode(), detail))
 
 
 async def _pieces(fd: int, size: int) -> AsyncIterator[bytes]:

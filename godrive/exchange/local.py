@@ -23,7 +23,7 @@ _KINDS = {
 }
 
 
-class Folder:
+class OpenFolder:
     """An open folder.  It is closed when nobody holds it any more.
 
     *path* is below the top folder, which has none.
@@ -34,7 +34,7 @@ class Folder:
         self.path = path
         self._held = 1
 
-    def hold(self) -> Folder:
+    def hold(self) -> OpenFolder:
         """Keep it open until one more :meth:`release`."""
         self._held += 1
         return self
@@ -84,7 +84,7 @@ def nanoseconds(at: datetime) -> int:
     return (at - _EPOCH) // timedelta(microseconds=1) * 1000
 
 
-def scan(folder: Folder) -> Iterator[list[Found]]:
+def scan(folder: OpenFolder) -> Iterator[list[Found]]:
     """Yield the entries of a folder, some at a time."""
     with os.scandir(folder.fd) as entries:
         while batch := list(islice(entries, 500)):
@@ -100,7 +100,7 @@ def _found(entry: os.DirEntry[str]) -> Found | None:
     return Found(entry.name, mode == stat.S_IFDIR, special)
 
 
-def open_file(folder: Folder, name: str) -> int:
+def open_file(folder: OpenFolder, name: str) -> int:
     """Open a file for reading.  Raises ``OSError``, also for what is no regular file."""
     fd = os.open(name, _OPEN_FILE, dir_fd=folder.fd)
     if not stat.S_ISREG(os.fstat(fd).st_mode):

@@ -7,7 +7,7 @@ from enum import StrEnum
 import msgspec
 
 
-class Problem(StrEnum):
+class ImportFault(StrEnum):
     """Why something of the folder is not in the drive, or is there otherwise."""
 
     SKIPPED = "skipped"
@@ -21,15 +21,15 @@ class Problem(StrEnum):
     UNREADABLE = "unreadable"
 
 
-class Note(msgspec.Struct, frozen=True):
+class ImportProblem(msgspec.Struct, frozen=True):
     """One problem with the file at *path*, below the folder that is imported."""
 
-    problem: Problem
+    problem: ImportFault
     path: str
     detail: str
 
 
-class Counts(msgspec.Struct):
+class ImportCounts(msgspec.Struct):
     """How far an import is.  *present* files were there already; *bytes* are those of the files that were stored."""
 
     files: int = 0

@@ -7,7 +7,7 @@ import os
 from datetime import datetime
 from typing import NamedTuple
 
-from godrive.exchange.local import Folder, State, open_file, state_of
+from godrive.exchange.local import OpenFolder, State, open_file, state_of
 from godrive.exchange.manifest import Line
 
 _PIECE = 1 << 20
@@ -16,7 +16,7 @@ _PIECE = 1 << 20
 class Source(NamedTuple):
     """An open file, its beginning, and what it was when it was opened."""
 
-    folder: Folder
+    folder: OpenFolder
     name: str
     fd: int
     head: bytes
@@ -54,7 +54,7 @@ def time_of(state: State, line: Line | None) -> datetime | None:
     return state.modified_at
 
 
-def open_beginning(folder: Folder, name: str, most: int) -> tuple[int, bytes]:
+def open_beginning(folder: OpenFolder, name: str, most: int) -> tuple[int, bytes]:
     """Open a file, and read at most *most* bytes of its beginning."""
     fd = open_file(folder, name)
     try:
@@ -64,7 +64,7 @@ def open_beginning(folder: Folder, name: str, most: int) -> tuple[int, bytes]:
         raise
 
 
-def exists(folder: Folder, name: str) -> bool:
+def exists(folder: OpenFolder, name: str) -> bool:
     """Whether the folder has something of that name."""
     try:
         os.stat(name, dir_fd=folder.fd, follow_symlinks=False)

@@ -9,7 +9,7 @@ import stat
 from contextlib import suppress
 from typing import NamedTuple
 
-from godrive.exchange.local import OPEN_FOLDER, Folder
+from godrive.exchange.local import OPEN_FOLDER, OpenFolder
 from godrive.exchange.manifest import NAME
 
 PARTS = f"{NAME}.parts"
@@ -30,7 +30,7 @@ class Seen(NamedTuple):
     mtime_ns: int
 
 
-def look(folder: Folder, name: str) -> Seen | None:
+def look(folder: OpenFolder, name: str) -> Seen | None:
     """Return what has the name, without following a link."""
     try:
         status = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
@@ -40,17 +40,17 @@ def look(folder: Folder, name: str) -> Seen | None:
     return Seen(stat.S_ISREG(mode), stat.S_ISDIR(mode), status.st_size, status.st_mtime_ns)
 
 
-def make_folder(parent: Folder, name: str, path: str) -> Folder:
+def make_folder(parent: OpenFolder, name: str, path: str) -> OpenFolder:
     """Open the folder *name*, and create it if it is absent.  Raises ``OSError``, also if it is no folder."""
     with suppress(FileExistsError):
         os.mkdir(name, dir_fd=parent.fd)
-    return Folder(os.open(name, OPEN_FOLDER, dir_fd=parent.fd), path)
+    return OpenFolder(os.open(name, OPEN_FOLDER, dir_fd=parent.fd), path)
 
 
 class Parts:
     """The files that are being written.  *folds* is whether the file system takes ``a`` and ``A`` for one name."""
 
-    def __init__(self, top: Folder) -> None:
+    def __init__(self, top: OpenFolder) -> None:
         """Make the folder of parts, and remove what an export that was killed has left in it."""
         self._top = top
         self._folder = make_folder(top, PARTS, PARTS)
@@ -76,7 +76,7 @@ class Parts:
         with suppress(FileNotFoundError):
             os.unlink(part, dir_fd=self._folder.fd)
 
-    def finish(self, part: str, fd: int, folder: Folder, name: str, *, mtime_ns: int, replace: bool) -> int:
+    def finish(self, part: str, fd: int, folder: OpenFolder, name: str, *, mtime_ns: int, replace: bool) -> int:
         """Make the part the file *name* of the folder, durably, and return the time that the file system kept.
 
         Without *replace*, raises ``FileExistsError`` if something has the name.
@@ -108,7 +108,7 @@ def write(fd: int, piece: bytes) -> None:
         rest = rest[os.write(fd, rest) :]
 
 
-def seal(folder: Folder, mtime_ns: int) -> int:
+def seal(folder: OpenFolder, mtime_ns: int) -> int:
     """Make the entries of the folder durable, give it its time, and return the time that the file system kept."""
     os.fsync(folder.fd)
     with suppress(OverflowError):

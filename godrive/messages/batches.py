@@ -47,14 +47,14 @@ class Failure(Value):
     retry_after: float | None = None
 
 
-class Outcome(Value):
+class StepOutcome(Value):
     """What became of one step: the entry (none after ``purge``), or the failure."""
 
     file: File | None = None
     failure: Failure | None = None
 
 
-class RunBatch(Ask[Metadata, list[Outcome]]):
+class RunBatch(Ask[Metadata, list[StepOutcome]]):
     """Carry out the steps in order.  Returns an outcome for each.
 
     A step that fails changes nothing.  The others are carried out, in

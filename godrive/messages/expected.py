@@ -60,7 +60,7 @@ class Fault(StrEnum):
     """No file refers to it."""
 
 
-class Finding(Value):
+class BlobFault(Value):
     """One fault.  *file_id* is a file that refers to the blob; there may be more that share it."""
 
     fault: Fault
@@ -110,13 +110,13 @@ class NoteScrub(Ask[Metadata, None]):
     upto: ObjectKey
     blobs: int
     bytes: int
-    found: list[Finding]
+    found: list[BlobFault]
 
 
 class Damage(Value):
     """A damaged blob, and when it was found."""
 
-    finding: Finding
+    finding: BlobFault
     found_at: datetime
 
 

@@ -38,7 +38,7 @@ class CommitUpload(Ask[Ingest, File]):
     upload: Upload | None = None
 
 
-class Outcome(StrEnum):
+class EventOutcome(StrEnum):
     """The result of a bucket event."""
 
     PUBLISHED = "published"
@@ -46,7 +46,7 @@ class Outcome(StrEnum):
     IGNORED = "ignored"
 
 
-class IngestBlob(Ask[Ingest, Outcome]):
+class IngestBlob(Ask[Ingest, EventOutcome]):
     """Process a store's event that a blob arrived.
 
     Returns ``PUBLISHED`` (now or earlier), ``REJECTED`` (the bytes differ from

@@ -1,4 +1,4 @@
-"""The contract of the metadata actor.  Its messages are in ``files``, ``uploads``, ``idempotency`` and ``system``."""
+"""The contract of the metadata actor.  Each module beside this one has the messages of one subject."""
 
 from __future__ import annotations
 

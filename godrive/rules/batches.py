@@ -13,7 +13,7 @@ import msgspec
 
 from godrive.catalog import Catalog, Tx
 from godrive.errors import DriveError, Invalid, TooLarge
-from godrive.messages.batches import Act, Failure, Outcome, RunBatch, Step
+from godrive.messages.batches import Act, Failure, RunBatch, Step, StepOutcome
 from godrive.messages.files import CopyFile, MakeFolder, PurgeFile, RestoreFile, TrashFile, UpdateFile
 from godrive.model import At, File, FileId, Spot, Which
 from godrive.principal import Principal
@@ -31,11 +31,11 @@ _TRASHED = f"SELECT {rows.FILE} FROM entries WHERE id = $1"
 
 
 @procedure(RunBatch)
-async def run(catalog: Catalog, ask: RunBatch, env: Callable[[], Env]) -> list[Outcome]:
+async def run(catalog: Catalog, ask: RunBatch, env: Callable[[], Env]) -> list[StepOutcome]:
     """As ``RunBatch`` says."""
     if ask.atomic:
         return await catalog.write(lambda tx: _run_all(tx, ask, env()), chore=True)
-    outcomes: list[Outcome] = []
+    outcomes: list[StepOutcome] = []
     for copies_, group in groupby(ask.steps, key=lambda step: step.act is Act.COPY):
         steps = list(group)
         if copies_:
@@ -46,23 +46,25 @@ async def run(catalog: Catalog, ask: RunBatch, env: Callable[[], Env]) -> list[O
     return outcomes
 
 
-async def _copy(catalog: Catalog, by: Principal, step: Step, env: Callable[[], Env]) -> Outcome:
+async def _copy(catalog: Catalog, by: Principal, step: Step, env: Callable[[], Env]) -> StepOutcome:
     """Copy in as many transactions as the tree needs."""
     try:
-        return Outcome(file=await tree_copies.copy(catalog, _copy_of(by, step), env))
+        return StepOutcome(file=await tree_copies.copy(catalog, _copy_of(by, step), env))
     except DriveError as error:
         return _failed(error)
 
 
-async def _run_some(catalog: Catalog, by: Principal, steps: Sequence[Step], env: Callable[[], Env]) -> list[Outcome]:
+async def _run_some(
+    catalog: Catalog, by: Principal, steps: Sequence[Step], env: Callable[[], Env]
+) -> list[StepOutcome]:
     """Carry out some steps in one transaction, in which each can fail alone."""
 
-    async def together(tx: Tx) -> list[Outcome]:
-        now, outcomes = env(), list[Outcome]()
+    async def together(tx: Tx) -> list[StepOutcome]:
+        now, outcomes = env(), list[StepOutcome]()
         for step in steps:
             try:
                 file, _ = await tx.attempt(lambda step=step: _run(tx, by, step, now, 1))  # type: ignore[misc]
-                outcomes.append(Outcome(file=file))
+                outcomes.append(StepOutcome(file=file))
             except DriveError as error:
                 outcomes.append(_failed(error))
         return outcomes
@@ -70,9 +72,9 @@ async def _run_some(catalog: Catalog, by: Principal, steps: Sequence[Step], env:
     return await catalog.write(together, chore=True)
 
 
-async def _run_all(tx: Tx, ask: RunBatch, env: Env) -> list[Outcome]:
+async def _run_all(tx: Tx, ask: RunBatch, env: Env) -> list[StepOutcome]:
     """Carry out all steps or, by raising the error of the first that fails, none."""
-    outcomes: list[Outcome] = []
+    outcomes: list[StepOutcome] = []
     room = MOST_TOUCHED
     for number, step in enumerate(ask.steps):
         try:
@@ -81,7 +83,7 @@ async def _run_all(tx: Tx, ask: RunBatch, env: Env) -> list[Outcome]:
             error.field = f"operations[{number}]" + (f".{error.field}" if error.field else "")
             raise
         room -= touched
-        outcomes.append(Outcome(file=file))
+        outcomes.append(StepOutcome(file=file))
     if len(msgspec.json.encode(outcomes)) > MOST_REPLY:
         raise TooLarge(f"The answer would have more than {MOST_REPLY} bytes. Send fewer operations.")
     return outcomes
@@ -147,6 +149,6 @@ def _too_many() -> Invalid:
     return Invalid(f"An atomic batch can touch at most {MOST_TOUCHED} entries. Nothing was changed.")
 
 
-def _failed(error: DriveError) -> Outcome:
+def _failed(error: DriveError) -> StepOutcome:
     failure = Failure(code=error.code, detail=error.detail, field=error.field, retry_after=error.retry_after)
-    return Outcome(failure=failure)
+    return StepOutcome(failure=failure)

@@ -20,7 +20,7 @@ from datetime import datetime
 import msgspec
 
 from godrive.catalog import Final, Tx
-from godrive.catalog.chains import Step, chain
+from godrive.catalog.chains import ChainStep, chain
 from godrive.catalog.many import inserting, over
 from godrive.config import Auth
 from godrive.errors import NotFound, QuotaExceeded
@@ -106,7 +106,7 @@ async def record(
 async def record_created(
     tx: Tx,
     file: File,
-    *steps: Step,
+    *steps: ChainStep,
     now: datetime,
     reserved: int,
     uploads: int,
@@ -135,7 +135,7 @@ async def record_with(
     tx: Tx,
     kind: FileEventKind,
     file: File,
-    step: Step,
+    step: ChainStep,
     *,
     key: str,
     now: datetime,
@@ -210,11 +210,11 @@ def _steps(
     usage: tuple[int, ...],
     after: str = "",
     provided: tuple[str, tuple[object, ...]] | None = None,
-) -> tuple[Step, Step]:
+) -> tuple[ChainStep, ChainStep]:
     at = rows.micros(now)
     values = _logged(tx, kind, owner_id, file_id, file, at=at, trace=trace)
     charged = _charged(owner_id, usage, at, logged=1, after=after, provided=provided)
-    return charged, Step("logged", _LOG, values, "entry_id")
+    return charged, ChainStep("logged", _LOG, values, "entry_id")
 
 
 def _logged(
@@ -252,7 +252,7 @@ def _charged(
     logged: int,
     after: str = "",
     provided: tuple[str, tuple[object, ...]] | None = None,
-) -> Step:
+) -> ChainStep:
     """The step that adds to the usage, if there is something to add, and raises the change number."""
     condition = f" AND EXISTS (SELECT 1 FROM {after})" if after else ""
     sql, values = (_CHANGE, (owner_id, *usage, at, logged)) if any(usage) else (_CHANGE_ALONE, (owner_id, at, logged))
@@ -260,7 +260,7 @@ def _charged(
         condition, values = f" AND {provided[0]}", (*values, *provided[1])
     if condition:  # otherwise it is one text, of which the hash is known
         sql += condition
-    return Step("charged", sql, values, "changes", again="users WHERE id = $1")
+    return ChainStep("charged", sql, values, "changes", again="users WHERE id = $1")
 
 
 async def charge(

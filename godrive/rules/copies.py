@@ -66,7 +66,7 @@ _COPY_PROPERTIES = (
 )
 
 
-class Plan(msgspec.Struct, frozen=True):
+class CopyPlan(msgspec.Struct, frozen=True):
     """What to copy and where to, checked."""
 
     source: Resolved
@@ -74,7 +74,7 @@ class Plan(msgspec.Struct, frozen=True):
     name: str
 
 
-class Source(msgspec.Struct, frozen=True):
+class EntryToCopy(msgspec.Struct, frozen=True):
     """An entry to copy, as its row says, and the ids of its copy."""
 
     id: FileId
@@ -94,7 +94,7 @@ class Source(msgspec.Struct, frozen=True):
     new_version_id: VersionId | None
 
     @classmethod
-    def of(cls, row: Row, parent: str) -> Source:
+    def of(cls, row: Row, parent: str) -> EntryToCopy:
         """Return the source for a row of :data:`CHILDREN`, to be copied into the folder *parent*."""
         id_, name, kind, mime, size, sha256, version_id, modified_at, properties, height, object_key, created_at = row
         return cls(
@@ -120,10 +120,10 @@ class Source(msgspec.Struct, frozen=True):
         return self.kind == FileKind.FOLDER.value
 
 
-async def read_top(tx: Tx, plan: Plan, parent: str) -> Source:
+async def read_top(tx: Tx, plan: CopyPlan, parent: str) -> EntryToCopy:
     """Return the source that the plan names."""
     row = rows.found(await tx.one(_TOP, plan.source.file.id))
-    return msgspec.structs.replace(Source.of(row, parent), name=plan.name)
+    return msgspec.structs.replace(EntryToCopy.of(row, parent), name=plan.name)
 
 
 async def copy_at_once(tx: Tx, ask: CopyFile, env: Env, most: int) -> tuple[File, int] | None:
@@ -142,7 +142,7 @@ async def copy_at_once(tx: Tx, ask: CopyFile, env: Env, most: int) -> tuple[File
     found = [top]
     parents = {top.id: top.new_id}
     for parent_id, row in below:
-        found.append(copied := Source.of(row, parents[parent_id]))
+        found.append(copied := EntryToCopy.of(row, parents[parent_id]))
         parents[copied.id] = copied.new_id
     size = sum(each.size_bytes for each in found)
     await changes.check_room(tx, target.owner_id, env.config.auth, entries=len(found), size=size)
@@ -195,7 +195,7 @@ async def _read_below(tx: Tx, source: Resolved, most: int) -> list[tuple[FileId,
     return found
 
 
-async def make_plan(tx: Tx, ask: CopyFile, source: Resolved, target: Folder, *, new: bool = False) -> Plan:
+async def make_plan(tx: Tx, ask: CopyFile, source: Resolved, target: Folder, *, new: bool = False) -> CopyPlan:
     """Check that the copy fits into the folder *target*, in which every name is free if it is *new*."""
     file = source.file
     rows.check_match(file, ask.if_match)
@@ -205,10 +205,10 @@ async def make_plan(tx: Tx, ask: CopyFile, source: Resolved, target: Folder, *, 
         raise Cycle("The folder cannot be copied into itself.", field="parent_id")
     check_depth(target.depth + 1 + source.height, "parent_id")
     name = check_name(ask.name or file.name)
-    return Plan(source, target, name if new else await entries.free_name(tx, target, name, ask.on_conflict))
+    return CopyPlan(source, target, name if new else await entries.free_name(tx, target, name, ask.on_conflict))
 
 
-def values(source: Source, owner_id: UserId, list_state: str, at: int, state: str = "live") -> tuple[object, ...]:
+def values(source: EntryToCopy, owner_id: UserId, list_state: str, at: int, state: str = "live") -> tuple[object, ...]:
     """Return the values of :data:`COPY`."""
     return (
         source.new_id,
@@ -231,12 +231,12 @@ def values(source: Source, owner_id: UserId, list_state: str, at: int, state: st
     )
 
 
-async def insert(tx: Tx, owner_id: UserId, sources: Sequence[Source], at: int, *, listed: bool) -> None:
+async def insert(tx: Tx, owner_id: UserId, sources: Sequence[EntryToCopy], at: int, *, listed: bool) -> None:
     """Insert the rows of copies, whose names are free.  All are created at *at*."""
     await tx.run_each(COPY, [values(each, owner_id, each.kind if listed else "hidden", at) for each in sources])
 
 
-async def insert_rest(tx: Tx, owner_id: UserId, sources: Sequence[Source], at: int) -> None:
+async def insert_rest(tx: Tx, owner_id: UserId, sources: Sequence[EntryToCopy], at: int) -> None:
     """Insert what belongs to the rows of the copies: their versions, which share the blobs, and properties."""
     versions = [
         (s.new_version_id, s.new_id, at, s.object_key, s.mime, s.size_bytes, s.sha256, s.modified_at)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from godrive.catalog import Tx
-from godrive.catalog.chains import Step
+from godrive.catalog.chains import ChainStep
 from godrive.catalog.many import inserting, over
 from godrive.errors import Invalid, NameTaken
 from godrive.model import File, FileId, OnConflict, name_key
@@ -97,12 +97,12 @@ async def place(tx: Tx, folder: Folder, file: File, *, height: int = 0) -> bool:
     return placed > 0
 
 
-def placing(file: File, *, after: str) -> Step:
+def placing(file: File, *, after: str) -> ChainStep:
     """The step that inserts the row of a file, if the step *after* has found that its name is free.
 
     If another transaction has taken the name meanwhile, all of this one fails and is run again.
     """
-    return Step("placed", f"{_INSERT} FROM {after}", _values(file, 0), "id")
+    return ChainStep("placed", f"{_INSERT} FROM {after}", _values(file, 0), "id")
 
 
 async def place_each(tx: Tx, files: Sequence[File]) -> None:

@@ -9,7 +9,7 @@ import msgspec
 
 from godrive.catalog import Row, Tx
 from godrive.catalog.ancestors import held_depth
-from godrive.catalog.chains import Step
+from godrive.catalog.chains import ChainStep
 from godrive.errors import Cycle, Forbidden, NotFound
 from godrive.messages.files import FindFile, GetFile, OpenContent, UpdateFile
 from godrive.model import (
@@ -174,7 +174,7 @@ async def _rename_seen(tx: Tx, ask: UpdateFile, env: Env, name: str, row: Row) -
     is_seen = (file.id, before.revision, parent, key)
     values = (file.id, name, key, search_key(name), at, file.revision)
     # The last column tells this operation from others on the same file.
-    step = Step("renamed", _RENAME_SEEN, values, "id || revision || name")
+    step = ChainStep("renamed", _RENAME_SEEN, values, "id || revision || name")
     made = await changes.record_with(
         tx,
         FileEventKind.RENAMED,

@@ -27,7 +27,7 @@ from godrive.model import Anywhere, At, File, In, Page, Sort
 from godrive.principal import ApiToken, HostUser, UserSession, Verb, user_of
 from godrive.rules import rows
 from godrive.rules.access import check_scope, root_of
-from godrive.rules.lists import ORDERS, Chosen, Position, choose, key_of, list_sql, tag_of
+from godrive.rules.lists import ORDERS, Chosen, ListPosition, choose, key_of, list_sql, tag_of
 from godrive.rules.registry import LARGE_PAGE, Env, Question
 
 _COLUMNS = rows.LIVE.split(", ")
@@ -99,7 +99,7 @@ def finish(ask: ReadList, asked: Asked, row: Row, env: Env, *, nonce: str) -> tu
     items = list(files.values())
     token = None
     if len(found) > ask.limit:
-        token = env.tokens.make(asked.chosen.scope, Position(key_of(items[-1], asked.chosen.order), items[-1].id))
+        token = env.tokens.make(asked.chosen.scope, ListPosition(key_of(items[-1], asked.chosen.order), items[-1].id))
     page = Page(items=items, next_page=token)
     return Listing(tag=tag, page=page), KnownPage(keys or "", ",".join(files), page, files)
 

@@ -66,7 +66,7 @@ ORDERS = {
 }
 
 
-class Position(msgspec.Struct, frozen=True, array_like=True):
+class ListPosition(msgspec.Struct, frozen=True, array_like=True):
     """The last entry of a page: its sort key and its id.  With *folders_first*, whether it is a file."""
 
     key: int | str
@@ -143,7 +143,9 @@ async def read_page(
 
     reads = 0
 
-    async def read(kind: FileKind | None, limit: int, after: Position | None, columns: str = rows.LIVE) -> list[Row]:
+    async def read(
+        kind: FileKind | None, limit: int, after: ListPosition | None, columns: str = rows.LIVE
+    ) -> list[Row]:
         nonlocal reads
         reads += 1
         sql = list_sql(
@@ -163,7 +165,7 @@ async def read_page(
             changes.append(found[0][-1] or 0)
         return [row[:-1] for row in found]
 
-    def page(items: list[File], position: Position | None) -> Page[File]:
+    def page(items: list[File], position: ListPosition | None) -> Page[File]:
         return Page(items=items, next_page=None if position is None else env.tokens.make(scope, position))
 
     most = ask.limit + 1
@@ -171,7 +173,7 @@ async def read_page(
         found = await read(None, most, after, "id, revision")
         files = await _known_files(tx, owner_id, found[: ask.limit], known, whole=folder is None)
         if files is not None:
-            return page(files, Position(key_of(files[-1], order), files[-1].id) if len(found) == most else None)
+            return page(files, ListPosition(key_of(files[-1], order), files[-1].id) if len(found) == most else None)
     if folders_first:
         in_files = after is not None and after.in_files
         found = [] if in_files else await read(FileKind.FOLDER, most, after)
@@ -192,7 +194,7 @@ async def read_page(
         return page(items, None)
     last = found[limit - 1]
     key = search_key(last[1]) if order.column == "search_key" else last[order.index]
-    return page(items, Position(key, last[0], folders_first and last[4] == FileKind.FILE))
+    return page(items, ListPosition(key, last[0], folders_first and last[4] == FileKind.FILE))
 
 
 class Chosen(NamedTuple):
@@ -201,7 +203,7 @@ class Chosen(NamedTuple):
     order: Order
     values: list[object]
     scope: tuple[object, ...]
-    after: Position | None
+    after: ListPosition | None
 
 
 def choose(ask: Selection, owner_id: UserId, folder_key: str | None, env: Env) -> Chosen:
@@ -218,7 +220,7 @@ def choose(ask: Selection, owner_id: UserId, folder_key: str | None, env: Env) -
         values.append(f"%{literal(contains)}%")
     folders_first = ask.folders_first and folder_key is not None
     scope = ("files", owner_id, folder_key, str(ask.sort), folders_first, prefix, contains)
-    return Chosen(order, values, scope, None if ask.page is None else env.tokens.read_as(Position, scope, ask.page))
+    return Chosen(order, values, scope, None if ask.page is None else env.tokens.read_as(ListPosition, scope, ask.page))
 
 
 async def _known_files(

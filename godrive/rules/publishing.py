@@ -10,7 +10,7 @@ import msgspec
 
 from godrive.catalog import Tx
 from godrive.catalog.ancestors import held_depth
-from godrive.catalog.chains import Step
+from godrive.catalog.chains import ChainStep
 from godrive.errors import Conflict, DigestMismatch, Gone, LengthMismatch, NotFound, QuotaExceeded, TooDeep
 from godrive.messages.files import UpdateFile
 from godrive.messages.uploads import PublishUpload
@@ -121,7 +121,7 @@ async def publish_simple(tx: Tx, ask: PublishUpload, env: Env) -> File | None:
     made = await changes.record_created(
         tx,
         file,
-        Step("committed", sql, committed, "id"),
+        ChainStep("committed", sql, committed, "id"),
         entries.placing(file, after="committed"),
         versions.adding(file, upload.object_key, after="committed"),
         now=env.now,

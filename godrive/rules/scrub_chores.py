@@ -5,9 +5,9 @@ from __future__ import annotations
 from godrive.catalog import Row, Tx
 from godrive.messages.expected import (
     BeginScrub,
+    BlobFault,
     Damage,
     Fault,
-    Finding,
     ForgetDamage,
     ListDamage,
     NoteScrub,
@@ -85,7 +85,7 @@ async def forget_damage(tx: Tx, ask: ForgetDamage, env: Env) -> None:
 
 
 def _damage(row: Row) -> Damage:
-    finding = Finding(
+    finding = BlobFault(
         fault=Fault(row[1]), object_key=ObjectKey(row[0]), detail=row[2], size_bytes=row[3], file_id=row[4] or None
     )
     return Damage(finding=finding, found_at=rows.instant(row[5]))

@@ -68,7 +68,7 @@ Match: TypeAlias = tuple[int, int, str]
 """The rank, ``created_at`` and id of an entry."""
 
 
-class Position(msgspec.Struct, frozen=True, array_like=True):
+class BatchPosition(msgspec.Struct, frozen=True, array_like=True):
     """Where a page begins: after an entry of a batch.
 
     The batch is the names with numbers above *lower* and below *upper*,
@@ -89,7 +89,7 @@ class Batch(msgspec.Struct):
     found: list[Row]
     upper: int = 0
     lower: int = 0
-    next: Position | None = None
+    next: BatchPosition | None = None
     """Where the next batch begins."""
     is_behind: bool = False
     """Whether more is not indexed than a search looks at, so that some entries may have other names by now."""
@@ -103,7 +103,7 @@ async def search(tx: Tx, ask: SearchFiles, env: Env) -> Page[File]:
     folder = await resolve_folder(tx, ask.by, ask.where, Verb.READ)
     filters = (ask.type, ask.min_size, ask.max_size, ask.modified_after, ask.modified_before)
     scope = ("search", folder.owner_id, folder.key, query.text, *filters)
-    at = Position() if ask.page is None else env.tokens.read_as(Position, scope, ask.page)
+    at = BatchPosition() if ask.page is None else env.tokens.read_as(BatchPosition, scope, ask.page)
     batch = await _batch(tx, folder, query, at, ask.limit)
     matches = await _ranked(tx, query, batch.found, at)
     found = await _rows(tx, [id_ for *_, id_ in matches[: ask.limit]])
@@ -112,7 +112,7 @@ async def search(tx: Tx, ask: SearchFiles, env: Env) -> Page[File]:
     if len(matches) > ask.limit or fits < len(found):
         last = found[fits - 1][0] if fits < len(found) else matches[ask.limit - 1][2]
         rank, created_at, _ = next(match for match in matches if match[2] == last)
-        next_ = Position(batch.upper, batch.lower, rank, created_at, last)
+        next_ = BatchPosition(batch.upper, batch.lower, rank, created_at, last)
     shown: Sequence[Row] = found[:fits]
     if batch.is_behind:
         shown = [row for row in shown if query.rank(search_key(row[1])) is not None]
@@ -122,7 +122,7 @@ async def search(tx: Tx, ask: SearchFiles, env: Env) -> Page[File]:
     return Page(items=items, next_page=None if next_ is None else env.tokens.make(scope, next_))
 
 
-async def _batch(tx: Tx, folder: Folder, query: Query, at: Position, limit: int) -> Batch:
+async def _batch(tx: Tx, folder: Folder, query: Query, at: BatchPosition, limit: int) -> Batch:
     if folder.id is None:
         small = False
     else:
@@ -146,7 +146,7 @@ async def _batch(tx: Tx, folder: Folder, query: Query, at: Position, limit: int)
     return batch
 
 
-async def _from_index(tx: Tx, owner_id: UserId, query: Query, at: Position, *, alone: bool) -> Batch:
+async def _from_index(tx: Tx, owner_id: UserId, query: Query, at: BatchPosition, *, alone: bool) -> Batch:
     """Return the batch at the position.  *alone*: the text decides, so what the index holds is enough to rank.
 
     What is not indexed is read first: an entry that is indexed between the two
@@ -190,7 +190,7 @@ async def _from_index(tx: Tx, owner_id: UserId, query: Query, at: Position, *, a
             number = row[4] - after if row[4] is not None and after is not None else NUMBERS - 1
             if lower < number < top:
                 found[row[0]] = row
-    next_ = Position(lower + 1) if lower else None
+    next_ = BatchPosition(lower + 1) if lower else None
     return Batch(list(found.values()), at.upper, lower, next_, is_behind=len(noted) == UNINDEXED)
 
 
@@ -208,7 +208,7 @@ async def _matching(tx: Tx, query: Query, ids: Sequence[str]) -> list[Row]:
     return found
 
 
-async def _from_list(tx: Tx, owner_id: UserId, query: Query, at: Position, limit: int) -> Batch:
+async def _from_list(tx: Tx, owner_id: UserId, query: Query, at: BatchPosition, limit: int) -> Batch:
     """Return *limit* + 1 matches among the entries after the position, newest first."""
     kinds = ["file", "folder"] if query.type is None else ["folder" if query.type is FileType.FOLDER else "file"]
     start = (at.created_at, at.id) if at.rank >= 0 else (2**62, "")
@@ -230,10 +230,10 @@ async def _from_list(tx: Tx, owner_id: UserId, query: Query, at: Position, limit
     end = (-(2**62), "") if last is None else tuple(last)
     where, values = query.where(owner_id, *start, limit + 1, *end)
     found = await tx.all(newest(_COLUMNS, f"(created_at, id) >= ($5, $6) AND {where}", "LIMIT $4"), *values)
-    return Batch(found, next=None if last is None else Position(rank=0, created_at=last[0], id=last[1]))
+    return Batch(found, next=None if last is None else BatchPosition(rank=0, created_at=last[0], id=last[1]))
 
 
-async def _ranked(tx: Tx, query: Query, found: Iterable[Row], at: Position) -> list[Match]:
+async def _ranked(tx: Tx, query: Query, found: Iterable[Row], at: BatchPosition) -> list[Match]:
     """Return the matches after the position, in order.  Lets the event loop run every millisecond or so."""
     matches: list[Match] = []
     at_once = max(10, _WORDS_AT_ONCE // max(1, len(query.words)))

@@ -120,7 +120,7 @@ async def begin(tx: Tx, ask: CopyFile, number: int, size: int, env: Env) -> Buil
     return Building(top.new_id, owner_id, source.file.id, where, ask.name or source.file.name)
 
 
-async def _make_plan(tx: Tx, ask: CopyFile, source: Resolved) -> tuple[copies.Plan, Spot]:
+async def _make_plan(tx: Tx, ask: CopyFile, source: Resolved) -> tuple[copies.CopyPlan, Spot]:
     """Check what can be checked now, and return where to attach the copy.  The last step creates missing parents."""
     where = copies.place(ask, source)
     if isinstance(where, At) and where.parents:
@@ -131,7 +131,7 @@ async def _make_plan(tx: Tx, ask: CopyFile, source: Resolved) -> tuple[copies.Pl
     return await copies.make_plan(tx, ask, source, target), spot(target.id)
 
 
-async def _schedule(tx: Tx, copy_id: FileId, folders: Sequence[copies.Source]) -> None:
+async def _schedule(tx: Tx, copy_id: FileId, folders: Sequence[copies.EntryToCopy]) -> None:
     """Schedule the copying of the children of the folders."""
     await tx.run_each(
         "INSERT INTO uncopied (copy_id, folder_id, source_id, after_created_at, after_id) VALUES ($1, $2, $3, -1, '')",
@@ -154,7 +154,7 @@ async def build(tx: Tx, ask: CopyFile, building: Building, env: Env) -> bool:
         if job is None:
             break
         children = await _children(tx, ask, building, job, room)
-        sources = [copies.Source.of(row, job[0]) for row in children]
+        sources = [copies.EntryToCopy.of(row, job[0]) for row in children]
         await _insert_beside(tx, building.owner_id, sources, at, fresh=job[3] == "")
         await copies.insert_rest(tx, building.owner_id, sources, at)
         if sources:  # the tree may have become higher since the folder was copied
@@ -214,7 +214,9 @@ async def _children(tx: Tx, ask: CopyFile, building: Building, job: Row, limit: 
     return await tx.all(copies.CHILDREN, building.owner_id, source_id, *after, limit)
 
 
-async def _insert_beside(tx: Tx, owner_id: UserId, sources: Sequence[copies.Source], at: int, *, fresh: bool) -> None:
+async def _insert_beside(
+    tx: Tx, owner_id: UserId, sources: Sequence[copies.EntryToCopy], at: int, *, fresh: bool
+) -> None:
     """Insert the children of one folder of the copy, beside those of earlier batches unless it is *fresh*.
 
     Earlier batches may have copied a name that another entry of the source has now.  Then the later one is numbered.

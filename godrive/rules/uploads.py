@@ -10,7 +10,7 @@ import re
 
 from godrive.catalog import Final, Tx
 from godrive.catalog.ancestors import depth_of
-from godrive.catalog.chains import Step, chain
+from godrive.catalog.chains import ChainStep, chain
 from godrive.config import Auth
 from godrive.errors import (
     Gone,
@@ -133,9 +133,9 @@ async def begin(tx: Tx, ask: BeginUpload, env: Env) -> Upload:
         int(upload.deferred),
         upload.note,
     )
-    reserve = Step("reserved", _RESERVE if folder.id is None else _IN_FOLDER, reserved, "id")
+    reserve = ChainStep("reserved", _RESERVE if folder.id is None else _IN_FOLDER, reserved, "id")
     # Last, because it locks the owner's row: their other uploads wait only for this commit.
-    begun_step = Step("begun", _BEGIN, begun, "id")
+    begun_step = ChainStep("begun", _BEGIN, begun, "id")
     while not await chain(tx, reserve, begun_step, final=Final(upload.id, upload.owner_id)):
         if presumed is None or presumed.id is None:
             raise await _refusal(tx, upload, limits)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import msgspec
 
 from godrive.catalog import Row, Tx
-from godrive.catalog.chains import Step
+from godrive.catalog.chains import ChainStep
 from godrive.catalog.many import inserting, over
 from godrive.errors import Conflict, Invalid, NotFound
 from godrive.messages.versions import DeleteVersion, ListVersions, NameVersion, RestoreVersion, Version
@@ -67,9 +67,9 @@ async def add_each(tx: Tx, files: Sequence[tuple[File, ObjectKey]]) -> None:
     await tx.run(*over(*_ADD_EACH, [_values(file, object_key) for file, object_key in files]))
 
 
-def adding(file: File, object_key: ObjectKey, *, after: str) -> Step:
+def adding(file: File, object_key: ObjectKey, *, after: str) -> ChainStep:
     """The step that does the same, if the step *after* has found a row."""
-    return Step("added", f"{_ADD} FROM {after}", _values(file, object_key), "id")
+    return ChainStep("added", f"{_ADD} FROM {after}", _values(file, object_key), "id")
 
 
 def _values(file: File, object_key: ObjectKey) -> tuple[object, ...]:

@@ -30,7 +30,7 @@ from godrive.errors import (
 )
 from godrive.messages.auth import GetUser
 from godrive.messages.files import ListFiles, PurgeFile, TrashFile, UpdateFile
-from godrive.messages.ingest import CommitUpload, IngestBlob, Outcome, Reconcile, Reconciled
+from godrive.messages.ingest import CommitUpload, EventOutcome, IngestBlob, Reconcile, Reconciled
 from godrive.messages.janitor import Sweep
 from godrive.messages.storage import DigestBlob, HeadBlob, Storage
 from godrive.messages.uploads import AbortUpload, BeginUpload, GetUpload
@@ -127,7 +127,7 @@ async def test_everybody_who_commits_at_once_makes_one_file(drive: GoDrive, owne
     )
     (file,) = await listed(drive, owner)
     assert [result for result in results if isinstance(result, File)] == [file] * 16
-    assert results.count(Outcome.PUBLISHED) == 8
+    assert results.count(EventOutcome.PUBLISHED) == 8
 
 
 async def test_what_a_request_left_behind_is_never_published(drive: GoDrive, owner: User, clock: ManualClock) -> None:
@@ -138,7 +138,7 @@ async def test_what_a_request_left_behind_is_never_published(drive: GoDrive, own
     file = await receive(drive, by, Root(), "a.txt", chunks(b"hello"), size=5)
     file = await receive(drive, by, Root(), "a.txt", chunks(b"newer"), size=5, on_conflict=OnConflict.REPLACE)
     clock.advance(60)
-    assert await drive.ingest.ask(IngestBlob(pending.object_key)) is Outcome.IGNORED
+    assert await drive.ingest.ask(IngestBlob(pending.object_key)) is EventOutcome.IGNORED
     assert (await drive.ingest.ask(Reconcile())).published == 0
     assert await listed(drive, owner) == [file]
     clock.advance(drive.config.blobs.upload_ttl)
@@ -285,7 +285,7 @@ async def test_an_upload_for_a_version_that_was_replaced_meanwhile_fails_at_once
             with pytest.raises(PreconditionFailed):
                 await drive.ingest.ask(CommitUpload(acting(owner.id), late.id))
         case "event":
-            assert await drive.ingest.ask(IngestBlob(late.object_key)) is Outcome.REJECTED
+            assert await drive.ingest.ask(IngestBlob(late.object_key)) is EventOutcome.REJECTED
         case _:
             clock.advance(drive.config.ingest.reconcile_after)
             assert (await drive.ingest.ask(Reconcile())).failed == 1
@@ -354,33 +354,33 @@ async def test_every_event_one_to_five_times_in_any_order_gives_each_file_once(d
     events = [IngestBlob(pending.object_key, 5) for pending in uploads for _ in range(chance.randint(1, 5))]
     chance.shuffle(events)
     outcomes = await together(*map(drive.ingest.ask, events))
-    assert outcomes == [Outcome.PUBLISHED] * len(events)
+    assert outcomes == [EventOutcome.PUBLISHED] * len(events)
     assert sorted(file.name for file in await listed(drive, owner)) == sorted(p.name for p in uploads)
 
 
 async def test_an_event_of_a_key_that_nobody_waits_for_is_ignored(drive: GoDrive, owner: User) -> None:
     unknown = ObjectKey("00000000/unknown")
     await drive.blobs.put(unknown, chunks(b"x"))
-    assert await drive.ingest.ask(IngestBlob(unknown)) is Outcome.IGNORED
+    assert await drive.ingest.ask(IngestBlob(unknown)) is EventOutcome.IGNORED
     aborted = await begin(drive, owner)
     await drive.metadata.ask(AbortUpload(acting(owner.id), aborted.id))
     await put(drive, aborted)
-    assert await drive.ingest.ask(IngestBlob(aborted.object_key)) is Outcome.IGNORED
+    assert await drive.ingest.ask(IngestBlob(aborted.object_key)) is EventOutcome.IGNORED
     assert await listed(drive, owner) == []
 
 
 async def test_what_an_event_says_is_not_believed(drive: GoDrive, owner: User) -> None:
     pending = await begin(drive, owner)
     event = IngestBlob(pending.object_key, 5, ETag("made up"))
-    assert await drive.ingest.ask(event) is Outcome.IGNORED
+    assert await drive.ingest.ask(event) is EventOutcome.IGNORED
     await put(drive, pending)
-    assert await drive.ingest.ask(IngestBlob(pending.object_key, 999)) is Outcome.PUBLISHED
+    assert await drive.ingest.ask(IngestBlob(pending.object_key, 999)) is EventOutcome.PUBLISHED
 
 
 async def test_an_event_of_bytes_that_were_not_declared_ends_the_upload(drive: GoDrive, owner: User) -> None:
     pending = await begin(drive, owner)
     await put(drive, pending, b"hello!")
-    assert await drive.ingest.ask(IngestBlob(pending.object_key)) is Outcome.REJECTED
+    assert await drive.ingest.ask(IngestBlob(pending.object_key)) is EventOutcome.REJECTED
     assert await state(drive, pending) is UploadState.FAILED
     assert not await has_bytes(drive, pending)
 
@@ -389,7 +389,7 @@ async def test_an_event_of_a_file_whose_name_was_taken_leaves_it_to_the_reconcil
     pending = await begin(drive, owner)
     await put(drive, pending)
     await upload(drive, owner.id, "a.txt")
-    assert await drive.ingest.ask(IngestBlob(pending.object_key)) is Outcome.IGNORED
+    assert await drive.ingest.ask(IngestBlob(pending.object_key)) is EventOutcome.IGNORED
     assert await state(drive, pending) is UploadState.PENDING
 
 

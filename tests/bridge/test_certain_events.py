@@ -24,8 +24,8 @@ from godrive.bridge.subjects import PlainEvents
 from godrive.config import S3, Ingest, Nats
 from godrive.drive import GoDrive
 from godrive.messages.files import ListFiles
+from godrive.messages.ingest import EventOutcome, IngestBlob
 from godrive.messages.ingest import Ingest as IngestContract
-from godrive.messages.ingest import IngestBlob, Outcome
 from godrive.messages.storage import SignPut
 from godrive.messages.uploads import BeginUpload
 from godrive.model import Anywhere, ETag, File, ObjectKey, OnConflict, Root, Upload, UserId
@@ -77,7 +77,7 @@ class Stage:
         certain: dict[str, Any] = {"size_bytes": len(BODY), "etag": ETag(MD5), "at": datetime.now(UTC), "certain": True}
         return IngestBlob(upload.object_key, **(certain | {"metadata": metadata} | changes))
 
-    async def handle(self, event: IngestBlob) -> tuple[Outcome, int]:
+    async def handle(self, event: IngestBlob) -> tuple[EventOutcome, int]:
         """The outcome, and how many requests were sent to the store."""
         before = len(self.fake.asked)
         return await self.drive.ingest.ask(event), len(self.fake.asked) - before
@@ -97,9 +97,9 @@ async def test_a_certain_event_publishes_without_a_request_to_the_store(sha256: 
     async with staged() as stage:
         pending = await stage.begin(sha256=sha256)
         event = stage.event(pending, await stage.send(pending))
-        assert await stage.handle(event) == (Outcome.PUBLISHED, 0)
+        assert await stage.handle(event) == (EventOutcome.PUBLISHED, 0)
         assert [(file.name, file.size_bytes, file.sha256) for file in await stage.files()] == [("a.txt", 5, sha256)]
-        assert await stage.handle(event) == (Outcome.PUBLISHED, 0)  # the event came twice
+        assert await stage.handle(event) == (EventOutcome.PUBLISHED, 0)  # the event came twice
         assert len(await stage.files()) == 1
 
 
@@ -122,10 +122,13 @@ async def test_whatever_is_doubtful_is_asked(doubt: dict[str, Any]) -> None:
     async with staged() as stage:
         pending = await stage.begin()
         # Without the bytes: what a forger says of a key does not make a file.
-        assert await stage.handle(stage.event(pending, UNSIGNED, **doubt)) == (Outcome.IGNORED, 2)  # HEAD and bucket
+        assert await stage.handle(stage.event(pending, UNSIGNED, **doubt)) == (
+            EventOutcome.IGNORED,
+            2,
+        )  # HEAD and bucket
         assert await stage.files() == []
         metadata = await stage.send(pending)
-        assert await stage.handle(stage.event(pending, metadata, **doubt)) == (Outcome.PUBLISHED, 1)
+        assert await stage.handle(stage.event(pending, metadata, **doubt)) == (EventOutcome.PUBLISHED, 1)
         assert [file.size_bytes for file in await stage.files()] == [5]
 
 
@@ -135,17 +138,17 @@ async def test_a_digest_that_the_url_did_not_fix_is_computed() -> None:
         metadata = await stage.send(pending)
         assert metadata == UNSIGNED
         outcome, requests = await stage.handle(stage.event(pending, metadata))
-        assert (outcome, requests) == (Outcome.PUBLISHED, 2)  # HEAD and GET
+        assert (outcome, requests) == (EventOutcome.PUBLISHED, 2)  # HEAD and GET
         assert [file.sha256 for file in await stage.files()] == [SHA256]
         other = await stage.begin("b.txt", sha256=hashlib.sha256(b"other").hexdigest())
-        assert (await stage.handle(stage.event(other, await stage.send(other))))[0] is Outcome.REJECTED
+        assert (await stage.handle(stage.event(other, await stage.send(other))))[0] is EventOutcome.REJECTED
 
 
 async def test_a_type_that_was_not_declared_is_found_in_the_bytes() -> None:
     async with staged() as stage:
         pending = await stage.begin("a.bin", mime="")
         outcome, requests = await stage.handle(stage.event(pending, await stage.send(pending)))
-        assert (outcome, requests) == (Outcome.PUBLISHED, 2)
+        assert (outcome, requests) == (EventOutcome.PUBLISHED, 2)
 
 
 async def test_where_a_key_may_be_written_again_every_event_is_asked_about() -> None:
@@ -154,7 +157,7 @@ async def test_where_a_key_may_be_written_again_every_event_is_asked_about() -> 
         metadata = await stage.send(pending)
         stage.fake.objects[stage.store.layout.object(pending.object_key)] = stage.fake.make_object(BODY)
         outcome, requests = await stage.handle(stage.event(pending, metadata))
-        assert outcome is Outcome.PUBLISHED
+        assert outcome is EventOutcome.PUBLISHED
         assert requests > 0
 
 
@@ -165,7 +168,7 @@ async def test_what_a_put_of_this_server_stored_is_published_with_its_digest() -
         await stage.store.put(pending.object_key, chunks(BODY))
         stored = stage.fake.objects[stage.store.layout.object(pending.object_key)].headers
         metadata = {name.lower().removeprefix("x-amz-meta-"): value for name, value in stored.items()}
-        assert (await stage.handle(stage.event(pending, metadata)))[0] is Outcome.PUBLISHED
+        assert (await stage.handle(stage.event(pending, metadata)))[0] is EventOutcome.PUBLISHED
         assert [file.sha256 for file in await stage.files()] == [SHA256]
 
 
@@ -176,7 +179,7 @@ async def test_an_upload_that_ended_stays_ended_whatever_events_come() -> None:
         pending = await stage.begin()
         event = stage.event(pending, await stage.send(pending))
         await stage.drive.metadata.ask(AbortUpload(acting(stage.owner), pending.id))
-        assert await stage.handle(event) == (Outcome.IGNORED, 0)
+        assert await stage.handle(event) == (EventOutcome.IGNORED, 0)
         assert await stage.files() == []
 
 
@@ -185,7 +188,7 @@ async def test_a_certain_event_of_a_name_that_was_taken_changes_nothing() -> Non
         pending = await stage.begin(on_conflict=OnConflict.FAIL)
         event = stage.event(pending, await stage.send(pending))
         await upload(stage.drive, stage.owner, "a.txt", b"other")
-        assert (await stage.handle(event))[0] is Outcome.IGNORED
+        assert (await stage.handle(event))[0] is EventOutcome.IGNORED
         assert [file.size_bytes for file in await stage.files()] == [len(b"other")]
 
 
@@ -207,7 +210,7 @@ class Recorder:
         self._came = anyio.Event()
         if self.failures:
             raise self.failures.pop(0)
-        return Outcome.PUBLISHED
+        return EventOutcome.PUBLISHED
 
     async def until(self, count: int) -> list[bool]:
         with anyio.fail_after(30):

@@ -15,7 +15,7 @@ from asyncpg import exceptions as pg
 from godrive import config
 from godrive.actors.metadata import MetadataActor
 from godrive.catalog import Final, Tx, migrations, postgres, postgres_pool
-from godrive.catalog.chains import Step, chain
+from godrive.catalog.chains import ChainStep, chain
 from godrive.catalog.migrations import Migration
 from godrive.catalog.postgres import PostgresCatalog
 from godrive.catalog.postgres_errors import translate
@@ -543,9 +543,9 @@ async def test_a_chain_whose_answer_was_lost_is_not_made_again(
     await catalog.write(lambda tx: add(tx, "a"))
 
     async def operation(tx: Tx) -> None:
-        found = Step("found", "UPDATE leases SET expires_at = 1 WHERE name = $1", ("a",), "holder")
+        found = ChainStep("found", "UPDATE leases SET expires_at = 1 WHERE name = $1", ("a",), "holder")
         made = "INSERT INTO leases (name, holder, expires_at) SELECT $1, found.holder, 0 FROM found"
-        await chain(tx, found, Step("made", made, ("b",), "name"), final=Final("b", UserId("owner")))
+        await chain(tx, found, ChainStep("made", made, ("b",), "name"), final=Final("b", UserId("owner")))
 
     fetchmany = Connection.fetchmany
 

@@ -30,8 +30,7 @@ from godrive.doctor import Finding, Report, Verdict, examine, messaging, urls
 from godrive.drive import GoDrive
 from godrive.http.wire.server import serve
 from godrive.messages.auth import LogIn, SignUp
-from godrive.messages.expected import BeginScrub, Fault, ForgetDamage, NoteScrub
-from godrive.messages.expected import Finding as FaultFinding
+from godrive.messages.expected import BeginScrub, BlobFault, Fault, ForgetDamage, NoteScrub
 from godrive.messages.janitor import Sweep
 from godrive.model import BlobInfo, ObjectKey
 from godrive.testing import ManualClock
@@ -223,8 +222,7 @@ async def test_what_the_scrub_has_found_is_a_failure_and_a_slow_scrub_a_warning(
     async with GoDrive(used, serving=False) as drive:
         await drive.metadata.ask(BeginScrub())
         rot = [
-            FaultFinding(fault=Fault.DIGEST, object_key=ObjectKey(f"0123/{number}"), detail="rot")
-            for number in range(7)
+            BlobFault(fault=Fault.DIGEST, object_key=ObjectKey(f"0123/{number}"), detail="rot") for number in range(7)
         ]
         await drive.metadata.ask(NoteScrub(ObjectKey(""), ObjectKey("0123/9"), 9, 9, rot))
     (damaged,) = await scrub()

@@ -15,10 +15,10 @@ import pytest
 from godrive.blobs.disk import DiskBlobStore
 from godrive.drive import GoDrive
 from godrive.errors import ConfigError, NotFound, StoreUnavailable
-from godrive.exchange.exporting import Exported, Exporter, Report, Trouble
+from godrive.exchange.exporting import Exported, Exporter, ExportProblem, Trouble
 from godrive.exchange.importing import Importer
 from godrive.exchange.manifest import NAME, PARTIAL, file_name, mapped, reading
-from godrive.exchange.outcome import Counts, Note
+from godrive.exchange.outcome import ImportCounts, ImportProblem
 from godrive.messages.files import OpenContent, UpdateFile
 from godrive.model import BlobInfo, File, FileKind, ObjectKey, UserId
 from godrive.principal import HostUser
@@ -74,15 +74,15 @@ async def fill(drive: GoDrive, owner: UserId) -> None:
     await files.trash("folder/trashed")
 
 
-async def export(drive: GoDrive, owner: UserId, target: Path) -> tuple[Exported, list[Report]]:
-    reports: list[Report] = []
+async def export(drive: GoDrive, owner: UserId, target: Path) -> tuple[Exported, list[ExportProblem]]:
+    reports: list[ExportProblem] = []
     exporter = Exporter(drive, HostUser(user_id=owner), note=reports.append)
     await exporter.run(target, "ann@example.org")
     return exporter.counts, reports
 
 
-async def import_back(drive: GoDrive, owner: UserId, source: Path) -> tuple[Counts, list[Note]]:
-    notes: list[Note] = []
+async def import_back(drive: GoDrive, owner: UserId, source: Path) -> tuple[ImportCounts, list[ImportProblem]]:
+    notes: list[ImportProblem] = []
     importer = Importer(drive, HostUser(user_id=owner), note=notes.append)
     with reading(source / NAME) as manifest:
         await importer.run(source, manifest=manifest)

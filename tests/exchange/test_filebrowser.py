@@ -12,7 +12,13 @@ import pytest
 
 from godrive.drive import GoDrive
 from godrive.errors import ConfigError, Unauthenticated
-from godrive.exchange.filebrowser import Account, Outcome, Result, import_accounts, read_accounts
+from godrive.exchange.filebrowser import (
+    AccountOutcome,
+    AccountResult,
+    FileBrowserAccount,
+    import_accounts,
+    read_accounts,
+)
 from godrive.messages.auth import LogIn
 from godrive.messages.users import FindUser
 from godrive.testing import open_drive, sign_up
@@ -53,8 +59,10 @@ async def drive(tmp_path: Path) -> AsyncIterator[GoDrive]:
         yield drive
 
 
-async def results(drive: GoDrive, accounts: list[Account], domain: str | None = "example.org") -> list[Result]:
-    found: list[Result] = []
+async def results(
+    drive: GoDrive, accounts: list[FileBrowserAccount], domain: str | None = "example.org"
+) -> list[AccountResult]:
+    found: list[AccountResult] = []
     await import_accounts(drive, accounts, domain=domain, told=found.append)
     return found
 
@@ -78,9 +86,9 @@ async def test_everybody_logs_in_with_the_password_that_they_have(drive: GoDrive
     found = await results(drive, read_accounts(path))
     outcomes = {result.username: result.outcome for result in found}
     assert outcomes == {
-        **dict.fromkeys(["admin", "Ann@Example.com", "long", "proxied"], Outcome.ADDED),
-        "bob": Outcome.PRESENT,
-        **dict.fromkeys(["zo\u00eb", "md5", "costly", "two words"], Outcome.REFUSED),
+        **dict.fromkeys(["admin", "Ann@Example.com", "long", "proxied"], AccountOutcome.ADDED),
+        "bob": AccountOutcome.PRESENT,
+        **dict.fromkeys(["zo\u00eb", "md5", "costly", "two words"], AccountOutcome.REFUSED),
     }
     for email, password in (
         ("admin@example.org", "admin's password"),
@@ -94,10 +102,12 @@ async def test_everybody_logs_in_with_the_password_that_they_have(drive: GoDrive
             await drive.auth.ask(LogIn(email, password))
     assert (await drive.auth.ask(FindUser(SYSTEM, "bob@example.org"))).id == there.id
     again = await results(drive, read_accounts(path))
-    assert {result.outcome for result in again} == {Outcome.PRESENT, Outcome.REFUSED}, "a second run adds nobody"
+    assert {result.outcome for result in again} == {AccountOutcome.PRESENT, AccountOutcome.REFUSED}, (
+        "a second run adds nobody"
+    )
     assert "$2" not in repr((found, again, read_accounts(path)))
-    without = await results(drive, [Account("eve", hashed("password"))], None)
-    assert [(result.outcome, "--domain" in result.detail) for result in without] == [(Outcome.REFUSED, True)]
+    without = await results(drive, [FileBrowserAccount("eve", hashed("password"))], None)
+    assert [(result.outcome, "--domain" in result.detail) for result in without] == [(AccountOutcome.REFUSED, True)]
 
 
 @each(

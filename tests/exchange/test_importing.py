@@ -17,7 +17,7 @@ from godrive.blobs.disk import DiskBlobStore
 from godrive.drive import GoDrive
 from godrive.errors import ConfigError, DriveError, NotFound, QuotaExceeded, StorageFull
 from godrive.exchange.importing import Importer
-from godrive.exchange.outcome import Counts, Note, Problem
+from godrive.exchange.outcome import ImportCounts, ImportFault, ImportProblem
 from godrive.messages.storage import ListBlobs
 from godrive.messages.system import UsageDrift
 from godrive.messages.users import SetQuota
@@ -67,8 +67,8 @@ async def disk(tmp_path: Path) -> AsyncIterator[GoDrive]:
 
 async def import_into(
     drive: GoDrive, owner: UserId, source: Path, into: tuple[str, ...] = (), **options: Any
-) -> tuple[Counts, list[Note]]:
-    notes: list[Note] = []
+) -> tuple[ImportCounts, list[ImportProblem]]:
+    notes: list[ImportProblem] = []
     importer = Importer(drive, HostUser(user_id=owner), note=notes.append, **options)
     await importer.run(source, into)
     return importer.counts, notes
@@ -112,7 +112,7 @@ async def test_a_second_run_stores_nothing_and_finds_what_differs(drive: GoDrive
     (source / "empty").write_bytes(b"longer now")
     counts, notes = await import_into(drive, owner, source)
     assert (counts.files, counts.present, counts.differs) == (0, 3, 2)
-    assert {note.path for note in notes if note.problem is Problem.DIFFERS} == {"folder/b.bin", "empty"}
+    assert {note.path for note in notes if note.problem is ImportFault.DIFFERS} == {"folder/b.bin", "empty"}
     assert await contents(drive, owner) == CONTENTS
     assert await blobs_of(drive) == before
     counts, notes = await import_into(drive, owner, source, replace=True)
@@ -144,8 +144,8 @@ async def test_what_cannot_be_in_a_drive_is_reported_and_nothing_follows_a_link(
     one_of_two = told.keys() & {"folder/\u00e9.txt", "folder/e\u0301.txt"}
     assert len(one_of_two) == 1, "one of two files whose names are the same in NFC arrives, the other is reported"
     assert {path: told[path] for path in told.keys() - one_of_two} == {
-        **dict.fromkeys(["link", "folder link", "pipe", "socket"], Problem.SKIPPED),
-        **dict.fromkeys(["back\\slash", "line\nbreak", "latin\\udce9", "bad\x7ffolder"], Problem.REFUSED),
+        **dict.fromkeys(["link", "folder link", "pipe", "socket"], ImportFault.SKIPPED),
+        **dict.fromkeys(["back\\slash", "line\nbreak", "latin\\udce9", "bad\x7ffolder"], ImportFault.REFUSED),
     }
     assert (counts.skipped, counts.refused, counts.files, counts.is_complete) == (4, 5, 5, False)
     assert b"secret" not in (await contents(disk, owner)).values()
@@ -204,7 +204,7 @@ async def test_a_file_that_changes_while_it_is_read_is_read_again_or_reported(
         owner = (await sign_up(drive)).id
         counts, notes = await import_into(drive, owner, top / "source")
         assert (counts.files, counts.changed) == (files, 1 - files)
-        assert [note.problem for note in notes] == [Problem.CHANGED] * (1 - files)
+        assert [note.problem for note in notes] == [ImportFault.CHANGED] * (1 - files)
         assert await blobs_of(drive) == files, "no torn copy stays"
         if files:
             assert await contents(drive, owner) == {"log": store.victim.read_bytes()}
@@ -287,7 +287,7 @@ async def test_a_folder_where_the_drive_has_a_file_is_reported_with_what_is_in_i
     await disk.files(owner).write("folder", b"a file")
     await disk.files(owner).make_folder("a.txt")
     counts, notes = await import_into(disk, owner, source)
-    assert {note.path: note.problem for note in notes} == {"folder": Problem.DIFFERS, "a.txt": Problem.DIFFERS}
+    assert {note.path: note.problem for note in notes} == {"folder": ImportFault.DIFFERS, "a.txt": ImportFault.DIFFERS}
     assert "left out" in next(note.detail for note in notes if note.path == "folder")
     assert (counts.files, counts.is_complete) == (1, False)
 
@@ -297,7 +297,10 @@ async def test_a_file_over_the_limit_is_refused_and_the_others_arrive(source: Pa
     async with open_drive(data_dir=tmp_path / "data", blobs=limits) as drive:
         owner = (await sign_up(drive)).id
         counts, notes = await import_into(drive, owner, source)
-        assert (counts.files, [(note.problem, note.path) for note in notes]) == (4, [(Problem.REFUSED, "folder/b.bin")])
+        assert (counts.files, [(note.problem, note.path) for note in notes]) == (
+            4,
+            [(ImportFault.REFUSED, "folder/b.bin")],
+        )
 
 
 async def test_a_folder_too_deep_is_reported(disk: GoDrive, tmp_path: Path) -> None:
@@ -305,6 +308,6 @@ async def test_a_folder_too_deep_is_reported(disk: GoDrive, tmp_path: Path) -> N
     (tmp_path / "source/x/y/z").mkdir(parents=True)
     (tmp_path / "source/x/file").write_text("deepest")
     counts, (note,) = await import_into(disk, owner, tmp_path / "source", ("d",) * (MOST_DEPTH - 2))
-    assert (note.problem, note.path) == (Problem.REFUSED, "x/y/z")
+    assert (note.problem, note.path) == (ImportFault.REFUSED, "x/y/z")
     assert str(MOST_DEPTH) in note.detail
     assert (counts.files, counts.is_complete) == (1, False)

@@ -17,7 +17,7 @@ import pytest
 from aiohttp import web
 
 from godrive.bridge.outbound import Outbound
-from godrive.callbacks import Failed, Refused, is_public
+from godrive.callbacks import AddressRefused, Failed, is_public
 from godrive.errors import Invalid
 from godrive.messages.webhooks import AddWebhook
 from godrive.network import network
@@ -141,7 +141,7 @@ async def test_a_url_that_must_not_be_called_is_refused_when_it_is_given_or_befo
                 with pytest.raises(Invalid) as raised:
                     await drive.metadata.ask(AddWebhook(acting(owner), url))
                 assert raised.value.field == "url", url
-            with pytest.raises((Refused, Failed)):
+            with pytest.raises((AddressRefused, Failed)):
                 await outbound.post(url, b"{}", {})
     await outbound.close()
 
@@ -191,7 +191,7 @@ async def test_a_host_name_that_leads_inside_is_refused(monkeypatch: pytest.Monk
     outbound = Outbound([network("192.168.7.0/24")], timeout=2.0)
     async with server(never) as port:
         for scheme in ("http", "https"):
-            with pytest.raises(Refused, match="not public"):
+            with pytest.raises(AddressRefused, match="not public"):
                 await outbound.post(f"{scheme}://inside.test:{port}/", b"{}", {})
     await outbound.close()
 
@@ -220,9 +220,9 @@ async def test_plain_http_and_other_ports_are_only_for_networks_that_are_allowed
 ) -> None:
     answers(monkeypatch, ["1.1.1.1"])
     outbound = Outbound([network("127.0.0.0/8")], timeout=2.0)
-    with pytest.raises(Refused, match="https"):
+    with pytest.raises(AddressRefused, match="https"):
         await outbound.post("http://public.test/", b"{}", {})
-    with pytest.raises(Refused, match="port"):
+    with pytest.raises(AddressRefused, match="port"):
         await outbound.post("https://public.test:25/", b"{}", {})
     await outbound.close()
 

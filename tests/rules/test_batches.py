@@ -9,7 +9,7 @@ import pytest
 
 from godrive.catalog import Tx
 from godrive.errors import DriveError, Invalid, NameTaken, TooLarge
-from godrive.messages.batches import Act, Outcome, RunBatch, Step
+from godrive.messages.batches import Act, RunBatch, Step, StepOutcome
 from godrive.messages.files import GetFile
 from godrive.model import At, ETag, FileKind, Sort, UserId
 from godrive.principal import ApiToken, Scope
@@ -22,11 +22,11 @@ pytestmark = pytest.mark.anyio
 T = TypeVar("T")
 
 
-async def run(rig: Rig, owner: UserId, *steps: Step, atomic: bool = False) -> list[Outcome]:
+async def run(rig: Rig, owner: UserId, *steps: Step, atomic: bool = False) -> list[StepOutcome]:
     return await rig.ask(RunBatch(by=host(owner), steps=list(steps), atomic=atomic))
 
 
-def codes(outcomes: list[Outcome]) -> list[str]:
+def codes(outcomes: list[StepOutcome]) -> list[str]:
     return ["" if outcome.failure is None else outcome.failure.code for outcome in outcomes]
 
 

@@ -35,7 +35,7 @@ from godrive.blobs.body_check import BodyCheck
 from godrive.blobs.failures import failures, full, is_full
 from godrive.blobs.packs import compaction, recovery
 from godrive.blobs.packs.files import PackFiles
-from godrive.blobs.packs.index import Index, Place
+from godrive.blobs.packs.index import Index, Location
 from godrive.blobs.packs.reader import PackReader, WouldWait
 from godrive.blobs.packs.record import Damaged
 from godrive.blobs.packs.writer import Delete, PackWriter, Put
@@ -145,7 +145,7 @@ class Packs:
         await self._submit([delete])
         return delete
 
-    async def find(self, key: ObjectKey) -> Place | None:
+    async def find(self, key: ObjectKey) -> Location | None:
         """Where the blob is, if it is packed.  Raises ``StoreUnavailable``."""
         with _failures():
             try:
@@ -168,7 +168,7 @@ class Packs:
                 return body
         return None  # it is being deleted
 
-    async def places_after(self, key: str, limit: int) -> list[Place]:
+    async def places_after(self, key: str, limit: int) -> list[Location]:
         """The places of the next *limit* blobs in key order."""
         with _failures():
             return await self._run(self._reader.after, key, limit)
@@ -306,12 +306,12 @@ def small_put(blob: SmallBlob) -> Put:
     return Put(blob.key, (blob.content,), check, blob.mime or "", is_new=blob.is_new)
 
 
-def _place_of(put: Put) -> Place:
+def _place_of(put: Put) -> Location:
     assert put.place is not None  # noqa: S101 - one that was not refused has it
     return put.place
 
 
-def describe(place: Place) -> BlobInfo:
+def describe(place: Location) -> BlobInfo:
     """Describe a packed blob.  No two puts have the same instant, so time and size make a strong ETag."""
     return BlobInfo(
         key=ObjectKey(place.key),

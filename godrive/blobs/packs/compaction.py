@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import msgspec
 
-from godrive.blobs.packs.index import Place
-from godrive.blobs.packs.record import FIRST, Content, Damaged, head
+from godrive.blobs.packs.index import Location
+from godrive.blobs.packs.record import FIRST, Damaged, PackedBlob, head
 from godrive.blobs.packs.recovery import scan
 from godrive.blobs.packs.writer import PackWriter
 
@@ -84,7 +84,7 @@ def _move(writer: PackWriter, compaction: Compaction, ended: int) -> None:
     index, source = writer.index, writer.files.get(compaction.number)
     newest, target = writer.newest()
     buffers: list[bytes | memoryview] = []
-    moves: list[tuple[Place, Place]] = []
+    moves: list[tuple[Location, Location]] = []
     end, moved, looked_at = newest.ended, 0, ended
     for start, record, data in scan(source, compaction.at):
         if start >= ended:
@@ -103,7 +103,7 @@ def _move(writer: PackWriter, compaction: Compaction, ended: int) -> None:
                 continue  # the pack stays, with this blob in it
             else:
                 buffers += (
-                    head(Content(record.key, record.mime, record.sha256, record.stored_ns, body), target.seed),
+                    head(PackedBlob(record.key, record.mime, record.sha256, record.stored_ns, body), target.seed),
                     body,
                 )
                 moves.append((place, place._replace(pack=newest.number, start=end)))

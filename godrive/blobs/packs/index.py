@@ -33,7 +33,7 @@ _PLACE = "SELECT key, pack, start, length, size, stored_ns, sha256, mime FROM bl
 _KEYS = KeyRanges("blobs", "key")
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """Where a blob is, and what is known about it."""
 
     key: str
@@ -111,15 +111,15 @@ class Index:
             if may:
                 self._execute("PRAGMA wal_checkpoint(RESTART)")
 
-    def find(self, key: str) -> Place | None:
+    def find(self, key: str) -> Location | None:
         """The place of a blob."""
         row = self._execute(_PLACE + "WHERE key = ?", (key,)).fetchone()
-        return None if row is None else Place(*row)
+        return None if row is None else Location(*row)
 
-    def after(self, key: str, limit: int) -> list[Place]:
+    def after(self, key: str, limit: int) -> list[Location]:
         """The next *limit* blobs in key order."""
         rows = self._execute(_PLACE + "WHERE key > ? ORDER BY key LIMIT ?", (key, limit))
-        return [Place(*row) for row in rows]
+        return [Location(*row) for row in rows]
 
     def sizes_after(self, key: str, limit: int) -> dict[str, int]:
         """The sizes of the next *limit* blobs, in key order."""
@@ -129,11 +129,11 @@ class Index:
         """The next *limit* keys in a range, and how far they reach."""
         return _KEYS.read(self._connection, after, upto, limit)
 
-    def add(self, places: list[Place]) -> None:
+    def add(self, places: list[Location]) -> None:
         """Add blobs, whose records are in the pack."""
         self._connection.executemany("INSERT INTO blobs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", places)
 
-    def move(self, old: Place, new: Place) -> bool:
+    def move(self, old: Location, new: Location) -> bool:
         """Note that the blob of *old* is at *new* now.  Returns whether it was at *old*."""
         moved = self._execute(
             "UPDATE blobs SET pack = ?, start = ? WHERE key = ? AND pack = ? AND start = ?",
@@ -141,7 +141,7 @@ class Index:
         )
         return moved.rowcount == 1
 
-    def remove(self, place: Place) -> None:
+    def remove(self, place: Location) -> None:
         """Remove a blob."""
         self._execute("DELETE FROM blobs WHERE key = ?", (place.key,))
         self.count(place.pack, -place.length)

@@ -20,7 +20,7 @@ from godrive.blobs.attributes import MIME, SHA256, noted
 from godrive.blobs.body_check import BodyCheck
 from godrive.blobs.objects import Objects
 from godrive.blobs.packs import Packs
-from godrive.blobs.packs.index import Place
+from godrive.blobs.packs.index import Location
 from godrive.blobs.packs.writer import Put
 from godrive.blobs.staging import StagingFile
 from godrive.errors import Conflict, DigestMismatch, NotFound, UploadFinished
@@ -108,7 +108,7 @@ async def unpack(objects: Objects, packs: Packs, run: Run) -> int:
     return moved
 
 
-async def _unpack(objects: Objects, packs: Packs, run: Run, place: Place) -> bool:
+async def _unpack(objects: Objects, packs: Packs, run: Run, place: Location) -> bool:
     key = ObjectKey(place.key)
     content = await packs.read(key)
     if content is None:
@@ -124,7 +124,7 @@ async def _unpack(objects: Objects, packs: Packs, run: Run, place: Place) -> boo
     return False
 
 
-def _write(objects: Objects, key: ObjectKey, chunks: Sequence[bytes], place: Place) -> None:
+def _write(objects: Objects, key: ObjectKey, chunks: Sequence[bytes], place: Location) -> None:
     file = StagingFile(objects.staging)
     try:
         file.write(chunks)

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from godrive.blobs.packs.files import PackFile, PackFiles
-from godrive.blobs.packs.index import Index, Place
+from godrive.blobs.packs.index import Index, Location
 from godrive.blobs.packs.record import Damaged, parse
 
 _NOWAIT = getattr(os, "RWF_NOWAIT", None)
@@ -51,7 +51,7 @@ class PackReader:
         with self._lock:
             self._large.close()
 
-    def find_now(self, key: str) -> Place | None:
+    def find_now(self, key: str) -> Location | None:
         """The place of a blob.  For the event loop.  Raises :class:`WouldWait`."""
         now = time.monotonic()
         if now < self._rest_until:
@@ -67,12 +67,12 @@ class PackReader:
             if disk_reads() != before:
                 self._rest_until = now + _REST
 
-    def find(self, key: str) -> Place | None:
+    def find(self, key: str) -> Location | None:
         """The place of a blob.  For threads."""
         with self._lock:
             return self._large.find(key)
 
-    def after(self, key: str, limit: int) -> list[Place]:
+    def after(self, key: str, limit: int) -> list[Location]:
         """The next *limit* blobs in key order.  For threads."""
         with self._lock:
             return self._large.after(key, limit)
@@ -87,7 +87,7 @@ class PackReader:
         with self._lock:
             return self._large.keys_within(after, upto, limit)
 
-    def read_now(self, place: Place) -> bytes | None:
+    def read_now(self, place: Location) -> bytes | None:
         """The blob at *place*; ``None`` if it was deleted.  For the event loop.
 
         Raises :class:`WouldWait`, :class:`Damaged`.
@@ -104,7 +104,7 @@ class PackReader:
             raise WouldWait
         return _body(file, place, memoryview(data))
 
-    def read(self, place: Place) -> bytes | None:
+    def read(self, place: Location) -> bytes | None:
         """The blob at *place*; ``None`` if it was deleted or moved.  For threads.
 
         Raises ``OSError``, :class:`Damaged`.
@@ -118,7 +118,7 @@ class PackReader:
         return _body(file, place, memoryview(os.pread(file.fd, place.length, place.start)))
 
 
-def _body(file: PackFile, place: Place, data: memoryview) -> bytes | None:
+def _body(file: PackFile, place: Location, data: memoryview) -> bytes | None:
     try:
         record = parse(data, 0, file.seed)
     except Damaged:

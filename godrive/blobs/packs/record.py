@@ -68,7 +68,7 @@ class Record(NamedTuple):
         return body
 
 
-class Content(NamedTuple):
+class PackedBlob(NamedTuple):
     """A blob and all that is known about it."""
 
     key: str
@@ -78,7 +78,7 @@ class Content(NamedTuple):
     body: bytes | memoryview
 
 
-def head(content: Content, seed: int) -> bytes:
+def head(content: PackedBlob, seed: int) -> bytes:
     """The head of the record of a blob in the pack with that seed."""
     key, mime, sha256, stored_ns, body = content
     name, kind = key.encode(), mime.encode("utf-8", "surrogateescape")

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from godrive.blobs.packs.files import PackFile, PackFiles
-from godrive.blobs.packs.index import Pack, Place
+from godrive.blobs.packs.index import Location, Pack
 from godrive.blobs.packs.record import DEAD, FIRST, LIVE, Damaged, Record, parse
 from godrive.blobs.packs.writer import PackWriter
 
@@ -88,7 +88,7 @@ def _follow(writer: PackWriter, pack: Pack, size: int, *, may_be_torn: bool) -> 
         if record.is_live and index.find(record.key) is None:
             index.add(
                 [
-                    Place(
+                    Location(
                         record.key, pack.number, start, record.length, record.size, record.stored_ns, record.sha256,
                         record.mime,
                     )

@@ -32,8 +32,8 @@ from godrive.blobs import BlobExists
 from godrive.blobs.body_check import BodyCheck
 from godrive.blobs.failures import full, is_full
 from godrive.blobs.packs.files import PackFile, PackFiles, write
-from godrive.blobs.packs.index import Index, Pack, Place
-from godrive.blobs.packs.record import DEAD, FIRST, Content, Damaged, head
+from godrive.blobs.packs.index import Index, Location, Pack
+from godrive.blobs.packs.record import DEAD, FIRST, Damaged, PackedBlob, head
 from godrive.errors import DriveError
 from godrive.model import ObjectKey
 from godrive.reserve import Reserve
@@ -56,7 +56,7 @@ class Put(msgspec.Struct, eq=False):
     is_new: bool = False
     """No blob ever had the key."""
     sha256: bytes = b""
-    place: Place | None = None
+    place: Location | None = None
     error: DriveError | None = None
 
 
@@ -74,7 +74,7 @@ class _Group(msgspec.Struct):
     number: int
     start: int
     buffers: list[bytes | memoryview] = msgspec.field(default_factory=list)
-    places: list[Place] = msgspec.field(default_factory=list)
+    places: list[Location] = msgspec.field(default_factory=list)
     keys: set[str] = msgspec.field(default_factory=set)
 
     @property
@@ -157,10 +157,10 @@ class PackWriter:
             return
         if not put.stored_ns:  # the ETag is made of the instant
             put.stored_ns = self._stored_ns = max(self._stored_ns + 1, time.time_ns())
-        record_head = head(Content(put.key, put.mime, put.sha256, put.stored_ns, body), seed)
+        record_head = head(PackedBlob(put.key, put.mime, put.sha256, put.stored_ns, body), seed)
         start = group.places[-1].start + group.places[-1].length if group.places else group.start
         length = len(record_head) + len(body)
-        put.place = Place(put.key, group.number, start, length, len(body), put.stored_ns, put.sha256, put.mime)
+        put.place = Location(put.key, group.number, start, length, len(body), put.stored_ns, put.sha256, put.mime)
         group.keys.add(put.key)
         group.places.append(put.place)
         group.buffers += record_head, body

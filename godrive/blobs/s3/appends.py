@@ -36,7 +36,7 @@ from godrive.blobs.s3.body import MAX_PARTS, PartReader, part_size
 from godrive.blobs.s3.bucket import COPY_LIMIT
 from godrive.blobs.s3.client import BODY_DEADLINE
 from godrive.blobs.s3.info import WRITER_KEY, blob_info
-from godrive.blobs.s3.multipart import Unfinished
+from godrive.blobs.s3.multipart import UnfinishedMultipart
 from godrive.blobs.s3.reading import Reading
 from godrive.blobs.s3.spans import Span, pieced
 from godrive.blobs.s3.staged_bytes import Noted, TailedBody
@@ -291,7 +291,7 @@ class Appends(Reading, Writing):
             key = self.layout.tail_key(entry["Key"])
             if key is not None:
                 (idle if entry["LastModified"] < before else busy).add(key)
-        uploads: dict[ObjectKey, list[Unfinished]] = {}
+        uploads: dict[ObjectKey, list[UnfinishedMultipart]] = {}
         async for upload in self.multipart.unfinished((self.layout.objects,)):
             key = self.layout.object_key(upload.place)
             if key is not None:

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callab
 from contextlib import asynccontextmanager, suppress
 
 from godrive.blobs.body_check import BodyCheck
-from godrive.blobs.s3.slots import Slots
+from godrive.blobs.s3.slots import BodySlots
 from godrive.errors import MailboxFull, TooLarge
 from godrive.memory import LEAST, MemoryBudget
 
@@ -45,13 +45,13 @@ class PartReader:
         size: int | None,
         sha256: str | None,
         memory: MemoryBudget | None = None,
-        slots: Slots | None = None,
+        slots: BodySlots | None = None,
         digested: bool = True,
         small: int = _SMALL,
         end: Callable[[], bool] | None = None,
     ) -> None:
         self._chunks = chunks
-        self._slots = slots or Slots(1, sys.maxsize)
+        self._slots = slots or BodySlots(1, sys.maxsize)
         self._has_slot = False
         self._memory = memory or MemoryBudget(sys.maxsize)
         self._held = bytearray()

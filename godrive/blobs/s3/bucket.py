@@ -15,7 +15,7 @@ from godrive.blobs.s3.client import BODY_DEADLINE, DEADLINE, S3Client
 from godrive.blobs.s3.exposure import refuse
 from godrive.blobs.s3.multipart import Multipart
 from godrive.blobs.s3.probe import Capabilities, probe
-from godrive.blobs.s3.slots import Slots
+from godrive.blobs.s3.slots import BodySlots
 from godrive.clock import Clock, SystemClock
 from godrive.config import S3
 from godrive.errors import NotFound, StoreUnavailable, UploadFinished
@@ -65,7 +65,7 @@ class Bucket:
         self._accepted = settings.accept_faults
         self.part = part
         self.memory = memory
-        self.slots = Slots(max(1, memory.limit // (4 * part)) if memory else UNLIMITED, part)
+        self.slots = BodySlots(max(1, memory.limit // (4 * part)) if memory else UNLIMITED, part)
         self._copy_limit = copy_limit
         self.copy_part = copy_part
         self.arriving: dict[ObjectKey, list[PartReader]] = {}

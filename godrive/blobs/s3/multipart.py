@@ -23,7 +23,7 @@ from godrive.errors import DriveError, NotFound, StoreUnavailable
 from godrive.model import ETag
 
 
-class Unfinished(NamedTuple):
+class UnfinishedMultipart(NamedTuple):
     """A multipart upload that has neither been completed nor aborted.  *place* is its key in the bucket."""
 
     place: str
@@ -111,14 +111,14 @@ class Multipart:
         with anyio.move_on_after(5, shield=True), suppress(DriveError):
             await self.abort(place, upload)
 
-    async def unfinished_at(self, place: str) -> list[Unfinished]:
+    async def unfinished_at(self, place: str) -> list[UnfinishedMultipart]:
         """The multipart uploads of that key that have not ended."""
         return [upload async for upload in self.unfinished((place,), Prefix=place) if upload.place == place]
 
-    async def unfinished(self, prefixes: tuple[str, ...], **options: str) -> AsyncIterator[Unfinished]:
+    async def unfinished(self, prefixes: tuple[str, ...], **options: str) -> AsyncIterator[UnfinishedMultipart]:
         """The multipart uploads that have not ended, with a key that begins with one of *prefixes*."""
         tokens = {"NextKeyMarker": "KeyMarker", "NextUploadIdMarker": "UploadIdMarker"}
         # Without a prefix: MinIO lists nothing for a prefix that is not a whole key.
         async for upload in self._client.pages("list_multipart_uploads", "Uploads", tokens, **options):
             if upload["Key"].startswith(prefixes):
-                yield Unfinished(upload["Key"], upload["UploadId"], upload["Initiated"].astimezone(UTC))
+                yield UnfinishedMultipart(upload["Key"], upload["UploadId"], upload["Initiated"].astimezone(UTC))

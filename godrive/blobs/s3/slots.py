@@ -30,7 +30,7 @@ class CollectedBody(Protocol):
         ...
 
 
-class Slots:
+class BodySlots:
     """At most *slots* bodies are collected at once; the others wait, and are not read meanwhile.
 
     Free slots go to the owners of bodies in turn, so one with many delays no

@@ -16,7 +16,7 @@ from godrive.blobs.s3.body import PartReader, part_size
 from godrive.blobs.s3.bucket import Bucket
 from godrive.blobs.s3.client import BODY_DEADLINE
 from godrive.blobs.s3.info import DIGEST_KEY, WRITER_KEY, blob_info
-from godrive.blobs.s3.multipart import Unfinished
+from godrive.blobs.s3.multipart import UnfinishedMultipart
 from godrive.errors import NotFound, UploadFinished
 from godrive.model import BlobInfo, ObjectKey, new_id
 
@@ -162,7 +162,7 @@ class Writing(Bucket):
                     swept += 1
         return swept
 
-    async def is_idle(self, upload: Unfinished, before: datetime) -> bool:
+    async def is_idle(self, upload: UnfinishedMultipart, before: datetime) -> bool:
         """Whether the multipart upload was begun, and has last grown, before that instant."""
         if upload.begun_at >= before:
             return False

@@ -22,7 +22,7 @@ _LONGEST = 64
 _TRUE, _FALSE = "?1", "?0"
 
 
-class Version(NamedTuple):
+class ProtocolVersion(NamedTuple):
     """What differs between the versions of the protocol."""
 
     interim: dict[str, str]
@@ -41,14 +41,14 @@ def _named(version: int) -> dict[str, str]:
     return {INTEROP: str(version)}
 
 
-VERSIONS: dict[int | None, Version] = {
+VERSIONS: dict[int | None, ProtocolVersion] = {
     # drafts 04 and 05, which Apple's URLSession implements
-    6: Version(_named(6), max_age="expires", appended=201, tells_end=True, completes=True),
-    7: Version(_named(7)),  # drafts 06 to 08
-    8: Version(_named(8)),  # drafts 09 to 11
-    9: Version(_named(9)),  # draft 12
-    10: Version(_named(10)),  # drafts from 13 on
-    None: Version({}),  # the RFC, whose clients do not say a version
+    6: ProtocolVersion(_named(6), max_age="expires", appended=201, tells_end=True, completes=True),
+    7: ProtocolVersion(_named(7)),  # drafts 06 to 08
+    8: ProtocolVersion(_named(8)),  # drafts 09 to 11
+    9: ProtocolVersion(_named(9)),  # draft 12
+    10: ProtocolVersion(_named(10)),  # drafts from 13 on
+    None: ProtocolVersion({}),  # the RFC, whose clients do not say a version
 }
 """The versions by what a client sends in ``Upload-Draft-Interop-Version``."""
 
@@ -60,10 +60,10 @@ class Wish(NamedTuple):
     """Whether its content is all that is left."""
     length: int | None
     """The length of the whole upload, if it is known."""
-    version: Version
+    version: ProtocolVersion
 
 
-def read_version(request: web.Request) -> Version | None:
+def read_version(request: web.Request) -> ProtocolVersion | None:
     """Return the client's version of the draft; ``None`` if the server does not implement it."""
     if INTEROP not in request.headers:
         return VERSIONS[None]

@@ -16,7 +16,7 @@ from godrive.http.api.paths import split_path
 from godrive.http.api.problems import Problem, describe
 from godrive.http.api.turns import InTurn
 from godrive.http.routes.files import EntryId, Name, spot_of
-from godrive.messages.batches import Act, Failure, Outcome, RunBatch, Step
+from godrive.messages.batches import Act, Failure, RunBatch, Step, StepOutcome
 from godrive.model import At, ETag, File, FileId, OnConflict, Root, Spot, Which
 from godrive.principal import Scope
 from godrive.runtime import request_id
@@ -226,12 +226,12 @@ def _step(number: int, operation: AnyStep) -> Step:
         raise
 
 
-async def _run_pieces(call: Call, steps: Sequence[Step]) -> list[Outcome]:
+async def _run_pieces(call: Call, steps: Sequence[Step]) -> list[StepOutcome]:
     """Carry out the steps, a few at a time.
 
     If no answer comes for a piece (the database is down), that is the result of its steps and of all after it.
     """
-    outcomes: list[Outcome] = []
+    outcomes: list[StepOutcome] = []
     for piece in _pieces(steps):
         # A copy may take long, and never needs the few turns of batches.
         lane = call.lanes.writes if piece[0].act is Act.COPY else call.lanes.batches
@@ -241,7 +241,7 @@ async def _run_pieces(call: Call, steps: Sequence[Step]) -> list[Outcome]:
             if not outcomes:
                 raise
             failure = Failure(code=error.code, detail=error.detail, retry_after=error.retry_after)
-            return outcomes + [Outcome(failure=failure)] * (len(steps) - len(outcomes))
+            return outcomes + [StepOutcome(failure=failure)] * (len(steps) - len(outcomes))
         outcomes += found
     return outcomes
 
@@ -258,7 +258,7 @@ def _pieces(steps: Sequence[Step]) -> Iterator[list[Step]]:
         yield piece
 
 
-def _result(step: Step, outcome: Outcome) -> BatchResult:
+def _result(step: Step, outcome: StepOutcome) -> BatchResult:
     if (failure := outcome.failure) is not None:
         error = BY_CODE.get(failure.code, DriveError)(failure.detail, field=failure.field)
         return BatchResult(status=error.status, problem=describe(error, request_id.get() or ""))

@@ -41,7 +41,7 @@ from godrive.http.api.digests import CONTENT_DIGEST, read_digests
 from godrive.http.api.media_types import parse_media_type
 from godrive.http.api.operations import PUBLIC, Routes
 from godrive.http.api.problems import InconsistentLength, Malformed, RequestTimeout, UnsupportedMediaType
-from godrive.http.api.resumption import Version, Wish, boolean, read_offset, read_wish
+from godrive.http.api.resumption import ProtocolVersion, Wish, boolean, read_offset, read_wish
 from godrive.http.routes.incoming import check_whole, length_of, receiving
 from godrive.http.routes.upload_state import limit_of, state_of, url_of
 from godrive.http.wire.interim import send_interim
@@ -57,7 +57,7 @@ _SUPPORTED = 104, "Upload Resumption Supported"
 """The interim answer that names the upload, or says how much of it is durable."""
 
 
-class Options(TypedDict):
+class FileOptions(TypedDict):
     """What a request says about the file that it uploads."""
 
     mime: str
@@ -92,7 +92,7 @@ class Resumption:
             raise Malformed("The server cannot resume this upload.", field=resumption.COMPLETE)
         return cls(call, wish)
 
-    async def begin(self, where: Spot, name: str, options: Options) -> Upload:
+    async def begin(self, where: Spot, name: str, options: FileOptions) -> Upload:
         """Begin the upload, and tell the client its URL."""
         call, version = self._call, self._wish.version
         try:
@@ -121,7 +121,7 @@ class Resumption:
         return web.Response(status=201, headers={**headers, hdrs.CACHE_CONTROL: "no-store"})
 
 
-async def _finished(call: Call, upload: Upload, version: Version) -> tuple[File, bool]:
+async def _finished(call: Call, upload: Upload, version: ProtocolVersion) -> tuple[File, bool]:
     """Return the file of a finished upload, and whether it is new."""
     call.headers[resumption.COMPLETE] = boolean(True)
     if version.tells_end:

@@ -37,7 +37,7 @@ from godrive.http.api.reading import combined, entity_tags
 from godrive.http.api.resumption import is_part
 from godrive.http.routes.files import EntryId, FileList, Name, spot_of
 from godrive.http.routes.incoming import BYTES, check_whole, length_of, receiving, small_body
-from godrive.http.routes.resuming import Options, Resumption
+from godrive.http.routes.resuming import FileOptions, Resumption
 from godrive.http.wire.form import read_form
 from godrive.http.wire.request_body import RequestBody
 from godrive.messages.files import FindFile
@@ -96,7 +96,7 @@ class Offer(msgspec.Struct, frozen=True, gc=False):
     must_be_new: bool
     on_conflict: OnConflict
 
-    def options(self) -> Options:
+    def options(self) -> FileOptions:
         """Return what the request says about the file, for ``transfer`` and ``resumable``."""
         return {
             "mime": self.mime,

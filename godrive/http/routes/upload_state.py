@@ -36,7 +36,7 @@ def _set_state(call: Call, upload: Upload) -> None:
     call.headers |= {**state_of(call, upload, version), hdrs.CACHE_CONTROL: "no-store"}
 
 
-def state_of(call: Call, upload: Upload, version: resumption.Version) -> dict[str, str]:
+def state_of(call: Call, upload: Upload, version: resumption.ProtocolVersion) -> dict[str, str]:
     """Return the headers that say how far an upload is.  Raises ``Gone`` if it has ended without a file."""
     transfer.check_open(upload)
     headers: dict[str, str] = {
@@ -49,7 +49,7 @@ def state_of(call: Call, upload: Upload, version: resumption.Version) -> dict[st
     return headers
 
 
-def limit_of(call: Call, upload: Upload | None, version: resumption.Version) -> str:
+def limit_of(call: Call, upload: Upload | None, version: resumption.ProtocolVersion) -> str:
     """Return the limits of an upload, or of those to come."""
     limits = {"max-size": call.drive.config.blobs.max_upload_bytes}
     if upload is not None and upload.state is UploadState.PENDING:

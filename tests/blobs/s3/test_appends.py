@@ -14,7 +14,7 @@ from godrive import resumable
 from godrive.blobs import Staged
 from godrive.blobs.s3 import slots
 from godrive.blobs.s3.appends import SMALLEST_PART
-from godrive.blobs.s3.slots import Slots
+from godrive.blobs.s3.slots import BodySlots
 from godrive.blobs.s3.store import S3BlobStore
 from godrive.errors import ChecksumMismatch, Gone, MailboxFull
 from godrive.messages.files import ListFiles
@@ -34,7 +34,7 @@ async def store(ceph_gateway: Any) -> AsyncIterator[S3BlobStore]:
     """A store in whose memory one part is collected at a time."""
     store = ProbedOnce(own_bucket(ceph_gateway))
     await store.open()
-    store.slots = Slots(1, part=1 << 40)
+    store.slots = BodySlots(1, part=1 << 40)
     yield store
     await store.close()
 

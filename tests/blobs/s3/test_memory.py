@@ -11,7 +11,7 @@ import pytest
 from godrive.blobs import OWNER
 from godrive.blobs.s3 import slots
 from godrive.blobs.s3.body import MIB, PartReader
-from godrive.blobs.s3.slots import Slots
+from godrive.blobs.s3.slots import BodySlots
 from godrive.errors import MailboxFull
 from godrive.memory import MemoryBudget
 
@@ -71,7 +71,7 @@ async def test_a_part_counts_until_the_next_one_is_there() -> None:
 
 async def test_a_body_that_waits_ends_one_that_is_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slots, "_STEP", 0.01)
-    turns, received, ended = Slots(1, part=0), anyio.Event(), anyio.Event()
+    turns, received, ended = BodySlots(1, part=0), anyio.Event(), anyio.Event()
 
     async def slow() -> AsyncIterator[bytes]:
         yield bytes(300 * KIB)
@@ -100,7 +100,7 @@ async def test_a_body_that_waits_ends_one_that_is_too_slow(monkeypatch: pytest.M
 
 async def test_a_silent_body_gives_its_slot_to_one_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slots, "_STEP", 0.01)
-    turns, silent_for = Slots(1, part=1 << 40), anyio.Event()
+    turns, silent_for = BodySlots(1, part=1 << 40), anyio.Event()
 
     async def silent() -> AsyncIterator[bytes]:
         yield bytes(300 * KIB)
@@ -131,7 +131,7 @@ async def test_a_silent_body_gives_its_slot_to_one_that_waits(monkeypatch: pytes
 
 
 async def test_bodies_that_share_a_slot_take_turns_and_small_ones_need_none() -> None:
-    memory, turns, order = MemoryBudget(100 * MIB), Slots(1, part=MIB), list[str]()
+    memory, turns, order = MemoryBudget(100 * MIB), BodySlots(1, part=MIB), list[str]()
 
     async def body(parts: int) -> AsyncIterator[bytes]:
         for _ in range(2 * parts):
@@ -162,7 +162,7 @@ async def test_bodies_that_share_a_slot_take_turns_and_small_ones_need_none() ->
 async def test_a_body_that_waited_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slots, "_STEP", 0.01)
     monkeypatch.setattr(slots, "PATIENCE", 0.0)
-    turns = Slots(1, part=1 << 40)
+    turns = BodySlots(1, part=1 << 40)
 
     async def body() -> AsyncIterator[bytes]:
         yield bytes(300 * KIB)
@@ -179,7 +179,7 @@ async def test_a_body_that_waited_too_long_is_refused(monkeypatch: pytest.Monkey
 
 
 async def test_one_with_many_bodies_delays_no_other() -> None:
-    turns, order, go_on = Slots(1, part=MIB), list[str](), anyio.Event()
+    turns, order, go_on = BodySlots(1, part=MIB), list[str](), anyio.Event()
 
     async def body() -> AsyncIterator[bytes]:
         yield bytes(300 * KIB)

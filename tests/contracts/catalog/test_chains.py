@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from godrive.actors.metadata import MetadataActor
 from godrive.catalog import Catalog, Final, Row, Tx
-from godrive.catalog.chains import Step, chain
+from godrive.catalog.chains import ChainStep, chain
 from godrive.errors import DriveError, Gone, Invalid, NameTaken, NotFound, QuotaExceeded
 from godrive.messages.files import ReadList, UpdateFile
 from godrive.messages.uploads import BeginUpload, FindUpload, GetUpload, PublishUpload, StoreFile
@@ -52,8 +52,8 @@ async def rows(tx: Tx) -> list[Row]:
 
 
 async def follow(tx: Tx, new: str, *, of: str = "a", holder: str = "y", final: bool = True) -> str | None:
-    found = Step("found", FIND, (of,), "expires_at", again="leases WHERE name = $1")
-    made = Step("made", FOLLOW, (new, holder), "name")
+    found = ChainStep("found", FIND, (of,), "expires_at", again="leases WHERE name = $1")
+    made = ChainStep("made", FOLLOW, (new, holder), "name")
     end = Final(new, UserId("owner")) if final else None
     return new if await chain(tx, found, made, final=end) else None
 

@@ -21,7 +21,7 @@ from godrive.blobs.parts import MIB, SMALLEST_PART
 from godrive.drive import GoDrive
 from godrive.errors import DriveError, StoreUnavailable
 from godrive.http.wire.server import serve
-from godrive.messages.ingest import IngestBlob, Outcome, Reconcile
+from godrive.messages.ingest import EventOutcome, IngestBlob, Reconcile
 from godrive.messages.janitor import Sweep
 from godrive.messages.storage import JoinParts
 from godrive.messages.uploads import GetUpload
@@ -307,7 +307,7 @@ async def test_an_event_of_joined_parts_publishes_the_file_without_the_client(se
     await served.send(intent)
     await served.drive.storage.ask(JoinParts(await served.upload(intent)))
     assert await served.names() == []
-    assert await served.drive.ingest.ask(IngestBlob(intent["object_key"])) is Outcome.PUBLISHED
+    assert await served.drive.ingest.ask(IngestBlob(intent["object_key"])) is EventOutcome.PUBLISHED
     assert await served.names() == ["film.bin"]
     assert (await served.complete(intent)).status == 200
 
@@ -470,7 +470,7 @@ async def test_an_event_of_a_put_beside_the_parts_is_not_believed_but_ends_the_p
     metadata = {"godrive-sha256": "unverified"}
     at = datetime.now(UTC)
     event = IngestBlob(intent["object_key"], len(CONTENT), etag, at=at, metadata=metadata, certain=True)
-    assert await served.drive.ingest.ask(event) is Outcome.PUBLISHED
+    assert await served.drive.ingest.ask(event) is EventOutcome.PUBLISHED
     assert await served.store.unfinished() == 0
     assert await served.names() == ["film.bin"]
 
