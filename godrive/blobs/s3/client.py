@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 
 import aiohttp
 import anyio
-from botocore.exceptions import BotoCoreError, NoCredentialsError, ParamValidationError
+from botocore.exceptions import BotoCoreError, CredentialRetrievalError, NoCredentialsError, ParamValidationError
 from botocore.httpsession import get_cert_path
 
 from godrive.backoff import Backoff
@@ -200,13 +200,15 @@ class S3Client:
         if lean := OPERATIONS.get(operation):
             with suppress(Redirected):
                 return await self._transport.send(lean, **arguments)
+        await self.credentials()  # the SDK would renew them too, but raise other errors
         return await getattr(self._client, operation)(Bucket=self.bucket, **arguments)
 
     async def pages(self, operation: str, result: str, tokens: dict[str, str], **arguments: Any) -> AsyncIterator[Any]:
         """Every entry of a paged list.
 
         *result* names the answer's list.  *tokens* maps a field of an answer to
-        the argument of the next call that takes its value.
+        the argument of the next call that takes its value.  Raises
+        ``StoreUnavailable`` if an answer does not say where the next page begins.
         """
         while True:
             answer = await self.call(operation, **arguments)
@@ -214,7 +216,10 @@ class S3Client:
                 yield entry
             if not answer.get("IsTruncated"):
                 return
-            arguments |= {argument: answer[field] for field, argument in tokens.items() if answer.get(field)}
+            following = {argument: answer[field] for field, argument in tokens.items() if answer.get(field)}
+            if following.items() <= arguments.items():
+                raise StoreUnavailable(f"The store begins the next page of {operation} where it began this one.")
+            arguments |= following
 
     async def presign(
         self,
@@ -254,6 +259,10 @@ class S3Client:
             frozen = await self._credentials.get_frozen_credentials()  # renews them before they expire
         except FAULTS as error:
             raise translate(error) from error
+        except (
+            RuntimeError
+        ) as error:  # so botocore says that new credentials have expired too: one of the clocks is wrong
+            raise translate(CredentialRetrievalError(provider="the role", error_msg=str(error))) from error
         return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
 
     def refusals_are_mistakes(self) -> _RefusalsAreMistakes:

@@ -125,7 +125,7 @@ def is_passing(error: BaseException) -> bool:
     """Whether the same request may succeed in a moment."""
     if isinstance(error, ClientError):
         status = int(_metadata(error).get("HTTPStatusCode", 0))
-        if code_of(error) in {"SlowDown", "RequestTimeout"}:
+        if status == 429 or code_of(error) in {"SlowDown", "RequestTimeout"}:
             return True
         return status >= 500 and status != 501 and code_of(error) not in _ANSWERS  # 501 is permanent
     return isinstance(error, (*CONNECTION_FAULTS, OSError))

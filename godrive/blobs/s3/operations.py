@@ -54,7 +54,11 @@ class Operation:
 
 
 def _describe(headers: Headers, _body: bytes) -> dict[str, Any]:
-    """What the headers say about an object."""
+    """What the headers say about an object.
+
+    Every answer of S3 about one has its ETag.  One without is that of something else, such as a page of a proxy, and
+    says nothing of what is stored.
+    """
     found: dict[str, Any] = {"Metadata": {}}
     for name, value in headers.items():
         lower = name.lower()
@@ -66,11 +70,14 @@ def _describe(headers: Headers, _body: bytes) -> dict[str, Any]:
         found["ContentLength"] = int(found["ContentLength"])
     if "LastModified" in found:
         found["LastModified"] = parsedate_to_datetime(found["LastModified"])
+    if "ETag" not in found:
+        raise ResponseStreamingError(error="The answer is not one of S3: it has no ETag.")
     return found
 
 
 _DESCRIPTIONS = {
     "content-length": "ContentLength",
+    "content-range": "ContentRange",
     "content-type": "ContentType",
     "etag": "ETag",
     "last-modified": "LastModified",
@@ -86,6 +93,8 @@ def _nothing(_headers: Headers, _body: bytes) -> dict[str, Any]:
 def _read_list(_headers: Headers, body: bytes) -> dict[str, Any]:
     try:
         root = _parse(body)
+        if root.tag != "ListBucketResult":
+            raise ValueError(f"it is a {root.tag}")
         is_encoded = root.findtext("EncodingType") == "url"
         found: dict[str, Any] = {"IsTruncated": root.findtext("IsTruncated") == "true"}
         if following := root.findtext("NextContinuationToken"):

@@ -59,10 +59,14 @@ class Reading(Bucket):
             condition = {"IfMatch": answer["ETag"]}
             body = answer["Body"]
             try:
+                if wanted and not answer.get("ContentRange", "").startswith(f"bytes {start}-"):
+                    raise StoreUnavailable("The store, or a proxy before it, has answered another range.")
                 while piece := await _piece(body, self.client.deadline):
                     start += len(piece)
                     yield piece
             except StoreUnavailable:
+                if start == end:
+                    return  # it broke off after the last byte, and no range would be left
                 if resumes == RESUMES:
                     raise
                 resumes += 1

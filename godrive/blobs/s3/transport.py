@@ -105,7 +105,11 @@ class Transport:
             proxy=self._proxy,
         )
         if answer.status < 300 and operation.streams:
-            return {**operation.read(answer.headers, b""), "Body": _Stream(answer)}
+            try:
+                return {**operation.read(answer.headers, b""), "Body": _Stream(answer)}
+            except BaseException:
+                answer.close()
+                raise
         async with answer:
             if answer.status < 300:
                 return operation.read(answer.headers, await answer.read())

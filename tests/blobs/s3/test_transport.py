@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import botocore.auth
 import pytest
 from aiobotocore.config import AioConfig
+from aiobotocore.credentials import AioDeferredRefreshableCredentials
 from aiohttp import web
 from aiohttp.test_utils import RawTestServer
 from botocore.exceptions import ClientError
 from msgspec.structs import replace
 
 from godrive.backoff import Backoff
-from godrive.blobs.s3 import transport
+from godrive.blobs.s3 import S3BlobStore, transport
 from godrive.blobs.s3.client import S3Client, _bucket_url
 from godrive.blobs.s3.operations import OPERATIONS
+from godrive.blobs.s3.probe import Capabilities
 from godrive.blobs.s3.sdk import make_session
 from godrive.blobs.s3.signing import Credentials
 from godrive.blobs.s3.transport import Transport
 from godrive.clock import SystemClock
 from godrive.config import S3
 from godrive.errors import NotFound, StorageFull, StoreUnavailable, TooLarge, UploadFinished
+from godrive.model import ObjectKey
 from tests.cases import each
 from tests.conftest import require_program
 
@@ -36,6 +40,7 @@ pytestmark = pytest.mark.anyio
 
 NOW = datetime(2026, 11, 22, 7, 0, 11, tzinfo=UTC)
 TOKEN = "a/token+of=a role"
+KEY = ObjectKey("01234567/0123456789abcdef0123456789abcdef")
 
 CALLS: list[tuple[str, dict[str, Any]]] = [
     ("head_object", {"Key": "a/b c", "ChecksumMode": "ENABLED"}),
@@ -216,6 +221,8 @@ REFUSALS: list[tuple[int, str, type[Exception], str]] = [
     (403, S3_ERROR.format("ExpiredToken"), StoreUnavailable, "ExpiredToken"),
     (500, '<!DOCTYPE x [<!ENTITY a "b">]><Error><Code>&a;', StoreUnavailable, "500"),
     (405, "", StoreUnavailable, "405"),
+    (429, PLAIN, StoreUnavailable, "429"),
+    (200, PLAIN, StoreUnavailable, ""),
 ]
 
 
@@ -272,6 +279,108 @@ async def test_a_list_that_breaks_off_is_no_shorter_list() -> None:
         with pytest.raises(StoreUnavailable):
             await client.open()
         await client.close()
+
+
+def then(answer: Answers) -> Answers:
+    """Answer the start of a client, and then with *answer*."""
+    return lambda request: web.Response(text="<ListBucketResult/>") if "max-keys" in request.query else answer(request)
+
+
+@asynccontextmanager
+async def store_at(endpoint: str) -> AsyncIterator[S3BlobStore]:
+    store = S3BlobStore(settings_of(endpoint), capabilities=Capabilities(conditional_put=True), deadline=5.0)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def gathered(pieces: AsyncIterator[Any]) -> list[Any]:
+    return [piece async for piece in pieces]
+
+
+LOG_IN = "<html><body>Accept the terms of this network.</body></html>"
+
+
+@each(
+    "ask",
+    [
+        lambda store: gathered(store.list()),
+        lambda store: gathered(store.get(KEY)),
+        lambda store: store.head(KEY),
+        lambda store: store.put_whole(KEY, b"bytes", "text/plain", "0" * 64),
+        lambda store: store.multipart.send("objects/key", "upload", 1, b"bytes"),
+    ],
+)
+async def test_a_page_of_a_proxy_is_no_answer_of_the_store(
+    ask: Callable[[S3BlobStore], Awaitable[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty list would be a drive without bytes, and an accepted part one whose bytes are nowhere."""
+    monkeypatch.setattr("godrive.blobs.s3.client._BACKOFF", Backoff(0.0, 0.0))
+    async with server(then(lambda _: web.Response(text=LOG_IN))) as (endpoint, _), store_at(endpoint) as store:
+        with pytest.raises(StoreUnavailable):
+            await ask(store)
+
+
+@each("token", ["", "<NextContinuationToken>t</NextContinuationToken>"])
+async def test_a_list_whose_pages_do_not_end_is_given_up(token: str) -> None:
+    page = f"<ListBucketResult><IsTruncated>true</IsTruncated>{token}</ListBucketResult>"
+    async with server(then(lambda _: web.Response(text=page))) as (endpoint, _), store_at(endpoint) as store:
+        with pytest.raises(StoreUnavailable, match="next page"):
+            await gathered(store.list())
+
+
+async def test_bytes_of_another_range_are_not_those_that_were_asked_for() -> None:
+    """A cache before the store may ignore ``Range``."""
+    whole: Answers = lambda _: web.Response(body=b"0123456789", headers={"ETag": '"e"'})  # noqa: E731
+    async with server(then(whole)) as (endpoint, _), store_at(endpoint) as store:
+        assert await gathered(store.get(KEY)) == [b"0123456789"]
+        with pytest.raises(StoreUnavailable, match="another range"):
+            await gathered(store.get(KEY, start=3, end=7))
+
+
+async def test_a_range_that_breaks_off_after_its_last_byte_is_whole() -> None:
+    """The range that would be left is no valid one, so a store would answer with the whole object."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if b"max-keys" in head:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 19\r\nConnection: close\r\n\r\n<ListBucketResult/>")
+        else:
+            assert b"Range: bytes=3-6\r\n" in head
+            writer.write(
+                b'HTTP/1.1 206 Partial Content\r\nETag: "e"\r\nContent-Range: bytes 3-6/10\r\n'
+                b"Transfer-Encoding: chunked\r\n\r\n4\r\n3456\r\n"  # and not 0, which ends it
+            )
+        await writer.drain()
+        writer.close()
+
+    running = await asyncio.start_server(answer, "127.0.0.1", 0)
+    endpoint = f"http://127.0.0.1:{running.sockets[0].getsockname()[1]}"
+    async with running, store_at(endpoint) as store:
+        assert b"".join(await gathered(store.get(KEY, start=3, end=7))) == b"3456"
+
+
+async def test_new_credentials_that_have_expired_too_are_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So it is if the clock here is wrong.  It ends when the clock is set, and must not end the process."""
+
+    async def renew() -> dict[str, str]:
+        ended = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
+        return {"access_key": "AKID", "secret_key": "SECRET", "token": TOKEN, "expiry_time": ended}
+
+    async def of_a_role(_self: object) -> AioDeferredRefreshableCredentials:
+        return AioDeferredRefreshableCredentials(renew, "iam-role")
+
+    monkeypatch.setattr("aiobotocore.session.AioSession.get_credentials", of_a_role)
+    client = S3Client(replace(settings_of("http://127.0.0.1:1"), access_key="", secret_key=""), SystemClock())
+    with pytest.raises(StoreUnavailable) as refused:
+        await client.open()
+    assert "still expired" in (refused.value.hint or "")
+    for operation in ("head_object", "abort_multipart_upload"):
+        with pytest.raises(StoreUnavailable):
+            await client.call(operation, Key="key")
+    await client.close()
 
 
 REDIRECTS: list[tuple[int, str]] = [
@@ -346,7 +455,7 @@ async def test_connections_are_kept_for_the_next_request() -> None:
 
     def answers(request: web.BaseRequest) -> web.Response:
         connections.add(request.transport)
-        return web.Response(text="<ListBucketResult/>" if request.query else "body")
+        return web.Response(text="<ListBucketResult/>" if request.query else "body", headers={"ETag": '"e"'})
 
     async with server(answers) as (endpoint, seen):
         client = S3Client(settings_of(endpoint), SystemClock())
