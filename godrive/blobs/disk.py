@@ -348,7 +348,7 @@ class DiskBlobStore(DiskAppends, DiskMoves, DiskTakes):
 
     async def quarantine(self, key: ObjectKey) -> None:
         """See :meth:`godrive.blobs.BlobStore.quarantine`.  Overwrites nothing."""
-        blob = await self._packed(key)
+        blob = None if self._packs is None else await self._packs.salvage(key)
         if blob is not None:
             await self._run(self._objects.set_bytes_aside, key, blob)
             await self.delete(key)

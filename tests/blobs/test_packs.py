@@ -219,6 +219,36 @@ async def test_what_is_set_aside_keeps_its_bytes_for_an_operator(store: DiskBlob
     assert aside.read_bytes() == b"strange"
 
 
+@each("damage", ["body", "head", "short", "missing"])
+async def test_of_a_damaged_blob_what_is_left_is_set_aside(root: Path, damage: str) -> None:
+    """A repair must not end at the blob that it is needed for."""
+    shutil.rmtree(root, ignore_errors=True)
+    store = DiskBlobStore(root)
+    await store.open()
+    key = await put(store, b"1234567890")
+    (pack,) = packs(root)
+    at, left = pack.read_bytes().index(b"1234567890"), b"1234567890"
+    await store.close()
+    if damage == "body":
+        flip(pack, at + 3)
+        left = b"123$567890"
+    elif damage == "head":
+        flip(pack, at - 20)
+    elif damage == "short":
+        os.truncate(pack, at + 4)
+        left = b"1234"
+    else:
+        pack.unlink()
+        left = b""
+    await store.open()
+    await store.quarantine(key)
+    with pytest.raises(NotFound):
+        await read(store, key)
+    (aside,) = (root / "quarantine").iterdir()
+    assert aside.read_bytes() == left
+    await store.close()
+
+
 async def test_room_is_given_back_while_others_write_and_read(store: DiskBlobStore, root: Path) -> None:
     keys = [await put(store, os.urandom(4 * KIB)) for _ in range(20)]
     batch = [asyncio.ensure_future(put(store, os.urandom(8 * KIB))) for _ in range(600)]
@@ -259,6 +289,50 @@ async def test_an_operator_can_keep_packs_in_place(store: DiskBlobStore, root: P
     await store.delete(await put(store, b"gone"))
     while first[0] in packs(root):
         await put(store, b"another")
+
+
+async def test_a_compaction_that_has_begun_stops_when_an_operator_keeps_packs_in_place(
+    store: DiskBlobStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The operator's copy may have the pack to which blobs are moved as it was before."""
+    keys = await asyncio.gather(*(put(store, os.urandom(8 * KIB)) for _ in range(200)))
+    first, step, steps = packs(root), compaction.step, 0
+
+    def held(writer: PackWriter, begun: compaction.Compaction) -> bool:
+        nonlocal steps
+        steps += 1
+        more = step(writer, begun)
+        (root / "packs" / "hold").touch()
+        return more
+
+    monkeypatch.setattr(compaction, "step", held)
+    await asyncio.gather(*(store.delete(key) for key in keys[1:]))
+    for _ in range(20):  # groups and compactions take turns
+        await put(store, b"another")
+    assert steps == 1
+    assert set(first) <= set(packs(root))
+
+
+async def test_a_failure_of_a_compaction_is_told_until_one_succeeds(
+    store: DiskBlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def problems() -> tuple[str, ...]:
+        for _ in range(20):  # groups and compactions take turns
+            await put(store, b"another")
+        status = await store.pack_status()
+        assert status is not None
+        return status.problems
+
+    def fail(*_: object) -> bool:
+        raise OSError(errno.EIO, "Input/output error")
+
+    keys = await asyncio.gather(*(put(store, os.urandom(8 * KIB)) for _ in range(200)))
+    with monkeypatch.context() as patch:
+        patch.setattr(compaction, "step", fail)
+        await asyncio.gather(*(store.delete(key) for key in keys))
+        assert [problem[:26] for problem in await problems()] == ["The last compaction failed"]
+    await store.delete(await put(store, b"gone"))
+    assert await problems() == ()
 
 
 @pytest.mark.parametrize("where", ["body", "head"])

@@ -168,6 +168,15 @@ class Packs:
                 return body
         return None  # it is being deleted
 
+    async def salvage(self, key: ObjectKey) -> bytes | None:
+        """The blob, if it is packed, or what is left of one that is damaged.  Raises ``StoreUnavailable``."""
+        try:
+            return await self.read(key)
+        except BlobDamaged:
+            place = await self.find(key)
+            with _failures():
+                return None if place is None else await self._run(self._reader.salvage, place)
+
     async def places_after(self, key: str, limit: int) -> list[Location]:
         """The places of the next *limit* blobs in key order."""
         with _failures():
@@ -283,13 +292,14 @@ class Packs:
     def _compact(self, loop: asyncio.AbstractEventLoop) -> None:
         is_done = True
         try:
-            if self._compaction is None and not exists(self._path / HOLD):
+            if exists(self._path / HOLD):
+                self._compaction = None
+            elif self._compaction is None:
                 self._compaction = compaction.candidate(self._writer)
             if self._compaction is not None:
-                is_done = not compaction.step(self._writer, self._compaction)
-                if is_done:
-                    self._compaction = None
-                    is_done = False  # there may be another one
+                is_done = False  # there may be another one
+                if not compaction.step(self._writer, self._compaction):
+                    self._compaction = self._compaction_failure = None
         except (OSError, sqlite3.Error, Damaged) as failure:
             self._compaction, self._compaction_failure = None, failure
             is_done = not self._writer.make_room(failure)
