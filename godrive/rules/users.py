@@ -152,10 +152,11 @@ async def set_state(tx: Tx, user_id: UserId, state: UserState, *, now: datetime)
     """
     if state is UserState.DELETED:
         raise Conflict("The state cannot be set to deleted: delete the user instead.")
+    if state is UserState.DISABLED:
+        await _abort_uploads(tx, user_id, "The user was disabled.", now)
     user = await _change(tx, user_id, "state", state.value)
     if state is UserState.DISABLED:
         await sessions.end_all(tx, user_id)
-        await _abort_uploads(tx, user_id, "The user was disabled.", now)
     elif user.delete_at is not None:
         user = await _change(tx, user_id, "delete_at", None)
     return user
@@ -186,17 +187,19 @@ async def delete_due(tx: Tx, limit: int, *, by: datetime, now: datetime) -> int:
 async def _abort_uploads(tx: Tx, user_id: UserId, reason: str, now: datetime) -> None:
     """Abort pending uploads, because their signed URLs could still create files.
 
-    What a copy of a tree has reserved stays: the rule that ends the copy gives it back.
+    What a copy of a tree has reserved stays: the rule that ends the copy gives it back.  This locks the user, and comes
+    first, because every rule locks the row of an upload before that of its owner.
     """
-    aborted = await tx.all(
-        "UPDATE uploads SET state = $2, reason = $3, finished_at = $4, cleanup_at = $4 "
-        "WHERE owner_id = $1 AND state = 'pending' RETURNING size_bytes",
-        user_id,
-        UploadState.ABORTED.value,
-        reason,
-        rows.micros(now),
-    )
-    await changes.charge(tx, user_id, reserved=-sum(row[0] for row in aborted), uploads=-len(aborted))
+    for _ in range(2):  # the second time those that began before the user was locked
+        aborted = await tx.all(
+            "UPDATE uploads SET state = $2, reason = $3, finished_at = $4, cleanup_at = $4, note = '' "
+            "WHERE owner_id = $1 AND state = 'pending' RETURNING size_bytes",
+            user_id,
+            UploadState.ABORTED.value,
+            reason,
+            rows.micros(now),
+        )
+        await changes.charge(tx, user_id, reserved=-sum(row[0] for row in aborted), uploads=-len(aborted))
 
 
 async def set_password(tx: Tx, user_id: UserId, password_hash: str, *, keep: SessionId | None = None) -> User:
@@ -246,6 +249,7 @@ async def delete(tx: Tx, user_id: UserId, *, now: datetime) -> None:
     external id become free, and no file of the user can be read any more.
     Later sweeps purge the entries in batches, because there may be millions.
     """
+    await _abort_uploads(tx, user_id, "The user was deleted.", now)
     if not await tx.run(
         "UPDATE users SET state = 'deleted', external_id = NULL, email = '', email_key = '', password_hash = '', "
         "delete_at = NULL "
@@ -257,7 +261,6 @@ async def delete(tx: Tx, user_id: UserId, *, now: datetime) -> None:
     await networks.forget(tx, user_id)
     await tx.run("DELETE FROM idempotency_keys WHERE owner_id = $1", user_id)
     await tx.run("DELETE FROM webhooks WHERE owner_id = $1", user_id)
-    await _abort_uploads(tx, user_id, "The user was deleted.", now)
 
 
 async def add_invite(tx: Tx, code: str, *, now: datetime, expires_at: datetime | None = None) -> None:

@@ -37,7 +37,7 @@ from godrive.messages.changes import ChangeKind, ListChanges
 from godrive.messages.files import GetFile, UpdateFile
 from godrive.messages.system import ClaimPurges, FinishPurge, IndexNames, SettleTrash
 from godrive.messages.uploads import BeginUpload, PublishUpload, StoreFile
-from godrive.model import File, OnConflict, Sort, Upload, UploadId, UserId, new_id
+from godrive.model import File, OnConflict, Sort, Upload, UploadId, UserId, UserState, new_id
 from godrive.rules import sessions, users
 from godrive.rules.registry import RULES
 from tests.conftest import require
@@ -350,6 +350,28 @@ async def test_an_upload_into_the_root_locks_its_owner_before_its_name(
             await publish
     else:
         assert (await publish).name == "name"
+    assert await rig.drift() == 0
+
+
+@pytest.mark.parametrize("way", ["disable", "delete"])
+async def test_the_end_of_a_user_locks_their_uploads_before_them(contested: Contested, way: str) -> None:
+    """Otherwise it deadlocks with a transaction that publishes an upload, which has its row and charges the owner."""
+    rig, rival, owner = contested.other, contested.rival, contested.owner
+    upload = await rig.begin(owner, "name", size=7)
+    await rival.execute("UPDATE uploads SET attempts = attempts WHERE id = $1", upload.id)
+    ending: asyncio.Future[Any]
+    if way == "disable":
+        ending = asyncio.ensure_future(rig.write(users.set_state, owner, UserState.DISABLED, now=rig.now))
+    else:
+        ending = asyncio.ensure_future(rig.write(users.delete, owner, now=rig.now))
+    await contested.waiting(1)
+    begun = await contested.one.begin(owner, "meanwhile", size=9)
+    await rival.execute("SET LOCAL lock_timeout = 1")
+    await rival.execute(LOCK, owner)
+    await rival.execute("COMMIT")
+    await ending
+    for ended in (upload, begun):
+        assert await rig.rows("SELECT state FROM uploads WHERE id = $1", ended.id) == [("aborted",)]
     assert await rig.drift() == 0
 
 
