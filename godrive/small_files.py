@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
 from typing import Any
 
 from godrive.blobs import Packing, SmallBlob
-from godrive.errors import DriveError
+from godrive.errors import AskTimeout, DriveError
 from godrive.messages.metadata import Metadata
 from godrive.messages.uploads import MakeFiles, PublishUpload, StoreFile
 from godrive.model import BlobInfo, File
@@ -71,9 +70,10 @@ class SmallFiles:
     async def make(self, blob: SmallBlob, command_for: Callable[[BlobInfo], Command]) -> File | None:
         """Store a blob durably, then make it a file with the command that *command_for* returns for it.
 
-        ``None`` means: ask the command alone.  It was refused, is not simple, or its outcome is unknown.
-        Raises what ``BlobStore.put`` raises, and then *command_for* was not called.  If the wait is cancelled before
-        the group has begun, nothing is stored; later, it ends with the group.
+        ``None`` means: ask the command alone.  It was refused, or is not simple.
+        Raises what ``BlobStore.put`` raises, and then *command_for* was not called.  Raises ``AskTimeout`` if nobody
+        knows whether the command was carried out.  If the wait is cancelled before the group has begun, nothing is
+        stored; later, it ends with the group.
         """
         body = _Body(blob, command_for)
         self._waiting.append(body)
@@ -124,18 +124,22 @@ class SmallFiles:
     async def _make(self, stored: list[tuple[_Body, Command]]) -> None:
         stored.sort(key=lambda each: isinstance(each[1], PublishUpload))
         files: list[File | None] = [None] * len(stored)
+        unknown: AskTimeout | None = None
         try:
             if self._rows_together:
-                with suppress(DriveError):
-                    files = await self._metadata.ask(
-                        MakeFiles(
-                            [each for _, each in stored if isinstance(each, StoreFile)],
-                            [each for _, each in stored if isinstance(each, PublishUpload)],
-                        )
+                files = await self._metadata.ask(
+                    MakeFiles(
+                        [each for _, each in stored if isinstance(each, StoreFile)],
+                        [each for _, each in stored if isinstance(each, PublishUpload)],
                     )
+                )
+        except AskTimeout as error:
+            unknown = error
+        except DriveError:
+            pass  # none was carried out
         finally:
             for (body, _), file in zip(stored, files, strict=True):
-                body.settle(file)
+                body.settle(file, unknown and _another(unknown))
 
 
 def _another(error: BaseException) -> BaseException:

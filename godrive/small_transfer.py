@@ -11,7 +11,7 @@ from godrive import transfer
 from godrive.blobs import SmallBlob
 from godrive.blobs.admission import check_admission
 from godrive.blobs.sniffing import HEAD, sniff
-from godrive.errors import DeliveryError, DigestMismatch, DriveError, StoreUnavailable
+from godrive.errors import AskTimeout, DeliveryError, DigestMismatch, DriveError, StoreUnavailable
 from godrive.messages.storage import DeleteBlob
 from godrive.messages.uploads import CheckRoom, PublishUpload, StoreFile
 from godrive.model import (
@@ -93,6 +93,8 @@ async def store_small(
         made = await transfer.to_the_end(_settle(drive, stored, is_unknown=is_unknown))
         if made is None or not isinstance(error, DriveError):
             raise
+        if isinstance(made, AskTimeout):
+            raise made from error
         return made, made.version_id == VersionId(upload_id)  # an error would make the client send the file again
     is_current = file.version_id == VersionId(upload_id)
     if not is_current:
@@ -100,15 +102,18 @@ async def store_small(
     return file, is_current
 
 
-async def _settle(drive: GoDrive, stored: StoreFile, *, is_unknown: bool) -> File | None:
+async def _settle(drive: GoDrive, stored: StoreFile, *, is_unknown: bool) -> File | AskTimeout | None:
     """Delete the blob of a file that was not made.
 
-    If that is unknown, ask again first, which is idempotent, and return the file if there is one.
+    If that is unknown, ask again first, which is idempotent, and return the file if there is one, or the error if
+    nobody knows it even now.
     """
     with suppress(DriveError):  # the janitor deletes what stays
         if is_unknown:
             try:
                 return await drive.metadata.ask(stored)
+            except AskTimeout as error:
+                return error
             except _UNKNOWN:
                 return None
             except DriveError:
@@ -137,6 +142,8 @@ async def _put_small(
         return PublishUpload(by, upload.id, blob, upload)
 
     mime = None if upload.mime else sniff(content[:HEAD], upload.name)
+    file: File | None = None
     async with turn:
-        file = await small_files.make(SmallBlob(upload.object_key, content, mime, upload.sha256), command_for)
+        with suppress(AskTimeout):  # to publish is idempotent, and the caller does it then
+            file = await small_files.make(SmallBlob(upload.object_key, content, mime, upload.sha256), command_for)
     return stored[0], file

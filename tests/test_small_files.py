@@ -15,12 +15,14 @@ import pytest
 from godrive.blobs import SmallBlob
 from godrive.blobs.disk import DiskBlobStore
 from godrive.drive import GoDrive
-from godrive.errors import DigestMismatch, DriveError, NameTaken, StoreUnavailable
+from godrive.errors import AskTimeout, DigestMismatch, DriveError, MailboxFull, NameTaken, StoreUnavailable
 from godrive.messages.files import ListFiles
+from godrive.messages.metadata import Metadata
 from godrive.messages.system import RecountUsage
-from godrive.messages.uploads import BeginUpload
+from godrive.messages.uploads import BeginUpload, MakeFiles, StoreFile
 from godrive.model import BlobInfo, File, Root
 from godrive.principal import HostUser
+from godrive.runtime import Ask, Ref
 from godrive.small_transfer import receive_small, store_small
 from godrive.testing import open_drive, sign_up
 from godrive.transfer import NO_TURN
@@ -164,3 +166,44 @@ async def test_a_drive_closes_after_its_groups(tmp_path: Path) -> None:
         await store.came.wait()
         store.may.set()
     assert (await last)[0].name == "last"
+
+
+class Unsure:
+    """Metadata that has nobody know whether a file was made, and then cannot be reached."""
+
+    def __init__(self, metadata: Ref[Metadata], *errors: DriveError) -> None:
+        self._metadata = metadata
+        self._errors = list(errors)
+
+    async def ask(self, message: Ask[Metadata, Any], *, timeout: float | None = None) -> Any:
+        if isinstance(message, MakeFiles | StoreFile) and self._errors:
+            raise self._errors.pop(0)
+        return await self._metadata.ask(message, timeout=timeout)
+
+
+@pytest.mark.parametrize(
+    "errors",
+    [(AskTimeout(), StoreUnavailable(), StoreUnavailable()), (MailboxFull(), StoreUnavailable(), AskTimeout())],
+)
+async def test_a_file_that_may_have_been_made_is_unknown_whatever_fails_besides(
+    tmp_path: Path, errors: tuple[DriveError, ...]
+) -> None:
+    """A client that is told of a failure repeats the request, and could make a second file."""
+    async with opened(tmp_path) as (drive, by, store):
+        assert drive.small_files is not None
+        store.may.set()
+        unsure: Any = Unsure(drive.metadata, *errors)
+        drive.metadata = drive.small_files._metadata = unsure
+        with pytest.raises(AskTimeout):
+            await begin(drive, by, "unsure")
+        assert await blobs(store) == 1, "the file may need them"
+
+
+async def test_an_upload_that_may_have_been_published_is_published_again(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (drive, by, store):
+        assert drive.small_files is not None
+        store.may.set()
+        upload = await drive.metadata.ask(BeginUpload(by, Root(), "announced", "text/plain", 4))
+        unsure: Any = Unsure(drive.metadata, AskTimeout())
+        drive.small_files._metadata = unsure
+        assert (await receive_small(drive, by, upload, b"1234", turn=NO_TURN)).name == "announced"

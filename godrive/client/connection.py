@@ -22,6 +22,7 @@ from godrive.client.logins import LogInFile, SavedLogIn
 from godrive.errors import (
     BY_CODE,
     ConfigError,
+    Conflict,
     DeliveryError,
     DriveError,
     StoreUnavailable,
@@ -170,7 +171,9 @@ class Connection:
             options["expect100"] = options.get("body") is not None and patience.failures % 2 == 1
             try:
                 return await self.call_once(method, path, headers=headers, **options)
-            except NOT_NOW as error:
+            except (*NOT_NOW, Conflict) as error:
+                if isinstance(error, Conflict) and not (patience.failures and error.retry_after):
+                    raise  # otherwise the server is still busy with an earlier attempt
                 if patience.failures + 1 == tries:
                     raise
                 await patience.wait(error)

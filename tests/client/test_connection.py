@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from multidict import CIMultiDict, CIMultiDictProxy
 
-from godrive.client.connection import Connection, Patience
+from godrive.client.connection import Answer, Connection, Patience
 from godrive.client.logins import LogInFile
 from godrive.client.remote import Remote
-from godrive.errors import Invalid, StoreUnavailable
+from godrive.errors import Conflict, DriveError, Invalid, NameTaken, StoreUnavailable
 from tests.servers import free_port
 
 pytestmark = pytest.mark.anyio
@@ -66,6 +67,35 @@ async def test_a_server_that_does_not_answer_is_named(tmp_path: Path, answer: by
             server = await stack.enter_async_context(await asyncio.start_server(speak, "127.0.0.1", 0))
             port = server.sockets[0].getsockname()[1]
         await check(tmp_path, f"http://127.0.0.1:{port}")
+
+
+async def test_a_request_whose_earlier_attempt_is_still_served_is_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line broke, the server goes on with the request, and answers it later to the same key."""
+    answers: list[Answer | DriveError] = []
+
+    async def call_once(*_: object, **__: object) -> Answer:
+        answer = answers.pop(0)
+        if isinstance(answer, DriveError):
+            raise answer
+        return answer
+
+    url, made = "http://127.0.0.1:1", Answer(b"", CIMultiDictProxy(CIMultiDict()))
+    monkeypatch.setattr(Connection, "call_once", call_once)
+    async with Connection(url, file=LogInFile(tmp_path / "log-ins.json")) as connection:
+        served = Conflict("still being served", retry_after=0.01)
+        answers[:] = [StoreUnavailable("lost", retry_after=0.01), served, served, made]
+        assert await connection.call("POST", "/v1/folders") is made
+        for refusal in (
+            [served],  # to the first attempt it says something else
+            [StoreUnavailable("lost", retry_after=0.01), Conflict("The upload has ended.", retry_after=0.0)],
+            [StoreUnavailable("lost", retry_after=0.01), NameTaken("a", retry_after=0.0)],
+        ):
+            answers[:] = refusal
+            with pytest.raises(Conflict) as raised:
+                await connection.call("POST", "/v1/folders")
+            assert raised.value is refusal[-1]
 
 
 async def check(tmp_path: Path, url: str) -> None:

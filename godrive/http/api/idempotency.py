@@ -1,8 +1,9 @@
 """``Idempotency-Key``: a repeated request gets the first answer and is not carried out again.
 
 Only successful answers are kept.  After an error the key is free, because
-nothing has changed and the next attempt may succeed.  If the outcome is unknown,
-it stays claimed until the claim expires, as after a kill.
+nothing has changed and the next attempt may succeed.  If the outcome is unknown
+(no answer in time, or a bug), it stays claimed until the claim expires, as
+after a kill.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import hdrs, web
 from multidict import istr
 
-from godrive.errors import AskTimeout, DriveError, Invalid
+from godrive.errors import ActorCrashed, AskTimeout, DriveError, Invalid
 from godrive.http.api.digests import CONTENT_DIGEST, REPR_DIGEST
 from godrive.http.api.reading import combined
 from godrive.http.api.tus_headers import CONCAT, LENGTH, METADATA
@@ -59,9 +60,9 @@ async def answer_once(
     renewal = _Renewal(metadata, RenewKey(by, key))
     try:
         response = await run()
-    except (AskTimeout, asyncio.CancelledError):
+    except (AskTimeout, ActorCrashed):
         raise  # the command may still be carried out, or was
-    except BaseException:
+    except (DriveError, web.HTTPException, ConnectionError):
         # A task of its own, because this one may be cancelled.  Its error does not matter: the client has to
         # know what went wrong first.  Not shield(), which from Python 3.14 reports such an error as unhandled.
         freed = asyncio.ensure_future(metadata.ask(SettleKey(by, key)))

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from godrive.errors import AskTimeout, NameTaken, StoreUnavailable
+from godrive.errors import ActorCrashed, AskTimeout, NameTaken, StoreUnavailable
 from godrive.http.api.idempotency import IDEMPOTENCY_KEY, answer_once
 from godrive.messages.metadata import Metadata
 from godrive.model import UserId, new_id
@@ -65,7 +65,11 @@ async def test_an_error_of_what_nobody_waits_for_any_more_is_nobodys_and_the_fir
     ("error", "asked"),
     [
         (AskTimeout, ["ClaimKey"]),
+        (ActorCrashed, ["ClaimKey"]),
+        (ZeroDivisionError, ["ClaimKey"]),
         (asyncio.CancelledError, ["ClaimKey"]),
+        (StoreUnavailable, ["ClaimKey", "SettleKey"]),
+        (ConnectionResetError, ["ClaimKey", "SettleKey"]),
         (NameTaken, ["ClaimKey", "SettleKey"]),
     ],
 )
