@@ -7,7 +7,7 @@ import os
 from collections import deque
 from collections.abc import AsyncIterable, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import suppress
+from threading import Lock
 
 from godrive.blobs.body_check import BodyCheck
 from godrive.blobs.failures import failures
@@ -180,20 +180,21 @@ class StagedWrite:
 class SerialExecutor:
     """Runs calls one after another in the threads of a pool.
 
-    A thread goes on with the next call without a turn of the loop in between.
-    After some it ends, because others use the pool too.  The loop waits with
-    ``asyncio.wait``, because cancelling that neither cancels a call nor loses
-    its result.
+    A thread goes on with the next call without a turn of the loop in between,
+    and wakes the loop only if that waits, because a future for each call costs
+    the loop more.  After some calls the thread serves others.  A cancelled wait
+    neither cancels a call nor loses its error.
     """
 
     def __init__(self, pool: Executor, call: Callable[[Batch], None]) -> None:
         self._pool = pool
         self._call = call
-        self._waiting: deque[tuple[Callable[[Batch], object], Batch, int]] = deque()
-        self._running: asyncio.Future[None] | None = None
-        self._progress: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
-        self._has_failed = False
+        self._lock = Lock()
+        self._waiting: deque[tuple[Callable[[Batch], object], Batch, int]] = deque()
+        self._is_running = False
+        self._failure: Exception | None = None
+        self._told: asyncio.Future[None] | None = None
         # The loop changes what was pushed, the thread what has ended.
         self._pushed = self._pushed_bytes = self._ended = self._ended_bytes = 0
 
@@ -216,79 +217,76 @@ class SerialExecutor:
         size = sum(map(len, batch))
         self._pushed += 1
         self._pushed_bytes += size
-        self._waiting.append((call or self._call, batch, size))
-        if self._running is None:
-            self._run()
+        with self._lock:
+            self._waiting.append((call or self._call, batch, size))
+            was_running, self._is_running = self._is_running, True
+        if not was_running:
+            self._pool.submit(self._work)
 
     async def settle(self, left: int) -> None:
         """Wait until at most *left* calls are pending.  Raises the first error of a call, every time from then on."""
-        while (running := self._running) is not None:
-            if running.done():
-                with failures():
-                    running.result()
-            if self._is_settled(left):
-                return
-            self._progress = progress = self._loop.create_future()
-            try:
-                if self._is_settled(left):  # the thread may not see the future that waits
-                    return
-                await asyncio.wait([running, progress], return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                self._progress = None
-
-    def _is_settled(self, left: int) -> bool:
-        return self._pushed - self._ended <= left and not self._has_failed
+        await self._wait_until(lambda: self._failure is not None or self._pushed - self._ended <= left)
+        if self._failure is not None:
+            with failures():
+                raise self._failure
 
     async def stop(self) -> None:
         """Drop the queued calls and wait for the running one."""
         self._drop()
-        if self._running is not None:
-            await asyncio.wait([self._running])
+        await self._wait_until(lambda: not self._is_running)
 
-    def _run(self) -> None:
-        self._running = self._loop.run_in_executor(self._pool, self._work)
-        self._running.add_done_callback(self._stopped)
+    async def _wait_until(self, is_so: Callable[[], bool]) -> None:
+        while not is_so():
+            told = self._loop.create_future()
+            with self._lock:
+                self._told = told
+            if not is_so():  # the thread may not have seen the future
+                await told
 
     def _work(self) -> None:
         """The thread: make the calls that wait."""
         for _ in range(_IN_A_ROW):
-            calls, sizes, batch = 0, 0, Batch()
-            call: Callable[[Batch], object] = self._call
-            with suppress(IndexError):
-                while call == self._call:
-                    call, more, size = self._waiting.popleft()
-                    batch += more
-                    calls, sizes = calls + 1, sizes + size
-                    del more
+            call, batch, calls, size = self._take()
             if not calls:
+                self._tell()
                 return
             try:
                 call(batch)
-            except BaseException:
-                self._has_failed = True  # first: who sees that the call has ended must wait for its error
-                raise
+            except Exception as error:
+                self._failure = error  # first: a call that has ended is taken for one that succeeded
             finally:
                 del batch
                 self._ended += calls
-                self._ended_bytes += sizes
-                if self._progress is not None:
-                    self._loop.call_soon_threadsafe(self._tell)
+                self._ended_bytes += size
+            self._tell()
+        self._pool.submit(self._work)
+
+    def _take(self) -> tuple[Callable[[Batch], object], Batch, int, int]:
+        """Return what to call, with which batch, and of how many calls and bytes that is; of none after a failure."""
+        call: Callable[[Batch], object] = self._call
+        batch, calls, size = Batch(), 0, 0
+        with self._lock:
+            while call is self._call and self._waiting and self._failure is None:
+                call, more, more_bytes = self._waiting.popleft()
+                batch += more
+                calls, size = calls + 1, size + more_bytes
+            self._is_running = calls > 0
+        return call, batch, calls, size
 
     def _tell(self) -> None:
-        if self._progress is not None and not self._progress.done():
-            self._progress.set_result(None)
-
-    def _stopped(self, stopped: asyncio.Future[None]) -> None:
-        if stopped.exception() is not None:
-            self._drop()
-        elif self._waiting:
-            self._run()
-        else:
-            self._running = None
+        """Wake the loop, if it waits."""
+        with self._lock:
+            told, self._told = self._told, None
+        if told is not None:
+            self._loop.call_soon_threadsafe(_wake, told)
 
     def _drop(self) -> None:
-        while self._waiting:
-            with suppress(IndexError):  # a thread takes from it too
-                _, _, size = self._waiting.popleft()
-                self._pushed -= 1
-                self._pushed_bytes -= size
+        with self._lock:
+            self._pushed -= len(self._waiting)
+            self._pushed_bytes -= sum([size for _, _, size in self._waiting])
+            self._waiting.clear()
+
+
+def _wake(told: asyncio.Future[None]) -> None:
+    if not told.done():
+        told.set_result(None)
