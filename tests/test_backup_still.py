@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 ACCOUNTS, TOTAL = 300, 300 * 1000
 
 WRITER = """
-import random, sqlite3, sys
+import random, sqlite3, sys, time
 connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=300)
 connection.execute(f"PRAGMA wal_autocheckpoint = {sys.argv[2]}")
 connection.execute("PRAGMA synchronous = OFF")
@@ -40,6 +40,8 @@ while True:
     connection.execute("ROLLBACK" if random.random() < 0.2 else "COMMIT")
     if random.random() < 0.05:
         connection.execute("PRAGMA wal_checkpoint(RESTART)")
+    # SQLite has no queue for its lock: a third process looks ten times a second, and must find it free to get it.
+    time.sleep(random.random() * 0.02)
 """
 
 
@@ -49,11 +51,13 @@ def path(tmp_path: Path) -> Path:
     database = tmp_path / "bank.db"
     with closing(sqlite3.connect(database, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("BEGIN")
         connection.execute("CREATE TABLE accounts (id INTEGER PRIMARY KEY, amount INTEGER, filler TEXT)")
         connection.execute("CREATE TABLE log (id INTEGER PRIMARY KEY, what TEXT)")
         connection.execute("CREATE TABLE state (commits INTEGER)")
         connection.execute("INSERT INTO state VALUES (0)")
         connection.executemany("INSERT INTO accounts VALUES (?, 1000, ?)", [(n, "f" * 500) for n in range(ACCOUNTS)])
+        connection.execute("COMMIT")
     return database
 
 
@@ -132,8 +136,9 @@ async def test_what_a_reader_of_the_file_closes_releases_no_lock_of_sqlite(path:
 @pytest.mark.slow
 async def test_the_log_has_only_what_was_written_since_it_was_begun(path: Path, tmp_path: Path) -> None:
     with closing(sqlite_file.connect(path)) as connection:
-        for number in range(2000):
-            connection.execute("INSERT INTO log (what) VALUES (?)", (f"{number}" * 300,))
+        connection.execute("BEGIN")
+        connection.executemany("INSERT INTO log (what) VALUES (?)", [(f"{number}" * 300,) for number in range(2000)])
+        connection.execute("COMMIT")
         connection.execute("PRAGMA wal_checkpoint(RESTART)")
         connection.execute("UPDATE state SET commits = 5")
         whole = path.with_name("bank.db-wal").stat().st_size
