@@ -95,9 +95,10 @@ async def test_the_commands_of_the_documentation_with_a_passphrase_and_for_one_u
 async def test_a_backup_that_is_stopped_leaves_nothing_behind(
     server: DriveServer, client: Client, tmp_path: Path, number: signal.Signals
 ) -> None:
-    for each in range(8):
-        await client.upload(f"{each}.bin", bytes([each]) * 300_000)
-    command = [*PROGRAM, "backup", "create", str(tmp_path / "backup"), "--rate", "200K"]
+    await client.upload("first.bin", bytes(20_000))  # there at once, while the others take seconds
+    for each in range(7):
+        await client.upload(f"{each}.bin", bytes([each]) * 1_500_000)
+    command = [*PROGRAM, "backup", "create", str(tmp_path / "backup"), "--rate", "1M"]
     process = subprocess.Popen(
         [*command, "--config", str(server.folder / "config.toml")], env=environment(), stderr=subprocess.PIPE
     )
