@@ -9,7 +9,7 @@ from contextlib import aclosing, closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from godrive.blobs.key_ranges import KeyRanges
+from godrive.blobs.key_ranges import KeyRanges, keys_in
 from godrive.blobs.pages import AT_ONCE, KeyPage
 from godrive.model import ObjectKey
 
@@ -22,6 +22,8 @@ _DESCRIBED = (
     "GROUP BY object_key ORDER BY object_key"
 )
 _SOME = _DESCRIBED.format(source="", where=f"object_key IN ({', '.join('?' * _KEYS_AT_ONCE)}) AND ")
+
+_BYTES = "SELECT COALESCE(SUM(live_bytes + trash_bytes + version_bytes), 0) FROM users"
 
 
 class Named(NamedTuple):
@@ -58,14 +60,15 @@ async def lacking(
     """
     after = ""
     async with aclosing(there):
-        async for upto, keys in there:
-            have = set(keys)
-            while after < upto:
-                after, rows = await asyncio.to_thread(_KEYS.read, connection, after, upto, AT_ONCE)
-                named = set(rows)  # several versions may share a blob
-                if not named <= have:
-                    yield await asyncio.to_thread(_describe, connection, sorted(named - have))
-                count(len(named))
+        async for page in there:
+            while after < page.upto:
+                after, text = await asyncio.to_thread(_KEYS.read, connection, after, page.upto, AT_ONCE)
+                if text == page.text:  # as nearly always
+                    count(text.count(" ") + bool(text))
+                elif named := set(keys_in(text)):  # several versions may share a blob
+                    if lacks := named.difference(page.keys):
+                        yield await asyncio.to_thread(_describe, connection, sorted(lacks))
+                    count(len(named))
 
 
 def _describe(connection: sqlite3.Connection, keys: list[str]) -> list[Named]:
@@ -79,8 +82,8 @@ def _describe(connection: sqlite3.Connection, keys: list[str]) -> list[Named]:
 
 
 def total_bytes(connection: sqlite3.Connection) -> int:
-    """Return the sizes of all versions.  Some may share a blob."""
-    return int(connection.execute("SELECT COALESCE(SUM(size_bytes), 0) FROM versions").fetchone()[0])
+    """Return the sizes of all versions, which are counted for each user.  Some may share a blob."""
+    return int(connection.execute(_BYTES).fetchone()[0])
 
 
 def is_sound(connection: sqlite3.Connection) -> str | None:

@@ -168,7 +168,7 @@ async def _list(target: Target, there: Spool[str], rests: Rests) -> set[str]:
     own: set[str] = set()
     async for page in key_pages(target.store):
         own.update(target.own(page))
-        await asyncio.to_thread(there.add, [" ".join([page.upto, *page.keys])])  # faster than a text for each key
+        await asyncio.to_thread(there.add, [*page])
         await rests.pause()
     return own
 
@@ -196,8 +196,7 @@ def _split(still: Still, target: Target, known: set[str], parts: Spool[Part], re
 async def _pages(there: Spool[str], rests: Rests) -> AsyncGenerator[KeyPage, None]:
     pages = there.pages()
     while (page := await asyncio.to_thread(next, pages, None)) is not None:
-        upto, *keys = page[0].split(" ")
-        yield KeyPage(upto, keys)
+        yield KeyPage(*page)
         await rests.pause()
 
 

@@ -16,7 +16,7 @@ from godrive.backup.passphrase import drop_old_keys, is_key_object
 from godrive.backup.rests import NEVER, Pace, Rests
 from godrive.backup.target import Snapshot, Target
 from godrive.blobs import BlobDamaged
-from godrive.blobs.key_ranges import KeyRanges
+from godrive.blobs.key_ranges import KeyRanges, keys_in
 from godrive.blobs.pages import AT_ONCE, key_pages
 from godrive.checker import compare
 from godrive.errors import Conflict, DigestMismatch, NotFound
@@ -75,11 +75,11 @@ async def prune(target: Target, keep: Iterable[Snapshot], rests: Rests = NEVER) 
         await drop_old_keys(target.store)
         unneeded: list[str] = []
         after = ""
-        async for upto, keys in key_pages(target.store):
-            there = {*keys} - own
-            while after < upto:
-                after, needed = await asyncio.to_thread(_KEYS.read, kept, after, upto, AT_ONCE)
-                there.difference_update(needed)
+        async for page in key_pages(target.store):
+            there = {*page.keys} - own
+            while after < page.upto:
+                after, needed = await asyncio.to_thread(_KEYS.read, kept, after, page.upto, AT_ONCE)
+                there.difference_update(keys_in(needed))
             unneeded += sorted(key for key in there if not is_key_object(key))
             await rests.pause()
         blobs = 0

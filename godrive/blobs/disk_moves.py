@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from bisect import bisect_right
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import TypeVar
 
+from godrive.blobs.key_ranges import keys_in
 from godrive.blobs.objects import Objects
 from godrive.blobs.packs import Packs, PackStatus, moving
 from godrive.blobs.pages import AT_ONCE, KeyPage, Page, aligned
@@ -52,14 +54,15 @@ class DiskMoves:
         pages, after = self._objects.key_pages(AT_ONCE), ""
         while (page := await self._run(next, pages, None)) is not None:
             upto, files = page
-            while self._packs is not None and after < upto:
-                after, packed = await self._packs.keys_within(after, upto, AT_ONCE)
-                if after < upto:
-                    yield KeyPage(after, packed + [key for key in files if key <= after])
-                    files = [key for key in files if key > after]
+            while after < upto:
+                packed = ""
+                if self._packs is None:
+                    after = upto
                 else:
-                    files += packed
-            yield KeyPage(upto, files)
+                    after, packed = await self._packs.keys_within(after, upto, AT_ONCE)
+                reached = bisect_right(files, after)
+                some, files = files[:reached], files[reached:]
+                yield KeyPage(after, " ".join(sorted([*keys_in(packed), *some])) if some else packed)
 
     async def size_pages(self) -> AsyncGenerator[Page, None]:
         """See :meth:`godrive.blobs.pages.SizePages.size_pages`."""

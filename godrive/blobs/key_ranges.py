@@ -15,12 +15,17 @@ class KeyRanges:
         self._last = _LAST.format(table=table, key=key)
         self._keys = _KEYS.format(table=table, key=key)
 
-    def read(self, connection: sqlite3.Connection, after: str, upto: str, rows: int) -> tuple[str, list[str]]:
-        """Return the keys of the next *rows* after *after* and up to *upto*, and how far they reach.
+    def read(self, connection: sqlite3.Connection, after: str, upto: str, rows: int) -> tuple[str, str]:
+        """Return how far the next *rows* after *after* and up to *upto* reach, and their keys, with a space between.
 
-        That is *upto* once there are no more.  All rows of the last key are among them, so they may be more.
+        They reach to *upto* once there are no more.  All rows of the last key are among them, so they may be more.
         """
         last = connection.execute(self._last, (after, upto, rows - 1)).fetchone()
         upto = upto if last is None else last[0]
         (keys,) = connection.execute(self._keys, (after, upto)).fetchone()
-        return upto, keys.split(" ") if keys else []
+        return upto, keys or ""
+
+
+def keys_in(text: str) -> list[str]:
+    """Return the keys in the text."""
+    return text.split(" ") if text else []

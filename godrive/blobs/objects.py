@@ -14,7 +14,7 @@ from godrive.blobs import are_names, is_key, split_key
 from godrive.blobs.attributes import MIME, SHA256, describe, noted
 from godrive.blobs.failures import is_full
 from godrive.blobs.folders import Shards, make_folder, open_folder
-from godrive.blobs.pages import END, KeyPage
+from godrive.blobs.pages import END
 from godrive.blobs.staging import Staging, StagingFile
 from godrive.errors import NotFound
 from godrive.model import BlobInfo, ObjectKey
@@ -133,15 +133,18 @@ class Objects:
             names = [name for name in names if is_key(f"{shard}/{name}")]
         return [f"{shard}/{name}" for name in names]
 
-    def key_pages(self, at_least: int) -> Iterator[KeyPage]:
-        """The keys of all blobs, in pages of whole shards, of *at_least* so many but for the last."""
+    def key_pages(self, at_least: int) -> Iterator[tuple[str, list[str]]]:
+        """The keys of all blobs, in order, in pages of whole shards, of *at_least* so many but for the last.
+
+        Each with how far it reaches.
+        """
         found: list[str] = []
         for shard in self.shards_after(""):
-            found += self._keys(shard)
+            found += sorted(self._keys(shard))
             if len(found) >= at_least:
-                yield KeyPage(f"{shard}/{END}", found)
+                yield f"{shard}/{END}", found
                 found = []
-        yield KeyPage(END, found)
+        yield END, found
 
     def size_pages(self, at_most: int) -> Iterator[dict[ObjectKey, int]]:
         """The sizes of all blobs, in key order, in pages of *at_most* so many."""

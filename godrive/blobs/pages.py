@@ -3,7 +3,8 @@
 To compare millions of keys one by one takes longer than to read them, so a caller
 compares whole pages.  A page of sizes is a dict, and two streams of them are read
 side by side.  A page of keys says how far it reaches, so a caller asks a database
-for what that has in the same range.
+for what that has in the same range.  It is one text, because a database gives such
+a text faster than a row for each key, and two texts are compared much faster than two sets.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from itertools import islice
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from godrive.blobs import BlobStore
+from godrive.blobs.key_ranges import keys_in
 from godrive.model import ObjectKey
 
 Page: TypeAlias = dict[ObjectKey, int]
@@ -27,10 +29,15 @@ END = "~"
 
 
 class KeyPage(NamedTuple):
-    """All keys up to *upto* that are greater than the *upto* of the page before, in any order."""
+    """All keys up to *upto* that are greater than the *upto* of the page before, in order, with a space between."""
 
     upto: str
-    keys: list[str]
+    text: str
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys."""
+        return keys_in(self.text)
 
 
 @runtime_checkable
@@ -76,9 +83,9 @@ async def _listed_keys(store: BlobStore) -> AsyncGenerator[KeyPage, None]:
     async for blob in store.list():
         keys.append(blob.key)
         if len(keys) == AT_ONCE:
-            yield KeyPage(blob.key, keys)
+            yield KeyPage(blob.key, " ".join(keys))
             keys = []
-    yield KeyPage(END, keys)
+    yield KeyPage(END, " ".join(keys))
 
 
 async def aligned(

@@ -187,7 +187,7 @@ class Packs:
         with _failures():
             return await self._run(self._reader.sizes_after, key, limit)  # type: ignore[arg-type]
 
-    async def keys_within(self, after: str, upto: str, limit: int) -> tuple[str, list[str]]:
+    async def keys_within(self, after: str, upto: str, limit: int) -> tuple[str, str]:
         """See :meth:`godrive.blobs.key_ranges.KeyRanges.read`."""
         with _failures():
             return await self._run(self._reader.keys_within, after, upto, limit)

@@ -125,8 +125,8 @@ class Index:
         """The sizes of the next *limit* blobs, in key order."""
         return dict(self._execute("SELECT key, size FROM blobs WHERE key > ? ORDER BY key LIMIT ?", (key, limit)))
 
-    def keys_within(self, after: str, upto: str, limit: int) -> tuple[str, list[str]]:
-        """The next *limit* keys in a range, and how far they reach."""
+    def keys_within(self, after: str, upto: str, limit: int) -> tuple[str, str]:
+        """How far the next *limit* keys in a range reach, and these."""
         return _KEYS.read(self._connection, after, upto, limit)
 
     def add(self, places: list[Location]) -> None:

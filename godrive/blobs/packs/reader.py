@@ -82,7 +82,7 @@ class PackReader:
         with self._lock:
             return self._large.sizes_after(key, limit)
 
-    def keys_within(self, after: str, upto: str, limit: int) -> tuple[str, list[str]]:
+    def keys_within(self, after: str, upto: str, limit: int) -> tuple[str, str]:
         """The next *limit* keys in a range, and how far they reach.  For threads."""
         with self._lock:
             return self._large.keys_within(after, upto, limit)
