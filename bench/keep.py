@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import NamedTuple
 
 from bench import stage
 from bench.report import Result, median_of
@@ -31,7 +32,7 @@ CONTENT = b"the same in every file"
 _CHANGES = 1000
 _IN_A_SHARD = 5000
 _WRITING = 10.0
-"""Seconds for which writes are counted without a backup, before and after each."""
+"""Seconds for which writes are counted without a backup, before and after each: as long as one may take."""
 
 
 class Keep:
@@ -71,31 +72,27 @@ class Keep:
             server.tables["auth"]["max_entries"] = 10**9
             with server:
                 ada = stage.log_in(server, ada)
-                with _writing(server, ada.token) as (written, ended):
-                    alone = [_rate(written, ended)]
-                    rounds: list[tuple[float, float, float]] = []
-                    for _ in range(self.rounds):
-                        before = len(written)
-                        took, cpu = _timed(server, "backup", "create", backup, "--background")
-                        rounds.append((took, cpu, (len(written) - before) / took))
-                        alone.append(_rate(written, ended))
-            times, cpus, besides = zip(*rounds, strict=True)
-            ratios = [
-                2 * beside / (earlier + later)
-                for beside, earlier, later in zip(besides, alone[:-1], alone[1:], strict=True)
-            ]
-            what = f"{_CHANGES:,} changes and more of {self.files:,}"
-            took, cpu = median_of(times), median_of(cpus)
-            parts = {"alone": median_of(alone), "beside": median_of(besides), "least": min(ratios), "most": max(ratios)}
+                with _Writer(server, ada.token) as writer:
+                    rounds = [_round(server, backup, writer) for _ in range(self.rounds)]
+            besides = [each.beside / each.alone for each in rounds]
+            took, cpu, alone, beside, changes = map(median_of, zip(*rounds, strict=True))
+            parts = {"alone": alone, "beside": beside, "least": min(besides), "most": max(besides)}
             results += [
-                Result(f"backup of {what}", took, "s", 10, lower=True, parts={"CPU s": cpu}),
-                Result("writes beside the backup", median_of(ratios), "", 0.9, parts=parts),
+                Result(
+                    f"backup of {_CHANGES:,} changes and more of {self.files:,}",
+                    took,
+                    "s",
+                    10,
+                    lower=True,
+                    parts={"changes": changes, "CPU s": cpu},
+                ),
+                Result("writes beside the backup", median_of(besides), "", 0.9, parts=parts),
             ]
             results.append(self._restore(server, backup, ada.token))
             return results
 
     def _fsck(self, server: DriveServer) -> Result:
-        took, cpu = _timed(server, "fsck")
+        took, cpu, _ = _timed(server, "fsck")
         return Result(f"fsck of {self.files:,} by stat", took, "s", 60, lower=True, parts={"CPU s": cpu})
 
     def _restore(self, server: DriveServer, backup: Path, token: str) -> Result:
@@ -104,7 +101,7 @@ class Keep:
             if path.is_file():
                 path.unlink()
         start = time.monotonic()
-        took, cpu = _timed(server, "backup", "restore", backup)
+        took, cpu, _ = _timed(server, "backup", "restore", backup)
         with server:
             connection = HTTPConnection("127.0.0.1", server.port, timeout=60)
             connection.request("GET", "/v1/files?limit=20", headers={"Authorization": f"Bearer {token}"})
@@ -145,55 +142,96 @@ class Keep:
                 path.write_bytes(CONTENT)
 
 
-@contextmanager
-def _writing(server: DriveServer, token: str) -> Iterator[tuple[list[float], threading.Event]]:
-    """Upload one small file after the other, and note when each was stored."""
-    written: list[float] = []
-    ended = threading.Event()
+class _Round(NamedTuple):
+    """A backup: its seconds, those of the processor, the writes a second without it and beside it, its changes."""
 
-    def write() -> None:
+    took: float
+    cpu: float
+    alone: float
+    beside: float
+    changes: float
+
+
+def _round(server: DriveServer, backup: Path, writer: _Writer) -> _Round:
+    """Make a backup beside the writer.  Those from the one before are not its changes, so they are backed up first."""
+    alone = [writer.rate()]
+    with writer.paused():
+        _run(server, "backup", "create", backup)
+    until = len(writer.written) + _CHANGES
+    while len(writer.written) < until:
+        writer.wait(0.01)
+    before = len(writer.written)
+    took, cpu, said = _timed(server, "backup", "create", backup, "--background", "--json")
+    beside = (len(writer.written) - before) / took
+    alone.append(writer.rate())
+    return _Round(took, cpu, sum(alone) / 2, beside, json.loads(said)[0]["added_blobs"])
+
+
+class _Writer:
+    """Uploads one small file after the other, and notes when each was stored."""
+
+    def __init__(self, server: DriveServer, token: str) -> None:
+        self.written: list[float] = []
+        self._ended = threading.Event()
+        self._goes_on = threading.Event()
+        self._goes_on.set()
+        self._thread = threading.Thread(target=self._write, args=(server, token))
+
+    def __enter__(self) -> _Writer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let it upload no more until the end of the block, but what it has begun."""
+        self._goes_on.clear()
+        try:
+            yield
+        finally:
+            self._goes_on.set()
+
+    def wait(self, seconds: float) -> None:
+        """Let it write for that long."""
+        if self._ended.wait(seconds):
+            raise RuntimeError("the writer has ended")
+
+    def rate(self) -> float:
+        """Return the writes a second, as long as a backup takes."""
+        before, start = len(self.written), time.monotonic()
+        self.wait(_WRITING)
+        return (len(self.written) - before) / (time.monotonic() - start)
+
+    def _write(self, server: DriveServer, token: str) -> None:
         connection = HTTPConnection("127.0.0.1", server.port, timeout=60)
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "text/plain"}
-        while not ended.is_set():
-            connection.request("PUT", f"/v1/files/by-path/new/{len(written)}.txt?parents=true", CONTENT, headers)
+        while self._goes_on.wait() and not self._ended.is_set():
+            connection.request("PUT", f"/v1/files/by-path/new/{len(self.written)}.txt?parents=true", CONTENT, headers)
             answer = connection.getresponse()
             answer.read()
             if answer.status != 201:
-                ended.set()
+                self._ended.set()
                 raise RuntimeError(f"an upload was answered with {answer.status}")
-            written.append(time.monotonic())
-
-    thread = threading.Thread(target=write)
-    thread.start()
-    try:
-        yield written, ended
-    finally:
-        ended.set()
-        thread.join()
+            self.written.append(time.monotonic())
 
 
-def _rate(written: list[float], ended: threading.Event) -> float:
-    """Return the writes a second, of at least so many that the next backup has its changes."""
-    before, start = len(written), time.monotonic()
-    time.sleep(_WRITING)
-    while len(written) - before < _CHANGES:
-        time.sleep(0.1)
-        if ended.is_set():
-            raise RuntimeError("the writer has ended")
-    return (len(written) - before) / (time.monotonic() - start)
-
-
-def _run(server: DriveServer, *arguments: str | Path) -> None:
+def _run(server: DriveServer, *arguments: str | Path) -> str:
+    """Run the command to its end, in a session of its own, as a timer does.  Returns what it says."""
     command = [*PROGRAM, *arguments, "--config", server.folder / "config.toml"]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=environment(), capture_output=True, text=True, check=False, start_new_session=True
+    )
     if done.returncode:
         raise RuntimeError(f"{arguments[0]} ended with {done.returncode}: {done.stdout[-500:]}{done.stderr[-500:]}")
+    return done.stdout
 
 
-def _timed(server: DriveServer, *arguments: str | Path) -> tuple[float, float]:
-    """Run the command.  Returns its seconds, and those of the processor."""
+def _timed(server: DriveServer, *arguments: str | Path) -> tuple[float, float, str]:
+    """Run the command.  Returns its seconds, those of the processor, and what it says."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    _run(server, *arguments)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return time.monotonic() - start, cpu
+    said = _run(server, *arguments)
+    took, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return took, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, said

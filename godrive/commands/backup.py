@@ -21,7 +21,7 @@ from godrive.commands.user import find_user, new_secret
 from godrive.config import Config
 from godrive.counted import counted
 from godrive.errors import ConfigError
-from godrive.priority import give_way
+from godrive.priority import run_in_background
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -129,7 +129,7 @@ async def _create(config: Config, arguments: argparse.Namespace) -> int:
 
     need_drive(config)
     if arguments.background:
-        give_way(19)  # with less, it gets up to a tenth of a processor that a server needs
+        run_in_background()
     progress, rests = Progress(), Rests(BACKGROUND if arguments.background else 1.0)
     async with (
         _target(config, arguments, create=True) as target,
