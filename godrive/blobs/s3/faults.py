@@ -54,6 +54,9 @@ _ANSWERS: dict[str, type[DriveError]] = {
     "507": StorageFull,
 }
 
+_BUSY = {"SlowDown", "RequestTimeout", "OperationAborted", "ConditionalRequestConflict"}
+"""Codes below 500 of a store that has no time, or is busy with another request for the same object."""
+
 _OUT = (502, 503, 504)
 """Answers of a proxy whose store is down, and of a store that is overloaded."""
 
@@ -125,7 +128,7 @@ def is_passing(error: BaseException) -> bool:
     """Whether the same request may succeed in a moment."""
     if isinstance(error, ClientError):
         status = int(_metadata(error).get("HTTPStatusCode", 0))
-        if status == 429 or code_of(error) in {"SlowDown", "RequestTimeout"}:
+        if status == 429 or code_of(error) in _BUSY:
             return True
         return status >= 500 and status != 501 and code_of(error) not in _ANSWERS  # 501 is permanent
     return isinstance(error, (*CONNECTION_FAULTS, OSError))

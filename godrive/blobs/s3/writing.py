@@ -17,7 +17,7 @@ from godrive.blobs.s3.bucket import Bucket
 from godrive.blobs.s3.client import BODY_DEADLINE
 from godrive.blobs.s3.info import DIGEST_KEY, WRITER_KEY, blob_info
 from godrive.blobs.s3.multipart import UnfinishedMultipart
-from godrive.errors import NotFound, UploadFinished
+from godrive.errors import NotFound, StoreUnavailable, UploadFinished
 from godrive.model import BlobInfo, ObjectKey, new_id
 
 
@@ -88,9 +88,8 @@ class Writing(Bucket):
                     deadline=BODY_DEADLINE,
                     **({"IfNoneMatch": "*"} if create_only else {}),
                 )
-            except UploadFinished:
-                if not await self._is_of(writer, place):
-                    raise
+            except UploadFinished as error:
+                await self._check_stored(error, writer, place)
 
     async def _put_in_parts(self, key: ObjectKey, sending: _Parts, mime: str, metadata: dict[str, str]) -> None:
         place, writer = self.layout.object(key), new_id()
@@ -112,14 +111,16 @@ class Writing(Bucket):
         async with self.publishing(key):
             try:
                 await self.join_once(place, multipart, parts)
-            except (UploadFinished, NotFound):
-                if not await self._is_of(writer, place):
-                    raise
+            except (UploadFinished, NotFound) as error:
+                await self._check_stored(error, writer, place)
 
-    async def _is_of(self, writer: str, place: str) -> bool:
-        """Whether an earlier attempt of this put has stored the object."""
+    async def _check_stored(self, error: UploadFinished | NotFound, writer: str, place: str) -> None:
+        """Raise *error* unless an earlier attempt of this put has stored the object."""
         head = await self.look_if_any(place)
-        return head is not None and head.get("Metadata", {}).get(WRITER_KEY) == writer
+        if head is None and isinstance(error, UploadFinished):  # such an attempt may still be under way
+            raise StoreUnavailable("The store is busy with another request for the object.") from error
+        if head is None or head.get("Metadata", {}).get(WRITER_KEY) != writer:
+            raise error
 
     async def delete(self, key: ObjectKey) -> None:
         """See :meth:`godrive.blobs.BlobStore.delete`."""

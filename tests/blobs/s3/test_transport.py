@@ -362,6 +362,30 @@ async def test_a_range_that_breaks_off_after_its_last_byte_is_whole() -> None:
         assert b"".join(await gathered(store.get(KEY, start=3, end=7))) == b"3456"
 
 
+@each("code", ["ConditionalRequestConflict", "OperationAborted"])
+async def test_a_put_that_meets_itself_is_no_put_of_another(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attempt whose answer was lost is still carried out when it is repeated."""
+    monkeypatch.setattr("godrive.blobs.s3.client._BACKOFF", Backoff(0.0, 0.0))
+    refusals = 2
+
+    def answers(request: web.BaseRequest) -> web.Response:
+        nonlocal refusals
+        if request.method == "GET":
+            return web.Response(text="<ListBucketResult/>")
+        if request.method == "HEAD":
+            return web.Response(status=404)
+        refusals -= 1
+        if refusals >= 0:
+            return web.Response(status=409, text=S3_ERROR.format(code))
+        return web.Response(headers={"ETag": '"there"'})
+
+    async with server(answers) as (endpoint, _), store_at(endpoint) as store:
+        await store.put_whole(KEY, b"bytes", "text/plain", "0" * 64)
+        refusals = 100
+        with pytest.raises(StoreUnavailable):
+            await store.put_whole(KEY, b"bytes", "text/plain", "0" * 64)
+
+
 async def test_new_credentials_that_have_expired_too_are_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
     """So it is if the clock here is wrong.  It ends when the clock is set, and must not end the process."""
 
