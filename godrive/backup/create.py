@@ -65,9 +65,9 @@ async def create(
 ) -> Snapshot:
     """Back up the drive.  When this returns, the snapshot is complete and durable.
 
-    *pace* is awaited with the number of bytes before each piece; *rests* are taken in every long step.  Raises
-    ``Conflict`` if another process sweeps, or if a blob is damaged (the
-    snapshot is not made; run fsck), ``StoreUnavailable``, ``StorageFull``.
+    *pace* is awaited with the number of bytes before each piece; *rests* are taken in every long step, but not while
+    the catalog stands still.  Raises ``Conflict`` if another process sweeps, or if a blob is damaged (the snapshot is
+    not made; run fsck), ``StoreUnavailable``, ``StorageFull``.
     """
     lease = Lease(SWEEP, LEASE_TTL, drive.clock.monotonic)
     with anyio.move_on_after(PATIENCE) as waiting:  # a sweep that is under way ends soon, or its process is gone
@@ -113,8 +113,8 @@ async def _create(
     ):
         known = await _list(target, there, rests)
         async with _still_catalog(drive, folder, rests) as still:
-            image = await asyncio.to_thread(_split, still, target, known, parts, rests)
-            async for page in lacking(still.connection, _pages(there, rests), progress.compared):
+            image = await asyncio.to_thread(_split, still, target, known, parts)
+            async for page in lacking(still.connection, _pages(there), progress.compared):
                 await asyncio.to_thread(blobs.add, page)
             progress.bytes = await asyncio.to_thread(total_bytes, still.connection)
 
@@ -159,7 +159,7 @@ async def _still_catalog(drive: GoDrive, folder: Path, rests: Rests) -> AsyncIte
 
         path = folder / "catalog.db"
         await copy_out(drive.config.catalog, path, rests.pause)
-    async with standing_still(path, folder, rests) as still:
+    async with standing_still(path, folder) as still:
         yield still
 
 
@@ -173,7 +173,7 @@ async def _list(target: Target, there: Spool[str], rests: Rests) -> set[str]:
     return own
 
 
-def _split(still: Still, target: Target, known: set[str], parts: Spool[Part], rests: Rests) -> Image:
+def _split(still: Still, target: Target, known: set[str], parts: Spool[Part]) -> Image:
     """Digest the catalog, and keep the parts that the target lacks, so that the catalog need not stand still longer."""
 
     def digests(pieces: Iterator[memoryview]) -> tuple[int, bytes]:
@@ -185,7 +185,6 @@ def _split(still: Still, target: Target, known: set[str], parts: Spool[Part], re
             if (key := target.part_key(digest)) not in known:
                 known.add(key)
                 parts.add([Part(digest, bytes(piece))])
-            rests.rest()
         return size, bytes(found)
 
     size, file = digests(still.file_parts())
@@ -193,11 +192,10 @@ def _split(still: Still, target: Target, known: set[str], parts: Spool[Part], re
     return Image(size, file, log)
 
 
-async def _pages(there: Spool[str], rests: Rests) -> AsyncGenerator[KeyPage, None]:
+async def _pages(there: Spool[str]) -> AsyncGenerator[KeyPage, None]:
     pages = there.pages()
     while (page := await asyncio.to_thread(next, pages, None)) is not None:
         yield KeyPage(*page)
-        await rests.pause()
 
 
 async def _items(spool: Spool[T]) -> AsyncIterator[T]:

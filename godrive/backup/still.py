@@ -26,7 +26,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
 
-from godrive.backup.rests import NEVER, Rests
 from godrive.catalog import sqlite_file
 
 PART = 1 << 18
@@ -61,20 +60,19 @@ class Still:
 
 
 @asynccontextmanager
-async def standing_still(path: Path, folder: Path, rests: Rests = NEVER) -> AsyncIterator[Still]:
+async def standing_still(path: Path, folder: Path) -> AsyncIterator[Still]:
     """Hold the database as it is now, while others go on; *folder* is for the copy of the log.
 
-    The log of the database grows meanwhile.  What reads it takes *rests*.  Raises ``sqlite3.OperationalError``
-    if other processes write without a pause for a minute.
+    The log of the database grows meanwhile, and to sync a file that grows takes longer.  So nothing should rest here.
+    Raises ``sqlite3.OperationalError`` if other processes write without a pause for a minute.
     """
     with closing(sqlite_file.connect(path, timeout=_PATIENCE, read_only=True, guest=True)) as reader:
         log = folder / "log"
-        await asyncio.to_thread(_begin, reader, path, log, rests)
-        rests.within(reader)
+        await asyncio.to_thread(_begin, reader, path, log)
         yield Still(path, log, reader)
 
 
-def _begin(reader: sqlite3.Connection, path: Path, log: Path, rests: Rests) -> None:
+def _begin(reader: sqlite3.Connection, path: Path, log: Path) -> None:
     with ExitStack() as stack:
         with closing(sqlite_file.connect(path, timeout=_PATIENCE, guest=True)) as writer:
             writer.execute("BEGIN IMMEDIATE")
@@ -86,7 +84,6 @@ def _begin(reader: sqlite3.Connection, path: Path, log: Path, rests: Rests) -> N
         with log.open("wb") as copy:
             for piece in _parts(source.fileno(), end):
                 copy.write(piece)
-                rests.rest()
             if os.pread(source.fileno(), _LOG_HEAD, 0) != head:
                 copy.truncate(0)
 
