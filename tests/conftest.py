@@ -27,12 +27,14 @@ SLOW_WITHIN = 600
 _NOT_QUICK = SLOW | {
     "client",  # a server, and commands beside it
     "doctor",
+    "test_asgi.py",  # FastAPI, Starlette and Django take longer to import than the tests
     "test_authority.py",  # every route against everyone
     "test_cli.py",
     "test_content_get.py",
     "test_content_put.py",
     "test_faults.py",  # a fault at every operation
     "test_lifecycle_model.py",
+    "test_logs.py",  # processes
     "test_messages.py",
     "test_schemathesis.py",
     "test_storing.py",
@@ -51,6 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Select the tests, and join the run: the process that the developer started leads, and its workers follow."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job of a shell's background; programs inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.set_threshold(5_000, 20, 20)
     settings.register_profile("untimed", deadline=None)  # no test asserts on a duration, as Hypothesis does by itself
     if settings.get_current_profile_name() == "default":
         settings.load_profile("untimed")
@@ -86,7 +89,6 @@ def pytest_collection_finish() -> None:
     """Have the garbage collector leave alone what stays anyway: the modules, and 5000 tests."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(5_000, 20, 20)
 
 
 @pytest.fixture

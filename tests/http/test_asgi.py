@@ -6,93 +6,20 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import anyio
-import django
 import pytest
-import uvicorn
-from django.conf import settings
-from django.core.asgi import get_asgi_application
-from django.http import HttpRequest, HttpResponse
-from django.urls import path as route
-from fastapi import FastAPI
-from starlette.applications import Starlette
-from starlette.responses import PlainTextResponse
-from starlette.routing import Mount as StarletteMount
-from starlette.routing import Route
 
 from godrive.drive import GoDrive
-from godrive.http.asgi import Mount, Receive, Scope, Send
+from godrive.http.asgi import Mount
 from godrive.testing import quick_config
 from tests.http.client import Person
 
 pytestmark = pytest.mark.anyio
-
-LARGE = os.urandom(20_000_000)
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-
-def fastapi_app(drive: GoDrive, mount: Mount) -> App:
-    @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with drive, mount:
-            yield
-
-    app = FastAPI(lifespan=lifespan)
-
-    @app.get("/")
-    async def home() -> str:
-        return "home"
-
-    app.mount("/drive", mount)
-    return app
-
-
-def starlette_app(drive: GoDrive, mount: Mount) -> App:
-    @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        async with drive, mount:
-            yield
-
-    async def home(_request: Any) -> PlainTextResponse:
-        return PlainTextResponse("home")
-
-    return Starlette(lifespan=lifespan, routes=[Route("/", home), StarletteMount("/drive", mount)])
-
-
-def home_view(_request: HttpRequest) -> HttpResponse:
-    return HttpResponse("home")
-
-
-urlpatterns = [route("", home_view)]
-
-
-def django_app(drive: GoDrive, mount: Mount) -> App:
-    """Django serves no lifespan and mounts nothing, so a function in front of it does both."""
-    if not settings.configured:
-        settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"], SECRET_KEY="x")
-        django.setup()
-    pages = get_asgi_application()
-
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            assert (await receive())["type"] == "lifespan.startup"
-            async with drive, mount:
-                await send({"type": "lifespan.startup.complete"})
-                await receive()
-            await send({"type": "lifespan.shutdown.complete"})
-        elif scope["path"].startswith("/drive/"):
-            await mount({**scope, "root_path": "/drive"}, receive, send)
-        else:
-            await pages(scope, receive, send)
-
-    return application
 
 
 @dataclass
@@ -103,17 +30,15 @@ class Site:
     url: str
 
 
-APPS = {"fastapi": fastapi_app, "starlette": starlette_app, "django": django_app}
-
-
-@pytest.fixture(params=list(APPS))
+@pytest.fixture(params=["fastapi", "starlette", "django"])
 async def site(request: pytest.FixtureRequest, tmp_path: Path, anyio_backend: object) -> AsyncIterator[Site]:
     """A drive that a host application mounts."""
+    from tests.http import asgi_hosts
+
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}/drive"
     drive = GoDrive(quick_config(tmp_path, server={"public_url": url}, blobs={"driver": "disk"}), serving=True)
-    app = APPS[request.param](drive, Mount(drive))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=5))
+    server = asgi_hosts.server(request.param, drive, Mount(drive))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(server.serve, [listener])
         with anyio.fail_after(30):
@@ -131,18 +56,20 @@ async def ann(site: Site) -> AsyncIterator[Person]:
 
 @pytest.mark.slow
 async def test_files_go_up_and_come_down_in_pieces(ann: Person) -> None:
-    async def pieces() -> AsyncIterator[bytes]:
-        for start in range(0, len(LARGE), 1 << 20):
-            yield LARGE[start : start + (1 << 20)]
+    large = os.urandom(20_000_000)
 
-    for name, length in (("known", {"Content-Length": str(len(LARGE))}), ("unknown", {})):
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(large), 1 << 20):
+            yield large[start : start + (1 << 20)]
+
+    for name, length in (("known", {"Content-Length": str(len(large))}), ("unknown", {})):
         path = f"/v1/files/by-path/a%20b/{name}%23.bin"
         sent = await ann("PUT", f"{path}?parents=true", data=pieces(), headers=length)
         assert sent.status == 201, sent.content
         assert sent.headers["Location"].startswith(ann.url)
-        assert (await ann("GET", f"{path}?content")).content == LARGE
+        assert (await ann("GET", f"{path}?content")).content == large
         part = await ann("GET", f"{path}?content", headers={"Range": "bytes=5-9"})
-        assert (part.status, part.content) == (206, LARGE[5:10])
+        assert (part.status, part.content) == (206, large[5:10])
     intent = (await ann("POST", "/v1/files/upload-intent", {"filename": "c", "size_bytes": 3})).json
     assert intent["upload_url"].startswith(ann.url)
     assert (await ann("PUT", intent["upload_url"], data=b"abc", headers=intent["headers"])).status == 201

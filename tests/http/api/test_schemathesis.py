@@ -1,118 +1,29 @@
-"""The description and the server say the same: schemathesis asks by the one and checks what the other answers.
-
-A file of its own, because schemathesis takes a second to import: ``--quick`` leaves it out.
-"""
+"""The description and the server say the same: schemathesis asks by the one and checks what the other answers."""
 
 from __future__ import annotations
 
-import os
 from importlib.metadata import version
-from typing import Any
 
 import pytest
 import requests
-import schemathesis
-from hypothesis import HealthCheck, Phase, settings
-from schemathesis.checks import CHECKS, load_all_checks
-from schemathesis.generation.feedback import FeedbackSources
-from schemathesis.pytest._test_builder import build_operation_test
 
-from godrive.http.api.openapi import document
 from godrive.http.app import OPERATIONS
 
-load_all_checks()
-schemathesis.serializer.alias(
-    ["application/offset+octet-stream", "application/partial-upload"], "application/octet-stream"
-)
-
-SCHEMA = schemathesis.openapi.from_dict(document(OPERATIONS, base_url="http://drive.test"))
-# A URL that is too long, and another version of tus, are refused before anybody looks at what else is wrong.
-SCHEMA.config.checks.negative_data_rejection.expected_statuses += ["414", "412"]
-EXAMPLES = int(os.environ.get("GODRIVE_TEST_EXAMPLES", "3"))
-"""Random requests to each operation, beside those that schemathesis derives from its description."""
-
-PROMISES: list[Any] = [
-    CHECKS.get_one(name)
-    for name in (
-        "not_a_server_error",
-        "status_code_conformance",
-        "content_type_conformance",
-        "response_schema_conformance",
-        "response_headers_conformance",
-        "negative_data_rejection",
-        "unsupported_method",
-        "ignored_auth",
-    )
-]
+LABELS = [f"{operation.method} {path}" for operation in OPERATIONS for path in operation.paths]
 
 
-class Known:
-    """A person with a file, a file in the trash and an upload, made anew for each operation."""
+def test_every_operation_is_described() -> None:
+    from tests.http.api.promises import OPERATION
 
-    count = 0
-
-    def __init__(self, url: str) -> None:
-        Known.count += 1
-        account = {"email": f"p{Known.count}@example.org", "password": "correct horse"}
-        requests.post(f"{url}/v1/signup", json=account, timeout=10)
-        tokens = requests.post(f"{url}/v1/login", json=account, timeout=10).json()
-        self.headers = {"Authorization": f"Bearer {tokens['token']}"}
-        self.file_id = self._upload(url, "a.txt")
-        trashed = self._upload(url, "b.txt")
-        requests.delete(f"{url}/v1/files/{trashed}", headers=self.headers, timeout=10)
-        self.upload_id = self._intent(url, "c.txt")["upload_id"]
-        self.ids = {"file_id": [self.file_id, trashed], "upload_id": [self.upload_id], "session_id": []}
-
-    def _intent(self, url: str, name: str) -> Any:
-        body: dict[str, str | int] = {"filename": name, "mime": "text/plain", "size_bytes": 0}
-        return requests.post(f"{url}/v1/files/upload-intent", json=body, headers=self.headers, timeout=10).json()
-
-    def _upload(self, url: str, name: str) -> str:
-        intent = self._intent(url, name)
-        target = url + intent["upload_url"].removeprefix("http://drive.test")
-        file_id: str = requests.put(target, headers=intent["headers"], data=b"", timeout=10).json()["file"]["id"]
-        return file_id
+    assert sorted(OPERATION) == sorted(LABELS)
 
 
-@pytest.fixture
-def known(url: str) -> Known:
-    """Somebody with things of their own."""
-    return Known(url)
-
-
-@settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    derandomize=True,
-    phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
-def _keeps_its_promises(case: schemathesis.Case[Any], url: str, known: Known, session: requests.Session) -> None:
-    for name, value in (case.path_parameters or {}).items():
-        there = known.ids.get(name)
-        if there and len(str(value)) % 2:
-            case.path_parameters[name] = there[len(str(value)) // 2 % len(there)]
-    timeout = 0.2 if case.operation.path == "/v1/events" else 20.0  # a stream does not end by itself
-    case.call_and_validate(base_url=url, session=session, headers=known.headers, checks=PROMISES, timeout=timeout)
-
-
-DESCRIBED: list[Any] = list(SCHEMA.get_all_operations())
-
-
-@pytest.mark.parametrize("operation", [each.ok() for each in DESCRIBED], ids=lambda it: it.label)
+@pytest.mark.parametrize("label", LABELS)
 @pytest.mark.slow
-def test_the_server_keeps_what_the_description_promises(
-    operation: Any, url: str, known: Known, session: requests.Session
-) -> None:
-    """``SCHEMA.parametrize`` would derive the requests of all operations as each process collects the tests."""
-    derived = build_operation_test(
-        config=SCHEMA.config,
-        operation=operation,
-        test_func=_keeps_its_promises,
-        given_kwargs={},
-        feedback=FeedbackSources(),
-    )
-    derived(url=url, known=known, session=session)
+def test_the_server_keeps_what_the_description_promises(label: str, url: str, session: requests.Session) -> None:
+    from tests.http.api.promises import OPERATION, Known, ask
+
+    ask(OPERATION[label], url, Known(url), session)
 
 
 def test_the_installed_schemathesis_was_checked() -> None:
