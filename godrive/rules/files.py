@@ -9,7 +9,7 @@ import msgspec
 
 from godrive.catalog import Row, Tx
 from godrive.catalog.ancestors import held_depth
-from godrive.catalog.chains import ChainStep
+from godrive.catalog.chains import ChainStep, chain
 from godrive.errors import Cycle, Forbidden, NotFound
 from godrive.messages.files import FindFile, GetFile, OpenContent, UpdateFile
 from godrive.model import (
@@ -200,7 +200,7 @@ async def _try_rename(tx: Tx, env: Env, file: File, name: str) -> File | None:
     renamed = _renamed(env, file, name)  # the owner is locked, so nothing has changed it meanwhile
     parent, at = file.parent_id or "", rows.micros(env.now)
     values = at, file.id, name, name_key(name), search_key(name), file.owner_id, parent, renamed.revision
-    return renamed if await tx.run(_RENAME, *values) else None
+    return renamed if await chain(tx, ChainStep("renamed", _RENAME, values, "id")) else None
 
 
 async def _move(tx: Tx, ask: UpdateFile, where: Spot, env: Env, found: Resolved) -> File:
