@@ -3,14 +3,14 @@
 An ask, a turn of a thread and a sync each cost more than a small body itself.
 So bodies that come while others are being stored share them, as they share the
 groups of the packs and the commits of the catalog below.  The rows of one group
-are written beside the bytes of the next.
+are written beside the bytes of the next, once that is as large: the larger a
+group, the less each of its files costs.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from godrive.blobs import Packing, SmallBlob
 from godrive.errors import AskTimeout, DriveError
@@ -60,6 +60,8 @@ class SmallFiles:
         self._rows_together = rows_together
         self._waiting: list[_Body] = []
         self._is_storing = False
+        self._making = 0
+        """Bodies whose bytes are stored and whose rows are being written."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
@@ -77,9 +79,7 @@ class SmallFiles:
         """
         body = _Body(blob, command_for)
         self._waiting.append(body)
-        if not self._is_storing:
-            self._is_storing = True
-            self._begin(self._store_all())
+        self._begin_next()
         try:
             return await body.reply
         except asyncio.CancelledError:
@@ -90,20 +90,33 @@ class SmallFiles:
                 await asyncio.wait([body.ended])
             raise
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+    def _begin_next(self) -> None:
+        """Begin the next group, unless one is being stored or it is smaller than what is being made."""
+        if self._is_storing or not self._waiting or len(self._waiting) < min(self._making, MOST):
+            return
+        self._is_storing = True
+        task = asyncio.get_running_loop().create_task(self._carry_out())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _store_all(self) -> None:
+    async def _carry_out(self) -> None:
+        """Store a group of those that wait by now, then make them files."""
+        group, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
         try:
-            while self._waiting:
-                group, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
-                await self._store(group)
+            stored = await self._store(group) if group else []
         finally:
             self._is_storing = False
+        self._making += len(stored)
+        self._begin_next()
+        try:
+            if stored:
+                await self._make(stored)
+        finally:
+            self._making -= len(stored)
+            self._begin_next()
 
-    async def _store(self, group: Sequence[_Body]) -> None:
+    async def _store(self, group: Sequence[_Body]) -> list[tuple[_Body, Command]]:
+        """Store the bytes of the group.  Returns those that were not refused, with their commands."""
         try:
             found = await self._packing.put_each([body.blob for body in group])
         except BaseException as error:
@@ -111,15 +124,14 @@ class SmallFiles:
                 body.settle(None, _another(error))
             if not isinstance(error, Exception):
                 raise
-            return
+            return []
         stored: list[tuple[_Body, Command]] = []
         for body, info in zip(group, found, strict=True):
             if isinstance(info, DriveError):
                 body.settle(None, info)
             else:
                 stored.append((body, body.command_for(info)))
-        if stored:
-            self._begin(self._make(stored))
+        return stored
 
     async def _make(self, stored: list[tuple[_Body, Command]]) -> None:
         stored.sort(key=lambda each: isinstance(each[1], PublishUpload))

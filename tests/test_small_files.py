@@ -6,8 +6,9 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -20,9 +21,10 @@ from godrive.messages.files import ListFiles
 from godrive.messages.metadata import Metadata
 from godrive.messages.system import RecountUsage
 from godrive.messages.uploads import BeginUpload, MakeFiles, StoreFile
-from godrive.model import BlobInfo, File, Root
+from godrive.model import BlobInfo, ETag, File, ObjectKey, Root, UploadId, UserId, new_id
 from godrive.principal import HostUser
 from godrive.runtime import Ask, Ref
+from godrive.small_files import MOST, SmallFiles
 from godrive.small_transfer import receive_small, store_small
 from godrive.testing import open_drive, sign_up
 from godrive.transfer import NO_TURN
@@ -158,6 +160,84 @@ async def test_a_body_whose_caller_leaves_within_its_group_is_a_file_before_the_
             await left
         assert await names(drive, by) == {"left"}
         assert await blobs(store) == 1
+
+
+class Rows:
+    """Answers for the metadata actor when it is let go on, and makes no file."""
+
+    def __init__(self) -> None:
+        self.may = asyncio.Event()
+
+    async def ask(self, message: MakeFiles) -> list[File | None]:
+        await self.may.wait()
+        return [None] * len(message.stored)
+
+
+class Bytes:
+    """Stores every group at once, and notes its size."""
+
+    pack_below = 1
+
+    def __init__(self) -> None:
+        self.groups: list[int] = []
+
+    async def put_each(self, blobs: Sequence[SmallBlob]) -> list[BlobInfo]:
+        self.groups.append(len(blobs))
+        now = datetime.now(UTC)
+        return [BlobInfo(key=each.key, size_bytes=1, etag=ETag("e"), modified_at=now) for each in blobs]
+
+
+class Bodies:
+    """Small bodies whose rows are held."""
+
+    def __init__(self) -> None:
+        self.bytes, self.rows = Bytes(), Rows()
+        self.small_files = SmallFiles(cast("Any", self.bytes), cast("Any", self.rows), rows_together=True)
+        self.tasks: list[asyncio.Task[File | None]] = []
+
+    async def come(self, count: int) -> list[int]:
+        """Let so many come at once.  Returns the sizes of the groups of which the bytes are stored then."""
+        for _ in range(count):
+            blob = SmallBlob(ObjectKey(new_id()), b"1")
+            self.tasks.append(asyncio.create_task(self.small_files.make(blob, self._command)))
+        await anyio.wait_all_tasks_blocked()
+        return self.bytes.groups
+
+    @staticmethod
+    def _command(blob: BlobInfo) -> StoreFile:
+        return StoreFile(HostUser(user_id=UserId(new_id())), Root(), "a", "", blob, UploadId(new_id()))
+
+
+@asynccontextmanager
+async def held() -> AsyncIterator[Bodies]:
+    """Bodies whose rows are let go on in the end."""
+    bodies = Bodies()
+    try:
+        yield bodies
+    finally:
+        bodies.rows.may.set()
+        await asyncio.gather(*bodies.tasks)
+
+
+async def test_bytes_are_stored_beside_rows_once_they_are_a_group_as_large() -> None:
+    async with held() as bodies:
+        assert await bodies.come(2) == [2]
+        assert await bodies.come(1) == [2]
+        assert await bodies.come(1) == [2, 2]
+
+
+async def test_a_smaller_group_follows_the_rows() -> None:
+    async with held() as bodies:
+        assert await bodies.come(2) == [2]
+        assert await bodies.come(1) == [2]
+    assert bodies.bytes.groups == [2, 1]
+
+
+async def test_no_more_than_a_full_group_are_waited_for() -> None:
+    async with held() as bodies:
+        assert await bodies.come(MOST) == [MOST]
+        assert await bodies.come(MOST) == [MOST, MOST]
+        assert await bodies.come(MOST) == [MOST, MOST, MOST]
 
 
 async def test_a_drive_closes_after_its_groups(tmp_path: Path) -> None:
