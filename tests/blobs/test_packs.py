@@ -16,14 +16,17 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
 from godrive.blobs import BlobDamaged, BlobExists
 from godrive.blobs.disk import PACK_BELOW, DiskBlobStore
+from godrive.blobs.objects import Objects
 from godrive.blobs.packs import compaction, moving
 from godrive.blobs.packs.files import PackFile
+from godrive.blobs.packs.index import Index
 from godrive.blobs.packs.record import DEAD, FIRST, LIVE
 from godrive.blobs.packs.writer import PackWriter
 from godrive.errors import Conflict, NotFound, StorageFull, StoreUnavailable, UploadFinished
@@ -277,6 +280,55 @@ async def _read_for_long(store: DiskBlobStore, kept: dict[ObjectKey, bytes | Non
             await asyncio.sleep(0)
 
 
+@pytest.mark.parametrize("left", ["half deleted", "damaged"])
+async def test_a_file_is_kept_if_its_blob_in_the_packs_cannot_be_read(
+    store: DiskBlobStore, root: Path, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    """A move out of the packs writes the file and marks the record, and may be killed before the index follows."""
+    key = await put(store, b"1234567890")
+    with monkeypatch.context() as patch:
+        if left == "damaged":
+            patch.setattr(PackWriter, "commit", fail)
+        else:
+            patch.setattr(Index, "remove", fail)
+        with pytest.raises(StoreUnavailable):
+            await store.unpack()
+    if left == "damaged":
+        flip(packs(root)[0], packs(root)[0].read_bytes().index(b"1234567890"))
+    assert len(files(root)) == 1
+    for _ in range(2):
+        await store.pack()
+        assert await read(store, key) == b"1234567890"
+    assert files(root) == []
+
+
+async def test_a_blob_that_is_deleted_while_it_leaves_the_packs_is_gone(
+    store: DiskBlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An earlier run was interrupted, so the blob was a file too."""
+    keys = [await put(store, b"%d" % number) for number in range(3)]
+    with monkeypatch.context() as patch:
+        patch.setattr(PackWriter, "commit", fail)
+        with pytest.raises(StoreUnavailable):
+            await store.unpack()
+    write, loop = moving._write, asyncio.get_running_loop()
+
+    def written(objects: Objects, key: ObjectKey, *args: Any) -> None:
+        try:
+            write(objects, key, *args)
+        finally:
+            if key == keys[1]:
+                asyncio.run_coroutine_threadsafe(store.delete(key), loop).result(10)
+
+    monkeypatch.setattr(moving, "_write", written)
+    assert await store.unpack() == 2
+    assert [blob.key async for blob in store.list()] == [keys[0], keys[2]]
+
+
+def fail(*_: object, **__: object) -> bool:
+    raise OSError(errno.EIO, "Input/output error")
+
+
 async def test_an_operator_can_keep_packs_in_place(store: DiskBlobStore, root: Path) -> None:
     keys = await asyncio.gather(*(put(store, os.urandom(8 * KIB)) for _ in range(200)))
     (root / "packs" / "hold").touch()
@@ -322,9 +374,6 @@ async def test_a_failure_of_a_compaction_is_told_until_one_succeeds(
         status = await store.pack_status()
         assert status is not None
         return status.problems
-
-    def fail(*_: object) -> bool:
-        raise OSError(errno.EIO, "Input/output error")
 
     keys = await asyncio.gather(*(put(store, os.urandom(8 * KIB)) for _ in range(200)))
     with monkeypatch.context() as patch:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from godrive.blobs import BlobExists
+from godrive.blobs import BlobDamaged, BlobExists
 from godrive.blobs.attributes import MIME, SHA256, noted
 from godrive.blobs.body_check import BodyCheck
 from godrive.blobs.objects import Objects
@@ -81,11 +81,22 @@ async def _pack(objects: Objects, packs: Packs, run: Run, key: ObjectKey) -> boo
         place = await packs.find(key)
         if place is None or place.sha256.hex() != error.sha256:
             return False
+        if not await _is_whole(packs, key):  # the next run packs it again
+            await packs.delete(key)
+            return False
         return bool(await run(objects.delete, key))  # an earlier run was interrupted here
     if await run(objects.delete, key):
         return True
     await packs.delete(key)  # it was deleted meanwhile
     return False
+
+
+async def _is_whole(packs: Packs, key: ObjectKey) -> bool:
+    """Whether a blob in the index can be read: its deletion may have been interrupted after its record."""
+    try:
+        return await packs.read(key) is not None
+    except BlobDamaged:
+        return False
 
 
 def _read(objects: Objects, key: ObjectKey) -> Put:
@@ -116,7 +127,11 @@ async def _unpack(objects: Objects, packs: Packs, run: Run, place: Location) -> 
     try:
         await run(_write, objects, key, [content], place)
     except UploadFinished:
-        if await run(_content, objects, key) != content:
+        try:
+            is_same = await run(_content, objects, key) == content
+        except NotFound:
+            return False  # it was deleted meanwhile
+        if not is_same:
             raise
     if (await packs.delete(key)).found:
         return True
