@@ -11,6 +11,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +31,8 @@ _SCHEMA = (
     "PRAGMA user_version = 1",
 )
 _PLACE = "SELECT key, pack, start, length, size, stored_ns, sha256, mime FROM blobs "
+_ADD = "INSERT OR FAIL INTO blobs VALUES "  # what fails is rolled back whole, so SQLite need not copy pages
+_ROW = "(?, ?, ?, ?, ?, ?, ?, ?)"
 _KEYS = KeyRanges("blobs", "key")
 
 
@@ -79,6 +82,7 @@ class Index:
                     self._execute("PRAGMA wal_autocheckpoint = 0")
                 self._execute("PRAGMA journal_mode = WAL")
                 self._execute("PRAGMA synchronous = NORMAL")
+                self._is_synced = False
                 for statement in _SCHEMA:
                     self._execute(statement)
         except (OSError, sqlite3.Error):
@@ -93,7 +97,9 @@ class Index:
     @contextmanager
     def transaction(self, *, durable: bool = False) -> Iterator[None]:
         """One transaction, which no other process interrupts.  If *durable*, its commit is synced."""
-        self._execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+        if durable is not self._is_synced:
+            self._execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._is_synced = durable
         self._execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -131,7 +137,8 @@ class Index:
 
     def add(self, places: list[Location]) -> None:
         """Add blobs, whose records are in the pack."""
-        self._connection.executemany("INSERT INTO blobs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", places)
+        # One statement: each takes the interpreter lock several times, for which this thread waits while the loop has it.
+        self._execute(_ADD + ", ".join([_ROW] * len(places)), [*chain.from_iterable(places)])
 
     def move(self, old: Location, new: Location) -> bool:
         """Note that the blob of *old* is at *new* now.  Returns whether it was at *old*."""
