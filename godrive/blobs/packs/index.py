@@ -137,7 +137,7 @@ class Index:
 
     def add(self, places: list[Location]) -> None:
         """Add blobs, whose records are in the pack."""
-        # One statement: each takes the interpreter lock several times, for which this thread waits while the loop has it.
+        # One statement: each takes the interpreter lock several times, and this thread waits while the loop has it.
         self._execute(_ADD + ", ".join([_ROW] * len(places)), [*chain.from_iterable(places)])
 
     def move(self, old: Location, new: Location) -> bool:
