@@ -8,7 +8,7 @@ not sent, so a message that makes no use of what is new is understood by an olde
 process.  A message that does, or that is not known at all, is refused as
 ``NotUnderstood`` and never half understood: a field that is not known may be
 what limits the message.  In a reply, fields that are not known are ignored.  A
-malformed reply is a ``DeliveryError``.
+malformed reply is an ``AskTimeout``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from godrive.errors import BY_CODE, DeliveryError, DriveError, Invalid, NotUnderstood
+from godrive.errors import BY_CODE, AskTimeout, DriveError, Invalid, NotUnderstood
 from godrive.runtime.message import Ask, Contract, Message
 
 HINT = "Run one release in all processes; replace those that serve HTTP last."
@@ -88,11 +88,11 @@ def encode_reply(value: Any) -> bytes:
 
 
 def decode_reply(message: type[Ask[Any, Any]], data: bytes) -> Any:
-    """The reply to an ask of that type.  Raises ``DeliveryError`` if it is malformed."""
+    """The reply to an ask of that type.  Raises ``AskTimeout`` if it is malformed: nobody knows what was done."""
     try:
         return _decoder(message.reply).decode(data)
     except _MALFORMED as error:
-        raise DeliveryError(f"Malformed reply to {message.__name__}: {error}") from None
+        raise AskTimeout(f"Malformed reply to {message.__name__}, the outcome is unknown: {error}") from None
 
 
 def encode_error(error: DriveError) -> bytes:
@@ -105,6 +105,6 @@ def decode_error(data: bytes) -> DriveError:
     try:
         wire = _error_decoder.decode(data)
     except _MALFORMED as error:
-        return DeliveryError(f"Malformed error: {error}")
+        return AskTimeout(f"Malformed error, the outcome is unknown: {error}")
     kind = BY_CODE.get(wire.code, DriveError)
     return kind(wire.detail, field=wire.field, hint=wire.hint, retry_after=wire.retry_after)
