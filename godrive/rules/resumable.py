@@ -11,8 +11,10 @@ from godrive.catalog import Tx
 from godrive.errors import Conflict, Gone, Invalid, LengthMismatch, QuotaExceeded, UploadFinished, UploadTakenOver
 from godrive.messages.resumable import AdvanceUpload, ClaimUpload, DeclareLength
 from godrive.messages.system import PendingUploads
-from godrive.model import IN_APPENDS, ObjectKey, Upload, UploadState
+from godrive.model import IN_APPENDS, ObjectKey, Upload, UploadKind, UploadState
+from godrive.principal import Verb
 from godrive.rules import changes, rows
+from godrive.rules.access import check_upload
 from godrive.rules.registry import Env, rule
 from godrive.rules.resizing import room_of
 from godrive.rules.uploads import ended, life_of, load
@@ -61,18 +63,13 @@ async def advance(tx: Tx, ask: AdvanceUpload, env: Env) -> Upload:
     """As ``AdvanceUpload`` says."""
     if not 0 <= ask.before <= ask.after <= rows.MOST_BYTES:
         raise Invalid(f"An offset is between 0 and {rows.MOST_BYTES} and never goes back.", field="offset")
-    upload = await load(tx, ask.by, ask.upload_id)
-    row = await tx.one(
-        _ADVANCE,
-        upload.id,
-        ask.writer,
-        ask.before,
-        ask.after,
-        ask.staging,
-        rows.later(env.now, life_of(upload.kind, env)),
-    )
+    deadline = rows.later(env.now, life_of(UploadKind.RESUMABLE, env))
+    row = await tx.one(_ADVANCE, ask.upload_id, ask.writer, ask.before, ask.after, ask.staging, deadline)
     if row is not None:
-        return rows.upload(row)
+        upload = rows.upload(row)
+        await check_upload(tx, ask.by, Verb.CREATE, upload)  # raising undoes the move; to read first costs each chunk
+        return upload
+    upload = await load(tx, ask.by, ask.upload_id)
     if (upload.received_bytes, upload.staging, upload.writer) == (ask.after, ask.staging, ask.writer):
         return upload  # the same message again
     if upload.state is not UploadState.PENDING:

@@ -141,6 +141,7 @@ async def test_an_upload_of_others_is_not_found(rig: Rig) -> None:
         await advance(rig, stranger, "one", 0, 1)
     with pytest.raises(NotFound):
         await rig.ask(DeclareLength(host(stranger.owner_id), upload.id, 10))
+    assert (await get(rig, upload)).received_bytes == 0
 
 
 async def test_a_deferred_length_is_declared_once_and_reserved(rig: Rig) -> None:
