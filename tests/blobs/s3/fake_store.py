@@ -234,7 +234,13 @@ class FakeStore(RawTestServer):
         headers = self._headers(stored)
         for parameter in self.overrides & request.query.keys():
             headers[OVERRIDES[parameter]] = request.query[parameter]
-        return web.Response(body=stored.body, headers=headers)
+        if "Range" not in request.headers:
+            return web.Response(body=stored.body, headers=headers)
+        start, part = request.http_range.start, stored.body[request.http_range]
+        if not part:
+            raise Refused(416, "InvalidRange")
+        headers["Content-Range"] = f"bytes {start}-{start + len(part) - 1}/{len(stored.body)}"
+        return web.Response(status=206, body=part, headers=headers)
 
     def _HeadObject(self, request: web.BaseRequest, key: str, body: bytes) -> web.Response:
         if key in self.heads:
