@@ -50,7 +50,8 @@ FIRST_OF_SEVERAL = 10
 _CHANGE_SEVERAL = (
     f"{_CHARGE}, changes = CASE WHEN changes < $9 THEN $9 + $6 - 1 ELSE changes + $6 END, log_rows = log_rows + $6 "
     "WHERE id = $1"
-)
+).replace("UPDATE", "UPDATE OR FAIL")
+"""Without ``OR FAIL``, SQLite copies the page before it changes, because of RETURNING."""
 
 REVISE = "revision = CASE WHEN revision < $1 THEN $1 ELSE revision + 1 END"
 """SQL: the next revision of an entry.  ``$1`` is the time in microseconds."""
