@@ -27,17 +27,23 @@ SLOW_WITHIN = 600
 _NOT_QUICK = SLOW | {
     "client",  # a server, and commands beside it
     "doctor",
+    "test_appends.py",
     "test_asgi.py",  # FastAPI, Starlette and Django take longer to import than the tests
     "test_authority.py",  # every route against everyone
+    "test_blob_store.py",
     "test_cli.py",
     "test_content_get.py",
     "test_content_put.py",
+    "test_exposure.py",  # three thousand requests
     "test_faults.py",  # a fault at every operation
     "test_lifecycle_model.py",
     "test_logs.py",  # processes
     "test_messages.py",
+    "test_resuming.py",
     "test_schemathesis.py",
     "test_storing.py",
+    "test_transfers.py",
+    "test_tus.py",
 }
 """Folders and files that a quick run does not even import: processes, matrices, models and bodies on both stores."""
 
