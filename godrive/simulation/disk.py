@@ -32,7 +32,9 @@ class Inode:
         self.data = bytearray()
         self.entries: dict[str, Inode] = {}
         self.notes: dict[str, bytes] = {}
-        self.saved_data: bytes | None = None
+        self.saved_data: bytearray | None = None
+        self.saved_to = 0
+        """Up to where the data are as they were saved: most files only grow, so a sync copies what was added."""
         self.saved_entries: dict[str, Inode] = {}
         self.saved_notes: dict[str, bytes] = {}
         self.mtime = now
@@ -41,11 +43,18 @@ class Inode:
 
     def is_dirty(self) -> bool:
         """Whether a power cut may lose something of it."""
-        return self.entries != self.saved_entries if self.is_folder else self.saved_data != bytes(self.data)
+        return self.entries != self.saved_entries if self.is_folder else self.saved_data != self.data
+
+    def changes_from(self, at: int) -> None:
+        """The data will not be as they were saved from there on."""
+        self.saved_to = min(self.saved_to, at)
 
     def save(self) -> None:
         """What ``fsync`` makes durable."""
-        self.saved_data = bytes(self.data)
+        if self.saved_data is None:
+            self.saved_data = bytearray()
+        self.saved_data[self.saved_to :] = self.data[self.saved_to :]
+        self.saved_to = len(self.data)
         self.saved_entries = dict(self.entries)
         self.saved_notes = dict(self.notes)
 
@@ -150,17 +159,18 @@ class Disk:
             inode.entries = kept
             for child in list(kept.values()):
                 self._forget(child, seen)
-        elif inode.saved_data != bytes(inode.data) or inode.saved_notes != inode.notes:
+        elif inode.is_dirty() or inode.saved_notes != inode.notes:
             self.lost += 1
+            inode.changes_from(0)
             fate = chance.random()
             if fate < 0.4:
                 inode.data, inode.notes = bytearray(inode.saved_data or b""), dict(inode.saved_notes)
             elif fate < 0.7:
-                inode.data = torn(inode.saved_data or b"", bytes(inode.data), chance)
+                inode.data = torn(inode.saved_data or b"", inode.data, chance)
         inode.save()
 
 
-def torn(saved: bytes, now: bytes, chance: random.Random) -> bytearray:
+def torn(saved: bytes | bytearray, now: bytes | bytearray, chance: random.Random) -> bytearray:
     """What a power cut leaves of a file in the middle of writing it out: each sector as it was, or as it is.
 
     What was synced and not written again cannot be lost.

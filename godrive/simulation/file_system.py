@@ -93,6 +93,7 @@ class FileSystem:
             if flags & os.O_DIRECTORY and not inode.is_folder:
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name)
             if flags & os.O_TRUNC:
+                inode.changes_from(0)
                 inode.data.clear()
         if creates or unnamed:
             process().effect("disk")
@@ -129,6 +130,7 @@ class FileSystem:
         elif size > 1 and disk.short_writes and disk.chance.random() < disk.short_writes:
             size = disk.chance.randrange(1, size)
         before = len(inode.data)
+        inode.changes_from(min(at, before))
         if at > before:
             inode.data.extend(bytes(at - before))
         inode.data[at : at + size] = view[:size]
@@ -178,7 +180,9 @@ class FileSystem:
 
     def ftruncate(self, handle: int, size: int) -> None:
         disk = self._change("write")
-        data = self._handle(disk, handle).inode.data
+        inode = self._handle(disk, handle).inode
+        inode.changes_from(size)
+        data = inode.data
         disk.used += size - len(data)
         if size < len(data):
             del data[size:]

@@ -17,7 +17,7 @@ from godrive.simulation.machine import Life
 def life(disk: Disk) -> Life:
     """A process of the machine with that disk, of which nothing runs."""
     made = Life.__new__(Life)
-    made.alive, made.machine = True, SimpleNamespace(disk=disk)  # type: ignore[assignment]
+    made.alive, made.machine = True, SimpleNamespace(disk=disk, deaths=[])  # type: ignore[assignment]
     made.effects, made.dies_at = 0, -1
     made.wall_time = lambda: 0.0  # type: ignore[method-assign]
     return made
@@ -56,3 +56,23 @@ def test_what_a_process_of_another_machine_had_open_closes_nothing(files: FileSy
     within(life(disks[1]), files.close, own)
     with pytest.raises(OSError, match="Bad file descriptor"):
         within(life(disks[1]), files.close, own)
+
+
+def test_a_sync_saves_all_of_a_file_however_it_was_changed(files: FileSystem) -> None:
+    chance, one = random.Random(1), disk()
+    for _ in range(40):
+        process = life(one)
+        handle = within(process, opened, files, "a")
+        inode = one.handles[handle].inode
+        for _ in range(10):
+            for _ in range(chance.randrange(3)):
+                size = chance.randrange(1, 40)
+                if chance.random() < 0.2:
+                    within(process, files.ftruncate, handle, size)
+                else:
+                    within(process, files.pwrite, handle, chance.randbytes(size), chance.randrange(60))
+            within(process, files.fsync, handle)
+            assert inode.saved_data == inode.data
+        within(process, files.pwrite, handle, b"not synced", chance.randrange(20))
+        assert inode.is_dirty()
+        one.cut_power()
