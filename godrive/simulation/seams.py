@@ -14,21 +14,22 @@ import os
 import random
 import socket
 import sqlite3
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from types import ModuleType
 from typing import Any, TypeVar
 from unittest.mock import patch
+from urllib.parse import quote
 
 import aiosqlite.core
 import anyio.to_thread
 from anyio._backends import _asyncio as anyio_backend
 
-from godrive import ids, reserve, tree
+from godrive import blobs, ids, reserve, tree
 from godrive.blobs import disk as _disk  # noqa: F401 - imported, so that it is found
 from godrive.bridge import webhooks
 from godrive.runtime import ref
@@ -86,6 +87,14 @@ def _lengthen(handle: int, size: int) -> None:
         os.ftruncate(handle, size)
 
 
+def _modules_within(package: ModuleType) -> Iterator[ModuleType]:
+    """The modules of the stores on a disk.  To look at all that are imported would copy the memory of each."""
+    for name, module in sorted(vars(package).items()):
+        if isinstance(module, ModuleType) and module.__name__ == f"{package.__name__}.{name}" and name != "s3":
+            yield module
+            yield from _modules_within(module)
+
+
 @contextmanager
 def installed(
     loop: SimulatedLoop,
@@ -110,10 +119,13 @@ def installed(
 
     connect = sqlite3.connect
 
-    def connect_sqlite(*values: Any, **options: Any) -> sqlite3.Connection:
-        connection = connect(*values, factory=Connection, **options)
+    def connect_sqlite(path: Any, **options: Any) -> sqlite3.Connection:
+        # All simulated processes are one real process, so SQLite need not ask the kernel for its locks.  It writes
+        # whole pages, so small ones take less time and memory.
+        connection = connect(f"file:{quote(str(path))}?vfs=unix-excl", uri=True, factory=Connection, **options)
         assert isinstance(connection, Connection)  # noqa: S101
-        connection.is_catalog = str(values[0]).endswith("godrive.db")
+        sqlite3.Connection.execute(connection, "PRAGMA page_size = 1024")
+        connection.is_catalog = str(path).endswith("godrive.db")
         connection.create_function("randomblob", 1, entropy.randbytes)
         return connection
 
@@ -155,11 +167,10 @@ def installed(
         *also,
     ]
     disk = FileSystem()
-    for name, module in sorted(sys.modules.items()):
-        if name.startswith("godrive.blobs.") and not name.startswith("godrive.blobs.s3"):
-            if vars(module).get("os") is os:
-                replaced.append((module, "os", disk))
-            replaced += [(module, adopts, _adopt) for adopts in ("adopt", "adopt_file") if adopts in vars(module)]
+    for module in _modules_within(blobs):
+        if vars(module).get("os") is os:
+            replaced.append((module, "os", disk))
+        replaced += [(module, adopts, _adopt) for adopts in ("adopt", "adopt_file") if adopts in vars(module)]
     before = random.getstate()
     with ExitStack() as stack:
         for owner, name, value in replaced:
