@@ -28,6 +28,7 @@ FLOORS: list[set[str]] = [
         "logger",
         "memory",
         "network",
+        "page_cache",
         "paths",
         "priority",
         "unanswered",

@@ -13,7 +13,6 @@ for a few milliseconds of every quarter of a second.
 from __future__ import annotations
 
 import asyncio
-import resource
 import sqlite3
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ import aiosqlite
 from godrive.catalog import Sinks, sqlite_file
 from godrive.catalog.group_commit import Outcome
 from godrive.catalog.sqlite_tx import Operation, SqliteTx, ThreadTx
+from godrive.page_cache import disk_reads
 
 _STEP = 1000
 """Instructions of SQLite's virtual machine between two progress calls.  A row of a list takes about 16."""
@@ -32,11 +32,6 @@ _MOST_STEPS = 20
 _PATIENCE = 0.005
 _REST = 0.25
 _CHUNK = 64
-
-
-def disk_reads() -> int:
-    """How much this thread has ever read from a disk, without what came from the page cache."""
-    return resource.getrusage(getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)).ru_inblock
 
 
 class SmallReads(SqliteTx):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import resource
 import socket
 import sqlite3
 import threading
@@ -114,6 +115,10 @@ def installed(
     def wall_time_ns() -> int:
         return int(process().wall_time() * 1e9)
 
+    def usage(_who: int) -> resource.struct_rusage:
+        # What the real process has read from a disk is no part of a run.
+        return resource.struct_rusage([0] * 16)
+
     def refuse_sleep(_seconds: float) -> None:
         raise RuntimeError("a simulated process may not block")
 
@@ -148,6 +153,7 @@ def installed(
         (time, "perf_counter", loop.time),
         (time, "clock_gettime", lambda _clock: loop.time()),
         (time, "sleep", refuse_sleep),
+        (resource, "getrusage", usage),
         (sqlite3, "connect", connect_sqlite),
         (ThreadPoolExecutor, "submit", submit),
         (anyio.to_thread, "run_sync", run_sync),

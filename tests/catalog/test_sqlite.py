@@ -24,6 +24,7 @@ from godrive.catalog import Tx, sqlite_file, sqlite_reads
 from godrive.catalog.sqlite import SqliteCatalog
 from godrive.catalog.sqlite_tx import SqliteTx
 from godrive.errors import Conflict, StorageFull, StoreUnavailable
+from godrive.page_cache import disk_reads
 from godrive.reserve import LOG, SIZE, Reserve
 
 pytestmark = pytest.mark.anyio
@@ -113,7 +114,7 @@ class Machine:
     """A clock and a disk, for reads on the loop to look at."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now, self.reads = 1000.0, sqlite_reads.disk_reads()
+        self.now, self.reads = 1000.0, disk_reads()
         monkeypatch.setattr(sqlite_reads, "time", SimpleNamespace(perf_counter=lambda: self.now))
         monkeypatch.setattr(sqlite_reads, "disk_reads", lambda: self.reads)
 

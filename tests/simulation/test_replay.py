@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import count
+from types import SimpleNamespace
 
 import pytest
 
+from godrive.simulation import runner
 from godrive.simulation.world import DISK, Plan
 from godrive.simulation.worlds import WORLDS
 
@@ -62,6 +66,15 @@ def test_every_world_replays_exactly_in_another_process() -> None:
     assert len(first) == len(plans)
     assert all(end.endswith(" passed") for end in first), first
     assert first == ends("2")
+
+
+def test_what_the_real_process_reads_from_a_disk_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Plan.parse("3,ops=15,faults=8")
+    (alone,) = runner.outcomes([plan], jobs=1)
+    reads = count()
+    monkeypatch.setattr(resource, "getrusage", lambda _who: SimpleNamespace(ru_inblock=next(reads)))
+    (beside_others,) = runner.outcomes([plan], jobs=1)
+    assert (beside_others.digest, beside_others.problem) == (alone.digest, "")
 
 
 def test_a_plan_reads_what_it_writes() -> None:

@@ -11,7 +11,6 @@ so a file that somebody cuts short is an error and not a signal.
 from __future__ import annotations
 
 import os
-import resource
 import sqlite3
 import threading
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 from godrive.blobs.packs.files import PackFile, PackFiles
 from godrive.blobs.packs.index import Index, Location
 from godrive.blobs.packs.record import Damaged, parse
+from godrive.page_cache import disk_reads
 
 _NOWAIT = getattr(os, "RWF_NOWAIT", None)
 _REST = 0.25
@@ -28,11 +28,6 @@ _REST = 0.25
 
 class WouldWait(Exception):
     """The read has to wait for the disk, and must run in a thread."""
-
-
-def disk_reads() -> int:
-    """How much this thread has ever read from a disk, without what came from the page cache."""
-    return resource.getrusage(getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)).ru_inblock
 
 
 class PackReader:
