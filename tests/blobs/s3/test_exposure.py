@@ -265,7 +265,7 @@ LOST: dict[str, Hole] = {
 async def test_a_lost_answer_ends_no_start(fake: FakeStore, lost: Hole) -> None:
     """As when Ceph announces an object to the process that is starting."""
     fake.unanswered.append(lost)
-    assert (await probed(fake, deadline=1.0)).faults == {}
+    assert (await probed(fake, deadline=2.5)).faults == {}
     assert fake.unanswered == []
 
 
