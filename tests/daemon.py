@@ -25,7 +25,9 @@ from tests.zygote import Forked, zygote
 READY_WITHIN = 60.0
 """Seconds that a server may take to start; the usual is under two."""
 
-_BELOW_EPHEMERAL = range(20_000, 32_000)
+_SPANS = range(20_000, 24_000)
+_PORTS = range(24_000, 32_000)
+"""Both are below the range that the kernel hands out itself, so that a port stays free while its server is down."""
 
 _RESERVED = Path(tempfile.gettempdir()) / f"godrive-test-ports-{os.getuid()}"
 """A file for each port that one of our processes on this machine has chosen and whose server may not listen yet."""
@@ -39,13 +41,11 @@ class MissingProgram(Exception):
 
 
 def free_port(span: int = 1) -> int:
-    """The first of *span* loopback ports that are free now.
-
-    Below the range the kernel hands out itself, so that the port stays free
-    while its server is down.
-    """
+    """The first of *span* loopback ports that are free now."""
+    # Several in a row are hardly ever free among single ones, so they are whole blocks of a range apart.
+    firsts = _PORTS if span == 1 else range(_SPANS.start, _SPANS.stop - span, span)
     while True:
-        first = random.choice(_BELOW_EPHEMERAL)
+        first = random.choice(firsts)
         if all(_reserve(first + offset) and _is_free(first + offset) for offset in range(span)):
             return first
 
