@@ -73,11 +73,6 @@ def pytest_configure(config: pytest.Config) -> None:
         shared.lead()
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """More processes than processors: quick tests wait seldom, and those of processes and servers half of the time."""
-    return len(os.sched_getaffinity(0)) + (1 if config.getoption("quick") else 3)
-
-
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave out what has nothing for a quick run."""
     return True if config.getoption("quick") and collection_path.name in _NOT_QUICK else None
