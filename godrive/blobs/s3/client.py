@@ -259,9 +259,8 @@ class S3Client:
             frozen = await self._credentials.get_frozen_credentials()  # renews them before they expire
         except FAULTS as error:
             raise translate(error) from error
-        except (
-            RuntimeError
-        ) as error:  # so botocore says that new credentials have expired too: one of the clocks is wrong
+        except RuntimeError as error:
+            # So botocore says that new credentials have expired too: one of the clocks is wrong.
             raise translate(CredentialRetrievalError(provider="the role", error_msg=str(error))) from error
         return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
 
