@@ -1,8 +1,9 @@
 """``python -m bench.versus OTHER [--rounds N] [ROW ...]``: this tree against another checkout, in alternating rounds.
 
 OTHER is a worktree with a ``.venv`` of its own.  For each row and each round a
-server of either tree carries the same load.  The ratios are medians of the
-rounds, this tree to the other: rate, and CPU time of the server for a unit.
+server of either tree starts, and the two carry the same load in turn, in slices
+so short that the machine has the same speed for both.  The ratios are medians of
+the rounds, this tree to the other: rate, and CPU time of the server for a unit.
 Then each server runs once more under a profile function that counts the calls
 of Python functions: a number that no noise of the machine changes.  A row is left
 out if OTHER does not have the operation, and a line says so.
@@ -24,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from bench import stage
 from bench.clients import curl
@@ -33,6 +34,8 @@ from tests.drive_server import REPOSITORY, DriveServer, environment
 
 CONNECTIONS, USERS, SMALL, MIB = 16, 4, 4096, 1 << 20
 BIG = 256
+SLICES = 6
+"""Slices of a round, for each tree."""
 UNITS_COUNTED = 400
 ROWS = ("list", "rename", "intent", "upload", "post", "big")
 
@@ -80,6 +83,14 @@ class Round:
     """One load: units a second, and seconds of CPU time for a unit."""
 
     rate: float
+    cpu: float
+
+
+class Load(NamedTuple):
+    """What a server did in a slice, and the CPU time that it took in seconds."""
+
+    units: int
+    seconds: float
     cpu: float
 
 
@@ -134,13 +145,34 @@ def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
     return found
 
 
-def small(tree: Path, row: str, seconds: float) -> Round:
-    """One round of a row of small requests."""
-    with stage.folder() as place, Tree(tree, place) as server, client(server, row, seconds=seconds) as load:
+def side_by_side(other: Path, row: str, seconds: float) -> tuple[Round, Round]:
+    """One round of a row of small requests: this tree, and the other.  Each is loaded for *seconds* altogether."""
+    with (
+        stage.folder() as one_place,
+        stage.folder() as other_place,
+        Tree(REPOSITORY, one_place) as this,
+        Tree(other, other_place) as that,
+    ):
+        people = {server: new_people(server) for server in (this, that)}
+        loads: dict[Tree, list[Load]] = {this: [], that: []}
+        for index in range(SLICES):
+            for server in (this, that) if index % 2 else (that, this):
+                loads[server].append(carry(server, row, people[server], seconds / SLICES))
+        return together(loads[this]), together(loads[that])
+
+
+def carry(server: Tree, row: str, people: list[stage.Person], seconds: float) -> Load:
+    """Load a server once."""
+    with client(server, row, people, seconds=seconds) as load:
         before = server.cpu_seconds()
         found = finish(load)
-        used = server.cpu_seconds() - before
-    return Round(found["units"] / found["seconds"], used / found["units"])
+        return Load(found["units"], found["seconds"], server.cpu_seconds() - before)
+
+
+def together(loads: list[Load]) -> Round:
+    """The round that several loads make."""
+    units, seconds, cpu = (sum(each) for each in zip(*loads, strict=True))
+    return Round(units / seconds, cpu / units)
 
 
 def has(tree: Path, row: str) -> bool:
@@ -203,9 +235,13 @@ def compare(row: str, other: Path, *, rounds: int, seconds: float) -> None:
         if row == "big":
             source.write_bytes(os.urandom(MIB) * BIG)
         for index in range(rounds):
-            order = [(REPOSITORY, ours), (other, theirs)]
-            for tree, found in order if index % 2 else reversed(order):
-                found.append(big(tree, source) if row == "big" else small(tree, row, seconds))
+            if row == "big":
+                for tree, found in ((REPOSITORY, ours), (other, theirs))[:: 1 if index % 2 else -1]:
+                    found.append(big(tree, source))
+            else:
+                this, that = side_by_side(other, row, seconds)
+                ours.append(this)
+                theirs.append(that)
     rate = statistics.median(a.rate / b.rate for a, b in zip(ours, theirs, strict=True))
     cpu = statistics.median(a.cpu / b.cpu for a, b in zip(ours, theirs, strict=True))
     say(
