@@ -12,6 +12,7 @@ all that raise have changed nothing, so there is nothing to undo; if one has, th
 batch is rolled back and run again with a savepoint for each operation.  A
 savepoint costs 2 to 3 microseconds: two more calls, and SQLite keeps a copy of
 each page that the operation changes.  If the database itself fails, the whole batch fails.
+The log has room for the commits to come (``log_room``), because a commit that makes the file longer takes longer.
 SQLite checkpoints its log in commits of the writer.  A thread of its own would spare
 a commit that wait, but a checkpoint beside a commit that restarts the log is what
 corrupts the database in releases before 3.51.3 (https://sqlite.org/wal.html#walresetbug).
@@ -42,6 +43,7 @@ from typing import Literal, TypeVar, cast
 
 from godrive.catalog import NO_SINKS, Sinks, Tx, sqlite_file
 from godrive.catalog.group_commit import GroupCommit, Outcome
+from godrive.catalog.log_room import LogRoom
 from godrive.catalog.sqlite_reads import LargeReads, SmallReads
 from godrive.catalog.sqlite_tx import Operation, SqliteTx
 from godrive.errors import DriveError, StorageFull, StoreUnavailable
@@ -74,6 +76,7 @@ class SqliteCatalog:
         self._sinks = sinks
         self._open = False
         self._reserve = Reserve(path)
+        self._log_room: LogRoom | None = None
         self._is_tight = False
         self._last_failure: DriveError | None = None
         self._writer: SqliteTx | None = None
@@ -101,6 +104,8 @@ class SqliteCatalog:
             sqlite_file.prepare(self._path, allow_network_fs=self._allow_network_fs, guest=self._guest)
             self._is_tight = not self._reserve.make()
             self._writer = self._connect_writer()
+            if not self._guest:
+                self._log_room = LogRoom(self._path)
             return sqlite_file.connect(self._path, timeout=0, cache_kib=16000, read_only=True, guest=self._guest)
         except BaseException:
             self._wal_lock.close()
@@ -215,6 +220,8 @@ class SqliteCatalog:
         """
         execute = writer.connection.execute
         execute("BEGIN IMMEDIATE")
+        if self._log_room is not None and not self._is_tight:
+            self._log_room.keep()
         for operation in operations:
             if apart:
                 execute("SAVEPOINT operation")
