@@ -7,7 +7,7 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,6 +40,14 @@ class Result:
 def median_of(values: Iterable[float]) -> float:
     """Return the median, which one disturbed round does not change."""
     return statistics.median(values)
+
+
+def quartiles_of(values: Sequence[float]) -> tuple[float, float]:
+    """Return the values that bound the middle half."""
+    if len(values) == 1:
+        return values[0], values[0]
+    lower, _, upper = statistics.quantiles(values, n=4, method="inclusive")
+    return lower, upper
 
 
 def number(value: float) -> str:

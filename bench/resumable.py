@@ -6,14 +6,15 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from bench import stage
 from bench.clients import program
-from bench.report import Result, median_of
+from bench.report import Result, median_of, quartiles_of
 from bench.tus_client import OverloadedError, TusClient
 from tests.drive_server import DriveServer
 from tests.servers import Daemon, answers, free_port
@@ -24,68 +25,75 @@ _REFERENCE = Path(__file__).with_name("tus")
 
 
 class Resumable:
-    """The same client sends to all, from a file in memory, over one connection for each upload."""
+    """The same client sends the same bytes to all, from a file in memory, over one connection for each upload.
+
+    What is compared goes in pairs, and the first of a pair is the second of the
+    next.  Each upload begins on a disk at rest: the files of the one before are
+    gone, and the kernel has nothing to write.  A ratio is the median of those of
+    the pairs.
+    """
 
     def __init__(self, *, quick: bool) -> None:
-        self.rounds = 1 if quick else 5
+        self.pairs, self.pairs_with_reference = (1, 1) if quick else (20, 5)
         self.size = 128 * MIB if quick else 1024 * MIB
         self.uploads, self.each = (20, 8 * MIB) if quick else (200, 50 * MIB)
 
     def run(self) -> list[Result]:
-        """The large file in alternating rounds, then many at once."""
-        puts: list[float] = []
-        ours: list[float] = []
-        theirs: list[float] = []
-        our_peak = their_peak = 0
+        """The large file in pairs, then many at once."""
         with stage.folder() as place:
             source = _source(place / "source.bin", max(self.size, self.each))
-            with _reference(place / "reference") as (reference, their_pid), stage.drive(place / "drive") as server:
+            with stage.drive(place / "drive") as server:
                 ada = stage.person(server)
                 stage.upload_one(server, ada, "warm.bin", b"warm")
-                tus, token = f"{server.url}/v1/tus", {"Authorization": f"Bearer {ada.token}"}
-                for number in range(self.rounds):
-                    puts.append(self._put(server, ada, source, f"{number}.put"))
-                    with stage.PeakMemory(server.pid) as memory:
-                        ours.append(self._chunks(tus, token, source, f"{number}.tus"))
-                    our_peak = max(our_peak, memory.peak)
-                    with stage.PeakMemory(their_pid) as memory:
-                        theirs.append(self._chunks(reference, {}, source, f"{number}.tus"))
-                    their_peak = max(their_peak, memory.peak)
+                put = partial(self._put, server, ada, source)
+                ours = partial(_send, f"{server.url}/v1/tus", _token(ada), source, "large.bin", self.size)
+                to_put = _in_pairs(put, ours, self.pairs, lambda: _purge_all(server, ada))
+                with _reference(place / "reference") as (url, pid, files):
+
+                    def remove() -> None:
+                        _purge_all(server, ada)
+                        for file in files.iterdir():
+                            file.unlink()
+
+                    with stage.PeakMemory(server.pid) as our_memory, stage.PeakMemory(pid) as their_memory:
+                        theirs = partial(_send, url, {}, source, "large.bin", self.size)
+                        to_theirs = _in_pairs(theirs, ours, self.pairs_with_reference, remove)
             at_once = self._at_once(place / "many", source)
-        speed = self.size / MIB
-        parts = {"put MiB/s": speed / median_of(puts), "tus MiB/s": speed / median_of(ours)}
-        with_theirs = {"reference MiB/s": speed / median_of(theirs), "tus MiB/s": speed / median_of(ours)}
-        memories = {"ours MiB": our_peak / MIB, "reference MiB": their_peak / MIB}
-        ratio = median_of(put / our for put, our in zip(puts, ours, strict=True))
-        against = median_of(their / our for their, our in zip(theirs, ours, strict=True))
+        memories = {"ours MiB": our_memory.peak / MIB, "reference MiB": their_memory.peak / MIB}
+        memory = our_memory.peak / their_memory.peak
         return [
-            Result("tus in chunks of 8 MiB", ratio, "one PUT", 0.8, parts=parts),
-            Result("the same, to the reference server", against, "reference", 1.0, parts=with_theirs),
-            Result("resident memory meanwhile", our_peak / their_peak, "reference", 1.0, lower=True, parts=memories),
+            self._compared("tus in chunks of 8 MiB", "one PUT", 0.8, to_put),
+            self._compared("the same, to the reference server", "reference", 1.0, to_theirs),
+            Result("resident memory meanwhile", memory, "reference", 1.0, lower=True, parts=memories),
             at_once,
         ]
 
-    def _put(self, server: DriveServer, who: stage.Person, source: Path, name: str) -> float:
-        body = {"filename": name, "mime": "application/octet-stream", "size_bytes": self.size}
+    def _compared(self, name: str, with_what: str, goal: float, pairs: list[tuple[float, float]]) -> Result:
+        """The rate of the second of each pair, relative to the first, with the quartiles of that."""
+        ratios = [theirs / ours for theirs, ours in pairs]
+        low, high = quartiles_of(ratios)
+        parts = {
+            f"{with_what} MiB/s": self.size / MIB / median_of(theirs for theirs, _ in pairs),
+            "tus MiB/s": self.size / MIB / median_of(ours for _, ours in pairs),
+            "lower quartile": low,
+            "upper quartile": high,
+        }
+        return Result(name, median_of(ratios), with_what, goal, parts=parts)
+
+    def _put(self, server: DriveServer, who: stage.Person, source: Path) -> None:
+        body = {"filename": "large.bin", "mime": "application/octet-stream", "size_bytes": self.size}
         intent = stage.request(server, "POST", "/v1/files/upload-intent", body, who.token)
         path = "/" + intent["upload_url"].split("/", 3)[3]
         with TusClient(server.url) as client, source.open("rb") as file:
-            began = time.perf_counter()
             client.put(path, intent["headers"], file.fileno(), self.size)
-            return time.perf_counter() - began
-
-    def _chunks(self, url: str, headers: dict[str, str], source: Path, name: str) -> float:
-        began = time.perf_counter()
-        _send(url, headers, source, name, self.size)
-        return time.perf_counter() - began
 
     def _at_once(self, place: Path, source: Path) -> Result:
         with stage.drive(place) as server:
             ada = stage.person(server)
-            tus, token = f"{server.url}/v1/tus", {"Authorization": f"Bearer {ada.token}"}
+            tus = f"{server.url}/v1/tus"
             with stage.PeakMemory(server.pid) as memory, ThreadPoolExecutor(self.uploads) as pool:
                 began = time.perf_counter()
-                sent = [pool.submit(_send, tus, token, source, f"{n}", self.each) for n in range(self.uploads)]
+                sent = [pool.submit(_send, tus, _token(ada), source, f"{n}", self.each) for n in range(self.uploads)]
                 refused = sum(one.result() for one in sent)
                 seconds = time.perf_counter() - began
         parts = {"MiB/s": self.uploads * self.each / MIB / seconds, "refused": float(refused)}
@@ -107,6 +115,39 @@ def _send(url: str, headers: dict[str, str], source: Path, name: str, size: int)
     return refused
 
 
+def _in_pairs(
+    one: Callable[[], object], other: Callable[[], object], pairs: int, remove: Callable[[], None]
+) -> list[tuple[float, float]]:
+    """Return the seconds of both, pair by pair.  After each call, *remove* removes its files."""
+
+    def seconds_of(call: Callable[[], object]) -> float:
+        remove()
+        os.sync()
+        began = time.perf_counter()
+        call()
+        return time.perf_counter() - began
+
+    found = []
+    for number in range(pairs):
+        if number % 2:
+            second = seconds_of(other)
+            found.append((seconds_of(one), second))
+        else:
+            found.append((seconds_of(one), seconds_of(other)))
+    return found
+
+
+def _purge_all(server: DriveServer, who: stage.Person) -> None:
+    """Delete all files of a user, and their bytes."""
+    for file in stage.request(server, "GET", "/v1/files", token=who.token)["files"]:
+        stage.request(server, "DELETE", f"/v1/files/{file['id']}", token=who.token)
+        stage.request(server, "DELETE", f"/v1/trash/{file['id']}", token=who.token)
+
+
+def _token(who: stage.Person) -> dict[str, str]:
+    return {"Authorization": f"Bearer {who.token}"}
+
+
 def _source(path: Path, size: int) -> Path:
     piece = os.urandom(MIB)
     with path.open("wb") as file:
@@ -117,8 +158,8 @@ def _source(path: Path, size: int) -> Path:
 
 
 @contextmanager
-def _reference(place: Path) -> Iterator[tuple[str, int]]:
-    """The URL and the process of the reference server."""
+def _reference(place: Path) -> Iterator[tuple[str, int, Path]]:
+    """The URL, the process and the files of the reference server."""
     port, files = free_port(), place / "files"
     shutil.copytree(_REFERENCE, place)
     files.mkdir()
@@ -127,6 +168,6 @@ def _reference(place: Path) -> Iterator[tuple[str, int]]:
     daemon = Daemon([program("node", "nodejs"), place / "server.mjs", str(port), str(files)], place / "log")
     try:
         daemon.wait_until(lambda: answers(port))
-        yield f"http://127.0.0.1:{port}/files", daemon.pid
+        yield f"http://127.0.0.1:{port}/files", daemon.pid, files
     finally:
         daemon.stop()
