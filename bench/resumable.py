@@ -34,7 +34,7 @@ class Resumable:
     """
 
     def __init__(self, *, quick: bool) -> None:
-        self.pairs, self.pairs_with_reference = (1, 1) if quick else (20, 5)
+        self.pairs, self.pairs_with_reference = (1, 1) if quick else (30, 5)
         self.size = 128 * MIB if quick else 1024 * MIB
         self.uploads, self.each = (20, 8 * MIB) if quick else (200, 50 * MIB)
 
