@@ -22,7 +22,7 @@ from godrive.bridge.failures import Failures
 from godrive.bridge.in_hand import LOOK
 from godrive.bridge.nats import ASK, ERROR, LARGEST, PING, REQUEST_ID, TIMEOUT, largest
 from godrive.bridge.nats_internals import PromptClient
-from godrive.errors import ActorCrashed, DriveError, Invalid, MailboxFull, NotUnderstood, TooLarge
+from godrive.errors import ActorCrashed, AskTimeout, DriveError, Invalid, MailboxFull, NotUnderstood, TooLarge
 from godrive.runtime import Ask, Lane, OnEvent, Ref, codec, request_id
 from godrive.runtime.message import A
 from godrive.runtime.supervision_events import ChildCrashed, DeadLetter, ignore
@@ -256,9 +256,11 @@ class Exposer(Generic[A]):
             self._on_event(ChildCrashed(self.name, error, type(message).__name__))
             await _reply_error(client, incoming, ActorCrashed(f"The {self._contract.name} actor failed."))
         else:
-            if len(body) > largest(client):
-                limit = largest(client)
-                await _reply_error(client, incoming, TooLarge(f"The reply is {len(body)} bytes, over {limit}."))
+            if len(body) > (limit := largest(client)):
+                said = f"The reply is {len(body)} bytes, over {limit}."
+                # A command has been carried out, and only its reply is lost.
+                lost = TooLarge(said) if message.lane is Lane.READ else AskTimeout(f"{said} The outcome is unknown.")
+                await _reply_error(client, incoming, lost)
             else:
                 await _reply(client, incoming, body)
         finally:

@@ -35,7 +35,7 @@ from godrive.runtime import Ask, ChildSpec, Event, Lane, Ref, codec, request_id
 from godrive.runtime.supervision_events import ChildCrashed, ChildWaiting, DeadLetter
 from tests.conftest import require
 from tests.nats_drive import until_answered
-from tests.runtime.stage import Hold, Say, Script, Stage
+from tests.runtime.stage import Hold, Say, Script, Stage, Write
 from tests.servers import NatsServer
 
 R = TypeVar("R")
@@ -309,6 +309,16 @@ async def test_a_reply_that_is_too_large_is_an_error_and_not_the_end_of_the_conn
             await stage.ask(Say("a"))
         assert await stage.ask(Say("a")) == "small"
         assert link.generation == 1
+
+
+async def test_a_command_whose_reply_is_too_large_has_an_unknown_outcome(
+    nats_server: NatsServer, namespace: str
+) -> None:
+    """It was carried out, so ``TooLarge`` would free its Idempotency-Key."""
+    url = nats_server.url
+    async with exposed(StandIn("x" * LARGEST), url, namespace, []), asker(url, namespace) as stage:
+        with pytest.raises(AskTimeout, match=r"The reply is .* The outcome is unknown"):
+            await stage.ask(Write("a"))
 
 
 async def test_more_messages_than_the_limit_are_turned_away_and_told_so(
