@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +17,7 @@ import pytest
 from msgspec.structs import replace
 
 from godrive.backup import sealing
+from godrive.backup.catalog_file import CatalogFile
 from godrive.backup.create import Progress, create
 from godrive.backup.restore import restore
 from godrive.backup.restore_files import RestoredFiles, restore_files
@@ -246,6 +249,38 @@ async def test_a_damaged_catalog_is_found_and_stops_a_restore_and_a_prune(
             with pytest.raises(Conflict, match="Nothing was deleted"):
                 await prune(target, [snapshot])
             assert [blob.key async for blob in target.store.list()] == before
+
+
+@pytest.mark.parametrize(
+    ("table", "outcome"), [("names", (1, 0)), ("versions", "is damaged"), ("entries", "is damaged")]
+)
+async def test_a_prune_checks_what_names_the_blobs_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, outcome: object
+) -> None:
+    load = CatalogFile.load
+
+    async def load_damaged(self: CatalogFile, snapshot: Snapshot) -> None:
+        await load(self, snapshot)
+        with closing(sqlite3.connect(self._path, isolation_level=None)) as catalog:
+            catalog.execute("PRAGMA journal_mode = DELETE")
+            (size,) = catalog.execute("PRAGMA page_size").fetchone()
+            (root,) = catalog.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", [table]).fetchone()
+        with self._path.open("r+b") as file:
+            file.seek((root - 1) * size)
+            file.write(bytes(size))
+
+    monkeypatch.setattr(CatalogFile, "load", load_damaged)
+    async with drive_in(tmp_path / "drive") as drive:
+        await fill(drive)
+        await back_up(drive, tmp_path / "backup")
+        kept = await back_up(drive, tmp_path / "backup")
+        async with open_target(str(tmp_path / "backup"), drive.config, drive.clock) as target:
+            try:
+                found: object = await prune(target, [kept])
+            except Conflict as error:
+                found = error.detail
+            assert found == outcome or str(outcome) in str(found)
+            assert len(await target.snapshots()) == (1 if found == (1, 0) else 2)
 
 
 async def test_what_was_removed_from_a_backup_because_it_was_damaged_is_stored_again(tmp_path: Path) -> None:

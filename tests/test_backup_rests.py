@@ -142,4 +142,4 @@ async def test_every_long_step_of_a_backup_and_of_what_deletes_old_ones_can_rest
             assert second.where > {"_list"}
             assert not {"_begin", "_split", "_pages", "_describe", "total_bytes"} & (first.where | second.where)
             assert (await prune(target, [newest], old))[0] == 1
-            assert old.where > {"fetch", "is_sound", "_keep", "prune"}
+            assert old.where > {"fetch", "names_all", "_keep", "prune"}

@@ -88,8 +88,20 @@ def total_bytes(connection: sqlite3.Connection) -> int:
 
 def is_sound(connection: sqlite3.Connection) -> str | None:
     """Return what is wrong with the database, or ``None``."""
+    return _checked(connection, "1")
+
+
+def names_all(connection: sqlite3.Connection) -> str | None:
+    """Return why the database may not name all of its blobs, or ``None``.
+
+    That takes no more than the rows of ``versions``: an entry that is lost leaves its blobs named.
+    """
+    return _checked(connection, "versions")
+
+
+def _checked(connection: sqlite3.Connection, what: str) -> str | None:
     try:
-        said = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        said = connection.execute(f"PRAGMA quick_check({what})").fetchone()[0]
     except sqlite3.Error as error:
         return str(error)
     return None if said == "ok" else str(said)

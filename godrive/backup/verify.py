@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from godrive.backup.catalog_file import CatalogFile
-from godrive.backup.contents import is_sound, named_in, opened
+from godrive.backup.contents import is_sound, named_in, names_all, opened
 from godrive.backup.create import Progress
 from godrive.backup.passphrase import drop_old_keys, is_key_object
 from godrive.backup.rests import NEVER, Pace, Rests
 from godrive.backup.target import Snapshot, Target
 from godrive.blobs import BlobDamaged
+from godrive.blobs.failures import is_full
 from godrive.blobs.key_ranges import KeyRanges, keys_in
 from godrive.blobs.pages import AT_ONCE, key_pages
 from godrive.checker import compare
@@ -32,7 +33,7 @@ async def verify(
 ) -> AsyncIterator[str]:
     """Read everything that the snapshots name, each blob once, and yield what is wrong."""
     with TemporaryDirectory(prefix="godrive-") as folder, _kept(Path(folder)) as kept:
-        async for problem in _gather(target, snapshots, kept, Path(folder)):
+        async for problem in _gather(target, snapshots, kept, Path(folder), check=is_sound):
             yield problem
         for key, size, sha256 in kept.execute("SELECT object_key, size_bytes, sha256 FROM kept ORDER BY object_key"):
             progress.blobs += 1
@@ -67,7 +68,7 @@ async def prune(target: Target, keep: Iterable[Snapshot], rests: Rests = NEVER) 
     dropped = [snapshot for snapshot in await target.snapshots() if snapshot.id not in ids]
     with TemporaryDirectory(prefix="godrive-") as folder, _kept(Path(folder)) as kept:
         rests.within(kept)
-        async for problem in _gather(target, kept_snapshots, kept, Path(folder), rests):
+        async for problem in _gather(target, kept_snapshots, kept, Path(folder), check=names_all, rests=rests):
             raise Conflict(f"Nothing was deleted. {problem}")
         own = await target.own_keys(kept_snapshots)
         for snapshot in dropped:
@@ -100,9 +101,15 @@ def _kept(folder: Path) -> Iterator[sqlite3.Connection]:
 
 
 async def _gather(
-    target: Target, snapshots: Iterable[Snapshot], kept: sqlite3.Connection, folder: Path, rests: Rests = NEVER
+    target: Target,
+    snapshots: Iterable[Snapshot],
+    kept: sqlite3.Connection,
+    folder: Path,
+    *,
+    check: Callable[[sqlite3.Connection], str | None],
+    rests: Rests = NEVER,
 ) -> AsyncIterator[str]:
-    """Add the blobs of the snapshots to the table ``kept``, and yield what is wrong with their catalogs."""
+    """Add the blobs of the snapshots to the table ``kept``, and yield what *check* finds wrong with their catalogs."""
     path = folder / "catalog.db"
     catalog = CatalogFile(target, path, rests)
     for snapshot in snapshots:
@@ -113,18 +120,24 @@ async def _gather(
             continue
         with opened(path) as connection:
             rests.within(connection)
-            wrong = await asyncio.to_thread(is_sound, connection)
-        if wrong is None:
-            await asyncio.to_thread(_keep, kept, path)
-        else:
+            wrong = await asyncio.to_thread(check, connection) or await asyncio.to_thread(_keep, kept, path)
+        if wrong is not None:
             yield f"The catalog of the snapshot {snapshot.id} is damaged: {wrong}."
 
 
-def _keep(kept: sqlite3.Connection, path: Path) -> None:
+def _keep(kept: sqlite3.Connection, path: Path) -> str | None:
+    """Add the blobs that a catalog names.  Returns what is wrong with it, or ``None``."""
     kept.execute("ATTACH ? AS snapshot", (f"{path.absolute().as_uri()}?mode=ro",))
-    kept.execute(f"INSERT OR IGNORE INTO kept {named_in('snapshot')}")
-    kept.commit()
-    kept.execute("DETACH snapshot")
+    try:
+        with kept:
+            kept.execute(f"INSERT OR IGNORE INTO kept {named_in('snapshot')}")
+    except sqlite3.DatabaseError as error:
+        if is_full(error):
+            raise
+        return str(error)
+    finally:
+        kept.execute("DETACH snapshot")
+    return None
 
 
 def chosen(snapshots: list[Snapshot], *, daily: int, weekly: int, monthly: int) -> list[Snapshot]:
