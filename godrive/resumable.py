@@ -25,7 +25,7 @@ from godrive import append_turns
 from godrive.append_turns import FORBEARANCE
 from godrive.appended import AppendedBody, Checksum
 from godrive.arriving import Pieces
-from godrive.blobs import OWNER, Appendable, Staged, staged_of
+from godrive.blobs import OWNER, Appendable, BlobTooLarge, Staged, staged_of
 from godrive.blobs.admission import check_admission
 from godrive.errors import (
     Conflict,
@@ -75,11 +75,9 @@ async def begin(
 ) -> Upload:
     """Begin an upload of *size* bytes.  An empty one is a file at once.
 
-    ``None`` as *size* means that the length is declared later; the bytes are
-    then reserved as they come.  A *part* takes no name and never becomes a file
-    by itself.  *note* is kept with the upload; *turn* is held while actors are
-    asked.  Raises ``TooLarge``, ``StorageFull``, ``StoreUnavailable``, and
-    what ``BeginUpload`` raises.
+    ``None`` as *size* means that the length is declared later; the bytes are then reserved as they come.  A *part*
+    takes no name and never becomes a file by itself.  *note* is kept with the upload; *turn* is held while actors are
+    asked.  Raises ``TooLarge``, ``StorageFull``, ``StoreUnavailable``, and what ``BeginUpload`` raises.
     """
     _store(drive)
     await check_admission(drive.blobs, drive.config.blobs, size or 0)
@@ -128,7 +126,7 @@ async def append(
     Raises ``OffsetMismatch`` (nothing was read), ``UploadTakenOver`` (another
     request goes on), ``ChecksumMismatch``, ``LengthMismatch`` (a byte too
     many), ``Gone`` (the upload has ended without a file), ``QuotaExceeded``,
-    ``StorageFull``, ``StoreUnavailable``, what publishing a file raises, and
+    ``StorageFull``, ``BlobTooLarge`` (the upload ends), ``StoreUnavailable``, what publishing a file raises, and
     what *body* raises.
     """
     async with _claim(drive, by, upload_id) as claim:
@@ -232,7 +230,7 @@ async def _join(drive: GoDrive, by: Principal, joined: Joined) -> Upload:
     await check_admission(drive.blobs, drive.config.blobs, upload.size_bytes)  # the parts stay until it is a file
     try:
         staged = await _store(drive).join(upload.object_key, [staged_of(part) for part in joined.parts])
-    except Gone as error:
+    except (Gone, BlobTooLarge) as error:
         await _fail(drive, by, upload, error)
         raise
     return await _move(drive, by, upload, staged)
@@ -306,7 +304,7 @@ class _Append:
             async with aclosing(steps):
                 async for staged in steps:
                     upload = await self._advance(upload, staged)
-        except Gone as error:
+        except (Gone, BlobTooLarge) as error:
             await _fail(self._drive, self._by, upload, error)
             raise
         finally:
@@ -395,6 +393,7 @@ async def _finish(drive: GoDrive, by: Principal, upload: Upload, turn: Turn) -> 
 
 
 async def _fail(drive: GoDrive, by: Principal, upload: Upload, error: DriveError) -> None:
-    """End an upload that cannot become a file.  If this fails, it ends at its deadline."""
+    """End an upload that cannot become a file, and discard its bytes.  If this fails, it ends at its deadline."""
     with suppress(DriveError):
         await drive.metadata.ask(FailUpload(by, upload.id, error.detail))
+        await _store(drive).discard(staged_of(upload))

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from godrive.arriving import Arriving, Pieces, digest_of
-from godrive.blobs import OWNER, BlobExists
+from godrive.blobs import OWNER, BlobExists, BlobTooLarge
 from godrive.blobs.admission import check_admission
 from godrive.blobs.sniffing import HEAD, sniff
 from godrive.errors import (
@@ -151,10 +151,10 @@ async def once(content: bytes) -> AsyncIterator[bytes]:
 async def receive_upload(drive: GoDrive, by: Principal, upload: Upload, body: Pieces, *, turn: Turn = NO_TURN) -> File:
     """Store *body* as the bytes of a pending upload and publish it, holding *turn* meanwhile.
 
-    If the bytes differ from the declaration, the upload fails with
-    ``LengthMismatch`` or ``DigestMismatch``; after other errors, the bytes can be
-    sent again.  Raises ``UploadFinished`` or ``Gone`` if the upload has ended,
-    ``StorageFull``, ``StoreUnavailable``, ``NameTaken``, and what *body* raises.
+    If the bytes differ from the declaration, or the store takes none of that length, the upload fails with
+    ``LengthMismatch``, ``DigestMismatch`` or ``BlobTooLarge``; after other errors, the bytes can be sent again.
+    Raises ``UploadFinished`` or ``Gone`` if the upload has ended, ``StorageFull``, ``StoreUnavailable``,
+    ``NameTaken``, and what *body* raises.
 
     Idempotent: if the upload already has the same bytes, its file is returned,
     because a client that lost the answer sends them again.
@@ -186,7 +186,7 @@ async def publish(
         return await _answer_again(drive, by, upload, error.sha256)
     except UploadFinished:
         return await _answer_again(drive, by, upload, None)
-    except (LengthMismatch, DigestMismatch) as error:
+    except (LengthMismatch, DigestMismatch, BlobTooLarge) as error:
         await _reject(drive, by, upload, error)
         raise
     try:

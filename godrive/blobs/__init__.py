@@ -15,7 +15,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
-from godrive.errors import DriveError, Invalid, StoreUnavailable, UploadFinished
+from godrive.errors import DriveError, Invalid, StoreUnavailable, TooLarge, UploadFinished
 from godrive.model import BlobInfo, ObjectKey, SignedRequest, Upload, Value
 
 OWNER: ContextVar[str] = ContextVar("owner", default="")
@@ -59,6 +59,10 @@ class BlobDamaged(StoreUnavailable):
     """The bytes of a blob are not those that were stored."""
 
 
+class BlobTooLarge(TooLarge):
+    """The store can never have a blob of that length, so another attempt fails too."""
+
+
 class BlobStore(Protocol):
     """Stores blobs.
 
@@ -88,8 +92,8 @@ class BlobStore(Protocol):
         Raises ``UploadFinished`` when the key has a blob already (of several
         writers exactly one wins; a store that digests the body before it knows
         raises :class:`BlobExists`), ``LengthMismatch`` at the first byte over
-        *size* or when fewer came, ``DigestMismatch``, ``StorageFull``.  On any
-        error, and on cancellation, nothing is stored under *key*; only a
+        *size* or when fewer came, ``DigestMismatch``, ``StorageFull``,
+        :class:`BlobTooLarge`.  On any error, and on cancellation, nothing is stored under *key*; only a
         cancellation that comes while the blob is being published may find it
         there, whole.
         """

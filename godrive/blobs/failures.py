@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from godrive.blobs import BlobTooLarge
 from godrive.errors import PASSING, StorageFull, StoreUnavailable
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -24,6 +25,13 @@ def full() -> StorageFull:
     return StorageFull("The disk of the blobs is full.", hint="Free space on it.")
 
 
+def _too_large() -> BlobTooLarge:
+    return BlobTooLarge(
+        "The disk of the blobs takes no file of that size.",
+        hint="It is a limit of the file system, or of the process: `ulimit -f`, or LimitFSIZE= in a unit of systemd.",
+    )
+
+
 def _failed(error: OSError) -> StoreUnavailable:
     return StoreUnavailable(f"The blob store failed: {error.strerror}.", hint="The kernel's log has the reason.")
 
@@ -37,10 +45,12 @@ def may_pass(error: OSError | sqlite3.Error) -> StorageFull | StoreUnavailable |
 
 @contextmanager
 def failures() -> Iterator[None]:
-    """Raise ``StorageFull`` for a full disk and ``StoreUnavailable`` for any other ``OSError``."""
+    """For an ``OSError``, raise ``StorageFull``, ``BlobTooLarge`` (no file may be so large), ``StoreUnavailable``."""
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
             raise full() from error
+        if error.errno == errno.EFBIG:
+            raise _too_large() from error
         raise _failed(error) from error

@@ -21,7 +21,7 @@ from typing import Any
 import anyio
 import pytest
 
-from godrive.blobs import BlobDamaged, BlobExists
+from godrive.blobs import BlobDamaged, BlobExists, BlobTooLarge
 from godrive.blobs.disk import PACK_BELOW, DiskBlobStore
 from godrive.blobs.objects import Objects
 from godrive.blobs.packs import compaction, moving
@@ -565,6 +565,28 @@ async def test_a_disk_that_is_full_half_way_refuses_puts_and_deletes(
     assert [await read(store, key) for key in (kept, again)] == [b"kept", b"again"]
     assert {blob.key async for blob in store.list()} == {kept, again, *stored}
     assert (root / "packs" / "index.db-reserve").stat().st_size == SIZE
+
+
+async def test_a_pack_that_the_system_lets_grow_no_more_is_followed_by_another(
+    store: DiskBlobStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit on the size of a file, of the process or of the file system, can be below that of a pack."""
+    pwrite, limit = os.pwrite, 30_000
+
+    def write_below(fd: int, data: bytes, offset: int) -> int:
+        if offset + len(data) > limit:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        return pwrite(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", write_below)
+    bodies = [os.urandom(12_000) for _ in range(5)]
+    keys = [await put(store, body) for body in bodies]
+    assert [await read(store, key) for key in keys] == bodies
+    assert [path.stat().st_size <= limit for path in packs(root)] == [True] * 3
+    limit = 10_000
+    with pytest.raises(BlobTooLarge):
+        await put(store, bodies[0])
+    assert await read(store, await put(store, b"small")) == b"small"
 
 
 async def test_another_process_may_delete_beside_the_one_that_stores(root: Path) -> None:

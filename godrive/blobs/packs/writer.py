@@ -18,6 +18,7 @@ On a full disk, puts are refused, and deletions and compaction go on in a reserv
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import sqlite3
@@ -126,6 +127,17 @@ class PackWriter:
             return
         if puts:
             self.provide()
+        try:
+            self._commit_to_newest(puts, deletes)
+        except OSError as error:
+            newest = self.index.newest()
+            if error.errno != errno.EFBIG or newest is None or newest.ended == FIRST:
+                raise
+            with self.index.transaction():  # a limit of the file system or of the process: a new pack has room
+                self.index.mark(newest.number, "full")
+            self._commit(puts, deletes)
+
+    def _commit_to_newest(self, puts: Sequence[Put], deletes: Sequence[Delete]) -> None:
         with self.index.transaction(durable=bool(deletes)):
             self._delete(deletes)
             if not puts:
