@@ -2,7 +2,11 @@
 
 A blob is durable in its new place before it leaves the old one, and each reader
 looks at both.  If the process is killed in between, the blob is in both places
-with the same bytes, and the next run removes one.
+with the same bytes, and the next run removes one.  A blob that somebody deletes
+during its move is deleted from both places at the end of the move.  If the
+process is killed before that, the blob stays in its new place, nothing refers to
+it, and the janitor moves it to quarantine: to prevent it, every deletion of a
+file would have to wait for the lock of the index.
 """
 
 from __future__ import annotations
