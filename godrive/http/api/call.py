@@ -131,6 +131,11 @@ class Call:
         assert self._lane is not None  # noqa: S101
         return Turn(*self._lane)
 
+    def in_turn(self) -> InTurn:
+        """Return the metadata actor, each ask of which waits for a turn in the lane of the request."""
+        assert self._lane is not None  # noqa: S101
+        return InTurn(self.drive.metadata, *self._lane)
+
     def queue(self, lane: FairQueue, key: Hashable) -> None:
         """Set the lane of the request, and who takes the turns."""
         self._lane = lane, key

@@ -3,7 +3,8 @@
 Only successful answers are kept.  After an error the key is free, because
 nothing has changed and the next attempt may succeed.  If the outcome is unknown
 (no answer in time, or a bug), it stays claimed until the claim expires, as
-after a kill.
+after a kill.  Of a request that stores several files, each has a key of its
+own, because those before one that is refused stay.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import contextlib
 import hashlib
 import re
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
+import msgspec
 from aiohttp import hdrs, web
 from multidict import istr
 
@@ -28,8 +31,11 @@ from godrive.messages.idempotency import (
     StoredReply,
 )
 from godrive.messages.metadata import Metadata
+from godrive.model import File
 from godrive.principal import Principal
 from godrive.runtime import Ref
+
+T = TypeVar("T")
 
 IDEMPOTENCY_KEY = istr("Idempotency-Key")
 RENEW_EVERY = 20.0
@@ -53,13 +59,40 @@ async def answer_once(
     key = combined(request, IDEMPOTENCY_KEY) or ""
     if _KEY.fullmatch(key) is None:
         raise Invalid("Must be 1 to 255 visible ASCII characters.", field=IDEMPOTENCY_KEY)
-    claimed = await metadata.ask(ClaimKey(by, key, _fingerprint(request, body)))
+    answer = await _once(metadata, ClaimKey(by, key, _fingerprint(request, body)), run, _stored_reply)
+    if isinstance(answer, StoredReply):
+        headers = {**answer.headers, "Idempotency-Replayed": "true"}
+        return web.Response(body=answer.body or None, status=answer.status, headers=headers)
+    return answer
+
+
+async def store_once(
+    request: web.Request, said: str, metadata: Ref[Metadata], by: Principal, run: Callable[[], Awaitable[File]]
+) -> File:
+    """Return the file that *run* stores, or the one that an earlier request with this key and body has stored.
+
+    *said* tells the file from the others of the body.
+    """
+    key = request.headers.get(IDEMPOTENCY_KEY)
+    if key is None:
+        return await run()
+    fingerprint = _fingerprint(request, describe_body(request) + b"\n" + said.encode("utf-8", "surrogateescape"))
+    own = f"file {hashlib.sha256(f'{key} {fingerprint}'.encode()).hexdigest()}"  # no client can send one with a space
+    answer = await _once(metadata, ClaimKey(by, own, fingerprint), run, _stored_file)
+    return msgspec.json.decode(answer.body, type=File) if isinstance(answer, StoredReply) else answer
+
+
+async def _once(
+    metadata: Ref[Metadata], claim: ClaimKey, run: Callable[[], Awaitable[T]], kept: Callable[[T], StoredReply]
+) -> T | StoredReply:
+    """Return the value of *run*, or what was *kept* of it for the first claim of this key."""
+    by, key = claim.by, claim.key
+    claimed = await metadata.ask(claim)
     if claimed is not None:
-        headers = {**claimed.headers, "Idempotency-Replayed": "true"}
-        return web.Response(body=claimed.body or None, status=claimed.status, headers=headers)
+        return claimed
     renewal = _Renewal(metadata, RenewKey(by, key))
     try:
-        response = await run()
+        value = await run()
     except (AskTimeout, ActorCrashed):
         raise  # the command may still be carried out, or was
     except (DriveError, web.HTTPException, ConnectionError):
@@ -71,11 +104,10 @@ async def answer_once(
         raise
     finally:
         renewal.end()
-    stored = StoredReply(status=response.status, headers=dict(response.headers), body=_bytes(response))
     # The command was carried out, so this is the answer even if it cannot be kept.
     with contextlib.suppress(DriveError):
-        await metadata.ask(SettleKey(by, key, stored))
-    return response
+        await metadata.ask(SettleKey(by, key, kept(value)))
+    return value
 
 
 class _Renewal:
@@ -118,6 +150,11 @@ def _fingerprint(request: web.Request, body: bytes) -> str:
     return digest.hexdigest()
 
 
-def _bytes(response: web.StreamResponse) -> bytes:
+def _stored_reply(response: web.StreamResponse) -> StoredReply:
     body = response.body if isinstance(response, web.Response) else None
-    return bytes(body) if isinstance(body, bytes | bytearray) else b""
+    content = bytes(body) if isinstance(body, bytes | bytearray) else b""
+    return StoredReply(status=response.status, headers=dict(response.headers), body=content)
+
+
+def _stored_file(file: File) -> StoredReply:
+    return StoredReply(status=201, headers={}, body=msgspec.json.encode(file))

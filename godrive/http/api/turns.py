@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import TypeVar
 
 from godrive.http.wire.fair_queue import FairQueue
 from godrive.messages.metadata import Metadata
-from godrive.model import UserId
 from godrive.runtime import Ask, Ref
 
 R = TypeVar("R")
@@ -15,7 +15,7 @@ R = TypeVar("R")
 class InTurn:
     """A ref to the metadata actor.  Each ask waits for a turn of *key* in *lane*."""
 
-    def __init__(self, ref: Ref[Metadata], lane: FairQueue, key: UserId) -> None:
+    def __init__(self, ref: Ref[Metadata], lane: FairQueue, key: Hashable) -> None:
         self._ref = ref
         self._lane = lane
         self._key = key

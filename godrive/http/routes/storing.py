@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated
 
 import msgspec
@@ -30,6 +31,7 @@ from godrive.errors import (
 from godrive.http.api.call import Call
 from godrive.http.api.conditions import exists, must_be_new
 from godrive.http.api.digests import FIELDS, REPR_DIGEST, Digests, read_digests
+from godrive.http.api.idempotency import store_once
 from godrive.http.api.media_types import MediaType, parse_media_type
 from godrive.http.api.operations import Routes
 from godrive.http.api.problems import Malformed, RequestTimeout, UnsupportedMediaType
@@ -147,7 +149,8 @@ async def post_file(call: Call, query: PostQuery) -> File | FileList | web.Respo
 
     A body is stored under `name`; the files of a form have names of their own, and the answer to a form is a list. A
     browser that sends a directory sends names with slashes, which are paths below the root; `parents` creates their
-    folders. If a file of a form is refused, the files before it stay.
+    folders. If a file of a form is refused, the files before it stay; a repetition with the same `Idempotency-Key` does
+    not store them again.
     """
     where, offer = spot_of(query.parent_id), read_offer(call, query.on_conflict)
     boundary = _boundary(call.request)
@@ -270,15 +273,22 @@ async def _store_form(call: Call, where: Spot, query: PostQuery, offer: Offer, b
         async for part in form:
             folder, name = _place(where, part.name, parents=query.parents)
             mime = "" if part.mime == UNKNOWN else part.mime
+            of_part = msgspec.structs.replace(offer, size=None, mime=mime)
+            store_part = partial(_store_part, call, folder, name, of_part, part)
+            said = f"{len(stored)} {part.name}"
             try:
-                file, _ = await _store(call, folder, name, msgspec.structs.replace(offer, size=None, mime=mime), part)
+                stored.append(await store_once(call.request, said, call.in_turn(), call.by, store_part))
             except DriveError as error:
                 error.detail = f"{error.detail} (the file {part.name!a}; {len(stored)} before it were stored)"
                 raise
-            stored.append(file)
     if not stored:  # a client that forgot the file name, as ``curl -F file=a.txt`` does, must not take it for stored
         raise Invalid("No part of the form is a file: a file has a file name.", field="filename")
     return FileList(files=stored)
+
+
+async def _store_part(call: Call, where: Spot, name: str, offer: Offer, body: Pieces) -> File:
+    file, _ = await _store(call, where, name, offer, body)
+    return file
 
 
 def _place(where: Spot, name: str, *, parents: bool) -> tuple[Spot, str]:

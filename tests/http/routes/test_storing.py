@@ -619,6 +619,30 @@ async def test_a_file_of_a_form_that_is_refused_is_named_and_those_before_it_sta
     assert (again.status, [file["name"] for file in again.json["files"]]) == (201, ["a", "b", "c"])
 
 
+async def test_a_repeated_form_with_its_key_stores_no_file_twice_and_the_rest(ann: Person, site: Site) -> None:
+    await set_quota(site, ann, 5)
+    body, query, key = (
+        form(part("a", b"123"), part("b", b"456"), part("a", b"7")),
+        "?on_conflict=rename",
+        {"Idempotency-Key": "k"},
+    )
+    for _ in range(2):
+        refused = await send_form(ann, body, query, **key)
+        assert (refused.status, refused.json["code"]) == (507, "quota_exceeded")
+        assert "'b'" in refused.json["detail"]
+        assert await names(ann) == ["a"]
+    await set_quota(site, ann, 50)
+    for replayed in (None, "true"):
+        again = await send_form(ann, body, query, **key)
+        assert (again.status, [file["name"] for file in again.json["files"]]) == (201, ["a", "b", "a (1)"])
+        assert [await content_of(ann, file) for file in again.json["files"]] == [b"123", b"456", b"7"]
+        assert again.headers.get("Idempotency-Replayed") == replayed
+    another = await send_form(ann, form(part("c", b"another request")), query, **{"Idempotency-Key": "l"})
+    assert another.status == 201
+    assert sorted(await names(ann)) == ["a", "a (1)", "b", "c"]
+    await check_nothing_left(site, ann)
+
+
 @each(
     "headers",
     [{"Content-Digest": digest("sha-256")}, {"If-Match": '"a"'}, {"Content-Type": "multipart/form-data"}],
