@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 LARGE = 8 << 20
 """Bytes from which a file goes on after the command was killed."""
+_LONGEST = 200
+"""The most bytes of a name that the name of its draft contains."""
 _BEGINNINGS = 3
 """How often a download begins, if the file changes meanwhile or what was kept of it is damaged."""
 
@@ -233,8 +235,13 @@ class _Fetching:
         draft.replace(self._local)
 
     def _draft(self, mark: str) -> Path:
-        """Return the path beside the target; names have at most 255 bytes."""
-        return self._local.with_name(f".{os.fsdecode(os.fsencode(self._local.name)[:200])}.{mark}.part")
+        """Return the path beside the target, which no other target has.  Names have at most 255 bytes."""
+        name = os.fsencode(self._local.name)
+        if len(name) > _LONGEST:
+            name = (
+                name[:_LONGEST].decode(errors="ignore").encode() + b"~" + hashlib.sha256(name).hexdigest()[:12].encode()
+            )
+        return self._local.with_name(f".{os.fsdecode(name)}.{mark}.part")
 
 
 class _DamagedDraft(Exception):

@@ -313,12 +313,25 @@ def _walk(source: Path, top: str, progress: Progress) -> Iterator[tuple[Path | N
         if not S_ISDIR(source.stat().st_mode):
             yield source, top
             return
-        yield None, top
-        found = sorted(source.iterdir())
     except OSError as error:
         progress.failed(str(source), reason(error))
         return
-    folders = []
+    waiting = [(source, top)]
+    while waiting:
+        folder, above = waiting.pop()
+        folders: list[tuple[Path, str]] = []
+        yield None, above
+        yield from _files(folder, above, folders, progress)
+        waiting += reversed(folders)
+
+
+def _files(folder: Path, above: str, folders: list[tuple[Path, str]], progress: Progress) -> Iterator[tuple[Path, str]]:
+    """Yield the files of a folder, and add its folders to *folders*."""
+    try:
+        found = sorted(folder.iterdir())
+    except OSError as error:
+        progress.failed(str(folder), reason(error))
+        return
     for path in found:
         try:
             mode = path.lstat().st_mode
@@ -330,13 +343,11 @@ def _walk(source: Path, top: str, progress: Progress) -> Iterator[tuple[Path | N
         elif S_ISLNK(mode):
             progress.failed(str(path), "It is a symbolic link.")
         elif S_ISDIR(mode):
-            folders.append(path)
+            folders.append((path, f"{above}/{path.name}"))
         elif S_ISREG(mode):
-            yield path, f"{top}/{path.name}"
+            yield path, f"{above}/{path.name}"
         else:
             progress.failed(str(path), "It is neither a file nor a folder.")
-    for path in folders:
-        yield from _walk(path, f"{top}/{path.name}", progress)
 
 
 def _key(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import inspect
 import io
 import json
 import os
@@ -17,13 +18,14 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from godrive import cli
+from godrive.client import uploads
 from godrive.client.logins import LogInFile
-from godrive.client.transfers import modified_at
+from godrive.client.transfers import Progress, modified_at
 from tests.cases import each
 from tests.drive_server import DriveServer
 
@@ -117,6 +119,35 @@ def test_a_folder_goes_to_the_server_and_comes_back_the_same(run: Run, tmp_path:
     assert (code, err) == (0, ""), err
     assert tree(tmp_path / "copy") == tree(source)
     assert (tmp_path / "copy" / "none").stat().st_mtime == 1_000_000_000
+
+
+def test_files_whose_names_differ_only_in_their_ends_arrive_side_by_side(run: Run, tmp_path: Path) -> None:
+    source = tmp_path / "lectures"
+    source.mkdir()
+    for number in range(6):  # a name of a draft has no room for all of such a name
+        (source / f"{'Лекция ' * 17} {number}.mp3").write_bytes(os.urandom(3_000_000))
+    for number in range(2):
+        (source / f"{'Лекция ' * 17} {number}.mp4").write_bytes(os.urandom(9_000_000))
+    assert run("put", "lectures", "/")[0] == 0
+    code, _, err = run("get", "/lectures", "copy")
+    assert (code, err) == (0, "")
+    assert tree(tmp_path / "copy") == tree(source)
+
+
+def test_a_tree_may_have_more_levels_than_the_interpreter_has_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels, limit = 200, sys.getrecursionlimit()
+    monkeypatch.chdir(tmp_path)
+    Path("d/" * levels).mkdir(parents=True)
+    Path("d/" * levels + "leaf").touch()
+    sys.setrecursionlimit(len(inspect.stack()) + levels)
+    try:
+        found = list(uploads._walk(Path("d"), "/d", cast("Progress", None)))
+    finally:
+        sys.setrecursionlimit(limit)
+    assert len(found) == levels + 1
+    assert found[-1] == (Path("d/" * levels + "leaf"), "/" + "d/" * levels + "leaf")
 
 
 def test_a_path_that_no_entry_can_have_is_a_mistake_in_the_arguments(run: Run) -> None:
