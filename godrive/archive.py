@@ -29,7 +29,7 @@ from typing_extensions import Buffer
 from godrive.blobs import BlobDamaged
 from godrive.blobs.disposition import TURNING
 from godrive.errors import Invalid, MailboxFull, NotFound, StoreUnavailable
-from godrive.messages.files import ListContents
+from godrive.messages.files import ListContents, OpenContent
 from godrive.model import FileId, FileKind, In, ObjectKey, Spot
 from godrive.principal import Principal
 from godrive.rules.names import search_key
@@ -137,9 +137,10 @@ class Archive:
     A :class:`~godrive.memory.Holder`: when it must shed, the archive ends early.
     """
 
-    def __init__(self, drive: GoDrive, known: list[Member], more: AsyncIterator[Member] | None) -> None:
+    def __init__(self, drive: GoDrive, by: Principal, known: list[Member], more: AsyncIterator[Member] | None) -> None:
         self.length = None if more is not None else _length(known)
         self._drive = drive
+        self._by = by
         self._known = known
         self._more = more
         self._held = 0
@@ -154,11 +155,14 @@ class Archive:
         async for member in members:
             known.append(member)
             if len(known) > KNOWN:
-                return cls(drive, known, members)
-        return cls(drive, known, None)
+                return cls(drive, by, known, members)
+        return cls(drive, by, known, None)
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
-        """Yield the archive in pieces.  Raises ``DamagedMember``, ``StoreUnavailable``, and as :func:`walk`."""
+        """Yield the archive in pieces.
+
+        Raises ``DamagedMember``, ``StoreUnavailable``, ``NotFound`` (a file was purged meanwhile), and as :func:`walk`.
+        """
         sink = _Sink()
         with zipfile.ZipFile(sink, "w") as archive:
             async for member in self._members():
@@ -206,6 +210,9 @@ class Archive:
                 received += len(piece)
                 yield piece
         except NotFound:
+            now = await self._drive.metadata.ask(OpenContent(self._by, member.file_id))  # raises if it was purged
+            if now.object_key != member.object_key:
+                raise NotFound("A version of a file was purged while the archive was sent.") from None
             raise DamagedMember(member, "missing") from None
         except BlobDamaged:
             raise DamagedMember(member, "bytes") from None

@@ -17,7 +17,7 @@ from godrive.drive import GoDrive
 from godrive.errors import MailboxFull, NotFound
 from godrive.messages.files import MakeFolder, TrashFile
 from godrive.messages.storage import DeleteBlob
-from godrive.model import FileId, In, Root, Spot, User
+from godrive.model import FileId, In, OnConflict, Root, Spot, User
 from godrive.testing import open_drive, sign_up, upload
 from tests.cases import each
 from tests.principals import acting
@@ -159,6 +159,21 @@ async def test_lost_bytes_end_the_archive(drive: GoDrive, owner: User) -> None:
     with pytest.raises(DamagedMember) as raised:
         [piece async for piece in made.pieces()]
     assert (raised.value.kind, raised.value.member.file_id) == ("missing", file.id)
+
+
+@pytest.mark.parametrize("ending", ["purged", "replaced"])
+async def test_a_file_that_is_purged_meanwhile_ends_the_archive_and_is_no_damage(
+    drive: GoDrive, owner: User, ending: str
+) -> None:
+    file = await upload(drive, owner.id, "a", b"1234")
+    made = await Archive.open(drive, acting(owner.id), Root())
+    if ending == "replaced":
+        await upload(drive, owner.id, "a", b"12345", on_conflict=OnConflict.REPLACE)
+    else:
+        await drive.metadata.ask(TrashFile(acting(owner.id), file.id))
+    await drive.storage.ask(DeleteBlob(made._known[0].object_key))
+    with pytest.raises(NotFound):
+        [piece async for piece in made.pieces()]
 
 
 async def test_a_folder_that_is_gone_or_foreign_has_no_archive(drive: GoDrive, owner: User) -> None:
