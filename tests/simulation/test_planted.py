@@ -19,9 +19,9 @@ def test_a_planted_fault_still_applies(patch: Path) -> None:
 
 @pytest.mark.slow
 def test_a_planted_fault_is_found_by_its_run() -> None:
-    """One of them, and one in ``test_shrink.py``: ``scripts/simulate --planted`` replays all."""
+    """One with a short run, and one in ``test_shrink.py``: ``scripts/simulate --planted`` replays all."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.simulation.planted", "--only=pack-not"],
+        [sys.executable, "-m", "tests.simulation.planted", "--only=file-not-synced"],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -16,56 +17,47 @@ from godrive.simulation import runner
 from godrive.simulation.world import DISK, Plan
 from godrive.simulation.worlds import WORLDS
 
-SEEDS = 3
+SEEDS = int(os.environ.get("GODRIVE_TEST_SEEDS", "1"))
+"""Runs at their full length; ``scripts/soak full replay`` makes many."""
 
 RUNS = """
 import sys
-from godrive.simulation import runner
+from godrive.simulation import __main__, runner
 from godrive.simulation.world import Plan
 
-plans = [Plan.parse(text) for text in sys.argv[1:]]
+seeds, *plans = sys.argv[1:]
+plans = [Plan.parse(text) for text in plans]
 runner.prepare(plan.world for plan in plans)
 for outcome in runner.outcomes(plans, jobs=1):
     print(outcome.plan, outcome.operations, outcome.seconds, outcome.digest, outcome.problem or "passed")
+sys.argv[1:] = ["--seeds", seeds, "--jobs", "1", "--digests"]
+sys.exit(__main__.main())
 """
-
-
-def digests(hash_seed: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "godrive.simulation", "--seeds", str(SEEDS), "--jobs", "1", "--digests"],
-        env={**os.environ, "PYTHONHASHSEED": hash_seed},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return "\n".join(done.stdout.splitlines()[:SEEDS])
+"""Plans of all worlds, and then the command with whole runs."""
 
 
 @pytest.mark.slow
-def test_a_seed_replays_exactly_in_another_process() -> None:
-    assert digests("1") == digests("2")
-
-
-@pytest.mark.slow
-def test_every_world_replays_exactly_in_another_process() -> None:
+def test_every_world_and_the_command_replay_exactly_in_another_process() -> None:
     plans = [f"3,world={world},ops=15,faults=8" for world in WORLDS if world != DISK]
 
-    def ends(hash_seed: str) -> list[str]:
+    def ends(hash_seed: str) -> tuple[list[str], list[str]]:
         done = subprocess.run(
-            [sys.executable, "-c", RUNS, *plans],
+            [sys.executable, "-c", RUNS, str(SEEDS), *plans],
             env={**os.environ, "PYTHONHASHSEED": hash_seed},
             capture_output=True,
             text=True,
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout.splitlines()
+        lines = done.stdout.splitlines()
+        assert lines[-1].startswith(f"{SEEDS} seeds, 0 failed")
+        return lines[: len(plans)], lines[len(plans) : -1]
 
-    first = ends("1")
-    assert len(first) == len(plans)
-    assert all(end.endswith(" passed") for end in first), first
-    assert first == ends("2")
+    worlds, seeds = ends("1")
+    assert all(end.endswith(" passed") for end in worlds), worlds
+    assert [line.split()[0] for line in seeds] == [str(seed) for seed in range(1, SEEDS + 1)]
+    assert all(re.fullmatch("[0-9a-f]{24}", line.split()[1]) for line in seeds), seeds
+    assert (worlds, seeds) == ends("2")
 
 
 def test_what_the_real_process_reads_from_a_disk_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
