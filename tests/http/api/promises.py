@@ -49,27 +49,20 @@ class Known:
 
     count = 0
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, session: requests.Session) -> None:
+        def post(path: str, **options: Any) -> Any:
+            return session.post(url + path, headers=self.headers, timeout=10, **options).json()
+
         Known.count += 1
         account = {"email": f"p{Known.count}@example.org", "password": "correct horse"}
-        requests.post(f"{url}/v1/signup", json=account, timeout=10)
-        tokens = requests.post(f"{url}/v1/login", json=account, timeout=10).json()
-        self.headers = {"Authorization": f"Bearer {tokens['token']}"}
-        self.file_id = self._upload(url, "a.txt")
-        trashed = self._upload(url, "b.txt")
-        requests.delete(f"{url}/v1/files/{trashed}", headers=self.headers, timeout=10)
-        self.upload_id = self._intent(url, "c.txt")["upload_id"]
+        self.headers: dict[str, str] = {}
+        post("/v1/signup", json=account)
+        self.headers = {"Authorization": f"Bearer {post('/v1/login', json=account)['token']}"}
+        self.file_id, trashed = (post(f"/v1/files?name={name}", data=b"")["id"] for name in ("a.txt", "b.txt"))
+        session.delete(f"{url}/v1/files/{trashed}", headers=self.headers, timeout=10)
+        intent = {"filename": "c.txt", "mime": "text/plain", "size_bytes": 0}
+        self.upload_id = post("/v1/files/upload-intent", json=intent)["upload_id"]
         self.ids = {"file_id": [self.file_id, trashed], "upload_id": [self.upload_id], "session_id": []}
-
-    def _intent(self, url: str, name: str) -> Any:
-        body: dict[str, str | int] = {"filename": name, "mime": "text/plain", "size_bytes": 0}
-        return requests.post(f"{url}/v1/files/upload-intent", json=body, headers=self.headers, timeout=10).json()
-
-    def _upload(self, url: str, name: str) -> str:
-        intent = self._intent(url, name)
-        target = url + intent["upload_url"].removeprefix("http://drive.test")
-        file_id: str = requests.put(target, headers=intent["headers"], data=b"", timeout=10).json()["file"]["id"]
-        return file_id
 
 
 @settings(

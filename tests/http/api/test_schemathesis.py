@@ -23,7 +23,7 @@ def test_every_operation_is_described() -> None:
 def test_the_server_keeps_what_the_description_promises(label: str, url: str, session: requests.Session) -> None:
     from tests.http.api.promises import OPERATION, Known, ask
 
-    ask(OPERATION[label], url, Known(url), session)
+    ask(OPERATION[label], url, Known(url, session), session)
 
 
 def test_the_installed_schemathesis_was_checked() -> None:
