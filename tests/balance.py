@@ -20,6 +20,9 @@ import pytest
 
 T = TypeVar("T")
 
+_SHARING = "clients"
+"""A folder whose modules share a browser, a server and proxies: they stay in one process."""
+
 _TESTS = Path(__file__).resolve().parent
 
 
@@ -42,10 +45,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not workers:
         return
     slow = [item for item in items if item.get_closest_marker("slow")]
+    slow.sort(key=lambda item: item.path.parent.name != _SHARING)
     quick = [item for item in items if not item.get_closest_marker("slow")]
-    items[:] = [item for worker in range(workers) for kind in (slow, quick) for item in _share(kind, worker, workers)]
+    ordered: list[pytest.Item] = []
+    for worker in range(workers):
+        ordered += slow[_cut(slow, worker, workers) : _cut(slow, worker + 1, workers)]
+        room = max(0, len(items) * (worker + 1) // workers - len(ordered))  # pytest-xdist gives each as many
+        ordered += quick[:room]
+        del quick[:room]
+    items[:] = ordered
+
+
+def _cut(items: list[pytest.Item], worker: int, workers: int) -> int:
+    """Where the share of a process begins: with a module, because the tests of one share fixtures."""
+    cut = len(items) * worker // workers
+    while 0 < cut < len(items) and items[cut].path == items[cut - 1].path:
+        cut += 1
+    return cut
 
 
 def _share(items: list[T], worker: int, workers: int) -> list[T]:
-    """Neighbours stay together, because those of a module share its fixtures."""
     return items[len(items) * worker // workers : len(items) * (worker + 1) // workers]
