@@ -24,7 +24,7 @@ from anyio import to_thread
 from godrive.client.connection import NOT_NOW
 from godrive.client.digests import digest_of, read_digest
 from godrive.client.remote import Entry, Remote
-from godrive.client.transfers import Job, Moved, Progress, is_dated, reason, run
+from godrive.client.transfers import TWICE, Job, Moved, Progress, is_dated, reason, run
 from godrive.client.unfinished import CopyNote, Unfinished
 from godrive.errors import DigestMismatch, DriveError, Gone, Invalid, LengthMismatch, NotFound
 from godrive.paths import is_folder
@@ -54,6 +54,7 @@ async def download(remote: Remote, sources: list[str], target: str, progress: Pr
     await to_thread.run_sync(unfinished.sweep)
 
     async def jobs() -> AsyncIterator[Job]:
+        names: set[str] = set()
         for source in sources:
             try:
                 entry = await remote.get(source)
@@ -61,6 +62,10 @@ async def download(remote: Remote, sources: list[str], target: str, progress: Pr
                 progress.failed(source, error.detail)
                 continue
             name = local_name(entry.name) if entry.id != "root" else "drive"
+            if name in names:
+                progress.failed(source, TWICE)
+                continue
+            names.add(name)
             folders = [(entry, top / name if goes_inside else top)]
             while folders:
                 found, local = folders.pop()

@@ -14,6 +14,9 @@ from godrive.errors import DriveError, NameTaken, NotFound
 
 Job = Callable[[], Awaitable[None]]
 
+TWICE = "An entry of that name was named before it, and would be replaced."
+"""Why one of several sources is not copied into a folder."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 

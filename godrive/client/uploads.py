@@ -25,7 +25,7 @@ from anyio import to_thread
 from godrive.client.connection import NOT_NOW, BodyRefused
 from godrive.client.digests import digest_of
 from godrive.client.remote import Entry, PartialUpload, Remote
-from godrive.client.transfers import Job, Moved, Progress, is_dated, is_folder, modified_at, reason, run
+from godrive.client.transfers import TWICE, Job, Moved, Progress, is_dated, is_folder, modified_at, reason, run
 from godrive.client.unfinished import CopyNote, Unfinished
 from godrive.errors import DigestMismatch, DriveError, Gone, Invalid, NotFound, OffsetMismatch, UploadTakenOver
 
@@ -56,8 +56,13 @@ async def upload(
     await to_thread.run_sync(unfinished.sweep)
 
     async def jobs() -> AsyncIterator[Job]:
+        names: set[str] = set()
         for source in sources:
-            top = f"{target.rstrip('/')}/{source.resolve().name}" if goes_inside else target
+            name = source.resolve().name
+            if not _add(names, name):
+                progress.failed(str(source), TWICE)
+                continue
+            top = f"{target.rstrip('/')}/{name}" if goes_inside else target
             there: dict[str, Entry] | None = None
             for local, path in _walk(source, top, progress):
                 if local is not None:
@@ -332,6 +337,7 @@ def _files(folder: Path, above: str, folders: list[tuple[Path, str]], progress: 
     except OSError as error:
         progress.failed(str(folder), reason(error))
         return
+    names: set[str] = set()
     for path in found:
         try:
             mode = path.lstat().st_mode
@@ -342,12 +348,22 @@ def _files(folder: Path, above: str, folders: list[tuple[Path, str]], progress: 
             progress.failed(str(path), "Its name is not UTF-8.")
         elif S_ISLNK(mode):
             progress.failed(str(path), "It is a symbolic link.")
+        elif not (S_ISDIR(mode) or S_ISREG(mode)):
+            progress.failed(str(path), "It is neither a file nor a folder.")
+        elif not _add(names, path.name):  # on the server one would replace the other
+            progress.failed(str(path), "Another entry of its folder has the same name in Unicode's NFC.")
         elif S_ISDIR(mode):
             folders.append((path, f"{above}/{path.name}"))
-        elif S_ISREG(mode):
-            yield path, f"{above}/{path.name}"
         else:
-            progress.failed(str(path), "It is neither a file nor a folder.")
+            yield path, f"{above}/{path.name}"
+
+
+def _add(names: set[str], name: str) -> bool:
+    """Add a name, and return whether it is new."""
+    key = _key(name)
+    is_new = key not in names
+    names.add(key)
+    return is_new
 
 
 def _key(name: str) -> str:

@@ -288,6 +288,33 @@ def test_what_cannot_be_copied_is_named_and_the_rest_is_copied(run: Run, tmp_pat
     assert len(err.splitlines()) == 4
 
 
+def test_of_two_names_that_are_one_on_the_server_neither_replaces_the_other(run: Run, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for name in ("e\u0301", "\u00e9"):
+        (source / f"folder {name}").mkdir(parents=True)
+        (source / f"folder {name}" / "inside").write_bytes(name.encode())
+        (source / f"file {name}").write_bytes(name.encode())
+    code, _, err = run("put", "source", "/")
+    assert (code, len(err.splitlines())) == (1, 2), err
+    assert err.count("has the same name in Unicode's NFC") == 2
+    assert listed(run, "source") == ["file e\u0301", "folder e\u0301/"]
+    assert run("get", "/source/file e\u0301", "-")[1] == "e\u0301"
+
+
+def test_of_two_sources_of_one_name_neither_replaces_the_other(run: Run, tmp_path: Path) -> None:
+    for number in range(2):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "same").write_bytes(os.urandom(3_000_000))
+    code, _, err = run("put", "0/same", "1/same", "/top/")
+    assert (code, "named before it" in err) == (1, True), err
+    assert run("put", "0", "1", "/")[0] == 0
+    code, _, err = run("get", "/0/same", "/1/same", "copy/")
+    assert (code, "named before it" in err) == (1, True), err
+    assert tree(tmp_path / "copy") == {"same": (tmp_path / "0" / "same").read_bytes()}
+    assert run("get", "/top", "back")[0] == 0
+    assert tree(tmp_path / "back") == {"same": (tmp_path / "0" / "same").read_bytes()}
+
+
 def test_a_log_in_is_private_survives_and_ends(run: Run, server: DriveServer, tmp_path: Path) -> None:
     path = tmp_path / "config" / "godrive" / "log-ins.json"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
