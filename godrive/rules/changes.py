@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 import msgspec
 
@@ -45,18 +46,23 @@ _LOG = (
 )
 
 _LOG_EACH = inserting(_LOG.replace("charged.changes", "$11").replace(" FROM charged", ""))
-FIRST_OF_SEVERAL = 10
-"""The number of the first parameter of a condition for :func:`charge_created`."""
-_CHANGE_SEVERAL = (
-    f"{_CHARGE}, changes = CASE WHEN changes < $9 THEN $9 + $6 - 1 ELSE changes + $6 END, log_rows = log_rows + $6 "
-    "WHERE id = $1"
-).replace("UPDATE", "UPDATE OR FAIL")
+FIRST_OF_CHARGED = 7
+"""The number of the first column of a condition for :func:`charging`."""
+_CHANGE_EACH = (
+    "UPDATE OR FAIL users SET live_bytes = live_bytes + new.column2, reserved_bytes = reserved_bytes - new.column3, "
+    "entry_count = entry_count + new.column4, upload_count = upload_count - new.column5, "
+    "changes = CASE WHEN changes < new.column6 THEN new.column6 ELSE changes + 1 END + new.column4 - 1, "
+    "log_rows = log_rows + new.column4 FROM (VALUES {rows}) new WHERE id = new.column1 "
+    f"AND (new.column{FIRST_OF_CHARGED} IS NULL OR "
+)
 """Without ``OR FAIL``, SQLite copies the page before it changes, because of RETURNING."""
+_CHARGED = f"({', '.join(f'${number}' for number in range(1, FIRST_OF_CHARGED + 4))})"
 
 REVISE = "revision = CASE WHEN revision < $1 THEN $1 ELSE revision + 1 END"
 """SQL: the next revision of an entry.  ``$1`` is the time in microseconds."""
 
 _NO_USAGE = (0,) * 7
+_NOT_PROVIDED = (None,) * 4
 _encode = msgspec.json.Encoder().encode
 
 
@@ -161,32 +167,54 @@ Logged = tuple[object, ...]
 """A row of the log."""
 
 
-async def charge_created(
-    tx: Tx,
-    owner_id: UserId,
-    files: Sequence[File],
-    *,
-    now: datetime,
-    reserved: int,
-    uploads: int,
-    provided: tuple[str, tuple[object, ...]] | None,
-) -> list[Logged] | None:
-    """Add new files of one owner to the usage, and return the rows of the log for :func:`log_each`.
+class Created(NamedTuple):
+    """New files of one owner.
 
-    ``None`` if the owner is not there, or the condition *provided* is not true of their row.  SQLite only.
+    *published* uploads, which have reserved as many bytes as *reserved*, become files.  *provided* are four values of a
+    condition on the owner's row; without values there is none.
     """
-    at, live = rows.micros(now), sum(file.size_bytes for file in files)
-    condition, values = ("", ()) if provided is None else (f" AND {provided[0]}", provided[1])
-    usage = live, 0, 0, reserved, len(files), uploads, 0
-    row = await tx.one(f"{_CHANGE_SEVERAL}{condition} RETURNING changes", owner_id, *usage, at, *values)
-    if row is None:
-        return None
-    tx.changed.add(owner_id)
-    first = row[0] - len(files) + 1
-    return [
-        (*_logged(tx, FileEventKind.CREATED, owner_id, file.id, file, at=at, trace=_trace_of(file)), number)
-        for number, file in enumerate(files, first)
+
+    owner_id: UserId
+    files: Sequence[File]
+    reserved: int
+    published: int
+    provided: tuple[int, int, int, int] | None
+
+
+def charging(condition: str) -> str:
+    """Return what :func:`charge_created` runs, with a condition on the values that are *provided*."""
+    return f"{_CHANGE_EACH}{condition}) RETURNING id, changes"
+
+
+async def charge_created(tx: Tx, sql: str, created: Sequence[Created], *, now: datetime) -> dict[UserId, list[Logged]]:
+    """Add new files to the usage of their owners, and return the rows of the log for :func:`log_each`.
+
+    Leaves out an owner who is not there, or of whose row the condition in *sql* is not true.  SQLite only.
+    """
+    at = rows.micros(now)
+    values = [
+        (
+            each.owner_id,
+            sum([file.size_bytes for file in each.files]),
+            each.reserved,
+            len(each.files),
+            each.published,
+            at,
+            *(each.provided or _NOT_PROVIDED),
+        )
+        for each in created
     ]
+    found = await tx.all(*over(sql, _CHARGED, values))
+    charged = {UserId(owner_id): number for owner_id, number in found}
+    tx.changed.update(charged)
+    return {
+        each.owner_id: [
+            (*_logged(tx, FileEventKind.CREATED, file.owner_id, file.id, file, at=at, trace=_trace_of(file)), number)
+            for number, file in enumerate(each.files, charged[each.owner_id] - len(each.files) + 1)
+        ]
+        for each in created
+        if each.owner_id in charged
+    }
 
 
 async def log_each(tx: Tx, logged: Sequence[Logged]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from godrive.catalog import Tx
@@ -32,7 +33,7 @@ _COMMIT = (
     "UPDATE OR FAIL uploads SET state = 'committed', finished_at = new.column2, received_bytes = size_bytes, "
     "file_id = new.column3 FROM (VALUES {rows}) new WHERE uploads.id = new.column1"
 )
-_ROOM = room_for(changes.FIRST_OF_SEVERAL)
+_CHARGE = changes.charging(room_for(changes.FIRST_OF_CHARGED, "new.column"))
 
 
 class NewFile(NamedTuple):
@@ -61,32 +62,26 @@ async def make_together(tx: Tx, wanted: Sequence[NewFile | None], env: Env) -> l
 
 
 async def _make(tx: Tx, wanted: Sequence[NewFile | None], env: Env) -> list[File | None]:
-    made: list[File | None] = [None] * len(wanted)
-    found = await _simple(tx, wanted)
-    simple: list[NewFile] = []
-    logged: list[changes.Logged] = []
-    for owner_id, numbers in found.items():
-        own = [new for number in numbers if (new := wanted[number]) is not None]
-        lines = await _charge(tx, owner_id, own, env)
-        if lines is None:
-            continue
-        simple += own
-        logged += lines
-        for number, new in zip(numbers, own, strict=True):
-            made[number] = new.file
-    if simple:
-        published = [new.file for new in simple if new.is_published]
+    own: dict[UserId, list[NewFile]] = defaultdict(list)
+    for new in await _simple(tx, wanted):
+        own[new.file.owner_id].append(new)
+    created = [_created(owner_id, files, env) for owner_id, files in own.items()]
+    logged = await changes.charge_created(tx, _CHARGE, created, now=env.now) if created else {}
+    made = [new for owner_id in logged for new in own[owner_id]]
+    if made:
+        published = [new.file for new in made if new.is_published]
         if published:
             at = rows.micros(env.now)
             await tx.run(*over(_COMMIT, "($1, $2, $3)", [(file.version_id, at, file.id) for file in published]))
-        await entries.place_each(tx, [new.file for new in simple])
-        await versions.add_each(tx, [(new.file, new.object_key) for new in simple])
-        await changes.log_each(tx, logged)
-    return made
+        await entries.place_each(tx, [new.file for new in made])
+        await versions.add_each(tx, [(new.file, new.object_key) for new in made])
+        await changes.log_each(tx, [*chain.from_iterable(logged.values())])
+    ids = {new.file.id for new in made}
+    return [new.file if new is not None and new.file.id in ids else None for new in wanted]
 
 
-async def _simple(tx: Tx, wanted: Sequence[NewFile | None]) -> dict[UserId, list[int]]:
-    """Return the numbers of the simple ones by owner.  Of several with one name, or of one version, it is the first."""
+async def _simple(tx: Tx, wanted: Sequence[NewFile | None]) -> list[NewFile]:
+    """Return the simple ones.  Of several with one name, or of one version, it is the first."""
     asked: list[tuple[object, ...]] = []
     known: set[object] = set()
     for number, new in enumerate(wanted):
@@ -95,32 +90,18 @@ async def _simple(tx: Tx, wanted: Sequence[NewFile | None]) -> dict[UserId, list
         file = new.file
         place = file.owner_id, file.parent_id or "", name_key(file.name)
         if known.isdisjoint((place, file.version_id)):
-            known |= {place, file.version_id}
+            known.update((place, file.version_id))
             asked.append((number, *place, file.version_id, file.name, file.size_bytes, new.is_published))
-    numbers: dict[UserId, list[int]] = defaultdict(list)
-    if asked:
-        for (number,) in await tx.all(*over(_SIMPLE, _ASKED, asked)):
-            new = wanted[number]
-            assert new is not None  # noqa: S101 - it was asked for
-            numbers[new.file.owner_id].append(number)
-    return numbers
+    found = await tx.all(*over(_SIMPLE, _ASKED, asked)) if asked else []
+    return [new for (number,) in found if (new := wanted[number]) is not None]
 
 
-async def _charge(tx: Tx, owner_id: UserId, own: Sequence[NewFile], env: Env) -> list[changes.Logged] | None:
-    """Charge the files to their owner.  Returns what is to be logged; ``None`` unless there is room for all."""
-    stored = [new for new in own if not new.is_published]
-    reserved = sum(new.file.size_bytes for new in own if new.is_published)
-    provided: tuple[str, tuple[object, ...]] | None = None
+def _created(owner_id: UserId, own: Sequence[NewFile], env: Env) -> changes.Created:
+    """Return what is to be charged to the owner of the files, if there is room for all."""
+    stored = [new.file.size_bytes for new in own if not new.is_published]
+    reserved = [new.file.size_bytes for new in own if new.is_published]
+    provided = None
     if stored:
-        uploads, most, earlier = limits_of(env.config.auth, replaces=any(new.replaces for new in stored))
-        size, others = sum(new.file.size_bytes for new in stored), len(stored) - 1
-        provided = _ROOM, (size, uploads, most - others, earlier)  # it asks for one more
-    return await changes.charge_created(
-        tx,
-        owner_id,
-        [new.file for new in own],
-        now=env.now,
-        reserved=-reserved,
-        uploads=len(stored) - len(own),
-        provided=provided,
-    )
+        uploads, most, earlier = limits_of(env.config.auth, replaces=any(new.replaces for new in own))
+        provided = sum(stored), uploads, most - len(stored) + 1, earlier  # it asks for one more
+    return changes.Created(owner_id, [new.file for new in own], sum(reserved), len(reserved), provided)

@@ -9,12 +9,12 @@ from godrive.model import OnConflict, Upload, UserId
 from godrive.rules import changes
 
 
-def room_for(first: int) -> str:
+def room_for(first: int, mark: str = "$") -> str:
     """Return SQL: whether an active user may have one more upload, of as many bytes as the parameter *first* says.
 
-    The limits follow that parameter: see :func:`limits_of`.
+    The limits follow that parameter: see :func:`limits_of`.  With another *mark*, they are columns of that name.
     """
-    size, uploads, entries, versions = (f"${first + number}" for number in range(4))
+    size, uploads, entries, versions = (f"{mark}{first + number}" for number in range(4))
     return (
         f"state = 'active' AND upload_count < {uploads} AND entry_count + upload_count < {entries} "
         f"AND version_count + upload_count < {versions} AND (quota_bytes IS NULL "
