@@ -31,7 +31,13 @@ NUMBERS = 1 << 36
 
 _AT_ONCE = 64
 _PLACES = ", ".join(f"${number}" for number in range(1, _AT_ONCE + 1))
-_WAITING = "SELECT owner_id, entry_id, seq FROM unindexed ORDER BY owner_id, entry_id, seq LIMIT $1"
+_IS_DUE = "SELECT 1 FROM unindexed LIMIT 1"
+_WAITING = (
+    "SELECT u.owner_id, u.entry_id, u.seq, e.id, e.search_key, e.list_state, e.created_at, n.number, n.text "
+    "FROM (SELECT owner_id, entry_id, seq FROM unindexed ORDER BY owner_id, entry_id, seq LIMIT $1) u "
+    "LEFT JOIN entries e ON e.id = u.entry_id LEFT JOIN names n ON n.entry_id = u.entry_id "
+    "ORDER BY u.owner_id, u.entry_id, u.seq"
+)
 _STATES = (
     "SELECT entries.id, entries.search_key, entries.list_state, entries.created_at, n.number, n.text "
     f"FROM entries LEFT JOIN names n ON n.entry_id = entries.id WHERE entries.id IN ({_PLACES})"
@@ -47,6 +53,7 @@ _IDS = (
 )
 _INDEXED = f"SELECT entry_id, text FROM names WHERE entry_id IN ({_PLACES})"
 _REMOVE = f"DELETE FROM names WHERE entry_id IN ({_PLACES})"
+_FORGET = "DELETE FROM unindexed WHERE"
 _NOTED = f"SELECT entry_id FROM unindexed WHERE entry_id IN ({_PLACES})"
 _NOTE = (
     "INSERT INTO unindexed (owner_id, entry_id, seq) SELECT owner_id, id, 0 FROM entries WHERE id = $1 "
@@ -54,36 +61,45 @@ _NOTE = (
 )
 
 
-@rule(IndexNames, writes=True, due="SELECT 1 FROM unindexed LIMIT 1")
+@rule(IndexNames, writes=True, due=_IS_DUE)
 async def index(tx: Tx, ask: IndexNames, env: Env) -> bool:
     """As ``IndexNames`` says.
 
-    What is noted is read before the entries, and exactly that is deleted in the
-    end.  So a change that commits meanwhile is either indexed now or still noted.
+    What is noted is read together with the entries, and exactly that is deleted in
+    the end.  So a change that commits meanwhile is either indexed now or still noted.
     """
-    if not await tx.all(_WAITING, 1):
+    if await tx.one(_IS_DUE) is None:
         return False
     await tx.run(_ONE_AT_A_TIME)
-    waiting = await tx.all(_WAITING, ask.limit)
-    entry_ids = list(dict.fromkeys(row[1] for row in waiting))
-    states = {row[0]: row for row in await _each(tx, _STATES, entry_ids)}
-    owners = {row[1]: UserId(row[0]) for row in waiting}
+    noted = await tx.all(_WAITING, ask.limit)
+    waiting = {row[1]: row for row in noted}.values()  # one may be noted several times
     new = defaultdict[UserId, list[tuple[int, str, str]]](list)
     changed: list[tuple[int, str]] = []
-    for id_, key, list_state, created_at, number, text in states.values():
-        wanted = "" if list_state == "hidden" else index_text(key)
-        if number is None and wanted:
-            new[owners[id_]].append((created_at, id_, wanted))
+    gone: list[str] = []
+    for owner_id, entry_id, _, id_, key, list_state, created_at, number, text in waiting:
+        wanted = "" if id_ is None or list_state == "hidden" else index_text(key)
+        if id_ is None:
+            gone.append(entry_id)
+        elif number is None and wanted:
+            new[UserId(owner_id)].append((created_at, entry_id, wanted))
         elif number is not None and text != wanted:
             changed.append((number, wanted))
     if changed:
         await tx.names.change(tx, changed)
-    await _remove(tx, [id_ for id_ in entry_ids if id_ not in states])
+    await _remove(tx, gone)
     added = [name for owner_id, found in new.items() for name in await _numbered(tx, owner_id, found)]
     if added:
         await tx.names.add(tx, added)
-    await tx.run_each("DELETE FROM unindexed WHERE owner_id = $1 AND entry_id = $2 AND seq = $3", waiting)
+    await _forget(tx, noted)
     return True
+
+
+async def _forget(tx: Tx, noted: Sequence[Row]) -> None:
+    """Delete what was noted, which is what comes first in the table."""
+    if tx.joins:  # another transaction may have noted something before that
+        await tx.run_each(f"{_FORGET} owner_id = $1 AND entry_id = $2 AND seq = $3", [row[:3] for row in noted])
+    else:
+        await tx.run(f"{_FORGET} (owner_id, entry_id, seq) <= ($1, $2, $3)", *noted[-1][:3])
 
 
 async def _numbered(tx: Tx, owner_id: UserId, found: list[tuple[int, str, str]]) -> list[NewName]:
