@@ -41,6 +41,10 @@ from godrive.reserve import Reserve
 
 PACK_SIZE = 128 << 20
 """A pack of at least this size is not continued."""
+_PIECE = 2_047
+"""The most bytes of which ``hashlib`` computes the digest without giving up the interpreter lock."""
+_SMALL = 16_384
+"""Bytes of a blob up to which to get the lock back takes longer than the digest."""
 
 
 class Put(msgspec.Struct, eq=False):
@@ -158,12 +162,11 @@ class PackWriter:
 
     def _add(self, put: Put, group: _Group, seed: int) -> None:
         body = put.chunks[0] if len(put.chunks) == 1 else b"".join(put.chunks)
-        digest = hashlib.sha256(body)
-        put.sha256 = digest.digest()
+        put.sha256 = _digest(body)
         try:
-            put.check.compare(digest.hexdigest())
+            put.check.compare(put.sha256.hex())
             if not put.is_new and self._is_taken(put, group):
-                raise BlobExists(digest.hexdigest())
+                raise BlobExists(put.sha256.hex())
         except DriveError as error:
             put.error = error
             return
@@ -239,3 +242,13 @@ class PackWriter:
         self.files.create(number)
         self.index.add_pack(number, FIRST)
         return Pack(number, FIRST, 0, "open"), self.files.get(number)
+
+
+def _digest(body: bytes | memoryview) -> bytes:
+    """Return the SHA-256 of a blob.  That of a small one keeps the interpreter lock."""
+    if len(body) > _SMALL:
+        return hashlib.sha256(body).digest()
+    digest, view = hashlib.sha256(), memoryview(body)
+    for start in range(0, len(view), _PIECE):
+        digest.update(view[start : start + _PIECE])
+    return digest.digest()
