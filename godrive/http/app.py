@@ -46,6 +46,7 @@ from godrive.http.routes import (
 )
 from godrive.http.routes.webhook import add_webhook_route
 from godrive.http.wire.addresses import TrustedProxies
+from godrive.http.wire.aiohttp_internals import forget_handlers
 from godrive.http.wire.bases import Bases
 from godrive.http.wire.descriptors import Duplicates, most_duplicates
 from godrive.http.wire.direct_body import DirectBodies
@@ -126,6 +127,7 @@ def create_app(
         waits.close()
 
     app.on_shutdown.append(end_waits)
+    app.on_cleanup.append(forget_handlers)
     # Made on demand: it costs more than all the rest of an application, and most processes never serve it.
     described: Callable[[], bytes] = cache(lambda: msgspec.json.encode(document(OPERATIONS, base_url=server.base_url)))
     app[DOCUMENT] = described

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections import Counter
 
 import aiohttp
@@ -48,3 +49,12 @@ async def test_an_upload_a_download_and_a_purge_leave_no_object_behind(
         await use(ROUNDS)
         grown = objects() - before
     assert {name: count for name, count in grown.items() if count >= ROUNDS // 2 and name not in PRUNED} == {}
+
+
+async def test_a_drive_that_is_no_longer_served_is_freed(http: aiohttp.ClientSession, open_site: OpenSite) -> None:
+    async with open_site() as site:
+        await Person(http, site.url).enter()
+        drive = weakref.ref(site.drive)
+    del site
+    gc.collect()
+    assert drive() is None

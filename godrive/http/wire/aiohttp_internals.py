@@ -3,8 +3,8 @@
 ``tests/http/wire/test_aiohttp_internals.py`` fails when a module of ours uses
 another private attribute, when aiohttp no longer has one of these, and when
 the installed minor version is not in :data:`CHECKED`.  Before adding a version:
-read the differences in ``web_protocol.py``, ``base_protocol.py``, ``web_response.py``,
-``streams.py`` and ``_http_parser.pyx``, run the tests, and raise the limit in pyproject.toml.
+read the differences in ``web_app.py``, ``web_protocol.py``, ``base_protocol.py``,
+``web_response.py``, ``streams.py`` and ``_http_parser.pyx``, run the tests, and raise the limit in pyproject.toml.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from aiohttp import web
 from aiohttp.http import HttpRequestParser
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.web_app import _cached_build_middleware
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "RESPONSE",
     "RequestPayloadError",
     "drop_unread",
+    "forget_handlers",
     "new_parser",
     "parse_error",
     "prepare_hook",
@@ -147,3 +149,12 @@ def parse_error(error: HttpProcessingError) -> tuple[_ErrInfo, StreamReader]:
 def prepare_hook(request: web.BaseRequest, response: web.StreamResponse) -> Awaitable[None]:
     """Let the applications of the request change the headers of the response."""
     return request._prepare_hook(response)
+
+
+async def forget_handlers(_app: web.Application) -> None:
+    """Empty the cache of all applications of the process, a handler of an application that has ended among them.
+
+    aiohttp remembers the last 1024 handlers with their middlewares, and with
+    a handler its application and drive.  What another application still needs it makes again.
+    """
+    _cached_build_middleware.cache_clear()
