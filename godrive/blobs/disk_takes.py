@@ -15,7 +15,7 @@ import hashlib
 import os
 import stat
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from godrive.blobs import BlobExists, Taken, split_key
@@ -127,9 +127,7 @@ def _copy(objects: Objects, key: ObjectKey, source: int, mime: str | None) -> Bl
     """Make a blob of a copy of the file."""
     file = StagingFile(objects.staging)
     try:
-        offset = 0
-        while piece := os.pread(source, _PIECE, offset):
-            offset += len(piece)
+        for piece in _pieces(source):
             file.write_large([piece])
             file.digest([piece])
         file.write([])
@@ -139,8 +137,15 @@ def _copy(objects: Objects, key: ObjectKey, source: int, mime: str | None) -> Bl
 
 
 def _digest(fd: int) -> str:
-    digest, offset = hashlib.sha256(), 0
-    while piece := os.pread(fd, _PIECE, offset):
-        offset += len(piece)
+    digest = hashlib.sha256()
+    for piece in _pieces(fd):
         digest.update(piece)
     return digest.hexdigest()
+
+
+def _pieces(fd: int) -> Iterator[bytes]:
+    """Yield the bytes that the file has now.  One that grows as fast as it is read would never end."""
+    offset, size = 0, os.fstat(fd).st_size
+    while piece := os.pread(fd, min(_PIECE, size - offset), offset):
+        offset += len(piece)
+        yield piece

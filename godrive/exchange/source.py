@@ -74,9 +74,9 @@ def exists(folder: OpenFolder, name: str) -> bool:
 
 
 def digest_of(fd: int) -> str:
-    """Return the SHA-256 of an open file."""
-    digest, offset = hashlib.sha256(), 0
-    while piece := os.pread(fd, _PIECE, offset):
+    """Return the SHA-256 of the bytes that an open file has now."""
+    digest, offset, size = hashlib.sha256(), 0, os.fstat(fd).st_size
+    while piece := os.pread(fd, min(_PIECE, size - offset), offset):
         offset += len(piece)
         digest.update(piece)
     return digest.hexdigest()

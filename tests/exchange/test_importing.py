@@ -210,6 +210,32 @@ async def test_a_file_that_changes_while_it_is_read_is_read_again_or_reported(
             assert await contents(drive, owner) == {"log": store.victim.read_bytes()}
 
 
+async def test_a_file_that_grows_as_fast_as_it_is_read_ends_no_import_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    log = source / "log"
+    log.write_bytes(bytes(3 << 20))
+    inode, pread, grown = log.stat().st_ino, os.pread, 0
+
+    def read_and_grow(fd: int, size: int, offset: int) -> bytes:
+        nonlocal grown
+        piece = pread(fd, size, offset)
+        if os.fstat(fd).st_ino == inode and grown < 100:
+            grown += 1
+            with log.open("ab") as file:
+                file.write(bytes(1 << 20))
+        return piece
+
+    monkeypatch.setattr(os, "pread", read_and_grow)
+    async with open_drive(data_dir=tmp_path / "data", blobs={"driver": "disk"}) as drive:
+        counts, notes = await import_into(drive, (await sign_up(drive)).id, source)
+        assert (counts.files, [note.problem for note in notes]) == (0, [ImportFault.CHANGED])
+        assert await blobs_of(drive) == 0
+    assert grown < 100
+
+
 class Filling(DiskBlobStore):
     """A disk store that is full after some blobs."""
 
