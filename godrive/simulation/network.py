@@ -15,6 +15,7 @@ import random
 import socket
 from collections.abc import Callable
 from contextvars import Context
+from functools import cache
 from typing import Any, cast
 
 from godrive.simulation.loop import Process, SimulatedLoop, process
@@ -24,6 +25,8 @@ GIVEN_UP = 20.0
 
 _MOST_IN_A_SEGMENT = 16_384
 _FIRST_PORT = 40_000
+
+_address = cache(ipaddress.ip_address)
 
 Address = tuple[str, int]
 ProtocolFactory = Callable[[], asyncio.BaseProtocol]
@@ -301,7 +304,7 @@ class Network:
 
     def look_up(self, host: Any, port: Any) -> list[Any]:
         """``getaddrinfo`` for literal addresses; there is no DNS."""
-        ipaddress.ip_address(host)
+        _address(host)
         return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, int(port)))]
 
     def listen(self, factory: ProtocolFactory, host: str | None, port: int | None, *, sock: Any = None) -> Listener:

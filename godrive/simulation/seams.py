@@ -1,14 +1,16 @@
 """Where production code meets the machine: replaced while a simulation runs.
 
-All of it is Python's own: the sources of time and chance, threads, sockets, and
-the connections of SQLite; and in the modules of the disk store, ``os``.  So
-production code needs no parameter for it and pays nothing, new code is covered
-without being told, and libraries are covered too.  What would reach the real
-world by another way fails.
+Nearly all of it is Python's own: the sources of time and chance, threads, sockets,
+and the connections of SQLite; and in the modules of the disk store, ``os``.  Only
+the hash of passwords is not, because it is slow by design.  So production code
+needs no parameter for it and pays nothing, new code is covered without being
+told, and libraries are covered too.  What would reach the real world by another
+way fails.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import random
@@ -28,6 +30,7 @@ from urllib.parse import quote
 
 import aiosqlite.core
 import anyio.to_thread
+import bcrypt
 from anyio._backends import _asyncio as anyio_backend
 
 from godrive import blobs, ids, reserve, tree
@@ -43,6 +46,9 @@ from godrive.simulation.network import SimulatedSocket
 from godrive.simulation.threads import Calls, NoThread
 
 T = TypeVar("T")
+
+_SALT, _HASH = 29, 31
+"""Characters of the two parts of a hash of bcrypt."""
 
 
 class OrderedSet(dict[Any, None]):
@@ -94,6 +100,16 @@ def _modules_within(package: ModuleType) -> Iterator[ModuleType]:
         if isinstance(module, ModuleType) and module.__name__ == f"{package.__name__}.{name}" and name != "s3":
             yield module
             yield from _modules_within(module)
+
+
+def _hash(password: bytes, salt: bytes) -> bytes:
+    """In place of ``bcrypt.hashpw``, which is slow by design."""
+    salt = salt[:_SALT]
+    return salt + hashlib.sha256(salt + password).hexdigest()[:_HASH].encode()
+
+
+def _check(password: bytes, hashed: bytes) -> bool:
+    return _hash(password, hashed) == hashed
 
 
 @contextmanager
@@ -158,6 +174,8 @@ def installed(
         (ThreadPoolExecutor, "submit", submit),
         (anyio.to_thread, "run_sync", run_sync),
         (threading.Thread, "start", refuse_thread),
+        (bcrypt, "hashpw", _hash),
+        (bcrypt, "checkpw", _check),
         (aiosqlite.core, "Thread", NoThread),
         (aiosqlite.core, "SimpleQueue", Calls),
         (socket, "socket", SimulatedSocket),

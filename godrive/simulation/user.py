@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from functools import cache
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -59,6 +61,7 @@ class User(Looker):
     def __init__(self, world: World, number: int) -> None:
         super().__init__(world, number)
         self._weights = world.swarm(self.actions, self.name)
+        self._weighted = cache(self._weigh)
 
     def start(self, count: int) -> asyncio.Task[None]:
         return within(self.process, self.world.loop.create_task, self._run(count))
@@ -81,9 +84,14 @@ class User(Looker):
 
     async def act(self, but: str = "") -> None:
         """Do one thing, *but* not that."""
-        weights = {kind: weight for kind, weight in self._weights.items() if kind != but}
-        (kind,) = self.chance.choices(list(weights), list(weights.values()))
+        kinds, weights = self._weighted(but)
+        (kind,) = self.chance.choices(kinds, cum_weights=weights)
         await getattr(self, f"_{kind}")()
+
+    def _weigh(self, but: str) -> tuple[list[str], list[float]]:
+        """What to choose from, and the sums of the weights up to each."""
+        weights = {kind: weight for kind, weight in self._weights.items() if kind != but}
+        return list(weights), list(accumulate(weights.values()))
 
     def _some_name(self) -> str:
         return self.chance.choice(("a", "b", "c", "notes.txt", "é", "a b%"))

@@ -23,7 +23,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from functools import reduce
+from functools import cached_property, reduce
 from operator import or_
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, get_args, get_type_hints
@@ -160,12 +160,12 @@ class Operation:
         """The paths that lead to it."""
         return (self.path,) if self.original is None else (self.path, self.original)
 
-    @property
+    @cached_property
     def public(self) -> bool:
         """Whether anyone may call it."""
         return self.needs is PUBLIC
 
-    @property
+    @cached_property
     def signed(self) -> bool:
         """Whether a URL that this server signed leads to it.  Such operations move bytes."""
         return self.needs is SIGNED or self.by_url is not None
@@ -175,12 +175,12 @@ class Operation:
         """The type of what is signed in a URL of the operation."""
         return self.query if self.needs is SIGNED else self.by_url
 
-    @property
+    @cached_property
     def moves_bytes(self) -> bool:
         """Whether the handler reads or writes bytes of files, and takes its turns in a lane itself."""
         return self.signed or bool(self.content) or self.media_type == BYTES
 
-    @property
+    @cached_property
     def scopes(self) -> frozenset[Scope]:
         """The scopes of which the caller's credential must have one.  Empty if it needs no token."""
         if isinstance(self.needs, Open):
