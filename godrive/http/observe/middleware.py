@@ -76,14 +76,17 @@ def edge(metrics: Metrics, log_request: LogRequest | None, proxies: TrustedProxi
             if has_begun(request):
                 logger().error("answer_cut", **told(request, found), error=repr(error))
             response = _refuse(request, error)
+            drop_tracebacks(error)
         except web.HTTPException as exception:
             response = _translate(request, exception)
-        except ConnectionError:
+        except ConnectionError as error:
             found.ended = CLIENT_LEFT
             response = None
+            drop_tracebacks(error)
         except Exception as error:
             logger().error("request_failed", **told(request, found), exc_info=error)
             response = _refuse(request, Internal("The server failed."))
+            drop_tracebacks(error)
         seconds = time.perf_counter() - started
         status = (found.status or _NO_ANSWER) if response is None else response.status
         metrics.observe(request, status, seconds, found.ended)
@@ -108,6 +111,21 @@ def edge(metrics: Metrics, log_request: LogRequest | None, proxies: TrustedProxi
         return response
 
     return serve
+
+
+def drop_tracebacks(error: BaseException) -> None:
+    """Drop the tracebacks of an error that has been answered, and of those that led to it.
+
+    A frame that waited for a task refers to it, the task to its error, and the error to the frame by its traceback.
+    Such a cycle would hold all that its frames hold, bytes of a body too, until the garbage collector runs, which a
+    server does seldom.
+    """
+    errors: list[BaseException | None] = [error]
+    while errors:
+        each = errors.pop()
+        if each is not None and each.__traceback__ is not None:
+            each.__traceback__ = None
+            errors += each.__cause__, each.__context__
 
 
 def has_begun(request: web.BaseRequest) -> bool:
