@@ -11,6 +11,7 @@ from dataclasses import replace
 from itertools import count
 from types import SimpleNamespace
 
+import aiohttp.connector
 import pytest
 
 from godrive.simulation import runner
@@ -67,6 +68,15 @@ def test_what_the_real_process_reads_from_a_disk_changes_nothing(monkeypatch: py
     monkeypatch.setattr(resource, "getrusage", lambda _who: SimpleNamespace(ru_inblock=next(reads)))
     (beside_others,) = runner.outcomes([plan], jobs=1)
     assert (beside_others.digest, beside_others.problem) == (alone.digest, "")
+
+
+def test_how_long_the_real_process_takes_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine took longer than aiohttp keeps a connection to the store that nobody uses."""
+    plan = Plan.parse("3,world=s3,ops=15,faults=8")
+    (quick,) = runner.outcomes([plan], jobs=1)
+    monkeypatch.setattr(aiohttp.connector, "monotonic", count(step=100).__next__)
+    (slow,) = runner.outcomes([plan], jobs=1)
+    assert (slow.digest, slow.problem) == (quick.digest, "")
 
 
 def test_a_plan_reads_what_it_writes() -> None:
