@@ -16,6 +16,9 @@ from pathlib import Path
 _MOST = 4 << 20
 """Bytes added at a time.  A log that is shorter is doubled."""
 
+_EVERY = 8
+"""Transactions for each look at the length: a look gives up the interpreter lock, which costs more than itself."""
+
 
 class LogRoom:
     """The room in the log of the database at *path*."""
@@ -23,12 +26,16 @@ class LogRoom:
     def __init__(self, path: Path) -> None:
         self._log = path.with_name(f"{path.name}-wal")
         self._size = self._measure()
+        self._transactions = 0
 
     def keep(self) -> None:
         """Add room if the log has become longer.  The commit that follows syncs it.
 
         The caller has begun a transaction that writes, so that no other process adds to the log.
         """
+        self._transactions += 1
+        if self._transactions % _EVERY:
+            return
         size = self._measure()
         if size > self._size:
             with suppress(OSError):  # the disk is full, for example: then SQLite makes the log longer, or fails
