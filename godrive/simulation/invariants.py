@@ -83,7 +83,7 @@ async def _serving(world: World, machine: Machine | None = None) -> Life:
     """The process of a machine, or of that with the catalog, once it serves."""
     for _ in range(600):
         life = (machine or world.machine).life
-        if life is not None and life.serving.is_set():
+        if life is not None and life.is_going_on():
             return life
         await asyncio.sleep(0.1)
     raise Violation("the server does not serve although nothing goes wrong")
