@@ -71,7 +71,12 @@ class Appends(Reading, Writing):
         restored = digest.copy() if whole and digest is not None else None
         check = BodyCheck(None if size is None else size - staged.offset)
         source = TailedBody(self._tail(key, noted, staged.offset), body, check, digest)
-        pieces = source.pieces()
+        reader: PartReader
+
+        async def begin() -> None:
+            await reader.take_slot()
+
+        pieces = source.pieces(begin)
         reader = PartReader(
             pieces,
             size=None,
@@ -79,7 +84,6 @@ class Appends(Reading, Writing):
             memory=self.memory,
             slots=self.slots,
             digested=False,
-            small=0,
             end=source.end,
         )
         durable = staged.offset
@@ -205,6 +209,7 @@ class Appends(Reading, Writing):
             if noted.tail:
                 reader = self._reader(self._tail(key, noted, size))
                 async with reader.receiving(), aclosing(reader.parts(lambda _: COPY_LIMIT)) as parts:
+                    await reader.expect(size - noted.in_parts)
                     noted = await self._send(key, noted, await anext(parts))
             found = [part async for part in self.multipart.parts(place, noted.upload)]
             stored = [part for part in found if part.number <= noted.parts]
@@ -224,6 +229,7 @@ class Appends(Reading, Writing):
     async def _publish_tail(self, key: ObjectKey, noted: Noted, size: int, sha256: str | None, mime: str | None) -> str:
         reader = self._reader(self._tail(key, noted, size), sha256)
         async with reader.receiving(), aclosing(reader.parts(lambda _: COPY_LIMIT)) as parts:
+            await reader.expect(size)
             try:
                 data = await anext(parts)
             except Gone:

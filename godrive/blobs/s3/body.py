@@ -33,9 +33,8 @@ class PartReader:
     count against *memory*.  A body that is not small needs one of *slots*, so
     that many bodies wait instead of filling the memory.  Reading raises
     ``MailboxFull`` if the wait is too long, or memory is short nevertheless.
-    A body that is not *digested* has no ``sha256``; one of *small* bytes
-    needs no slot.  If the memory is wanted while the body waits for its client,
-    *end* may end it instead: it returns whether it does.
+    A body that is not *digested* has no ``sha256``.  If the memory is wanted while
+    the body waits for its client, *end* may end it instead: it returns whether it does.
     """
 
     def __init__(
@@ -47,7 +46,6 @@ class PartReader:
         memory: MemoryBudget | None = None,
         slots: BodySlots | None = None,
         digested: bool = True,
-        small: int = _SMALL,
         end: Callable[[], bool] | None = None,
     ) -> None:
         self._chunks = chunks
@@ -63,7 +61,6 @@ class PartReader:
         self._check = BodyCheck(size, sha256)
         self._digest = hashlib.sha256()
         self._digested = digested
-        self._small = small
         self._end = end
         self.waits_since: float | None = None
         """Since when the body waits for its client."""
@@ -125,8 +122,8 @@ class PartReader:
             held += chunk
             if len(held) > LEAST:
                 self._memory.report(self, self.held_bytes())
-            if len(held) > self._small and not self._has_slot:
-                await self._take_slot()
+            if len(held) > _SMALL and not self._has_slot:
+                await self.take_slot()
             while len(held) > wanted:  # a part of exactly *wanted* bytes may be the last, so it waits for more
                 self._sent = wanted
                 self._was_sent.clear()
@@ -154,9 +151,18 @@ class PartReader:
         finally:
             self.waits_since = None
 
-    async def _take_slot(self) -> None:
-        await self._slots.take(self)
-        self._has_slot = True
+    async def expect(self, size: int) -> None:
+        """Wait for a slot now if a body of *size* bytes needs one, and not while a connection holds its beginning."""
+        if size > _SMALL:
+            await self.take_slot()
+
+    async def take_slot(self) -> None:
+        """Wait for a slot.  Idempotent.  Raises ``MailboxFull`` after a while."""
+        if not self._has_slot:
+            await self._slots.take(self)
+            self._has_slot = True
+            if self.waits_since is not None:  # that it waited for the slot is not the fault of its client
+                self.waits_since = time.monotonic()
 
 
 def part_size(number: int, size: int | None, *, smallest: int = PART_SIZE) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -94,11 +94,12 @@ class TailedBody:
         self.received = 0
         """Bytes of *body*."""
 
-    async def pieces(self) -> AsyncGenerator[bytes | memoryview]:
-        """Yield the pieces."""
+    async def pieces(self, begin: Callable[[], Awaitable[None]]) -> AsyncGenerator[bytes | memoryview]:
+        """Yield the pieces.  *begin* is awaited before the tail is read, which takes a connection and memory."""
         pieces = aiter(self._body)
         while (piece := await self._next(pieces)) is not None:
             if not self.received:
+                await begin()
                 async with aclosing(self._tail) as tail:  # type: ignore[type-var]
                     async for earlier in tail:
                         yield earlier

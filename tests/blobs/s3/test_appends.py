@@ -108,6 +108,33 @@ async def test_a_client_that_falls_silent_gives_way_and_what_it_sent_counts(
     assert b"".join([piece async for piece in store.get(key)]) == b"first second third"
 
 
+async def test_a_body_that_waits_for_its_turn_reads_no_tail_meanwhile(
+    store: S3BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = [await append(store, Staged(key=new_key()), body([bytes(1 << 20)])) for _ in range(4)]
+    reads = 0
+    read = store.read
+
+    def counted(*values: Any, **options: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return read(*values, **options)
+
+    monkeypatch.setattr(store, "read", counted)
+    silent = Silent(b"has the only turn")
+    holding = asyncio.create_task(append(store, Staged(key=new_key()), silent))
+    await silent.waits.wait()
+    appending = [asyncio.create_task(append(store, staged, body([b"more"]))) for staged in begun[1:]]
+    finishing = asyncio.create_task(store.finish(begun[0]))
+    await anyio.wait_all_tasks_blocked()
+    assert reads == 0
+    holding.cancel()
+    with anyio.fail_after(30):
+        assert [staged.offset for staged in await asyncio.gather(*appending)] == [(1 << 20) + 4] * 3
+        assert (await finishing).size_bytes == 1 << 20
+        await asyncio.wait([holding])
+
+
 async def test_a_length_below_what_a_refused_request_had_sent_ends_the_upload_with_the_reason(
     ceph_gateway: Any,
 ) -> None:
