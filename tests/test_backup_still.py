@@ -101,9 +101,10 @@ async def test_beside_writers_that_checkpoint_it_is_one_instant(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(still, "PART", 4096 * 3)
-    commits = []
+    commits: list[int] = []
     with writers(path), closing(sqlite3.connect(path)):
-        for number in range(15):
+        while len(commits) < 15 or len(set(commits)) < 6:  # on a busy machine, they write seldom
+            number = len(commits)
             (folder := tmp_path / f"{number}").mkdir()
             async with standing_still(path, folder) as image:
                 seen = state(image.connection)
@@ -115,7 +116,6 @@ async def test_beside_writers_that_checkpoint_it_is_one_instant(
                 assert seen[1] == TOTAL
                 commits.append(seen[0])
     assert sorted(commits) == commits
-    assert len(set(commits)) > 5, "nobody wrote meanwhile"
     with closing(sqlite3.connect(path)) as connection:
         assert is_sound(connection) is None
         assert state(connection)[1] == TOTAL
