@@ -41,6 +41,12 @@ _BACKOFF = Backoff(0.05, 1.0, factor=4.0)
 DEADLINE = 10.0
 """Time limit in seconds of a request without a body, retries included.  An ask waits longer, so it gets the reason."""
 
+_MAKINGS = 6
+"""Times that a bucket is asked for, each for a deadline.
+
+After a gateway of Ceph was killed, the other ones take up to half a minute to make a bucket.
+"""
+
 BODY_DEADLINE = 120.0
 """Time limit in seconds of a request that sends a part, or that makes the store move bytes."""
 
@@ -67,7 +73,10 @@ class S3Client:
         self._public = _bucket_url(settings.public_endpoint or endpoint, settings.bucket, settings.path_style)
 
     async def open(self) -> None:
-        """Make the client, and make or check the bucket.  Idempotent.  Raises ``ConfigError``, ``StoreUnavailable``."""
+        """Make the client, and make or check the bucket.  Idempotent.  Raises ``ConfigError``, ``StoreUnavailable``.
+
+        Succeeds although any one request stays without an answer.
+        """
         if self.is_open:
             return
         settings = self._settings
@@ -87,6 +96,7 @@ class S3Client:
                 )
             )
             if not settings.access_key:
+                # The client has asked for them too: two questions, because a lost answer looks like no role at all.
                 self._credentials = await session.get_credentials()
             self._lead_to(settings.endpoint or self._client.meta.endpoint_url)
             self._transport = Transport(
@@ -97,6 +107,8 @@ class S3Client:
                 read_timeout=BODY_DEADLINE,
             )
             self._stack.push_async_callback(self._transport.close)
+        except CredentialRetrievalError as error:
+            raise translate(error) from error
         except (BotoCoreError, ValueError, OSError) as error:
             raise ConfigError(f"The S3 client cannot be made: {error}", field="blobs.s3") from error
         with self.refusals_are_mistakes():
@@ -115,20 +127,32 @@ class S3Client:
                 f"There is no bucket {self.bucket!r} in the store: make it, or set blobs.s3.create_bucket.",
                 field="blobs.s3.bucket",
             )
+        for attempt in range(1, _MAKINGS + 1):
+            try:
+                await self._create_bucket()
+                return
+            except StoreUnavailable as error:
+                if attempt == _MAKINGS or error.__cause__ is not None:
+                    raise
+            if await self._has_bucket():  # only the answer was lost, or is late
+                return
+
+    async def _create_bucket(self) -> None:
         options: dict[str, Any] = {}
         if self._settings.region != "us-east-1":  # the one region that must not be named here
             options["CreateBucketConfiguration"] = {"LocationConstraint": self._settings.region}
         try:
             await self.call("create_bucket", **options)
         except StoreUnavailable as error:
-            # Another process that starts at the same time was first.
+            # An earlier attempt, or another process that starts at the same time, was first.
             if code_of(error.__cause__) not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
                 raise
             await self._has_bucket()
 
     async def _has_bucket(self) -> bool:
         try:
-            await self.call("list_objects_v2", MaxKeys=1)  # unlike HEAD, its answer names the reason
+            # Unlike HEAD, its answer names the reason.
+            await self.call("list_objects_v2", MaxKeys=1, repeat_after=self.deadline / 2)
         except StoreUnavailable as error:
             if code_of(error.__cause__) != "NoSuchBucket":
                 raise
@@ -170,17 +194,20 @@ class S3Client:
             auto_decompress=False,
         )
 
-    async def call(self, operation: str, *, deadline: float | None = None, **arguments: Any) -> Any:
+    async def call(
+        self, operation: str, *, deadline: float | None = None, repeat_after: float | None = None, **arguments: Any
+    ) -> Any:
         """Execute *operation* on the bucket.
 
         Retries passing failures within *deadline* seconds (by default that of
-        the client).  Raises the ``DriveError`` that :func:`translate` returns.
+        the client), and also what was not answered for *repeat_after* seconds.
+        Raises the ``DriveError`` that :func:`translate` returns.
         """
         self._breaker.check()
         seconds = self.deadline if deadline is None else deadline
         try:
             with anyio.move_on_after(seconds):
-                answer = await _insist(lambda: self._send(operation, arguments))
+                answer = await _insist(lambda: self._send(operation, arguments), repeat_after)
                 self._breaker.succeeded()
                 return answer
         except ParamValidationError:
@@ -290,10 +317,12 @@ async def all_of(*calls: Awaitable[T]) -> list[T]:
     return [result for result in results if not isinstance(result, BaseException)]
 
 
-async def _insist(request: Any) -> Any:
+async def _insist(request: Any, repeat_after: float | None) -> Any:
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return await request()
+            with anyio.move_on_after(repeat_after if attempt < ATTEMPTS else None):
+                return await request()
+            continue
         except FAULTS as error:
             if attempt == ATTEMPTS or not is_passing(error):
                 raise

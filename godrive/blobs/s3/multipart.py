@@ -76,7 +76,7 @@ class Multipart:
                 modified_at=modified_at,
             )
 
-    async def join(self, place: str, upload: str, parts: Iterable[tuple[int, str]], **condition: str) -> None:
+    async def join(self, place: str, upload: str, parts: Iterable[tuple[int, str]], **condition: Any) -> None:
         """Join the parts, each a number and an ETag, to one object.
 
         Replaces an object that is there, unless *condition* forbids it: see

@@ -75,6 +75,7 @@ class Writing(Bucket):
         """Store *data* as the blob.  Raises ``UploadFinished``."""
         place, writer = self.layout.object(key), new_id()
         create_only = (await self.honours()).conditional_put
+        condition: dict[str, Any] = {"IfNoneMatch": "*"} if create_only else {}
         async with self.publishing(key):
             if not create_only:
                 await self.refuse_existing(place)
@@ -86,7 +87,7 @@ class Writing(Bucket):
                     ContentType=mime,
                     Metadata={DIGEST_KEY: sha256, WRITER_KEY: writer},
                     deadline=BODY_DEADLINE,
-                    **({"IfNoneMatch": "*"} if create_only else {}),
+                    **condition,
                 )
             except UploadFinished as error:
                 await self._check_stored(error, writer, place)

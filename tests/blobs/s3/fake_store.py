@@ -82,6 +82,10 @@ class FakeStore(RawTestServer):
         """The response-* parameters that it honours."""
         self.unanswered: list[Hole] = []
         """For each of these, one request that it does without an answer."""
+        self.made = True
+        """Whether the bucket is there."""
+        self.waits_to_make = 0
+        """How often it leaves CreateBucket without an answer before it makes the bucket."""
         self.heads: dict[str, int] = {}
         """Statuses of HEAD for some keys."""
         self.denied: set[str] = set()
@@ -107,15 +111,18 @@ class FakeStore(RawTestServer):
         if request.headers.get("Expect") and request.transport is not None:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = await request.read()
+        served = self._answered(request, body)
+        if self.exposes and "Origin" in request.headers:
+            served.headers["Access-Control-Expose-Headers"] = "Content-Range, ETag"
+        for lost in [lost for lost in self.unanswered if lost(request)]:
+            self.unanswered.remove(lost)
+            while request.transport is not None:
+                await asyncio.sleep(0.01)
+        return served
+
+    def _answered(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
         try:
-            served = self._serve(request, body)
-            if self.exposes and "Origin" in request.headers:
-                served.headers["Access-Control-Expose-Headers"] = "Content-Range, ETag"
-            for lost in [lost for lost in self.unanswered if lost(request)]:
-                self.unanswered.remove(lost)
-                while request.transport is not None:
-                    await asyncio.sleep(0.01)
-            return served
+            return self._serve(request, body)
         except Refused as refused:
             text = f"<Error><Code>{refused.code}</Code><Message>no</Message></Error>"
             return web.Response(status=refused.status, text=text, content_type="application/xml")
@@ -271,6 +278,11 @@ class FakeStore(RawTestServer):
     # The bucket
 
     def _CreateBucket(self, request: web.BaseRequest, key: str, body: bytes) -> web.Response:
+        if self.waits_to_make:
+            self.waits_to_make -= 1
+            self.unanswered.append(lambda lost: lost is request)
+        else:
+            self.made = True
         return web.Response()
 
     def _PutBucketCors(self, request: web.BaseRequest, key: str, body: bytes) -> web.Response:
@@ -284,6 +296,8 @@ class FakeStore(RawTestServer):
         return _xml(f"<VersioningConfiguration>{status}</VersioningConfiguration>")
 
     def _ListObjectsV2(self, request: web.BaseRequest, key: str, body: bytes) -> web.Response:
+        if not self.made:
+            raise Refused(404, "NoSuchBucket")
         prefix, after = request.query.get("prefix", ""), request.query.get("start-after", "")
         rows = "".join(
             f"<Contents><Key>{escape(name)}</Key><LastModified>{stored.modified_at:%Y-%m-%dT%H:%M:%S.000Z}</LastModified>"

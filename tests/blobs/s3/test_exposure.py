@@ -11,7 +11,7 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from godrive.blobs.s3 import S3BlobStore
-from godrive.blobs.s3.client import DEADLINE, S3Client
+from godrive.blobs.s3.client import S3Client
 from godrive.blobs.s3.exposure import REMEDIES, find_exposures
 from godrive.blobs.s3.probe import Capabilities
 from godrive.clock import SystemClock
@@ -112,9 +112,9 @@ OTHERS: dict[str, tuple[StoreFault, Hole]] = {
 }
 
 
-async def probed(fake: FakeStore, *accepted: StoreFault, deadline: float = DEADLINE) -> Capabilities:
+async def probed(fake: FakeStore, *accepted: StoreFault) -> Capabilities:
     """What is found by a store that is opened; nothing is left behind."""
-    store = S3BlobStore(replace(fake.settings, accept_faults=list(accepted)), deadline=deadline)
+    store = S3BlobStore(replace(fake.settings, accept_faults=list(accepted)))
     try:
         await store.open()
     finally:
@@ -252,21 +252,6 @@ async def test_a_store_that_does_not_show_what_it_serves_is_not_trusted(fake: Fa
     fake.holes.append(unreadable)
     with pytest.raises(StoreUnavailable, match="500"):
         await probed(fake)
-
-
-LOST: dict[str, Hole] = {
-    "of-ours": lambda request: request.method == "PUT" and "Authorization" in request.headers,
-    "by-a-signed-url": lambda request: request.method == "PUT" and "X-Amz-Signature" in request.query,
-    "of-parts": lambda request: request.method == "POST" and "uploadId" in request.query,
-}
-
-
-@pytest.mark.parametrize("lost", LOST.values(), ids=LOST)
-async def test_a_lost_answer_ends_no_start(fake: FakeStore, lost: Hole) -> None:
-    """As when Ceph announces an object to the process that is starting."""
-    fake.unanswered.append(lost)
-    assert (await probed(fake, deadline=2.5)).faults == {}
-    assert fake.unanswered == []
 
 
 def test_every_fault_has_a_remedy() -> None:
