@@ -48,7 +48,7 @@ class Fairness:
 
     def run(self) -> list[Result]:
         """One result for each kind of attack."""
-        with stage.folder() as place, DriveServer(place, anew=True) as server:
+        with stage.folder() as place, DriveServer(place, tables=stage.OPEN_GATE, anew=True) as server:
             return [self._beside(server, kind) for kind in ATTACKS]
 
     def _beside(self, server: DriveServer, kind: str) -> Result:

@@ -56,7 +56,7 @@ class Stored:
             s3 = {"endpoint": store.endpoint, "access_key": store.access_key, "secret_key": store.secret_key}
             tables = merged(
                 stage.OPEN_GATE,
-                {"auth": {"max_pending_uploads": 100_000}, "blobs": {"driver": "s3", "s3": s3}},
+                {"blobs": {"driver": "s3", "s3": s3}},
                 {"nats": {"url": broker.url, "user": USER, "password": PASSWORD}, "ingest": {"events": "jetstream"}},
                 {"ingest": {"reconcile_after": 3600.0}},
             )

@@ -183,7 +183,7 @@ def _bare() -> Iterator[tuple[str, Daemon]]:
 def _drive(stack: ExitStack, kind: type[DriveServer], tables: Tables | None = None) -> Iterator[DriveServer]:
     """GoDrive with :data:`FILES` files of one user."""
     place = stack.enter_context(stage.folder())
-    limits: Tables = {"auth": {"max_pending_uploads": 1_000_000, "max_entries": 10_000_000}}
+    limits: Tables = {"auth": {"max_entries": 10_000_000}}
     with kind(place, tables=merged(stage.OPEN_GATE, limits, tables or {}), quick=False) as server:
         yield server
 
