@@ -7,8 +7,9 @@ Names are made safe for the systems that ZIP is used on.  A file whose name had
 to change, or differs from another name of its folder only in case, gets a part
 of its id, so that two members never have the same path.
 
-Rights are checked again for each page of members.  Bytes are those of the
-version that was current when the member was read.  The standard library keeps
+Rights on entries are checked again for each page of members, and every
+:data:`CHECK_EVERY` seconds, before a member, whether the credential still holds.
+Bytes are those of the version that was current when the member was read.  The standard library keeps
 some hundred bytes for each member, for the directory at the end of the archive;
 they are charged to the memory budget.
 """
@@ -20,6 +21,7 @@ import re
 import struct
 import zipfile
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -28,10 +30,11 @@ from typing_extensions import Buffer
 
 from godrive.blobs import BlobDamaged
 from godrive.blobs.disposition import TURNING
-from godrive.errors import Invalid, MailboxFull, NotFound, StoreUnavailable
+from godrive.errors import DeliveryError, Invalid, MailboxFull, NotFound, StoreUnavailable, Unauthenticated
+from godrive.messages.auth import FindEnded
 from godrive.messages.files import ListContents, OpenContent
 from godrive.model import FileId, FileKind, In, ObjectKey, Spot
-from godrive.principal import Principal
+from godrive.principal import ApiToken, Follower, HostUser, Principal, UserSession, user_of
 from godrive.rules.names import search_key
 
 if TYPE_CHECKING:
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
 
 KNOWN = 5000
 """Members up to which the length is known before the first byte."""
+CHECK_EVERY = 1.0
+"""Seconds after which the credential is checked again."""
 _PIECE = 65_536
 _MEMBER = 400
 """Bytes that a member holds in memory until the archive ends, without its path."""
@@ -145,6 +150,7 @@ class Archive:
         self._more = more
         self._held = 0
         self._is_shed = False
+        self._checked_at = drive.clock.monotonic()
         for member in known:
             self._charge(member)
 
@@ -161,13 +167,15 @@ class Archive:
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """Yield the archive in pieces.
 
-        Raises ``DamagedMember``, ``StoreUnavailable``, ``NotFound`` (a file was purged meanwhile), and as :func:`walk`.
+        Raises ``DamagedMember``, ``StoreUnavailable``, ``NotFound`` (a file was purged meanwhile), ``Unauthenticated``
+        (the session has ended, or the user was disabled), and as :func:`walk`.
         """
         sink = _Sink()
         with zipfile.ZipFile(sink, "w") as archive:
             async for member in self._members():
                 if self._is_shed:
                     raise MailboxFull("The server has too little free memory for so large an archive.")
+                await self._check_credential()
                 info = _info(member)
                 with archive.open(info, "w", force_zip64=_is_large(member)) as target:
                     async for piece in self._content(member):
@@ -188,6 +196,17 @@ class Archive:
     def shed(self) -> None:
         """End the archive before its next member."""
         self._is_shed = True
+
+    async def _check_credential(self) -> None:
+        now = self._drive.clock.monotonic()
+        if now - self._checked_at < CHECK_EVERY:
+            return
+        self._checked_at = now
+        with suppress(
+            DeliveryError, StoreUnavailable
+        ):  # an outage says nothing of the credential, the next member asks
+            if await self._drive.auth.ask(FindEnded([_follower(self._by)])):
+                raise Unauthenticated("The session has ended.")
 
     def _charge(self, member: Member) -> None:
         self._held += _MEMBER + len(member.path)
@@ -218,6 +237,11 @@ class Archive:
             raise DamagedMember(member, "bytes") from None
         if received != member.size_bytes:
             raise DamagedMember(member, "short" if received < member.size_bytes else "long")
+
+
+def _follower(by: Principal) -> Follower:
+    """Return what *by* depends on: a session, or the user who gave a URL or a link away."""
+    return by if isinstance(by, UserSession | HostUser | ApiToken) else HostUser(user_id=user_of(by))
 
 
 class _Sink(io.RawIOBase):

@@ -12,15 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from godrive import archive
-from godrive.archive import Archive, DamagedMember, safe_name
+from godrive.archive import CHECK_EVERY, Archive, DamagedMember, safe_name
 from godrive.drive import GoDrive
-from godrive.errors import MailboxFull, NotFound
+from godrive.errors import MailboxFull, NotFound, Unauthenticated
+from godrive.messages.auth import Authenticate, LogIn, LogOut
 from godrive.messages.files import MakeFolder, TrashFile
 from godrive.messages.storage import DeleteBlob
-from godrive.model import FileId, In, OnConflict, Root, Spot, User
-from godrive.testing import open_drive, sign_up, upload
+from godrive.messages.users import SetUserState
+from godrive.model import FileId, In, OnConflict, Root, Spot, User, UserState
+from godrive.principal import SignedUrl, Verb
+from godrive.testing import ManualClock, open_drive, sign_up, upload
 from tests.cases import each
-from tests.principals import acting
+from tests.principals import SYSTEM, acting
 
 pytestmark = pytest.mark.anyio
 
@@ -174,6 +177,29 @@ async def test_a_file_that_is_purged_meanwhile_ends_the_archive_and_is_no_damage
     await drive.storage.ask(DeleteBlob(made._known[0].object_key))
     with pytest.raises(NotFound):
         [piece async for piece in made.pieces()]
+
+
+@pytest.mark.parametrize("ending", ["log-out", "disabled", "disabled, by a signed URL"])
+async def test_an_archive_ends_before_its_next_file_when_the_session_or_the_user_does(ending: str) -> None:
+    clock = ManualClock()
+    async with open_drive(clock=clock) as drive:
+        owner = await sign_up(drive)
+        session = await drive.auth.ask(Authenticate((await drive.auth.ask(LogIn(owner.email, "correct horse"))).token))
+        made = await drive.metadata.ask(MakeFolder(session, Root(), "folder"))
+        place = In(folder_id=made.id)
+        for name in ("a", "b", "c"):
+            await upload(drive, owner.id, name, b"1" * 65_536, where=place)
+        url = SignedUrl(user_id=owner.id, verb=Verb.READ, target_id=made.id)
+        pieces = (await Archive.open(drive, url if "URL" in ending else session, place)).pieces()
+        for _ in ("a", "b"):
+            assert await anext(pieces)
+            clock.advance(CHECK_EVERY)
+        if ending == "log-out":
+            await drive.auth.ask(LogOut(session))
+        else:
+            await drive.auth.ask(SetUserState(SYSTEM, owner.id, UserState.DISABLED))
+        with pytest.raises(Unauthenticated):
+            await anext(pieces)
 
 
 async def test_a_folder_that_is_gone_or_foreign_has_no_archive(drive: GoDrive, owner: User) -> None:

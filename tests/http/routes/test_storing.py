@@ -441,8 +441,9 @@ async def test_a_client_that_leaves_half_way_leaves_nothing(ann: Person, site: S
     await check_nothing_left(site, ann)
 
 
+@pytest.mark.parametrize("touch_bytes", [1, arriving.TOUCH_BYTES], ids=["while-bytes-arrive", "at-the-end"])
 async def test_a_user_who_is_disabled_half_way_gets_nothing_stored(
-    ann: Person, bob: Person, site: Site, monkeypatch: pytest.MonkeyPatch
+    ann: Person, bob: Person, site: Site, monkeypatch: pytest.MonkeyPatch, touch_bytes: int
 ) -> None:
     user_id = await me(ann)
     async with wire(ann) as client:
@@ -452,7 +453,7 @@ async def test_a_user_who_is_disabled_half_way_gets_nothing_stored(
         await site.drive.catalog.write(
             lambda tx: users.set_state(tx, user_id, UserState.DISABLED, now=site.clock.now())
         )
-        monkeypatch.setattr(arriving, "TOUCH_BYTES", 1)
+        monkeypatch.setattr(arriving, "TOUCH_BYTES", touch_bytes)
         await client.stream.send(b"67890")
         answer = await client.answer()
     assert (answer.status, answer.json["code"]) == (410, "gone")
