@@ -264,16 +264,19 @@ def check_open(upload: Upload) -> None:
 async def _answer_again(drive: GoDrive, by: Principal, upload: Upload, digest: str | None) -> File:
     """Return the file of an upload that already has its bytes, if their digest is *digest*.
 
-    Commits the upload if that is still pending.  Raises ``UploadFinished`` if the digest differs.
+    Commits the upload if that is still pending.  Raises ``UploadFinished`` if the digest differs, and what
+    ``CommitUpload`` raises.
     """
     stored = None if digest is None else await _stored_digest(drive, upload)
-    if digest is not None and digest == stored:
-        return await drive.ingest.ask(CommitUpload(by, upload.id))
-    with suppress(DriveError):
-        file = await drive.ingest.ask(CommitUpload(by, upload.id))
-        if stored is None and digest is not None and digest == file.sha256:
-            return file  # it had these bytes already, so those of the upload were deleted
-    raise UploadFinished("The upload already has its bytes, and these are not the same.")
+    refusal = UploadFinished("The upload already has its bytes, and these are not the same.")
+    if digest is None or stored not in (None, digest):
+        with suppress(DriveError):  # the bytes differ, whatever becomes of the upload
+            await drive.ingest.ask(CommitUpload(by, upload.id))
+        raise refusal
+    file = await drive.ingest.ask(CommitUpload(by, upload.id))
+    if stored is None and digest != file.sha256:  # the bytes of the upload were deleted if the file had them already
+        raise refusal
+    return file
 
 
 async def _stored_digest(drive: GoDrive, upload: Upload) -> str | None:

@@ -17,6 +17,7 @@ from godrive.blobs.disposition import UNKNOWN
 from godrive.errors import (
     DigestMismatch,
     DriveError,
+    Forbidden,
     Gone,
     Invalid,
     LengthMismatch,
@@ -251,11 +252,13 @@ async def _stored_before(call: Call, where: Spot, name: str, offer: Offer, body:
     Then the client did not get the answer to an earlier request, and sends it
     again (RFC 9110, section 13.1.1).  That is refused only because the first one
     was carried out: the name is taken, the tag has changed, the quota is used.
+    Raises the error if the catalog cannot say what has the name: the client must
+    not take the refusal of a repetition for the answer to its request.
     """
     try:
         async with call.turn():
             file = await call.drive.metadata.ask(FindFile(call.by, where, name))
-    except DriveError:
+    except (NotFound, Forbidden):  # an upload needs no right to read
         return None
     sha256 = offer.digests.sha256
     if offer.mime not in ("", file.mime) or offer.modified_at not in (None, file.modified_at):

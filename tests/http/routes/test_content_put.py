@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from godrive import arriving
 from godrive.errors import NotFound, StoreUnavailable
 from godrive.messages.janitor import Sweep
+from godrive.messages.uploads import PublishUpload
 from godrive.model import BlobInfo, ObjectKey, UploadId
 from godrive.testing import chunks
 from tests.cases import each
@@ -402,6 +403,30 @@ async def test_bytes_that_the_file_had_already_get_it_again_after_a_lost_answer(
     assert {answer.json["file"]["version_id"] for answer in answers} == {first.json["file"]["version_id"]}
     other = await send(ann, intent, os.urandom(size))
     assert (other.status, other.json["code"]) == (409, "upload_finished")
+
+
+@pytest.mark.parametrize("size", [5, 100_000])
+async def test_bytes_that_the_file_had_already_are_not_refused_because_the_catalog_is_down(
+    ann: Person, site: Site, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    content = os.urandom(size)
+    await send(ann, await announce(ann, size), content)
+    intent = await announce(ann, size, on_conflict="replace")
+    first = await send(ann, intent, content)
+    ask = type(site.drive.metadata).ask
+
+    async def down(ref: Any, message: Any, **options: Any) -> Any:
+        if isinstance(message, PublishUpload):
+            raise StoreUnavailable("The catalog is down.")
+        return await ask(ref, message, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(site.drive.metadata), "ask", down)
+        unknown = await send(ann, intent, content)
+        other = await send(ann, intent, os.urandom(size))
+    assert {(answer.status, answer.json["code"]) for answer in (unknown, other)} == {(503, "store_unavailable")}
+    again = await send(ann, intent, content)
+    assert (first.status, again.status, again.json) == (201, 200, first.json)
 
 
 async def test_the_same_bytes_again_get_the_file_as_it_is_by_now(ann: Person, site: Site) -> None:

@@ -16,12 +16,15 @@ import pytest
 from yarl import URL
 
 from godrive import arriving
-from godrive.errors import AskTimeout, NameTaken
+from godrive.errors import AskTimeout, NameTaken, StoreUnavailable
 from godrive.http.wire import fair_queue
 from godrive.http.wire.form import MOST_FIELD_BYTES, MOST_PARTS
+from godrive.messages.auth import Authenticate
+from godrive.messages.files import FindFile
 from godrive.messages.system import RecountUsage
 from godrive.messages.uploads import MakeFiles, StoreFile
 from godrive.model import UserId, UserState
+from godrive.principal import ApiToken, Scope
 from godrive.rules import users
 from godrive.testing import chunks
 from tests.cases import each
@@ -374,6 +377,48 @@ async def test_the_same_bytes_sent_again_get_the_file_and_make_no_version(
     rows = await site.drive.catalog.read(lambda tx: tx.all("SELECT id FROM versions"))
     assert len(rows) == 1
     await check_nothing_left(site, ann)
+
+
+@pytest.mark.parametrize("size", [10, 1 * MIB])
+@pytest.mark.parametrize("resumable", [False, True])
+async def test_the_same_bytes_sent_again_are_not_refused_because_the_catalog_cannot_find_the_file(
+    ann: Person, site: Site, monkeypatch: pytest.MonkeyPatch, size: int, resumable: bool
+) -> None:
+    content, complete = os.urandom(size), {"Upload_Complete": "?1"} if resumable else {}
+    first = await post(ann, "a", content, **complete)
+    ask = type(site.drive.metadata).ask
+
+    async def down(ref: Any, message: Any, **options: Any) -> Any:
+        if isinstance(message, FindFile):
+            raise StoreUnavailable("The catalog is down.")
+        return await ask(ref, message, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(site.drive.metadata), "ask", down)
+        unknown = await post(ann, "a", content, **complete)
+    assert (unknown.status, unknown.json["code"]) == (503, "store_unavailable")
+    again = await post(ann, "a", content, **complete)
+    assert (first.status, again.status, again.json) == (201, 200, first.json)
+    await check_nothing_left(site, ann)
+
+
+async def test_a_token_that_may_not_read_is_told_that_the_name_is_taken(
+    ann: Person, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await post(ann, "a")).status == 201
+    user_id, auth = await me(ann), site.drive.auth
+
+    class Tokens:
+        """Auth that knows one API token."""
+
+        async def ask(self, message: Any, **options: Any) -> Any:
+            if isinstance(message, Authenticate) and message.token == "an-api-token":
+                return ApiToken(user_id=user_id, token_id="t", scopes=frozenset({Scope.FILES_WRITE}))
+            return await auth.ask(message, **options)
+
+    monkeypatch.setattr(site.drive, "auth", Tokens())
+    answer = await post(ann, "a", Authorization="Bearer an-api-token")
+    assert (answer.status, answer.json["code"]) == (409, "name_taken")
 
 
 async def test_the_same_bytes_sent_again_need_no_more_quota(ann: Person, site: Site) -> None:
