@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from zlib import crc32
+
 import msgspec
 
 from godrive.catalog import Tx
@@ -21,11 +23,16 @@ PATIENCE = 60.0
 """Seconds after which a claimed key counts as abandoned, unless it is renewed."""
 MOST_KEYS = 10_000
 """The most answers stored for one user, because the quota does not count their bytes."""
-LARGE, MOST_LARGE = 65_536, 50
-"""Bytes from which an answer is large, and the most large answers stored for one user: those of long batches."""
+LARGE = 2048
+"""Bytes from which an answer is large.  That of one entry without properties is not, however long its name is."""
+MOST_LARGE_BYTES = 16 * 1024 * 1024
+"""The bytes of large answers that are stored for one user, without the newest."""
+_DROP_EVERY = 1024 * 1024
+"""Bytes of large answers after which the oldest are dropped, on average: that reads the length of all of them."""
 _DROP_LARGE = (
-    "DELETE FROM idempotency_keys WHERE owner_id = $1 AND key IN (SELECT key FROM idempotency_keys "
-    f"WHERE owner_id = $1 AND LENGTH(body) >= {LARGE} ORDER BY expires_at DESC LIMIT {MOST_KEYS} OFFSET {MOST_LARGE})"
+    "DELETE FROM idempotency_keys WHERE owner_id = $1 AND key IN (SELECT key FROM (SELECT key, SUM(LENGTH(body)) "
+    "OVER (ORDER BY expires_at DESC, key ROWS UNBOUNDED PRECEDING) AS bytes FROM idempotency_keys "
+    f"WHERE owner_id = $1 AND LENGTH(body) >= {LARGE} AND key <> $2) AS large WHERE bytes > {MOST_LARGE_BYTES})"
 )
 _FULL = (
     "SELECT 1 FROM idempotency_keys WHERE owner_id = $1 AND NOT EXISTS "
@@ -92,6 +99,7 @@ async def settle_key(tx: Tx, ask: SettleKey, env: Env) -> None:
     The answer is kept for a day, a large one at most until newer ones displace it.
     """
     owner_id, key, stored = user_of(ask.by), ask.key, ask.stored
+    expires_at = rows.later(env.now, KEPT_FOR)
     if stored is None:
         await tx.run("DELETE FROM idempotency_keys WHERE owner_id = $1 AND key = $2 AND status IS NULL", owner_id, key)
         return
@@ -103,7 +111,8 @@ async def settle_key(tx: Tx, ask: SettleKey, env: Env) -> None:
         stored.status,
         msgspec.json.encode(stored.headers).decode(),
         stored.body,
-        rows.later(env.now, KEPT_FOR),
+        expires_at,
     )
-    if len(stored.body) >= LARGE:
-        await tx.run(_DROP_LARGE, owner_id)
+    size = len(stored.body)
+    if size >= LARGE and crc32(f"{key} {expires_at}".encode()) % _DROP_EVERY < size:  # no client can choose the instant
+        await tx.run(_DROP_LARGE, owner_id, key)

@@ -18,7 +18,7 @@ from godrive.messages.uploads import FailUpload, GetUpload
 from godrive.model import (
     UserId,
 )
-from godrive.rules import idempotency, rows, sessions, upload_chores, users
+from godrive.rules import rows, sessions, upload_chores, users
 from godrive.rules.housekeeping import check_usage
 from godrive.rules.idempotency import MOST_KEYS
 from tests.contracts.rig import RETENTION, SERVER, TTL, Rig, host
@@ -246,19 +246,3 @@ async def test_invitations_are_forgotten_when_the_retention_after_their_use_or_e
                     await rig.write(users.add_invite, code, now=rig.now)
     with pytest.raises(Conflict):
         await rig.write(users.add_invite, "unused", now=rig.now)
-
-
-async def test_large_answers_of_a_user_displace_one_another(rig: Rig) -> None:
-    owner, other = await rig.user(), await rig.user()
-    for user, number, size in (
-        (owner, 0, 1),
-        (other, 0, idempotency.LARGE),
-        *((owner, number, idempotency.LARGE) for number in range(1, idempotency.MOST_LARGE + 3)),
-    ):
-        await rig.ask(ClaimKey(by=host(user), key=f"{number}", fingerprint="f"))
-        stored = StoredReply(status=200, headers={}, body=bytes(size))
-        await rig.ask(SettleKey(by=host(user), key=f"{number}", stored=stored))
-        rig.clock.advance(1)
-    kept = await rig.rows("SELECT key FROM idempotency_keys WHERE owner_id = $1", owner)
-    assert {int(row[0]) for row in kept} == {0, *range(3, idempotency.MOST_LARGE + 3)}
-    assert await rig.ask(ClaimKey(by=host(other), key="0", fingerprint="f")) is not None
