@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple, TypeVar
@@ -24,7 +24,7 @@ from godrive.backup.together import for_each
 from godrive.blobs import BlobDamaged, BlobStore
 from godrive.blobs.pages import KeyPage, key_pages
 from godrive.drive import GoDrive
-from godrive.errors import Conflict, DigestMismatch, LengthMismatch, NotFound, UploadFinished
+from godrive.errors import Conflict, DigestMismatch, LengthMismatch, NotFound, UploadFinished, refused
 from godrive.lease import Lease
 from godrive.messages.backups import MadeBackup, NoteBackup
 
@@ -75,22 +75,38 @@ async def create(
             await asyncio.sleep(0.5)
     if waiting.cancelled_caught:
         raise Conflict("Another process sweeps or makes a backup.", hint="Try again later.")
-    for left in drive.config.data_dir.glob("backup-*"):  # by a process that was killed
-        await asyncio.to_thread(shutil.rmtree, left, ignore_errors=True)
-    keeping = asyncio.ensure_future(_keep(lease, drive))
-    with TemporaryDirectory(dir=drive.config.data_dir, prefix="backup-") as folder:
-        creating = asyncio.ensure_future(_create(drive, target, progress, Path(folder), pace=pace, rests=rests))
-        try:
-            await asyncio.wait([keeping, creating], return_when=asyncio.FIRST_COMPLETED)
-            if keeping.done():
-                keeping.result()  # raises
-            return creating.result()
-        finally:
-            for task in (keeping, creating):
-                task.cancel()
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait([keeping, creating])
-                await lease.release(drive.metadata)
+    try:
+        for left in drive.config.data_dir.glob("backup-*"):  # by a process that was killed
+            await asyncio.to_thread(shutil.rmtree, left, ignore_errors=True)
+        with _notes_in(drive.config.data_dir) as folder:
+            keeping = asyncio.ensure_future(_keep(lease, drive))
+            creating = asyncio.ensure_future(_create(drive, target, progress, folder, pace=pace, rests=rests))
+            try:
+                await asyncio.wait([keeping, creating], return_when=asyncio.FIRST_COMPLETED)
+                if keeping.done():
+                    keeping.result()  # raises
+                return creating.result()
+            finally:
+                for task in (keeping, creating):
+                    task.cancel()
+                with anyio.CancelScope(shield=True):
+                    await asyncio.wait([keeping, creating])
+    finally:
+        with anyio.CancelScope(shield=True):
+            await lease.release(drive.metadata)
+
+
+@contextmanager
+def _notes_in(data_dir: Path) -> Iterator[Path]:
+    """Make a folder for what a backup notes until it ends.
+
+    Raises ``StorageFull``, ``StoreUnavailable``, ``ConfigError``.
+    """
+    try:
+        with TemporaryDirectory(dir=data_dir, prefix="backup-") as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise refused(f"What the backup notes cannot be written in {data_dir}", error) from error
 
 
 async def _keep(lease: Lease, drive: GoDrive) -> None:
@@ -127,14 +143,17 @@ async def _create(
             await rests.pause()
             await target.put_part(part.digest, part.data)
 
-        await for_each(_items(blobs), copy)
-        await for_each(_items(parts), put)
+        with target.filling():
+            await for_each(_items(blobs), copy)
+            await for_each(_items(parts), put)
     snapshot_id = new_id(now)
+    with target.filling():
+        catalog_sha256 = await target.put_image(snapshot_id, image)
     snapshot = Snapshot(
         id=snapshot_id,
         created_at=now,
         godrive=__version__,
-        catalog_sha256=await target.put_image(snapshot_id, image),
+        catalog_sha256=catalog_sha256,
         catalog_bytes=image.size,
         blobs=progress.blobs,
         bytes=progress.bytes,
@@ -142,7 +161,8 @@ async def _create(
         added_bytes=progress.added_bytes,
         keyring=drive.config.secret_path.read_text(encoding="utf-8"),
     )
-    await target.write(snapshot)
+    with target.filling():
+        await target.write(snapshot)
     made = MadeBackup(
         target=target.name, snapshot_id=snapshot.id, made_at=now, blobs=snapshot.blobs, bytes=snapshot.bytes
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Generic, TypeVar
@@ -31,7 +32,8 @@ class Spool(Generic[T]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with suppress(OSError):  # a page for which there was no room is still in the buffer
+            self._file.close()
 
     def add(self, page: list[T]) -> None:
         """Append a page.  Raises ``StorageFull``."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime, timedelta
 
 import msgspec
@@ -16,7 +16,7 @@ from godrive.backup.place import opened_store
 from godrive.blobs import BlobStore
 from godrive.blobs.pages import KeyPage
 from godrive.clock import Clock
-from godrive.errors import ConfigError, DigestMismatch, NotFound, UploadFinished
+from godrive.errors import ConfigError, DigestMismatch, NotFound, StorageFull, UploadFinished
 from godrive.model import ObjectKey
 
 FORMAT = 2
@@ -87,6 +87,15 @@ class Target:
         self.name = name
         self._clock = clock
         self._conceal = conceal
+
+    @contextmanager
+    def filling(self) -> Iterator[None]:
+        """Say of ``StorageFull`` that it is the backup that is full, and not the drive."""
+        try:
+            yield
+        except StorageFull as error:
+            hint = "Make room there, for example with godrive backup prune, and run it again: what was copied stays."
+            raise StorageFull(f"There is no room in the backup {self.name}.", hint=hint) from error
 
     async def may_be_new(self, key: ObjectKey) -> bool:
         """Whether another process may have stored the object for a snapshot that is not whole yet.

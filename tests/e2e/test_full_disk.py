@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from tests.drive_server import DriveServer
+from tests.drive_server import PROGRAM, DriveServer, environment
 from tests.e2e.client import Client, Json, Refused
 
 pytestmark = pytest.mark.anyio
@@ -208,3 +208,29 @@ async def test_a_start_on_a_full_disk_ends_with_1_since_a_restart_may_cure_it(sm
     done = small_disk.run()
     assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
     assert "No space left on device" in done.stderr or "full" in done.stderr
+
+
+async def test_a_backup_whose_target_is_full_says_so_and_goes_on_when_there_is_room(
+    small_disk: DriveServer, tmp_path: Path
+) -> None:
+    small_disk.start()
+    inside = ("nsenter", f"--target={small_disk.pid}", "--user", "--mount", "--") if small_disk.prefix else ()
+    target = str(small_disk.data.parent / "backup")
+
+    def back_up(source: DriveServer) -> subprocess.CompletedProcess[str]:
+        command = [*inside, *PROGRAM, "backup", "create", target, "--config", str(source.folder / "config.toml")]
+        return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+
+    with DriveServer(tmp_path / "source") as source:
+        async with Client.connect(source.url) as client:
+            await client.enter()
+            await client.upload("large.bin", os.urandom(2 * MIB))
+        filler = fill(small_disk)
+        with filler.open("r+b") as file:  # there is room for some of it
+            file.truncate(filler.stat().st_size - MIB)
+        done = back_up(source)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+        assert f"no room in the backup {target}" in done.stderr
+        filler.unlink()
+        done = back_up(source)
+        assert (done.returncode, done.stderr) == (0, "")
