@@ -14,7 +14,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import pytest
 from godrive.blobs import BlobDamaged, BlobExists, BlobTooLarge
 from godrive.blobs.disk import PACK_BELOW, DiskBlobStore
 from godrive.blobs.objects import Objects
-from godrive.blobs.packs import compaction, moving
+from godrive.blobs.packs import compaction, index, moving, reader
 from godrive.blobs.packs.files import PackFile
 from godrive.blobs.packs.index import Index
 from godrive.blobs.packs.record import DEAD, FIRST, LIVE
@@ -587,6 +588,59 @@ async def test_a_pack_that_the_system_lets_grow_no_more_is_followed_by_another(
     with pytest.raises(BlobTooLarge):
         await put(store, bodies[0])
     assert await read(store, await put(store, b"small")) == b"small"
+
+
+async def test_an_index_that_another_process_holds_at_the_start_is_no_mistake_of_the_operator(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``serve`` must end with 1, after which an init system tries again, and not with 2."""
+    store = DiskBlobStore(root)
+    await store.open()
+    await store.close()
+    monkeypatch.setattr(index, "_TIMEOUT", 0.0)
+    with closing(sqlite3.connect(root / "packs" / "index.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreUnavailable, match="locked"):
+            await store.open()
+        await store.close()
+        assert open_below(root / "packs") <= {"index.db", "index.db-wal", "index.db-shm"}
+    await store.open()
+    await store.close()
+
+
+@pytest.mark.parametrize("step", ["recovery", "reader"])
+async def test_a_start_that_fails_leaves_nothing_open(root: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    store = DiskBlobStore(root)
+    await store.open()
+    key = await put(store, b"hello")
+    await store.close()
+    (root / "packs" / "index.db").unlink()
+    with monkeypatch.context() as patch:
+        if step == "recovery":
+            patch.setattr(os, "scandir", fail)
+        else:
+            patch.setattr(reader, "Index", partial(fail_second, []))
+        with pytest.raises(StoreUnavailable):
+            await store.open()
+        await store.close()
+    assert open_below(root) == set()
+    await store.open()
+    assert await read(store, key) == b"hello"
+    await store.close()
+
+
+def open_below(folder: Path) -> set[str]:
+    """What this process has open in the folder or below, by name."""
+    found = [handle.resolve() for handle in Path("/proc/self/fd").iterdir()]
+    return {path.name for path in found if path.is_relative_to(folder)}
+
+
+def fail_second(before: list[Index], *values: Any, **options: Any) -> Index:
+    """Open the first index, and fail at the second."""
+    if before:
+        fail()
+    before.append(Index(*values, **options))
+    return before[0]
 
 
 async def test_another_process_may_delete_beside_the_one_that_stores(root: Path) -> None:

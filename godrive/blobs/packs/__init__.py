@@ -22,7 +22,7 @@ import sqlite3
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from pathlib import Path
@@ -84,11 +84,16 @@ class Packs:
         """Open the packs, and recover what a crash left behind.  Blocks.  Raises ``OSError``, ``sqlite3.Error``."""
         self._path = path
         self._disk = disk
-        self._files = PackFiles(path)
-        reserve = Reserve(path / INDEX)
-        self._writer = PackWriter(self._files, _open_index(path / INDEX, reserve, guest=guest), has_file, reserve)
-        recovery.recover(self._writer)
-        self._reader = PackReader(path / INDEX, self._files)
+        with ExitStack() as opened:
+            self._files = PackFiles(path)
+            opened.callback(self._files.close)
+            reserve = Reserve(path / INDEX)
+            index = _open_index(path / INDEX, reserve, guest=guest)
+            opened.callback(index.close)
+            self._writer = PackWriter(self._files, index, has_file, reserve)
+            recovery.recover(self._writer)
+            self._reader = PackReader(path / INDEX, self._files)
+            opened.pop_all()
         self._thread = ThreadPoolExecutor(1, "blobs-packs")
         self._waiting: list[Waiting] = []
         self._ended: asyncio.Future[None] | None = None
@@ -337,8 +342,11 @@ def _open_index(path: Path, reserve: Reserve, *, guest: bool) -> Index:
     """Open the index.  One that is no database any more is set aside, because it can be made again."""
     try:
         os.close(open_or_create(path))
-        index = Index(path, guest=guest)
-        index.newest()
+        with ExitStack() as opened:
+            index = Index(path, guest=guest)
+            opened.callback(index.close)
+            index.newest()
+            opened.pop_all()
         return index
     except (OSError, sqlite3.DatabaseError) as error:
         code = error.sqlite_errorcode if isinstance(error, sqlite3.Error) else 0

@@ -36,7 +36,11 @@ class PackReader:
     def __init__(self, path: Path, files: PackFiles) -> None:
         self._files = files
         self._small = Index(path, read_only=True)
-        self._large = Index(path, read_only=True)
+        try:
+            self._large = Index(path, read_only=True)
+        except (OSError, sqlite3.Error):
+            self._small.close()
+            raise
         self._lock = threading.Lock()
         self._rest_until = 0.0
 
