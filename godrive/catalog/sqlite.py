@@ -37,7 +37,7 @@ import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Literal, TypeVar, cast
 
@@ -100,16 +100,21 @@ class SqliteCatalog:
             self._wal_lock.open()
         except OSError as error:
             raise sqlite_file.not_writable(self._path, error) from None
-        try:
+        with ExitStack() as opened:
+            opened.callback(self._wal_lock.close)
             sqlite_file.prepare(self._path, allow_network_fs=self._allow_network_fs, guest=self._guest)
             self._is_tight = not self._reserve.make()
-            self._writer = self._connect_writer()
-            if not self._guest:
-                self._log_room = LogRoom(self._path)
-            return sqlite_file.connect(self._path, timeout=0, cache_kib=16000, read_only=True, guest=self._guest)
-        except BaseException:
-            self._wal_lock.close()
-            raise
+            try:
+                writer = self._connect_writer()
+                opened.callback(writer.connection.close)
+                if not self._guest:
+                    self._log_room = LogRoom(self._path)
+                reader = sqlite_file.connect(self._path, timeout=0, cache_kib=16000, read_only=True, guest=self._guest)
+            except sqlite3.Error as error:
+                raise sqlite_file.translate(error, self._path) or error from error
+            opened.pop_all()
+        self._writer = writer
+        return reader
 
     def _connect_writer(self) -> SqliteTx:
         return SqliteTx(sqlite_file.connect(self._path, cache_kib=8000, guest=self._guest), sinks=self._sinks)

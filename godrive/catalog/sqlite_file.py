@@ -129,7 +129,7 @@ def connect(
         connection.execute("PRAGMA journal_size_limit=67108864")
         if read_only:
             connection.execute("PRAGMA query_only=1")
-    except sqlite3.Error:  # the file is not a database
+    except BaseException:  # for example, the file is not a database
         connection.close()
         raise
     return connection

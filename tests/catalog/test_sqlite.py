@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import shutil
 import sqlite3
@@ -282,6 +283,32 @@ async def test_a_damaged_database_is_unavailable_and_not_a_crash(path: Path) -> 
         await catalog.open()
         await catalog.read(names)
     assert caught.type.__name__ in ("StoreUnavailable", "ConfigError")
+    await catalog.close()
+
+
+@pytest.mark.parametrize("connection", [1, 2, 3])
+async def test_a_start_at_which_the_disk_fails_can_be_repeated_and_leaves_nothing_open(
+    path: Path, monkeypatch: pytest.MonkeyPatch, connection: int
+) -> None:
+    """The first connection brings the schema up to date, the second writes, and the third reads."""
+    made = itertools.count(1)
+
+    class Failing(sqlite3.Connection):
+        def execute(self, *values: Any) -> sqlite3.Cursor:
+            if "wal_autocheckpoint" in values[0] and next(made) == connection:
+                error = sqlite3.OperationalError("disk I/O error")
+                error.sqlite_errorcode = sqlite3.SQLITE_IOERR_READ
+                raise error
+            return super().execute(*values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Failing))
+        with pytest.raises(StoreUnavailable, match="disk I/O error"):
+            await SqliteCatalog(path).open()
+    open_files = [handle.resolve() for handle in Path("/proc/self/fd").iterdir()]
+    assert not [file for file in open_files if file.is_relative_to(path.parent)]
+    catalog = SqliteCatalog(path)
+    await catalog.open()
     await catalog.close()
 
 
