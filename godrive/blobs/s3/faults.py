@@ -91,7 +91,6 @@ _MISTAKES = {
     "SignatureDoesNotMatch": "blobs.s3.secret_key does not belong to blobs.s3.access_key.",
     "ExpiredToken": "The store's credentials have expired and were not renewed.",
     "InvalidToken": "The store refuses the session token of the credentials.",
-    "RequestTimeTooSkewed": "The clocks here and in the store differ by more than 15 minutes: synchronise both by NTP.",
     "NoSuchBucket": "The bucket does not exist: create it, or set blobs.s3.create_bucket.",
     "InvalidBucketName": "blobs.s3.bucket is not a name that the store allows.",
     "AccessDenied": _ALL_RIGHTS,
@@ -101,6 +100,10 @@ _MISTAKES = {
     "301": "blobs.s3.region or blobs.s3.endpoint is not that of the bucket.",
     "IllegalLocationConstraintException": "blobs.s3.region is not the region of the store.",
     "InvalidLocationConstraint": "blobs.s3.region is not the region of the store.",
+}
+
+_REFUSALS = _MISTAKES | {  # a machine without a battery starts with a wrong clock, until NTP has set it
+    "RequestTimeTooSkewed": "The clocks here and in the store differ by more than 15 minutes: synchronise both by NTP.",
 }
 
 
@@ -148,7 +151,7 @@ def translate(error: Exception) -> DriveError:
         right = RIGHTS.get(error.operation_name, "a right")
         detail = f"The store denies {error.operation_name} ({code}): the access key lacks {right}."
         return StoreUnavailable(detail, hint=_ALL_RIGHTS)
-    if hint := _MISTAKES.get(code):
+    if hint := _REFUSALS.get(code):
         return StoreUnavailable(f"The store refuses us: {code}.", hint=hint)
     if code:
         return StoreUnavailable(f"The store answers {code}.", hint=str(error))
