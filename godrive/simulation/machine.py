@@ -129,6 +129,8 @@ class Life(Process):
         """The number of the message that is waiting when the machine is suspended."""
         self.freezes_for = 0.0
         self._delay = 0.0
+        self.connections: list[Connection] = []
+        """Those that it has opened to SQLite."""
         self._stop = asyncio.Event()
         self._reader: sqlite3.Connection | None = None
         self._blobs = None if machine.store is None else machine.store(self)
@@ -204,8 +206,14 @@ class Life(Process):
             within(WORLD, machine.loop.call_soon, self._exit)
 
     def _exit(self) -> None:
-        """The process has ended by itself: its kernel closes what it has open."""
+        """The process has ended by itself: its kernel closes what it has open.
+
+        It must have closed the databases: a host that embeds a drive goes on, and so do their locks.
+        """
         self.alive = False
+        self._end_reader()
+        if any(connection.is_open() for connection in self.connections):
+            self.machine.wrongs.append(f"{self.name} has ended with a database open")
         self.machine.loop.network.kill(self)
         self.ended.set()
 
@@ -292,6 +300,12 @@ class Connection(sqlite3.Connection):
     """A connection to SQLite whose process may be killed before and after each statement."""
 
     is_catalog = False
+
+    def is_open(self) -> bool:
+        try:
+            return self.total_changes >= 0
+        except sqlite3.ProgrammingError:
+            return False
 
     def execute(self, *values: Any) -> sqlite3.Cursor:
         owner = process()

@@ -42,7 +42,7 @@ from godrive.runtime.actor import ActorCell
 from godrive.simulation.file_system import FileSystem
 from godrive.simulation.letters import Letter, dead_letter
 from godrive.simulation.loop import SimulatedLoop, process
-from godrive.simulation.machine import Connection
+from godrive.simulation.machine import Connection, Life
 from godrive.simulation.network import SimulatedSocket
 from godrive.simulation.threads import Calls, NoThread
 
@@ -149,6 +149,8 @@ def installed(
         sqlite3.Connection.execute(connection, "PRAGMA page_size = 1024")
         connection.is_catalog = str(path).endswith("godrive.db")
         connection.create_function("randomblob", 1, entropy.randbytes)
+        if isinstance(owner := process(), Life):
+            owner.connections.append(connection)
         return connection
 
     def submit(pool: ThreadPoolExecutor, call: Callable[..., T], *values: Any) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from godrive.config import Config
+from godrive.errors import ConfigError
 from godrive.simulation.account import Violation
 from godrive.simulation.faults import FAULTS_OF, FAVOURED_FAULTS, Fault, end_all
 from godrive.simulation.invariants import check_all
@@ -250,6 +251,8 @@ class World:
                     raise Violation(f"{machine.name} has ended by itself: {life.error!r}")
                 failures = 0 if life.serving.is_set() else failures + 1
                 self.trace("ended", life.name, detail=repr(life.error))
+                if isinstance(life.error, ConfigError):
+                    raise Violation(f"{machine.name} calls it a mistake of the operator: {life.error!r}")
                 if failures > self.most_failures:
                     raise Violation(f"the server does not start: {life.error!r}")
             await asyncio.sleep(chance.uniform(0.1, 3.0))
