@@ -3,8 +3,7 @@
 aiohttp answers malformed requests in plain text, closes as soon as the client
 ends its side, and limits each header but not all of them.  :class:`Connection`
 answers malformed and incomplete requests with a problem, bounds a request head
-as a whole in size and time, and reports the bytes that it holds to the
-:class:`~godrive.memory.MemoryBudget`.
+as a whole in size and time, and reports its bytes to the ``MemoryBudget``.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from godrive.http.wire.aiohttp_internals import (
     take_back,
     unread_bytes,
 )
-from godrive.http.wire.connection_limit import ConnectionLimit
+from godrive.http.wire.connection_limit import ConnectionLimit, client_of
 from godrive.http.wire.heads import MAX_HEAD, unreadable
 from godrive.http.wire.sendfile import STALLED, UNSENT, WRITE_HIGH_WATER, is_tls, limit_unsent
 from godrive.memory import MemoryBudget, no_room
@@ -74,6 +73,7 @@ class Connection(web.RequestHandler):
     __slots__ = (
         "_active_at",
         "_answered",
+        "_begun_at",
         "_body",
         "_head",
         "_head_timeout",
@@ -84,6 +84,7 @@ class Connection(web.RequestHandler):
         "_memory",
         "_refused",
         "_wire",
+        "client",
         "on_leave",
     )
 
@@ -97,7 +98,7 @@ class Connection(web.RequestHandler):
         **options: Any,
     ) -> None:
         super().__init__(manager, **options)
-        self._active_at = time.monotonic()
+        self._active_at = self._begun_at = time.monotonic()
         self._answered = 0
         self._body: StreamReader = EMPTY_PAYLOAD
         self._head = 0
@@ -120,6 +121,7 @@ class Connection(web.RequestHandler):
             # The kernel gives up on a client that acknowledges nothing.
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(STALLED * 1000))
         limit_unsent(connected, UNSENT)
+        self.client = client_of(transport.get_extra_info("peername"))
         super().connection_made(transport)
         self._limit.enter(self)
 
@@ -141,13 +143,14 @@ class Connection(web.RequestHandler):
         """
         return self._has_answered() and not self._wire.get_write_buffer_size()
 
-    def stalled_since(self) -> float | None:
-        """Since when the client has neither sent the rest of a request nor taken its answer."""
+    def stalled_since(self, *, whole: bool = False) -> float | None:
+        """Since when the client has not sent the rest of a request (if *whole*, any of it) or taken its answer."""
         if self._wire.get_protocol() is not self:
             return None  # a large body is coming in
         request = self._current_request
-        waits_for_body = request is not None and not request.content.is_eof() and not unread_bytes(request.content)
-        return self._active_at if waits_for_body or self._wire.get_write_buffer_size() else None
+        if request is not None and not request.content.is_eof() and not unread_bytes(request.content):
+            return self._begun_at if whole else self._active_at
+        return self._active_at if self._wire.get_write_buffer_size() else None
 
     def close_after_answer(self) -> None:
         """Answer one more request, and say ``Connection: close`` with it."""
@@ -218,6 +221,7 @@ class Connection(web.RequestHandler):
         if unread and self._body is self._refused:
             self.refuse(self._body)
         if self._request_count > begun:
+            self._begun_at = self._active_at
             if self._head or self._heads or len(data) - unread > _LARGE_HEAD:
                 self._count_heads(self._request_count - begun, len(data), was_waiting=was_waiting)
         elif in_head:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from godrive.errors import ConfigError
 from godrive.http.observe.request_log import logger
-from godrive.http.wire.connection_limit import ConnectionLimit
+from godrive.http.wire.connection_limit import ConnectionLimit, client_of
 
 HANDSHAKE = 15.0
 """Seconds that a client has for its handshake."""
@@ -126,13 +126,13 @@ async def accept_forever(
     try:
         while True:
             try:
-                accepted, _ = await loop.sock_accept(listening)
+                accepted, peer = await loop.sock_accept(listening)
             except OSError as error:
                 if error.errno not in _FULL:
                     logger().warning("accept_failed", error=os.strerror(error.errno or 0))
                 await asyncio.sleep(_PAUSE)  # descriptors may be free then
                 continue
-            handshake = _Handshake(accepted, certificate.context(), connect)
+            handshake = _Handshake(accepted, client_of(peer), certificate.context(), connect)
             handshakes.add(handshake)
             limit.enter(handshake)
             handshake.begin(ended)
@@ -146,8 +146,9 @@ class _Handshake:
     """A connection whose handshake is under way; :class:`ConnectionLimit` may close it."""
 
     def __init__(
-        self, accepted: socket.socket, context: ssl.SSLContext, connect: Callable[[], asyncio.Protocol]
+        self, accepted: socket.socket, client: str, context: ssl.SSLContext, connect: Callable[[], asyncio.Protocol]
     ) -> None:
+        self.client = client
         self._accepted = accepted
         self._context = context
         self._connect = connect
@@ -180,7 +181,7 @@ class _Handshake:
     def is_idle(self) -> bool:
         return False
 
-    def stalled_since(self) -> float | None:
+    def stalled_since(self, *, whole: bool = False) -> float | None:
         return self._begun_at
 
     def force_close(self) -> None:

@@ -7,6 +7,7 @@ import resource
 import socket
 import sys
 import time
+from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
@@ -23,17 +24,27 @@ HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 class Fake:
-    def __init__(self, *, idle: bool = True, stalled_for: float | None = None) -> None:
+    def __init__(
+        self,
+        client: str = "",
+        *,
+        idle: bool = True,
+        stalled_for: float | None = None,
+        arriving_for: float | None = None,
+    ) -> None:
+        self.client = client
         self.idle = idle
-        self.since = None if stalled_for is None else time.monotonic() - stalled_for
+        self.since, self.begun = (
+            None if seconds is None else time.monotonic() - seconds for seconds in (stalled_for, arriving_for)
+        )
         self.closed = False
         self.is_cut = False
 
     def is_idle(self) -> bool:
         return self.idle
 
-    def stalled_since(self) -> float | None:
-        return self.since
+    def stalled_since(self, *, whole: bool = False) -> float | None:
+        return self.begun if whole and self.begun is not None else self.since
 
     def force_close(self) -> None:
         self.closed = True
@@ -78,6 +89,44 @@ def test_of_busy_ones_the_one_that_kept_the_server_waiting_for_longest_is_cut() 
     assert [each.closed for each in late] == [False, False, True]
 
 
+def test_one_client_that_opens_all_connections_displaces_its_own_and_gives_way_to_others() -> None:
+    limit = ConnectionLimit(8)
+    crowd = [Fake("crowd") for _ in range(6)]
+    others = [Fake("a"), Fake("b", idle=False)]
+    for each in (*others, *crowd):
+        limit.enter(each)
+    for number in range(12):
+        limit.enter(Fake("crowd"))
+        assert [each.closed for each in crowd] == [number >= each for each in range(6)]
+    limit.enter(Fake("a"))
+    limit.enter(late := Fake("c"))
+    assert not any(each.closed for each in (*others, late))
+
+
+def test_a_client_with_few_connections_displaces_what_one_with_many_lets_trickle_in() -> None:
+    limit = ConnectionLimit(4)
+    trickles = [Fake("crowd", idle=False, stalled_for=0.1, arriving_for=PATIENCE + number) for number in range(4)]
+    for each in trickles:
+        limit.enter(each)
+    limit.enter(refused := Fake("crowd"))
+    assert refused.closed
+    limit.enter(few := Fake("few"))
+    assert not few.closed
+    assert [each.is_cut for each in trickles] == [False, False, False, True]
+
+
+def test_an_idle_connection_gives_way_to_a_client_that_has_more_but_not_half_of_all() -> None:
+    limit = ConnectionLimit(4)
+    many = [Fake("many", idle=False) for _ in range(3)]
+    limit.enter(many[0])
+    for client in ("a", "b", "c"):
+        limit.enter(Fake(client))
+    limit.enter(many[1])
+    assert not many[1].closed
+    limit.enter(many[2])
+    assert many[2].closed
+
+
 async def test_log_ins_that_are_half_sent_and_answers_that_nobody_reads_do_not_keep_others_out(
     open_site: Any, exchange: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +143,27 @@ async def test_log_ins_that_are_half_sent_and_answers_that_nobody_reads_do_not_k
         await anyio.wait_all_tasks_blocked()
         answer = await exchange(HEALTH[:-2] + b"Connection: close\r\n\r\n", port=site.port)
         assert parse(answer).status == 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have one loopback address")
+async def test_a_crowd_from_one_address_ends_no_connection_from_another(
+    open_site: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "most_connections", lambda: 4)
+    async with open_site() as site, AsyncExitStack() as stack:
+        with anyio.fail_after(30):
+            quiet = await stack.enter_async_context(
+                await anyio.connect_tcp("127.0.0.1", site.port, local_host="127.0.0.2")
+            )
+            crowd = []
+            for _ in range(9):
+                crowd.append(await stack.enter_async_context(await anyio.connect_tcp("127.0.0.1", site.port)))
+                await crowd[-1].send(HEALTH[:-2])
+            for each in crowd[:6]:
+                with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+                    await each.receive()
+            await quiet.send(HEALTH)
+            assert parse(await quiet.receive()).status == 200
 
 
 def test_a_crowd_of_busy_ones_is_looked_through_a_part_at_a_time() -> None:
