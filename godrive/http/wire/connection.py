@@ -39,7 +39,7 @@ from godrive.http.wire.aiohttp_internals import (
     take_back,
     unread_bytes,
 )
-from godrive.http.wire.connection_limit import ConnectionLimit, client_of
+from godrive.http.wire.connection_limit import TRICKLE, ConnectionLimit, client_of
 from godrive.http.wire.heads import MAX_HEAD, unreadable
 from godrive.http.wire.sendfile import STALLED, UNSENT, WRITE_HIGH_WATER, is_tls, limit_unsent
 from godrive.memory import MemoryBudget, no_room
@@ -144,12 +144,13 @@ class Connection(web.RequestHandler):
         return self._has_answered() and not self._wire.get_write_buffer_size()
 
     def stalled_since(self, *, whole: bool = False) -> float | None:
-        """Since when the client has not sent the rest of a request (if *whole*, any of it) or taken its answer."""
+        """As :meth:`Evictable.stalled_since`; ``None`` also while a large body comes in."""
         if self._wire.get_protocol() is not self:
-            return None  # a large body is coming in
+            return None
         request = self._current_request
         if request is not None and not request.content.is_eof() and not unread_bytes(request.content):
-            return self._begun_at if whole else self._active_at
+            trickles = request.content.total_bytes < TRICKLE * (time.monotonic() - self._begun_at)
+            return self._begun_at if whole and trickles else self._active_at
         return self._active_at if self._wire.get_write_buffer_size() else None
 
     def close_after_answer(self) -> None:
@@ -307,9 +308,8 @@ class Connection(web.RequestHandler):
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio lets it say to keep the transport
         """Answer what the client has asked, then close: it has ended its side.
 
-        asyncio by itself closes at once, so that a client which ends its side
-        after a request, or whose body fell short, would get no answer.  With
-        TLS it always does.
+        asyncio by itself closes at once, so that a client which ends its side after
+        a request, or whose body fell short, would get no answer.  With TLS it always does.
         """
         if self._has_answered():
             return False  # there is nothing to answer, or no handler waits for the rest of a body

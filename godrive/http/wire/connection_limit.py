@@ -25,6 +25,9 @@ from godrive.rules.networks import network
 PATIENCE = 5.0
 """Seconds for which a full server waits for the rest of a request, or for its answer to be taken."""
 
+TRICKLE = 8192
+"""Bytes a second: a body that is slower on average does not arrive, where it must arrive as a whole."""
+
 _EXAMINED = 32
 
 
@@ -46,8 +49,8 @@ class Evictable(Protocol):
     def stalled_since(self, *, whole: bool = False) -> float | None:
         """Since when the server waits for the client, on ``time.monotonic``; ``None`` while it does not.
 
-        The server waits since the last byte of an unfinished request; if a request must come as a *whole*, since its
-        first.
+        The server waits since the last byte of an unfinished request; if it must come as a *whole*, since its first,
+        unless its body is faster than :data:`TRICKLE`.
         """
         ...
 
@@ -69,9 +72,10 @@ class ConnectionLimit:
     new one.
 
     A client displaces no connections of one that has fewer, except idle ones,
-    and not even those if it has more than half of all.  It displaces a request
-    that arrives for :data:`PATIENCE` seconds, however steadily, if its client
-    has more than twice as many connections.
+    and not even those if it has more than half of all.  A client that has more
+    than a quarter of all, and more than twice as many as the one of the new
+    connection, loses first what has not arrived as a whole in :data:`PATIENCE`
+    seconds, and trickles.
     """
 
     def __init__(self, most: int) -> None:
@@ -114,10 +118,11 @@ class ConnectionLimit:
     def _make_room(self, client: str) -> bool:
         """Close a connection, so that *client* can have one.  Returns false if there is none to close."""
         own = self._counts[client] + 1
-        longest = time.monotonic() - PATIENCE
+        latest = time.monotonic() - PATIENCE
         idle: Evictable | None = None
         kept: Evictable | None = None
         stalled: Evictable | None = None
+        most_stalled = (0, 0.0)
         for connection in list(islice(self._connections, _EXAMINED)):  # not all: new ones may come quickly
             theirs, is_own = self._counts[connection.client], connection.client == client
             self._connections.move_to_end(connection)
@@ -129,9 +134,9 @@ class ConnectionLimit:
                 else:
                     kept = kept or connection
             elif theirs >= own or is_own:
-                since = connection.stalled_since(whole=theirs > 2 * own)
-                if since is not None and since <= longest:
-                    longest, stalled = since, connection
+                since = connection.stalled_since(whole=theirs > 2 * own and 4 * theirs > self._most)
+                if since is not None and since <= latest and (stalled is None or (theirs, -since) > most_stalled):
+                    stalled, most_stalled = connection, (theirs, -since)
         if idle is None and 2 * own <= self._most:
             idle = kept
         if idle is not None:

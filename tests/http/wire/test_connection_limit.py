@@ -7,10 +7,13 @@ import resource
 import socket
 import sys
 import time
+from collections import Counter
 from contextlib import AsyncExitStack
 from typing import Any
 
+import aiohttp
 import anyio
+import anyio.abc
 import pytest
 
 from godrive.http.wire import connection, connection_limit, server
@@ -164,6 +167,58 @@ async def test_a_crowd_from_one_address_ends_no_connection_from_another(
                     await each.receive()
             await quiet.send(HEALTH)
             assert parse(await quiet.receive()).status == 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have one loopback address")
+async def test_of_a_crowd_the_body_that_trickles_ends_and_the_one_that_arrives_stays(
+    open_site: Any, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    received, arrived = Counter[str](), asyncio.Event()
+
+    class Watched(connection.Connection):
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            received["all"] += len(data)
+            arrived.set()
+
+    async def has_received(size: int) -> None:
+        while received["all"] < size:
+            arrived.clear()
+            await arrived.wait()
+        await anyio.wait_all_tasks_blocked()
+
+    monkeypatch.setattr(server, "Connection", Watched)
+    monkeypatch.setattr(server, "most_connections", lambda: 3)
+    monkeypatch.setattr(connection_limit, "PATIENCE", 0.0)
+    async with open_site() as site, AsyncExitStack() as stack:
+
+        async def connected(address: str) -> anyio.abc.SocketStream:
+            return await stack.enter_async_context(await anyio.connect_tcp("127.0.0.1", site.port, local_host=address))
+
+        token = (await Person(http, site.url).enter()).token
+        await http.close()
+        head = (
+            f"POST /v1/files/upload-intent HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
+            "Content-Length: 1000000\r\n\r\n"
+        ).encode()
+        with anyio.fail_after(30):
+            received.clear()
+            arrives, trickles, other = [await connected("127.0.0.1") for _ in range(3)]
+            most = 900_000
+            sent = 0
+            for client, data in (
+                (arrives, head), (trickles, head), (arrives, b" " * most), (other, head + b" " * most), (trickles, b" ")
+            ):  # fmt: skip
+                await client.send(data)
+                sent += len(data)
+                await has_received(sent)
+            newcomer = await connected("127.0.0.2")
+            await newcomer.send(HEALTH)
+            assert parse(await newcomer.receive()).status == 200
+            with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+                await trickles.receive()
+            await arrives.send(b" " * 99_998 + b"{}")
+            assert parse(await arrives.receive()).status == 422
 
 
 def test_a_crowd_of_busy_ones_is_looked_through_a_part_at_a_time() -> None:
