@@ -10,6 +10,7 @@ read the differences in ``web_app.py``, ``web_protocol.py``, ``base_protocol.py`
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from typing import cast
 
 from aiohttp import web
 from aiohttp.http import HttpRequestParser
@@ -26,6 +27,7 @@ __all__ = [
     "READER",
     "REQUEST",
     "RESPONSE",
+    "SENT",
     "RequestPayloadError",
     "drop_unread",
     "forget_handlers",
@@ -67,6 +69,18 @@ READER = {
 
 PROTOCOL = {"_reading_paused": "a body is too much to keep, and nothing more is read or parsed"}
 """Attributes of the connection of a ``StreamReader``."""
+
+
+class _Sent:
+    """What aiohttp is given in place of a response that has been sent: it would keep that one, and its body."""
+
+    def __init__(self, *, keep_alive: bool) -> None:
+        self.keep_alive = keep_alive
+
+
+SENT = {keep_alive: cast("web.StreamResponse", _Sent(keep_alive=keep_alive)) for keep_alive in (True, False)}
+"""By whether the connection is kept."""
+
 
 REQUEST = {"_prepare_hook": "runs the signals on_response_prepare of the applications of the request"}
 """Attributes of ``BaseRequest``."""

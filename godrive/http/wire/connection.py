@@ -31,6 +31,7 @@ from godrive.http.observe.middleware import REQUEST_ID, identify
 from godrive.http.observe.request_log import logger
 from godrive.http.wire.aiohttp_internals import (
     EMPTY_PAYLOAD,
+    SENT,
     RequestPayloadError,
     drop_unread,
     new_parser,
@@ -40,6 +41,7 @@ from godrive.http.wire.aiohttp_internals import (
     unread_bytes,
 )
 from godrive.http.wire.connection_limit import TRICKLE, ConnectionLimit, client_of
+from godrive.http.wire.direct_body import DirectBody
 from godrive.http.wire.heads import MAX_HEAD, unreadable
 from godrive.http.wire.sendfile import STALLED, UNSENT, WRITE_HIGH_WATER, is_tls, limit_unsent
 from godrive.memory import MemoryBudget, no_room
@@ -52,16 +54,6 @@ _MANY_UNREAD = 65_536
 
 _LARGE_HEAD = 2_048
 """Bytes of a request head from which it is reported: aiohttp keeps the last request of a connection that is idle."""
-
-
-class _Sent:
-    """What aiohttp is given in place of a response that has been sent: it would keep that one, and its body."""
-
-    def __init__(self, *, keep_alive: bool) -> None:
-        self.keep_alive = keep_alive
-
-
-_SENT = {keep_alive: cast("web.StreamResponse", _Sent(keep_alive=keep_alive)) for keep_alive in (True, False)}
 
 
 class Connection(web.RequestHandler):
@@ -144,14 +136,17 @@ class Connection(web.RequestHandler):
         return self._has_answered() and not self._wire.get_write_buffer_size()
 
     def stalled_since(self, *, whole: bool = False) -> float | None:
-        """As :meth:`Evictable.stalled_since`; ``None`` also while a large body comes in."""
-        if self._wire.get_protocol() is not self:
-            return None
-        request = self._current_request
-        if request is not None and not request.content.is_eof() and not unread_bytes(request.content):
-            trickles = request.content.total_bytes < TRICKLE * (time.monotonic() - self._begun_at)
-            return self._begun_at if whole and trickles else self._active_at
-        return self._active_at if self._wire.get_write_buffer_size() else None
+        """As :meth:`Evictable.stalled_since`.  A large body that comes past this protocol stalls only as a *whole*."""
+        request, protocol = self._current_request, self._wire.get_protocol()
+        last: float | None = None
+        if isinstance(protocol, DirectBody):
+            received = protocol.received
+        elif request is not None and not request.content.is_eof() and not unread_bytes(request.content):
+            received, last = request.content.total_bytes, self._active_at
+        else:
+            return self._active_at if self._wire.get_write_buffer_size() else None
+        trickles = received < TRICKLE * (time.monotonic() - self._begun_at)
+        return self._begun_at if whole and trickles else last
 
     def close_after_answer(self) -> None:
         """Answer one more request, and say ``Connection: close`` with it."""
@@ -388,7 +383,7 @@ class Connection(web.RequestHandler):
             take_back(request.content)
         if request.content is not EMPTY_PAYLOAD:
             self._forget(request.content)
-        return _SENT[bool(sent.keep_alive)], reset
+        return SENT[bool(sent.keep_alive)], reset
 
     def _forget(self, body: StreamReader) -> None:
         """Drop the rest of a body whose request has been answered; otherwise aiohttp keeps it in memory."""

@@ -95,6 +95,7 @@ class DirectBody(asyncio.BufferedProtocol):
         self._piece = piece
         self._memory = memory
         self._ended: Callable[[list[mmap.mmap]], None] | None = ended
+        self._length = length
         self._left = length - seen - len(arrived)
         self._buffers = buffers
         self._ready: deque[memoryview] = deque()
@@ -125,6 +126,11 @@ class DirectBody(asyncio.BufferedProtocol):
         if not self._transport.is_closing():
             self._transport.pause_reading()
         self._wake()
+
+    @property
+    def received(self) -> int:
+        """The bytes of the body that have come."""
+        return self._length - self._left
 
     @property
     def has_come(self) -> bool:

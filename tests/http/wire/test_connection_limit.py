@@ -16,9 +16,10 @@ import anyio
 import anyio.abc
 import pytest
 
-from godrive.http.wire import connection, connection_limit, server
+from godrive.http.wire import connection, connection_limit, direct_body, server
 from godrive.http.wire.connection_limit import PATIENCE, ConnectionLimit
 from godrive.http.wire.descriptors import MOST, RESERVE, most_connections, most_duplicates
+from godrive.http.wire.request_body import LARGE
 from tests.http.client import Person, parse
 
 pytestmark = pytest.mark.anyio
@@ -219,6 +220,44 @@ async def test_of_a_crowd_the_body_that_trickles_ends_and_the_one_that_arrives_s
                 await trickles.receive()
             await arrives.send(b" " * 99_998 + b"{}")
             assert parse(await arrives.receive()).status == 422
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have one loopback address")
+async def test_large_bodies_of_a_crowd_that_trickle_end(
+    open_site: Any, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = 0
+    all_begun = asyncio.Event()
+
+    class Watched(direct_body.DirectBody):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            nonlocal begun
+            super().__init__(*arguments, **options)
+            begun += 1
+            if begun == 3:
+                all_begun.set()
+
+    monkeypatch.setattr(direct_body, "DirectBody", Watched)
+    monkeypatch.setattr(server, "most_connections", lambda: 3)
+    monkeypatch.setattr(connection_limit, "PATIENCE", 0.0)
+    async with open_site() as site, AsyncExitStack() as stack:
+        token = (await Person(http, site.url).enter()).token
+        await http.close()
+        with anyio.fail_after(30):
+            crowd = [await stack.enter_async_context(await anyio.connect_tcp("127.0.0.1", site.port)) for _ in range(3)]
+            for number, each in enumerate(crowd):
+                await each.send(
+                    f"PUT /v1/files/by-path/{number} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
+                    f"Content-Length: {2 * LARGE}\r\n\r\nx".encode()
+                )
+            await all_begun.wait()
+            quiet = await stack.enter_async_context(
+                await anyio.connect_tcp("127.0.0.1", site.port, local_host="127.0.0.2")
+            )
+            await quiet.send(HEALTH)
+            assert parse(await quiet.receive()).status == 200
+            with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+                await crowd[0].receive()
 
 
 def test_a_crowd_of_busy_ones_is_looked_through_a_part_at_a_time() -> None:
