@@ -35,7 +35,7 @@ def snippet(client: str) -> str:
     return found[1]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def jobs(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory, node_modules: Path) -> Iterator[Jobs]:
     """Node.js, a page in Chromium and Python, which run the clients as docs/uploads.md shows them."""
     chromium = require_program("chromium", "chromium")
@@ -76,7 +76,7 @@ def jobs(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory, 
         yield desk
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def site(tmp_path_factory: pytest.TempPathFactory, jobs: Jobs) -> Iterator[Site]:
     """A server with an account, by itself and behind proxies that buffer requests or do not."""
     require(Nginx)
