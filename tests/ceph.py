@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
 from typing import Any
 
 from godrive.blobs.s3 import S3BlobStore
@@ -14,6 +15,10 @@ _known: dict[str, Capabilities] = {}
 """What each gateway honours, by its endpoint."""
 
 
+ONE_AUTHORITY = str(Path(__file__).parent / "fixtures" / "authority.pem")
+"""A file for ``ca_file``: an S3 client without TLS reads it too, and its default of 140 takes longer than a test."""
+
+
 def own_bucket(gateway: CephGateway, *, prefix: str = "") -> S3:
     """A bucket of the test's own, not made yet."""
     return S3(
@@ -22,6 +27,7 @@ def own_bucket(gateway: CephGateway, *, prefix: str = "") -> S3:
         prefix=prefix,
         access_key=gateway.access_key,
         secret_key=gateway.secret_key,
+        ca_file=ONE_AUTHORITY,
     )
 
 

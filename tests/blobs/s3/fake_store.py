@@ -24,6 +24,7 @@ from aiohttp import web
 from aiohttp.test_utils import RawTestServer
 
 from godrive.config import S3
+from tests.ceph import ONE_AUTHORITY
 
 ACCESS_KEY, SECRET_KEY, BUCKET, REGION = "FAKEACCESSKEY", "fake-secret", "fake", "us-east-1"
 
@@ -104,7 +105,11 @@ class FakeStore(RawTestServer):
     @property
     def settings(self) -> S3:
         return S3(
-            endpoint=str(self.make_url("/")).rstrip("/"), bucket=BUCKET, access_key=ACCESS_KEY, secret_key=SECRET_KEY
+            endpoint=str(self.make_url("/")).rstrip("/"),
+            bucket=BUCKET,
+            access_key=ACCESS_KEY,
+            secret_key=SECRET_KEY,
+            ca_file=ONE_AUTHORITY,
         )
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
