@@ -50,6 +50,10 @@ _NOT_QUICK = SLOW | {
 _SERVERS = {"nats_server", "postgres_server", "ceph_gateway", "own_servers"}
 
 
+_YOUNG_COLLECTIONS = 5
+"""Collections of young objects, each of 20 000, after which all are looked at."""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option of a developer's loop."""
     parser.addoption("--quick", action="store_true", help="leave out what is marked slow or servers")
@@ -92,13 +96,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
-    """Have the garbage collector leave alone what stays anyway: the modules, and 5000 tests.
+    """Have the garbage collector leave alone what stays anyway: the modules, and 5000 tests."""
+    _settle()
 
-    The rest is little, so it looks at all of it often: a drive that has been served leaves half a megabyte in cycles.
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logfinish() -> None:
+    """Collect between tests, where little is alive, and leave alone what stays: a test that imports leaves modules.
+
+    A drive that has been served leaves half a megabyte in cycles, so it is done often.
     """
+    if gc.get_count()[1] >= _YOUNG_COLLECTIONS:
+        _settle()
+
+
+def _settle() -> None:
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 5, 1)
+    # Within a test, look at the youngest objects only: at all of them again costs more than all that tests leave.
+    gc.set_threshold(20_000, _YOUNG_COLLECTIONS * 10, 1)
 
 
 @pytest.fixture
