@@ -148,6 +148,13 @@ def fail_statement(world: World, chance: random.Random) -> None:
     machine.statement_error = chance.choice((13, 10, 5))  # SQLITE_FULL, SQLITE_IOERR, SQLITE_BUSY
 
 
+def fail_index(world: World, chance: random.Random) -> None:
+    """One of the next statements of the index of the packs fails, as if the disk below it were full or broken."""
+    machine = world.some_machine(chance)
+    machine.index_fails_in = chance.randrange(1, 60)
+    machine.index_error = chance.choice((13, 10, 5))  # SQLITE_FULL, SQLITE_IOERR, SQLITE_BUSY
+
+
 def crash_actor(world: World, chance: random.Random) -> None:
     """A bug: one of the next statements raises what nobody handles, so its actor crashes."""
     machine = world.some_machine(chance)
@@ -177,7 +184,7 @@ FAULTS_OF: dict[Fault, int] = {
 }
 """How often each of them is chosen."""
 
-FAVOURED_FAULTS: dict[Fault, int] = {coarsen_clock: 0}
+FAVOURED_FAULTS: dict[Fault, int] = {coarsen_clock: 0, fail_index: 0}
 """What goes wrong only in runs that favour it.  Behind all others, so that it changes no choice among them."""
 
 
@@ -191,7 +198,7 @@ def end_all(world: World) -> None:
         disk.slow = disk.short_writes = 0.0
         disk.capacity = disk.usual_capacity
         machine.offset, machine.tick = machine.usual_offset, 0.0
-        machine.statement_fails_in = 0
+        machine.statement_fails_in = machine.index_fails_in = 0
         machine.deaths.clear()
         if machine.life is not None:
             machine.life.dies_at = machine.life.freezes_at = 0

@@ -51,6 +51,9 @@ class Machine(Process):
         """The number of statements from now after which one fails; 0 is none."""
         self.statement_error = 0
         """The code of SQLite with which it fails; 0 is an exception that nobody expects."""
+        self.index_fails_in = 0
+        """The number of statements of the index of the packs after which one fails; 0 is none."""
+        self.index_error = 0
         self.rate = 1.0
         """How fast its clocks run."""
         self.tick = 0.0
@@ -249,6 +252,10 @@ class Life(Process):
             machine.statement_fails_in -= 1
             if not machine.statement_fails_in:
                 raise _failure(machine.statement_error)
+        elif machine.index_fails_in and not is_catalog:
+            machine.index_fails_in -= 1
+            if not machine.index_fails_in:
+                raise _failure(machine.index_error)
 
     def _note(self, event: Event) -> None:
         kind = type(event).__name__
