@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from godrive.simulation.account import SETTLED, UNSURE, Request
+from godrive.simulation.account import SETTLED, UNDONE, UNSURE, Request
 from godrive.simulation.client import Lost, Unsent
 from godrive.simulation.model import Refusal, Tree
 from godrive.simulation.user import User
@@ -78,7 +78,7 @@ class BatchingUser(User):
         )
 
     async def _one_by_one(self, steps: list[Step]) -> None:
-        """Send it once, so that a lost answer leaves a number of operations done, from the first on."""
+        """Send it once, so that no operation is carried out twice."""
         json = {"operations": [operation for operation, _ in steps]}
         while True:
             try:
@@ -104,6 +104,8 @@ class BatchingUser(User):
             except Refusal as refusal:
                 code = refusal.code
             problem = result.get("problem", {}).get("code", "")
+            if problem in UNDONE:
+                continue  # for example, a full disk refuses what needs room, and the next operation needs none
             if problem in UNSURE:
                 await self._find_how_many(steps[number:])
                 return
@@ -113,17 +115,25 @@ class BatchingUser(User):
                 self.tree = after
 
     async def _find_how_many(self, steps: list[Step]) -> None:
-        """Find out how many operations of a batch without an answer have been carried out."""
+        """Find out which operations of a batch without an answer have been carried out.
+
+        These are those from the first on, except that a full disk refuses what needs room.
+        """
         await asyncio.sleep(SETTLED)
-        candidates, tree = {"before": self.tree}, self.tree
-        for number, (_, change) in enumerate(steps):
-            after = tree.copy()
-            try:
-                change(after, f"?{self._number}.{number}")
-            except Refusal:
-                after = tree
-            tree = after
-            candidates[f"after {number + 1}"] = tree
+        reached = {"before": self.tree}
+        candidates = dict(reached)
+        for number, (operation, change) in enumerate(steps):
+            before, reached = reached, {}
+            for done, tree in before.items():
+                after = tree.copy()
+                try:
+                    change(after, f"?{self._number}.{number}")
+                except Refusal:
+                    after = tree
+                reached[f"{done}, {number}"] = after
+                if operation["op"] == "mkdir":
+                    reached[f"{done}, not {number}"] = tree
+            candidates |= reached
         await self.choose("a batch", candidates)
 
 
