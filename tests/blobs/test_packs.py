@@ -643,6 +643,27 @@ def fail_second(before: list[Index], *values: Any, **options: Any) -> Index:
     return before[0]
 
 
+def test_a_transaction_that_could_not_be_rolled_back_ends_before_the_next(tmp_path: Path) -> None:
+    made = Index(tmp_path / "index.db")
+    execute, failing = made._execute, True
+
+    def fail_once(sql: str, *values: Any) -> sqlite3.Cursor:
+        nonlocal failing
+        if sql == "ROLLBACK" and failing:
+            failing = False
+            raise sqlite3.OperationalError("disk I/O error")
+        return execute(sql, *values)
+
+    made._execute = fail_once
+    with pytest.raises(OSError), made.transaction():
+        made.add_pack(1, FIRST)
+        fail()
+    with made.transaction():
+        made.add_pack(2, FIRST)
+    assert [pack.number for pack in made.packs()] == [2]
+    made.close()
+
+
 async def test_another_process_may_delete_beside_the_one_that_stores(root: Path) -> None:
     server, command = DiskBlobStore(root), DiskBlobStore(root)
     await server.open()

@@ -100,12 +100,14 @@ class Index:
         if durable is not self._is_synced:
             self._execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._is_synced = durable
+        if self._connection.in_transaction:
+            self._execute("ROLLBACK")  # the one after an earlier failure has failed too
         self._execute("BEGIN IMMEDIATE")
         try:
             yield
             self._execute("COMMIT")
         except BaseException:
-            with suppress(sqlite3.Error):  # the database has rolled back already
+            with suppress(sqlite3.Error):  # the database has rolled back already, or the next transaction does
                 self._execute("ROLLBACK")
             raise
         if self._wal_lock.is_long:
