@@ -4,7 +4,8 @@ An ask, a turn of a thread and a sync each cost more than a small body itself.
 So bodies that come while others are being stored share them, as they share the
 groups of the packs and the commits of the catalog below.  The rows of one group
 are written beside the bytes of the next, once that is as large: the larger a
-group, the less each of its files costs.
+group, the less each of its files costs.  For the same reason a group waits a
+moment for clients that are likely to come (:mod:`godrive.gathering`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 from godrive.blobs import Packing, SmallBlob
 from godrive.errors import AskTimeout, DriveError
+from godrive.gathering import Gathering
 from godrive.messages.metadata import Metadata
 from godrive.messages.uploads import MakeFiles, PublishUpload, StoreFile
 from godrive.model import BlobInfo, File
@@ -62,10 +64,12 @@ class SmallFiles:
         self._is_storing = False
         self._making = 0
         """Bodies whose bytes are stored and whose rows are being written."""
+        self._gathering = Gathering(self._begin_next, most=MOST)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
         """Wait for the groups that have begun."""
+        self._gathering.stop()
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -91,8 +95,11 @@ class SmallFiles:
             raise
 
     def _begin_next(self) -> None:
-        """Begin the next group, unless one is being stored or it is smaller than what is being made."""
-        if self._is_storing or not self._waiting or len(self._waiting) < min(self._making, MOST):
+        """Begin the next group, unless one is being stored, it is smaller than what is being made, or still gathers."""
+        waiting = len(self._waiting)
+        if self._is_storing or not waiting or waiting < min(self._making, MOST):
+            return
+        if not self._making and not self._gathering.is_complete(waiting):
             return
         self._is_storing = True
         task = asyncio.get_running_loop().create_task(self._carry_out())
@@ -113,6 +120,7 @@ class SmallFiles:
                 await self._make(stored)
         finally:
             self._making -= len(stored)
+            self._gathering.ended(len(stored), len(self._waiting))
             self._begin_next()
 
     async def _store(self, group: Sequence[_Body]) -> list[tuple[_Body, Command]]:

@@ -24,6 +24,7 @@ FLOORS: list[set[str]] = [
         "counted",
         "email_address",
         "extras",
+        "gathering",
         "heap",
         "logger",
         "memory",

@@ -2,7 +2,8 @@
 
 A commit costs more than the statements in it: a round trip to the server, a
 flush of the disk.  So writes that arrive while the last batch is being
-committed form the next one, and the rate rises with the load.
+committed form the next one, and the rate rises with the load.  A batch waits a
+moment for those that are likely to come (:mod:`godrive.gathering`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 
 from godrive.catalog import Tx
 from godrive.errors import DriveError, StoreUnavailable
+from godrive.gathering import Gathering
 
 T = TypeVar("T")
 
@@ -46,19 +48,19 @@ class GroupCommit:
         self._most = most
         self._waiting: list[Waiting] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._running = False
+        self._is_busy = False
+        self._gathering = Gathering(self._begin_next, most=most)
 
     async def run(self, operation: Callable[[Tx], Awaitable[T]]) -> T:
         """The operation's value, once it is committed.  Cancelling the wait does not cancel the operation."""
         reply: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting.append((operation, reply))
-        if not self._running:
-            self._running = True
-            self._spawn(self._run_all())
+        self._begin_next()
         return await reply
 
     async def drain(self) -> None:
         """Wait until every operation that was begun has ended."""
+        self._gathering.stop()
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -67,14 +69,20 @@ class GroupCommit:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _run_all(self) -> None:
+    def _begin_next(self) -> None:
+        if not self._is_busy and self._waiting and self._gathering.is_complete(len(self._waiting)):
+            self._is_busy = True
+            self._spawn(self._run_next())
+
+    async def _run_next(self) -> None:
+        """Run a batch of those that wait by now."""
+        batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
         try:
-            while self._waiting:
-                batch = self._waiting[: self._most]
-                del self._waiting[: self._most]
-                await self._run_batch(batch)
+            await self._run_batch(batch)
         finally:
-            self._running = False
+            self._is_busy = False
+            self._gathering.ended(len(batch), len(self._waiting))
+            self._begin_next()
 
     async def _run_batch(self, batch: list[Waiting]) -> None:
         outcomes: list[Outcome] | None

@@ -1,0 +1,71 @@
+"""When the next group of requests begins: once those have come that may be expected.
+
+A group costs much the same whatever its size: turns of threads, a sync, and pages of the database that its members
+share.  Clients that are answered together send their next requests one after another.  If the first of these began a
+group, the others would form the next one, and the two halves would take turns from then on.  So a group waits a moment
+until it is as large as the last one and what came beside it.  After a group that has waited in vain, because its
+clients do something else first, the next ones do not wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+PATIENCE = 0.002
+"""Seconds that a group waits at most: about as long as it takes itself."""
+
+RESTS = 16
+"""Groups that do not wait after one that has waited in vain."""
+
+
+class Gathering:
+    """Tells when a group may begin.  Calls *begin* when one that was not complete has waited long enough.
+
+    A group has at most *most* members.  A client that is alone never waits.
+    """
+
+    def __init__(self, begin: Callable[[], None], *, most: int) -> None:
+        self._begin = begin
+        self._most = most
+        self._expected = 0
+        self._had = 0
+        """How many were there when the wait could begin."""
+        self._has = 0
+        self._rests = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def is_complete(self, waiting: int) -> bool:
+        """Whether a group may begin now, while *waiting* requests wait.  If not, *begin* is called later."""
+        self._has = waiting
+        if waiting >= self._expected:
+            self._cancel()
+            return True
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(PATIENCE, self._give_up)
+        return False
+
+    def ended(self, members: int, waiting: int) -> None:
+        """Note that a group has ended, while *waiting* requests wait that its members may join again."""
+        self._had = waiting
+        self._rests = max(0, self._rests - 1)
+        self._expected = 0 if self._rests else min(members + waiting, self._most)
+
+    def stop(self) -> None:
+        """Let each group begin at once from now on, also one that is waiting."""
+        self._most = self._expected = 0
+        if self._timer is not None:
+            self._cancel()
+            self._begin()
+
+    def _cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _give_up(self) -> None:
+        self._timer = None
+        if (self._has - self._had) * 2 < self._expected - self._had:
+            self._rests = RESTS
+        self._expected = 0
+        self._begin()
