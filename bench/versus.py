@@ -30,7 +30,7 @@ from typing import Any, NamedTuple, Protocol
 from bench import stage
 from bench.clients import curl
 from bench.report import number, say
-from tests.drive_server import REPOSITORY, DriveServer, environment
+from tests.drive_server import REPOSITORY, DriveServer, Tables, environment
 
 CONNECTIONS, USERS, SMALL, MIB = 16, 4, 4096, 1 << 20
 BIG = 256
@@ -38,6 +38,9 @@ SLICES = 6
 """Slices of a round, for each tree."""
 UNITS_COUNTED = 400
 ROWS = ("list", "rename", "intent", "upload", "post", "big")
+
+OPEN_GATE: Tables = {"auth": {"attempts_per_address": 1_000_000, "attempts_per_account": 1_000_000}}
+"""Limits that would restrict the load from a single client, as far as older trees have them."""
 
 _UNKNOWN = HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED
 
@@ -65,7 +68,7 @@ class Tree(DriveServer):
     """A server of the checkout in *tree*."""
 
     def __init__(self, tree: Path, place: Path, counts: Path | None = None) -> None:
-        super().__init__(place, tables=stage.OPEN_GATE, quick=False)
+        super().__init__(place, tables=OPEN_GATE, quick=False)
         self._tree = tree
         self._counts = counts
 

@@ -20,14 +20,15 @@ RESTS = 16
 
 
 class Gathering:
-    """Tells when a group may begin.  Calls *begin* when one that was not complete has waited long enough.
+    """Tells when a group may begin.  Calls *begin* when one that was not complete has waited for *patience* seconds.
 
     A group has at most *most* members.  A client that is alone never waits.
     """
 
-    def __init__(self, begin: Callable[[], None], *, most: int) -> None:
+    def __init__(self, begin: Callable[[], None], *, most: int, patience: float = PATIENCE) -> None:
         self._begin = begin
-        self._most = most
+        self._most = most if patience else 0
+        self._patience = patience
         self._expected = 0
         self._had = 0
         """How many were there when the wait could begin."""
@@ -42,7 +43,7 @@ class Gathering:
             self._cancel()
             return True
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(PATIENCE, self._give_up)
+            self._timer = asyncio.get_running_loop().call_later(self._patience, self._give_up)
         return False
 
     def ended(self, members: int, waiting: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from godrive.catalog import Tx
 from godrive.errors import DriveError, StoreUnavailable
-from godrive.gathering import Gathering
+from godrive.gathering import PATIENCE, Gathering
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ Waiting = tuple[Operation, asyncio.Future[Any]]
 
 
 class GroupCommit:
-    """Gathers writes into batches of at most *most*, one batch at a time.
+    """Gathers writes into batches of at most *most*, one batch at a time, each after *patience* seconds at the latest.
 
     *together* runs a batch in one transaction and returns the outcome of each
     operation.  What has the outcome :data:`ALONE` runs *alone*, beside the batches
@@ -42,6 +42,7 @@ class GroupCommit:
         alone: Callable[[Operation], Awaitable[Any]] | None = None,
         *,
         most: int,
+        patience: float = PATIENCE,
     ) -> None:
         self._together = together
         self._alone = alone
@@ -49,7 +50,7 @@ class GroupCommit:
         self._waiting: list[Waiting] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_busy = False
-        self._gathering = Gathering(self._begin_next, most=most)
+        self._gathering = Gathering(self._begin_next, most=most, patience=patience)
 
     async def run(self, operation: Callable[[Tx], Awaitable[T]]) -> T:
         """The operation's value, once it is committed.  Cancelling the wait does not cancel the operation."""

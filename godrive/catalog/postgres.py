@@ -128,7 +128,8 @@ class PostgresCatalog:
         self._chores = self._group(Use.CHORE)
 
     def _group(self, use: Use) -> GroupCommit:
-        return GroupCommit(partial(self._together, use), partial(self._alone, use), most=_MOST_WRITES)
+        # The statements run in another process: while they do, the loop prepares the other half of the writes.
+        return GroupCommit(partial(self._together, use), partial(self._alone, use), most=_MOST_WRITES, patience=0)
 
     async def open(self) -> None:
         try:
