@@ -202,9 +202,8 @@ class Archive:
         if now - self._checked_at < CHECK_EVERY:
             return
         self._checked_at = now
-        with suppress(
-            DeliveryError, StoreUnavailable
-        ):  # an outage says nothing of the credential, the next member asks
+        # An outage says nothing about the credential; the archive asks again a second later.
+        with suppress(DeliveryError, StoreUnavailable):
             if await self._drive.auth.ask(FindEnded([_follower(self._by)])):
                 raise Unauthenticated("The session has ended.")
 
