@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -106,6 +107,7 @@ class Transport:
         )
         if answer.status < 300 and operation.streams:
             try:
+                _acknowledge(answer)
                 return {**operation.read(answer.headers, b""), "Body": _Stream(answer)}
             except BaseException:
                 answer.close()
@@ -117,6 +119,17 @@ class Transport:
         if _is_redirect(operation, error):
             raise Redirected from error
         raise error
+
+
+def _acknowledge(answer: aiohttp.ClientResponse) -> None:
+    """Acknowledge the head of the answer now.
+
+    Otherwise the system waits for up to 40 ms, and so does a store that sends no small packet before all that it has
+    sent is acknowledged (Nagle's algorithm), as Ceph does.
+    """
+    transport = None if answer.connection is None else answer.connection.transport
+    if transport is not None and hasattr(socket, "TCP_QUICKACK"):  # there is no connection if the body has come too
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
 class _Stream:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import botocore.auth
 import pytest
 from aiobotocore.config import AioConfig
@@ -491,3 +493,33 @@ async def test_connections_are_kept_for_the_next_request() -> None:
             await client.call("delete_object", Key="key")
         await client.close()
     assert (len(seen), len(connections)) == (7, 1)
+
+
+async def test_the_head_of_an_answer_is_acknowledged_before_its_body_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    rest, real, at_once = asyncio.Event(), transport._Stream, []
+
+    def looking(received: aiohttp.ClientResponse) -> Any:
+        assert received.connection is not None
+        assert received.connection.transport is not None
+        connected = received.connection.transport.get_extra_info("socket")
+        at_once.append(connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK))
+        rest.set()
+        return real(received)
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        answering = web.StreamResponse(headers={"ETag": '"e"', "Content-Length": "4"})
+        await answering.prepare(request)
+        await answering.write(b"b")
+        await rest.wait()
+        await answering.write(b"ody")
+        return answering
+
+    monkeypatch.setattr(transport, "_Stream", looking)
+    async with RawTestServer(answer) as running, ours(str(running.make_url("")).rstrip("/")) as sending:
+        for _ in range(8):  # the system acknowledges the first packets of a connection at once
+            rest.clear()
+            body = (await sending.send(OPERATIONS["get_object"], Key="key"))["Body"]
+            while await body.read(100):
+                pass
+            body.close()
+    assert at_once == [1] * 8
