@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import aclosing
 from datetime import datetime
 from typing import Protocol, TypeAlias
 
@@ -22,12 +23,19 @@ import msgspec
 from godrive.blobs import BlobDamaged, BlobStore
 from godrive.blobs.pages import AT_ONCE, Page, aligned, size_pages
 from godrive.errors import NotFound, StoreUnavailable
+from godrive.in_order import in_order
 from godrive.messages.expected import BlobFault, ExpectedBlob, ExpectedBlobs, Fault, NamedSizes
 from godrive.messages.metadata import Metadata
 from godrive.messages.storage import CheckStore, HeadBlob, Storage
 from godrive.messages.system import KnownKeys
 from godrive.model import BlobInfo, ObjectKey
 from godrive.runtime import Ref
+
+READ_AT_ONCE = 16
+"""Blobs that are read at the same time, because a store takes longer to find a small one than to send it.
+
+Each is in memory one piece at a time.
+"""
 
 LARGE_PIECE = 65_536
 """Pieces of at least this many bytes are hashed in a thread."""
@@ -65,8 +73,8 @@ async def check_blobs(
 ) -> AsyncIterator[BlobFault]:
     """Compare all rows with all blobs, and yield what is wrong, in the order of keys.
 
-    With *digests*, read every blob; *pace* is awaited with the number of bytes
-    before each piece.  Blobs without a row count as orphans if they were stored
+    With *digests*, read every blob, :data:`READ_AT_ONCE` at a time; *pace* is awaited
+    with the number of bytes before each piece.  Blobs without a row count as orphans if they were stored
     before *orphans_before*.  Raises ``StoreUnavailable``.
     """
     async for rows, blobs in aligned(_named(drive.metadata), size_pages(drive.blobs)):
@@ -80,14 +88,19 @@ async def check_blobs(
         strays = set(await unknown(drive.metadata, [*(blobs.keys() - rows.keys())]))
         suspects = set(rows) if digests else {key for key, size in rows.items() if blobs.get(key) != size}
         expected = {row.object_key: row for row in await _expected(drive.metadata, suspects)}
-        for key in sorted(strays | expected.keys()):
-            finding = (
-                await _orphan(drive.storage, key, orphans_before)
-                if key in strays
-                else await check_blob(drive, expected[key], blobs.get(key), digests=digests, pace=pace)
-            )
-            if finding is not None:
-                yield finding
+
+        async def check(
+            key: ObjectKey, expected: dict[ObjectKey, ExpectedBlob] = expected, sizes: Page = blobs
+        ) -> BlobFault | None:
+            if key in expected:
+                return await check_blob(drive, expected[key], sizes.get(key), digests=digests, pace=pace)
+            return await _orphan(drive.storage, key, orphans_before)
+
+        keys = sorted(strays | expected.keys())
+        async with aclosing(in_order(keys, check, at_most=READ_AT_ONCE)) as findings:
+            async for finding in findings:
+                if finding is not None:
+                    yield finding
 
 
 async def _named(metadata: Ref[Metadata]) -> AsyncGenerator[Page, None]:

@@ -26,6 +26,7 @@ FLOORS: list[set[str]] = [
         "extras",
         "gathering",
         "heap",
+        "in_order",
         "logger",
         "memory",
         "network",

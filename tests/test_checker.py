@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import re
 from collections.abc import AsyncIterator
@@ -10,13 +11,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from godrive.backup.create import Progress, create
 from godrive.backup.target import open_target
 from godrive.backup.verify import verify
 from godrive.blobs.memory import MemoryBlobStore
-from godrive.checker import Checked, check_blobs
+from godrive.checker import READ_AT_ONCE, Checked, check_blobs
 from godrive.drive import GoDrive
 from godrive.errors import NotFound, StoreUnavailable
 from godrive.messages.expected import BlobFault, Fault
@@ -153,6 +155,37 @@ async def test_an_unreadable_blob_is_a_finding_and_a_store_that_is_down_ends_the
         store.down = True
         with pytest.raises(StoreUnavailable, match="It is down"):
             await check(drive)
+
+
+async def test_blobs_are_read_several_at_a_time_and_findings_come_in_the_order_of_keys() -> None:
+    class Slow(MemoryBlobStore):
+        """Answers once as many blobs are being read as may be."""
+
+        reading = 0
+        most = 0
+
+        async def get(self, key: ObjectKey, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+            self.reading += 1
+            self.most = max(self.most, self.reading)
+            if self.most == READ_AT_ONCE:
+                enough.set()
+            await enough.wait()
+            if self.reading % 2:
+                await asyncio.sleep(0)
+            self.reading -= 1
+            async for piece in super().get(key, start=start, end=end):
+                yield piece + b"!"
+
+    store, enough = Slow(), asyncio.Event()
+    async with open_drive(blob_store=store) as drive:
+        owner = (await sign_up(drive)).id
+        files = [await upload(drive, owner, f"{number}", b"abc") for number in range(3 * READ_AT_ONCE)]
+        keys = [await key_of(drive, file) for file in files]
+        with anyio.fail_after(30):
+            found = await check(drive)
+    assert [finding.object_key for finding in found] == sorted(keys)
+    assert {finding.fault for finding in found} == {Fault.SIZE}
+    assert store.most == READ_AT_ONCE
 
 
 async def planted(folder: Path, blobs: int, faults: int) -> dict[str, list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import aclosing, closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,8 +19,9 @@ from godrive.blobs import BlobDamaged
 from godrive.blobs.failures import is_full
 from godrive.blobs.key_ranges import KeyRanges, keys_in
 from godrive.blobs.pages import AT_ONCE, key_pages
-from godrive.checker import compare
+from godrive.checker import READ_AT_ONCE, compare
 from godrive.errors import Conflict, DigestMismatch, NotFound
+from godrive.in_order import in_order
 from godrive.messages.expected import Fault
 from godrive.model import ObjectKey
 
@@ -31,17 +32,26 @@ _KEYS = KeyRanges("kept", "object_key")
 async def verify(
     target: Target, snapshots: Iterable[Snapshot], progress: Progress, *, pace: Pace | None = None
 ) -> AsyncIterator[str]:
-    """Read everything that the snapshots name, each blob once, and yield what is wrong."""
+    """Read everything that the snapshots name, each blob once and several at a time, and yield what is wrong.
+
+    First come the catalogs, then the blobs in the order of their keys.
+    """
+
+    async def check(row: tuple[str, int, str | None]) -> str | None:
+        key, size, sha256 = row
+        wrong = await _compare(target, ObjectKey(key), size, sha256, pace)
+        progress.blobs += 1
+        progress.bytes += size
+        return None if wrong is None else f"{wrong[0]}: the blob {key}: {wrong[1]}"
+
     with TemporaryDirectory(prefix="godrive-") as folder, _kept(Path(folder)) as kept:
         async for problem in _gather(target, snapshots, kept, Path(folder), check=is_sound):
             yield problem
-        for key, size, sha256 in kept.execute("SELECT object_key, size_bytes, sha256 FROM kept ORDER BY object_key"):
-            progress.blobs += 1
-            progress.bytes += size
-            wrong = await _compare(target, ObjectKey(key), size, sha256, pace)
-            if wrong is not None:
-                fault, detail = wrong
-                yield f"{fault}: the blob {key}: {detail}"
+        rows = kept.execute("SELECT object_key, size_bytes, sha256 FROM kept ORDER BY object_key")
+        async with aclosing(in_order(rows, check, at_most=READ_AT_ONCE)) as problems:
+            async for wrong in problems:
+                if wrong is not None:
+                    yield wrong
 
 
 async def _compare(
