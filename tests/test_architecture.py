@@ -86,6 +86,7 @@ The bridge brings events in (ingest) and takes the outbox out (metadata).
 SUBJECTS = {
     "clock": "metadata",
     "expected": "metadata",
+    "pending": "metadata",
     "backups": "metadata",
     "versions": "metadata",
     "files": "metadata",

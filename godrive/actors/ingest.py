@@ -52,6 +52,7 @@ from godrive.errors import (
 )
 from godrive.messages.ingest import CommitUpload, EventOutcome, Ingest, IngestBlob, Reconcile, Reconciled
 from godrive.messages.metadata import Metadata
+from godrive.messages.pending import UploadsWithoutFolder
 from godrive.messages.storage import (
     CheckStore,
     DeleteBlob,
@@ -174,7 +175,7 @@ class IngestActor(Actor[Ingest]):
         count = _Count()
 
         async def settle(upload: Upload) -> None:
-            settled = await self._settle(upload, count)
+            settled = await (self._end_lost(upload) if upload.id in lost else self._settle(upload, count))
             count[settled] += 1
             if settled is _Settled.POSTPONED:
                 count.postponed.append(upload.id)
@@ -182,6 +183,8 @@ class IngestActor(Actor[Ingest]):
         # Each call postpones the next check of the uploads it returns, so the loop ends.
         due = DueUploads(after=self._settings.reconcile_after, limit=self._settings.batch)
         while uploads := await self._metadata.ask(due):
+            in_folders = [upload.id for upload in uploads if upload.parent_id is not None]
+            lost = await self._metadata.ask(UploadsWithoutFolder(in_folders)) if in_folders else []
             await for_each(uploads, settle, at_most=AT_ONCE)
             if count.postponed:
                 await self._metadata.ask(PostponeUploads(count.postponed, after=due.after))
@@ -196,6 +199,11 @@ class IngestActor(Actor[Ingest]):
             postponed=count[_Settled.POSTPONED],
             problem=count.problem,
         )
+
+    async def _end_lost(self, upload: Upload) -> _Settled:
+        """End an upload whose folder was purged, so that its reserved bytes are free before its deadline."""
+        await self._reject(upload.id, Gone("The folder of the upload no longer exists."))
+        return _Settled.FAILED
 
     async def _settle(self, upload: Upload, count: _Count) -> _Settled:
         """Publish or end one pending upload, or leave it for later.  Raises nothing but bugs."""

@@ -38,6 +38,7 @@ from godrive.errors import DriveError
 from godrive.lease import Lease
 from godrive.messages.janitor import Janitor, Sweep, Swept
 from godrive.messages.metadata import Metadata
+from godrive.messages.pending import PendingUploads
 from godrive.messages.storage import (
     AbortParts,
     DeleteBlob,
@@ -57,7 +58,6 @@ from godrive.messages.system import (
     FinishCleanup,
     FinishPurge,
     FinishVersion,
-    PendingUploads,
     Prune,
     PruneLog,
     Purge,

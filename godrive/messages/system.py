@@ -210,14 +210,6 @@ class KnownKeys(Ask[Metadata, list[ObjectKey]]):
     object_keys: list[ObjectKey]
 
 
-class PendingUploads(Ask[Metadata, list[ObjectKey]]):
-    """Return those of the object keys whose uploads are pending."""
-
-    lane: ClassVar[Lane] = Lane.CHORE
-
-    object_keys: list[ObjectKey]
-
-
 class Pruned(Value):
     """How many of each kind had expired: *accounts* are users who were deleted, *users* their rows."""
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from godrive.catalog import Tx
 from godrive.errors import Conflict, Gone, Invalid, LengthMismatch, QuotaExceeded, UploadFinished, UploadTakenOver
+from godrive.messages.pending import PendingUploads
 from godrive.messages.resumable import AdvanceUpload, ClaimUpload, DeclareLength
-from godrive.messages.system import PendingUploads
 from godrive.model import IN_APPENDS, ObjectKey, Upload, UploadKind, UploadState
 from godrive.principal import Verb
 from godrive.rules import changes, rows

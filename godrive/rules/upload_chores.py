@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from godrive.backoff import Backoff
 from godrive.catalog import Tx
+from godrive.messages.pending import UploadsWithoutFolder
 from godrive.messages.system import (
     Cleanup,
     DueCleanups,
@@ -39,6 +40,11 @@ _WAITING = (  # two ranges of one index; a single OR condition would read all pe
     "AND (created_at <= $2 OR created_at > $3) ORDER BY next_check_at LIMIT $4"
 )
 _DUE, _SET_BACK = _WAITING.format("<="), _WAITING.format(">")
+
+_WITHOUT_FOLDER = (
+    f"SELECT id FROM uploads WHERE id IN ({rows.PLACES}) AND state = 'pending' AND parent_id <> '' AND NOT EXISTS "
+    "(SELECT 1 FROM entries e WHERE e.id = uploads.parent_id AND e.state <> 'purging')"
+)
 
 
 @rule(DueUploads, writes=True)
@@ -89,6 +95,12 @@ async def postpone(tx: Tx, ask: PostponeUploads, env: Env) -> None:
         "UPDATE uploads SET attempts = attempts - 1, next_check_at = $2 WHERE id = $1 AND attempts > 0",
         [(upload_id, next_at) for upload_id in ask.upload_ids],
     )
+
+
+@rule(UploadsWithoutFolder)
+async def without_folder(tx: Tx, ask: UploadsWithoutFolder, env: Env) -> list[UploadId]:
+    """As ``UploadsWithoutFolder`` says."""
+    return [UploadId(row[0]) for row in await rows.each(tx, _WITHOUT_FOLDER, ask.upload_ids)]
 
 
 @rule(DueCleanups, writes=True)

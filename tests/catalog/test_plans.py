@@ -32,6 +32,7 @@ from godrive.messages.files import (
     UpdateFile,
 )
 from godrive.messages.metadata import Metadata
+from godrive.messages.pending import PendingUploads, UploadsWithoutFolder
 from godrive.messages.resumable import AdvanceUpload, ClaimUpload, DeclareLength, JoinUploads
 from godrive.messages.system import (
     BroadcastChange,
@@ -49,7 +50,6 @@ from godrive.messages.system import (
     IndexNames,
     MarkDelivered,
     MarkPublished,
-    PendingUploads,
     Prune,
     PruneLog,
     ReviewVersions,
@@ -247,6 +247,7 @@ async def every_statement(rig: Rig) -> list[Statement]:
         DeclareLength(by, growing.id, 1),
         JoinUploads(by, [part.id], inside(folder), "joined", "a/b"),
         PendingUploads([growing.object_key]),
+        UploadsWithoutFolder([upload.id, growing.id]),
         ExpectedBlobs(10),
         ExpectedBlobs(1, only=[growing.object_key]),
         NamedSizes(10),

@@ -15,8 +15,9 @@ from godrive.errors import (
     UploadFinished,
     UploadTakenOver,
 )
+from godrive.messages.pending import PendingUploads
 from godrive.messages.resumable import AdvanceUpload, ClaimUpload, DeclareLength
-from godrive.messages.system import DueUploads, PendingUploads
+from godrive.messages.system import DueUploads
 from godrive.messages.uploads import AbortUpload, GetUpload, ResizeUpload, TouchUpload
 from godrive.model import OnConflict, Upload, UploadKind, UploadState, UserId
 from tests.contracts.rig import TTL, Rig, host

@@ -24,6 +24,7 @@ from godrive.errors import (
 )
 from godrive.messages.files import EmptyTrash
 from godrive.messages.metadata import Metadata
+from godrive.messages.pending import UploadsWithoutFolder
 from godrive.messages.system import DueCleanups, DueUploads, FinishCleanup, KnownKeys, UploadCounts
 from godrive.messages.uploads import (
     AbortUpload,
@@ -648,3 +649,30 @@ async def test_what_a_protocol_keeps_with_an_upload_goes_when_the_upload_fails(r
     assert kept.note == (await rig.ask(GetUpload(host(owner), kept.id))).note == "filename YQ==\n"
     await rig.ask(AbortUpload(host(owner), failed.id))
     assert (await rig.ask(GetUpload(host(owner), failed.id))).note == ""
+
+
+async def test_uploads_are_without_a_folder_once_it_is_being_purged_and_not_while_it_is_in_the_trash(rig: Rig) -> None:
+    owner = await rig.user()
+    top, kept = await rig.folder(owner, "top"), await rig.folder(owner, "kept")
+    inner = await rig.folder(owner, "inner", where=inside(top))
+    uploads = [await rig.begin(owner, f"{n}", where=place) for n, place in enumerate(map(inside, (top, inner, kept)))]
+    uploads.append(await rig.begin(owner, "in the root"))
+    aborted = await rig.begin(owner, "aborted", where=inside(top))
+    await rig.ask(AbortUpload(host(owner), aborted.id))
+    ids = [upload.id for upload in (*uploads, aborted)]
+
+    async def lost() -> set[UploadId]:
+        found: list[UploadId] = await rig.ask(UploadsWithoutFolder(ids))
+        return set(found)
+
+    await rig.trash(top)
+    assert await lost() == set()
+    await rig.restore(top)
+    await rig.trash(top)
+    await rig.purge(top)
+    assert await lost() == {uploads[0].id}  # the purge has not come to the inner folder
+    await rig.purge_all()
+    assert await lost() == {uploads[0].id, uploads[1].id}
+    assert await rig.ask(UploadsWithoutFolder([])) == []
+    ids *= 40
+    assert await lost() == {uploads[0].id, uploads[1].id}

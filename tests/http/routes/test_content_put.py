@@ -20,6 +20,7 @@ from msgspec.structs import replace
 
 from godrive import arriving
 from godrive.errors import NotFound, StoreUnavailable
+from godrive.messages.ingest import Reconcile
 from godrive.messages.janitor import Sweep
 from godrive.messages.uploads import PublishUpload
 from godrive.model import BlobInfo, ObjectKey, UploadId
@@ -631,3 +632,28 @@ async def test_after_a_connection_breaks_the_url_works_again(ann: Person, site: 
         while site.drive.blobs.receiving(ObjectKey(intent["object_key"])) is not None:
             await anyio.lowlevel.checkpoint()
     assert (await send(ann, intent, content)).status == 201
+
+
+async def test_an_upload_into_a_folder_that_is_purged_ends_and_reserves_nothing(ann: Person, site: Site) -> None:
+    drive, tus = site.drive, {"Tus-Resumable": "1.0.0"}
+    folder = (await ann("POST", "/v1/folders", {"name": "photos"})).json["id"]
+    intent = await announce(ann, 5, parent_id=folder)
+    resumable = await ann("POST", f"/v1/tus?parent_id={folder}", headers={**tus, "Upload-Length": "7"})
+
+    async def usage() -> tuple[int, int]:
+        await drive.janitor.ask(Sweep())
+        site.clock.advance(60)
+        await drive.ingest.ask(Reconcile())
+        found = (await ann("GET", "/v1/me")).json["usage"]
+        return found["reserved_bytes"], found["used_bytes"]
+
+    await ann("DELETE", f"/v1/files/{folder}")
+    assert await usage() == (12, 12)  # the folder may be restored
+    assert (await ann("DELETE", f"/v1/trash/{folder}")).status == 204
+    assert await usage() == (0, 0)
+    ended = await state(ann, intent)
+    assert (ended["state"], ended["reason"]) == ("failed", "The folder of the upload no longer exists.")
+    refused = await send(ann, intent, b"hello")
+    assert (refused.status, refused.json["code"]) == (410, "gone")
+    assert "no longer exists" in refused.json["detail"]
+    assert (await ann("HEAD", resumable.headers["Location"], headers=tus)).status == 410
