@@ -3,8 +3,9 @@
 A group costs much the same whatever its size: turns of threads, a sync, and pages of the database that its members
 share.  Clients that are answered together send their next requests one after another.  If the first of these began a
 group, the others would form the next one, and the two halves would take turns from then on.  So a group waits a moment
-until it is as large as the last one and what came beside it.  After a group that has waited in vain, because its
-clients do something else first, the next ones do not wait.
+until it is as large as the last one and what came beside it.  Clients whose requests go through several groups, as an
+intent and its bytes do, fall into step the same way.  After a group that has waited in vain, because its clients do
+something else first, the next ones do not wait: two of them, and twice as many each time that this happens again.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-PATIENCE = 0.002
-"""Seconds that a group waits at most: about as long as it takes itself."""
+PATIENCE = 0.008
+"""Seconds that a group waits at most: the time in which the clients of a few others are answered and come again."""
 
-RESTS = 16
-"""Groups that do not wait after one that has waited in vain."""
+FEWEST_RESTS, MOST_RESTS = 2, 32
+"""How many groups do not wait after one that has waited in vain."""
 
 
 class Gathering:
@@ -34,13 +35,16 @@ class Gathering:
         """How many were there when the wait could begin."""
         self._has = 0
         self._rests = 0
+        self._next_rests = FEWEST_RESTS
         self._timer: asyncio.TimerHandle | None = None
 
     def is_complete(self, waiting: int) -> bool:
         """Whether a group may begin now, while *waiting* requests wait.  If not, *begin* is called later."""
         self._has = waiting
         if waiting >= self._expected:
-            self._cancel()
+            if self._timer is not None:
+                self._cancel()
+                self._next_rests = FEWEST_RESTS
             return True
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._patience, self._give_up)
@@ -67,6 +71,9 @@ class Gathering:
     def _give_up(self) -> None:
         self._timer = None
         if (self._has - self._had) * 2 < self._expected - self._had:
-            self._rests = RESTS
+            self._rests = self._next_rests
+            self._next_rests = min(self._next_rests * 2, MOST_RESTS)
+        else:
+            self._next_rests = FEWEST_RESTS
         self._expected = 0
         self._begin()

@@ -89,7 +89,7 @@ class FaultyCatalog:
     async def read(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False, large: bool = False) -> T:
         return await self.faults.run(lambda: self._catalog.read(operation, chore=chore))
 
-    async def write(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False) -> T:
+    async def write(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False, answers: int = 1) -> T:
         return await self.faults.run(lambda: self._catalog.write(operation, chore=chore))
 
 

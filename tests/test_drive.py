@@ -428,7 +428,7 @@ async def test_a_tick_that_fails_is_reported_and_the_next_one_comes(tmp_path: Pa
             failed.set()
 
     class Down(FaultyCatalog):
-        async def write(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False) -> T:
+        async def write(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False, answers: int = 1) -> T:
             raise StoreUnavailable
 
     config = quick_config(tmp_path, ingest={"reconcile_every": 0.01})

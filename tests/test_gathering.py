@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from godrive.catalog.group_commit import GroupCommit, Operation, Outcome
-from godrive.gathering import PATIENCE, RESTS
+from godrive.gathering import MOST_RESTS, PATIENCE
 from godrive.simulation.loop import SimulatedLoop
 
 COMMIT = 0.001
@@ -70,7 +70,25 @@ def test_groups_wait_in_vain_only_now_and_then() -> None:
             await commits.group.run(_nothing)  # seven do not come again
 
     waits = (simulate(work) - len(commits.sizes) * COMMIT) / PATIENCE
-    assert 1 <= round(waits) <= len(commits.sizes) / RESTS + 1
+    assert 1 <= round(waits) <= 5 + len(commits.sizes) / MOST_RESTS, "the rests double"
+
+
+def test_a_write_that_answers_many_requests_counts_as_many() -> None:
+    commits = Commits()
+
+    async def come_again(after: float) -> None:
+        await asyncio.sleep(after)
+        await commits.group.run(_nothing)
+
+    async def work() -> None:
+        await commits.group.run(_nothing, answers=8)
+        await asyncio.gather(*(come_again(number * COMMIT / 4) for number in range(8)))
+        before = asyncio.get_running_loop().time()
+        await commits.group.run(_nothing, answers=8)
+        assert asyncio.get_running_loop().time() - before < COMMIT + PATIENCE / 10, "it is all that was expected"
+
+    simulate(work)
+    assert commits.sizes == [1, 8, 1]
 
 
 def test_what_gathers_begins_at_once_when_the_commits_are_drained() -> None:

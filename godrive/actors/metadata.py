@@ -72,6 +72,7 @@ def _ignore(changed: set[UserId]) -> None:
 def _handler(rule: Rule) -> Callable[[MetadataActor, Ask[Metadata, Any]], Coroutine[Any, Any, Any]]:
     """Return a handler that runs *rule*."""
     run, chore, is_large, sees, due = rule.run, rule.message.lane is Lane.CHORE, rule.is_large, rule.sees, rule.due
+    answers = rule.answers
 
     async def read(self: MetadataActor, ask: Ask[Metadata, Any]) -> Any:
         env = self.env()
@@ -88,7 +89,7 @@ def _handler(rule: Rule) -> Callable[[MetadataActor, Ask[Metadata, Any]], Corout
         env = self.env()
         if sees is not None and not self.reads_at_once:
             env = await self.with_seen(env, sees(ask))
-        return await self.noticed.write(lambda tx: run(tx, ask, env), chore=chore)
+        return await self.noticed.write(lambda tx: run(tx, ask, env), chore=chore, answers=answers(ask))
 
     return write if rule.writes else read
 

@@ -34,7 +34,7 @@ class NoticedCatalog:
     async def read(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False, large: bool = False) -> T:
         return await self._catalog.read(operation, chore=chore, large=large)
 
-    async def write(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False) -> T:
+    async def write(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False, answers: int = 1) -> T:
         changed = set[UserId]()
 
         async def noted(tx: Tx) -> T:
@@ -44,7 +44,7 @@ class NoticedCatalog:
                 changed.update(tx.changed)
             return value
 
-        value = await self._catalog.write(noted, chore=chore)
+        value = await self._catalog.write(noted, chore=chore, answers=answers)
         if changed:
             self._on_change(changed)
         return value

@@ -156,11 +156,12 @@ class Catalog(Protocol):
         """
         ...
 
-    async def write(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False) -> T:
+    async def write(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False, answers: int = 1) -> T:
         """Run an operation atomically.  When this returns, its effect is durable.
 
         Operations that wait together may share one commit; one that raises is
-        rolled back alone.  If a server does not answer to a commit, the outcome is
+        rolled back alone.  After it, *answers* requests are answered, whose clients
+        are likely to send the next ones.  If a server does not answer to a commit, the outcome is
         unknown and the error ``AskTimeout``.
         """
         ...

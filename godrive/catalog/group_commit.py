@@ -25,7 +25,8 @@ Outcome = tuple[Any, BaseException | None]
 ALONE: Outcome = (None, None)
 """The outcome, by identity, of an operation of which nothing was done: it must run alone."""
 
-Waiting = tuple[Operation, asyncio.Future[Any]]
+Waiting = tuple[Operation, asyncio.Future[Any], int]
+"""An operation, the future of its value, and the number of requests that it answers."""
 
 
 class GroupCommit:
@@ -48,14 +49,17 @@ class GroupCommit:
         self._alone = alone
         self._most = most
         self._waiting: list[Waiting] = []
+        self._requests = 0
+        """How many requests those answer that wait."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_busy = False
         self._gathering = Gathering(self._begin_next, most=most, patience=patience)
 
-    async def run(self, operation: Callable[[Tx], Awaitable[T]]) -> T:
+    async def run(self, operation: Callable[[Tx], Awaitable[T]], answers: int = 1) -> T:
         """The operation's value, once it is committed.  Cancelling the wait does not cancel the operation."""
         reply: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.append((operation, reply))
+        self._waiting.append((operation, reply, answers))
+        self._requests += answers
         self._begin_next()
         return await reply
 
@@ -71,35 +75,37 @@ class GroupCommit:
         task.add_done_callback(self._tasks.discard)
 
     def _begin_next(self) -> None:
-        if not self._is_busy and self._waiting and self._gathering.is_complete(len(self._waiting)):
+        if not self._is_busy and self._waiting and self._gathering.is_complete(self._requests):
             self._is_busy = True
             self._spawn(self._run_next())
 
     async def _run_next(self) -> None:
         """Run a batch of those that wait by now."""
         batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+        requests = sum(answers for _, _, answers in batch)
+        self._requests -= requests
         try:
             await self._run_batch(batch)
         finally:
             self._is_busy = False
-            self._gathering.ended(len(batch), len(self._waiting))
+            self._gathering.ended(requests, self._requests)
             self._begin_next()
 
     async def _run_batch(self, batch: list[Waiting]) -> None:
         outcomes: list[Outcome] | None
         try:
-            outcomes = await self._together([operation for operation, _ in batch])
+            outcomes = await self._together([operation for operation, _, _ in batch])
         except BaseException as error:
-            for _, reply in batch:
+            for _, reply, _ in batch:
                 _settle(reply, (None, error))
             if not isinstance(error, Exception):
                 raise
             return
         if outcomes is None:
-            for operation, reply in batch:
+            for operation, reply, _ in batch:
                 self._spawn(self._run_alone(operation, reply))
             return
-        for (operation, reply), outcome in zip(batch, outcomes, strict=True):
+        for (operation, reply, _), outcome in zip(batch, outcomes, strict=True):
             if outcome is ALONE:
                 self._spawn(self._run_alone(operation, reply))
             else:

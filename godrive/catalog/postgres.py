@@ -155,7 +155,7 @@ class PostgresCatalog:
 
         return await self._persist(attempt)
 
-    async def write(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False) -> T:
+    async def write(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False, answers: int = 1) -> T:
         self._check_open()
         try:
             value = await (self._chores if chore else self._writes).run(operation)

@@ -153,9 +153,9 @@ class SqliteCatalog:
             raise sqlite_file.translate(error, self._path) or error from error
         return cast("T", outcome[0])
 
-    async def write(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False) -> T:
+    async def write(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False, answers: int = 1) -> T:
         self._check_open()
-        return await self._writes.run(operation)
+        return await self._writes.run(operation, answers)
 
     def _check_open(self) -> None:
         if not self._open:

@@ -51,6 +51,11 @@ class Question(NamedTuple):
     values: tuple[Any, ...]
 
 
+def one_request(_: object) -> int:
+    """Most messages are sent by a request."""
+    return 1
+
+
 class Rule(msgspec.Struct, frozen=True):
     """A rule, and whether it needs a transaction that *writes*, or is a *large* read."""
 
@@ -61,6 +66,8 @@ class Rule(msgspec.Struct, frozen=True):
     has_limit: bool
     sees: Callable[[Any], Question | None] | None = None
     """What it asks before the transaction where each statement is a round trip, if anything."""
+    answers: Callable[[Any], int] = one_request
+    """How many requests are answered after a message of this kind."""
     due: str = ""
     """A statement that finds a row if there is anything to do."""
 
@@ -97,6 +104,7 @@ def rule(
     writes: bool = False,
     large: bool = False,
     sees: Callable[[M], Question | None] | None = None,
+    answers: Callable[[M], int] = one_request,
     due: str = "",
 ) -> Callable[[Callable[[Tx, M, Env], Awaitable[R]]], Callable[[Tx, M, Env], Awaitable[R]]]:
     """Register the decorated function as the rule of *message*.
@@ -104,11 +112,11 @@ def rule(
     A read is *large*, or if the message has a ``limit``, when that is above
     :data:`LARGE_PAGE`.  With *sees*, a rule may learn before its transaction what
     it would else read in it, one round trip after the other; the transaction must
-    check that it is still so.  If *due* finds no row, the reply is ``False`` and
-    nothing is written: for chores, which mostly find nothing to do.  The type
-    checker compares the reply types.  Raises ``TypeError`` at import if the
-    function takes another message, if the message already has a rule, or if a
-    rule that writes is in the lane of reads.
+    check that it is still so.  *answers* tells how many requests are answered after
+    a message.  If *due* finds no row, the reply is ``False`` and nothing is written:
+    for chores, which mostly find nothing to do.  The type checker compares the reply
+    types.  Raises ``TypeError`` at import if the function takes another message, if
+    the message already has a rule, or if a rule that writes is in the lane of reads.
     """
 
     def register(function: Callable[[Tx, M, Env], Awaitable[R]]) -> Callable[[Tx, M, Env], Awaitable[R]]:
@@ -119,7 +127,9 @@ def rule(
         if writes and message.lane is Lane.READ:
             raise TypeError(f"{message.__name__} writes, so it must not be in the lane of reads")
         has_limit = message.lane is Lane.READ and "limit" in message.__struct_fields__
-        RULES[message] = Rule(message, function, writes=writes, large=large, has_limit=has_limit, sees=sees, due=due)
+        RULES[message] = Rule(
+            message, function, writes=writes, large=large, has_limit=has_limit, sees=sees, answers=answers, due=due
+        )
         return function
 
     return register

@@ -83,12 +83,17 @@ async def store(tx: Tx, ask: StoreFile, env: Env) -> File:
         return before
 
 
-@rule(MakeFiles, writes=True)
+def uploads_of(ask: MakeFiles) -> int:
+    """Each of the files answers the request of one upload."""
+    return len(ask.stored) + len(ask.published)
+
+
+@rule(MakeFiles, writes=True, answers=uploads_of)
 async def make(tx: Tx, ask: MakeFiles, env: Env) -> list[File | None]:
     """As ``MakeFiles`` says."""
     if tx.joins:  # alone, each is one statement, and those share a round trip
-        return [None] * (len(ask.stored) + len(ask.published))
-    if len(ask.stored) + len(ask.published) == 1 and (file := await _one(tx, ask, env)) is not None:
+        return [None] * uploads_of(ask)
+    if uploads_of(ask) == 1 and (file := await _one(tx, ask, env)) is not None:
         return [file]
     wanted = [await _wanted(tx, each, env) for each in ask.stored]
     for each in ask.published:

@@ -55,7 +55,7 @@ class Slow:
         await self._hold(self.chores if chore else self.reads)
         return await self.catalog.read(operation, chore=chore)
 
-    async def write(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False) -> T:
+    async def write(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False, answers: int = 1) -> T:
         await self._hold(self.chores if chore else self.writes)
         return await self.catalog.write(operation, chore=chore)
 

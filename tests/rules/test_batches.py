@@ -248,7 +248,7 @@ async def test_others_write_between_the_transactions_of_a_long_batch(rig: Rig) -
     class Counting:
         """The catalog, counting transactions."""
 
-        async def write(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False) -> T:
+        async def write(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False, answers: int = 1) -> T:
             nonlocal transactions
             transactions += 1
             return await rig.catalog.write(operation, chore=chore)

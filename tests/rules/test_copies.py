@@ -56,7 +56,7 @@ class Stepwise:
     async def read(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False) -> T:
         return await self.rig.catalog.read(operation, chore=chore)
 
-    async def write(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False) -> T:
+    async def write(self, operation: Callable[[Tx], Awaitable[T]], *, chore: bool = False, answers: int = 1) -> T:
         value = await self.rig.catalog.write(operation, chore=chore)
         await self.between()
         return value
