@@ -34,6 +34,7 @@ FLOORS: list[set[str]] = [
         "paths",
         "priority",
         "unanswered",
+        "undone",
         "webhook_signature",
     },
     {"append_turns", "callbacks", "config", "principal", "rate_limit", "reserve", "wal_lock"},

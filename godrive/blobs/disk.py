@@ -23,6 +23,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callab
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +31,7 @@ from godrive.blobs import BlobExists, SmallBlob, Staged, split_key
 from godrive.blobs.body_check import BodyCheck
 from godrive.blobs.disk_appends import DiskAppends
 from godrive.blobs.disk_moves import DiskMoves
+from godrive.blobs.disk_opening import close_parts, open_parts
 from godrive.blobs.disk_takes import DiskTakes
 from godrive.blobs.failures import failures, may_pass
 from godrive.blobs.objects import Objects
@@ -41,7 +43,7 @@ from godrive.blobs.staging import StagingFile
 from godrive.errors import ConfigError, DriveError, NotFound, StorageFull, StoreUnavailable, UploadFinished
 from godrive.memory import MemoryBudget
 from godrive.model import BlobInfo, ObjectKey
-from godrive.paths import exists
+from godrive.undone import undone_if_cancelled
 
 T = TypeVar("T")
 
@@ -98,12 +100,22 @@ class DiskBlobStore(DiskAppends, DiskMoves, DiskTakes):
     async def open(self) -> None:
         """Create the folders, and test that files in them can be created and linked.
 
-        Raises ``ConfigError``, and ``StorageFull`` or ``StoreUnavailable`` for what may pass.
+        If it is cancelled, nothing stays open.  Raises ``ConfigError``, and ``StorageFull`` or ``StoreUnavailable``
+        for what may pass.
         """
         self._disk = ThreadPoolExecutor(self._threads, "blobs-disk")
         self._digests = digest_threads()
         try:
-            self._opened, self._packs = await asyncio.to_thread(self._open)
+            opening = partial(
+                open_parts,
+                self._path,
+                named=self._named,
+                pack_below=self.pack_below,
+                disk=self._disk,
+                guest=self._guest,
+            )
+            opened = await undone_if_cancelled(None, opening, close_parts)
+            self._opened, self._packs = opened
         except (OSError, sqlite3.Error) as error:
             if (passing := may_pass(error)) is not None:
                 raise passing from error
@@ -112,18 +124,6 @@ class DiskBlobStore(DiskAppends, DiskMoves, DiskTakes):
                 field="blobs.path",
                 hint="It must be a folder that this user can write to, on a file system with hard links.",
             ) from error
-
-    def _open(self) -> tuple[Objects, Packs | None]:
-        objects = Objects(self._path, named=self._named)
-        try:
-            packs = self._path / "packs"
-            if not self.pack_below and not exists(packs):
-                return objects, None
-            objects.make(packs.name)
-            return objects, Packs(packs, disk=self._disk, has_file=objects.has_file, guest=self._guest)
-        except BaseException:
-            objects.close()
-            raise
 
     async def close(self) -> None:
         """Wait for the clean-up of failed writes, then close every handle.  Idempotent."""

@@ -48,6 +48,7 @@ from godrive.catalog.sqlite_reads import LargeReads, SmallReads
 from godrive.catalog.sqlite_tx import Operation, SqliteTx
 from godrive.errors import DriveError, StorageFull, StoreUnavailable
 from godrive.reserve import Reserve
+from godrive.undone import undone_if_cancelled
 from godrive.wal_lock import WalLock
 
 T = TypeVar("T")
@@ -86,9 +87,8 @@ class SqliteCatalog:
         self._large_chores = LargeReads(self._connect_reader, most=_MOST_LARGE_CHORES, sinks=sinks)
 
     async def open(self) -> None:
-        loop = asyncio.get_running_loop()
         try:
-            connection = await loop.run_in_executor(self._write_thread, self._connect)
+            connection = await undone_if_cancelled(self._write_thread, self._connect, self._close_connections)
         except BaseException:
             self._write_thread.shutdown(wait=False)
             raise
@@ -132,9 +132,12 @@ class SqliteCatalog:
 
     def _disconnect(self) -> None:
         self._write_thread.shutdown()
-        for tx in (self._small, self._writer):
-            if tx is not None:
-                tx.connection.close()
+        self._close_connections(self._small.connection)
+
+    def _close_connections(self, reader: sqlite3.Connection) -> None:
+        reader.close()
+        if self._writer is not None:
+            self._writer.connection.close()
         self._wal_lock.close()
 
     @property

@@ -111,6 +111,10 @@ class Packs:
             await asyncio.wait([self._ended])
         await asyncio.to_thread(self._close)
 
+    def close_unused(self) -> None:
+        """Close every file.  Only before anything was asked of the packs."""
+        self._close()
+
     def _close(self) -> None:
         self._thread.shutdown()
         try:
