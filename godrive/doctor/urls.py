@@ -94,7 +94,13 @@ async def _check_faults(store: S3BlobStore, config: Config, report: Report, host
 
 
 async def _check_versions(store: S3BlobStore, report: Report) -> None:
-    if await store.keeps_versions():
+    try:
+        keeps = await store.keeps_versions()
+    except StoreUnavailable as error:
+        detail = f"Nobody knows whether the bucket keeps the bytes of deleted files as versions. {error.detail}"
+        report.warning("versions", detail, error.hint or "Look at the settings of the bucket.")
+        return
+    if keeps:
         report.warning(
             "versions",
             "The bucket keeps versions: the bytes of deleted files stay in it and take room.",

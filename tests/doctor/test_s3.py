@@ -12,12 +12,16 @@ from aiohttp import web
 from aiohttp.test_utils import RawTestServer
 from msgspec.structs import replace
 
+from godrive.backoff import Backoff
 from godrive.blobs.bounded_read import read_bounded
+from godrive.blobs.s3 import S3BlobStore
 from godrive.blobs.s3.faults import RIGHTS
 from godrive.clock import SystemClock
 from godrive.config import Blobs, Config, Server, StoreFault
 from godrive.doctor import Finding, Report, Verdict, stores, urls
+from godrive.errors import StoreUnavailable
 from tests.blobs.s3.fake_store import FakeStore
+from tests.cases import each
 from tests.servers import free_port
 
 pytestmark = pytest.mark.anyio
@@ -93,10 +97,58 @@ async def test_a_fault_of_the_public_endpoint_alone_is_found(config: Config, fak
 
 @pytest.mark.slow
 async def test_a_bucket_that_keeps_versions_is_a_warning(config: Config, fake: FakeStore) -> None:
-    fake.versioned = True
+    fake.versioning = "Enabled"
     finding = (await findings(config))["versions"]
     assert finding.verdict is Verdict.WARNING
     assert "lifecycle" in finding.hint
+    fake.versioning = "Suspended"  # as the hint says
+    assert "versions" not in await findings(config)
+
+
+@pytest.mark.slow
+async def test_a_store_that_does_not_say_whether_it_keeps_versions_is_a_warning(
+    config: Config, fake: FakeStore
+) -> None:
+    fake.denied = {"GetBucketVersioning"}
+    finding = (await findings(config))["versions"]
+    assert finding.verdict is Verdict.WARNING
+    assert "s3:GetBucketVersioning" in finding.detail
+
+
+@each(
+    ("status", "code", "keeps"),
+    [
+        (501, "NotImplemented", False),
+        (405, "MethodNotAllowed", False),
+        (501, "", False),
+        (403, "AccessDenied", None),
+        (400, "InvalidRequest", None),
+        (500, "InternalError", None),
+        (404, "NoSuchBucket", None),
+    ],
+)
+async def test_only_an_answer_that_says_so_means_that_a_store_has_no_versions(
+    fake: FakeStore, status: int, code: str, keeps: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("godrive.blobs.s3.client._BACKOFF", Backoff(0.0, 0.0))
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        if "versioning" not in request.query:
+            return await fake.answer(request)
+        return web.Response(status=status, text=f"<Error><Code>{code}</Code></Error>" if code else "")
+
+    async with RawTestServer(answer) as server:
+        settings = replace(fake.settings, endpoint=str(server.make_url("")).rstrip("/"))
+        store = S3BlobStore(settings, guest=True)
+        await store.open()
+        try:
+            if keeps is None:
+                with pytest.raises(StoreUnavailable, match=code):
+                    await store.keeps_versions()
+            else:
+                assert await store.keeps_versions() is keeps
+        finally:
+            await store.close()
 
 
 @pytest.mark.slow

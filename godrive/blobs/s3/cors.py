@@ -11,12 +11,16 @@ from botocore.exceptions import ClientError
 from multidict import CIMultiDictProxy
 
 from godrive.blobs.s3.bucket import Bucket
+from godrive.blobs.s3.faults import code_of
 from godrive.blobs.s3.plain_http import exchange
 from godrive.errors import StoreUnavailable
 from godrive.model import SignedRequest
 
 METHODS = ("GET", "HEAD", "PUT")
 """Methods of signed URLs."""
+
+_NO_VERSIONS = {"NotImplemented", "501", "MethodNotAllowed", "405"}
+"""What a store answers that has no versions at all."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +50,17 @@ class Cors(Bucket):
     """The settings of the bucket."""
 
     async def keeps_versions(self) -> bool:
-        """Whether the bytes of deleted objects stay in the bucket as old versions."""
+        """Whether the bytes of deleted objects stay in the bucket as old versions.
+
+        Raises ``StoreUnavailable`` if the store does not tell.
+        """
         try:
             answer = await self.client.call("get_bucket_versioning")
         except StoreUnavailable as error:
-            if isinstance(error.__cause__, ClientError):
-                return False  # the store has no versions, or does not tell us
+            if code_of(error.__cause__) in _NO_VERSIONS:
+                return False
             raise
-        return bool(answer.get("Status"))
+        return bool(answer.get("Status") == "Enabled")
 
     async def put_cors(self, origins: Sequence[str]) -> str | None:
         """Replace the bucket's rules by :func:`cors_rules`.  Returns the store's reason if it refuses.

@@ -97,7 +97,8 @@ class FakeStore(RawTestServer):
         """Lets pages read the ETag of its answers."""
         self.cors_rules = True
         """Has rules for a bucket."""
-        self.versioned = False
+        self.versioning = ""
+        """``Enabled`` or ``Suspended``."""
         self.lists_uploads_by_prefix = True
         self.asked: list[str] = []
         self._ids = count()
@@ -297,7 +298,7 @@ class FakeStore(RawTestServer):
         return web.Response()
 
     def _GetBucketVersioning(self, request: web.BaseRequest, key: str, body: bytes) -> web.Response:
-        status = "<Status>Enabled</Status>" if self.versioned else ""
+        status = f"<Status>{self.versioning}</Status>" if self.versioning else ""
         return _xml(f"<VersioningConfiguration>{status}</VersioningConfiguration>")
 
     def _ListObjectsV2(self, request: web.BaseRequest, key: str, body: bytes) -> web.Response:
