@@ -73,8 +73,8 @@ class Appends(Reading, Writing):
         source = TailedBody(self._tail(key, noted, staged.offset), body, check, digest)
         reader: PartReader
 
-        async def begin() -> None:
-            await reader.take_slot()
+        async def begin(first: int) -> None:
+            await reader.take_slot(first)
 
         pieces = source.pieces(begin)
         reader = PartReader(

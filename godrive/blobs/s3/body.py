@@ -54,6 +54,7 @@ class PartReader:
         self._memory = memory or MemoryBudget(sys.maxsize)
         self._held = bytearray()
         self._sent = 0
+        self._ahead = 0
         self._was_sent = asyncio.Event()
         self.ended = False
         """Whether the part that was yielded is the last one."""
@@ -81,8 +82,8 @@ class PartReader:
         self._was_sent.set()
 
     def held_bytes(self) -> int:
-        """Bytes of the part that is being collected, and of the one that was yielded last."""
-        return len(self._held) + self._sent
+        """Bytes of the part that is being collected, of the one that was yielded last, and of what waits for a slot."""
+        return len(self._held) + self._sent + self._ahead
 
     def shed(self) -> None:
         """Give up the body: the client may send it again."""
@@ -142,7 +143,10 @@ class PartReader:
         self._check.end()
         self._check.compare(self.sha256)
         self.ended = True
-        yield bytes(held)
+        last = bytes(held)
+        self._sent = len(last)
+        held.clear()
+        yield last
 
     async def _next(self, chunks: AsyncIterator[bytes | memoryview]) -> bytes | memoryview | None:
         self.waits_since = time.monotonic()
@@ -156,10 +160,18 @@ class PartReader:
         if size > _SMALL:
             await self.take_slot()
 
-    async def take_slot(self) -> None:
-        """Wait for a slot.  Idempotent.  Raises ``MailboxFull`` after a while."""
+    async def take_slot(self, ahead: int = 0) -> None:
+        """Wait for a slot, while the source of the chunks has *ahead* bytes in hand.
+
+        Idempotent.  Raises ``MailboxFull`` after a while.
+        """
         if not self._has_slot:
-            await self._slots.take(self)
+            self._ahead = ahead
+            self._memory.report(self, self.held_bytes())
+            try:
+                await self._slots.take(self)
+            finally:
+                self._ahead = 0
             self._has_slot = True
             if self.waits_since is not None:  # that it waited for the slot is not the fault of its client
                 self.waits_since = time.monotonic()

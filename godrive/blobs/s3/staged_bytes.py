@@ -94,12 +94,16 @@ class TailedBody:
         self.received = 0
         """Bytes of *body*."""
 
-    async def pieces(self, begin: Callable[[], Awaitable[None]]) -> AsyncGenerator[bytes | memoryview]:
-        """Yield the pieces.  *begin* is awaited before the tail is read, which takes a connection and memory."""
+    async def pieces(self, begin: Callable[[int], Awaitable[None]]) -> AsyncGenerator[bytes | memoryview]:
+        """Yield the pieces.
+
+        *begin* is awaited with the length of the first piece of *body* before the tail is read, which takes a
+        connection and memory.
+        """
         pieces = aiter(self._body)
         while (piece := await self._next(pieces)) is not None:
             if not self.received:
-                await begin()
+                await begin(len(piece))
                 async with aclosing(self._tail) as tail:  # type: ignore[type-var]
                     async for earlier in tail:
                         yield earlier

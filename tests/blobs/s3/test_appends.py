@@ -17,6 +17,7 @@ from godrive.blobs.s3.appends import SMALLEST_PART
 from godrive.blobs.s3.slots import BodySlots
 from godrive.blobs.s3.store import S3BlobStore
 from godrive.errors import ChecksumMismatch, Gone, MailboxFull
+from godrive.memory import MemoryBudget
 from godrive.messages.files import ListFiles
 from godrive.messages.janitor import Sweep
 from godrive.messages.uploads import GetUpload
@@ -133,6 +134,28 @@ async def test_a_body_that_waits_for_its_turn_reads_no_tail_meanwhile(
         assert [staged.offset for staged in await asyncio.gather(*appending)] == [(1 << 20) + 4] * 3
         assert (await finishing).size_bytes == 1 << 20
         await asyncio.wait([holding])
+
+
+async def test_what_has_come_of_a_body_that_waits_for_its_turn_is_counted_and_may_be_given_up(
+    store: S3BlobStore,
+) -> None:
+    store.memory = MemoryBudget(8 << 20)
+    piece, room = bytes(256 << 10), 32
+    silent = Silent(b"has the only turn")
+    holding = asyncio.create_task(append(store, Staged(key=new_key()), silent))
+    await silent.waits.wait()
+    appending = [asyncio.create_task(append(store, Staged(key=new_key()), body([piece]))) for _ in range(2 * room)]
+    with anyio.fail_after(30):
+        while len(waiting := [each for each in appending if not each.done()]) > room:
+            await asyncio.sleep(0)
+    assert waiting
+    assert len(waiting) * len(piece) <= store.memory.held <= store.memory.limit
+    assert {type(each.exception()) for each in appending if each.done()} == {MailboxFull}
+    holding.cancel()
+    with anyio.fail_after(30):
+        assert {staged.offset for staged in await asyncio.gather(*waiting)} == {len(piece)}
+        await asyncio.wait([holding])
+    assert store.memory.held == 0
 
 
 async def test_a_length_below_what_a_refused_request_had_sent_ends_the_upload_with_the_reason(

@@ -201,3 +201,17 @@ async def test_one_with_many_bodies_delays_no_other() -> None:
         go_on.set()
     assert order.index("quiet") <= 2
     assert len(order) == 9
+
+
+async def test_the_last_part_is_in_memory_once() -> None:
+    memory = MemoryBudget(10 * MIB)
+
+    async def body() -> AsyncIterator[bytes]:
+        yield bytes(512 * KIB)
+        yield b"the end"
+
+    reader = PartReader(body(), size=None, sha256=None, memory=memory)
+    async with reader.receiving():
+        part = await anext(reader.parts(lambda _: MIB))
+        assert (reader.ended, len(part), len(reader._held)) == (True, 512 * KIB + 7, 0)
+        assert reader.held_bytes() == len(part)
