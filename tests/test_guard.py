@@ -25,18 +25,19 @@ from tests.daemon import Daemon
 from tests.guard import guard
 
 folder = Path(sys.argv[1])
-daemon = Daemon(["sh", "-c", "sleep 1000 & echo $! >$0; wait", folder / "grandchild.tmp"], folder / "log")
-stubborn = Daemon(["sh", "-c", "trap '' TERM HUP; setsid sleep 1000 & wait"], folder / "log2")
+files = [folder / "grandchild", folder / "stranger"]
+daemon = Daemon(["sh", "-c", "sleep 1000 & echo $! >$0; wait", files[0]], folder / "log")
+stubborn = Daemon(["sh", "-c", "trap '' TERM HUP; setsid sleep 1000 & echo $! >$0; wait", files[1]], folder / "log2")
 stopped = Daemon(["sleep", "1000"], folder / "log3")
 ended = Daemon(["true"], folder / "log4")
 ended.wait()
-for process in (stubborn, stopped):
-    process.wait_until(lambda: Path(f"/proc/{process.pid}/comm").read_text().strip() in {"sh", "sleep"})
+for process, file in zip((daemon, stubborn), files):
+    process.wait_until(lambda: file.exists() and file.read_text())
+# Before it is a sleep, it is the shell that notes it.  Stopped as that, it would have no note, and never end.
+stopped.wait_until(lambda: Path(f"/proc/{stopped.pid}/comm").read_text().strip() == "sleep")
 import signal
 stopped.send(signal.SIGSTOP)
-grandchild = folder / "grandchild.tmp"
-daemon.wait_until(lambda: grandchild.exists() and grandchild.read_text())
-pids = [daemon.pid, int(grandchild.read_text()), stubborn.pid, stopped.pid]
+pids = [daemon.pid, stubborn.pid, stopped.pid, *(int(file.read_text()) for file in files)]
 print(guard().folder, *pids, flush=True)
 if sys.argv[2] == "wait":
     sys.stdin.read()
