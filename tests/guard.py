@@ -34,6 +34,9 @@ _NOTE_AND_EXEC = 'read -r line <"/proc/$$/stat" && echo "$line" >"$0" && exec "$
 _GRACE = 2.0
 """Seconds that a process has to follow its last signal when that is not SIGKILL."""
 
+_ROOM = 4 * 1024**3
+"""Bytes that a run's servers may keep, several times over."""
+
 
 class Guard:
     """A folder whose processes end when its owner does; the owner is who called :meth:`own`."""
@@ -48,7 +51,7 @@ class Guard:
     @classmethod
     def own(cls) -> Guard:
         """A new guard, which ends with this process."""
-        guard = cls(Path(tempfile.mkdtemp(prefix="godrive-guard-")))
+        guard = cls(Path(tempfile.mkdtemp(prefix="godrive-guard-", dir=_in_memory())))
         guard.folder.chmod(0o711)  # PostgreSQL does not run as root, and gets to its own folder through this one
         guard._notes.mkdir()
         guard._notes.chmod(0o1777)
@@ -86,6 +89,17 @@ class Guard:
         self._watcher.stdin.close()
         self._watcher.wait()
         self._watcher = None
+
+
+def _in_memory() -> str | None:
+    """A file system in memory with room for a run's servers, or ``None``, which is the usual place.
+
+    A database is 300 files, and a run makes more than a hundred.
+    """
+    with suppress(OSError):
+        if shutil.disk_usage("/dev/shm").free >= _ROOM:
+            return "/dev/shm"
+    return None
 
 
 @cache

@@ -96,7 +96,7 @@ class PostgresServer(Server):
     def create_database(self, name: str | None = None, *, template: str = "template1") -> str:
         """Make a database that is empty, or a copy of another that nobody is connected to; its DSN."""
         name = name or f"t{uuid.uuid4().hex}"
-        create = f'CREATE DATABASE "{name}" TEMPLATE "{template}"'
+        create = f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy'
         subprocess.run(
             [self.path("psql"), "-X", "-q", "-d", self.dsn, "-c", create],
             check=True,
@@ -123,6 +123,7 @@ class PostgresServer(Server):
             "fsync": self._sync,
             "full_page_writes": self._sync,
             "shared_buffers": "64MB",
+            "max_wal_size": "128MB",
             "max_connections": "200",
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
