@@ -117,7 +117,7 @@ def _settle() -> None:
     gc.set_threshold(20_000, _YOUNG_COLLECTIONS * 10, 1)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def anyio_backend() -> tuple[str, dict[str, bool]]:
     """GoDrive runs on asyncio: aiohttp does."""
     return ("asyncio", {"use_uvloop": True})
