@@ -70,9 +70,9 @@ class Held:
         write = SqliteCatalog.write
 
         async def held(
-            catalog: SqliteCatalog, operation: Callable[[Tx], Awaitable[Any]], *, chore: bool = False
+            catalog: SqliteCatalog, operation: Callable[[Tx], Awaitable[Any]], *, chore: bool = False, answers: int = 1
         ) -> Any:
-            value = await write(catalog, operation, chore=chore)
+            value = await write(catalog, operation, chore=chore, answers=answers)
             if isinstance(value, tree_copies.Building):
                 self.reached.set()
                 await self.go.wait()
