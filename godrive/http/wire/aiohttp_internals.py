@@ -49,6 +49,7 @@ HANDLER = {
     "_current_request": "the request whose handler runs",
     "_force_close": "the connection ends now",
     "_loop": "the event loop",
+    "_max_msg_queue_size": "how many parsed requests may wait before the parser keeps back what follows",
     "_messages": "parsed requests (message, body) that no handler has taken yet",
     "_parser": "the HTTP parser; None once the connection is lost",
     "_request_count": "how many requests have been parsed",

@@ -20,13 +20,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import StreamReader
 
 from godrive.errors import DriveError
-from godrive.http.api.problems import (
-    EXPECTATION,
-    ExpectationFailed,
-    Internal,
-    of_http_exception,
-    problem,
-)
+from godrive.http.api.problems import EXPECTATION, ExpectationFailed, Internal, of_http_exception, problem
 from godrive.http.observe.middleware import REQUEST_ID, identify
 from godrive.http.observe.request_log import logger
 from godrive.http.wire.aiohttp_internals import (
@@ -44,6 +38,7 @@ from godrive.http.wire.connection_limit import TRICKLE, ConnectionLimit, client_
 from godrive.http.wire.direct_body import DirectBody
 from godrive.http.wire.heads import MAX_HEAD, unreadable
 from godrive.http.wire.sendfile import STALLED, UNSENT, WRITE_HIGH_WATER, is_tls, limit_unsent
+from godrive.http.wire.trailers import Trailers, any_chunked
 from godrive.memory import MemoryBudget, no_room
 
 _PARSED = 2
@@ -75,6 +70,7 @@ class Connection(web.RequestHandler):
         "_limit",
         "_memory",
         "_refused",
+        "_trailers",
         "_wire",
         "client",
         "on_leave",
@@ -101,6 +97,7 @@ class Connection(web.RequestHandler):
         self._limit = limit
         self._memory = memory
         self._refused: StreamReader | None = None
+        self._trailers = Trailers()
         self.on_leave: Callable[[], None] | None = None
         """Called when the client ends its side or is lost, for a handler that waits."""
 
@@ -211,6 +208,10 @@ class Connection(web.RequestHandler):
         self._active_at = time.monotonic()
         begun, in_head, was_waiting = self._request_count, self._is_in_head(), self._waiter is not None
         self._receive(data)
+        parsed, most = self._request_count - begun, self._max_msg_queue_size
+        if (unwanted := self._trailers.drop_unsafe(self._messages, parsed, data, most=most)) is not None:
+            self._request_count -= unwanted
+            self._close = True
         if self._messages:
             self._body = self._messages[-1][1]
         unread = 0 if self._body is EMPTY_PAYLOAD else unread_bytes(self._body)
@@ -377,7 +378,10 @@ class Connection(web.RequestHandler):
         is_refused = request.content is self._refused
         if self._is_last or self._close or self._force_close or (is_refused and not request.content.is_eof()):
             resp.force_close()  # tells the client, which then sends no other request here
+        may_upgrade = self._upgraded
         sent, reset = await super().finish_response(request, resp, start_time)
+        if may_upgrade and any_chunked(self._messages):  # parsed now that the upgrade is refused
+            self._close = True
         if is_refused:
             self._refused = None
             take_back(request.content)
