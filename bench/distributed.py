@@ -18,7 +18,7 @@ import nats
 from bench import stage
 from bench.clients import wrk
 from bench.report import Result, median_of
-from bench.requests import INTENT
+from bench.uploads import send
 from tests.drive_server import DriveServer, environment, merged
 from tests.servers import CephGateway, NatsServer, PostgresServer
 
@@ -83,7 +83,7 @@ class Distributed:
         return wrk(f"{server.url}/v1/files?limit=20", seconds=self.seconds, token=who.token).rate
 
     def _intent(self, server: DriveServer, who: stage.Person) -> float:
-        return wrk(server.url, seconds=self.seconds, script=INTENT.replace("TOKEN", who.token)).rate
+        return send(server, "intent", [who], seconds=self.seconds).rate
 
     @staticmethod
     def _ratio(name: str, pairs: list[tuple[float, float]], mark: float) -> Result:

@@ -1,8 +1,7 @@
 """Load for a server: ``python -m bench.load``, a process of its own so that it does not slow the server.
 
 Reads an order, one line of JSON: ``{"row", "port", "tokens", "connections",
-"size"}`` and either ``"seconds"`` or ``"units"``.  With the row ``plain``, for
-servers of others, ``"head"`` is that of each request.  Writes ``prepared`` once its
+"size"}`` and either ``"seconds"`` or ``"units"``.  Writes ``prepared`` once its
 files are there, and waits for a line before it begins.  Writes ``{"units",
 "seconds", "p50", "p99", "refused", "status", "reason"}``; status and reason are those of the last refusal.
 
@@ -57,9 +56,8 @@ class Client(asyncio.Protocol):
         self._count = 0
         self._received = b""
         self._file = ""
-        self._plain: str | None = order.get("head")
         self._row: Callable[[], Unit] = getattr(self, order["row"])
-        self._unit = self.prepare() if self._plain is None else self.plain()
+        self._unit = self.prepare()
         self._began = 0.0
         self._measured = False
         self.done = self._new_future()
@@ -122,13 +120,6 @@ class Client(asyncio.Protocol):
         lines += "Content-Type: application/x-data\r\n"
         yield f"POST /v1/files?name={self._name}-{self._count}.bin{self._head}{lines}\r\n".encode() + self._content
 
-    def plain(self) -> Unit:
-        """An upload to a server of others."""
-        assert self._plain is not None
-        self._count += 1
-        head, host = self._plain.replace("{n}", f"{self._name}-{self._count}"), self._head.partition("\r\n")[2]
-        yield f"{head}{host}\r\n".encode() + self._content
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._transport.write(next(self._unit))
@@ -171,7 +162,7 @@ class Client(asyncio.Protocol):
             self._end()
             return
         try:
-            self._transport.write(self._unit.send(json.loads(rest) if self._plain is None else rest))
+            self._transport.write(self._unit.send(json.loads(rest)))
         except StopIteration:
             if self._measured:
                 self._tally.latencies.append(time.perf_counter() - self._began)

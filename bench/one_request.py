@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bench import stage
 from bench.report import Result, median_of
-from bench.versus import client, finish, new_people
+from bench.uploads import send
+from bench.versus import new_people
 from tests.drive_server import DriveServer
 
 
@@ -33,8 +34,6 @@ class OneRequest:
         ]
 
     def _round(self, server: DriveServer, row: str, people: list[stage.Person]) -> tuple[float, float]:
-        with client(server, row, people, seconds=self.seconds) as load:
-            before = server.cpu_seconds()
-            found = finish(load)
-            used = server.cpu_seconds() - before
-        return used / found["units"], found["units"] / found["seconds"]
+        before = server.cpu_seconds()
+        load = send(server, row, people, seconds=self.seconds)
+        return (server.cpu_seconds() - before) / load.units, load.rate

@@ -18,6 +18,7 @@ from bench import stage
 from bench.clients import MissingClientError, curl, wrk
 from bench.peers import PEERS, Peer, tree_cpu_seconds
 from bench.report import Result, median_of, say
+from bench.uploads import send
 from bench.versus import client, finish, new_people
 from tests.daemon import Daemon, MissingProgram, answers, free_port
 from tests.drive_server import DriveServer, Tables, environment, merged
@@ -51,7 +52,7 @@ class Uncached(DriveServer):
 
 
 class Table:
-    """Small requests of 32 (lists) or 16 connections, and one large file."""
+    """Small requests of 32 connections (renames: 16), and one large file."""
 
     def __init__(self, *, quick: bool) -> None:
         self.rounds = 1 if quick else 3
@@ -83,8 +84,9 @@ class Table:
                 ("upload, 2 requests", "upload"),
                 ("upload, 1 request", "post"),
             ):
+                loaded = _Loaded if load == "rename" else _Sent
                 runs: dict[str, Callable[[float], Round]] = {
-                    name: _Loaded(server, people[name], load).run for name, server in drives.items()
+                    name: loaded(server, people[name], load).run for name, server in drives.items()
                 }
                 if load == "post":
                     runs |= {name: _plain(peer) for name, peer in peers.items()}
@@ -228,14 +230,21 @@ class _Loaded:
         return found["units"] / found["seconds"], used / found["units"]
 
 
+class _Sent(_Loaded):
+    """A row of ``bench.uploads``, by the client that also measures the bare handler."""
+
+    def run(self, seconds: float) -> Round:
+        before = self._server.cpu_seconds()
+        load = send(self._server, self._row, self._people, seconds=seconds)
+        return load.rate, (self._server.cpu_seconds() - before) / load.units
+
+
 def _plain(peer: Peer) -> Callable[[float], Round]:
     """Return a function that sends small uploads to a server of others."""
 
     def run(seconds: float) -> Round:
-        with client(peer, "plain", [stage.Person("", "", "")], seconds=seconds, head=peer.upload) as load:
-            before = tree_cpu_seconds(peer.pid)
-            found = finish(load)
-            used = tree_cpu_seconds(peer.pid) - before
-        return found["units"] / found["seconds"], used / found["units"]
+        before = tree_cpu_seconds(peer.pid)
+        load = send(peer, "plain", [], seconds=seconds, plain=peer.upload)
+        return load.rate, (tree_cpu_seconds(peer.pid) - before) / load.units
 
     return run

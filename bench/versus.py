@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from bench import stage
 from bench.clients import curl
@@ -53,15 +53,6 @@ class Refused(RuntimeError):
     def __init__(self, found: dict[str, Any]) -> None:
         super().__init__(f"{found['refused']} requests were refused: {found['status']} {found['reason']}")
         self.status: int = found["status"]
-
-
-class Listens(Protocol):
-    """A server: GoDrive, or one of others."""
-
-    @property
-    def port(self) -> int:
-        """Where it listens."""
-        ...
 
 
 class Tree(DriveServer):
@@ -104,11 +95,10 @@ def new_people(server: DriveServer) -> list[stage.Person]:
 
 @contextmanager
 def client(
-    server: Listens, row: str, people: list[stage.Person] | None = None, **bounds: float | str
+    server: DriveServer, row: str, people: list[stage.Person] | None = None, **bounds: float | str
 ) -> Iterator[subprocess.Popen[str]]:
     """A load, of new people unless they are given, that is prepared and begins when it reads a line."""
     if people is None:
-        assert isinstance(server, DriveServer)
         people = new_people(server)
     tokens = [person.token for person in people]
     order = {"row": row, "port": server.port, "tokens": tokens, "connections": CONNECTIONS, "size": SMALL} | bounds
