@@ -37,8 +37,8 @@ class Trailers:
         how many were dropped, or ``None`` if the connection may go on.
         """
         self._last = data[-len(_END) :] if len(data) >= len(_END) else (self._last + data)[-len(_END) :]
-        if self._body is None and not parsed:
-            return None
+        if self._body is None and (not parsed or (parsed == 1 and not is_chunked(requests[-1][0]))):
+            return None  # as it is with almost every request
         last = [*requests][len(requests) - parsed :]
         bodies = [self._body, *[body if is_chunked(message) else None for message, body in last]]
         self._body = None
