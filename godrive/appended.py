@@ -176,6 +176,8 @@ class AppendedBody:
         config = self._drive.config.blobs
         await check_admission(self._drive.blobs, config, self._received, self._received - self._reserved)
         most = min(self._received + ahead_of(self._received), config.max_upload_bytes)
-        upload = await self._drive.metadata.ask(ResizeUpload(self._by, self._upload.id, self._received, most))
+        writer = self._upload.writer
+        upload = await self._drive.metadata.ask(ResizeUpload(self._by, self._upload.id, self._received, most, writer))
+        self._upload = upload  # its length may have been declared meanwhile
         self._reserved = upload.size_bytes
         self._touched_at = self._drive.clock.monotonic()

@@ -312,6 +312,22 @@ async def test_no_byte_that_the_quota_does_not_cover_is_stored() -> None:
         await resumable.declare(drive, ann, upload.id, upload.received_bytes)
 
 
+async def test_an_append_that_another_process_has_taken_over_changes_no_declared_length(
+    drive: GoDrive, ann: HostUser
+) -> None:
+    upload = await resumable.begin(drive, ann, ROOT, "a.bin", size=None)
+
+    async def body() -> AsyncIterator[bytes]:
+        await drive.metadata.ask(ClaimUpload(ann, upload.id, "another process", 0, 5))
+        yield b"12345"
+
+    with pytest.raises(UploadTakenOver):
+        await resumable.append(drive, ann, upload.id, 0, body())
+    assert (await drive.metadata.ask(GetUpload(ann, upload.id))).length == 5
+    upload = await resumable.append(drive, ann, upload.id, 0, chunks(b"12345"), length=5)
+    await check_file(drive, ann, upload, b"12345")
+
+
 async def test_a_byte_too_many_is_refused(drive: GoDrive, ann: HostUser) -> None:
     upload = await resumable.begin(drive, ann, ROOT, "a.bin", size=10)
     with pytest.raises(LengthMismatch):

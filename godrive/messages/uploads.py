@@ -112,8 +112,10 @@ class ResizeUpload(Ask[Metadata, Upload]):
     """Reserve *most* bytes for a pending upload, or what the quota leaves, but not fewer than *least*.
 
     *least* is the number of bytes that have arrived; as with ``TouchUpload``, it
-    is recorded and the deadline extended.  Idempotent.  Raises ``QuotaExceeded``
-    (the reservation stays), ``Invalid``, and the errors of ``TouchUpload``.
+    is recorded and the deadline extended.  If the length of an upload in appends
+    has been declared meanwhile, it stays as it is.  Idempotent.  Raises ``QuotaExceeded``
+    (the reservation stays), ``UploadTakenOver`` (*writer* has not claimed the upload
+    last), ``LengthMismatch``, ``Invalid``, and the errors of ``TouchUpload``.
     """
 
     lane: ClassVar[Lane] = Lane.WRITE
@@ -122,6 +124,7 @@ class ResizeUpload(Ask[Metadata, Upload]):
     upload_id: UploadId
     least: int
     most: int
+    writer: str = ""
 
 
 class PublishUpload(Ask[Metadata, File]):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from godrive.catalog import Tx
-from godrive.errors import Invalid, QuotaExceeded
+from godrive.errors import Invalid, LengthMismatch, QuotaExceeded, UploadTakenOver
 from godrive.messages.uploads import ResizeUpload, TouchUpload
-from godrive.model import Upload, UserId
+from godrive.model import IN_APPENDS, Upload, UserId
 from godrive.rules import changes, rows
 from godrive.rules.registry import Env, rule
 from godrive.rules.uploads import touch
@@ -21,6 +21,12 @@ async def resize(tx: Tx, ask: ResizeUpload, env: Env) -> Upload:
         raise Invalid(f"A size is between 0 and {rows.MOST_BYTES} bytes.", field="size_bytes")
     # First, because every rule locks the row of the upload before that of its owner.
     upload = await touch(tx, TouchUpload(ask.by, ask.upload_id, ask.least), env)
+    if upload.writer != ask.writer:
+        raise UploadTakenOver
+    if upload.kind in IN_APPENDS and not upload.deferred:  # its length has been declared meanwhile, and is reserved
+        if ask.least > upload.size_bytes:
+            raise LengthMismatch(f"More than the declared {upload.size_bytes} bytes arrived.")
+        return upload
     await tx.lock(upload.owner_id)
     room = await room_of(tx, upload.owner_id)
     size = ask.most if room is None else min(ask.most, upload.size_bytes + max(room, 0))

@@ -5,9 +5,18 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from godrive.errors import Gone, Invalid, NotFound, QuotaExceeded, UploadFinished
+from godrive.errors import (
+    Gone,
+    Invalid,
+    LengthMismatch,
+    NotFound,
+    QuotaExceeded,
+    UploadFinished,
+    UploadTakenOver,
+)
+from godrive.messages.resumable import ClaimUpload, DeclareLength
 from godrive.messages.uploads import AbortUpload, ResizeUpload
-from godrive.model import Upload
+from godrive.model import Upload, UploadKind
 from godrive.rules.rows import MOST_BYTES
 from tests.cases import each
 from tests.contracts.rig import TTL, Rig, host
@@ -97,3 +106,29 @@ async def test_impossible_sizes_are_refused(rig: Rig, sizes: tuple[int, int]) ->
     upload = await rig.begin(await rig.user())
     with pytest.raises(Invalid):
         await resize(rig, upload, *sizes)
+
+
+async def test_an_append_that_was_taken_over_resizes_nothing(rig: Rig) -> None:
+    owner = await rig.user()
+    by, upload = host(owner), await rig.begin(owner, size=0, kind=UploadKind.RESUMABLE, deferred=True)
+    await rig.ask(ClaimUpload(by, upload.id, "one", 0))
+    assert (await rig.ask(ResizeUpload(by, upload.id, 5, 100, "one"))).size_bytes == 100
+    await rig.ask(ClaimUpload(by, upload.id, "two", 0))
+    for writer in ("one", ""):
+        with pytest.raises(UploadTakenOver):
+            await rig.ask(ResizeUpload(by, upload.id, 5, 50, writer))
+    await rig.ask(ClaimUpload(by, upload.id, "three", 0, 7))
+    with pytest.raises(UploadTakenOver):
+        await rig.ask(ResizeUpload(by, upload.id, 5, 100, "two"))
+    assert (await rig.usage(owner)).reserved_bytes == 7
+
+
+async def test_a_length_that_was_declared_meanwhile_stays(rig: Rig) -> None:
+    owner = await rig.user()
+    by, upload = host(owner), await rig.begin(owner, size=0, kind=UploadKind.RESUMABLE, deferred=True)
+    await rig.ask(ClaimUpload(by, upload.id, "one", 0))
+    await rig.ask(DeclareLength(by, upload.id, 7))
+    assert (await rig.ask(ResizeUpload(by, upload.id, 7, 100, "one"))).length == 7
+    with pytest.raises(LengthMismatch):
+        await rig.ask(ResizeUpload(by, upload.id, 8, 100, "one"))
+    assert (await rig.usage(owner)).reserved_bytes == 7

@@ -150,7 +150,7 @@ async def test_a_deferred_length_is_declared_once_and_reserved(rig: Rig) -> None
     upload = await begin(rig, owner, 0, deferred=True)
     assert upload.length is None
     await claim(rig, upload, "one")
-    await rig.ask(ResizeUpload(host(owner), upload.id, 30, 40))
+    await rig.ask(ResizeUpload(host(owner), upload.id, 30, 40, "one"))
     assert (await rig.usage(owner)).reserved_bytes == 40
     await advance(rig, upload, "one", 0, 30)
     for length in (29, 101):
