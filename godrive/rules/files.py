@@ -40,10 +40,12 @@ _RENAME = (  # no row if another entry has the name: a look-up of its own would 
     "WHERE id = $2 AND NOT EXISTS (SELECT 1 FROM entries o WHERE o.owner_id = $6 AND o.parent_id = $7 "
     "AND o.name_key = $4 AND o.state = 'live' AND o.id <> $2)"
 )
+_IN_ROOT = "CASE WHEN $6 = '' THEN 0 END"
+"""The depth of the root.  With ``OR`` in its place, PostgreSQL would leave out the function that locks the owner."""
 # For PostgreSQL, where the function locks the owner: what the statement reads after that is as old as the statement,
 # but a row that it locks is the newest.  If somebody has taken the name meanwhile, the index refuses it.
 _AS_SEEN = (
-    f"state = 'active' AND CASE WHEN {held_depth('$1', '$6', locks=True)} >= 0 OR $6 = '' THEN "
+    f"state = 'active' AND CASE WHEN COALESCE({held_depth('$1', '$6', locks=True)}, {_IN_ROOT}) >= 0 THEN "
     "EXISTS (SELECT 1 FROM entries WHERE id = $4 AND revision = $5 AND entries.state = 'live' FOR UPDATE) "
     "AND NOT EXISTS (SELECT 1 FROM entries o WHERE o.owner_id = $1 AND o.parent_id = $6 AND o.name_key = $7 "
     "AND o.state = 'live' AND o.id <> $4) ELSE FALSE END"

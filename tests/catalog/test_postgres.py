@@ -819,6 +819,20 @@ async def test_each_of_those_who_rename_one_file_at_once_gets_the_file_as_they_n
     assert [change.change for change in changes] == [ChangeKind.MOVED] * len(names)
 
 
+@pytest.mark.parametrize("in_folder", [False, True])
+async def test_a_rename_locks_the_owner_before_the_entry(contested: Contested, in_folder: bool) -> None:
+    """As all rules do, or two renames of one file would wait for each other until the server ends one."""
+    rig, owner, file = contested.other, contested.owner, contested.file
+    if in_folder:
+        file = await rig.file(owner, "a", where=inside(await rig.folder(owner)))
+    await contested.rival.execute(LOCK, owner)
+    renaming = asyncio.ensure_future(rig.ask(UpdateFile(host(owner), file.id, "b")))
+    await contested.waiting(1)
+    await contested.rival.execute("SELECT 1 FROM entries WHERE id = $1 FOR UPDATE NOWAIT", file.id)
+    await contested.rival.execute("COMMIT")
+    assert (await renaming).name == "b"
+
+
 async def test_an_error_among_writes_that_wait_together_is_its_own(catalog: PostgresCatalog) -> None:
     async def duplicate(tx: Tx) -> None:
         await add(tx, "a")
