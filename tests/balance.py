@@ -23,6 +23,9 @@ T = TypeVar("T")
 _SHARING = "clients"
 """A folder whose modules share a browser, a server and proxies: they stay in one process."""
 
+_KEEPING = "rules"
+"""A folder whose modules share connections to PostgreSQL while they follow each other.  They are quick."""
+
 _TESTS = Path(__file__).resolve().parent
 
 
@@ -47,6 +50,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow = [item for item in items if item.get_closest_marker("slow")]
     slow.sort(key=lambda item: item.path.parent.name != _SHARING)
     quick = [item for item in items if not item.get_closest_marker("slow")]
+    quick.sort(key=lambda item: item.path.parent.name == _KEEPING)
     ordered: list[pytest.Item] = []
     for worker in range(workers):
         ordered += slow[_cut(slow, worker, workers) : _cut(slow, worker + 1, workers)]

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -94,13 +95,18 @@ class Kept:
             await self._catalog.close()
             self._catalog = None
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
 
 @pytest.fixture(scope="module")
 async def kept_catalog(anyio_backend: object) -> AsyncIterator[Kept]:
     """What the tests of a module share: they run in one event loop, which is the one of its connections."""
-    kept = Kept()
-    yield kept
-    await kept.close()
+    async with Kept() as kept:
+        yield kept
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.servers)])
