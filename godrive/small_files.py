@@ -30,15 +30,17 @@ Command = StoreFile | PublishUpload
 class _Body:
     """A body on its way.  *ended* is set if its caller was cancelled meanwhile, and waits for the end of its group."""
 
-    __slots__ = ("blob", "command", "command_for", "ended", "reply")
+    __slots__ = ("blob", "command", "command_for", "ended", "is_settled", "reply")
 
     def __init__(self, blob: SmallBlob, command_for: Callable[[BlobInfo], Command]) -> None:
         self.blob = blob
         self.command_for = command_for
         self.reply: asyncio.Future[File | None] = asyncio.get_running_loop().create_future()
         self.ended: asyncio.Future[None] | None = None
+        self.is_settled = False
 
     def settle(self, file: File | None, error: BaseException | None = None) -> None:
+        self.is_settled = True
         if self.ended is not None:
             self.ended.set_result(None)
         elif self.reply.done():
@@ -89,7 +91,7 @@ class SmallFiles:
         except asyncio.CancelledError:
             if body in self._waiting:
                 self._waiting.remove(body)
-            else:
+            elif not body.is_settled:  # or the group has ended in the same turn of the loop
                 body.ended = asyncio.get_running_loop().create_future()
                 await asyncio.wait([body.ended])
             raise

@@ -162,6 +162,19 @@ async def test_a_body_whose_caller_leaves_within_its_group_is_a_file_before_the_
         assert await blobs(store) == 1
 
 
+async def test_a_caller_who_leaves_in_the_turn_in_which_its_group_ends_has_left(tmp_path: Path) -> None:
+    """Nobody would end its wait later: neither the group, which has ended, nor a second cancellation."""
+    async with opened(tmp_path) as (drive, by, store):
+        left = begin(drive, by, "left")
+        await store.came.wait()
+        store.failure = StoreUnavailable("The disk is away.")
+        store.may.set()
+        left.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(asyncio.shield(left), 5)
+        assert await blobs(store) == 0
+
+
 class Rows:
     """Answers for the metadata actor when it is let go on, and makes no file."""
 
