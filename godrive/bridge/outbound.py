@@ -25,7 +25,8 @@ from godrive.callbacks import AddressRefused, Failed, callback_url, literal_refu
 from godrive.network import Network
 from godrive.unanswered import why
 
-_THREADS = 4
+_THREADS = 80
+"""Look-ups at once: two for each webhook that may have a turn, because one that hangs goes on after its timeout."""
 _READ = 4096
 """Bytes of an answer that are read, so that a connection can be used again."""
 _CONNECT_TIMEOUT = 5.0

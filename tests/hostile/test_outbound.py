@@ -6,6 +6,7 @@ import asyncio
 import socket
 import ssl
 import subprocess
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
@@ -17,6 +18,7 @@ import pytest
 from aiohttp import web
 
 from godrive.bridge.outbound import Outbound
+from godrive.bridge.webhooks import AT_ONCE, FAILING_AT_ONCE
 from godrive.callbacks import AddressRefused, Failed, is_public
 from godrive.errors import Invalid
 from godrive.messages.webhooks import AddWebhook
@@ -213,6 +215,33 @@ async def test_a_host_is_looked_up_once_and_only_addresses_that_may_be_called_ar
     assert asked == ["rebinding.test"]
     assert reached == [f"rebinding.test:{port}"]
     await outbound.close()
+
+
+async def test_hosts_whose_look_up_hangs_delay_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, ["127.0.0.1"])
+    look_up, ended, hanging = socket.getaddrinfo, threading.Event(), threading.Semaphore(0)
+
+    def slow_look_up(host: str, port: Any, **options: Any) -> Any:
+        if host.startswith("slow"):
+            hanging.release()
+            assert ended.wait(60)
+        return look_up(host, port, **options)
+
+    async def reach(request: web.Request) -> web.Response:
+        return web.Response()
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow_look_up)
+    outbound = Outbound([network("127.0.0.0/8")], timeout=10.0)
+    most = AT_ONCE + FAILING_AT_ONCE - 1
+    async with server(reach) as port:
+        slow = [asyncio.ensure_future(outbound.post(f"http://slow{n}.test:{port}/", b"{}", {})) for n in range(most)]
+        try:
+            await asyncio.to_thread(hanging.acquire)
+            assert await outbound.post(f"http://quick.test:{port}/", b"{}", {}) == 200
+        finally:
+            ended.set()
+        assert await asyncio.gather(*slow) == [200] * most
+        await outbound.close()
 
 
 async def test_plain_http_and_other_ports_are_only_for_networks_that_are_allowed(
