@@ -8,7 +8,7 @@ ends the turn of the webhook; the catalog postpones its next attempt.
 
 One process at a time dispatches, by a lease.  Webhooks that have just failed use
 other slots than those that work, so they never delay them; one user has few
-slots of either kind.
+slots of either kind.  Webhooks that work take turns, also if their receivers are slow.
 """
 
 from __future__ import annotations
@@ -107,6 +107,9 @@ class Dispatcher:
         self._networks = [network.network(text) for text in settings.allow_networks]
         self._timeout = settings.timeout
         self._busy: dict[str, DueWebhook] = {}
+        self._turns: dict[str, int] = {}
+        """Of the webhooks that are due, when each began its last turn: how many turns had begun before."""
+        self._begun = 0
         self._outbounds: dict[bool, Outbound] = {}
         self._news = asyncio.Event()
         self._counts = counts
@@ -160,9 +163,13 @@ class Dispatcher:
             return
         due = await metadata.ask(DueWebhooks(DUE))
         self._counts["waiting"], self._counts["failing"] = len(due), sum(each.failures > 0 for each in due)
-        for webhook in due:
+        self._turns = {webhook.id: self._turns.get(webhook.id, 0) for webhook in due}
+        # All that work are due alike.  If the same came first each time, slow ones could keep all slots.
+        for webhook in sorted(due, key=lambda webhook: self._turns[webhook.id]):
             if webhook.id not in self._busy and self._has_slot(webhook):
                 self._busy[webhook.id] = webhook
+                self._begun += 1
+                self._turns[webhook.id] = self._begun
                 tasks.start_soon(self._turn, metadata, webhook)
 
     def _has_slot(self, webhook: DueWebhook) -> bool:

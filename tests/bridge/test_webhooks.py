@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import groupby
 from typing import Any
 
 import anyio
@@ -289,6 +290,24 @@ async def test_one_process_delivers_and_one_user_has_few_slots(
     drive.clock.advance(LEASE_TTL)
     assert await drive.metadata.ask(AcquireLease("webhooks", "another", LEASE_TTL))
     await first.close()
+
+
+async def test_webhooks_of_a_busy_user_do_not_keep_the_slots(
+    drive: GoDrive, receiver: Receiver, owner: UserId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("godrive.bridge.webhooks.AT_ONCE", 1)
+    owners = [owner, (await sign_up(drive, "other@example.org")).id]
+    for each in owners:
+        await drive.metadata.ask(AddWebhook(acting(each), receiver.url))
+    dispatcher = dispatcher_of(drive)
+    for turn in range(4):
+        for each in owners:
+            await make(drive, each, f"{turn}")
+        async with anyio.create_task_group() as tasks:
+            await dispatcher.begin(drive.metadata, tasks)
+    served = [owner_id for owner_id, _ in groupby(data["owner_id"] for data in receiver.data)]
+    assert served in (owners * 2, owners[::-1] * 2)
+    await dispatcher.close()
 
 
 async def test_a_webhook_that_hangs_delays_no_other(receiver: Receiver, catalog_tables: dict[str, Any]) -> None:
