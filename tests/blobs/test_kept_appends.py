@@ -17,6 +17,7 @@ from godrive.blobs.growing import GrowingFile
 from godrive.blobs.staged_append import FEW
 from godrive.errors import Gone
 from tests.contracts.test_blob_store import new_key, pieces
+from tests.noise import noise
 
 pytestmark = pytest.mark.anyio
 
@@ -78,7 +79,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 async def test_bodies_that_follow_one_another_open_the_file_once(
     store: DiskBlobStore, opened: list[str], size: int
 ) -> None:
-    data, staged = os.urandom(4 * size), Staged(key=new_key())
+    data, staged = noise(4 * size), Staged(key=new_key())
     for start in range(0, len(data), size):
         staged = await append(store, staged, data[start : start + size], whole=start == size)
     blob = await store.finish(staged)
@@ -97,7 +98,7 @@ async def test_a_digest_begins_when_the_body_has_ended_or_much_of_it_waits(
         digested[0] += sum(map(len, chunks))
 
     monkeypatch.setattr(GrowingFile, "digest", count)
-    piece, chunk = os.urandom(2 * MIB), 8 * MIB
+    piece, chunk = noise(2 * MIB), 8 * MIB
     waiting: list[int] = []
 
     async def body(size: int) -> AsyncIterator[bytes]:

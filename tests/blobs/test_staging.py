@@ -15,6 +15,7 @@ import pytest
 from godrive.blobs import staging
 from godrive.blobs.staging import DirectWriter
 from tests.cases import each
+from tests.noise import noise
 
 BLOCK = 4096
 MIB = 1 << 20
@@ -66,7 +67,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> DirectDisk:
 def memory(size: int, *, shifted: int = 0) -> memoryview:
     """Random bytes, *shifted* from the beginning of a page."""
     whole = memoryview(mmap.mmap(-1, size + shifted))
-    whole[:] = os.urandom(len(whole))
+    whole[:] = noise(len(whole))
     return whole[shifted:]
 
 

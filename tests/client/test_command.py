@@ -28,12 +28,13 @@ from godrive.client.logins import LogInFile
 from godrive.client.transfers import Progress, modified_at
 from tests.cases import each
 from tests.drive_server import DriveServer
+from tests.noise import noise
 
 GODRIVE = [sys.executable, "-m", "godrive"]
 PAGE = (Path(__file__).parents[2] / "docs" / "client.md").read_text(encoding="utf-8")
 PASSWORD = "correct horse"
-LARGE = os.urandom(3_000_000)
-LARGER = os.urandom(9_000_000)
+LARGE = noise(3_000_000)
+LARGER = noise(9_000_000)
 """More than one request carries."""
 
 AFTER = {"ls": [], "get": ["local"], "put": ["/"], "rm": [], "mv": ["/x"], "cp": ["/x"]}
@@ -125,9 +126,9 @@ def test_files_whose_names_differ_only_in_their_ends_arrive_side_by_side(run: Ru
     source = tmp_path / "lectures"
     source.mkdir()
     for number in range(6):  # a name of a draft has no room for all of such a name
-        (source / f"{'Лекция ' * 17} {number}.mp3").write_bytes(os.urandom(3_000_000))
+        (source / f"{'Лекция ' * 17} {number}.mp3").write_bytes(noise(3_000_000))
     for number in range(2):
-        (source / f"{'Лекция ' * 17} {number}.mp4").write_bytes(os.urandom(9_000_000))
+        (source / f"{'Лекция ' * 17} {number}.mp4").write_bytes(noise(9_000_000))
     assert run("put", "lectures", "/")[0] == 0
     code, _, err = run("get", "/lectures", "copy")
     assert (code, err) == (0, "")
@@ -304,7 +305,7 @@ def test_of_two_names_that_are_one_on_the_server_neither_replaces_the_other(run:
 def test_of_two_sources_of_one_name_neither_replaces_the_other(run: Run, tmp_path: Path) -> None:
     for number in range(2):
         (tmp_path / str(number)).mkdir()
-        (tmp_path / str(number) / "same").write_bytes(os.urandom(3_000_000))
+        (tmp_path / str(number) / "same").write_bytes(noise(3_000_000))
     code, _, err = run("put", "0/same", "1/same", "/top/")
     assert (code, "named before it" in err) == (1, True), err
     assert run("put", "0", "1", "/")[0] == 0

@@ -25,13 +25,14 @@ from godrive.client.remote import Remote
 from tests.clients.line import Flow, Line
 from tests.conftest import require
 from tests.drive_server import DriveServer, environment
+from tests.noise import noise
 from tests.proxies import Caddy, Nginx, caddy_site, nginx_server
 from tests.servers import CephGateway, free_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 MIB = 1 << 20
-LARGE = os.urandom(12 * MIB)
+LARGE = noise(12 * MIB)
 SIZE = int(os.environ.get("GODRIVE_TEST_FILE_BYTES", 12 * MIB))
 """Of the file that goes over a line that is cut again and again: scripts/soak has it at 1 GiB."""
 PASSWORD = "correct horse"
@@ -120,7 +121,7 @@ async def test_a_file_arrives_over_a_line_that_is_cut_sixteen_times(desk: Desk) 
     expected = sha256()
     with (desk.folder / "film").open("wb") as film:
         for _ in range(0, SIZE, MIB):
-            film.write(piece := os.urandom(MIB))
+            film.write(piece := noise(MIB))
             expected.update(piece)
     desk.line.up.carried = 0
     desk.line.up.cut(SIZE // 16, times=16)

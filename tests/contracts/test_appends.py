@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
@@ -18,6 +17,7 @@ from godrive.blobs.memory import MemoryBlobStore
 from godrive.errors import DigestMismatch, Gone, LengthMismatch, UploadFinished
 from godrive.model import BlobInfo, ObjectKey
 from tests.contracts.test_blob_store import absent, keys, new_key, pieces, read
+from tests.noise import noise
 
 pytestmark = pytest.mark.anyio
 
@@ -92,7 +92,7 @@ async def finish(store: _Store, staged: Staged, data: bytes) -> BlobInfo:
 )
 @pytest.mark.parametrize("is_known", [True, False])
 async def test_bytes_appended_in_steps_are_a_blob(store: _Store, sizes: tuple[int, ...], is_known: bool) -> None:
-    data = os.urandom(sum(sizes))
+    data = noise(sum(sizes))
     staged, at = Staged(key=new_key()), 0
     for size in sizes:
         staged = await append(store, staged, data[at : at + size], len(data) if is_known else None)
@@ -110,7 +110,7 @@ async def test_a_blob_of_which_nothing_was_appended_is_empty(store: _Store) -> N
 
 @pytest.mark.parametrize("size", [0, 10, 3 * MIB + 5])
 async def test_what_came_of_a_body_that_breaks_off_stays(store: _Store, size: int) -> None:
-    data, staged = os.urandom(size), Staged(key=new_key())
+    data, staged = noise(size), Staged(key=new_key())
     with pytest.raises(Cut):
         async with aclosing(store.append(staged, cut(data), size=size + 3)) as steps:
             async for step in steps:
@@ -125,7 +125,7 @@ async def test_what_came_of_a_body_that_breaks_off_stays(store: _Store, size: in
 async def test_of_a_body_that_counts_as_a_whole_no_part_stays(store: _Store, first: bytes) -> None:
     staged = await append(store, Staged(key=new_key()), first)
     with pytest.raises(Cut):
-        async with aclosing(store.append(staged, cut(os.urandom(3 * MIB)), whole=True)) as steps:
+        async with aclosing(store.append(staged, cut(noise(3 * MIB)), whole=True)) as steps:
             assert [step async for step in steps] == []
     staged = await append(store, staged, b"second")
     info = await finish(store, staged, first + b"second")
@@ -135,9 +135,9 @@ async def test_of_a_body_that_counts_as_a_whole_no_part_stays(store: _Store, fir
 @pytest.mark.parametrize(("size", "lost"), [(5, 4), (5 * MIB, 6 * MIB), (5, 6 * MIB), (0, 3)])
 async def test_bytes_after_the_offset_are_dropped(store: _Store, size: int, lost: int) -> None:
     """As after a kill between the store and the row of the upload."""
-    kept = os.urandom(size)
+    kept = noise(size)
     staged = await append(store, Staged(key=new_key()), kept)
-    async with aclosing(store.append(staged, pieces(os.urandom(lost)))) as steps:
+    async with aclosing(store.append(staged, pieces(noise(lost)))) as steps:
         assert (await anext(steps)).offset > size
     await again(store)
     staged = await append(store, staged, b"new")
@@ -203,7 +203,7 @@ async def test_what_was_discarded_is_gone(store: _Store) -> None:
 
 @pytest.mark.parametrize("sizes", [(3 * MIB, 0, 5, 6 * MIB + 1), (13 * MIB, 2), (1, 2), (0,)])
 async def test_parts_are_joined_in_order(store: _Store, sizes: tuple[int, ...]) -> None:
-    datas = [os.urandom(size) for size in sizes]
+    datas = [noise(size) for size in sizes]
     parts = [await append(store, Staged(key=new_key()), data) for data in datas]
     for _ in range(2):  # the second time as after a crash
         joined = await store.join(ObjectKey("00000000/joined"), parts)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
@@ -19,6 +18,7 @@ from godrive.blobs.memory import MemoryBlobStore
 from godrive.errors import DigestMismatch, Invalid, LengthMismatch, NotFound, StoreUnavailable, UploadFinished
 from godrive.model import ObjectKey, new_id
 from tests.cases import each
+from tests.noise import noise
 
 pytestmark = pytest.mark.anyio
 
@@ -74,7 +74,7 @@ async def absent(store: BlobStore, key: ObjectKey) -> bool:
 
 @pytest.mark.parametrize("length", [0, 1, 4096, 1 << 20, LARGE])
 async def test_what_was_put_is_read_back_the_same(store: BlobStore, length: int) -> None:
-    key, data = new_key(), os.urandom(length)
+    key, data = new_key(), noise(length)
     info = await store.put(key, pieces(data), size=length, mime="image/png")
     assert info.key == key
     assert info.size_bytes == length
@@ -106,7 +106,7 @@ async def test_blobs_with_different_bytes_have_different_etags(store: BlobStore)
 
 @each(("start", "end"), [(0, 1), (0, None), (1, 2), (10, 300_000), (999_999, None), (5, 5), (999_000, 5_000_000)])
 async def test_any_part_can_be_read(store: BlobStore, start: int, end: int | None) -> None:
-    key, data = new_key(), os.urandom(1_000_000)
+    key, data = new_key(), noise(1_000_000)
     await store.put(key, pieces(data), size=len(data))
     assert await read(store, key, start, end) == data[start:end]
 
@@ -119,7 +119,7 @@ async def test_nothing_lies_beyond_the_end(store: BlobStore) -> None:
 
 
 async def test_a_read_may_stop_half_way(store: BlobStore) -> None:
-    key, data = new_key(), os.urandom(LARGE)
+    key, data = new_key(), noise(LARGE)
     await store.put(key, pieces(data))
     reading = store.get(key)
     async with aclosing(reading):  # type: ignore[type-var]
@@ -142,7 +142,7 @@ async def test_what_is_absent_is_not_found(store: BlobStore) -> None:
 async def test_a_second_put_is_refused_and_changes_nothing(store: BlobStore) -> None:
     key = new_key()
     first = await store.put(key, pieces(b"first"))
-    for second in (b"other", b"first", os.urandom(LARGE)):
+    for second in (b"other", b"first", noise(LARGE)):
         with pytest.raises(UploadFinished) as refused:
             await store.put(key, pieces(second))
         if isinstance(refused.value, BlobExists):
@@ -154,7 +154,7 @@ async def test_a_second_put_is_refused_and_changes_nothing(store: BlobStore) -> 
 @pytest.mark.parametrize("length", [1000, 2_000_000])
 async def test_of_many_writers_exactly_one_wins(store: BlobStore, length: int) -> None:
     key = new_key()
-    bodies = [os.urandom(length) for _ in range(6)]
+    bodies = [noise(length) for _ in range(6)]
     outcomes = await asyncio.gather(
         *(store.put(key, pieces(body), size=length) for body in bodies), return_exceptions=True
     )
@@ -184,13 +184,13 @@ async def test_a_byte_too_many_is_refused_while_it_comes(store: BlobStore, lengt
 async def test_a_byte_too_few_is_refused(store: BlobStore, length: int) -> None:
     key = new_key()
     with pytest.raises(LengthMismatch):
-        await store.put(key, pieces(os.urandom(length - 1)), size=length)
+        await store.put(key, pieces(noise(length - 1)), size=length)
     assert await absent(store, key)
 
 
 @pytest.mark.parametrize("length", [10, LARGE])
 async def test_other_bytes_than_were_promised_are_refused(store: BlobStore, length: int) -> None:
-    key, data = new_key(), os.urandom(length)
+    key, data = new_key(), noise(length)
     with pytest.raises(DigestMismatch):
         await store.put(key, pieces(data), size=length, sha256=hashlib.sha256(b"others").hexdigest())
     assert await absent(store, key)
@@ -202,7 +202,7 @@ async def test_other_bytes_than_were_promised_are_refused(store: BlobStore, leng
 async def test_a_body_that_fails_leaves_nothing_and_its_error_comes_out_as_itself(
     store: BlobStore, length: int
 ) -> None:
-    key, data = new_key(), os.urandom(length)
+    key, data = new_key(), noise(length)
 
     async def failing() -> AsyncIterator[bytes]:
         async for piece in pieces(data):
@@ -222,7 +222,7 @@ async def test_a_cancelled_put_leaves_nothing(store: BlobStore, length: int) -> 
     waiting = anyio.Event()
 
     async def stalling() -> AsyncIterator[bytes]:
-        async for piece in pieces(os.urandom(length)):
+        async for piece in pieces(noise(length)):
             yield piece
         waiting.set()
         await anyio.sleep_forever()
@@ -272,13 +272,13 @@ async def test_what_is_deleted_is_gone_and_deleting_again_is_harmless(store: Blo
 
 
 async def test_a_read_under_way_never_gets_other_bytes_when_the_blob_is_deleted(store: BlobStore) -> None:
-    key, data = new_key(), os.urandom(LARGE)
+    key, data = new_key(), noise(LARGE)
     await store.put(key, pieces(data))
     reading = store.get(key)
     async with aclosing(reading):  # type: ignore[type-var]
         first = await anext(reading)
         await store.delete(key)
-        await store.put(key, pieces(os.urandom(LARGE)))
+        await store.put(key, pieces(noise(LARGE)))
         rest = b""
         try:
             async for piece in reading:
@@ -325,7 +325,7 @@ async def test_sweeping_touches_no_blob_and_no_put_in_progress(store: BlobStore)
     stored, arriving = new_key(), new_key()
     await store.put(stored, pieces(b"stored"))
     step, go_on = anyio.Event(), anyio.Event()
-    data = os.urandom(LARGE)
+    data = noise(LARGE)
 
     async def halting() -> AsyncIterator[bytes]:
         async for piece in pieces(data):

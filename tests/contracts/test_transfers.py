@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
@@ -21,6 +20,7 @@ from godrive.messages.janitor import Sweep
 from godrive.testing import chunks, open_drive
 from tests.daemon import free_port
 from tests.http.client import Answer, Person
+from tests.noise import noise
 
 pytestmark = pytest.mark.anyio
 
@@ -210,7 +210,7 @@ async def test_the_bytes_come_with_a_token_and_a_store_that_clients_reach_is_red
 @pytest.mark.parametrize("size", [0, 5, 9 << 20])
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_one_request_stores_a_file_whatever_the_store(ann: Person, size: int, chunked: bool) -> None:
-    content = os.urandom(size)
+    content = noise(size)
     sent = chunks(content, 100_000) if chunked else io.BytesIO(content)
     answer = await ann("POST", "/v1/files?name=a.bin", data=sent)
     assert answer.status == 201, answer.content

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from godrive.drive import GoDrive
 from godrive.http.asgi import Mount
 from godrive.testing import quick_config
 from tests.http.client import Person
+from tests.noise import noise
 
 pytestmark = pytest.mark.anyio
 
@@ -56,7 +56,7 @@ async def ann(site: Site) -> AsyncIterator[Person]:
 
 @pytest.mark.slow
 async def test_files_go_up_and_come_down_in_pieces(ann: Person) -> None:
-    large = os.urandom(20_000_000)
+    large = noise(20_000_000)
 
     async def pieces() -> AsyncIterator[bytes]:
         for start in range(0, len(large), 1 << 20):

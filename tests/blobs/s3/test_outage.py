@@ -7,7 +7,6 @@ gateways wait for the dead one whenever a bucket is made.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 
@@ -24,6 +23,7 @@ from godrive.model import ObjectKey, new_id
 from godrive.runtime import Ask
 from tests.ceph import ProbedOnce, own_bucket
 from tests.conftest import require
+from tests.noise import noise
 from tests.servers import CephGateway
 
 pytestmark = pytest.mark.anyio
@@ -135,7 +135,7 @@ async def test_while_the_store_is_down_one_request_at_a_time_tries_it(
 async def test_a_put_into_a_dead_store_fails_and_its_retry_succeeds(
     store: S3BlobStore, gateway: CephGateway, clock: AheadClock
 ) -> None:
-    key, data = new_key(), os.urandom(20 * 1024 * 1024)
+    key, data = new_key(), noise(20 * 1024 * 1024)
 
     async def dies_on_the_way() -> AsyncIterator[bytes]:
         async for piece in pieces(data):
@@ -162,7 +162,7 @@ async def test_a_short_outage_is_not_even_noticed(store: S3BlobStore, gateway: C
 async def test_a_download_that_breaks_off_goes_on_where_it_was(settings: S3, gateway: CephGateway) -> None:
     store = ProbedOnce(settings)
     await store.open()
-    data, key = os.urandom(48 * 1024 * 1024), new_key()
+    data, key = noise(48 * 1024 * 1024), new_key()
     await store.put(key, pieces(data))
     async with aclosing(store.get(key)) as body:  # type: ignore[type-var]
         received = [await anext(body)]

@@ -25,6 +25,7 @@ from godrive.model import ObjectKey
 from tests.cases import each
 from tests.http.client import Answer, Json, Person, Site, parse
 from tests.http.conftest import Exchange, OpenSite
+from tests.noise import noise
 
 pytestmark = pytest.mark.anyio
 
@@ -58,7 +59,7 @@ def request(url: str, method: str = "GET", **headers: str) -> bytes:
 
 @pytest.mark.parametrize("size", [0, 1, 4096, 128 * 1024, 128 * 1024 + 1, 3 * MIB + 7, 20 * MIB])
 async def test_what_was_sent_is_read_whole_with_all_that_describes_it(ann: Person, size: int) -> None:
-    content = os.urandom(size)
+    content = noise(size)
     file = await ann.upload("a.txt", content)
     answer = await get(ann, await url_of(ann, file))
     assert answer.status == 200
@@ -76,7 +77,7 @@ async def test_what_was_sent_is_read_whole_with_all_that_describes_it(ann: Perso
 
 
 async def test_head_tells_the_same_without_the_bytes(ann: Person) -> None:
-    url = await url_of(ann, await ann.upload("a.txt", os.urandom(MIB)))
+    url = await url_of(ann, await ann.upload("a.txt", noise(MIB)))
     whole, head = await get(ann, url), await get(ann, url, "HEAD")
     assert (head.status, head.content) == (200, b"")
     changing = {"date", "x-request-id"}
@@ -144,7 +145,7 @@ async def test_a_range_is_answered_in_part_whole_or_not_at_all(
 
 @pytest.mark.parametrize(("start", "end"), [(0, 5 * MIB), (1, 200_000), (4_999_999, 5 * MIB), (12_345, 3_456_789)])
 async def test_a_part_of_a_large_file_is_that_part(ann: Person, start: int, end: int) -> None:
-    content = os.urandom(5 * MIB)
+    content = noise(5 * MIB)
     url = await url_of(ann, await ann.upload("a.bin", content))
     answer = await get(ann, url, Range=f"bytes={start}-{end - 1}")
     assert (answer.status, answer.content) == (206, content[start:end])
@@ -352,7 +353,7 @@ async def test_a_url_ends_with_its_time_and_with_the_file(ann: Person, site: Sit
 
 
 async def test_one_connection_gives_many_files(ann: Person, exchange: Exchange) -> None:
-    contents = [os.urandom(size) for size in (3 * MIB, 10, 2 * MIB, 0, 300_000)]
+    contents = [noise(size) for size in (3 * MIB, 10, 2 * MIB, 0, 300_000)]
     urls = [await url_of(ann, await ann.upload(f"{number}", content)) for number, content in enumerate(contents)]
     asked = b"".join(request(url) for url in urls[:-1]) + request(urls[-1], Connection="close")
     received = await exchange(asked)
@@ -364,7 +365,7 @@ async def test_one_connection_gives_many_files(ann: Person, exchange: Exchange) 
 
 
 async def test_a_client_that_reads_slowly_gets_it_all(ann: Person, site: Site) -> None:
-    content = os.urandom(12 * MIB)
+    content = noise(12 * MIB)
     url = await url_of(ann, await ann.upload("a.bin", content))
     raw = socket.socket()
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
@@ -382,7 +383,7 @@ async def test_a_client_that_reads_slowly_gets_it_all(ann: Person, site: Site) -
 
 @pytest.mark.slow
 async def test_a_client_that_leaves_half_way_leaves_nothing_open(ann: Person, site: Site) -> None:
-    content = os.urandom(30 * MIB)
+    content = noise(30 * MIB)
     url = await url_of(ann, await ann.upload("a.bin", content))
 
     def open_twice_or_blob() -> list[str]:
@@ -408,7 +409,7 @@ async def test_a_client_that_leaves_half_way_leaves_nothing_open(ann: Person, si
 
 
 async def test_many_read_at_once(ann: Person) -> None:
-    contents = [os.urandom(2 * MIB + number) for number in range(8)]
+    contents = [noise(2 * MIB + number) for number in range(8)]
     urls = [await url_of(ann, await ann.upload(f"{number}", content)) for number, content in enumerate(contents)]
     answers = await asyncio.gather(*(get(ann, url) for url in urls * 3))
     assert [answer.content for answer in answers] == contents * 3
@@ -420,7 +421,7 @@ async def test_a_blob_that_is_short_or_lost_is_told_logged_and_counted(
 ) -> None:
     async with open_site(blobs={"driver": "disk", "path": str(tmp_path / "blobs"), "pack_below": 0}) as site:
         ann = await Person(http, site.url).enter()
-        url = await url_of(ann, await ann.upload("a.bin", os.urandom(size)))
+        url = await url_of(ann, await ann.upload("a.bin", noise(size)))
         (blob,) = [path for path in (tmp_path / "blobs" / "objects").rglob("*") if path.is_file()]
         os.truncate(blob, size // 2)
         for kind in ("size", "missing"):
@@ -442,7 +443,7 @@ async def test_a_packed_blob_that_is_damaged_is_told_logged_and_counted(
 ) -> None:
     async with open_site(blobs={"driver": "disk", "path": str(tmp_path / "blobs")}) as site:
         ann = await Person(http, site.url).enter()
-        urls = [await url_of(ann, await ann.upload(f"{number}.bin", os.urandom(1000))) for number in range(3)]
+        urls = [await url_of(ann, await ann.upload(f"{number}.bin", noise(1000))) for number in range(3)]
         (pack,) = (tmp_path / "blobs" / "packs").glob("*.pack")
         with pack.open("r+b") as file:
             file.seek(pack.stat().st_size // 2)
@@ -462,7 +463,7 @@ async def test_a_blob_that_ends_while_it_is_sent_cuts_the_answer_and_has_its_lin
 ) -> None:
     async with open_site(blobs={"driver": "disk", "path": str(tmp_path / "blobs")}) as site:
         ann = await Person(http, site.url).enter()
-        url = await url_of(ann, await ann.upload("a.bin", os.urandom(3 * MIB)))
+        url = await url_of(ann, await ann.upload("a.bin", noise(3 * MIB)))
         (blob,) = [path for path in (tmp_path / "blobs" / "objects").rglob("*") if path.is_file()]
         store = site.drive.blobs
         assert isinstance(store, DiskBlobStore)
@@ -503,7 +504,7 @@ async def test_a_download_without_a_duplicate_of_its_socket_is_whole_and_keeps_n
     monkeypatch.setattr(app, "most_duplicates", lambda: 0)
     async with open_site(blobs={"driver": "disk", "path": str(tmp_path / "blobs")}) as site:
         ann = await Person(http, site.url).enter()
-        content = os.urandom(3 * MIB + 5)
+        content = noise(3 * MIB + 5)
         url = await url_of(ann, await ann.upload("a.bin", content))
         assert (await get(ann, url)).content == content
         assert (await get(ann, url, Range="bytes=1000000-2999999")).content == content[1000000:3000000]

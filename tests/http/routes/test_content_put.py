@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
-import os
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -28,6 +27,7 @@ from godrive.testing import chunks
 from tests.cases import each
 from tests.http.client import Answer, Json, Person, Site, parse
 from tests.http.conftest import Exchange, OpenSite
+from tests.noise import noise
 
 pytestmark = pytest.mark.anyio
 
@@ -89,7 +89,7 @@ async def first_answer(site: Site, data: bytes) -> bytes:
 
 @pytest.mark.parametrize("size", [0, 1, 4096, MIB, 5 * MIB + 1])
 async def test_what_is_sent_becomes_the_file_and_the_answer_is_the_file(ann: Person, size: int) -> None:
-    content = os.urandom(size)
+    content = noise(size)
     answer = await send(ann, await announce(ann, size), content)
     assert answer.status == 201
     file = answer.json["file"]
@@ -191,7 +191,7 @@ async def test_a_put_without_a_body_ends_no_upload(ann: Person, site: Site) -> N
 
 
 async def test_a_body_may_come_in_chunks_of_no_declared_length(ann: Person) -> None:
-    content = os.urandom(3 * MIB)
+    content = noise(3 * MIB)
     intent = await announce(ann, len(content))
     del intent["headers"]["Content-Length"]
     answer = await send(ann, intent, chunks(content, 100_000))
@@ -204,7 +204,7 @@ async def test_chunks_that_are_too_many_or_too_few_end_the_upload_and_say_why(an
     for number, wrong in enumerate((size - 1, size + 1)):
         intent = await announce(ann, size, f"{number}.bin")
         del intent["headers"]["Content-Length"]
-        answer = await send(ann, intent, chunks(os.urandom(wrong), 100_000))
+        answer = await send(ann, intent, chunks(noise(wrong), 100_000))
         assert (answer.status, answer.json["code"]) == (422, "length_mismatch")
         ended = await state(ann, intent)
         assert ended["state"] == "failed"
@@ -311,7 +311,7 @@ async def test_an_encoded_or_partial_body_is_refused(ann: Person) -> None:
 
 @pytest.mark.parametrize("size", [1000, 5 * MIB])
 async def test_after_half_a_body_the_url_works_again(ann: Person, exchange: Exchange, size: int) -> None:
-    content = os.urandom(size)
+    content = noise(size)
     intent = await announce(ann, size)
     answer = parse(await exchange(head(intent, Content_Length=size) + content[: size // 2], half_close=True))
     assert (answer.status, answer.json["code"]) == (400, "malformed")
@@ -352,7 +352,7 @@ async def test_a_client_that_hangs_up_after_the_last_byte_has_its_file(ann: Pers
 
 @pytest.mark.parametrize("size", [1000, 3 * MIB])
 async def test_of_many_puts_at_once_one_wins_and_the_others_are_told(ann: Person, size: int) -> None:
-    contents = [os.urandom(size) for _ in range(6)]
+    contents = [noise(size) for _ in range(6)]
     intent = await announce(ann, size)
     answers = await asyncio.gather(*(send(ann, intent, content) for content in contents))
     won = [content for content, answer in zip(contents, answers, strict=True) if answer.status == 201]
@@ -377,7 +377,7 @@ async def test_bytes_that_lie_there_uncommitted_are_committed_by_the_next_put(
 
 @pytest.mark.parametrize("size", [0, 5, 100_000, 5 * MIB + 1])
 async def test_the_same_bytes_again_get_the_file_and_others_are_refused(ann: Person, size: int) -> None:
-    content = os.urandom(size)
+    content = noise(size)
     intent = await announce(ann, size)
     first = await send(ann, intent, content)
     again = await send(ann, intent, content)
@@ -387,7 +387,7 @@ async def test_the_same_bytes_again_get_the_file_and_others_are_refused(ann: Per
     del intent["headers"]["Content-Length"]
     chunked = await send(ann, intent, chunks(content, 50_000))
     assert (chunked.status, chunked.json) == (200, first.json)
-    for other in (os.urandom(size), content + b"x", content[:-1]):
+    for other in (noise(size), content + b"x", content[:-1]):
         if other != content:
             answer = await send(ann, intent, chunks(other, 50_000))
             assert (answer.status, answer.json["code"]) == (409, "upload_finished")
@@ -396,13 +396,13 @@ async def test_the_same_bytes_again_get_the_file_and_others_are_refused(ann: Per
 
 @pytest.mark.parametrize("size", [5, 100_000])
 async def test_bytes_that_the_file_had_already_get_it_again_after_a_lost_answer(ann: Person, size: int) -> None:
-    content = os.urandom(size)
+    content = noise(size)
     first = await send(ann, await announce(ann, size), content)
     intent = await announce(ann, size, on_conflict="replace")
     answers = [await send(ann, intent, content) for _ in range(2)]
     assert [answer.status for answer in answers] == [201, 200]
     assert {answer.json["file"]["version_id"] for answer in answers} == {first.json["file"]["version_id"]}
-    other = await send(ann, intent, os.urandom(size))
+    other = await send(ann, intent, noise(size))
     assert (other.status, other.json["code"]) == (409, "upload_finished")
 
 
@@ -410,7 +410,7 @@ async def test_bytes_that_the_file_had_already_get_it_again_after_a_lost_answer(
 async def test_bytes_that_the_file_had_already_are_not_refused_because_the_catalog_is_down(
     ann: Person, site: Site, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    content = os.urandom(size)
+    content = noise(size)
     await send(ann, await announce(ann, size), content)
     intent = await announce(ann, size, on_conflict="replace")
     first = await send(ann, intent, content)
@@ -424,7 +424,7 @@ async def test_bytes_that_the_file_had_already_are_not_refused_because_the_catal
     with monkeypatch.context() as patch:
         patch.setattr(type(site.drive.metadata), "ask", down)
         unknown = await send(ann, intent, content)
-        other = await send(ann, intent, os.urandom(size))
+        other = await send(ann, intent, noise(size))
     assert {(answer.status, answer.json["code"]) for answer in (unknown, other)} == {(503, "store_unavailable")}
     again = await send(ann, intent, content)
     assert (first.status, again.status, again.json) == (201, 200, first.json)
@@ -464,7 +464,7 @@ async def test_a_store_that_keeps_no_digest_reads_the_bytes_to_compare(
 
 @pytest.mark.parametrize("size", [1000, 3 * MIB])
 async def test_of_the_same_bytes_put_many_times_at_once_every_put_gets_the_file(ann: Person, size: int) -> None:
-    content = os.urandom(size)
+    content = noise(size)
     intent = await announce(ann, size)
     answers = await asyncio.gather(*(send(ann, intent, content) for _ in range(6)))
     assert {answer.status for answer in answers} <= {200, 201}
@@ -610,7 +610,7 @@ async def test_a_connection_is_used_again_after_an_upload_and_not_after_an_unrea
 
 
 async def test_the_connection_of_a_large_upload_stays_whatever_its_answer(ann: Person, site: Site) -> None:
-    content = os.urandom(8 * MIB)
+    content = noise(8 * MIB)
     right = await announce(ann, len(content), "right.bin")
     wrong = await announce(ann, len(content), "wrong.bin", sha256=hashlib.sha256(b"").hexdigest())
     taken = await announce(ann, len(content), "right.bin")
@@ -622,7 +622,7 @@ async def test_the_connection_of_a_large_upload_stays_whatever_its_answer(ann: P
 
 @pytest.mark.parametrize("size", [1000, 8 * MIB])
 async def test_after_a_connection_breaks_the_url_works_again(ann: Person, site: Site, size: int) -> None:
-    content = os.urandom(size)
+    content = noise(size)
     intent = await announce(ann, size)
     async with Halting(site, intent, size) as put:
         await put.send(content[: size // 2], seen=size // 8)

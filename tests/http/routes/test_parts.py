@@ -31,12 +31,13 @@ from tests.ceph import ProbedOnce, own_bucket
 from tests.daemon import free_port
 from tests.http.client import Answer, Json, Person
 from tests.http.conftest import OpenSite
+from tests.noise import noise
 from tests.principals import SYSTEM
 from tests.servers import CephGateway
 
 pytestmark = pytest.mark.anyio
 
-PARTS = [os.urandom(SMALLEST_PART), os.urandom(SMALLEST_PART), b"the end"]
+PARTS = [noise(SMALLEST_PART), os.urandom(SMALLEST_PART), b"the end"]
 CONTENT = b"".join(PARTS)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import timedelta
@@ -25,6 +24,7 @@ from tests.http.client import Answer, Person, Site
 from tests.http.conftest import OpenSite
 from tests.http.routes.test_storing import Wire, check_nothing_left, content_of, names, set_quota, wire
 from tests.http.tus import CHUNK, HELLO, MIB, checksum, create, file_at, head, metadata, offset_of, patch, send
+from tests.noise import noise
 
 pytestmark = pytest.mark.anyio
 
@@ -42,7 +42,7 @@ async def site(request: pytest.FixtureRequest, open_site: OpenSite) -> AsyncIter
 
 @pytest.mark.parametrize("size", [1, 300_000, 5 * MIB + 1])
 async def test_an_upload_in_pieces_becomes_the_file(ann: Person, site: Site, size: int) -> None:
-    content = os.urandom(size)
+    content = noise(size)
     said = metadata(filename="a.bin", filetype="image/png", color="blue") + ",is_confidential"
     created = await send(ann, "POST", "/v1/tus", Upload_Length=size, Upload_Metadata=said)
     assert created.status == 201
@@ -185,7 +185,7 @@ async def test_an_upload_can_be_given_up(ann: Person, site: Site) -> None:
 
 
 async def test_parts_are_joined_in_the_order_that_is_said(ann: Person, site: Site) -> None:
-    parts = [os.urandom(size) for size in (100_000, 1, 0, MIB)]
+    parts = [noise(size) for size in (100_000, 1, 0, MIB)]
     urls = []
     for part in parts:
         urls.append(await create(ann, len(part), Upload_Concat="partial", Upload_Metadata=""))
@@ -276,7 +276,7 @@ async def test_only_own_whole_parts_are_joined(ann: Person, bob: Person) -> None
 async def test_no_byte_over_the_length_is_stored(ann: Person, site: Site, chunked: bool) -> None:
     url = await create(ann, 8)
     await patch(ann, url, 0, HELLO[:4])
-    for content in (HELLO[4:9], os.urandom(3 * MIB)):
+    for content in (HELLO[4:9], noise(3 * MIB)):
         answer = await patch(ann, url, 4, chunks(content, 2 if len(content) == 5 else 70_000) if chunked else content)
         assert (answer.status, answer.json["code"]) == (413, "too_large")
     assert await names(ann) == []
@@ -315,7 +315,7 @@ async def begin_patch(client: Wire, url: str, offset: int, length: int) -> None:
 async def test_a_new_request_ends_one_that_is_half_dead(
     ann: Person, bob: Person, site: Site, method: str, size: int
 ) -> None:
-    content = os.urandom(size)
+    content = noise(size)
     url = await create(ann, size)
     async with wire(ann) as dead:
         await begin_patch(dead, url, 0, size)
@@ -342,7 +342,7 @@ async def test_a_new_request_ends_one_that_is_half_dead(
 
 @pytest.mark.parametrize("size", [300_000, 6 * MIB])
 async def test_what_has_arrived_of_a_request_that_breaks_off_stays(ann: Person, site: Site, size: int) -> None:
-    content = os.urandom(size)
+    content = noise(size)
     url = await create(ann, size)
     async with wire(ann) as client:
         await begin_patch(client, url, 0, size)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import mmap
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from godrive.errors import MailboxFull
 from godrive.http.wire.direct_body import AHEAD, PIECE, DirectBodies, DirectBody
 from godrive.memory import MemoryBudget
 from tests.cases import each
+from tests.noise import noise
 
 pytestmark = pytest.mark.anyio
 
@@ -82,7 +82,7 @@ async def take_all(body: DirectBody) -> list[memoryview | bytes]:
 @each("seen", [0, 1, 4095, 4096, 70_000])
 @pytest.mark.slow
 async def test_what_is_left_comes_whole_and_in_order(line: Line, length: int, seen: int) -> None:
-    content = os.urandom(length)
+    content = noise(length)
     body = line.body(length + seen, seen)
     async with anyio.create_task_group() as client:
         client.start_soon(line.stream.send, content)
@@ -97,7 +97,7 @@ async def test_what_is_left_comes_whole_and_in_order(line: Line, length: int, se
 async def test_what_has_arrived_comes_first_and_the_rest_is_in_step_with_pages(
     line: Line, arrived: int, seen: int
 ) -> None:
-    content = os.urandom(arrived + 5 * MIB)
+    content = noise(arrived + 5 * MIB)
     body = line.body(seen + len(content), seen, content[:arrived])
     assert body.held_bytes() == arrived
     async with anyio.create_task_group() as client:
@@ -118,7 +118,7 @@ def _address(piece: memoryview | bytes) -> int:
 
 
 async def test_a_piece_keeps_its_bytes_for_as_long_as_a_part_of_it_is_kept(line: Line) -> None:
-    content = os.urandom(12 * MIB)
+    content = noise(12 * MIB)
     body = line.body(len(content))
     tails = []
     async with anyio.create_task_group() as client:
@@ -136,7 +136,7 @@ async def test_a_piece_keeps_its_bytes_for_as_long_as_a_part_of_it_is_kept(line:
 
 
 async def test_buffers_are_used_again_when_nobody_looks_at_them(line: Line) -> None:
-    content = os.urandom(40 * MIB)
+    content = noise(40 * MIB)
     body = line.body(len(content))
     async with anyio.create_task_group() as client:
         client.start_soon(line.stream.send, content)
@@ -149,7 +149,7 @@ async def test_buffers_are_used_again_when_nobody_looks_at_them(line: Line) -> N
 
 
 async def test_the_next_body_uses_the_buffers_of_the_last_one_whatever_their_size(line: Line) -> None:
-    content = os.urandom(3 * MIB)
+    content = noise(3 * MIB)
     crowd = [line.body(1) for _ in range(40)]  # while there are many, their buffers are small
     kept: set[int] = set()
     for largest in (PIECE // 16, PIECE):
@@ -171,7 +171,7 @@ async def test_the_next_body_uses_the_buffers_of_the_last_one_whatever_their_siz
 @pytest.mark.parametrize("others", [0, 40])
 async def test_a_large_buffer_is_of_huge_pages_and_a_small_one_is_not(line: Line, others: int) -> None:
     crowd = [line.body(1) for _ in range(others)]
-    content = os.urandom(3 * MIB)
+    content = noise(3 * MIB)
     body = line.body(len(content))
     async with anyio.create_task_group() as client:
         client.start_soon(line.stream.send, content)
@@ -196,7 +196,7 @@ def _flags_of(address: int) -> list[str]:
 
 @pytest.mark.slow
 async def test_a_client_is_held_back_while_nothing_is_taken(line: Line) -> None:
-    content = os.urandom(40 * MIB)
+    content = noise(40 * MIB)
     body = line.body(len(content))
     async with anyio.create_task_group() as client:
         client.start_soon(line.stream.send, content)
@@ -209,7 +209,7 @@ async def test_a_client_is_held_back_while_nothing_is_taken(line: Line) -> None:
 
 
 async def test_nothing_beyond_the_body_is_taken(line: Line) -> None:
-    await_more = os.urandom(1000)
+    await_more = noise(1000)
     body = line.body(PIECE + 10)
     async with anyio.create_task_group() as client:
         client.start_soon(line.stream.send, bytes(PIECE + 10) + await_more)
