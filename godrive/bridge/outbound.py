@@ -14,19 +14,17 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from ipaddress import ip_address
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from godrive.bridge.look_ups import LookUps
 from godrive.callbacks import AddressRefused, Failed, callback_url, literal_refusal, refusal
 from godrive.network import Network
 from godrive.unanswered import why
 
-_THREADS = 80
-"""Look-ups at once: two for each webhook that may have a turn, because one that hangs goes on after its timeout."""
 _READ = 4096
 """Bytes of an answer that are read, so that a connection can be used again."""
 _CONNECT_TIMEOUT = 5.0
@@ -40,13 +38,12 @@ class Outbound:
         self._allowed = allowed
         self._timeout = timeout
         self._sessions: dict[str, aiohttp.ClientSession] = {}
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="godrive-resolve")
+        self._look_ups = LookUps()
 
     async def close(self) -> None:
         """Close all connections."""
         for session in self._sessions.values():
             await session.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> int:
         """Send *body* and return the status of the answer.  Raises ``AddressRefused``, ``Failed``."""
@@ -85,9 +82,7 @@ class Outbound:
 
     async def _resolve(self, scheme: str, host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
         """Return the addresses of a host name that may be called.  Raises ``AddressRefused``, ``OSError``."""
-        found = await asyncio.get_running_loop().run_in_executor(
-            self._threads, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, family=family)
-        )
+        found = await self._look_ups.addresses(host, port, family)
         results: list[ResolveResult] = []
         problem = "The host has no address."
         for found_family, _, protocol, _, where in found:

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ import anyio
 import pytest
 from aiohttp import web
 
+from godrive.bridge.look_ups import MOST
 from godrive.bridge.outbound import Outbound
 from godrive.bridge.webhooks import AT_ONCE, FAILING_AT_ONCE
 from godrive.callbacks import AddressRefused, Failed, is_public
@@ -242,6 +244,37 @@ async def test_hosts_whose_look_up_hangs_delay_no_other(monkeypatch: pytest.Monk
             ended.set()
         assert await asyncio.gather(*slow) == [200] * most
         await outbound.close()
+
+
+def test_a_look_up_that_hangs_does_not_keep_the_process() -> None:
+    program = (
+        "import asyncio, socket, threading\n"
+        "from godrive.bridge.outbound import Outbound\n"
+        "from godrive.callbacks import Failed\n"
+        "socket.getaddrinfo = lambda *_, **__: threading.Event().wait()\n"
+        "async def main():\n"
+        "    outbound = Outbound([], timeout=0.2)\n"
+        "    try:\n"
+        "        await outbound.post('https://slow.test/', b'{}', {})\n"
+        "    except Failed as failed:\n"
+        "        print(failed)\n"
+        "    await outbound.close()\n"
+        "asyncio.run(main())\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=30)
+    assert ended.stdout == "There was no answer within 0.2 seconds.\n"
+
+
+async def test_a_host_that_is_not_found_is_a_failure_however_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    outbound = Outbound([], timeout=30.0)
+    for _ in range(MOST + 1):
+        with pytest.raises(Failed, match="the host name cannot be resolved"):
+            await outbound.post("https://nowhere.test/", b"{}", {})
+    await outbound.close()
 
 
 async def test_plain_http_and_other_ports_are_only_for_networks_that_are_allowed(
