@@ -292,6 +292,19 @@ async def test_one_process_delivers_and_one_user_has_few_slots(
     await first.close()
 
 
+async def test_a_process_that_stops_lets_another_deliver_at_once(
+    drive: GoDrive, receiver: Receiver, owner: UserId
+) -> None:
+    await drive.metadata.ask(AddWebhook(acting(owner), receiver.url))
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(dispatcher_of(drive).run, drive.metadata)
+            await make(drive, owner, "a")
+            await receiver.arrived.wait()
+            tasks.cancel_scope.cancel()
+    assert await drive.metadata.ask(AcquireLease("webhooks", "another", LEASE_TTL))
+
+
 async def test_webhooks_of_a_busy_user_do_not_keep_the_slots(
     drive: GoDrive, receiver: Receiver, owner: UserId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
