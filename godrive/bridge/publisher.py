@@ -58,6 +58,9 @@ ACKNOWLEDGED_WITHIN = 5.0
 LEASE, LEASE_TTL = "outbox", 30.0
 """One process publishes at a time.  With two, the order would hold only while the server recognises repetitions."""
 
+LEAVE = 1.0
+"""Seconds that the release of the lease may take at the end.  Without it, the next process waits until it expires."""
+
 
 class _Answer(msgspec.Struct):
     """What JetStream answers to a message.  Without an error, it is stored."""
@@ -84,15 +87,19 @@ class Publisher:
 
     async def run(self, metadata: Ref[Metadata]) -> None:
         """Publish events forever.  On error, back off and retry."""
-        while True:
-            try:
-                published = await self.publish(metadata)
-            except (DriveError, NatsError) as error:
-                await anyio.sleep(self._failures.note(error))
-            else:
-                self._failures.clear()
-                if published < BATCH:
-                    await anyio.sleep(EVERY)
+        try:
+            while True:
+                try:
+                    published = await self.publish(metadata)
+                except (DriveError, NatsError) as error:
+                    await anyio.sleep(self._failures.note(error))
+                else:
+                    self._failures.clear()
+                    if published < BATCH:
+                        await anyio.sleep(EVERY)
+        finally:
+            with anyio.move_on_after(LEAVE, shield=True):
+                await self._lease.release(metadata)
 
     async def publish(self, metadata: Ref[Metadata]) -> int:
         """Publish the oldest events.  Returns their number.

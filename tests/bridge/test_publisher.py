@@ -258,6 +258,22 @@ async def test_one_process_publishes_at_a_time(
     assert await outbox.publish(drive.metadata) == 1
 
 
+async def test_a_process_that_stops_lets_another_publish_at_once(
+    drive: GoDrive, outbox: Publisher, link: NatsLink, namespace: str
+) -> None:
+    owner = (await sign_up(drive)).id
+    await upload(drive, owner, "a.txt")
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(outbox.run, drive.metadata)
+            while await drive.metadata.ask(DueEvents(10)):
+                await anyio.sleep(0.01)
+            tasks.cancel_scope.cancel()
+    await upload(drive, owner, "b.txt")
+    another = Publisher(link, namespace=namespace, on_event=lambda event: None)
+    assert await another.publish(drive.metadata) == 1
+
+
 class Leases:
     """The metadata actor; it counts how often the lease was asked for."""
 
