@@ -459,7 +459,9 @@ async def test_a_client_that_knows_no_parts_sends_the_whole(served: Served) -> N
     late = await served.send(intent)
     assert await served.read((await served.complete(intent, late)).json["file"]) == CONTENT
     assert await served.store.unfinished() == 0
-    assert (await served.put(intent["parts"][0], PARTS[0]))[0] == 404
+    assert (await served.put(intent["parts"][2], PARTS[2]))[0] == 404, (
+        "a refused body that is large would still be on its way"
+    )
 
 
 async def test_an_event_of_a_put_beside_the_parts_is_not_believed_but_ends_the_parts(served: Served) -> None:
