@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 
+import anyio
+
 from godrive.errors import DriveError
 from godrive.messages.metadata import Metadata
 from godrive.messages.system import AcquireLease, ReleaseLease
 from godrive.model import new_id
 from godrive.runtime import Ref
+
+_LEAVE = 1.0
+"""Seconds that the release may take at the end of a process."""
 
 
 class Lease:
@@ -40,3 +45,11 @@ class Lease:
         self._held_until = float("-inf")
         with suppress(DriveError):
             await metadata.ask(ReleaseLease(name=self._name, holder=self._holder))
+
+    async def leave(self, metadata: Ref[Metadata]) -> None:
+        """Release the lease while the process stops, so that the next one need not wait until it expires.
+
+        Takes at most a second, also if the caller is cancelled.
+        """
+        with anyio.move_on_after(_LEAVE, shield=True):
+            await self.release(metadata)

@@ -58,9 +58,6 @@ ACKNOWLEDGED_WITHIN = 5.0
 LEASE, LEASE_TTL = "outbox", 30.0
 """One process publishes at a time.  With two, the order would hold only while the server recognises repetitions."""
 
-LEAVE = 1.0
-"""Seconds that the release of the lease may take at the end.  Without it, the next process waits until it expires."""
-
 
 class _Answer(msgspec.Struct):
     """What JetStream answers to a message.  Without an error, it is stored."""
@@ -98,8 +95,7 @@ class Publisher:
                     if published < BATCH:
                         await anyio.sleep(EVERY)
         finally:
-            with anyio.move_on_after(LEAVE, shield=True):
-                await self._lease.release(metadata)
+            await self._lease.leave(metadata)
 
     async def publish(self, metadata: Ref[Metadata]) -> int:
         """Publish the oldest events.  Returns their number.

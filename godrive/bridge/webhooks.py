@@ -60,8 +60,6 @@ AT_ONCE, FAILING_AT_ONCE, PER_USER = 32, 8, 2
 """Webhooks that get changes at the same time: all that work, all that have just failed, and of one user."""
 
 LEASE, LEASE_TTL = "webhooks", 30.0
-LEAVE = 1.0
-"""Seconds that the release of the lease may take at the end.  Without it, the next process waits until it expires."""
 BACKOFF = Backoff(0.5, 30.0)
 _GONE = 410
 
@@ -133,8 +131,7 @@ class Dispatcher:
                         await self._pause()
         finally:
             self._watch.listeners.remove(self._hear)
-            with anyio.move_on_after(LEAVE, shield=True):
-                await self._lease.release(metadata)
+            await self._lease.leave(metadata)
             with anyio.CancelScope(shield=True):
                 await self.close()
 
