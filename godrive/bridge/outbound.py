@@ -7,6 +7,12 @@ differently (DNS rebinding), does not happen.  Redirects are not followed, no
 proxy of the environment is used, certificates are verified, and little of the
 answer is read.  Plain HTTP and unusual ports are only for networks that the
 operator has allowed.
+
+A receiver may close a connection after its answer without having announced it.
+A request that is just then on its way there gets no answer.  So a request
+that gets none on a connection that was used before is sent again at once.
+RFC 9110 (9.2.2) allows that for a POST that may be repeated: each delivery has
+an id by which its receiver recognises a repetition.
 """
 
 from __future__ import annotations
@@ -16,6 +22,7 @@ import socket
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
 from ipaddress import ip_address
+from types import SimpleNamespace
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -56,7 +63,7 @@ class Outbound:
         try:
             async with (
                 asyncio.timeout(self._timeout),
-                self._session(parts.scheme).post(url, data=body, headers=headers, allow_redirects=False) as response,
+                await _answer(self._session(parts.scheme), url, body, headers) as response,
             ):
                 await response.content.read(_READ)
                 return response.status
@@ -73,6 +80,7 @@ class Outbound:
                 connector=aiohttp.TCPConnector(
                     resolver=_Resolver(partial(self._resolve, scheme)), use_dns_cache=False, limit=_MOST_CONNECTIONS
                 ),
+                trace_configs=[_trace()],
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT),
@@ -100,6 +108,39 @@ class Outbound:
         if not results:
             raise AddressRefused(problem)
         return results
+
+
+class _Attempt:
+    """One attempt to send a request."""
+
+    reused = False
+    """Whether its connection was used before."""
+
+
+async def _answer(
+    session: aiohttp.ClientSession, url: str, body: bytes, headers: Mapping[str, str]
+) -> aiohttp.ClientResponse:
+    """Send a request until it has an answer or has failed on a new connection."""
+    while True:
+        attempt = _Attempt()
+        try:
+            return await session.post(url, data=body, headers=headers, allow_redirects=False, trace_request_ctx=attempt)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            if not attempt.reused:
+                raise
+
+
+def _trace() -> aiohttp.TraceConfig:
+    """Return what tells an attempt that its connection was used before."""
+
+    async def note(
+        session: aiohttp.ClientSession, context: SimpleNamespace, params: aiohttp.TraceConnectionReuseconnParams
+    ) -> None:
+        context.trace_request_ctx.reused = True
+
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_reuseconn.append(note)
+    return trace
 
 
 Resolve = Callable[[str, int, socket.AddressFamily], Awaitable[list[ResolveResult]]]

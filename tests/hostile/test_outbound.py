@@ -309,6 +309,50 @@ async def test_no_redirect_is_followed_and_of_a_long_answer_little_is_read() -> 
         await outbound.close()
 
 
+class Closing:
+    """A receiver that closes each connection without having announced it: while it gets the second request."""
+
+    def __init__(self) -> None:
+        self.got: list[int] = []
+        """For each request, the number of its connection."""
+        self.connections = 0
+        self.answered = 1
+        """Requests of each connection that get an answer."""
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        number = self.connections
+        for _ in range(self.answered):
+            await self._request(reader, number)
+            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        await self._request(reader, number)
+        writer.close()
+
+    async def _request(self, reader: asyncio.StreamReader, number: int) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        assert await reader.readexactly(2) == b"{}"
+        self.got.append(number)
+
+
+@asynccontextmanager
+async def closing(receiver: Closing) -> AsyncIterator[str]:
+    async with await asyncio.start_server(receiver.handle, "127.0.0.1", 0) as listener:
+        yield f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/"
+
+
+async def test_a_request_that_a_used_connection_did_not_answer_is_sent_again_at_once() -> None:
+    receiver, outbound = Closing(), Outbound([network("127.0.0.0/8")], timeout=10.0)
+    async with closing(receiver) as url:
+        for _ in range(3):
+            assert await outbound.post(url, b"{}", {}) == 204
+        assert receiver.got == [1, 1, 2, 2, 3]
+        receiver.answered = 0
+        with pytest.raises(Failed, match="disconnected"):
+            await outbound.post(url, b"{}", {})
+        assert receiver.got == [1, 1, 2, 2, 3, 3, 4]
+        await outbound.close()
+
+
 async def test_a_receiver_that_says_nothing_is_given_up() -> None:
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
