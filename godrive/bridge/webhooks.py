@@ -6,16 +6,17 @@ one by one, and moves the cursor after the last one that was accepted.  So each
 change is delivered at least once, and those of one webhook in order.  A failure
 ends the turn of the webhook; the catalog postpones its next attempt.
 
-One process at a time dispatches, by a lease.  Webhooks that have just failed use
-other slots than those that work, so they never delay them; one user has few
-slots of either kind.  Webhooks that work take turns, also if their receivers are slow.
+One process at a time dispatches, by a lease.  Webhooks that have just failed, and
+those of a user whose receivers were slow lately, use other slots than the rest,
+so they never delay it; one user has few slots of either kind.  Slots go to the
+users in the order in which they began to wait, and to the webhooks of one user alike.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import anyio
@@ -53,11 +54,14 @@ BATCH = 50
 TURN = 20.0
 """Seconds after which a slow webhook ends its turn."""
 
+SLOW, SLOW_FOR = 5.0, 600.0
+"""Seconds of a turn after which its user is slow, and for which."""
+
 DUE = 500
 """Webhooks that one look returns, more than have slots: some may be busy."""
 
-AT_ONCE, FAILING_AT_ONCE, PER_USER = 32, 8, 2
-"""Webhooks that get changes at the same time: all that work, all that have just failed, and of one user."""
+AT_ONCE, DOUBTFUL_AT_ONCE, PER_USER = 32, 8, 2
+"""Webhooks that get changes at the same time: all that work, all that have just failed or are slow, and of one user."""
 
 LEASE, LEASE_TTL = "webhooks", 30.0
 BACKOFF = Backoff(0.5, 30.0)
@@ -107,9 +111,11 @@ class Dispatcher:
         self._networks = [network.network(text) for text in settings.allow_networks]
         self._timeout = settings.timeout
         self._busy: dict[str, DueWebhook] = {}
-        self._turns: dict[str, int] = {}
-        """Of the webhooks that are due, when each began its last turn: how many turns had begun before."""
+        self._places: dict[str, int] = {}
+        """Of the webhooks that are due and of their users: how many turns had begun when each began to wait."""
         self._begun = 0
+        self._slow: dict[UserId, float] = {}
+        """Until when a user is slow."""
         self._outbounds: dict[bool, Outbound] = {}
         self._news = asyncio.Event()
         self._counts = counts
@@ -164,20 +170,29 @@ class Dispatcher:
             return
         due = await metadata.ask(DueWebhooks(DUE))
         self._counts["waiting"], self._counts["failing"] = len(due), sum(each.failures > 0 for each in due)
-        self._turns = {webhook.id: self._turns.get(webhook.id, 0) for webhook in due}
-        # All that work are due alike.  If the same came first each time, slow ones could keep all slots.
-        for webhook in sorted(due, key=lambda webhook: self._turns[webhook.id]):
+        self._queue(due)
+        for webhook in sorted(due, key=lambda webhook: (self._places[webhook.owner_id], self._places[webhook.id])):
             if webhook.id not in self._busy and self._has_slot(webhook):
                 self._busy[webhook.id] = webhook
                 self._begun += 1
-                self._turns[webhook.id] = self._begun
+                self._places[webhook.id] = self._places[webhook.owner_id] = self._begun
                 tasks.start_soon(self._turn, metadata, webhook)
 
+    def _queue(self, due: Sequence[DueWebhook]) -> None:
+        """Give those that are due a place behind all that wait already, and forget the rest."""
+        waiting = {key for webhook in due for key in (webhook.id, webhook.owner_id)}
+        self._places = {key: self._places.get(key, self._begun) for key in waiting}
+        now = self._clock.monotonic()
+        self._slow = {owner_id: until for owner_id, until in self._slow.items() if until > now}
+
     def _has_slot(self, webhook: DueWebhook) -> bool:
-        failing = webhook.failures > 0
-        alike = sum((busy.failures > 0) == failing for busy in self._busy.values())
+        doubtful = self._is_doubtful(webhook)
+        alike = sum(self._is_doubtful(busy) == doubtful for busy in self._busy.values())
         own = sum(busy.owner_id == webhook.owner_id for busy in self._busy.values())
-        return alike < (FAILING_AT_ONCE if failing else AT_ONCE) and own < PER_USER
+        return alike < (DOUBTFUL_AT_ONCE if doubtful else AT_ONCE) and own < PER_USER
+
+    def _is_doubtful(self, webhook: DueWebhook) -> bool:
+        return webhook.failures > 0 or webhook.owner_id in self._slow
 
     async def _turn(self, metadata: Ref[Metadata], webhook: DueWebhook) -> None:
         try:
@@ -201,17 +216,20 @@ class Dispatcher:
             messages = [WebhookMessage(id=page.cursor, type="cursor_reset", data=data)]
         except NotFound:  # the user was disabled or deleted
             return
-        problem, final, until = None, False, anyio.current_time() + TURN
+        problem, final, began = None, False, self._clock.monotonic()
         for message in messages:
             named = msgspec.structs.replace(message, id=f"{webhook.id}.{message.id}")
             problem, final = await self._send(outbound, webhook.url, webhook.secret, named)
             if problem is not None:
                 break
             cursor = message.id
-            if anyio.current_time() >= until:
+            if self._clock.monotonic() - began >= TURN:
                 break
         else:
             cursor = page.cursor
+        ended = self._clock.monotonic()
+        if ended - began >= SLOW:
+            self._slow[webhook.owner_id] = ended + SLOW_FOR
         await metadata.ask(
             SettleWebhook(
                 webhook_id=webhook.id,

@@ -8,15 +8,13 @@ import hmac
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from itertools import groupby
 from typing import Any
 
 import anyio
 import pytest
-from aiohttp import web
 
-from godrive.bridge.webhooks import LEASE_TTL, PER_USER, Dispatcher
+from godrive.bridge.webhooks import LEASE_TTL, PER_USER, SLOW, Dispatcher
 from godrive.drive import GoDrive
 from godrive.errors import CursorReset, Invalid, NotFound, QuotaExceeded
 from godrive.messages.changes import ListChanges
@@ -26,49 +24,12 @@ from godrive.messages.users import SetUserState
 from godrive.messages.webhooks import AddWebhook, ListWebhooks, RemoveWebhook, ReplayWebhook, Webhook
 from godrive.model import Root, UserId, UserState
 from godrive.testing import ManualClock, open_drive, sign_up
-from tests.daemon import free_port
+from tests.bridge.receivers import Hanging, Receiver
 from tests.principals import SYSTEM, acting
 
 pytestmark = pytest.mark.anyio
 
 LOCAL = {"allow_networks": ["127.0.0.0/8"], "timeout": 2.0}
-
-
-class Receiver:
-    """A server that keeps what it gets and answers as told."""
-
-    def __init__(self) -> None:
-        self.port = free_port()
-        self.got: list[tuple[dict[str, str], bytes]] = []
-        self.status = 204
-        self.headers: dict[str, str] = {}
-        self.arrived = anyio.Event()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/hook"
-
-    @property
-    def data(self) -> list[dict[str, Any]]:
-        """The data of what was accepted or not."""
-        return [json.loads(body)["data"] for _, body in self.got]
-
-    async def handle(self, request: web.Request) -> web.Response:
-        self.got.append((dict(request.headers), await request.read()))
-        self.arrived.set()
-        return web.Response(status=self.status, headers=self.headers)
-
-    @asynccontextmanager
-    async def serving(self) -> AsyncIterator[None]:
-        app = web.Application()
-        app.router.add_route("*", "/{tail:.*}", self.handle)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", self.port).start()
-        try:
-            yield
-        finally:
-            await runner.cleanup()
 
 
 @pytest.fixture
@@ -308,12 +269,14 @@ async def test_a_process_that_stops_lets_another_deliver_at_once(
 async def test_webhooks_of_a_busy_user_do_not_keep_the_slots(
     drive: GoDrive, receiver: Receiver, owner: UserId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nor do those of a user who makes a new one for every change."""
     monkeypatch.setattr("godrive.bridge.webhooks.AT_ONCE", 1)
     owners = [owner, (await sign_up(drive, "other@example.org")).id]
-    for each in owners:
-        await drive.metadata.ask(AddWebhook(acting(each), receiver.url))
+    webhooks = [await drive.metadata.ask(AddWebhook(acting(each), receiver.url)) for each in owners]
     dispatcher = dispatcher_of(drive)
     for turn in range(4):
+        await drive.metadata.ask(RemoveWebhook(acting(owner), webhooks[0].id))
+        webhooks[0] = await drive.metadata.ask(AddWebhook(acting(owner), receiver.url))
         for each in owners:
             await make(drive, each, f"{turn}")
         async with anyio.create_task_group() as tasks:
@@ -323,17 +286,43 @@ async def test_webhooks_of_a_busy_user_do_not_keep_the_slots(
     await dispatcher.close()
 
 
+async def test_users_whose_receivers_hung_lately_use_few_slots(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if they have their webhooks replayed, which forgets failures."""
+    monkeypatch.setattr("godrive.bridge.webhooks.AT_ONCE", 2)
+    monkeypatch.setattr("godrive.bridge.webhooks.DOUBTFUL_AT_ONCE", 1)
+    hanging, clock = Hanging(), ManualClock()
+    async with hanging.serving(), open_drive(webhooks={**LOCAL, "timeout": 60.0}, clock=clock) as drive:
+        one, *others = [(await sign_up(drive, f"{name}@example.org")).id for name in ("one", "two", "three")]
+        await drive.metadata.ask(AddWebhook(acting(one), receiver.url))
+        webhooks = [await drive.metadata.ask(AddWebhook(acting(each), hanging.url)) for each in others]
+        dispatcher = dispatcher_of(drive)
+        for each in others:
+            await make(drive, each, "a")
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as tasks:
+                await dispatcher.begin(drive.metadata, tasks)
+                await hanging.hanging.acquire()
+                await hanging.hanging.acquire()
+                clock.advance(SLOW)
+                hanging.stop.set()
+            hanging.stop = anyio.Event()
+            for each, webhook in zip(others, webhooks, strict=True):
+                await drive.metadata.ask(ReplayWebhook(acting(each), webhook.id))
+            async with anyio.create_task_group() as tasks:
+                await dispatcher.begin(drive.metadata, tasks)
+                await hanging.hanging.acquire()
+                await make(drive, one, "a")
+                await dispatcher.begin(drive.metadata, tasks)
+                await receiver.arrived.wait()
+                hanging.stop.set()
+        await dispatcher.close()
+
+
 async def test_a_webhook_that_hangs_delays_no_other(receiver: Receiver, catalog_tables: dict[str, Any]) -> None:
     """A serving drive, with one receiver that never answers."""
-    hanging = Receiver()
-    stop = anyio.Event()
-
-    async def hang(request: web.Request) -> web.Response:
-        hanging.arrived.set()
-        await stop.wait()
-        return web.Response()
-
-    hanging.handle = hang  # type: ignore[method-assign]
+    hanging = Hanging()
     async with (
         hanging.serving(),
         open_drive(serving=True, webhooks={**LOCAL, "timeout": 60.0}, **catalog_tables) as drive,
@@ -343,13 +332,13 @@ async def test_a_webhook_that_hangs_delays_no_other(receiver: Receiver, catalog_
         await drive.metadata.ask(AddWebhook(acting(owner), receiver.url))
         with anyio.fail_after(30):
             await make(drive, owner, "a")
-            await hanging.arrived.wait()
+            await hanging.hanging.acquire()
             await receiver.arrived.wait()
             receiver.arrived = anyio.Event()
             await make(drive, owner, "b")
             await receiver.arrived.wait()
         assert [data["entry"]["name"] for data in receiver.data] == ["a", "b"]
-        stop.set()
+        hanging.stop.set()
 
 
 async def test_the_operators_webhook_gets_the_changes_of_all_users(

@@ -20,7 +20,7 @@ from aiohttp import web
 
 from godrive.bridge.look_ups import MOST
 from godrive.bridge.outbound import Outbound
-from godrive.bridge.webhooks import AT_ONCE, FAILING_AT_ONCE
+from godrive.bridge.webhooks import AT_ONCE, DOUBTFUL_AT_ONCE
 from godrive.callbacks import AddressRefused, Failed, is_public
 from godrive.errors import Invalid
 from godrive.messages.webhooks import AddWebhook
@@ -234,7 +234,7 @@ async def test_hosts_whose_look_up_hangs_delay_no_other(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(socket, "getaddrinfo", slow_look_up)
     outbound = Outbound([network("127.0.0.0/8")], timeout=10.0)
-    most = AT_ONCE + FAILING_AT_ONCE - 1
+    most = AT_ONCE + DOUBTFUL_AT_ONCE - 1
     async with server(reach) as port:
         slow = [asyncio.ensure_future(outbound.post(f"http://slow{n}.test:{port}/", b"{}", {})) for n in range(most)]
         try:
