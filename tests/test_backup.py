@@ -32,7 +32,7 @@ from godrive.commands.progress import pacer
 from godrive.config import Config
 from godrive.drive import GoDrive
 from godrive.errors import ConfigError, Conflict, NotFound
-from godrive.messages.files import EmptyTrash, ListTrash, OpenContent, TrashFile
+from godrive.messages.files import CopyFile, EmptyTrash, ListTrash, OpenContent, TrashFile
 from godrive.messages.janitor import Sweep, Swept
 from godrive.messages.system import UsageDrift
 from godrive.model import File, FileKind, ObjectKey, OnConflict, UserId
@@ -69,14 +69,21 @@ async def problems(config: Config, folder: Path) -> list[str]:
 
 
 async def restore_into(
-    config: Config, folder: Path, snapshot_id: str | None = None, clock: ManualClock | None = None
+    config: Config,
+    folder: Path,
+    snapshot_id: str | None = None,
+    *,
+    clock: ManualClock | None = None,
+    progress: Progress | None = None,
 ) -> Path | None:
     blobs = make_blobs(config, SystemClock())
     async with open_target(str(folder), config, SystemClock()) as target:
         await blobs.open()
         try:
             chosen_one = await target.find(snapshot_id)
-            return await restore(config, blobs, target, chosen_one, Progress(), clock=clock or ManualClock())
+            return await restore(
+                config, blobs, target, chosen_one, progress or Progress(), clock=clock or ManualClock()
+            )
         finally:
             await blobs.close()
 
@@ -113,6 +120,28 @@ async def test_a_second_backup_adds_only_what_is_new_and_both_can_be_restored(tm
             assert found == {name: content for name, content in expected.items() if name not in gone}
             assert restored.config.secret_path.read_text() == keyring
             assert (folder / "secret.key").stat().st_mode & 0o77 == 0
+
+
+async def test_a_blob_that_versions_share_is_counted_once(tmp_path: Path) -> None:
+    async with drive_in(tmp_path / "drive") as drive:
+        file = (await fill(drive, {"a.bin": bytes(900), "b.bin": bytes(7)}))["a.bin"]
+        by = acting(file.owner_id)
+        _, trashed, purged = [await drive.metadata.ask(CopyFile(by, file.id, name=f"{n}")) for n in range(3)]
+        await drive.metadata.ask(TrashFile(by, purged.id))
+        await drive.metadata.ask(EmptyTrash(by))
+        await drive.metadata.ask(TrashFile(by, trashed.id))
+        for _ in range(2):
+            made = await back_up(drive, tmp_path / "backup")
+            assert (made.blobs, made.bytes) == (2, 907)
+        await drive.metadata.ask(EmptyTrash(by))
+        assert (await back_up(drive, tmp_path / "backup")).bytes == 907
+    async with drive_in(tmp_path / "empty") as empty:
+        config = empty.config
+    (tmp_path / "empty" / "godrive.db").unlink()
+    (tmp_path / "empty" / "secret.key").unlink()
+    progress = Progress()
+    await restore_into(config, tmp_path / "backup", progress=progress)
+    assert (progress.blobs, progress.bytes) == (2, 907)
 
 
 @pytest.mark.parametrize("engine", ["sqlite", pytest.param("postgres", marks=pytest.mark.servers)])

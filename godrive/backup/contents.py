@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, closing, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from godrive.blobs.key_ranges import KeyRanges, keys_in
 from godrive.blobs.pages import AT_ONCE, KeyPage
@@ -16,12 +17,14 @@ from godrive.model import ObjectKey
 _KEYS_AT_ONCE = 50
 
 _KEYS = KeyRanges("versions", "object_key")
-_DESCRIBED = (
-    "SELECT object_key, MIN(size_bytes), MIN(sha256) FROM {source}versions WHERE {where}next_purge_at IS NULL AND NOT "
+_BLOBS = (
+    "SELECT {what} FROM {source}versions WHERE {where}next_purge_at IS NULL AND NOT "
     "EXISTS (SELECT 1 FROM {source}entries e WHERE e.id = file_id AND e.state = 'purging') "
     "GROUP BY object_key ORDER BY object_key"
 )
-_SOME = _DESCRIBED.format(source="", where=f"object_key IN ({', '.join('?' * _KEYS_AT_ONCE)}) AND ")
+_DESCRIBED = "object_key, MIN(size_bytes), MIN(sha256)"
+_REPEATED = "MIN(size_bytes) * (COUNT(*) - 1)"
+_AMONG = f"object_key IN ({', '.join('?' * _KEYS_AT_ONCE)}) AND "
 
 _BYTES = "SELECT COALESCE(SUM(live_bytes + trash_bytes + version_bytes), 0) FROM users"
 
@@ -48,15 +51,16 @@ def named_in(source: str) -> str:
 
     Those that are being purged are left out: their bytes may be gone.
     """
-    return _DESCRIBED.format(source=f"{source}.", where="")
+    return _BLOBS.format(what=_DESCRIBED, source=f"{source}.", where="")
 
 
 async def lacking(
-    connection: sqlite3.Connection, there: AsyncGenerator[KeyPage, None], count: Callable[[int], None]
+    connection: sqlite3.Connection, there: AsyncGenerator[KeyPage, None], count: Callable[[int, int], None]
 ) -> AsyncIterator[list[Named]]:
-    """Yield what a snapshot names and a store lacks, which has *there*.  *count* is called with the blobs compared.
+    """Yield what a snapshot names and a store lacks, which has *there*.
 
-    The work is in proportion to what is lacking, but for a glance at each key.
+    *count* is called with how many blobs were compared, and with the bytes by which the versions that share
+    one of them exceed it.  The work is in proportion to what is lacking, but for a glance at each key.
     """
     after = ""
     async with aclosing(there):
@@ -64,25 +68,34 @@ async def lacking(
             while after < page.upto:
                 after, text = await asyncio.to_thread(_KEYS.read, connection, after, page.upto, AT_ONCE)
                 if text == page.text:  # as nearly always
-                    count(text.count(" ") + bool(text))
-                elif named := set(keys_in(text)):  # several versions may share a blob
-                    if lacks := named.difference(page.keys):
+                    count(text.count(" ") + bool(text), 0)
+                elif versions := Counter(keys_in(text)):  # several may share a blob
+                    if lacks := versions.keys() - page.keys:
                         yield await asyncio.to_thread(_describe, connection, sorted(lacks))
-                    count(len(named))
+                    shared = [key for key, number in versions.items() if number > 1]
+                    count(len(versions), await asyncio.to_thread(_repeated, connection, shared) if shared else 0)
 
 
 def _describe(connection: sqlite3.Connection, keys: list[str]) -> list[Named]:
     """Return those of the blobs that are not being purged."""
-    found: list[Named] = []
+    return [Named._make(row) for row in _rows(connection, _DESCRIBED, keys)]
+
+
+def _repeated(connection: sqlite3.Connection, keys: list[str]) -> int:
+    """Return by how many bytes the versions that share the blobs exceed them."""
+    return sum(row[0] for row in _rows(connection, _REPEATED, keys))
+
+
+def _rows(connection: sqlite3.Connection, what: str, keys: list[str]) -> Iterator[Any]:
+    """Yield a row for each of the blobs that is not being purged."""
+    statement = _BLOBS.format(what=what, source="", where=_AMONG)
     for start in range(0, len(keys), _KEYS_AT_ONCE):
         some = keys[start : start + _KEYS_AT_ONCE]
-        some += some[-1:] * (_KEYS_AT_ONCE - len(some))
-        found += map(Named._make, connection.execute(_SOME, some))
-    return found
+        yield from connection.execute(statement, some + some[-1:] * (_KEYS_AT_ONCE - len(some)))
 
 
 def total_bytes(connection: sqlite3.Connection) -> int:
-    """Return the sizes of all versions, which are counted for each user.  Some may share a blob."""
+    """Return the sizes of all versions, which are counted for each user, also of those that share a blob."""
     return int(connection.execute(_BYTES).fetchone()[0])
 
 

@@ -47,10 +47,13 @@ class Progress(msgspec.Struct):
     bytes: int = 0
     added_blobs: int = 0
     added_bytes: int = 0
+    repeated_bytes: int = 0
+    """Of versions that share a blob with another one."""
 
-    def compared(self, blobs: int) -> None:
-        """Count blobs that were looked at."""
+    def compared(self, blobs: int, repeated_bytes: int) -> None:
+        """Count blobs that were looked at, and bytes that must not be counted again."""
         self.blobs += blobs
+        self.repeated_bytes += repeated_bytes
 
 
 class Part(NamedTuple):
@@ -132,7 +135,7 @@ async def _create(
             image = await asyncio.to_thread(_split, still, target, known, parts)
             async for page in lacking(still.connection, _pages(there), progress.compared):
                 await asyncio.to_thread(blobs.add, page)
-            progress.bytes = await asyncio.to_thread(total_bytes, still.connection)
+            progress.bytes = await asyncio.to_thread(total_bytes, still.connection) - progress.repeated_bytes
 
         async def copy(blob: Named) -> None:
             await copy_blob(drive.blobs, target.store, blob, pace)

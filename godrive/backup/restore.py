@@ -101,4 +101,4 @@ async def _put_blobs(blobs: BlobStore, target: Target, catalog: Path, progress: 
                     yield named
 
         await for_each(needed(), put)
-        progress.bytes = await anyio.to_thread.run_sync(total_bytes, connection)
+        progress.bytes = await anyio.to_thread.run_sync(total_bytes, connection) - progress.repeated_bytes
