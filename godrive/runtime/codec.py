@@ -21,7 +21,7 @@ import msgspec
 from godrive.errors import BY_CODE, AskTimeout, DriveError, Invalid, NotUnderstood
 from godrive.runtime.message import Ask, Contract, Message
 
-HINT = "Run one release in all processes; replace those that serve HTTP last."
+HINT = "Run one release in all processes; replace those that run metadata first, and those that serve HTTP last."
 
 _encoder = msgspec.msgpack.Encoder()
 

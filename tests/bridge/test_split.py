@@ -19,17 +19,19 @@ from godrive.bridge.connection import NatsLink
 from godrive.catalog.sqlite import SqliteCatalog
 from godrive.config import Nats
 from godrive.drive import GoDrive
-from godrive.errors import DeliveryError, NotFound, StoreUnavailable
+from godrive.errors import DeliveryError, NotFound, NotUnderstood, StoreUnavailable
 from godrive.http.observe.metrics import Metrics
 from godrive.messages.auth import Authenticate, LogIn, SignUp
-from godrive.messages.files import GetFile, ListFiles, TrashFile
+from godrive.messages.files import GetFile, ListFiles, MakeFolder, TrashFile
 from godrive.messages.ingest import CommitUpload, Reconcile
 from godrive.messages.janitor import Sweep
+from godrive.messages.metadata import Metadata
+from godrive.messages.pending import UploadsWithoutFolder
 from godrive.messages.storage import HeadBlob
 from godrive.messages.uploads import BeginUpload
-from godrive.model import Anywhere, FileId, ObjectKey, Root, UserId
-from godrive.runtime import Event, OnEvent
-from godrive.runtime.supervision_events import ChildStopped, ignore
+from godrive.model import Anywhere, FileId, In, ObjectKey, Root, UserId
+from godrive.runtime import Event, OnEvent, codec
+from godrive.runtime.supervision_events import ChildStarted, ChildStopped, DeadLetter, ignore
 from godrive.testing import ManualClock, chunks, quick_config
 from tests.principals import SYSTEM, acting
 from tests.servers import NatsServer
@@ -69,8 +71,8 @@ class Layout:
         catalog = SqliteCatalog(self._folder / "godrive.db")
         return self.drive("core", *CORE, catalog=catalog, blobs=self.blobs, on_event=on_event)
 
-    def background(self) -> GoDrive:
-        return self.drive("background", *BACKGROUND, moves_bytes=False)
+    def background(self, on_event: OnEvent = ignore) -> GoDrive:
+        return self.drive("background", *BACKGROUND, moves_bytes=False, on_event=on_event)
 
     def gateway(self) -> GoDrive:
         return self.drive("gateway", moves_bytes=False)
@@ -162,6 +164,28 @@ async def test_what_a_stranger_sends_is_refused_counted_and_shown(
         shown = Metrics(core).render({}).decode()
         assert 'godrive_dead_letters_total{actor="metadata",message="unknown"} 1.0' in shown
     await link.close()
+
+
+async def test_what_an_older_process_does_not_know_is_refused_until_it_is_replaced(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[Event] = []
+    async with layout.core(events.append) as core, layout.background(events.append) as background:
+        await reachable(background)
+        ann = await core.auth.ask(SignUp("ann@example.org", "correct horse"))
+        folder = await core.metadata.ask(MakeFolder(acting(ann.id), Root(), "folder"))
+        upload = await core.metadata.ask(BeginUpload(acting(ann.id), In(folder_id=folder.id), "a", "text/plain", 1))
+        await layout.blobs.put(upload.object_key, chunks(b"a"), size=1)
+        layout.clock.advance(1.0)
+        with monkeypatch.context() as older:
+            older.delitem(Metadata.messages, UploadsWithoutFolder.__name__)
+            with pytest.raises(NotUnderstood, match=UploadsWithoutFolder.__name__) as refused:
+                await background.ingest.ask(Reconcile())
+        assert refused.value.hint == codec.HINT
+        assert core.dead_letters == {("metadata", "unknown"): 1}
+        layout.clock.advance(1.0)
+        assert (await background.ingest.ask(Reconcile())).published == 1
+        assert {type(event) for event in events} == {ChildStarted, DeadLetter}
 
 
 async def test_processes_may_start_in_any_order_and_without_nats(
