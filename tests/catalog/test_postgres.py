@@ -299,9 +299,9 @@ async def test_a_file_whose_purge_has_been_claimed_is_not_restored_by_another_ga
     await one.trash(file)
     one.clock.advance(GRACE)
     await contested.rival.execute("SELECT 1 FROM entries WHERE id = $1 FOR UPDATE", file.id)
-    claim = asyncio.ensure_future(one.ask(ClaimPurges(limit=1)))
+    claim = asyncio.ensure_future(other.ask(ClaimPurges(limit=1)))  # it keeps its place in the line
     await contested.waiting(1)
-    restore = asyncio.ensure_future(other.restore(file))
+    restore = asyncio.ensure_future(one.restore(file))
     await contested.waiting(2)
     await contested.rival.execute("COMMIT")
     assert [purge.file_id for purge in await claim] == [file.id]
