@@ -125,6 +125,7 @@ class PostgresServer(Server):
             "shared_buffers": "64MB",
             "max_wal_size": "128MB",
             "max_connections": "200",
+            "dynamic_shared_memory_type": "mmap",  # in the folder, which goes: when killed, it leaves its segments
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         command = [self.path("postgres"), "-D", self._data, *options]

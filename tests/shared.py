@@ -2,7 +2,8 @@
 
 With ``pytest -n`` the tests run in several processes.  The first one that needs
 a server starts it; the others find it by its folder.  It ends with the run, not
-with the process that started it: see :mod:`tests.guard`.
+with the process that started it: see :mod:`tests.guard`.  The temporary folders
+of drives are in the folder of the run, so that one that was killed leaves none.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shutil
 from pathlib import Path
 from typing import TypeVar
 
+from godrive.testing import folders
 from tests.guard import Guard, guard
 from tests.servers import Server
 
@@ -25,11 +27,13 @@ _FOLDER = "TESTS_RUN_FOLDER"
 def lead() -> None:
     """Make this process the one with which the run ends."""
     os.environ[_FOLDER] = str(guard().folder)
+    folders.place = os.environ[_FOLDER]
 
 
 def follow() -> None:
     """Make this process part of the run of the process that started it, and have it end with the run."""
     Guard(Path(os.environ[_FOLDER])).note()
+    folders.place = os.environ[_FOLDER]
 
 
 def running(kind: type[S]) -> S:

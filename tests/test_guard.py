@@ -49,6 +49,7 @@ from pathlib import Path
 
 import pytest
 
+from godrive.testing import quick_folder
 from tests.daemon import Daemon
 
 HERE = Path(__file__).parent
@@ -61,8 +62,8 @@ def note(name, *words):
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_wait(number, nats_server):
-    own = Daemon(["sleep", "1000"], HERE / "log")
-    note(f"ready-{number}", os.getpid(), own.pid, nats_server.port, nats_server.folder.parent)
+    own, drive = Daemon(["sleep", "1000"], HERE / "log"), quick_folder()
+    note(f"ready-{number}", os.getpid(), own.pid, nats_server.port, nats_server.folder.parent, drive.name)
     while True:
         own.wait(100)
 """
@@ -167,13 +168,13 @@ def run(tmp_path: Path) -> Iterator[Callable[[int], subprocess.Popen[bytes]]]:
         process.communicate()
 
 
-def ready(folder: Path, count: int) -> list[tuple[int, int, int, Path]]:
-    """Of each test that waits: its process, its own server, the shared server's port, the folder of the run."""
+def ready(folder: Path, count: int) -> list[tuple[int, int, int, Path, Path]]:
+    """Of each test that waits: its process, its own server, the shared server's port, the folders of run and drive."""
     until(lambda: len([*folder.glob("ready-?")]) == count, within=60)
     found = []
     for path in sorted(folder.glob("ready-?")):
-        worker, own, port, place = path.read_text().split()
-        found.append((int(worker), int(own), int(port), Path(place)))
+        worker, own, port, place, drive = path.read_text().split()
+        found.append((int(worker), int(own), int(port), Path(place), Path(drive)))
     return found
 
 
@@ -184,13 +185,15 @@ def test_servers_end_when_pytest_is_killed(
 ) -> None:
     process = run(workers)
     found = ready(tmp_path, max(workers, 1))
-    port, place = found[0][2:]
-    assert {entry[2:] for entry in found} == {(port, place)}, "one server for all workers"
+    port, place = found[0][2:4]
+    assert {entry[2:4] for entry in found} == {(port, place)}, "one server for all workers"
+    assert all(entry[4].exists() for entry in found)
     assert answers(port)
     process.kill()
     until(lambda: not place.exists())
     assert not answers(port)
     until(lambda: not any(alive(pid) for entry in found for pid in entry[:2]))
+    assert not any(entry[4].exists() for entry in found)
 
 
 @pytest.mark.slow
@@ -198,7 +201,7 @@ def test_a_worker_that_is_killed_takes_its_own_servers_with_it_and_leaves_the_sh
     run: Callable[[int], subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
     process = run(2)
-    (worker, own, port, place), (other, others_own, *_) = ready(tmp_path, 2)
+    (worker, own, port, place, _), (other, others_own, *_) = ready(tmp_path, 2)
     os.kill(worker, signal.SIGKILL)
     until(lambda: not alive(own))
     assert process.poll() is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import urllib.request
+from pathlib import Path
 from urllib.error import HTTPError
 
 import pytest
@@ -38,6 +39,10 @@ def test_postgres_keeps_its_rows_when_killed_and_loses_them_when_wiped() -> None
     with PostgresServer() as server:
         dsn = server.create_database("kept")
         query(server, dsn, "CREATE TABLE t (n int); INSERT INTO t VALUES (7)")
+        assert server.process is not None
+        mapped = Path(f"/proc/{server.process.pid}/maps").read_text()
+        assert f"{server.folder}/data/pg_dynshmem/" in mapped
+        assert "/dev/shm/PostgreSQL." not in mapped, "a server that is killed would leave it behind"
         server.kill9()
         server.start()
         assert query(server, dsn, "SELECT n FROM t") == "7"

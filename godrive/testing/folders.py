@@ -14,10 +14,13 @@ from godrive.catalog import sqlite_file
 from godrive.paths import is_folder
 from godrive.reserve import SIZE, Reserve
 
+place = "/dev/shm" if is_folder(Path("/dev/shm")) else None  # noqa: S108
+"""Where temporary folders are made: in memory if possible, because syncing a disk is slow."""
+
 
 def quick_folder() -> tempfile.TemporaryDirectory[str]:
-    """Return a temporary folder, in memory if possible, because syncing a disk is slow."""
-    return tempfile.TemporaryDirectory(prefix="godrive-", dir="/dev/shm" if is_folder(Path("/dev/shm")) else None)  # noqa: S108
+    """Return a temporary folder in :data:`place`."""
+    return tempfile.TemporaryDirectory(prefix="godrive-", dir=place)
 
 
 def lay_catalog(path: Path) -> None:
