@@ -105,6 +105,7 @@ class Dispatcher:
         self._clock = clock
         self._watch = watch
         self._failures = Failures(CHILD, on_event, BACKOFF)
+        self._turn_failures = Failures(CHILD, on_event, BACKOFF)
         self._operator_failures = Failures(f"{CHILD}-operator", on_event, BACKOFF)
         self._operator_url, self._operator_secret = settings.url, settings.secret
         self._lease = Lease(LEASE, LEASE_TTL, clock.monotonic)
@@ -197,8 +198,10 @@ class Dispatcher:
     async def _turn(self, metadata: Ref[Metadata], webhook: DueWebhook) -> None:
         try:
             await self.deliver(metadata, webhook)
-        except DriveError as error:
-            self._failures.note(error)
+        except DriveError as error:  # not at once again, and in its slot: the catalog is in trouble
+            await anyio.sleep(self._turn_failures.note(error))
+        else:
+            self._turn_failures.clear()
         finally:
             del self._busy[webhook.id]
             self._news.set()

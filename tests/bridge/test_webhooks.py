@@ -14,16 +14,17 @@ from typing import Any
 import anyio
 import pytest
 
+from godrive.backoff import Backoff
 from godrive.bridge.webhooks import LEASE_TTL, PER_USER, SLOW, Dispatcher
 from godrive.drive import GoDrive
-from godrive.errors import CursorReset, Invalid, NotFound, QuotaExceeded
+from godrive.errors import CursorReset, Invalid, NotFound, QuotaExceeded, StorageFull
 from godrive.messages.changes import ListChanges
 from godrive.messages.files import MakeFolder, UpdateFile
-from godrive.messages.system import AcquireLease, DueWebhooks, PruneLog
+from godrive.messages.system import AcquireLease, DueWebhooks, PruneLog, SettleWebhook
 from godrive.messages.users import SetUserState
 from godrive.messages.webhooks import AddWebhook, ListWebhooks, RemoveWebhook, ReplayWebhook, Webhook
 from godrive.model import Root, UserId, UserState
-from godrive.testing import ManualClock, open_drive, sign_up
+from godrive.testing import FaultPoints, ManualClock, open_drive, sign_up
 from tests.bridge.receivers import Hanging, Receiver
 from tests.principals import SYSTEM, acting
 
@@ -318,6 +319,33 @@ async def test_users_whose_receivers_hung_lately_use_few_slots(
                 await receiver.arrived.wait()
                 hanging.stop.set()
         await dispatcher.close()
+
+
+async def test_a_turn_that_the_catalog_fails_is_not_repeated_at_once(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The receiver would get the same changes again and again: what was delivered could not be noted."""
+    monkeypatch.setattr("godrive.bridge.webhooks.BACKOFF", Backoff(3600.0, 3600.0))
+    faults, failed = FaultPoints(), anyio.Event()
+    faults.refuse(SettleWebhook, StorageFull("The disk is full."))
+    async with open_drive(webhooks=LOCAL, faults=faults) as drive:
+        one, other = [(await sign_up(drive, f"{name}@example.org")).id for name in ("one", "other")]
+        for each in (one, other):
+            await drive.metadata.ask(AddWebhook(acting(each), receiver.url))
+        dispatcher = Dispatcher(
+            drive.config, drive.clock, drive.watch, counts=Counter(), on_event=lambda event: failed.set()
+        )
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(dispatcher.run, drive.metadata)
+                await make(drive, one, "a")
+                await failed.wait()
+                for name in "bcd":
+                    receiver.arrived = anyio.Event()
+                    await make(drive, other, name)
+                    await receiver.arrived.wait()
+                tasks.cancel_scope.cancel()
+    assert [data["entry"]["name"] for data in receiver.data] == ["a", "b", "c", "d"]
 
 
 async def test_a_webhook_that_hangs_delays_no_other(receiver: Receiver, catalog_tables: dict[str, Any]) -> None:
