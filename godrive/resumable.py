@@ -231,8 +231,7 @@ async def _join(drive: GoDrive, by: Principal, joined: Joined) -> Upload:
     try:
         staged = await _store(drive).join(upload.object_key, [staged_of(part) for part in joined.parts])
     except (Gone, BlobTooLarge) as error:
-        await _fail(drive, by, upload, error)
-        raise
+        raise await _fail(drive, by, upload, error) from None
     return await _move(drive, by, upload, staged)
 
 
@@ -305,8 +304,7 @@ class _Append:
                 async for staged in steps:
                     upload = await self._advance(upload, staged)
         except (Gone, BlobTooLarge) as error:
-            await _fail(self._drive, self._by, upload, error)
-            raise
+            raise await _fail(self._drive, self._by, upload, error) from None
         finally:
             OWNER.reset(owner)
         return upload
@@ -378,8 +376,7 @@ async def _finish(drive: GoDrive, by: Principal, upload: Upload, turn: Turn) -> 
     except UploadFinished:  # an earlier attempt, or another process, has made the blob
         blob = await drive.storage.ask(HeadBlob(key))
     except (DigestMismatch, Gone) as error:
-        await _fail(drive, by, upload, error)
-        raise
+        raise await _fail(drive, by, upload, error) from None
     if blob.sha256 is None:  # another process had its first bytes
         blob = replace(blob, sha256=await drive.storage.ask(DigestBlob(key)))
     if not upload.mime and blob.mime is None:
@@ -392,8 +389,11 @@ async def _finish(drive: GoDrive, by: Principal, upload: Upload, turn: Turn) -> 
     return committed
 
 
-async def _fail(drive: GoDrive, by: Principal, upload: Upload, error: DriveError) -> None:
-    """End an upload that cannot become a file, and discard its bytes.  If this fails, it ends at its deadline."""
-    with suppress(DriveError):
-        await drive.metadata.ask(FailUpload(by, upload.id, error.detail))
+async def _fail(drive: GoDrive, by: Principal, upload: Upload, error: DriveError) -> DriveError:
+    """End an upload that cannot become a file, and discard its bytes.  Return the error that the caller must raise."""
+    with suppress(DriveError):  # it then ends at its deadline
+        ended = await drive.metadata.ask(FailUpload(by, upload.id, error.detail, writer=upload.writer))
+        if ended.state is UploadState.PENDING:  # another process has taken it over, and replaced what was staged
+            return UploadTakenOver()
         await _store(drive).discard(staged_of(upload))
+    return error

@@ -202,7 +202,8 @@ class MakeFiles(Ask[Metadata, list[File | None]]):
 class FailUpload(Ask[Metadata, Upload]):
     """End a pending upload without a file, release its reserved bytes and schedule the deletion of received bytes.
 
-    *state* is ``FAILED`` or ``EXPIRED``.  Idempotent: an ended upload is returned unchanged.
+    *state* is ``FAILED`` or ``EXPIRED``.  Idempotent: an ended upload is returned unchanged, and with *writer* also one
+    that another append has claimed since.
     """
 
     lane: ClassVar[Lane] = Lane.WRITE
@@ -211,6 +212,7 @@ class FailUpload(Ask[Metadata, Upload]):
     upload_id: UploadId
     reason: str
     state: UploadState = UploadState.FAILED
+    writer: str = ""
 
 
 class AbortUpload(Ask[Metadata, Upload]):

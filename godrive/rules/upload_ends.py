@@ -11,7 +11,7 @@ from godrive.rules.uploads import ended, load
 
 _END = (
     "UPDATE uploads SET state = $2, reason = $3, finished_at = $4, cleanup_at = $4, note = '' "
-    f"WHERE id = $1 AND state = 'pending' RETURNING {rows.UPLOAD}"
+    f"WHERE id = $1 AND state = 'pending' AND $5 IN ('', writer) RETURNING {rows.UPLOAD}"
 )
 
 
@@ -31,9 +31,9 @@ async def abort(tx: Tx, ask: AbortUpload, env: Env) -> Upload:
 
 
 async def _end(tx: Tx, ask: FailUpload, env: Env) -> Upload:
-    """End the upload if it is pending.  Returns its resulting state."""
+    """End the upload if it is pending, and claimed by the writer if one is named.  Returns its resulting state."""
     upload = await load(tx, ask.by, ask.upload_id)
-    row = await tx.one(_END, upload.id, ask.state.value, ask.reason, rows.micros(env.now))
+    row = await tx.one(_END, upload.id, ask.state.value, ask.reason, rows.micros(env.now), ask.writer)
     if row is None:
         return await load(tx, ask.by, ask.upload_id)
     upload = rows.upload(row)

@@ -51,11 +51,11 @@ async def ann(gateways: list[GoDrive]) -> HostUser:
     return HostUser(user_id=(await sign_up(gateways[0])).id)
 
 
-async def check_file(drive: GoDrive, by: HostUser, upload: Upload) -> None:
+async def check_file(drive: GoDrive, by: HostUser, upload: Upload, data: bytes = DATA) -> None:
     assert upload.state is UploadState.COMMITTED
     file = await drive.metadata.ask(GetFile(by, FileId(upload.file_id or "")))
-    assert file.sha256 == hashlib.sha256(DATA).hexdigest()
-    assert b"".join([piece async for piece in read(drive, by, file.id)]) == DATA
+    assert file.sha256 == hashlib.sha256(data).hexdigest()
+    assert b"".join([piece async for piece in read(drive, by, file.id)]) == data
 
 
 async def test_an_upload_goes_on_through_any_gateway(gateways: list[GoDrive], ann: HostUser) -> None:
@@ -90,6 +90,31 @@ async def test_a_gateway_takes_over_an_upload_of_another(gateways: list[GoDrive]
     assert (await resumable.offset(one, ann, upload.id)).received_bytes == offset
     done = await resumable.append(other, ann, upload.id, offset, chunks(DATA[offset:]))
     await check_file(one, ann, done)
+
+
+async def test_an_append_whose_bytes_another_gateway_has_replaced_ends_no_upload(
+    gateways: list[GoDrive], ann: HostUser
+) -> None:
+    """A client that got no answer from one gateway sends its next bytes through the other one."""
+    one, other = gateways
+    data = DATA[:3000]
+    upload = await resumable.begin(one, ann, Root(), "a.bin", size=len(data))
+    await resumable.append(one, ann, upload.id, 0, chunks(data[:1000]))
+    asked, released = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        asked.set()
+        await released.wait()
+        yield data[1000:]
+
+    appending = asyncio.create_task(resumable.append(one, ann, upload.id, 1000, slow()))
+    await asked.wait()
+    moved = await resumable.append(other, ann, upload.id, 1000, chunks(data[1000:2000]))
+    released.set()
+    with pytest.raises(UploadTakenOver):
+        await appending
+    done = await resumable.append(other, ann, upload.id, moved.received_bytes, chunks(data[2000:]))
+    await check_file(one, ann, done, data)
 
 
 async def test_clients_that_send_the_same_upload_through_both_make_one_file(

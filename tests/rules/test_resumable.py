@@ -18,7 +18,7 @@ from godrive.errors import (
 from godrive.messages.pending import PendingUploads
 from godrive.messages.resumable import AdvanceUpload, ClaimUpload, DeclareLength
 from godrive.messages.system import DueUploads
-from godrive.messages.uploads import AbortUpload, GetUpload, ResizeUpload, TouchUpload
+from godrive.messages.uploads import AbortUpload, FailUpload, GetUpload, ResizeUpload, TouchUpload
 from godrive.model import OnConflict, Upload, UploadKind, UploadState, UserId
 from tests.contracts.rig import TTL, Rig, host
 
@@ -70,6 +70,20 @@ async def test_the_last_claim_wins(rig: Rig) -> None:
     with pytest.raises(UploadTakenOver):
         await advance(rig, upload, "one", 0, 4)
     assert (await advance(rig, upload, "two", 0, 4)).received_bytes == 4
+
+
+async def test_an_append_that_was_taken_over_cannot_end_the_upload(rig: Rig) -> None:
+    upload = await begin(rig, await rig.user())
+
+    async def fail(writer: str) -> Upload:
+        return await rig.ask(FailUpload(host(upload.owner_id), upload.id, "because", writer=writer))
+
+    await claim(rig, upload, "one")
+    await claim(rig, upload, "two")
+    assert await fail("one") == await get(rig, upload)
+    assert (await get(rig, upload)).state is UploadState.PENDING
+    for writer in ("two", "two", "one"):
+        assert (await fail(writer)).state is UploadState.FAILED
 
 
 @pytest.mark.parametrize("offset", [0, 3, 5, 11])
