@@ -7,8 +7,12 @@ version at each name below, run tests/bridge, and add the version to
 
 from __future__ import annotations
 
-from nats.aio.client import Client
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from nats.aio.client import Client, Srv
 from nats.aio.subscription import Subscription
+from nats.aio.transport import TcpTransport
 from nats.errors import ConnectionClosedError
 
 CHECKED = ("2.16",)
@@ -20,6 +24,7 @@ CLIENT: dict[str, str] = {
     "_transport": "the connection to one server",
     "_attempt_reconnect": "called when a connection is lost; waits until the old transport has sent everything",
     "_select_next_server": "called for each attempt to connect",
+    "_connect_to_server": "called with the selected server; makes a TcpTransport unless there is a transport",
     "_resp_map": "the futures of requests, by the token in their reply subject",
     "_send_unsubscribe": "sends UNSUB without forgetting the subscription",
     "_server_info": "what the server said of itself when it accepted the connection",
@@ -31,6 +36,33 @@ TRANSPORT: dict[str, str] = {"_io_writer": "the StreamWriter of the connection"}
 
 SUBSCRIPTION: dict[str, str] = {"_id": "the id of the subscription on the wire"}
 """Attributes of ``Subscription``."""
+
+
+class PromptTransport(TcpTransport):
+    """A transport that reports a lost connection as nats-py expects it, by ``OSError``.
+
+    With uvloop, a write to a connection that was just lost raises ``RuntimeError``.  Each task of nats-py ends at that,
+    also the one that makes the next connection, and callers take it for a bug.
+    """
+
+    def __bool__(self) -> bool:
+        return True  # nats-py replaces a transport that is false, as one of its own is until it has connected
+
+    def write(self, payload: bytes) -> None:
+        with _lost():
+            super().write(payload)  # type: ignore[no-untyped-call]
+
+    def writelines(self, payload: list[bytes]) -> None:
+        with _lost():
+            super().writelines(payload)  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _lost() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise ConnectionResetError(str(error)) from None
 
 
 class PromptClient(Client):
@@ -57,6 +89,7 @@ class PromptClient(Client):
         for reply in list(self._resp_map.values()):
             if not reply.done():
                 reply.set_exception(ConnectionClosedError())
+                reply.exception()  # nobody waits for the reply to a request that could not be sent
 
     async def stop_delivery(self, subscription: Subscription) -> None:
         """Ask the server to send no more messages.  Those that it has sent are still received."""
@@ -71,6 +104,11 @@ class PromptClient(Client):
         self.forget()
         self._hang_up()
         await super()._attempt_reconnect()
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        if self._transport is None and s.uri.scheme in ("nats", "tls"):
+            self._transport = PromptTransport()  # type: ignore[no-untyped-call]
+        await super()._connect_to_server(s)
 
     async def _select_next_server(self) -> None:
         self._hang_up()  # on a server that accepted the connection and then did not answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -668,6 +669,32 @@ async def test_a_server_that_comes_up_last_is_waited_for(namespace: str) -> None
             await until_answered(stage)
             assert await stage.ask(Say("on")) == "on 1"
     assert "early" not in there.script.log
+
+
+async def test_a_request_that_could_not_be_sent_leaves_no_error_that_nobody_hears(
+    link: NatsLink, namespace: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def publish(*_: object, **__: object) -> None:
+        raise ConnectionResetError
+
+    client = await link.client()
+    monkeypatch.setattr(client, "publish", publish)
+    with pytest.raises(DeliveryError):
+        await NatsRef(Stage, link, namespace=namespace).ask(Say("hello"))
+    client._hang_up()
+    await link.newer_than(1)
+    gc.collect()
+    assert not caplog.records
+
+
+async def test_a_write_to_a_connection_that_was_lost_fails_as_one(link: NatsLink) -> None:
+    transport = (await link.client())._transport
+    assert transport is not None
+    await link.close()
+    await transport.wait_closed()  # type: ignore[no-untyped-call]
+    for send in (partial(transport.write, b"PING\r\n"), partial(transport.writelines, [b"PING\r\n"])):
+        with pytest.raises(ConnectionError):
+            send()
 
 
 @pytest.mark.servers
