@@ -4,11 +4,11 @@ Theory of operation.  The stream and the consumer are created if absent, at the
 start and after every outage of the server, because it may have lost its disk.
 Messages are pulled in batches, with heartbeats in between.  The messages of a
 batch are handled at the same time, so the metadata actor publishes them in one
-commit.  A subscription that
-is silent for two heartbeats is replaced, because after a reconnect it may be
-dead without an error (nats-io/nats.py#234).  A message is acknowledged once the
-ingest actor has committed it.  A temporary failure delays the message, longer
-each time.  A message that has failed too often, or is malformed, becomes a dead
+commit.  The next batch does not wait for all of them: one that hangs delays no
+other.  A subscription that is silent for two heartbeats is replaced, because
+after a reconnect it may be dead without an error (nats-io/nats.py#234).  A
+message is acknowledged once the ingest actor has committed it.  A temporary
+failure delays the message, longer each time.  A message that has failed too often, or is malformed, becomes a dead
 letter; of a message with several records, only the malformed ones do.  Failures
 are counted here and not by the server, which would stop delivery without keeping the message where an operator sees it.
 """
@@ -21,6 +21,7 @@ from contextlib import suppress
 from datetime import timedelta
 
 import anyio
+from anyio.abc import TaskGroup
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
@@ -40,7 +41,7 @@ from godrive.runtime import OnEvent
 from godrive.runtime.supervision_events import ChildWaiting, DeadLetter
 
 AT_ONCE = 64
-"""Messages pulled and handled at a time."""
+"""Messages of a batch.  While more are in hand, the next batch waits."""
 
 HEARTBEAT = 2.0
 """Seconds between two heartbeats of the server while it has nothing to deliver."""
@@ -86,17 +87,21 @@ class BucketEvents:
         self._ack_wait = ack_wait
         self._dead = DeadLetters(link, stream=settings.stream, namespace=namespace)
         self._failures = Failures("events", on_event, BACKOFF)
+        self._in_hand = 0
+        self._dealt_with = anyio.Event()
         self.listening = anyio.Event()
         """Set once messages can arrive."""
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{settings.stream}.{settings.consumer}"
 
     async def run(self) -> None:
         """Consume forever.  On error, back off and reconnect; report only the first of consecutive failures."""
-        while True:
-            try:
-                await self._consume()
-            except (DriveError, NatsError, OSError, TimeoutError) as error:
-                await anyio.sleep(self._failures.note(error))
+        self._in_hand = 0
+        async with anyio.create_task_group() as handlers:
+            while True:
+                try:
+                    await self._consume(handlers)
+                except (DriveError, NatsError, OSError, TimeoutError) as error:
+                    await anyio.sleep(self._failures.note(error))
 
     async def prepare(self) -> None:
         """Create the streams and the consumer if absent.  A consumer with other options would lose events silently.
@@ -128,7 +133,7 @@ class BucketEvents:
                 ) from None
         await self._dead.prepare()
 
-    async def _consume(self) -> None:
+    async def _consume(self, handlers: TaskGroup) -> None:
         """Pull messages.  Raises when the server is lost, silent, or no longer knows the consumer."""
         client = await self._link.client()
         await self.prepare()
@@ -138,31 +143,28 @@ class BucketEvents:
         self.listening.set()
         try:
             while True:
-                await self._take_batch(client, heard, inbox)
+                await self._take_batch(client, heard, inbox, handlers)
         finally:
             with anyio.move_on_after(1, shield=True):
                 await _forget(subscription)
 
-    async def _take_batch(self, client: PromptClient, heard: _Heard, inbox: str) -> None:
-        """Send one pull request, and handle its messages until it is fulfilled or expires."""
+    async def _take_batch(self, client: PromptClient, heard: _Heard, inbox: str, handlers: TaskGroup) -> None:
+        """Send one pull request, and have its messages handled until it is fulfilled or expires."""
+        while self._in_hand > AT_ONCE:
+            self._dealt_with = anyio.Event()
+            await self._dealt_with.wait()
         request = {
             "batch": AT_ONCE,
             "expires": _nanoseconds(EXPIRES),
             "idle_heartbeat": _nanoseconds(self._heartbeat),
         }
         await client.publish(self._next, json.dumps(request).encode(), reply=inbox)
-        failure: Exception | None = None
-        async with anyio.create_task_group() as handlers:
-            try:
-                for _ in range(AT_ONCE):
-                    message = await self._hear(heard)
-                    if message is None:
-                        break
-                    handlers.start_soon(self._deal_with, message, client.authenticates)
-            except (DriveError, NatsError) as error:
-                failure = error  # raised once the messages that were received are handled
-        if failure is not None:
-            raise failure
+        for _ in range(AT_ONCE):
+            message = await self._hear(heard)
+            if message is None:
+                break
+            self._in_hand += 1
+            handlers.start_soon(self._deal_with, message, client.authenticates)
 
     async def _hear(self, heard: _Heard) -> Msg | None:
         """The next message, or ``None`` if the request has ended.  Raises ``StoreUnavailable``."""
@@ -179,14 +181,17 @@ class BucketEvents:
                 raise StoreUnavailable("The JetStream consumer is gone.", hint=f"NATS says {message.headers}")
 
     async def _deal_with(self, message: Msg, authenticated: bool) -> None:
-        deliveries = message.metadata.num_delivered
-        # Stores send no headers.  A dead letter that is sent again has one.
-        certain = authenticated and deliveries == 1 and not message.headers
         try:
+            deliveries = message.metadata.num_delivered
+            # Stores send no headers.  A dead letter that is sent again has one.
+            certain = authenticated and deliveries == 1 and not message.headers
             with suppress(NatsError):  # the server delivers it again
                 await self._act_on(message, deliveries, certain)
         except DriveError as error:  # not even the dead letter could be stored
             self._on_event(ChildWaiting("dead letters", error))
+        finally:
+            self._in_hand -= 1
+            self._dealt_with.set()
 
     async def _act_on(self, message: Msg, deliveries: int, certain: bool) -> None:
         try:

@@ -19,7 +19,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamConfig
 from godrive.bridge.bucket_events import BucketEventHandler
 from godrive.bridge.connection import NatsLink
 from godrive.bridge.deadletters import DeadLetters
-from godrive.bridge.jetstream import BucketEvents
+from godrive.bridge.jetstream import AT_ONCE, BucketEvents
 from godrive.bridge.streams import covers
 from godrive.config import S3, Ingest, Nats
 from godrive.errors import ConfigError, Conflict, DriveError, NotFound, StoreUnavailable
@@ -142,6 +142,28 @@ async def test_a_consumer_that_dies_between_commit_and_acknowledgement_does_no_h
         await acknowledged(link, settings)
     assert len(await scene.files()) == 1
     assert successor.bucket_events.counts == {"published": 1}
+
+
+async def test_an_event_that_hangs_delays_no_other(
+    scene: Scene, consumer: Consumer, link: NatsLink, settings: Ingest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, message = await scene.arrive("a.txt")
+    take, ended = consumer.bucket_events.take, anyio.Event()
+
+    async def slowly(body: bytes, *, certain: bool = False) -> None:
+        if body == b"hangs":
+            await ended.wait()
+        await take(body, certain=certain)
+
+    monkeypatch.setattr(consumer.bucket_events, "take", slowly)
+    js = await jetstream(link)
+    async with consumer.running():
+        for body in (b"hangs", *[event("objects/readme")] * AT_ONCE, message):
+            await js.publish(settings.subject, body)
+        await scene.ingest.wait(1)
+        ended.set()
+        await acknowledged(link, settings)
+    assert len(await scene.files()) == 1
 
 
 async def test_events_sent_while_nobody_consumed_are_not_lost(
