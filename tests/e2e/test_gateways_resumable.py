@@ -117,6 +117,27 @@ async def test_an_append_whose_bytes_another_gateway_has_replaced_ends_no_upload
     await check_file(one, ann, done, data)
 
 
+async def test_bytes_that_did_not_count_are_in_no_digest(gateways: list[GoDrive], ann: HostUser) -> None:
+    one, other = gateways
+    rest = DATA[1000 : 6 * MIB]
+    upload = await resumable.begin(one, ann, Root(), "a.bin", size=6 * MIB)
+    asked, released = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        asked.set()
+        await released.wait()
+        yield b"x" * 1000
+
+    appending = asyncio.create_task(resumable.append(one, ann, upload.id, 0, slow()))
+    await asked.wait()
+    await resumable.append(other, ann, upload.id, 0, chunks(b"y" * 1000))
+    released.set()
+    with pytest.raises(UploadTakenOver):
+        await appending
+    done = await resumable.append(one, ann, upload.id, 1000, chunks(rest))
+    await check_file(other, ann, done, b"y" * 1000 + rest)
+
+
 async def test_clients_that_send_the_same_upload_through_both_make_one_file(
     gateways: list[GoDrive], ann: HostUser
 ) -> None:

@@ -67,7 +67,7 @@ class Appends(Reading, Writing):
         """See :meth:`godrive.blobs.Appendable.append`.  Holds at most two parts in memory."""
         key, noted = staged.key, Noted.of(staged)
         first, before = noted.parts + 1, noted.tail
-        digest = self._running.take(key, staged.offset)
+        digest = self._running.take(key, staged.offset, staged.state)
         restored = digest.copy() if whole and digest is not None else None
         check = BodyCheck(None if size is None else size - staged.offset)
         source = TailedBody(self._tail(key, noted, staged.offset), body, check, digest)
@@ -121,9 +121,9 @@ class Appends(Reading, Writing):
                     await self._delete_tail(key, before)
         finally:
             if durable == staged.offset + source.received:
-                self._running.keep(key, durable, digest)
+                self._running.keep(key, durable, digest, noted.staged(staged, durable).state)
             elif durable == staged.offset:
-                self._running.keep(key, durable, restored)
+                self._running.keep(key, durable, restored, staged.state)
         if source.error is not None:
             raise source.error
 
@@ -185,7 +185,7 @@ class Appends(Reading, Writing):
     async def finish(self, staged: Staged, *, sha256: str | None = None, mime: str | None = None) -> BlobInfo:
         """See :meth:`godrive.blobs.Appendable.finish`.  The digest is known if this process had all bytes."""
         key, noted = staged.key, Noted.of(staged)
-        digest = self._running.take(key, staged.offset)
+        digest = self._running.take(key, staged.offset, staged.state)
         known = None if digest is None else digest.hexdigest()
         try:
             if known is not None:
@@ -198,7 +198,7 @@ class Appends(Reading, Writing):
             await self.discard(staged)
             raise
         except BaseException:
-            self._running.keep(key, staged.offset, digest)
+            self._running.keep(key, staged.offset, digest, staged.state)
             raise
         await self._delete_tail(key, noted.tail)
         return replace(blob_info(key, await self.look(self.layout.object(key))), sha256=known)
