@@ -31,13 +31,17 @@ DATA = os.urandom(17 * MIB)
 
 
 @pytest.fixture
-async def gateways(postgres_server: PostgresServer, ceph_gateway: CephGateway) -> AsyncIterator[list[GoDrive]]:
+async def gateways(
+    postgres_server: PostgresServer, ceph_gateway: CephGateway, request: pytest.FixtureRequest
+) -> AsyncIterator[list[GoDrive]]:
+    """Two of them, by default with the smallest parts."""
+    part = getattr(request, "param", 5 * MIB)
     dsn, bucket = postgres_server.create_database(), own_bucket(ceph_gateway)
     async with AsyncExitStack() as stack:
         yield [
             await stack.enter_async_context(
                 open_drive(
-                    blob_store=ProbedOnce(bucket, part=5 * MIB),
+                    blob_store=ProbedOnce(bucket, part=part),
                     clock=SystemClock(),
                     catalog={"driver": "postgres", "dsn": dsn},
                 )
@@ -115,6 +119,30 @@ async def test_an_append_whose_bytes_another_gateway_has_replaced_ends_no_upload
         await appending
     done = await resumable.append(other, ann, upload.id, moved.received_bytes, chunks(data[2000:]))
     await check_file(one, ann, done, data)
+
+
+@pytest.mark.parametrize("gateways", [6 * MIB], indirect=True)
+async def test_a_body_that_breaks_off_late_replaces_no_part(gateways: list[GoDrive], ann: HostUser) -> None:
+    """The network of a client is gone.  It goes on through another gateway before the first one knows."""
+    one, other = gateways
+    upload = await resumable.begin(one, ann, Root(), "a.bin", size=len(DATA))
+    await resumable.append(one, ann, upload.id, 0, chunks(DATA[: 7 * MIB]))
+    read, broken = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield DATA[7 * MIB : 12 * MIB - 1]
+        read.set()
+        await broken.wait()
+        raise ConnectionResetError
+
+    appending = asyncio.create_task(resumable.append(one, ann, upload.id, 7 * MIB, slow()))
+    await read.wait()
+    await resumable.append(other, ann, upload.id, 7 * MIB, chunks(DATA[7 * MIB : 13 * MIB]))
+    broken.set()
+    with pytest.raises(UploadTakenOver):
+        await appending
+    done = await resumable.append(other, ann, upload.id, 13 * MIB, chunks(DATA[13 * MIB :]))
+    await check_file(one, ann, done)
 
 
 async def test_bytes_that_did_not_count_are_in_no_digest(gateways: list[GoDrive], ann: HostUser) -> None:

@@ -12,7 +12,8 @@ under the same number.  (To skip the number would be simpler, but Ceph completes
 no upload of which a part is left out.)  If the store carries out both requests
 in the wrong order, the bytes are the same, unless the first step ended within
 that part.  So the state has a digest of the ETags of the parts, and a blob is
-made only of exactly these.
+made only of exactly these.  A body that breaks off makes no part, only a tail:
+its client may have gone on through another process long before this one knows.
 
 The store computes no digest of the whole.  This process keeps a running one; if
 another process had the first bytes, the caller reads the blob once to know it.
@@ -113,7 +114,9 @@ class Appends(Reading, Writing):
                         await asyncio.wait([sending, arriving])
                 if whole and source.error is not None:
                     raise source.error
-                if source.received:
+                if source.error is not None and source.received:
+                    noted = await self._stage_tail(key, noted, part)
+                elif source.received:
                     noted = await self._stage_rest(key, noted, part, size, mime)
                 durable = staged.offset + source.received
                 yield noted.staged(staged, durable)
@@ -152,6 +155,9 @@ class Appends(Reading, Writing):
         is_last = noted.upload != "" and noted.in_parts + len(rest) == size
         if is_last or (len(rest) >= SMALLEST_PART and self._may_end_early(noted, len(rest), size)):
             return await self._send(key, await self._begun(key, noted, mime), rest)
+        return await self._stage_tail(key, noted, rest)
+
+    async def _stage_tail(self, key: ObjectKey, noted: Noted, rest: bytes) -> Noted:
         noted = replace(noted, tail=new_id())
         await self.client.call("put_object", Key=self.layout.tails(key) + noted.tail, Body=rest, deadline=BODY_DEADLINE)
         return noted
