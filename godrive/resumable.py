@@ -393,7 +393,7 @@ async def _fail(drive: GoDrive, by: Principal, upload: Upload, error: DriveError
     """End an upload that cannot become a file, and discard its bytes.  Return the error that the caller must raise."""
     with suppress(DriveError):  # it then ends at its deadline
         ended = await drive.metadata.ask(FailUpload(by, upload.id, error.detail, writer=upload.writer))
-        if ended.state is UploadState.PENDING:  # another process has taken it over, and replaced what was staged
-            return UploadTakenOver()
+        if ended.state in {UploadState.PENDING, UploadState.COMMITTED}:
+            return UploadTakenOver()  # by another process, which has replaced what was staged
         await _store(drive).discard(staged_of(upload))
     return error

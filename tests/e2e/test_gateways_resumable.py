@@ -96,8 +96,9 @@ async def test_a_gateway_takes_over_an_upload_of_another(gateways: list[GoDrive]
     await check_file(one, ann, done)
 
 
+@pytest.mark.parametrize("taken", [2000, 3000], ids=["goes-on", "ends"])
 async def test_an_append_whose_bytes_another_gateway_has_replaced_ends_no_upload(
-    gateways: list[GoDrive], ann: HostUser
+    gateways: list[GoDrive], ann: HostUser, taken: int
 ) -> None:
     """A client that got no answer from one gateway sends its next bytes through the other one."""
     one, other = gateways
@@ -113,11 +114,11 @@ async def test_an_append_whose_bytes_another_gateway_has_replaced_ends_no_upload
 
     appending = asyncio.create_task(resumable.append(one, ann, upload.id, 1000, slow()))
     await asked.wait()
-    moved = await resumable.append(other, ann, upload.id, 1000, chunks(data[1000:2000]))
+    await resumable.append(other, ann, upload.id, 1000, chunks(data[1000:taken]))
     released.set()
     with pytest.raises(UploadTakenOver):
         await appending
-    done = await resumable.append(other, ann, upload.id, moved.received_bytes, chunks(data[2000:]))
+    done = await resumable.append(other, ann, upload.id, taken, chunks(data[taken:]))
     await check_file(one, ann, done, data)
 
 
