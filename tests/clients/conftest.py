@@ -16,7 +16,7 @@ from tests.clients.jobs import Jobs
 from tests.clients.site import LIMIT, Site
 from tests.conftest import require, require_program
 from tests.drive_server import REPOSITORY, DriveServer
-from tests.npm import CLIENTS, furnish, installed
+from tests.npm import UPPY_5, furnish
 from tests.proxies import Caddy, Nginx, caddy_site, nginx_server
 from tests.servers import Daemon, free_port
 
@@ -36,7 +36,7 @@ def snippet(client: str) -> str:
 
 
 @pytest.fixture(scope="package")
-def jobs(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory, node_modules: Path) -> Iterator[Jobs]:
+def jobs(tmp_path_factory: pytest.TempPathFactory, node_modules: Path) -> Iterator[Jobs]:
     """Node.js, a page in Chromium and Python, which run the clients as docs/uploads.md shows them."""
     chromium = require_program("chromium", "chromium")
     node = require_program("node", "nodejs")
@@ -53,7 +53,7 @@ def jobs(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory, 
     with (folder / "snippet_aiotus.py").open("a") as file:
         file.write("\nfrom snippet_tuspy import Bearer\n")  # as the page says
     older = tmp_path_factory.mktemp("uppy-5")
-    (older / "node_modules").symlink_to(installed(pytestconfig, CLIENTS / "uppy-5"))
+    (older / "node_modules").symlink_to(node_modules.parent / UPPY_5 / "node_modules")
     (folder / "snippet-uppy-5-s3.mjs").rename(older / "snippet.mjs")
 
     def bundle(source: Path, *options: str | Path) -> None:
