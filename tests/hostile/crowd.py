@@ -6,9 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from copy import copy
 from http.client import HTTPConnection
 from typing import Any
 
@@ -18,7 +16,6 @@ REQUEST = b"POST %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-L
 JSON_LENGTH = 1_048_576
 PUT_LENGTH = 300_000
 ROWS = 1000
-_AT_ONCE = 16
 _LOOKS = 10
 """A server with work is seen running, or waiting for a processor, in one of so many looks."""
 
@@ -44,12 +41,6 @@ class User:
         assert answer.status < 300 or answer.status == 409, (method, path, answer.status, content)
         return json.loads(content)
 
-    def again(self) -> User:
-        """The same user on another connection."""
-        other = copy(self)
-        other._connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
-        return other
-
     def __enter__(self) -> User:
         return self
 
@@ -63,15 +54,11 @@ class User:
         return "/" + url.split("/", 3)[3]
 
     def add_files(self, count: int) -> None:
-        """Have that many empty files, so that a list is long."""
-
-        def add(first: int) -> None:
-            with self.again() as user:
-                for number in range(first, count, _AT_ONCE):
-                    user("POST", f"/v1/files?name={number:04}-{'n' * 60}.txt")
-
-        with ThreadPoolExecutor(_AT_ONCE) as threads:
-            list(threads.map(add, range(_AT_ONCE)))
+        """Have that many empty files, so that a list is long: one and copies of it, which one request makes."""
+        names = [f"{number:04}-{'n' * 60}.txt" for number in range(count)]
+        first = self("POST", f"/v1/files?name={names[0]}")
+        copies = [{"op": "copy", "id": first["id"], "name": name} for name in names[1:]]
+        self("POST", "/v1/batch", {"operations": copies})
 
 
 class Crowd:
@@ -124,12 +111,12 @@ class Crowd:
             return REQUEST % (b"/v1/files/upload-intent", token, JSON_LENGTH) + b" " * (JSON_LENGTH - 1)
         return self.stalled_put(number, PUT_LENGTH)
 
-    def stalled_put(self, number: int, length: int = 4_000_000) -> bytes:
+    def stalled_put(self, number: int, length: int = 2_000_000) -> bytes:
         """An upload but for its last byte."""
         path = self._user.begin_upload(f"stalled-{length}-{number}", length).encode()
         return (REQUEST % (path, b"", length)).replace(b"POST", b"PUT") + b"x" * (length - 1)
 
-    def stalled_store(self, number: int, length: int = 4_000_000) -> bytes:
+    def stalled_store(self, number: int, length: int = 2_000_000) -> bytes:
         """An upload in one request but for its last byte."""
         target = f"/v1/files?name=stored-{number}".encode()
         return REQUEST % (target, self._user.token.encode(), length) + b"x" * (length - 1)
