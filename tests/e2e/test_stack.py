@@ -199,6 +199,10 @@ OURS = [background_killed, core_killed, gateway_killed, core_cut_off]
 THEIRS = [nats_killed_and_wiped, postgres_killed, store_killed]
 
 
+_PAUSE = 0.2
+"""Seconds between two uploads of a client: an outage takes seconds, and meets uploads at every stage all the same."""
+
+
 @asynccontextmanager
 async def load(client: Client, ledger: Ledger) -> AsyncIterator[None]:
     """Three clients that upload all the time, and go on after whatever happens."""
@@ -207,7 +211,7 @@ async def load(client: Client, ledger: Ledger) -> AsyncIterator[None]:
         while True:
             with suppress(*GONE):
                 await ledger.upload(client)
-            await anyio.sleep(0.05)
+            await anyio.sleep(_PAUSE)
 
     async with anyio.create_task_group() as clients:
         for _ in range(3):

@@ -26,7 +26,7 @@ schemathesis.serializer.alias(
 SCHEMA = schemathesis.openapi.from_dict(document(OPERATIONS, base_url="http://drive.test"))
 # A URL that is too long, and another version of tus, are refused before anybody looks at what else is wrong.
 SCHEMA.config.checks.negative_data_rejection.expected_statuses += ["414", "412"]
-EXAMPLES = int(os.environ.get("GODRIVE_TEST_EXAMPLES", "3"))
+EXAMPLES = int(os.environ.get("GODRIVE_TEST_EXAMPLES", "1"))
 """Random requests to each operation, beside those that schemathesis derives from its description."""
 
 PROMISES: list[Any] = [
