@@ -5,6 +5,7 @@ for the end must be quick, or all but one wait for the last one.
 
 In a fresh clone each begins by compiling its share of the modules.  All import
 all of them, and in the same order, so that otherwise each would compile them all.
+Likewise one of them makes the tables of Hypothesis while the others run slow tests.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 T = TypeVar("T")
 
@@ -40,6 +43,18 @@ def pytest_collection(session: pytest.Session) -> None:
         if not session.config.hook.pytest_ignore_collect(collection_path=path, config=session.config):
             with suppress(Exception):  # collection, which imports it again, reports it
                 importlib.import_module(".".join(path.relative_to(_TESTS.parent).with_suffix("").parts))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    if os.environ.get("PYTEST_XDIST_WORKER") == "gw0" and session.config.args == [_TESTS.name]:
+        _draw()
+
+
+@settings(max_examples=20, database=None)
+@given(st.integers(), st.text(st.characters(codec="utf-8")))
+def _draw(_number: int, _text: str) -> None:
+    """Have Hypothesis keep in ``.hypothesis`` the constants of our modules and the characters of UTF-8."""
 
 
 @pytest.hookimpl(trylast=True)  # after the shuffle, and after the marks have selected
