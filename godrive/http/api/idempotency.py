@@ -14,13 +14,14 @@ import contextlib
 import hashlib
 import re
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import TypeVar
 
 import msgspec
 from aiohttp import hdrs, web
 from multidict import istr
 
-from godrive.errors import ActorCrashed, AskTimeout, DriveError, Invalid
+from godrive.errors import ActorCrashed, AskTimeout, Conflict, DriveError, Invalid, TooLarge
 from godrive.http.api.digests import CONTENT_DIGEST, REPR_DIGEST
 from godrive.http.api.reading import combined
 from godrive.http.api.tus_headers import CONCAT, LENGTH, METADATA
@@ -42,6 +43,8 @@ RENEW_EVERY = 20.0
 """Seconds between renewals of the key of a request that is being served: a third of what a claim lasts."""
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _OF_TUS = (LENGTH, METADATA, CONCAT)
+_NOT_KEPT = StoredReply(status=HTTPStatus.CONFLICT.value, headers={}, body=b"")
+"""Is kept in place of an answer that is too large for a message to another process."""
 
 
 async def answer_once(
@@ -54,13 +57,16 @@ async def answer_once(
     """Return the answer of *run*, or the kept answer to the first request with this key.
 
     Raises ``IdempotencyMismatch`` if the first request was another one,
-    ``Conflict`` while it is still being served, ``Invalid`` for a malformed key.
+    ``Conflict`` while it is still being served and if its answer could not be
+    kept, ``Invalid`` for a malformed key.
     """
     key = combined(request, IDEMPOTENCY_KEY) or ""
     if _KEY.fullmatch(key) is None:
         raise Invalid("Must be 1 to 255 visible ASCII characters.", field=IDEMPOTENCY_KEY)
     answer = await _once(metadata, ClaimKey(by, key, _fingerprint(request, body)), run, _stored_reply)
     if isinstance(answer, StoredReply):
+        if answer.status == _NOT_KEPT.status:  # an error is never kept otherwise
+            raise Conflict("The first request was carried out. Its answer was too large to be stored.")
         headers = {**answer.headers, "Idempotency-Replayed": "true"}
         return web.Response(body=answer.body or None, status=answer.status, headers=headers)
     return answer
@@ -106,7 +112,10 @@ async def _once(
         renewal.end()
     # The command was carried out, so this is the answer even if it cannot be kept.
     with contextlib.suppress(DriveError):
-        await metadata.ask(SettleKey(by, key, kept(value)))
+        try:
+            await metadata.ask(SettleKey(by, key, kept(value)))
+        except TooLarge:  # without any answer, the key would soon be free, and the command carried out again
+            await metadata.ask(SettleKey(by, key, _NOT_KEPT))
     return value
 
 

@@ -9,8 +9,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from godrive.errors import ActorCrashed, AskTimeout, NameTaken, StoreUnavailable
+from godrive.errors import ActorCrashed, AskTimeout, Conflict, NameTaken, StoreUnavailable, TooLarge
 from godrive.http.api.idempotency import IDEMPOTENCY_KEY, answer_once
+from godrive.messages.idempotency import ClaimKey, SettleKey, StoredReply
 from godrive.messages.metadata import Metadata
 from godrive.model import UserId, new_id
 from godrive.principal import HostUser
@@ -86,3 +87,36 @@ async def test_a_key_stays_claimed_if_nobody_knows_whether_the_command_was_carri
     with pytest.raises(error):
         await answer_once(request, b"", metadata, HostUser(user_id=UserId(new_id())), run)
     assert metadata.asked == asked
+
+
+class Far:
+    """Metadata in another process, which takes no large message."""
+
+    def __init__(self) -> None:
+        self.kept: StoredReply | None = None
+
+    async def ask(self, message: Ask[Metadata, Any], *, timeout: float | None = None) -> Any:
+        if isinstance(message, ClaimKey):
+            return self.kept
+        assert isinstance(message, SettleKey)
+        if message.stored is not None and len(message.stored.body) > 1000:
+            raise TooLarge
+        self.kept = message.stored
+        return None
+
+
+async def test_a_request_whose_answer_is_too_large_to_be_kept_is_not_carried_out_again() -> None:
+    metadata, carried_out = Far(), list[str]()
+
+    async def run() -> web.StreamResponse:
+        carried_out.append("once")
+        return web.Response(body=b"x" * 1001)
+
+    async def send() -> web.StreamResponse:
+        request = make_mocked_request("POST", "/v1/batch", headers={IDEMPOTENCY_KEY: "k"})
+        return await answer_once(request, b"", metadata, HostUser(user_id=UserId(new_id())), run)
+
+    assert (await send()).status == 200
+    with pytest.raises(Conflict):
+        await send()
+    assert carried_out == ["once"]
