@@ -180,7 +180,7 @@ class IngestActor(Actor[Ingest]):
             if settled is _Settled.POSTPONED:
                 count.postponed.append(upload.id)
 
-        # Each call postpones the next check of the uploads it returns, so the loop ends.
+        # Each call postpones the next check of the uploads it returns, so the loop ends.  Not all that are due may fit.
         due = DueUploads(after=self._settings.reconcile_after, limit=self._settings.batch)
         while uploads := await self._metadata.ask(due):
             in_folders = [upload.id for upload in uploads if upload.parent_id is not None]
@@ -188,8 +188,6 @@ class IngestActor(Actor[Ingest]):
             await for_each(uploads, settle, at_most=AT_ONCE)
             if count.postponed:
                 await self._metadata.ask(PostponeUploads(count.postponed, after=due.after))
-                break
-            if len(uploads) < due.limit:
                 break
         return Reconciled(
             checked=count.total(),

@@ -254,6 +254,8 @@ UPLOAD = (
     "state, received_bytes, finished_at, attempts, reason, file_id, modified_at, if_match, kind, deferred, staging, "
     "writer, note, part_size, multipart"
 )
+UPLOAD_TEXTS = 0, 1, 2, 3, 4, 8, 9, 10, 11, 15, 16, 18, 19, 21, 22, 23, 25
+"""The indices of the texts among the columns :data:`UPLOAD`, for :func:`that_fit`."""
 
 
 def upload(row: Row) -> Upload:

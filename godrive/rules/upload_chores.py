@@ -65,6 +65,7 @@ async def due(tx: Tx, ask: DueUploads, env: Env) -> list[Upload]:
     )
     found = [*await tx.all(_DUE, at, begun, far, ask.limit)]
     found += await tx.all(_SET_BACK, far, begun, far, ask.limit - len(found))
+    found = found[: rows.that_fit(found, ask.limit, rows.UPLOAD_TEXTS)]
     longest = rows.later(env.now, _LONGEST_LIFE)
     due = [_bounded(upload, longest, env) for upload in map(rows.upload, found)]
     backoff, checks = Backoff(max(ask.after, 1.0), _LONGEST_CHECK_DELAY), []

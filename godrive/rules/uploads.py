@@ -52,8 +52,6 @@ from godrive.rules.room import HAS_ROOM, limits_of, no_room
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MIME = re.compile(r"[!-~]+/[!-~]([ -~]*[!-~])?")
-_TEXTS = 3, 4, 15, 23
-"""The indices of name, media type, reason and note among the columns :data:`rows.UPLOAD`."""
 
 _GET = f"SELECT {rows.UPLOAD} FROM uploads WHERE id = $1"
 _FIND_OR_NONE = f"SELECT {rows.UPLOAD} FROM (SELECT 1 AS one) always LEFT JOIN uploads ON object_key = $1"
@@ -235,7 +233,7 @@ async def list_page(tx: Tx, ask: ListUploads, env: Env) -> Page[Upload]:
         *values,
         ask.limit + 1,
     )
-    items = [rows.upload(row) for row in found[: rows.that_fit(found, ask.limit, _TEXTS)]]
+    items = [rows.upload(row) for row in found[: rows.that_fit(found, ask.limit, rows.UPLOAD_TEXTS)]]
     if len(items) == len(found):
         return Page(items=items)
     return Page(items=items, next_page=env.tokens.make(scope, (rows.micros(items[-1].created_at), items[-1].id)))

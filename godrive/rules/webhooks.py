@@ -43,6 +43,8 @@ _WAITING = (
     "WHERE w.disabled = 0 AND w.next_at {} $1 AND u.changes > w.seen AND u.state = 'active' ORDER BY w.next_at LIMIT $2"
 )
 _DUE, _SET_BACK = _WAITING.format("<="), _WAITING.format(">")
+_TEXTS = 2, 3
+"""The indices of URL and secret among these columns."""
 
 
 def _webhook(row: Row, secret: str | None = None) -> Webhook:
@@ -139,6 +141,7 @@ async def due(tx: Tx, ask: DueWebhooks, env: Env) -> list[DueWebhook]:
     """As ``DueWebhooks`` says.  A next attempt that is too far away was set before the clock was set back."""
     found = [*await tx.all(_DUE, rows.micros(env.now), ask.limit)]
     found += await tx.all(_SET_BACK, rows.later(env.now, _BACKOFF.longest), ask.limit - len(found))
+    found = found[: rows.that_fit(found, ask.limit, _TEXTS)]
     return [
         DueWebhook(
             id=row[0], owner_id=UserId(row[1]), url=row[2], secret=row[3], cursor=row[4], failures=row[5], number=row[6]

@@ -36,6 +36,7 @@ from godrive.messages.storage import DigestBlob, HeadBlob, Storage
 from godrive.messages.uploads import AbortUpload, BeginUpload, GetUpload
 from godrive.messages.versions import DeleteVersion, ListVersions
 from godrive.model import Anywhere, BlobInfo, ETag, File, ObjectKey, OnConflict, Root, Upload, UploadState, User
+from godrive.rules import rows
 from godrive.runtime import Ask
 from godrive.testing import FaultPoints, ManualClock, chunks, open_drive, quick_folder, sign_up, upload
 from godrive.transfer import receive, reserve
@@ -603,6 +604,16 @@ async def test_a_long_queue_of_uploads_is_not_tried_against_a_store_that_is_down
         store.down = True
         clock.advance(60)
         assert (await drive.ingest.ask(Reconcile())).checked == 5
+
+
+async def test_a_round_goes_on_after_a_reply_that_had_no_room_for_all(
+    drive: GoDrive, owner: User, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(3):
+        await put(drive, await begin(drive, owner, f"{n}.txt"))
+    clock.advance(60)
+    monkeypatch.setattr(rows, "MOST_TEXT", 0)
+    assert (await drive.ingest.ask(Reconcile())).published == 3
 
 
 async def test_an_upload_whose_object_the_store_refuses_ends_at_its_deadline(

@@ -45,10 +45,11 @@ from godrive.model import (
     Root,
     Upload,
     UploadId,
+    UploadKind,
     UploadState,
     UserId,
 )
-from godrive.rules import upload_chores
+from godrive.rules import rows, upload_chores
 from godrive.rules.registry import RULES
 from godrive.runtime import Ask, codec
 from tests.cases import each
@@ -535,6 +536,18 @@ class Counted:
     def __getattr__(self, name: str) -> Any:
         self.statements += 1
         return getattr(self._tx, name)
+
+
+async def test_no_more_are_checked_than_fit_into_one_reply(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a client says of its uploads may be long, and must not delay the checks of others."""
+    owner = await rig.user()
+    note = "x" * 1500
+    uploads = [await rig.begin(owner, str(number), kind=UploadKind.RESUMABLE, note=note) for number in range(5)]
+    rig.clock.advance(10)
+    monkeypatch.setattr(rows, "MOST_TEXT", 3500)
+    checked = [await due(rig), await due(rig), await due(rig)]
+    assert [len(each) for each in checked] == [2, 2, 1]
+    assert {id_ for each in checked for id_ in each} == {upload.id for upload in uploads}
 
 
 @pytest.mark.parametrize("ask", [DueUploads(after=10, limit=100), DueCleanups(limit=100)])

@@ -8,7 +8,7 @@ from godrive.messages.changes import ListChanges
 from godrive.messages.system import DueWebhook, DueWebhooks, SettleWebhook
 from godrive.messages.webhooks import AddWebhook, ListWebhooks
 from godrive.model import UserId, UserState
-from godrive.rules import users
+from godrive.rules import rows, users
 from tests.contracts.rig import Rig, host
 
 pytestmark = pytest.mark.anyio
@@ -51,6 +51,21 @@ async def test_a_failure_postpones_the_next_attempt_also_if_the_clock_is_set_bac
     assert (state.failures, state.problem, state.failing_since) == (1, "x" * 500, rig.now)
     rig.clock.jump(-10_000)
     assert [each.id for each in await due(rig)] == [webhook.id]
+
+
+async def test_no_more_are_due_than_fit_into_one_reply(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long URLs of one user must not keep the webhooks of others from being found."""
+    owner = await rig.user()
+    ids = [await add(rig, owner) for _ in range(3)]
+    await rig.folder(owner, "a")
+    monkeypatch.setattr(rows, "MOST_TEXT", 200)
+    found = []
+    while some := await due(rig):
+        assert len(some) <= 2
+        for webhook in some:
+            await rig.ask(SettleWebhook(webhook.id, webhook.cursor, webhook.cursor, seen=webhook.number))
+        found += [webhook.id for webhook in some]
+    assert sorted(found) == sorted(ids)
 
 
 async def test_webhooks_of_users_that_are_not_active_are_not_due(rig: Rig) -> None:
