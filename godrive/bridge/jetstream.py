@@ -8,9 +8,10 @@ commit.  The next batch does not wait for all of them: one that hangs delays no
 other.  A subscription that is silent for two heartbeats is replaced, because
 after a reconnect it may be dead without an error (nats-io/nats.py#234).  A
 message is acknowledged once the ingest actor has committed it.  A temporary
-failure delays the message, longer each time.  A message that has failed too often, or is malformed, becomes a dead
-letter; of a message with several records, only the malformed ones do.  Failures
-are counted here and not by the server, which would stop delivery without keeping the message where an operator sees it.
+failure delays the message, longer each time.  A message that has failed too
+often, or is malformed, becomes a dead letter; of a message with several records,
+only the malformed ones do.  Failures are counted here and not by the server, which
+would stop delivery without keeping the message where an operator sees it.
 """
 
 from __future__ import annotations

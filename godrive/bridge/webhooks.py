@@ -55,7 +55,7 @@ TURN = 20.0
 """Seconds after which a slow webhook ends its turn."""
 
 SLOW, SLOW_FOR = 5.0, 600.0
-"""Seconds of a turn after which its user is slow, and for which."""
+"""A user is slow after a turn of at least so many seconds, and for so many."""
 
 DUE = 500
 """Webhooks that one look returns, more than have slots: some may be busy."""
