@@ -81,37 +81,39 @@ class Line:
     async def open(cls, port: int, to: int) -> AsyncIterator[Line]:
         """Listen on *port* (0 is any) and pass on to *to*."""
         line = cls(port, to)
-        server = await asyncio.start_server(line._serve, "127.0.0.1", port)
+        server = await asyncio.start_server(line._accept, "127.0.0.1", port)
         line.port = server.sockets[0].getsockname()[1]
         try:
             yield line
         finally:
             server.close()
-            for task in line._open:
+            connections = list(line._open)
+            for task in connections:
                 task.cancel()
-            await asyncio.gather(*line._open, return_exceptions=True)
+            await asyncio.gather(*connections, return_exceptions=True)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._open.add(task)
-        try:
-            with suppress(ConnectionError):
-                await self._carry(reader, writer)
-        except asyncio.CancelledError:
-            pass  # the test ends; asyncio logs a handler that is cancelled
-        finally:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        def end(task: asyncio.Task[None]) -> None:
             self._open.discard(task)
             writer.transport.abort()
 
+        task = asyncio.create_task(self._carry(reader, writer))
+        self._open.add(task)
+        task.add_done_callback(end)  # also of a task that is cancelled before its first step
+
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self.to)
-        up = asyncio.create_task(self.up.run(reader, server_writer))
-        down = asyncio.create_task(self.down.run(server_reader, writer))
-        try:
-            await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (up, down):
-                task.cancel()
-            await asyncio.gather(up, down, return_exceptions=True)
-            server_writer.close()  # not a reset, which may take from the server what it has not read yet
+        with suppress(ConnectionError):
+            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self.to)
+            flows = {
+                asyncio.create_task(self.up.run(reader, server_writer)),
+                asyncio.create_task(self.down.run(server_reader, writer)),
+            }
+            try:
+                await asyncio.wait(flows, return_when=asyncio.FIRST_COMPLETED)
+                server_writer.close()  # not a reset, which may take from the server what it has not read yet
+            finally:
+                for flow in flows:
+                    flow.cancel()
+                if not server_writer.is_closing():  # the line ends
+                    server_writer.transport.abort()
+                await asyncio.gather(*flows, return_exceptions=True)
