@@ -5,7 +5,9 @@ follows from the names and sizes of its members.  The first :data:`KNOWN`
 members are read before the first byte; if these are all, the length is known.
 Names are made safe for the systems that ZIP is used on.  A file whose name had
 to change, or differs from another name of its folder only in case, gets a part
-of its id, so that two members never have the same path.
+of its id.  So does one whose name ends like that, because it may be the changed
+name of another file: people extract an archive and upload its files again.
+So two members never have the same path.
 
 Rights on entries are checked again for each page of members, and every
 :data:`CHECK_EVERY` seconds, before a member, whether the credential still holds.
@@ -54,6 +56,9 @@ _LONGEST_SUFFIX = 16
 _FORBIDDEN = re.compile(r'[<>:"|?*]|[. ]$')
 _DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])\s*(\.|$)", re.IGNORECASE)
 """Names that Windows does not allow (Naming Files, Paths, and Namespaces)."""
+
+_ID = 12
+_WITH_ID = re.compile(rf" \([0-9a-f]{{{_ID}}}\)(\.[^.]{{0,{_LONGEST_SUFFIX}}})?$")
 
 _LOCAL, _CENTRAL, _END, _END_64 = 30, 46, 22, 56 + 20
 _DESCRIPTOR, _DESCRIPTOR_64 = 16, 24
@@ -124,16 +129,17 @@ def safe_name(name: str, file_id: FileId, *, alone: bool = True) -> str:
 
     A name that is changed, or is not *alone* because another differs only in
     case, gets the end of the id, so that it stays different from all others.
+    A name that looks as if it had one gets another.
     """
     safe = _FORBIDDEN.sub("_", name.translate(TURNING)) or "_"
     if _DEVICE.match(safe):
         safe = f"_{safe}"
-    if safe == name and alone:
+    if safe == name and alone and not _WITH_ID.search(search_key(name)):
         return name
     stem, dot, suffix = safe.rpartition(".")
     if not stem or len(suffix) > _LONGEST_SUFFIX:
         stem, dot, suffix = safe, "", ""
-    return f"{stem} ({file_id[-6:]}){dot}{suffix}"
+    return f"{stem} ({file_id[-_ID:]}){dot}{suffix}"
 
 
 class Archive:

@@ -27,19 +27,22 @@ from tests.principals import SYSTEM, acting
 
 pytestmark = pytest.mark.anyio
 
+FILE_ID = FileId("0000-0123456789ab")
 RENAMED = {
-    "a:b.txt": "a_b (abcdef).txt",
-    'a"<>|?*': "a______ (abcdef)",
-    "con": "_con (abcdef)",
-    "CON.txt": "_CON (abcdef).txt",
-    "lpt1 .md": "_lpt1  (abcdef).md",
-    "com\u00b9": "_com\u00b9 (abcdef)",
-    "dot.": "dot_ (abcdef)",
-    "space ": "space_ (abcdef)",
-    "invoice\u202efdp.exe": "invoicefdp (abcdef).exe",
-    "\u202e": "_ (abcdef)",
+    "a:b.txt": "a_b (0123456789ab).txt",
+    'a"<>|?*': "a______ (0123456789ab)",
+    "con": "_con (0123456789ab)",
+    "CON.txt": "_CON (0123456789ab).txt",
+    "lpt1 .md": "_lpt1  (0123456789ab).md",
+    "com\u00b9": "_com\u00b9 (0123456789ab)",
+    "dot.": "dot_ (0123456789ab)",
+    "space ": "space_ (0123456789ab)",
+    "invoice\u202efdp.exe": "invoicefdp (0123456789ab).exe",
+    "\u202e": "_ (0123456789ab)",
+    "a (ba9876543210).txt": "a (ba9876543210) (0123456789ab).txt",
+    "a (BA9876543210)": "a (BA9876543210) (0123456789ab)",
 }
-KEPT = ["a.txt", ".hidden", "console", "com10", "a b", "é", "日本", "a.b.c", "-rf", "~"]
+KEPT = ["a.txt", "scan (202411).pdf", ".hidden", "console", "com10", "a b", "é", "日本", "a.b.c", "-rf", "~"]
 
 
 @pytest.fixture
@@ -129,20 +132,21 @@ async def test_the_length_of_a_large_archive_is_exact(
 
 @each("name", RENAMED)
 def test_a_name_that_a_system_does_not_allow_is_changed(name: str) -> None:
-    assert safe_name(name, FileId("0123-abcdef")) == RENAMED[name]
+    assert safe_name(name, FILE_ID) == RENAMED[name]
 
 
 @each("name", KEPT)
 def test_other_names_are_kept(name: str) -> None:
-    assert safe_name(name, FileId("0123-abcdef")) == name
+    assert safe_name(name, FILE_ID) == name
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc"], exclude_characters="/\\"), min_size=1))
 def test_a_safe_name_stays_safe(name: str) -> None:
-    safe = safe_name(name, FileId("0123-abcdef"))
+    safe = safe_name(name, FILE_ID)
     assert not set(safe) & set('<>:"|?*/\\')
     assert not safe.endswith((".", " "))
-    assert safe_name(safe, FileId("other")) == safe
+    again = safe_name(safe, FileId("0000-ba9876543210"))
+    assert again == safe if safe == name else again not in {safe, safe_name(name, FileId("0000-ba9876543210"))}
 
 
 async def test_names_that_differ_only_in_case_do_not_meet(drive: GoDrive, owner: User) -> None:
@@ -152,6 +156,17 @@ async def test_names_that_differ_only_in_case_do_not_meet(drive: GoDrive, owner:
     found = await read(drive, owner, Root())
     assert sorted(found.values()) == sorted(name.encode() for name in names)
     assert len({path.casefold() for path in found}) == len(names)
+
+
+@pytest.mark.parametrize("name", ["a:b.txt", "a|b", "con"])
+async def test_a_file_with_the_changed_name_of_another_does_not_meet_it(drive: GoDrive, owner: User, name: str) -> None:
+    await upload(drive, owner.id, name, b"first")
+    ((extracted, _),) = (await read(drive, owner, Root())).items()
+    await upload(drive, owner.id, extracted, b"second")
+    await upload(drive, owner.id, extracted.upper(), b"third")
+    found = await read(drive, owner, Root())
+    assert sorted(found.values()) == [b"first", b"second", b"third"]
+    assert len({path.casefold() for path in found}) == 3
 
 
 async def test_lost_bytes_end_the_archive(drive: GoDrive, owner: User) -> None:
