@@ -93,7 +93,7 @@ async def _moved(
 async def list_page(tx: Tx, ask: ListTrash, env: Env) -> Page[File]:
     """As ``ListTrash`` says."""
     rows.check_limit(ask.limit)
-    owner_id = await owner_of(tx, ask.by, Verb.RESTORE)
+    owner_id = await owner_of(tx, ask.by, Verb.READ)
     scope = ("trash", owner_id)
     values: list[object] = [owner_id]
     after = ""

@@ -441,27 +441,43 @@ async def test_nothing_gets_into_the_folder_of_another_user(owner: Ann, bob: Per
     assert await owner.state() == before
 
 
-@each("case", all_cases(needs="scope"))
-async def test_a_token_reaches_only_the_routes_of_its_scopes(case: Case, owner: Ann, site: Site) -> None:
-    before = await owner.state()
+async def by_token(case: Case, owner: Ann, site: Site, scopes: frozenset[Scope]) -> Answer:
+    """Have the owner ask with an API token of these scopes."""
     user_id, auth = UserId((await owner.person("GET", "/v1/me")).json["id"]), site.drive.auth
-    given = frozenset(Scope) - case.operation.scopes - {Scope.ACCOUNT}
 
     class Tokens:
         """Auth that knows one API token and passes everything else on."""
 
         async def ask(self, message: Any, **options: Any) -> Any:
             if isinstance(message, Authenticate) and message.token == "an-api-token":
-                return ApiToken(user_id=user_id, token_id="t", scopes=given)
+                return ApiToken(user_id=user_id, token_id="t", scopes=scopes)
             return await auth.ask(message, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(site.drive, "auth", Tokens())
         patch.setattr(owner.person, "token", "an-api-token")
-        answer = await case(owner.person, owner)
-    assert (answer.status, answer.json["code"]) == (403, "forbidden")
-    check_silent(answer)
+        return await case(owner.person, owner)
+
+
+@each("case", all_cases(needs="scope"))
+async def test_a_token_reaches_only_the_routes_of_its_scopes(case: Case, owner: Ann, site: Site) -> None:
+    before = await owner.state()
+    everything = frozenset(Scope) - {Scope.ACCOUNT}
+    for lacking in (case.operation.scopes, *(frozenset({scope}) for scope in case.operation.needs_also)):
+        answer = await by_token(case, owner, site, everything - lacking)
+        assert (answer.status, answer.json["code"]) == (403, "forbidden")
+        check_silent(answer)
     assert await owner.state() == before
+
+
+@each("case", [case for case in all_cases(needs="scope") if Scope.ACCOUNT not in case.operation.scopes])
+async def test_the_scopes_that_a_route_declares_are_all_that_it_needs(
+    case: Case, http: aiohttp.ClientSession, site: Site
+) -> None:
+    for scope in case.operation.scopes:
+        owner = await newcomer(http, site)
+        answer = await by_token(case, owner, site, case.operation.needs_also | {scope})
+        assert answer.status == case.row.status, answer.content
 
 
 @each("case", all_cases(needs="public"))

@@ -25,10 +25,12 @@ from godrive.messages.auth import Authenticate
 from godrive.principal import Caller, Scope, UserSession
 
 
-async def authenticate(request: web.Request, drive: GoDrive, scopes: frozenset[Scope]) -> Caller:
+async def authenticate(
+    request: web.Request, drive: GoDrive, scopes: frozenset[Scope], also: frozenset[Scope] = frozenset()
+) -> Caller:
     """Return who sent the request, by its bearer token.
 
-    Raises ``Unauthenticated``, and ``Forbidden`` unless the token has one of *scopes*.
+    Raises ``Unauthenticated``, and ``Forbidden`` unless the token has one of *scopes*, and all of *also*.
     """
     scheme, token = _authorization(request)
     if scheme != "bearer" or not token or not token.isascii():
@@ -36,8 +38,11 @@ async def authenticate(request: web.Request, drive: GoDrive, scopes: frozenset[S
     by: Caller | None = drive.known_callers.get(token)
     if by is None:
         by = await drive.auth.ask(Authenticate(token))
-    if not isinstance(by, UserSession) and scopes.isdisjoint(by.scopes):
-        raise Forbidden(f"The token does not have the scope {' or '.join(sorted(scopes))}.")
+    if not isinstance(by, UserSession):
+        if scopes.isdisjoint(by.scopes):
+            raise Forbidden(f"The token does not have the scope {' or '.join(sorted(scopes))}.")
+        if missing := also - by.scopes:
+            raise Forbidden(f"The token does not have the scope {' and '.join(sorted(missing))}.")
     return by
 
 

@@ -173,6 +173,7 @@ def bind(
     read_json = json_reader(operation.body, required=operation.body_required) if operation.body is not None else None
     fixed = _fixed_headers(operation)
     scopes, replays, status, handler = operation.scopes, operation.replays, operation.status, operation.handler
+    also = operation.needs_also
     longest = min(server.max_body_bytes, PUBLIC_BODY) if not scopes else server.max_body_bytes
     parameters, fields, sends_responses = operation.parameters, operation.fields, operation.sends_responses
     waits, paced = operation.waits, operation.paced
@@ -181,7 +182,7 @@ def bind(
     async def handle(request: web.Request) -> web.StreamResponse:
         call = Call(request, drive, proxies, original=original)
         if scopes:
-            call.by = await authenticate(request, drive, scopes)
+            call.by = await authenticate(request, drive, scopes, also)
             findings.get().user = call.by.user_id
         if changes_entry:
             check_no_date(request)
@@ -235,7 +236,7 @@ def bind(
             call.queue(usual, signed.user)
         else:
             assert scopes  # noqa: S101 - an operation without a scope is signed
-            call.by = await authenticate(request, drive, scopes)
+            call.by = await authenticate(request, drive, scopes, also)
             findings.get().user = call.by.user_id
             if read_query is not None:
                 arguments["query"] = read_query(request)

@@ -178,14 +178,17 @@ def _operation(operation: Operation, known: dict[Any, Json], components: dict[st
 
 
 def _security(operation: Operation) -> list[Json]:
-    token: list[Json] = [{"token": [scope.value]} for scope in sorted(operation.scopes)]
+    also = sorted(operation.needs_also)
+    token: list[Json] = [{"token": [scope.value, *also]} for scope in sorted(operation.scopes)]
     return [*token, {"signature": []}] if operation.signed else token
 
 
 def _description(operation: Operation) -> str:
     parts = [operation.description] if operation.description else []
     if operation.scopes:
-        parts.append(f"Needs the scope {' or '.join(f'`{scope.value}`' for scope in sorted(operation.scopes))}.")
+        needed = " or ".join(f"`{scope.value}`" for scope in sorted(operation.scopes))
+        also = "".join(f", and `{scope.value}`" for scope in sorted(operation.needs_also))
+        parts.append(f"Needs the scope {needed}{also}.")
     return "\n\n".join(parts)
 
 

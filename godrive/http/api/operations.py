@@ -57,6 +57,7 @@ Needs: TypeAlias = Scope | Open | frozenset[Scope]
 class Options(TypedDict, total=False):
     """What a route may say about itself; the fields of :class:`Operation` of the same names."""
 
+    needs_also: frozenset[Scope]
     status: int
     original: str
     replays: bool
@@ -85,7 +86,7 @@ class Operation:
     """One method on one path.
 
     *needs* is what the request must show: a scope, one of several scopes, a
-    signed URL, or nothing.  *original* is the path of the same
+    signed URL, or nothing; with *needs_also*, all of these scopes too.  *original* is the path of the same
     operation in the first GoDrive, at the root.  *replays* answers a repeated
     ``Idempotency-Key`` with the first answer.  *secret* answers must not be
     cached anywhere.  *conditional* honours ``If-Match`` or ``If-None-Match``.
@@ -107,6 +108,7 @@ class Operation:
     tag: str
     handler: Callable[..., Awaitable[Any]]
     needs: Needs
+    needs_also: frozenset[Scope] = frozenset()
     status: int = 200
     original: str | None = None
     replays: bool = False

@@ -198,6 +198,7 @@ async def update_entry(call: Call, which: Which, body: UpdateBody) -> File:
 @routes.post(
     "/v1/files/{file_id}/copy",
     needs=Scope.FILES_WRITE,
+    needs_also=frozenset({Scope.FILES_READ}),
     status=201,
     replays=True,
     conditional=True,

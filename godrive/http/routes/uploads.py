@@ -15,6 +15,7 @@ from godrive.blobs.parts import LARGEST_PART, MOST_PARTS, SMALLEST_PART, PartPla
 from godrive.errors import (
     Conflict,
     DigestMismatch,
+    Forbidden,
     Gone,
     Invalid,
     LengthMismatch,
@@ -282,8 +283,8 @@ async def _show(call: Call, upload: Upload) -> UploadView:
     elif upload.file_id is not None:
         try:
             view.file = await call.drive.metadata.ask(GetFile(call.by, upload.file_id))
-        except NotFound:
-            view.file = UNSET  # in the trash, or purged
+        except (NotFound, Forbidden):
+            view.file = UNSET  # in the trash, purged, or not for this token to read
     return view
 
 
