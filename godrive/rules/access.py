@@ -327,10 +327,14 @@ def _drive_of(by: Principal, verb: Verb) -> UserId:
 
 
 async def _check_active(tx: Tx, by: Principal, verb: Verb, owner_id: UserId) -> None:
-    """Raises ``NotFound`` unless the user is active."""
     # The auth actor has just checked the session, and a disabled user has none, so a list needs no look-up.
     if verb in _READS and isinstance(by, UserSession):
         return
+    await check_active(tx, owner_id)
+
+
+async def check_active(tx: Tx, owner_id: UserId) -> None:
+    """Raises ``NotFound`` unless the user is active."""
     if await tx.one(_IS_ACTIVE, owner_id) is None:
         raise NotFound("There is no such user.")
 

@@ -35,7 +35,7 @@ from godrive.model import (
 )
 from godrive.principal import Principal, Verb
 from godrive.rules import changes, entries, rows
-from godrive.rules.access import Folder, owner_of, resolve, root_of
+from godrive.rules.access import Folder, check_active, owner_of, resolve, root_of
 from godrive.rules.names import check_depth, search_key
 from godrive.rules.registry import Env, rule
 
@@ -94,6 +94,7 @@ async def list_page(tx: Tx, ask: ListTrash, env: Env) -> Page[File]:
     """As ``ListTrash`` says."""
     rows.check_limit(ask.limit)
     owner_id = await owner_of(tx, ask.by, Verb.READ)
+    await check_active(tx, owner_id)
     scope = ("trash", owner_id)
     values: list[object] = [owner_id]
     after = ""
