@@ -21,7 +21,8 @@ class StoredReply(Value):
 class ClaimKey(Ask[Metadata, StoredReply | None]):
     """Claim an idempotency key.  Returns ``None`` if it is new, otherwise the stored answer.
 
-    Keys belong to the user behind *by*.  *fingerprint* identifies the request.
+    Keys belong to the user behind *by*, those of a token or a link to that
+    alone.  *fingerprint* identifies the request.
     Raises ``IdempotencyMismatch`` (the key has another fingerprint), ``Conflict``
     (the first request is still being served), ``QuotaExceeded`` (the user has
     too many keys).

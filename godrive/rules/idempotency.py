@@ -14,7 +14,7 @@ from godrive.messages.idempotency import (
     SettleKey,
     StoredReply,
 )
-from godrive.principal import user_of
+from godrive.principal import ApiToken, Principal, ShareLink, user_of
 from godrive.rules import rows
 from godrive.rules.registry import Env, rule
 
@@ -46,11 +46,25 @@ BOUND = "UPDATE idempotency_keys SET expires_at = CASE WHEN status IS NULL THEN 
 """SQL: shorten expiries that are too far ahead because the clock was set back."""
 
 
+def _own(by: Principal, key: str) -> str:
+    """Return the key as it is stored.  All sessions of a user share their keys.
+
+    A token or a link may see less than its user, and less than another token, so it gets only answers to its own keys.
+    """
+    match by:
+        case ApiToken():
+            return f"token {by.token_id} {key}"
+        case ShareLink():
+            return f"link {by.link_id} {key}"
+        case _:
+            return key
+
+
 @rule(ClaimKey, writes=True)
 async def claim_key(tx: Tx, ask: ClaimKey, env: Env) -> StoredReply | None:
     """As ``ClaimKey`` says.  A claim that is not settled expires after a minute."""
-    owner_id, key, fingerprint = user_of(ask.by), ask.key, ask.fingerprint
-    if not 1 <= len(key) <= _LONGEST_KEY:
+    owner_id, key, fingerprint = user_of(ask.by), _own(ask.by, ask.key), ask.fingerprint
+    if not 1 <= len(ask.key) <= _LONGEST_KEY:
         raise Invalid(f"An idempotency key has 1 to {_LONGEST_KEY} characters.", field="Idempotency-Key")
     expires_at = rows.later(env.now, PATIENCE)
     if await tx.one(_FULL, owner_id, key) is not None:
@@ -87,7 +101,7 @@ async def renew_key(tx: Tx, ask: RenewKey, env: Env) -> None:
     await tx.run(
         "UPDATE idempotency_keys SET expires_at = $3 WHERE owner_id = $1 AND key = $2 AND status IS NULL",
         user_of(ask.by),
-        ask.key,
+        _own(ask.by, ask.key),
         rows.later(env.now, PATIENCE),
     )
 
@@ -98,7 +112,7 @@ async def settle_key(tx: Tx, ask: SettleKey, env: Env) -> None:
 
     The answer is kept for a day, a large one at most until newer ones displace it.
     """
-    owner_id, key, stored = user_of(ask.by), ask.key, ask.stored
+    owner_id, key, stored = user_of(ask.by), _own(ask.by, ask.key), ask.stored
     expires_at = rows.later(env.now, KEPT_FOR)
     if stored is None:
         await tx.run("DELETE FROM idempotency_keys WHERE owner_id = $1 AND key = $2 AND status IS NULL", owner_id, key)

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 import pytest
 
 from godrive.messages.idempotency import ClaimKey, SettleKey, StoredReply
-from godrive.model import UserId
+from godrive.model import FileId, SessionId, UserId
+from godrive.principal import ApiToken, HostUser, Principal, Scope, ShareLink, UserSession
 from godrive.rules.idempotency import LARGE, MOST_LARGE_BYTES
 from godrive.testing import ManualClock
 from tests.contracts.rig import Rig
@@ -63,3 +64,22 @@ async def test_many_answers_of_a_few_kilobytes_are_bounded_too(rig: Rig) -> None
     for number in range(500):
         await store(rig, owner, f"{number}", 65_000)
     assert MOST_LARGE_BYTES - MIB < await stored_bytes(rig, owner) < MOST_LARGE_BYTES + 4 * MIB
+
+
+async def test_no_token_or_link_gets_an_answer_that_was_not_given_to_itself(rig: Rig) -> None:
+    owner = await rig.user()
+    callers: dict[str, Principal] = {
+        "session": UserSession(user_id=owner, session_id=SessionId("s")),
+        "token": ApiToken(user_id=owner, token_id="t", scopes=frozenset(Scope)),
+        "token of a folder": ApiToken(user_id=owner, token_id="u", scopes=frozenset(Scope), folder_id=FileId("f")),
+        "link": ShareLink(user_id=owner, link_id="t", entry_id=FileId("f"), verbs=frozenset()),
+    }
+    for name, by in callers.items():
+        assert await rig.ask(ClaimKey(by, "k", "f")) is None, name
+        await rig.ask(SettleKey(by, "k", StoredReply(status=200, headers={}, body=name.encode())))
+    callers["another session"] = UserSession(user_id=owner, session_id=SessionId("other"))
+    callers["host"] = HostUser(user_id=owner)
+    for name, by in callers.items():
+        again = await rig.ask(ClaimKey(by, "k", "f"))
+        assert again is not None, name
+        assert again.body.decode() == ("session" if name in ("another session", "host") else name)
