@@ -23,15 +23,14 @@ If the process dies in between, the janitor's cleanup deletes the bytes.
 
 from __future__ import annotations
 
-from collections import Counter
 from contextlib import suppress
-from enum import Enum, auto
-from typing import TypeVar
+from functools import partial
 
 from msgspec.structs import replace
 
 from godrive.actors.clock_check import check_clock
-from godrive.actors.concurrent import for_each
+from godrive.actors.concurrent import Patient, for_each
+from godrive.actors.settled import Count, Settled
 from godrive.blobs.parts import SentPart
 from godrive.clock import Clock, ClockGuard
 from godrive.config import Ingest as Settings
@@ -73,8 +72,6 @@ from godrive.model import BlobInfo, ETag, File, Upload, UploadId, UploadKind, Up
 from godrive.principal import Principal, System
 from godrive.runtime import Actor, Ref
 
-R = TypeVar("R")
-
 SYSTEM = System(part="ingest")
 """The principal for uploads that the server settles without a request."""
 
@@ -90,15 +87,11 @@ SLOWEST_READ = 8 * 1024 * 1024
 AT_ONCE = 16
 """Uploads that a reconciliation settles concurrently."""
 
+PATIENCE, LEFT_BEHIND = 10.0, 8
+"""Seconds that a reconciliation waits for one upload, and uploads that go on without it.
 
-class _Settled(Enum):
-    """Result for one due upload.  ``LATER`` is an attempt; ``POSTPONED`` is not, because the store is down."""
-
-    PUBLISHED = auto()
-    FAILED = auto()
-    EXPIRED = auto()
-    LATER = auto()
-    POSTPONED = auto()
+A large blob may be read for minutes to make its digest, and other uploads are due meanwhile.
+"""
 
 
 class _Refused(Exception):
@@ -107,18 +100,6 @@ class _Refused(Exception):
     def __init__(self, error: DriveError) -> None:
         super().__init__(error)
         self.error = error
-
-
-class _Count(Counter[_Settled]):
-    """Results of one reconciliation, the uploads to postpone, and the first problem."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.postponed: list[UploadId] = []
-        self.problem = ""
-
-    def note(self, upload: Upload, error: DriveError) -> None:
-        self.problem = self.problem or f"upload {upload.id}: {error.code}: {error.detail}"
 
 
 class IngestActor(Actor[Ingest]):
@@ -132,6 +113,10 @@ class IngestActor(Actor[Ingest]):
         self._settings = settings
         self._clock = clock
         self._guard = guard
+        self._patient = Patient[UploadId, Count](PATIENCE, LEFT_BEHIND)
+
+    async def on_stop(self) -> None:
+        await self._patient.stop()
 
     @CommitUpload.handler
     async def commit_upload(self, ask: CommitUpload) -> File:
@@ -172,13 +157,16 @@ class IngestActor(Actor[Ingest]):
     async def reconcile(self, ask: Reconcile) -> Reconciled:
         if not self._guard.compared:
             await check_clock(self._metadata, self._guard, self._clock)
-        count = _Count()
+        count = Count()
+        for ended in self._patient.collect():
+            count.include(ended)
 
         async def settle(upload: Upload) -> None:
-            settled = await (self._end_lost(upload) if upload.id in lost else self._settle(upload, count))
-            count[settled] += 1
-            if settled is _Settled.POSTPONED:
-                count.postponed.append(upload.id)
+            own = await self._patient.run(upload.id, partial(self._check, upload, is_lost=upload.id in lost))
+            if own is None:
+                count[Settled.LATER] += 1
+            else:
+                count.include(own)
 
         # Each call postpones the next check of the uploads it returns, so the loop ends.  Not all that are due may fit.
         due = DueUploads(after=self._settings.reconcile_after, limit=self._settings.batch)
@@ -189,21 +177,23 @@ class IngestActor(Actor[Ingest]):
             if count.postponed:
                 await self._metadata.ask(PostponeUploads(count.postponed, after=due.after))
                 break
-        return Reconciled(
-            checked=count.total(),
-            published=count[_Settled.PUBLISHED],
-            failed=count[_Settled.FAILED],
-            expired=count[_Settled.EXPIRED],
-            postponed=count[_Settled.POSTPONED],
-            problem=count.problem,
-        )
+        return count.reconciled()
 
-    async def _end_lost(self, upload: Upload) -> _Settled:
+    async def _check(self, upload: Upload, *, is_lost: bool) -> Count:
+        """The result for one due upload."""
+        count = Count()
+        settled = await (self._end_lost(upload) if is_lost else self._settle(upload, count))
+        count[settled] += 1
+        if settled is Settled.POSTPONED:
+            count.postponed.append(upload.id)
+        return count
+
+    async def _end_lost(self, upload: Upload) -> Settled:
         """End an upload whose folder was purged, so that its reserved bytes are free before its deadline."""
         await self._reject(upload.id, Gone("The folder of the upload no longer exists."))
-        return _Settled.FAILED
+        return Settled.FAILED
 
-    async def _settle(self, upload: Upload, count: _Count) -> _Settled:
+    async def _settle(self, upload: Upload, count: Count) -> Settled:
         """Publish or end one pending upload, or leave it for later.  Raises nothing but bugs."""
         try:
             if upload.kind is not UploadKind.WHOLE and not self._is_complete(upload):
@@ -222,19 +212,19 @@ class IngestActor(Actor[Ingest]):
                 await self._storage.ask(DiscardStaged(upload.object_key, upload.staging))
         except _FINAL as error:
             count.note(upload, error)
-            return _Settled.FAILED
+            return Settled.FAILED
         except (StoreUnavailable, StorageFull, DeliveryError) as error:
             count.note(upload, error)
-            return _Settled.POSTPONED
+            return Settled.POSTPONED
         except _Refused as refused:
             count.note(upload, refused.error)
             return await self._give_up(upload, refused.error)
         except DriveError as error:
             settled = await self._give_up(upload, error)
-            if settled is _Settled.FAILED:
+            if settled is Settled.FAILED:
                 count.note(upload, error)
             return settled
-        return _Settled.PUBLISHED
+        return Settled.PUBLISHED
 
     async def _head_or_refused(self, upload: Upload) -> BlobInfo:
         """The store's HEAD.  Raises :class:`_Refused` when the store is up but fails for this object.
@@ -270,20 +260,20 @@ class IngestActor(Actor[Ingest]):
             await self._reject(upload.id, error)
             raise
 
-    async def _expire(self, upload: Upload) -> _Settled:
+    async def _expire(self, upload: Upload) -> Settled:
         """Without bytes, or without the request that brought them, end the upload at its deadline.
 
         Not while they are arriving.
         """
         if not self._is_overdue(upload):
-            return _Settled.LATER
+            return Settled.LATER
         received = await self._received(upload)
         if received is not None:
             await self._metadata.ask(TouchUpload(SYSTEM, upload.id, received))
-            return _Settled.LATER
+            return Settled.LATER
         reason = "No bytes arrived in time."
         ended = await self._metadata.ask(FailUpload(SYSTEM, upload.id, reason, UploadState.EXPIRED))
-        return _Settled.EXPIRED if ended.state is UploadState.EXPIRED else _Settled.LATER
+        return Settled.EXPIRED if ended.state is UploadState.EXPIRED else Settled.LATER
 
     async def _join_settled(self, upload: Upload) -> bool:
         """Whether the store has all parts, of which none is new: the client is gone, so nobody else joins them."""
@@ -307,12 +297,12 @@ class IngestActor(Actor[Ingest]):
         received = sum(part.size_bytes for part in parts)
         return received if received > upload.received_bytes else None
 
-    async def _give_up(self, upload: Upload, error: DriveError) -> _Settled:
+    async def _give_up(self, upload: Upload, error: DriveError) -> Settled:
         """Bytes that cannot become a file, for example because the name is taken, end the upload at its deadline."""
         if not self._is_overdue(upload):
-            return _Settled.LATER
+            return Settled.LATER
         await self._reject(upload.id, error)
-        return _Settled.FAILED
+        return Settled.FAILED
 
     def _is_overdue(self, upload: Upload) -> bool:
         """Whether the deadline has passed.  While the clock is in doubt after a jump, by the time before it too."""

@@ -89,6 +89,8 @@ class Reconcile(Ask[Ingest, Reconciled]):
     An upload that cannot be published yet (its name is taken, the store
     refuses the object) stays pending and is retried with growing delays until
     its deadline.  An outage ends the reconciliation and does not count as an attempt.
+    An upload that takes long, because a large blob is read for its digest, delays no
+    other: its work goes on, and a later reply counts its result.
     """
 
     lane: ClassVar[Lane] = Lane.CHORE

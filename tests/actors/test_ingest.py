@@ -679,6 +679,59 @@ async def test_many_uploads_are_settled_at_once_but_not_all(drive_class: type[Go
     assert 1 < store.most <= AT_ONCE
 
 
+class SlowStore(MemoryBlobStore):
+    """A store that keeps no digest, and from which reading takes until *go_on* is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = anyio.Event()
+        self.reads = 0
+
+    async def head(self, key: ObjectKey) -> BlobInfo:
+        return replace(await super().head(key), sha256=None)
+
+    async def get(self, key: ObjectKey, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        self.reads += 1
+        await self.go_on.wait()
+        async for piece in super().get(key, start=start, end=end):
+            yield piece
+
+
+async def test_a_blob_that_is_read_for_long_delays_no_other_upload(
+    monkeypatch: pytest.MonkeyPatch, clock: ManualClock
+) -> None:
+    monkeypatch.setattr("godrive.actors.ingest.PATIENCE", 0.05)
+    store = SlowStore()
+    with anyio.fail_after(30):
+        async with open_drive(clock=clock, blob_store=store) as drive:
+            owner = await sign_up(drive)
+            large = await begin(drive, owner, sha256=hashlib.sha256(b"hello").hexdigest())
+            await put(drive, large)
+            clock.advance(60)
+            assert await drive.ingest.ask(Reconcile()) == Reconciled(checked=1)
+            await put(drive, await begin(drive, owner, "b.txt"))
+            clock.advance(60)  # the large one is due again, and is not read twice
+            assert await drive.ingest.ask(Reconcile()) == Reconciled(checked=2, published=1)
+            store.go_on.set()
+            while await state(drive, large) is UploadState.PENDING:
+                await anyio.sleep(0.01)
+            assert await drive.ingest.ask(Reconcile()) == Reconciled(checked=1, published=1)
+            assert {file.name for file in await listed(drive, owner)} == {"a.txt", "b.txt"}
+    assert store.reads == 1
+
+
+async def test_a_server_that_stops_does_not_wait_for_a_blob_that_is_read_for_long(
+    monkeypatch: pytest.MonkeyPatch, clock: ManualClock
+) -> None:
+    monkeypatch.setattr("godrive.actors.ingest.PATIENCE", 0.05)
+    with anyio.fail_after(30):
+        async with open_drive(clock=clock, blob_store=SlowStore()) as drive:
+            large = await begin(drive, await sign_up(drive), sha256=hashlib.sha256(b"hello").hexdigest())
+            await put(drive, large)
+            clock.advance(60)
+            assert await drive.ingest.ask(Reconcile()) == Reconciled(checked=1)
+
+
 async def test_checks_of_an_upload_that_does_not_come_become_rarer(
     drive: GoDrive, owner: User, clock: ManualClock
 ) -> None:
