@@ -321,7 +321,7 @@ class DueWebhook(Value):
 
 
 class DueWebhooks(Ask[Metadata, list[DueWebhook]]):
-    """Return webhooks that have changes to deliver and whose next attempt is due, longest due first."""
+    """Return webhooks that have changes to deliver: those first whose turn or next attempt is longest ago."""
 
     lane: ClassVar[Lane] = Lane.CHORE
 

@@ -40,9 +40,9 @@ _OF = "SELECT {} FROM webhooks WHERE owner_id = $1"
 _WAITING = (
     "SELECT w.id, w.owner_id, w.url, w.secret, w.cursor, w.failures, u.changes FROM webhooks w "
     "JOIN users u ON u.id = w.owner_id "
-    "WHERE w.disabled = 0 AND w.next_at {} $1 AND u.changes > w.seen AND u.state = 'active' ORDER BY w.next_at LIMIT $2"
+    "WHERE w.disabled = 0 AND w.next_at {} AND u.changes > w.seen AND u.state = 'active' ORDER BY w.next_at LIMIT $2"
 )
-_DUE, _SET_BACK = _WAITING.format("<="), _WAITING.format(">")
+_DUE, _SET_BACK = _WAITING.format("<= $1"), _WAITING.format("> $1 AND (w.failures = 0 OR w.next_at > $3)")
 _TEXTS = 2, 3
 """The indices of URL and secret among these columns."""
 
@@ -138,9 +138,13 @@ async def replay(tx: Tx, ask: ReplayWebhook, env: Env) -> Webhook:
 
 @rule(DueWebhooks)
 async def due(tx: Tx, ask: DueWebhooks, env: Env) -> list[DueWebhook]:
-    """As ``DueWebhooks`` says.  A next attempt that is too far away was set before the clock was set back."""
-    found = [*await tx.all(_DUE, rows.micros(env.now), ask.limit)]
-    found += await tx.all(_SET_BACK, rows.later(env.now, _BACKOFF.longest), ask.limit - len(found))
+    """As ``DueWebhooks`` says.
+
+    A turn in the future, or a next attempt that is too far away, was set before the clock was set back.
+    """
+    now = rows.micros(env.now)
+    found = [*await tx.all(_DUE, now, ask.limit)]
+    found += await tx.all(_SET_BACK, now, ask.limit - len(found), rows.later(env.now, _BACKOFF.longest))
     found = found[: rows.that_fit(found, ask.limit, _TEXTS)]
     return [
         DueWebhook(
@@ -155,12 +159,13 @@ async def settle(tx: Tx, ask: SettleWebhook, env: Env) -> None:
     """As ``SettleWebhook`` says."""
     if ask.problem is None:
         await tx.run(
-            "UPDATE webhooks SET cursor = $3, seen = $4, next_at = 0, failures = 0, failing_since = NULL, "
+            "UPDATE webhooks SET cursor = $3, seen = $4, next_at = $5, failures = 0, failing_since = NULL, "
             "problem = NULL WHERE id = $1 AND cursor = $2",
             ask.webhook_id,
             ask.before,
             ask.cursor,
             ask.seen,
+            rows.micros(env.now),  # behind those that have waited since
         )
         return
     row = await tx.one(

@@ -68,6 +68,34 @@ async def test_no_more_are_due_than_fit_into_one_reply(rig: Rig, monkeypatch: py
     assert sorted(found) == sorted(ids)
 
 
+async def test_a_busy_user_does_not_keep_the_webhooks_of_others_from_being_found(rig: Rig) -> None:
+    busy, quiet = await rig.user(), await rig.user()
+    for owner in (busy, busy, quiet):
+        await add(rig, owner)
+        await rig.folder(owner, f"a of {rig.now}")
+        rig.clock.advance(1)
+    served = []
+    for number in range(6):
+        (webhook,) = await rig.ask(DueWebhooks(1))
+        served.append(webhook.owner_id)
+        await rig.folder(busy, f"b{number}")
+        await rig.ask(SettleWebhook(webhook.id, webhook.cursor, webhook.cursor, seen=webhook.number))
+        rig.clock.advance(1)
+    assert quiet in served[:3]
+    assert served.count(busy) == 5
+
+
+async def test_a_clock_that_is_set_back_delays_no_webhook_that_works(rig: Rig) -> None:
+    owner = await rig.user()
+    await add(rig, owner)
+    await rig.folder(owner, "a")
+    (webhook,) = await due(rig)
+    await rig.ask(SettleWebhook(webhook.id, webhook.cursor, webhook.cursor, seen=webhook.number))
+    rig.clock.jump(-60)
+    await rig.folder(owner, "b")
+    assert [each.id for each in await due(rig)] == [webhook.id]
+
+
 async def test_webhooks_of_users_that_are_not_active_are_not_due(rig: Rig) -> None:
     disabled, deleted = await rig.user(), await rig.user()
     for owner in (disabled, deleted):
