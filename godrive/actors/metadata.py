@@ -23,7 +23,7 @@ from godrive.messages.files import Listing, ReadList
 from godrive.messages.metadata import Metadata
 from godrive.messages.uploads import FindUpload
 from godrive.model import Anywhere, ETag, ObjectKey, Root, Upload, UserId
-from godrive.principal import System, Verb, authority, user_of
+from godrive.principal import System, UserSession, Verb, authority
 from godrive.rules import (  # noqa: F401 - registers them
     access,
     backup_notes,
@@ -58,6 +58,7 @@ from godrive.rules import (  # noqa: F401 - registers them
     versions,
     webhooks,
 )
+from godrive.rules.access import Folder
 from godrive.rules.listings import KnownPage
 from godrive.rules.lists import Known
 from godrive.rules.page_tokens import PageTokens
@@ -162,25 +163,24 @@ class MetadataActor(Actor[Metadata]):
         nonce = self.nonce or await self._read_nonce()
         if not self.reads_at_once:
             return await self._read_far_list(ask, nonce)
-        owner_id = await self._owner_of(ask)
-        env = self.env()
+        place = await self._place_of(ask)
+        owner_id, env = lists.owner_in(place), self.env()
         if ask.limit > LARGE_PAGE:
-            tag = lists.tag_of(owner_id, nonce, await self._changes.get(owner_id))
-            return await self._read_page(ask, tag, env)
+            return await self._read_page(ask, await self._read_tag(place, nonce), place, env)
         page = (owner_id, ask.where, ask.limit, ask.page, ask.sort, ask.prefix, ask.contains)
         known = self._known.get(page)
-        listing = await self.catalog.read(lambda tx: lists.read_list(tx, ask, env, owner_id, nonce=nonce, known=known))
+        listing = await self.catalog.read(lambda tx: lists.read_list(tx, ask, env, place, nonce=nonce, known=known))
         if listing.page is not None:
             self._known.put(page, lists.known_of(listing.page), len(listing.page.items))
         return listing
 
     async def _read_far_list(self, ask: ReadList, nonce: str) -> Listing:
         """Return the list from a database that is a round trip away, where one statement serves many callers."""
-        env, tag = self.env(), None
+        env, tag, place = self.env(), None, None
         if ask.known:
-            owner_id = await self._owner_of(ask)
-            tag = lists.tag_of(owner_id, nonce, await self._changes.get(owner_id))
-            if lists.is_known(tag, ask):
+            place = await self._place_of(ask)
+            tag = await self._read_tag(place, nonce)
+            if lists.is_known(tag, ask, place, env):
                 return Listing(tag=tag)
         page = (authority(ask.by), ask.where, ask.limit, ask.page, ask.sort, ask.prefix)
         asked = listings.prepare(ask, env, self._known_far.get(page))
@@ -191,16 +191,20 @@ class MetadataActor(Actor[Metadata]):
                 listing, known = found
                 self._known_far.put(page, known, len(known.page.items))
                 return listing
-        owner_id = await self._owner_of(ask)
+        where = place if place is not None else await self._place_of(ask)
         if tag is None and ask.limit <= LARGE_PAGE:
-            return await self.catalog.read(lambda tx: lists.read_listing(tx, ask, env, owner_id, nonce=nonce))
+            return await self.catalog.read(lambda tx: lists.read_listing(tx, ask, env, where, nonce=nonce))
         if tag is None:
-            tag = lists.tag_of(owner_id, nonce, await self._changes.get(owner_id))
-        return await self._read_page(ask, tag, env)
+            tag = await self._read_tag(where, nonce)
+        return await self._read_page(ask, tag, where, env)
 
-    async def _read_page(self, ask: ReadList, tag: ETag, env: Env) -> Listing:
+    async def _read_tag(self, place: Folder | UserId, nonce: str) -> ETag:
+        owner_id = lists.owner_in(place)
+        return lists.tag_of(owner_id, nonce, await self._changes.get(owner_id))
+
+    async def _read_page(self, ask: ReadList, tag: ETag, place: Folder | UserId, env: Env) -> Listing:
         """Return what has the tag, read after the tag."""
-        if lists.is_known(tag, ask):
+        if lists.is_known(tag, ask, place, env):
             return Listing(tag=tag)
         is_large = ask.limit > LARGE_PAGE
         return Listing(tag=tag, page=await self.catalog.read(lambda tx: lists.read_page(tx, ask, env), large=is_large))
@@ -209,12 +213,12 @@ class MetadataActor(Actor[Metadata]):
         self.nonce = await self.catalog.read(files.read_nonce)
         return self.nonce
 
-    async def _owner_of(self, ask: ReadList) -> UserId:
-        """Return the owner of the list.  Raises ``NotFound`` if *ask.by* may not read the folder."""
-        where = ask.where
-        if isinstance(where, (Anywhere, Root)):
-            return user_of(ask.by)
-        return (await self.catalog.read(lambda tx: access.resolve_folder(tx, ask.by, where, Verb.READ))).owner_id
+    async def _place_of(self, ask: ReadList) -> Folder | UserId:
+        """Return what is listed.  Raises ``NotFound``, ``Forbidden`` if *ask.by* may not read it."""
+        where, by = ask.where, ask.by
+        if isinstance(by, UserSession) and isinstance(where, (Anywhere, Root)):  # needs no look-up
+            return by.user_id if isinstance(where, Anywhere) else Folder(by.user_id, None)
+        return await self.catalog.read(lambda tx: access.resolve_place(tx, by, where, Verb.READ))
 
     async def _find_uploads(self, keys: list[ObjectKey]) -> dict[ObjectKey, tuple[Upload | None]]:
         found = await self.catalog.read(lambda tx: uploads.find_each(tx, keys))

@@ -26,7 +26,7 @@ from godrive.messages.files import ListFiles, Listing, ReadList, Selection
 from godrive.model import ETag, File, FileKind, Page, Sort, UserId
 from godrive.principal import Verb
 from godrive.rules import rows
-from godrive.rules.access import resolve_place
+from godrive.rules.access import Folder, resolve_place
 from godrive.rules.names import after_prefix, search_key
 from godrive.rules.registry import Env, rule
 
@@ -81,27 +81,28 @@ async def list_page(tx: Tx, ask: ListFiles, env: Env) -> Page[File]:
 
 
 async def read_list(
-    tx: Tx, ask: ReadList, env: Env, owner_id: UserId, *, nonce: str, known: Known | None = None
+    tx: Tx, ask: ReadList, env: Env, place: Folder | UserId, *, nonce: str, known: Known | None = None
 ) -> Listing:
-    """As ``ReadList`` says, for a list of *owner_id* in the catalog with that *nonce*.
+    """As ``ReadList`` says, for a list of *place* (see ``resolve_place``) in the catalog with that *nonce*.
 
     The change number is read first, so the page is at least as new as the tag.
     *known* is for :func:`read_page`.
     """
+    owner_id = owner_in(place)
     row = await tx.one(_CHANGES, owner_id)
     tag = tag_of(owner_id, nonce, 0 if row is None else row[0])
-    if is_known(tag, ask):
+    if is_known(tag, ask, place, env):
         return Listing(tag=tag)
     return Listing(tag=tag, page=await read_page(tx, ask, env, known))
 
 
-async def read_listing(tx: Tx, ask: ReadList, env: Env, owner_id: UserId, *, nonce: str) -> Listing:
+async def read_listing(tx: Tx, ask: ReadList, env: Env, place: Folder | UserId, *, nonce: str) -> Listing:
     """Like :func:`read_list`, in one statement unless the page is empty, for a caller that knows no tag."""
     changes: list[int] = []
     page = await read_page(tx, ask, env, changes=changes)
     if not changes:
-        return await read_list(tx, ask, env, owner_id, nonce=nonce)
-    return Listing(tag=tag_of(owner_id, nonce, changes[0]), page=page)
+        return await read_list(tx, ask, env, place, nonce=nonce)
+    return Listing(tag=tag_of(owner_in(place), nonce, changes[0]), page=page)
 
 
 def known_of(page: Page[File]) -> Known:
@@ -114,9 +115,20 @@ def tag_of(owner_id: UserId, nonce: str, change: int) -> ETag:
     return ETag(f"{owner_id}.{nonce}.{change}")
 
 
-def is_known(tag: ETag, ask: ReadList) -> bool:
-    """Whether the tag is one of ``ask.known``."""
-    return bool(ask.known) and (tag in ask.known or _ANY_TAG in ask.known)
+def owner_in(place: Folder | UserId) -> UserId:
+    """Return the owner of what is listed."""
+    return place if isinstance(place, str) else place.owner_id
+
+
+def is_known(tag: ETag, ask: ReadList, place: Folder | UserId, env: Env) -> bool:
+    """Whether the tag is one of ``ask.known``.
+
+    All lists of an owner have one tag, so it does not tell that there is this one.  Raises ``Invalid`` if there is not.
+    """
+    if not ask.known or (tag not in ask.known and _ANY_TAG not in ask.known):
+        return False
+    choose(ask, owner_in(place), None if isinstance(place, str) else place.key, env)
+    return True
 
 
 async def read_page(

@@ -43,6 +43,23 @@ async def test_an_unchanged_list_is_not_sent_again_and_a_changed_one_is(ann: Per
     assert changed.headers["ETag"] != first.headers["ETag"]
 
 
+async def test_a_list_that_cannot_be_had_is_never_unchanged(ann: Person) -> None:
+    folder, trashed = [(await ann("POST", "/v1/folders", {"name": name})).json["id"] for name in ("a", "b")]
+    await ann.upload("a.txt")
+    await ann.upload("b.txt")
+    await ann("DELETE", f"/v1/files/{trashed}")
+    other = (await ann("GET", "/v1/files?limit=1")).json["next_page"]
+    tag = (await ann("GET", "/v1/files")).headers["ETag"]
+    for query in ("page=x", "sort=size", f"parent_id={trashed}", f"parent_id={folder}&page={other}", "prefix=%00"):
+        for limit in (1, 1000):
+            path = f"/v1/files?{query}&limit={limit}"
+            fresh = await ann("GET", path)
+            assert fresh.status in (404, 422), path
+            for known in ("*", tag):
+                again = await ann("GET", path, headers={"If-None-Match": known})
+                assert again.status == fresh.status, (path, known)
+
+
 async def test_the_tag_of_a_list_is_of_its_owner_and_of_this_catalog(
     ann: Person, bob: Person, http: Any, open_site: Any
 ) -> None:
