@@ -25,7 +25,7 @@ import pytest
 from godrive.blobs import BlobDamaged, BlobExists, BlobTooLarge
 from godrive.blobs.disk import PACK_BELOW, DiskBlobStore
 from godrive.blobs.objects import Objects
-from godrive.blobs.packs import compaction, index, moving, reader
+from godrive.blobs.packs import compaction, index, moving, reader, writer
 from godrive.blobs.packs.files import PackFile
 from godrive.blobs.packs.index import Index
 from godrive.blobs.packs.record import DEAD, FIRST, LIVE
@@ -380,9 +380,33 @@ async def test_a_failure_of_a_compaction_is_told_until_one_succeeds(
     with monkeypatch.context() as patch:
         patch.setattr(compaction, "step", fail)
         await asyncio.gather(*(store.delete(key) for key in keys))
-        assert [problem[:26] for problem in await problems()] == ["The last compaction failed"]
+        assert [problem[:27] for problem in await problems()] == ["Pack 1 could not be emptied"]
     await store.delete(await put(store, b"gone"))
     assert await problems() == ()
+
+
+@pytest.mark.parametrize("damage", ["missing", "header"])
+async def test_a_pack_that_cannot_be_emptied_keeps_no_other_from_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    monkeypatch.setattr(writer, "PACK_SIZE", 100 * KIB)
+    store = DiskBlobStore(root)
+    await store.open()
+    keys = [await put(store, os.urandom(10 * KIB)) for _ in range(25)]
+    lost, emptied, _ = packs(root)
+    if damage == "missing":
+        await store.close()
+        lost.unlink()
+        await store.open()
+    else:
+        lost.write_bytes(bytes(100 * KIB))
+        assert store._packs is not None
+        store._packs._files.release(1)
+    await asyncio.gather(*(store.delete(key) for key in (*keys[:8], *keys[10:18])))
+    for _ in range(20):  # groups and compactions take turns
+        await put(store, b"another")
+    assert not emptied.exists()
+    await store.close()
 
 
 @pytest.mark.parametrize("where", ["body", "head"])

@@ -102,7 +102,8 @@ class Packs:
         self._is_closing = False
         self._may_compact = True
         self._compaction: compaction.Compaction | None = None
-        self._compaction_failure: Exception | None = None
+        self._failed: dict[int, Exception] = {}
+        """The packs that could not be emptied, since when there was last something to empty."""
 
     async def close(self) -> None:
         """Finish what was begun, then close every file.  Idempotent."""
@@ -221,8 +222,7 @@ class Packs:
             try:
                 packs, sizes = index.packs(), self._files.sizes()
                 problems = recovery.problems(packs, sizes)
-                if self._compaction_failure is not None:
-                    problems.append(f"The last compaction failed: {self._compaction_failure}")
+                problems += [f"Pack {number} could not be emptied: {why}" for number, why in [*self._failed.items()]]
                 return PackStatus(
                     blobs=index.total(),
                     packs=len(sizes),
@@ -295,6 +295,8 @@ class Packs:
             if not reply.done():  # the caller no longer waits
                 reply.set_result(error)
             if not self._is_closing and any(isinstance(item, Delete) and item.found for item in items):
+                if not self._may_compact:
+                    self._failed = {}
                 self._may_compact = True
         self._next(loop)
 
@@ -304,14 +306,17 @@ class Packs:
             if exists(self._path / HOLD):
                 self._compaction = None
             elif self._compaction is None:
-                self._compaction = compaction.candidate(self._writer)
+                self._compaction = compaction.candidate(self._writer, but=self._failed)
             if self._compaction is not None:
                 is_done = False  # there may be another one
                 if not compaction.step(self._writer, self._compaction):
-                    self._compaction = self._compaction_failure = None
+                    self._compaction = None
         except (OSError, sqlite3.Error, Damaged) as failure:
-            self._compaction, self._compaction_failure = None, failure
-            is_done = not self._writer.make_room(failure)
+            failed, self._compaction = self._compaction, None
+            if self._writer.make_room(failure):
+                is_done = False
+            elif failed is not None:  # the others can be emptied
+                self._failed[failed.number] = failure
         loop.call_soon_threadsafe(self._compacted, loop, is_done)
 
     def _compacted(self, loop: asyncio.AbstractEventLoop, is_done: bool) -> None:

@@ -8,6 +8,8 @@ writer waits for more than one of them.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import msgspec
 
 from godrive.blobs.packs.index import Location
@@ -29,13 +31,13 @@ class Compaction(msgspec.Struct):
     at: int = FIRST
 
 
-def candidate(writer: PackWriter) -> Compaction | None:
-    """A pack that should be emptied."""
+def candidate(writer: PackWriter, but: Collection[int] = ()) -> Compaction | None:
+    """A pack that should be emptied, and is none of *but*."""
     packs = writer.index.packs()
     for pack in packs:
         is_newest = pack.number == packs[-1].number
         is_sparse = pack.live * 2 < pack.ended and (not is_newest or pack.ended >= SMALLEST)
-        if is_sparse and pack.state in ("open", "full"):
+        if is_sparse and pack.state in ("open", "full") and pack.number not in but:
             return Compaction(pack.number)
     return None
 
