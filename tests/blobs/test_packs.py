@@ -463,6 +463,27 @@ async def test_a_pack_cut_short_while_it_is_served_is_an_error(store: DiskBlobSt
         await read(store, key)
 
 
+@pytest.mark.parametrize("how", ["replaced", "removed"])
+async def test_what_is_stored_after_a_pack_was_exchanged_is_there_after_a_restart(
+    store: DiskBlobStore, root: Path, how: str
+) -> None:
+    """An operator who puts a pack back beside a server makes a new file of that name."""
+    before, deleted = await put(store, b"before"), await put(store, b"deleted")
+    (pack,) = packs(root)
+    if how == "replaced":
+        shutil.copy(pack, root / "copy")
+        (root / "copy").replace(pack)
+    else:
+        pack.unlink()
+    after = await put(store, b"after")
+    await store.delete(deleted)
+    await store.close()
+    (root / "packs" / "index.db").unlink()
+    await store.open()
+    assert await read(store, after) == b"after"
+    assert {blob.key async for blob in store.list()} == ({before, after} if how == "replaced" else {after})
+
+
 @pytest.mark.parametrize("index", ["missing", "garbage", "empty"])
 async def test_the_index_is_made_again_from_the_packs(root: Path, index: str) -> None:
     store = DiskBlobStore(root)

@@ -203,16 +203,9 @@ class Packs:
             return await self._run(self._reader.keys_within, after, upto, limit)
 
     async def release_removed(self) -> None:
-        """Close packs that another process has removed, so that their room is given back."""
-
-        def release() -> None:
-            present = self._files.sizes()
-            for number in self._files.open_numbers():
-                if number not in present:
-                    self._files.release(number)
-
+        """Close packs that another process has removed or replaced, so that their room is given back."""
         with _failures():
-            await self._run(release)
+            await self._run(self._files.release_removed)
 
     async def status(self) -> PackStatus:
         """Counts and problems, for an operator."""

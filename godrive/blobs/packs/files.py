@@ -66,6 +66,14 @@ class PackFiles:
                 self._open.move_to_end(number)
             return file
 
+    def current(self, number: int) -> PackFile:
+        """As :meth:`get`, but the file that has the name now, to which what is written can be found again."""
+        file = self.get(number)
+        if os.fstat(file.fd).st_nlink:
+            return file
+        self.release(number)
+        return self.get(number)
+
     def create(self, number: int) -> None:
         """Create an empty pack, durably.  Raises ``FileExistsError``."""
         fd = os.open(name(number), _FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self.fd)
@@ -89,10 +97,12 @@ class PackFiles:
         with self._lock:
             self._open.pop(number, None)
 
-    def open_numbers(self) -> list[int]:
-        """The packs that are open."""
+    def release_removed(self) -> None:
+        """Close the packs that another process has removed, or replaced by another file."""
         with self._lock:
-            return list(self._open)
+            for number, file in [*self._open.items()]:
+                if not os.fstat(file.fd).st_nlink:
+                    del self._open[number]
 
     def sizes(self) -> dict[int, int]:
         """The size of every pack in the folder, in the order of their numbers."""

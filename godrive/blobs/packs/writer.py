@@ -198,7 +198,7 @@ class PackWriter:
                 continue
             delete.found, delete.has_file = True, self._has_file(delete.key)
             with suppress(FileNotFoundError, Damaged):  # a pack that is lost has nothing to delete
-                file = changed[place.pack] = self.files.get(place.pack)
+                file = changed[place.pack] = self.files.current(place.pack)
                 state = os.pread(file.fd, len(DEAD), place.start)
                 if state != DEAD and len(state) == len(DEAD):  # also one that was half written
                     write(file.fd, DEAD, place.start)
@@ -227,7 +227,7 @@ class PackWriter:
         pack = self.index.newest()
         if self._is_continued(pack):
             with suppress(FileNotFoundError, Damaged):
-                file = self.files.get(pack.number)
+                file = self.files.current(pack.number)
                 size = os.fstat(file.fd).st_size
                 if size > pack.ended:
                     os.ftruncate(file.fd, pack.ended)
