@@ -199,7 +199,7 @@ class DiskBlobStore(DiskAppends, DiskMoves, DiskTakes):
     ) -> BlobInfo:
         """Make what arrived a packed blob or a file."""
         body = arrival.collected()
-        if body is not None and arrival.received <= self.pack_below:
+        if self.pack_below and body is not None and arrival.received <= self.pack_below:
             return await packs.put(key, body, arrival.check, mime)
         if await packs.find(key) is not None:
             raise BlobExists(await arrival.digest())
