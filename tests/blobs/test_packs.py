@@ -505,6 +505,78 @@ async def test_the_index_is_made_again_from_the_packs(root: Path, index: str) ->
     await store.close()
 
 
+async def test_blobs_that_an_old_index_has_elsewhere_are_found(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody removed the log of the index, or put an index back."""
+    monkeypatch.setattr(writer, "PACK_SIZE", 100 * KIB)
+    monkeypatch.setattr(compaction, "SMALLEST", 1)
+    store, old = DiskBlobStore(root), root / "old.db"
+    await store.open()
+    keys = [await put(store, b"%d" % number * 10 * KIB) for number in range(11)]
+    again = await put(store, b"first")
+    await store.close()
+    shutil.copy(root / "packs" / "index.db", old)
+    await store.open()
+    await store.delete(again)
+    await put(store, b"second", again)
+    (first, *_) = packs(root)
+    for key in keys[:8]:
+        await store.delete(key)
+    while first.exists():
+        await put(store, b"another")
+    await store.delete(keys[8])
+    await store.close()
+    old.replace(root / "packs" / "index.db")
+    await store.open()
+    assert await read(store, keys[9]) == b"9" * 10 * KIB
+    assert await read(store, again) == b"second"
+    with pytest.raises(NotFound):
+        await store.head(keys[8])
+    await store.close()
+
+
+async def test_a_pack_that_was_unreadable_is_like_any_other_once_it_is_put_back(root: Path) -> None:
+    store = DiskBlobStore(root)
+    await store.open()
+    keys = [await put(store, os.urandom(8 * KIB)) for _ in range(200)]
+    await store.close()
+    (pack,) = packs(root)
+    whole = pack.read_bytes()
+    pack.write_bytes(bytes(len(whole)))
+    await store.open()
+    await store.close()
+    pack.write_bytes(whole)
+    await store.open()
+    status = await store.pack_status()
+    assert status is not None
+    assert status.problems == ()
+    await asyncio.gather(*(store.delete(key) for key in keys[1:]))
+    while pack.exists():
+        await put(store, b"another")
+    await store.close()
+
+
+async def test_a_blob_whose_deletion_was_interrupted_can_be_set_aside(store: DiskBlobStore, root: Path) -> None:
+    key, kept = await put(store, b"half deleted"), await put(store, b"kept")
+    (pack,) = packs(root)
+    with pack.open("r+b") as file:
+        file.seek(FIRST)
+        file.write(DEAD)
+    await store.quarantine(key)
+    assert [blob.key async for blob in store.list()] == [kept]
+
+
+async def test_nothing_is_packed_once_nothing_is_small(root: Path) -> None:
+    store = DiskBlobStore(root)
+    await store.open()
+    await put(store, b"")
+    await store.close()
+    store = DiskBlobStore(root, pack_below=0)
+    await store.open()
+    await put(store, b"")
+    assert len(files(root)) == 1
+    await store.close()
+
+
 async def test_a_body_that_looks_like_a_record_is_no_record(root: Path) -> None:
     store = DiskBlobStore(root)
     await store.open()

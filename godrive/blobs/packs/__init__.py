@@ -179,13 +179,20 @@ class Packs:
         return None  # it is being deleted
 
     async def salvage(self, key: ObjectKey) -> bytes | None:
-        """The blob, if it is packed, or what is left of one that is damaged.  Raises ``StoreUnavailable``."""
+        """The blob, if it is packed, or what is left of one that is damaged.  Raises ``StoreUnavailable``.
+
+        A deletion that was interrupted after its record is finished.
+        """
+        place = await self.find(key)
         try:
-            return await self.read(key)
+            blob = await self.read(key)
         except BlobDamaged:
             place = await self.find(key)
             with _failures():
                 return None if place is None else await self._run(self._reader.salvage, place)
+        if blob is None and place is not None:
+            await self.delete(key)
+        return blob
 
     async def places_after(self, key: str, limit: int) -> list[Location]:
         """The places of the next *limit* blobs in key order."""

@@ -53,7 +53,8 @@ class Pack(NamedTuple):
     """A pack in the index.
 
     Its state is ``open``; ``full`` if it is not continued; ``damaged`` if it
-    may have blobs that cannot be read; ``dropped`` if only its file is left.
+    may have blobs that cannot be read; ``unreadable`` while its file is not a
+    pack; ``dropped`` if only its file is left.
     """
 
     number: int

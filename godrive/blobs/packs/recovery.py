@@ -27,21 +27,28 @@ def recover(writer: PackWriter) -> None:
     index, files = writer.index, writer.files
     with index.transaction(durable=True):
         known = {pack.number: pack for pack in index.packs()}
-        for number, pack in known.items():
+        for pack in known.values():
             if pack.state == "dropped":
-                files.remove(number)
+                files.remove(pack.number)
         index.forget_dropped()
         sizes = files.sizes()
         for number, size in sizes.items():
-            if number not in known and size <= FIRST and not _is_pack(files, number):
+            is_pack = _is_pack(files, number)
+            if number in known:
+                pack = known[number]
+            elif size <= FIRST and not is_pack:
                 files.remove(number)  # it was being created
-            elif number not in known:
+                continue
+            else:
                 index.add_pack(number, 0)
-                _follow(writer, Pack(number, 0, 0, "open"), size, may_be_torn=number == max(sizes))
-            elif not _is_pack(files, number):
-                index.mark(number, "damaged")
-            elif size > known[number].ended and known[number].state == "open":
-                _follow(writer, known[number], size, may_be_torn=True)
+                pack = Pack(number, 0, 0, "open")
+            if not is_pack and pack.state != "damaged":
+                index.mark(number, "unreadable")
+            elif is_pack and pack.state == "unreadable":  # it was put back
+                index.mark(number, "open")
+                pack = pack._replace(state="open")
+            if is_pack and size > pack.ended and pack.state == "open":
+                _follow(writer, pack, size, may_be_torn=pack.ended > 0 or number == max(sizes))
 
 
 def problems(packs: list[Pack], sizes: dict[int, int]) -> list[str]:
@@ -53,7 +60,7 @@ def problems(packs: list[Pack], sizes: dict[int, int]) -> list[str]:
             found.append(f"Pack {pack.number} is missing, with {pack.live} bytes of blobs.")
         elif size is not None and size < pack.ended:
             found.append(f"Pack {pack.number} has {size} bytes instead of {pack.ended}.")
-        elif pack.state == "damaged":
+        elif pack.state in ("damaged", "unreadable"):
             found.append(f"Pack {pack.number} is damaged.")
     return found
 
@@ -66,16 +73,19 @@ def _is_pack(files: PackFiles, number: int) -> bool:
     return True
 
 
+def _is_live(files: PackFiles, place: Location) -> bool:
+    with suppress(FileNotFoundError, Damaged):
+        state = os.pread(files.get(place.pack).fd, len(DEAD), place.start)
+        return len(state) == len(DEAD) and state != DEAD
+    return False
+
+
 def _follow(writer: PackWriter, pack: Pack, size: int, *, may_be_torn: bool) -> None:
     """Add the whole records of a pack from where the index has ended.
 
     If it *may be torn*, what follows the last of them was never acknowledged, and is cut off.
     """
-    index = writer.index
-    if not _is_pack(writer.files, pack.number):
-        index.mark(pack.number, "damaged")
-        return
-    file = writer.files.get(pack.number)
+    index, file = writer.index, writer.files.get(pack.number)
     live, ended, has_gap = 0, max(pack.ended, FIRST), False
     for start, record, data in scan(file, ended):
         try:
@@ -85,7 +95,11 @@ def _follow(writer: PackWriter, pack: Pack, size: int, *, may_be_torn: bool) -> 
         has_gap = has_gap or start > ended
         ended = start + record.length
         # A key is in the index already if its blob was being moved: both records are the same.
-        if record.is_live and index.find(record.key) is None:
+        known = index.find(record.key)
+        if known is not None and not _is_live(writer.files, known):  # the index is older than the packs
+            index.remove(known)
+            known = None
+        if record.is_live and known is None:
             index.add(
                 [
                     Location(
