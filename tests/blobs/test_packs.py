@@ -455,6 +455,43 @@ async def test_a_pack_that_is_lost_is_told_and_everything_else_works(root: Path,
     await store.close()
 
 
+@pytest.mark.parametrize("damage", ["missing", "empty", "short", "other"])
+async def test_the_sizes_of_blobs_are_those_that_a_lost_pack_still_has(root: Path, damage: str) -> None:
+    """So `godrive fsck` finds them without reading every blob."""
+    store = DiskBlobStore(root)
+    await store.open()
+    first, last, large = await put(store, b"first"), await put(store, b"last"), await put(store, bytes(100_000))
+    await store.close()
+    (pack,) = packs(root)
+    if damage == "missing":
+        pack.unlink()
+    elif damage == "other":
+        pack.write_bytes(bytes(pack.stat().st_size))
+    else:
+        os.truncate(pack, 0 if damage == "empty" else pack.stat().st_size - 1)
+    await store.open()
+    sizes = {key: size async for page in store.size_pages() for key, size in page.items()}
+    assert sizes == {first: 5 if damage == "short" else 0, last: 3 if damage == "short" else 0, large: 100_000}
+    await store.close()
+
+
+async def test_a_damaged_blob_stays_in_its_pack_and_all_others_leave_it(root: Path) -> None:
+    store = DiskBlobStore(root)
+    await store.open()
+    keys = [await put(store, b"%d" % number * 100) for number in range(100, 200)]
+    await store.close()
+    (pack,) = packs(root)
+    flip(pack, pack.read_bytes().index(b"110" * 100) + 50)
+    await store.open()
+    with pytest.raises(BlobDamaged, match=r"1 damaged blobs stay .* \(99\) .*" + keys[10]):
+        await store.unpack()
+    assert len(files(root)) == 99
+    status = await store.pack_status()
+    assert status is not None
+    assert status.blobs == 1
+    await store.close()
+
+
 async def test_a_pack_cut_short_while_it_is_served_is_an_error(store: DiskBlobStore, root: Path) -> None:
     key = await put(store, b"served")
     assert await read(store, key) == b"served"

@@ -115,11 +115,28 @@ def _read(objects: Objects, key: ObjectKey) -> Put:
 
 
 async def unpack(objects: Objects, packs: Packs, run: Run) -> int:
-    """Make every packed blob a file, and return how many.  One that is damaged raises ``BlobDamaged``."""
-    moved, after = 0, ""
+    """Make every packed blob a file, and return how many.
+
+    Raises ``BlobDamaged`` for the first that is damaged, when all others are files.
+    """
+    moved, after, damaged = 0, "", list[BlobDamaged]()
+
+    async def unpack_whole(place: Location) -> bool:
+        try:
+            return await _unpack(objects, packs, run, place)
+        except BlobDamaged as error:
+            damaged.append(error)
+            return False
+
     while places := await packs.places_after(after, _AT_ONCE):
-        moved += await _together(_unpack(objects, packs, run, place) for place in places)
+        moved += await _together(unpack_whole(place) for place in places)
         after = places[-1].key
+    if damaged:
+        raise BlobDamaged(
+            f"{len(damaged)} damaged blobs stay in the packs; all others ({moved}) are files now. "
+            f"The first of them: {damaged[0].detail}",
+            hint="`godrive fsck --digests` names all.",
+        )
     return moved
 
 

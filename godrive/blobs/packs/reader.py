@@ -19,6 +19,7 @@ from pathlib import Path
 from godrive.blobs.packs.files import PackFile, PackFiles
 from godrive.blobs.packs.index import Index, Location
 from godrive.blobs.packs.record import Damaged, parse
+from godrive.blobs.packs.recovery import problems
 from godrive.page_cache import disk_reads
 
 _NOWAIT = getattr(os, "RWF_NOWAIT", None)
@@ -77,9 +78,20 @@ class PackReader:
             return self._large.after(key, limit)
 
     def sizes_after(self, key: str, limit: int) -> dict[str, int]:
-        """The sizes of the next *limit* blobs, in key order.  For threads."""
+        """The sizes of the next *limit* blobs, in key order, of what their packs still have.  For threads."""
         with self._lock:
-            return self._large.sizes_after(key, limit)
+            found, packs = self._large.sizes_after(key, limit), self._large.packs()
+        if not found or not problems(packs, self._files.sizes()):
+            return found
+        return {place.key: self._left(place) for place in self.after(key, len(found))}
+
+    def _left(self, place: Location) -> int:
+        """The bytes that are left of the body of the blob at *place*."""
+        try:
+            file = self._files.get(place.pack)
+        except (FileNotFoundError, Damaged):
+            return 0 if self.find(place.key) == place else place.size  # it was deleted or moved
+        return max(0, min(place.size, os.fstat(file.fd).st_size - (place.start + place.length - place.size)))
 
     def keys_within(self, after: str, upto: str, limit: int) -> tuple[str, str]:
         """The next *limit* keys in a range, and how far they reach.  For threads."""
