@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from typing import Annotated
@@ -9,7 +10,17 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from godrive.errors import BY_CODE, Cycle, DriveError, Invalid, NameTaken, NotFound, PreconditionFailed, QuotaExceeded
+from godrive.errors import (
+    BY_CODE,
+    Cycle,
+    DriveError,
+    Invalid,
+    NameTaken,
+    NotFound,
+    PreconditionFailed,
+    QuotaExceeded,
+    TooDeep,
+)
 from godrive.http.api.call import Call
 from godrive.http.api.operations import Routes
 from godrive.http.api.paths import split_path
@@ -19,6 +30,7 @@ from godrive.http.routes.files import EntryId, Name, spot_of
 from godrive.messages.batches import Act, Failure, RunBatch, Step, StepOutcome
 from godrive.model import At, ETag, File, FileId, OnConflict, Root, Spot, Which
 from godrive.principal import Scope
+from godrive.rules.names import check_path
 from godrive.runtime import request_id
 
 routes = Routes("files")
@@ -28,11 +40,17 @@ _PIECE = 32
 """Operations of one message: few, so that others get a turn in between, and that the reply is never too long."""
 _STATUS = {Act.COPY: HTTPStatus.CREATED, Act.MKDIR: HTTPStatus.CREATED, Act.PURGE: HTTPStatus.NO_CONTENT}
 
+_OF_OPERATION = re.compile(r"(operations\[(\d+)\])\.(.+)")
+
 Path = Annotated[str, Meta(max_length=8190, description="Names with a slash between them, from the root. Not encoded.")]
 
 
 class _Step(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, tag_field="op"):
     """What all operations have in common.  ``step`` returns the step of the message, or raises ``Invalid``."""
+
+    def field_of(self, error: DriveError) -> str | None:
+        """Return the field of the operation that the error is about."""
+        return error.field
 
 
 class _OfEntry(_Step, kw_only=True, tag_field="op"):
@@ -67,6 +85,12 @@ class _Placed(_OfEntry, kw_only=True, tag_field="op"):
     parents: bool = False
     name: Name | UnsetType = UNSET
     on_conflict: OnConflict = OnConflict.FAIL
+
+    def field_of(self, error: DriveError) -> str | None:
+        """See ``_Step``.  The rules call both paths ``path``."""
+        if error.field != "path" or isinstance(self.parent_path, UnsetType) or _is_wrong(self.path):
+            return error.field
+        return "parent_path"
 
     def placed(self, act: Act) -> Step:
         """Return the step of that kind.  Raises ``Invalid``."""
@@ -148,6 +172,12 @@ class MkdirStep(_Step, kw_only=True, forbid_unknown_fields=True, tag_field="op",
     parent_path: Path | UnsetType = UNSET
     parents: bool = False
 
+    def field_of(self, error: DriveError) -> str | None:
+        """See ``_Step``.  The last name of a path is a name to the rules."""
+        if not isinstance(self.path, UnsetType):
+            return "path" if error.field == "name" else error.field
+        return "parent_path" if error.field == "path" else error.field
+
     def step(self) -> Step:
         """Return the step for the message.  Raises ``Invalid``."""
         if isinstance(self.path, UnsetType):
@@ -212,10 +242,16 @@ async def run_batch(call: Call, body: BatchBody) -> BatchResults:
     steps = [_step(number, operation) for number, operation in enumerate(body.operations)]
     if body.atomic:
         turns = InTurn(call.drive.metadata, call.lanes.batches, call.owner)
-        outcomes = await turns.ask(RunBatch(call.by, steps, atomic=True))
+        try:
+            outcomes = await turns.ask(RunBatch(call.by, steps, atomic=True))
+        except DriveError as error:
+            if (found := _OF_OPERATION.fullmatch(error.field or "")) is not None:
+                error.field = found[3]
+                error.field = f"{found[1]}.{body.operations[int(found[2])].field_of(error)}"
+            raise
     else:
         outcomes = await _run_pieces(call, steps)
-    return BatchResults(results=[_result(step, outcome) for step, outcome in zip(steps, outcomes, strict=True)])
+    return BatchResults(results=list(map(_result, body.operations, steps, outcomes)))
 
 
 def _step(number: int, operation: AnyStep) -> Step:
@@ -258,11 +294,21 @@ def _pieces(steps: Sequence[Step]) -> Iterator[list[Step]]:
         yield piece
 
 
-def _result(step: Step, outcome: StepOutcome) -> BatchResult:
+def _result(operation: AnyStep, step: Step, outcome: StepOutcome) -> BatchResult:
     if (failure := outcome.failure) is not None:
         error = BY_CODE.get(failure.code, DriveError)(failure.detail, field=failure.field)
+        error.field = operation.field_of(error)
         return BatchResult(status=error.status, problem=describe(error, request_id.get() or ""))
     return BatchResult(status=_STATUS.get(step.act, HTTPStatus.OK), entry=outcome.file or UNSET)
+
+
+def _is_wrong(path: str | UnsetType) -> bool:
+    """Whether no entry can have the path."""
+    try:
+        check_path(() if isinstance(path, UnsetType) else _names(path))
+    except (Invalid, TooDeep):
+        return True
+    return False
 
 
 def _names(path: str) -> tuple[str, ...]:

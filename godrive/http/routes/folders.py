@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import hdrs
 from msgspec import Meta
 
-from godrive.errors import Invalid, NameTaken, NotFound, QuotaExceeded, TooDeep
+from godrive.errors import DriveError, Invalid, NameTaken, NotFound, QuotaExceeded, TooDeep
 from godrive.http.api.call import Call
 from godrive.http.api.operations import Routes
 from godrive.http.api.paths import split_path
@@ -57,11 +57,16 @@ async def make_folder(call: Call, body: FolderBody) -> File:
     `200` and the folder if it is there already, and two clients that ask at the same time get the same folder.
     """
     where, name = body.place()
-    if body.exist_ok:
-        ensured = await call.drive.metadata.ask(EnsureFolder(call.by, where, name))
-        folder, created = ensured.folder, ensured.created
-    else:
-        folder, created = await call.drive.metadata.ask(MakeFolder(call.by, where, name)), True
+    try:
+        if body.exist_ok:
+            ensured = await call.drive.metadata.ask(EnsureFolder(call.by, where, name))
+            folder, created = ensured.folder, ensured.created
+        else:
+            folder, created = await call.drive.metadata.ask(MakeFolder(call.by, where, name)), True
+    except DriveError as error:
+        if body.path is not None and error.field == "name":  # which is its last name
+            error.field = "path"
+        raise
     if created:
         call.locate(f"/v1/files/{folder.id}")
     else:

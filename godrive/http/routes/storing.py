@@ -282,7 +282,8 @@ async def _store_form(call: Call, where: Spot, query: PostQuery, offer: Offer, b
             try:
                 stored.append(await store_once(call.request, said, call.in_turn(), call.by, store_part))
             except DriveError as error:
-                error.detail = f"{error.detail} (the file {part.name!a}; {len(stored)} before it were stored)"
+                before = f" The {len(stored)} before it are stored." if stored else ""
+                error.detail = f"{error.detail} This is file {len(stored) + 1} of the form, {part.name!a}.{before}"
                 raise
     if not stored:  # a client that forgot the file name, as ``curl -F file=a.txt`` does, must not take it for stored
         raise Invalid("No part of the form is a file: a file has a file name.", field="filename")

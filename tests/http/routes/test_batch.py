@@ -25,6 +25,34 @@ async def run(ann: Person, *operations: Json, status: int = 200, **options: Any)
     return answer.json if status != 200 else answer.json["results"]
 
 
+async def test_the_field_of_a_problem_is_one_of_its_operation(ann: Person) -> None:
+    file = await ann.upload("f")
+    await ann("POST", "/v1/folders", {"name": "d"})
+    cases: list[tuple[Json, str]] = [
+        ({"op": "mkdir", "path": "d"}, "path"),
+        ({"op": "mkdir", "path": "d/.."}, "path"),
+        ({"op": "mkdir", "path": "f/x", "parents": True}, "path"),
+        ({"op": "mkdir", "path": "none/x"}, "path"),
+        ({"op": "mkdir", "name": "d"}, "name"),
+        ({"op": "mkdir", "name": "x", "parent_path": "none"}, "parent_path"),
+        ({"op": "mkdir", "name": "d", "parent_path": ""}, "name"),
+        ({"op": "move", "id": file["id"], "parent_path": ".."}, "parent_path"),
+        ({"op": "move", "path": "f", "parent_path": "none"}, "parent_path"),
+        ({"op": "move", "path": "f", "parent_path": "f", "parents": True}, "parent_path"),
+        ({"op": "move", "path": "..", "parent_path": "none"}, "path"),
+        ({"op": "move", "path": "f", "parent_path": "/".join("a" * 1025)}, "parent_path"),
+        ({"op": "copy", "path": "/".join("a" * 1025), "parent_path": ""}, "path"),
+        ({"op": "copy", "path": "f", "parent_path": ""}, "name"),
+        ({"op": "rename", "path": "..", "name": "x"}, "path"),
+    ]
+    for operation, field in cases:
+        (result,) = await run(ann, operation)
+        assert result["problem"]["field"] == field, operation
+        status = result["status"]
+        refused = await run(ann, {"op": "mkdir", "name": "new"}, operation, atomic=True, status=status)
+        assert refused["field"] == f"operations[1].{field}", operation
+
+
 async def test_each_operation_has_a_result_in_order(ann: Person, site: Site) -> None:
     a, b, c = [await ann.upload(f"{name}.txt", b"hello") for name in "abc"]
     await ann("DELETE", f"/v1/files/{c['id']}")

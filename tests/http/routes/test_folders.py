@@ -171,11 +171,11 @@ async def test_a_body_that_names_no_folder_is_refused(ann: Person) -> None:
         ({"path": "a", "name": "b"}, "name"),
         ({"path": "a", "parent_id": "root"}, "parent_id"),
         ({"path": ""}, "path"),
-        ({"path": "/"}, "name"),
+        ({"path": "/"}, "path"),
         ({"path": "/a"}, "path"),
         ({"path": "a//b"}, "path"),
         ({"path": "../a"}, "path"),
-        ({"path": "a/.."}, "name"),
+        ({"path": "a/.."}, "path"),
         ({"path": "a" * 8191}, "path"),
         ({"path": "/".join("a" * 1025), "parents": True}, "path"),
     ):
@@ -204,3 +204,11 @@ async def test_a_folder_is_listed_by_size_and_time_and_with_its_folders_first(an
         assert await names(path, sort="name", folders_first="true", **more) == "dabc"
     refused = await ann("GET", "/v1/files?sort=size")
     assert (refused.status, refused.json["field"]) == (422, "sort")
+
+
+async def test_an_error_about_a_path_names_the_path(ann: Person) -> None:
+    await ann("POST", "/v1/folders", {"name": "taken"})
+    for path in ("taken", "taken/..", "/", "x/" + "y" * 256):
+        answer = await ann("POST", "/v1/folders", {"path": path, "parents": True})
+        assert answer.status in (409, 422)
+        assert answer.json["field"] == "path", path
