@@ -31,7 +31,7 @@ from godrive.clock import SystemClock
 from godrive.commands.progress import pacer
 from godrive.config import Config
 from godrive.drive import GoDrive
-from godrive.errors import ConfigError, Conflict, NotFound
+from godrive.errors import ConfigError, Conflict, NotFound, StorageFull, StoreUnavailable
 from godrive.messages.files import CopyFile, EmptyTrash, ListTrash, OpenContent, TrashFile
 from godrive.messages.janitor import Sweep, Swept
 from godrive.messages.system import UsageDrift
@@ -310,6 +310,42 @@ async def test_a_prune_checks_what_names_the_blobs_and_nothing_else(
                 found = error.detail
             assert found == outcome or str(outcome) in str(found)
             assert len(await target.snapshots()) == (1 if found == (1, 0) else 2)
+
+
+async def test_a_disk_that_takes_a_part_of_a_write_gets_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pwrite = os.pwrite
+    async with drive_in(tmp_path / "drive") as drive:
+        files = await fill(drive)
+        await back_up(drive, tmp_path / "backup")
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, data[:9000], at))
+    config = quick_config(tmp_path / "restored", blobs={"driver": "disk"})
+    await restore_into(config, tmp_path / "backup")
+    monkeypatch.undo()
+    async with drive_in(tmp_path / "restored") as drive:
+        assert await content_of(drive, next(iter(files.values())).owner_id) == CONTENTS
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR])
+async def test_a_disk_without_room_for_the_catalog_that_is_checked_is_no_damage_of_the_backup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    class Full(sqlite3.Connection):
+        def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+            if "quick_check" in sql:
+                error = sqlite3.OperationalError("no room")
+                error.sqlite_errorcode = code
+                raise error
+            return super().execute(sql, *parameters)
+
+    connect = sqlite3.connect
+    async with drive_in(tmp_path / "drive") as drive:
+        await fill(drive)
+        await back_up(drive, tmp_path / "backup")
+        monkeypatch.setattr(sqlite3, "connect", lambda *given, **options: connect(*given, **options, factory=Full))
+        with pytest.raises((StorageFull, StoreUnavailable)):
+            await problems(drive.config, tmp_path / "backup")
 
 
 async def test_what_was_removed_from_a_backup_because_it_was_damaged_is_stored_again(tmp_path: Path) -> None:

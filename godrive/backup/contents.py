@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from godrive.blobs.key_ranges import KeyRanges, keys_in
 from godrive.blobs.pages import AT_ONCE, KeyPage
+from godrive.catalog.sqlite_file import primary_code, translate
 from godrive.model import ObjectKey
 
 _KEYS_AT_ONCE = 50
@@ -37,12 +38,32 @@ class Named(NamedTuple):
     sha256: str | None
 
 
+def speaks_of_disk(error: sqlite3.Error) -> bool:
+    """Whether SQLite could not use a file, for example because the disk is full.  That is no damage of the file."""
+    return primary_code(error) in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
+
+
+@contextmanager
+def usable(path: Path) -> Iterator[None]:
+    """Raise ``StorageFull`` or ``StoreUnavailable`` for what SQLite says of the catalog at *path*."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise translate(error, path) or error from error
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open a catalog that nothing writes to.  Its log, if there is one, stays beside it."""
-    with closing(
-        sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False)
-    ) as connection:
+    """Open a catalog that nothing writes to.  Its log, if there is one, stays beside it.
+
+    Raises as :func:`usable` does.
+    """
+    with (
+        usable(path),
+        closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False)
+        ) as connection,
+    ):
         yield connection
 
 
@@ -116,5 +137,7 @@ def _checked(connection: sqlite3.Connection, what: str) -> str | None:
     try:
         said = connection.execute(f"PRAGMA quick_check({what})").fetchone()[0]
     except sqlite3.Error as error:
+        if speaks_of_disk(error):
+            raise
         return str(error)
     return None if said == "ok" else str(said)

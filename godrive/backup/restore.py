@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 
 from godrive.backup.catalog_file import CatalogFile
-from godrive.backup.contents import Named, lacking, opened, total_bytes
+from godrive.backup.contents import Named, lacking, opened, total_bytes, usable
 from godrive.backup.create import Progress, copy_blob
 from godrive.backup.rests import Pace
 from godrive.backup.target import Snapshot, Target
@@ -19,7 +19,7 @@ from godrive.blobs import BlobStore
 from godrive.blobs.pages import key_pages
 from godrive.clock import Clock
 from godrive.config import Config
-from godrive.errors import ConfigError
+from godrive.errors import ConfigError, refused
 from godrive.opening import open_data_folder
 from godrive.paths import create_file, exists, sync_folder
 
@@ -59,7 +59,7 @@ async def restore(
     into the database and deletes.  For a day the restored drive expires nothing,
     because its time is in doubt, and then the trash and earlier versions have as
     much time left as when the snapshot was made: what the operator has got back
-    is not purged at once.  Raises ``ConfigError`` if there is a drive already.
+    is not purged at once.  Raises ``ConfigError`` if there is a drive already, ``StorageFull``, ``StoreUnavailable``.
     """
     open_data_folder(config)
     is_sqlite = config.catalog.driver == "sqlite"
@@ -71,17 +71,20 @@ async def restore(
     partial = path.with_name(f"{path.name}.restoring")
     await CatalogFile(target, partial).load(snapshot)
     await _put_blobs(blobs, target, partial, progress, pace)
-    with closing(sqlite3.connect(partial)) as catalog, catalog:
+    with usable(partial), closing(sqlite3.connect(partial)) as catalog, catalog:
         catalog.execute(_AS_ANOTHER)
         passed = max(0, round((clock.now() - snapshot.created_at).total_seconds() * 1_000_000))
         for statement in _DEFER:
             catalog.execute(statement, {"passed": passed})
         for statement in _FORGET:
             catalog.execute(statement)
-    if not exists(config.secret_path):
-        create_file(config.secret_path, snapshot.keyring.encode(), mode=0o600)
-    partial.rename(path)
-    sync_folder(path.parent)
+    try:
+        if not exists(config.secret_path):
+            create_file(config.secret_path, snapshot.keyring.encode(), mode=0o600)
+        partial.rename(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise refused(f"The restored catalog and its keys cannot be written in {config.data_dir}", error) from error
     return None if is_sqlite else path
 
 

@@ -10,13 +10,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from godrive.backup.catalog_file import CatalogFile
-from godrive.backup.contents import is_sound, named_in, names_all, opened
+from godrive.backup.contents import is_sound, named_in, names_all, opened, speaks_of_disk, usable
 from godrive.backup.create import Progress
 from godrive.backup.passphrase import drop_old_keys, is_key_object
 from godrive.backup.rests import NEVER, Pace, Rests
 from godrive.backup.target import Snapshot, Target
 from godrive.blobs import BlobDamaged
-from godrive.blobs.failures import is_full
 from godrive.blobs.key_ranges import KeyRanges, keys_in
 from godrive.blobs.pages import AT_ONCE, key_pages
 from godrive.checker import READ_AT_ONCE, compare
@@ -105,7 +104,8 @@ async def prune(target: Target, keep: Iterable[Snapshot], rests: Rests = NEVER) 
 @contextmanager
 def _kept(folder: Path) -> Iterator[sqlite3.Connection]:
     """Open a table for the blobs that snapshots name."""
-    with closing(sqlite3.connect((folder / "kept.db").as_uri(), uri=True, check_same_thread=False)) as kept:
+    path = folder / "kept.db"
+    with usable(path), closing(sqlite3.connect(path.as_uri(), uri=True, check_same_thread=False)) as kept:
         kept.execute(_KEEP)
         yield kept
 
@@ -142,7 +142,7 @@ def _keep(kept: sqlite3.Connection, path: Path) -> str | None:
         with kept:
             kept.execute(f"INSERT OR IGNORE INTO kept {named_in('snapshot')}")
     except sqlite3.DatabaseError as error:
-        if is_full(error):
+        if speaks_of_disk(error):
             raise
         return str(error)
     finally:

@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from tests.drive_server import PROGRAM, DriveServer, environment
+from tests.drive_server import PROGRAM, DriveServer, environment, run
 from tests.e2e.client import Client, Json, Refused
 
 pytestmark = pytest.mark.anyio
@@ -233,4 +233,35 @@ async def test_a_backup_whose_target_is_full_says_so_and_goes_on_when_there_is_r
         assert f"no room in the backup {target}" in done.stderr
         filler.unlink()
         done = back_up(source)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("room", [200_000, 500_000, 760_000])
+async def test_a_restore_onto_a_disk_without_room_says_so_and_goes_on_when_there_is_room(
+    small_disk: DriveServer, tmp_path: Path, room: int
+) -> None:
+    small_disk.start()
+    inside = ("nsenter", f"--target={small_disk.pid}", "--user", "--mount", "--") if small_disk.prefix else ()
+    restored = {"GODRIVE_SERVER_DATA_DIR": str(small_disk.data.parent / "restored")}
+
+    def restore(source: DriveServer) -> subprocess.CompletedProcess[str]:
+        config = str(source.folder / "config.toml")
+        command = [*inside, *PROGRAM, "backup", "restore", str(tmp_path / "backup"), "--config", config]
+        env = environment() | restored
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+    with DriveServer(tmp_path / "source") as source:
+        async with Client.connect(source.url) as client:
+            await client.enter()
+            await client.upload("large.bin", os.urandom(2 * MIB))
+        made = run("backup", "create", tmp_path / "backup", "--config", source.folder / "config.toml")
+        assert made.returncode == 0, made.stderr
+        filler = fill(small_disk)
+        with filler.open("r+b") as file:
+            file.truncate(filler.stat().st_size - room)
+        done = restore(source)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+        assert "Free space" in done.stderr or "Make room" in done.stderr
+        filler.unlink()
+        done = restore(source)
         assert (done.returncode, done.stderr) == (0, "")
