@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 SECTOR = 512
-_CALLS = "write,pwrite64,ftruncate,fsync,fdatasync,unlink,unlinkat,open,openat"
+_CALLS = "write,pwrite64,ftruncate,fsync,fdatasync,unlink,unlinkat,link,linkat,open,openat"
 _LINE = re.compile(r"(\d+) +(.*)")
 _RESUMED = re.compile(r"<\.\.\. (\w+) resumed>(.*)")
 _CALL = re.compile(r"(\w+)\((.*)\) += (-?\d+)(?:<([^>]*)>)?")
@@ -35,13 +35,16 @@ class Event:
     path: str
     offset: int = 0
     data: bytes = b""
+    source: str = ""
+    """The other name of a file that is linked."""
 
 
 @dataclass
 class _File:
     """One life of a name."""
 
-    created: Event
+    created: Event | None
+    """``None`` if it was there before."""
     writes: list[Event] = field(default_factory=list)
     removed: Event | None = None
 
@@ -77,9 +80,11 @@ def _events(begun: int, ended: int, call: re.Match[str]) -> list[Event]:
         path = os.fsdecode(_text(opened or ""))
         return [Event(begun, ended, "create", path)] if "O_CREAT" in values else []
     if name in ("unlink", "unlinkat"):
-        *folder, removed = re.findall(r"<([^>]*)>|\"([^\"]*)\"", values)
-        parts = [os.fsdecode(_text(one or two)) for one, two in (*folder, removed)]
-        return [Event(begun, ended, "remove", str(Path(*parts)))]
+        (removed,) = _names(values)
+        return [Event(begun, ended, "remove", removed)]
+    if name in ("link", "linkat"):
+        source, target = _names(values)
+        return [Event(begun, ended, "link", target, source=source)]
     match = _OF_FILE.fullmatch(values)
     if match is None:
         return []
@@ -95,6 +100,17 @@ def _events(begun: int, ended: int, call: re.Match[str]) -> list[Event]:
     return [Event(begun, ended, "write", path, offset, data)]
 
 
+def _names(values: str) -> list[str]:
+    """The paths that the arguments of a call name: each in the folder before it."""
+    names, folder = [], Path()
+    for opened, name in re.findall(r"<([^>]*)>|\"([^\"]*)\"", values):
+        if opened:
+            folder = Path(os.fsdecode(_text(opened)))
+        else:
+            names.append(str(folder / os.fsdecode(_text(name))))
+    return names
+
+
 class Recording:
     """The events below *root*."""
 
@@ -108,14 +124,20 @@ class Recording:
         return [event.data.decode().strip() for event in self.events if event.kind == "say" and event.begun < cut]
 
     def restore(self, cut: int, chance: random.Random, target: Path) -> None:
-        """Make in *target* what the disk may have if the power is cut before line *cut*."""
+        """Make in *target* what the disk may have if the power is cut before line *cut*.
+
+        *target* has what was there before the recording.
+        """
         done = [event for event in self.events if event.begun < cut]
         synced = [event for event in done if event.kind == "sync" and event.ended < cut]
         files: dict[str, list[_File]] = {}
         for event in done:
-            lives = files.setdefault(event.path, [])
+            was_there = (target / Path(event.path).relative_to(self._root)).is_file() if event.kind != "say" else False
+            lives = files.setdefault(event.path, [_File(None)] if was_there else [])
             if event.kind == "create" and (not lives or lives[-1].removed is not None):
                 lives.append(_File(event))
+            elif event.kind == "link":
+                lives.append(_File(event, writes=files[event.source][-1].writes))
             elif event.kind == "remove" and lives:
                 lives[-1].removed = event
             elif event.kind in ("write", "truncate") and lives:
@@ -125,19 +147,22 @@ class Recording:
             return any(sync.path == path and event.ended < sync.begun for sync in synced)
 
         for path, lives in files.items():
-            folder = str(Path(path).parent)
+            if not lives:
+                continue
+            folder, copy = str(Path(path).parent), target / Path(path).relative_to(self._root)
             for life in reversed(lives):
-                if not is_durable(life.created, folder) and chance.random() < 0.5:
+                if life.created is not None and not is_durable(life.created, folder) and chance.random() < 0.5:
                     continue
                 if life.removed is not None and (is_durable(life.removed, folder) or chance.random() < 0.5):
                     continue
-                data = bytearray()
+                data = bytearray(copy.read_bytes() if life.created is None else b"")
                 for event in life.writes:
-                    _apply(event, data, chance, whole=is_durable(event, path))
-                copy = target / Path(path).relative_to(self._root)
+                    _apply(event, data, chance, whole=is_durable(event, event.path))
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 copy.write_bytes(data)
                 break
+            else:
+                copy.unlink(missing_ok=True)
 
 
 def _apply(event: Event, data: bytearray, chance: random.Random, *, whole: bool) -> None:

@@ -988,7 +988,7 @@ async def test_a_move_that_is_killed_is_finished_by_the_next(root: Path, directi
     keys = [await put(store, b"%d" % number) for number in range(200)]
     before = [blob async for blob in store.list()]
     await store.close()
-    command = [sys.executable, "-m", "tests.blobs.mover", str(root), direction]
+    command = [sys.executable, "-m", "tests.blobs.mover", str(root), direction, "none"]
     for moved in (1, 40):
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
             assert process.stdout is not None
