@@ -23,9 +23,13 @@ _PASSING = {
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether the error, of the system or of SQLite, says that the disk has no room."""
+    """Whether the error, of the system or of SQLite, says that the disk has no room.
+
+    SQLite has another code for it if there is no room for the shared memory beside a database.
+    """
     if isinstance(error, sqlite3.Error):
-        return _code(error) == sqlite3.SQLITE_FULL
+        extended = getattr(error, "sqlite_errorcode", 0)
+        return _code(error) == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE
     return isinstance(error, OSError) and error.errno in _FULL
 
 

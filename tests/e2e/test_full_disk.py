@@ -236,7 +236,7 @@ async def test_a_backup_whose_target_is_full_says_so_and_goes_on_when_there_is_r
         assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("room", [200_000, 500_000, 760_000])
+@pytest.mark.parametrize("room", [16_384, 200_000, 760_000])
 async def test_a_restore_onto_a_disk_without_room_says_so_and_goes_on_when_there_is_room(
     small_disk: DriveServer, tmp_path: Path, room: int
 ) -> None:

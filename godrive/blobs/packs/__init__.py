@@ -359,7 +359,7 @@ def _open_index(path: Path, reserve: Reserve, *, guest: bool) -> Index:
         return index
     except (OSError, sqlite3.DatabaseError) as error:
         code = error.sqlite_errorcode if isinstance(error, sqlite3.Error) else 0
-        if is_full(error) or code == sqlite3.SQLITE_IOERR_SHMSIZE:  # even opening it takes some room
+        if is_full(error):  # even opening it takes some room
             reserve.release()
             return Index(path, guest=guest)
         if code & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
