@@ -8,8 +8,10 @@ first.  A failure is one line on standard error.
 from __future__ import annotations
 
 import argparse
+import errno
 import gc
 import os
+import stat
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -22,6 +24,7 @@ from godrive.errors import ConfigError, DriveError, GaveUp, Invalid, TooDeep
 from godrive.extras import EXTRAS
 
 FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
+_OF_A_FULL_DISK = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 _YOUNG = 20_000
 """Objects after which the garbage collector looks at young ones; 700 by default."""
@@ -40,10 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; its exit code."""
     gc.set_threshold(_YOUNG)  # what modules are made of stays; to look through it took a tenth of a command
     _open_missing_streams()
-    arguments = _parse(sys.argv[1:] if argv is None else argv)
     try:
-        code: int = arguments.run(arguments)
-        sys.stdout.flush()
+        return _run(sys.argv[1:] if argv is None else argv)
     except DriveError as error:
         # A subclass of Invalid is about bytes in transit, so another attempt may succeed.
         is_mistake = isinstance(error, ConfigError | TooDeep) or type(error) is Invalid
@@ -57,11 +58,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(f"{error.name} is not installed.", f"pip install 'godrive-server[{extra}]'", MISTAKE)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader has closed the pipe.  The interpreter would report that again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader has closed the pipe
+        _discard_output()
         return FAILED
+    except OSError as error:
+        # The stores report their errors as a DriveError, so this is probably about what the command prints.
+        if error.errno not in _OF_A_FULL_DISK or error.filename is not None or not _may_be_full():
+            raise
+        _discard_output()
+        return _complain(f"Standard output: {os.strerror(error.errno)}.", None, FAILED)
+
+
+def _run(argv: Sequence[str]) -> int:
+    try:
+        arguments = _parse(argv)
+    except SystemExit:  # after --help or --version
+        sys.stdout.flush()
+        raise
+    code: int = arguments.run(arguments)
+    sys.stdout.flush()
     return code
+
+
+def _may_be_full() -> bool:
+    """Whether standard output is a file, or a device other than a terminal; a pipe is never full."""
+    mode = os.fstat(sys.stdout.fileno()).st_mode
+    return stat.S_ISREG(mode) or (stat.S_ISCHR(mode) and not sys.stdout.isatty())
+
+
+def _discard_output() -> None:
+    """Drop what cannot be written.  The interpreter would report that again when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _open_missing_streams() -> None:

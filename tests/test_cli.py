@@ -166,6 +166,23 @@ def test_version_is_an_option_too(run: Run) -> None:
     assert run("--version") == (0, f"godrive {__version__}\n", "")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["--help", "--version", "version --json", "check-config --json", "licenses --list"])
+def test_output_that_cannot_be_written_is_one_line_and_exit_code_1(
+    tmp_path: Path, command: str, unbuffered: str
+) -> None:
+    ended = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m godrive {command} >/dev/full"],
+        cwd=tmp_path,
+        env=environment() | {"PYTHONUNBUFFERED": unbuffered},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (1, "godrive: Standard output: No space left on device.\n")
+
+
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
 @pytest.mark.slow
 def test_streams_may_be_closed(tmp_path: Path, closed: str) -> None:

@@ -144,13 +144,22 @@ async def _log_out(remote: Remote, _arguments: argparse.Namespace) -> int:
 
 
 async def _ls(remote: Remote, arguments: argparse.Namespace) -> int:
-    entry = await remote.get(arguments.path)
+    entry = await _named(remote, arguments.path)
     if not entry.is_folder:
         _show(entry, entry.name, arguments)
         return 0
     async for child in remote.children(entry.id):
         _show(child, child.name, arguments)
     return 0
+
+
+async def _named(remote: Remote, path: str) -> Entry:
+    """Return the entry at *path*.  An error names the path, because one line on standard error is all there is."""
+    try:
+        return await remote.get(path)
+    except NotFound as error:
+        error.detail = f"{_printable(path)}: {error.detail}"
+        raise
 
 
 def _show(entry: Entry, name: str, arguments: argparse.Namespace) -> None:
@@ -187,7 +196,7 @@ async def _get(remote: Remote, arguments: argparse.Namespace) -> int:
 
     if arguments.target == "-":
         for source in arguments.sources:
-            entry = await remote.get(source)
+            entry = await _named(remote, source)
             if entry.is_folder:
                 raise Invalid(f"{source} is a folder.")
             await fetch_to(remote, entry, sys.stdout.buffer.write)
@@ -244,7 +253,7 @@ async def _each(paths: list[str], act: Callable[[str], Awaitable[Any]]) -> int:
 
 
 async def _find(remote: Remote, arguments: argparse.Namespace) -> int:
-    folder_id = None if arguments.folder is None else (await remote.get(arguments.folder)).id
+    folder_id = None if arguments.folder is None else (await _named(remote, arguments.folder)).id
     above: dict[str | None, str] = {None: ""}
 
     async def path_of(entry: Entry) -> str:
