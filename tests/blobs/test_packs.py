@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import closing, suppress
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -832,6 +833,37 @@ async def test_another_process_may_delete_beside_the_one_that_stores(root: Path)
     assert [await read(command, key) for key in keys[10:]] == [b"%d" % number for number in range(10, 20)]
     await command.close()
     await server.close()
+
+
+async def test_a_command_beside_a_server_leaves_compaction_to_it(root: Path) -> None:
+    """Its steps, one right after the other, would keep the server from the lock of the index."""
+    server, command = DiskBlobStore(root), DiskBlobStore(root, guest=True)
+    await server.open()
+    keys = await asyncio.gather(*(put(server, os.urandom(8 * KIB)) for _ in range(200)))
+    (pack,) = packs(root)
+    await command.open()
+    await asyncio.gather(*(command.delete(key) for key in keys[1:]))
+    for _ in range(20):  # groups and compactions take turns
+        await put(command, b"another")
+    await command.close()
+    assert packs(root) == [pack]
+    await server.sweep_staging(datetime.now(UTC))
+    for _ in range(20):
+        await put(server, b"another")
+    assert pack not in packs(root)
+    await server.close()
+
+
+async def test_a_command_alone_gives_room_back(root: Path) -> None:
+    command = DiskBlobStore(root, guest=True)
+    await command.open()
+    keys = await asyncio.gather(*(put(command, os.urandom(8 * KIB)) for _ in range(200)))
+    (pack,) = packs(root)
+    await asyncio.gather(*(command.delete(key) for key in keys[1:]))
+    for _ in range(20):  # groups and compactions take turns
+        await put(command, b"another")
+    assert pack not in packs(root)
+    await command.close()
 
 
 async def test_compaction_is_done_in_steps_and_continues_after_each(

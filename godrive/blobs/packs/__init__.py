@@ -210,9 +210,11 @@ class Packs:
             return await self._run(self._reader.keys_within, after, upto, limit)
 
     async def release_removed(self) -> None:
-        """Close packs that another process has removed or replaced, so that their room is given back."""
+        """Close packs that another process has removed or replaced, and empty those from which it has deleted."""
         with _failures():
             await self._run(self._files.release_removed)
+        self._may_compact_again()
+        self._begin()
 
     async def status(self) -> PackStatus:
         """Counts and problems, for an operator."""
@@ -245,9 +247,7 @@ class Packs:
         reply: asyncio.Future[Exception | None] = loop.create_future()
         waiting = items, reply
         self._waiting.append(waiting)
-        if self._ended is None:
-            self._ended = loop.create_future()
-            self._next(loop)
+        self._begin()
         try:
             error = await reply
         except asyncio.CancelledError:
@@ -259,6 +259,16 @@ class Packs:
         if error is not None:
             with _failures():
                 raise error
+
+    def _begin(self) -> None:
+        if self._ended is None:
+            loop = asyncio.get_running_loop()
+            self._ended = loop.create_future()
+            self._next(loop)
+
+    def _may_compact_again(self) -> None:
+        if not self._is_closing and not self._may_compact:
+            self._failed, self._may_compact = {}, True
 
     def _next(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin the next group, or a step of a compaction, which take turns."""
@@ -294,23 +304,22 @@ class Packs:
         for items, reply in group:
             if not reply.done():  # the caller no longer waits
                 reply.set_result(error)
-            if not self._is_closing and any(isinstance(item, Delete) and item.found for item in items):
-                if not self._may_compact:
-                    self._failed = {}
-                self._may_compact = True
+            if any(isinstance(item, Delete) and item.found for item in items):
+                self._may_compact_again()
         self._next(loop)
 
     def _compact(self, loop: asyncio.AbstractEventLoop) -> None:
         is_done = True
         try:
-            if exists(self._path / HOLD):
-                self._compaction = None
-            elif self._compaction is None:
-                self._compaction = compaction.candidate(self._writer, but=self._failed)
-            if self._compaction is not None:
-                is_done = False  # there may be another one
-                if not compaction.step(self._writer, self._compaction):
+            with self._writer.index.turn() as may:
+                if not may or exists(self._path / HOLD):
                     self._compaction = None
+                elif self._compaction is None:
+                    self._compaction = compaction.candidate(self._writer, but=self._failed)
+                if self._compaction is not None:
+                    is_done = False  # there may be another one
+                    if not compaction.step(self._writer, self._compaction):
+                        self._compaction = None
         except (OSError, sqlite3.Error, Damaged) as failure:
             failed, self._compaction = self._compaction, None
             if self._writer.make_room(failure):

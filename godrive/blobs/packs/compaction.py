@@ -3,7 +3,8 @@
 A pack is worth it when more than half of it is dead, so a blob is moved about
 once on average for each that was deleted, and packs take at most about twice the
 room of their blobs.  The work is done in small steps between groups, so no
-writer waits for more than one of them.
+writer waits for more than one of them.  A guest beside a server leaves it to the
+server, whose groups would have to wait for the lock of the index between steps.
 """
 
 from __future__ import annotations

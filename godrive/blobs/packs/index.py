@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -114,9 +114,13 @@ class Index:
         if self._wal_lock.is_long:
             self.checkpoint()
 
+    def turn(self) -> AbstractContextManager[bool]:
+        """Yield whether this process may do what would make a server wait, until the end of the block."""
+        return self._wal_lock.turn()
+
     def checkpoint(self) -> None:
         """Copy SQLite's log into the database, so that the next commits use the room of the log again."""
-        with self._wal_lock.turn() as may, suppress(sqlite3.Error):  # no room even for that
+        with self.turn() as may, suppress(sqlite3.Error):  # no room even for that
             if may:
                 self._execute("PRAGMA wal_checkpoint(RESTART)")
 
