@@ -47,8 +47,10 @@ _WORDS_AT_ONCE = 1000
 _AT_ONCE = 64
 _PLACES = ", ".join(f"${number}" for number in range(1, _AT_ONCE + 1))
 _COLUMNS = "entries.id, entries.created_at, entries.search_key, entries.parent_id"
-_ROWS = f"SELECT {rows.LIVE} FROM entries WHERE id IN ({_PLACES}) AND {SHOWN} AND state = 'live'"
-_IS_UNSETTLED = "SELECT 1 FROM unsettled WHERE owner_id = $1 LIMIT 1"
+_ROWS = (  # the last column is of the same instant: what is settled after this statement was not when it was read
+    f"SELECT {rows.LIVE}, (SELECT 1 FROM unsettled t WHERE t.owner_id = ${_AT_ONCE + 1} LIMIT 1) "
+    f"FROM entries WHERE id IN ({_PLACES}) AND {SHOWN} AND state = 'live'"
+)
 _NOTED = "SELECT DISTINCT entry_id FROM unindexed WHERE owner_id = $1 ORDER BY entry_id DESC LIMIT $2"
 _BELOW = (
     "WITH RECURSIVE below (id, kind) AS ("
@@ -106,7 +108,7 @@ async def search(tx: Tx, ask: SearchFiles, env: Env) -> Page[File]:
     at = BatchPosition() if ask.page is None else env.tokens.read_as(BatchPosition, scope, ask.page)
     batch = await _batch(tx, folder, query, at, ask.limit)
     matches = await _ranked(tx, query, batch.found, at)
-    found = await _rows(tx, [id_ for *_, id_ in matches[: ask.limit]])
+    found = await _rows(tx, folder.owner_id, [id_ for *_, id_ in matches[: ask.limit]])
     fits = rows.that_fit(found, ask.limit)
     next_ = batch.next
     if len(matches) > ask.limit or fits < len(found):
@@ -116,9 +118,9 @@ async def search(tx: Tx, ask: SearchFiles, env: Env) -> Page[File]:
     shown: Sequence[Row] = found[:fits]
     if batch.is_behind:
         shown = [row for row in shown if query.rank(search_key(row[1])) is not None]
-    if shown and await tx.one(_IS_UNSETTLED, folder.owner_id) is not None:
+    if any(row[-1] for row in shown):
         shown = await lists.visible(tx, shown)
-    items = [rows.live_file(folder.owner_id, row) for row in shown]
+    items = [rows.live_file(folder.owner_id, row[:-1]) for row in shown]
     return Page(items=items, next_page=None if next_ is None else env.tokens.make(scope, next_))
 
 
@@ -256,9 +258,13 @@ async def _parents_in(tx: Tx, folder_id: str, parents: set[str]) -> set[str]:
     return inside
 
 
-async def _rows(tx: Tx, ids: list[str]) -> list[Row]:
-    """Return the rows of the live entries among these, in order."""
+async def _rows(tx: Tx, owner_id: UserId, ids: list[str]) -> list[Row]:
+    """Return the rows of the live entries among these, in order.
+
+    The last column tells whether any folder of the owner is unsettled, so that they must be checked for a trashed
+    ancestor.
+    """
     found: dict[str, Row] = {}
     for some in lists.chunks(ids, _AT_ONCE):
-        found.update((row[0], row) for row in await tx.all(_ROWS, *some))
+        found.update((row[0], row) for row in await tx.all(_ROWS, *some, owner_id))
     return [found[id_] for id_ in ids if id_ in found]

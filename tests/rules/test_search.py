@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from godrive.catalog import Row, Tx
 from godrive.errors import Forbidden, Invalid, NotFound
 from godrive.messages.files import SearchFiles, UpdateFile
-from godrive.messages.system import CheckNames, IndexNames
+from godrive.messages.system import CheckNames, IndexNames, SettleTrash
 from godrive.model import File, FileId, FileKind, FileType, In, OnConflict, UserId
 from godrive.principal import ApiToken, Principal, Scope
 from godrive.rules import name_index, search, users
 from godrive.rules.names import begins_word, index_text, search_key
 from godrive.rules.search_query import Query
+from godrive.rules.trash import settle
 from tests.cases import each
 from tests.contracts.rig import ROOT, Rig, host, inside
 
@@ -309,11 +310,20 @@ class IndexedMeanwhile:
     async def all(self, sql: str, *values: Any) -> list[Row]:
         self._left -= 1
         if not self._left:
-            await name_index.index(self._tx, IndexNames(limit=100), self._rig.env)
+            await self._do()
         return await self._tx.all(sql, *values)
 
+    async def one(self, sql: str, *values: Any) -> Row | None:
+        self._left -= 1
+        if not self._left:
+            await self._do()
+        return await self._tx.one(sql, *values)
 
-@pytest.mark.parametrize("number", range(1, 5))
+    async def _do(self) -> None:
+        await name_index.index(self._tx, IndexNames(limit=100), self._rig.env)
+
+
+@pytest.mark.parametrize("number", range(1, 7))
 async def test_an_entry_that_is_indexed_during_a_search_is_found_once(rig: Rig, number: int) -> None:
     owner = await rig.user()
     old, _ = await files(rig, owner, "old", "note")
@@ -327,6 +337,38 @@ async def test_an_entry_that_is_indexed_during_a_search_is_found_once(rig: Rig, 
         return sorted(file.name for file in page.items)
 
     assert await rig.catalog.write(find_meanwhile) == ["note", "noted", "notes"]
+
+
+class SettledMeanwhile(IndexedMeanwhile):
+    """A transaction in which everything is settled before one of its statements."""
+
+    async def _do(self) -> None:
+        while await settle(self._tx, SettleTrash(limit=100), self._rig.env):
+            pass
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+@pytest.mark.parametrize("number", range(1, 9))
+async def test_what_is_settled_during_a_search_is_not_found_in_the_trash(
+    rig: Rig, number: int, *, indexed: bool
+) -> None:
+    owner = await rig.user()
+    folder = await rig.folder(owner, "folder")
+    await rig.file(owner, "note", where=inside(folder))
+    kept = await rig.file(owner, "note kept")
+    if indexed:
+        await rig.index()
+    for options in ({"text": "note"}, {"type": FileType.FILE}):
+        await rig.trash(folder)
+
+        async def find_meanwhile(tx: Tx, options: Any = options) -> list[str]:
+            ask = SearchFiles(by=host(owner), where=ROOT, limit=100, **options)
+            page = await search.search(cast("Tx", SettledMeanwhile(tx, rig, number)), ask, rig.env)
+            return [file.name for file in page.items]
+
+        assert await rig.catalog.write(find_meanwhile) == [kept.name], options
+        await rig.restore(folder)
+        await rig.settle()
 
 
 async def test_ranking_many_words_lets_the_event_loop_run(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
