@@ -433,6 +433,22 @@ async def test_a_prune_of_a_bucket_leaves_what_another_process_may_be_adding(tmp
         assert [problem async for problem in verify(target, [first], Progress())] == []
 
 
+async def test_after_a_clock_that_was_ahead_the_last_snapshot_is_the_newest(tmp_path: Path) -> None:
+    backup = tmp_path / "backup"
+    async with drive_in(tmp_path / "drive") as drive:
+        await fill(drive)
+        drive.clock.jump(400 * DAY)
+        ahead = await back_up(drive, backup)
+        drive.clock.jump(-400 * DAY)
+        first = await back_up(drive, backup)
+        second = await back_up(drive, backup)
+        assert first.created_at == second.created_at == drive.clock.now()
+        async with open_target(str(backup), drive.config, drive.clock) as target:
+            assert await target.snapshots() == [ahead, first, second]
+            assert await target.find(None) == second
+            assert chosen(await target.snapshots(), daily=1, weekly=0, monthly=0) == [second]
+
+
 def test_ids_sort_by_time_within_a_second_too() -> None:
     start = datetime(2026, 1, 1, tzinfo=UTC)
     ids = [new_id(start + timedelta(microseconds=number * 37)) for number in range(500)]

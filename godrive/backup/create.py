@@ -19,7 +19,7 @@ from godrive.backup.contents import Named, lacking, total_bytes
 from godrive.backup.rests import NEVER, Pace, Rests
 from godrive.backup.spool import Spool
 from godrive.backup.still import Still, standing_still
-from godrive.backup.target import Image, Snapshot, Target, new_id
+from godrive.backup.target import Image, Snapshot, Target
 from godrive.backup.together import for_each
 from godrive.blobs import BlobDamaged, BlobStore
 from godrive.blobs.pages import KeyPage, key_pages
@@ -149,7 +149,7 @@ async def _create(
         with target.filling():
             await for_each(_items(blobs), copy)
             await for_each(_items(parts), put)
-    snapshot_id = new_id(now)
+    snapshot_id = await target.new_id(now)
     with target.filling():
         catalog_sha256 = await target.put_image(snapshot_id, image)
     snapshot = Snapshot(

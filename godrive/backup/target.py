@@ -17,7 +17,7 @@ from godrive.blobs import BlobStore
 from godrive.blobs.pages import KeyPage
 from godrive.clock import Clock
 from godrive.errors import ConfigError, DigestMismatch, NotFound, StorageFull, UploadFinished
-from godrive.model import ObjectKey
+from godrive.model import BlobInfo, ObjectKey
 
 FORMAT = 2
 """The number of the format.  A backup with another one is refused."""
@@ -27,6 +27,7 @@ DIGEST = 32
 
 _CATALOG, _SNAPSHOT, _PART = "catalog/", "snapshot/", "part/"
 _YOUNG = timedelta(days=1)
+_TIME = "%Y%m%dt%H%M%S%f"
 
 
 class Image(msgspec.Struct, frozen=True):
@@ -76,7 +77,7 @@ def catalog_key(snapshot_id: str) -> ObjectKey:
 
 def new_id(now: datetime) -> str:
     """Return an id for a snapshot.  Ids sort by time, to the microsecond."""
-    return f"{now:%Y%m%dt%H%M%S}{now.microsecond:06}z-{secrets.token_hex(2)}"
+    return f"{now.strftime(_TIME)}z-{secrets.token_hex(2)}"
 
 
 class Target:
@@ -110,14 +111,28 @@ class Target:
             return False
         return blob.modified_at > self._clock.now() - _YOUNG
 
+    async def new_id(self, now: datetime) -> str:
+        """Return an id for a snapshot, which sorts after those that are there.
+
+        They may be of a clock that was ahead.  The newest snapshot is the one that is
+        restored and that no prune deletes, so it must be the last that was made.
+        """
+        last = max([blob.key async for blob in self._descriptions()], default="").removeprefix(_SNAPSHOT)
+        made = new_id(now)
+        if made > last:
+            return made
+        time = datetime.strptime(last.partition("z")[0], _TIME)  # noqa: DTZ007 - it is in UTC, and only printed
+        return new_id(time + timedelta(microseconds=1))
+
     async def snapshots(self) -> list[Snapshot]:
         """Return all snapshots, the oldest first.  Raises ``ConfigError`` if a newer release wrote one."""
-        found = []
+        return [await self._read(blob.key) async for blob in self._descriptions()]
+
+    async def _descriptions(self) -> AsyncIterator[BlobInfo]:
         async for blob in self.store.list(after=_SNAPSHOT):
             if not blob.key.startswith(_SNAPSHOT):
                 break
-            found.append(await self._read(blob.key))
-        return found
+            yield blob
 
     async def find(self, snapshot_id: str | None) -> Snapshot:
         """Return the snapshot, or the newest.  Raises ``NotFound``."""
