@@ -20,7 +20,7 @@ from typing import Any, Self
 import botocore.session
 
 from godrive.credentials import Keyring
-from godrive.http.routes.webhook import PATH as WEBHOOK
+from godrive.http.routes.bucket_events import PATH as WEBHOOK
 from tests.drive_server import DriveServer, Tables, merged
 from tests.servers import CephGateway, MissingProgram, NatsServer, PostgresServer, free_port
 

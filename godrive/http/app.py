@@ -44,7 +44,7 @@ from godrive.http.routes import (
     versions,
     webhooks,
 )
-from godrive.http.routes.webhook import add_webhook_route
+from godrive.http.routes.bucket_events import add_bucket_event_route
 from godrive.http.wire.addresses import TrustedProxies
 from godrive.http.wire.aiohttp_internals import forget_handlers
 from godrive.http.wire.bases import Bases
@@ -143,7 +143,7 @@ def create_app(
         app.router.add_route(operation.method, pattern, handler, expect_handler=expect)
         if operation.method == hdrs.METH_GET:
             app.router.add_route(hdrs.METH_HEAD, pattern, handler, expect_handler=expect)
-    add_webhook_route(app, drive)
+    add_bucket_event_route(app, drive)
     tops = {each.canonical: each for each in app.router.resources() if each.canonical in _ALWAYS}
     app.on_response_prepare.append(on_prepare(server.origins, {each: _ALWAYS[path] for path, each in tops.items()}))
     health.remember(app, drive)

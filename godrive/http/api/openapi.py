@@ -187,8 +187,9 @@ def _description(operation: Operation) -> str:
     parts = [operation.description] if operation.description else []
     if operation.scopes:
         needed = " or ".join(f"`{scope.value}`" for scope in sorted(operation.scopes))
-        also = "".join(f", and `{scope.value}`" for scope in sorted(operation.needs_also))
-        parts.append(f"Needs the scope {needed}{also}.")
+        also = "".join(f" and `{scope.value}`" for scope in sorted(operation.needs_also))
+        url = ", or a signed URL" if operation.signed else ""
+        parts.append(f"Needs the scope{'s' if also else ''} {needed}{also}{url}.")
     return "\n\n".join(parts)
 
 

@@ -205,7 +205,7 @@ async def update_entry(call: Call, which: Which, body: UpdateBody) -> File:
     raises=[NotFound, NameTaken, Cycle, Invalid, PreconditionFailed, QuotaExceeded, TooManyRequests],
 )
 async def copy_file(call: Call, file_id: FileId, body: CopyBody | None) -> File:
-    """Copy a file or folder. Needs `files:read` too.
+    """Copy a file or folder.
 
     A folder is copied with its contents. The copy shares the bytes of its source and counts with its full size.
     It has the current version of each file only. It appears whole or not at all. The answer comes when it has appeared.

@@ -39,14 +39,14 @@ class _Confirmation(msgspec.Struct, rename="pascal"):
     subscribe_url: str = msgspec.field(default="", name="SubscribeURL")
 
 
-def add_webhook_route(app: web.Application, drive: GoDrive) -> None:
+def add_bucket_event_route(app: web.Application, drive: GoDrive) -> None:
     """Add the route, if the drive has a webhook token."""
     token = drive.config.ingest.webhook_token
     if token:
-        app.router.add_post(PATH, Webhook(drive, token).receive, expect_handler=meet_expectation)
+        app.router.add_post(PATH, BucketEvents(drive, token).receive, expect_handler=meet_expectation)
 
 
-class Webhook:
+class BucketEvents:
     """Handles the events that a store sends."""
 
     def __init__(self, drive: GoDrive, token: str) -> None:
