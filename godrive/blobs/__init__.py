@@ -268,10 +268,13 @@ class TakesFiles(Protocol):
 
 @runtime_checkable
 class FileBacked(Protocol):
-    """A store whose blobs are local files, so that the kernel can send them."""
+    """A store whose blobs are local files, or most of them, so that the kernel can send them."""
 
-    async def open_file(self, key: ObjectKey) -> int:
-        """A read-only file descriptor, which the caller closes.  Raises ``NotFound``."""
+    async def open_file(self, key: ObjectKey) -> int | None:
+        """A read-only file descriptor, which the caller closes.
+
+        ``None`` if the blob is no file of its own.  Raises ``NotFound``.
+        """
         ...
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-import tempfile
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -279,17 +278,16 @@ class DiskBlobStore(DiskAppends, DiskMoves, DiskTakes):
     async def _packed(self, key: ObjectKey) -> bytes | None:
         return None if self._packs is None else await self._packs.read(key)
 
-    async def open_file(self, key: ObjectKey) -> int:
-        """See :meth:`godrive.blobs.FileBacked.open_file`.  For a packed blob, it is the descriptor of a copy."""
-        blob = await self._packed(key)
-        if blob is None:
-            try:
-                return await self._open_file(key)
-            except NotFound:
-                blob = await self._packed(key)
-                if blob is None:
-                    raise
-        return _as_file(blob)
+    async def open_file(self, key: ObjectKey) -> int | None:
+        """See :meth:`godrive.blobs.FileBacked.open_file`."""
+        if await self._place(key) is not None:
+            return None
+        try:
+            return await self._open_file(key)
+        except NotFound:
+            if await self._place(key) is None:
+                raise
+            return None
 
     async def _open_file(self, key: ObjectKey) -> int:
         opening = asyncio.get_running_loop().run_in_executor(self._disk, self._objects.open_file, key)
@@ -385,13 +383,6 @@ class DiskBlobStore(DiskAppends, DiskMoves, DiskTakes):
     async def _run(self, call: Callable[..., T], *values: object) -> T:
         with failures():
             return await asyncio.get_running_loop().run_in_executor(self._disk, call, *values)
-
-
-def _as_file(blob: bytes) -> int:
-    """A descriptor of a file without a name that has these bytes."""
-    with tempfile.TemporaryFile(buffering=0) as file:
-        file.write(blob)
-        return os.dup(file.fileno())
 
 
 def _close_opened(opening: asyncio.Future[int]) -> None:

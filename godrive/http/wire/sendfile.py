@@ -44,6 +44,8 @@ _STORE_STEP = 2 << 20
 """Bytes that are asked of a store at once: each request to it takes a while."""
 _UNLIMITED = 0x7FFF_FFFF
 
+Span = tuple[int, int]
+
 
 class DamagedBlob(StoreUnavailable):
     """The blob of a file is lost, or has another size than the file."""
@@ -54,7 +56,7 @@ class DamagedBlob(StoreUnavailable):
 
 
 async def send(
-    request: web.Request, response: web.StreamResponse, blobs: BlobStore, content: Content, span: tuple[int, int]
+    request: web.Request, response: web.StreamResponse, blobs: BlobStore, content: Content, span: Span
 ) -> None:
     """Answer with the bytes of *span* (start, end beyond the last) of *content*.
 
@@ -67,25 +69,35 @@ async def send(
     if transport is None:
         return
     (start, end), key = span, content.object_key
-    duplicates = request.app[DUPLICATES]
     found = findings.get()
     found.status = response.status
     try:
         drive = request.app[DRIVE]
         if end - start <= SMALL:
             await _send_pieces(request, response, blobs.get(key, start=start, end=end), end - start)
-        elif (files := drive.file_backed) is not None and not is_tls(transport) and duplicates.take():
-            try:
-                file = await files.open_file(key)
-                await _Sending(request, response, transport, file).send(start, end, content.file.size_bytes)
-            finally:
-                duplicates.give_back()
-        else:
-            step = drive.memory.share(_STORE_STEP) if files is None else _STEP
+        elif not await _send_file(request, response, transport, content, span):
+            step = drive.memory.share(_STORE_STEP) if drive.file_backed is None else _STEP
             await _send_pieces(request, response, _steps(blobs, key, start, end, step), end - start)
     except (ConnectionError, TimeoutError):
         found.ended = CLIENT_LEFT
         transport.abort()
+
+
+async def _send_file(
+    request: web.Request, response: web.StreamResponse, transport: asyncio.Transport, content: Content, span: Span
+) -> bool:
+    """Have the kernel send the bytes, unless they are no file, are to be encrypted, or descriptors are scarce."""
+    files, duplicates = request.app[DRIVE].file_backed, request.app[DUPLICATES]
+    if files is None or is_tls(transport) or not duplicates.take():
+        return False
+    try:
+        file = await files.open_file(content.object_key)
+        if file is None:
+            return False
+        await _Sending(request, response, transport, file).send(*span, content.file.size_bytes)
+        return True
+    finally:
+        duplicates.give_back()
 
 
 async def _steps(blobs: BlobStore, key: ObjectKey, start: int, end: int, step: int) -> AsyncIterator[bytes]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import re
 import socket
+import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -458,6 +460,26 @@ async def test_a_packed_blob_that_is_damaged_is_told_logged_and_counted(
         assert 'godrive_blobs_damaged_total{kind="bytes"} 1.0' in (await ann("GET", "/metrics")).content.decode()
 
 
+async def test_a_packed_blob_is_sent_without_a_copy_on_a_disk(
+    http: aiohttp.ClientSession, open_site: OpenSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So people can read their files when the disk is full."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    content = noise(MIB - 100)
+    async with open_site(blobs={"driver": "disk", "path": str(tmp_path / "blobs"), "pack_below": MIB}) as site:
+        ann = await Person(http, site.url).enter()
+        url = await url_of(ann, await ann.upload("a.bin", content))
+        assert not [path for path in (tmp_path / "blobs" / "objects").rglob("*") if path.is_file()]
+        monkeypatch.setattr(tempfile, "TemporaryFile", full)
+        assert (await get(ann, url)).content == content
+        part = await get(ann, url, Range="bytes=1000-900000")
+        assert part.status == 206
+        assert part.content == content[1000:900_001]
+
+
 async def test_a_blob_that_ends_while_it_is_sent_cuts_the_answer_and_has_its_line_in_the_log(
     http: aiohttp.ClientSession, open_site: OpenSite, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -469,9 +491,10 @@ async def test_a_blob_that_ends_while_it_is_sent_cuts_the_answer_and_has_its_lin
         assert isinstance(store, DiskBlobStore)
         open_file = store.open_file
 
-        async def open_then_cut(key: ObjectKey) -> int:
+        async def open_then_cut(key: ObjectKey) -> int | None:
             """A file that has its size when it is opened, and loses half of it before it is read."""
             opened = await open_file(key)
+            assert opened is not None
             fstat = os.fstat
 
             def lie(file: int) -> os.stat_result:
