@@ -30,6 +30,7 @@ from godrive.catalog.copy import copy_catalog
 from godrive.clock import SystemClock
 from godrive.commands.progress import pacer
 from godrive.config import Config
+from godrive.credentials import Keyring
 from godrive.drive import GoDrive
 from godrive.errors import ConfigError, Conflict, NotFound, StorageFull, StoreUnavailable
 from godrive.messages.files import CopyFile, EmptyTrash, ListTrash, OpenContent, TrashFile
@@ -447,6 +448,23 @@ async def test_after_a_clock_that_was_ahead_the_last_snapshot_is_the_newest(tmp_
             assert await target.snapshots() == [ahead, first, second]
             assert await target.find(None) == second
             assert chosen(await target.snapshots(), daily=1, weekly=0, monthly=0) == [second]
+
+
+async def test_keys_that_were_rotated_since_are_moved_away_before_a_restore(tmp_path: Path) -> None:
+    """The keys of several processes are outside the folder, so an empty folder is not enough."""
+    async with drive_in(tmp_path / "drive") as drive:
+        await fill(drive)
+        snapshot = await back_up(drive, tmp_path / "backup")
+    secret = tmp_path / "etc" / "secret.key"
+    secret.parent.mkdir()
+    Keyring.create(secret)
+    config = quick_config(tmp_path / "restored", blobs={"driver": "disk"}, auth={"secret_file": str(secret)})
+    with pytest.raises(ConfigError, match="other keys") as raised:
+        await restore_into(config, tmp_path / "backup")
+    assert raised.value.hint == "Move the file away: the restore writes the keys of the snapshot."
+    secret.unlink()
+    await restore_into(config, tmp_path / "backup")
+    assert secret.read_text() == snapshot.keyring
 
 
 def test_ids_sort_by_time_within_a_second_too() -> None:

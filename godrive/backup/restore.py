@@ -67,7 +67,8 @@ async def restore(
     if is_sqlite and exists(path):
         raise ConfigError(f"There is a drive in {config.data_dir}.", hint="Restore into an empty folder.")
     if exists(config.secret_path) and config.secret_path.read_text(encoding="utf-8") != snapshot.keyring:
-        raise ConfigError(f"{config.secret_path} has other keys.", hint="Restore into an empty folder.")
+        hint = "Move the file away: the restore writes the keys of the snapshot."
+        raise ConfigError(f"{config.secret_path} has other keys than the snapshot.", hint=hint)
     partial = path.with_name(f"{path.name}.restoring")
     await CatalogFile(target, partial).load(snapshot)
     await _put_blobs(blobs, target, partial, progress, pace)
