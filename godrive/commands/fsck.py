@@ -34,7 +34,7 @@ _TOLD_EVERY = 5.0
 
 
 class Result(msgspec.Struct, kw_only=True):
-    """What was found.  *usage* is by how many bytes and rows the kept usage differs."""
+    """What was found.  *usage* is by how many bytes and rows the stored usage differs."""
 
     blobs: int = 0
     bytes: int = 0

@@ -59,7 +59,7 @@ def _recount(arguments: argparse.Namespace) -> int:
     else:
         done = "nothing was changed" if arguments.check else f"corrected {counted(result['corrected'], 'user')}"
         sys.stdout.write(
-            f"The kept usage differed by {counted(result['bytes'], 'byte')} and {counted(result['rows'], 'row')}, "
+            f"The stored usage differed by {counted(result['bytes'], 'byte')} and {counted(result['rows'], 'row')}, "
             f"the index by {counted(result['names'], 'name')}; {done}.\n"
         )
     return 1 if wrong and arguments.check else 0
