@@ -37,7 +37,7 @@ from godrive.messages.files import CopyFile, EmptyTrash, ListTrash, OpenContent,
 from godrive.messages.janitor import Sweep, Swept
 from godrive.messages.system import UsageDrift
 from godrive.model import File, FileKind, ObjectKey, OnConflict, UserId
-from godrive.opening import make_blobs
+from godrive.opening import FolderLock, make_blobs
 from godrive.rules.housekeeping import check_usage
 from godrive.testing import ManualClock, chunks, open_drive, quick_config, sign_up, upload
 from tests.principals import acting
@@ -773,6 +773,24 @@ async def test_a_rate_lets_no_more_bytes_pass_than_it_says(monkeypatch: pytest.M
         await pace(500)
     assert now == 5.0
     assert pacer(0) is None
+
+
+async def test_what_a_killed_restore_left_in_the_data_folder_is_removed(tmp_path: Path) -> None:
+    async with drive_in(tmp_path / "drive") as drive:
+        user = await sign_up(drive)
+        await upload(drive, user.id, "a.txt", b"hello")
+        snapshot = await back_up(drive, tmp_path / "backup")
+        left, used = (drive.config.data_dir / f"restore-{name}" for name in ("left", "used"))
+        for folder in (left, used):
+            folder.mkdir()
+            (folder / "catalog.db").write_bytes(b"x")
+        other = FolderLock(used / "lock")
+        other.acquire()
+        async with open_target(str(tmp_path / "backup"), drive.config, drive.clock) as target:
+            await restore_files(drive, target, snapshot, user, RestoredFiles())
+        assert [*drive.config.data_dir.glob("restore-*")] == [used]
+        assert (used / "catalog.db").read_bytes() == b"x"
+        other.release()
 
 
 async def test_what_a_killed_backup_left_in_the_data_folder_is_removed(tmp_path: Path) -> None:
