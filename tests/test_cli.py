@@ -343,6 +343,18 @@ def test_user_who_cannot_be_added_is_one_line(
     assert len(users(run)) == 1
 
 
+def test_a_user_who_cannot_be_added_makes_no_drive(run: Run, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    for command, password in (
+        ("user add nonsense", PASSWORD),
+        ("user add bob@example.org", "short"),
+        ("user add bob@example.org", ""),
+        ("user invite --days 0", ""),
+    ):
+        assert run(*command.split(), "--data-dir", str(target), stdin=password + "\n")[0] == 2
+        assert not target.exists(), command
+
+
 def test_commands_on_a_folder_without_a_drive_make_none(run: Run, tmp_path: Path) -> None:
     target = str(tmp_path / "target")
     for command in (

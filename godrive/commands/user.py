@@ -80,6 +80,7 @@ def _run(arguments: argparse.Namespace) -> int:
     config: Config = arguments.configuration(arguments)
     if arguments.action not in (_add, _invite):
         need_drive(config)
+    _check(config, arguments)  # first, because _add and _invite make a drive where there is none
 
     async def act() -> None:
         from godrive.blobs.memory import MemoryBlobStore  # noqa: PLC0415
@@ -91,6 +92,15 @@ def _run(arguments: argparse.Namespace) -> int:
 
     run(act())
     return 0
+
+
+def _check(config: Config, arguments: argparse.Namespace) -> None:
+    """Check the arguments of a new user or invitation, and read the password.  Raises ``Invalid``."""
+    if arguments.action is _add:
+        email_address.clean(arguments.email, utf8=config.auth.unicode_emails)  # before the password is asked for
+        arguments.password = _new_password()
+    elif arguments.action is _invite and not 0 < arguments.days <= 3650:
+        raise Invalid("An invitation expires after more than 0 and at most 3650 days.", field="days")
 
 
 def add_user(arguments: argparse.Namespace, email: str) -> None:
@@ -106,11 +116,8 @@ def _show_crash(event: Event) -> None:
 
 
 async def _add(drive: GoDrive, arguments: argparse.Namespace) -> None:
-    auth = drive.config.auth
-    email_address.clean(arguments.email, utf8=auth.unicode_emails)  # before the password is asked for
-    password = _new_password()
-    quota = auth.default_quota_bytes if arguments.quota is None else arguments.quota
-    user = await drive.auth.ask(AddUser(_OPERATOR, arguments.email, password, quota or None))
+    quota = drive.config.auth.default_quota_bytes if arguments.quota is None else arguments.quota
+    user = await drive.auth.ask(AddUser(_OPERATOR, arguments.email, arguments.password, quota or None))
     _say(f"{user.email} has the id {user.id}.")
 
 
@@ -188,8 +195,6 @@ async def _set_quota(drive: GoDrive, arguments: argparse.Namespace) -> None:
 
 
 async def _invite(drive: GoDrive, arguments: argparse.Namespace) -> None:
-    if not 0 < arguments.days <= 3650:
-        raise Invalid("An invitation expires after more than 0 and at most 3650 days.", field="days")
     code = await drive.auth.ask(Invite(_OPERATOR, drive.clock.now() + timedelta(days=arguments.days)))
     if drive.config.auth.signup != "invite":
         sys.stderr.write(f"Sign-up does not ask for an invitation: auth.signup is {drive.config.auth.signup!r}.\n")
