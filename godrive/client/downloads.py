@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISDIR, S_ISREG
 from typing import IO, TYPE_CHECKING
 
 import anyio
@@ -160,11 +160,16 @@ class _Fetching:
             self._progress.done(str(self._local), self._entry.size_bytes)
 
     async def _is_same(self) -> bool:
-        """Whether these bytes are there: size and time are equal, or size and digest; then set the time."""
+        """Whether these bytes are there: size and time are equal, or size and digest; then set the time.
+
+        Raises ``Invalid`` if a device or a pipe is there, which a file must not replace.
+        """
         try:
             status = await to_thread.run_sync(self._local.stat)
         except (FileNotFoundError, NotADirectoryError):
             return False
+        if not S_ISREG(status.st_mode) and not S_ISDIR(status.st_mode):
+            raise Invalid("A device or a pipe is there. Write to it with the target -, and the redirection of a shell.")
         if status.st_size != self._entry.size_bytes or not S_ISREG(status.st_mode):
             return False
         if is_dated(self._entry, status):

@@ -348,6 +348,19 @@ def test_a_wrong_password_is_refused(bare: Run, server: DriveServer, email: str)
     assert err.startswith("godrive: ")
 
 
+def test_a_file_replaces_no_device_and_no_pipe(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "film").write_bytes(b"film")
+    assert run("put", "film", "/")[0] == 0
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/null")
+    for target in ("pipe", "device"):
+        code, _, err = run("get", "/film", target)
+        assert code == 1
+        assert "A device or a pipe is there." in err
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "device").is_symlink()
+
+
 def test_a_file_goes_to_standard_output(run: Run, tmp_path: Path) -> None:
     (tmp_path / "large").write_bytes(LARGE)
     assert run("put", "large", "/")[0] == 0
