@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -190,6 +191,18 @@ def test_the_system_is_asked_in_a_way_that_tells_no_from_may_not_look() -> None:
         and node.func.attr in ("exists", "is_file", "is_dir", "isfile", "isdir", "lexists")
     ]
     assert wrong == []
+
+
+def test_of_the_codes_of_sqlite_only_the_primary_ones_are_named() -> None:
+    """The module of the executable, pysqlite3, has no names of the extended ones."""
+    named = {
+        node.attr
+        for tree in modules().values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("sqlite3.SQLITE_")
+    }
+    assert "SQLITE_FULL" in named
+    assert [name for name in sorted(named) if getattr(sqlite3, name) > 0xFF] == []
 
 
 def test_nothing_but_the_tree_knows_the_actors() -> None:

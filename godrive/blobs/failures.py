@@ -11,6 +11,8 @@ from godrive.blobs import BlobTooLarge
 from godrive.errors import PASSING, StorageFull, StoreUnavailable
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_NO_SHARED_MEMORY = 4874
+"""SQLITE_IOERR_SHMSIZE (https://sqlite.org/rescode.html).  The executable's module of SQLite does not name it."""
 _PASSING = {
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_INTERRUPT,
@@ -29,7 +31,7 @@ def is_full(error: BaseException) -> bool:
     """
     if isinstance(error, sqlite3.Error):
         extended = getattr(error, "sqlite_errorcode", 0)
-        return _code(error) == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE
+        return _code(error) == sqlite3.SQLITE_FULL or extended == _NO_SHARED_MEMORY
     return isinstance(error, OSError) and error.errno in _FULL
 
 
