@@ -45,12 +45,15 @@ class Patient(Generic[K, T]):
         if key in self._begun:
             return None
         task = self._begun[key] = asyncio.create_task(work())
-        await asyncio.wait([task], timeout=self._patience)
-        if not task.done() and len(self._left) >= self._most:
-            await asyncio.wait([task])
+        try:
+            await asyncio.wait([task], timeout=self._patience)
+            if not task.done() and len(self._left) >= self._most:
+                await asyncio.wait([task])
+        finally:
+            self._left.add(key)  # also if this call is cancelled: otherwise the key would be taken for ever
         if not task.done():
-            self._left.add(key)
             return None
+        self._left.discard(key)
         del self._begun[key]
         return task.result()
 
@@ -58,7 +61,7 @@ class Patient(Generic[K, T]):
         """Return the results of what was left behind and has ended.  Raises what the work raised."""
         ended = [key for key in self._left if self._begun[key].done()]
         self._left.difference_update(ended)
-        return [self._begun.pop(key).result() for key in ended]
+        return [task.result() for task in [self._begun.pop(key) for key in ended]]
 
     async def stop(self) -> None:
         """Cancel what goes on, and wait until it has ended."""

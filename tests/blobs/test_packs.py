@@ -425,6 +425,15 @@ async def test_damage_is_found_when_the_blob_is_read_and_the_rest_can_be_read(ro
     await store.close()
 
 
+def spoil(pack: Path, damage: str) -> None:
+    if damage == "missing":
+        pack.unlink()
+    elif damage == "other":
+        pack.write_bytes(bytes(pack.stat().st_size))
+    else:
+        os.truncate(pack, 0 if damage == "empty" else pack.stat().st_size - 1)
+
+
 @pytest.mark.parametrize("damage", ["missing", "empty", "short", "other"])
 async def test_a_pack_that_is_lost_is_told_and_everything_else_works(root: Path, damage: str) -> None:
     store = DiskBlobStore(root)
@@ -432,12 +441,7 @@ async def test_a_pack_that_is_lost_is_told_and_everything_else_works(root: Path,
     small, large = await put(store, b"small"), await put(store, bytes(100_000))
     await store.close()
     (pack,) = packs(root)
-    if damage == "missing":
-        pack.unlink()
-    elif damage == "other":
-        pack.write_bytes(bytes(pack.stat().st_size))
-    else:
-        os.truncate(pack, 0 if damage == "empty" else pack.stat().st_size - 1)
+    spoil(pack, damage)
     await store.open()
     with pytest.raises(BlobDamaged):
         await read(store, small)
@@ -460,12 +464,7 @@ async def test_the_sizes_of_blobs_are_those_that_a_lost_pack_still_has(root: Pat
     first, last, large = await put(store, b"first"), await put(store, b"last"), await put(store, bytes(100_000))
     await store.close()
     (pack,) = packs(root)
-    if damage == "missing":
-        pack.unlink()
-    elif damage == "other":
-        pack.write_bytes(bytes(pack.stat().st_size))
-    else:
-        os.truncate(pack, 0 if damage == "empty" else pack.stat().st_size - 1)
+    spoil(pack, damage)
     await store.open()
     sizes = {key: size async for page in store.size_pages() for key, size in page.items()}
     assert sizes == {first: 5 if damage == "short" else 0, last: 3 if damage == "short" else 0, large: 100_000}
