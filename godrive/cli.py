@@ -16,12 +16,16 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from godrive import __version__
 from godrive.commands import add_command, write_error
 from godrive.commands.table import COMMANDS
 from godrive.errors import ConfigError, DriveError, GaveUp, Invalid, TooDeep
 from godrive.extras import EXTRAS
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
 _OF_A_FULL_DISK = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
@@ -105,9 +109,17 @@ def _complain(detail: str, hint: str | None, code: int) -> int:
     return code
 
 
+class _Parser(argparse.ArgumentParser):
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        if file is not None and file is sys.stdout:
+            file.write(message)  # newer releases of argparse would ignore that the disk is full
+        else:
+            super()._print_message(message, file)
+
+
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments.  Only the module of the command that they name is imported."""
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="godrive",
         description="The server of a self-hosted drive, its tools, and a client.",
         epilog=_EPILOG,
