@@ -98,7 +98,7 @@ class Sender:
 
 @pytest.mark.usefixtures("line")
 async def test_a_server_that_is_killed_at_any_time_costs_no_upload_in_parts(server: DriveServer) -> None:
-    dice, calls, wanted = random.Random(), 0, asyncio.Event()
+    dice, calls, wanted = random.Random(), 0, asyncio.Semaphore(0)
     kills = sorted(dice.sample(range(2, UPLOADS * 4), KILLS))
     print(f"killed after the answers {kills}")
 
@@ -107,12 +107,11 @@ async def test_a_server_that_is_killed_at_any_time_costs_no_upload_in_parts(serv
         calls += 1
         if kills and calls >= kills[0]:
             kills.pop(0)
-            wanted.set()
+            wanted.release()
 
     async def kill() -> None:
         for _ in range(KILLS):
-            await wanted.wait()
-            wanted.clear()
+            await wanted.acquire()
             await asyncio.to_thread(server.kill9)
             await asyncio.to_thread(server.start)
 
