@@ -8,7 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import aiohttp
 import msgspec
@@ -19,6 +19,7 @@ from yarl import URL
 from godrive import __version__
 from godrive.backoff import Backoff
 from godrive.client.logins import LogInFile, SavedLogIn
+from godrive.client.printing import printable
 from godrive.errors import (
     BY_CODE,
     ConfigError,
@@ -50,10 +51,22 @@ Body = Callable[[], AsyncIterator[bytes]]
 """Returns the bytes of a request from the start, as often as it is sent."""
 
 
+class NotGoDrive(DriveError):
+    """What has answered is not GoDrive: the page of a network that wants a log-in, or another program."""
+
+    title = "This is not the answer of a GoDrive server"
+
+
 class BodyRefused(DriveError):
     """A proxy in front of the server refuses a request body of this size."""
 
     title = "A proxy refuses a request of this size"
+
+
+MOST_JSON = 64 << 20
+"""Bytes of an answer that is not a file: more than a page of 1000 entries with all their properties can have."""
+
+T = TypeVar("T")
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -137,7 +150,7 @@ class Connection:
     async def log_in(self, email: str, password: str) -> None:
         """Log in and keep the refresh token."""
         answer = await self.send("POST", "/v1/login", json={"email": email, "password": password})
-        tokens = msgspec.json.decode(answer.content, type=_Tokens)
+        tokens = decoded(answer, _Tokens)
 
         def keep() -> None:
             with self._file.locked() as kept:
@@ -202,11 +215,14 @@ class Connection:
     async def _exchange(self, method: str, path: str, **options: Any) -> Answer:
         try:
             async with self.request(method, path, **options) as response:
-                content = await response.read()
+                content = await read_json(response)
         except LOST as error:
             raise self.lost(error) from None
         if response.status >= 400:
             raise error_of(response, content)
+        if response.status >= 300:
+            target = printable(response.headers.get(hdrs.LOCATION, "another URL"))
+            raise NotGoDrive(f"{self.url} redirects to {target}. If that is the server, log in there.")
         return Answer(content, response.headers)
 
     def request(
@@ -220,8 +236,13 @@ class Connection:
         json: Any = None,
         body: Body | None = None,
         expect100: bool = False,
+        follow: bool = False,
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        """Return a request, whose answer the caller reads.  Raises what is in :data:`LOST`."""
+        """Return a request, whose answer the caller reads.  Raises what is in :data:`LOST`.
+
+        A redirect is not followed unless *follow*: a password, a refresh token
+        and a file go to no other server than that of the log-in.
+        """
         sent = dict(headers or {})
         if token is not None:
             sent[hdrs.AUTHORIZATION] = f"Bearer {token}"
@@ -229,10 +250,16 @@ class Connection:
         if query:
             url = url.update_query(query)
         if body is None:
-            return self._http.request(method, url, headers=sent, json=json)
+            return self._http.request(method, url, headers=sent, json=json, allow_redirects=follow)
         # Without a type, the server determines it from the bytes.
         return self._http.request(
-            method, url, headers=sent, data=body(), expect100=expect100, skip_auto_headers=[hdrs.CONTENT_TYPE]
+            method,
+            url,
+            headers=sent,
+            data=body(),
+            expect100=expect100,
+            skip_auto_headers=[hdrs.CONTENT_TYPE],
+            allow_redirects=False,
         )
 
     async def access_token(self, *, other_than: str | None = None) -> str:
@@ -262,7 +289,7 @@ class Connection:
                 except Unauthenticated:
                     del kept.servers[self.url]
                     return None
-                tokens = msgspec.json.decode(answer.content, type=_Tokens)
+                tokens = decoded(answer, _Tokens)
                 log_in.refresh_token = tokens.refresh_token
                 return tokens
 
@@ -283,16 +310,35 @@ def checked_url(text: str) -> str:
     return str(url).rstrip("/")
 
 
+async def read_json(response: aiohttp.ClientResponse) -> bytes:
+    """Return the body of an answer that is not a file.  Raises ``NotGoDrive``, and what is in :data:`LOST`."""
+    content = bytearray()
+    async for piece in response.content.iter_any():
+        content += piece
+        if len(content) > MOST_JSON:
+            raise NotGoDrive(f"The answer has more than {MOST_JSON} bytes.")
+    return bytes(content)
+
+
+def decoded(answer: Answer, expected: type[T]) -> T:
+    """Return the value that an answer contains.  Raises ``NotGoDrive``."""
+    try:
+        return msgspec.json.decode(answer.content, type=expected)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise NotGoDrive from None
+
+
 def error_of(response: aiohttp.ClientResponse, content: bytes) -> DriveError:
     """Convert an answer with a status of 400 or more to an error."""
     wait = response.headers.get(hdrs.RETRY_AFTER, "")
     retry_after = float(wait) if wait.isdecimal() else _UNSAID
     try:
         problem = msgspec.json.decode(content, type=_Problem)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         status = response.status
         if status == 413:
             return BodyRefused()
         kind = StoreUnavailable if status >= 500 or status in _REASONLESS else DriveError
         return kind(f"The server answered {status} without a reason.", retry_after=retry_after)
-    return BY_CODE.get(problem.code, DriveError)(problem.detail, field=problem.field, retry_after=retry_after)
+    detail = printable(problem.detail)
+    return BY_CODE.get(problem.code, DriveError)(detail, field=problem.field, retry_after=retry_after)

@@ -113,8 +113,10 @@ async def fetch_to(
         try:
             async with remote.content(entry, received) as pieces:
                 async for piece in pieces:
-                    digest.update(piece)
                     received += len(piece)
+                    if received > entry.size_bytes:
+                        raise LengthMismatch(f"More than its {entry.size_bytes} bytes arrived.")
+                    digest.update(piece)
                     patience.progressed()
                     await to_thread.run_sync(write, piece)
             break

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import msgspec
 from aiohttp import hdrs
 
-from godrive.client.connection import LOST, Body, Connection, error_of
+from godrive.client.connection import LOST, Answer, Body, Connection, NotGoDrive, decoded, error_of, read_json
 from godrive.errors import Invalid
 
 _TUS = {"Tus-Resumable": "1.0.0"}
@@ -52,11 +52,11 @@ class Remote(Connection):
 
     async def get(self, path: str) -> Entry:
         """Return the entry at *path*."""
-        return _entry((await self.call("GET", _by_path(path))).content)
+        return decoded(await self.call("GET", _by_path(path)), Entry)
 
     async def get_by_id(self, entry_id: str) -> Entry:
         """Return the entry with that id."""
-        return _entry((await self.call("GET", f"/v1/files/{quote(entry_id, safe='')}")).content)
+        return decoded(await self.call("GET", f"/v1/files/{quote(entry_id, safe='')}"), Entry)
 
     async def children(self, folder_id: str) -> AsyncIterator[Entry]:
         """Yield the entries of a folder by name."""
@@ -73,7 +73,7 @@ class Remote(Connection):
     async def make_folder(self, path: str, *, parents: bool) -> Entry:
         """Create a folder.  With *parents*, create those above it too, and accept one that is there."""
         body = {"path": _clean(path), "parents": parents, "exist_ok": parents}
-        return _entry((await self.call("POST", "/v1/folders", json=body)).content)
+        return decoded(await self.call("POST", "/v1/folders", json=body), Entry)
 
     async def move(self, entry: Entry, parent_id: str, name: str) -> Entry:
         """Move and rename an entry."""
@@ -86,7 +86,7 @@ class Remote(Connection):
     async def copy(self, entry: Entry, parent_id: str, name: str) -> Entry:
         """Copy an entry with its contents."""
         body = {"parent_id": parent_id, "name": name}
-        return _entry((await self.call("POST", f"/v1/files/{entry.id}/copy", json=body)).content)
+        return decoded(await self.call("POST", f"/v1/files/{entry.id}/copy", json=body), Entry)
 
     async def trash(self, path: str) -> None:
         """Move the entry at *path* to the trash."""
@@ -102,7 +102,7 @@ class Remote(Connection):
         headers = {hdrs.CONTENT_LENGTH: str(size), "X-Modified-At": modified_at.isoformat()}
         query = {"parents": "true", "on_conflict": on_conflict}
         answer = await self.call("PUT", _by_path(path), query=query, headers=headers, body=body, tries=tries)
-        return _entry(answer.content)
+        return decoded(answer, Entry)
 
     async def begin_upload(
         self, path: str, size: int, *, sha256: str, modified_at: datetime, on_conflict: str
@@ -119,12 +119,12 @@ class Remote(Connection):
         target = "/v1/tus/by-path/" + quote(folder, safe="/")
         answer = await self.call("POST", target, query={"on_conflict": on_conflict}, headers=headers)
         # Only the id: a token goes to no other server than that of the log-in.
-        return PartialUpload(id=answer.headers[hdrs.LOCATION].rpartition("/")[2], received_bytes=0)
+        return PartialUpload(id=_header(answer, hdrs.LOCATION).rpartition("/")[2], received_bytes=0)
 
     async def upload_state(self, upload_id: str) -> PartialUpload:
         """Return how far an upload is.  Ends a request that is still sending to it.  Raises ``NotFound``, ``Gone``."""
         answer = await self.call("GET", _upload(upload_id), headers=_TUS)
-        return msgspec.json.decode(answer.content, type=PartialUpload)
+        return decoded(answer, PartialUpload)
 
     async def append(self, upload_id: str, offset: int, body: Body, size: int) -> PartialUpload:
         """Send *size* bytes from *offset* on, once.  Returns how far the upload is then.
@@ -139,9 +139,12 @@ class Remote(Connection):
             hdrs.CONTENT_LENGTH: str(size),
         }
         answer = await self.call_once("PATCH", _upload(upload_id), headers=headers, body=body)
+        received = _header(answer, "Upload-Offset")
+        if not received.isdecimal() or not offset <= int(received) <= offset + size:
+            raise NotGoDrive
         return PartialUpload(
             id=upload_id,
-            received_bytes=int(answer.headers["Upload-Offset"]),
+            received_bytes=int(received),
             file_id=answer.headers.get("Upload-File-Id"),
         )
 
@@ -158,12 +161,12 @@ class Remote(Connection):
         token, refused = await self.access_token(), None
         try:
             while True:
-                async with self.request("GET", path, token=token, headers=headers) as response:
+                async with self.request("GET", path, token=token, headers=headers, follow=True) as response:
                     if response.status == 401 and refused is None:
                         token, refused = await self.access_token(other_than=token), token
                         continue
                     if response.status >= 400:
-                        raise error_of(response, await response.read())
+                        raise error_of(response, await read_json(response))
                     if start and response.status != 206:
                         raise Invalid("The server does not continue a download.")
                     yield response.content.iter_any()
@@ -172,20 +175,24 @@ class Remote(Connection):
             raise self.lost(lost) from None
 
     async def _change(self, entry: Entry, fields: dict[str, str]) -> Entry:
-        return _entry((await self.call("PATCH", f"/v1/files/{entry.id}", json=fields)).content)
+        return decoded(await self.call("PATCH", f"/v1/files/{entry.id}", json=fields), Entry)
 
     async def _pages(self, path: str, query: dict[str, str]) -> AsyncIterator[Entry]:
         page: str | None = ""
         while page is not None:
             answer = await self.call("GET", path, query={**query, "limit": "1000"} | ({"page": page} if page else {}))
-            found = msgspec.json.decode(answer.content, type=_Page)
+            found = decoded(answer, _Page)
             for entry in found.files:
                 yield entry
             page = found.next_page
 
 
-def _entry(content: bytes) -> Entry:
-    return msgspec.json.decode(content, type=Entry)
+def _header(answer: Answer, name: str) -> str:
+    """Return a header that every answer to such a request has.  Raises ``NotGoDrive``."""
+    value = answer.headers.get(name)
+    if value is None:
+        raise NotGoDrive
+    return value
 
 
 def _upload(upload_id: str) -> str:

@@ -22,7 +22,7 @@ from typing import IO
 
 from anyio import to_thread
 
-from godrive.client.connection import NOT_NOW, BodyRefused
+from godrive.client.connection import NOT_NOW, BodyRefused, NotGoDrive
 from godrive.client.digests import digest_of
 from godrive.client.remote import Entry, PartialUpload, Remote
 from godrive.client.transfers import TWICE, Job, Moved, Progress, is_dated, is_folder, modified_at, reason, run
@@ -254,6 +254,8 @@ class _Parts:
 
     async def _append(self, state: PartialUpload) -> PartialUpload:
         start = state.received_bytes
+        if not 0 <= start <= self._status.st_size:
+            raise NotGoDrive
         size = min(self._most, self._status.st_size - start)
         body = _Slice(self._sending.local, start, size, self._moved)
         try:

@@ -6,17 +6,20 @@ import argparse
 import getpass
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
+from godrive.client.printing import printable
 from godrive.commands import Commands, add_command
 from godrive.commands.running import run
 from godrive.errors import ConfigError, DriveError, Invalid, NotFound
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from tqdm import tqdm
 
     from godrive.client.remote import Entry, Remote
@@ -158,7 +161,7 @@ async def _named(remote: Remote, path: str) -> Entry:
     try:
         return await remote.get(path)
     except NotFound as error:
-        error.detail = f"{_printable(path)}: {error.detail}"
+        error.detail = f"{printable(path)}: {error.detail}"
         raise
 
 
@@ -166,14 +169,19 @@ def _show(entry: Entry, name: str, arguments: argparse.Namespace) -> None:
     if arguments.json:
         sys.stdout.write(msgspec.json.encode(entry).decode() + "\n")
         return
-    at = "" if entry.modified_at is None else entry.modified_at.astimezone().strftime("%Y-%m-%d %H:%M")
     size = "-" if entry.is_folder else str(entry.size_bytes)
-    sys.stdout.write(f"{size:>14}  {at:16}  {_printable(name)}{'/' if entry.is_folder else ''}\n")
+    sys.stdout.write(
+        f"{size:>14}  {_local_time(entry.modified_at):16}  {printable(name)}{'/' if entry.is_folder else ''}\n"
+    )
 
 
-def _printable(name: str) -> str:
-    """Return a name without characters that a terminal would act on."""
-    return "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in name)
+def _local_time(at: datetime | None) -> str:
+    """Return a time on the clock of this machine; in UTC at the ends of the calendar, where that clock has none."""
+    if at is None:
+        return ""
+    with suppress(OverflowError):
+        at = at.astimezone()
+    return f"{at:%Y-%m-%d %H:%M}"
 
 
 async def _put(remote: Remote, arguments: argparse.Namespace) -> int:
@@ -288,14 +296,14 @@ class _Shown:
 
     def done(self, name: str, size: int) -> None:
         if self._bar is None:
-            sys.stdout.write(f"{size:>14}  {_printable(name)}\n")
+            sys.stdout.write(f"{size:>14}  {printable(name)}\n")
 
     def skipped(self, name: str, size: int) -> None:
         """Nothing is to be said: nothing has happened."""
 
     def failed(self, name: str, reason: str) -> None:
         self.code = 1
-        line = f"godrive: {_printable(name)}: {reason}"
+        line = f"godrive: {printable(name)}: {reason}"
         if self._bar is None:
             sys.stderr.write(f"{line}\n")
         else:
