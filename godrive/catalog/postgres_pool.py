@@ -23,12 +23,18 @@ CONNECT_TIMEOUT = 5.0
 STATEMENT_TIMEOUT = 30.0
 _SETTINGS = {
     "application_name": "godrive",
+    # Rules rely on it, and a database or a user may have another default.
+    "default_transaction_isolation": "read committed",
     "jit": "off",  # it pays off for reports and not for lookups
     "statement_timeout": "30s",
     # One operation that waits for a lock must not delay the rest of its batch for long.
     "lock_timeout": "100ms",
     "idle_in_transaction_session_timeout": "60s",
 }
+_DURABLE = (
+    "SELECT set_config('synchronous_commit', 'local', false) WHERE current_setting('synchronous_commit') = 'off'"
+)
+"""Makes a commit durable before its answer.  Which standbys must have it before that is up to the server."""
 
 Connection: TypeAlias = asyncpg.Connection
 
@@ -46,6 +52,11 @@ async def connect(dsn: str, *, timeout: float | None = STATEMENT_TIMEOUT) -> Con
         max_cached_statement_lifetime=0,
         server_settings=_SETTINGS,
     )
+    try:
+        await connection.execute(_DURABLE, timeout=CONNECT_TIMEOUT)
+    except BaseException:
+        connection.terminate()
+        raise
     return connection
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,7 @@ from godrive.errors import (
     Invalid,
     NameTaken,
     NotFound,
+    QuotaExceeded,
     StorageFull,
     StoreUnavailable,
     Unauthenticated,
@@ -37,6 +38,7 @@ from godrive.messages.changes import ChangeKind, ListChanges
 from godrive.messages.files import GetFile, UpdateFile
 from godrive.messages.system import ClaimPurges, FinishPurge, IndexNames, SettleTrash
 from godrive.messages.uploads import BeginUpload, PublishUpload, StoreFile
+from godrive.messages.webhooks import AddWebhook
 from godrive.model import File, OnConflict, Sort, Upload, UploadId, UserId, UserState, new_id
 from godrive.rules import sessions, users
 from godrive.rules.registry import RULES
@@ -222,6 +224,11 @@ async def test_a_locked_owner_makes_their_writers_wait_and_nobody_else(
     assert (await change).quota_bytes == 5
 
 
+async def set_default(dsn: str, name: str, value: str) -> None:
+    """Set what the server sets for every connection to the database that does not say otherwise."""
+    await change(dsn, f"ALTER DATABASE \"{dsn.rpartition('/')[2]}\" SET {name} = '{value}'")
+
+
 class Contested:
     """A file, two gateways that act on it, and a rival who holds them up until both are about to.
 
@@ -269,6 +276,42 @@ async def test_what_two_gateways_do_to_one_file_is_counted_once(contested: Conte
     usage = await contested.one.usage(contested.owner)
     assert (usage.live_bytes, usage.trash_bytes) == (0, 10)
     assert await contested.one.drift() == 0
+
+
+async def test_what_is_read_under_a_lock_is_current_whatever_isolation_the_database_has(
+    dsn: str, rival: Connection
+) -> None:
+    """Of two webhooks that are added at once where there is room for one, one is refused."""
+    await set_default(dsn, "default_transaction_isolation", "repeatable read")
+    one, other = (PostgresCatalog(config.Catalog(dsn=dsn, pool_size=2)) for _ in range(2))
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(one.close)
+        stack.push_async_callback(other.close)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(postgres_pool._SETTINGS, "lock_timeout", "30s")
+            await one.open()
+            await other.open()
+        contested = Contested(one, other, await Rig(one).file(await Rig(one).user()), rival)
+        await rival.execute(LOCK, contested.owner)
+        both = []
+        for rig in (contested.one, contested.other):
+            rig.configure("webhooks", per_user=1)
+            both.append(asyncio.ensure_future(rig.ask(AddWebhook(host(contested.owner), "https://example.org/"))))
+        await contested.waiting(2)
+        await rival.execute("COMMIT")
+        done = await asyncio.gather(*both, return_exceptions=True)
+    assert [type(each) for each in done if isinstance(each, Exception)] == [QuotaExceeded]
+
+
+@pytest.mark.parametrize(("set_to", "used"), [("off", "local"), ("on", "on"), ("remote_apply", "remote_apply")])
+async def test_a_commit_is_durable_whatever_the_database_is_set_to(dsn: str, set_to: str, used: str) -> None:
+    await set_default(dsn, "synchronous_commit", set_to)
+    catalog = PostgresCatalog(config.Catalog(dsn=dsn))
+    await catalog.open()
+    try:
+        assert await catalog.write(lambda tx: tx.all("SHOW synchronous_commit")) == [(used,)]
+    finally:
+        await catalog.close()
 
 
 @pytest.mark.parametrize("depth", [0, 1])
