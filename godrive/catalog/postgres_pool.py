@@ -31,9 +31,7 @@ _SETTINGS = {
     "lock_timeout": "100ms",
     "idle_in_transaction_session_timeout": "60s",
 }
-_DURABLE = (
-    "SELECT set_config('synchronous_commit', 'local', false) WHERE current_setting('synchronous_commit') = 'off'"
-)
+_DURABLE = "SELECT set_config('synchronous_commit', 'local', false) WHERE current_setting('synchronous_commit') = 'off'"
 """Makes a commit durable before its answer.  Which standbys must have it before that is up to the server."""
 
 Connection: TypeAlias = asyncpg.Connection
