@@ -57,6 +57,9 @@ _NETWORK = re.compile(
 )
 _OLDEST = (3, 35, 0)  # RETURNING
 _MARGIN = 16 * 1024 * 1024
+_LOG_PAGES = 2000
+"""Pages of the log after which a commit checkpoints it.  With more, writers wait longer for that commit."""
+
 _NEEDS_OPERATOR = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 _PASSING = _NEEDS_OPERATOR | {
     sqlite3.SQLITE_BUSY,
@@ -125,7 +128,7 @@ def connect(
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute(f"PRAGMA cache_size=-{cache_kib}")
         connection.execute("PRAGMA temp_store=MEMORY")
-        connection.execute(f"PRAGMA wal_autocheckpoint={0 if guest else 4000}")
+        connection.execute(f"PRAGMA wal_autocheckpoint={0 if guest else _LOG_PAGES}")
         connection.execute("PRAGMA journal_size_limit=67108864")
         if read_only:
             connection.execute("PRAGMA query_only=1")
