@@ -55,6 +55,7 @@ def test_a_server_whose_loop_is_stuck_is_reported(server: DriveServer) -> None:
 def test_a_path_that_is_too_long_for_a_socket_stops_no_server(drive_server: DriveServer) -> None:
     drive_server.tables["server"]["data_dir"] = str(drive_server.folder / ("long" * 30))
     drive_server.start()
-    assert "actors_not_shown" in drive_server.log
     with socket.create_connection(("127.0.0.1", drive_server.port)):
         pass
+    drive_server.stop()
+    assert "actors_not_shown" in drive_server.log

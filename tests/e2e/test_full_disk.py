@@ -159,13 +159,14 @@ async def test_free_space_below_the_reserve_refuses_an_upload_at_its_intent_and_
     drive_server.folder.mkdir(parents=True, exist_ok=True)
     drive_server.tables["blobs"]["min_free_bytes"] = shutil.disk_usage(drive_server.folder).total
     drive_server.start()
-    assert drive_server.log.count('"event":"little_free_space"') == 1
     async with Client.connect(drive_server.url) as client:
         await client.enter()
         with pytest.raises(Refused) as refused:
             await client.intent("a.bin", 1)
         assert refused.value.code == "storage_full"
         assert await client.files() == []
+    drive_server.stop()
+    assert drive_server.log.count('"event":"little_free_space"') == 1
 
 
 async def test_on_a_full_disk_people_log_in_and_make_room(small_disk: DriveServer) -> None:
@@ -196,6 +197,7 @@ async def test_on_a_full_disk_people_log_in_and_make_room(small_disk: DriveServe
             while (await client.http.get(f"{small_disk.url}/readyz")).status != 200:
                 await anyio.sleep(0.05)
         await client.upload("after.bin", b"there is room")
+    small_disk.stop()
     reasons = [line for line in small_disk.log.splitlines() if '"event":"storage_full"' in line]
     assert len(reasons) == 1, reasons
     assert "Make room" in reasons[0]
