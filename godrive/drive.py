@@ -46,6 +46,7 @@ from godrive.runtime.supervision_events import ChildWaiting, DeadLetter, Ticked,
 from godrive.scrub import Scrubbed
 from godrive.small_files import SmallFiles
 from godrive.tree import CONTRACTS, Dependencies, is_local, needs_blobs, needs_catalog, tree
+from godrive.undone import to_the_end
 from godrive.watch import ChangeWatch
 
 if TYPE_CHECKING:
@@ -378,11 +379,10 @@ class GoDrive:
 
 
 async def _open_store(stack: AsyncExitStack, store: Catalog | BlobStore) -> None:
-    """Open the store, and register its close, which also runs if opening fails or is cancelled."""
+    """Open the store, and register its close, which also runs if opening fails or is cancelled, and to its end."""
 
     async def close() -> None:
-        with anyio.CancelScope(shield=True):
-            await store.close()
+        await to_the_end(store.close())
 
     stack.push_async_callback(close)
     await store.open()

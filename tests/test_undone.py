@@ -14,9 +14,12 @@ import pytest
 
 from godrive.blobs import disk_opening
 from godrive.blobs.disk import DiskBlobStore
+from godrive.blobs.memory import MemoryBlobStore
 from godrive.catalog import sqlite_file
 from godrive.catalog.sqlite import SqliteCatalog
-from godrive.undone import undone_if_cancelled
+from godrive.config import Config
+from godrive.drive import GoDrive
+from godrive.undone import to_the_end, undone_if_cancelled
 from tests.cases import each
 
 pytestmark = pytest.mark.anyio
@@ -57,7 +60,7 @@ STORES: list[tuple[Callable[[Path], Opens], object, str]] = [
 ]
 
 
-@each("how", ["task", "scope"])
+@each("how", ["task", "scope", "task twice"])
 @each("store", STORES)
 async def test_a_store_whose_opening_is_cancelled_leaves_nothing_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: tuple[Callable[[Path], Opens], object, str], how: str
@@ -76,10 +79,16 @@ async def test_a_store_whose_opening_is_cancelled_leaves_nothing_open(
         await asyncio.to_thread(slow.begun.wait, 30)
         scope.cancel() if how == "scope" else opening.cancel()
         await asyncio.sleep(0)
+        if how == "task twice":  # nobody waits any longer
+            opening.cancel()
+            await asyncio.wait([opening])
         slow.may_end.set()
         await asyncio.wait([opening])
-        assert opening.cancelled() == (how == "task")
+        assert opening.cancelled() == (how != "scope")
         await asyncio.to_thread(slow.ended.wait, 30)
+    with anyio.fail_after(30):
+        while how == "task twice" and open_below(tmp_path):
+            await asyncio.sleep(0.01)
     assert open_below(tmp_path) == []
     again = make(tmp_path)
     await again.open()
@@ -125,3 +134,61 @@ async def test_what_fails_is_not_undone() -> None:
     await asyncio.wait([calling])
     assert calling.cancelled()
     assert undone == []
+
+
+async def test_what_closes_is_not_left_half_closed_however_often_the_caller_is_cancelled() -> None:
+    begun, may_end, closed = asyncio.Event(), asyncio.Event(), False
+
+    async def close() -> None:
+        nonlocal closed
+        begun.set()
+        await may_end.wait()
+        closed = True
+
+    closing = asyncio.create_task(to_the_end(close()))
+    await begun.wait()
+    for _ in range(3):
+        closing.cancel()
+        await asyncio.sleep(0)
+    assert not closing.done()
+    may_end.set()
+    await asyncio.wait([closing])
+    assert closing.cancelled()
+    assert closed
+
+
+async def test_what_fails_to_close_says_so() -> None:
+    async def close() -> None:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        await to_the_end(close())
+
+
+async def test_a_drive_whose_host_is_cancelled_twice_leaves_nothing_open(tmp_path: Path) -> None:
+    may_end = asyncio.Event()
+
+    class Slow(MemoryBlobStore):
+        async def close(self) -> None:
+            closing.set()
+            await may_end.wait()
+            closed.set()
+
+    opened, closing, closed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def host() -> None:
+        async with GoDrive(Config.embedded(tmp_path), blobs=Slow()):
+            opened.set()
+            await asyncio.Event().wait()
+
+    hosting = asyncio.create_task(host())
+    await opened.wait()
+    hosting.cancel()
+    await closing.wait()
+    hosting.cancel()
+    await asyncio.sleep(0)
+    may_end.set()
+    await asyncio.wait([hosting])
+    assert hosting.cancelled()
+    assert closed.is_set()
+    assert open_below(tmp_path) == []
