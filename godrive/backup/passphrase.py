@@ -16,7 +16,7 @@ from types import ModuleType
 import msgspec
 
 from godrive import config
-from godrive.backup.place import opened_store
+from godrive.backup.place import filling, opened_store
 from godrive.blobs import BlobStore
 from godrive.clock import Clock
 from godrive.errors import ConfigError, Conflict, NotFound, UploadFinished
@@ -121,7 +121,7 @@ async def _check_new(store: BlobStore, name: str, *, create: bool) -> None:
 
 
 async def _write(store: BlobStore, number: int, key: bytes, passphrase: str, name: str) -> None:
-    """Store the key as this object, which there must not be yet.  Raises ``Conflict``."""
+    """Store the key as this object, which there must not be yet.  Raises ``Conflict``, ``StorageFull``."""
     sealed = await asyncio.to_thread(_sealing().SealedKey.make, key, passphrase)
     data = msgspec.json.encode(sealed)
 
@@ -129,7 +129,8 @@ async def _write(store: BlobStore, number: int, key: bytes, passphrase: str, nam
         yield data
 
     try:
-        await store.put(_object(number), body(), size=len(data))
+        with filling(name):
+            await store.put(_object(number), body(), size=len(data))
     except UploadFinished:
         raise Conflict(f"Another process gives the backup in {name} a passphrase.", hint="Try again.") from None
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,7 +14,7 @@ import msgspec
 from godrive import config
 from godrive.blobs import BlobStore
 from godrive.clock import Clock
-from godrive.errors import ConfigError
+from godrive.errors import ConfigError, StorageFull
 from godrive.opening import FolderLock
 from godrive.paths import exists
 
@@ -46,13 +46,24 @@ async def opened_store(
         store = DiskBlobStore(folder)
     try:
         try:
-            await store.open()
+            with filling(name):
+                await store.open()
             yield store, name
         finally:
             await store.close()
     finally:
         if lock is not None:
             lock.release()
+
+
+@contextmanager
+def filling(name: str) -> Iterator[None]:
+    """Say of ``StorageFull`` that it is the backup *name* that is full, and not the drive."""
+    try:
+        yield
+    except StorageFull as error:
+        hint = "Make room there, for example with godrive backup prune, and run it again: what was copied stays."
+        raise StorageFull(f"There is no room in the backup {name}.", hint=hint) from error
 
 
 def _folder(name: str, settings: config.Config, *, create: bool) -> Path:

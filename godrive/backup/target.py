@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from datetime import datetime, timedelta
 
 import msgspec
 
 from godrive import config
 from godrive.backup.passphrase import unlocked
-from godrive.backup.place import opened_store
+from godrive.backup.place import filling, opened_store
 from godrive.blobs import BlobStore
 from godrive.blobs.pages import KeyPage
 from godrive.clock import Clock
-from godrive.errors import ConfigError, DigestMismatch, NotFound, StorageFull, UploadFinished
+from godrive.errors import ConfigError, DigestMismatch, NotFound, UploadFinished
 from godrive.model import BlobInfo, ObjectKey
 
 FORMAT = 2
@@ -89,14 +89,9 @@ class Target:
         self._clock = clock
         self._conceal = conceal
 
-    @contextmanager
-    def filling(self) -> Iterator[None]:
+    def filling(self) -> AbstractContextManager[None]:
         """Say of ``StorageFull`` that it is the backup that is full, and not the drive."""
-        try:
-            yield
-        except StorageFull as error:
-            hint = "Make room there, for example with godrive backup prune, and run it again: what was copied stays."
-            raise StorageFull(f"There is no room in the backup {self.name}.", hint=hint) from error
+        return filling(self.name)
 
     async def may_be_new(self, key: ObjectKey) -> bool:
         """Whether another process may have stored the object for a snapshot that is not whole yet.

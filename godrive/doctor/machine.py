@@ -20,7 +20,7 @@ from godrive.clock import Clock
 from godrive.config import Config
 from godrive.credentials import Keyring
 from godrive.doctor import Report
-from godrive.errors import ConfigError
+from godrive.errors import ConfigError, refused
 from godrive.network import binds_every_address
 from godrive.opening import open_data_folder
 from godrive.paths import exists, is_folder
@@ -61,14 +61,15 @@ async def configuration(config: Config, report: Report) -> None:
 async def folders(config: Config, report: Report) -> None:
     """Check the data folder, and folders that a setting puts elsewhere."""
     name, folder = "data folder", config.data_dir
-    others = set()
+    places = {}
     if config.catalog.driver == "sqlite":
-        others.add(config.catalog_path.parent)
+        places[config.catalog_path.parent] = "catalog.path"
     if config.blobs.driver == "disk":
-        others.add(config.blobs_path)
+        places[config.blobs_path] = "blobs.path"
+    places[folder] = "server.data_dir"
     parent = _existing(folder)
     if parent != folder.absolute():
-        _try_to_write(parent)
+        _try_to_write(parent, "server.data_dir")
         report.ok(name, f"{folder} is not there yet; the first start makes it in {parent}.")
         return
     if exists(config.layout_path):
@@ -78,8 +79,8 @@ async def folders(config: Config, report: Report) -> None:
         report.ok(name, f"{folder} has no drive yet; the first start makes one.")
     if folder.stat().st_mode & (stat.S_IRWXO | stat.S_IWGRP):
         report.warning(name, f"Others on this machine can look into {folder}.", f"chmod 700 {folder}")
-    for each in sorted({folder, *others}):
-        _try_to_write(_existing(each))
+    for each, setting in sorted(places.items()):
+        _try_to_write(_existing(each), setting)
 
 
 async def secret(config: Config, report: Report) -> None:
@@ -87,7 +88,7 @@ async def secret(config: Config, report: Report) -> None:
     path = config.secret_path
     if not exists(path):
         if config.auth.secret_file:
-            _try_to_write(path.parent)
+            _try_to_write(path.parent, "auth.secret_file")
         report.ok("secret", f"{path} is not there yet; the first start makes it.")
         return
     keyring = Keyring.load(path)
@@ -180,9 +181,15 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _try_to_write(folder: Path) -> None:
-    with tempfile.TemporaryFile(dir=folder) as file:
-        file.write(b"godrive doctor")
+def _try_to_write(folder: Path, setting: str) -> None:
+    """Raise what the operator has to know if nothing can be written in the folder, which the setting names."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"godrive doctor")
+    except OSError as error:
+        failure = refused(f"Nothing can be written in {folder}", error)
+        failure.hint = failure.hint or f"See whether {setting} is right."
+        raise failure from error
 
 
 def _is_loopback(host: str) -> bool:

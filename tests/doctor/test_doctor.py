@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import sqlite3
 import ssl
 import subprocess
 import sys
+import tempfile
 from contextlib import closing, suppress
 from datetime import timedelta
 from functools import partial
@@ -156,6 +158,26 @@ async def test_folder_in_the_way_of_a_file_is_a_failure(config: Config, tmp_path
     (tmp_path / "file").write_text("")
     other = replace(config, server=replace(config.server, data_dir=str(tmp_path / "file")))
     assert any(finding.verdict is Verdict.FAILURE for finding in await findings(other))
+
+
+@pytest.mark.parametrize(
+    ("code", "hint"), [(errno.ENOSPC, "Free space on the disk."), (errno.EACCES, "See whether blobs.path is right.")]
+)
+async def test_folder_that_takes_no_file_is_named_with_its_setting(
+    used: Config, monkeypatch: pytest.MonkeyPatch, code: int, hint: str
+) -> None:
+    make = tempfile.TemporaryFile
+
+    def refuse(*, dir: Path) -> Any:  # noqa: A002 - the name of the parameter
+        if dir == used.blobs_path:
+            raise OSError(code, os.strerror(code))
+        return make(dir=dir)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    finding = [finding for finding in await findings(used) if finding.check == "data folder"][-1]
+    assert finding.verdict is Verdict.FAILURE
+    assert finding.detail == f"Nothing can be written in {used.blobs_path}: {os.strerror(code)}."
+    assert finding.hint == hint
 
 
 async def test_secret_that_others_can_read_is_a_failure(used: Config) -> None:

@@ -238,6 +238,31 @@ async def test_a_backup_whose_target_is_full_says_so_and_goes_on_when_there_is_r
         assert (done.returncode, done.stderr) == (0, "")
 
 
+async def test_a_backup_that_has_no_room_for_a_new_passphrase_says_so_and_keeps_the_old_one(
+    small_disk: DriveServer, tmp_path: Path
+) -> None:
+    small_disk.start()
+    inside = ("nsenter", f"--target={small_disk.pid}", "--user", "--mount", "--") if small_disk.prefix else ()
+    target = str(small_disk.data.parent / "backup")
+
+    def backup(source: DriveServer, action: str, passphrase: str) -> subprocess.CompletedProcess[str]:
+        command = [*inside, *PROGRAM, "backup", action, target, "--config", str(source.folder / "config.toml")]
+        env = environment() | {"GODRIVE_BACKUP_PASSPHRASE": passphrase}
+        new = "another staple\n"
+        return subprocess.run(command, env=env, input=new, capture_output=True, text=True, timeout=60, check=False)
+
+    with DriveServer(tmp_path / "source") as source:
+        assert backup(source, "create", "correct horse").returncode == 0
+        filler = fill(small_disk)
+        done = backup(source, "passphrase", "correct horse")
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+        assert f"no room in the backup {target}" in done.stderr
+        filler.unlink()
+        assert backup(source, "verify", "correct horse").returncode == 0
+        assert backup(source, "passphrase", "correct horse").returncode == 0
+        assert backup(source, "verify", "another staple").returncode == 0
+
+
 @pytest.mark.parametrize("room", [16_384, 200_000, 760_000])
 async def test_a_restore_onto_a_disk_without_room_says_so_and_goes_on_when_there_is_room(
     small_disk: DriveServer, tmp_path: Path, room: int
