@@ -21,7 +21,7 @@ from typing import Protocol, TypeAlias
 import msgspec
 
 from godrive.blobs import BlobDamaged, BlobStore
-from godrive.blobs.pages import AT_ONCE, Page, aligned, size_pages
+from godrive.blobs.pages import AT_ONCE, GONE, Page, aligned, size_pages
 from godrive.errors import NotFound, StoreUnavailable
 from godrive.in_order import in_order
 from godrive.messages.expected import BlobFault, ExpectedBlob, ExpectedBlobs, Fault, NamedSizes
@@ -84,7 +84,7 @@ async def check_blobs(
             continue
         both = rows.keys() & blobs.keys()
         checked.blobs += len(both)
-        checked.bytes += sum(blobs[key] for key in both)
+        checked.bytes += sum(max(0, blobs[key]) for key in both)
         strays = set(await unknown(drive.metadata, [*(blobs.keys() - rows.keys())]))
         suspects = set(rows) if digests else {key for key, size in rows.items() if blobs.get(key) != size}
         expected = {row.object_key: row for row in await _expected(drive.metadata, suspects)}
@@ -157,6 +157,8 @@ async def _compare_size(storage: Ref[Storage], row: ExpectedBlob, size: int | No
             size = (await storage.ask(HeadBlob(row.object_key))).size_bytes  # it may have been moved meanwhile
         except NotFound:
             return Fault.MISSING, "The store does not have it."
+    if size == GONE:
+        return Fault.UNREADABLE, "The store has lost its bytes."
     return None if size == row.size_bytes else (Fault.SIZE, _other_size(size, row.size_bytes))
 
 

@@ -215,3 +215,15 @@ async def planted(folder: Path, blobs: int, faults: int) -> dict[str, list[str]]
 @pytest.mark.slow
 async def test_every_planted_fault_is_found_by_fsck_and_by_verify_and_nothing_else(tmp_path: Path) -> None:
     assert await planted(tmp_path, blobs=120, faults=60) == {"fsck": [], "verify": []}
+
+
+@pytest.mark.parametrize("digests", [False, True])
+async def test_all_blobs_of_a_lost_pack_are_found_the_empty_one_too(tmp_path: Path, digests: bool) -> None:
+    async with small_drive(tmp_path) as (_, files):
+        pass
+    for pack in (tmp_path / "blobs" / "packs").glob("*.pack"):
+        pack.unlink()
+    async with open_drive(data_dir=tmp_path, blobs={"driver": "disk"}) as drive:
+        keys = {await key_of(drive, file) for file in files if file.size_bytes < 16_384}
+        found = {finding.object_key: finding.fault for finding in await check(drive, digests=digests)}
+    assert found == dict.fromkeys(keys, Fault.UNREADABLE)

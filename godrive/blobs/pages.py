@@ -22,6 +22,9 @@ from godrive.model import ObjectKey
 Page: TypeAlias = dict[ObjectKey, int]
 """The sizes in bytes of blobs that are next to each other in key order, by key."""
 
+GONE = -1
+"""What a page has instead of a size if the store knows of a blob and has nothing left of it."""
+
 AT_ONCE = 5000
 
 END = "~"

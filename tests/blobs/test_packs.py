@@ -31,6 +31,7 @@ from godrive.blobs.packs.files import PackFile
 from godrive.blobs.packs.index import Index
 from godrive.blobs.packs.record import DEAD, FIRST, LIVE
 from godrive.blobs.packs.writer import PackWriter
+from godrive.blobs.pages import GONE
 from godrive.errors import Conflict, NotFound, StorageFull, StoreUnavailable, UploadFinished
 from godrive.model import ObjectKey, new_id
 from godrive.reserve import SIZE
@@ -461,14 +462,25 @@ async def test_the_sizes_of_blobs_are_those_that_a_lost_pack_still_has(root: Pat
     """So `godrive fsck` finds them without reading every blob."""
     store = DiskBlobStore(root)
     await store.open()
-    first, last, large = await put(store, b"first"), await put(store, b"last"), await put(store, bytes(100_000))
+    first, empty, last = await put(store, b"first"), await put(store, b""), await put(store, b"last")
+    large = await put(store, bytes(100_000))
     await store.close()
     (pack,) = packs(root)
     spoil(pack, damage)
     await store.open()
     sizes = {key: size async for page in store.size_pages() for key, size in page.items()}
-    assert sizes == {first: 5 if damage == "short" else 0, last: 3 if damage == "short" else 0, large: 100_000}
+    left = {first: 5, empty: 0, last: 3} if damage == "short" else dict.fromkeys([first, empty, last], GONE)
+    assert sizes == left | {large: 100_000}
     await store.close()
+
+
+async def test_an_empty_blob_is_gone_if_its_head_was_cut_off(store: DiskBlobStore, root: Path) -> None:
+    first = await put(store, b"first")
+    size = packs(root)[0].stat().st_size
+    empty = await put(store, b"")
+    os.truncate(packs(root)[0], size)
+    sizes = {key: size async for page in store.size_pages() for key, size in page.items()}
+    assert sizes == {first: 5, empty: GONE}
 
 
 async def test_a_damaged_blob_stays_in_its_pack_and_all_others_leave_it(root: Path) -> None:

@@ -20,6 +20,7 @@ from godrive.blobs.packs.files import PackFile, PackFiles
 from godrive.blobs.packs.index import Index, Location
 from godrive.blobs.packs.record import Damaged, parse
 from godrive.blobs.packs.recovery import problems
+from godrive.blobs.pages import GONE
 from godrive.page_cache import disk_reads
 
 _NOWAIT = getattr(os, "RWF_NOWAIT", None)
@@ -78,7 +79,7 @@ class PackReader:
             return self._large.after(key, limit)
 
     def sizes_after(self, key: str, limit: int) -> dict[str, int]:
-        """The sizes of the next *limit* blobs, in key order, of what their packs still have.  For threads."""
+        """The sizes of what the packs still have of the next *limit* blobs, in key order.  For threads."""
         with self._lock:
             found, packs = self._large.sizes_after(key, limit), self._large.packs()
         if not found or not problems(packs, self._files.sizes()):
@@ -90,8 +91,9 @@ class PackReader:
         try:
             file = self._files.get(place.pack)
         except (FileNotFoundError, Damaged):
-            return 0 if self.find(place.key) == place else place.size  # it was deleted or moved
-        return max(0, min(place.size, os.fstat(file.fd).st_size - (place.start + place.length - place.size)))
+            return GONE if self.find(place.key) == place else place.size  # it was deleted or moved
+        left = os.fstat(file.fd).st_size - (place.start + place.length - place.size)
+        return GONE if left < 0 else min(place.size, left)
 
     def keys_within(self, after: str, upto: str, limit: int) -> tuple[str, str]:
         """The next *limit* keys in a range, and how far they reach.  For threads."""
