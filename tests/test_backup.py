@@ -395,6 +395,47 @@ async def test_a_damaged_blob_of_the_drive_makes_no_snapshot(tmp_path: Path) -> 
             assert await target.snapshots() == []
 
 
+async def test_a_backup_that_fails_names_the_damaged_blobs_and_has_copied_all_others(tmp_path: Path) -> None:
+    contents = {f"{number:02}": b"%02d" % number * 20_000 for number in range(15)}
+    async with drive_in(tmp_path / "drive") as drive:
+        files = await fill(drive, contents)
+        asks = [OpenContent(acting(file.owner_id), file.id) for file in files.values()]
+        keys = [(await drive.metadata.ask(ask)).object_key for ask in asks]
+        objects = drive.config.blobs_path / "objects"
+        kept = {key: (objects / key).read_bytes() for key in keys[:12]}
+        (objects / keys[0]).unlink()
+        (objects / keys[0]).mkdir()  # reading it fails, as with a bad sector
+        (objects / keys[1]).unlink()
+        for key in keys[2:12]:
+            flip(objects / key)
+        with pytest.raises(Conflict) as caught:
+            await back_up(drive, tmp_path / "backup")
+        named = [key for key in keys if key in caught.value.detail]
+        assert len(named) == 10
+        assert set(named) < set(keys[:12])
+        assert caught.value.detail.startswith("12 blobs cannot be copied.")
+        assert caught.value.detail.endswith("And 2 more.")
+        (objects / keys[0]).rmdir()
+        for key, content in kept.items():
+            (objects / key).write_bytes(content)
+        assert (await back_up(drive, tmp_path / "backup")).added_blobs == 12
+
+
+async def test_a_restore_that_fails_names_the_damaged_blobs_of_the_backup(tmp_path: Path) -> None:
+    backup = tmp_path / "backup"
+    async with drive_in(tmp_path / "drive") as drive:
+        await fill(drive)
+        await back_up(drive, backup)
+        config = quick_config(data_dir=tmp_path / "restored", blobs={"driver": "disk"})
+    damaged = [path for path in (backup / "objects").rglob("*-*") if path.is_file() and path.stat().st_size > 20_000]
+    for path in damaged:
+        flip(path)
+    with pytest.raises(Conflict, match=r"^2 blobs cannot be copied") as caught:
+        await restore_into(config, backup)
+    assert all(path.name in caught.value.detail for path in damaged)
+    assert not config.catalog_path.exists()
+
+
 async def test_a_prune_keeps_what_the_kept_snapshots_name_and_nothing_else(tmp_path: Path) -> None:
     backup = tmp_path / "backup"
     async with drive_in(tmp_path / "drive") as drive:

@@ -16,15 +16,15 @@ import msgspec
 
 from godrive import __version__
 from godrive.backup.contents import Named, lacking, total_bytes
+from godrive.backup.copying import Damaged
 from godrive.backup.rests import NEVER, Pace, Rests
 from godrive.backup.spool import Spool
 from godrive.backup.still import Still, standing_still
 from godrive.backup.target import Image, Snapshot, Target
 from godrive.backup.together import for_each
-from godrive.blobs import BlobDamaged, BlobStore
 from godrive.blobs.pages import KeyPage, key_pages
 from godrive.drive import GoDrive
-from godrive.errors import Conflict, DigestMismatch, LengthMismatch, NotFound, UploadFinished, refused
+from godrive.errors import Conflict, refused
 from godrive.lease import Lease
 from godrive.messages.backups import MadeBackup, NoteBackup
 
@@ -69,8 +69,8 @@ async def create(
     """Back up the drive.  When this returns, the snapshot is complete and durable.
 
     *pace* is awaited with the number of bytes before each piece; *rests* are taken in every long step, but not while
-    the catalog stands still.  Raises ``Conflict`` if another process sweeps, or if a blob is damaged (the snapshot is
-    not made; run fsck), ``StoreUnavailable``, ``StorageFull``.
+    the catalog stands still.  Raises ``Conflict`` if another process sweeps, or if blobs are damaged (all others are
+    copied, and the snapshot is not made), ``StoreUnavailable``, ``StorageFull``.
     """
     lease = Lease(SWEEP, LEASE_TTL, drive.clock.monotonic)
     with anyio.move_on_after(PATIENCE) as waiting:  # a sweep that is under way ends soon, or its process is gone
@@ -137,10 +137,12 @@ async def _create(
                 await asyncio.to_thread(blobs.add, page)
             progress.bytes = await asyncio.to_thread(total_bytes, still.connection) - progress.repeated_bytes
 
+        damaged = Damaged(drive.blobs)
+
         async def copy(blob: Named) -> None:
-            await copy_blob(drive.blobs, target.store, blob, pace)
-            progress.added_blobs += 1
-            progress.added_bytes += blob.size_bytes
+            if await damaged.copy(target.store, blob, pace):
+                progress.added_blobs += 1
+                progress.added_bytes += blob.size_bytes
 
         async def put(part: Part) -> None:
             await rests.pause()
@@ -148,6 +150,7 @@ async def _create(
 
         with target.filling():
             await for_each(_items(blobs), copy)
+            damaged.check("No snapshot was made. godrive fsck --digests shows their files.")
             await for_each(_items(parts), put)
     snapshot_id = await target.new_id(now)
     with target.filling():
@@ -225,24 +228,3 @@ async def _items(spool: Spool[T]) -> AsyncIterator[T]:
     for page in spool.pages():
         for item in page:
             yield item
-
-
-async def copy_blob(source: BlobStore, target: BlobStore, blob: Named, pace: Pace | None = None) -> None:
-    """Copy one blob, and check that it is what was stored.  Raises ``Conflict``."""
-    try:
-        body = paced(source.get(blob.object_key), pace)
-        await target.put(blob.object_key, body, size=blob.size_bytes, sha256=blob.sha256)
-    except UploadFinished:
-        return  # an earlier run has copied it
-    except (NotFound, LengthMismatch, DigestMismatch, BlobDamaged) as error:
-        raise Conflict(
-            f"The blob {blob.object_key} cannot be copied: {error.detail}", hint="godrive fsck --digests shows all."
-        ) from error
-
-
-async def paced(body: AsyncIterator[bytes], pace: Pace | None) -> AsyncIterator[bytes]:
-    """Yield the pieces of *body*, each after *pace* was awaited with its length."""
-    async for piece in body:
-        if pace is not None:
-            await pace(len(piece))
-        yield piece

@@ -11,7 +11,8 @@ import anyio
 
 from godrive.backup.catalog_file import CatalogFile
 from godrive.backup.contents import Named, lacking, opened, total_bytes, usable
-from godrive.backup.create import Progress, copy_blob
+from godrive.backup.copying import Damaged
+from godrive.backup.create import Progress
 from godrive.backup.rests import Pace
 from godrive.backup.target import Snapshot, Target
 from godrive.backup.together import for_each
@@ -90,12 +91,13 @@ async def restore(
 
 
 async def _put_blobs(blobs: BlobStore, target: Target, catalog: Path, progress: Progress, pace: Pace | None) -> None:
-    """Put the blobs that the store lacks."""
+    """Put the blobs that the store lacks.  Raises ``Conflict`` if the backup lacks some of them."""
+    damaged = Damaged(target.store)
 
     async def put(named: Named) -> None:
-        await copy_blob(target.store, blobs, named, pace)
-        progress.added_blobs += 1
-        progress.added_bytes += named.size_bytes
+        if await damaged.copy(blobs, named, pace):
+            progress.added_blobs += 1
+            progress.added_bytes += named.size_bytes
 
     with opened(catalog) as connection:
 
@@ -105,4 +107,5 @@ async def _put_blobs(blobs: BlobStore, target: Target, catalog: Path, progress: 
                     yield named
 
         await for_each(needed(), put)
+        damaged.check("The backup is damaged: nothing but blobs was restored. Try another snapshot with --snapshot.")
         progress.bytes = await anyio.to_thread.run_sync(total_bytes, connection) - progress.repeated_bytes

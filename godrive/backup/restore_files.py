@@ -15,7 +15,7 @@ import msgspec
 from godrive import email_address, transfer
 from godrive.backup.catalog_file import CatalogFile
 from godrive.backup.contents import opened
-from godrive.backup.create import paced
+from godrive.backup.copying import paced
 from godrive.backup.rests import Pace
 from godrive.backup.target import Snapshot, Target
 from godrive.drive import GoDrive
