@@ -436,6 +436,27 @@ async def test_a_restore_that_fails_names_the_damaged_blobs_of_the_backup(tmp_pa
     assert not config.catalog_path.exists()
 
 
+@pytest.mark.parametrize("damage", ["missing", "empty", "short"])
+async def test_a_restore_beside_a_lost_pack_or_a_cut_file_brings_their_bytes_back(tmp_path: Path, damage: str) -> None:
+    backup = tmp_path / "backup"
+    async with drive_in(tmp_path / "drive") as drive:
+        owner = (await fill(drive))["3.bin"].owner_id
+        await back_up(drive, backup)
+        config = drive.config
+    config.catalog_path.unlink()
+    (pack,) = (config.blobs_path / "packs").glob("*.pack")
+    if damage == "missing":
+        pack.unlink()
+    else:
+        os.truncate(pack, 0 if damage == "empty" else pack.stat().st_size // 2)
+    large = next(path for path in (config.blobs_path / "objects").rglob("*-*") if path.stat().st_size == 40_000)
+    os.truncate(large, 7)
+    await restore_into(config, backup)
+    async with drive_in(tmp_path / "drive") as restored:
+        assert await content_of(restored, owner) == CONTENTS
+    assert [path.stat().st_size for path in (config.blobs_path / "quarantine").rglob(f"*{large.name}*")] == [7]
+
+
 async def test_a_prune_keeps_what_the_kept_snapshots_name_and_nothing_else(tmp_path: Path) -> None:
     backup = tmp_path / "backup"
     async with drive_in(tmp_path / "drive") as drive:

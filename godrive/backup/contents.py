@@ -92,13 +92,13 @@ async def lacking(
                     count(text.count(" ") + bool(text), 0)
                 elif versions := Counter(keys_in(text)):  # several may share a blob
                     if lacks := versions.keys() - page.keys:
-                        yield await asyncio.to_thread(_describe, connection, sorted(lacks))
+                        yield await asyncio.to_thread(describe, connection, sorted(lacks))
                     shared = [key for key, number in versions.items() if number > 1]
                     count(len(versions), await asyncio.to_thread(_repeated, connection, shared) if shared else 0)
 
 
-def _describe(connection: sqlite3.Connection, keys: list[str]) -> list[Named]:
-    """Return those of the blobs that are not being purged."""
+def describe(connection: sqlite3.Connection, keys: list[str]) -> list[Named]:
+    """Return those of the blobs that a snapshot names and that are not being purged."""
     return [Named._make(row) for row in _rows(connection, _DESCRIBED, keys)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -10,14 +11,14 @@ from pathlib import Path
 import anyio
 
 from godrive.backup.catalog_file import CatalogFile
-from godrive.backup.contents import Named, lacking, opened, total_bytes, usable
+from godrive.backup.contents import Named, describe, lacking, opened, total_bytes, usable
 from godrive.backup.copying import Damaged
 from godrive.backup.create import Progress
 from godrive.backup.rests import Pace
 from godrive.backup.target import Snapshot, Target
 from godrive.backup.together import for_each
 from godrive.blobs import BlobStore
-from godrive.blobs.pages import key_pages
+from godrive.blobs.pages import GONE, key_pages, size_pages
 from godrive.clock import Clock
 from godrive.config import Config
 from godrive.errors import ConfigError, refused
@@ -56,11 +57,12 @@ async def restore(
     """Put the blobs of the snapshot into the store, and then its catalog and its keys into the data folder.
 
     The store may have some of the blobs already, for example from an interrupted
-    run.  With PostgreSQL, return the path of the catalog, which the caller copies
-    into the database and deletes.  For a day the restored drive expires nothing,
-    because its time is in doubt, and then the trash and earlier versions have as
-    much time left as when the snapshot was made: what the operator has got back
-    is not purged at once.  Raises ``ConfigError`` if there is a drive already, ``StorageFull``, ``StoreUnavailable``.
+    run; those whose size differs are set aside and restored.  With PostgreSQL, return
+    the path of the catalog, which the caller copies into the database and deletes.
+    For a day the restored drive expires nothing, because its time is in doubt, and
+    then the trash and earlier versions have as much time left as when the snapshot
+    was made: what the operator has got back is not purged at once.  Raises
+    ``ConfigError`` if there is a drive already, ``StorageFull``, ``StoreUnavailable``.
     """
     open_data_folder(config)
     is_sqlite = config.catalog.driver == "sqlite"
@@ -90,6 +92,20 @@ async def restore(
     return None if is_sqlite else path
 
 
+async def _set_aside_damaged(blobs: BlobStore, connection: sqlite3.Connection) -> None:
+    """Set aside what the store has of blobs whose size is not that in the catalog, so that it lacks them.
+
+    The index of the packs has the keys of a pack that was lost, and nothing is left of these blobs.
+    """
+    async for page in size_pages(blobs):
+        for named in await asyncio.to_thread(describe, connection, [*page]):
+            left = page[named.object_key]
+            if left == GONE:
+                await blobs.delete(named.object_key)
+            elif left != named.size_bytes:
+                await blobs.quarantine(named.object_key)
+
+
 async def _put_blobs(blobs: BlobStore, target: Target, catalog: Path, progress: Progress, pace: Pace | None) -> None:
     """Put the blobs that the store lacks.  Raises ``Conflict`` if the backup lacks some of them."""
     damaged = Damaged(target.store)
@@ -100,6 +116,7 @@ async def _put_blobs(blobs: BlobStore, target: Target, catalog: Path, progress: 
             progress.added_bytes += named.size_bytes
 
     with opened(catalog) as connection:
+        await _set_aside_damaged(blobs, connection)
 
         async def needed() -> AsyncIterator[Named]:
             async for page in lacking(connection, key_pages(blobs), progress.compared):
