@@ -95,6 +95,7 @@ SUBJECTS = {
     "batches": "metadata",
     "changes": "metadata",
     "webhooks": "metadata",
+    "broadcasts": "metadata",
     "uploads": "metadata",
     "resumable": "metadata",
     "system": "metadata",

@@ -18,7 +18,7 @@ from godrive.actors.metadata import MetadataActor
 from godrive.actors.storage import StorageActor
 from godrive.bridge.nats import HEADROOM, LARGEST
 from godrive.config import LARGEST_BATCH
-from godrive.messages import backups, clock, expected, pending, system
+from godrive.messages import backups, broadcasts, clock, expected, pending, system
 from godrive.messages.metadata import Metadata
 from godrive.messages.storage import Storage
 from godrive.model import FileId, ObjectKey, OnConflict, Upload, UploadId, UserId, new_id
@@ -89,7 +89,7 @@ def test_the_largest_batch_of_the_longest_uploads_fits_into_one_reply() -> None:
     assert len(codec.encode_reply([longest] * LARGEST_BATCH)) <= LARGEST - HEADROOM
 
 
-OF_THE_SERVER = {backups.__name__, clock.__name__, expected.__name__, pending.__name__, system.__name__}
+OF_THE_SERVER = {module.__name__ for module in (backups, broadcasts, clock, expected, pending, system)}
 """The modules of messages that the server's own parts send."""
 
 

@@ -25,15 +25,17 @@ from anyio.abc import TaskGroup
 
 from godrive import network
 from godrive.backoff import Backoff
+from godrive.bridge.broadcast_turns import BroadcastTurns
 from godrive.bridge.failures import Failures
 from godrive.callbacks import AddressRefused, Failed
 from godrive.clock import Clock
 from godrive.config import Config
 from godrive.errors import CursorReset, DriveError, NotFound
 from godrive.lease import Lease
+from godrive.messages.broadcasts import MarkDelivered
 from godrive.messages.changes import Change, ListChanges
 from godrive.messages.metadata import Metadata
-from godrive.messages.system import DueBroadcast, DueWebhook, DueWebhooks, MarkDelivered, SettleWebhook
+from godrive.messages.system import DueWebhook, DueWebhooks, SettleWebhook
 from godrive.model import File, UserId
 from godrive.principal import HostUser
 from godrive.runtime import OnEvent, Ref
@@ -108,6 +110,7 @@ class Dispatcher:
         self._turn_failures = Failures(CHILD, on_event, BACKOFF)
         self._operator_failures = Failures(f"{CHILD}-operator", on_event, BACKOFF)
         self._operator_url, self._operator_secret = settings.url, settings.secret
+        self._turns = BroadcastTurns(clock, at_once=BATCH)
         self._lease = Lease(LEASE, LEASE_TTL, clock.monotonic)
         self._networks = [network.network(text) for text in settings.allow_networks]
         self._timeout = settings.timeout
@@ -269,30 +272,34 @@ class Dispatcher:
                 await anyio.sleep(self._operator_failures.note(error))
             else:
                 self._operator_failures.clear()
-                if sent < BATCH:
+                if not self._turns.are_more:
                     await anyio.sleep(SOON if sent else EVERY / 2)
 
     async def broadcast(self, metadata: Ref[Metadata]) -> int:
-        """Send the oldest changes of all users to the webhook of the operator.  Returns their number.
+        """Send the oldest changes of the users whose turn it is to the webhook of the operator.  Returns their number.
 
         Raises ``Failed``; changes that were accepted before are not sent again.
         """
         if not await self._lease.hold(metadata):
+            self._turns.begin_again()
             return 0
-        due = await metadata.ask(DueBroadcast(BATCH))
         accepted, problem, outbound = [], None, self._outbound(operator=True)
-        for each in due:
-            message = msgspec.structs.replace(
-                _change_message(each.owner_id, each.change), id=f"{each.owner_id}.{each.number}"
-            )
-            problem, _ = await self._send(outbound, self._operator_url, self._operator_secret, message)
+        try:
+            for each in await self._turns.next(metadata):
+                message = msgspec.structs.replace(
+                    _change_message(each.owner_id, each.change), id=f"{each.owner_id}.{each.number}"
+                )
+                problem, _ = await self._send(outbound, self._operator_url, self._operator_secret, message)
+                if problem is not None:
+                    break
+                accepted.append(each)
+            if accepted:
+                await metadata.ask(MarkDelivered(accepted))
             if problem is not None:
-                break
-            accepted.append(each)
-        if accepted:
-            await metadata.ask(MarkDelivered(accepted))
-        if problem is not None:
-            raise Failed(problem)
+                raise Failed(problem)
+        except BaseException:
+            self._turns.begin_again()
+            raise
         return len(accepted)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from datetime import datetime
 from typing import ClassVar
 
-from godrive.messages.changes import Change
 from godrive.messages.metadata import Metadata
 from godrive.model import (
     FileEvent,
@@ -345,30 +344,6 @@ class SettleWebhook(Ask[Metadata, None]):
     seen: int = 0
     problem: str | None = None
     final: bool = False
-
-
-class BroadcastChange(Value):
-    """A change for the webhook for all users."""
-
-    owner_id: UserId
-    number: int
-    change: Change
-
-
-class DueBroadcast(Ask[Metadata, list[BroadcastChange]]):
-    """Return the oldest changes that the webhook for all users does not have yet, in order."""
-
-    lane: ClassVar[Lane] = Lane.CHORE
-
-    limit: int
-
-
-class MarkDelivered(Ask[Metadata, None]):
-    """Record that the webhook for all users has these changes.  Idempotent."""
-
-    lane: ClassVar[Lane] = Lane.CHORE
-
-    changes: list[BroadcastChange]
 
 
 class AcquireLease(Ask[Metadata, bool]):

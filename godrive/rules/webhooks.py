@@ -14,15 +14,15 @@ from godrive.callbacks import callback_url, literal_refusal
 from godrive.catalog import Row, Tx
 from godrive.catalog.ancestors import VISIBLE
 from godrive.errors import Invalid, NotFound, QuotaExceeded
-from godrive.messages.changes import Change, ListChanges
-from godrive.messages.system import (
+from godrive.messages.broadcasts import (
     BroadcastChange,
     DueBroadcast,
-    DueWebhook,
-    DueWebhooks,
     MarkDelivered,
-    SettleWebhook,
+    UsersToBroadcast,
+    UserToBroadcast,
 )
+from godrive.messages.changes import Change, ListChanges
+from godrive.messages.system import DueWebhook, DueWebhooks, SettleWebhook
 from godrive.messages.webhooks import AddWebhook, ListWebhooks, RemoveWebhook, ReplayWebhook, Webhook
 from godrive.model import FileId, FileKind, UserId, new_id
 from godrive.network import network
@@ -195,15 +195,27 @@ async def settle(tx: Tx, ask: SettleWebhook, env: Env) -> None:
 _UNDELIVERED = (
     "SELECT c.owner_id, c.change, c.what, c.kind, c.entry_id, {visible}, {live} FROM changes c "
     "LEFT JOIN entries ON entries.id = c.entry_id AND entries.state = 'live' "
-    "WHERE c.delivered = 0 ORDER BY c.change, c.owner_id LIMIT $1"
+    "WHERE c.owner_id = $1 AND c.change >= $2 AND c.delivered = 0 ORDER BY c.change LIMIT $3"
 )
+_WITH_UNDELIVERED = (  # COALESCE keeps SQLite from the primary key, in which it would read what is delivered too
+    "SELECT COALESCE(owner_id, '') AS who, MIN(change) FROM changes "
+    "WHERE delivered = 0 AND COALESCE(owner_id, '') > $1 GROUP BY who ORDER BY who LIMIT $2"
+)
+
+
+@rule(UsersToBroadcast)
+async def users_to_broadcast(tx: Tx, ask: UsersToBroadcast, env: Env) -> list[UserToBroadcast]:
+    """As ``UsersToBroadcast`` says."""
+    found = await tx.all(_WITH_UNDELIVERED, ask.after, ask.limit)
+    return [UserToBroadcast(user_id=UserId(owner_id), number=number) for owner_id, number in found]
 
 
 @rule(DueBroadcast)
 async def due_broadcast(tx: Tx, ask: DueBroadcast, env: Env) -> list[BroadcastChange]:
     """As ``DueBroadcast`` says."""
-    found = await tx.all(_UNDELIVERED.format(visible=VISIBLE, live=feed.LIVE), ask.limit)
-    return [_broadcast(row) for row in found]
+    statement = _UNDELIVERED.format(visible=VISIBLE, live=feed.LIVE)
+    found = [await tx.all(statement, user.user_id, user.number, ask.each) for user in ask.users]
+    return [_broadcast(row) for rows in found for row in rows]
 
 
 def _broadcast(row: Row) -> BroadcastChange:

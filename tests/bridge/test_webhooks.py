@@ -8,6 +8,7 @@ import hmac
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from itertools import groupby
 from typing import Any
 
@@ -15,7 +16,9 @@ import anyio
 import pytest
 
 from godrive.backoff import Backoff
+from godrive.bridge import broadcast_turns, webhooks
 from godrive.bridge.webhooks import LEASE_TTL, PER_USER, SLOW, Dispatcher
+from godrive.callbacks import Failed
 from godrive.drive import GoDrive
 from godrive.errors import CursorReset, Invalid, NotFound, QuotaExceeded, StorageFull
 from godrive.messages.changes import ListChanges
@@ -389,4 +392,55 @@ async def test_the_operators_webhook_gets_the_changes_of_all_users(
             names = [data["entry"]["name"] for data in receiver.data if data["owner_id"] == owner]
             assert names == ["a", "b"]
         assert len({headers["webhook-id"] for headers, _ in receiver.got}) == 4
+        await dispatcher.close()
+
+
+async def test_the_operators_webhook_lets_users_take_turns(
+    receiver: Receiver, catalog_tables: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each user numbers the changes on their own, so low numbers are no older than others."""
+    monkeypatch.setattr(webhooks, "BATCH", 4)
+    secret = "whsec_" + base64.b64encode(b"o" * 32).decode()
+    tables = {"url": receiver.url, "secret": secret, "timeout": 2.0}
+    async with open_drive(webhooks=tables, **catalog_tables) as drive:
+        old = (await sign_up(drive, "old@example.org")).id
+        await make(drive, old, *[f"{number}" for number in range(20)])
+        dispatcher = dispatcher_of(drive)
+        while await dispatcher.broadcast(drive.metadata):
+            pass
+        receiver.got = []
+        new = (await sign_up(drive, "new@example.org")).id
+        await make(drive, new, *[f"{number}" for number in range(12)])
+        await make(drive, old, "late")
+        await dispatcher.broadcast(drive.metadata)
+        assert Counter(data["owner_id"] for data in receiver.data) == {new: 2, old: 1}
+        while await dispatcher.broadcast(drive.metadata):
+            pass
+        names = [data["entry"]["name"] for data in receiver.data if data["owner_id"] == new]
+        assert names == [f"{number}" for number in range(12)]
+        await dispatcher.close()
+
+
+async def test_a_change_that_the_operators_webhook_refuses_is_sent_again_and_none_is_skipped(
+    receiver: Receiver, catalog_tables: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "BATCH", 4)
+    monkeypatch.setattr(broadcast_turns, "USERS", 2)
+    secret = "whsec_" + base64.b64encode(b"o" * 32).decode()
+    tables = {"url": receiver.url, "secret": secret, "timeout": 2.0}
+    async with open_drive(webhooks=tables, **catalog_tables) as drive:
+        owners = [(await sign_up(drive, f"{number}@example.org")).id for number in range(5)]
+        for owner in owners:
+            await make(drive, owner, *"abcdef")
+        dispatcher = dispatcher_of(drive)
+        accepted: list[dict[str, Any]] = []
+        for turn in range(100):
+            receiver.got, receiver.status = [], 500 if turn % 3 == 2 else 204
+            with suppress(Failed):
+                await dispatcher.broadcast(drive.metadata)
+            accepted += receiver.data if receiver.status == 204 else []
+        assert await dispatcher.broadcast(drive.metadata) == 0
+        assert len(accepted) == 30
+        for owner in owners:
+            assert [data["entry"]["name"] for data in accepted if data["owner_id"] == owner] == [*"abcdef"]
         await dispatcher.close()

@@ -11,6 +11,13 @@ import msgspec
 import pytest
 
 from godrive.catalog import Catalog, ReadsAtOnce, Row, Tx, name_search
+from godrive.messages.broadcasts import (
+    BroadcastChange,
+    DueBroadcast,
+    MarkDelivered,
+    UsersToBroadcast,
+    UserToBroadcast,
+)
 from godrive.messages.changes import Change, ChangeKind, ListChanges
 from godrive.messages.expected import ExpectedBlobs, NamedSizes
 from godrive.messages.files import (
@@ -35,12 +42,10 @@ from godrive.messages.metadata import Metadata
 from godrive.messages.pending import PendingUploads, UploadsWithoutFolder
 from godrive.messages.resumable import AdvanceUpload, ClaimUpload, DeclareLength, JoinUploads
 from godrive.messages.system import (
-    BroadcastChange,
     ChangeNumbers,
     ClaimPurges,
     ClaimVersions,
     ClearCopies,
-    DueBroadcast,
     DueCleanups,
     DueEvents,
     DueUploads,
@@ -48,7 +53,6 @@ from godrive.messages.system import (
     FinishPurge,
     FinishVersion,
     IndexNames,
-    MarkDelivered,
     MarkPublished,
     Prune,
     PruneLog,
@@ -281,7 +285,8 @@ async def every_statement(rig: Rig) -> list[Statement]:
         DueWebhooks(10),
         SettleWebhook("id", "before", "after"),
         SettleWebhook(webhook.id, cursor, cursor, problem="no answer"),
-        DueBroadcast(10),
+        UsersToBroadcast(10),
+        DueBroadcast([UserToBroadcast(user_id=owner, number=1)], 10),
         MarkDelivered([BroadcastChange(owner_id=owner, number=1, change=change)]),
     ]
     found = [statement for ask in asks for statement in await record(rig, ask)]
@@ -431,6 +436,9 @@ async def test_every_statement_walks_an_index(rig: Rig) -> None:
         if is_sorted_search(sql):
             assert any("search_key>" in step or "search_key >=" in step for step in plan), plan
             plan = [step for step in plan if "ORDER BY" not in step and "Sort" not in step]
+        elif "MIN(change)" in sql:  # looks once in a while at all that waits, and at nothing else
+            assert any("changes_undelivered" in step for step in plan), plan
+            plan = [step for step in plan if "Sort" not in step]
         wrong += [f"{step}\n    {sql}" for step in plan if fault(step)]
     assert not wrong, "\n".join(wrong)
 
