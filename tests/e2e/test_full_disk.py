@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -253,8 +254,10 @@ async def test_a_backup_that_has_no_room_for_a_new_passphrase_says_so_and_keeps_
 
     with DriveServer(tmp_path / "source") as source:
         assert backup(source, "create", "correct horse").returncode == 0
+        os.kill(small_disk.pid, signal.SIGSTOP)  # it would free some room now and then
         filler = fill(small_disk)
         done = backup(source, "passphrase", "correct horse")
+        os.kill(small_disk.pid, signal.SIGCONT)
         assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
         assert f"no room in the backup {target}" in done.stderr
         filler.unlink()
