@@ -175,11 +175,6 @@ class GoDrive:
             raise StoreUnavailable("This process has no catalog.", hint="Run the metadata or auth actor in it.")
         return self._catalog
 
-    @property
-    def catalog_problem(self) -> DriveError | None:
-        """Why writes to this process's catalog currently fail, or ``None``."""
-        return None if self._catalog is None else self._catalog.problem
-
     def _counting(self, on_event: OnEvent) -> OnEvent:
         def count(event: Event) -> None:
             if isinstance(event, DeadLetter):

@@ -21,6 +21,7 @@ from godrive.config import Config
 from godrive.errors import NotFound
 from godrive.messages.files import Listing, ReadList
 from godrive.messages.metadata import Metadata
+from godrive.messages.system import CheckCatalog
 from godrive.messages.uploads import FindUpload
 from godrive.model import Anywhere, ETag, ObjectKey, Root, Upload, UserId
 from godrive.principal import System, UserSession, Verb, authority
@@ -148,6 +149,12 @@ class MetadataActor(Actor[Metadata]):
     async def with_seen(self, env: Env, question: Question | None) -> Env:
         """Return *env* with the answer to the question of a rule."""
         return env if question is None else replace(env, seen=await self._questions.get(question))
+
+    @CheckCatalog.handler
+    async def check_catalog(self, ask: CheckCatalog) -> None:
+        await self._read_nonce()
+        if (problem := self.catalog.problem) is not None:
+            raise type(problem)(problem.detail, hint=problem.hint, retry_after=problem.retry_after)
 
     @FindUpload.handler
     async def find_upload(self, ask: FindUpload) -> Upload:

@@ -23,6 +23,12 @@ from godrive.model import (
 from godrive.runtime import Ask, Lane
 
 
+class CheckCatalog(Ask[Metadata, None]):
+    """Check that the catalog can be read and that its last write did not fail.  Raises why not."""
+
+    lane: ClassVar[Lane] = Lane.CHORE
+
+
 class DueUploads(Ask[Metadata, list[Upload]]):
     """Claim the pending uploads whose next check is due, longest due first.
 

@@ -19,8 +19,9 @@ from godrive.bridge.connection import NatsLink
 from godrive.catalog.sqlite import SqliteCatalog
 from godrive.config import Nats
 from godrive.drive import GoDrive
-from godrive.errors import DeliveryError, NotFound, NotUnderstood, StoreUnavailable
+from godrive.errors import DeliveryError, NotFound, NotUnderstood, StorageFull, StoreUnavailable
 from godrive.http.observe.metrics import Metrics
+from godrive.http.routes import health
 from godrive.messages.auth import Authenticate, LogIn, SignUp
 from godrive.messages.files import GetFile, ListFiles, MakeFolder, TrashFile
 from godrive.messages.ingest import CommitUpload, Reconcile
@@ -146,6 +147,18 @@ async def test_an_actor_that_goes_is_unavailable_and_works_again_when_it_is_back
             with anyio.fail_after(30), pytest.raises(DeliveryError) as caught:
                 await gateway.metadata.ask(GetFile(acting(UserId("u")), FileId("f")), timeout=60)
             assert caught.value.code == "unavailable"
+
+
+async def test_a_gateway_is_not_ready_while_another_process_cannot_write_to_the_catalog(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with layout.core() as core, layout.background(), layout.gateway() as gateway:
+        await reachable(gateway)
+        assert (await health.check(gateway))["catalog"] == "ok"
+        with monkeypatch.context() as full:
+            full.setattr(type(core.catalog), "problem", StorageFull())
+            assert (await health.check(gateway))["catalog"] == "storage_full"
+        assert (await health.check(gateway))["catalog"] == "ok"
 
 
 async def test_what_a_stranger_sends_is_refused_counted_and_shown(

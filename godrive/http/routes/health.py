@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 
 from godrive import __version__
 from godrive.drive import GoDrive
-from godrive.errors import DriveError, MailboxFull, NotFound, Unauthenticated
+from godrive.errors import DriveError, MailboxFull, Unauthenticated
 from godrive.http.api.authentication import shows_secret
 from godrive.http.api.call import Call
 from godrive.http.api.operations import PUBLIC, Routes
@@ -20,10 +20,7 @@ from godrive.http.observe.metrics import CONTENT_TYPE
 from godrive.http.observe.recent import Recent
 from godrive.messages.ingest import Ingest
 from godrive.messages.storage import CheckStore
-from godrive.messages.system import UploadCounts
-from godrive.messages.uploads import FindUpload
-from godrive.model import ObjectKey
-from godrive.principal import System
+from godrive.messages.system import CheckCatalog, UploadCounts
 
 routes = Routes("health")
 
@@ -94,10 +91,7 @@ async def readyz(call: Call) -> Readiness:
         ChildView(name=c.name, state=c.state, queued=c.queued, in_flight=c.in_flight, restarts=c.restarts)
         for c in call.drive.children()
     ]
-    checks = dict(await call.request.app[CHECKS].get())
-    problem = call.drive.catalog_problem
-    if problem is not None and checks["catalog"] == "ok":
-        checks["catalog"] = problem.code  # reads work, but writes fail
+    checks = await call.request.app[CHECKS].get()
     ready = all(child.state == "running" for child in children) and set(checks.values()) == {"ok"}
     if not ready:
         call.status = 503
@@ -120,7 +114,7 @@ async def metrics(call: Call) -> web.Response:
 
 def remember(app: web.Application, drive: GoDrive) -> None:
     """Cache the results for readiness and metrics, because anyone may request them at any rate."""
-    app[CHECKS] = Recent(partial(_check, drive), every=CHECK_EVERY, patience=PATIENCE)
+    app[CHECKS] = Recent(partial(check, drive), every=CHECK_EVERY, patience=PATIENCE)
     app[UPLOAD_COUNTS] = Recent(partial(_count_uploads, drive), every=COUNT_EVERY, patience=PATIENCE)
 
     async def close(app: web.Application) -> None:
@@ -137,7 +131,8 @@ async def _count_uploads(drive: GoDrive) -> dict[str, int]:
         return {}  # a catalog that is down must not hide the other numbers
 
 
-async def _check(drive: GoDrive) -> dict[str, str]:
+async def check(drive: GoDrive) -> dict[str, str]:
+    """The result of each check, by its name: ``ok`` or the code of an error."""
     checks: dict[str, str] = {}
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_check_catalog, drive, checks)
@@ -147,10 +142,8 @@ async def _check(drive: GoDrive) -> dict[str, str]:
 
 
 async def _check_catalog(drive: GoDrive, checks: dict[str, str]) -> None:
-    """Look up an upload that cannot exist.  ``NotFound`` proves that the catalog works."""
     try:
-        await drive.metadata.ask(FindUpload(System(part="readiness"), ObjectKey("readyz")), timeout=CHECK_TIMEOUT)
-    except NotFound:
+        await drive.metadata.ask(CheckCatalog(), timeout=CHECK_TIMEOUT)
         checks["catalog"] = "ok"
     except DriveError as error:
         checks["catalog"] = error.code

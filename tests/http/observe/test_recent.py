@@ -86,7 +86,7 @@ async def test_scrapers_and_probes_ask_the_drive_once(
         return {"catalog": "ok"}
 
     monkeypatch.setattr(health, "_count_uploads", count)
-    monkeypatch.setattr(health, "_check", check)
+    monkeypatch.setattr(health, "check", check)
     monkeypatch.setattr(health, "CHECK_EVERY", 600.0)
     monkeypatch.setattr(health, "COUNT_EVERY", 600.0)
     async with open_site() as site:
