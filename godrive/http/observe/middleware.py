@@ -155,8 +155,10 @@ async def meet_expectation(request: web.Request) -> web.Response | None:
         return None
     if request.headers[hdrs.EXPECT].lower() != "100-continue":
         return problem(ExpectationFailed(EXPECTATION), identify(request))
-    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    request.writer.output_size = 0  # has_begun() must not count the interim answer
+    try:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    finally:  # aiohttp counts it also if the client has left
+        request.writer.output_size = 0  # has_begun() must not count the interim answer
     return None
 
 

@@ -380,17 +380,19 @@ async def test_answers_of_a_server_that_stops_say_so_and_a_late_request_is_answe
 
 
 async def test_a_client_that_leaves_before_it_is_asked_for_its_body_is_no_error(
-    site: Site, ann: Person, caplog: pytest.LogCaptureFixture
+    http: aiohttp.ClientSession, open_site: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    intent = await ann("POST", "/v1/files/upload-intent", {"filename": "a", "size_bytes": 99})
-    paths = ["/v1/login", intent.json["upload_url"].removeprefix(site.url)]
-    for method, path in zip(("POST", "PUT"), paths, strict=True):
-        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 99\r\n\r\n"
-        with socket.create_connection(("127.0.0.1", site.port)) as client:
-            client.sendall(head.encode())
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # leave with a reset
-        await anyio.wait_all_tasks_blocked()
-        assert (await ann("GET", "/health")).status == 200
+    async with open_site() as site:
+        ann = await Person(http, site.url).enter()
+        intent = await ann("POST", "/v1/files/upload-intent", {"filename": "a", "size_bytes": 99})
+        paths = ["/v1/login", intent.json["upload_url"].removeprefix(site.url)]
+        for method, path in zip(("POST", "PUT"), paths, strict=True):
+            head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 99\r\n\r\n"
+            with socket.create_connection(("127.0.0.1", site.port)) as client:
+                client.sendall(head.encode())
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # leave with a reset
+            await anyio.wait_all_tasks_blocked()
+            assert (await ann("GET", "/health")).status == 200
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
