@@ -105,12 +105,15 @@ class _Exchange:
         self._send = send
         self._cancel = anyio.CancelScope()
         self._has_body = False
+        self._first: Message | None = None
         self._body_ended = asyncio.Event()
 
     async def run(self) -> None:
         """Pass the request on.  When the client leaves, it is cancelled."""
         headers = list(self._headers())
         with self._cancel:
+            if not self._has_body and self._scope.get("http_version", "1.1") not in ("1.0", "1.1"):
+                await self._look_for_body()
             watcher = asyncio.create_task(self._watch())
             try:
                 await self._pass_on(headers)
@@ -143,10 +146,18 @@ class _Exchange:
                 await self._send({"type": "http.response.body", "body": piece, "more_body": True})
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    async def _look_for_body(self) -> None:
+        """Find out whether the request has a body: from HTTP/2 on, its headers need not say so."""
+        self._first = await self._receive()
+        self._has_body = bool(self._first.get("body") or self._first.get("more_body"))
+        if self._first["type"] == "http.disconnect":
+            self._cancel.cancel()
+            await anyio.sleep_forever()
+
     async def _body(self) -> AsyncIterator[bytes]:
         more = True
         while more:
-            message = await self._receive()
+            message, self._first = self._first or await self._receive(), None
             if message["type"] == "http.disconnect":
                 self._cancel.cancel()
                 await anyio.sleep_forever()

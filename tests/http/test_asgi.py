@@ -14,8 +14,10 @@ import anyio
 import pytest
 
 from godrive.drive import GoDrive
-from godrive.http.asgi import Mount
-from godrive.testing import quick_config
+from godrive.http.asgi import Message, Mount
+from godrive.messages.auth import BeginSession
+from godrive.principal import HostUser
+from godrive.testing import quick_config, sign_up
 from tests.http.client import Person
 from tests.noise import noise
 
@@ -108,3 +110,31 @@ async def test_changes_come_as_they_are_made_and_a_reader_that_leaves_is_forgott
 async def test_the_session_has_the_address_of_the_client(ann: Person) -> None:
     spoofed = await ann("GET", "/v1/sessions", headers={"X-Forwarded-For": "198.51.100.7"})
     assert {session["address"] for session in spoofed.json["sessions"]} == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize("pieces", [[b"hello"], [b"", b"hel", b"lo"], [b""], []], ids=["one", "three", "empty", "none"])
+async def test_a_body_of_http_2_needs_no_header_that_announces_it(tmp_path: Path, pieces: list[bytes]) -> None:
+    """As hypercorn passes it on.  An upload whose length nobody knows must not become an empty file."""
+    config = quick_config(tmp_path, server={"public_url": "http://drive.test"}, blobs={"driver": "disk"})
+    async with GoDrive(config) as drive, Mount(drive) as mount:
+        user = await sign_up(drive)
+        tokens = await drive.auth.ask(BeginSession(HostUser(user_id=user.id)))
+        last = len(pieces) - 1
+        coming = [{"body": piece, "more_body": at < last} for at, piece in enumerate(pieces)] or [{}]
+        sent: list[Message] = []
+
+        async def receive() -> Message:
+            if not coming:
+                await anyio.sleep_forever()
+            return {"type": "http.request", **coming.pop(0)}
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        headers = [(b"host", b"drive.test"), (b"authorization", f"Bearer {tokens.token}".encode())]
+        path = "/v1/files/by-path/a.txt"
+        scope = {"type": "http", "http_version": "2", "method": "PUT", "path": path, "headers": headers}
+        with anyio.fail_after(30):
+            await mount(scope, receive, send)
+        assert sent[0]["status"] == 201
+        assert await drive.files(user.id).read("a.txt") == b"".join(pieces)
