@@ -155,6 +155,8 @@ def test_what_is_backed_up_is_restored(host: Host, capsys: pytest.CaptureFixture
     host.run("remove")
     subprocess.run(["rm", "-r", host.install_dir, host.data_dir], check=True)
     host.provision()
+    (host.data_dir / "LAYOUT").write_text("godrive 2\n")  # of a restore that was interrupted
+    (host.data_dir / "godrive.db.restoring").write_bytes(b"half")
     host.run("restore")
     assert users(host, capsys) == before
     assert load(config, {}).log.level == "warning"
