@@ -114,6 +114,22 @@ def test_the_constraints_are_names_and_versions_alone() -> None:
     assert [line for line in lines if not re.fullmatch(r"[\w.-]+==[\w.]+|#.*", line)] == []
 
 
+@each("left", [("config.toml",), ("config.toml", "config.toml.before", "backup-passphrase", "secret.key")])
+def test_a_purge_of_the_package_leaves_the_keys_of_the_operator(tmp_path: Path, left: tuple[str, ...]) -> None:
+    folder = tmp_path / "".join(left)
+    folder.mkdir()
+    for name in left:
+        (folder / name).write_text("")
+    script = (REPOSITORY / "scripts" / "packaging" / "postrm").read_text().replace("/etc/godrive", str(folder))
+    script = script.replace("/usr/bin/deb-systemd-helper", "/nowhere").replace("/run/systemd/system", "/nowhere")
+    done = subprocess.run(["sh", "-c", script, "postrm", "purge"], capture_output=True, text=True, check=True)
+    if len(left) == 1:
+        assert not folder.exists()
+    else:
+        assert {path.name for path in folder.iterdir()} == {"backup-passphrase", "secret.key"}
+        assert str(folder) in done.stdout
+
+
 def test_soak_gives_each_size_of_the_tests_to_the_file_that_reads_it() -> None:
     script = REPOSITORY / "scripts" / "soak"
     given = {
