@@ -37,7 +37,15 @@ from godrive.messages.storage import Storage
 from godrive.messages.system import Drift
 from godrive.messages.users import EnsureUser
 from godrive.model import User, UserId
-from godrive.opening import FolderLock, load_keyring, make_blobs, make_catalog, open_data_folder
+from godrive.opening import (
+    FolderLock,
+    check_is_new,
+    has_no_objects,
+    load_keyring,
+    make_blobs,
+    make_catalog,
+    open_data_folder,
+)
 from godrive.principal import System
 from godrive.rules.page_tokens import PageTokens
 from godrive.runtime import ChildDetails, ChildStatus, Contract, Event, OnEvent, Ref, Supervisor
@@ -290,6 +298,7 @@ class GoDrive:
         blobs_here = needs_blobs(config) or (self._moves_bytes and shared)
         file_here = catalog_here and self._given_catalog is None and config.catalog.driver == "sqlite"
         folder_here = blobs_here and self._given_blobs is None and config.blobs.driver == "disk"
+        is_new = folder_here and has_no_objects(config)
         if file_here or folder_here:
             open_data_folder(config)
             self._lock(stack, config.lock_path)
@@ -306,6 +315,8 @@ class GoDrive:
         if catalog_here:
             self._catalog = self._given_catalog or make_catalog(config, guest=not self._serving)
             await _open_store(stack, self._catalog)
+            if is_new:
+                await check_is_new(self._catalog, config)
         if blobs_here:
             self._blobs = self._given_blobs or make_blobs(config, self.clock, self.memory, guest=not self._serving)
             await _open_store(stack, self._blobs)

@@ -91,6 +91,29 @@ def load_keyring(config: Config) -> Keyring:
     return Keyring.load_or_create(config.secret_path)
 
 
+def has_no_objects(config: Config) -> bool:
+    """Whether the disk store was never opened in its folder, as if the folder were new or its disk not mounted.
+
+    Look before anything is made there.  Some tools copy no empty folders, so either of two may be missing.
+    """
+    path = config.blobs_path
+    return config.blobs.driver == "disk" and not exists(path / "objects") and not exists(path / "packs")
+
+
+async def check_is_new(catalog: Catalog, config: Config) -> None:
+    """Check that no file has bytes in the disk store, which has no objects.
+
+    Otherwise uploads would go to another disk than the one that is missing, and be hidden once it is back.  Raises
+    ``ConfigError``.
+    """
+    if await catalog.read(lambda tx: tx.one("SELECT 1 FROM versions LIMIT 1")) is not None:
+        raise ConfigError(
+            f"The folder of the blobs {config.blobs_path} is empty, and the catalog has files.",
+            field="blobs.path",
+            hint=f"Mount its disk, or correct blobs.path. If all bytes are lost: mkdir -p {config.blobs_path}/objects",
+        )
+
+
 def make_catalog(config: Config, *, guest: bool = False) -> Catalog:
     """Return the configured catalog, not opened yet.  Imports only the driver that is used.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -52,6 +53,33 @@ def config(tmp_path: Path) -> Config:
 
 
 # The data folder
+
+
+@pytest.mark.parametrize("serving", [True, False])
+@pytest.mark.parametrize("left", ["empty folder", "nothing"])
+async def test_files_without_the_folder_of_their_bytes_are_not_opened_as_if_its_disk_were_not_mounted(
+    config: Config, serving: bool, left: str
+) -> None:
+    """What would be stored in its place is hidden when the disk is mounted again."""
+    async with GoDrive(config):
+        pass
+    config.blobs_path.rename(config.data_dir / "of no file")
+    async with GoDrive(config, serving=serving) as drive:
+        file = await upload(drive, (await sign_up(drive)).id, "a.txt", b"hello")
+    mounted = config.blobs_path.rename(config.data_dir / "mounted")
+    if left == "empty folder":
+        config.blobs_path.mkdir()
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="is empty, and the catalog has files") as caught:
+            await GoDrive(config, serving=serving).start()
+        assert caught.value.hint is not None
+        assert "Mount its disk" in caught.value.hint
+    assert [path.name for path in config.blobs_path.glob("*")] == ["blobs.lock"] * serving
+    shutil.rmtree(config.blobs_path, ignore_errors=True)
+    mounted.rename(config.blobs_path)
+    (config.blobs_path / "objects").rmdir()  # as by a tool that copies no empty folders
+    async with GoDrive(config, serving=serving) as drive:
+        assert await drive.files(file.owner_id).read("a.txt") == b"hello"
 
 
 async def test_an_empty_folder_becomes_a_drive(config: Config) -> None:

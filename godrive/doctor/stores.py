@@ -21,13 +21,13 @@ from godrive.clock import TOLERANCE, Clock
 from godrive.config import Config, StoreFault
 from godrive.counted import counted
 from godrive.doctor import Report
-from godrive.errors import NotFound
+from godrive.errors import ConfigError, NotFound
 from godrive.messages.backups import ListBackups
 from godrive.messages.clock import AcceptClock, ReadClock
 from godrive.messages.expected import ListDamage, ReadScrub
 from godrive.messages.system import AcquireLease, ReleaseLease
 from godrive.model import ObjectKey, new_id
-from godrive.opening import make_blobs, make_catalog
+from godrive.opening import check_is_new, has_no_objects, make_blobs, make_catalog
 from godrive.paths import exists
 from godrive.rules import backup_notes, housekeeping, networks, scrub_chores  # noqa: F401 - registers the rules
 from godrive.rules.page_tokens import PageTokens
@@ -63,6 +63,8 @@ async def catalog(config: Config, clock: Clock, report: Report, *, accept_clock:
         await perform(store, AcquireLease("doctor", holder, 60.0), env)
         seconds = time.perf_counter() - start
         await perform(store, ReleaseLease("doctor", holder), env)
+        if has_no_objects(config):
+            await _bytes(config, store, report)
         await _proxies(config, store, env.now, report)
         await _clock(store, env, report, accept=accept_clock)
         await _scrub(store, env, report)
@@ -75,6 +77,14 @@ async def catalog(config: Config, clock: Clock, report: Report, *, accept_clock:
         report.warning(name, detail, "Look for what keeps the disk busy, or put the catalog on a faster one.")
     else:
         report.ok(name, detail)
+
+
+async def _bytes(config: Config, store: Catalog, report: Report) -> None:
+    """Whether the folder of the blobs is empty though there are files."""
+    try:
+        await check_is_new(store, config)
+    except ConfigError as error:
+        report.failure("blob store", error.detail, error.hint or "")
 
 
 async def _clock(store: Catalog, env: Env, report: Report, *, accept: bool) -> None:
@@ -190,8 +200,9 @@ async def _is_old_database(config: Config) -> bool:
 async def blobs(config: Config, clock: Clock, report: Report) -> None:
     """Check that a blob can be put, read and deleted."""
     name = "blob store"
-    if config.blobs.driver == "disk" and not exists(config.blobs_path):
-        report.ok(name, f"{config.blobs_path} is not there yet; the first start makes it.")
+    if has_no_objects(config):
+        if not any(finding.check == name for finding in report.findings):
+            report.ok(name, f"{config.blobs_path} is not there yet; the first start makes it.")
         return
     store = make_blobs(tolerant(config), clock, guest=True)
     key = new_key()

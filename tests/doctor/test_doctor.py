@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import os
+import shutil
 import sqlite3
 import ssl
 import subprocess
@@ -35,7 +36,7 @@ from godrive.messages.auth import LogIn, SignUp
 from godrive.messages.expected import BeginScrub, BlobFault, Fault, ForgetDamage, NoteScrub
 from godrive.messages.janitor import Sweep
 from godrive.model import BlobInfo, ObjectKey
-from godrive.testing import ManualClock
+from godrive.testing import ManualClock, sign_up, upload
 from tests.conftest import require, require_program
 from tests.drive_server import DriveServer, environment
 from tests.servers import CephGateway, NatsServer, PostgresServer, free_port
@@ -91,6 +92,17 @@ async def used(config: Config, anyio_backend: object) -> Config:
     """A data folder that has been served from."""
     async with GoDrive(config):
         return config
+
+
+async def test_files_without_the_folder_of_their_bytes_are_a_failure(used: Config) -> None:
+    async with GoDrive(used, serving=False) as drive:
+        await upload(drive, (await sign_up(drive)).id, "a.txt", b"hello")
+    shutil.rmtree(used.blobs_path)
+    for _ in range(2):
+        (finding,) = [finding for finding in await findings(used) if finding.check == "blob store"]
+        assert finding.verdict is Verdict.FAILURE
+        assert "is empty, and the catalog has files" in finding.detail
+        assert not used.blobs_path.exists()
 
 
 async def test_before_the_first_start_all_is_well_and_nothing_is_made(config: Config, tmp_path: Path) -> None:
