@@ -58,10 +58,10 @@ async def download(remote: Remote, sources: list[str], target: str, progress: Pr
         for source in sources:
             try:
                 entry = await remote.get(source)
+                name = local_name(entry.name) if entry.id != "root" else "drive"
             except DriveError as error:
                 progress.failed(source, error.detail)
                 continue
-            name = local_name(entry.name) if entry.id != "root" else "drive"
             if name in names:
                 progress.failed(source, TWICE)
                 continue
@@ -129,8 +129,11 @@ async def fetch_to(
 
 
 def local_name(name: str) -> str:
-    """Return the name of an entry as a file name of this system.  Raises ``Invalid`` if it cannot be one."""
-    if not name or name in (os.curdir, os.pardir) or any(char in name for char in (os.sep, os.altsep or "/", "\0")):
+    """Return the name of an entry as a file name of this system.  Raises ``Invalid`` if it cannot be one.
+
+    No server has a name with a backslash: such names are for drafts.
+    """
+    if not name or name in (os.curdir, os.pardir) or any(char in name for char in (os.sep, "/", "\\", "\0")):
         raise Invalid("This system cannot have a file of that name.")
     return name
 
@@ -247,13 +250,18 @@ class _Fetching:
         draft.replace(self._local)
 
     def _draft(self, mark: str) -> Path:
-        """Return the path beside the target, which no other target has.  Names have at most 255 bytes."""
+        """Return the path beside the target.  Names have at most 255 bytes.
+
+        No other target has it, because no entry has a name with a backslash:
+        otherwise a draft that was copied to a server would replace the draft
+        of its file on the way back, and would be renamed in its place.
+        """
         name = os.fsencode(self._local.name)
         if len(name) > _LONGEST:
             name = (
                 name[:_LONGEST].decode(errors="ignore").encode() + b"~" + hashlib.sha256(name).hexdigest()[:12].encode()
             )
-        return self._local.with_name(f".{os.fsdecode(name)}.{mark}.part")
+        return self._local.with_name(f".{os.fsdecode(name)}.{mark}\\part")
 
 
 class _DamagedDraft(Exception):

@@ -179,3 +179,14 @@ async def test_a_time_that_the_clock_of_this_machine_does_not_have_is_listed_in_
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../a", "/etc/a", "a\\b", "a\0b"])
+async def test_a_name_that_no_entry_has_is_no_file_here(run: Run, tmp_path: Path, name: str) -> None:
+    (tmp_path / "in").mkdir()
+    assert "This system cannot have a file of that name." in await run(
+        always(({**FILE, "name": name},)), "get", "/a", "in/"
+    )
+    listed = {"files": [{**FILE, "name": name}]}
+    assert "This system cannot have a file of that name." in await run(always((ROOT,), (listed,)), "get", "/", "in/")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and "config" not in path.parts]

@@ -248,6 +248,19 @@ async def test_what_is_kept_of_a_download_is_compared_with_the_digest(desk: Desk
     assert sorted(path.name for path in desk.folder.iterdir()) == ["back", "config", "film"]
 
 
+async def test_a_file_that_is_called_as_a_draft_could_be_replaces_no_draft(desk: Desk) -> None:
+    (desk.folder / "films").mkdir()
+    films = {"film": LARGE, ".film.godrive.part": LARGE[: 9 * MIB]}
+    for name, content in films.items():
+        (desk.folder / "films" / name).write_bytes(content)
+    await desk.run("put", "films", "/")
+    await desk.run("get", "/films", "back")
+    assert {path.name: path.read_bytes() for path in (desk.folder / "back").iterdir()} == films
+    await killed_in(desk, desk.line.down, "get", "/films/film", "films/again")
+    assert "A name must not contain a slash or a backslash." in await desk.run("put", "films", "/", code=1)
+    assert sorted(await desk.listed("/films")) == sorted(films)
+
+
 async def test_an_access_token_that_ends_on_the_way_is_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request that has begun goes on, the next one is refused, and the upload stays."""
     monkeypatch.setattr("godrive.client.connection._EARLY", -1000.0)  # the client expects it to last
