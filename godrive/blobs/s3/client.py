@@ -23,7 +23,7 @@ from godrive.backoff import Backoff
 from godrive.blobs.s3.breaker import Breaker
 from godrive.blobs.s3.faults import FAULTS, as_config_error, code_of, is_outage, is_passing, translate
 from godrive.blobs.s3.operations import OPERATIONS
-from godrive.blobs.s3.sdk import client_config, make_session, trusted
+from godrive.blobs.s3.sdk import client_config, end_redirections, make_session, trusted
 from godrive.blobs.s3.signing import UNSIGNED, Credentials, presign
 from godrive.blobs.s3.transport import Redirected, Transport
 from godrive.clock import Clock
@@ -95,6 +95,7 @@ class S3Client:
                     config=config,
                 )
             )
+            end_redirections(self._client)
             if not settings.access_key:
                 # The client has asked for them too: two questions, because a lost answer looks like no role at all.
                 self._credentials = await session.get_credentials()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import cache
+from typing import Any
 
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
@@ -57,3 +58,16 @@ def client_config(settings: S3, *, read_timeout: float) -> AioConfig:
         read_timeout=read_timeout,
         max_pool_connections=CONNECTIONS,
     )
+
+
+def end_redirections(client: Any) -> None:
+    """Let *client* follow no redirection of a HEAD of the bucket.
+
+    When a redirection names neither a place nor the region of the bucket, aiobotocore (3.10) asks for the region with
+    that HEAD.  If the store redirects it in the same way, aiobotocore asks again, until the stack overflows.
+    """
+
+    def mark(context: dict[str, Any], **_: Any) -> None:
+        context["s3_redirect"]["redirected"] = True
+
+    client.meta.events.register("before-call.s3.HeadBucket", mark)

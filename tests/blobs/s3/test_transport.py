@@ -25,7 +25,7 @@ from msgspec.structs import replace
 
 from godrive.backoff import Backoff
 from godrive.blobs.s3 import S3BlobStore, transport
-from godrive.blobs.s3.client import S3Client, _bucket_url
+from godrive.blobs.s3.client import ATTEMPTS, S3Client, _bucket_url
 from godrive.blobs.s3.operations import OPERATIONS
 from godrive.blobs.s3.probe import Capabilities
 from godrive.blobs.s3.sdk import make_session
@@ -33,7 +33,7 @@ from godrive.blobs.s3.signing import Credentials
 from godrive.blobs.s3.transport import Transport
 from godrive.clock import SystemClock
 from godrive.config import S3
-from godrive.errors import NotFound, StorageFull, StoreUnavailable, TooLarge, UploadFinished
+from godrive.errors import DriveError, NotFound, StorageFull, StoreUnavailable, TooLarge, UploadFinished
 from godrive.model import ObjectKey
 from tests.cases import each
 from tests.conftest import require_program
@@ -432,6 +432,34 @@ async def test_a_request_for_another_region_is_sent_again_as_the_sdk_does(status
         await client.close()
     assert answer["ETag"] == '"there"'
     assert [body for method, _, _, body in seen if method == "PUT"][-1] == b"hello"
+
+
+@each("status, body", [(301, S3_ERROR.format("PermanentRedirect")), (301, PLAIN), (302, ""), (307, PLAIN)])
+async def test_a_redirection_that_leads_nowhere_is_a_refusal(status: int, body: str) -> None:
+    """Also a request for the region of the bucket is redirected."""
+    redirects = False
+
+    def answers(request: web.BaseRequest) -> web.Response:
+        if not redirects:
+            return web.Response(text="<ListBucketResult/>")
+        return web.Response(status=status, text=body)
+
+    async with server(answers) as (endpoint, seen):
+        client = S3Client(settings_of(endpoint), SystemClock())
+        await client.open()
+        redirects = True
+        for operation in ("head_object", "put_object", "abort_multipart_upload"):
+            seen.clear()
+            upload: dict[str, Any] = {"UploadId": "u"} if operation == "abort_multipart_upload" else {}
+            with pytest.raises(StoreUnavailable):
+                await client.call(operation, Key="key", **upload)
+            assert len(seen) <= 3 * ATTEMPTS
+        await client.close()
+
+        client = S3Client(settings_of(endpoint), SystemClock())
+        with pytest.raises(DriveError):
+            await client.open()
+        await client.close()
 
 
 async def test_a_proxy_of_the_environment_is_used_as_by_the_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
