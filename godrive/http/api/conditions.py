@@ -15,7 +15,10 @@ from godrive.model import ETag
 ANY = ETag("*")
 """Stands for any tag."""
 
-_SPAN = re.compile(r"(\d{0,19})-(\d{0,19})", re.ASCII)
+_SPAN = re.compile(r"(\d*)-(\d*)", re.ASCII)
+_DIGITS = 18
+"""More than any size has, and fewer than a number that is slow to parse."""
+_BEYOND = 10**_DIGITS
 _SECOND = timedelta(seconds=1)
 
 
@@ -111,10 +114,16 @@ def wanted_span(
 def _span(first: str, last: str, size: int) -> tuple[int, int] | None:
     """One satisfiable range.  A suffix of empty content is all of it."""
     if not first:
-        length = int(last or 0)
+        length = _position(last)
         return (max(0, size - length), size) if length else None
-    start, end = int(first), int(last) + 1 if last else size
+    start, end = _position(first), _position(last) + 1 if last else size
     return (start, min(end, size)) if start < min(end, size) else None
+
+
+def _position(digits: str) -> int:
+    """The number that *digits* are; of any that are beyond all content, the same one (section 14.1.1)."""
+    significant = digits.lstrip("0")
+    return int(significant or 0) if len(significant) <= _DIGITS else _BEYOND
 
 
 def _is_current(request: web.Request, etag: ETag, modified_at: datetime, now: datetime) -> bool:
