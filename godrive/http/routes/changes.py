@@ -144,10 +144,14 @@ async def follow_changes(call: Call, query: EventsQuery) -> web.StreamResponse:
     read the whole drive again; the stream goes on from now.
     The stream ends when the session ends, the access token expires or the server stops: connect again.
     """
-    cursor = header_text(call.request.headers.get(_LAST_EVENT_ID, ""), 64) or query.cursor
+    last = header_text(call.request.headers.get(_LAST_EVENT_ID, ""), 64)
     with call.request.app[WAITS].enter(call.request, call.by) as watch:
         stream = _Stream(call, watch)
-        await stream.run(cursor)
+        try:
+            await stream.run(last or query.cursor)
+        except Invalid as error:
+            error.field = _LAST_EVENT_ID if last else error.field
+            raise
         return stream.response
 
 

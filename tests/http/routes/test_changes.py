@@ -314,7 +314,10 @@ async def test_a_stream_from_a_cursor_that_is_too_old_says_so_and_goes_on_from_n
 
 async def test_a_stream_is_refused_like_any_request(ann: Person, stranger: Person) -> None:
     assert (await stranger("GET", "/v1/events")).status == 401
-    assert (await ann("GET", "/v1/events", params={"cursor": "x"})).status == 422
+    refused = await ann("GET", "/v1/events", params={"cursor": "x"})
+    assert (refused.status, refused.json["field"]) == (422, "cursor")
+    refused = await ann("GET", "/v1/events", headers={"Last-Event-ID": "x"})
+    assert (refused.status, refused.json["field"]) == (422, "Last-Event-ID")
     head = await ann("HEAD", "/v1/events")
     assert (head.status, head.content, head.headers["Content-Type"]) == (200, b"", "text/event-stream")
 
