@@ -96,6 +96,15 @@ async def test_the_server_backs_itself_up_prunes_and_tells_its_age(tmp_path: Pat
         assert 0 <= float(line.split()[1]) < 600
         assert await doctor(drive) == ("ok", False)
         assert await doctor(drive, later=timedelta(hours=50)) == ("warning", False)
+        target.rename(tmp_path / "unmounted")
+        clock = ManualClock(datetime.now(UTC) + timedelta(days=3))
+        again = BackupSchedule(config, clock, drive.metadata, on_look=on_look, on_error=errors.append)
+        with pytest.raises(StoreUnavailable, match=r"is not there\. Mount its disk"):
+            await again.look()
+        assert not target.exists()
+        (target / "objects").mkdir(parents=True)  # as the error says, to begin another one
+        await again.look()
+        assert looks[-1].is_new
         failing = replace(config, backup=replace(config.backup, passphrase="another"))
         clock = ManualClock(datetime.now(UTC) + timedelta(days=3))
         again = BackupSchedule(failing, clock, drive.metadata, on_look=on_look, on_error=errors.append)

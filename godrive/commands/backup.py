@@ -7,7 +7,8 @@ import asyncio
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
@@ -21,6 +22,7 @@ from godrive.commands.user import find_user, new_secret
 from godrive.config import Config
 from godrive.counted import counted
 from godrive.errors import ConfigError
+from godrive.paths import exists
 from godrive.priority import run_in_background
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from godrive.backup.restore_files import RestoredFiles
     from godrive.backup.rests import Pace
     from godrive.backup.target import Snapshot, Target
+    from godrive.drive import GoDrive
 
 Action: TypeAlias = "Callable[[Config, argparse.Namespace], Coroutine[Any, Any, int]]"
 
@@ -131,16 +134,35 @@ async def _create(config: Config, arguments: argparse.Namespace) -> int:
     if arguments.background:
         run_in_background()
     progress, rests = Progress(), Rests(BACKGROUND if arguments.background else 1.0)
-    async with (
-        _target(config, arguments, create=True) as target,
-        GoDrive(config, on_event=logs.on_event, serving=False) as drive,
-        _telling(progress),
-    ):
+    async with GoDrive(config, on_event=logs.on_event, serving=False) as drive, AsyncExitStack() as stack:
+        if not arguments.target:
+            await _check_is_there(drive)
+        target = await stack.enter_async_context(_target(config, arguments, create=True))
+        await stack.enter_async_context(_telling(progress))
         snapshot = await create(drive, target, progress, pace=_pace(config, arguments), rests=rests)
         _show(arguments, [snapshot])
         if arguments.prune:
             await prune(target, await _kept(config, target), rests)
     return 0
+
+
+async def _check_is_there(drive: GoDrive) -> None:
+    """Check that the folder of the configured target, if it ever had a backup, still has one.  Raises ``ConfigError``.
+
+    If its disk is not mounted, another backup would fill the disk beneath.
+    """
+    from godrive.messages.backups import ListBackups  # noqa: PLC0415
+
+    target, folder = drive.config.backup.target, Path(drive.config.backup.target)
+    if not target or target.startswith("s3:") or exists(folder / "objects"):
+        return
+    for made in await drive.metadata.ask(ListBackups()):
+        if made.target == str(folder):
+            raise ConfigError(
+                f"The backup in {target}, made on {made.made_at:%Y-%m-%d}, is not there.",
+                field="backup.target",
+                hint=f"Mount its disk. To begin another one in its place: mkdir -p {target}/objects",
+            )
 
 
 async def _list(config: Config, arguments: argparse.Namespace) -> int:
