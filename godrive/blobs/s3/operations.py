@@ -145,12 +145,14 @@ def error_of(operation: Operation, status: int, body: bytes) -> ClientError:
     """The error for an answer with *status*.
 
     Without a body its code is the status, as for every HEAD.  A body that is no
-    error of S3 is the answer of something else, such as a proxy.  Then a status
-    below 500 says nothing about the object, so the code is no code of S3.
+    error of S3 is the answer of something else, such as a proxy; so is a 404
+    without a body, unless to a HEAD.  Then a status below 500 says nothing about
+    the object, so the code is no code of S3.
     """
     code, message = _read_error(body)
     if not code:
-        code = str(status) if not body.strip() or status >= 500 else f"HTTP {status}"
+        is_plain = not body.strip() and (status != 404 or operation.method == "HEAD")
+        code = str(status) if is_plain or status >= 500 else f"HTTP {status}"
     answer = {
         "Error": {"Code": code, "Message": message or responses.get(status, "")},
         "ResponseMetadata": {"HTTPStatusCode": status},

@@ -209,6 +209,7 @@ S3_ERROR = '<?xml version="1.0"?><Error><Code>{}</Code></Error>'
 REFUSALS: list[tuple[int, str, type[Exception], str]] = [
     (404, S3_ERROR.format("NoSuchKey"), NotFound, ""),
     (404, PLAIN, StoreUnavailable, "HTTP 404"),
+    (404, "", StoreUnavailable, "HTTP 404"),
     (404, '{"message": "no such route"}', StoreUnavailable, "HTTP 404"),
     (403, PLAIN, StoreUnavailable, "HTTP 403"),
     (404, '<Error xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Code>NoSuchKey</Code></Error>', NotFound, ""),
@@ -323,6 +324,20 @@ async def test_a_page_of_a_proxy_is_no_answer_of_the_store(
     async with server(then(lambda _: web.Response(text=LOG_IN))) as (endpoint, _), store_at(endpoint) as store:
         with pytest.raises(StoreUnavailable):
             await ask(store)
+
+
+async def test_a_proxy_that_knows_no_route_does_not_say_that_a_blob_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Envoy then answers 404 without a body, to a HEAD as to everything else."""
+    monkeypatch.setattr("godrive.blobs.s3.client._BACKOFF", Backoff(0.0, 0.0))
+    answers = [web.Response(text="<ListBucketResult/>")]
+
+    def answer(_: web.BaseRequest) -> web.Response:
+        return answers.pop() if answers else web.Response(status=404)
+
+    async with server(answer) as (endpoint, _), store_at(endpoint) as store:
+        for ask in (store.head(KEY), gathered(store.get(KEY)), gathered(store.list())):
+            with pytest.raises(StoreUnavailable):
+                await ask
 
 
 @each("token", ["", "<NextContinuationToken>t</NextContinuationToken>"])
