@@ -35,6 +35,7 @@ SMALL = 8 << 20
 _LARGEST, _SMALLEST = 64 << 20, 512 << 10
 """Bytes of a request of a larger file: below 100 MB and below 1 MB, which are common limits of proxies."""
 
+_NEITHER = "It is neither a file nor a folder."
 _TRIES = 4
 """How often a file is sent in one request that gets no answer, which is how some proxies refuse a large one."""
 _BEGINNINGS = 3
@@ -317,11 +318,15 @@ def _walk(source: Path, top: str, progress: Progress) -> Iterator[tuple[Path | N
     A symbolic link is followed only if it is *source* itself.
     """
     try:
-        if not S_ISDIR(source.stat().st_mode):
-            yield source, top
-            return
+        mode = source.stat().st_mode
     except OSError as error:
         progress.failed(str(source), reason(error))
+        return
+    if not S_ISDIR(mode):
+        if S_ISREG(mode):
+            yield source, top
+        else:  # a device has no length, and a pipe may have no writer
+            progress.failed(str(source), _NEITHER)
         return
     waiting = [(source, top)]
     while waiting:
@@ -351,7 +356,7 @@ def _files(folder: Path, above: str, folders: list[tuple[Path, str]], progress: 
         elif S_ISLNK(mode):
             progress.failed(str(path), "It is a symbolic link.")
         elif not (S_ISDIR(mode) or S_ISREG(mode)):
-            progress.failed(str(path), "It is neither a file nor a folder.")
+            progress.failed(str(path), _NEITHER)
         elif not _add(names, path.name):  # on the server one would replace the other
             progress.failed(str(path), "Another entry of its folder has the same name in Unicode's NFC.")
         elif S_ISDIR(mode):

@@ -361,6 +361,15 @@ def test_a_file_replaces_no_device_and_no_pipe(run: Run, tmp_path: Path) -> None
     assert (tmp_path / "device").is_symlink()
 
 
+def test_a_device_or_a_pipe_is_not_put(run: Run, tmp_path: Path) -> None:
+    """A device would become an empty file, and the command would wait for somebody who writes to the pipe."""
+    os.mkfifo(tmp_path / "pipe")
+    for source in ("pipe", "/dev/zero"):
+        code, _, err = run("put", source, "/")
+        assert (code, err) == (1, f"godrive: {source}: It is neither a file nor a folder.\n")
+    assert listed(run) == []
+
+
 def test_a_file_goes_to_standard_output(run: Run, tmp_path: Path) -> None:
     (tmp_path / "large").write_bytes(LARGE)
     assert run("put", "large", "/")[0] == 0
