@@ -33,6 +33,7 @@ from godrive.config import Config
 from godrive.credentials import Keyring
 from godrive.drive import GoDrive
 from godrive.errors import ConfigError, Conflict, NotFound, StorageFull, StoreUnavailable
+from godrive.messages.auth import GetUser
 from godrive.messages.files import CopyFile, EmptyTrash, ListTrash, OpenContent, TrashFile
 from godrive.messages.janitor import Sweep, Swept
 from godrive.messages.system import UsageDrift
@@ -40,6 +41,7 @@ from godrive.model import File, FileKind, ObjectKey, OnConflict, UserId
 from godrive.opening import FolderLock, make_blobs
 from godrive.rules.housekeeping import check_usage
 from godrive.testing import ManualClock, chunks, open_drive, quick_config, sign_up, upload
+from tests.drive_server import run
 from tests.principals import acting
 from tests.servers import PostgresServer
 
@@ -434,6 +436,40 @@ async def test_a_restore_that_fails_names_the_damaged_blobs_of_the_backup(tmp_pa
         await restore_into(config, backup)
     assert all(path.name in caught.value.detail for path in damaged)
     assert not config.catalog_path.exists()
+
+
+@pytest.mark.parametrize("how", ["flipped", "missing", "unreadable"])
+async def test_what_a_damaged_backup_still_has_can_be_restored(tmp_path: Path, how: str) -> None:
+    backup, rest = tmp_path / "backup", {name: content for name, content in CONTENTS.items() if name != "40000.bin"}
+    async with drive_in(tmp_path / "drive") as drive:
+        owner = (await fill(drive))["3.bin"].owner_id
+        await back_up(drive, backup)
+    (damaged,) = [path for path in (backup / "objects").rglob("*-*") if path.stat().st_size == 40_000]
+    if how == "flipped":
+        flip(damaged)
+    else:
+        damaged.unlink()
+        if how == "unreadable":
+            damaged.mkdir()  # reading it fails, as with a bad sector
+    config = tmp_path / "config.toml"
+    config.write_text(f'[server]\ndata_dir = "{tmp_path / "restored"}"\n[auth]\nbcrypt_cost = 4\n')
+    command = "backup", "restore", backup, "--config", config
+    assert run(*command).returncode == 1
+    done = run(*command, "--despite-damage")
+    assert (done.returncode, damaged.name in done.stdout, "Restored" in done.stdout) == (1, True, True), done.stderr
+    async with drive_in(tmp_path / "restored") as restored:
+        files = restored.files(owner)
+        assert {path: await files.read(path) for path in rest} == rest
+        with pytest.raises((NotFound, StoreUnavailable)):
+            await files.read("40000.bin")
+        by_user = RestoredFiles()
+        for path in CONTENTS:
+            await files.trash(path)
+        async with open_target(str(backup), restored.config, restored.clock) as target:
+            ann = await restored.auth.ask(GetUser(acting(owner)))
+            await restore_files(restored, target, await target.find(None), ann, by_user)
+        assert (by_user.files, by_user.damaged) == (4, ["40000.bin"])
+        assert await content_of(restored, owner) == rest
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "short"])

@@ -15,6 +15,9 @@ from godrive.model import ObjectKey
 NAMED = 10
 """The most damaged blobs that an error names."""
 
+DAMAGE = (LengthMismatch, DigestMismatch, BlobDamaged)
+"""What a store, or the one that gets the bytes, says of a blob that is not what was stored."""
+
 _PROBE = ObjectKey("probe/none")
 
 
@@ -23,8 +26,8 @@ class Damaged:
 
     def __init__(self, source: BlobStore) -> None:
         self._source = source
-        self._count = 0
         self._first: list[str] = []
+        self.count = 0
 
     async def copy(self, target: BlobStore, blob: Named, pace: Pace | None = None) -> bool:
         """Copy a blob, unless it is there, and check that it is what was stored.  Returns whether the target has it.
@@ -32,35 +35,42 @@ class Damaged:
         Raises ``StorageFull``, ``StoreUnavailable``.
         """
         try:
-            body = paced(self._read(blob.object_key), pace)
+            body = paced(sound(self._source, blob.object_key), pace)
             await target.put(blob.object_key, body, size=blob.size_bytes, sha256=blob.sha256)
         except UploadFinished:
             return True  # an earlier run has copied it
-        except (NotFound, LengthMismatch, DigestMismatch, BlobDamaged) as error:
-            self._count += 1
-            if self._count <= NAMED:
+        except DAMAGE as error:
+            self.count += 1
+            if self.count <= NAMED:
                 self._first.append(f"{blob.object_key}: {error.detail}")
             return False
         return True
 
-    async def _read(self, key: ObjectKey) -> AsyncIterator[bytes]:
-        try:
-            async for piece in self._source.get(key):
-                yield piece
-        except BlobDamaged:
-            raise
-        except StoreUnavailable as error:
-            with suppress(NotFound):
-                await self._source.head(_PROBE)  # raises if the store is down, which is no fault of this blob
-            raise BlobDamaged(error.detail, hint=error.hint) from error
+    @property
+    def text(self) -> str:
+        """How many there are, and why, of the first."""
+        more = f" And {self.count - NAMED} more." if self.count > NAMED else ""
+        return f"{counted(self.count, 'blob')} cannot be copied. {' '.join(self._first)}{more}"
 
     def check(self, hint: str) -> None:
-        """Raise ``Conflict`` with the first of them if there are any."""
-        if not self._count:
-            return
-        more = f" And {self._count - NAMED} more." if self._count > NAMED else ""
-        blobs = " ".join(self._first)
-        raise Conflict(f"{counted(self._count, 'blob')} cannot be copied. {blobs}{more}", hint=hint)
+        """Raise ``Conflict`` if there are any."""
+        if self.count:
+            raise Conflict(self.text, hint=hint)
+
+
+async def sound(store: BlobStore, key: ObjectKey) -> AsyncIterator[bytes]:
+    """Yield the bytes of a blob.  Raises ``BlobDamaged`` if the store can do so for others, and not for this one."""
+    try:
+        async for piece in store.get(key):
+            yield piece
+    except BlobDamaged:
+        raise
+    except NotFound as error:
+        raise BlobDamaged(error.detail) from error
+    except StoreUnavailable as error:
+        with suppress(NotFound):
+            await store.head(_PROBE)  # raises if the store is down, which is no fault of this blob
+        raise BlobDamaged(error.detail, hint=error.hint) from error
 
 
 async def paced(body: AsyncIterator[bytes], pace: Pace | None) -> AsyncIterator[bytes]:

@@ -53,6 +53,7 @@ async def restore(
     *,
     clock: Clock,
     pace: Pace | None = None,
+    damaged: Damaged | None = None,
 ) -> Path | None:
     """Put the blobs of the snapshot into the store, and then its catalog and its keys into the data folder.
 
@@ -62,7 +63,8 @@ async def restore(
     For a day the restored drive expires nothing, because its time is in doubt, and
     then the trash and earlier versions have as much time left as when the snapshot
     was made: what the operator has got back is not purged at once.  Raises
-    ``ConfigError`` if there is a drive already, ``StorageFull``, ``StoreUnavailable``.
+    ``ConfigError`` if there is a drive already, ``StorageFull``, ``StoreUnavailable``,
+    and ``Conflict`` if the backup has damaged blobs, unless *damaged* is to count them.
     """
     open_data_folder(config)
     is_sqlite = config.catalog.driver == "sqlite"
@@ -74,7 +76,10 @@ async def restore(
         raise ConfigError(f"{config.secret_path} has other keys than the snapshot.", hint=hint)
     partial = path.with_name(f"{path.name}.restoring")
     await CatalogFile(target, partial).load(snapshot)
-    await _put_blobs(blobs, target, partial, progress, pace)
+    found = damaged or Damaged(target.store)
+    await _put_blobs(blobs, found, partial, progress, pace)
+    if damaged is None:
+        found.check("Only blobs were restored. Try another --snapshot, or go on without them: --despite-damage")
     with usable(partial), closing(sqlite3.connect(partial)) as catalog, catalog:
         catalog.execute(_AS_ANOTHER)
         passed = max(0, round((clock.now() - snapshot.created_at).total_seconds() * 1_000_000))
@@ -106,9 +111,8 @@ async def _set_aside_damaged(blobs: BlobStore, connection: sqlite3.Connection) -
                 await blobs.quarantine(named.object_key)
 
 
-async def _put_blobs(blobs: BlobStore, target: Target, catalog: Path, progress: Progress, pace: Pace | None) -> None:
-    """Put the blobs that the store lacks.  Raises ``Conflict`` if the backup lacks some of them."""
-    damaged = Damaged(target.store)
+async def _put_blobs(blobs: BlobStore, damaged: Damaged, catalog: Path, progress: Progress, pace: Pace | None) -> None:
+    """Put the blobs that the store lacks, but for those that are *damaged*."""
 
     async def put(named: Named) -> None:
         if await damaged.copy(blobs, named, pace):
@@ -124,5 +128,4 @@ async def _put_blobs(blobs: BlobStore, target: Target, catalog: Path, progress: 
                     yield named
 
         await for_each(needed(), put)
-        damaged.check("The backup is damaged: nothing but blobs was restored. Try another snapshot with --snapshot.")
         progress.bytes = await anyio.to_thread.run_sync(total_bytes, connection) - progress.repeated_bytes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import rmtree
@@ -15,7 +15,7 @@ import msgspec
 from godrive import email_address, transfer
 from godrive.backup.catalog_file import CatalogFile
 from godrive.backup.contents import opened
-from godrive.backup.copying import paced
+from godrive.backup.copying import DAMAGE, paced, sound
 from godrive.backup.rests import Pace
 from godrive.backup.target import Snapshot, Target
 from godrive.drive import GoDrive
@@ -36,11 +36,12 @@ _ENTRIES = (
 
 
 class RestoredFiles(msgspec.Struct):
-    """How many files and bytes came back, and how many were there already."""
+    """How many files and bytes came back, and how many were there already.  *damaged* are the paths of the others."""
 
     files: int = 0
     bytes: int = 0
     unchanged: int = 0
+    damaged: list[str] = []
 
 
 class _Entry(NamedTuple):
@@ -49,7 +50,7 @@ class _Entry(NamedTuple):
     kind: str
     mime: str
     modified_at: int
-    object_key: str
+    object_key: ObjectKey
     size_bytes: int
     sha256: str | None
 
@@ -69,8 +70,9 @@ async def restore_files(
     A file that is there with the same bytes stays as it is.  A file or folder
     whose name is taken by something else gets a number.  Nothing is replaced or
     removed, and what was in the trash, and earlier versions, stay in the backup.
-    Repeat a call that was interrupted.  Raises ``NotFound`` if the snapshot has
-    no such user or path, and what an upload raises, for example ``QuotaExceeded``.
+    A file whose bytes are damaged in the backup is left out.  Repeat a call that was
+    interrupted.  Raises ``NotFound`` if the snapshot has no such user or path, and
+    what an upload raises, for example ``QuotaExceeded``.
     """
     by = HostUser(user_id=user.id)
     renamed: dict[tuple[str, ...], tuple[str, ...]] = {}
@@ -87,20 +89,31 @@ async def restore_files(
                 elif await _is_there(drive, by, above, entry):
                     restored.unchanged += 1
                 else:
-                    await transfer.receive(
-                        drive,
-                        by,
-                        At(path=above, parents=True),
-                        entry.name,
-                        paced(target.store.get(ObjectKey(entry.object_key)), pace),
-                        size=entry.size_bytes,
-                        mime=entry.mime,
-                        sha256=entry.sha256,
-                        on_conflict=OnConflict.RENAME,
-                        modified_at=any_instant(entry.modified_at),
-                    )
+                    try:
+                        await _receive(drive, by, above, entry, paced(sound(target.store, entry.object_key), pace))
+                    except DAMAGE:
+                        restored.damaged.append("/".join((*before, entry.name)))
+                        continue
                     restored.files += 1
                     restored.bytes += entry.size_bytes
+
+
+async def _receive(
+    drive: GoDrive, by: HostUser, above: tuple[str, ...], entry: _Entry, body: AsyncIterator[bytes]
+) -> None:
+    """Store the file in the folder *above*."""
+    await transfer.receive(
+        drive,
+        by,
+        At(path=above, parents=True),
+        entry.name,
+        body,
+        size=entry.size_bytes,
+        mime=entry.mime,
+        sha256=entry.sha256,
+        on_conflict=OnConflict.RENAME,
+        modified_at=any_instant(entry.modified_at),
+    )
 
 
 @contextmanager

@@ -76,6 +76,8 @@ def register(commands: Commands, shared: argparse.ArgumentParser) -> None:
     paced(restore)
     restore.add_argument("--snapshot", metavar="ID", help="this snapshot; by default the newest")
     restore.add_argument("--user", metavar="USER", help="only files of this user, who exists (e-mail address or id)")
+    text = "restore the drive also if blobs of the backup are damaged; their files cannot be read"
+    restore.add_argument("--despite-damage", action="store_true", help=text)
     restore.add_argument("--path", default="", metavar="PATH", help="only this file or folder of the user")
 
 
@@ -236,17 +238,19 @@ async def _restore(config: Config, arguments: argparse.Namespace) -> int:
         return await _restore_files(config, arguments)
     if arguments.path:
         raise ConfigError("--path needs --user.")
+    from godrive.backup.copying import Damaged  # noqa: PLC0415
     from godrive.backup.create import Progress  # noqa: PLC0415
     from godrive.backup.restore import restore  # noqa: PLC0415
     from godrive.opening import make_blobs  # noqa: PLC0415
 
     progress, blobs = Progress(), make_blobs(config, SystemClock(), guest=True)
     async with _target(config, arguments) as target, _telling(progress):
-        snapshot = await target.find(arguments.snapshot)
+        snapshot, damaged = await target.find(arguments.snapshot), Damaged(target.store)
+        accepted, pace = damaged if arguments.despite_damage else None, _pace(config, arguments)
         try:
             await blobs.open()
             path = await restore(
-                config, blobs, target, snapshot, progress, clock=SystemClock(), pace=_pace(config, arguments)
+                config, blobs, target, snapshot, progress, clock=SystemClock(), pace=pace, damaged=accepted
             )
         finally:
             await blobs.close()
@@ -256,8 +260,10 @@ async def _restore(config: Config, arguments: argparse.Namespace) -> int:
 
         await copy_catalog(path, config.catalog, check=check_usage)
         path.unlink()
+    if damaged.count:
+        _say(f"{damaged.text} godrive fsck shows their files.")
     _say(f"Restored {snapshot.id}: {_blobs(progress)}. Nothing expires for a day.")
-    return 0
+    return 1 if damaged.count else 0
 
 
 async def _restore_files(config: Config, arguments: argparse.Namespace) -> int:
@@ -276,9 +282,11 @@ async def _restore_files(config: Config, arguments: argparse.Namespace) -> int:
     if arguments.json:
         _say(msgspec.json.encode(restored).decode())
     else:
+        for each in restored.damaged:
+            _say(f"damaged  {each}")
         what = f"{counted(restored.files, 'file')} of {counted(restored.bytes, 'byte')}"
         _say(f"Restored from {snapshot.id}: {what}. Already there: {restored.unchanged}.")
-    return 0
+    return 1 if restored.damaged else 0
 
 
 def _show(arguments: argparse.Namespace, snapshots: list[Snapshot]) -> None:
