@@ -886,7 +886,7 @@ async def test_compaction_is_done_in_steps_and_continues_after_each(
         await asyncio.sleep(0.001)
     assert {key: await read(store, key) for key in kept} == kept
     await store.close()
-    with sqlite3.connect(root / "packs" / "index.db") as index:
+    with closing(sqlite3.connect(root / "packs" / "index.db")) as index:
         assert [row[0] for row in index.execute("SELECT DISTINCT pack FROM blobs")] == [2]
 
 
