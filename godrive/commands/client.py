@@ -29,6 +29,8 @@ Action: TypeAlias = "Callable[[Remote, argparse.Namespace], Awaitable[int]]"
 SERVER_VARIABLE = "GODRIVE_SERVER"
 _PATIENCE, _PATIENCE_OF_COPIES = 15.0, 300.0
 """Seconds for which a command tries again if the server does not answer; copying begins anew with each byte."""
+_MOST_LEVELS = 1024
+"""No entry has more names in its path."""
 _CONFLICTS = ("replace", "fail", "rename")
 
 
@@ -262,16 +264,27 @@ async def _each(paths: list[str], act: Callable[[str], Awaitable[Any]]) -> int:
 
 async def _find(remote: Remote, arguments: argparse.Namespace) -> int:
     folder_id = None if arguments.folder is None else (await _named(remote, arguments.folder)).id
-    above: dict[str | None, str] = {None: ""}
-
-    async def path_of(entry: Entry) -> str:
-        if entry.parent_id not in above:
-            above[entry.parent_id] = await path_of(await remote.get_by_id(str(entry.parent_id)))
-        return f"{above[entry.parent_id]}/{entry.name}"
-
+    paths: dict[str | None, str] = {None: ""}
     async for entry in remote.search(" ".join(arguments.words), folder_id):
-        _show(entry, await path_of(entry), arguments)
+        _show(entry, f"{await _path_of(remote, entry.parent_id, paths)}/{entry.name}", arguments)
     return 0
+
+
+async def _path_of(remote: Remote, folder_id: str | None, paths: dict[str | None, str]) -> str:
+    """Return the path of a folder, and add it and those of the folders above to *paths*.  Raises ``NotGoDrive``."""
+    from godrive.client.connection import NotGoDrive  # noqa: PLC0415
+
+    unknown: list[tuple[str, str]] = []
+    while folder_id not in paths:
+        if len(unknown) == _MOST_LEVELS:
+            raise NotGoDrive
+        folder = await remote.get_by_id(str(folder_id))
+        unknown.append((str(folder_id), folder.name))
+        folder_id = folder.parent_id
+    path = paths[folder_id]
+    for known_id, name in reversed(unknown):
+        path = paths[known_id] = f"{path}/{name}"
+    return path
 
 
 class _Shown:

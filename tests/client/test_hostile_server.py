@@ -190,3 +190,15 @@ async def test_a_name_that_no_entry_has_is_no_file_here(run: Run, tmp_path: Path
     listed = {"files": [{**FILE, "name": name}]}
     assert "This system cannot have a file of that name." in await run(always((ROOT,), (listed,)), "get", "/", "in/")
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and "config" not in path.parts]
+
+
+@pytest.mark.parametrize(("top", "code"), [(None, 0), ("1", 1)])
+async def test_find_names_the_deepest_entry_and_goes_round_in_no_circle(run: Run, top: str | None, code: int) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if request.path == "/v1/search":
+            return web.json_response({"files": [{**FILE, "parent_id": "1023"}]})
+        number = int(request.path.rpartition("/")[2])
+        return web.json_response({**ROOT, "id": "", "name": "d", "parent_id": str(number - 1) if number > 1 else top})
+
+    said = await run(answer, "find", "a", code=code)
+    assert said.endswith("/d" * 1023 + "/a.txt\n" if top is None else "not the answer of a GoDrive server.\n"), said
