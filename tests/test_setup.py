@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import subprocess
@@ -107,6 +108,15 @@ def test_a_mistake_writes_nothing(config: Path, monkeypatch: pytest.MonkeyPatch)
         assert cli.main(["setup", "--config", str(config), "--no-user", *options]) == 2
     assert not config.exists()
     assert not config.with_name("config.toml.new").exists()
+
+
+def test_a_full_disk_is_no_mistake(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(path: Path, text: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    given(monkeypatch, "")
+    monkeypatch.setattr(Path, "write_text", write)
+    assert cli.main(["setup", "--config", str(config), "--no-user"]) == 1
 
 
 def test_a_unit_that_has_the_configuration_is_what_starts_it(

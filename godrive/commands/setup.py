@@ -21,7 +21,7 @@ from godrive.commands import Commands, add_command
 from godrive.commands.user import add_user
 from godrive.config import Config
 from godrive.configfile import load
-from godrive.errors import ConfigError, DriveError
+from godrive.errors import ConfigError, DriveError, refused
 from godrive.paths import exists, is_file, is_folder
 
 SIGNUP = ("open", "invite", "closed")
@@ -89,7 +89,7 @@ def _setup(arguments: argparse.Namespace) -> int:
             shutil.copy2(path, path.with_name(f"{path.name}.before"))
         new.replace(path)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}.") from None
+        raise refused(f"{path} cannot be written", error) from None
     finally:
         new.unlink(missing_ok=True)
     _say(f"Wrote {path}.")
