@@ -7,7 +7,7 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -18,7 +18,7 @@ from godrive.commands.progress import pacer
 from godrive.commands.running import run
 from godrive.config import Config
 from godrive.counted import counted
-from godrive.errors import ConfigError
+from godrive.errors import ConfigError, refused
 from godrive.messages.expected import BlobFault, Fault
 from godrive.messages.storage import QuarantineBlob
 from godrive.messages.system import KnownKeys, RecountUsage, UsageDrift
@@ -70,6 +70,9 @@ def _fsck(arguments: argparse.Namespace) -> int:
     need_drive(config)
     logs.configure(config.log, sys.stderr)
     planned = _read_plan(arguments.plan) if arguments.repair and arguments.plan else None
+    plan: Path | None = arguments.plan if planned is None else None
+    if plan is not None:
+        _write_plan(plan, b"", mode="ab")  # before all blobs are read in vain
     result = Result()
 
     async def check() -> None:
@@ -84,10 +87,9 @@ def _fsck(arguments: argparse.Namespace) -> int:
                 await _repair(drive, result, usage=planned is None)
 
     run(check())
-    if arguments.plan and planned is None:
-        lines = b"".join(msgspec.json.encode(finding) + b"\n" for finding in result.findings)
-        arguments.plan.write_bytes(lines)
     _report(result, arguments)
+    if plan is not None:
+        _write_plan(plan, b"".join(msgspec.json.encode(finding) + b"\n" for finding in result.findings))
     return 0 if result.is_clean else 1
 
 
@@ -128,6 +130,15 @@ def _read_plan(path: Path) -> list[BlobFault]:
     except (OSError, msgspec.DecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"{path} cannot be read as a plan: {reason}.", hint="Make one with --plan alone.") from None
+
+
+def _write_plan(path: Path, lines: bytes, *, mode: Literal["ab", "wb"] = "wb") -> None:
+    """Raises what :func:`godrive.errors.refused` returns."""
+    try:
+        with path.open(mode) as file:
+            file.write(lines)
+    except OSError as error:
+        raise refused(f"The plan {path} cannot be written", error) from None
 
 
 def _report(result: Result, arguments: argparse.Namespace) -> None:

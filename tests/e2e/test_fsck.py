@@ -64,6 +64,25 @@ def test_without_a_drive_or_with_a_broken_plan_it_is_a_mistake(server: DriveServ
     assert run("fsck", "--data-dir", tmp_path / "nothing").returncode == 2
 
 
+async def test_a_plan_that_cannot_be_written_is_one_clear_line_and_no_finding_is_lost(
+    drive_server: DriveServer, tmp_path: Path
+) -> None:
+    drive_server.tables["blobs"]["pack_below"] = 0
+    drive_server.start()
+    async with Client.connect(drive_server.url) as client:
+        await client.enter()
+        await client.upload("a.bin", b"abc")
+    (blob,) = drive_server.blobs("objects")
+    blob.unlink()
+    done = fsck(drive_server, "--plan", tmp_path / "no" / "plan")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "no/plan cannot be written: No such file" in done.stderr
+    done = fsck(drive_server, "--plan", "/dev/full")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "missing" in done.stdout
+    assert "/dev/full cannot be written: No space left" in done.stderr
+
+
 async def test_no_command_beside_a_server_checkpoints_the_log_of_its_databases(
     drive_server: DriveServer, tmp_path: Path
 ) -> None:
