@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from godrive.actors.batching import Batcher
 from godrive.actors.known_pages import KnownPages
 from godrive.actors.noticed_catalog import NoticedCatalog, OnChange
-from godrive.catalog import Catalog, ReadsAtOnce, Row, Tx
+from godrive.catalog import Catalog, MayBeReadOnly, ReadsAtOnce, Row, Tx
 from godrive.clock import Clock
 from godrive.config import Config
 from godrive.errors import NotFound
@@ -153,6 +153,8 @@ class MetadataActor(Actor[Metadata]):
     @CheckCatalog.handler
     async def check_catalog(self, ask: CheckCatalog) -> None:
         await self._read_nonce()
+        if isinstance(self.catalog, MayBeReadOnly):
+            await self.catalog.check_writable()
         if (problem := self.catalog.problem) is not None:
             raise type(problem)(problem.detail, hint=problem.hint, retry_after=problem.retry_after)
 

@@ -174,6 +174,14 @@ class ReadsAtOnce(Protocol):
     reads_at_once: Literal[True]
 
 
+@runtime_checkable
+class MayBeReadOnly(Protocol):
+    """A capability of a catalog whose database may take no writes while it can be read, as a standby does."""
+
+    async def check_writable(self) -> None:
+        """Raises ``StoreUnavailable`` if the database cannot be read, or takes no writes.  Costs a query."""
+
+
 class Channel(Protocol):
     """Passes short notices on to other processes.  Any may be lost."""
 

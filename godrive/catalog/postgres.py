@@ -165,6 +165,15 @@ class PostgresCatalog:
         self.problem = None
         return value
 
+    async def check_writable(self) -> None:
+        """As ``MayBeReadOnly`` says.  A write that writes nothing succeeds on a standby too, and so proves nothing."""
+        row = await self.read(lambda tx: tx.one("SELECT current_setting('transaction_read_only')"))
+        if row is not None and row[0] == "on":
+            raise StoreUnavailable(
+                "The database takes no writes.",
+                hint="It is a standby, or default_transaction_read_only is on: check where catalog.dsn leads to.",
+            )
+
     def channel(self) -> PostgresChannel:
         """As ``HasChannel`` says."""
         return PostgresChannel(self._dsn)

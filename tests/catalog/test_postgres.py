@@ -36,7 +36,7 @@ from godrive.errors import (
 )
 from godrive.messages.changes import ChangeKind, ListChanges
 from godrive.messages.files import GetFile, UpdateFile
-from godrive.messages.system import ClaimPurges, FinishPurge, IndexNames, SettleTrash
+from godrive.messages.system import CheckCatalog, ClaimPurges, FinishPurge, IndexNames, SettleTrash
 from godrive.messages.uploads import BeginUpload, PublishUpload, StoreFile
 from godrive.messages.webhooks import AddWebhook
 from godrive.model import File, OnConflict, Sort, Upload, UploadId, UserId, UserState, new_id
@@ -312,6 +312,23 @@ async def test_a_commit_is_durable_whatever_the_database_is_set_to(dsn: str, set
         assert await catalog.write(lambda tx: tx.all("SHOW synchronous_commit")) == [(used,)]
     finally:
         await catalog.close()
+
+
+async def test_a_database_that_takes_no_writes_is_known_though_it_commits_what_writes_nothing(
+    dsn: str, catalog: PostgresCatalog
+) -> None:
+    rig = Rig(catalog)
+    metadata = MetadataActor(catalog, rig.config, rig.clock, rig.tokens)
+    await metadata.check_catalog(CheckCatalog())
+    await set_default(dsn, "default_transaction_read_only", "on")
+    await change(
+        dsn,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    )
+    assert await catalog.write(names) == []
+    with pytest.raises(StoreUnavailable, match="takes no writes"):
+        await metadata.check_catalog(CheckCatalog())
 
 
 @pytest.mark.parametrize("depth", [0, 1])
