@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
+import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -884,11 +885,41 @@ async def test_what_a_killed_restore_left_in_the_data_folder_is_removed(tmp_path
             (folder / "catalog.db").write_bytes(b"x")
         other = FolderLock(used / "lock")
         other.acquire()
+        for folder in (left, used):
+            os.utime(folder, (0, 0))
         async with open_target(str(tmp_path / "backup"), drive.config, drive.clock) as target:
             await restore_files(drive, target, snapshot, user, RestoredFiles())
         assert [*drive.config.data_dir.glob("restore-*")] == [used]
         assert (used / "catalog.db").read_bytes() == b"x"
         other.release()
+
+
+async def test_what_a_killed_verify_left_among_temporary_files_is_removed_and_nothing_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the catalog, which an encrypted backup hides."""
+    temporary, backup = tmp_path / "tmp", tmp_path / "backup"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    for name in ("left", "young", "foreign", "file"):
+        path = temporary / f"godrive-backup-{name}"
+        if name == "file":
+            path.write_text("")
+        else:
+            path.mkdir()
+            (path / "catalog.db").write_bytes(b"x")
+        if name != "young":
+            os.utime(path, (0, 0))
+    (temporary / "godrive-backup-link").symlink_to(tmp_path / "drive")
+    left = {"young", "file", "link"}
+    if os.geteuid() == 0:
+        os.chown(temporary / "godrive-backup-foreign", 65534, 65534)
+        left.add("foreign")
+    async with drive_in(tmp_path / "drive") as drive:
+        await fill(drive, {"a.bin": b"abc"})
+        await back_up(drive, backup)
+        assert await problems(drive.config, backup) == []
+    assert {path.name.removeprefix("godrive-backup-") for path in temporary.iterdir()} == left
 
 
 async def test_what_a_killed_backup_left_in_the_data_folder_is_removed(tmp_path: Path) -> None:

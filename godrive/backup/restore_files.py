@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from shutil import rmtree
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import msgspec
@@ -17,13 +13,13 @@ from godrive.backup.catalog_file import CatalogFile
 from godrive.backup.contents import opened
 from godrive.backup.copying import DAMAGE, paced, sound
 from godrive.backup.rests import Pace
+from godrive.backup.scratch import scratch
 from godrive.backup.target import Snapshot, Target
 from godrive.drive import GoDrive
-from godrive.errors import DriveError, NameTaken, NotFound
+from godrive.errors import NameTaken, NotFound
 from godrive.files import names
 from godrive.messages.files import EnsureFolder, GetFile
 from godrive.model import At, FileKind, ObjectKey, OnConflict, User, name_key
-from godrive.opening import FolderLock
 from godrive.principal import HostUser
 from godrive.rules.names import numbered
 from godrive.rules.rows import any_instant
@@ -76,7 +72,7 @@ async def restore_files(
     """
     by = HostUser(user_id=user.id)
     renamed: dict[tuple[str, ...], tuple[str, ...]] = {}
-    with _folder_in(drive.config.data_dir) as folder:
+    with scratch(drive.config.data_dir, "restore-") as folder:
         catalog = folder / "catalog.db"
         await CatalogFile(target, catalog).load(snapshot)
         with opened(catalog) as connection:
@@ -114,29 +110,6 @@ async def _receive(
         on_conflict=OnConflict.RENAME,
         modified_at=any_instant(entry.modified_at),
     )
-
-
-@contextmanager
-def _folder_in(data_dir: Path) -> Iterator[Path]:
-    """Make a folder for the catalog of a snapshot, and remove those that killed processes have left.
-
-    A process locks its folder as long as it lives.
-    """
-    for left in data_dir.glob("restore-*"):
-        with suppress(DriveError), _locked(left):
-            rmtree(left, ignore_errors=True)
-    with TemporaryDirectory(dir=data_dir, prefix="restore-") as name, _locked(Path(name)) as folder:
-        yield folder
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[Path]:
-    lock = FolderLock(folder / "lock")
-    lock.acquire()
-    try:
-        yield folder
-    finally:
-        lock.release()
 
 
 def _owner(connection: sqlite3.Connection, user: User, snapshot: Snapshot) -> str:

@@ -7,13 +7,14 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing, closing, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 
 from godrive.backup.catalog_file import CatalogFile
 from godrive.backup.contents import is_sound, named_in, names_all, opened, speaks_of_disk, usable
 from godrive.backup.create import Progress
 from godrive.backup.passphrase import drop_old_keys, is_key_object
 from godrive.backup.rests import NEVER, Pace, Rests
+from godrive.backup.scratch import scratch
 from godrive.backup.target import Snapshot, Target
 from godrive.blobs import BlobDamaged
 from godrive.blobs.key_ranges import KeyRanges, keys_in
@@ -23,6 +24,9 @@ from godrive.errors import Conflict, DigestMismatch, NotFound
 from godrive.in_order import in_order
 from godrive.messages.expected import Fault
 from godrive.model import ObjectKey
+
+PREFIX = "godrive-backup-"
+"""How the names of temporary folders begin."""
 
 _KEEP = "CREATE TABLE kept (object_key TEXT PRIMARY KEY, size_bytes INTEGER NOT NULL, sha256 TEXT) WITHOUT ROWID"
 _KEYS = KeyRanges("kept", "object_key")
@@ -43,8 +47,8 @@ async def verify(
         progress.bytes += size
         return None if wrong is None else f"{wrong[0]}: the blob {key}: {wrong[1]}"
 
-    with TemporaryDirectory(prefix="godrive-") as folder, _kept(Path(folder)) as kept:
-        async for problem in _gather(target, snapshots, kept, Path(folder), check=is_sound):
+    with scratch(Path(gettempdir()), PREFIX) as folder, _kept(folder) as kept:
+        async for problem in _gather(target, snapshots, kept, folder, check=is_sound):
             yield problem
         rows = kept.execute("SELECT object_key, size_bytes, sha256 FROM kept ORDER BY object_key")
         async with aclosing(in_order(rows, check, at_most=READ_AT_ONCE)) as problems:
@@ -75,9 +79,9 @@ async def prune(target: Target, keep: Iterable[Snapshot], rests: Rests = NEVER) 
     kept_snapshots = list(keep)
     ids = {snapshot.id for snapshot in kept_snapshots}
     dropped = [snapshot for snapshot in await target.snapshots() if snapshot.id not in ids]
-    with TemporaryDirectory(prefix="godrive-") as folder, _kept(Path(folder)) as kept:
+    with scratch(Path(gettempdir()), PREFIX) as folder, _kept(folder) as kept:
         rests.within(kept)
-        async for problem in _gather(target, kept_snapshots, kept, Path(folder), check=names_all, rests=rests):
+        async for problem in _gather(target, kept_snapshots, kept, folder, check=names_all, rests=rests):
             raise Conflict(f"Nothing was deleted. {problem}")
         own = await target.own_keys(kept_snapshots)
         for snapshot in dropped:
