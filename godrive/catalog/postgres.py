@@ -36,7 +36,7 @@ from godrive.catalog.postgres_channel import PostgresChannel
 from godrive.catalog.postgres_errors import is_lost, is_raced, is_unknown, refused, translate, unavailable, unknown
 from godrive.catalog.postgres_group import Started, run_finals
 from godrive.catalog.postgres_pool import Connection, Pool, Use
-from godrive.errors import AskTimeout, DriveError, StorageFull, StoreUnavailable
+from godrive.errors import AskTimeout, ConfigError, DriveError, StorageFull, StoreUnavailable
 from godrive.model import UserId
 
 T = TypeVar("T")
@@ -243,6 +243,8 @@ class PostgresCatalog:
             await connection.execute(migrations.NOTE_TABLE)
             migrations.check_table({row[0] for row in await connection.fetch(_COLUMNS)})
             applied = {row[0]: row[1] for row in await connection.fetch(migrations.APPLIED)}
+            if not applied:
+                _check_encoding(connection.get_settings().server_encoding)
             for step in migrations.missing(applied, guest=self._guest):
                 for statement in step.statements(WORDS):
                     await connection.execute(statement)
@@ -269,3 +271,13 @@ class PostgresCatalog:
                     raise unavailable(error) from error
             await asyncio.sleep(_BACKOFF.jittered(failures))
         raise AssertionError("unreachable")
+
+
+def _check_encoding(encoding: str) -> None:
+    """Raises ``ConfigError`` unless the database can store every name, and knows its letters."""
+    if encoding != "UTF8":
+        raise ConfigError(
+            f"The database has the encoding {encoding}, in which names cannot be stored or searched.",
+            field="catalog.dsn",
+            hint="Make another: CREATE DATABASE godrive TEMPLATE template0 ENCODING 'UTF8'",
+        )

@@ -121,6 +121,18 @@ async def test_names_are_in_the_same_order_whatever_language_the_database_speaks
         await catalog.close()
 
 
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+async def test_a_database_without_all_letters_is_refused(
+    postgres_server: PostgresServer, dsn: str, encoding: str
+) -> None:
+    """A server that was made in the locale C makes databases of SQL_ASCII, in which a search finds only ASCII."""
+    name = f"{dsn.rpartition('/')[2]}_{encoding.lower()}"
+    await change(dsn, f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'")
+    with pytest.raises(ConfigError, match=encoding) as refused:
+        await PostgresCatalog(config.Catalog(dsn=postgres_server.dsn_of(name))).open()
+    assert "ENCODING 'UTF8'" in (refused.value.hint or "")
+
+
 async def test_a_newer_schema_is_refused(dsn: str, catalog: PostgresCatalog) -> None:
     await change(dsn, "INSERT INTO schema_versions VALUES (999, 'future', 'x')")
     with pytest.raises(ConfigError, match="schema 999"):
