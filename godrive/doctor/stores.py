@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from godrive.backup_schedule import is_late
 from godrive.blobs import BlobStore
 from godrive.blobs.disk import DiskBlobStore
+from godrive.blobs.packs import HOLD
 from godrive.catalog import Catalog, migrations
 from godrive.clock import TOLERANCE, Clock
 from godrive.config import Config, StoreFault
@@ -227,16 +228,18 @@ async def blobs(config: Config, clock: Clock, report: Report) -> None:
             report.failure(name, "A blob that was deleted is still there.", "Let the access key delete objects.")
         else:
             report.ok(name, f"{config.blobs.driver}: stored a test blob in {milliseconds:.1f} ms and deleted it.")
-        await _packs(store, report)
+        await _packs(config, store, report)
     finally:
         await store.close()
 
 
-async def _packs(store: BlobStore, report: Report) -> None:
-    """Whether the packs of a disk store are whole."""
+async def _packs(config: Config, store: BlobStore, report: Report) -> None:
+    """Whether the packs of a disk store are whole, and give back room."""
     status = await store.pack_status() if isinstance(store, DiskBlobStore) else None
     if status is None:
         return
+    if exists(hold := config.blobs_path / "packs" / HOLD):
+        report.warning("packs", f"While {hold} is there, deleted small blobs keep their room.", "Remove it after use.")
     if status.problems:
         hint = "Stop GoDrive and restore the packs from a backup. All other blobs can be read."
         report.failure("packs", " ".join(status.problems), hint)

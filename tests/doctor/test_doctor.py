@@ -248,6 +248,15 @@ async def test_clock_that_has_jumped_is_a_warning_until_it_is_accepted(used: Con
         assert not (await drive.janitor.ask(Sweep())).held
 
 
+async def test_packs_that_an_operator_holds_are_a_warning(used: Config) -> None:
+    hold = used.blobs_path / "packs" / "hold"
+    hold.touch()
+    finding = of([finding for finding in await findings(used) if finding.verdict is Verdict.WARNING], "packs")
+    assert f"{hold} is there" in finding.detail
+    hold.unlink()
+    assert of(await findings(used), "packs").verdict is Verdict.OK
+
+
 async def test_what_the_scrub_has_found_is_a_failure_and_a_slow_scrub_a_warning(used: Config) -> None:
     async def scrub(config: Config = used) -> list[Finding]:
         return [finding for finding in await findings(config) if finding.check == "scrub"]
