@@ -74,10 +74,10 @@ async def describe(tx: Tx, ask: UpdateFile, env: Env, file: File) -> File:
     return rows.live_file(file.owner_id, rows.found(row))
 
 
-def check_key(key: str) -> str:
-    """Return the key of a property.  Raises ``Invalid``."""
+def check_key(key: str, field: str = "properties") -> str:
+    """Return the key of a property.  Raises ``Invalid``, which names the *field*."""
     if not _KEY.fullmatch(key):
-        raise Invalid("The key of a property has 1 to 64 of the characters A-Z a-z 0-9 _ . : -", field="properties")
+        raise Invalid("The key of a property has 1 to 64 of the characters A-Z a-z 0-9 _ . : -", field=field)
     return key
 
 
@@ -86,24 +86,22 @@ def _index_value(value: PropertyValue | None) -> str:
     return _encode(value).decode()
 
 
-def _canonical(value: PropertyValue) -> PropertyValue:
+def _canonical(value: PropertyValue, field: str = "properties") -> PropertyValue:
     """Return the value with a whole number as an integer.  Raises ``Invalid`` if it cannot be kept exactly."""
     if isinstance(value, str):
         try:
             size = len(value.encode())
         except UnicodeEncodeError:
-            raise Invalid("The text of a property must be valid Unicode.", field="properties") from None
+            raise Invalid("The text of a property must be valid Unicode.", field=field) from None
         if size > MOST_PROPERTY_BYTES or "\0" in value:
-            raise Invalid(
-                f"The text of a property has at most {MOST_PROPERTY_BYTES} bytes and no NUL.", field="properties"
-            )
+            raise Invalid(f"The text of a property has at most {MOST_PROPERTY_BYTES} bytes and no NUL.", field=field)
         return value
     if isinstance(value, bool):
         return value
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not math.isfinite(value) or (isinstance(value, int) and not -_LARGEST <= value < _LARGEST):
-        raise Invalid("The number of a property must fit into 64 bits.", field="properties")
+        raise Invalid("The number of a property must fit into 64 bits.", field=field)
     return value
 
 
@@ -119,11 +117,11 @@ async def list_favorites(tx: Tx, ask: ListFavorites, env: Env) -> Page[File]:
 async def list_by_property(tx: Tx, ask: ListByProperty, env: Env) -> Page[File]:
     """As ``ListByProperty`` says."""
     owner_id = await owner_of(tx, ask.by, Verb.READ)
-    values: list[Any] = [owner_id, check_key(ask.key)]
+    values: list[Any] = [owner_id, check_key(ask.key, "key")]
     source = "properties p JOIN entries ON entries.id = p.entry_id WHERE p.owner_id = $1 AND p.key = $2"
     if ask.value is not None:
         source += " AND p.value = $3"
-        values.append(_index_value(_canonical(ask.value)))
+        values.append(_index_value(_canonical(ask.value, "value")))
     return await _page(tx, ask, env, f"{source} AND {_LISTED}", order="p.entry_id", values=values)
 
 

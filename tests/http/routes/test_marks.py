@@ -63,3 +63,16 @@ async def test_what_is_neither_a_mark_nor_a_property_is_refused(ann: Person, kin
 async def test_a_query_that_can_find_nothing_is_refused(ann: Person, kind: str) -> None:
     answer = await ann("GET", "/v1/properties", params=QUERIES[kind])
     assert (answer.status, answer.json["code"]) == (422, "invalid"), answer.content
+
+
+@each(
+    ("query", "field"),
+    [
+        ({"key": "a b"}, "key"),
+        ({"key": "a", "value": str(2**63)}, "value"),
+        ({"key": "a", "value": '"\\u0000"'}, "value"),
+    ],
+)
+async def test_a_refusal_of_a_query_names_its_parameter(ann: Person, query: dict[str, str], field: str) -> None:
+    answer = await ann("GET", "/v1/properties", params=query)
+    assert (answer.status, answer.json["field"]) == (422, field)
