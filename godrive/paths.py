@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -39,6 +40,17 @@ def _mode(path: Path) -> int | None:
         return path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def has_no_room(folder: Path) -> bool:
+    """Whether the file system of *folder* has less than 64 KiB left; ``False`` if that is unknown.
+
+    SQLite may call a full disk an I/O error: it shares memory beside a database, in a file that grows by 32 KiB.
+    """
+    try:
+        return shutil.disk_usage(folder).free < 65_536
+    except OSError:
+        return False
 
 
 def create_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:

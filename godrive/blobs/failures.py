@@ -11,8 +11,6 @@ from godrive.blobs import BlobTooLarge
 from godrive.errors import PASSING, StorageFull, StoreUnavailable
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_NO_SHARED_MEMORY = 4874
-"""SQLITE_IOERR_SHMSIZE (https://sqlite.org/rescode.html).  The executable's module of SQLite does not name it."""
 _PASSING = {
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_INTERRUPT,
@@ -25,13 +23,9 @@ _PASSING = {
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether the error, of the system or of SQLite, says that the disk has no room.
-
-    SQLite has another code for it if there is no room for the shared memory beside a database.
-    """
+    """Whether the error, of the system or of SQLite, says that the disk has no room."""
     if isinstance(error, sqlite3.Error):
-        extended = getattr(error, "sqlite_errorcode", 0)
-        return _code(error) == sqlite3.SQLITE_FULL or extended == _NO_SHARED_MEMORY
+        return _code(error) == sqlite3.SQLITE_FULL
     return isinstance(error, OSError) and error.errno in _FULL
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from godrive.catalog import ancestors, migrations, name_search
 from godrive.catalog.sqlite_tx import positional
 from godrive.errors import ConfigError, DriveError, StorageFull, StoreUnavailable, refused
-from godrive.paths import adopt, is_file, open_or_create, sync_folder
+from godrive.paths import adopt, has_no_room, is_file, open_or_create, sync_folder
 
 WORDS = {
     "text": "TEXT",
@@ -79,7 +79,7 @@ def primary_code(error: sqlite3.Error) -> int:
 def translate(error: sqlite3.Error, path: Path) -> DriveError | None:
     """The error for callers.  ``None`` for a bug of ours."""
     code = primary_code(error)
-    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(path)):
+    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and has_no_room(path.parent)):
         return full(path)
     if code == sqlite3.SQLITE_IOERR or code in _PASSING:
         return StoreUnavailable(f"The catalog cannot be used: {error}", hint=f"Check the disk and the file {path}.")
@@ -95,13 +95,6 @@ def not_writable(path: Path, error: OSError) -> DriveError:
     """The error if the operating system does not permit to write the database."""
     hint = "Check that the folder exists and belongs to the user that runs GoDrive."
     return refused(f"The catalog {path} cannot be written", error, hint=hint)
-
-
-def _is_full(path: Path) -> bool:
-    try:
-        return shutil.disk_usage(path.parent).free < 65_536
-    except OSError:
-        return False
 
 
 def connect(

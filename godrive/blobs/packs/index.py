@@ -8,6 +8,8 @@ a server leaves the log to it (``wal_lock``).
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from godrive.blobs.key_ranges import KeyRanges
+from godrive.paths import has_no_room
 from godrive.wal_lock import WalLock
 
 _TIMEOUT = 10.0
@@ -68,6 +71,7 @@ class Index:
 
     def __init__(self, path: Path, *, read_only: bool = False, guest: bool = False) -> None:
         """Open the file, and create it unless *read_only*.  Raises ``sqlite3.Error``, ``OSError``."""
+        self._folder = path.parent
         self._wal_lock = WalLock(path, guest=guest)
         self._connection = sqlite3.connect(
             path, timeout=0 if read_only else _TIMEOUT, isolation_level=None, check_same_thread=False
@@ -86,8 +90,9 @@ class Index:
                 self._is_synced = False
                 for statement in _SCHEMA:
                     self._execute(statement)
-        except (OSError, sqlite3.Error):
+        except (OSError, sqlite3.Error) as error:
             self.close()
+            self._check_room(error)
             raise
 
     def close(self) -> None:
@@ -103,16 +108,23 @@ class Index:
             self._is_synced = durable
         if self._connection.in_transaction:
             self._execute("ROLLBACK")  # the one after an earlier failure has failed too
-        self._execute("BEGIN IMMEDIATE")
         try:
+            self._execute("BEGIN IMMEDIATE")
             yield
             self._execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
             with suppress(sqlite3.Error):  # the database has rolled back already, or the next transaction does
                 self._execute("ROLLBACK")
+            self._check_room(error)
             raise
         if self._wal_lock.is_long:
             self.checkpoint()
+
+    def _check_room(self, error: BaseException) -> None:
+        """Raise what the system would, if SQLite reports a full disk as an I/O error (see ``has_no_room``)."""
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_IOERR and has_no_room(self._folder):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
 
     def turn(self) -> AbstractContextManager[bool]:
         """Yield whether this process may do what would make a server wait, until the end of the block."""
