@@ -45,7 +45,7 @@ bug and crashes the actor that raised it.
 from __future__ import annotations
 
 import errno
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 
 class DriveError(Exception):
@@ -78,6 +78,10 @@ class DriveError(Exception):
     def status(self) -> int:
         """The HTTP status for this error."""
         return STATUS.get(self.code, 500)
+
+    def another(self) -> Self:
+        """Return the same error for another caller, because each raises it elsewhere."""
+        return type(self)(self.detail, field=self.field, hint=self.hint, retry_after=self.retry_after)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (self.code, self.detail, self.field, self.hint, self.retry_after))

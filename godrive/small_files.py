@@ -167,5 +167,5 @@ class SmallFiles:
 def _another(error: BaseException) -> BaseException:
     """Return an error for one of several callers, because each raises it elsewhere."""
     if isinstance(error, DriveError):
-        return type(error)(error.detail, field=error.field, hint=error.hint, retry_after=error.retry_after)
+        return error.another()
     return error

@@ -155,8 +155,8 @@ class MetadataActor(Actor[Metadata]):
         await self._read_nonce()
         if isinstance(self.catalog, MayBeReadOnly):
             await self.catalog.check_writable()
-        if (problem := self.catalog.problem) is not None:
-            raise type(problem)(problem.detail, hint=problem.hint, retry_after=problem.retry_after)
+        if self.catalog.problem is not None:
+            raise self.catalog.problem.another()
 
     @FindUpload.handler
     async def find_upload(self, ask: FindUpload) -> Upload:

@@ -131,9 +131,7 @@ def _settle(reply: asyncio.Future[Any], outcome: Outcome) -> None:
     if error is None:
         reply.set_result(value)
     elif isinstance(error, DriveError):
-        reply.set_exception(
-            type(error)(error.detail, field=error.field, hint=error.hint, retry_after=error.retry_after)
-        )
+        reply.set_exception(error.another())
     elif isinstance(error, Exception):
         reply.set_exception(error)
     else:

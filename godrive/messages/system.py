@@ -24,7 +24,7 @@ from godrive.runtime import Ask, Lane
 
 
 class CheckCatalog(Ask[Metadata, None]):
-    """Check that the catalog can be read and that its last write did not fail.  Raises why not."""
+    """Check that the catalog can be read and written, and that its last write did not fail.  Raises why not."""
 
     lane: ClassVar[Lane] = Lane.CHORE
 

@@ -52,6 +52,17 @@ def small_disk(tmp_path: Path) -> Iterator[DriveServer]:
         shutil.rmtree(disk)
 
 
+def run_on(
+    server: DriveServer, *arguments: str | Path, stdin: str = "", **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of GoDrive that sees the disk of the server."""
+    inside = ("nsenter", f"--target={server.pid}", "--user", "--mount", "--") if server.prefix else ()
+    command = [*inside, *PROGRAM, *map(str, arguments)]
+    return subprocess.run(
+        command, env=environment() | env, input=stdin, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
 def fill(server: DriveServer, name: str = "filler") -> Path:
     """Take all the room there is, as seen by the server; the file to remove."""
     filler = Path(f"/proc/{server.pid}/root{server.data.parent}/{name}")
@@ -219,12 +230,10 @@ async def test_a_backup_whose_target_is_full_says_so_and_goes_on_when_there_is_r
     small_disk: DriveServer, tmp_path: Path
 ) -> None:
     small_disk.start()
-    inside = ("nsenter", f"--target={small_disk.pid}", "--user", "--mount", "--") if small_disk.prefix else ()
     target = str(small_disk.data.parent / "backup")
 
     def back_up(source: DriveServer) -> subprocess.CompletedProcess[str]:
-        command = [*inside, *PROGRAM, "backup", "create", target, "--config", str(source.folder / "config.toml")]
-        return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+        return run_on(small_disk, "backup", "create", target, "--config", source.folder / "config.toml")
 
     with DriveServer(tmp_path / "source") as source:
         async with Client.connect(source.url) as client:
@@ -245,14 +254,11 @@ async def test_a_backup_that_has_no_room_for_a_new_passphrase_says_so_and_keeps_
     small_disk: DriveServer, tmp_path: Path
 ) -> None:
     small_disk.start()
-    inside = ("nsenter", f"--target={small_disk.pid}", "--user", "--mount", "--") if small_disk.prefix else ()
     target = str(small_disk.data.parent / "backup")
 
     def backup(source: DriveServer, action: str, passphrase: str) -> subprocess.CompletedProcess[str]:
-        command = [*inside, *PROGRAM, "backup", action, target, "--config", str(source.folder / "config.toml")]
-        env = environment() | {"GODRIVE_BACKUP_PASSPHRASE": passphrase}
-        new = "another staple\n"
-        return subprocess.run(command, env=env, input=new, capture_output=True, text=True, timeout=60, check=False)
+        arguments = ("backup", action, target, "--config", source.folder / "config.toml")
+        return run_on(small_disk, *arguments, stdin="another staple\n", GODRIVE_BACKUP_PASSPHRASE=passphrase)
 
     with DriveServer(tmp_path / "source") as source:
         assert backup(source, "create", "correct horse").returncode == 0
@@ -273,14 +279,11 @@ async def test_a_restore_onto_a_disk_without_room_says_so_and_goes_on_when_there
     small_disk: DriveServer, tmp_path: Path, room: int
 ) -> None:
     small_disk.start()
-    inside = ("nsenter", f"--target={small_disk.pid}", "--user", "--mount", "--") if small_disk.prefix else ()
-    restored = {"GODRIVE_SERVER_DATA_DIR": str(small_disk.data.parent / "restored")}
+    restored = str(small_disk.data.parent / "restored")
 
     def restore(source: DriveServer) -> subprocess.CompletedProcess[str]:
-        config = str(source.folder / "config.toml")
-        command = [*inside, *PROGRAM, "backup", "restore", str(tmp_path / "backup"), "--config", config]
-        env = environment() | restored
-        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+        arguments = ("backup", "restore", tmp_path / "backup", "--config", source.folder / "config.toml")
+        return run_on(small_disk, *arguments, GODRIVE_SERVER_DATA_DIR=restored)
 
     with DriveServer(tmp_path / "source") as source:
         async with Client.connect(source.url) as client:

@@ -327,7 +327,7 @@ async def test_a_page_of_a_proxy_is_no_answer_of_the_store(
 
 
 async def test_a_proxy_that_knows_no_route_does_not_say_that_a_blob_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Envoy then answers 404 without a body, to a HEAD as to everything else."""
+    """Some answer 404 without a body, to a HEAD as to everything else."""
     monkeypatch.setattr("godrive.blobs.s3.client._BACKOFF", Backoff(0.0, 0.0))
     answers = [web.Response(text="<ListBucketResult/>")]
 
